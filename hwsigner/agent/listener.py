@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from hwsigner.agent.address import Address, is_closed_folder
 from hwsigner.agent.protocol import WORKING
 from hwsigner.errors import AgentError
+from hwsigner.system.files import file_id
 from hwsigner.system.systemd import take_sockets
 from hwsigner.system.users import peer_uid
 
@@ -145,21 +146,12 @@ def _bound(address: Address, folder: int) -> Iterator[socket.socket]:
         finally:
             os.umask(before)
         made.listen(BACKLOG)
-        mine = _file_id(path)
+        mine = file_id(path)
         try:
             yield made
         finally:
-            if _file_id(path) == mine:
+            if file_id(path) == mine:
                 os.unlink(_SOCKET, dir_fd=folder)
-
-
-def _file_id(path: str) -> tuple[int, int] | None:
-    """Return the file's device and inode, or None if there is no file."""
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def _answers(path: str) -> bool:
@@ -205,7 +197,7 @@ class Acceptor:
         self._enter = enter
         self._refused = refused
         self._path = os.path.realpath(listener.getsockname())
-        self._file_id = _file_id(self._path)
+        self._file_id = file_id(self._path)
         self._is_closed = False
         self.opens = math.inf
         listener.setblocking(False)
@@ -222,7 +214,7 @@ class Acceptor:
 
     def is_lost(self) -> bool:
         """Return whether no client can connect any more: the socket's file is gone or was replaced."""
-        return not self._is_closed and _file_id(self._path) != self._file_id
+        return not self._is_closed and file_id(self._path) != self._file_id
 
     def close(self) -> None:
         """Accept no more clients."""

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from hwsigner.errors import printable
+from hwsigner.system.files import file_id
 from hwsigner.system.systemd import INFO, has_journal, is_journal, send_entry
 
 Fields = dict[str, str | int]
@@ -74,7 +75,7 @@ class _FilePlace:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _open(self) -> int:
-        if self._descriptor is not None and self._id == _file_id(self._path):
+        if self._descriptor is not None and self._id == file_id(self._path):
             return self._descriptor
         if self._descriptor is not None:
             os.close(self._descriptor)
@@ -101,14 +102,6 @@ def _open_own(path: str) -> tuple[int, os.stat_result]:
         os.close(descriptor)
         raise
     return descriptor, status
-
-
-def _file_id(path: str) -> tuple[int, int] | None:
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 class _JournalPlace:

@@ -350,6 +350,15 @@ def _explained(error: OSError, path: str) -> HwsignerError:
     return HwsignerError(f"can't write {path}: {error.strerror}", "The file was not changed")
 
 
+def file_id(path: str) -> tuple[int, int] | None:
+    """Return the device and inode of a file, or of a link itself; None if there is no file."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def change_stamp(path: str, status: os.stat_result) -> str:
     """Return a file's path and what changes when its content does, as text."""
     return f"{os.path.realpath(path)} {status.st_ino} {status.st_size} {status.st_mtime_ns}"

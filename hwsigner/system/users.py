@@ -77,9 +77,7 @@ def peer_pid(sock: socket.socket) -> int:
     Raises:
         OSError: the kernel can't tell.
     """
-    data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    pid: int = _CREDENTIALS.unpack(data)[0]
-    return pid
+    return _peer(sock)[0]
 
 
 def peer_uid(sock: socket.socket) -> int:
@@ -88,6 +86,11 @@ def peer_uid(sock: socket.socket) -> int:
     Raises:
         OSError: the kernel can't tell.
     """
+    return _peer(sock)[1]
+
+
+def _peer(sock: socket.socket) -> tuple[int, int, int]:
+    """Return pid, uid and gid: the kernel's struct ucred (unix(7))."""
     data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    uid: int = _CREDENTIALS.unpack(data)[1]
-    return uid
+    pid, uid, gid = _CREDENTIALS.unpack(data)
+    return pid, uid, gid
