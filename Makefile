@@ -38,7 +38,7 @@ CLEAN = env -i PATH="$$PATH" HOME="$$HOME" LANG=C.UTF-8 $${CI:+CI="$$CI"} $${TER
 PYTEST = $(CLEAN) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ORDER)
 ORDER = $(if $(SHUFFLE),-p randomly $(if $(filter-out yes,$(SHUFFLE)),--randomly-seed=$(SHUFFLE)))
 
-.PHONY: help demo check test test-all test-python test-clients test-machine demo-packages client-packages lint format sanitize fuzz bench wheel wheels test-wheels pins site man release setup packages clean
+.PHONY: help demo check test test-all test-python test-clients test-machine demo-packages client-packages lint format sanitize fuzz bench wheel wheels test-wheels pins site test-site man release setup packages clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 14
@@ -104,6 +104,10 @@ test-wheels: ## Install the wheels of make wheels in bare Debian roots and run t
 site: $(VENV)-site/.installed ## Build the documentation's site into build/site
 	$(CLEAN) PYTHONPATH=. $(VENV)-site/bin/python packaging/site/build_site.py build/site
 	@echo "Open build/site/index.html"
+
+test-site: setup site ## Look at the site in headless Chromium: search, narrow screens, light and dark
+	@$(if $(PACKAGES),.ci/packages chromium)
+	$(CLEAN) $(BIN)/python -m pytest -q tests/site/browser.py
 
 pins: ## Pin the newest versions of what builds and judges the wheels and the site, with uv
 	cd packaging/wheels && uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade --no-annotate \
