@@ -18,7 +18,6 @@ from pathlib import Path
 
 import pytest
 
-from agent.conftest import is_root
 from agent.homes import PASSPHRASE, Home, read_end
 from agent.processes import AGENT, agent_process, ask
 from hwsigner.agent.client import command, is_running
@@ -266,7 +265,7 @@ class TestAuto:
         assert match
         return int(match[1])
 
-    @pytest.mark.skipif(not is_root(), reason="only root can look into what is not dumpable")
+    @pytest.mark.root
     def test_first_use_starts_an_agent_that_holds_no_descriptors(self, auto: Home, client: list[str]) -> None:
         first = key_id(run(client, auto, *PROFILE))  # The agent has not kept its pipes open.
         process = self.started(auto)
@@ -307,7 +306,7 @@ class TestAuto:
         assert ask(real_program, auto, *PROFILE).returncode == 3
         assert not os.path.exists(auto.address.folder)
 
-    @pytest.mark.skipif(not is_root(), reason="only root can look into what is not dumpable")
+    @pytest.mark.root
     def test_started_agent_has_no_pin_in_its_environment(self, auto: Home, real_program: Path) -> None:
         auto.write_profiles(web={"agent": "auto", "private-key": str(auto.encrypted_key("web"))})
         key_id(ask(real_program, auto, *PROFILE, HWSIGNER_PIN=PASSPHRASE))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -84,7 +83,8 @@ def test_rules_use_only_metrics_that_exist() -> None:
     assert used <= set(re.findall(r"^hwsigner_\w+", metrics.render(), re.MULTILINE))
 
 
-@pytest.mark.skipif(not shutil.which("logrotate") or os.geteuid() != 0, reason="needs root and logrotate")
+@pytest.mark.root
+@pytest.mark.skipif(not shutil.which("logrotate"), reason="logrotate is not installed")
 def test_logrotate_loses_no_line_of_a_running_program(tmp_path: Path) -> None:
     path = tmp_path / "audit.log"
     text = (ROOT / "packaging" / "logrotate.conf").read_text()
