@@ -270,12 +270,12 @@ class TestAuto:
         first = key_id(run(client, auto, *PROFILE))  # The agent has not kept its pipes open.
         process = self.started(auto)
         assert os.getsid(process) == process
-        descriptors = {
-            number: os.readlink(f"/proc/{process}/fd/{number}") for number in os.listdir(f"/proc/{process}/fd")
-        }
-        assert [descriptors[number] for number in "012"] == ["/dev/null"] * 3
-        own = (auto.address.folder, "socket:", "anon_inode:", "/dev/null")  # The last is the log.
-        assert all(target.startswith(own) for number, target in descriptors.items() if number not in "012")
+        numbers = os.listdir(f"/proc/{process}/fd")
+        descriptors = {number: os.readlink(f"/proc/{process}/fd/{number}") for number in numbers}
+        assert [descriptors.pop(number) for number in "012"] == ["/dev/null"] * 3
+        # The log is /dev/null. libffi from 3.5 on keeps its own file open.
+        own = rf"{auto.address.folder}(/.*)?|socket:.*|anon_inode:.*|/dev/null|.*/libffi\.so[.\d]*"
+        assert [target for target in descriptors.values() if not re.fullmatch(own, target)] == []
         assert "Umask:\t0077\n" in Path(f"/proc/{process}/status").read_text()
         assert os.readlink(f"/proc/{process}/cwd") == "/"
         second = key_id(run(client, auto, *PROFILE))
