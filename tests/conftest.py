@@ -1,4 +1,4 @@
-"""What applies to every test: an empty environment, the hardware marker, no skips in CI."""
+"""What applies to every test: an empty environment, the hardware and root markers, no skips in CI."""
 
 from __future__ import annotations
 
@@ -37,6 +37,8 @@ __all__ = [
     "write_pin_file",
     "yubikey",
 ]
+
+IS_ROOT = os.geteuid() == 0
 
 _KEPT = ("PATH", "HOME", "TMPDIR", "TERM", "CI")
 _KEPT_PREFIXES = ("PYTEST_", "COV_", "COVERAGE_")
@@ -105,12 +107,20 @@ def shared_emulator(ca: certs.Authority) -> Iterator[Emulator]:
         yield emulator
 
 
+def pytest_report_header() -> str | None:
+    """Say in the first lines of a run if it leaves tests out."""
+    return None if IS_ROOT else "user: not root, so the tests marked root are left out"
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that use emulated hardware, by their fixtures. `make check` deselects them."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what only root can do. Mark the tests that use emulated hardware, which `make check` deselects."""
     for item in items:
         if "hardware" in getattr(item, "fixturenames", ()):
             item.add_marker("hardware")
+    if not IS_ROOT:
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("root")])
+        items[:] = [item for item in items if not item.get_closest_marker("root")]
 
 
 @pytest.hookimpl(tryfirst=True)
