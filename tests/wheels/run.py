@@ -2,7 +2,7 @@
 
 FOLDER keeps the roots, which hold Debian's minimum and Python. The root's own pip chooses the wheel, which shows that
 its name is right. Another architecture runs under QEMU's user emulation, without a change of this machine's kernel.
-Needs root, and the Python that has packaging/wheels/requirements.txt installed.
+Needs root, and the Python that has packaging/requirements/release.txt installed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 MIRROR = "http://deb.debian.org/debian"
 ENTER = ("/usr/bin/unshare", "--mount", "--pid", "--fork", "--mount-proc", "--wd=/", "--root")
+LIBRARIES = Path(__file__).parents[2] / "packaging" / "requirements" / "base.txt"
 AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 QEMU = Path("/usr/bin/qemu-aarch64")
 
@@ -85,12 +86,11 @@ def _install(base: Path, root: Root, dist: Path) -> None:
     for made in ("wheels", "opt/hwsigner"):
         shutil.rmtree(base / made, ignore_errors=True)
     wheels = base / "wheels"
-    (wheel,) = dist.glob(f"hwsigner-*-manylinux_*_{root.architecture}.whl")
     platforms = [f"--platform=manylinux_{version}_{root.architecture}" for version in ("2_17", "2_28", "2_34")]
-    options = ("--quiet", "--only-binary=:all:", f"--python-version={root.python}", *platforms)
-    _run(sys.executable, "-m", "pip", "download", *options, f"--dest={wheels}", str(wheel))
-    for other in dist.glob("*.whl"):
-        shutil.copy(other, wheels)
+    options = ("--quiet", "--only-binary=:all:", f"--python-version={root.python}", *platforms, "--require-hashes")
+    _run(sys.executable, "-m", "pip", "download", *options, f"--dest={wheels}", f"--requirement={LIBRARIES}")
+    for wheel in dist.glob("*.whl"):
+        shutil.copy(wheel, wheels)
     if root.prefix:
         shutil.copy(QEMU, base / root.prefix[0].lstrip("/"))
     (pip,) = (base / "usr/share/python-wheels").glob("pip-*.whl")
