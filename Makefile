@@ -44,7 +44,7 @@ CLEAN = env -i PATH="$$PATH" HOME="$$HOME" LANG=C.UTF-8 $${CI:+CI="$$CI"} $${TER
 PYTEST = $(CLEAN) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ORDER)
 ORDER = $(if $(SHUFFLE),-p randomly $(if $(filter-out yes,$(SHUFFLE)),--randomly-seed=$(SHUFFLE)))
 
-.PHONY: help demo check test test-all test-python test-clients test-machine demo-packages client-packages lint format sanitize fuzz bench wheel wheels test-wheels pins man release setup packages clean
+.PHONY: help demo check test test-all test-python test-clients test-machine demo-packages client-packages lint format sanitize fuzz bench wheel wheels test-wheels test-musl pins man release setup packages clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 14
@@ -105,6 +105,10 @@ wheels: $(VENV)-wheels/.installed ## Build the source distribution and a wheel f
 test-wheels: ## Install the wheels of make wheels in bare Debian roots and run them
 	@$(if $(PACKAGES),.ci/packages mmdebstrap qemu-user)
 	$(CLEAN) $(VENV)-wheels/bin/python tests/wheels/run.py dist .machine $(ROOTS)
+
+test-musl: $(VENV)-wheels/.installed ## Run the wheel for musl of make wheels in a Python that is compiled for it: ten minutes at first
+	@$(if $(PACKAGES),.ci/packages musl-tools)
+	tests/wheels/musl dist .machine/musl
 
 pins: ## Pin the newest versions of what the other targets install, by hash, with uv and npm
 	packaging/pins

@@ -43,9 +43,10 @@ ROOTS = {
 # An ELF file's e_type, its byte 16: ET_DYN.
 POSITION_INDEPENDENT = 3
 SIGN = """
+import sys
 from hwsigner.sigv4 import canonical, reference
 request = "GET", "/a?b=c", [("Host", "h")], b"body" * 100_000, ("algorithm", "time", "scope"), False
-assert canonical.IMPLEMENTATION == "native"
+assert canonical.IMPLEMENTATION == sys.argv[1]
 assert canonical.request_to_sign(*request) == reference.request_to_sign(*request)
 assert canonical.sign_hmac(*request, b"k" * 32) == reference.sign_hmac(*request, b"k" * 32)
 """
@@ -111,7 +112,8 @@ def _check(base: Path, root: Root) -> None:
     print(version, flush=True)
     assert f"OpenSSL {root.openssl}." in version, version
     assert "canonicalisation: native (/opt/hwsigner/hwsigner/_native.abi3.so" in version, version
-    _python(base, root, "-c", SIGN)
+    _python(base, root, "-c", SIGN, "native")
+    _check_without_libcrypto(base, root)
     # Without an agent, the program becomes `hwsigner`. Only the kernel can do that, and it can't emulate.
     program = ("/opt/hwsigner/bin/hwsigner-credentials", "--profile", "none")
     status, wanted = (1, "can't run /opt/hwsigner/bin/hwsigner") if root.prefix else (2, "there is no profile 'none'")
@@ -120,6 +122,22 @@ def _check(base: Path, root: Root) -> None:
     content = (base / program[0].lstrip("/")).read_bytes()
     assert content[16] == POSITION_INDEPENDENT
     print(f"hwsigner-credentials: {len(content)} bytes", flush=True)
+
+
+def _check_without_libcrypto(base: Path, root: Root) -> None:
+    """Check what a Python does that has OpenSSL linked into it, where the system has none."""
+    (library,) = base.glob("usr/lib/*/libcrypto.so.3")
+    hidden = library.rename(library.with_name("hidden"))
+    try:
+        version = _python(base, root, "-m", "hwsigner", "version", "--verbose")
+        assert "canonicalisation: python (libcrypto.so.3: cannot open shared object file: " in version, version
+        _python(base, root, "-c", SIGN, "python")
+        (base / "opt" / "key.pem").unlink(missing_ok=True)
+        _python(base, root, "-m", "hwsigner", "keygen", "/opt/key.pem")
+        _python(base, root, "-m", "hwsigner", "csr", "/opt/key.pem", "--subject=CN=a", "--out=/opt/request.pem")
+    finally:
+        hidden.rename(library)
+    _run("openssl", "req", "-verify", "-noout", "-in", str(base / "opt" / "request.pem"))
 
 
 def _python(base: Path, root: Root, *arguments: str) -> str:
