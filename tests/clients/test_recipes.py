@@ -31,8 +31,9 @@ RECIPES = ROOT / "docs" / "how-to" / "recipes"
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheel of hwsigner, without the extension."""
     folder = tmp_path_factory.mktemp("wheel")
-    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
-    subprocess.run([*build, "--config-settings=hwsigner.native=false"], check=True, timeout=300)
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    options = ["--wheel-dir", str(folder), "--config-settings=hwsigner.native=false", str(ROOT)]
+    subprocess.run([*build, *options], check=True, timeout=300)
     [found] = folder.iterdir()
     return found
 
