@@ -20,11 +20,15 @@ SECONDS = 600
 # What a release publishes, and what checks it in clean roots: targets. The first empties dist/.
 ARTIFACTS = wheels
 CHECKS = test-wheels
+# Of test-debian: the release of Debian, who runs the tests in it, and the target with its variables.
+SUITE = trixie
+AS = root
+TARGET = check
 
 DEMO_PACKAGES = ca-certificates python3 python3-dev python3-venv gcc libc6-dev pkg-config libtss2-dev \
 	softhsm2 swtpm swtpm-tools openssl awscli
 PACKAGES = $(DEMO_PACKAGES) opensc tpm2-openssl cmake ninja-build libssl-dev opensc-pkcs11 gnutls-bin p11-kit p11-kit-modules openssh-client \
-	pcscd vsmartcard-vpcd ykcs11 yubico-piv-tool libtpm2-pkcs11-1 \
+	curl pcscd vsmartcard-vpcd ykcs11 yubico-piv-tool libtpm2-pkcs11-1 \
 	tpm2-tools tpm2-abrmd libtss2-tcti-tabrmd0 dbus-daemon dbus-bin libglib2.0-bin python3-dbus python3-gi \
 	strace systemd wrk pinentry-curses pinentry-tty iproute2 libest-utils zsh fish man-db mandoc promtool logrotate
 # Those of the packages that the system does not have.
@@ -44,7 +48,7 @@ CLEAN = env -i PATH="$$PATH" HOME="$$HOME" LANG=C.UTF-8 $${CI:+CI="$$CI"} $${TER
 PYTEST = $(CLEAN) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ORDER)
 ORDER = $(if $(SHUFFLE),-p randomly $(if $(filter-out yes,$(SHUFFLE)),--randomly-seed=$(SHUFFLE)))
 
-.PHONY: help demo check test test-all test-python test-clients test-machine demo-packages client-packages lint format sanitize fuzz bench wheel wheels test-wheels test-musl pins man release setup packages clean
+.PHONY: help demo check test test-all test-python test-clients test-debian test-machine demo-packages client-packages lint format sanitize fuzz bench wheel wheels test-wheels test-musl pins man release setup packages clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 14
@@ -70,6 +74,9 @@ test-python: packages ## Run the tests without the extension, with the canonical
 test-clients: JOBS = $(shell nproc)
 test-clients: setup $(CLIENTS)/python/.installed $(CLIENTS)/node/.installed $(CLIENTS)/caller ## Run the AWS CLIs, SDKs and rclone with each of hwsigner's outputs, and the recipes
 	$(PYTEST) tests/clients --clients=$(CLIENTS)
+
+test-debian: ## Run make check in a root of Debian (SUITE=bookworm, trixie or sid; AS=root or user)
+	@TARGET="$(TARGET)" .ci/in-debian "$(SUITE)" "$(AS)" "$(TESTS)"
 
 lint: setup ## Check style, format and types
 	$(BIN)/ruff check
