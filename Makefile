@@ -114,7 +114,7 @@ test-wheels: ## Install the wheels of make wheels in bare Debian roots and run t
 	$(CLEAN) $(VENV)-wheels/bin/python tests/wheels/run.py dist .machine $(ROOTS)
 
 test-musl: $(VENV)-wheels/.installed ## Run the wheel for musl of make wheels in a Python that is compiled for it: ten minutes at first
-	@$(if $(PACKAGES),.ci/packages musl-tools)
+	@$(if $(PACKAGES),.ci/packages musl-tools autoconf automake libtool libltdl-dev)
 	tests/wheels/musl dist .machine/musl
 
 pins: ## Pin the newest versions of what the other targets install, by hash, with uv and npm
