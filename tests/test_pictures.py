@@ -33,7 +33,7 @@ def test_picture_has_title_and_description_and_loads_nothing(path: Path) -> None
 
 
 def test_minutes_of_the_refresh_are_those_of_the_schedule() -> None:
-    earliest, latest = (POLICY.lifetime(0.0, 3600.0, lambda chance=chance: chance) for chance in (1.0, 0.0))
+    earliest, latest = (POLICY.lifetime(0.0, 3600.0, chance) for chance in (lambda: 1.0, lambda: 0.0))
     minutes = [f"{(3600 - lifetime.ahead) / 60:.0f}" for lifetime in (earliest, latest)]
     page, picture = ((FOLDER / f"refresh{suffix}").read_text() for suffix in (".md", ".svg"))
     assert f"| {minutes[0]} to {minutes[1]} |" in page

@@ -1,4 +1,4 @@
-"""The pages of the docs: README leads to their parts, and links between them have targets."""
+"""The pages of the docs: the first page leads to each of them, and links between them have targets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hwsigner.cli.pages import names
 from pages import ROOT
 
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*/*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("**/*.md"))]
 
 
 def anchors(page: Path) -> set[str]:
@@ -21,10 +21,16 @@ def anchors(page: Path) -> set[str]:
 
 
 def test_readme_fits_two_screens_and_leads_to_every_part() -> None:
-    text = (ROOT / "README.md").read_text()
-    parts = [path.name for path in (ROOT / "docs").iterdir() if path.is_dir()]
-    assert text.count("\n") <= 130
-    assert [part for part in parts if f"(docs/{part})" not in text] == []
+    readme, index = ((ROOT / name).read_text() for name in ("README.md", "docs/index.md"))
+    parts = re.findall(r"^## (Start|How .*|Reference)$", index, re.MULTILINE)
+    assert readme.count("\n") <= 130
+    assert len(parts) == 4
+    assert [part for part in parts if f"[{part}](docs/index.md#" not in readme] == []
+
+
+def test_first_page_lists_every_page() -> None:
+    index = (ROOT / "docs" / "index.md").read_text()
+    assert [name for name in names() if f"/{name}.md)" not in index] == []
 
 
 def test_no_two_pages_have_one_name() -> None:
