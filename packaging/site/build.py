@@ -15,6 +15,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+import api_pages
+import command_pages
+import error_pages
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 # Pages outside of docs/, and where they are in the site.
@@ -25,6 +29,11 @@ OTHERS = {
     "CONTRIBUTING.md": "project/contributing.md",
     "packaging/README.md": "project/packagers.md",
 }
+# What the first page lists of the pages that are made, below the one on errors.
+_MADE = """\
+- [Every error message](reference/messages.md): what is wrong, and what to do
+- [Python API](reference/api.md): the classes and functions that a program may use
+"""
 _LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s#:]+)(#[^)\s]*)?\)")
 _HEADING = re.compile(r"^(##+) (.+)$", re.MULTILINE)
 
@@ -53,7 +62,14 @@ def assemble(source: Path) -> None:
     for page in source.rglob("*.md"):
         place = page.relative_to(source).as_posix()
         page.write_text(with_places(page.read_text(), originals.get(place, f"docs/{place}"), place))
-    for page in (source / "index.md", source / "how-it-works" / "decisions.md"):
+    api_pages.write_pages(source)
+    command_pages.write_pages(source)
+    error_pages.write_page(source)
+    index = source / "index.md"
+    index.write_text(
+        re.sub(r"^- .*\(reference/errors\.md\).*\n", rf"\g<0>{_MADE}", index.read_text(), flags=re.MULTILINE)
+    )
+    for page in (index, source / "how-it-works" / "decisions.md"):
         page.write_text(with_tables_of_contents(page.read_text()))
 
 
@@ -90,8 +106,9 @@ def with_tables_of_contents(page: str) -> str:
     for level, title, body in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
         outer = title if level == "##" else outer
         caption = title if level == "##" else f"{outer}: {title}"
-        if pages := re.findall(r"^- \[[^\]]*\]\(([^)\s]+\.md)\)", body, re.MULTILINE):
-            tables += ["```{toctree}", ":hidden:", f":caption: '{caption}'", "", *pages, "```", ""]
+        if pages := re.findall(r"^- \[([^\]]*)\]\(([^)\s]+\.md)\)", body, re.MULTILINE):
+            listed = [f"{words.replace('`', '')} <{path}>" for words, path in pages]
+            tables += ["```{toctree}", ":hidden:", f":caption: '{caption}'", "", *listed, "```", ""]
     return "\n".join([page, *tables])
 
 

@@ -120,7 +120,7 @@ def test_key_of_a_yubikey(run: Callable[..., str], yubikey: YubiKey) -> None:
 
 @pytest.mark.parametrize(
     ("start", "end"),
-    [("**A server with a TPM.**", "**A YubiKey**"), ("**A build agent**", "Every SDK then finds")],
+    [("**A server with a TPM**", "**A YubiKey**"), ("**A build agent**", "Every SDK then finds")],
 )
 def test_quick_start_with_a_tpm(run: Callable[..., str], tpm: dict[str, str], start: str, end: str) -> None:
     script = commands("README.md", start, end).replace("hwsigner exec web -- aws s3 ls", "hwsigner show --profile web")
