@@ -30,9 +30,9 @@ openssl x509 -req -in web.csr -CA ca.pem -CAkey ca.key -copy_extensions copy -ou
 """
 
 
-def commands(page: str, start: str, end: str) -> str:
-    """Return the shell commands of a page between two texts. A CA issues what is installed, if no command does."""
-    found = with_arns(shell_blocks(page, start, end))
+def commands(script: str) -> str:
+    """Return the shell commands of a page with ARNs. A CA issues what is installed, if no command does."""
+    found = with_arns(script)
     return (
         found if "openssl x509" in found else re.sub(r"^hwsigner install-certificate", f"{CA}\\g<0>", found, flags=re.M)
     )
@@ -75,32 +75,32 @@ def tpm(swtpm: SoftTPM) -> Iterator[dict[str, str]]:
 
 
 def test_life_of_a_key(run: Callable[..., str]) -> None:
-    script = commands("docs/how-to/keys.md", "# Keys", "## Which key").replace("credential-process", "show")
+    script = commands(shell_blocks("docs/how-to/keys.md", "# Keys", "## Which key")).replace("credential-process", "show")
     assert "yes, it is for this key" in run(script)
 
 
 def test_keys_in_files_and_their_ca(run: Callable[..., str]) -> None:
-    made = commands("docs/how-to/keys.md", "## A file", "## The certificate")
-    issued = commands("docs/how-to/keys.md", "## The certificate", "## Look at a key")
+    made = commands(shell_blocks("docs/how-to/keys.md", "## A file", "## The certificate"))
+    issued = commands(shell_blocks("docs/how-to/keys.md", "## The certificate", "## Look at a key"))
     request = "hwsigner csr /etc/pki/web.key --subject CN=web --out web.csr\n"
     installed = "hwsigner install-certificate web.pem /etc/pki/web.key\n"
     assert "--certificate" in run(f"{made}{request}{issued}{installed}")
 
 
 def test_keys_of_a_tpm(run: Callable[..., str], tpm: dict[str, str]) -> None:
-    script = commands("docs/how-to/keys.md", "## A TPM server", "## A YubiKey")
+    script = commands(shell_blocks("docs/how-to/keys.md", "## A TPM server", "## A YubiKey"))
     assert "--certificate tpm2:nv=0x01c20000" in run(script, **tpm)
 
 
 def test_looking_and_deleting(run: Callable[..., str], tpm: dict[str, str]) -> None:
-    shown = commands("docs/how-to/keys.md", "## Look at a key", "## Prove")
-    deleted = commands("docs/how-to/keys.md", "## Delete a key", "## What is proven").replace("# asks", "--yes #")
+    shown = commands(shell_blocks("docs/how-to/keys.md", "## Look at a key", "## Prove"))
+    deleted = commands(shell_blocks("docs/how-to/keys.md", "## Delete a key", "## What is proven")).replace("# asks", "--yes #")
     output = run(f"hwsigner keygen tpm2:path=/etc/pki/web.tss2\n{shown}{deleted}", **tpm)
     assert "deleted the key in" in output
 
 
 def test_key_of_a_token(run: Callable[..., str], softhsm: InProcessSoftHSM) -> None:
-    script = commands("docs/how-to/keys.md", "## An HSM", "## A file")
+    script = commands(shell_blocks("docs/how-to/keys.md", "## An HSM", "## A file"))
     named = script.replace("/usr/lib/softhsm/libsofthsm2.so", softhsm.module).replace(
         "token=alpha", f"token={softhsm.label}"
     )
@@ -109,23 +109,28 @@ def test_key_of_a_token(run: Callable[..., str], softhsm: InProcessSoftHSM) -> N
 
 
 def test_key_of_a_yubikey(run: Callable[..., str], yubikey: YubiKey) -> None:
-    script = commands("docs/how-to/keys.md", "## A YubiKey", "## An HSM")
+    script = commands(shell_blocks("docs/how-to/keys.md", "## A YubiKey", "## An HSM"))
     named = script.replace("YubiKey%20PIV%20%2312345678", yubikey.uri(0x9A, YKCS11).split("token=")[1].split(";")[0])
     assert "slot 9a" in run(named, HWSIGNER_PIN=MANAGEMENT_KEY)
 
 
 @pytest.mark.parametrize(
-    ("start", "end"), [("## Use it", "**Servers with TPMs"), ("**A build agent**", "`hwsigner show --profile web`")]
+    "script",
+    [
+        shell_blocks("README.md", "## Use it", "**Servers with TPMs"),
+        shell_blocks("README.md", "**A build agent**", "`hwsigner show --profile web`"),
+    ],
+    ids=["server", "build agent"],
 )
-def test_quick_start_with_a_tpm(run: Callable[..., str], tpm: dict[str, str], start: str, end: str) -> None:
-    script = commands("README.md", start, end).replace("hwsigner exec web -- aws s3 ls", "hwsigner show --profile web")
+def test_quick_start_with_a_tpm(run: Callable[..., str], tpm: dict[str, str], script: str) -> None:
+    script = commands(script).replace("hwsigner exec web -- aws s3 ls", "hwsigner show --profile web")
     assert "Installed  CN=" in run(script, **tpm)
 
 
 def test_quick_start_with_a_registrar(run: Callable[..., str], chip: Chip, ca: certs.Authority, tmp_path: Path) -> None:
     site = Site(tmp_path, chip.trust, Issuer(ca))
     site.allow()
-    script = commands("README.md", "**Servers with TPMs", "**A YubiKey**")
+    script = commands(shell_blocks("README.md", "**Servers with TPMs", "**A YubiKey**"))
     script = script.replace("9f86…", f"$(hwsigner attest --ek) --policy {site.policy}")
     with site.serving() as server:
         url = f"http://127.0.0.1:{server.socket.getsockname()[1]}"
@@ -135,7 +140,7 @@ def test_quick_start_with_a_registrar(run: Callable[..., str], chip: Chip, ca: c
 
 
 def test_quick_start_of_a_yubikey(run: Callable[..., str], yubikey: YubiKey) -> None:
-    script = commands("README.md", "**A YubiKey**", "**A build agent**").replace("--touch-policy cached", "")
+    script = commands(shell_blocks("README.md", "**A YubiKey**", "**A build agent**")).replace("--touch-policy cached", "")
     named = script.replace("YubiKey%20PIV%20%2312345678", yubikey.uri(0x9A, YKCS11).split("token=")[1].split(";")[0])
     for command in ("keygen", "install-certificate"):
         named = named.replace(f"hwsigner {command}", f"HWSIGNER_PIN={MANAGEMENT_KEY} hwsigner {command}")
