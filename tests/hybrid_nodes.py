@@ -83,7 +83,7 @@ class Node:
         if link:
             self.program.symlink_to(_INSTALLED)
             return
-        [command] = re.findall("^install .*$", shell_blocks(PAGE, "### The program", "## Upgrades"), re.MULTILINE)
+        [command] = re.findall("^install .*$", (ROOT / PAGE).read_text().split("### The program")[1].split("## Upgrades")[0], re.MULTILINE)
         run_shell(self.here(command), self.root, {})
 
     def write_config(self) -> Path:
