@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
@@ -9,6 +10,16 @@ from importlib.resources.abc import Traversable
 def names() -> list[str]:
     """Return the names of the pages."""
     return sorted(_pages())
+
+
+def names_without(commands: Iterable[str]) -> list[str]:
+    """Return the names of the pages that no command has: `hwsigner help agent` shows a command's flags and its page."""
+    return sorted(_pages().keys() - {page_of(command) for command in commands})
+
+
+def page_of(command: str) -> str:
+    """Return the name that a page about a command has: aws-setup for `aws setup`."""
+    return command.replace(" ", "-")
 
 
 def page(name: str) -> str:

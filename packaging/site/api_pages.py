@@ -6,9 +6,8 @@ import inspect
 import re
 from pathlib import Path
 
-from markup import fenced, plain
-
 import hwsigner
+from markup import fenced, plain
 
 _INTRODUCTION = """\
 # Python API

@@ -177,6 +177,7 @@ class TestCommands:
     def test_help_about_another_page_is_the_page(self, call: Call) -> None:
         assert call("help", "pins") == Outcome(0, Path("docs/how-to/pins.md").read_text(), "")
         assert call("help", "list").out.startswith("usage: hwsigner list")
+        assert call("help", "aws", "setup").out.endswith(Path("docs/reference/aws-setup.md").read_text())
 
     @pytest.mark.parametrize("command", ["whoami", "doctor", "read-certificate-data"])
     def test_argument_too_many_is_told_the_flag_for_a_profile(self, command: str, call: Call) -> None:

@@ -1,4 +1,4 @@
-"""Build the site: `python packaging/site/build.py FOLDER`.
+"""Build the site: `python packaging/site/build_site.py FOLDER`.
 
 The pages are those of docs/, a few of the repository, and pages that are made from hwsigner's sources. They are put
 together in a temporary folder, and Sphinx makes HTML from them. Each warning of Sphinx is an error, such as a link
