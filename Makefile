@@ -38,7 +38,7 @@ CLEAN = env -i PATH="$$PATH" HOME="$$HOME" LANG=C.UTF-8 $${CI:+CI="$$CI"} $${TER
 PYTEST = $(CLEAN) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ORDER)
 ORDER = $(if $(SHUFFLE),-p randomly $(if $(filter-out yes,$(SHUFFLE)),--randomly-seed=$(SHUFFLE)))
 
-.PHONY: help demo check test test-all test-python test-clients test-machine demo-packages client-packages lint format sanitize fuzz bench wheel wheels test-wheels pins man release setup packages clean
+.PHONY: help demo check test test-all test-python test-clients test-machine demo-packages client-packages lint format sanitize fuzz bench wheel wheels test-wheels pins site man release setup packages clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 14
@@ -101,8 +101,14 @@ test-wheels: ## Install the wheels of make wheels in bare Debian roots and run t
 	@$(if $(PACKAGES),.ci/packages mmdebstrap qemu-user)
 	$(CLEAN) $(VENV)-wheels/bin/python tests/wheels/run.py dist .machine $(ROOTS)
 
-pins: ## Pin the newest versions of what builds and judges the wheels, with uv
+site: $(VENV)-site/.installed ## Build the documentation's site into build/site
+	$(CLEAN) PYTHONPATH=. $(VENV)-site/bin/python packaging/site/build.py build/site
+	@echo "Open build/site/index.html"
+
+pins: ## Pin the newest versions of what builds and judges the wheels and the site, with uv
 	cd packaging/wheels && uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade --no-annotate \
+		--no-header requirements.in --output-file requirements.txt
+	cd packaging/site && uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade --no-annotate \
 		--no-header requirements.in --output-file requirements.txt
 
 man: setup ## Write the man pages into build/man
@@ -147,6 +153,12 @@ $(VENV)/.installed: pyproject.toml | packages
 	@touch $@
 
 $(VENV)-wheels/.installed: packaging/wheels/requirements.txt | packages
+	"$(or $(PYTHON),$$(.ci/find-python))" -m venv --clear $(@D)
+	$(@D)/bin/python -m pip --quiet --disable-pip-version-check --retries 10 install --require-hashes --requirement $<
+	@touch $@
+
+$(VENV)-site/.installed: packaging/site/requirements.txt
+	@$(if $(PACKAGES),.ci/packages ca-certificates python3 python3-venv)
 	"$(or $(PYTHON),$$(.ci/find-python))" -m venv --clear $(@D)
 	$(@D)/bin/python -m pip --quiet --disable-pip-version-check --retries 10 install --require-hashes --requirement $<
 	@touch $@

@@ -70,7 +70,7 @@ def next_steps(environ: Mapping[str, str]) -> str:
         state = f"Profiles: {', '.join(known)}." if known else "There is no profile yet."
         steps = _steps_with(known, environ.get("HWSIGNER_PROFILE", "")) if known else _FIRST_STEPS
     except HwsignerError as error:
-        state, steps = str(error), {"hwsigner help commands": "explains config.toml, under Profiles"}
+        state, steps = str(error), {"hwsigner help config": "explains config.toml"}
     width = max(map(len, steps))
     rows = [printable(f"  {command:<{width}}  {what}") for command, what in steps.items()]
     paragraphs = [textwrap.fill(text, _WIDTH, break_on_hyphens=False) for text in (ABOUT, printable(state))]

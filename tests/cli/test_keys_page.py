@@ -1,4 +1,4 @@
-"""The commands of docs/how-to/keys.md and of README's quick starts run as they are written."""
+"""The commands of docs/how-to/keys.md, README and docs/how-to/enrolment.md run as they are written."""
 
 from __future__ import annotations
 
@@ -23,11 +23,15 @@ from softhsm.yubikey import YKCS11, YubiKey
 __all__ = ["chip", "chips", "vendors"]
 
 MANAGEMENT_KEY = "0102030405060708" * 3
+ROLE_ARN = "arn:aws:iam::123456789012:role/web"
 CA = """
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -keyout ca.key -out ca.pem -subj '/CN=Demo CA' \\
     -addext keyUsage=critical,keyCertSign,cRLSign 2>/dev/null
 openssl x509 -req -in web.csr -CA ca.pem -CAkey ca.key -copy_extensions copy -out web.pem 2>/dev/null
 """
+
+
+PROFILE = f"hwsigner profile add web --role-arn {ROLE_ARN}\n"
 
 
 def commands(script: str) -> str:
@@ -43,7 +47,7 @@ def with_arns(text: str) -> str:
     for kind in ("trust-anchor", "profile"):
         arn = f"arn:aws:rolesanywhere:eu-central-1:123456789012:{kind}/3f6c1a52-9d7e-4c1b-8a90-0f4b7d2c6e11"
         text = re.sub(rf"(--{kind}-arn) (?:ARN|arn:\S+/UUID)", rf"\1 {arn}", text)
-    return text.replace("--role-arn ARN", "--role-arn arn:aws:iam::123456789012:role/web")
+    return text.replace("--role-arn ARN", f"--role-arn {ROLE_ARN}")
 
 
 @pytest.fixture
@@ -114,28 +118,26 @@ def test_key_of_a_yubikey(run: Callable[..., str], yubikey: YubiKey) -> None:
     assert "slot 9a" in run(named, HWSIGNER_PIN=MANAGEMENT_KEY)
 
 
-@pytest.mark.parametrize(
-    "script",
-    [
-        shell_blocks("README.md", "## Use it", "**Servers with TPMs"),
-        shell_blocks("README.md", "**A build agent**", "`hwsigner show --profile web`"),
-    ],
-    ids=["server", "build agent"],
-)
-def test_quick_start_with_a_tpm(run: Callable[..., str], tpm: dict[str, str], script: str) -> None:
-    script = commands(script).replace("hwsigner exec web -- aws s3 ls", "hwsigner show --profile web")
-    assert "Installed  CN=" in run(script, **tpm)
+def test_quick_start_of_a_server(run: Callable[..., str], tpm: dict[str, str]) -> None:
+    script = commands(shell_blocks("README.md", "**A server with a TPM**", "**A YubiKey**"))
+    assert "Installed  CN=web-01" in run(f"{PROFILE}{script}", **tpm)
 
 
-def test_quick_start_with_a_registrar(run: Callable[..., str], chip: Chip, ca: certs.Authority, tmp_path: Path) -> None:
+def test_quick_start_of_a_build_agent(run: Callable[..., str], tpm: dict[str, str]) -> None:
+    script = commands(shell_blocks("README.md", "**A build agent**", "Every SDK then finds"))
+    script = script.replace("hwsigner exec web -- aws s3 ls", "hwsigner show --profile web")
+    assert "Installed  CN=web-build" in run(f"{PROFILE}{script}", **tpm)
+
+
+def test_enrolment_from_an_empty_tpm(run: Callable[..., str], chip: Chip, ca: certs.Authority, tmp_path: Path) -> None:
     site = Site(tmp_path, chip.trust, Issuer(ca))
     site.allow()
-    script = commands(shell_blocks("README.md", "**Servers with TPMs", "**A YubiKey**"))
+    script = with_arns(shell_blocks("docs/how-to/enrolment.md", "Then each server takes", "A server whose TPM"))
     script = script.replace("9f86…", f"$(hwsigner attest --ek) --policy {site.policy}")
     with site.serving() as server:
         url = f"http://127.0.0.1:{server.socket.getsockname()[1]}"
         script = script.replace("https://registrar.example.com:8443", url).replace("aws sts get-caller-identity", ":")
-        assert "Certified  CN=web-01,OU=devops" in run(script, TPM2_TCTI=chip.tpm.tcti)
+        assert "Certified  CN=web-01,OU=web" in run(script, TPM2_TCTI=chip.tpm.tcti, HOME=str(tmp_path))
     assert site.decisions == ["challenged", "proven", "issued"]
 
 
@@ -144,4 +146,5 @@ def test_quick_start_of_a_yubikey(run: Callable[..., str], yubikey: YubiKey) -> 
     named = script.replace("YubiKey%20PIV%20%2312345678", yubikey.uri(0x9A, YKCS11).split("token=")[1].split(";")[0])
     for command in ("keygen", "install-certificate"):
         named = named.replace(f"hwsigner {command}", f"HWSIGNER_PIN={MANAGEMENT_KEY} hwsigner {command}")
-    assert "Installed  CN=jo" in run(named.replace("hwsigner csr", "HWSIGNER_PIN=123456 hwsigner csr"))
+    named = named.replace("hwsigner csr", "HWSIGNER_PIN=123456 hwsigner csr")
+    assert "Installed  CN=web-jo" in run(f"{PROFILE}{named}")

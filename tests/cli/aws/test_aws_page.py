@@ -71,7 +71,7 @@ def test_commands_of_the_page_lead_to_credentials(tmp_path: Path) -> None:
 
 def test_commands_of_readme_set_up_aws(administrator: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_bytes(certs.make_ca("Example CA").pem)
-    script = going_ahead(shell_blocks("README.md", "## Set up AWS, once", "## Use it as a library"))
+    script = going_ahead(shell_blocks("README.md", "## Use it", "**A server with a TPM**"))
     assert "role-arn = arn:aws:iam::123456789012:role/web" in run_shell(script, tmp_path, administrator)
 
 
