@@ -93,8 +93,8 @@ def leaf(desk: Desk) -> Desk:
 def test_commands_of_the_tpm_page(desk: Desk, cleaned_tpm: SoftTPM) -> None:
     made = shell_blocks("docs/how-to/tpm.md", "# TPM 2.0", "### With tpm2-tools")
     tools = shell_blocks("docs/how-to/tpm.md", "### With tpm2-tools", "A key that was made elsewhere")
-    imported = shell_blocks("docs/how-to/tpm.md", "A key that was made elsewhere", "tpm2_encodeobject 5.7 writes")
-    handle = shell_blocks("docs/how-to/tpm.md", "tpm2_encodeobject 5.7 writes", 'srk-name = "')
+    imported = shell_blocks("docs/how-to/tpm.md", "A key that was made elsewhere", "In such a file, tpm2_encodeobject")
+    handle = shell_blocks("docs/how-to/tpm.md", "In such a file, tpm2_encodeobject", 'srk-name = "')
     name = shell_blocks("docs/how-to/tpm.md", 'srk-name = "', "hwsigner computes the Name")
     flush = "tpm2_flushcontext -t\n"
     signed = "hwsigner sign-string --private-key web.pem\n"
@@ -224,8 +224,8 @@ def test_doctor_prints_what_its_page_shows(desk: Desk) -> None:
 
 
 def test_setting_aws_up_with_a_policy_and_retiring(desk: Desk) -> None:
-    setup = shell_blocks("docs/reference/commands.md", "## Trust anchor, role and profile", "It shows a plan first")
-    retire = shell_blocks("docs/reference/commands.md", "## Retiring a profile", "- **Revoking**")
+    setup = shell_blocks("docs/reference/aws-setup.md", "# hwsigner aws setup", "It shows a plan first")
+    retire = shell_blocks("docs/reference/retire.md", "# hwsigner retire", "- **Revoking**")
     setup, retire = (f"{script.strip()} --yes\n" for script in (setup, retire))
     issued = f"hwsigner csr web.key --subject CN=bamboo-01,OU=devops --out web.csr\n{ISSUE.format('web')}"
     installed = f"hwsigner keygen web.key\n{issued}hwsigner install-certificate web.pem web.key --profile web\n"

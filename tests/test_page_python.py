@@ -65,11 +65,6 @@ def run(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     return execute
 
 
-def test_request_in_readme(run: Run, scene: Scene) -> None:
-    run(python_block("README.md", "## Use it as a library", "## What was tested"), URL=f"{scene.emulator.url}/bucket/key")
-    assert scene.emulator.requests[-1].accepted
-
-
 def test_first_request_of_the_library(run: Run, scene: Scene) -> None:
     run(python_block(LIBRARY, "# hwsigner in a Python program", "`bamboo` is a"))
     assert scene.emulator.requests[-1].accepted
@@ -190,7 +185,7 @@ def test_iam_in_python(run: Run, tmp_path: Path) -> None:
     policy = block(EMULATOR, "json", "## Trust policies", "A certificate with the OU")
     (tmp_path / "trust-policy.json").write_text(policy)
     with Emulator(hwsigner.emulator.World()) as emulator:
-        names = run(python_block(EMULATOR, "## IAM", "It has CreateRole"), emulator=emulator, boto3=boto3, Path=Path)
+        names = run(python_block(EMULATOR, "## IAM", "The actions are CreateRole"), emulator=emulator, boto3=boto3, Path=Path)
         assert names["iam"].get_role(RoleName="web")
 
 
