@@ -12,7 +12,6 @@ import pytest
 
 from pages import ROOT, block
 
-
 PROGRAM = "import sys; from softhsm import demo, demo_stage; {}; sys.exit(demo.main())"
 
 

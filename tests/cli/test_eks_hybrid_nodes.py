@@ -124,14 +124,15 @@ class TestFileKey(HybridNode):
     def node(self, file_node: Node) -> Node:
         return file_node
 
-
     @pytest.mark.slow
     def test_check_of_the_page_finds_nothing(self, node: Node) -> None:
         node.put_program()
         config = node.write_config().parent
         script = shell_blocks(PAGE, "To check the node's credentials", "## Upgrades")
         environ = {**node.environ, "PATH": os.environ["PATH"], "AWS_ENDPOINT_URL": node.emulator.url}
-        script = node.here(script.replace("/etc/aws/hybrid", str(config)).replace("hwsigner doctor", f"{node.program} doctor"))
+        script = node.here(
+            script.replace("/etc/aws/hybrid", str(config)).replace("hwsigner doctor", f"{node.program} doctor")
+        )
         printed = run_shell(script, node.root, environ)
         assert node.role in printed
         assert "Nothing is wrong" in printed

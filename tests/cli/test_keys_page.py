@@ -79,7 +79,9 @@ def tpm(swtpm: SoftTPM) -> Iterator[dict[str, str]]:
 
 
 def test_life_of_a_key(run: Callable[..., str]) -> None:
-    script = commands(shell_blocks("docs/how-to/keys.md", "# Keys", "## Which key")).replace("credential-process", "show")
+    script = commands(shell_blocks("docs/how-to/keys.md", "# Keys", "## Which key")).replace(
+        "credential-process", "show"
+    )
     assert "yes, it is for this key" in run(script)
 
 
@@ -98,7 +100,9 @@ def test_keys_of_a_tpm(run: Callable[..., str], tpm: dict[str, str]) -> None:
 
 def test_looking_and_deleting(run: Callable[..., str], tpm: dict[str, str]) -> None:
     shown = commands(shell_blocks("docs/how-to/keys.md", "## Look at a key", "## Prove"))
-    deleted = commands(shell_blocks("docs/how-to/keys.md", "## Delete a key", "## What is proven")).replace("# asks", "--yes #")
+    deleted = commands(shell_blocks("docs/how-to/keys.md", "## Delete a key", "## What is proven")).replace(
+        "# asks", "--yes #"
+    )
     output = run(f"hwsigner keygen tpm2:path=/etc/pki/web.tss2\n{shown}{deleted}", **tpm)
     assert "deleted the key in" in output
 
@@ -142,7 +146,9 @@ def test_enrolment_from_an_empty_tpm(run: Callable[..., str], chip: Chip, ca: ce
 
 
 def test_quick_start_of_a_yubikey(run: Callable[..., str], yubikey: YubiKey) -> None:
-    script = commands(shell_blocks("README.md", "**A YubiKey**", "**A build agent**")).replace("--touch-policy cached", "")
+    script = commands(shell_blocks("README.md", "**A YubiKey**", "**A build agent**")).replace(
+        "--touch-policy cached", ""
+    )
     named = script.replace("YubiKey%20PIV%20%2312345678", yubikey.uri(0x9A, YKCS11).split("token=")[1].split(";")[0])
     for command in ("keygen", "install-certificate"):
         named = named.replace(f"hwsigner {command}", f"HWSIGNER_PIN={MANAGEMENT_KEY} hwsigner {command}")

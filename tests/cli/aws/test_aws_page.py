@@ -51,18 +51,24 @@ def going_ahead(script: str) -> str:
 
 def test_commands_of_the_page_lead_to_credentials(tmp_path: Path) -> None:
     environment = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "xdg")}
-    steps = run_shell(going_ahead(shell_blocks(PAGE, "## The four steps", "## The trust policy")), tmp_path, environment)
+    steps = run_shell(
+        going_ahead(shell_blocks(PAGE, "## The four steps", "## The trust policy")), tmp_path, environment
+    )
     credentials = next(line for line in steps.splitlines() if line.startswith('{"Version"'))
     assert json.loads(credentials)["AccessKeyId"].startswith("ASIA")
     assert "done: revoke CN=bamboo-01,OU=devops" in steps
     assert "done: remove [profile.web]" in steps
     assert "may do sts:AssumeRole, sts:TagSession, sts:SetSourceIdentity" in steps
     assert "Nothing is wrong" in steps
-    printed = run_shell(going_ahead(shell_blocks(PAGE, "## The trust policy", "### As a template")), tmp_path, environment)
+    printed = run_shell(
+        going_ahead(shell_blocks(PAGE, "## The trust policy", "### As a template")), tmp_path, environment
+    )
     policy, tags = printed.split("\n}\n")
     assert json.loads(f"{policy}\n}}")["Statement"][0]["Condition"]["ArnEquals"] == {"aws:SourceArn": ANCHOR}
     assert "aws:PrincipalTag/x509Subject/OU = devops" in tags
-    run_shell(going_ahead(shell_blocks(PAGE, "### As a template", "## What each condition means")), tmp_path, environment)
+    run_shell(
+        going_ahead(shell_blocks(PAGE, "### As a template", "## What each condition means")), tmp_path, environment
+    )
     assert "AWS::RolesAnywhere::Profile" in (tmp_path / "web.json").read_text()
     assert "aws_rolesanywhere_profile" in (tmp_path / "web.tf").read_text()
     checked = going_ahead(shell_blocks(PAGE, "## Trust policies that people get wrong", "## What AWS documents"))
