@@ -102,7 +102,7 @@ test-wheels: ## Install the wheels of make wheels in bare Debian roots and run t
 	$(CLEAN) $(VENV)-wheels/bin/python tests/wheels/run.py dist .machine $(ROOTS)
 
 site: $(VENV)-site/.installed ## Build the documentation's site into build/site
-	$(CLEAN) PYTHONPATH=. $(VENV)-site/bin/python packaging/site/build.py build/site
+	$(CLEAN) PYTHONPATH=. $(VENV)-site/bin/python packaging/site/build_site.py build/site
 	@echo "Open build/site/index.html"
 
 pins: ## Pin the newest versions of what builds and judges the wheels and the site, with uv

@@ -9,21 +9,21 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from markup import definitions, fenced, plain, title_of
-
 from hwsigner.cli import COMMANDS, command_parser
 from hwsigner.cli.examples import EXAMPLES
 from hwsigner.cli.flag_groups import flag_groups, help_of, usage_of
 from hwsigner.cli.help import sections
+from hwsigner.cli.pages import page_of
 from hwsigner.cli.parser import Parser
 from hwsigner.config.flags import Flag
+from markup import definitions, fenced, plain, title_of
 
 _MENTIONING_PAGES = 5
 
 
 def file_of(command: str) -> str:
     """Return the name of a command's page."""
-    return f"{command.replace(' ', '-')}.md"
+    return f"{page_of(command)}.md"
 
 
 def write_pages(source: Path) -> None:

@@ -15,11 +15,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from markup import plain
-
 import hwsigner
 from hwsigner import errors
 from hwsigner.aws import service_errors
+from markup import plain
 
 _PACKAGE = Path(hwsigner.__file__).parent
 _UNKNOWN = "…"
@@ -69,7 +68,7 @@ def write_page(source: Path) -> None:
 def causes(text: str) -> dict[str, str]:
     """Return the causes that a page explains by hand, by message, from its table of common errors."""
     table = text.partition("## Common errors")[2].partition("\n## ")[0]
-    return dict(re.findall(r"^\| `([^`]+)` \| (.+) \|$", table, re.MULTILINE))
+    return dict(re.findall(r"^\| `([^`]+)` \| (.+) \|$", table.replace("](#", "](errors.md#"), re.MULTILINE))
 
 
 def page(explained: Mapping[str, str]) -> str:
@@ -122,40 +121,52 @@ def entries() -> tuple[Entry, ...]:
     """Return every message that the sources make, in the order of the alphabet."""
     trees = [ast.parse(path.read_text()) for path in sorted(_PACKAGE.rglob("*.py"))]
     constants = {name: values for tree in trees for name, values in _assigned(tree.body).items() if name.isupper()}
-    found = {entry for tree in trees for entry in _made_in(tree, constants | _assigned(tree.body))}
+    calls = _calls(trees)
+    found = {entry for tree in trees for entry in _made_in(tree, constants | _assigned(tree.body), calls)}
     hinted = {entry[:2] for entry in found if entry.hint}
     kept = [entry for entry in found if entry.hint or entry[:2] not in hinted]
     return tuple(sorted(kept, key=lambda entry: (re.sub(r"\W", "", entry.message.lower()), entry)))
 
 
-def _made_in(tree: ast.Module, known: _Values) -> Iterator[Entry]:
+def _calls(trees: Iterable[ast.AST]) -> dict[str, list[ast.Call]]:
+    """Return the calls of functions, by the functions' names."""
+    found: dict[str, list[ast.Call]] = {}
+    for node in (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        found.setdefault(_name(node.func), []).append(node)
+    return found
+
+
+def _made_in(tree: ast.Module, known: _Values, calls: Mapping[str, list[ast.Call]]) -> Iterator[Entry]:
     """Yield the messages of a module."""
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    own = _calls([tree])
     for outer in tree.body:
         for function in [outer] if isinstance(outer, _FUNCTIONS) else getattr(outer, "body", []):
             if isinstance(function, _FUNCTIONS):
-                inner = {name: [*values] for name, values in _arguments(function, calls).items()}
-                yield from _made_by(function, {**known, **inner, **_assigned(ast.walk(function))})
+                callers = (own if function.name.startswith("_") else calls).get(function.name, [])
+                inner = {**known, **_arguments(function, callers), **_assigned(ast.walk(function))}
+                yield from _made_by(function, inner)
 
 
 def _made_by(function: ast.AST, known: _Values) -> Iterator[Entry]:
     for node in ast.walk(function):
-        if isinstance(node, ast.Call) and (name := _name(node.func)) in _CLASSES and node.args:
+        if isinstance(node, ast.Call) and node.args:
+            given = [_name(each) for each in known.get(_name(node.func), ())]  # A function is told which class to use.
+            classes = sorted({_name(node.func), *given} & _CLASSES.keys())
             hint = [*node.args[1:2], *(keyword.value for keyword in node.keywords if keyword.arg == "hint")]
             hints = [text for each in hint[:1] for text in _texts(each, known)] or [""]
-            for message, advice in itertools.product(_texts(node.args[0], known), hints):
+            texts = _texts(node.args[0], known) if classes else []
+            for name, message, advice in itertools.product(classes, texts, hints):
                 if re.search("[a-z]{2}", message):
                     yield Entry(name, message, "" if advice == _UNKNOWN else advice)
 
 
 def _arguments(function: ast.FunctionDef | ast.AsyncFunctionDef, calls: Sequence[ast.Call]) -> _Values:
-    """Return what the module's other functions give for the arguments of one."""
+    """Return what its callers give for the arguments of a function."""
     names = [argument.arg for argument in function.args.args if argument.arg not in ("self", "cls")]
     found: dict[str, list[ast.expr]] = {}
     for call in calls:
-        if _name(call.func) == function.name:
-            for name, value in [*zip(names, call.args, strict=False), *((k.arg or "", k.value) for k in call.keywords)]:
-                found.setdefault(name, []).append(value)
+        for name, value in [*zip(names, call.args, strict=False), *((k.arg or "", k.value) for k in call.keywords)]:
+            found.setdefault(name, []).append(value)
     return found
 
 
@@ -202,7 +213,8 @@ def _piece(part: ast.expr, known: _Values) -> list[str]:
         return _texts(part, known)
     value = part.value
     if isinstance(value, ast.Name | ast.IfExp) and part.conversion == -1:
-        numbers = [each for each in known.get(_name(value), ()) if isinstance(each, ast.Constant)]
+        assigned = known.get(_name(value), ()) if _name(value).isupper() else ()
+        numbers = [each for each in assigned if isinstance(each, ast.Constant)]
         texts = [str(each.value) for each in numbers if isinstance(each.value, int)] or _texts(value, known)
         if _UNKNOWN not in texts:
             return texts
