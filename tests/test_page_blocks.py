@@ -1,7 +1,7 @@
-"""Every command in the docs is run by a test, or marked as not run, with the reason. No command has an unknown flag.
+"""Every command in the docs is run by a test, or marked as not run, with the reason.
 
-A test runs a block if it takes it by one of the functions of `pages.py` and `transcripts.py` below, with the page and the
-place as literals. A block that no test runs has a mark on the line before it: `<!-- not run: why -->`.
+A test runs a block if it takes it by one of the functions of `pages.py` and `transcripts.py` below, with the page and
+the place as literals. A block that no test runs has a mark on the line before it: `<!-- not run: why -->`.
 """
 
 from __future__ import annotations
@@ -9,13 +9,9 @@ from __future__ import annotations
 import ast
 import functools
 import re
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
-from hwsigner.cli import COMMANDS, command_parser
 from pages import ROOT, Block, between, blocks
 from transcripts import steps
 
@@ -29,10 +25,6 @@ PAGES = [
 # The functions that take blocks, with the language of the blocks; `block` has it as an argument.
 _TAKERS = {"shell_blocks": "sh", "python_block": "python", "follow": "", "block": ""}
 _COMMANDS = ("sh", "console", "python")
-# Every command has these.
-_EVERYWHERE = {"help", "output", "json", "debug"}
-# What looks like a command of hwsigner, but is a word of a sentence, a name for one or of another program.
-_NO_COMMANDS = {"COMMAND", "NAME", "attestation", "help"}
 
 
 def _literals(tree: ast.Module) -> dict[str, str]:
@@ -114,61 +106,9 @@ def test_every_block_has_a_language() -> None:
     assert [str(block) for block in _all_blocks() if not block.language] == []
 
 
-def _written_commands(page: str) -> Iterator[str]:
-    """Yield what follows `hwsigner` in the code of a page: in blocks, and in spans with a flag or a space."""
-    text = (ROOT / page).read_text()
-    code = [each.text for each in blocks(page) if each.language != "python"]
-    code += re.findall(r"`([^`\n]+(?:\n[^`\n]+)?)`", re.sub(r"^ *```.*?^ *```$", "", text, flags=re.M | re.S))
-    for each in code:
-        lines = re.sub(r"\\\n", " ", each).splitlines() if "```" not in each else []
-        for line in lines:
-            for found in re.finditer(r"(?<![\w.:-])(?:\S*/)?(?:hwsigner|aws_signing_helper) ([a-z-].*)", line):
-                yield found[1]
-
-
-def _words(command: str) -> list[str]:
-    """Return the words of a command, up to what ends it in a shell or begins another program."""
-    command = re.split(r" -- | #|[|;&<>`]", command)[0]
-    try:
-        return shlex.split(command)
-    except ValueError:  # It is cut within quotes.
-        return command.replace("'", " ").replace('"', " ").split()
-
-
-def _unknown(command: str) -> list[str]:
-    """Return the flags of a command that its parser does not have."""
-    words = _words(command)
-    for count in (2, 1):
-        name = " ".join(words[:count])
-        if name in COMMANDS:
-            flags = {each.partition("=")[0] for each in words[count:] if re.match(r"--[a-z]", each)}
-            known = {f"--{flag.name}" for flag in command_parser(name)[1].flags} | {f"--{each}" for each in _EVERYWHERE}
-            return sorted(flags - known)
-    return [] if not words or words[0] in _NO_COMMANDS or words[0].startswith("-") else [f"no command {words[0]}"]
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_commands_have_flags_that_exist(page: str) -> None:
-    found = {command: unknown for command in _written_commands(page) if (unknown := _unknown(command))}
-    assert found == {}
-
-
-@pytest.mark.parametrize(
-    ("command", "unknown"),
-    [
-        ("exec web -- aws --profile x", []),
-        ("keygen web.key --algoritm p256", ["--algoritm"]),
-        ("aws setup --ca ca.pem --rolle web # --x", ["--rolle"]),
-        ("credential-process --profile=web | jq --raw", []),
-        ("kegen web.key", ["no command kegen"]),
-    ],
-)
-def test_unknown_flags_are_found(command: str, unknown: list[str]) -> None:
-    assert _unknown(command) == unknown
-
-
 def test_blocks_of_a_page_have_their_marks(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text("<!-- not run: it needs a chip -->\n```sh\na\n```\n\n1. x\n\n   <!-- fails -->\n   ```sh\n   b\n     c\n   ```\n")
+    first = "<!-- not run: it needs a chip -->\n```sh\na\n```\n"
+    page.write_text(f"{first}\n1. x\n\n   <!-- fails -->\n   ```sh\n   b\n     c\n   ```\n")
     found = [(block.mark, block.text, block.line) for block in blocks(str(page))]
     assert found == [("not run: it needs a chip", "a\n", 2), ("fails", "b\n  c\n", 9)]

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -34,7 +30,7 @@ ISSUE = "openssl x509 -req -in {0}.csr -CA ca.pem -CAkey ca.key -copy_extensions
 
 
 class Desk:
-    """A folder in place of /etc/pki with a CA, a leaf and its key, and the user's files; `web` and `db` are profiles."""
+    """A folder in place of /etc/pki with a CA, a leaf and its key, and files; `web` and `db` are profiles."""
 
     def __init__(self, folder: Path, ca: certs.Authority, emulator: Emulator) -> None:
         self.folder = folder

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,15 +20,14 @@ import hwsigner.auth
 import hwsigner.boto3
 from attestation.chips import Chip, Vendor, chip, chips, vendors
 from backends.pkcs11.tokens import remove_tokens
+from cli.conftest import call, scene
 from emulators import InProcessSoftHSM
 from hwsigner import attestation
 from hwsigner.backends import Backend
 from hwsigner.emulator import Emulator
 from hwsigner.errors import WrongPinError
-from hwsigner.trust_policy import TrustPolicy
 from pages import block, python_block
 from scene import Scene
-from cli.conftest import call, scene
 from softhsm.yubikey import YKCS11, YubiKey
 
 __all__ = ["call", "chip", "chips", "scene", "vendors"]
@@ -185,7 +183,9 @@ def test_iam_in_python(run: Run, tmp_path: Path) -> None:
     policy = block(EMULATOR, "json", "## Trust policies", "A certificate with the OU")
     (tmp_path / "trust-policy.json").write_text(policy)
     with Emulator(hwsigner.emulator.World()) as emulator:
-        names = run(python_block(EMULATOR, "## IAM", "The actions are CreateRole"), emulator=emulator, boto3=boto3, Path=Path)
+        names = run(
+            python_block(EMULATOR, "## IAM", "The actions are CreateRole"), emulator=emulator, boto3=boto3, Path=Path
+        )
         assert names["iam"].get_role(RoleName="web")
 
 

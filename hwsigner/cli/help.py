@@ -46,7 +46,7 @@ def overview(commands: Mapping[str, str]) -> str:
     for title, listed in sections(commands).items():
         lines += [f"{title}:", *_rows({name: commands[name] for name in listed}), ""]
     pages = f"hwsigner help PAGE prints another page: {', '.join(names_without(commands))}"
-    lines.append("hwsigner COMMAND --help lists a command's flags. hwsigner help COMMAND explains it.")
+    lines.append("hwsigner COMMAND --help lists its flags. hwsigner help COMMAND explains it.")
     return "\n".join([*lines, *textwrap.wrap(pages, _WIDTH, break_on_hyphens=False)])
 
 

@@ -44,7 +44,7 @@ def _package(modules: dict[str, str]) -> str:
         if home in modules:
             parts.append(f"`{name}` is that of [`{home}`]({home}.md).")
         elif not name.startswith("__"):
-            parts += [f"## {name}", fenced(_directive(name), "{eval-rst}")]
+            parts.append(fenced(_directive(name), "{eval-rst}"))
     return "\n\n".join([*parts, ""])
 
 

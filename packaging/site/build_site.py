@@ -48,6 +48,8 @@ def build(folder: Path) -> None:
         done = subprocess.run([*sphinx, "-d", f"{temporary}/doctrees", str(source), str(folder)])
     if done.returncode:
         sys.exit("The site has faults: see the warnings above. Each names a page as it is in docs/.")
+    if found := foreign(folder):
+        sys.exit("The site asks other hosts:\n" + "\n".join(found))
     for name in (".buildinfo", "objects.inv"):
         (folder / name).unlink(missing_ok=True)
 
@@ -110,6 +112,20 @@ def with_tables_of_contents(page: str) -> str:
             listed = [f"{words.replace('`', '')} <{path}>" for words, path in pages]
             tables += ["```{toctree}", ":hidden:", f":caption: '{caption}'", "", *listed, "```", ""]
     return "\n".join([page, *tables])
+
+
+def foreign(folder: Path) -> list[str]:
+    """Return what the files of a site would load from other hosts. Links, which a reader follows, are not of these."""
+    attribute = r"""<(?!a\b)[^<>]*\s(?:src|srcset|href|data|action|poster)=["']?((?:\w+:)?//[^"'>\s]*)"""
+    in_style = r"""(?:url\(|@import)\s*["']?((?:https?:)?//[^"')\s]*)"""
+    in_script = r"""(?:fetch|import|importScripts|sendBeacon|open)\s*\(?\s*["'`]((?:https?:)?//[^"'`]*)"""
+    patterns = {".html": [attribute, in_style, in_script], ".css": [in_style], ".js": [in_script], ".svg": [in_style]}
+    return [
+        f"{path.relative_to(folder)}: {found}"
+        for path in sorted(folder.rglob("*"))
+        for pattern in patterns.get(path.suffix, [])
+        for found in re.findall(pattern, path.read_text())
+    ]
 
 
 if __name__ == "__main__":

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from docutils import nodes
 from sphinx.application import Sphinx
 
 from hwsigner import __version__
 
+_SHORT = 32  # letters
 _COLON = "\N{MODIFIER LETTER COLON}"
 
 project = "hwsigner"
@@ -19,6 +21,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 
 myst_heading_anchors = 4
 myst_enable_extensions = ["deflist"]
+highlight_language = "text"
 smartquotes = False  # -- is a flag's
 suppress_warnings = ["misc.highlighting_failure"]  # The pages leave lines out with …
 
@@ -47,10 +50,18 @@ pygments_dark_style = "monokai"
 
 
 def setup(app: Sphinx) -> None:
-    """Have autodoc read docstrings as hwsigner writes them."""
+    """Have autodoc read docstrings as hwsigner writes them, and keep short code on one line."""
+    app.connect("doctree-read", _mark_short_code)
     app.connect("autodoc-process-docstring", _before_napoleon, priority=400)
     app.connect("autodoc-process-docstring", _after_napoleon, priority=600)
     app.connect("autodoc-skip-member", _skip_fields)
+
+
+def _mark_short_code(app: Sphinx, page: nodes.document) -> None:
+    """Give code in a line a class if it is short: a browser would break --pin-policy at its dashes."""
+    for code in page.findall(nodes.literal):
+        if len(code.astext()) <= _SHORT:
+            code["classes"].append("short")
 
 
 def _before_napoleon(app: Sphinx, kind: str, name: str, found: object, options: object, lines: list[str]) -> None:
