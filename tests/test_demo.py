@@ -63,7 +63,7 @@ def test_demo_shows_three_identities_and_four_refusals(demo: subprocess.Popen[st
 
 def assert_readme_quotes(out: str) -> None:
     """Check README's transcript of the demo against its output. A `…` stands for anything."""
-    transcript = block("README.md", "console", "## Try it", "## Install")
+    transcript = block("README.md", "text", "## Try it", "## Install")
     pattern = ".*".join(map(re.escape, re.split(r"\s*…\s*", transcript.rstrip())))
     assert re.fullmatch(pattern, out.rstrip(), re.DOTALL), transcript
 
