@@ -48,7 +48,7 @@ CLEAN = env -i PATH="$$PATH" HOME="$$HOME" LANG=C.UTF-8 $${CI:+CI="$$CI"} $${TER
 PYTEST = $(CLEAN) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ORDER)
 ORDER = $(if $(SHUFFLE),-p randomly $(if $(filter-out yes,$(SHUFFLE)),--randomly-seed=$(SHUFFLE)))
 
-.PHONY: help demo check test test-all test-python test-clients test-debian test-machine demo-packages client-packages lint format sanitize fuzz bench wheel wheels test-wheels test-musl pins site man release setup packages clean
+.PHONY: help demo check test test-all test-python test-clients test-debian test-machine demo-packages client-packages lint format sanitize fuzz bench wheel wheels test-wheels test-musl pins site test-site man release setup packages clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 14
@@ -120,6 +120,10 @@ test-musl: $(VENV)-wheels/.installed ## Run the wheel for musl of make wheels in
 site: $(VENV)-site/.installed ## Build the documentation's site into build/site
 	$(CLEAN) PYTHONPATH=. $(VENV)-site/bin/python packaging/site/build_site.py build/site
 	@echo "Open build/site/index.html"
+
+test-site: setup site ## Look at the site in headless Chromium: search, narrow screens, light and dark
+	@$(if $(PACKAGES),.ci/packages chromium)
+	$(CLEAN) $(BIN)/python -m pytest -q tests/site/browser.py
 
 pins: ## Pin the newest versions of what the other targets install, by hash, with uv and npm
 	packaging/pins
