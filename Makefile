@@ -113,6 +113,10 @@ test-wheels: ## Install the wheels of make wheels in bare Debian roots and run t
 	@$(if $(PACKAGES),.ci/packages mmdebstrap qemu-user)
 	$(CLEAN) $(VENV)-wheels/bin/python tests/wheels/run.py dist .machine $(ROOTS)
 
+test-musl: $(VENV)-wheels/.installed ## Run the wheel for musl of make wheels in a Python that is compiled for it: ten minutes at first
+	@$(if $(PACKAGES),.ci/packages musl-tools autoconf automake libtool libltdl-dev)
+	tests/wheels/musl dist .machine/musl
+
 site: $(VENV)-site/.installed ## Build the documentation's site into build/site
 	$(CLEAN) PYTHONPATH=. $(VENV)-site/bin/python packaging/site/build_site.py build/site
 	@echo "Open build/site/index.html"
@@ -120,10 +124,6 @@ site: $(VENV)-site/.installed ## Build the documentation's site into build/site
 test-site: setup site ## Look at the site in headless Chromium: search, narrow screens, light and dark
 	@$(if $(PACKAGES),.ci/packages chromium)
 	$(CLEAN) $(BIN)/python -m pytest -q tests/site/browser.py
-
-test-musl: $(VENV)-wheels/.installed ## Run the wheel for musl of make wheels in a Python that is compiled for it: ten minutes at first
-	@$(if $(PACKAGES),.ci/packages musl-tools autoconf automake libtool libltdl-dev)
-	tests/wheels/musl dist .machine/musl
 
 pins: ## Pin the newest versions of what the other targets install, by hash, with uv and npm
 	packaging/pins
@@ -170,16 +170,16 @@ $(VENV)-wheels/.installed: $(PINS)/release.txt | packages
 	@.ci/environment $(@D) "$(or $(PYTHON),$$(.ci/find-python))" release
 	@touch $@
 
-$(VENV)-site/.installed: $(PINS)/site.txt
-	@$(if $(PACKAGES),.ci/packages ca-certificates python3 python3-venv)
-	@.ci/environment $(@D) "$(or $(PYTHON),$$(.ci/find-python))" site
-	@touch $@
-
 # Without the extension, what only tests need, and what built it.
 $(DEMO_VENV)/.installed: pyproject.toml $(PINS)/build.txt $(PINS)/demo.txt | demo-packages
 	@.ci/environment $(@D) "$(or $(PYTHON),$$(.ci/find-python))" build demo
 	$(@D)/bin/$(PIP) install $(THIS) --editable . --config-settings=hwsigner.native=false
 	$(@D)/bin/$(PIP) uninstall --yes pathspec pkgconfig scikit-build-core setuptools setuptools-scm vcs-versioning
+	@touch $@
+
+$(VENV)-site/.installed: $(PINS)/site.txt
+	@$(if $(PACKAGES),.ci/packages ca-certificates python3 python3-venv)
+	@.ci/environment $(@D) "$(or $(PYTHON),$$(.ci/find-python))" site
 	@touch $@
 
 # The extension is built into the virtual environment, not among the sources: each environment has its own, or none.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -23,8 +24,8 @@ def page_of(command: str) -> str:
 
 
 def page(name: str) -> str:
-    """Return a page, in Markdown."""
-    return _pages()[name].read_text("utf-8").rstrip("\n")
+    """Return a page, in Markdown, without its comments."""
+    return re.sub(r"^ *<!-- .*? -->\n", "", _pages()[name].read_text("utf-8"), flags=re.MULTILINE).rstrip("\n")
 
 
 def _pages() -> dict[str, Traversable]:
