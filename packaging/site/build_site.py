@@ -50,8 +50,8 @@ def build(folder: Path) -> None:
         sys.exit("The site has faults: see the warnings above. Each names a page as it is in docs/.")
     if found := foreign(folder):
         sys.exit("The site asks other hosts:\n" + "\n".join(found))
-    for name in (".buildinfo", "objects.inv"):
-        (folder / name).unlink(missing_ok=True)
+    (folder / ".buildinfo").unlink(missing_ok=True)
+    (folder / "_sources").rmdir()  # Empty: conf.py has no sources copied.
 
 
 def assemble(source: Path) -> None:
