@@ -129,11 +129,9 @@ class TestFileKey(HybridNode):
         node.put_program()
         config = node.write_config().parent
         script = shell_blocks(PAGE, "To check the node's credentials", "## Upgrades")
-        environ = {**node.environ, "PATH": os.environ["PATH"], "AWS_ENDPOINT_URL": node.emulator.url}
-        script = node.here(
-            script.replace("/etc/aws/hybrid", str(config)).replace("hwsigner doctor", f"{node.program} doctor")
-        )
-        printed = run_shell(script, node.root, environ)
+        environ = {**node.environ, "AWS_ENDPOINT_URL": node.emulator.url}
+        del environ["PATH"]  # That of the shell, which has hwsigner.
+        printed = run_shell(script.replace("/etc/aws/hybrid", str(config)), node.root, environ)
         assert node.role in printed
         assert "Nothing is wrong" in printed
 
@@ -170,7 +168,9 @@ def test_systemd_accepts_the_unit(file_node: Node, proxy: bool) -> None:
         capture_output=True,
         text=True,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    # Newer systemd says that it ignores CPUAccounting=, which nodeadm's unit has.
+    problems = [line for line in done.stderr.splitlines() if "CPUAccounting=" not in line]
+    assert (done.returncode, done.stdout, problems) == (0, "", [])
 
 
 def test_program_is_ours_again_after_the_upgrade_of_the_page(file_node: Node) -> None:
