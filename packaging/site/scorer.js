@@ -4,7 +4,9 @@ var Scorer = {
         const words = (new URLSearchParams(location.search).get("q") || "").toLowerCase().match(/[\w-]+/g) || [];
         const own = title.toLowerCase().match(/[\w-]+/g) || [];
         const named = words.filter((word) => own.some((each) => each.startsWith(word.slice(0, 5)))).length;
-        return score + 20 * named - (/^project\/|decisions\//.test(page) ? 10 : 0);
+        const isVariable = /^"?[A-Z][A-Z0-9]*_[A-Z0-9_]+"?$/.test(new URLSearchParams(location.search).get("q") || "");
+        const isListed = isVariable && page === "reference/files" ? 20 : 0;
+        return score + isListed + 20 * named - (/^project\/|decisions\//.test(page) ? 10 : 0);
     },
     objNameMatch: 11,
     objPartialMatch: 6,

@@ -28,9 +28,8 @@ def test_readme_fits_two_screens_and_leads_to_every_part() -> None:
     assert [part for part in parts if f"[{part}](docs/index.md#" not in readme] == []
 
 
-def test_first_page_lists_every_page() -> None:
-    index = (ROOT / "docs" / "index.md").read_text()
-    commands = (ROOT / "docs" / "reference" / "commands.md").read_text()
+def test_every_page_is_listed_by_the_first_or_by_the_list_of_commands() -> None:
+    index, commands = ((ROOT / "docs" / name).read_text() for name in ("index.md", "reference/commands.md"))
     assert [name for name in names() if f"/{name}.md)" not in index and f"]({name}.md)" not in commands] == []
 
 
