@@ -73,10 +73,10 @@ test-clients: setup $(CLIENTS)/python/.installed $(CLIENTS)/node/.installed $(CL
 
 # The release of Debian, who runs the tests in it, and the target that runs there, with its variables.
 test-debian: SUITE = trixie
-test-debian: AS = root
+test-debian: AS = root user
 test-debian: TARGET = check
-test-debian: ## Run make check in a root of Debian (SUITE=bookworm, trixie or sid; AS=root or user)
-	@TARGET="$(TARGET)" .ci/in-debian "$(SUITE)" "$(AS)" "$(TESTS)"
+test-debian: ## Run make check in a root of Debian as root, then as a user (SUITE=bookworm, trixie or sid; AS=root or user)
+	@set -e; for user in $(AS); do TARGET="$(TARGET)" .ci/in-debian "$(SUITE)" "$$user" "$(TESTS)"; done
 
 lint: setup ## Check style, format and types
 	$(BIN)/ruff check
