@@ -18,6 +18,7 @@ from pathlib import Path
 import api_pages
 import command_pages
 import error_pages
+from markup import title_of
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -50,8 +51,8 @@ def build(folder: Path) -> None:
         sys.exit("The site has faults: see the warnings above. Each names a page as it is in docs/.")
     if found := foreign(folder):
         sys.exit("The site asks other hosts:\n" + "\n".join(found))
-    for name in (".buildinfo", "objects.inv"):
-        (folder / name).unlink(missing_ok=True)
+    (folder / ".buildinfo").unlink(missing_ok=True)
+    (folder / "_sources").rmdir()  # Empty: conf.py has no sources copied.
 
 
 def assemble(source: Path) -> None:
@@ -78,6 +79,8 @@ def assemble(source: Path) -> None:
 def with_places(text: str, original: str, place: str) -> str:
     """Return a page with links that lead to files' places in the site. A link to a file without one becomes its text.
 
+    A link whose text is the name of a page gets the page's title.
+
     Args:
         text: the page.
         original: its path in the repository.
@@ -93,6 +96,8 @@ def with_places(text: str, original: str, place: str) -> str:
             found = OTHERS[path]
         else:
             return words if (ROOT / path).exists() else match[0]
+        if words.endswith(".md") and words.endswith(os.path.basename(target)) and (ROOT / path).is_file():
+            words = title_of((ROOT / path).read_text())
         return f"[{words}]({os.path.relpath(found, os.path.dirname(place) or '.')}{anchor})"
 
     return _LINK.sub(link, text)

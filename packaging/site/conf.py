@@ -45,6 +45,7 @@ html_copy_source = False
 html_show_sphinx = False
 html_show_copyright = False
 html_use_index = False
+html_domain_indices = False
 pygments_style = "friendly"
 pygments_dark_style = "monokai"
 

@@ -44,6 +44,17 @@ def test_link_and_own_file_are_not_foreign(content: str, tmp_path: Path) -> None
         ("SECURITY.md", "project/security.md", "[k](docs/how-to/keys.md#a)", "[k](../how-to/keys.md#a)"),
         ("docs/how-to/a.md", "how-to/a.md", "[`uri.py`](../../hwsigner/uri.py)", "`uri.py`"),
         ("docs/how-to/a.md", "how-to/a.md", "[w](https://example.com/a)", "[w](https://example.com/a)"),
+        ("docs/how-to/a.md", "how-to/a.md", "[agent.md](agent.md)", "[The agent](agent.md)"),
+        (
+            "CHANGELOG.md",
+            "project/changelog.md",
+            "[docs/how-to/keys.md](docs/how-to/keys.md)",
+            "[Keys](../how-to/keys.md)",
+        ),
+        (
+            *("docs/how-to/recipes.md", "how-to/recipes.md"),
+            *("[provider.tf](recipes/terraform/provider.tf)", "[provider.tf](recipes/terraform/provider.tf)"),
+        ),
         ("docs/how-to/a.md", "how-to/a.md", "[gone](../../gone.py)", "[gone](../../gone.py)"),
     ],
 )
