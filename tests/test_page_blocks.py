@@ -96,6 +96,11 @@ def test_marks_are_known() -> None:
     assert [str(each) for each in _all_blocks() if each.mark not in ("", "fails") and not _is_marked(each)] == []
 
 
+def test_marks_name_tests_that_exist() -> None:
+    named = [name for block in _all_blocks() for name in re.findall(r"tests/[\w/.]+\.py", block.mark)]
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
 def test_every_mark_is_of_a_block() -> None:
     for page in PAGES:
         written = len(re.findall(r"^ *<!-- (?:not run|fails)", (ROOT / page).read_text(), re.MULTILINE))
