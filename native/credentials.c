@@ -1,4 +1,4 @@
-/* hwsigner-credentials, a program for credential_process. It prints the agent's answer; docs/agent.md has the protocol.
+/* hwsigner-credentials, a program for credential_process. It prints the agent's answer; docs/how-to/agent.md has the protocol.
  * If anything goes wrong, it becomes `hwsigner credential-process`, which needs no agent. */
 #define _GNU_SOURCE
 #include <errno.h>

@@ -1,4 +1,4 @@
-/* libcrypto, opened when the extension is imported: docs/decisions/0010-libcrypto-is-opened-at-run-time.md.
+/* libcrypto, opened when the extension is imported: docs/how-it-works/decisions/0010-libcrypto-is-opened-at-run-time.md.
  *
  * Nothing here comes from OpenSSL's headers, so that building needs none. The declarations are those of OpenSSL 3.0;
  * native/tests/prototypes.c compares them with the headers. */

@@ -19,6 +19,7 @@ from softhsm.command import ToolError, run
 _GET_RANDOM = struct.pack(">HIIH", 0x8001, 12, 0x0000017B, 8)
 _START_SECONDS = 30.0
 _STOP_SECONDS = 20.0
+_KILL_SECONDS = 20.0
 _MAX_SOCKET_PATH = 107
 _PROVIDERS = ("-provider", "tpm2", "-provider", "default", "-propquery", "?provider=tpm2")
 
@@ -186,14 +187,14 @@ class SoftTPM:
         except ValueError:
             hint = f"stop the swtpm of {self.folder} if it is running, then remove the file"
             raise ToolError(f"{self._pid_file} contains no process ID; {hint}") from None
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            if self._exits(pid, number):
+        for number, seconds in ((signal.SIGTERM, _STOP_SECONDS), (signal.SIGKILL, _KILL_SECONDS)):
+            if self._exits(pid, number, seconds):
                 return
         raise ToolError(f"swtpm, process {pid}, does not exit")
 
-    def _exits(self, pid: int, number: signal.Signals) -> bool:
+    def _exits(self, pid: int, number: signal.Signals, seconds: float) -> bool:
         """Send a signal to this folder's swtpm, and return whether it exits in time or has exited before."""
-        deadline = time.monotonic() + _STOP_SECONDS
+        deadline = time.monotonic() + seconds
         with contextlib.suppress(ProcessLookupError):
             if self._runs_as(pid):
                 os.kill(pid, number)

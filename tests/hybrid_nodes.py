@@ -16,7 +16,7 @@ from hwsigner.emulator import Emulator
 from hwsigner.trust_policy import TrustPolicy
 from pages import ROOT, run_shell, shell_blocks
 
-PAGE = "docs/eks-hybrid-nodes.md"
+PAGE = "docs/how-to/eks-hybrid-nodes.md"
 _INSTALLED = Path(sys.executable).with_name("hwsigner")
 
 

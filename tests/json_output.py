@@ -1,4 +1,4 @@
-"""The fields of `--output json` in docs/commands.md, and what a command prints."""
+"""The fields of `--output json` in docs/reference/commands.md, and what a command prints."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scene import Outcome
 
 def documented() -> dict[str, str]:
     """Return what the page says of each command's fields, by command."""
-    text = (ROOT / "docs" / "commands.md").read_text()
+    text = (ROOT / "docs" / "reference" / "commands.md").read_text()
     section = text[text.index("## Output for programs") :].split("\n## ")[0]
     return dict(re.findall(r"^\| `([a-z -]+)` \| (.+) \|$", section, re.MULTILINE))
 

@@ -209,7 +209,7 @@ def test_importing_hwsigner_executes_only_its_version() -> None:
 
 
 def test_page_lists_every_room_and_draws_every_import_downwards() -> None:
-    page = (ROOT.parent / "docs" / "architecture.md").read_text()
+    page = (ROOT.parent / "docs" / "how-it-works" / "architecture.md").read_text()
     table, drawing = page.split("## Rooms")[1].split("\n#")[0], page.split("## Imports")[1].split("```")[1]
     listed = {name.rstrip("/").removesuffix(".py").replace("/", ".") for name in re.findall(r"`([\w./]+)`", table)}
     level = {room: number for number, line in enumerate(drawing.split("\n")) for room in line.split()}
@@ -219,7 +219,7 @@ def test_page_lists_every_room_and_draws_every_import_downwards() -> None:
 
 
 def test_page_names_only_files_that_exist() -> None:
-    page = (ROOT.parent / "docs" / "architecture.md").read_text()
+    page = (ROOT.parent / "docs" / "how-it-works" / "architecture.md").read_text()
     rows = re.findall(r"^\| `([\w/]+/)` \| (.*) \|$", page.split("### Files")[1].split("\n## ")[0], re.MULTILINE)
     entries = [(room, entry.split(":")[0]) for room, files in rows for entry in files.split(" · ")]
     named = [ROOT / room / f"{file}.py" for room, entry in entries for file in re.findall(r"`(\w+)`", entry)]

@@ -60,7 +60,7 @@ def test_first_page_names_every_command_and_exit_status(folder: Path) -> None:
     text = shown(folder / "hwsigner.1")
     for name in COMMANDS:
         assert re.search(rf"^ +{name}\b", text, re.MULTILINE)
-    section = (ROOT / "docs" / "errors.md").read_text()
+    section = (ROOT / "docs" / "reference" / "errors.md").read_text()
     for status in re.findall(r"^\| (\d+) \|", section, re.MULTILINE):
         assert re.search(rf"^ +{status} ", text, re.MULTILINE)
 

@@ -37,11 +37,11 @@ print(json.dumps([opening, signing]))
 """
 
 
-PAGE = (Path(__file__).parents[1] / "docs" / "architecture.md").read_text()
+PAGE = (Path(__file__).parents[1] / "docs" / "how-it-works" / "architecture.md").read_text()
 
 
 def described(section: str) -> set[str]:
-    """Return the files that a section of docs/architecture.md names."""
+    """Return the files that a section of docs/how-it-works/architecture.md names."""
     return set(re.findall(r"`([\w/]+\.py)`", PAGE.split(f"### {section}:")[1].split("\n#")[0]))
 
 

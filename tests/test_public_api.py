@@ -37,7 +37,7 @@ _CALLED = {"__init__", "__call__", "__enter__"}
 def test_public_name_is_loaded_and_documented(name: str) -> None:
     assert getattr(hwsigner, name) is not None
     if not name.startswith("__"):
-        assert f"`{name}" in (ROOT / "docs" / "library.md").read_text()
+        assert f"`{name}" in (ROOT / "docs" / "how-to" / "library.md").read_text()
 
 
 def test_unknown_name_is_an_attribute_error() -> None:

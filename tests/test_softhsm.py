@@ -173,6 +173,7 @@ def test_swtpm_is_killed_when_it_hangs(short_folder: Path, monkeypatch: pytest.M
 
 def test_swtpm_is_named_when_it_does_not_end(short_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("softhsm.tpm._STOP_SECONDS", 0.05)
+    monkeypatch.setattr("softhsm.tpm._KILL_SECONDS", 0.05)
     tpm = SoftTPM(short_folder)
     tpm.start()
     pid = int((short_folder / "swtpm.pid").read_text())

@@ -125,7 +125,8 @@ def command(address: Address, request: Request, ask: AskPin | None = None) -> st
         with _connected(address) as channel:
             if channel is None:
                 start = "hwsigner agent --system" if address.is_system else "hwsigner agent"
-                raise AgentError(f"no agent is running at {address.socket}", f"Start one: {start}")
+                hint = "Nothing needs to be stopped" if request.verb is Verb.STOP else f"Start one: {start}"
+                raise AgentError(f"no agent is running at {address.socket}", hint)
             channel.send(request.line())
             head, body = channel.answer(protocol.SILENCE_LIMIT, notices.notify)
             while head.kind == "ask":

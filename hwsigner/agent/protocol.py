@@ -1,6 +1,6 @@
 """The agent's protocol: a client sends a line, the agent answers with lines, some of which announce a body.
 
-docs/agent.md has the grammar. Flags, key URIs and paths never cross the socket.
+docs/how-to/agent.md has the grammar. Flags, key URIs and paths never cross the socket.
 """
 
 from __future__ import annotations

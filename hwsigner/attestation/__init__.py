@@ -1,8 +1,8 @@
 """Prove to another machine that a key was made in hardware and can't leave it.
 
 The machine with the key makes a *statement*, the verifier answers with a *challenge*, and the machine with an *answer*.
-Only the answer proves anything: a statement can be replayed, and made of parts of several chips. `docs/attestation.md`
-has the documents byte by byte.
+Only the answer proves anything: a statement can be replayed, and made of parts of several chips.
+`docs/how-to/attestation.md` has the documents byte by byte.
 """
 
 from __future__ import annotations

@@ -123,7 +123,8 @@ def read(data: bytes, kind: Kind) -> Document:
     """Read a document.
 
     Raises:
-        AttestationError: it has more than 64 KiB, or is not a document of this kind in the form of docs/attestation.md.
+        AttestationError: it has more than 64 KiB, or is not a document of this kind in the form of
+            docs/how-to/attestation.md.
     """
     members = _parse(data, kind)
     given, version, hardware = (members.pop(name, None) for name in ("type", "version", "format"))

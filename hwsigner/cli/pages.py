@@ -1,4 +1,4 @@
-"""The pages of the docs, which the wheel contains: `hwsigner help agent` prints docs/agent.md."""
+"""The pages of the docs, which the wheel contains: `hwsigner help agent` prints docs/how-to/agent.md."""
 
 from __future__ import annotations
 
@@ -8,12 +8,19 @@ from importlib.resources.abc import Traversable
 
 def names() -> list[str]:
     """Return the names of the pages."""
-    return sorted(path.name.removesuffix(".md") for path in _folder().iterdir() if path.name.endswith(".md"))
+    return sorted(_pages())
 
 
 def page(name: str) -> str:
     """Return a page, in Markdown."""
-    return (_folder() / f"{name}.md").read_text("utf-8").rstrip("\n")
+    return _pages()[name].read_text("utf-8").rstrip("\n")
+
+
+def _pages() -> dict[str, Traversable]:
+    """Return the pages by name. Each is in a folder of docs/, such as how-to."""
+    folders = [folder for folder in _folder().iterdir() if folder.is_dir()]
+    files = [path for folder in folders for path in folder.iterdir() if path.name.endswith(".md")]
+    return {path.name.removesuffix(".md"): path for path in files}
 
 
 def _folder() -> Traversable:

@@ -152,7 +152,11 @@ def _list(name: str | None, *, as_json: bool) -> int:
     found = {each: str(one.file) for each, one in sorted(profiles(os.environ).items())}
     if as_json:
         print(json.dumps({"profiles": [{"name": each, "file": file} for each, file in found.items()]}, indent=2))
-    else:
+    elif found:
         for each, file in found.items():
             print(f"{printable(each)}\t{printable(file)}")
+    else:
+        from hwsigner.cli.status import report_no_profiles
+
+        report_no_profiles()
     return 0

@@ -71,14 +71,19 @@ def run(arguments: Arguments) -> int:
     if arguments.json:
         print(json.dumps({"profiles": [_data(row) for row in rows]}, indent=2))
     elif not rows:
-        hidden = f" that you can read: {SYSTEM_FILE} may have some" if is_system_file_hidden() else ""
-        report(f"there are no profiles{hidden}. Make one with hwsigner enroll or hwsigner profile add")
+        report_no_profiles()
     elif sys.stdout.isatty():
         _print_table(rows)
     else:
         for fields in (_COLUMNS, *map(_fields, rows)):
             print("\t".join(map(printable, fields)))
     return 0
+
+
+def report_no_profiles() -> None:
+    """Tell a user without profiles how to make one."""
+    hidden = f" that you can read: {SYSTEM_FILE} may have some" if is_system_file_hidden() else ""
+    report(f"there are no profiles{hidden}. Make one with hwsigner enroll or hwsigner profile add")
 
 
 def ask_agents(environ: Mapping[str, str]) -> Agents:

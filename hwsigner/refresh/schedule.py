@@ -1,7 +1,7 @@
 """When a session is replaced, and when a failed attempt is repeated. Pure: time and chance are parameters.
 
 Providers go by these rules, and `tests/bench/fleet.py` runs the same code for ten thousand simulated ones.
-docs/fleet.md says how the figures were chosen.
+docs/how-it-works/fleet.md says how the figures were chosen.
 
 Times are seconds of one clock that can't be set. A Chance returns random numbers from 0 up to 1.
 """

@@ -210,7 +210,10 @@ class TestProcess:
             assert agent.process.wait(30) == 0
         done = ask(hwsigner, home, "agent", "status")
         assert (done.returncode, done.stdout) == (7, "")
-        assert done.stderr.startswith(f"hwsigner: no agent is running at {home.address.socket}. ")
+        assert done.stderr.startswith(f"hwsigner: no agent is running at {home.address.socket}. Start one: ")
+        again = ask(hwsigner, home, "agent", "stop")
+        assert again.returncode == 7
+        assert again.stderr.endswith(f"{home.address.socket}. Nothing needs to be stopped\n")
 
 
 class TestSocketActivation:

@@ -108,7 +108,7 @@ def test_document_is_refused_when_it_is_truncated_anywhere() -> None:
 
 
 def test_page_has_every_member_of_every_document() -> None:
-    page = (Path(documents.__file__).parents[2] / "docs" / "attestation.md").read_text()
+    page = (Path(documents.__file__).parents[2] / "docs" / "how-to" / "attestation.md").read_text()
     tables = page.split("## Documents")[1].split("### ")[1:]
     found: dict[tuple[str, str], dict[str, str]] = {}
     for formats, table in zip((("tpm2",), ("piv", "pkcs11")), tables, strict=True):

@@ -4,7 +4,7 @@ It drives `hwsigner.refresh.schedule`, which the providers run, with a clock of 
 seconds.
 
     python tests/bench/fleet.py                        tables of candidates, in Markdown
-    python tests/bench/fleet.py --plot docs/fleet.svg  and the plot
+    python tests/bench/fleet.py --plot docs/how-it-works/fleet.svg  and the plot
 """
 
 from __future__ import annotations

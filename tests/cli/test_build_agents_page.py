@@ -1,4 +1,4 @@
-"""The scripts of docs/build-agents.md run as they are written, in an environment like a job's."""
+"""The scripts of docs/how-to/build-agents.md run as they are written, in an environment like a job's."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pages import ROOT, block, job_scripts, shell_blocks
 from scene import Scene
 from softhsm.tpm import SoftTPM
 
-PAGE = "docs/build-agents.md"
+PAGE = "docs/how-to/build-agents.md"
 BIN = Path(sys.executable).parent
 CA = """
 openssl x509 -req -in runner.csr -CA ca.pem -CAkey ca.key -copy_extensions copy -out runner.pem 2>/dev/null

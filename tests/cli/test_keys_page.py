@@ -1,4 +1,4 @@
-"""The commands of docs/keys.md and of README's quick starts run as they are written."""
+"""The commands of docs/how-to/keys.md and of README's quick starts run as they are written."""
 
 from __future__ import annotations
 
@@ -75,32 +75,32 @@ def tpm(swtpm: SoftTPM) -> Iterator[dict[str, str]]:
 
 
 def test_life_of_a_key(run: Callable[..., str]) -> None:
-    script = commands("docs/keys.md", "# Keys", "## Which key").replace("credential-process", "show")
+    script = commands("docs/how-to/keys.md", "# Keys", "## Which key").replace("credential-process", "show")
     assert "yes, it is for this key" in run(script)
 
 
 def test_keys_in_files_and_their_ca(run: Callable[..., str]) -> None:
-    made = commands("docs/keys.md", "## A file", "## The certificate")
-    issued = commands("docs/keys.md", "## The certificate", "## Look at a key")
+    made = commands("docs/how-to/keys.md", "## A file", "## The certificate")
+    issued = commands("docs/how-to/keys.md", "## The certificate", "## Look at a key")
     request = "hwsigner csr /etc/pki/web.key --subject CN=web --out web.csr\n"
     installed = "hwsigner install-certificate web.pem /etc/pki/web.key\n"
     assert "--certificate" in run(f"{made}{request}{issued}{installed}")
 
 
 def test_keys_of_a_tpm(run: Callable[..., str], tpm: dict[str, str]) -> None:
-    script = commands("docs/keys.md", "## A TPM server", "## A YubiKey")
+    script = commands("docs/how-to/keys.md", "## A TPM server", "## A YubiKey")
     assert "--certificate tpm2:nv=0x01c20000" in run(script, **tpm)
 
 
 def test_looking_and_deleting(run: Callable[..., str], tpm: dict[str, str]) -> None:
-    shown = commands("docs/keys.md", "## Look at a key", "## Prove")
-    deleted = commands("docs/keys.md", "## Delete a key", "## What is proven").replace("# asks", "--yes #")
+    shown = commands("docs/how-to/keys.md", "## Look at a key", "## Prove")
+    deleted = commands("docs/how-to/keys.md", "## Delete a key", "## What is proven").replace("# asks", "--yes #")
     output = run(f"hwsigner keygen tpm2:path=/etc/pki/web.tss2\n{shown}{deleted}", **tpm)
     assert "deleted the key in" in output
 
 
 def test_key_of_a_token(run: Callable[..., str], softhsm: InProcessSoftHSM) -> None:
-    script = commands("docs/keys.md", "## An HSM", "## A file")
+    script = commands("docs/how-to/keys.md", "## An HSM", "## A file")
     named = script.replace("/usr/lib/softhsm/libsofthsm2.so", softhsm.module).replace(
         "token=alpha", f"token={softhsm.label}"
     )
@@ -109,7 +109,7 @@ def test_key_of_a_token(run: Callable[..., str], softhsm: InProcessSoftHSM) -> N
 
 
 def test_key_of_a_yubikey(run: Callable[..., str], yubikey: YubiKey) -> None:
-    script = commands("docs/keys.md", "## A YubiKey", "## An HSM")
+    script = commands("docs/how-to/keys.md", "## A YubiKey", "## An HSM")
     named = script.replace("YubiKey%20PIV%20%2312345678", yubikey.uri(0x9A, YKCS11).split("token=")[1].split(";")[0])
     assert "slot 9a" in run(named, HWSIGNER_PIN=MANAGEMENT_KEY)
 

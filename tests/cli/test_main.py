@@ -172,10 +172,10 @@ class TestCommands:
         outcome = call("help", "agent")
         assert (outcome.status, outcome.err) == (0, "")
         assert outcome.out.startswith("usage: hwsigner agent")
-        assert outcome.out.endswith(f"{Path('docs/agent.md').read_text()}")
+        assert outcome.out.endswith(f"{Path('docs/how-to/agent.md').read_text()}")
 
     def test_help_about_another_page_is_the_page(self, call: Call) -> None:
-        assert call("help", "pins") == Outcome(0, Path("docs/pins.md").read_text(), "")
+        assert call("help", "pins") == Outcome(0, Path("docs/how-to/pins.md").read_text(), "")
         assert call("help", "list").out.startswith("usage: hwsigner list")
 
     @pytest.mark.parametrize("command", ["whoami", "doctor", "read-certificate-data"])

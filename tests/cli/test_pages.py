@@ -10,7 +10,7 @@ import pytest
 from hwsigner.cli.pages import names
 from pages import ROOT
 
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*/*.md"))]
 
 
 def anchors(page: Path) -> set[str]:
@@ -22,7 +22,11 @@ def anchors(page: Path) -> set[str]:
 
 def test_readme_lists_every_page() -> None:
     table = (ROOT / "README.md").read_text().split("\n## More\n")[1]
-    assert [name for name in names() if f"(docs/{name}.md)" not in table] == []
+    assert [name for name in names() if f"/{name}.md)" not in table] == []
+
+
+def test_no_two_pages_have_one_name() -> None:
+    assert len(names()) == len(list((ROOT / "docs").glob("*/*.md")))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

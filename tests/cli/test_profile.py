@@ -220,7 +220,9 @@ class TestRemove:
 
 class TestList:
     def test_list_is_empty_without_profiles(self, call: Call) -> None:
-        assert call("profile", "list") == Outcome(0, "", "")
+        outcome = call("profile", "list")
+        assert (outcome.status, outcome.out) == (0, "")
+        assert outcome.err.startswith("hwsigner: there are no profiles. Make one with hwsigner enroll")
 
     def test_list_shows_names_and_files(self, call: Call, user_file: Path) -> None:
         profiles.SYSTEM_FILE.parent.mkdir()

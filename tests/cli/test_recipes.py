@@ -11,8 +11,8 @@ from hcl2.api import loads
 from pages import ROOT, run_shell, shell_blocks
 from scene import Scene
 
-RECIPES = ROOT / "docs" / "recipes"
-PAGE = "docs/recipes.md"
+RECIPES = ROOT / "docs" / "how-to" / "recipes"
+PAGE = "docs/how-to/recipes.md"
 
 
 def test_every_file_of_a_recipe_is_named_by_the_page() -> None:

@@ -67,7 +67,7 @@ def test_system_service_is_sandboxed(service: Path, tmp_path: Path) -> None:
 
 
 def test_service_stays_sandboxed_with_each_change_that_the_docs_suggest(tmp_path: Path) -> None:
-    text = "".join(path.read_text() for path in Path("docs").glob("*.md"))
+    text = "".join(path.read_text() for path in Path("docs").glob("*/*.md"))
     changes = re.findall(r"# systemctl edit (\S+)@web\.service\n(\[Service\]\n.*?)```", text, re.DOTALL)
     assert changes
     for name, change in changes:

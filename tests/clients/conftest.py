@@ -29,7 +29,7 @@ def pytest_ignore_collect(config: pytest.Config) -> bool | None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the table of docs/clients.md."""
+    """Print the table of docs/reference/clients.md."""
     reports = [report for outcome in ("passed", "failed") for report in terminalreporter.stats.get(outcome, [])]
     for line in table(reports):
         terminalreporter.write_line(line)

@@ -1,4 +1,4 @@
-"""The table of docs/clients.md, from the reports of a run."""
+"""The table of docs/reference/clients.md, from the reports of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files of docs/recipes run as they are: the playbook by Ansible, the image's script by bash."""
+"""The files of docs/how-to/recipes run as they are: the playbook by Ansible, the image's script by bash."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["chip", "chips", "vendors"]
 
 pytestmark = pytest.mark.timeout(900)  # A TPM library is compiled at the first run.
 
-RECIPES = ROOT / "docs" / "recipes"
+RECIPES = ROOT / "docs" / "how-to" / "recipes"
 
 
 @pytest.fixture(scope="session")

@@ -223,7 +223,7 @@ def test_invalid_arguments_are_one_line_and_a_status(
 def test_refusal_by_the_trust_policy_names_the_condition_on_stderr(
     start: Start, ca_file: str, ca: Authority, caller: Caller, tmp_path: Path
 ) -> None:
-    page = (ROOT / "docs" / "emulator.md").read_text()
+    page = (ROOT / "docs" / "how-to" / "emulator.md").read_text()
     policy = tmp_path / "trust-policy.json"
     policy.write_text(page.partition("```json\n")[2].partition("```")[0])
     process, lines = start("--trust-anchor", ca_file, "--trust-policy", str(policy))
@@ -249,7 +249,7 @@ def test_help_lists_every_fault() -> None:
 
 
 def test_documentation_page_lists_every_fault() -> None:
-    page = (ROOT / "docs" / "emulator.md").read_text()
+    page = (ROOT / "docs" / "how-to" / "emulator.md").read_text()
     named = {name for row in page.splitlines() if row.startswith("| `") for name in row.split("|")[1].split("`")[1::2]}
     assert named >= KINDS.keys()
 

@@ -233,7 +233,7 @@ def test_key_of_origin_identity_is_refused_aloud_when_its_value_is_not_documente
 def test_example_of_the_documentation_runs(
     ca: Authority, caller: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "emulator.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "emulator.md").read_text()
     (example,) = re.findall(r"```python\n(from pathlib import Path\n\nimport boto3\n.*?)```", page, re.DOTALL)
     (tmp_path / "ca.pem").write_bytes(ca.pem)
     (tmp_path / "crl.pem").write_bytes(crl_of(ca))

@@ -194,7 +194,7 @@ def test_defaults_equal_those_of_the_service(ca: Authority) -> None:
 
 
 def test_documented_config_example_is_valid(config: Path) -> None:
-    text = (Path(__file__).parents[2] / "docs" / "emulator.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "how-to" / "emulator.md").read_text()
     config.write_text(text.partition("```toml\n")[2].partition("```")[0])
     (config.parent / "trust-policy.json").write_text(text.partition("```json\n")[2].partition("```")[0])
     world = load_world(config)
@@ -202,7 +202,7 @@ def test_documented_config_example_is_valid(config: Path) -> None:
 
 
 def test_documentation_lists_every_fault_and_parameter() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "emulator.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "how-to" / "emulator.md").read_text()
     for name, kind in KINDS.items():
         row = next(line for line in text.splitlines() if line.startswith("| `") and f"`{name}`" in line)
         for parameter in kind.parameters:

@@ -1,4 +1,4 @@
-"""docs/monitoring.md against the program: its tables and examples."""
+"""docs/how-to/monitoring.md against the program: its tables and examples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hwsigner.config.monitoring import MONITORING
 from hwsigner.monitoring.metrics import Metrics, ProfileState
 from pages import ROOT
 
-PAGE = (ROOT / "docs" / "monitoring.md").read_text()
+PAGE = (ROOT / "docs" / "how-to" / "monitoring.md").read_text()
 
 
 def section(title: str) -> str:

@@ -31,7 +31,8 @@ from hwsigner.refresh.provider import Provider
 from hwsigner.refresh.schedule import POLICY
 from stage import FakeClock
 
-# A tenth of the fleet in docs/fleet.md. LEAST is how many seconds a request of each takes at the quota's pace.
+# A tenth of the fleet in docs/how-it-works/fleet.md.
+# LEAST is how many seconds a request of each takes at the quota's pace.
 SMALL = Fleet(providers=1000, quota=1.0)
 LEAST = SMALL.providers / SMALL.quota
 

@@ -452,7 +452,7 @@ def test_invalid_document_is_an_error_that_names_the_part(document: Any, words: 
 
 
 def test_documentation_lists_every_operator_and_key() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "emulator.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "emulator.md").read_text()
     rows = "".join(line for line in page.splitlines() if line.startswith("| `"))
     assert not [operator for operator in OPERATORS if f"`{operator}`" not in rows]
     assert not [key for key in KEYS if f"`{key}" not in rows]

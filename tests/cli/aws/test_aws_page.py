@@ -1,4 +1,4 @@
-"""docs/aws.md: its commands run against the emulator, and its table of mistakes has the words of `aws check`."""
+"""docs/how-to/aws.md: its commands run against the emulator, and its table of mistakes has the words of `aws check`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scene import Outcome
 
 pytestmark = pytest.mark.slow
 
-PAGE = "docs/aws.md"
+PAGE = "docs/how-to/aws.md"
 ANCHOR = "arn:aws:rolesanywhere:eu-central-1:123456789012:trust-anchor/0e5a7c1e-2b9d-4c3f-8a64-51d0f7b3c9aa"
 GOOD = {
     "Effect": "Allow",

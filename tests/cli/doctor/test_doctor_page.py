@@ -1,4 +1,4 @@
-"""docs/doctor.md has the words of the code, and each mistake is planted by a test."""
+"""docs/how-to/doctor.md has the words of the code, and each mistake is planted by a test."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from hwsigner.cli.doctor.findings import MISTAKES
 from pages import ROOT
 
-_TABLE = (ROOT / "docs" / "doctor.md").read_text().split("## All findings")[1]
+_TABLE = (ROOT / "docs" / "how-to" / "doctor.md").read_text().split("## All findings")[1]
 
 
 def test_page_lists_every_mistake_in_the_words_of_the_code() -> None:

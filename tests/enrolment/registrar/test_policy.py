@@ -52,7 +52,7 @@ def test_policy_has_machines_by_chip(path: Path) -> None:
 
 
 def test_policy_on_the_page_is_valid(path: Path) -> None:
-    page = (Path(__file__).parents[3] / "docs" / "registrar.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "how-to" / "registrar.md").read_text()
     path.write_text(page.split("```toml\n")[1].split("```")[0])
     assert set(read_policy(str(path)).machines) == {"web-01", "alice"}
 

@@ -24,7 +24,7 @@ NEW = "-days 30"
 
 @pytest.fixture(scope="module")
 def registrar(machine: Machine) -> str:
-    """Set a registrar up as docs/registrar.md has it, and return its URL."""
+    """Set a registrar up as docs/how-to/registrar.md has it, and return its URL."""
     (PKI / "ca.key").write_bytes(machine.ca.key_pem)
     (PKI / "ca.key").chmod(0o640)
     done("chgrp", "hwsigner", PKI / "ca.key")
