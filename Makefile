@@ -5,6 +5,8 @@ VENV = .venv
 DEMO_VENV = .venv-demo
 CLIENTS = .clients
 PYTHONS = 3.11 3.12 3.13
+# Of make deb and test-deb: bookworm, trixie or both.
+SUITES =
 # false: without the extension, with the canonicalisation in Python.
 NATIVE = true
 COVERAGE = --cov --cov-report=term
@@ -34,11 +36,12 @@ EXTENSION = --config-settings=hwsigner.native=$(NATIVE)
 IMPLEMENTATION = $(if $(filter false,$(NATIVE)),python,native)
 # Tests and measurements do not see the caller's proxies, CA bundles, PYTHON* and AWS settings.
 CLEAN = env -i PATH="$$PATH" HOME="$$HOME" LANG=C.UTF-8 $${CI:+CI="$$CI"} $${TERM:+TERM="$$TERM"} $${TMPDIR:+TMPDIR="$$TMPDIR"}
+DATED = $(CLEAN) SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)}"
 
 PYTEST = $(CLEAN) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ORDER)
 ORDER = $(if $(SHUFFLE),-p randomly $(if $(filter-out yes,$(SHUFFLE)),--randomly-seed=$(SHUFFLE)))
 
-.PHONY: help demo check test test-all test-python test-clients test-machine demo-packages client-packages lint format sanitize fuzz bench wheel wheels test-wheels pins man release setup packages clean
+.PHONY: help demo check test test-all test-python test-clients test-machine demo-packages client-packages lint format sanitize fuzz bench wheel wheels test-wheels deb test-deb test-machine-deb pins man release setup packages clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 14
@@ -83,7 +86,12 @@ fuzz: packages ## Fuzz the C (SECONDS=600)
 test-machine: setup ## Test the wheel in a virtual machine with systemd and a kernel TPM
 	@$(if $(PACKAGES),.ci/packages $(MACHINE_PACKAGES))
 	$(MAKE) --no-print-directory wheel
-	$(CLEAN) $(BIN)/python tests/machine/run.py dist/*.whl .machine
+	$(CLEAN) PYTHONPATH=packaging $(BIN)/python tests/machine/run.py .machine dist/*.whl
+
+test-machine-deb: setup ## Test the Debian package in the same machine, after make deb
+	@$(if $(PACKAGES),.ci/packages $(MACHINE_PACKAGES))
+	$(PIP) wheel --no-deps --wheel-dir build/machine $(EXTENSION) .
+	$(CLEAN) PYTHONPATH=packaging $(BIN)/python tests/machine/run.py .machine build/machine/*.whl dist/hwsigner*~deb13_*.deb
 
 bench: setup ## Measure start-up, outputs, keys, signing and serving
 	@$(CLEAN) $(BIN)/python tests/bench/run.py
@@ -99,11 +107,23 @@ wheels: $(VENV)-wheels/.installed ## Build the source distribution and a wheel f
 
 test-wheels: ## Install the wheels of make wheels in bare Debian roots and run them
 	@$(if $(PACKAGES),.ci/packages mmdebstrap qemu-user)
-	$(CLEAN) $(VENV)-wheels/bin/python tests/wheels/run.py dist .machine $(ROOTS)
+	$(CLEAN) PYTHONPATH=packaging $(VENV)-wheels/bin/python tests/wheels/run.py dist .machine $(ROOTS)
 
-pins: ## Pin the newest versions of what builds and judges the wheels, with uv
-	cd packaging/wheels && uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade --no-annotate \
-		--no-header requirements.in --output-file requirements.txt
+# A package has the date of the last commit.
+deb: $(VENV)-wheels/.installed ## Build Debian packages for Debian 12 and 13 into dist/ (SUITES=trixie)
+	@$(if $(PACKAGES),.ci/packages mmdebstrap)
+	rm -rf build/sdist dist/*.deb
+	mkdir -p dist
+	$(DATED) $(VENV)-wheels/bin/python -m build --sdist --no-isolation --outdir build/sdist .
+	$(DATED) $(VENV)-wheels/bin/python packaging/debian_packages.py build/sdist/*.tar.gz dist .machine $(SUITES)
+
+test-deb: $(VENV)-wheels/.installed ## Install, use, upgrade and purge the packages of make deb in bare Debian roots
+	@$(if $(PACKAGES),.ci/packages mmdebstrap)
+	$(CLEAN) PYTHONPATH=packaging:tests $(VENV)-wheels/bin/python tests/debian/run.py dist .machine $(SUITES)
+
+pins: ## Pin the newest versions of what builds and judges the wheels and the Debian packages, with uv
+	for folder in packaging/wheels packaging/debian; do (cd $$folder && uv pip compile --quiet --universal --python-version 3.11 \
+		--generate-hashes --upgrade --no-annotate --no-header requirements.in --output-file requirements.txt); done
 
 man: setup ## Write the man pages into build/man
 	rm -rf build/man

@@ -56,7 +56,7 @@ _FILES = {
 }
 
 _CLIENT = (
-    "This small program asks the agent of hwsigner for a profile's AWS credentials, and prints them for credential_process.",
+    "This small program asks the agent of hwsigner for AWS credentials, and prints them for credential_process.",
     "It asks the user's agent, and then the system's.",
     "With other flags, or without an agent that knows the profile, it becomes hwsigner credential-process.",
     "That is in the same folder, and takes the same flags.",

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import subprocess
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-MIRROR = "http://deb.debian.org/debian"
 # A command's own mounts and processes, which end with it.
 ENTER = ("/usr/bin/unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--wd=/", "--root")
 AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
-def bootstrap(suite: str, target: Path, packages: Iterable[str], *options: str) -> None:
-    """Make a root of a Debian suite, as a folder or, by the target's name, a tar file."""
-    included = f"--include={','.join(packages)}"
-    call_thrice("mmdebstrap", "--quiet", "--aptopt=Acquire::Retries 10", *options, included, suite, target, MIRROR)
+def bootstrap(suite: str, target: Path, packages: Sequence[str], *options: str) -> None:
+    """Make a root of a Debian suite with its security updates, as a folder or, by the target's name, a tar file."""
+    included = [f"--include={','.join(packages)}"] if packages else []
+    call_thrice("mmdebstrap", "--quiet", "--aptopt=Acquire::Retries 10", *options, *included, suite, target)
 
 
-def archive(folder: Path, name: str, suite: str, packages: Iterable[str]) -> Path:
+def archive(folder: Path, name: str, suite: str, packages: Sequence[str]) -> Path:
     """Return a tar file of a minimal root with these packages, made anew when the list of packages changes."""
     path = folder / f"{name}-{digest(' '.join([suite, *packages]))}.tar"
     if not path.exists():
@@ -45,9 +43,11 @@ def unpack(path: Path, root: Path) -> None:
         copy.write_bytes(file.read_bytes())
 
 
-def entering(root: Path, *command: str | Path, online: bool = True, **variables: str) -> list[str]:
+def entering(
+    root: Path, *command: str | Path, variables: Mapping[str, str] | None = None, online: bool = True
+) -> list[str]:
     """Return the command that runs another one in a root, as root, without this machine's environment."""
-    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C.UTF-8", **variables}
+    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C.UTF-8", **(variables or {})}
     settings = [f"{name}={value}" for name, value in environment.items()]
     enter = [ENTER[0], *([] if online else ["--net"]), *ENTER[1:]]
     return ["/usr/bin/env", "-i", *settings, *enter, str(root), *map(str, command)]
@@ -58,10 +58,10 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def call(*command: str | Path, environment: Mapping[str, str] | None = None) -> None:
+def call(*command: str | Path) -> None:
     """Run a command that must succeed."""
     words = [str(word) for word in command]
-    subprocess.run(words, check=True, stdin=subprocess.DEVNULL, env={**os.environ, **(environment or {})})
+    subprocess.run(words, check=True, stdin=subprocess.DEVNULL)
 
 
 def call_thrice(*command: str | Path) -> None:

@@ -7,8 +7,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from root import Root
 from roots import call
+
+from debian.root import Root
 
 OLDER = "0.8.0-1"
 BOTH = ("hwsigner", "hwsigner-credentials")
@@ -48,7 +49,12 @@ def live(root: Root, program: Path, client: Path) -> None:
 
 def _leave_traces(root: Root) -> None:
     """Make what use leaves behind."""
-    for trace in ("lib/hwsigner/srk", "lib/hwsigner-serve/web/token", "lib/hwsigner-registrar/keys", "log/hwsigner/audit.log"):
+    for trace in (
+        "lib/hwsigner/srk",
+        "lib/hwsigner-serve/web/token",
+        "lib/hwsigner-registrar/keys",
+        "log/hwsigner/log",
+    ):
         path = root.path / "var" / trace
         path.parent.mkdir(parents=True)
         path.touch()

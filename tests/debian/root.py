@@ -31,7 +31,7 @@ class Root:
 
     def try_to(self, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run a command as root."""
-        words = entering(self.path, *command, DEBIAN_FRONTEND="noninteractive", **variables)
+        words = entering(self.path, *command, variables={"DEBIAN_FRONTEND": "noninteractive", **variables})
         return subprocess.run(words, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True)
 
     def run(self, *command: str, **variables: str) -> str:
@@ -68,7 +68,11 @@ class Root:
         left_out = " -o ".join(f"-path {name}" for name in _LEFT_OUT)
         found = self.run("sh", "-c", f"find / \\( {left_out} \\) -prune -o -printf '%y %#m %u:%g %p -> %l\\n'")
         users, groups = (self.run("getent", kind) for kind in ("passwd", "group"))
-        return {*found.splitlines(), *(f"user {line}" for line in users.splitlines()), *(f"group {line}" for line in groups.splitlines())}
+        return {
+            *found.splitlines(),
+            *(f"user {line}" for line in users.splitlines()),
+            *(f"group {line}" for line in groups.splitlines()),
+        }
 
 
 # The kernel's, the tests' own, and what dpkg, apt and the programs that they call write for every package.

@@ -10,10 +10,11 @@ import tempfile
 from pathlib import Path
 
 from debian_packages import SUITES
-from life import live
-from root import Root
 from roots import archive
-from using import use
+
+from debian.life import live
+from debian.root import Root
+from debian.using import use
 
 
 def main(dist: str, kept: str, *suites: str) -> int:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from root import Root
+from debian.root import Root
+from pages import shell_blocks
 
+PAGE = "docs/how-to/debian-package.md"
 PIN = "1234"
 MODULE = "/usr/lib/softhsm/libsofthsm2.so"
 TPM = "swtpm:path=/tmp/tpm"
@@ -40,7 +42,8 @@ def use(root: Root, program: Path, client: Path) -> None:
     alone = root.try_to("hwsigner-credentials", "--profile=web")
     assert (alone.returncode, alone.stderr) == (1, "hwsigner: can't run /usr/bin/hwsigner\n"), alone
     root.apt("update")
-    root.apt("install", *root.put(program, client))
+    root.put(program)
+    root.run("sh", "-ec", f"cd /debs; {shell_blocks(PAGE, '## Install', 'The program is')}")
     version = root.run("hwsigner", "version", "--verbose")
     print(version, end="", flush=True)
     assert "\ncanonicalisation: native (/usr/lib/hwsigner/" in version
@@ -51,15 +54,16 @@ def use(root: Root, program: Path, client: Path) -> None:
     _check_help(root)
     root.run(*CA, *CA_USAGE)
     with root.running("hwsigner", "emulator", "--trust-anchor=/tmp/ca.pem") as emulator, _tpm(root):
-        printed = [emulator.readline().strip() for _ in range(4)]
-        flags = [f"--{line}" for line in printed]
+        printed = dict(emulator.readline().strip().split("=", 1) for _ in range(6))
+        flags = [f"--{name}={value}" for name, value in printed.items() if "key" not in name]
         root.run("softhsm2-util", "--init-token", "--free", "--label=web", f"--pin={PIN}", f"--so-pin={PIN}")
         for name, key in KEYS.items():
             _certify(root, name, key)
             command = ("hwsigner", "credential-process", f"--certificate=/tmp/{name}.pem", f"--private-key={key}")
             assert "SessionToken" in json.loads(root.run(*command, *flags, **VARIABLES)), name
         _check_agent(root, flags)
-    print(f"Credentials from keys of {len(KEYS)} kinds, and from the agent.", flush=True)
+        _check_aws(root, printed)
+    print("Credentials from a file, a token, a TPM and the agent; a plan by boto3.", flush=True)
 
 
 def _certify(root: Root, name: str, key: str) -> None:
@@ -86,6 +90,17 @@ def _check_agent(root: Root, flags: list[str]) -> None:
         assert "SessionToken" in json.loads(root.run("sh", "-ec", ONLY))
 
 
+def _check_aws(root: Root, printed: Mapping[str, str]) -> None:
+    """The commands that call AWS use Debian's boto3, once it is there."""
+    command = ("hwsigner", "aws", "setup", "--ca=/tmp/ca.pem", "--role=web", "--match=CN=file", "--plan")
+    flags = ("--region=us-east-1", f"--endpoint={printed['endpoint']}")
+    missing = root.try_to(*command, *flags)
+    assert missing.stderr == "hwsigner: hwsigner aws needs boto3. Run apt-get install python3-boto3\n", missing
+    root.run("sh", "-ec", shell_blocks(PAGE, "also need Debian's own", "## Start"))
+    keys = {f"AWS_{name.upper().replace('-', '_')}": printed[name] for name in ("access-key-id", "secret-access-key")}
+    assert "role: create 'web'" in root.run(*command, *flags, **keys)
+
+
 def _check_units(root: Root) -> None:
     """systemd finds nothing to warn of, and hwsigner does not write the units again."""
     for kind in ("system", "user"):
@@ -106,7 +121,7 @@ def _check_help(root: Root) -> None:
     for name in ("hwsigner", "hwsigner-aws-check", "hwsigner-credentials"):
         assert re.search(r"\bNAME\n +hwsigner", root.run("man", name, MANPAGER="cat")), name
     assert root.run("hwsigner", "help", "agent").count("\n") > 100
-    assert root.has("usr/share/doc/hwsigner/docs/agent.md") or root.has("usr/share/doc/hwsigner/docs/how-to/agent.md")
+    assert root.run("ls", "/usr/share/doc/hwsigner/docs/how-to/agent.md")
     load = "source /usr/share/bash-completion/bash_completion; _comp_load hwsigner || _load_completion hwsigner; "
     assert "-F" in root.run("bash", "-c", f"{load} complete -p hwsigner")
     for shell, command in {

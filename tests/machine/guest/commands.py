@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-BIN = Path("/opt/hwsigner/bin")
+# The Debian packages to test, if they are what is tested.
+PACKAGES = sorted(Path("/packages").glob("*.deb"))
+BIN = Path("/usr/bin" if PACKAGES else "/opt/hwsigner/bin")
 CONFIG = Path("/etc/hwsigner/config.toml")
 ENDPOINT = "http://127.0.0.1:8000"
 # Everything runs about ten times slower than outside.
