@@ -18,10 +18,10 @@ MODULE = "/usr/lib/softhsm/libsofthsm2.so"
 TPM = "swtpm:path=/tmp/tpm"
 KEYS = {
     "file": "/etc/hwsigner/file.pem",
-    "token": f"pkcs11:token=web;object=key?module-path={MODULE}",
+    "token": f"pkcs11:token=web;object=key?module-path={MODULE}&pin-value={PIN}",
     "tpm": "tpm2:path=/etc/hwsigner/tpm.tss2",
 }
-VARIABLES = {"TPM2_TCTI": TPM, "HWSIGNER_PIN": PIN}
+VARIABLES = {"TPM2_TCTI": TPM}
 NEEDS = ("bash-completion", "fish", "libtss2-tcti-swtpm0", "man-db", "openssl", "softhsm2", "swtpm", "systemd", "zsh")
 CA = ("openssl", "req", "-x509", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-subj", "/CN=CA")
 CA_USAGE = ("-addext", "keyUsage=critical,keyCertSign", "-keyout", "/tmp/ca.key", "-out", "/tmp/ca.pem")
