@@ -1,7 +1,7 @@
 """Build the Debian packages: `python packaging/debian_packages.py SDIST FOLDER KEPT [SUITE…]`.
 
-Each suite has a new minimal root of its own, in which pip first downloads the libraries that requirements.txt of
-`debian/` pins by hash. All that follows has no network: dpkg-buildpackage, and lintian, which must find nothing. KEPT
+Each suite has a new minimal root of its own, in which pip first downloads the libraries that
+requirements/debian.txt pins by hash. All that follows has no network: dpkg-buildpackage, and lintian, which must find nothing. KEPT
 keeps the roots and the libraries for the next time. SOURCE_DATE_EPOCH dates the files: two runs write the same bytes.
 Needs root.
 """
@@ -68,12 +68,14 @@ def _source(sdist: Path, root: Path, suite: str) -> Path:
 def _libraries(root: Path, source: Path, kept: Path) -> None:
     """Put the libraries' wheels and source distributions into `debian/libraries`, for the root's Python."""
     debian = source / "debian"
-    libraries, pins = debian / "libraries", debian / "requirements.txt"
+    libraries, pins = debian / "libraries", source / "packaging" / "requirements" / "debian.txt"
     folder = kept.with_name(f"{kept.name}-{digest(pins.read_text())}")
     if not folder.exists():
         pip = ("/usr/bin/python3", "-m", "pip", "--quiet", "--disable-pip-version-check", "--retries=10", "download")
-        inside = Path("/", debian.relative_to(root))
-        options = ("--no-deps", "--require-hashes", f"--dest={inside}/libraries", f"--requirement={inside}/{pins.name}")
+        places = (
+            f"--{name}=/{path.relative_to(root)}" for name, path in {"dest": libraries, "requirement": pins}.items()
+        )
+        options = ("--no-deps", "--require-hashes", *places)
         call_thrice(*entering(root, *pip, *options, variables={"PIP_CERT": str(AUTHORITIES)}))
         new = folder.with_suffix(".new")
         shutil.copytree(libraries, new, dirs_exist_ok=True)

@@ -14,7 +14,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,7 +68,7 @@ def main(folder: str, wheel: str, *packages: str) -> int:
     kept = Path(folder).resolve()
     kept.mkdir(parents=True, exist_ok=True)
     base = archive(kept, "root", "trixie", PACKAGES)
-    wheels = _wheels(kept, Path(wheel))
+    wheels = _wheels(kept)
     with tempfile.TemporaryDirectory(prefix="hwsigner-machine-") as temporary:
         work = Path(temporary)
         with _tpm(work) as tpm:
@@ -82,20 +81,17 @@ def main(folder: str, wheel: str, *packages: str) -> int:
     return 1
 
 
-def _wheels(kept: Path, wheel: Path) -> Path:
+def _wheels(kept: Path) -> Path:
     """Return a folder with the wheels of hwsigner's libraries and of pytest, for the machine's Python."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    needs = [project["dependencies"], *(project["optional-dependencies"][extra] for extra in EXTRAS)]
-    path = kept / f"wheels-{digest(repr(needs))}"
+    needs = ROOT / "packaging" / "requirements" / "machine.txt"
+    path = kept / f"wheels-{digest(needs.read_text())}"
     if not path.exists():
         print("Making the wheels of hwsigner's libraries …", flush=True)
         new = kept / "wheels.new"
         shutil.rmtree(new, ignore_errors=True)
-        call("/usr/bin/python3", "-m", "venv", "--clear", kept / "builder")
+        call(ROOT / ".ci" / "environment", kept / "builder", "/usr/bin/python3", "build")
         pip = (kept / "builder" / "bin" / "python", "-m", "pip", "--quiet", "wheel", "--wheel-dir", new)
-        call_thrice(*pip, f"hwsigner[{','.join(EXTRAS)}] @ {wheel.resolve().as_uri()}", "pytest")
-        for built in new.glob("hwsigner-*"):
-            built.unlink()
+        call_thrice(*pip, "--require-hashes", "--no-build-isolation", "--requirement", needs)
         new.replace(path)
     return path
 
@@ -112,7 +108,7 @@ def _disk(base: Path, wheels: Path, wheel: Path, packages: Sequence[str], work: 
     (root / "tests" / "roots").mkdir()
     for name in ("issuercert.pem", "swtpm-localca-rootca-cert.pem"):
         shutil.copy(TPM_VENDOR / name, root / "tests" / "roots")
-    # As README's Install has it. The wheels are here because the machine has no network.
+    # As docs/start/install.md has it. The wheels are here because the machine has no network.
     for venv, needs in (("/opt/pytest", ["pytest"]), *([] if packages else [("/opt/hwsigner", list[str]())])):
         _chroot(root, "python3", "-m", "venv", venv)
         install = ("-m", "pip", "--quiet", "install", "--no-index", "--find-links=/wheels", *needs)
