@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import tomllib
 
-from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from packaging.requirements import Requirement
 from pages import ROOT
 
 PINNED = re.compile(r"^([\w.-]+)==([\w.]+) .*\\\n +--hash=sha256:", re.MULTILINE)
