@@ -25,7 +25,7 @@ def run(*command: str | Path, user: str = "root", input: str = "", **env: str) -
     prefix = ["runuser", "-u", user, "--"] if user != "root" else []
     environment = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "HOME": _home(user), **env}
     return subprocess.run(
-        [*prefix, *words], env=environment, input=input, capture_output=True, text=True, timeout=180, cwd="/tmp"
+        [*prefix, *words], env=environment, input=input, capture_output=True, text=True, timeout=400, cwd="/tmp"
     )
 
 

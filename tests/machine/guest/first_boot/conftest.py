@@ -11,6 +11,6 @@ from machine.guest.first_boot.setting_up import Machine
 @pytest.fixture(scope="session")
 def machine() -> Machine:
     if PACKAGES:
-        done("apt-get", "install", "--yes", "--no-download", *PACKAGES)
+        done("apt-get", "install", "--yes", *PACKAGES)
     done("useradd", "--create-home", "alice")
     return Machine()
