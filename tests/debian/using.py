@@ -89,6 +89,8 @@ def _check_agent(root: Root, flags: list[str]) -> None:
     root.run("install", "-d", "-o", "hwsigner", "/run/hwsigner")
     with root.running("runuser", "-u", "hwsigner", "--", "hwsigner", "agent", "--system"):
         _wait(lambda: root.has("run/hwsigner/agent.sock"))
+        # On a busy machine the first answer may come too late for the client.
+        _wait(lambda: root.try_to("sh", "-ec", ONLY).returncode == 0)
         assert "SessionToken" in json.loads(root.run("sh", "-ec", ONLY))
 
 
