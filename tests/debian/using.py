@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from debian.root import Root
-from pages import shell_blocks
+from pages import between
 
 PAGE = "docs/how-to/debian-package.md"
 PIN = "1234"
@@ -43,7 +43,7 @@ def use(root: Root, program: Path, client: Path) -> None:
     assert (alone.returncode, alone.stderr) == (1, "hwsigner: can't run /usr/bin/hwsigner\n"), alone
     root.apt("update")
     root.put(program)
-    root.run("sh", "-ec", f"cd /debs; {shell_blocks(PAGE, '## Install', 'The program is')}")
+    root.run("sh", "-ec", f"cd /debs; {_commands('## Install', 'The program is')}")
     version = root.run("hwsigner", "version", "--verbose")
     print(version, end="", flush=True)
     assert "\ncanonicalisation: native (/usr/lib/hwsigner/" in version
@@ -66,6 +66,11 @@ def use(root: Root, program: Path, client: Path) -> None:
         _check_agent(root, flags)
         _check_aws(root, printed)
     print("Credentials from a file, a token, a TPM and the agent; a plan by boto3.", flush=True)
+
+
+def _commands(start: str, end: str) -> str:
+    """Return the page's commands between two texts."""
+    return "".join(each.text for each in between(PAGE, "sh", start, end))
 
 
 def _certify(root: Root, name: str, key: str) -> None:
@@ -100,7 +105,7 @@ def _check_aws(root: Root, printed: Mapping[str, str]) -> None:
     flags = ("--region=us-east-1", f"--endpoint={printed['endpoint']}")
     missing = root.try_to(*command, *flags)
     assert missing.stderr == "hwsigner: hwsigner aws needs boto3. Run apt-get install python3-boto3\n", missing
-    root.run("sh", "-ec", shell_blocks(PAGE, "also need Debian's own", "## Start"))
+    root.run("sh", "-ec", _commands("also need Debian's own", "## Start"))
     keys = {f"AWS_{name.upper().replace('-', '_')}": printed[name] for name in ("access-key-id", "secret-access-key")}
     assert "role: create 'web'" in root.run(*command, *flags, **keys)
 
