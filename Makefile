@@ -6,6 +6,8 @@ DEMO_VENV = .venv-demo
 CLIENTS = .clients
 PINS = packaging/requirements
 PYTHONS = 3.11 3.12 3.13
+# Of make deb and test-deb: bookworm, trixie or both.
+SUITES =
 # false: without the extension, with the canonicalisation in Python.
 NATIVE = true
 COVERAGE = --cov --cov-report=term
@@ -40,11 +42,12 @@ EXTENSION = --config-settings=hwsigner.native=$(NATIVE)
 IMPLEMENTATION = $(if $(filter false,$(NATIVE)),python,native)
 # Tests and measurements do not see the caller's proxies, CA bundles, PYTHON* and AWS settings.
 CLEAN = env -i PATH="$$PATH" HOME="$$HOME" LANG=C.UTF-8 $${CI:+CI="$$CI"} $${TERM:+TERM="$$TERM"} $${TMPDIR:+TMPDIR="$$TMPDIR"}
+DATED = $(CLEAN) SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)}"
 
 PYTEST = $(CLEAN) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ORDER)
 ORDER = $(if $(SHUFFLE),-p randomly $(if $(filter-out yes,$(SHUFFLE)),--randomly-seed=$(SHUFFLE)))
 
-.PHONY: help demo check test test-all test-python test-clients test-debian test-machine demo-packages client-packages lint format sanitize fuzz bench wheel wheels test-wheels test-musl pins site test-site man release setup packages clean
+.PHONY: help demo check test test-all test-python test-clients test-debian test-machine demo-packages client-packages lint format sanitize fuzz bench wheel wheels test-wheels test-musl deb test-deb test-machine-deb pins site test-site man release setup packages clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 14
@@ -96,7 +99,12 @@ fuzz: packages ## Fuzz the C (SECONDS=600)
 test-machine: setup ## Test the wheel in a virtual machine with systemd and a kernel TPM
 	@$(if $(PACKAGES),.ci/packages $(MACHINE_PACKAGES))
 	$(MAKE) --no-print-directory wheel
-	$(CLEAN) $(BIN)/python tests/machine/run.py dist/*.whl .machine
+	$(CLEAN) PYTHONPATH=packaging $(BIN)/python tests/machine/run.py .machine dist/*.whl
+
+test-machine-deb: setup ## Test the Debian package in the same machine, after make deb
+	@$(if $(PACKAGES),.ci/packages $(MACHINE_PACKAGES))
+	$(PIP) wheel --no-deps --wheel-dir build/machine $(EXTENSION) .
+	$(CLEAN) PYTHONPATH=packaging $(BIN)/python tests/machine/run.py .machine build/machine/*.whl dist/hwsigner*~deb13_*.deb
 
 bench: setup ## Measure start-up, outputs, keys, signing and serving
 	@$(CLEAN) $(BIN)/python tests/bench/run.py
@@ -111,7 +119,19 @@ wheels: $(VENV)-wheels/.installed ## Build the source distribution and a wheel f
 
 test-wheels: ## Install the wheels of make wheels in bare Debian roots and run them
 	@$(if $(PACKAGES),.ci/packages mmdebstrap qemu-user)
-	$(CLEAN) $(VENV)-wheels/bin/python tests/wheels/run.py dist .machine $(ROOTS)
+	$(CLEAN) PYTHONPATH=packaging $(VENV)-wheels/bin/python tests/wheels/run.py dist .machine $(ROOTS)
+
+# A package has the date of the last commit.
+deb: $(VENV)-wheels/.installed ## Build Debian packages for Debian 12 and 13 into dist/ (SUITES=trixie)
+	@$(if $(PACKAGES),.ci/packages mmdebstrap)
+	rm -rf build/sdist dist/*.deb
+	mkdir -p dist
+	$(DATED) $(VENV)-wheels/bin/python -m build --sdist --no-isolation --outdir build/sdist .
+	$(DATED) $(VENV)-wheels/bin/python packaging/debian_packages.py build/sdist/*.tar.gz dist .machine $(SUITES)
+
+test-deb: $(VENV)-wheels/.installed ## Install, use, upgrade and purge the packages of make deb in bare Debian roots
+	@$(if $(PACKAGES),.ci/packages mmdebstrap)
+	$(CLEAN) PYTHONPATH=packaging:tests $(VENV)-wheels/bin/python tests/debian/run.py dist .machine $(SUITES)
 
 test-musl: $(VENV)-wheels/.installed ## Run the wheel for musl of make wheels in a Python that is compiled for it: ten minutes at first
 	@$(if $(PACKAGES),.ci/packages musl-tools autoconf automake libtool libltdl-dev)

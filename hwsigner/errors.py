@@ -19,6 +19,8 @@ def printable(text: str) -> str:
 
 def install_command(extra: str) -> str:
     """Return the command that installs an extra for the Python that runs this program."""
+    if extra == "aws" and (sys.executable or "").startswith("/usr/lib/hwsigner/"):
+        return "apt-get install python3-boto3"  # The Debian package, which has the other extras.
     return f"{sys.executable or 'python3'} -m pip install 'hwsigner[{extra}]'"
 
 

@@ -1,6 +1,7 @@
 """Write the man pages, made from the parser: `python packaging/man_pages.py FOLDER`.
 
-One page is about hwsigner, `hwsigner.1`, and one about each command: `hwsigner-aws-check.1`. The date is that of
+One page is about hwsigner, `hwsigner.1`, one about each command, such as `hwsigner-aws-check.1`, and one about the
+program `hwsigner-credentials`. The date is that of
 SOURCE_DATE_EPOCH, or today. The language is that of man(7) and groff_man(7).
 """
 
@@ -54,6 +55,29 @@ _FILES = {
     "/run/user/UID/hwsigner/agent.sock": "the socket of your agent",
 }
 
+_CLIENT = (
+    "This small program asks the agent of hwsigner for AWS credentials, and prints them for credential_process.",
+    "It asks the user's agent, and then the system's.",
+    "With other flags, or without an agent that knows the profile, it becomes hwsigner credential-process.",
+    "That is in the same folder, and takes the same flags.",
+)
+_CLIENT_TABLES = {
+    "EXIT STATUS": {"0": "done", "1": "any other failure", "2 to 7": "as in hwsigner(1)"},
+    "ENVIRONMENT": {
+        "HWSIGNER_AGENT": "none: no agent is asked",
+        "XDG_RUNTIME_DIR": "the folder of your runtime files (default: /run/user/UID)",
+    },
+    "FILES": {
+        "/run/user/UID/hwsigner/agent.sock": "the socket of your agent",
+        "/run/hwsigner/agent.sock": "the socket of the system's agent",
+    },
+}
+_CLIENT_EXAMPLE = (
+    "[profile web]",
+    "region = eu-central-1",
+    "credential_process = /usr/bin/hwsigner-credentials --profile web",
+)
+
 
 def pages() -> Iterator[tuple[str, str]]:
     """Yield the name of each file, and its content."""
@@ -61,6 +85,7 @@ def pages() -> Iterator[tuple[str, str]]:
     for name in COMMANDS:
         command, parser = command_parser(name)
         yield f"{_title(name)}.1", _page(_title(name), command.HELP, _about_command(name, parser))
+    yield "hwsigner-credentials.1", _page("hwsigner-credentials", "print credentials from the agent", _about_client())
 
 
 def _page(title: str, what: str, lines: Iterable[str]) -> str:
@@ -106,6 +131,24 @@ def _about_command(name: str, parser: Parser) -> Iterator[str]:
         yield from (".SH NOTES", ".EX", *map(_text, parser.epilog.splitlines()), ".EE")
     yield from (".SH EXAMPLE", ".EX", *map(_text, EXAMPLES[name].splitlines()), ".EE")
     yield from (".SH SEE ALSO", _reference("hwsigner"))
+
+
+def _about_client() -> Iterator[str]:
+    """The page of the program in C."""
+    yield from (".SH SYNOPSIS", ".B hwsigner\\-credentials", ".RB [ \\-\\-profile", ".IR NAME ]", ".SH DESCRIPTION")
+    yield from map(_text, _CLIENT)
+    yield from (
+        ".SH OPTIONS",
+        ".TP",
+        '.BI \\-\\-profile " NAME"',
+        _text("the profile of config.toml (default: default)"),
+    )
+    for heading in ("EXIT STATUS", "ENVIRONMENT", "FILES"):
+        yield f".SH {heading}"
+        for term, meaning in _CLIENT_TABLES[heading].items():
+            yield from (".TP", f".B {_text(term)}", _text(meaning))
+    yield from (".SH EXAMPLE", _text("In ~/.aws/config:"), ".PP", ".EX", *map(_text, _CLIENT_EXAMPLE), ".EE")
+    yield from (".SH SEE ALSO", ".BR hwsigner\\-agent (1),", _reference("hwsigner-credential-process"))
 
 
 def _page_of(name: str) -> str:

@@ -32,7 +32,7 @@ def shown(path: Path) -> str:
 
 
 def test_hwsigner_and_every_command_have_a_page(folder: Path) -> None:
-    names = {"hwsigner", *(f"hwsigner-{name.replace(' ', '-')}" for name in COMMANDS)}
+    names = {"hwsigner", "hwsigner-credentials", *(f"hwsigner-{name.replace(' ', '-')}" for name in COMMANDS)}
     assert {path.stem for path in folder.iterdir()} == names
 
 

@@ -19,6 +19,8 @@ HELP = "write or remove systemd units that run this program"
 
 _TPM = Path("/dev/tpmrm0")
 _MARK = "Written by `hwsigner systemd install`. Change it with `systemctl edit`: the next install overwrites this file."
+# Where a distribution's package has its units.
+_PACKAGED = Path("/usr/lib/systemd")
 # systemd hides them from the system's units (ProtectHome=yes).
 _HOMES = ("/home/", "/root/", "/run/user/")
 
@@ -51,6 +53,7 @@ def run(arguments: Arguments) -> int:
 
 
 def _install(*, system: bool) -> None:
+    _check_no_package(system=system)
     program = _program(system=system)
     for source, path in _installed(system=system):
         _write(path, _filled(source, program))
@@ -61,6 +64,16 @@ def _install(*, system: bool) -> None:
     enable = shlex.join(["systemctl", *scope, "enable", "--now"])
     print(f"Start the agent with: {enable} hwsigner-agent.socket")
     print(f"Have a profile's certificate renewed with: {enable} hwsigner-renew@PROFILE.timer")
+
+
+def _check_no_package(*, system: bool) -> None:
+    """Check that no package has brought the units: those written here would hide them, and miss their upgrades."""
+    folder = _PACKAGED / ("system" if system else "user")
+    if (folder / "hwsigner-agent.socket").exists():
+        enable = "systemctl enable --now" if system else "systemctl --user enable --now"
+        raise UsageError(
+            f"a package has put the units into {folder}", f"Start the agent with: {enable} hwsigner-agent.socket"
+        )
 
 
 def _uninstall(*, system: bool) -> None:

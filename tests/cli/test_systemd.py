@@ -179,6 +179,20 @@ def test_unit_of_someone_else_stays(user_install: Path, call: Callable[..., Outc
     assert unit.read_text() == "[Service]\nExecStart=/mine\n"
 
 
+def test_units_of_a_package_are_not_written_again(
+    user_install: Path, call: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packaged = tmp_path / "lib" / "user" / "hwsigner-agent.socket"
+    packaged.parent.mkdir(parents=True)
+    packaged.touch()
+    monkeypatch.setattr(systemd, "_PACKAGED", tmp_path / "lib")
+    done = call("systemd", "install", "--user")
+    assert done.status == 2
+    assert f"a package has put the units into {packaged.parent}" in done.err
+    assert "systemctl --user enable --now hwsigner-agent.socket" in done.err
+    assert not user_install.exists()
+
+
 def test_failing_systemctl_is_an_error(user_install: Path, call: Callable[..., Outcome], tmp_path: Path) -> None:
     (tmp_path / "bin" / "systemctl").write_text("#!/bin/sh\necho no bus >&2; exit 1\n")
     done = call("systemd", "install", "--user")

@@ -13,10 +13,9 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-MIRROR = "http://deb.debian.org/debian"
-ENTER = ("/usr/bin/unshare", "--mount", "--pid", "--fork", "--mount-proc", "--wd=/", "--root")
+from roots import AUTHORITIES, ENTER, bootstrap
+
 LIBRARIES = Path(__file__).parents[2] / "packaging" / "requirements" / "base.txt"
-AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 QEMU = Path("/usr/bin/qemu-aarch64")
 
 
@@ -70,8 +69,8 @@ def _base(folder: Path, name: str, root: Root) -> Path:
         shutil.rmtree(new, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
         # Unpacked only: the programs that configure packages need not run.
-        what = ("--variant=extract", f"--architectures={root.debian}", "--include=ca-certificates,python3,python3-venv")
-        _run("mmdebstrap", "--quiet", "--aptopt=Acquire::Retries 10", *what, root.suite, str(new), MIRROR)
+        packages = ("ca-certificates", "python3", "python3-venv")
+        bootstrap(root.suite, new, packages, "--variant=extract", f"--architectures={root.debian}")
         for name in ("bin", "lib", "lib64", "sbin"):
             if not (new / name).exists() and (new / "usr" / name).exists():
                 (new / name).symlink_to(f"usr/{name}")

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-BIN = Path("/opt/hwsigner/bin")
+# The Debian packages to test, if they are what is tested.
+PACKAGES = sorted(Path("/packages").glob("*.deb"))
+BIN = Path("/usr/bin" if PACKAGES else "/opt/hwsigner/bin")
 CONFIG = Path("/etc/hwsigner/config.toml")
 ENDPOINT = "http://127.0.0.1:8000"
 # Everything runs about ten times slower than outside.
@@ -23,7 +25,7 @@ def run(*command: str | Path, user: str = "root", input: str = "", **env: str) -
     prefix = ["runuser", "-u", user, "--"] if user != "root" else []
     environment = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "HOME": _home(user), **env}
     return subprocess.run(
-        [*prefix, *words], env=environment, input=input, capture_output=True, text=True, timeout=180, cwd="/tmp"
+        [*prefix, *words], env=environment, input=input, capture_output=True, text=True, timeout=400, cwd="/tmp"
     )
 
 

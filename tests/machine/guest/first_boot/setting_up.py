@@ -13,7 +13,7 @@ PKI = Path("/etc/hwsigner")
 REQUESTS = Path("/run/requests")
 EMULATOR = f"""\
 [Service]
-ExecStart=/opt/hwsigner/bin/hwsigner emulator --trust-anchor {PKI}/ca.pem --port 8000 --log {REQUESTS}
+ExecStart={HWSIGNER} emulator --trust-anchor {PKI}/ca.pem --port 8000 --log {REQUESTS}
 [Install]
 WantedBy=multi-user.target
 """
@@ -28,7 +28,7 @@ class Machine:
     """
 
     def __init__(self) -> None:
-        PKI.mkdir()
+        PKI.mkdir(exist_ok=True)
         self.ca = DemoCA("Machine CA")
         (PKI / "ca.pem").write_bytes(self.ca.pem)
         Path("/etc/systemd/system/emulator.service").write_text(EMULATOR)

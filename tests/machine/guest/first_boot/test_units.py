@@ -8,10 +8,13 @@ import re
 import signal
 from pathlib import Path
 
+import pytest
+
 from machine.guest.commands import (
     BIN,
     CONFIG,
     ENDPOINT,
+    PACKAGES,
     agent_pid,
     credentials,
     done,
@@ -32,13 +35,25 @@ print(urllib.request.urlopen(urllib.request.Request(url, headers={"Authorization
 """
 
 
-def test_install_writes_units_that_systemd_understands(machine: Machine) -> None:
+@pytest.mark.skipif(bool(PACKAGES), reason="the package has the units")
+def test_install_writes_the_units_once(machine: Machine) -> None:
     first = done(HWSIGNER, "systemd", "install", "--system")
-    again = done(HWSIGNER, "systemd", "install", "--system")
-    units = re.findall(r"wrote (/etc/systemd/system/\S+)", first)
+    assert len(re.findall(r"wrote (/etc/systemd/system/\S+)", first)) == 8
+    assert "wrote" not in done(HWSIGNER, "systemd", "install", "--system")
+
+
+@pytest.mark.skipif(not PACKAGES, reason="install has written the units")
+def test_package_brings_the_units_and_starts_none(machine: Machine) -> None:
+    assert "a package has put the units" in run(HWSIGNER, "systemd", "install", "--system").stderr
+    assert "hwsigner" not in done("systemctl", "list-units", "--no-legend", "hwsigner-*")
+    assert done("systemctl", "list-unit-files", "--no-legend", "--state=enabled", "hwsigner-*") == ""
+
+
+def test_units_are_closed_and_systemd_understands_them(machine: Machine) -> None:
+    folder = Path("/usr/lib/systemd/system" if PACKAGES else "/etc/systemd/system")
+    units = [str(path) for path in folder.glob("hwsigner-*.*")]
     assert len(units) == 8
-    assert "wrote" not in again
-    assert "SupplementaryGroups=tss" in Path("/etc/systemd/system/hwsigner-agent.service").read_text()
+    assert "SupplementaryGroups=tss" in (folder / "hwsigner-agent.service").read_text()
     verified = run("systemd-analyze", "verify", *(unit.replace("@.", "@web.") for unit in units))
     assert (verified.returncode, verified.stderr) == (0, "")
     for unit in units:
@@ -166,7 +181,8 @@ def test_user_agent_runs_with_linger(machine: Machine) -> None:
     done("loginctl", "enable-linger", "alice")
     wait_until(lambda: run("systemctl", "is-active", "user@1000.service").stdout.strip() == "active")
     environment = user_environment("alice")
-    done(HWSIGNER, "systemd", "install", "--user", user="alice", **environment)
+    if not PACKAGES:
+        done(HWSIGNER, "systemd", "install", "--user", user="alice", **environment)
     done("systemctl", "--user", "enable", "--now", "hwsigner-agent.socket", user="alice", **environment)
     assert "SessionToken" in credentials("own", "alice", **environment)
 

@@ -1,0 +1,105 @@
+"""Build the Debian packages: `python packaging/debian_packages.py SDIST FOLDER KEPT [SUITE…]`.
+
+Each suite has a new minimal root of its own, in which pip first downloads the libraries that requirements/debian.txt
+pins by hash. All that follows has no network: dpkg-buildpackage, and lintian, which must find nothing. KEPT keeps the
+roots and the libraries for the next time. SOURCE_DATE_EPOCH dates the files: two runs write the same bytes. Needs root.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from email.utils import formatdate
+from pathlib import Path
+
+from roots import AUTHORITIES, archive, call, call_thrice, digest, entering, extract, unpack
+
+HERE = Path(__file__).parent / "debian"
+# Each suite, and the end of its packages' version: the next release's is later.
+SUITES = {"bookworm": "deb12", "trixie": "deb13"}
+TOOLS = ("build-essential", "lintian")
+
+
+def main(sdist: str, out: str, kept: str, *suites: str) -> int:
+    """Build the packages of these suites, or of all, into a folder. Return the exit status."""
+    for suite in suites or SUITES:
+        print(f"== {suite}", flush=True)
+        with tempfile.TemporaryDirectory(prefix="hwsigner-deb-") as temporary:
+            root = Path(temporary, "root")
+            unpack(archive(Path(kept).resolve(), f"build-{suite}", suite, (*TOOLS, *_needs(suite))), root)
+            source = _source(Path(sdist), root, suite)
+            _libraries(root, source, Path(kept).resolve() / f"libraries-{suite}")
+            _build(root, source, Path(out))
+    return 0
+
+
+def _needs(suite: str) -> list[str]:
+    """Return the packages of Build-Depends that a suite has."""
+    (found,) = re.findall(r"^Build-Depends:\n((?: .*\n)+)", (HERE / "control").read_text(), re.MULTILINE)
+    # Of alternatives, the first is of the newest suite.
+    which = 0 if suite == "trixie" else -1
+    names = [re.sub(r" \(.*\)", "", line.strip(" ,").split(" | ")[which]) for line in found.splitlines()]
+    return ["debhelper" if name == "debhelper-compat" else name for name in names]
+
+
+def _source(sdist: Path, root: Path, suite: str) -> Path:
+    """Unpack the source distribution in a root, with `debian/` in it."""
+    place = root / "build"
+    extract(sdist, place)
+    (source,) = place.iterdir()
+    debian = source / "debian"
+    shutil.copytree(source / "packaging" / "debian", debian)
+    version = source.name.removeprefix("hwsigner-")
+    (maintainer,) = re.findall(r"^Maintainer: (.+)$", (debian / "control").read_text(), re.MULTILINE)
+    moment = float(os.environ.get("SOURCE_DATE_EPOCH") or time.time())
+    (debian / "changelog").write_text(
+        f"hwsigner ({version}-1~{SUITES[suite]}) {suite}; urgency=medium\n\n"
+        f"  * Version {version}. /usr/share/doc/hwsigner/changelog.gz says what is new.\n\n"
+        f" -- {maintainer}  {formatdate(moment)}\n"
+    )
+    return source
+
+
+def _libraries(root: Path, source: Path, kept: Path) -> None:
+    """Put the libraries' wheels and source distributions into `debian/libraries`, for the root's Python."""
+    debian = source / "debian"
+    libraries, pins = debian / "libraries", source / "packaging" / "requirements" / "debian.txt"
+    folder = kept.with_name(f"{kept.name}-{digest(pins.read_text())}")
+    if not folder.exists():
+        pip = ("/usr/bin/python3", "-m", "pip", "--quiet", "--disable-pip-version-check", "--retries=10", "download")
+        places = (
+            f"--{name}=/{path.relative_to(root)}" for name, path in {"dest": libraries, "requirement": pins}.items()
+        )
+        options = ("--no-deps", "--require-hashes", *places)
+        call_thrice(*entering(root, *pip, *options, variables={"PIP_CERT": str(AUTHORITIES)}))
+        new = folder.with_suffix(".new")
+        shutil.copytree(libraries, new, dirs_exist_ok=True)
+        new.rename(folder)
+    else:
+        shutil.copytree(folder, libraries)
+
+
+def _build(root: Path, source: Path, out: Path) -> None:
+    """Build the packages without a network, copy them out, and have lintian judge them."""
+    inside = Path("/", source.relative_to(root))
+    command = ("dpkg-buildpackage", "--build=binary", "--no-sign", "--no-check-builddeps")
+    call(*entering(root, "/usr/bin/env", "-C", inside, *command, online=False))
+    packages = sorted(source.parent.glob("*.deb"))
+    for package in packages:
+        shutil.copy(package, out)
+        print(f"{package.name}: {package.stat().st_size} bytes", flush=True)
+    # The tools of one suite need an override that those of another do not know.
+    options = ("--allow-root", "--suppress-tags=unused-override", "--display-info", "--fail-on=error,warning,info")
+    call(
+        *entering(
+            root, "lintian", *options, *(Path("/", package.relative_to(root)) for package in packages), online=False
+        )
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,79 @@
+"""Bare Debian roots, for what is built and tested in them. They need root, and mmdebstrap."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import tarfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+# A command's own mounts and processes, which end with it.
+ENTER = ("/usr/bin/unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--wd=/", "--root")
+AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
+
+
+def bootstrap(suite: str, target: Path, packages: Sequence[str], *options: str) -> None:
+    """Make a root of a Debian suite with its security updates, as a folder or, by the target's name, a tar file."""
+    included = [f"--include={','.join(packages)}"] if packages else []
+    call_thrice("mmdebstrap", "--quiet", "--aptopt=Acquire::Retries 10", *options, *included, suite, target)
+
+
+def archive(folder: Path, name: str, suite: str, packages: Sequence[str]) -> Path:
+    """Return a tar file of a minimal root with these packages, made anew when the list of packages changes."""
+    path = folder / f"{name}-{digest(' '.join([suite, *packages]))}.tar"
+    if not path.exists():
+        print(f"Making the root {path.name} …", flush=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        new = path.with_suffix(".new.tar")
+        bootstrap(suite, new, packages, "--variant=minbase")
+        new.replace(path)
+    return path
+
+
+def unpack(path: Path, root: Path) -> None:
+    """Unpack an archive into a new folder, as root, which keeps users and devices. Share this machine's network."""
+    root.mkdir()
+    call("tar", "--extract", "--file", path, "--directory", root, "--numeric-owner")
+    for file in (Path("/etc/resolv.conf"), AUTHORITIES):
+        copy = root / file.relative_to("/")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.unlink(missing_ok=True)
+        copy.write_bytes(file.read_bytes())
+
+
+def entering(
+    root: Path, *command: str | Path, variables: Mapping[str, str] | None = None, online: bool = True
+) -> list[str]:
+    """Return the command that runs another one in a root, as root, without this machine's environment."""
+    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C.UTF-8", **(variables or {})}
+    settings = [f"{name}={value}" for name, value in environment.items()]
+    enter = [ENTER[0], *([] if online else ["--net"]), *ENTER[1:]]
+    return ["/usr/bin/env", "-i", *settings, *enter, str(root), *map(str, command)]
+
+
+def digest(text: str) -> str:
+    """Return a short digest of a text, for the name of a file that is made from it."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def call(*command: str | Path) -> None:
+    """Run a command that must succeed."""
+    words = [str(word) for word in command]
+    subprocess.run(words, check=True, stdin=subprocess.DEVNULL)
+
+
+def call_thrice(*command: str | Path) -> None:
+    """Run a command, again if it fails: mirrors and package indexes are away at times."""
+    for _ in range(2):
+        with suppress(subprocess.CalledProcessError):
+            call(*command)
+            return
+    call(*command)
+
+
+def extract(source: Path, folder: Path) -> None:
+    """Unpack a source distribution."""
+    with tarfile.open(source) as opened:
+        opened.extractall(folder, filter="data")

@@ -1,0 +1,159 @@
+"""Use the packages: first the client alone, then hwsigner with keys of three kinds, and what lies around it."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from debian.root import Root
+from pages import between
+
+PAGE = "docs/how-to/debian-package.md"
+PIN = "1234"
+MODULE = "/usr/lib/softhsm/libsofthsm2.so"
+TPM = "swtpm:path=/tmp/tpm"
+KEYS = {
+    "file": "/etc/hwsigner/file.pem",
+    "token": f"pkcs11:token=web;object=key?module-path={MODULE}&pin-value={PIN}",
+    "tpm": "tpm2:path=/etc/hwsigner/tpm.tss2",
+}
+VARIABLES = {"TPM2_TCTI": TPM}
+NEEDS = ("bash-completion", "fish", "libtss2-tcti-swtpm0", "man-db", "openssl", "softhsm2", "swtpm", "systemd", "zsh")
+CA = ("openssl", "req", "-x509", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-subj", "/CN=CA")
+CA_USAGE = ("-addext", "keyUsage=critical,keyCertSign", "-keyout", "/tmp/ca.key", "-out", "/tmp/ca.pem")
+LEAF = "basicConstraints=critical,CA:FALSE\nkeyUsage=critical,digitalSignature\n"
+# A root with nothing but the client and the agent's socket, as a container may be.
+ONLY = """
+mkdir -p /only/usr/bin /only/run/hwsigner
+cp /usr/bin/hwsigner-credentials /only/usr/bin
+mount --bind /run/hwsigner /only/run/hwsigner
+exec chroot /only /usr/bin/hwsigner-credentials --profile file
+"""
+
+
+def use(root: Root, program: Path, client: Path) -> None:
+    """the client alone, and hwsigner with keys in a file, a token and a TPM"""
+    root.run("dpkg", "--install", *root.put(client))
+    assert not root.has("usr/bin/python3")
+    alone = root.try_to("hwsigner-credentials", "--profile=web")
+    assert (alone.returncode, alone.stderr) == (1, "hwsigner: can't run /usr/bin/hwsigner\n"), alone
+    root.apt("update")
+    root.put(program)
+    root.run("sh", "-ec", f"cd /debs; {_commands('## Install', 'The program is')}")
+    version = root.run("hwsigner", "version", "--verbose")
+    print(version, end="", flush=True)
+    assert "\ncanonicalisation: native (/usr/lib/hwsigner/" in version
+    # As hwsigner starts an agent, and other processes of its own.
+    assert root.run("/usr/lib/hwsigner/bin/python3", "-P", "-m", "hwsigner", "version") in version
+    # No unit runs or is enabled before there is a profile.
+    assert not list(root.path.glob("etc/systemd/system/*.wants/hwsigner*"))
+    root.apt("install", "--no-install-recommends", *NEEDS)
+    _check_units(root)
+    _check_help(root)
+    root.run(*CA, *CA_USAGE)
+    with root.running("hwsigner", "emulator", "--trust-anchor=/tmp/ca.pem") as emulator, _tpm(root):
+        printed = dict(emulator.readline().strip().split("=", 1) for _ in range(6))
+        flags = [f"--{name}={value}" for name, value in printed.items() if "key" not in name]
+        root.run("softhsm2-util", "--init-token", "--free", "--label=web", f"--pin={PIN}", f"--so-pin={PIN}")
+        for name, key in KEYS.items():
+            _certify(root, name, key)
+            command = ("hwsigner", "credential-process", f"--certificate=/tmp/{name}.pem", f"--private-key={key}")
+            assert "SessionToken" in json.loads(root.run(*command, *flags, **VARIABLES)), name
+        _check_agent(root, flags)
+        _check_aws(root, printed)
+    print("Credentials from a file, a token, a TPM and the agent; a plan by boto3.", flush=True)
+
+
+def _commands(start: str, end: str) -> str:
+    """Return the page's commands between two texts."""
+    return "".join(each.text for each in between(PAGE, "sh", start, end))
+
+
+def _certify(root: Root, name: str, key: str) -> None:
+    """Make a key, and have the CA certify it."""
+    root.run("hwsigner", "keygen", key, **VARIABLES)
+    root.run("hwsigner", "csr", key, f"--subject=CN={name}", f"--out=/tmp/{name}.csr", **VARIABLES)
+    (root.path / "tmp/leaf").write_text(LEAF)
+    ca = ("-CA", "/tmp/ca.pem", "-CAkey", "/tmp/ca.key", "-extfile", "/tmp/leaf")
+    root.run("openssl", "x509", "-req", "-in", f"/tmp/{name}.csr", *ca, "-out", f"/tmp/{name}.pem")
+
+
+def _check_agent(root: Root, flags: list[str]) -> None:
+    """Run the agent as the unit does, and ask it from a root that has only the client."""
+    names = ("--certificate=/tmp/file.pem", f"--private-key={KEYS['file']}")
+    root.run("hwsigner", "profile", "add", "file", *names, *flags)
+    root.run("mv", "/root/.config/hwsigner/config.toml", "/etc/hwsigner/")
+    root.run("chown", "-R", "root:hwsigner", "/etc/hwsigner")
+    root.run("chmod", "0640", "/etc/hwsigner/config.toml", KEYS["file"])
+    config = root.path / "etc/hwsigner/config.toml"
+    config.write_text(config.read_text() + 'allow-users = ["root"]\n')
+    root.run("install", "-d", "-o", "hwsigner", "/run/hwsigner")
+    with root.running("runuser", "-u", "hwsigner", "--", "hwsigner", "agent", "--system"):
+        _wait(lambda: root.has("run/hwsigner/agent.sock"))
+        # On a busy machine the first answer may come too late for the client.
+        _wait(lambda: root.try_to("sh", "-ec", ONLY).returncode == 0)
+        assert "SessionToken" in json.loads(root.run("sh", "-ec", ONLY))
+
+
+def _check_aws(root: Root, printed: Mapping[str, str]) -> None:
+    """The commands that call AWS use Debian's boto3, once it is there."""
+    command = ("hwsigner", "aws", "setup", "--ca=/tmp/ca.pem", "--role=web", "--match=CN=file", "--plan")
+    flags = ("--region=us-east-1", f"--endpoint={printed['endpoint']}")
+    missing = root.try_to(*command, *flags)
+    assert missing.stderr == "hwsigner: hwsigner aws needs boto3. Run apt-get install python3-boto3\n", missing
+    root.run("sh", "-ec", _commands("also need Debian's own", "## Start"))
+    keys = {f"AWS_{name.upper().replace('-', '_')}": printed[name] for name in ("access-key-id", "secret-access-key")}
+    assert "role: create 'web'" in root.run(*command, *flags, **keys)
+
+
+def _check_units(root: Root) -> None:
+    """systemd finds nothing to warn of, and hwsigner does not write the units again."""
+    for kind in ("system", "user"):
+        folder = root.path / "usr/lib/systemd" / kind
+        units = [f"/{unit.relative_to(root.path)}" for unit in folder.glob("hwsigner-*")]
+        assert len(units) == (8 if kind == "system" else 6)
+        named = [unit.replace("@.", "@web.") for unit in units]
+        verified = root.try_to("systemd-analyze", f"--{kind}", "verify", *named, XDG_RUNTIME_DIR="/run")
+        ours = [line for line in verified.stderr.splitlines() if "hwsigner" in line]
+        assert (verified.returncode, ours) == (0, []), verified
+    assert root.run("getent", "passwd", "hwsigner")
+    refused = root.try_to("hwsigner", "systemd", "install", "--system")
+    assert (refused.returncode, "a package has put the units" in refused.stderr) == (2, True), refused
+
+
+def _check_help(root: Root) -> None:
+    """Man pages, documentation and completions are where programs look for them."""
+    for name in ("hwsigner", "hwsigner-aws-check", "hwsigner-credentials"):
+        assert re.search(r"\bNAME\n +hwsigner", root.run("man", name, MANPAGER="cat")), name
+    assert root.run("hwsigner", "help", "agent").count("\n") > 100
+    assert root.run("ls", "/usr/share/doc/hwsigner/docs/how-to/agent.md")
+    load = "source /usr/share/bash-completion/bash_completion; _comp_load hwsigner || _load_completion hwsigner; "
+    assert "-F" in root.run("bash", "-c", f"{load} complete -p hwsigner")
+    for shell, command in {
+        "zsh": "autoload -Uz compinit && compinit -D && echo $_comps[hwsigner]",
+        "fish": "complete --do-complete 'hwsigner credential-p'",
+    }.items():
+        found = root.run(shell, "-c", command)
+        assert "hwsigner" in found or "credential-process" in found, (shell, found)
+
+
+@contextmanager
+def _tpm(root: Root) -> Iterator[None]:
+    """Run an emulated TPM."""
+    (root.path / "tmp/state").mkdir()
+    sockets = ("--server", "type=unixio,path=/tmp/tpm", "--ctrl", "type=unixio,path=/tmp/tpm.ctrl")
+    options = ("--tpm2", "--tpmstate", "dir=/tmp/state", "--flags", "not-need-init,startup-clear")
+    with root.running("swtpm", "socket", *options, *sockets):
+        _wait(lambda: root.has("tmp/tpm"))
+        yield
+
+
+def _wait(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "this did not happen in time"
+        time.sleep(0.1)
