@@ -4,6 +4,7 @@ PYTHON =
 VENV = .venv
 DEMO_VENV = .venv-demo
 CLIENTS = .clients
+PINS = packaging/requirements
 PYTHONS = 3.11 3.12 3.13
 # false: without the extension, with the canonicalisation in Python.
 NATIVE = true
@@ -16,11 +17,18 @@ SHUFFLE =
 # Many tests wait, for a clock or another process: two at a time keep a core busy.
 JOBS = $(shell expr 1 + $$(nproc))
 SECONDS = 600
+# What a release publishes, and what checks it in clean roots: targets. The first empties dist/.
+ARTIFACTS = wheels
+CHECKS = test-wheels
+# Of test-debian: the release of Debian, who runs the tests in it, and the target with its variables.
+SUITE = trixie
+AS = root
+TARGET = check
 
 DEMO_PACKAGES = ca-certificates python3 python3-dev python3-venv gcc libc6-dev pkg-config libtss2-dev \
 	softhsm2 swtpm swtpm-tools openssl awscli
 PACKAGES = $(DEMO_PACKAGES) opensc tpm2-openssl cmake ninja-build libssl-dev opensc-pkcs11 gnutls-bin p11-kit p11-kit-modules openssh-client \
-	pcscd vsmartcard-vpcd ykcs11 yubico-piv-tool libtpm2-pkcs11-1 \
+	curl pcscd vsmartcard-vpcd ykcs11 yubico-piv-tool libtpm2-pkcs11-1 \
 	tpm2-tools tpm2-abrmd libtss2-tcti-tabrmd0 dbus-daemon dbus-bin libglib2.0-bin python3-dbus python3-gi \
 	strace systemd wrk pinentry-curses pinentry-tty iproute2 libest-utils zsh fish man-db mandoc promtool logrotate
 # Those of the packages that the system does not have.
@@ -29,7 +37,9 @@ MACHINE_PACKAGES = mmdebstrap qemu-system-x86 swtpm swtpm-tools e2fsprogs
 CLIENT_PACKAGES = awscli golang-go golang-github-aws-aws-sdk-go-v2-dev libfaketime nodejs npm python3-apt rclone ruby ruby-aws-sdk-core
 
 BIN = $(VENV)/bin
-PIP = $(BIN)/python -m pip --quiet --disable-pip-version-check --retries 10
+PIP = python -m pip --quiet --disable-pip-version-check
+# hwsigner itself, with what .ci/environment installed.
+THIS = --no-deps --no-build-isolation
 EXTENSION = --config-settings=hwsigner.native=$(NATIVE)
 IMPLEMENTATION = $(if $(filter false,$(NATIVE)),python,native)
 # Tests and measurements do not see the caller's proxies, CA bundles, PYTHON* and AWS settings.
@@ -38,7 +48,7 @@ CLEAN = env -i PATH="$$PATH" HOME="$$HOME" LANG=C.UTF-8 $${CI:+CI="$$CI"} $${TER
 PYTEST = $(CLEAN) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ORDER)
 ORDER = $(if $(SHUFFLE),-p randomly $(if $(filter-out yes,$(SHUFFLE)),--randomly-seed=$(SHUFFLE)))
 
-.PHONY: help demo check test test-all test-python test-clients test-machine demo-packages client-packages lint format sanitize fuzz bench wheel wheels test-wheels pins man release setup packages clean
+.PHONY: help demo check test test-all test-python test-clients test-debian test-machine demo-packages client-packages lint format sanitize fuzz bench wheel wheels test-wheels test-musl pins man release setup packages clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 14
@@ -65,6 +75,9 @@ test-clients: JOBS = $(shell nproc)
 test-clients: setup $(CLIENTS)/python/.installed $(CLIENTS)/node/.installed $(CLIENTS)/caller ## Run the AWS CLIs, SDKs and rclone with each of hwsigner's outputs, and the recipes
 	$(PYTEST) tests/clients --clients=$(CLIENTS)
 
+test-debian: ## Run make check in a root of Debian (SUITE=bookworm, trixie or sid; AS=root or user)
+	@TARGET="$(TARGET)" .ci/in-debian "$(SUITE)" "$(AS)" "$(TESTS)"
+
 lint: setup ## Check style, format and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -90,9 +103,8 @@ bench: setup ## Measure start-up, outputs, keys, signing and serving
 
 wheel: setup ## Build the wheel into dist/
 	rm -rf dist
-	$(PIP) wheel --no-deps --wheel-dir dist $(EXTENSION) .
+	$(BIN)/$(PIP) wheel $(THIS) --wheel-dir dist $(EXTENSION) .
 
-# Hashes pin what builds and judges the wheels.
 wheels: $(VENV)-wheels/.installed ## Build the source distribution and a wheel for each kind of Linux into dist/
 	rm -rf dist
 	$(CLEAN) $${SOURCE_DATE_EPOCH:+SOURCE_DATE_EPOCH="$$SOURCE_DATE_EPOCH"} $(VENV)-wheels/bin/python packaging/wheels/build.py dist $(ARCHITECTURES)
@@ -101,16 +113,19 @@ test-wheels: ## Install the wheels of make wheels in bare Debian roots and run t
 	@$(if $(PACKAGES),.ci/packages mmdebstrap qemu-user)
 	$(CLEAN) $(VENV)-wheels/bin/python tests/wheels/run.py dist .machine $(ROOTS)
 
-pins: ## Pin the newest versions of what builds and judges the wheels, with uv
-	cd packaging/wheels && uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade --no-annotate \
-		--no-header requirements.in --output-file requirements.txt
+test-musl: $(VENV)-wheels/.installed ## Run the wheel for musl of make wheels in a Python that is compiled for it: ten minutes at first
+	@$(if $(PACKAGES),.ci/packages musl-tools)
+	tests/wheels/musl dist .machine/musl
+
+pins: ## Pin the newest versions of what the other targets install, by hash, with uv and npm
+	packaging/pins
 
 man: setup ## Write the man pages into build/man
 	rm -rf build/man
 	$(CLEAN) $${SOURCE_DATE_EPOCH:+SOURCE_DATE_EPOCH="$$SOURCE_DATE_EPOCH"} $(BIN)/python packaging/man_pages.py build/man
 
-release: setup ## Build a release into dist/ and check it in new environments (WHEELS=wheel)
-	packaging/release
+release: setup $(VENV)-wheels/.installed ## Build a release into dist/ and check it in new environments and clean roots
+	ARTIFACTS="$(ARTIFACTS)" CHECKS="$(CHECKS)" packaging/release
 
 setup: packages $(VENV)/.built ## Install what the other targets need, and nothing else
 
@@ -123,44 +138,40 @@ demo-packages:
 client-packages:
 	@$(if $(PACKAGES),.ci/packages $(CLIENT_PACKAGES))
 
-$(CLIENTS)/python/.installed: tests/clients/requirements.txt | $(VENV)/.installed client-packages
-	$(BIN)/python -m venv --clear $(@D)
-	$(@D)/bin/python -m pip --quiet --disable-pip-version-check install --requirement $<
+$(CLIENTS)/python/.installed: $(PINS)/clients.txt | $(VENV)/.installed client-packages
+	@.ci/environment $(@D) $(BIN)/python clients
 	@touch $@
 
-$(CLIENTS)/node/.installed: tests/clients/package.json | client-packages
+$(CLIENTS)/node/.installed: tests/clients/package.json tests/clients/package-lock.json | client-packages
 	@mkdir -p $(@D)
-	cp $< $(@D)
-	npm install --silent --no-audit --no-fund --fetch-timeout=30000 --fetch-retries=5 --prefix $(@D)
+	cp $^ $(@D)
+	npm ci --silent --no-audit --no-fund --fetch-timeout=30000 --fetch-retries=5 --prefix $(@D)
 	@touch $@
 
 # Debian packages the sources of Go modules as a GOPATH.
 $(CLIENTS)/caller: tests/clients/caller.go | client-packages
 	CGO_ENABLED=0 GO111MODULE=off GOFLAGS= GOPATH=/usr/share/gocode GOCACHE="$(CURDIR)/$(CLIENTS)/go" go build -o $@ $<
 
-$(VENV)/.installed: pyproject.toml | packages
+$(VENV)/.installed: pyproject.toml $(PINS)/build.txt $(PINS)/dev.txt | packages
 	@python="$(PYTHON)"; \
 	[ -n "$$python" ] || python="$$(.ci/find-python)" || { echo "Found no Python 3.11 or later with C headers; name one with PYTHON=" >&2; exit 1; }; \
-	echo "+ $$python -m venv $(VENV)"; \
-	"$$python" -m venv --clear $(VENV)
-	$(PIP) install --editable '.[pkcs11,tpm2,requests,aws,serve,completion,dev]' --config-settings=hwsigner.native=false
+	.ci/environment $(VENV) "$$python" build dev
 	@touch $@
 
-$(VENV)-wheels/.installed: packaging/wheels/requirements.txt | packages
-	"$(or $(PYTHON),$$(.ci/find-python))" -m venv --clear $(@D)
-	$(@D)/bin/python -m pip --quiet --disable-pip-version-check --retries 10 install --require-hashes --requirement $<
+$(VENV)-wheels/.installed: $(PINS)/release.txt | packages
+	@.ci/environment $(@D) "$(or $(PYTHON),$$(.ci/find-python))" release
 	@touch $@
 
-# Without the extension and what only tests need.
-$(DEMO_VENV)/.installed: pyproject.toml | demo-packages
-	"$(or $(PYTHON),$$(.ci/find-python))" -m venv --clear $(@D)
-	$(@D)/bin/python -m pip --quiet --disable-pip-version-check --retries 10 install --editable '.[pkcs11,tpm2]' \
-		--config-settings=hwsigner.native=false
+# Without the extension, what only tests need, and what built it.
+$(DEMO_VENV)/.installed: pyproject.toml $(PINS)/build.txt $(PINS)/demo.txt | demo-packages
+	@.ci/environment $(@D) "$(or $(PYTHON),$$(.ci/find-python))" build demo
+	$(@D)/bin/$(PIP) install $(THIS) --editable . --config-settings=hwsigner.native=false
+	$(@D)/bin/$(PIP) uninstall --yes pathspec pkgconfig scikit-build-core setuptools setuptools-scm vcs-versioning
 	@touch $@
 
 # The extension is built into the virtual environment, not among the sources: each environment has its own, or none.
 $(VENV)/.built: $(VENV)/.installed native/CMakeLists.txt $(wildcard native/*.[ch])
-	$(PIP) install --editable . --no-deps --force-reinstall $(EXTENSION)
+	$(BIN)/$(PIP) install $(THIS) --editable . --force-reinstall $(EXTENSION)
 	@touch $@
 
 clean: ## Remove virtual environments, builds and caches

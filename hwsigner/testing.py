@@ -18,11 +18,12 @@
         def locked_key(self, tmp_path):
             return LockedKey(lambda pin: open_key(uri, pin), pin="right", wrong_pin="wrong")
 
-The `openssl` program verifies the signatures.
+The `openssl` program verifies the signatures. Before OpenSSL 3.5, cryptography verifies those of ML-DSA.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -73,6 +74,8 @@ def algorithm_of(public_key: bytes) -> Algorithm:
 def openssl_verifies(folder: Path, public_key: bytes, signature: bytes, message: bytes, hash: HashName) -> bool:
     """Return whether the openssl program accepts a signature under a DER SubjectPublicKeyInfo.
 
+    ML-DSA needs OpenSSL 3.5. With an older program, cryptography judges it.
+
     Args:
         folder: a folder for the files that openssl reads.
         public_key: the DER SubjectPublicKeyInfo.
@@ -81,7 +84,7 @@ def openssl_verifies(folder: Path, public_key: bytes, signature: bytes, message:
         hash: the hash of RSA and ECDSA signatures.
     """
     is_mldsa = algorithm_of(public_key) == "AWS4-X509-MLDSA"
-    if is_mldsa and not message:
+    if is_mldsa and not (message and _openssl_has_mldsa()):
         return _cryptography_verifies(public_key, signature, message)  # `openssl pkeyutl` can't read an empty file.
     files = {"public": public_key, "signature": signature, "message": message}
     for name, content in files.items():
@@ -91,8 +94,16 @@ def openssl_verifies(folder: Path, public_key: bytes, signature: bytes, message:
         command = ["pkeyutl", "-verify", "-rawin", "-pubin", "-inkey", public, "-sigfile", signed, "-in", text]
     else:
         command = ["dgst", f"-{hash}", "-verify", public, "-signature", signed, text]
-    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
-    return subprocess.run(["openssl", *command], env=environment, capture_output=True).returncode == 0
+    return _openssl(*command).returncode == 0
+
+
+def _openssl(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(["openssl", *arguments], env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}, capture_output=True)
+
+
+@functools.cache
+def _openssl_has_mldsa() -> bool:
+    return b"ML-DSA-44" in _openssl("list", "-signature-algorithms").stdout
 
 
 def _cryptography_verifies(public_key: bytes, signature: bytes, message: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""What applies to every test: an empty environment, the hardware marker, no skips in CI."""
+"""What applies to every test: an empty environment, the markers hardware, root and needs, no skips in CI."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import os
 import resource
 import signal
 import tempfile
+from collections import Counter
 from collections.abc import Generator, Iterator
+from typing import Any
 
 import hypothesis
 import pytest
 
 import certs
+import judges
 from emulators import allow_hardware, hardware, short_folder, softhsm, softhsm_folder, softhsm_module, swtpm
 from hwsigner.emulator import Emulator, World
 from pin_files import forgotten_pins, write_pin_file
@@ -37,6 +40,10 @@ __all__ = [
     "write_pin_file",
     "yubikey",
 ]
+
+IS_ROOT = os.geteuid() == 0
+# How many tests a run left out, by what the system lacks for them.
+LEFT_OUT = pytest.StashKey[dict[str, int]]()
 
 _KEPT = ("PATH", "HOME", "TMPDIR", "TERM", "CI")
 _KEPT_PREFIXES = ("PYTEST_", "COV_", "COVERAGE_")
@@ -105,12 +112,45 @@ def shared_emulator(ca: certs.Authority) -> Iterator[Emulator]:
         yield emulator
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that use emulated hardware, by their fixtures. `make check` deselects them."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None]:
+    """Mark the tests that use emulated hardware, which `make check` deselects. Leave out what can't run here."""
     for item in items:
-        if "hardware" in getattr(item, "fixturenames", ()):
+        fixtures = getattr(item, "fixturenames", ())
+        if "hardware" in fixtures:
             item.add_marker("hardware")
+        if "estserver" in fixtures:
+            item.add_marker(judges.needs_estserver)
+    yield
+    left_out = {item: lacking for item in items if (lacking := _lacking(item))}
+    config.stash[LEFT_OUT] = dict(Counter(left_out.values()))
+    config.hook.pytest_deselected(items=list(left_out))
+    items[:] = [item for item in items if item not in left_out]
+
+
+def _lacking(item: pytest.Item) -> str | None:
+    """Return what a test needs and this run does not have."""
+    if item.get_closest_marker("root") and not IS_ROOT:
+        return "root"
+    return next((mark.args[0] for mark in item.iter_markers("needs") if mark.args[0] in judges.lacking()), None)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Tell the process that reports, if this is one of its workers."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left out"] = session.config.stash.get(LEFT_OUT, {})
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what a worker left out. All of them collect the same tests."""
+    node.config.stash[LEFT_OUT] = getattr(node, "workeroutput", {}).get("left out", {})
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say how many tests this run left out."""
+    for name, number in sorted(config.stash.get(LEFT_OUT, {}).items()):
+        terminalreporter.write_line(f"not judged here: {number} tests that need {name}")
 
 
 @pytest.hookimpl(tryfirst=True)

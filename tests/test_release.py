@@ -1,16 +1,23 @@
-"""What a release says of itself: its version and its notes. `make release` builds the files and checks them."""
+"""What a release says of itself, its version and its notes, and what it is built from. `make release` builds it."""
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from hwsigner import __version__
+from packaging.requirements import Requirement
 from pages import ROOT
+
+PINS = ROOT / "packaging" / "requirements"
+# The extras for users.
+RELEASED = ["pkcs11", "tpm2", "requests", "aws", "serve", "completion"]
 
 
 def release(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -71,7 +78,28 @@ def test_unknown_argument_is_an_error(sources: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "Usage: packaging/release [notes]\n")
 
 
-def test_bill_is_made_by_a_pinned_tool() -> None:
-    pinned = (ROOT / "packaging" / "requirements.txt").read_text()
-    assert re.search(r"^cyclonedx-bom==\S+ \\\n +--hash=sha256:", pinned, re.MULTILINE)
-    assert len(re.findall(r"^\S+==", pinned, re.MULTILINE)) == len(re.findall(r"^\S+==.*\\$", pinned, re.MULTILINE))
+@pytest.mark.parametrize("path", sorted(PINS.glob("*.txt")), ids=lambda path: path.stem)
+def test_each_library_is_pinned_by_hash_and_from_no_index(path: Path) -> None:
+    entries = re.split(r"(?<!\\)\n", path.read_text().strip())
+    pinned = r"[a-z0-9-]+==\S+( ; [^\\]+)? \\\n(    --hash=sha256:[0-9a-f]{64}( \\\n)?)+"
+    assert [entry for entry in entries if not re.fullmatch(pinned, entry)] == []
+
+
+def test_each_npm_package_is_pinned_by_hash_and_from_no_index() -> None:
+    text = (ROOT / "tests" / "clients" / "package-lock.json").read_text()
+    packages = {name: package for name, package in json.loads(text)["packages"].items() if name}
+    assert packages
+    assert [name for name, package in packages.items() if not package["integrity"].startswith("sha512-")] == []
+    assert "resolved" not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "extras"), [("base", []), ("demo", ["pkcs11", "tpm2"]), ("extras", RELEASED), ("dev", [*RELEASED, "dev"])]
+)
+def test_pins_are_of_what_the_project_requires(name: str, extras: list[str]) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *(text for extra in extras for text in project["optional-dependencies"][extra])]
+    pins = [Requirement(line.rstrip("\\ ")) for line in (PINS / f"{name}.txt").read_text().splitlines() if "==" in line]
+    found = {pin.name: next(iter(pin.specifier)).version for pin in pins}
+    for requirement in map(Requirement, wanted):
+        assert requirement.specifier.contains(found[requirement.name]), f"{requirement}: run make pins"

@@ -3,7 +3,7 @@
     python packaging/wheels/build.py FOLDER [ARCHITECTURE…]
 
 The compiler is Zig's, which has the C libraries of every target, old ones too. Python must be the one that has
-requirements.txt of this folder installed. Independent programs judge the result: auditwheel (the platform of each
+packaging/requirements/release.txt installed. Independent programs judge the result: auditwheel (the platform of each
 wheel's name is true), abi3audit (no symbol beyond Python 3.11's limited API) and twine (the metadata).
 
 Two runs write the same bytes: each wheel is built in a new temporary folder, and SOURCE_DATE_EPOCH dates the files.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
@@ -191,7 +190,3 @@ def running(home: Home) -> Iterator[Running]:
     """An agent in this process."""
     with run_agent(home) as running:
         yield running
-
-
-def is_root() -> bool:
-    return os.geteuid() == 0

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from agent.conftest import is_root
 from hwsigner.agent.address import Address, runtime_folder, system_address, user_address
 from hwsigner.agent.listener import greet, open_listener
 from hwsigner.errors import AgentError
@@ -123,21 +122,21 @@ class TestOwnSocket:
         with pytest.raises(AgentError, match="must be a folder that you own"), open_listener(address, {}):
             pass
 
-    @pytest.mark.skipif(not is_root(), reason="only root can be another user")
+    @pytest.mark.root
     def test_folder_of_another_user_is_refused(self, address: Address) -> None:
         os.mkdir(address.folder, 0o700)
         os.chown(address.folder, 65534, 65534)
         with pytest.raises(AgentError, match="must be a folder that you own"), open_listener(address, {}):
             pass
 
-    @pytest.mark.skipif(not is_root(), reason="only root can be another user")
+    @pytest.mark.root
     def test_runtime_folder_of_another_user_is_refused(self, address: Address) -> None:
         os.chown(os.path.dirname(address.folder), OTHER, OTHER)
         with pytest.raises(AgentError, match="must be a folder that you own"), open_listener(address, {}):
             pass
         assert not os.path.exists(address.folder)
 
-    @pytest.mark.skipif(not is_root(), reason="only root can be another user")
+    @pytest.mark.root
     @pytest.mark.parametrize("depth", [1, 2])
     def test_files_survive_another_user_who_exchanges_the_folders(
         self, short_folder: Path, tmp_path: Path, depth: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import mmap
+import os
 import re
 import resource
 import subprocess
@@ -15,7 +16,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.conftest import is_root
 from hwsigner.agent import memory
 from hwsigner.agent.memory import LockedMemory
 from hwsigner.errors import AgentError
@@ -128,7 +128,7 @@ later = mmap.mmap(-1, 1 << 20)
 print(*re.findall(r"VmLck:\\s+(\\d+)", open("/proc/self/status").read()), resource.getrlimit(resource.RLIMIT_MEMLOCK))
 """
 # Without the right to lock more than the limit.
-LIMITED = ["setpriv", "--bounding-set=-ipc_lock"] if is_root() else []
+LIMITED = ["setpriv", "--bounding-set=-ipc_lock"] if os.geteuid() == 0 else []
 
 
 class TestLockProcess:
@@ -139,7 +139,7 @@ class TestLockProcess:
         locked, limits = done.stdout.strip().split(" ", 1)
         return int(locked), limits
 
-    @pytest.mark.skipif(not is_root(), reason="only root may lock more than the limit")
+    @pytest.mark.root
     def test_root_locks_all_of_the_process(self) -> None:
         assert self.lock(1 << 20, [])[0] > 8192
 

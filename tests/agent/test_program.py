@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.conftest import FakeAgent, Program, Talk, is_root, says
+from agent.conftest import FakeAgent, Program, Talk, says
 from examples import scaled
 from hwsigner.agent import protocol
 
@@ -438,12 +438,12 @@ class TestTrust:
         (runtime / "other" / "hwsigner").symlink_to(runtime / "hwsigner")
         assert is_python(program.run("--profile", "web", runtime=runtime / "other"))
 
-    @pytest.mark.skipif(not is_root(), reason="only root can be another user")
+    @pytest.mark.root
     def test_agent_of_another_user_is_not_trusted(self, program: Program, runtime: Path) -> None:
         with listening_as(65534, runtime / "hwsigner" / "agent.sock"):
             assert is_python(program.run("--profile", "web", runtime=runtime))
 
-    @pytest.mark.skipif(not is_root(), reason="only root can be another user")
+    @pytest.mark.root
     def test_folder_of_another_user_is_not_trusted(self, program: Program, runtime: Path, fake_agent: Start) -> None:
         agent = fake_agent(runtime / "hwsigner", says(GOOD))
         os.chown(agent.folder, 65534, 65534)
@@ -463,7 +463,7 @@ class TestTrust:
         fake_agent(program.system_folder, says(b"1 working\n" + GOOD))
         assert program.run("--profile", "web", runtime=runtime).stdout == JSON
 
-    @pytest.mark.skipif(not is_root(), reason="only root can be another user")
+    @pytest.mark.root
     def test_system_s_agent_must_be_its_folder_s_owner(self, program: Program, runtime: Path) -> None:
         path = program.system_folder / "agent.sock"
         with listening_as(65534, path):

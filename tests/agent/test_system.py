@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from agent.conftest import is_root
 from agent.homes import Home
 from agent.processes import AGENT, AgentProcess, agent_process
 from hwsigner.monitoring.log import MAX_REFUSALS_PER_SECOND
 
-pytestmark = pytest.mark.skipif(not is_root(), reason="only root can mount, and be other users")
+pytestmark = pytest.mark.root
 
 ALLOWED, OTHER = 65534, 65533
 MOUNT = """

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 import certs
-from agent.conftest import is_root
 from agent.homes import Home
 from agent.processes import AGENT, agent_process
 from backends.pkcs11.tokens import remove_tokens
@@ -162,7 +161,7 @@ exec "$@"
 """
 
 
-@pytest.mark.skipif(not is_root(), reason="only root can mount")
+@pytest.mark.root
 class TestDockerExecutor:
     @pytest.fixture
     def home(self, scene: Scene, short_folder: Path) -> Home:

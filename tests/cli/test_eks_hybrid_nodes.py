@@ -156,7 +156,9 @@ def test_systemd_accepts_the_unit(file_node: Node, proxy: bool) -> None:
         capture_output=True,
         text=True,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    # Newer systemd says that it ignores CPUAccounting=, which nodeadm's unit has.
+    problems = [line for line in done.stderr.splitlines() if "CPUAccounting=" not in line]
+    assert (done.returncode, done.stdout, problems) == (0, "", [])
 
 
 def test_program_is_ours_again_after_the_upgrade_of_the_page(file_node: Node) -> None:

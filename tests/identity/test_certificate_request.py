@@ -21,6 +21,7 @@ from hwsigner.identity.certificate import load, preflight
 from hwsigner.identity.certificate_request import CertificateRequest, check_names, parse_name, sign_certificate_request
 from hwsigner.key import ECDSA, Algorithm, FoundCertificate, HashName, Key, open_key
 from hwsigner.key.management import KeyRequest, generate_key
+from judges import needs_openssl_3_5
 
 # Names that cryptography writes as dotted OIDs otherwise.
 OVERRIDES = {"emailAddress": NameOID.EMAIL_ADDRESS, "SERIALNUMBER": NameOID.SERIAL_NUMBER}
@@ -241,6 +242,7 @@ class TestRequest:
         assert openssl("pkey", "-pubin", "-outform", "DER", data=pem) == public_key
         assert made.x509.is_signature_valid
 
+    @needs_openssl_3_5
     @pytest.mark.parametrize("kind", ["ML-DSA-44", "ML-DSA-65", "ML-DSA-87"])
     def test_ml_dsa_signs_it_too(self, tmp_path: Path, kind: str) -> None:
         path = tmp_path / "k"

@@ -14,7 +14,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -68,7 +67,7 @@ def main(wheel: str, folder: str) -> int:
     kept = Path(folder).resolve()
     kept.mkdir(parents=True, exist_ok=True)
     base = _base(kept)
-    wheels = _wheels(kept, Path(wheel))
+    wheels = _wheels(kept)
     with tempfile.TemporaryDirectory(prefix="hwsigner-machine-") as temporary:
         work = Path(temporary)
         with _tpm(work) as tpm:
@@ -93,20 +92,17 @@ def _base(kept: Path) -> Path:
     return path
 
 
-def _wheels(kept: Path, wheel: Path) -> Path:
+def _wheels(kept: Path) -> Path:
     """Return a folder with the wheels of hwsigner's libraries and of pytest, for the machine's Python."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    needs = [project["dependencies"], *(project["optional-dependencies"][extra] for extra in EXTRAS)]
-    path = kept / f"wheels-{_digest(repr(needs))}"
+    needs = ROOT / "packaging" / "requirements" / "machine.txt"
+    path = kept / f"wheels-{_digest(needs.read_text())}"
     if not path.exists():
         print("Making the wheels of hwsigner's libraries …", flush=True)
         new = kept / "wheels.new"
         shutil.rmtree(new, ignore_errors=True)
-        _call("/usr/bin/python3", "-m", "venv", "--clear", kept / "builder")
+        _call(ROOT / ".ci" / "environment", kept / "builder", "/usr/bin/python3", "build")
         pip = (kept / "builder" / "bin" / "python", "-m", "pip", "--quiet", "wheel", "--wheel-dir", new)
-        _call_thrice(*pip, f"hwsigner[{','.join(EXTRAS)}] @ {wheel.resolve().as_uri()}", "pytest")
-        for built in new.glob("hwsigner-*"):
-            built.unlink()
+        _call_thrice(*pip, "--require-hashes", "--no-build-isolation", "--requirement", needs)
         new.replace(path)
     return path
 

@@ -142,8 +142,6 @@ def test_failure_is_logged_once_and_the_line_is_written_when_there_is_room_again
 @pytest.fixture
 def full_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 64 KiB."""
-    if os.geteuid():
-        pytest.skip("only root can mount")
     folder = tmp_path / "disk"
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], check=True)
@@ -151,6 +149,7 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
+@pytest.mark.root
 def test_full_disk_refuses_credentials_if_the_audit_log_is_required(full_disk: Path) -> None:
     path, ballast = full_disk / "audit.log", full_disk / "ballast"
     audit = Opened(path, required=True).audit
@@ -188,7 +187,7 @@ def test_link_in_place_of_the_file_is_not_followed(path: Path) -> None:
     assert path.read_bytes() == b""
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.root
 def test_file_of_a_third_user_is_refused(path: Path) -> None:
     path.parent.chmod(0o1777)
     path.touch()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -33,7 +32,8 @@ Audit("journal", required=True, log=print).give("web", "ASIA1", 7, lambda: {"uid
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.geteuid() != 0 or not JOURNALD.exists(), reason="needs root and systemd-journald")
+@pytest.mark.root
+@pytest.mark.skipif(not JOURNALD.exists(), reason="systemd-journald is not installed")
 def test_journal_has_the_fields_of_the_log_and_the_audit_log() -> None:
     command = ["unshare", "--mount", "sh", "-c", SCRIPT, "sh", sys.executable, "-c", PROGRAM]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)

@@ -190,24 +190,23 @@ class TestUsers:
                 assert client.ask("GET", WEB, AUTHORIZED).status == 200
             assert len(asked) == 2
 
-    if os.geteuid() == 0:
-
-        @pytest.mark.parametrize(("users", "status"), [({0}, 403), ({0, NOBODY}, 200)])
-        @pytest.mark.parametrize(("method", "path", "headers"), [REQUESTS[0], REQUESTS[3]])
-        def test_process_of_another_user_is_answered_if_allowed(
-            self, users: set[int], status: int, method: str, path: str, headers: dict[str, str]
-        ) -> None:
-            with run_server(users=users) as running:
-                code = """if True:
-                    import http.client, json, sys
-                    connection = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]))
-                    connection.request(*sys.argv[2:4], headers=json.loads(sys.argv[4]))
-                    print(connection.getresponse().status)
-                """
-                command = [PYTHON, "-I", "-c", code, str(running.port), method, path, json.dumps(headers)]
-                done = subprocess.run(command, user=NOBODY, capture_output=True, text=True, timeout=30)
-            assert done.stdout == f"{status}\n"
-            assert [f"uid {NOBODY}'s" in line for line in running.log] == [True] * (status == 403)
+    @pytest.mark.root
+    @pytest.mark.parametrize(("users", "status"), [({0}, 403), ({0, NOBODY}, 200)])
+    @pytest.mark.parametrize(("method", "path", "headers"), [REQUESTS[0], REQUESTS[3]])
+    def test_process_of_another_user_is_answered_if_allowed(
+        self, users: set[int], status: int, method: str, path: str, headers: dict[str, str]
+    ) -> None:
+        with run_server(users=users) as running:
+            code = """if True:
+                import http.client, json, sys
+                connection = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]))
+                connection.request(*sys.argv[2:4], headers=json.loads(sys.argv[4]))
+                print(connection.getresponse().status)
+            """
+            command = [PYTHON, "-I", "-c", code, str(running.port), method, path, json.dumps(headers)]
+            done = subprocess.run(command, user=NOBODY, capture_output=True, text=True, timeout=30)
+        assert done.stdout == f"{status}\n"
+        assert [f"uid {NOBODY}'s" in line for line in running.log] == [True] * (status == 403)
 
 
 class TestBothEndpoints:

@@ -143,9 +143,18 @@ def test_ctrl_c_reaches_the_command_once(stage: Stage, tmp_path: Path) -> None:
         terminal.close()
 
 
+def signals(status: str) -> dict[str, int]:
+    """Return the sets of signals in lines of /proc/PID/status, without 32 and 33.
+
+    Those two are glibc's own. A process that glibc 2.36's posix_spawn starts, as make does, ignores them.
+    """
+    sets = (line.split(":") for line in status.splitlines())
+    return {name: int(bits, 16) & ~(0b11 << 31) for name, bits in sets}
+
+
 def test_command_has_no_signal_blocked_or_ignored(stage: Stage) -> None:
     done = stage.run("exec", "web", "--", "grep", "^Sig[BI]", "/proc/self/status")
-    assert done.stdout == "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n"
+    assert signals(done.stdout) == {"SigBlk": 0, "SigIgn": 0}
 
 
 LIST_DESCRIPTORS = ("sh", "-c", "ls -l /proc/$$/fd")
@@ -273,7 +282,7 @@ def test_exit_status_is_the_command_s_when_the_parent_ignores_sigchld(stage: Sta
     command = ("sh", "-c", "grep ^SigIgn /proc/self/status; exit 3")
     with stage.start("exec", "web", "--", *command, wrapper=(*PYTHON, IGNORING)) as running:
         out, err = running.process.communicate(timeout=60)
-    assert (running.process.returncode, out, err) == (3, "SigIgn:\t0000000000000000\n", "")
+    assert (running.process.returncode, signals(out), err) == (3, {"SigIgn": 0}, "")
 
 
 def test_signal_handlers_and_mask_are_restored_after_the_command() -> None:

@@ -28,13 +28,12 @@ def test_both_ends_are_found(family: int, address: str, to: str | None) -> None:
         assert find_uid(one, other) == os.geteuid()
 
 
-if os.geteuid() == 0:
-
-    def test_connection_of_another_user_is_theirs() -> None:
-        with connection_of(NOBODY) as accepted:
-            client, server = ends_of(accepted)
-            assert find_uid(client, server) == NOBODY
-            assert find_uid(server, client) == os.geteuid()
+@pytest.mark.root
+def test_connection_of_another_user_is_theirs() -> None:
+    with connection_of(NOBODY) as accepted:
+        client, server = ends_of(accepted)
+        assert find_uid(client, server) == NOBODY
+        assert find_uid(server, client) == os.geteuid()
 
 
 def test_socket_that_does_not_exist_is_not_found() -> None:

@@ -2,7 +2,7 @@
 
 FOLDER keeps the roots, which hold Debian's minimum and Python. The root's own pip chooses the wheel, which shows that
 its name is right. Another architecture runs under QEMU's user emulation, without a change of this machine's kernel.
-Needs root, and the Python that has packaging/wheels/requirements.txt installed.
+Needs root, and the Python that has packaging/requirements/release.txt installed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 MIRROR = "http://deb.debian.org/debian"
 ENTER = ("/usr/bin/unshare", "--mount", "--pid", "--fork", "--mount-proc", "--wd=/", "--root")
+LIBRARIES = Path(__file__).parents[2] / "packaging" / "requirements" / "base.txt"
 AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 QEMU = Path("/usr/bin/qemu-aarch64")
 
@@ -42,9 +43,10 @@ ROOTS = {
 # An ELF file's e_type, its byte 16: ET_DYN.
 POSITION_INDEPENDENT = 3
 SIGN = """
+import sys
 from hwsigner.sigv4 import canonical, reference
 request = "GET", "/a?b=c", [("Host", "h")], b"body" * 100_000, ("algorithm", "time", "scope"), False
-assert canonical.IMPLEMENTATION == "native"
+assert canonical.IMPLEMENTATION == sys.argv[1]
 assert canonical.request_to_sign(*request) == reference.request_to_sign(*request)
 assert canonical.sign_hmac(*request, b"k" * 32) == reference.sign_hmac(*request, b"k" * 32)
 """
@@ -85,12 +87,11 @@ def _install(base: Path, root: Root, dist: Path) -> None:
     for made in ("wheels", "opt/hwsigner"):
         shutil.rmtree(base / made, ignore_errors=True)
     wheels = base / "wheels"
-    (wheel,) = dist.glob(f"hwsigner-*-manylinux_*_{root.architecture}.whl")
     platforms = [f"--platform=manylinux_{version}_{root.architecture}" for version in ("2_17", "2_28", "2_34")]
-    options = ("--quiet", "--only-binary=:all:", f"--python-version={root.python}", *platforms)
-    _run(sys.executable, "-m", "pip", "download", *options, f"--dest={wheels}", str(wheel))
-    for other in dist.glob("*.whl"):
-        shutil.copy(other, wheels)
+    options = ("--quiet", "--only-binary=:all:", f"--python-version={root.python}", *platforms, "--require-hashes")
+    _run(sys.executable, "-m", "pip", "download", *options, f"--dest={wheels}", f"--requirement={LIBRARIES}")
+    for wheel in dist.glob("*.whl"):
+        shutil.copy(wheel, wheels)
     if root.prefix:
         shutil.copy(QEMU, base / root.prefix[0].lstrip("/"))
     (pip,) = (base / "usr/share/python-wheels").glob("pip-*.whl")
@@ -111,7 +112,8 @@ def _check(base: Path, root: Root) -> None:
     print(version, flush=True)
     assert f"OpenSSL {root.openssl}." in version, version
     assert "canonicalisation: native (/opt/hwsigner/hwsigner/_native.abi3.so" in version, version
-    _python(base, root, "-c", SIGN)
+    _python(base, root, "-c", SIGN, "native")
+    _check_without_libcrypto(base, root)
     # Without an agent, the program becomes `hwsigner`. Only the kernel can do that, and it can't emulate.
     program = ("/opt/hwsigner/bin/hwsigner-credentials", "--profile", "none")
     status, wanted = (1, "can't run /opt/hwsigner/bin/hwsigner") if root.prefix else (2, "there is no profile 'none'")
@@ -120,6 +122,22 @@ def _check(base: Path, root: Root) -> None:
     content = (base / program[0].lstrip("/")).read_bytes()
     assert content[16] == POSITION_INDEPENDENT
     print(f"hwsigner-credentials: {len(content)} bytes", flush=True)
+
+
+def _check_without_libcrypto(base: Path, root: Root) -> None:
+    """Check what a Python does that has OpenSSL linked into it, where the system has none."""
+    (library,) = base.glob("usr/lib/*/libcrypto.so.3")
+    hidden = library.rename(library.with_name("hidden"))
+    try:
+        version = _python(base, root, "-m", "hwsigner", "version", "--verbose")
+        assert "canonicalisation: python (libcrypto.so.3: cannot open shared object file: " in version, version
+        _python(base, root, "-c", SIGN, "python")
+        (base / "opt" / "key.pem").unlink(missing_ok=True)
+        _python(base, root, "-m", "hwsigner", "keygen", "/opt/key.pem")
+        _python(base, root, "-m", "hwsigner", "csr", "/opt/key.pem", "--subject=CN=a", "--out=/opt/request.pem")
+    finally:
+        hidden.rename(library)
+    _run("openssl", "req", "-verify", "-noout", "-in", str(base / "opt" / "request.pem"))
 
 
 def _python(base: Path, root: Root, *arguments: str) -> str:

@@ -1,6 +1,6 @@
-"""ML-DSA keys that cryptography does not load, through the system's libcrypto (OpenSSL 3.5 or later).
+"""Keys that cryptography does not load, through the system's libcrypto (OpenSSL 3.0 or later; ML-DSA needs 3.5).
 
-cryptography 50 loads them only from a PKCS #8 with the seed alone. OpenSSL's default has the expanded key as well.
+cryptography 50 loads ML-DSA keys only from a PKCS #8 with the seed alone. OpenSSL's default has the expanded key too.
 """
 
 from __future__ import annotations
@@ -8,14 +8,18 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Callable
+from contextlib import suppress
 from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_ubyte, c_ulong, c_void_p
 from typing import Any
 
 from hwsigner.errors import SigningKeyError, UnsupportedKeyError
+from hwsigner.key import SUPPORTED_KEYS
 
-_NAMES = ("libcrypto.so.3", "libcrypto.so.4", "libcrypto.3.dylib")
-_FIRST_WITH_MLDSA = 0x30500000
+_NAMES = ("libcrypto.so.4", "libcrypto.so.3", "libcrypto.3.dylib")
+_FIRST_WITH_MLDSA = (3, 5)
 _NO_CIPHER = 0x0308010C  # digital envelope routines: unsupported
+_UNKNOWN_KIND = 0x03000076  # digital envelope routines: unsupported private key algorithm
+_CONVERT = "openssl pkey -provparam ml-dsa.output_formats=seed-only -in OLD -out NEW"
 _BYTES_OUT = POINTER(POINTER(c_ubyte))
 _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "OpenSSL_version_num": (c_ulong, []),
@@ -97,7 +101,7 @@ def load_key(name: str, pem: bytes, passphrase: bytes) -> EvpKey | None:
         passphrase: empty for a key that is not encrypted.
 
     Raises:
-        UnsupportedKeyError: libcrypto is missing or too old, or lacks the cipher.
+        UnsupportedKeyError: libcrypto is missing, or lacks the kind of key or the cipher.
     """
     lib = _library()
     bio = lib.BIO_new_mem_buf(pem, len(pem))
@@ -113,7 +117,7 @@ def load_pkcs12(name: str, data: bytes, passphrase: bytes) -> tuple[EvpKey | Non
     """Load a PKCS #12 file's key, and its certificates as DER; None if it can't be read or the passphrase is wrong.
 
     Raises:
-        UnsupportedKeyError: libcrypto is missing or too old, or lacks the cipher.
+        UnsupportedKeyError: libcrypto is missing, or lacks the kind of key or the cipher.
     """
     lib = _library()
     bio = lib.BIO_new_mem_buf(data, len(data))
@@ -135,13 +139,29 @@ def load_pkcs12(name: str, data: bytes, passphrase: bytes) -> tuple[EvpKey | Non
 
 
 def _take_errors(lib: ctypes.CDLL, name: str, *, failed: bool) -> None:
-    """Empty libcrypto's error queue, and raise an error if it lacks the cipher: no passphrase would help."""
+    """Empty libcrypto's error queue, and raise an error if no passphrase would help."""
     errors = set(iter(lib.ERR_get_error, 0))
+    if failed and _UNKNOWN_KIND in errors:
+        raise _unknown_kind(name, _version(lib))
     if failed and _NO_CIPHER in errors:
         raise UnsupportedKeyError(
             f"{name} is encrypted with a cipher that is not supported",
             "Convert a copy: openssl pkcs12 (or pkey) -provider legacy -provider default -in OLD -out NEW",
         )
+
+
+def _unknown_kind(name: str, version: tuple[int, int]) -> UnsupportedKeyError:
+    hint = f"SigV4-X509 has {SUPPORTED_KEYS}"
+    if version < _FIRST_WITH_MLDSA:
+        hint = f"If it is ML-DSA, use OpenSSL 3.5 or later, or convert a copy where it is installed: {_CONVERT}"
+    what = f"damaged, or of a kind that OpenSSL {version[0]}.{version[1]} lacks"
+    return UnsupportedKeyError(f"the private key in {name} is {what}", hint)
+
+
+def _version(lib: ctypes.CDLL) -> tuple[int, int]:
+    """Return the major and minor version."""
+    number: int = lib.OpenSSL_version_num()
+    return number >> 28, number >> 20 & 0xFF
 
 
 def _to_der(encode: Callable[[int | None, Any], int], pointer: int | None) -> bytes:
@@ -165,14 +185,9 @@ def _library() -> ctypes.CDLL:
 
 def _first_library() -> ctypes.CDLL:
     for name in _NAMES:
-        try:
-            lib = ctypes.CDLL(name)
-        except OSError:
-            continue
-        lib.OpenSSL_version_num.restype = c_ulong
-        if lib.OpenSSL_version_num() >= _FIRST_WITH_MLDSA:
-            return lib
+        with suppress(OSError):
+            return ctypes.CDLL(name)
     raise UnsupportedKeyError(
-        "a private key in this form needs the libcrypto of OpenSSL 3.5 or later, which is not installed",
-        "Install it, or convert the key with OpenSSL 3.5: openssl pkey -provparam ml-dsa.output_formats=seed-only",
+        "a private key in this form needs the libcrypto of OpenSSL 3, or for ML-DSA of 3.5, which is not installed",
+        f"Install it, or convert a copy where OpenSSL 3.5 is installed: {_CONVERT}",
     )

@@ -1,11 +1,16 @@
-"""Key files of every form, made by the openssl program."""
+"""Key files of every form, made by the openssl program. cryptography makes the ML-DSA keys that it reads."""
 
 from __future__ import annotations
 
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric import mldsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
+import certs
 from backends.contract import ENVIRONMENT
 
 PASSPHRASE = "correct horse ü"
@@ -13,7 +18,11 @@ WRONG_PASSPHRASE = "not-the-passphrase-4711"
 
 EC = ("P-256", "P-384", "P-521")
 RSA = {f"RSA-{bits}": str(bits) for bits in (2048, 3072, 4096)}
-MLDSA = ("ML-DSA-44", "ML-DSA-65", "ML-DSA-87")
+MLDSA: dict[str, Any] = {
+    "ML-DSA-44": mldsa.MLDSA44PrivateKey,
+    "ML-DSA-65": mldsa.MLDSA65PrivateKey,
+    "ML-DSA-87": mldsa.MLDSA87PrivateKey,
+}
 KINDS = (*EC, *RSA, *MLDSA)
 
 _TRADITIONAL = "pkey -in {key} -traditional"
@@ -96,27 +105,30 @@ class KeyFiles:
     def key(self, kind: str) -> Path:
         """Return the path of the PKCS #8 key of a kind, making it at the first call."""
         path = self.folder / f"{kind}.pem"
-        if not path.exists():
-            algorithm = kind
-            if kind in EC:
-                algorithm = f"EC -pkeyopt ec_paramgen_curve:{kind}"
-            elif kind in RSA:
-                algorithm = f"RSA -pkeyopt rsa_keygen_bits:{RSA[kind]}"
-            self.write(path.name, openssl("genpkey", "-algorithm", *algorithm.split()))
-        return path
+        if path.exists():
+            return path
+        if kind in MLDSA:
+            return certs.write_key(path, MLDSA[kind].generate())
+        words = ["EC", f"ec_paramgen_curve:{kind}"] if kind in EC else ["RSA", f"rsa_keygen_bits:{RSA[kind]}"]
+        return self.write(path.name, openssl("genpkey", "-algorithm", words[0], "-pkeyopt", words[1]))
 
     def public_key(self, kind: str) -> bytes:
         """Return the DER SubjectPublicKeyInfo of the key of a kind."""
-        if kind not in self.public_keys:
+        if kind not in self.public_keys and kind in MLDSA:
+            public: Any = self._mldsa(kind).public_key()
+            self.public_keys[kind] = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        elif kind not in self.public_keys:
             self.public_keys[kind] = openssl("pkey", "-in", str(self.key(kind)), "-pubout", "-outform", "DER")
         return self.public_keys[kind]
 
     def certificate(self, kind: str) -> Path:
         """Return the path of a self-signed PEM certificate of the key of a kind."""
         path = self.folder / f"{kind}.crt"
-        if not path.exists():
-            self.write(path.name, openssl("req", "-x509", "-key", str(self.key(kind)), "-subj", f"/CN={kind}"))
-        return path
+        if path.exists():
+            return path
+        if kind in MLDSA:
+            return self.write(path.name, certs.make_ca(kind, key=self._mldsa(kind)).pem)
+        return self.write(path.name, openssl("req", "-x509", "-key", str(self.key(kind)), "-subj", f"/CN={kind}"))
 
     def form(self, kind: str, command: str, passphrase: str | None = None) -> Path:
         """Return the path of a key in another form, which a command of openssl writes."""
@@ -125,6 +137,9 @@ class KeyFiles:
         if passphrase is not None:
             arguments += ["-passout", f"pass:{passphrase}"]
         return self.write("form", openssl(*arguments))
+
+    def _mldsa(self, kind: str) -> Any:
+        return load_pem_private_key(self.key(kind).read_bytes(), None)
 
     def write(self, name: str, data: bytes) -> Path:
         """Write a file of mode 0600 and return its path."""

@@ -46,7 +46,7 @@ def server_certificate(ca: certs.Authority, public_key: Any) -> x509.Certificate
 
 
 @pytest.fixture(scope="module")
-def serve(ca: certs.Authority) -> Iterator[Callable[..., EstServer]]:
+def estserver(ca: certs.Authority) -> Iterator[Callable[..., EstServer]]:
     """A function that starts a server with flags."""
     running = []
     folders = []

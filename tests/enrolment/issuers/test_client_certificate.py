@@ -53,8 +53,8 @@ def machine(swtpm: SoftTPM, tmp_path: Path) -> Machine:
 
 
 @pytest.fixture(scope="module")
-def est(serve: Callable[..., EstServer]) -> EstServer:
-    return serve("-o")
+def est(estserver: Callable[..., EstServer]) -> EstServer:
+    return estserver("-o")
 
 
 @pytest.fixture

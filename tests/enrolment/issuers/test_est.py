@@ -20,8 +20,8 @@ from hwsigner.identity.certificate_request import CertificateRequest
 
 
 @pytest.fixture(scope="module")
-def server(serve: Callable[..., EstServer]) -> EstServer:
-    return serve()
+def server(estserver: Callable[..., EstServer]) -> EstServer:
+    return estserver()
 
 
 @pytest.fixture
@@ -53,9 +53,9 @@ def test_user_gets_what_was_asked(
 
 
 def test_answer_202_says_how_long_to_wait(
-    asked: Requested, serve: Callable[..., EstServer], settings: Callable[..., IssuerSettings]
+    asked: Requested, estserver: Callable[..., EstServer], settings: Callable[..., IssuerSettings]
 ) -> None:
-    url = serve("-m", "2").url
+    url = estserver("-m", "2").url
     assert issue(asked, settings(url=url)) == Pending(3600.0)
     assert isinstance(issue(asked, settings(url=url)), Issued)
 
