@@ -22,7 +22,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import tomllib
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -66,7 +65,7 @@ EPOCH = int(os.environ.get("SOURCE_DATE_EPOCH", "315619200"))  # Without the var
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 MACHINE = platform.machine()
 ENTER = ("/usr/bin/unshare", "--mount", "--pid", "--fork", "--mount-proc", "--wd=/", "--root")
-CLEAN = {"PATH": "/usr/sbin:/usr/bin", "LANG": "C.UTF-8", "SOURCE_DATE_EPOCH": str(EPOCH)}
+CLEAN = {"PATH": "/usr/sbin:/usr/bin", "SOURCE_DATE_EPOCH": str(EPOCH)}
 
 
 def main(dist: str, folder: str) -> int:
@@ -78,13 +77,15 @@ def main(dist: str, folder: str) -> int:
     kept = Path(folder).resolve()
     kept.mkdir(parents=True, exist_ok=True)
     base = _base(kept)
-    _install(base, wheel, _libraries(kept, wheel))
+    _install(base, wheel, _libraries(kept))
     version = wheel.name.split("-")[1]
     files = _layer((base / name, name) for name in sorted(_selection(base)))
     _write(Path(dist), "hwsigner", version, files, entry="/opt/hwsigner/bin/hwsigner", about=ABOUT)
     client = base / "opt/hwsigner/bin/hwsigner-credentials"
     name = client.name
-    _write(Path(dist), name, version, _layer([(client, name)]), entry=f"/{name}", about="Client of the agent of hwsigner")
+    _write(
+        Path(dist), name, version, _layer([(client, name)]), entry=f"/{name}", about="Client of the agent of hwsigner"
+    )
     return 0
 
 
@@ -103,20 +104,17 @@ def _base(kept: Path) -> Path:
     return path
 
 
-def _libraries(kept: Path, wheel: Path) -> Path:
-    """Return a folder with the wheels of hwsigner's libraries, made when the list of them changes."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    needs = [project["dependencies"], *(project["optional-dependencies"][extra] for extra in EXTRAS)]
-    path = kept / f"wheels-{_digest(needs)}"
+def _libraries(kept: Path) -> Path:
+    """Return a folder with the wheels of hwsigner's libraries, made when their versions change."""
+    needs = ROOT / "packaging" / "requirements" / "machine.txt"
+    path = kept / f"wheels-{_digest(needs.read_text())}"
     if not path.exists():
         print("Making the wheels of the libraries …", flush=True)
         new = kept / "wheels.new"
         shutil.rmtree(new, ignore_errors=True)
-        _run(PYTHON, "-m", "venv", "--clear", kept / "builder")
-        pip = (kept / "builder/bin/python", "-m", "pip", "--quiet", "--retries=10", "wheel", "--wheel-dir", new)
-        _run(*pip, f"hwsigner[{','.join(EXTRAS)}] @ {wheel.as_uri()}")
-        for copy in new.glob("hwsigner-*"):
-            copy.unlink()
+        _run(ROOT / ".ci" / "environment", kept / "builder", PYTHON, "build")
+        pip = (kept / "builder/bin/python", "-m", "pip", "--quiet", "wheel", "--wheel-dir", new)
+        _run(*pip, "--require-hashes", "--no-build-isolation", "--requirement", needs)
         new.rename(path)
     return path
 
@@ -137,8 +135,8 @@ def _install(base: Path, wheel: Path, libraries: Path) -> None:
     # The libraries' wheels have symbols for debuggers: 28 MB.
     _run("strip", "--strip-unneeded", *(base / "opt/hwsigner/lib").rglob("*.so"))
     # Python can't write them in a read-only image. Unchecked: the dates of the sources change.
-    options = ("-q", "-f", "--invalidation-mode=unchecked-hash")
-    _run(*enter, PYTHON, "-m", "compileall", *options, "/usr/lib/python3.13", "/opt/hwsigner/lib")
+    compileall = ("compileall", "-q", "-f", "--invalidation-mode=unchecked-hash")
+    _run(*enter, PYTHON, "-m", *compileall, "/usr/lib/python3.13", "/opt/hwsigner/lib")
     print(_run(*enter, "/opt/hwsigner/bin/hwsigner", "version", "--verbose"), flush=True)
     shutil.rmtree(base / "wheels")
 
@@ -268,10 +266,12 @@ def _digest(value: object) -> str:
 
 
 def _run(*command: str | Path) -> str:
+    words = [str(part) for part in command]
+    environment = {**os.environ, **CLEAN}
     done = subprocess.run(
-        [str(part) for part in command], check=True, env=CLEAN, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+        words, check=True, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
     )
-    return done.stdout.decode()
+    return done.stdout
 
 
 if __name__ == "__main__":

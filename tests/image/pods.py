@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,11 +15,15 @@ from typing import Any
 
 import yaml
 
+from hwsigner import __version__
+from softhsm.token import SoftHSM
 from softhsm.vendor import TPMVendor
 
 REGISTRY = "registry.example.com"
 ROLE = "arn:aws:iam::123456789012:role/web"
 RESTRICTED = ("--read-only", "--cap-drop=all", "--security-opt=no-new-privileges")
+# Of the images.
+USER = 65532
 _UUID = "0e5a7c1e-2b9d-4c3f-8a64-51d0f7b3c9aa"
 _ARN = "arn:aws:rolesanywhere:eu-central-1:123456789012"
 _WORLD = f"""
@@ -95,10 +100,34 @@ class Node:
             finally:
                 self.podman("rm", "--force", "--time=0", "--ignore", "aws", "registrar")
 
+    @contextmanager
+    def p11_kit(self) -> Iterator[Path]:
+        """Serve a token `web`, as the user of the containers, on a socket in a folder that has its PIN too."""
+        softhsm = SoftHSM(self.folder / "softhsm")
+        softhsm.make()
+        softhsm.add_token("web")
+        (softhsm.folder / "pin").write_text(softhsm.pin)
+        for path in (softhsm.folder, *softhsm.folder.rglob("*")):
+            os.chown(path, USER, USER)
+        socket = softhsm.folder / "socket"
+        command = ["p11-kit", "server", "--foreground", f"--name={socket}", f"--provider={softhsm.module}"]
+        environment = {"PATH": "/usr/bin", "XDG_RUNTIME_DIR": str(softhsm.folder), **softhsm.env}
+        command.append("pkcs11:token=web")
+        null = subprocess.DEVNULL
+        with subprocess.Popen(command, env=environment, user=USER, group=USER, extra_groups=[], stdout=null) as server:
+            try:
+                while not socket.exists():
+                    if server.poll() is not None:
+                        raise SystemExit("p11-kit did not start")
+                    time.sleep(0.1)
+                yield softhsm.folder
+            finally:
+                server.terminate()
+
     def hwsigner(self, *arguments: str) -> str:
         """Run hwsigner in a container that has the TPM and, as /node, the folder."""
         volumes = (f"--volume={self.folder / 'tpm'}:/tpm", f"--volume={self.folder}:/node")
-        image = f"{REGISTRY}/hwsigner:0.9.0"
+        image = f"{REGISTRY}/hwsigner:{__version__}"
         return self.podman("run", "--rm", "--network=none", "--user=0", *RESTRICTED, *volumes, image, *arguments)
 
     def openssl(self, *arguments: str) -> None:
@@ -128,7 +157,7 @@ class Node:
 
     def _start_services(self, roots: Path) -> None:
         run = ("run", "--detach", f"--volume={self.folder}:/node:ro", f"--volume={roots}:/roots:ro", *RESTRICTED)
-        image = f"{REGISTRY}/hwsigner:0.9.0"
+        image = f"{REGISTRY}/hwsigner:{__version__}"
         service = ("emulator", "--config=/node/world.toml", "--port=8080")
         self.podman(*run, "--network=none", "--name=aws", image, *service)
         process = self.podman("inspect", "--format={{.State.Pid}}", "aws").strip()
@@ -138,7 +167,7 @@ class Node:
         self.hwsigner("registrar", "allow", chip, f"--subject=CN={_NODE},OU=web", policy)
         self.hwsigner("registrar", "rotate-keys", "--keys=/node/sealing-keys")
         for name in ("registrar.toml", "sealing-keys"):
-            os.chown(self.folder / name, 65532, 65532)
+            os.chown(self.folder / name, USER, USER)
         flags = ("--roots=/roots", "--keys=/node/sealing-keys", policy, f"--issuer-command={_ISSUE}")
         self.podman(*run, f"--network={self._network}", "--name=registrar", image, "registrar", *flags)
 
@@ -163,7 +192,8 @@ class Node:
             _adapt(container)
         for volume in spec["volumes"]:
             volume.get("emptyDir", {}).pop("medium", None)
-            volume.get("secret", {}).pop("defaultMode", None)
+        if spec["securityContext"].pop("fsGroup", None):
+            spec["securityContext"]["runAsGroup"] = 0  # Its files belong to root's group.
         spec["terminationGracePeriodSeconds"] = 1
         spec["volumes"].append({"name": "tpm", "hostPath": {"path": str(self.folder / "tpm"), "type": "Directory"}})
         return documents

@@ -7,18 +7,32 @@ TPM. All are ordinary users with a read-only root and no capabilities. Needs roo
 
 from __future__ import annotations
 
-import subprocess
+import shutil
 import sys
 import tempfile
 import time
+from importlib.metadata import distribution
 from pathlib import Path
 
-from pods import REGISTRY, RESTRICTED, ROLE, Node, Podman, mounts, secret
+from hwsigner import __version__
+from image.pods import REGISTRY, RESTRICTED, ROLE, Node, Podman, mounts, secret
 
 MANIFESTS = Path(__file__).parents[2] / "packaging" / "kubernetes"
 CALLER = "import boto3; print(boto3.client('sts').get_caller_identity()['Arn'])"
 SESSION = ROLE.replace("iam", "sts").replace("role/", "assumed-role/")
 KEY = "tpm2:path=/node/web.tss2?tcti=swtpm:path=/tpm/socket"
+MODULE = "/usr/lib/x86_64-linux-gnu/pkcs11/p11-kit-client.so"
+TOKEN_KEY = f"pkcs11:token=web;object=key?module-path={MODULE}&pin-source=file:/p11-kit/pin"
+BOTO3 = ("boto3", "botocore", "jmespath", "python-dateutil", "s3transfer", "six", "urllib3")
+# Prints shells and package managers, and programs that run as another user; then writes where it can't.
+INSIDE = """
+import os, pathlib, httptools, pkcs11, tpm2_pytss, uvloop
+assert os.getuid() == os.getgid() == 65532
+print([name for name in ("/bin/sh", "/usr/bin/apt", "/usr/bin/dpkg") if os.path.exists(name)])
+files = [path for top in ("/opt", "/usr") for path in pathlib.Path(top).rglob("*")]
+print([str(path) for path in files if path.is_file() and path.stat().st_mode & 0o6000])
+pathlib.Path("/opt/hwsigner/new").touch()
+"""
 ALONE = ("--rm", "--network=none", *RESTRICTED)
 
 
@@ -29,7 +43,7 @@ def main(dist: str, folder: str) -> int:
         _images(podman, Path(dist), Path(temporary))
         node = Node(podman, Path(temporary))
         with node.running():
-            for check in (_alone, _sidecar, _cert_manager, _daemon_set):
+            for check in (_alone, _token, _sidecar, _cert_manager, _daemon_set):
                 begin = time.monotonic()
                 check(podman, node)
                 print(f"{check.__name__[1:]}: passed in {time.monotonic() - begin:.0f} s", flush=True)
@@ -41,29 +55,40 @@ def _images(podman: Podman, dist: Path, folder: Path) -> None:
     for name in ("hwsigner", "hwsigner-credentials"):
         (archive,) = dist.glob(f"{name}-[0-9]*.oci.tar")
         podman("load", "--quiet", "--input", archive)
-        podman("tag", f"localhost/{name}:0.9.0", f"{REGISTRY}/{name}:0.9.0")
+        podman("tag", f"localhost/{name}:{__version__}", f"{REGISTRY}/{name}:{__version__}")
     application = folder / "application"
-    pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install", "boto3")
-    subprocess.run([*pip, "--target", application / "boto3"], check=True)
-    lines = (f"FROM {REGISTRY}/hwsigner:0.9.0", "COPY boto3 /boto3", "ENV PYTHONPATH=/boto3")
+    for name in BOTO3:
+        for file in distribution(name).files or ():
+            if ".." not in file.parts and "__pycache__" not in file.parts:
+                copy = application / "boto3" / file
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(file.locate(), copy)
+    lines = (f"FROM {REGISTRY}/hwsigner:{__version__}", "COPY boto3 /boto3", "ENV PYTHONPATH=/boto3")
     (application / "Containerfile").write_text("\n".join((*lines, 'ENTRYPOINT ["/usr/bin/python3"]\n')))
     podman("build", "--quiet", "--pull=never", f"--tag={REGISTRY}/application:1", application)
 
 
 def _alone(podman: Podman, node: Node) -> None:
     """The images have what hwsigner needs, no shell and no program with another user's rights."""
-    version = podman("run", *ALONE, f"{REGISTRY}/hwsigner:0.9.0", "version", "--verbose")
+    version = podman("run", *ALONE, f"{REGISTRY}/hwsigner:{__version__}", "version", "--verbose")
     assert "canonicalisation: native" in version, version
     assert "tpm2-pytss: 3" in version, version
-    script = "import os, pathlib; assert os.getuid() == os.getgid() == 65532; import tpm2_pytss, pkcs11, uvloop, httptools"
-    script += "; print([p for p in ('/bin/sh', '/usr/bin/dpkg') if os.path.exists(p)])"
-    script += "; print([str(p) for d in ('/usr', '/opt') for p in pathlib.Path(d).rglob('*') if p.lstat().st_mode & 0o6000])"
-    script += "; pathlib.Path('/opt/x').touch()"
-    done = podman.run("run", *ALONE, "--entrypoint=/opt/hwsigner/bin/python", f"{REGISTRY}/hwsigner:0.9.0", "-c", script)
+    image = f"{REGISTRY}/hwsigner:{__version__}"
+    done = podman.run("run", *ALONE, "--entrypoint=/opt/hwsigner/bin/python", image, "-c", INSIDE)
     assert done.stdout == "[]\n[]\n", done
     assert "Read-only file system" in done.stderr, done
-    client = podman.run("run", *ALONE, f"{REGISTRY}/hwsigner-credentials:0.9.0", "--profile", "web")
+    client = podman.run("run", *ALONE, f"{REGISTRY}/hwsigner-credentials:{__version__}", "--profile", "web")
     assert (client.returncode, client.stderr) == (1, "hwsigner: no agent gave credentials, and can't run /hwsigner\n")
+
+
+def _token(podman: Podman, node: Node) -> None:
+    """A container makes a key in the node's PKCS #11 token, and signs with it, through p11-kit's socket."""
+    with node.p11_kit() as folder:
+        flags = ("--env=P11_KIT_SERVER_ADDRESS=unix:path=/p11-kit/socket", f"--volume={folder}:/p11-kit:ro")
+        run = ("run", *ALONE, *flags, f"{REGISTRY}/hwsigner:{__version__}")
+        podman(*run, "keygen", TOKEN_KEY)
+        request = podman(*run, "csr", TOKEN_KEY, "--subject=CN=web")
+    assert "BEGIN CERTIFICATE REQUEST" in request, request
 
 
 def _sidecar(podman: Podman, node: Node) -> None:
@@ -88,8 +113,11 @@ def _cert_manager(podman: Podman, node: Node) -> None:
     usage = ["-addext", "keyUsage=critical,digitalSignature"]
     node.openssl("req", *flags, *usage, "-keyout", str(key), "-out", str(request))
     node.issue("tls.csr", "tls.crt")
-    with node.pod(MANIFESTS / "cert-manager.yaml", secret("web-certificate", tls_key=key, tls_crt=node.folder / "tls.crt")) as pod:
+    certificate = secret("web-certificate", tls_key=key, tls_crt=node.folder / "tls.crt")
+    with node.pod(MANIFESTS / "cert-manager.yaml", certificate) as pod:
         _calls(podman, f"{pod}-application")
+        log = podman.run("logs", f"{pod}-credentials").stderr
+        assert '"level": "warning"' not in log, log
 
 
 def _daemon_set(podman: Podman, node: Node) -> None:
@@ -112,7 +140,7 @@ def _calls(podman: Podman, container: str) -> None:
 def _client(podman: Podman, socket: str, user: str, *flags: str, status: int, wanted: str) -> None:
     """Run the image that has nothing but the client, with the agent's socket."""
     volume = f"--volume={socket}:/run/hwsigner:ro"
-    image = f"{REGISTRY}/hwsigner-credentials:0.9.0"
+    image = f"{REGISTRY}/hwsigner-credentials:{__version__}"
     done = podman.run("run", *ALONE, *flags, f"--user={user}:{user}", volume, image, "--profile", "web")
     assert done.returncode == status, done
     assert wanted in done.stdout + done.stderr, done
