@@ -48,7 +48,7 @@ CLEAN = env -i PATH="$$PATH" HOME="$$HOME" LANG=C.UTF-8 $${CI:+CI="$$CI"} $${TER
 PYTEST = $(CLEAN) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ORDER)
 ORDER = $(if $(SHUFFLE),-p randomly $(if $(filter-out yes,$(SHUFFLE)),--randomly-seed=$(SHUFFLE)))
 
-.PHONY: help demo check test test-all test-python test-clients test-debian test-machine demo-packages client-packages lint format sanitize fuzz bench wheel wheels test-wheels test-musl image test-image pins man release setup packages clean
+.PHONY: help demo check test test-all test-python test-clients test-debian test-machine demo-packages client-packages lint format sanitize fuzz bench wheel wheels test-wheels test-musl image test-image pins site test-site man release setup packages clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 14
@@ -114,7 +114,7 @@ test-wheels: ## Install the wheels of make wheels in bare Debian roots and run t
 	$(CLEAN) $(VENV)-wheels/bin/python tests/wheels/run.py dist .machine $(ROOTS)
 
 test-musl: $(VENV)-wheels/.installed ## Run the wheel for musl of make wheels in a Python that is compiled for it: ten minutes at first
-	@$(if $(PACKAGES),.ci/packages musl-tools)
+	@$(if $(PACKAGES),.ci/packages musl-tools autoconf automake libtool libltdl-dev)
 	tests/wheels/musl dist .machine/musl
 
 # Another machine's Python builds tpm2-pytss, so the image's Debian must be this machine's.
@@ -125,6 +125,14 @@ image: ## Build the container images from the wheels of make wheels into dist/, 
 test-image: setup ## Run the images of make image, and the manifests for Kubernetes, under podman
 	@$(if $(PACKAGES),.ci/packages podman runc p11-kit softhsm2 swtpm swtpm-tools)
 	$(CLEAN) PYTHONPATH=.:tests $(BIN)/python tests/image/run.py dist .machine/image
+
+site: $(VENV)-site/.installed ## Build the documentation's site into build/site
+	$(CLEAN) PYTHONPATH=. $(VENV)-site/bin/python packaging/site/build_site.py build/site
+	@echo "Open build/site/index.html"
+
+test-site: setup site ## Look at the site in headless Chromium: search, narrow screens, light and dark
+	@$(if $(PACKAGES),.ci/packages chromium)
+	$(CLEAN) $(BIN)/python -m pytest -q tests/site/browser.py
 
 pins: ## Pin the newest versions of what the other targets install, by hash, with uv and npm
 	packaging/pins
@@ -176,6 +184,11 @@ $(DEMO_VENV)/.installed: pyproject.toml $(PINS)/build.txt $(PINS)/demo.txt | dem
 	@.ci/environment $(@D) "$(or $(PYTHON),$$(.ci/find-python))" build demo
 	$(@D)/bin/$(PIP) install $(THIS) --editable . --config-settings=hwsigner.native=false
 	$(@D)/bin/$(PIP) uninstall --yes pathspec pkgconfig scikit-build-core setuptools setuptools-scm vcs-versioning
+	@touch $@
+
+$(VENV)-site/.installed: $(PINS)/site.txt
+	@$(if $(PACKAGES),.ci/packages ca-certificates python3 python3-venv)
+	@.ci/environment $(@D) "$(or $(PYTHON),$$(.ci/find-python))" site
 	@touch $@
 
 # The extension is built into the virtual environment, not among the sources: each environment has its own, or none.

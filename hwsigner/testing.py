@@ -1,4 +1,4 @@
-"""Tests that every backend must pass, for pytest. A backend's test file inherits them and says how to get a key.
+"""Tests that every backend must pass, for pytest. A backend's test file inherits them and says how to get a key::
 
     from hwsigner import open_key
     from hwsigner.testing import KeyContract, LockedKey, PinContract

@@ -18,7 +18,7 @@ from hwsigner.cli import COMMANDS, command_parser
 from hwsigner.cli.examples import EXAMPLES
 from hwsigner.cli.flag_groups import flag_groups, help_of, usage_of
 from hwsigner.cli.help import ABOUT, sections
-from hwsigner.cli.pages import names
+from hwsigner.cli.pages import names, page_of
 from hwsigner.cli.parser import Parser
 from hwsigner.config.flags import Flag
 
@@ -91,7 +91,7 @@ def _about_command(name: str, parser: Parser) -> Iterator[str]:
     usage = usage_of(parser.prog, parser.usage, parser.flags, parser.positionals).removeprefix(f"{parser.prog} ")
     yield from (".SH SYNOPSIS", f".B {_text(parser.prog)}", _text(usage))
     yield from (".SH DESCRIPTION", _text(f"{parser.description}"))
-    yield _text(f"More is printed by hwsigner help {name.partition(' ')[0] if _has_page(name) else 'commands'}.")
+    yield _text(f"More is printed by hwsigner help {_page_of(name)}.")
     if parser.positionals:
         yield ".SH ARGUMENTS"
         for action in parser.positionals:
@@ -108,8 +108,10 @@ def _about_command(name: str, parser: Parser) -> Iterator[str]:
     yield from (".SH SEE ALSO", _reference("hwsigner"))
 
 
-def _has_page(name: str) -> bool:
-    return name.partition(" ")[0] in names()
+def _page_of(name: str) -> str:
+    """Return what `hwsigner help` needs to print the page about a command."""
+    first = name.partition(" ")[0]
+    return name if page_of(name) in names() else first if first in names() else "commands"
 
 
 def _title(name: str) -> str:

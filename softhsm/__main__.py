@@ -1,4 +1,4 @@
-"""`python -m softhsm make DIR` makes a token and a TPM with keys. `python -m softhsm stop DIR` stops the TPM."""
+"""`python -m softhsm make DIR` makes a token and a TPM with keys, `tpm DIR` an empty TPM. `stop DIR` stops the TPM."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ HANDLE = 0x81000100
 
 def make(folder: Path) -> None:
     """Make a token and a TPM in a new or empty folder and print the URIs of their keys."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if any(folder.iterdir()):
-        raise ToolError(f"{folder} is not empty; run `python -m softhsm stop {folder}`, then remove it")
+    _make_folder(folder)
     pin_file = folder / "pin"
     pin_file.touch(mode=0o600)
     pin_file.write_text(f"{PIN}\n")
@@ -50,19 +48,33 @@ def make(folder: Path) -> None:
         print(f"export {name}={shlex.quote(value)}")
 
 
+def make_tpm(folder: Path) -> None:
+    """Make a TPM without keys in a new or empty folder and print the variable that names it."""
+    _make_folder(folder)
+    tpm = SoftTPM(folder / "tpm")
+    tpm.start(detached=True)
+    print(f"export TPM2_TCTI={shlex.quote(tpm.tcti)}")
+
+
+def _make_folder(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if any(folder.iterdir()):
+        raise ToolError(f"{folder} is not empty; run `python -m softhsm stop {folder}`, then remove it")
+
+
 def stop(folder: Path) -> None:
     """Stop the TPM in a folder. The files stay."""
     SoftTPM(folder / "tpm").stop()
 
 
 def main() -> int:
-    """Run one of the two commands."""
+    """Run one of the commands."""
     parser = argparse.ArgumentParser(prog="python -m softhsm", description=__doc__)
-    parser.add_argument("command", choices=("make", "stop"))
+    parser.add_argument("command", choices=("make", "tpm", "stop"))
     parser.add_argument("folder", type=Path, help="the folder for the token and the TPM")
     arguments = parser.parse_args()
     try:
-        {"make": make, "stop": stop}[arguments.command](arguments.folder.absolute())
+        {"make": make, "tpm": make_tpm, "stop": stop}[arguments.command](arguments.folder.absolute())
     except ToolError as error:
         print(f"softhsm: {error}", file=sys.stderr)
         return 1

@@ -16,11 +16,11 @@ _FIRMWARES = {"5.4": FIRMWARE_5_4, "5.7": FIRMWARE_5_7}
 _SLOTS = {0x9A: "EC:P-256", 0x9C: "EC:P-256", 0x9E: "RSA:2048"}
 
 
-def _open_card(path: Path, firmware: str) -> YubiKey:
-    """Return the card in a folder. A new card gets this firmware, keys and certificates."""
+def _open_card(path: Path, firmware: str, *, empty: bool) -> YubiKey:
+    """Return the card in a folder. A new card gets this firmware and, unless `empty`, keys and certificates."""
     is_new = not path.exists()
     card = YubiKey(path, firmware=_FIRMWARES[firmware])
-    if is_new:
+    if is_new and not empty:
         card.write_chuid()
         for slot, kind in _SLOTS.items():
             card.generate(slot, kind)
@@ -64,12 +64,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m softhsm.yubikey_shell", description=__doc__)
     parser.add_argument("folder", type=Path, help="the folder for the card's state and pcscd's socket")
     parser.add_argument("--firmware", choices=list(_FIRMWARES), default="5.4", help="of a new card (default: 5.4)")
+    parser.add_argument("--empty", action="store_true", help="make a new card without keys")
+    parser.add_argument("--touch-after", type=float, metavar="SECONDS", help="touch the card by itself when it waits")
     arguments = parser.parse_args()
     folder = arguments.folder.absolute()
     pcsc = SoftPcsc(folder)
     try:
         pcsc.start()
-        card = _open_card(folder / "card.json", arguments.firmware)
+        card = _open_card(folder / "card.json", arguments.firmware, empty=arguments.empty)
+        card.sensor.delay = arguments.touch_after
         card.insert(pcsc)
         _describe(card, pcsc)
         _run_commands(card, pcsc)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from hwsigner.emulator import Emulator
 from hwsigner.trust_policy import TrustPolicy
-from pages import ROOT, run_shell, shell_blocks
+from pages import ROOT, run_shell
 
 PAGE = "docs/how-to/eks-hybrid-nodes.md"
 _INSTALLED = Path(sys.executable).with_name("hwsigner")
@@ -83,7 +83,9 @@ class Node:
         if link:
             self.program.symlink_to(_INSTALLED)
             return
-        [command] = re.findall("^install .*$", shell_blocks(PAGE, "### The program", "## Upgrades"), re.MULTILINE)
+        [command] = re.findall(
+            "^install .*$", (ROOT / PAGE).read_text().split("### The program")[1].split("## Upgrades")[0], re.MULTILINE
+        )
         run_shell(self.here(command), self.root, {})
 
     def write_config(self) -> Path:

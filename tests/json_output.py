@@ -1,4 +1,4 @@
-"""The fields of `--output json` in docs/reference/commands.md, and what a command prints."""
+"""The fields of `--output json` in docs/reference/output.md, and what a command prints."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from scene import Outcome
 
 def documented() -> dict[str, str]:
     """Return what the page says of each command's fields, by command."""
-    text = (ROOT / "docs" / "reference" / "commands.md").read_text()
-    section = text[text.index("## Output for programs") :].split("\n## ")[0]
-    return dict(re.findall(r"^\| `([a-z -]+)` \| (.+) \|$", section, re.MULTILINE))
+    text = (ROOT / "docs" / "reference" / "output.md").read_text()
+    return dict(re.findall(r"^\| `([a-z -]+)` \| (.+) \|$", text, re.MULTILINE))
 
 
 def read(outcome: Outcome, command: str, *, status: int = 0, alone: bool = False) -> Any:

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-
+from pages import ROOT, block
 
 PROGRAM = "import sys; from softhsm import demo, demo_stage; {}; sys.exit(demo.main())"
 
@@ -59,6 +58,14 @@ def test_demo_shows_three_identities_and_four_refusals(demo: subprocess.Popen[st
     assert "Untrusted Signing Certificate" in untrusted
     assert other_unit.endswith("requires StringEquals aws:PrincipalTag/x509Subject/OU 'devops', but it is 'ops'")
     assert_nothing_is_left(short_folder)
+    assert_readme_quotes(out)
+
+
+def assert_readme_quotes(out: str) -> None:
+    """Check README's transcript of the demo against its output. A `…` stands for anything."""
+    transcript = block("README.md", "text", "## Try it", "## Install")
+    pattern = ".*".join(map(re.escape, re.split(r"\s*…\s*", transcript.rstrip())))
+    assert re.fullmatch(pattern, out.rstrip(), re.DOTALL), transcript
 
 
 @pytest.mark.parametrize(

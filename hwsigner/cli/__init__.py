@@ -219,7 +219,7 @@ def _print_help(name: str | None, *, alone: bool) -> None:
         alone: whether there are no arguments: then what to do next is printed.
     """
     from hwsigner.cli.help import next_steps, overview
-    from hwsigner.cli.pages import names, page
+    from hwsigner.cli.pages import names, names_without, page, page_of
 
     if name in (None, "--help", "-h"):
         print(next_steps(os.environ) if alone else overview(COMMANDS))
@@ -227,10 +227,10 @@ def _print_help(name: str | None, *, alone: bool) -> None:
     if name in COMMANDS or name in _groups():
         _run([*name.split(), "--help"])
     elif name not in names():
-        known = sorted({*COMMANDS, *names()})
+        known = sorted({*COMMANDS, *names_without(COMMANDS)})
         raise UsageError(f"no help about {name[:40]!r}", suggestion(name, known, f"Use one of {', '.join(known)}"))
-    if name in names():
-        print(page(name))
+    if page_of(name) in names():
+        print(page(page_of(name)))
 
 
 def _show_warnings(*, strict: bool) -> None:

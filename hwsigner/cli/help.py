@@ -7,7 +7,7 @@ import shlex
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from hwsigner.cli.pages import names
+from hwsigner.cli.pages import names_without
 from hwsigner.errors import HwsignerError, printable
 
 ABOUT = "Temporary AWS credentials from a private key in a TPM, HSM, smart card, YubiKey or file."
@@ -45,8 +45,8 @@ def overview(commands: Mapping[str, str]) -> str:
     lines = ["usage: hwsigner COMMAND [flags]", "", *textwrap.wrap(ABOUT, _WIDTH), ""]
     for title, listed in sections(commands).items():
         lines += [f"{title}:", *_rows({name: commands[name] for name in listed}), ""]
-    pages = f"hwsigner help PAGE prints a page: {', '.join(names())}"
-    lines.append("hwsigner COMMAND --help lists a command's flags.")
+    pages = f"hwsigner help PAGE prints another page: {', '.join(names_without(commands))}"
+    lines.append("hwsigner COMMAND --help lists its flags. hwsigner help COMMAND explains it.")
     return "\n".join([*lines, *textwrap.wrap(pages, _WIDTH, break_on_hyphens=False)])
 
 
@@ -70,7 +70,7 @@ def next_steps(environ: Mapping[str, str]) -> str:
         state = f"Profiles: {', '.join(known)}." if known else "There is no profile yet."
         steps = _steps_with(known, environ.get("HWSIGNER_PROFILE", "")) if known else _FIRST_STEPS
     except HwsignerError as error:
-        state, steps = str(error), {"hwsigner help commands": "explains config.toml, under Profiles"}
+        state, steps = str(error), {"hwsigner help config": "explains config.toml"}
     width = max(map(len, steps))
     rows = [printable(f"  {command:<{width}}  {what}") for command, what in steps.items()]
     paragraphs = [textwrap.fill(text, _WIDTH, break_on_hyphens=False) for text in (ABOUT, printable(state))]

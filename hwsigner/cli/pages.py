@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
@@ -11,9 +13,19 @@ def names() -> list[str]:
     return sorted(_pages())
 
 
+def names_without(commands: Iterable[str]) -> list[str]:
+    """Return the names of the pages that no command has: `hwsigner help agent` shows a command's flags and its page."""
+    return sorted(_pages().keys() - {page_of(command) for command in commands})
+
+
+def page_of(command: str) -> str:
+    """Return the name that a page about a command has: aws-setup for `aws setup`."""
+    return command.replace(" ", "-")
+
+
 def page(name: str) -> str:
-    """Return a page, in Markdown."""
-    return _pages()[name].read_text("utf-8").rstrip("\n")
+    """Return a page, in Markdown, without its comments."""
+    return re.sub(r"^ *<!-- .*? -->\n", "", _pages()[name].read_text("utf-8"), flags=re.MULTILINE).rstrip("\n")
 
 
 def _pages() -> dict[str, Traversable]:

@@ -131,7 +131,7 @@ def _program(*, system: bool) -> Path:
 def _check_reachable(file: Path) -> None:
     """Check that every user can run a file, and that it is not in a folder that the units hide."""
     real = file.resolve()
-    hint = "Install hwsigner into /opt/hwsigner, as README describes, and run /opt/hwsigner/bin/hwsigner"
+    hint = "Install hwsigner into /opt/hwsigner (hwsigner help install) and run /opt/hwsigner/bin/hwsigner"
     for path in {file, real}:
         if str(path).startswith(_HOMES):
             raise UsageError(f"{path} is in a home folder, which the system's units can't read", hint)

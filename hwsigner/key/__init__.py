@@ -153,7 +153,7 @@ def open_key(
     """Open the key that a key URI or a path names.
 
     Args:
-        uri: the key URI; `docs/reference/commands.md` has its forms.
+        uri: the key URI; `docs/reference/key-uris.md` has its forms.
         pin: the PIN itself, or a callable that is asked for it before any other place.
         public_key: the certificate's DER SubjectPublicKeyInfo, which chooses if the URI names several keys.
         allow_modules: whether the URI may name any library to load, in `module-path` or `tcti`. Otherwise it must be in

@@ -91,7 +91,9 @@ def key(runner: Runner) -> Runner:
 
 def test_gitlab_job_has_credentials_by_the_tpm(runner: Runner, swtpm: SoftTPM) -> None:
     section = "## A GitLab runner with a TPM", "## A GitHub runner with a token"
-    runner.set_up(shell_blocks(PAGE, *section), TPM2_TCTI=swtpm.tcti)
+    runner.set_up(
+        shell_blocks(PAGE, "## A GitLab runner with a TPM", "## A GitHub runner with a token"), TPM2_TCTI=swtpm.tcti
+    )
     (script,) = job_scripts(PAGE, *section)
     assert runner.is_role(runner.run(GITLAB, script, {"TPM2_TCTI": swtpm.tcti}))
 
@@ -103,7 +105,11 @@ def test_github_steps_have_credentials_by_the_token(runner: Runner, softhsm: InP
     pin.write_text("1234")
     pin.chmod(0o400)
     softhsm.add_token("ci")
-    runner.set_up(shell_blocks(PAGE, *section), **softhsm.env, HWSIGNER_PIN="1234")
+    runner.set_up(
+        shell_blocks(PAGE, "## A GitHub runner with a token", "## A docker executor"),
+        **softhsm.env,
+        HWSIGNER_PIN="1234",
+    )
     first, second = job_scripts(PAGE, *section)
     for name in ("TRUST_ANCHOR_ARN", "PROFILE_ARN", "ROLE_ARN"):
         first = first.replace(f"${{{{ vars.{name} }}}}", runner.environ[name])
@@ -118,7 +124,7 @@ def test_github_steps_have_credentials_by_the_token(runner: Runner, softhsm: InP
 
 def test_jobs_have_credentials_by_a_key_in_a_variable(key: Runner) -> None:
     section = "## A key in a variable", "From another program's output"
-    encoded = key.run(GITLAB, shell_blocks(PAGE, *section))
+    encoded = key.run(GITLAB, shell_blocks(PAGE, "## A key in a variable", "From another program's output"))
     assert "\n" not in encoded
     gitlab, github = job_scripts(PAGE, *section)
     for shell, script in ((GITLAB, gitlab), (GITHUB, github)):
@@ -184,7 +190,9 @@ class TestDockerExecutor:
             shutil.copy(f"/etc/{name}", etc)
         shutil.move(home.folder / "config" / "hwsigner" / "config.toml", etc / "hwsigner")
         (runner.folder / "ci").mkdir()
-        (runner.folder / "ci" / "aws-config").write_text(block(PAGE, "ini", *section))
+        (runner.folder / "ci" / "aws-config").write_text(
+            block(PAGE, "ini", "## A docker executor", "## A key in a variable")
+        )
         (script,) = job_scripts(PAGE, *section)
         environ = {"AWS_CONFIG_FILE": str(runner.folder / "ci" / "aws-config"), "HOME": "/nonexistent"}
         command = ["unshare", "--mount", "sh", "-c", MOUNT, "sh", str(etc), *AGENT, "--system"]

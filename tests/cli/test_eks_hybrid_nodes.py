@@ -24,13 +24,14 @@ from enrolment.registrar.sites import Issuer, Site
 from hwsigner.emulator import Emulator, World
 from hwsigner.enrolment.issuers import Issued, Pending
 from hwsigner.identity.certificate_request import CertificateRequest
-from hybrid_nodes import PAGE, Node, environment, one_line, page_policy
-from pages import run_shell, shell_blocks
+from hybrid_nodes import Node, environment, one_line, page_policy
+from pages import ROOT, run_shell, shell_blocks
 from softhsm.tpm import SoftTPM
 
 __all__ = ["chip", "chips", "vendors"]
 
 AWS = "/usr/bin/aws"
+PAGE = "docs/how-to/eks-hybrid-nodes.md"
 LONGEST_NAME = "n" * 64
 _SECONDS = 60
 
@@ -123,6 +124,17 @@ class TestFileKey(HybridNode):
     def node(self, file_node: Node) -> Node:
         return file_node
 
+    @pytest.mark.slow
+    def test_check_of_the_page_finds_nothing(self, node: Node) -> None:
+        node.put_program()
+        config = node.write_config().parent
+        script = shell_blocks(PAGE, "To check the node's credentials", "## Upgrades")
+        environ = {**node.environ, "AWS_ENDPOINT_URL": node.emulator.url}
+        del environ["PATH"]  # That of the shell, which has hwsigner.
+        printed = run_shell(script.replace("/etc/aws/hybrid", str(config)), node.root, environ)
+        assert node.role in printed
+        assert "Nothing is wrong" in printed
+
 
 class TestTpmKey(HybridNode):
     @pytest.fixture
@@ -199,7 +211,7 @@ def test_enrolled_node_gets_credentials_and_renews_its_certificate(
     node = Node(root, service, environment(root, service, TPM2_TCTI=chip.tpm.tcti))
     site = Site(tmp_path, chip.trust, issuer := Lasting(ca))
     site.allow()
-    [enroll] = re.findall(r"^hwsigner enroll .*$", one_line(shell_blocks(PAGE, "### Renewal", "### The program")), re.M)
+    [enroll] = re.findall(r"^hwsigner enroll .*$", one_line((ROOT / PAGE).read_text()), re.M)
     pairs = zip(("trust-anchor", "profile", "role"), node.flags[5:10:2], strict=True)
     for kind, arn in pairs:
         enroll = enroll.replace(f"--{kind}-arn ARN", f"--{kind}-arn {arn}")

@@ -1,4 +1,4 @@
-"""The commands of docs/how-to/keys.md and of README's quick starts run as they are written."""
+"""The commands of docs/how-to/keys.md, README and docs/how-to/enrolment.md run as they are written."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from softhsm.yubikey import YKCS11, YubiKey
 __all__ = ["chip", "chips", "vendors"]
 
 MANAGEMENT_KEY = "0102030405060708" * 3
+ROLE_ARN = "arn:aws:iam::123456789012:role/web"
 CA = """
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -keyout ca.key -out ca.pem -subj '/CN=Demo CA' \\
     -addext keyUsage=critical,keyCertSign,cRLSign 2>/dev/null
@@ -30,9 +31,12 @@ openssl x509 -req -in web.csr -CA ca.pem -CAkey ca.key -copy_extensions copy -ou
 """
 
 
-def commands(page: str, start: str, end: str) -> str:
-    """Return the shell commands of a page between two texts. A CA issues what is installed, if no command does."""
-    found = with_arns(shell_blocks(page, start, end))
+PROFILE = f"hwsigner profile add web --role-arn {ROLE_ARN}\n"
+
+
+def commands(script: str) -> str:
+    """Return the shell commands of a page with ARNs. A CA issues what is installed, if no command does."""
+    found = with_arns(script)
     return (
         found if "openssl x509" in found else re.sub(r"^hwsigner install-certificate", f"{CA}\\g<0>", found, flags=re.M)
     )
@@ -43,7 +47,7 @@ def with_arns(text: str) -> str:
     for kind in ("trust-anchor", "profile"):
         arn = f"arn:aws:rolesanywhere:eu-central-1:123456789012:{kind}/3f6c1a52-9d7e-4c1b-8a90-0f4b7d2c6e11"
         text = re.sub(rf"(--{kind}-arn) (?:ARN|arn:\S+/UUID)", rf"\1 {arn}", text)
-    return text.replace("--role-arn ARN", "--role-arn arn:aws:iam::123456789012:role/web")
+    return text.replace("--role-arn ARN", f"--role-arn {ROLE_ARN}")
 
 
 @pytest.fixture
@@ -75,32 +79,36 @@ def tpm(swtpm: SoftTPM) -> Iterator[dict[str, str]]:
 
 
 def test_life_of_a_key(run: Callable[..., str]) -> None:
-    script = commands("docs/how-to/keys.md", "# Keys", "## Which key").replace("credential-process", "show")
+    script = commands(shell_blocks("docs/how-to/keys.md", "# Keys", "## Which key")).replace(
+        "credential-process", "show"
+    )
     assert "yes, it is for this key" in run(script)
 
 
 def test_keys_in_files_and_their_ca(run: Callable[..., str]) -> None:
-    made = commands("docs/how-to/keys.md", "## A file", "## The certificate")
-    issued = commands("docs/how-to/keys.md", "## The certificate", "## Look at a key")
+    made = commands(shell_blocks("docs/how-to/keys.md", "## A file", "## The certificate"))
+    issued = commands(shell_blocks("docs/how-to/keys.md", "## The certificate", "## Look at a key"))
     request = "hwsigner csr /etc/pki/web.key --subject CN=web --out web.csr\n"
     installed = "hwsigner install-certificate web.pem /etc/pki/web.key\n"
     assert "--certificate" in run(f"{made}{request}{issued}{installed}")
 
 
 def test_keys_of_a_tpm(run: Callable[..., str], tpm: dict[str, str]) -> None:
-    script = commands("docs/how-to/keys.md", "## A TPM server", "## A YubiKey")
+    script = commands(shell_blocks("docs/how-to/keys.md", "## A TPM server", "## A YubiKey"))
     assert "--certificate tpm2:nv=0x01c20000" in run(script, **tpm)
 
 
 def test_looking_and_deleting(run: Callable[..., str], tpm: dict[str, str]) -> None:
-    shown = commands("docs/how-to/keys.md", "## Look at a key", "## Prove")
-    deleted = commands("docs/how-to/keys.md", "## Delete a key", "## What is proven").replace("# asks", "--yes #")
+    shown = commands(shell_blocks("docs/how-to/keys.md", "## Look at a key", "## Prove"))
+    deleted = commands(shell_blocks("docs/how-to/keys.md", "## Delete a key", "## What is proven")).replace(
+        "# asks", "--yes #"
+    )
     output = run(f"hwsigner keygen tpm2:path=/etc/pki/web.tss2\n{shown}{deleted}", **tpm)
     assert "deleted the key in" in output
 
 
 def test_key_of_a_token(run: Callable[..., str], softhsm: InProcessSoftHSM) -> None:
-    script = commands("docs/how-to/keys.md", "## An HSM", "## A file")
+    script = commands(shell_blocks("docs/how-to/keys.md", "## An HSM", "## A file"))
     named = script.replace("/usr/lib/softhsm/libsofthsm2.so", softhsm.module).replace(
         "token=alpha", f"token={softhsm.label}"
     )
@@ -109,34 +117,40 @@ def test_key_of_a_token(run: Callable[..., str], softhsm: InProcessSoftHSM) -> N
 
 
 def test_key_of_a_yubikey(run: Callable[..., str], yubikey: YubiKey) -> None:
-    script = commands("docs/how-to/keys.md", "## A YubiKey", "## An HSM")
+    script = commands(shell_blocks("docs/how-to/keys.md", "## A YubiKey", "## An HSM"))
     named = script.replace("YubiKey%20PIV%20%2312345678", yubikey.uri(0x9A, YKCS11).split("token=")[1].split(";")[0])
     assert "slot 9a" in run(named, HWSIGNER_PIN=MANAGEMENT_KEY)
 
 
-@pytest.mark.parametrize(
-    ("start", "end"), [("## Use it", "**Servers with TPMs"), ("**A build agent**", "`hwsigner show --profile web`")]
-)
-def test_quick_start_with_a_tpm(run: Callable[..., str], tpm: dict[str, str], start: str, end: str) -> None:
-    script = commands("README.md", start, end).replace("hwsigner exec web -- aws s3 ls", "hwsigner show --profile web")
-    assert "Installed  CN=" in run(script, **tpm)
+def test_quick_start_of_a_server(run: Callable[..., str], tpm: dict[str, str]) -> None:
+    script = commands(shell_blocks("README.md", "**A server with a TPM**", "**A YubiKey**"))
+    assert "Installed  CN=web-01" in run(f"{PROFILE}{script}", **tpm)
 
 
-def test_quick_start_with_a_registrar(run: Callable[..., str], chip: Chip, ca: certs.Authority, tmp_path: Path) -> None:
+def test_quick_start_of_a_build_agent(run: Callable[..., str], tpm: dict[str, str]) -> None:
+    script = commands(shell_blocks("README.md", "**A build agent**", "Every SDK then finds"))
+    script = script.replace("hwsigner exec web -- aws s3 ls", "hwsigner show --profile web")
+    assert "Installed  CN=web-build" in run(f"{PROFILE}{script}", **tpm)
+
+
+def test_enrolment_from_an_empty_tpm(run: Callable[..., str], chip: Chip, ca: certs.Authority, tmp_path: Path) -> None:
     site = Site(tmp_path, chip.trust, Issuer(ca))
     site.allow()
-    script = commands("README.md", "**Servers with TPMs", "**A YubiKey**")
+    script = with_arns(shell_blocks("docs/how-to/enrolment.md", "Then each server takes", "A server whose TPM"))
     script = script.replace("9f86…", f"$(hwsigner attest --ek) --policy {site.policy}")
     with site.serving() as server:
         url = f"http://127.0.0.1:{server.socket.getsockname()[1]}"
         script = script.replace("https://registrar.example.com:8443", url).replace("aws sts get-caller-identity", ":")
-        assert "Certified  CN=web-01,OU=devops" in run(script, TPM2_TCTI=chip.tpm.tcti)
+        assert "Certified  CN=web-01,OU=web" in run(script, TPM2_TCTI=chip.tpm.tcti, HOME=str(tmp_path))
     assert site.decisions == ["challenged", "proven", "issued"]
 
 
 def test_quick_start_of_a_yubikey(run: Callable[..., str], yubikey: YubiKey) -> None:
-    script = commands("README.md", "**A YubiKey**", "**A build agent**").replace("--touch-policy cached", "")
+    script = commands(shell_blocks("README.md", "**A YubiKey**", "**A build agent**")).replace(
+        "--touch-policy cached", ""
+    )
     named = script.replace("YubiKey%20PIV%20%2312345678", yubikey.uri(0x9A, YKCS11).split("token=")[1].split(";")[0])
     for command in ("keygen", "install-certificate"):
         named = named.replace(f"hwsigner {command}", f"HWSIGNER_PIN={MANAGEMENT_KEY} hwsigner {command}")
-    assert "Installed  CN=jo" in run(named.replace("hwsigner csr", "HWSIGNER_PIN=123456 hwsigner csr"))
+    named = named.replace("hwsigner csr", "HWSIGNER_PIN=123456 hwsigner csr")
+    assert "Installed  CN=web-jo" in run(f"{PROFILE}{named}")

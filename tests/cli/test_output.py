@@ -1,4 +1,4 @@
-"""`--output json`: each command that has it prints JSON with the fields that docs/reference/commands.md names."""
+"""`--output json`: each command that has it prints JSON with the fields that docs/reference/output.md names."""
 
 from __future__ import annotations
 
@@ -183,5 +183,5 @@ def test_error_is_a_line_on_stderr_and_nothing_on_stdout(call: Call) -> None:
 
 
 def test_pages_name_one_spelling() -> None:
-    pages = [path for path in (ROOT / "docs").glob("*/*.md") if path.name not in ("commands.md", "performance.md")]
+    pages = [path for path in (ROOT / "docs").glob("*/*.md") if path.name not in ("output.md", "performance.md")]
     assert [path.name for path in pages if "`--json`" in path.read_text()] == []

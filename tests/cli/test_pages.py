@@ -1,4 +1,4 @@
-"""The pages of the docs: README leads to each of them, and links between them have targets."""
+"""The pages of the docs: the first page leads to each of them, and links between them have targets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hwsigner.cli.pages import names
 from pages import ROOT
 
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*/*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("**/*.md"))]
 
 
 def anchors(page: Path) -> set[str]:
@@ -20,9 +20,17 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-def test_readme_lists_every_page() -> None:
-    table = (ROOT / "README.md").read_text().split("\n## More\n")[1]
-    assert [name for name in names() if f"/{name}.md)" not in table] == []
+def test_readme_fits_two_screens_and_leads_to_every_part() -> None:
+    readme, index = ((ROOT / name).read_text() for name in ("README.md", "docs/index.md"))
+    parts = re.findall(r"^## (Start|How .*|Reference)$", index, re.MULTILINE)
+    assert readme.count("\n") <= 130
+    assert len(parts) == 4
+    assert [part for part in parts if f"[{part}](docs/index.md#" not in readme] == []
+
+
+def test_every_page_is_listed_by_the_first_or_by_the_list_of_commands() -> None:
+    index, commands = ((ROOT / "docs" / name).read_text() for name in ("index.md", "reference/commands.md"))
+    assert [name for name in names() if f"/{name}.md)" not in index and f"]({name}.md)" not in commands] == []
 
 
 def test_no_two_pages_have_one_name() -> None:

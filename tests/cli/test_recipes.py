@@ -23,7 +23,7 @@ def test_every_file_of_a_recipe_is_named_by_the_page() -> None:
 def test_terraform_files_have_the_resources_and_a_provider_with_a_profile(scene: Scene, tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_bytes(scene.ca.pem)
     (tmp_path / "provider.tf").write_bytes((RECIPES / "terraform" / "provider.tf").read_bytes())
-    run_shell(shell_blocks(PAGE, "## Terraform", "terraform init"), tmp_path, {})
+    run_shell(shell_blocks(PAGE, "## Terraform", "Terraform itself"), tmp_path, {})
     [provider] = loads((tmp_path / "provider.tf").read_text())["provider"]
     assert provider["aws"]["profile"] == "terraform"
     kinds = [kind for resource in loads((tmp_path / "web.tf").read_text())["resource"] for kind in resource]

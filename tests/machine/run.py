@@ -119,7 +119,7 @@ def _disk(base: Path, wheels: Path, wheel: Path, work: Path) -> Path:
     (root / "tests" / "roots").mkdir()
     for name in ("issuercert.pem", "swtpm-localca-rootca-cert.pem"):
         shutil.copy(TPM_VENDOR / name, root / "tests" / "roots")
-    # As README's Install has it. The wheels are here because the machine has no network.
+    # As docs/start/install.md has it. The wheels are here because the machine has no network.
     _chroot(root, "python3", "-m", "venv", "/opt/hwsigner")
     install = ("/bin/python", "-m", "pip", "--quiet", "install", "--no-index", "--find-links=/wheels")
     _chroot(root, f"/opt/hwsigner{install[0]}", *install[1:], f"hwsigner[{','.join(EXTRAS)}]")

@@ -175,8 +175,10 @@ class TestVariables:
 class TestCredentials:
     @pytest.fixture
     def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-        return tmp_path
+        folder = tmp_path / "credentials"
+        folder.mkdir()
+        monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder))
+        return folder
 
     def write(self, path: Path, text: str = "1234\n", mode: int = 0o400) -> None:
         path.write_text(text)

@@ -23,7 +23,8 @@ def release() -> Iterator[threading.Event]:
 
 
 class TestWorkers:
-    def test_threads_end_with_their_work(self) -> None:
+    def test_threads_end_with_their_work(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(workers, "PATIENCE_SECONDS", 1000)
         pool, done = Workers(), threading.Barrier(MOST_AT_ONCE + 1)
         for _ in range(MOST_AT_ONCE):
             pool.start(lambda: done.wait(20))

@@ -445,7 +445,8 @@ class Victims:
             assert tracer.stderr
             assert "attached" in tracer.stderr.readline()
             status = int(self._ask())
-        names = re.findall(r"^\d+ +(\w+)\(", self._log.read_text(), re.MULTILINE)
+        # strace shows bytes of the waiting call's arguments that may not be text.
+        names = re.findall(r"^\d+ +(\w+)\(", self._log.read_text(errors="replace"), re.MULTILINE)
         return status, [name for name in names if name not in ("rt_sigtimedwait", "restart_syscall", "exit_group")]
 
     def _ask(self) -> str:

@@ -44,34 +44,40 @@ def administrator(tmp_path: Path) -> Iterator[dict[str, str]]:
         }
 
 
-def blocks(start: str, end: str) -> str:
-    """Return the page's commands; instead of asking, they go ahead."""
-    return shell_blocks(PAGE, start, end).replace("# asks", "--yes")
+def going_ahead(script: str) -> str:
+    """Return commands that go ahead instead of asking."""
+    return script.replace("# asks", "--yes")
 
 
 def test_commands_of_the_page_lead_to_credentials(tmp_path: Path) -> None:
     environment = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "xdg")}
-    steps = run_shell(blocks("## The four steps", "## The trust policy"), tmp_path, environment)
+    steps = run_shell(
+        going_ahead(shell_blocks(PAGE, "## The four steps", "## The trust policy")), tmp_path, environment
+    )
     credentials = next(line for line in steps.splitlines() if line.startswith('{"Version"'))
     assert json.loads(credentials)["AccessKeyId"].startswith("ASIA")
     assert "done: revoke CN=bamboo-01,OU=devops" in steps
     assert "done: remove [profile.web]" in steps
     assert "may do sts:AssumeRole, sts:TagSession, sts:SetSourceIdentity" in steps
     assert "Nothing is wrong" in steps
-    printed = run_shell(blocks("## The trust policy", "### As a template"), tmp_path, environment)
+    printed = run_shell(
+        going_ahead(shell_blocks(PAGE, "## The trust policy", "### As a template")), tmp_path, environment
+    )
     policy, tags = printed.split("\n}\n")
     assert json.loads(f"{policy}\n}}")["Statement"][0]["Condition"]["ArnEquals"] == {"aws:SourceArn": ANCHOR}
     assert "aws:PrincipalTag/x509Subject/OU = devops" in tags
-    run_shell(blocks("### As a template", "## What each condition means"), tmp_path, environment)
+    run_shell(
+        going_ahead(shell_blocks(PAGE, "### As a template", "## What each condition means")), tmp_path, environment
+    )
     assert "AWS::RolesAnywhere::Profile" in (tmp_path / "web.json").read_text()
     assert "aws_rolesanywhere_profile" in (tmp_path / "web.tf").read_text()
-    checked = blocks("## Trust policies that people get wrong", "## What AWS documents")
+    checked = going_ahead(shell_blocks(PAGE, "## Trust policies that people get wrong", "## What AWS documents"))
     assert "Nothing is wrong" in run_shell(checked, tmp_path, {**environment, "TRUST_ANCHOR_ARN": ANCHOR})
 
 
 def test_commands_of_readme_set_up_aws(administrator: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_bytes(certs.make_ca("Example CA").pem)
-    script = shell_blocks("README.md", "## Set up AWS, once", "## Use it as a library").replace("# asks", "--yes")
+    script = going_ahead(shell_blocks("README.md", "## Use it", "**A server with a TPM**"))
     assert "role-arn = arn:aws:iam::123456789012:role/web" in run_shell(script, tmp_path, administrator)
 
 

@@ -1,0 +1,80 @@
+"""Sphinx's settings for the site. build_site.py starts Sphinx with them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from docutils import nodes
+from sphinx.application import Sphinx
+
+from hwsigner import __version__
+
+_SHORT = 32  # letters
+_COLON = "\N{MODIFIER LETTER COLON}"
+
+project = "hwsigner"
+version = release = __version__
+html_title = f"hwsigner {__version__}"
+language = "en"
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+
+myst_heading_anchors = 4
+myst_enable_extensions = ["deflist"]
+highlight_language = "text"
+smartquotes = False  # -- is a flag's
+suppress_warnings = ["misc.highlighting_failure"]  # The pages leave lines out with …
+
+default_role = "code"  # of the docstrings
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+autodoc_class_signature = "mixed"
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 80
+add_module_names = False
+toc_object_entries_show_parents = "hide"
+
+html_theme = "furo"
+html_static_path = ["static"]
+html_css_files = ["style.css"]
+html_js_files = ["messages.js"]
+html_search_scorer = str(Path(__file__).parent / "scorer.js")
+html_copy_source = False
+html_show_sphinx = False
+html_show_copyright = False
+html_use_index = False
+pygments_style = "friendly"
+pygments_dark_style = "monokai"
+
+
+def setup(app: Sphinx) -> None:
+    """Have autodoc read docstrings as hwsigner writes them, and keep short code on one line."""
+    app.connect("doctree-read", _mark_short_code)
+    app.connect("autodoc-process-docstring", _before_napoleon, priority=400)
+    app.connect("autodoc-process-docstring", _after_napoleon, priority=600)
+    app.connect("autodoc-skip-member", _skip_fields)
+
+
+def _mark_short_code(app: Sphinx, page: nodes.document) -> None:
+    """Give code in a line a class if it is short: a browser would break --pin-policy at its dashes."""
+    for code in page.findall(nodes.literal):
+        if len(code.astext()) <= _SHORT:
+            code["classes"].append("short")
+
+
+def _before_napoleon(app: Sphinx, kind: str, name: str, found: object, options: object, lines: list[str]) -> None:
+    """Escape a * outside of code, and hide the colons of properties: napoleon takes the words before one for a type."""
+    lines[:] = [re.sub(r"(`[^`]*`)|\*", lambda match: match[1] or r"\*", line) for line in lines]
+    if kind in ("property", "attribute", "data"):
+        lines[:] = [line.replace(":", _COLON) for line in lines]
+
+
+def _after_napoleon(app: Sphinx, kind: str, name: str, found: object, options: object, lines: list[str]) -> None:
+    lines[:] = [line.replace(_COLON, ":") for line in lines]
+
+
+def _skip_fields(app: Sphinx, kind: str, name: str, member: object, skip: bool, options: object) -> bool | None:
+    """Leave out the fields of named tuples: their class's docstring describes them."""
+    return True if type(member).__name__ == "_tuplegetter" else None

@@ -1,0 +1,37 @@
+"""The pages of commands and of the API are complete."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+import api_pages
+import command_pages
+from hwsigner.cli import COMMANDS, command_parser
+from markup import plain
+from pages import ROOT
+from test_public_api import MODULES
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_page_of_a_command_has_its_flags_and_arguments(name: str) -> None:
+    page = command_pages.page(name, "", [])
+    parser = command_parser(name)[1]
+    for flag in parser.flags:
+        assert re.search(rf"^`--{flag.name}\b.*`\n: \S", page, re.MULTILINE)
+    for action in parser.positionals:
+        assert f"`{action.metavar or action.dest}`\n: " in page
+
+
+def test_table_of_commands_has_every_command() -> None:
+    table = command_pages._with_links((ROOT / "docs" / "reference" / "commands.md").read_text())
+    assert [name for name in COMMANDS if f"]({command_pages.file_of(name)})" not in table] == []
+
+
+def test_text_of_every_command_is_shown_as_it_is() -> None:
+    assert plain("a*b_c <d> --flag-x") == r"a\*b\_c \<d\> `--flag-x`"
+
+
+def test_api_has_every_public_module() -> None:
+    assert set(api_pages.public_modules()) == MODULES

@@ -1,0 +1,68 @@
+"""The page of error messages: complete, with the causes that are told by hand."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import error_pages
+import hwsigner
+from hwsigner.config.profiles import profile
+from hwsigner.errors import HwsignerError
+from hwsigner.key import open_key
+from markup import plain
+from pages import ROOT
+
+ERRORS = (ROOT / "docs" / "reference" / "errors.md").read_text()
+
+
+def is_listed(error: HwsignerError) -> bool:
+    """Return whether the page has an error: a message of its class whose fixed words are its own, and the hint."""
+
+    def fits(pattern: str, text: str) -> bool:
+        return bool(re.fullmatch(re.sub(r"[A-Z_]{2,}|…", ".*", re.escape(pattern)), text))
+
+    of_class = [entry for entry in error_pages.entries() if entry.error == type(error).__name__]
+    found = [entry for entry in of_class if fits(entry.message, error.message)]
+    return any(not entry.hint or fits(entry.hint, error.hint) for entry in found)
+
+
+@pytest.mark.parametrize("uri", ["", "/absent.pem", "tpm2:handle=1", "pkcs11:tokn=a", "nfc:card", "env:ABSENT"])
+def test_error_of_a_key_is_listed(uri: str) -> None:
+    with pytest.raises(HwsignerError) as caught:
+        open_key(uri)
+    assert is_listed(caught.value), str(caught.value)
+
+
+def test_error_of_a_profile_is_listed(tmp_path: Path) -> None:
+    with pytest.raises(HwsignerError) as caught:
+        profile("web", {"XDG_CONFIG_HOME": str(tmp_path)})
+    assert is_listed(caught.value), str(caught.value)
+
+
+def test_almost_every_place_that_makes_an_error_is_listed() -> None:
+    sources = "".join(path.read_text() for path in Path(hwsigner.__file__).parent.rglob("*.py"))
+    made = len(re.findall(rf"\b(?:{'|'.join(error_pages._CLASSES)})\(\s*[\w\"f(]", sources))
+    assert len(error_pages.entries()) > 0.9 * made > 500
+
+
+def test_page_has_every_message_once_in_its_class_and_its_hint() -> None:
+    page = error_pages.page({})
+    assert page.count("\n: ") > 500
+    for entry in error_pages.entries():
+        assert plain(entry.message) in page
+        assert plain(entry.hint) in page
+
+
+def test_every_status_of_the_classes_has_a_section() -> None:
+    statuses = {found.exit_status for found in error_pages._CLASSES.values()}
+    assert statuses == set(error_pages._STATUSES)
+    assert statuses < {int(status) for status in re.findall(r"^\| (\d+) \|", ERRORS, re.MULTILINE)}
+
+
+def test_causes_told_by_hand_belong_to_messages_that_there_are() -> None:
+    causes = error_pages.causes(ERRORS)
+    assert causes
+    assert set(causes) - {entry.message for entry in error_pages.entries()} == set()
