@@ -20,10 +20,6 @@ SECONDS = 600
 # What a release publishes, and what checks it in clean roots: targets. The first empties dist/.
 ARTIFACTS = wheels
 CHECKS = test-wheels
-# Of test-debian: the release of Debian, who runs the tests in it, and the target with its variables.
-SUITE = trixie
-AS = root
-TARGET = check
 
 DEMO_PACKAGES = ca-certificates python3 python3-dev python3-venv gcc libc6-dev pkg-config libtss2-dev \
 	softhsm2 swtpm swtpm-tools openssl awscli
@@ -75,8 +71,12 @@ test-clients: JOBS = $(shell nproc)
 test-clients: setup $(CLIENTS)/python/.installed $(CLIENTS)/node/.installed $(CLIENTS)/caller ## Run the AWS CLIs, SDKs and rclone with each of hwsigner's outputs, and the recipes
 	$(PYTEST) tests/clients --clients=$(CLIENTS)
 
-test-debian: ## Run make check in a root of Debian (SUITE=bookworm, trixie or sid; AS=root or user)
-	@TARGET="$(TARGET)" .ci/in-debian "$(SUITE)" "$(AS)" "$(TESTS)"
+# The release of Debian, who runs the tests in it, and the target that runs there, with its variables.
+test-debian: SUITE = trixie
+test-debian: AS = root user
+test-debian: TARGET = check
+test-debian: ## Run make check in a root of Debian as root, then as a user (SUITE=bookworm, trixie or sid; AS=root or user)
+	@set -e; for user in $(AS); do TARGET="$(TARGET)" .ci/in-debian "$(SUITE)" "$$user" "$(TESTS)"; done
 
 lint: setup ## Check style, format and types
 	$(BIN)/ruff check

@@ -49,7 +49,10 @@ def _start_pcscd(folder: Path) -> subprocess.Popen[bytes]:
     (readers / "vpcd").write_text(_READERS)
     # Without a USB driver, pcscd leaves the machine's real readers and cards alone.
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PCSCLITE_HP_DROPDIR": str(drivers)}
-    command = ["pcscd", "--foreground", "--info", "--disable-polkit", "--config", str(readers)]
+    command = ["pcscd", "--foreground", "--info", "--config", str(readers)]
+    options = subprocess.run(["pcscd", "--help"], env=environment, capture_output=True).stdout
+    if b"--disable-polkit" in options:  # pcscd 1.9 of Debian 12 has no such option.
+        command.append("--disable-polkit")
     return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
 
 

@@ -40,23 +40,23 @@ def _describe(card: YubiKey, pcsc: SoftPcsc) -> None:
 
 
 def _run_commands(card: YubiKey, pcsc: SoftPcsc) -> None:
-    """Run commands from stdin, one per line."""
+    """Run commands from stdin, one per line, and say when each is done."""
     actions: dict[str, Callable[[], object]] = {
         "touch": card.touch,
         "remove": card.remove,
         "insert": lambda: card.insert(pcsc),
         "log": lambda: print("\n".join(card.log)),
+        "quit": lambda: None,
     }
     for line in sys.stdin:
         word = line.strip()
+        if word not in actions:
+            print(f"one of: {', '.join(actions)}", file=sys.stderr)
+            continue
+        actions[word]()
+        print(f"{word}: done", flush=True)
         if word == "quit":
             return
-        action = actions.get(word)
-        if action is None:
-            print(f"one of: {', '.join(actions)}, quit", file=sys.stderr)
-        else:
-            action()
-        sys.stdout.flush()
 
 
 def main() -> int:

@@ -243,9 +243,12 @@ def servers() -> list[str]:
 
 @pytest.mark.parametrize("command", servers())
 def test_server_of_a_page_starts(command: str, leaf: Desk) -> None:
-    command = leaf.here(command.replace("/run/user/1000", str(leaf.folder / "run")).replace(":9912", ":0"))
-    if "serve" in command:
-        command = command.partition(" #")[0] + f" --port {reserve_port()}"
-    started = f"({command}) > output 2>&1 &\nuntil [ -s output ]; do sleep 0.1; done\n"
-    printed = leaf.run(f"{started}cat output")
-    assert "error" not in printed
+    port, run = reserve_port(), str(leaf.folder / "run")
+    is_serve = command.startswith("hwsigner serve")
+    command = command.partition(" #")[0].replace("/run/user/1000", run).replace(":9912", ":0")
+    command = f"{leaf.here(command)} --port {port}" if is_serve else command
+    last = "AUTHORIZATION_TOKEN_FILE" if is_serve else "metrics on"
+    printed = leaf.run(f"{command} > output 2>&1 &\nuntil grep -q '{last}' output; do sleep 0.1; done\ncat output\n")
+    if command.startswith("hwsigner serve web --imds"):
+        shown = block("docs/how-to/serve.md", "text", "## A server", "### The container endpoint")
+        assert is_shown(f"{shown}…", printed.replace(run, "/run/user/1000").replace(str(port), "9911"))

@@ -64,8 +64,8 @@ def assemble(source: Path) -> None:
     for page in source.rglob("*.md"):
         place = page.relative_to(source).as_posix()
         page.write_text(with_places(page.read_text(), originals.get(place, f"docs/{place}"), place))
+    command_pages.write_pages(source)  # first, as it looks for the commands in the pages
     api_pages.write_pages(source)
-    command_pages.write_pages(source)
     error_pages.write_page(source)
     index = source / "index.md"
     index.write_text(

@@ -19,6 +19,7 @@ from hwsigner.config.flags import Flag
 from markup import definitions, fenced, plain, title_of
 
 _MENTIONING_PAGES = 5
+_FOLDERS = ("start", "how-to", "reference", "how-it-works")
 
 
 def file_of(command: str) -> str:
@@ -29,10 +30,11 @@ def file_of(command: str) -> str:
 def write_pages(source: Path) -> None:
     """Write the pages into the site's sources, and links to them into the page of all commands."""
     folder = source / "reference"
+    related = {name: _mentioning(name, source) for name in COMMANDS}
     for name in COMMANDS:
         path = folder / file_of(name)
         by_hand = path.read_text().partition("\n")[2].strip() if path.exists() else ""
-        path.write_text(page(name, by_hand, _mentioning(name, source)))
+        path.write_text(page(name, by_hand, related[name]))
     overview = folder / "commands.md"
     files = [file_of(name) for listed in sections(COMMANDS).values() for name in listed]
     contents = ["```{toctree}", ":hidden:", "", *files, "```", ""]
@@ -82,7 +84,7 @@ def _mentioning(name: str, source: Path) -> list[str]:
     for path in sorted(source.glob("*/*.md")):
         text = path.read_text()
         count = len(re.findall(rf"hwsigner {name}\b(?!-)", text))
-        if count and path.parent.name in ("start", "how-to", "how-it-works"):
+        if count and path.parent.name in _FOLDERS and path.name not in ("commands.md", file_of(name)):
             found.append((-count, f"[{title_of(text)}](../{path.relative_to(source)})"))
     return [link for _, link in sorted(found)[:_MENTIONING_PAGES]]
 

@@ -52,6 +52,7 @@ pygments_dark_style = "monokai"
 def setup(app: Sphinx) -> None:
     """Have autodoc read docstrings as hwsigner writes them, and keep short code on one line."""
     app.connect("doctree-read", _mark_short_code)
+    app.connect("doctree-read", _set_dashes)
     app.connect("autodoc-process-docstring", _before_napoleon, priority=400)
     app.connect("autodoc-process-docstring", _after_napoleon, priority=600)
     app.connect("autodoc-skip-member", _skip_fields)
@@ -62,6 +63,12 @@ def _mark_short_code(app: Sphinx, page: nodes.document) -> None:
     for code in page.findall(nodes.literal):
         if len(code.astext()) <= _SHORT:
             code["classes"].append("short")
+
+
+def _set_dashes(app: Sphinx, page: nodes.document) -> None:
+    """Set a dash between an argument and what it is: Sphinx writes two hyphens there."""
+    for text in list(page.findall(lambda node: isinstance(node, nodes.Text) and node == " -- ")):
+        text.parent.replace(text, nodes.Text(" – "))
 
 
 def _before_napoleon(app: Sphinx, kind: str, name: str, found: object, options: object, lines: list[str]) -> None:

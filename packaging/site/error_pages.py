@@ -49,6 +49,7 @@ class Entry(NamedTuple):
 
 
 _MOST_VARIANTS = 24  # of one message
+_ALL = "every message that hwsigner can print"  # words of errors.md, which get a link
 _INTRODUCTION = """\
 # Every error message
 
@@ -62,7 +63,10 @@ Paste a message, or a part of it, to find it here:
 
 def write_page(source: Path) -> None:
     """Write the page into the site's sources."""
-    (source / "reference" / "messages.md").write_text(page(causes((source / "reference" / "errors.md").read_text())))
+    errors_page = source / "reference" / "errors.md"
+    text = errors_page.read_text()
+    (source / "reference" / "messages.md").write_text(page(causes(text)))
+    errors_page.write_text(text.replace(_ALL, f"[{_ALL}](messages.md)"))
 
 
 def causes(text: str) -> dict[str, str]:

@@ -125,15 +125,16 @@ class TestFileKey(HybridNode):
         return file_node
 
     @pytest.mark.slow
-    def test_check_of_the_page_finds_nothing(self, node: Node) -> None:
+    def test_check_of_the_page_finds_only_that_there_is_no_profile(self, node: Node) -> None:
         node.put_program()
         config = node.write_config().parent
         script = shell_blocks(PAGE, "To check the node's credentials", "## Upgrades")
         environ = {**node.environ, "AWS_ENDPOINT_URL": node.emulator.url}
         del environ["PATH"]  # That of the shell, which has hwsigner.
-        printed = run_shell(script.replace("/etc/aws/hybrid", str(config)), node.root, environ)
+        script = script.replace("/etc/aws/hybrid", str(config)).strip()
+        printed = run_shell(f"{script} || true", node.root, environ)
         assert node.role in printed
-        assert "Nothing is wrong" in printed
+        assert "1 finding: no profile" in printed
 
 
 class TestTpmKey(HybridNode):

@@ -9,18 +9,13 @@ from pathlib import Path
 
 import pytest
 
-import certs
-from attestation.chips import Chip, chip, chips, vendors
 from backends.pkcs11.tokens import remove_tokens
 from emulators import InProcessSoftHSM
-from enrolment.registrar.sites import Issuer, Site
 from pages import run_shell, shell_blocks
 from softhsm.command import ToolError
 from softhsm.command import run as run_tool
 from softhsm.tpm import SoftTPM
 from softhsm.yubikey import YKCS11, YubiKey
-
-__all__ = ["chip", "chips", "vendors"]
 
 MANAGEMENT_KEY = "0102030405060708" * 3
 ROLE_ARN = "arn:aws:iam::123456789012:role/web"
@@ -131,18 +126,6 @@ def test_quick_start_of_a_build_agent(run: Callable[..., str], tpm: dict[str, st
     script = commands(shell_blocks("README.md", "**A build agent**", "Every SDK then finds"))
     script = script.replace("hwsigner exec web -- aws s3 ls", "hwsigner show --profile web")
     assert "Installed  CN=web-build" in run(f"{PROFILE}{script}", **tpm)
-
-
-def test_enrolment_from_an_empty_tpm(run: Callable[..., str], chip: Chip, ca: certs.Authority, tmp_path: Path) -> None:
-    site = Site(tmp_path, chip.trust, Issuer(ca))
-    site.allow()
-    script = with_arns(shell_blocks("docs/how-to/enrolment.md", "Then each server takes", "A server whose TPM"))
-    script = script.replace("9f86…", f"$(hwsigner attest --ek) --policy {site.policy}")
-    with site.serving() as server:
-        url = f"http://127.0.0.1:{server.socket.getsockname()[1]}"
-        script = script.replace("https://registrar.example.com:8443", url).replace("aws sts get-caller-identity", ":")
-        assert "Certified  CN=web-01,OU=web" in run(script, TPM2_TCTI=chip.tpm.tcti, HOME=str(tmp_path))
-    assert site.decisions == ["challenged", "proven", "issued"]
 
 
 def test_quick_start_of_a_yubikey(run: Callable[..., str], yubikey: YubiKey) -> None:

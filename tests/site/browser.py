@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -165,13 +166,10 @@ def test_search_finds_the_page(query: str, page: str, root: str, browser: Browse
         ("the private key does not belong to certificate web.pem (CN=web)", "does not belong to certificate SOURCE"),
     ],
 )
-def test_pasted_error_is_found_among_all_messages(printed: str, found: str, root: str, browser: Browser) -> None:
-    browser.open(f"{root}/reference/messages.html")
-    browser.wait_for("!!document.querySelector('#find-message input')")
-    browser.value(
-        f"field = document.querySelector('#find-message input'); field.value = {json.dumps(printed)};"
-        "field.dispatchEvent(new Event('input'))"
-    )
+def test_search_for_an_error_leads_to_its_message(printed: str, found: str, root: str, browser: Browser) -> None:
+    browser.open(f"{root}/search.html?q={quote(printed)}")
+    browser.open(browser.wait_for("document.querySelector('#lead-to-messages a')?.href"))
+    browser.wait_for("document.querySelector('#find-message output')?.textContent")
     shown = browser.value("[...document.querySelectorAll('article dt:not([hidden])')].map((term) => term.textContent)")
     assert any(found in term for term in shown)
     assert len(shown) <= 8

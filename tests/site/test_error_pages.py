@@ -66,3 +66,11 @@ def test_causes_told_by_hand_belong_to_messages_that_there_are() -> None:
     causes = error_pages.causes(ERRORS)
     assert causes
     assert set(causes) - {entry.message for entry in error_pages.entries()} == set()
+
+
+def test_page_of_errors_leads_to_the_page_of_all_messages(tmp_path: Path) -> None:
+    (tmp_path / "reference").mkdir()
+    (tmp_path / "reference" / "errors.md").write_text(ERRORS)
+    error_pages.write_page(tmp_path)
+    assert "](messages.md)" in (tmp_path / "reference" / "errors.md").read_text()
+    assert (tmp_path / "reference" / "messages.md").read_text().startswith("# Every error message\n")

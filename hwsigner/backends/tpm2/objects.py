@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -184,23 +184,21 @@ class LoadableObject(KeyObject):
 
     def _load_under_persistent(self, tpm: TPM) -> ESYS_TR:
         handle = f"{self._file.parent:#010x}"
-        try:
-            parent = tpm.esys.tr_from_tpmpublic(self._file.parent)
-        except TSS2_Exception as error:
-            if code(error) != HANDLE:
-                raise
-            raise KeyNotFoundError(
-                f"the TPM has no parent {handle} for key {self.name}",
-                "List what it has with tpm2_getcap handles-persistent",
-            ) from error
-        try:
+        with ExitStack() as stack:
+            try:
+                parent = stack.enter_context(tpm.persistent(self._file.parent))
+            except TSS2_Exception as error:
+                if code(error) != HANDLE:
+                    raise
+                raise KeyNotFoundError(
+                    f"the TPM has no parent {handle} for key {self.name}",
+                    "List what it has with tpm2_getcap handles-persistent",
+                ) from error
             attributes = tpm.esys.read_public(parent)[0].publicArea.objectAttributes
             name = bytes(tpm.esys.tr_get_name(parent)).hex()
             counts = not attributes & TPMA_OBJECT.NODA
             guarded = Guarded("TPM parent auth value", handle, name, counts, "parent-pin-source")
             return self._auth.prove(tpm, parent, guarded, partial(self._load_under, tpm, parent))
-        finally:
-            tpm.esys.tr_close(parent)
 
     def _load_in_hierarchy(self, tpm: TPM, name: str) -> ESYS_TR:
         hierarchy = _ESYS_HIERARCHIES[name]

@@ -43,6 +43,8 @@ ecc_primary = partial(
 )
 # Loads an object, and flushes it after the `with` statement.
 _Temporary = Callable[[Callable[[], ESYS_TR]], AbstractContextManager[ESYS_TR]]
+# Opens a persistent object, and closes it after the `with` statement.
+_Persistent = Callable[[int], AbstractContextManager[ESYS_TR]]
 
 
 class TrustedSRK(NamedTuple):
@@ -60,7 +62,9 @@ class TrustedSRK(NamedTuple):
 
 
 @contextmanager
-def storage_root_key(esys: ESAPI, temporary: _Temporary, tcti: str, trusted: TrustedSRK) -> Iterator[ESYS_TR]:
+def storage_root_key(
+    esys: ESAPI, persistent: _Persistent, temporary: _Temporary, tcti: str, trusted: TrustedSRK
+) -> Iterator[ESYS_TR]:
     """Load the key that sessions are salted with: the persistent one, else the owner's primary key.
 
     If the owner hierarchy has an auth value, which must not be sent yet, it is a primary key of the null hierarchy.
@@ -70,15 +74,12 @@ def storage_root_key(esys: ESAPI, temporary: _Temporary, tcti: str, trusted: Tru
         SigningKeyError: it is not the pinned key.
         TSS2_Exception: the TPM refused it.
     """
-    persistent = _persistent(esys, trusted.handle)
-    if persistent is not None:
-        try:
-            _check(esys, persistent, tcti, trusted)
-            yield persistent
-        finally:
-            esys.tr_close(persistent)
-        return
     with ExitStack() as stack:
+        found = _storage_key(esys, lambda: stack.enter_context(persistent(trusted.handle)))
+        if found is not None:
+            _check(esys, found, tcti, trusted)
+            yield found
+            return
         try:
             primary = stack.enter_context(temporary(lambda: _primary(esys, ESYS_TR.RH_OWNER)))
         except _OwnerAuthError:
@@ -98,18 +99,16 @@ class _OwnerAuthError(Exception):
     """The owner hierarchy wants an auth value."""
 
 
-def _persistent(esys: ESAPI, handle: int) -> ESYS_TR | None:
-    """Return the storage key at a persistent handle, or None if there is none."""
+def _storage_key(esys: ESAPI, load: Callable[[], ESYS_TR]) -> ESYS_TR | None:
+    """Return the persistent key that is opened, or None if there is none or if it is not a storage key."""
     try:
-        found = esys.tr_from_tpmpublic(handle)
+        found = load()
     except TSS2_Exception as error:
         if is_lost(error):
             return None
         raise
-    if _public_area(esys, found).publicArea.objectAttributes & _STORAGE_KEY == _STORAGE_KEY:
-        return found
-    esys.tr_close(found)
-    return None
+    is_storage_key = _public_area(esys, found).publicArea.objectAttributes & _STORAGE_KEY == _STORAGE_KEY
+    return found if is_storage_key else None
 
 
 def _primary(esys: ESAPI, hierarchy: ESYS_TR) -> ESYS_TR:

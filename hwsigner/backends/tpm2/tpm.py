@@ -127,6 +127,7 @@ class TPM:
         self._saved = saved
         self._unflushed = unflushed
         self._loaded: dict[object, ESYS_TR] = {}
+        self._persistent: dict[int, ESYS_TR] = {}
         self._sessions: dict[SessionSettings, ESYS_TR] = {}
         self._poll = select.poll()
         with suppress(TSS2_Exception):  # Not every TCTI has a connection that lasts.
@@ -169,6 +170,24 @@ class TPM:
             yield handle
         finally:
             self._flush(handle)
+
+    @contextmanager
+    def persistent(self, handle: int) -> Iterator[ESYS_TR]:
+        """Open a persistent object for a `with` statement.
+
+        Before tpm2-tss 4, the first one to close an object closes it for all, so an inner `with` leaves it open.
+
+        Raises:
+            TSS2_Exception: there is none at the handle, or the TPM failed.
+        """
+        if handle in self._persistent:
+            yield self._persistent[handle]
+            return
+        self._persistent[handle] = self.esys.tr_from_tpmpublic(handle)
+        try:
+            yield self._persistent[handle]
+        finally:
+            self.esys.tr_close(self._persistent.pop(handle))
 
     def release(self, owner: object) -> None:
         """Flush a loaded object that is not used any more."""
@@ -258,7 +277,7 @@ class TPM:
         none = ESYS_TR.NONE
         if self.settings.plain:
             return self.esys.start_auth_session(none, none, kind, _NO_CIPHER, hash)
-        with storage_root_key(self.esys, self.temporary, self.tcti, self.settings.srk) as salt_key:
+        with storage_root_key(self.esys, self.persistent, self.temporary, self.tcti, self.settings.srk) as salt_key:
             session = self.esys.start_auth_session(salt_key, none, kind, _AES_128_CFB, hash)
         self.esys.trsess_set_attributes(session, _ATTRIBUTES)
         return session
