@@ -47,7 +47,7 @@ DATED = $(CLEAN) SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$(git log -1 --format
 PYTEST = $(CLEAN) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ORDER)
 ORDER = $(if $(SHUFFLE),-p randomly $(if $(filter-out yes,$(SHUFFLE)),--randomly-seed=$(SHUFFLE)))
 
-.PHONY: help demo check test test-all test-python test-clients test-debian test-machine demo-packages client-packages lint format sanitize fuzz bench wheel wheels test-wheels test-musl deb test-deb test-machine-deb pins site test-site man release setup packages clean
+.PHONY: help demo check test test-all test-python test-clients test-debian test-machine demo-packages client-packages lint format sanitize fuzz bench wheel wheels test-wheels test-musl deb test-deb test-machine-deb image test-image pins site test-site man release setup packages clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 14
@@ -136,6 +136,15 @@ test-deb: $(VENV)-wheels/.installed ## Install, use, upgrade and purge the packa
 test-musl: $(VENV)-wheels/.installed ## Run the wheel for musl of make wheels in a Python that is compiled for it: ten minutes at first
 	@$(if $(PACKAGES),.ci/packages musl-tools autoconf automake libtool libltdl-dev)
 	tests/wheels/musl dist .machine/musl
+
+# Another machine's Python builds tpm2-pytss, so the image's Debian must be this machine's.
+image: ## Build the container images from the wheels of make wheels into dist/, as root on Debian 13
+	@$(if $(PACKAGES),.ci/packages mmdebstrap $(DEMO_PACKAGES))
+	$(CLEAN) $${SOURCE_DATE_EPOCH:+SOURCE_DATE_EPOCH="$$SOURCE_DATE_EPOCH"} /usr/bin/python3 packaging/image/build.py dist .machine/image
+
+test-image: setup ## Run the images of make image, and the manifests for Kubernetes, under podman
+	@$(if $(PACKAGES),.ci/packages podman runc p11-kit softhsm2 swtpm swtpm-tools)
+	$(CLEAN) PYTHONPATH=.:tests $(BIN)/python tests/image/run.py dist .machine/image
 
 site: $(VENV)-site/.installed ## Build the documentation's site into build/site
 	$(CLEAN) PYTHONPATH=. $(VENV)-site/bin/python packaging/site/build_site.py build/site

@@ -324,7 +324,7 @@ static int become_python(int count, char **arguments) {
     }
     setenv(VARIABLE, "asked", !is_told("none"));
     execv(path, all);
-    return fail("can't run ", path);
+    return fail("no agent gave credentials, and can't run ", path);
 }
 
 int main(int count, char **arguments) {

@@ -140,7 +140,7 @@ class TestPython:
         alone = shutil.copy(program.path, tmp_path / "alone")
         done = subprocess.run([alone], env={"ASAN_OPTIONS": "detect_leaks=0"}, capture_output=True)
         assert (done.returncode, done.stdout) == (1, b"")
-        assert done.stderr == f"hwsigner: can't run {tmp_path}/hwsigner\n".encode()
+        assert done.stderr == f"hwsigner: no agent gave credentials, and can't run {tmp_path}/hwsigner\n".encode()
 
 
 class TestAnswers:

@@ -186,7 +186,9 @@ def _exposures(path: str, status: os.stat_result | None) -> Iterator[UnsafeKeyWa
     if status is None or not stat.S_ISREG(status.st_mode):
         return
     mode = stat.S_IMODE(status.st_mode)
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+    # Root lets a group read it, because this process is not root: a Secret of Kubernetes, or the system's agent.
+    is_given = status.st_uid == 0 != os.geteuid() and status.st_gid in {os.getegid(), *os.getgroups()}
+    if mode & ((stat.S_IRWXG | stat.S_IRWXO) & ~(stat.S_IRGRP if is_given else 0)):
         yield UnsafeKeyWarning(
             f"private key file {path} has mode {mode:04o}: other users can read or change it", f"Run chmod 600 {path}"
         )

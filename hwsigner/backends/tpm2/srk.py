@@ -142,9 +142,10 @@ def _check(esys: ESAPI, key: ESYS_TR, tcti: str, trusted: TrustedSRK) -> None:
             f"Find out which. {hint} if the TPM is the right one",
         )
     if not _write(path, name, tcti):
+        reason = f"{path} can't be written" if path else "there is no private folder for it"
         warnings.warn(
             UnsafeConnectionWarning(
-                f"the storage root key of the TPM at {tcti} can't be pinned: {path or 'no folder'} can't be written",
+                f"the storage root key of the TPM at {tcti} can't be pinned: {reason}",
                 f"Set XDG_STATE_HOME, or srk-name = '{name}' in the profile",
             ),
             stacklevel=2,

@@ -212,6 +212,22 @@ class TestReading:
         assert f"{path} belongs to user {path.stat().st_uid}" in str(warning.message)
         assert warning.filename == __file__
 
+    @pytest.mark.root
+    @pytest.mark.parametrize(("mode", "warnings"), [(0o440, 0), (0o640, 0), (0o460, 1), (0o444, 1)])
+    def test_key_file_that_root_lets_the_group_of_another_user_read_is_not_warned_of(
+        self,
+        files: KeyFiles,
+        mode: int,
+        warnings: int,
+        monkeypatch: pytest.MonkeyPatch,
+        recwarn: pytest.WarningsRecorder,
+    ) -> None:
+        path = files.write("given", files.key("P-256").read_bytes())
+        path.chmod(mode)
+        monkeypatch.setattr(os, "geteuid", lambda: 4711)
+        assert open_key(str(path)).sign(b"message")
+        assert len(recwarn) == warnings
+
     def test_certificate_file_that_others_can_read_is_accepted(self, files: KeyFiles) -> None:
         path = files.write("public", files.certificate("P-256").read_bytes())
         path.chmod(0o644)
