@@ -101,7 +101,7 @@ def _run_child(client: ClientCertificate, request: str, seconds: float, peer: st
             variables["TPM2OPENSSL_TCTI"] = client.tcti
         try:
             ran = subprocess.run(
-                # -P: no module of the current folder. -I: of PYTHONPATH neither, as in this process.
+                # -P: no module of the current folder. -I: nor of PYTHONPATH.
                 [sys.executable, "-I" if sys.flags.isolated else "-P", "-m", __name__],
                 input=request.encode(),
                 stdout=subprocess.PIPE,
