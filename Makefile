@@ -140,7 +140,7 @@ test-musl: $(VENV)-wheels/.installed ## Run the wheel for musl of make wheels in
 # Another machine's Python builds tpm2-pytss, so the image's Debian must be this machine's.
 image: ## Build the container images from the wheels of make wheels into dist/, as root on Debian 13
 	@$(if $(PACKAGES),.ci/packages mmdebstrap $(DEMO_PACKAGES))
-	$(CLEAN) $${SOURCE_DATE_EPOCH:+SOURCE_DATE_EPOCH="$$SOURCE_DATE_EPOCH"} /usr/bin/python3 packaging/image/build.py dist .machine/image
+	$(CLEAN) $${SOURCE_DATE_EPOCH:+SOURCE_DATE_EPOCH="$$SOURCE_DATE_EPOCH"} PYTHONPATH=packaging /usr/bin/python3 packaging/image/build.py dist .machine/image
 
 test-image: setup ## Run the images of make image, and the manifests for Kubernetes, under podman
 	@$(if $(PACKAGES),.ci/packages podman runc p11-kit softhsm2 swtpm swtpm-tools)
