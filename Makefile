@@ -117,7 +117,7 @@ wheels: $(VENV)-wheels/.installed ## Build the source distribution and a wheel f
 	rm -rf dist
 	$(CLEAN) $${SOURCE_DATE_EPOCH:+SOURCE_DATE_EPOCH="$$SOURCE_DATE_EPOCH"} $(VENV)-wheels/bin/python packaging/wheels/build.py dist $(ARCHITECTURES)
 
-test-wheels: ## Install the wheels of make wheels in bare Debian roots and run them
+test-wheels: $(VENV)-wheels/.installed ## Install the wheels of make wheels in bare Debian roots and run them
 	@$(if $(PACKAGES),.ci/packages mmdebstrap qemu-user)
 	$(CLEAN) PYTHONPATH=packaging $(VENV)-wheels/bin/python tests/wheels/run.py dist .machine $(ROOTS)
 
