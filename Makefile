@@ -20,8 +20,8 @@ SHUFFLE =
 JOBS = $(shell expr 1 + $$(nproc))
 SECONDS = 600
 # What a release publishes, and what checks it in clean roots: targets. The first empties dist/.
-ARTIFACTS = wheels
-CHECKS = test-wheels
+ARTIFACTS = wheels deb image
+CHECKS = test-wheels test-deb test-image
 
 DEMO_PACKAGES = ca-certificates python3 python3-dev python3-venv gcc libc6-dev pkg-config libtss2-dev \
 	softhsm2 swtpm swtpm-tools openssl awscli
@@ -103,7 +103,7 @@ test-machine: setup ## Test the wheel in a virtual machine with systemd and a ke
 
 test-machine-deb: setup ## Test the Debian package in the same machine, after make deb
 	@$(if $(PACKAGES),.ci/packages $(MACHINE_PACKAGES))
-	$(PIP) wheel --no-deps --wheel-dir build/machine $(EXTENSION) .
+	$(BIN)/$(PIP) wheel $(THIS) --wheel-dir build/machine $(EXTENSION) .
 	$(CLEAN) PYTHONPATH=packaging $(BIN)/python tests/machine/run.py .machine build/machine/*.whl dist/hwsigner*~deb13_*.deb
 
 bench: setup ## Measure start-up, outputs, keys, signing and serving

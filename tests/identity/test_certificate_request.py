@@ -149,7 +149,7 @@ class TestName:
                             *(NameOID.SURNAME, x509.ObjectIdentifier("1.3.6.1.4.1.99999.1")),
                         ]
                     ),
-                    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=64)
+                    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=16)  # up to 64 bytes
                     | st.text(' \\,+"<>;=#a\0\n2C', min_size=1, max_size=12),
                 ),
                 min_size=1,
