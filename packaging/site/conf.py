@@ -17,13 +17,15 @@ project = "hwsigner"
 version = release = __version__
 html_title = f"hwsigner {__version__}"
 language = "en"
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 
 myst_heading_anchors = 4
 myst_enable_extensions = ["deflist"]
 highlight_language = "text"
 smartquotes = False  # -- is a flag's
 suppress_warnings = ["misc.highlighting_failure"]  # The pages leave lines out with …
+
+copybutton_selector = ", ".join(f"div.highlight-{kind} pre" for kind in ("sh", "python", "ini", "yaml", "toml"))
 
 default_role = "code"  # of the docstrings
 autodoc_member_order = "bysource"

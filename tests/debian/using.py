@@ -131,8 +131,10 @@ def _check_help(root: Root) -> None:
         assert re.search(r"\bNAME\n +hwsigner", root.run("man", name, MANPAGER="cat")), name
     assert root.run("hwsigner", "help", "agent").count("\n") > 100
     assert root.run("ls", "/usr/share/doc/hwsigner/docs/how-to/agent.md")
-    load = "source /usr/share/bash-completion/bash_completion; _comp_load hwsigner || _load_completion hwsigner; "
-    assert "-F" in root.run("bash", "-c", f"{load} complete -p hwsigner")
+    # The loader of Debian 13, or that of Debian 12.
+    load = "{ _comp_load hwsigner || _completion_loader hwsigner; } 2>/dev/null || true"
+    source = "source /usr/share/bash-completion/bash_completion"
+    assert "-F" in root.run("bash", "-c", f"{source}; {load}; complete -p hwsigner")
     for shell, command in {
         "zsh": "autoload -Uz compinit && compinit -D && echo $_comps[hwsigner]",
         "fish": "complete --do-complete 'hwsigner credential-p'",

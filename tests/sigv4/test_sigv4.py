@@ -380,7 +380,7 @@ def test_openssl_verifies_the_signature_over_what_is_sent(kind: str, tmp_path: P
 def test_documented_example_is_right_and_openssl_verifies_it(tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "docs" / "how-it-works" / "sigv4-x509.md").read_text("utf-8")
     sent, canonical, to_sign, authorization, public_key = re.findall(
-        r"^```\n(.*?)\n```$", page, re.DOTALL | re.MULTILINE
+        r"^```text\n(.*?)\n```$", page, re.DOTALL | re.MULTILINE
     )
     signed = sign()
     headers = dict(signed.request.headers)

@@ -28,6 +28,11 @@ def is_answer(error: TSS2_Exception) -> bool:
     return error.rc >> 16 in _TPM_LAYERS
 
 
+def is_about_parameter(error: TSS2_Exception) -> bool:
+    """Return whether the TPM refused a parameter of the command."""
+    return is_answer(error) and error.rc & (_FORMAT_ONE | _OF_PARAMETER) == _FORMAT_ONE | _OF_PARAMETER
+
+
 def is_not_now(error: TSS2_Exception) -> bool:
     """Return whether the TPM did nothing and wants the same command again later."""
     return code(error) in _NOT_NOW

@@ -28,7 +28,7 @@ from hwsigner.backends.tpm2.auth import ParentAuth
 from hwsigner.backends.tpm2.connection import TPMConnection, connected
 from hwsigner.backends.tpm2.description import describe_file, describe_persistent
 from hwsigner.backends.tpm2.encode import write_tss2_pem
-from hwsigner.backends.tpm2.errors import is_answer, is_not_now
+from hwsigner.backends.tpm2.errors import is_about_parameter
 from hwsigner.backends.tpm2.key_file import HIERARCHIES, PolicyCommand, TSS2Key
 from hwsigner.backends.tpm2.objects import LoadableObject, PersistentObject
 from hwsigner.backends.tpm2.pcrs import PCRSelection, policy_digest
@@ -217,7 +217,7 @@ def _can_make(tpm: TPM, algorithm: KeyAlgorithm) -> bool:
     try:
         tpm.esys.test_parms(TPMT_PUBLIC_PARMS(type=area.type, parameters=area.parameters))
     except TSS2_Exception as error:
-        if not is_answer(error) or is_not_now(error):
+        if not is_about_parameter(error):
             raise
         return False
     return True

@@ -81,8 +81,10 @@ def _check_pin(key: KeyURI) -> Iterator[Finding]:
     uri = key.token if key.scheme == "pkcs11" else type(key)("tpm2", {}, tpm)
     try:
         tokens = list(list_tokens(uri, no_pins(), allow_modules=True))
-    except HwsignerError:
-        return  # That the key can't be used is a finding of its own.
+    except HwsignerError as error:
+        if key.scheme == "tpm2" and "path" in key.path:  # The file has the public key, so nothing else asks the TPM.
+            yield of_error("key-unusable", error)
+        return
     fix = "Run tpm2_dictionarylockout --clear-lockout, or wait" if key.scheme == "tpm2" else ""
     for token in tokens:
         name = f"{token.label} ({token.manufacturer} {token.model})"

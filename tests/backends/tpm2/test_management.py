@@ -60,6 +60,7 @@ INDEX = "0x01c20000"
 RESETTABLE = 16
 CREATE, CREATE_PRIMARY, EVICT_CONTROL, SIGN = 0x153, 0x131, 0x120, 0x15D
 NV_DEFINE_SPACE, NV_WRITE = 0x12A, 0x137
+TEST_PARMS = 0x18A
 ATTRIBUTES = {"fixedtpm", "fixedparent", "sensitivedataorigin", "sign"}
 OWNER = "owner-4711"
 
@@ -233,6 +234,12 @@ class TestFile:
         assert caught.value.hint == "Use one of p256, p384, p521, rsa2048, rsa3072"
         assert CREATE not in proxy.codes
         assert not path.exists()
+
+    def test_tpm_that_failed_is_not_said_to_lack_the_algorithm(self, proxy: TPMProxy, path: Path) -> None:
+        proxy.decide = lambda command: 0x101 if int.from_bytes(command[6:10]) == TEST_PARMS else "pass"
+        with pytest.raises(SigningKeyError, match="failure") as caught:
+            generate_key(uri_through(proxy, path))
+        assert not isinstance(caught.value, UnsupportedKeyError)
 
     @pytest.mark.parametrize(
         "request_",

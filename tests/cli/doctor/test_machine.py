@@ -186,6 +186,12 @@ class TestTpm:
         assert found["id"] == "key-unusable"
         assert "PCR sha256:23" in found["found"]
 
+    def test_tpm_that_does_not_answer_is_named_for_its_key_file(self, patient: Patient, key: Path) -> None:
+        patient.change({"private-key": f"tpm2:path={key}?tcti=swtpm:path={patient.folder}/absent"})
+        (found,) = patient.findings()
+        assert found["id"] == "key-unusable"
+        assert "does not answer" in found["found"]
+
     def test_group_of_the_device_is_named(self, patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
         # A test that runs as root has no device that it may not read.
         monkeypatch.setattr(machine, "reading_group", {machine.TPM_DEVICE: "tss"}.get)
