@@ -117,7 +117,7 @@ wheels: $(VENV)-wheels/.installed ## Build the source distribution and a wheel f
 	rm -rf dist
 	$(CLEAN) $${SOURCE_DATE_EPOCH:+SOURCE_DATE_EPOCH="$$SOURCE_DATE_EPOCH"} $(VENV)-wheels/bin/python packaging/wheels/build.py dist $(ARCHITECTURES)
 
-test-wheels: ## Install the wheels of make wheels in bare Debian roots and run them
+test-wheels: $(VENV)-wheels/.installed ## Install the wheels of make wheels in bare Debian roots and run them
 	@$(if $(PACKAGES),.ci/packages mmdebstrap qemu-user)
 	$(CLEAN) PYTHONPATH=packaging $(VENV)-wheels/bin/python tests/wheels/run.py dist .machine $(ROOTS)
 
@@ -140,7 +140,7 @@ test-musl: $(VENV)-wheels/.installed ## Run the wheel for musl of make wheels in
 # Another machine's Python builds tpm2-pytss, so the image's Debian must be this machine's.
 image: ## Build the container images from the wheels of make wheels into dist/, as root on Debian 13
 	@$(if $(PACKAGES),.ci/packages mmdebstrap $(DEMO_PACKAGES))
-	$(CLEAN) $${SOURCE_DATE_EPOCH:+SOURCE_DATE_EPOCH="$$SOURCE_DATE_EPOCH"} /usr/bin/python3 packaging/image/build.py dist .machine/image
+	$(CLEAN) $${SOURCE_DATE_EPOCH:+SOURCE_DATE_EPOCH="$$SOURCE_DATE_EPOCH"} PYTHONPATH=packaging /usr/bin/python3 packaging/image/build.py dist .machine/image
 
 test-image: setup ## Run the images of make image, and the manifests for Kubernetes, under podman
 	@$(if $(PACKAGES),.ci/packages podman runc p11-kit softhsm2 swtpm swtpm-tools)

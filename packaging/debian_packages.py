@@ -18,7 +18,7 @@ from pathlib import Path
 
 from roots import AUTHORITIES, archive, call, call_thrice, digest, entering, extract, unpack
 
-HERE = Path(__file__).parent / "debian"
+DEBIAN = Path(__file__).parent / "debian"
 # Each suite, and the end of its packages' version: the next release's is later.
 SUITES = {"bookworm": "deb12", "trixie": "deb13"}
 TOOLS = ("build-essential", "lintian")
@@ -38,8 +38,8 @@ def main(sdist: str, out: str, kept: str, *suites: str) -> int:
 
 
 def _needs(suite: str) -> list[str]:
-    """Return the packages of Build-Depends that a suite has."""
-    (found,) = re.findall(r"^Build-Depends:\n((?: .*\n)+)", (HERE / "control").read_text(), re.MULTILINE)
+    """Return the packages of Build-Depends that a suite has, which mmdebstrap wants without versions."""
+    (found,) = re.findall(r"^Build-Depends:\n((?: .*\n)+)", (DEBIAN / "control").read_text(), re.MULTILINE)
     # Of alternatives, the first is of the newest suite.
     which = 0 if suite == "trixie" else -1
     names = [re.sub(r" \(.*\)", "", line.strip(" ,").split(" | ")[which]) for line in found.splitlines()]
@@ -71,10 +71,8 @@ def _libraries(root: Path, source: Path, kept: Path) -> None:
     folder = kept.with_name(f"{kept.name}-{digest(pins.read_text())}")
     if not folder.exists():
         pip = ("/usr/bin/python3", "-m", "pip", "--quiet", "--disable-pip-version-check", "--retries=10", "download")
-        places = (
-            f"--{name}=/{path.relative_to(root)}" for name, path in {"dest": libraries, "requirement": pins}.items()
-        )
-        options = ("--no-deps", "--require-hashes", *places)
+        options = ["--no-deps", "--require-hashes"]
+        options += [f"--dest=/{libraries.relative_to(root)}", f"--requirement=/{pins.relative_to(root)}"]
         call_thrice(*entering(root, *pip, *options, variables={"PIP_CERT": str(AUTHORITIES)}))
         new = folder.with_suffix(".new")
         shutil.copytree(libraries, new, dirs_exist_ok=True)

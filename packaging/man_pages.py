@@ -1,8 +1,8 @@
 """Write the man pages, made from the parser: `python packaging/man_pages.py FOLDER`.
 
 One page is about hwsigner, `hwsigner.1`, one about each command, such as `hwsigner-aws-check.1`, and one about the
-program `hwsigner-credentials`. The date is that of
-SOURCE_DATE_EPOCH, or today. The language is that of man(7) and groff_man(7).
+program `hwsigner-credentials`. The date is that of SOURCE_DATE_EPOCH, or today. The language is that of man(7) and
+groff_man(7).
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _about() -> Iterator[str]:
 def _about_command(name: str, parser: Parser) -> Iterator[str]:
     usage = usage_of(parser.prog, parser.usage, parser.flags, parser.positionals).removeprefix(f"{parser.prog} ")
     yield from (".SH SYNOPSIS", f".B {_text(parser.prog)}", _text(usage))
-    yield from (".SH DESCRIPTION", _text(f"{parser.description}"))
+    yield from (".SH DESCRIPTION", _text(str(parser.description)))
     yield _text(f"More is printed by hwsigner help {_page_of(name)}.")
     if parser.positionals:
         yield ".SH ARGUMENTS"

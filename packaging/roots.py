@@ -1,14 +1,16 @@
-"""Bare Debian roots, for what is built and tested in them. They need root, and mmdebstrap."""
+"""Bare Debian roots for builds and tests, and the wheels that go into them. They need root, and mmdebstrap."""
 
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+ROOT = Path(__file__).parents[1]
 # A command's own mounts and processes, which end with it.
 ENTER = ("/usr/bin/unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--wd=/", "--root")
 AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
@@ -51,6 +53,24 @@ def entering(
     settings = [f"{name}={value}" for name, value in environment.items()]
     enter = [ENTER[0], *([] if online else ["--net"]), *ENTER[1:]]
     return ["/usr/bin/env", "-i", *settings, *enter, str(root), *map(str, command)]
+
+
+def wheels(folder: Path, name: str) -> Path:
+    """Return a folder with the wheels that requirements/NAME.txt pins, for Debian's Python of this machine.
+
+    It is in `folder`, made anew when their versions change.
+    """
+    needs = ROOT / "packaging" / "requirements" / f"{name}.txt"
+    path = folder / f"wheels-{digest(needs.read_text())}"
+    if not path.exists():
+        print(f"Making the wheels of {needs.name} …", flush=True)
+        new = folder / "wheels.new"
+        shutil.rmtree(new, ignore_errors=True)
+        call(ROOT / ".ci" / "environment", folder / "builder", "/usr/bin/python3", "build")
+        pip = (folder / "builder" / "bin" / "python", "-m", "pip", "--quiet", "wheel", "--wheel-dir", new)
+        call_thrice(*pip, "--require-hashes", "--no-build-isolation", "--requirement", needs)
+        new.rename(path)
+    return path
 
 
 def digest(text: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,18 @@ def test_containers_are_restricted(manifest: Path) -> None:
 @pytest.mark.parametrize("path", [*MANIFESTS, ROOT / "docs" / "how-to" / "kubernetes.md"], ids=lambda path: path.name)
 def test_images_have_this_version(path: Path) -> None:
     assert set(re.findall(r"[a-z]/hwsigner:(\d\S+)", path.read_text())) == {__version__}
+
+
+def test_programs_in_python_end_at_sigterm() -> None:
+    """The kernel sends a container's first program only signals that it handles: without it, a Pod ends 30 s later."""
+    [program] = [each["command"][2] for path in MANIFESTS for each in pod(path)["containers"] if "command" in each]
+    waiting = "import subprocess, time\nsubprocess.run, sleep = print, time.sleep\n"
+    waiting += "time.sleep = lambda seconds: (print('asleep', flush=True), sleep(seconds))\n"
+    with subprocess.Popen([sys.executable, "-c", waiting + program], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert b"asleep\n" in iter(process.stdout.readline, b"")
+        process.terminate()
+        assert process.wait() == 0
 
 
 def test_servers_have_probes() -> None:

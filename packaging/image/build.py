@@ -27,7 +27,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
+from roots import ENTER, digest, wheels
+
 SUITE = "trixie"
 MIRRORS = (
     f"deb http://deb.debian.org/debian {SUITE} main",
@@ -64,8 +65,7 @@ ABOUT = "AWS credentials from an X.509 certificate whose key stays in a TPM 2.0,
 EPOCH = int(os.environ.get("SOURCE_DATE_EPOCH", "315619200"))  # Without the variable 1980, as in the wheels.
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 MACHINE = platform.machine()
-ENTER = ("/usr/bin/unshare", "--mount", "--pid", "--fork", "--mount-proc", "--wd=/", "--root")
-CLEAN = {"PATH": "/usr/sbin:/usr/bin", "SOURCE_DATE_EPOCH": str(EPOCH)}
+CLEAN = {"PATH": "/usr/sbin:/usr/bin", "PYTHONPATH": "", "SOURCE_DATE_EPOCH": str(EPOCH)}
 
 
 def main(dist: str, folder: str) -> int:
@@ -77,7 +77,7 @@ def main(dist: str, folder: str) -> int:
     kept = Path(folder).resolve()
     kept.mkdir(parents=True, exist_ok=True)
     base = _base(kept)
-    _install(base, wheel, _libraries(kept))
+    _install(base, wheel, wheels(kept, "machine"))
     version = wheel.name.split("-")[1]
     files = _layer((base / name, name) for name in sorted(_selection(base)))
     _write(Path(dist), "hwsigner", version, files, entry="/opt/hwsigner/bin/hwsigner", about=ABOUT)
@@ -91,7 +91,7 @@ def main(dist: str, folder: str) -> int:
 
 def _base(kept: Path) -> Path:
     """Return a folder with a Debian root, made at the first call."""
-    path = kept / f"root-{_digest((PACKAGES, MIRRORS))}"
+    path = kept / f"root-{digest(repr((PACKAGES, MIRRORS)))}"
     if not path.exists():
         print("Making the Debian root …", flush=True)
         new = kept / "root.new"
@@ -100,21 +100,6 @@ def _base(kept: Path) -> Path:
         options = ("--quiet", "--variant=essential", "--aptopt=Acquire::Retries 10", *excluded)
         licences = "--dpkgopt=path-include=/usr/share/doc/*/copyright"
         _run("mmdebstrap", *options, licences, f"--include={','.join(PACKAGES)}", SUITE, new, *MIRRORS)
-        new.rename(path)
-    return path
-
-
-def _libraries(kept: Path) -> Path:
-    """Return a folder with the wheels of hwsigner's libraries, made when their versions change."""
-    needs = ROOT / "packaging" / "requirements" / "machine.txt"
-    path = kept / f"wheels-{_digest(needs.read_text())}"
-    if not path.exists():
-        print("Making the wheels of the libraries …", flush=True)
-        new = kept / "wheels.new"
-        shutil.rmtree(new, ignore_errors=True)
-        _run(ROOT / ".ci" / "environment", kept / "builder", PYTHON, "build")
-        pip = (kept / "builder/bin/python", "-m", "pip", "--quiet", "wheel", "--wheel-dir", new)
-        _run(*pip, "--require-hashes", "--no-build-isolation", "--requirement", needs)
         new.rename(path)
     return path
 
@@ -259,10 +244,6 @@ def _blobs(layer: bytes, config: dict[str, Any], reference: str) -> Iterator[tup
     yield "index.json", json.dumps(index).encode()
     for content in (manifest, settings, layer):
         yield f"blobs/sha256/{hashlib.sha256(content).hexdigest()}", content
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(repr(value).encode()).hexdigest()[:12]
 
 
 def _run(*command: str | Path) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -289,6 +291,18 @@ class TestStart:
 
     def test_agent_is_not_started_when_the_variable_forbids_it(self, runtime: Path) -> None:
         assert start_agent({"XDG_RUNTIME_DIR": str(runtime), "HWSIGNER_AGENT": "none"}) is None
+
+    # As the Debian package's hwsigner runs: PYTHONPATH may have modules of another version of Python.
+    def test_agent_of_an_isolated_python_ignores_pythonpath(self, runtime: Path, tmp_path: Path) -> None:
+        (tmp_path / "selectors.py").write_text("raise SystemExit(99)\n")
+        environ = {"XDG_RUNTIME_DIR": str(runtime), "HOME": str(tmp_path), "PYTHONPATH": str(tmp_path)}
+        start = (
+            "import sys, time; from hwsigner.agent.client import is_running, start_agent, user_address\n"
+            f"environ = {environ}; agent = start_agent(environ)\n"
+            "while agent.poll() is None and not is_running(user_address(environ)): time.sleep(0.05)\n"
+            "sys.exit(agent.poll() or agent.terminate())"
+        )
+        subprocess.run([sys.executable, "-I", "-c", start], check=True, env={})
 
 
 def test_profile_add_accepts_the_agent_s_keys(

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from roots import archive, call, call_thrice, digest
+from roots import archive, call, wheels
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -68,11 +68,11 @@ def main(folder: str, wheel: str, *packages: str) -> int:
     kept = Path(folder).resolve()
     kept.mkdir(parents=True, exist_ok=True)
     base = archive(kept, "root", "trixie", PACKAGES)
-    wheels = _wheels(kept)
+    libraries = wheels(kept, "machine")
     with tempfile.TemporaryDirectory(prefix="hwsigner-machine-") as temporary:
         work = Path(temporary)
         with _tpm(work) as tpm:
-            disk = _disk(base, wheels, Path(wheel), packages, work)
+            disk = _disk(base, libraries, Path(wheel), packages, work)
             log = _boot(disk, tpm, work)
     if PASSED in log:
         print(PASSED)
@@ -81,27 +81,12 @@ def main(folder: str, wheel: str, *packages: str) -> int:
     return 1
 
 
-def _wheels(kept: Path) -> Path:
-    """Return a folder with the wheels of hwsigner's libraries and of pytest, for the machine's Python."""
-    needs = ROOT / "packaging" / "requirements" / "machine.txt"
-    path = kept / f"wheels-{digest(needs.read_text())}"
-    if not path.exists():
-        print("Making the wheels of hwsigner's libraries …", flush=True)
-        new = kept / "wheels.new"
-        shutil.rmtree(new, ignore_errors=True)
-        call(ROOT / ".ci" / "environment", kept / "builder", "/usr/bin/python3", "build")
-        pip = (kept / "builder" / "bin" / "python", "-m", "pip", "--quiet", "wheel", "--wheel-dir", new)
-        call_thrice(*pip, "--require-hashes", "--no-build-isolation", "--requirement", needs)
-        new.replace(path)
-    return path
-
-
-def _disk(base: Path, wheels: Path, wheel: Path, packages: Sequence[str], work: Path) -> Path:
+def _disk(base: Path, libraries: Path, wheel: Path, packages: Sequence[str], work: Path) -> Path:
     """Return an image of the root file system with the tests, and with hwsigner or the packages that have it."""
     root = work / "root"
     root.mkdir()
     call("tar", "--extract", "--file", base, "--directory", root, "--numeric-owner")
-    shutil.copytree(wheels, root / "wheels")
+    shutil.copytree(libraries, root / "wheels")
     shutil.copy(wheel, root / "wheels")
     shutil.copytree(HERE / "guest", root / "tests" / "machine" / "guest")
     shutil.copytree(ROOT / "softhsm", root / "tests" / "softhsm", ignore=shutil.ignore_patterns("__pycache__"))
