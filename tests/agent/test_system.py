@@ -28,8 +28,8 @@ exec "$@"
 
 
 @pytest.fixture
-def agent(home: Home, tmp_path: Path) -> Iterator[AgentProcess]:
-    """The system's agent, with one profile for one user, and an audit log."""
+def agent(home: Home, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[AgentProcess]:
+    """The system's agent, with one profile for one user, and an audit log. A parameter has what starts it."""
     home.write_profiles(web={"allow-users": [str(ALLOWED)]})
     with (home.folder / "config" / "hwsigner" / "config.toml").open("a") as file:
         file.write(f'[monitoring]\naudit-log = "{home.folder}/audit.log"\n')
@@ -37,7 +37,8 @@ def agent(home: Home, tmp_path: Path) -> Iterator[AgentProcess]:
     for name in ("passwd", "group", "nsswitch.conf"):
         shutil.copy(f"/etc/{name}", tmp_path / "etc")
     shutil.move(home.folder / "config" / "hwsigner" / "config.toml", tmp_path / "etc" / "hwsigner")
-    command = ["unshare", "--mount", "sh", "-c", MOUNT, "sh", str(tmp_path / "etc"), *AGENT, "--system"]
+    command = ["unshare", "--mount", "sh", "-c", MOUNT, "sh", str(tmp_path / "etc")]
+    command += [*getattr(request, "param", ()), *AGENT, "--system"]
     with agent_process(home, command) as agent:
         yield agent
 
@@ -94,3 +95,15 @@ def test_other_users_are_refused_and_logged(agent: AgentProcess, real_program: P
     assert done.stderr == f"hwsigner: profile 'web' is not for user {OTHER}. See allow-users in hwsigner help agent\n"
     status, err = agent.stop()
     assert (status, err) == (0, f"hwsigner: profile 'web': user {OTHER} was refused\n")
+
+
+# user_namespaces(7): a user that the namespace does not map is 65534, which the profile allows.
+@pytest.mark.parametrize("agent", [["unshare", "--user", "--map-root-user"]], indirect=True)
+def test_agent_in_a_user_namespace_refuses_the_users_that_it_cannot_tell_apart(
+    agent: AgentProcess, real_program: Path
+) -> None:
+    assert ask(agent, real_program, 0).returncode == 0
+    for uid in (ALLOWED, OTHER):
+        done = ask(agent, real_program, uid)
+        assert (done.returncode, done.stdout) == (7, ""), done
+        assert done.stderr.startswith("hwsigner: profile 'web' is not for user -1"), done
