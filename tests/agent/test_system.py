@@ -17,7 +17,9 @@ from hwsigner.monitoring.log import MAX_REFUSALS_PER_SECOND
 
 pytestmark = pytest.mark.root
 
-ALLOWED, OTHER = 65534, 65533
+ALLOWED, OTHER = 65533, 65532
+# What a user namespace calls every user that it does not map (user_namespaces(7)).
+UNMAPPED = 65534
 MOUNT = """
 set -e
 mount -t tmpfs -o mode=755 tmpfs /run
@@ -30,7 +32,7 @@ exec "$@"
 @pytest.fixture
 def agent(home: Home, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[AgentProcess]:
     """The system's agent, with one profile for one user, and an audit log. A parameter has what starts it."""
-    home.write_profiles(web={"allow-users": [str(ALLOWED)]})
+    home.write_profiles(web={"allow-users": [str(ALLOWED), str(UNMAPPED)]})
     with (home.folder / "config" / "hwsigner" / "config.toml").open("a") as file:
         file.write(f'[monitoring]\naudit-log = "{home.folder}/audit.log"\n')
     (tmp_path / "etc" / "hwsigner").mkdir(parents=True)
@@ -97,7 +99,6 @@ def test_other_users_are_refused_and_logged(agent: AgentProcess, real_program: P
     assert (status, err) == (0, f"hwsigner: profile 'web': user {OTHER} was refused\n")
 
 
-# user_namespaces(7): a user that the namespace does not map is 65534, which the profile allows.
 @pytest.mark.parametrize("agent", [["unshare", "--user", "--map-root-user"]], indirect=True)
 def test_agent_in_a_user_namespace_refuses_the_users_that_it_cannot_tell_apart(
     agent: AgentProcess, real_program: Path
