@@ -101,6 +101,7 @@ def _base(kept: Path) -> Path:
         licences = "--dpkgopt=path-include=/usr/share/doc/*/copyright"
         _run("mmdebstrap", *options, licences, f"--include={','.join(PACKAGES)}", SUITE, new, *MIRRORS)
         new.rename(path)
+    path.chmod(0o700)  # It has programs that run as root, and gets no security updates.
     return path
 
 
