@@ -198,8 +198,9 @@ def start_agent(environ: Mapping[str, str]) -> subprocess.Popen[bytes] | None:
     if environ.get(VARIABLE) == "none" or not has_folder or is_running(user_address(environ)):
         return None
     return subprocess.Popen(
-        # -P: no modules are imported from the current folder, which other users may write.
-        [sys.executable, "-P", "-m", "hwsigner", "agent"],
+        # -P: no modules are imported from the current folder, which other users may write. -I, if this program has it:
+        # nor are those that PYTHONPATH names.
+        [sys.executable, "-I" if sys.flags.isolated else "-P", "-m", "hwsigner", "agent"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

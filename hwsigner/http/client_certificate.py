@@ -101,7 +101,8 @@ def _run_child(client: ClientCertificate, request: str, seconds: float, peer: st
             variables["TPM2OPENSSL_TCTI"] = client.tcti
         try:
             ran = subprocess.run(
-                [sys.executable, "-P", "-m", __name__],  # -P: no module of the current folder.
+                # -P: no module of the current folder. -I, if this program has it: nor of PYTHONPATH.
+                [sys.executable, "-I" if sys.flags.isolated else "-P", "-m", __name__],
                 input=request.encode(),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

@@ -48,7 +48,7 @@ def use(root: Root, program: Path, client: Path) -> None:
     print(version, end="", flush=True)
     assert "\ncanonicalisation: native (/usr/lib/hwsigner/" in version
     # As hwsigner starts an agent, and other processes of its own.
-    assert root.run("/usr/lib/hwsigner/bin/python3", "-P", "-m", "hwsigner", "version") in version
+    assert root.run("/usr/lib/hwsigner/bin/python3", "-I", "-m", "hwsigner", "version") in version
     # No unit runs or is enabled before there is a profile.
     assert not list(root.path.glob("etc/systemd/system/*.wants/hwsigner*"))
     root.apt("install", "--no-install-recommends", *NEEDS)
