@@ -70,6 +70,7 @@ CLEAN = {"PATH": "/usr/sbin:/usr/bin", "SOURCE_DATE_EPOCH": str(EPOCH)}
 
 def main(dist: str, folder: str) -> int:
     """Build both images and return the exit status."""
+    os.umask(0o022)  # The image has the modes of the files that are made here.
     found = sorted(Path(dist).resolve().glob(f"hwsigner-*-manylinux_*_{MACHINE}.whl"))
     if len(found) != 1:
         raise SystemExit(f"{dist} must have one wheel for {MACHINE}: run make wheels first")
