@@ -12,6 +12,7 @@ from softhsm.command import ToolError
 from softhsm.tpm import SoftTPM
 
 _NAME = "com.intel.tss2.Tabrmd"
+_OBJECT = "/com/intel/tss2/Tabrmd/Tcti"
 _START_SECONDS = 30.0
 _STOP_SECONDS = 20.0
 
@@ -79,10 +80,11 @@ class ResourceManager:
         self._bus = None
 
     def _is_on_bus(self) -> bool:
-        call = ["org.freedesktop.DBus.NameHasOwner", f"string:{_NAME}"]
-        to = ["--session", "--print-reply=literal", "--dest=org.freedesktop.DBus", "/org/freedesktop/DBus"]
-        done = subprocess.run(["dbus-send", *to, *call], env={**os.environ, **self.env}, capture_output=True, text=True)
-        return "true" in done.stdout
+        # It owns its name before it has the object that clients call.
+        to = ["--session", "--print-reply=literal", f"--dest={_NAME}", _OBJECT]
+        call = ["dbus-send", *to, "org.freedesktop.DBus.Introspectable.Introspect"]
+        done = subprocess.run(call, env={**os.environ, **self.env}, capture_output=True, text=True)
+        return "CreateConnection" in done.stdout
 
 
 def _start(command: list[str], env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:

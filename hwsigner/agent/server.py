@@ -30,6 +30,7 @@ from hwsigner.agent.protocol import Request, Verb
 from hwsigner.agent.watching import Watch, watched_answer
 from hwsigner.aws.credentials import Reply
 from hwsigner.system.systemd import Notifier
+from hwsigner.system.users import known_uid
 
 MAX_CLIENTS = 2048
 MAX_COMMANDS = 8
@@ -156,7 +157,8 @@ class AgentServer:
             self._posted.popleft()()
 
     def _enter(self, sock: socket.socket, uid: int) -> None:
-        client = Client(sock, uid, time.monotonic() + LINE_LIMIT)
+        # The file of a user's own socket lets no other user in.
+        client = Client(sock, known_uid(uid) if self._is_open else uid, time.monotonic() + LINE_LIMIT)
         if len(self._clients) >= min(MAX_CLIENTS, self._descriptors):
             self._make_room("too many clients")
         self._clients.enter(client)

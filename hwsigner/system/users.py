@@ -10,6 +10,10 @@ import stat
 import struct
 
 _CREDENTIALS = struct.Struct("iII")
+# Linux's number for every user that a user namespace does not map (user_namespaces(7)), and of the first namespace's
+# map, which has all users.
+_OVERFLOW = 65534
+_ALL_USERS = ["0", "0", "4294967295"]
 
 
 def find_uid(user: str) -> int | None:
@@ -87,6 +91,17 @@ def peer_uid(sock: socket.socket) -> int:
         OSError: the kernel can't tell.
     """
     return _peer(sock)[1]
+
+
+def known_uid(uid: int) -> int:
+    """Return a uid that the kernel gave, or -1 if it may be any user's, as 65534 is in a user namespace."""
+    if uid != _OVERFLOW:
+        return uid
+    try:
+        with open("/proc/self/uid_map") as file:
+            return uid if file.read().split() == _ALL_USERS else -1
+    except OSError:
+        return -1
 
 
 def _peer(sock: socket.socket) -> tuple[int, int, int]:

@@ -70,6 +70,7 @@ CLEAN = {"PATH": "/usr/sbin:/usr/bin", "PYTHONPATH": "", "SOURCE_DATE_EPOCH": st
 
 def main(dist: str, folder: str) -> int:
     """Build both images and return the exit status."""
+    os.umask(0o022)  # The image has the modes of the files that are made here.
     found = sorted(Path(dist).resolve().glob(f"hwsigner-*-manylinux_*_{MACHINE}.whl"))
     if len(found) != 1:
         raise SystemExit(f"{dist} must have one wheel for {MACHINE}: run make wheels first")
@@ -101,6 +102,7 @@ def _base(kept: Path) -> Path:
         licences = "--dpkgopt=path-include=/usr/share/doc/*/copyright"
         _run("mmdebstrap", *options, licences, f"--include={','.join(PACKAGES)}", SUITE, new, *MIRRORS)
         new.rename(path)
+    path.chmod(0o700)  # It has programs that run as root, and gets no security updates.
     return path
 
 

@@ -121,10 +121,18 @@ def with_tables_of_contents(page: str) -> str:
 
 def foreign(folder: Path) -> list[str]:
     """Return what the files of a site would load from other hosts. Links, which a reader follows, are not of these."""
-    attribute = r"""<(?!a\b)[^<>]*\s(?:src|srcset|href|data|action|poster)=["']?((?:\w+:)?//[^"'>\s]*)"""
-    in_style = r"""(?:url\(|@import)\s*["']?((?:https?:)?//[^"')\s]*)"""
-    in_script = r"""(?:fetch|import|importScripts|sendBeacon|open)\s*\(?\s*["'`]((?:https?:)?//[^"'`]*)"""
-    patterns = {".html": [attribute, in_style, in_script], ".css": [in_style], ".js": [in_script], ".svg": [in_style]}
+    host = r"""((?:\w+:)?//[^"'`)>\s]*)"""
+    attribute = rf"""<(?!a\b)[^<>]*[\s:](?:src|srcset|href|data|action|poster)=["']?(?:[^"'>]*,\s*)?{host}"""
+    refresh = rf"""<meta[^<>]*\scontent=["']?\d+;\s*url={host}"""
+    in_style = rf"""(?:url\(|@import)\s*["']?{host}"""
+    call = r"""(?:fetch|import|importScripts|sendBeacon|open|Worker|WebSocket|EventSource)\s*\(?"""
+    in_script = rf"""(?:{call}|\.(?:src|href)\s*=)\s*["'`]{host}"""
+    patterns = {
+        ".html": [attribute, refresh, in_style, in_script],
+        ".css": [in_style],
+        ".js": [in_script],
+        ".svg": [attribute, in_style],
+    }
     return [
         f"{path.relative_to(folder)}: {found}"
         for path in sorted(folder.rglob("*"))

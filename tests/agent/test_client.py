@@ -281,6 +281,18 @@ class TestCommand:
         assert asked == ["kind", ""]
 
 
+START_AND_STOP = """
+import os, time
+from hwsigner.agent.address import user_address
+from hwsigner.agent.client import is_running, start_agent
+agent = start_agent(os.environ)
+while agent.poll() is None and not is_running(user_address(os.environ)):
+    time.sleep(0.05)
+agent.terminate()
+agent.wait()
+"""
+
+
 class TestStart:
     def test_agent_is_not_started_when_one_runs(self, runtime: Path, fake_agent: Start) -> None:
         fake_agent(runtime / "hwsigner", says(b""))
@@ -292,17 +304,13 @@ class TestStart:
     def test_agent_is_not_started_when_the_variable_forbids_it(self, runtime: Path) -> None:
         assert start_agent({"XDG_RUNTIME_DIR": str(runtime), "HWSIGNER_AGENT": "none"}) is None
 
-    # As the Debian package's hwsigner runs: PYTHONPATH may have modules of another version of Python.
-    def test_agent_of_an_isolated_python_ignores_pythonpath(self, runtime: Path, tmp_path: Path) -> None:
-        (tmp_path / "selectors.py").write_text("raise SystemExit(99)\n")
-        environ = {"XDG_RUNTIME_DIR": str(runtime), "HOME": str(tmp_path), "PYTHONPATH": str(tmp_path)}
-        start = (
-            "import sys, time; from hwsigner.agent.client import is_running, start_agent, user_address\n"
-            f"environ = {environ}; agent = start_agent(environ)\n"
-            "while agent.poll() is None and not is_running(user_address(environ)): time.sleep(0.05)\n"
-            "sys.exit(agent.poll() or agent.terminate())"
-        )
-        subprocess.run([sys.executable, "-I", "-c", start], check=True, env={})
+    def test_agent_of_an_isolated_program_imports_nothing_that_the_environment_names(
+        self, runtime: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "sitecustomize.py").write_text("open(f'{__file__}.ran', 'w')")
+        variables = {"XDG_RUNTIME_DIR": str(runtime), "HOME": str(tmp_path), "PYTHONPATH": str(tmp_path)}
+        subprocess.run([sys.executable, "-I", "-c", START_AND_STOP], env=variables, check=True)
+        assert not (tmp_path / "sitecustomize.py.ran").exists()
 
 
 def test_profile_add_accepts_the_agent_s_keys(

@@ -17,7 +17,9 @@ from hwsigner.monitoring.log import MAX_REFUSALS_PER_SECOND
 
 pytestmark = pytest.mark.root
 
-ALLOWED, OTHER = 65534, 65533
+ALLOWED, OTHER = 65533, 65532
+# What a user namespace calls every user that it does not map (user_namespaces(7)).
+UNMAPPED = 65534
 MOUNT = """
 set -e
 mount -t tmpfs -o mode=755 tmpfs /run
@@ -28,16 +30,17 @@ exec "$@"
 
 
 @pytest.fixture
-def agent(home: Home, tmp_path: Path) -> Iterator[AgentProcess]:
-    """The system's agent, with one profile for one user, and an audit log."""
-    home.write_profiles(web={"allow-users": [str(ALLOWED)]})
+def agent(home: Home, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[AgentProcess]:
+    """The system's agent, with one profile for one user, and an audit log. A parameter has what starts it."""
+    home.write_profiles(web={"allow-users": [str(ALLOWED), str(UNMAPPED)]})
     with (home.folder / "config" / "hwsigner" / "config.toml").open("a") as file:
         file.write(f'[monitoring]\naudit-log = "{home.folder}/audit.log"\n')
     (tmp_path / "etc" / "hwsigner").mkdir(parents=True)
     for name in ("passwd", "group", "nsswitch.conf"):
         shutil.copy(f"/etc/{name}", tmp_path / "etc")
     shutil.move(home.folder / "config" / "hwsigner" / "config.toml", tmp_path / "etc" / "hwsigner")
-    command = ["unshare", "--mount", "sh", "-c", MOUNT, "sh", str(tmp_path / "etc"), *AGENT, "--system"]
+    command = ["unshare", "--mount", "sh", "-c", MOUNT, "sh", str(tmp_path / "etc")]
+    command += [*getattr(request, "param", ()), *AGENT, "--system"]
     with agent_process(home, command) as agent:
         yield agent
 
@@ -94,3 +97,14 @@ def test_other_users_are_refused_and_logged(agent: AgentProcess, real_program: P
     assert done.stderr == f"hwsigner: profile 'web' is not for user {OTHER}. See allow-users in hwsigner help agent\n"
     status, err = agent.stop()
     assert (status, err) == (0, f"hwsigner: profile 'web': user {OTHER} was refused\n")
+
+
+@pytest.mark.parametrize("agent", [["unshare", "--user", "--map-root-user"]], indirect=True)
+def test_agent_in_a_user_namespace_refuses_the_users_that_it_cannot_tell_apart(
+    agent: AgentProcess, real_program: Path
+) -> None:
+    assert ask(agent, real_program, 0).returncode == 0
+    for uid in (ALLOWED, OTHER):
+        done = ask(agent, real_program, uid)
+        assert (done.returncode, done.stdout) == (7, ""), done
+        assert done.stderr.startswith("hwsigner: profile 'web' is not for user -1"), done

@@ -20,6 +20,13 @@ from build_site import foreign, with_places, with_tables_of_contents
         ("a.css", "@import 'https://example.com/a.css';"),
         ("a.css", "@font-face { src: url(//example.com/a.woff2) }"),
         ("a.js", 'fetch("https://example.com/count")'),
+        ("a.js", "new Worker('https://example.com/a.js')"),
+        ("a.js", 'image.src = "https://example.com/a.png";'),
+        ("a.html", "<script>fetch('https://example.com/count')</script>"),
+        ("a.html", '<img srcset="a.png 1x, https://example.com/b.png 2x">'),
+        ("a.html", '<svg><image xlink:href="https://example.com/a.png"/></svg>'),
+        ("a.html", '<meta http-equiv="refresh" content="0; url=https://example.com">'),
+        ("a.svg", '<svg><image href="https://example.com/a.png"/></svg>'),
     ],
 )
 def test_file_that_would_be_loaded_from_another_host_is_found(name: str, content: str, tmp_path: Path) -> None:

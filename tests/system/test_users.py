@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from hwsigner.system.users import find_uid, reading_group
+from hwsigner.system.users import find_uid, known_uid, reading_group
+
+# PROC_USER_INIT_INO in <linux/proc_ns.h>.
+FIRST_NAMESPACE = 0xEFFFFFFD
 
 
 @pytest.mark.parametrize(("user", "uid"), [("root", 0), ("0", 0), ("4711", 4711), ("0012", 12)])
@@ -23,3 +28,11 @@ def test_no_group_helps_when_the_file_can_be_read_or_does_not_exist(tmp_path: Pa
     (tmp_path / "file").touch()
     for path in (tmp_path, tmp_path / "file", tmp_path / "none", tmp_path / "file" / "none"):
         assert reading_group(str(path)) is None
+
+
+def test_user_65534_is_known_in_the_first_user_namespace_alone() -> None:
+    is_first = Path("/proc/self/ns/user").stat().st_ino == FIRST_NAMESPACE
+    assert [known_uid(uid) for uid in (0, 4711, 65534)] == [0, 4711, 65534 if is_first else -1]
+    code = "from hwsigner.system.users import known_uid; print([known_uid(uid) for uid in (0, 4711, 65534)])"
+    inside = ["unshare", "--user", "--map-root-user", sys.executable, "-P", "-c", code]
+    assert subprocess.check_output(inside, text=True) == "[0, 4711, -1]\n"

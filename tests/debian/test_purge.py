@@ -1,0 +1,56 @@
+"""What a purge of the Debian package leaves, in a mount namespace with an /etc, a /var and a /run of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pages import ROOT
+
+pytestmark = pytest.mark.root
+
+# Nothing runs if a folder of this machine is still there.
+PURGE = """
+set -e
+mount --bind "$1" /etc
+mount -t tmpfs tmpfs /var
+mount -t tmpfs tmpfs /run
+mkdir /var/lib /var/log
+exec sh "$2" purge
+"""
+UID = 64999
+
+
+def purge(etc: Path) -> None:
+    """Run the maintainer script, with this folder as /etc."""
+    for name in ("passwd", "group", "login.defs", "nsswitch.conf"):
+        shutil.copy(f"/etc/{name}", etc)
+    with (etc / "passwd").open("a") as users, (etc / "group").open("a") as groups:
+        users.write(f"hwsigner:x:{UID}:{UID}::/:/usr/sbin/nologin\n")
+        groups.write(f"hwsigner:x:{UID}:\n")
+    script = ROOT / "packaging" / "debian" / "hwsigner.postrm"
+    subprocess.run(["unshare", "--mount", "sh", "-c", PURGE, "sh", etc, script], check=True, capture_output=True)
+
+
+def test_purge_deletes_the_user_when_nothing_belongs_to_it(tmp_path: Path) -> None:
+    (tmp_path / "hwsigner").mkdir()
+    purge(tmp_path)
+    assert not (tmp_path / "hwsigner").exists()
+    assert "hwsigner" not in (tmp_path / "passwd").read_text() + (tmp_path / "group").read_text()
+
+
+@pytest.mark.parametrize(("uid", "gid"), [(UID, 0), (0, UID)])
+@pytest.mark.parametrize("folder", ["hwsigner", "pki"])
+def test_purge_leaves_the_user_while_a_key_belongs_to_it(uid: int, gid: int, folder: str, tmp_path: Path) -> None:
+    key = tmp_path / folder / "web.tss2"
+    key.parent.mkdir()
+    key.touch()
+    os.chown(key, uid, gid)
+    purge(tmp_path)
+    assert key.exists()
+    for file in ("passwd", "group"):
+        assert "\nhwsigner:" in (tmp_path / file).read_text()
