@@ -103,6 +103,7 @@ test-machine: setup ## Test the wheel in a virtual machine with systemd and a ke
 
 test-machine-deb: setup ## Test the Debian package in the same machine, after make deb
 	@$(if $(PACKAGES),.ci/packages $(MACHINE_PACKAGES))
+	rm -rf build/machine
 	$(BIN)/$(PIP) wheel $(THIS) --wheel-dir build/machine $(EXTENSION) .
 	$(CLEAN) PYTHONPATH=packaging $(BIN)/python tests/machine/run.py .machine build/machine/*.whl dist/hwsigner*~deb13_*.deb
 

@@ -2,7 +2,8 @@
 
 Each suite has a new minimal root of its own, in which pip first downloads the libraries that requirements/debian.txt
 pins by hash. All that follows has no network: dpkg-buildpackage, and lintian, which must find nothing. KEPT keeps the
-roots and the libraries for the next time. SOURCE_DATE_EPOCH dates the files: two runs write the same bytes. Needs root.
+roots and the libraries for the next time: two runs then write the same bytes. SOURCE_DATE_EPOCH dates the files. Needs
+root.
 """
 
 from __future__ import annotations

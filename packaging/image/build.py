@@ -241,7 +241,11 @@ def _blobs(layer: bytes, config: dict[str, Any], reference: str) -> Iterator[tup
     ).encode()
     # The name of the image, for podman and for containerd.
     names = {"org.opencontainers.image.ref.name": reference, "io.containerd.image.name": reference}
-    index = {"schemaVersion": 2, "manifests": [{**describe(manifest, "manifest.v1+json"), "annotations": names}]}
+    index = {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": [{**describe(manifest, "manifest.v1+json"), "annotations": names}],
+    }
     yield "oci-layout", b'{"imageLayoutVersion": "1.0.0"}'
     yield "index.json", json.dumps(index).encode()
     for content in (manifest, settings, layer):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from pages import ROOT
 
 CONFIGURED = pytest.mark.skipif(Path("/etc/hwsigner").exists(), reason="this machine has a configuration")
 SCRIPTS = sorted((ROOT / "packaging" / "debian").glob("hwsigner.p*"))
+POSTRM = ROOT / "packaging" / "debian" / "hwsigner.postrm"
+DAEMON_SET = ROOT / "packaging" / "kubernetes" / "daemonset.yaml"
 
 
 @pytest.fixture
@@ -36,6 +39,17 @@ def test_scripts_stop_at_the_first_error_and_have_the_helpers_commands(script: P
     lines = script.read_text().splitlines()
     assert lines[:2] == ["#!/bin/sh", "set -e"]
     assert lines.count("#DEBHELPER#") == 1
+
+
+def test_purge_deletes_the_folders_that_the_units_make_and_not_that_of_the_daemon_set() -> None:
+    kinds = {"State": "/var/lib", "Logs": "/var/log", "Runtime": "/run"}
+    units = "".join(unit.read_text() for unit in (ROOT / "hwsigner" / "units" / "system").iterdir())
+    made = re.findall(r"^(State|Logs|Runtime)Directory=([\w-]+)", units, re.MULTILINE)
+    [words] = re.findall(r" rm -rf ((?:.+\\\n)*.+)", POSTRM.read_text())
+    deleted = set(words.split()) - {"\\"}
+    assert deleted == {f"{kinds[kind]}/{name}" for kind, name in made} | {"/run/hwsigner"}
+    [state] = re.findall(r"hostPath: \{path: (/var/lib/\S+),", DAEMON_SET.read_text())
+    assert state not in deleted
 
 
 @CONFIGURED

@@ -24,3 +24,17 @@ def test_every_library_of_the_extras_is_pinned_by_hash_and_new_enough() -> None:
     lists = [project["dependencies"], *(project["optional-dependencies"][extra] for extra in extras.split(","))]
     for needed in map(Requirement, (line for lines in lists for line in lines)):
         assert pins[canonicalize_name(needed.name)] in needed.specifier
+
+
+def test_copyright_names_every_library() -> None:
+    folder = ROOT / "packaging"
+    pins = {
+        name: {canonicalize_name(found) for found, _ in PINNED.findall((folder / "requirements" / name).read_text())}
+        for name in ("debian.txt", "build.txt", "extras.txt")
+    }
+    # What only builds is not in the package.
+    libraries = (pins["debian.txt"] - pins["build.txt"] - {"cmake", "ninja"}) | (pins["build.txt"] & pins["extras.txt"])
+    named = re.findall(
+        r"^Files: debian/libraries/(\w+)\*$", (folder / "debian" / "copyright").read_text(), re.MULTILINE
+    )
+    assert {canonicalize_name(name) for name in named} == libraries

@@ -179,7 +179,7 @@ class Node:
         """
         text = manifest.read_text().replace("/UUID", f"/{_UUID}").replace("device:/dev/tpmrm0", _TCTI)
         text = text.replace("https://registrar.example.com:8443", "http://127.0.0.1:8443").replace("$(NODE)", _NODE)
-        for path in ("/run/hwsigner", "/var/lib/hwsigner"):
+        for path in ("/run/hwsigner", "/var/lib/hwsigner-node"):
             text = text.replace(f"{{path: {path},", f"{{path: {self.folder}/{Path(path).parent.name},")
         documents = [each for each in yaml.safe_load_all(text) if each["kind"] != "Certificate"]
         [owner] = [each["spec"] for each in documents if "spec" in each]
