@@ -8,7 +8,7 @@ try:
     import boto3
     from botocore.session import get_session
 except ImportError as error:
-    raise ImportError("hwsigner.boto3 needs boto3; install it with pip install 'hwsigner[aws]'") from error
+    raise ImportError("hwsigner.boto3 needs boto3; install hwsigner with its extra aws") from error
 
 from hwsigner.botocore import insert
 

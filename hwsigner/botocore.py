@@ -13,7 +13,7 @@ try:
     from botocore.exceptions import CredentialRetrievalError
     from botocore.session import Session
 except ImportError as error:
-    raise ImportError("hwsigner.botocore needs botocore; install it with pip install 'hwsigner[aws]'") from error
+    raise ImportError("hwsigner.botocore needs botocore; install hwsigner with its extra aws") from error
 
 from hwsigner.agent.source import agent_credentials
 from hwsigner.aws.credentials import Credentials

@@ -9,6 +9,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 
+from hwsigner._version import __version__
+
 
 def printable(text: str) -> str:
     """Return text with each unprintable character (controls, bidirectional marks, surrogates) escaped."""
@@ -21,7 +23,8 @@ def install_command(extra: str) -> str:
     """Return the command that installs an extra for the Python that runs this program."""
     if extra == "aws" and (sys.executable or "").startswith("/usr/lib/hwsigner/"):
         return "apt-get install python3-boto3"  # The Debian package, which has the other extras.
-    return f"{sys.executable or 'python3'} -m pip install 'hwsigner[{extra}]'"
+    # Without the version, pip takes another project of this name from an index that lacks one of our libraries.
+    return f"{sys.executable or 'python3'} -m pip install 'hwsigner[{extra}]=={__version__}'"
 
 
 def suggestion(word: str, known: Iterable[str], otherwise: str) -> str:

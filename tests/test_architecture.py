@@ -22,7 +22,7 @@ NOUNS = "errors uri pins key"
 CORE = f"{NOUNS} _version sigv4 identity"
 BACKEND = f"{NOUNS} system backends"
 RULES = {
-    "errors": "",
+    "errors": "_version",
     "_version": "",
     "trust_policy": "errors",
     "control_plane": "errors trust_policy identity aws",

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import pickle
+import shlex
+import subprocess
+import sys
 import unicodedata
+from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwsigner import errors
-from hwsigner.errors import HwsignerError, HwsignerWarning, printable
+from hwsigner import __version__, errors
+from hwsigner.errors import HwsignerError, HwsignerWarning, install_command, printable
 
 ERRORS = sorted(
     (e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, HwsignerError)), key=lambda e: e.__name__
@@ -101,3 +106,21 @@ class TestWarnings:
         assert issubclass(warning, UserWarning)
         assert warning.exit_status in EXIT_STATUSES.values()
         assert str(warning("label \x1b[2J")) == "label \\x1b[2J" == warning("label \x1b[2J").message
+
+
+def test_command_for_an_extra_never_takes_another_project_of_this_name(tmp_path: Path) -> None:
+    """A library is missing in the index, which has a later hwsigner, of a stranger, that needs none."""
+    needs = 'Provides-Extra: tpm2\nRequires-Dist: no-such-library; extra == "tpm2"\n'
+    installed = tmp_path / f"hwsigner-{__version__}.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text(f"Metadata-Version: 2.1\nName: hwsigner\nVersion: {__version__}\n{needs}")
+    with ZipFile(tmp_path / "hwsigner-99-py3-none-any.whl", "w") as wheel:
+        metadata = "Metadata-Version: 2.1\nName: hwsigner\nVersion: 99\nProvides-Extra: tpm2\n"
+        wheel.writestr("hwsigner-99.dist-info/METADATA", metadata)
+        wheel.writestr("hwsigner-99.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        wheel.writestr("hwsigner-99.dist-info/RECORD", "")
+    program, *words = shlex.split(install_command("tpm2"))
+    assert program == sys.executable
+    words += ["--dry-run", "--no-index", f"--find-links={tmp_path}"]
+    done = subprocess.run([program, *words], env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
+    assert (done.returncode, "hwsigner-99" in done.stdout) == (1, False), done

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 try:
     from requests import PreparedRequest
 except ImportError as error:
-    raise ImportError("hwsigner.auth needs requests; install it with pip install 'hwsigner[requests]'") from error
+    raise ImportError("hwsigner.auth needs requests; install hwsigner with its extra requests") from error
 
 from hwsigner.auth.base import RequestAuth, X509Context
 from hwsigner.auth.url import INVALID_URL, wire_url

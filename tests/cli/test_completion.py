@@ -171,4 +171,4 @@ def test_missing_library_is_an_error_that_says_how_to_install_it(call: Call, mon
     monkeypatch.setitem(sys.modules, "shtab", None)
     outcome = call("completion", "bash")
     assert (outcome.status, outcome.out) == (1, "")
-    assert "pip install 'hwsigner[completion]'" in outcome.err
+    assert "pip install 'hwsigner[completion]==" in outcome.err

@@ -146,7 +146,7 @@ def test_invalid_settings_are_usage_errors(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_missing_boto3_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "boto3", None)
-    with pytest.raises(HwsignerError, match=r"needs boto3\. Run \S+ -m pip install 'hwsigner\[aws\]'"):
+    with pytest.raises(HwsignerError, match=r"needs boto3\. Run \S+ -m pip install 'hwsigner\[aws\]=="):
         Clients(REGION)
 
 

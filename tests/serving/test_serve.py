@@ -23,6 +23,7 @@ from botocore.utils import InstanceMetadataFetcher
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 import certs
+from hwsigner import __version__
 from hwsigner.cli import server_run
 from hwsigner.cli.server_run import ServerRun
 from hwsigner.cli.sources import LazyProvider, ServedProfile
@@ -660,6 +661,6 @@ def test_error_names_a_missing_library_and_the_extra(stage: Stage, command: list
         [sys.executable, "-c", code, *command], env=stage.environ(), capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 1
-    hint = f"Run {sys.executable} -m pip install 'hwsigner[serve]'"
+    hint = f"Run {sys.executable} -m pip install 'hwsigner[serve]=={__version__}'"
     assert done.stderr == f"hwsigner: serving HTTP needs {library}. {hint}\n"
     assert stage.sessions == 0
