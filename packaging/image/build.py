@@ -58,8 +58,10 @@ UNUSED = {"debconf", "dpkg", "libdb5.3t64", "mawk", "media-types", "tpm-udev", "
 # Files that no package owns, because their installation makes them.
 MADE = ("etc/group", "etc/ld.so.cache", "etc/nsswitch.conf", "etc/passwd", "etc/ssl/certs")
 WITHOUT = ("usr/lib/x86_64-linux-gnu/gconv", "usr/lib/aarch64-linux-gnu/gconv", "usr/lib/python3.13/test")
-# Neither root nor 65534, which stands for every user that a user namespace does not map.
-UID = 65532
+# The agent trusts its own user, so hwsigner's is one that no other image has. Not 65534, which stands for every user
+# that a user namespace does not map.
+UID = 29912
+CLIENT_UID = 65532
 USER = f"hwsigner:x:{UID}:{UID}:hwsigner:/:/usr/sbin/nologin\n"
 ABOUT = "AWS credentials from an X.509 certificate whose key stays in a TPM 2.0, a PKCS #11 token or a file"
 EPOCH = int(os.environ.get("SOURCE_DATE_EPOCH", "315619200"))  # Without the variable 1980, as in the wheels.
@@ -199,12 +201,13 @@ def _write(dist: Path, name: str, version: str, layer: bytes, *, entry: str, abo
     packed = gzip.compress(layer, mtime=0)
     created = datetime.fromtimestamp(EPOCH, UTC).isoformat().replace("+00:00", "Z")
     labels = {"title": name, "description": about, "version": version, "licenses": "Apache-2.0", "created": created}
+    uid = UID if name == "hwsigner" else CLIENT_UID
     config = {
         "created": created,
         "architecture": ARCHITECTURES[MACHINE],
         "os": "linux",
         "config": {
-            "User": f"{UID}:{UID}",
+            "User": f"{uid}:{uid}",
             "Env": ["PATH=/opt/hwsigner/bin:/usr/bin", "LANG=C.UTF-8"],
             "Entrypoint": [entry],
             "WorkingDir": "/",

@@ -22,8 +22,8 @@ from softhsm.vendor import TPMVendor
 REGISTRY = "registry.example.com"
 ROLE = "arn:aws:iam::123456789012:role/web"
 RESTRICTED = ("--read-only", "--cap-drop=all", "--security-opt=no-new-privileges")
-# Of the images.
-USER = 65532
+# Of the image hwsigner.
+USER = 29912
 _UUID = "0e5a7c1e-2b9d-4c3f-8a64-51d0f7b3c9aa"
 _ARN = "arn:aws:rolesanywhere:eu-central-1:123456789012"
 _WORLD = f"""

@@ -27,7 +27,7 @@ BOTO3 = ("boto3", "botocore", "jmespath", "python-dateutil", "s3transfer", "six"
 # Prints shells and package managers, and programs that run as another user; then writes where it can't.
 INSIDE = """
 import os, pathlib, httptools, pkcs11, tpm2_pytss, uvloop
-assert os.getuid() == os.getgid() == 65532
+assert os.getuid() == os.getgid() == 29912
 print([name for name in ("/bin/sh", "/usr/bin/apt", "/usr/bin/dpkg") if os.path.exists(name)])
 files = [path for top in ("/opt", "/usr") for path in pathlib.Path(top).rglob("*")]
 print([str(path) for path in files if path.is_file() and path.stat().st_mode & 0o6000])
