@@ -11,6 +11,7 @@ from sphinx.application import Sphinx
 from hwsigner import __version__
 
 _SHORT = 32  # letters
+_DRAWN = re.compile("[─│┃━▶▼]")
 _COLON = "\N{MODIFIER LETTER COLON}"
 
 project = "hwsigner"
@@ -53,8 +54,9 @@ pygments_dark_style = "monokai"
 
 
 def setup(app: Sphinx) -> None:
-    """Have autodoc read docstrings as hwsigner writes them, and keep short code on one line."""
+    """Have autodoc read docstrings as hwsigner writes them, keep short code on one line, and wrap output."""
     app.connect("doctree-read", _mark_short_code)
+    app.connect("doctree-read", _mark_output)
     app.connect("doctree-read", _set_dashes)
     app.connect("autodoc-process-docstring", _before_napoleon, priority=400)
     app.connect("autodoc-process-docstring", _after_napoleon, priority=600)
@@ -66,6 +68,13 @@ def _mark_short_code(app: Sphinx, page: nodes.document) -> None:
     for code in page.findall(nodes.literal):
         if len(code.astext()) <= _SHORT:
             code["classes"].append("short")
+
+
+def _mark_output(app: Sphinx, page: nodes.document) -> None:
+    """Give the output of commands a class, so that long lines wrap as in a terminal. Drawings keep their lines."""
+    for block in page.findall(nodes.literal_block):
+        if block.get("language") == "text" and not _DRAWN.search(block.astext()):
+            block["classes"].append("output")
 
 
 def _set_dashes(app: Sphinx, page: nodes.document) -> None:
