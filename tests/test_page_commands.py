@@ -165,7 +165,7 @@ def test_administrator_sets_aws_up_for_the_registrar(desk: Desk) -> None:
     with Emulator(World()) as emulator:
         emulator.add_credentials("AKIAIOSFODNN7EXAMPLE", "secret")
         keys = {"AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE", "AWS_SECRET_ACCESS_KEY": "secret"}
-        script = script.replace("# asks", "--yes # asks")
+        script = script.replace("hwsigner aws setup", "hwsigner aws setup --yes")
         printed = desk.run(f"systemctl() {{ :; }}\n{script}", AWS_ENDPOINT_URL=emulator.url, **keys)
     assert "role-arn = arn:aws:iam::123456789012:role/web" in printed
 

@@ -192,7 +192,7 @@ def _for_an_administrator(leaf: Certificate, arn: str) -> str:
     end = f"{leaf.x509.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}"
     command = f"hwsigner aws revoke --serial 0x{leaf.x509.serial_number:x} --trust-anchor-arn {arn or 'ARN'}"
     flags = "--ca-key KEY-URI --ca CA.pem (both omitted for AWS Private CA)"
-    return f"This does not revoke {leaf.subject}, which ends on {end}. An administrator can: {command} {flags}"
+    return f"This does not revoke {leaf.subject}, which expires on {end}. An administrator can: {command} {flags}"
 
 
 def _removal(found: Profile) -> _Step:

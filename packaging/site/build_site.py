@@ -22,13 +22,17 @@ from markup import title_of
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-# Pages outside of docs/, and where they are in the site.
+# Files outside of docs/, and where they are in the site.
 OTHERS = {
     "README.md": "project/readme.md",
     "CHANGELOG.md": "project/changelog.md",
     "SECURITY.md": "project/security.md",
     "CONTRIBUTING.md": "project/contributing.md",
     "packaging/README.md": "project/packagers.md",
+    **{
+        f"packaging/kubernetes/{path.name}": f"how-to/kubernetes/{path.name}"
+        for path in sorted((ROOT / "packaging" / "kubernetes").glob("*.yaml"))
+    },
 }
 # What the first page lists of the pages that are made, below the one on errors.
 _MADE = """\

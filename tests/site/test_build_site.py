@@ -50,6 +50,12 @@ def test_link_and_own_file_are_not_foreign(content: str, tmp_path: Path) -> None
         ("docs/how-to/a.md", "how-to/a.md", "[s](../../SECURITY.md)", "[s](../project/security.md)"),
         ("SECURITY.md", "project/security.md", "[k](docs/how-to/keys.md#a)", "[k](../how-to/keys.md#a)"),
         ("docs/how-to/a.md", "how-to/a.md", "[`uri.py`](../../hwsigner/uri.py)", "`uri.py`"),
+        (
+            "docs/how-to/kubernetes.md",
+            "how-to/kubernetes.md",
+            "[c](../../packaging/kubernetes/client.yaml)",
+            "[c](kubernetes/client.yaml)",
+        ),
         ("docs/how-to/a.md", "how-to/a.md", "[w](https://example.com/a)", "[w](https://example.com/a)"),
         ("docs/how-to/a.md", "how-to/a.md", "[agent.md](agent.md)", "[The agent](agent.md)"),
         (
