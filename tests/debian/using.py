@@ -40,7 +40,8 @@ def use(root: Root, program: Path, client: Path) -> None:
     root.run("dpkg", "--install", *root.put(client))
     assert not root.has("usr/bin/python3")
     alone = root.try_to("hwsigner-credentials", "--profile=web")
-    assert (alone.returncode, alone.stderr) == (1, "hwsigner: can't run /usr/bin/hwsigner\n"), alone
+    message = "hwsigner: no agent gave credentials, and can't run /usr/bin/hwsigner\n"
+    assert (alone.returncode, alone.stderr) == (1, message), alone
     root.apt("update")
     root.put(program)
     root.run("sh", "-ec", f"cd /debs; {_commands('## Install', 'The program is')}")
