@@ -100,7 +100,7 @@ def test_commands_of_the_tpm_page(desk: Desk, cleaned_tpm: SoftTPM) -> None:
     handle = handle.replace("hwsigner install-certificate", f"{issued}hwsigner install-certificate")
     persistent = "tpm2_evictcontrol -Q -C o -c srk.ctx 0x81000001\n"
     script = f"{made}rm web.pem\n{tools}{flush}{signed}{plain}{imported}{flush}{encoded}{signed}{flush}{handle}"
-    printed = desk.run(f"{script}{persistent}{name}", **cleaned_tpm.env, TPM2_TCTI=cleaned_tpm.tcti)
+    printed = desk.run(f"{script}{persistent}{name}{flush}", **cleaned_tpm.env, TPM2_TCTI=cleaned_tpm.tcti)
     assert '"subject": "CN=web"' in printed or "CN=web" in printed
     assert re.search(r"^000b[0-9a-f]{64}$", printed, re.MULTILINE)
 
