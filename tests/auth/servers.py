@@ -87,6 +87,12 @@ class ReadOnce:
         return self._stream.read(size)
 
 
+class _HTTPServer(ThreadingHTTPServer):
+    """A server with room for many threads that connect at once: the kernel resets what does not fit."""
+
+    request_queue_size = 128
+
+
 @dataclass
 class Server:
     """A server that answers 200, or the status and Location in `answers` for a path, while the `with` block lasts."""
@@ -96,7 +102,7 @@ class Server:
     received: list[Received] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server = _HTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
         if self.context:
             self._server.socket = self.context.wrap_socket(self._server.socket, server_side=True)
