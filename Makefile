@@ -134,7 +134,7 @@ test-deb: $(VENV)-wheels/.installed ## Install, use, upgrade and purge the packa
 	@$(if $(PACKAGES),.ci/packages mmdebstrap)
 	$(CLEAN) PYTHONPATH=packaging:tests $(VENV)-wheels/bin/python tests/debian/run.py dist .machine $(SUITES)
 
-test-musl: $(VENV)-wheels/.installed ## Run the wheel for musl of make wheels in a Python that is compiled for it: ten minutes at first
+test-musl: $(VENV)-wheels/.installed ## Run the wheel for musl of make wheels in a Python that is compiled for it: two minutes at first
 	@$(if $(PACKAGES),.ci/packages musl-tools autoconf automake libtool libltdl-dev)
 	tests/wheels/musl dist .machine/musl
 
