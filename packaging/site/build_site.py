@@ -39,16 +39,22 @@ _MADE = """\
 - [Every error message](reference/messages.md): what is wrong, and what to do
 - [Python API](reference/api.md): the classes and functions that a program may use
 """
+# Marks a folder as a site, also one that was not finished.
+_MARK = ".site"
 _LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s#:]+)(#[^)\s]*)?\)")
 _HEADING = re.compile(r"^(##+) (.+)$", re.MULTILINE)
 
 
 def build(folder: Path) -> None:
-    """Build the site into a folder, which is replaced."""
+    """Build the site into a folder. An earlier site in it is replaced."""
+    if folder.exists() and any(folder.iterdir()) and not (folder / _MARK).exists():
+        sys.exit(f"{folder} is not empty and has no earlier site: name another folder, or remove it")
     with tempfile.TemporaryDirectory() as temporary:
         source = Path(temporary) / "pages"
         assemble(source)
         shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        (folder / _MARK).touch()
         sphinx = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "--quiet", "-c", str(HERE)]
         done = subprocess.run([*sphinx, "-d", f"{temporary}/doctrees", str(source), str(folder)])
     if done.returncode:

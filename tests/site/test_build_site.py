@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from build_site import foreign, with_places, with_tables_of_contents
+from build_site import build, foreign, with_places, with_tables_of_contents
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,13 @@ def test_file_that_would_be_loaded_from_another_host_is_found(name: str, content
 def test_link_and_own_file_are_not_foreign(content: str, tmp_path: Path) -> None:
     (tmp_path / "a.html").write_text(content)
     assert foreign(tmp_path) == []
+
+
+def test_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "letter").touch()
+    with pytest.raises(SystemExit, match="is not empty and has no earlier site"):
+        build(tmp_path)
+    assert (tmp_path / "letter").exists()
 
 
 @pytest.mark.parametrize(
