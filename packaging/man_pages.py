@@ -31,14 +31,14 @@ _DESCRIPTION = (
 )
 _STATUSES = {
     "0": "done",
-    "1": "any other failure, or findings of doctor and aws check",
-    "2": "a wrong flag, argument or configuration file",
+    "1": "any other failure; doctor and aws check exit with it also if they found something",
+    "2": "usage: a flag, an argument, a key URI, an ARN, an environment variable or config.toml is wrong",
     "3": "the key or its PIN",
     "4": "the certificate",
-    "5": "the service, another AWS API or an issuer refused",
-    "6": "the service was not reached",
-    "7": "the agent, or another process that holds a lock",
-    "130": "interrupted",
+    "5": "the service, another AWS API or an issuer refused, or its response is invalid",
+    "6": "the service, another AWS API or an issuer could not be reached",
+    "7": "the agent, the audit log, or another process that holds a lock",
+    "130": "interrupted (Ctrl-C)",
 }
 _VARIABLES = {
     "HWSIGNER_PROFILE": "the default of --profile",

@@ -31,23 +31,30 @@ def write_pages(source: Path) -> None:
     """Write the pages into the site's sources, and links to them into the page of all commands."""
     folder = source / "reference"
     related = {name: _mentioning(name, source) for name in COMMANDS}
+    exits = statuses((folder / "errors.md").read_text())
     for name in COMMANDS:
         path = folder / file_of(name)
         by_hand = path.read_text().partition("\n")[2].strip() if path.exists() else ""
-        path.write_text(page(name, by_hand, related[name]))
+        path.write_text(page(name, by_hand, related[name], exits))
     overview = folder / "commands.md"
     files = [file_of(name) for listed in sections(COMMANDS).values() for name in listed]
     contents = ["```{toctree}", ":hidden:", "", *files, "```", ""]
     overview.write_text("\n".join([_with_links(overview.read_text()), *contents]))
 
 
-def page(name: str, by_hand: str, related: list[str]) -> str:
+def statuses(errors: str) -> str:
+    """Return the table of exit statuses, the first table of the page about errors."""
+    return errors[errors.index("| Status |") :].partition("\n\n")[0]
+
+
+def page(name: str, by_hand: str, related: list[str], exits: str) -> str:
     """Return a command's page.
 
     Args:
         name: the command.
         by_hand: the text about it, in Markdown.
         related: links to other pages about it.
+        exits: the table of exit statuses, in Markdown.
     """
     command, parser = command_parser(name)
     usage = usage_of(parser.prog, parser.usage, parser.flags, parser.positionals)
@@ -55,7 +62,7 @@ def page(name: str, by_hand: str, related: list[str]) -> str:
     parts += ["Example:", fenced(EXAMPLES[name], "sh"), by_hand, *_arguments(parser), *_flags(parser)]
     if parser.epilog:
         parts += ["## Notes", fenced(parser.epilog)]
-    parts += ["## Exit status", "0 if it is done. Each failure has a status: [Errors and exit statuses](errors.md)."]
+    parts += ["## Exit status", exits, "[Errors and exit statuses](errors.md) says more about each."]
     if related:
         parts += ["## More", "\n".join(f"- {link}" for link in related)]
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -49,7 +49,7 @@ html_show_sphinx = False
 html_show_copyright = False
 html_use_index = False
 html_domain_indices = False
-pygments_style = "friendly"
+pygments_style = "a11y-light"
 pygments_dark_style = "monokai"
 
 

@@ -25,6 +25,36 @@ FLAGS = (
     *("--disable-background-networking", "--disable-sync", "--remote-debugging-pipe"),
 )
 SECONDS = 20
+# The texts of a page that have less contrast to what is behind them than WCAG 2.2 AA asks for, with their colours.
+FAINT = r"""
+(() => {
+  const parts = (colour) => [...colour.match(/[\d.]+/g).map(Number), 1].slice(0, 4);
+  const over = (top, below) => [0, 1, 2].map((i) => top[i] * top[3] + below[i] * (1 - top[3])).concat(1);
+  const linear = (value) => (value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4);
+  const luminance = (colour) => {
+    const [red, green, blue] = colour.map((value) => linear(value / 255));
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
+  };
+  const behind = (element) => {
+    const layers = [];
+    for (; element; element = element.parentElement) layers.push(parts(getComputedStyle(element).backgroundColor));
+    return layers.reduceRight((below, top) => over(top, below), [255, 255, 255, 1]);
+  };
+  const faint = new Set();
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) {
+    const element = texts.currentNode.parentElement;
+    if (!texts.currentNode.data.trim() || element.closest("script, style, noscript")) continue;
+    if (!element.checkVisibility({opacityProperty: true, visibilityProperty: true})) continue;
+    const style = getComputedStyle(element), size = parseFloat(style.fontSize);
+    const below = behind(element), front = over(parts(style.color), below);
+    const [dark, light] = [luminance(front), luminance(below)].sort((one, other) => one - other);
+    const least = size >= 24 || (size >= 18.66 && style.fontWeight >= 700) ? 3 : 4.5;
+    if ((light + 0.05) / (dark + 0.05) < least) faint.add(`${element.className} ${style.color} on ${below}`);
+  }
+  return [...faint];
+})()
+"""
 
 
 class Browser:
@@ -176,7 +206,7 @@ def test_search_for_an_error_leads_to_its_message(printed: str, found: str, root
 
 
 @pytest.mark.parametrize(("width", "dark"), [(390, True), (1400, False)])
-def test_every_page_fits_loads_only_its_own_files_and_follows_the_system(
+def test_every_page_fits_loads_only_its_own_files_follows_the_system_and_has_contrast(
     width: int, dark: bool, browser: Browser
 ) -> None:
     browser.resize(width, dark=dark)
@@ -189,8 +219,9 @@ def test_every_page_fits_loads_only_its_own_files_and_follows_the_system(
         foreign = [
             url for event in requests if not (url := event["request"]["url"]).startswith((SITE.as_uri(), "data:"))
         ]
+        faint = browser.value(FAINT)
         problems = [*browser.happened("Runtime.exceptionThrown"), *browser.happened("Log.entryAdded")]
-        if wide > width or foreign or problems or (int(colour) < 128) != dark:
-            faults.append((page, wide, colour, foreign, problems[:1]))
+        if wide > width or foreign or problems or faint or (int(colour) < 128) != dark:
+            faults.append((page, wide, colour, foreign, problems[:1], faint))
     assert PAGES
     assert faults == []

@@ -8,6 +8,7 @@ import pytest
 
 import api_pages
 import command_pages
+import error_pages
 from hwsigner.cli import COMMANDS, command_parser
 from markup import plain
 from pages import ROOT
@@ -16,12 +17,18 @@ from test_public_api import MODULES
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_page_of_a_command_has_its_flags_and_arguments(name: str) -> None:
-    page = command_pages.page(name, "", [])
+    page = command_pages.page(name, "", [], "")
     parser = command_parser(name)[1]
     for flag in parser.flags:
         assert re.search(rf"^`--{flag.name}\b.*`\n: \S", page, re.MULTILINE)
     for action in parser.positionals:
         assert f"`{action.metavar or action.dest}`\n: " in page
+
+
+def test_page_of_a_command_says_what_each_exit_status_means() -> None:
+    exits = command_pages.statuses((ROOT / "docs" / "reference" / "errors.md").read_text())
+    rows = re.findall(r"^\| (\d+) \| .+ \|$", command_pages.page("list", "", [], exits), re.MULTILINE)
+    assert rows == ["0", *map(str, sorted(error_pages._STATUSES)), "130"]
 
 
 def test_table_of_commands_has_every_command() -> None:

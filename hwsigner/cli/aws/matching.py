@@ -104,8 +104,8 @@ def what_it_lets_in(tags: Mapping[str, Sequence[str]], trust_anchor: str | None)
     """Yield sentences that say which certificates a policy of these tags lets in."""
     where = "the trust anchor" if trust_anchor else "any trust anchor of the account"
     yield f"lets in every certificate of {where} with {in_words(tags)}"
-    issuer = "" if any(tag.startswith("x509Issuer/") for tag in tags) else ", and of any CA below the anchor"
-    yield f"does not compare anything else: such a certificate may be of another key, with other names{issuer}"
+    issuer = "" if any(tag.startswith("x509Issuer/") for tag in tags) else ", and come from any CA below the anchor"
+    yield f"compares only these names: a certificate may differ in all others, and in its key{issuer}"
     if any(value.endswith("*") or value.startswith("*") for values in tags.values() for value in values):
         yield "also fits names with several values, which AWS joins with slashes, such as one that fits and any other"
     if sum(len(values) > 1 for values in tags.values()) > 1:

@@ -122,8 +122,8 @@ def test_default_compares_the_cn_of_the_only_trust_anchor(scene: Scene) -> None:
     }
     assert outcome.err.splitlines() == [
         "hwsigner: this policy lets in every certificate of the trust anchor with x509Subject/CN 'bamboo-01'",
-        "hwsigner: this policy does not compare anything else: such a certificate may be of another key, with other "
-        "names, and of any CA below the anchor",
+        "hwsigner: this policy compares only these names: a certificate may differ in all others, and in its key, "
+        "and come from any CA below the anchor",
     ]
 
 
