@@ -13,6 +13,7 @@ from hwsigner.cli.doctor.findings import Finding, finding, of_error
 from hwsigner.errors import ConfigError, HwsignerWarning, UsageError
 from hwsigner.http.address import is_loopback
 from hwsigner.http.proxy import find_proxy
+from hwsigner.system.files import check_no_pipe
 
 if TYPE_CHECKING:
     from hwsigner.cli.doctor.subject import Subject
@@ -54,7 +55,10 @@ def _check_region(subject: Subject, region: str) -> Iterator[Finding]:
         yield of_error("proxy-invalid", error)
         return
     try:
-        find_service(region, endpoint=given, verify=verify, environ=environ).transport.read_cas()
+        transport = find_service(region, endpoint=given, verify=verify, environ=environ).transport
+        if transport.cas and transport.cas.file:
+            check_no_pipe(transport.cas.file, ConfigError)
+        transport.read_cas()
     except ConfigError as error:
         yield of_error("ca-unreadable", error)
     except UsageError as error:

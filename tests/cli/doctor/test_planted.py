@@ -390,6 +390,34 @@ def test_config_toml_that_cannot_be_used_is_a_finding_beside_the_others(text: st
     assert "process-tilde" in found
 
 
+@pytest.mark.parametrize("place", ["pipe", "/dev/zero"])
+@pytest.mark.parametrize(
+    ("flag", "scheme", "expected"),
+    [
+        ("certificate", "", "certificate-unreadable"),
+        ("intermediates", "file:", "certificate-unreadable"),
+        ("private-key", "", "key-unusable"),
+        ("private-key", "tpm2:path=", "key-unusable"),
+    ],
+)
+def test_pipe_or_device_is_named_and_not_read(
+    flag: str, scheme: str, expected: str, place: str, patient: Patient
+) -> None:
+    os.mkfifo(patient.folder / "pipe")
+    path = patient.folder / place
+    patient.change({flag: f"{scheme}{path}"})
+    found = {(each["id"], each["found"]) for each in patient.findings()}
+    assert (expected, f"{path} is not a regular file") in found
+
+
+@pytest.mark.parametrize("variable", ["AWS_CA_BUNDLE", "SSL_CERT_FILE"])
+def test_pipe_of_cas_is_named_and_not_read(variable: str, patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(patient.folder / "pipe")
+    monkeypatch.setenv(variable, str(patient.folder / "pipe"))
+    (found,) = patient.findings()
+    assert (found["id"], found["found"]) == ("ca-unreadable", f"{patient.folder}/pipe is not a regular file")
+
+
 @pytest.mark.parametrize("source", ["file:{}/absent", "{}/absent", "file://{}/absent", "file:{}/shared"])
 def test_pin_file_that_cannot_be_used_is_named_without_a_pin(source: str, patient: Patient) -> None:
     patient.write("pin", "right").chmod(0o600)
