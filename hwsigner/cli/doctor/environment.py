@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hwsigner.aws.config_file import read_config
 from hwsigner.aws.create_session import find_service
-from hwsigner.aws.endpoint import sessions_endpoint
+from hwsigner.aws.endpoint import region_of, sessions_endpoint
 from hwsigner.cli.doctor.findings import Finding, finding, of_error
 from hwsigner.errors import ConfigError, HwsignerWarning, UsageError
 from hwsigner.http.address import is_loopback
@@ -46,6 +46,10 @@ def _check_region(subject: Subject, region: str) -> Iterator[Finding]:
     except UsageError as error:
         yield of_error("endpoint-invalid", error)
         return
+    signed = subject.values["region"] or region
+    if region_of(endpoint.host) not in ("", signed):
+        found = f"the endpoint {endpoint.host} is in {region_of(endpoint.host)}, and requests are signed for {signed}"
+        yield finding("endpoint-region", found, "Run hwsigner profile edit NAME --unset endpoint" if given else "")
     if not verify and not is_loopback(endpoint.host):
         fix = "Run hwsigner profile edit NAME --unset no-verify-ssl, and name the server's CA with AWS_CA_BUNDLE"
         yield finding("setting-unsafe", "no-verify-ssl accepts any server's certificate", fix)

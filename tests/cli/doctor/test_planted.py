@@ -130,6 +130,10 @@ PROFILE: dict[str, tuple[Plant, set[str]]] = {
         {"profile-invalid", "certificate-unreadable"},
     ),
     "endpoint": (lambda p: p.change({"endpoint": "http://example.com"}), {"endpoint-invalid"}),
+    "endpoint of another region": (
+        lambda p: p.change({"endpoint": "https://rolesanywhere.eu-west-1.amazonaws.com"}),
+        {"endpoint-region"},
+    ),
 }
 
 AWS_FILES: dict[str, tuple[Plant, set[str]]] = {
@@ -281,6 +285,7 @@ def test_botocore_gets_credentials_of_the_process_only_without_the_mistake(name:
         ({"HTTPS_PROXY": "socks5://proxy.example:1080"}, "proxy-invalid"),
         ({"AWS_CA_BUNDLE": "/absent.pem"}, "ca-unreadable"),
         ({"AWS_MAX_ATTEMPTS": "many"}, "connection-setting"),
+        ({"AWS_ENDPOINT_URL": "https://vpce-1-a.rolesanywhere.eu-west-1.vpce.amazonaws.com"}, "endpoint-region"),
         ({"AWS_PROFILE": "wbe"}, "environment-profile"),
         ({"AWS_CONFIG_FILE": "/absent/config"}, "config-missing"),
         ({"AWS_WEB_IDENTITY_TOKEN_FILE": "/token", "AWS_ROLE_ARN": "arn:aws:iam::1:role/x"}, "environment-keys"),
@@ -289,7 +294,7 @@ def test_botocore_gets_credentials_of_the_process_only_without_the_mistake(name:
 def test_planted_variable_is_named(
     variables: dict[str, str], expected: str, patient: Patient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    patient.change({"endpoint": "https://rolesanywhere.example.com"})
+    patient.change({"endpoint": None if "AWS_ENDPOINT_URL" in variables else "https://rolesanywhere.example.com"})
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert patient.names() == {expected}
