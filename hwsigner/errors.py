@@ -19,12 +19,26 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+# The command for boto3, by what installed hwsigner. These packages bring what the other extras need.
+_BOTO3_COMMANDS = {"debian": "apt-get install python3-boto3", "rpm": "dnf install python3-boto3"}
+
+
 def install_command(extra: str) -> str:
     """Return the command that installs an extra for the Python that runs this program."""
-    if extra == "aws" and (sys.executable or "").startswith("/usr/lib/hwsigner/"):
-        return "apt-get install python3-boto3"  # The Debian package, which has the other extras.
+    if extra == "aws" and (command := _BOTO3_COMMANDS.get(_installer())):
+        return command
     # Without the version, pip takes another project of this name from an index that lacks one of our libraries.
     return f"{sys.executable or 'python3'} -m pip install 'hwsigner[{extra}]=={__version__}'"
+
+
+def _installer() -> str:
+    """Return the name that an installer leaves in its INSTALLER file; an empty string without one."""
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    try:
+        return (distribution("hwsigner").read_text("INSTALLER") or "").strip()
+    except PackageNotFoundError:
+        return ""
 
 
 def suggestion(word: str, known: Iterable[str], otherwise: str) -> str:

@@ -29,7 +29,7 @@ RULES = {
     "emulator": "errors trust_policy",
     "system": "errors",
     "monitoring": "errors system",
-    "http": "errors",
+    "http": "errors system",
     "backends": "errors system",
     "uri": "errors backends",
     "pins": "errors uri system",

@@ -124,3 +124,25 @@ def test_command_for_an_extra_never_takes_another_project_of_this_name(tmp_path:
     words += ["--dry-run", "--no-index", f"--find-links={tmp_path}"]
     done = subprocess.run([program, *words], env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
     assert (done.returncode, "hwsigner-99" in done.stdout) == (1, False), done
+
+
+@pytest.mark.parametrize(
+    ("installer", "command"),
+    [
+        ("debian\n", "apt-get install python3-boto3"),
+        ("rpm\n", "dnf install python3-boto3"),
+        ("pip\n", f"{sys.executable} -m pip install 'hwsigner[aws]=={__version__}'"),
+        (None, f"{sys.executable} -m pip install 'hwsigner[aws]=={__version__}'"),
+    ],
+)
+def test_command_for_the_extra_aws_is_that_of_the_installer(
+    installer: str | None, command: str, tmp_path: Path
+) -> None:
+    installed = tmp_path / f"hwsigner-{__version__}.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text(f"Metadata-Version: 2.1\nName: hwsigner\nVersion: {__version__}\n")
+    if installer:
+        (installed / "INSTALLER").write_text(installer)
+    code = "from hwsigner.errors import install_command; print(install_command('aws'))"
+    environ = {"PYTHONPATH": str(tmp_path)}
+    assert subprocess.check_output([sys.executable, "-c", code], env=environ, text=True) == f"{command}\n"

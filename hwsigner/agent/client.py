@@ -6,7 +6,6 @@ import os
 import socket
 import struct
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -194,12 +193,13 @@ def start_agent(environ: Mapping[str, str]) -> subprocess.Popen[bytes] | None:
     Returns:
         The process, or None if none was started.
     """
+    from hwsigner.system.processes import python_command
+
     has_folder = os.path.isdir(runtime_folder(environ))
     if environ.get(VARIABLE) == "none" or not has_folder or is_running(user_address(environ)):
         return None
     return subprocess.Popen(
-        # -P: no modules are imported from the current folder, which other users may write. -I: nor from PYTHONPATH.
-        [sys.executable, "-I" if sys.flags.isolated else "-P", "-m", "hwsigner", "agent"],
+        [*python_command("hwsigner"), "agent"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

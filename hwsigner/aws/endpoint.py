@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping
 
@@ -79,6 +80,13 @@ def service_host(region: str, *, fips: bool = False, dual_stack: bool = False) -
     domain, dual_stack_domain = next(names for prefix, *names in _DOMAINS if region.startswith(prefix))
     service = "rolesanywhere-fips" if fips else "rolesanywhere"
     return f"{service}.{region}.{dual_stack_domain if dual_stack else domain}"
+
+
+def region_of(host: str) -> str:
+    """Return the region in the name of one of the service's hosts, also in a VPC endpoint's; "" for other hosts."""
+    domains = "|".join(re.escape(domain) for _, *names in _DOMAINS for domain in names)
+    found = re.fullmatch(rf"(?:.+\.)?rolesanywhere(?:-fips)?\.([^.]+)\.(?:vpce\.)?(?:{domains})\.?", host.lower())
+    return found[1] if found else ""
 
 
 def _configured_url(environ: Mapping[str, str], endpoint: str | None, config: Mapping[str, Setting]) -> tuple[str, str]:

@@ -36,6 +36,7 @@ from hwsigner.errors import ConfigError, UsageError
 from hwsigner.identity.certificate import Certificate
 from hwsigner.key.management import InstalledCertificate, KeyAccess, KeyDescription
 from hwsigner.system.files import edit_file
+from hwsigner.system.processes import python_command
 
 HELP = "make a key, have it certified, and write its profile"
 
@@ -189,7 +190,7 @@ def _command(name: str) -> str:
     """Return the command that gives the SDKs a profile's credentials."""
     program = os.path.abspath(sys.argv[0])
     is_ours = os.path.basename(program) == "hwsigner" and os.access(program, os.X_OK)
-    words = [program] if is_ours else [sys.executable, "-P", "-m", "hwsigner"]
+    words = [program] if is_ours else python_command("hwsigner")
     command = shlex.join([*words, "credential-process", "--profile", name])
     if not command.isprintable():
         raise UsageError(f"the path {program!r} can't be written into a file", "Install hwsigner into another folder")

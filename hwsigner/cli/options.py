@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from hwsigner.cli.parser import Arguments
 from hwsigner.cli.process import report
 from hwsigner.config import settings
-from hwsigner.errors import UnsafeKeyWarning
+from hwsigner.errors import CertificateError, UnsafeKeyWarning
 from hwsigner.pins import AskPin, PinRequest, PinSource
+from hwsigner.system import files
 from hwsigner.uri import KeyURI
 
 if TYPE_CHECKING:
@@ -62,6 +63,16 @@ def certificates_at(place: str | KeyURI) -> list[Certificate]:
     from hwsigner.key import find_certificates
 
     return load(find_certificates(place, PinSource().without_pin(), allow_modules=True))
+
+
+def check_no_pipe(uri: KeyURI) -> None:
+    """Check that a key URI does not lead to a pipe or device, for a command that must not wait for one, or empty it.
+
+    Raises:
+        CertificateError: it does.
+    """
+    if "path" in uri.path:
+        files.check_no_pipe(uri.file, CertificateError)
 
 
 def identity_source(arguments: Arguments, *, check: bool = True) -> IdentitySource:

@@ -24,6 +24,7 @@ from hwsigner.http.connection import RETRY_HINT, Deadline
 from hwsigner.http.proxy import Proxy
 from hwsigner.http.tls import TrustedCAs
 from hwsigner.http.transport import Response, TransportOptions, post
+from hwsigner.system.processes import python_command
 
 # The provider is for this key alone: it also offers to verify signatures and to agree on keys, but not for all curves.
 _CONFIG = """
@@ -101,8 +102,7 @@ def _run_child(client: ClientCertificate, request: str, seconds: float, peer: st
             variables["TPM2OPENSSL_TCTI"] = client.tcti
         try:
             ran = subprocess.run(
-                # -P: no module of the current folder. -I: nor of PYTHONPATH.
-                [sys.executable, "-I" if sys.flags.isolated else "-P", "-m", __name__],
+                python_command(__name__),
                 input=request.encode(),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

@@ -22,6 +22,8 @@ from hwsigner.errors import HwsignerError, LockError, SigningKeyError
 # Seconds. A write takes milliseconds.
 LOCK_TIMEOUT = 10.0
 _PAUSE_SECONDS = 0.002
+# Of a file that `open_trusted` opens. The longest, config.toml, has less than a kilobyte for each profile.
+_MAX_BYTES = 16 * 2**20
 # As in Linux.
 _MAX_LINKS = 40
 _ACL = "system.posix_acl_access"
@@ -38,7 +40,8 @@ def open_trusted(path: str, error: type[HwsignerError], *, pipe: bool = False) -
 
     Raises:
         OSError: it can't be opened.
-        HwsignerError: another user can write it, or it is not a file of these kinds. An instance of `error`.
+        HwsignerError: another user can write it, or it is longer than 16 MiB or not a file of these kinds. An instance
+            of `error`.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     try:
@@ -50,6 +53,8 @@ def open_trusted(path: str, error: type[HwsignerError], *, pipe: bool = False) -
             raise error(f"{path} is not a regular file", "Put a regular file there")
         if stat.S_ISREG(status.st_mode) or (is_pipe and not _is_inherited(descriptor)):
             check_not_writable_by_others(path, status, error)
+        if status.st_size > _MAX_BYTES:
+            raise error(f"{path} is {status.st_size} bytes long", "Put a file of at most 16 MiB there")
         if is_pipe:
             waiting = select.poll()
             waiting.register(descriptor, select.POLLIN)
@@ -59,6 +64,17 @@ def open_trusted(path: str, error: type[HwsignerError], *, pipe: bool = False) -
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def check_no_pipe(path: str, error: type[HwsignerError]) -> None:
+    """Raise `error` if a path leads to a pipe or device: a command that only looks must not wait for one, or empty it.
+
+    A path that leads nowhere, or to a folder, is left to the reader.
+    """
+    with suppress(OSError):
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise error(f"{path} is not a regular file", "Name a regular file")
 
 
 def _is_inherited(pipe: int) -> bool:

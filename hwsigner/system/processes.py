@@ -1,10 +1,20 @@
-"""Other processes of this machine, as far as this user may see them in /proc."""
+"""Processes: the command line of one of our own, and others of this machine, as far as /proc shows them."""
 
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import suppress
 from typing import NamedTuple
+
+
+def python_command(module: str) -> list[str]:
+    """Return the command line that runs a module of hwsigner with the Python that runs this program.
+
+    That Python imports nothing from the current folder, which other users may write, and nothing from PYTHONPATH if
+    this one does not.
+    """
+    return [sys.executable, "-I" if sys.flags.isolated else "-P", "-m", module]
 
 
 class Process(NamedTuple):

@@ -12,7 +12,7 @@ from botocore.loaders import Loader
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwsigner.aws.endpoint import FIPS_REGIONS, service_host, sessions_endpoint
+from hwsigner.aws.endpoint import FIPS_REGIONS, region_of, service_host, sessions_endpoint
 from hwsigner.errors import UnsafeConnectionWarning, UsageError
 from hwsigner.http.address import Endpoint, is_loopback
 
@@ -38,6 +38,7 @@ def test_hosts_agree_with_botocore() -> None:
             continue
         expected = judge.resolve_endpoint(Region=region, UseFIPS=fips, UseDualStack=dual_stack).url
         assert f"https://{service_host(region, fips=fips, dual_stack=dual_stack)}" == expected
+        assert region_of(service_host(region, fips=fips, dual_stack=dual_stack)) == region
         checked += 1
     assert checked > 80
 
@@ -174,3 +175,20 @@ def test_any_text_is_a_safe_url_or_a_usage_error(text: str) -> None:
         assert endpoint.path.endswith("/sessions")
         assert 0 < endpoint.port < 65536
     assert shown.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("host", "region"),
+    [
+        ("vpce-0a1b-c2d.rolesanywhere.us-east-1.vpce.amazonaws.com", "us-east-1"),
+        ("vpce-0a1b-c2d-us-east-1a.rolesanywhere.us-east-1.vpce.amazonaws.com", "us-east-1"),
+        ("RolesAnywhere.eu-west-1.amazonaws.com.", "eu-west-1"),
+        ("localhost", ""),
+        ("127.0.0.1", ""),
+        ("rolesanywhere.eu-west-1.example.com", ""),
+        ("rolesanywhere.eu-west-1.amazonaws.com.example.com", ""),
+        ("sts.eu-west-1.amazonaws.com", ""),
+    ],
+)
+def test_region_is_known_of_the_service_s_own_hosts_alone(host: str, region: str) -> None:
+    assert region_of(host) == region

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator
@@ -117,6 +118,14 @@ class TestStatus:
     def test_profile_without_a_certificate_is_a_problem(self, home: Home, call: Call) -> None:
         home.write_profiles(web={"certificate": ""})
         assert status(call)["web"]["problem"] == "the profile names no certificate"
+
+    @pytest.mark.parametrize("place", ["pipe", "/dev/zero"])
+    def test_pipe_or_device_is_not_read(self, home: Home, call: Call, place: str) -> None:
+        os.mkfifo(home.folder / "pipe")
+        path = home.folder / place
+        home.write_profiles(web={"certificate": path}, tpm={"certificate": f"tpm2:path={path}"})
+        found = status(call)
+        assert found["web"]["problem"] == found["tpm"]["problem"] == f"{path} is not a regular file"
 
     def test_token_s_key_is_named_and_no_pin_is_sent(
         self, home: Home, call: Call, softhsm: InProcessSoftHSM, tmp_path: Path

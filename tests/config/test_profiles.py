@@ -157,6 +157,11 @@ class TestRefused:
             assert "not a regular file" in self.message(environ, path)
             path.unlink()
 
+    def test_huge_file_is_refused_and_not_read(self, file: Path, environ: dict[str, str]) -> None:
+        file.touch()
+        os.truncate(file, 2**40)
+        assert f"{2**40} bytes long" in self.message(environ, file)
+
     @pytest.mark.parametrize(
         ("content", "place"),
         [

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from hwsigner.aws.config_file import read_config
 from hwsigner.aws.create_session import find_service
-from hwsigner.aws.endpoint import sessions_endpoint
+from hwsigner.aws.endpoint import region_of, sessions_endpoint
 from hwsigner.cli.doctor.findings import Finding, finding, of_error
 from hwsigner.errors import ConfigError, HwsignerWarning, UsageError
 from hwsigner.http.address import is_loopback
 from hwsigner.http.proxy import find_proxy
+from hwsigner.system.files import check_no_pipe
 
 if TYPE_CHECKING:
     from hwsigner.cli.doctor.subject import Subject
@@ -45,6 +46,10 @@ def _check_region(subject: Subject, region: str) -> Iterator[Finding]:
     except UsageError as error:
         yield of_error("endpoint-invalid", error)
         return
+    signed = subject.values["region"] or region
+    if region_of(endpoint.host) not in ("", signed):
+        found = f"the endpoint {endpoint.host} is in {region_of(endpoint.host)}, and requests are signed for {signed}"
+        yield finding("endpoint-region", found, "Run hwsigner profile edit NAME --unset endpoint" if given else "")
     if not verify and not is_loopback(endpoint.host):
         fix = "Run hwsigner profile edit NAME --unset no-verify-ssl, and name the server's CA with AWS_CA_BUNDLE"
         yield finding("setting-unsafe", "no-verify-ssl accepts any server's certificate", fix)
@@ -54,7 +59,10 @@ def _check_region(subject: Subject, region: str) -> Iterator[Finding]:
         yield of_error("proxy-invalid", error)
         return
     try:
-        find_service(region, endpoint=given, verify=verify, environ=environ).transport.read_cas()
+        transport = find_service(region, endpoint=given, verify=verify, environ=environ).transport
+        if transport.cas and transport.cas.file:
+            check_no_pipe(transport.cas.file, ConfigError)
+        transport.read_cas()
     except ConfigError as error:
         yield of_error("ca-unreadable", error)
     except UsageError as error:

@@ -163,6 +163,9 @@ MISTAKES = {
         "The SDKs end with an error unless another profile is named", "Run unset AWS_PROFILE"
     ),
     "endpoint-invalid": Mistake(_ENDPOINT, "Correct or unset it"),
+    "endpoint-region": Mistake(
+        "The service refuses requests that are signed for another region", "Name an endpoint of that region, or none"
+    ),
     "proxy-invalid": Mistake(_ENDPOINT, "Set it to http://host:port"),
     "ca-unreadable": Mistake("No server can be verified", "Correct or unset it"),
     "connection-setting": Mistake(_ENDPOINT, "Correct or unset it"),
@@ -181,6 +184,11 @@ MISTAKES = {
     ),
     "service-unreachable": Mistake(_ENDPOINT, "Check endpoint, proxy and CAs"),
     "session-refused": Mistake("The service said so just now", "Run hwsigner aws check --profile NAME"),
+    # With --aws.
+    "aws-not-asked": Mistake(
+        "Trust anchor, profile and role were not compared with what AWS has",
+        "Give --aws-profile NAME with an administrator's credentials",
+    ),
     # With --policy.
     "policy-second-name": Mistake(
         "Of several names of one kind in the subjectAltName, only the first becomes a session tag",

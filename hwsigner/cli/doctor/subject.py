@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from hwsigner.cli.doctor.findings import Finding, finding, of_error, warnings_into
+from hwsigner.cli.options import check_no_pipe
 from hwsigner.config import settings
 from hwsigner.config.flags import IN_PROFILES, session_duration
 from hwsigner.errors import (
@@ -101,18 +102,25 @@ def _with_key(subject: Subject) -> Subject:
 
 
 def _with_certificates(subject: Subject) -> Subject:
-    from hwsigner.identity.certificate import latest_expiring, leaves, load
+    from hwsigner.identity.certificate import latest_expiring, leaves
 
     values, found = subject.values, subject.certificates
     if not found:
         if not values["certificate"]:
             raise CertificateError("the profile names no certificate", f"Run hwsigner enroll {subject.profile.name}")
         uri = without_pin(settings.key_uri(values, values["certificate"]))
-        found = load(find_certificates(uri, no_pins(), allow_modules=True))
+        found = _load(uri)
     leaf = latest_expiring(leaves(found))
     if values["intermediates"]:
-        found = [*found, *load(find_certificates(values["intermediates"], no_pins(), allow_modules=True))]
+        found = [*found, *_load(KeyURI.parse(values["intermediates"]))]
     return replace(subject, certificates=found, leaf=leaf)
+
+
+def _load(uri: KeyURI) -> list[Certificate]:
+    from hwsigner.identity.certificate import load
+
+    check_no_pipe(uri)
+    return load(find_certificates(uri, no_pins(), allow_modules=True))
 
 
 def without_pin(uri: KeyURI) -> KeyURI:

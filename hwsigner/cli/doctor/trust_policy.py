@@ -8,11 +8,11 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from hwsigner.cli.aws import check as aws_check
-from hwsigner.cli.doctor.findings import Finding, finding
+from hwsigner.cli.doctor.findings import Finding, finding, of_error
 from hwsigner.cli.documents import read_bytes
 from hwsigner.cli.parser import Arguments
 from hwsigner.config.flags import SESSION, default_values
-from hwsigner.errors import CertificateError
+from hwsigner.errors import CertificateError, HwsignerError
 
 if TYPE_CHECKING:
     from hwsigner.cli.doctor.subject import Subject
@@ -27,13 +27,18 @@ def check(subject: Subject | None, arguments: Arguments) -> Iterator[Finding]:
         arguments: the command's arguments: `policy` names the file, and the others say how to reach AWS.
 
     Raises:
-        HwsignerError: the file can't be read, or AWS can't be asked at all.
+        UsageError: the file can't be read.
     """
     values = {**default_values(SESSION), **(subject.values if subject else {}), **vars(arguments)}
     of_profile = Arguments(**{**values, "endpoint": None, "region": None})
-    ask = aws_check.of_policy if arguments.policy else aws_check.of_account
-    for each in ask(of_profile, _chain(subject)).findings:
-        yield Finding(each.id, each.found, each.why, each.instead)
+    try:
+        ask = aws_check.of_policy if arguments.policy else aws_check.of_account
+        for each in ask(of_profile, _chain(subject)).findings:
+            yield Finding(each.id, each.found, each.why, each.instead)
+    except HwsignerError as error:
+        if arguments.policy:
+            raise
+        yield of_error("aws-not-asked", error)
     if arguments.policy and subject and subject.leaf:
         yield from _check_names(_conditions(read_bytes(arguments.policy)), subject.leaf)
 

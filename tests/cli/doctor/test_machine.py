@@ -117,6 +117,14 @@ class TestAws:
             patient.change({"session-duration": 7200})
             assert patient.names(*_as_admin(patient, emulator)) == {"condition-none", "duration-over-role"}
 
+    @pytest.mark.parametrize("flags", [["--aws"], ["--aws", "--aws-profile=no-such"]])
+    def test_what_keeps_aws_from_being_asked_is_named_beside_the_other_findings(
+        self, patient: Patient, flags: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        patient.issue(certs.Shape(digital_signature=False))
+        assert patient.names(*flags, "--endpoint=http://127.0.0.1:9") == {"aws-not-asked", "certificate-key-usage"}
+
     def test_other_trust_anchor_is_named(self, patient: Patient, admin: list[str]) -> None:
         leaf = certs.issue(OTHER_CA, patient.public_key())
         patient.leaf.write_bytes(certs.pem(leaf))

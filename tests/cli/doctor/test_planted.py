@@ -130,6 +130,10 @@ PROFILE: dict[str, tuple[Plant, set[str]]] = {
         {"profile-invalid", "certificate-unreadable"},
     ),
     "endpoint": (lambda p: p.change({"endpoint": "http://example.com"}), {"endpoint-invalid"}),
+    "endpoint of another region": (
+        lambda p: p.change({"endpoint": "https://rolesanywhere.eu-west-1.amazonaws.com"}),
+        {"endpoint-region"},
+    ),
 }
 
 AWS_FILES: dict[str, tuple[Plant, set[str]]] = {
@@ -281,6 +285,7 @@ def test_botocore_gets_credentials_of_the_process_only_without_the_mistake(name:
         ({"HTTPS_PROXY": "socks5://proxy.example:1080"}, "proxy-invalid"),
         ({"AWS_CA_BUNDLE": "/absent.pem"}, "ca-unreadable"),
         ({"AWS_MAX_ATTEMPTS": "many"}, "connection-setting"),
+        ({"AWS_ENDPOINT_URL": "https://vpce-1-a.rolesanywhere.eu-west-1.vpce.amazonaws.com"}, "endpoint-region"),
         ({"AWS_PROFILE": "wbe"}, "environment-profile"),
         ({"AWS_CONFIG_FILE": "/absent/config"}, "config-missing"),
         ({"AWS_WEB_IDENTITY_TOKEN_FILE": "/token", "AWS_ROLE_ARN": "arn:aws:iam::1:role/x"}, "environment-keys"),
@@ -289,7 +294,7 @@ def test_botocore_gets_credentials_of_the_process_only_without_the_mistake(name:
 def test_planted_variable_is_named(
     variables: dict[str, str], expected: str, patient: Patient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    patient.change({"endpoint": "https://rolesanywhere.example.com"})
+    patient.change({"endpoint": None if "AWS_ENDPOINT_URL" in variables else "https://rolesanywhere.example.com"})
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert patient.names() == {expected}
@@ -388,6 +393,34 @@ def test_config_toml_that_cannot_be_used_is_a_finding_beside_the_others(text: st
     assert (outcome.status, outcome.err) == (1, "")
     assert found[0] == "profiles-unreadable"
     assert "process-tilde" in found
+
+
+@pytest.mark.parametrize("place", ["pipe", "/dev/zero"])
+@pytest.mark.parametrize(
+    ("flag", "scheme", "expected"),
+    [
+        ("certificate", "", "certificate-unreadable"),
+        ("intermediates", "file:", "certificate-unreadable"),
+        ("private-key", "", "key-unusable"),
+        ("private-key", "tpm2:path=", "key-unusable"),
+    ],
+)
+def test_pipe_or_device_is_named_and_not_read(
+    flag: str, scheme: str, expected: str, place: str, patient: Patient
+) -> None:
+    os.mkfifo(patient.folder / "pipe")
+    path = patient.folder / place
+    patient.change({flag: f"{scheme}{path}"})
+    found = {(each["id"], each["found"]) for each in patient.findings()}
+    assert (expected, f"{path} is not a regular file") in found
+
+
+@pytest.mark.parametrize("variable", ["AWS_CA_BUNDLE", "SSL_CERT_FILE"])
+def test_pipe_of_cas_is_named_and_not_read(variable: str, patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(patient.folder / "pipe")
+    monkeypatch.setenv(variable, str(patient.folder / "pipe"))
+    (found,) = patient.findings()
+    assert (found["id"], found["found"]) == ("ca-unreadable", f"{patient.folder}/pipe is not a regular file")
 
 
 @pytest.mark.parametrize("source", ["file:{}/absent", "{}/absent", "file://{}/absent", "file:{}/shared"])
