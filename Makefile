@@ -19,6 +19,10 @@ SHUFFLE =
 # Many tests wait, for a clock or another process: two at a time keep a core busy.
 JOBS = $(shell expr 1 + $$(nproc))
 SECONDS = 600
+# The age of the newest versions that make pins takes.
+DAYS = 7
+# Keeps the roots, and the libraries for them.
+KEPT = .machine
 # What a release publishes, and what checks it in clean roots: targets. The first empties dist/.
 ARTIFACTS = wheels deb image
 CHECKS = test-wheels test-deb test-image
@@ -99,13 +103,13 @@ fuzz: packages ## Fuzz the C (SECONDS=600)
 test-machine: setup ## Test the wheel in a virtual machine with systemd and a kernel TPM
 	@$(if $(PACKAGES),.ci/packages $(MACHINE_PACKAGES))
 	$(MAKE) --no-print-directory wheel
-	$(CLEAN) PYTHONPATH=packaging $(BIN)/python tests/machine/run.py .machine dist/*.whl
+	$(CLEAN) PYTHONPATH=packaging $(BIN)/python tests/machine/run.py $(KEPT) dist/*.whl
 
 test-machine-deb: setup ## Test the Debian package in the same machine, after make deb
 	@$(if $(PACKAGES),.ci/packages $(MACHINE_PACKAGES))
 	rm -rf build/machine
 	$(BIN)/$(PIP) wheel $(THIS) --wheel-dir build/machine $(EXTENSION) .
-	$(CLEAN) PYTHONPATH=packaging $(BIN)/python tests/machine/run.py .machine build/machine/*.whl dist/hwsigner*~deb13_*.deb
+	$(CLEAN) PYTHONPATH=packaging $(BIN)/python tests/machine/run.py $(KEPT) build/machine/*.whl dist/hwsigner*~deb13_*.deb
 
 bench: setup ## Measure start-up, outputs, keys, signing and serving
 	@$(CLEAN) $(BIN)/python tests/bench/run.py
@@ -120,7 +124,7 @@ wheels: $(VENV)-wheels/.installed ## Build the source distribution and a wheel f
 
 test-wheels: $(VENV)-wheels/.installed ## Install the wheels of make wheels in bare Debian roots and run them
 	@$(if $(PACKAGES),.ci/packages mmdebstrap qemu-user)
-	$(CLEAN) PYTHONPATH=packaging $(VENV)-wheels/bin/python tests/wheels/run.py dist .machine $(ROOTS)
+	$(CLEAN) PYTHONPATH=packaging $(VENV)-wheels/bin/python tests/wheels/run.py dist $(KEPT) $(ROOTS)
 
 # A package has the date of the last commit.
 deb: $(VENV)-wheels/.installed ## Build Debian packages for Debian 12 and 13 into dist/ (SUITES=trixie)
@@ -128,24 +132,24 @@ deb: $(VENV)-wheels/.installed ## Build Debian packages for Debian 12 and 13 int
 	rm -rf build/sdist dist/*.deb
 	mkdir -p dist
 	$(DATED) $(VENV)-wheels/bin/python -m build --sdist --no-isolation --outdir build/sdist .
-	$(DATED) $(VENV)-wheels/bin/python packaging/debian_packages.py build/sdist/*.tar.gz dist .machine $(SUITES)
+	$(DATED) $(VENV)-wheels/bin/python packaging/debian_packages.py build/sdist/*.tar.gz dist $(KEPT) $(SUITES)
 
 test-deb: $(VENV)-wheels/.installed ## Install, use, upgrade and purge the packages of make deb in bare Debian roots
 	@$(if $(PACKAGES),.ci/packages mmdebstrap)
-	$(CLEAN) PYTHONPATH=packaging:tests $(VENV)-wheels/bin/python tests/debian/run.py dist .machine $(SUITES)
+	$(CLEAN) PYTHONPATH=packaging:tests $(VENV)-wheels/bin/python tests/debian/run.py dist $(KEPT) $(SUITES)
 
 test-musl: $(VENV)-wheels/.installed ## Run the wheel for musl of make wheels in a Python that is compiled for it: two minutes at first
 	@$(if $(PACKAGES),.ci/packages musl-tools autoconf automake libtool libltdl-dev)
-	tests/wheels/musl dist .machine/musl
+	tests/wheels/musl dist $(KEPT)/musl
 
 # Another machine's Python builds tpm2-pytss, so the image's Debian must be this machine's.
 image: ## Build the container images from the wheels of make wheels into dist/, as root on Debian 13
 	@$(if $(PACKAGES),.ci/packages mmdebstrap $(DEMO_PACKAGES))
-	$(CLEAN) $${SOURCE_DATE_EPOCH:+SOURCE_DATE_EPOCH="$$SOURCE_DATE_EPOCH"} PYTHONPATH=packaging /usr/bin/python3 packaging/image/build.py dist .machine/image
+	$(CLEAN) $${SOURCE_DATE_EPOCH:+SOURCE_DATE_EPOCH="$$SOURCE_DATE_EPOCH"} PYTHONPATH=packaging /usr/bin/python3 packaging/image/build.py dist $(KEPT)/image
 
 test-image: setup ## Run the images of make image, and the manifests for Kubernetes, under podman
 	@$(if $(PACKAGES),.ci/packages podman runc p11-kit softhsm2 swtpm swtpm-tools)
-	$(CLEAN) PYTHONPATH=.:tests $(BIN)/python tests/image/run.py dist .machine/image
+	$(CLEAN) PYTHONPATH=.:tests $(BIN)/python tests/image/run.py dist $(KEPT)/image
 
 site: $(VENV)-site/.installed ## Build the documentation's site into build/site
 	$(CLEAN) PYTHONPATH=. $(VENV)-site/bin/python packaging/site/build_site.py build/site
@@ -155,8 +159,8 @@ test-site: setup site ## Look at the site in headless Chromium: search, narrow s
 	@$(if $(PACKAGES),.ci/packages chromium)
 	$(CLEAN) $(BIN)/python -m pytest -q tests/site/browser.py
 
-pins: ## Pin the newest versions of what the other targets install, by hash, with uv and npm
-	packaging/pins
+pins: ## Pin what the other targets install by hash, in versions that are a week old (DAYS=7), with uv and npm
+	DAYS="$(DAYS)" packaging/pins
 
 man: setup ## Write the man pages into build/man
 	rm -rf build/man

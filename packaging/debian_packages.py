@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import sys
 import tempfile
@@ -22,7 +23,6 @@ from roots import AUTHORITIES, archive, call, call_thrice, digest, entering, ext
 DEBIAN = Path(__file__).parent / "debian"
 # Each suite, and the end of its packages' version: the next release's is later.
 SUITES = {"bookworm": "deb12", "trixie": "deb13"}
-TOOLS = ("build-essential", "lintian")
 
 
 def main(sdist: str, out: str, kept: str, *suites: str) -> int:
@@ -31,20 +31,19 @@ def main(sdist: str, out: str, kept: str, *suites: str) -> int:
         print(f"== {suite}", flush=True)
         with tempfile.TemporaryDirectory(prefix="hwsigner-deb-") as temporary:
             root = Path(temporary, "root")
-            unpack(archive(Path(kept).resolve(), f"build-{suite}", suite, (*TOOLS, *_needs(suite))), root)
+            unpack(_kept(suite, Path(kept).resolve()), root)
             source = _source(Path(sdist), root, suite)
             _libraries(root, source, Path(kept).resolve() / f"libraries-{suite}")
             _build(root, source, Path(out))
     return 0
 
 
-def _needs(suite: str) -> list[str]:
-    """Return the packages of Build-Depends that a suite has, which mmdebstrap wants without versions."""
-    (found,) = re.findall(r"^Build-Depends:\n((?: .*\n)+)", (DEBIAN / "control").read_text(), re.MULTILINE)
-    # Of alternatives, the first is of the newest suite.
-    which = 0 if suite == "trixie" else -1
-    names = [re.sub(r" \(.*\)", "", line.strip(" ,").split(" | ")[which]) for line in found.splitlines()]
-    return ["debhelper" if name == "debhelper-compat" else name for name in names]
+def _kept(suite: str, folder: Path) -> Path:
+    """Return an archive of a root with lintian, and with what this machine's apt installs for Build-Depends."""
+    needs = f"apt-get --yes --quiet=2 build-dep {shlex.quote(str(DEBIAN.parent.resolve()))} >/dev/null"
+    hook = f'--customize-hook=APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" {needs}'
+    name = f"build-{suite}-{digest((DEBIAN / 'control').read_text())}"
+    return archive(folder, name, suite, ("lintian",), hook)
 
 
 def _source(sdist: Path, root: Path, suite: str) -> Path:
@@ -58,11 +57,16 @@ def _source(sdist: Path, root: Path, suite: str) -> Path:
     (maintainer,) = re.findall(r"^Maintainer: (.+)$", (debian / "control").read_text(), re.MULTILINE)
     moment = float(os.environ.get("SOURCE_DATE_EPOCH") or time.time())
     (debian / "changelog").write_text(
-        f"hwsigner ({version}-1~{SUITES[suite]}) {suite}; urgency=medium\n\n"
+        f"hwsigner ({debian_version(version)}-1~{SUITES[suite]}) {suite}; urgency=medium\n\n"
         f"  * Version {version}. /usr/share/doc/hwsigner/changelog.gz says what is new.\n\n"
         f" -- {maintainer}  {formatdate(moment)}\n"
     )
     return source
+
+
+def debian_version(version: str) -> str:
+    """Return a version of Python's packages as one of Debian's, in which `~` sorts before the end."""
+    return re.sub(r"(?=(a|b|rc)\d)", "~", version).replace(".dev", "~~dev")
 
 
 def _libraries(root: Path, source: Path, kept: Path) -> None:
@@ -85,7 +89,7 @@ def _libraries(root: Path, source: Path, kept: Path) -> None:
 def _build(root: Path, source: Path, out: Path) -> None:
     """Build the packages without a network, copy them out, and have lintian judge them."""
     inside = Path("/", source.relative_to(root))
-    command = ("dpkg-buildpackage", "--build=binary", "--no-sign", "--no-check-builddeps")
+    command = ("dpkg-buildpackage", "--build=binary", "--no-sign")
     call(*entering(root, "/usr/bin/env", "-C", inside, *command, online=False))
     packages = sorted(source.parent.glob("*.deb"))
     for package in packages:

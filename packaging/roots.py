@@ -22,14 +22,14 @@ def bootstrap(suite: str, target: Path, packages: Sequence[str], *options: str) 
     call_thrice("mmdebstrap", "--quiet", "--aptopt=Acquire::Retries 10", *options, *included, suite, target)
 
 
-def archive(folder: Path, name: str, suite: str, packages: Sequence[str]) -> Path:
-    """Return a tar file of a minimal root with these packages, made anew when the list of packages changes."""
-    path = folder / f"{name}-{digest(' '.join([suite, *packages]))}.tar"
+def archive(folder: Path, name: str, suite: str, packages: Sequence[str], *options: str) -> Path:
+    """Return a tar file of a minimal root with these packages, made anew when they or mmdebstrap's options change."""
+    path = folder / f"{name}-{digest(' '.join([suite, *packages, *options]))}.tar"
     if not path.exists():
         print(f"Making the root {path.name} …", flush=True)
         folder.mkdir(parents=True, exist_ok=True)
         new = path.with_suffix(".new.tar")
-        bootstrap(suite, new, packages, "--variant=minbase")
+        bootstrap(suite, new, packages, "--variant=minbase", *options)
         new.replace(path)
     return path
 

@@ -36,6 +36,7 @@ MIRRORS = (
     f"deb http://deb.debian.org/debian-security {SUITE}-security main",
 )
 PYTHON = "/usr/bin/python3"
+LIBRARY = "usr/lib/python3.13"
 EXTRAS = ("pkcs11", "tpm2", "serve")
 PACKAGES = (
     "base-files",
@@ -57,7 +58,7 @@ PACKAGES = (
 UNUSED = {"debconf", "dpkg", "libdb5.3t64", "mawk", "media-types", "tpm-udev", "tzdata"}
 # Files that no package owns, because their installation makes them.
 MADE = ("etc/group", "etc/ld.so.cache", "etc/nsswitch.conf", "etc/passwd", "etc/ssl/certs")
-WITHOUT = ("usr/lib/x86_64-linux-gnu/gconv", "usr/lib/aarch64-linux-gnu/gconv", "usr/lib/python3.13/test")
+WITHOUT = ("usr/lib/x86_64-linux-gnu/gconv", "usr/lib/aarch64-linux-gnu/gconv", f"{LIBRARY}/test")
 # The agent trusts its own user, so hwsigner's is one that no other image has. Not 65534, which stands for every user
 # that a user namespace does not map.
 UID = 29912
@@ -125,7 +126,7 @@ def _install(base: Path, wheel: Path, libraries: Path) -> None:
     _run("strip", "--strip-unneeded", *(base / "opt/hwsigner/lib").rglob("*.so"))
     # Python can't write them in a read-only image. Unchecked: the dates of the sources change.
     compileall = ("compileall", "-q", "-f", "--invalidation-mode=unchecked-hash")
-    _run(*enter, PYTHON, "-m", *compileall, "/usr/lib/python3.13", "/opt/hwsigner/lib")
+    _run(*enter, PYTHON, "-m", *compileall, f"/{LIBRARY}", "/opt/hwsigner/lib")
     print(_run(*enter, "/opt/hwsigner/bin/hwsigner", "version", "--verbose"), flush=True)
     shutil.rmtree(base / "wheels")
 
@@ -140,7 +141,7 @@ def _selection(base: Path) -> set[str]:
             listed = base / f"var/lib/dpkg/info/{package}{suffix}.list"
             if listed.exists():
                 paths.update(line.lstrip("/") for line in listed.read_text().splitlines()[1:])
-    for folder in ("opt/hwsigner", "usr/lib/python3.13", "etc/ssl/certs"):
+    for folder in ("opt/hwsigner", LIBRARY, "etc/ssl/certs"):
         paths.update(str(path.relative_to(base)) for path in (base / folder).rglob("*"))
     paths.update(str(parent) for path in set(paths) for parent in Path(path).parents if parent.name)
     return {path for path in paths if os.path.lexists(base / path) and not path.startswith(WITHOUT)}

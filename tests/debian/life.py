@@ -58,9 +58,15 @@ def _leave_traces(root: Root) -> None:
         path = root.path / "var" / trace
         path.parent.mkdir(parents=True)
         path.touch()
-    wants = root.path / "etc/systemd/system/timers.target.wants"
-    wants.mkdir(parents=True, exist_ok=True)
-    (wants / "hwsigner-renew@web.timer").symlink_to("/usr/lib/systemd/system/hwsigner-renew@.timer")
+    # As `systemctl enable` makes them.
+    for target, link, unit in (
+        ("sockets", "hwsigner-agent.socket", "hwsigner-agent.socket"),
+        ("multi-user", "hwsigner-registrar.service", "hwsigner-registrar.service"),
+        ("timers", "hwsigner-renew@web.timer", "hwsigner-renew@.timer"),
+    ):
+        wants = root.path / f"etc/systemd/system/{target}.target.wants"
+        wants.mkdir(parents=True, exist_ok=True)
+        (wants / link).symlink_to(f"/usr/lib/systemd/system/{unit}")
     (root.path / "etc/hwsigner/web.key").touch()
     # Bytecode that a run as root would write.
     root.run("hwsigner", "status")

@@ -72,8 +72,10 @@ def test_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
             "[Keys](../how-to/keys.md)",
         ),
         (
-            *("docs/how-to/recipes.md", "how-to/recipes.md"),
-            *("[provider.tf](recipes/terraform/provider.tf)", "[provider.tf](recipes/terraform/provider.tf)"),
+            "docs/how-to/recipes.md",
+            "how-to/recipes.md",
+            "[provider.tf](recipes/terraform/provider.tf)",
+            "[provider.tf](recipes/terraform/provider.tf)",
         ),
         ("docs/how-to/a.md", "how-to/a.md", "[gone](../../gone.py)", "[gone](../../gone.py)"),
     ],
