@@ -81,9 +81,11 @@ test-clients: setup $(CLIENTS)/python/.installed $(CLIENTS)/node/.installed $(CL
 # The release of Debian, who runs the tests in it, and the target that runs there, with its variables.
 test-debian: SUITE = trixie
 test-debian: AS = root user
-test-debian: TARGET = check
-test-debian: ## Run make check in a root of Debian as root, then as a user (SUITE=bookworm, trixie or sid; AS=root or user)
-	@set -e; for user in $(AS); do TARGET="$(TARGET)" .ci/in-debian "$(SUITE)" "$$user" "$(TESTS)"; done
+# yes: the tests with emulated hardware, the slow ones too, instead of make check.
+test-debian: HARDWARE =
+test-debian: TARGET = $(if $(HARDWARE),test SLOW=no COVERAGE=,check)
+test-debian: ## Run make check in a root of Debian as root, then as a user (SUITE=bookworm, trixie or sid; AS=root or user; HARDWARE=yes)
+	@set -e; for user in $(AS); do TARGET="$(TARGET)" .ci/in-debian "$(SUITE)" "$$user" "$(if $(HARDWARE),-m hardware )$(TESTS)"; done
 
 lint: setup ## Check style, format and types
 	$(BIN)/ruff check

@@ -1,4 +1,4 @@
-"""The programs that judge hwsigner and that Debian 12 lacks, or has in an older version.
+"""The programs and libraries that judge hwsigner and that Debian 12 lacks, or has in an older version.
 
 A test that can't do without one has the marker `needs`. A run leaves it out where the program is missing, and says so
 in its last lines.
@@ -17,6 +17,29 @@ OPENSSL_3_4 = "OpenSSL 3.4"  # The first with PBMAC1.
 OPENSSL_3_5 = "OpenSSL 3.5"  # The first with ML-DSA, both in the program and in libcrypto.
 ESTSERVER = "estserver"  # tests/conftest.py marks the tests that use the fixture of this name.
 
+# By Debian's package, the first version seen to judge what Debian 12's can't.
+_PACKAGES = {
+    "AWS CLI 2.13": ("awscli", (2, 13)),  # The first that reads AWS_ENDPOINT_URL.
+    "libykcs11 2.7": ("ykcs11", (2, 7)),  # 2.2 sets no policies and takes Triple DES for each management key.
+    "OpenSC 0.26": ("opensc", (0, 26)),  # pkcs11-tool: URIs, private certificates, AES-KEY-WRAP-PAD.
+    "p11-kit 0.25": ("p11-kit", (0, 25)),  # Its list of modules has their paths on lines of their own.
+    "tpm2-openssl 1.2": ("tpm2-openssl", (1, 2)),  # 1.1 can't sign with a passphrase, or in TLS.
+    "tpm2-tools 5.7": ("tpm2-tools", (5, 7)),  # 5.4 takes at most 8 PCRs, and no long unique data.
+    "tpm2-tss 4.0": ("libtss2-dev", (4, 0)),  # The first with the TCTI libtpms.
+    "yubico-piv-tool 2.7": ("yubico-piv-tool", (2, 7)),  # 2.2 can't sign requests with OpenSSL 3, nor set AES keys.
+}
+(
+    needs_aws_cli,
+    needs_libykcs11,
+    needs_opensc,
+    needs_p11_kit,
+    needs_tpm2_openssl,
+    needs_tpm2_tools,
+    needs_tpm2_tss,
+    needs_yubico_piv_tool,
+) = map(pytest.mark.needs, _PACKAGES)
+OLD_PACKAGES = frozenset(_PACKAGES)
+
 needs_openssl_3_4 = pytest.mark.needs(OPENSSL_3_4)
 needs_openssl_3_5 = pytest.mark.needs(OPENSSL_3_5)
 needs_estserver = pytest.mark.needs(ESTSERVER)
@@ -33,4 +56,14 @@ def lacking() -> frozenset[str]:
         OPENSSL_3_5: version >= (3, 5),
         ESTSERVER: shutil.which("estserver") is not None,
     }
-    return frozenset(name for name, is_there in has.items() if not is_there)
+    old = {name for name, (package, first) in _PACKAGES.items() if _is_older(package, first)}
+    return frozenset(name for name, is_there in has.items() if not is_there) | old
+
+
+def _is_older(package: str, first: tuple[int, int]) -> bool:
+    """Return whether dpkg has a package in an older version. What is not installed is not older: its tests fail."""
+    if shutil.which("dpkg-query") is None:
+        return False
+    command = ["dpkg-query", "-W", "-f", "${Version}\n", package]
+    shown = subprocess.run(command, capture_output=True, text=True).stdout
+    return any(tuple(map(int, pair)) < first for pair in re.findall(r"^(?:\d+:)?(\d+)\.(\d+)", shown))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import certs
+import judges
 from attestation.chips import Chip, Vendor, chip, chips, vendors
 from cli.conftest import cleaned_tpm
 from enrolment.bao_servers import Bao
@@ -129,6 +130,7 @@ def test_control_plane_of_the_emulator_in_a_shell(leaf: Desk) -> None:
     assert '"name": "office"' in leaf.run(script)
 
 
+@judges.needs_aws_cli
 def test_enrolment_by_vault(bao: Bao, ca: certs.Authority, swtpm: SoftTPM, short_folder: Path) -> None:
     root = bao.write("pki/cert/ca")["data"]["certificate"]
     script = shell_blocks(ENROLMENT, "# Enrolment", "## From an empty TPM to a role")
@@ -149,6 +151,7 @@ def test_enrolment_by_openssl(desk: Desk) -> None:
     assert (desk.folder / "web.crt").exists()
 
 
+@judges.needs_aws_cli
 def test_registrar_takes_an_empty_tpm_to_its_role(desk: Desk, chip: Chip, ca: certs.Authority, tmp_path: Path) -> None:
     site = Site(tmp_path, chip.trust, Issuer(ca))
     site.allow()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import judges
 from pages import ROOT
 from transcripts import follow, is_shown
 
@@ -31,6 +32,7 @@ def test_tutorial_of_a_tpm_server(home: Path) -> None:
     follow("docs/start/tpm-server.md", home, {}, _YES)
 
 
+@judges.needs_libykcs11
 @pytest.mark.slow
 @pytest.mark.usefixtures("hardware")
 def test_tutorial_of_a_yubikey(home: Path) -> None:

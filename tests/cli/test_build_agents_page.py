@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import certs
+import judges
 from agent.homes import Home
 from agent.processes import AGENT, agent_process
 from backends.pkcs11.tokens import remove_tokens
@@ -89,6 +90,7 @@ def key(runner: Runner) -> Runner:
     return runner
 
 
+@judges.needs_aws_cli
 def test_gitlab_job_has_credentials_by_the_tpm(runner: Runner, swtpm: SoftTPM) -> None:
     section = "## A GitLab runner with a TPM", "## A GitHub runner with a token"
     runner.set_up(
@@ -98,6 +100,7 @@ def test_gitlab_job_has_credentials_by_the_tpm(runner: Runner, swtpm: SoftTPM) -
     assert runner.is_role(runner.run(GITLAB, script, {"TPM2_TCTI": swtpm.tcti}))
 
 
+@judges.needs_aws_cli
 def test_github_steps_have_credentials_by_the_token(runner: Runner, softhsm: InProcessSoftHSM, tmp_path: Path) -> None:
     section = "## A GitHub runner with a token", "## A docker executor"
     pin = tmp_path / "credentials" / "ci-token"

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import certs
+import judges
 from backends.file.keyfiles import openssl
 from emulators import InProcessSoftHSM
 from hwsigner.config import profiles
@@ -181,7 +182,9 @@ def test_key_on_a_token_with_its_chain(life: Life, softhsm: InProcessSoftHSM) ->
     assert "Object" not in run([*tool, "--list-objects"], softhsm.env).decode()
 
 
-@pytest.mark.parametrize("firmware", [FIRMWARE_5_4, FIRMWARE_5_7], ids=["5.4", "5.7"])
+@pytest.mark.parametrize(
+    "firmware", [FIRMWARE_5_4, pytest.param(FIRMWARE_5_7, marks=judges.needs_libykcs11)], ids=["5.4", "5.7"]
+)
 def test_key_in_a_slot_of_a_yubikey(
     life: Life,
     pcsc: SoftPcsc,

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
+import judges
 from softhsm.pcsc import SoftPcsc
 from softhsm.yubikey import FIRMWARE_5_7, YubiKey
 from yubikeys import fail, succeed
@@ -34,6 +35,7 @@ def refused(*arguments: str | Path) -> str:
     return fail("yubico-piv-tool", *arguments)
 
 
+@judges.needs_yubico_piv_tool
 @pytest.mark.parametrize(
     ("slot", "algorithm"), [("9a", "ECCP256"), ("9c", "RSA2048"), ("9d", "ECCP384"), ("95", "ECCP256")]
 )
@@ -174,6 +176,7 @@ def test_number_of_tries_can_be_set(yubikey: YubiKey) -> None:
     assert "5 tries left" in refused("-a", "verify-pin", "-P", "000000")
 
 
+@judges.needs_yubico_piv_tool
 @pytest.mark.parametrize(("algorithm", "size"), [("TDES", 24), ("AES128", 16), ("AES192", 24), ("AES256", 32)])
 def test_management_key_can_be_changed(yubikey: YubiKey, algorithm: str, size: int) -> None:
     key, other = OTHER_KEY[: 2 * size], OTHER_KEY[:48]
@@ -186,6 +189,7 @@ def test_management_key_can_be_changed(yubikey: YubiKey, algorithm: str, size: i
     assert 0x9A in yubikey.state.keys
 
 
+@judges.needs_yubico_piv_tool
 def test_signature_needs_the_pin(yubikey: YubiKey, tmp_path: Path) -> None:
     yubikey.generate(0x9A)
     succeed("openssl", "pkey", *PUBLIC_DER, "-out", tmp_path / "public.pem", input=yubikey.public_key(0x9A))
@@ -219,6 +223,7 @@ def card_of_5_7(yubikey: YubiKey, pcsc: SoftPcsc, new_yubikey: Callable[..., Yub
     card.remove()
 
 
+@judges.needs_yubico_piv_tool
 def test_firmware_5_7_makes_long_rsa_keys(card_of_5_7: YubiKey, tmp_path: Path) -> None:
     assert "Version:\t5.7.4" in tool("-a", "status")
     for algorithm, bits in (("RSA3072", 3072), ("RSA4096", 4096)):
@@ -228,6 +233,7 @@ def test_firmware_5_7_makes_long_rsa_keys(card_of_5_7: YubiKey, tmp_path: Path) 
         assert key.key_size == bits
 
 
+@judges.needs_yubico_piv_tool
 def test_firmware_5_7_moves_and_deletes_keys(card_of_5_7: YubiKey, tmp_path: Path) -> None:
     tool("-a", "generate", "-s", "9a", "-A", "ECCP256")
     public_key = card_of_5_7.public_key(0x9A)

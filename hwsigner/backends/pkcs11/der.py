@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from hwsigner.backends.pem import CONTEXT, Element, elements, first_element
 
+OID_EC = bytes.fromhex("06072a8648ce3d0201")
 _RAW_POINT_LENGTHS = (65, 97, 133)
 _TAG_INTEGER, _TAG_BIT_STRING, _TAG_OCTET_STRING, _TAG_SEQUENCE = 0x02, 0x03, 0x04, 0x30
 
@@ -112,6 +113,26 @@ def raw_point(point: bytes) -> bytes:
     if len(point) in _RAW_POINT_LENGTHS or not is_wrapped or point[0] not in (_TAG_BIT_STRING, _TAG_OCTET_STRING):
         return point
     return point[size + (point[0] == _TAG_BIT_STRING) :]
+
+
+def named_curve(parameters: bytes) -> bytes:
+    """Return a CKA_EC_PARAMS with the OID of its curve, if it has all numbers of P-256, P-384 or P-521 instead.
+
+    libykcs11 2.2 with OpenSSL 3 shows imported keys so. Other parameters are returned as they are.
+    """
+    if parameters[:1] != bytes([_TAG_SEQUENCE]):
+        return parameters
+    try:
+        (whole,) = elements(parameters)
+        generator = list(elements(whole.content))[3].content  # ECParameters (SEC 1, C.2). It is a point of the curve.
+        algorithm = encode(_TAG_SEQUENCE, OID_EC + parameters)
+        spki = encode(_TAG_SEQUENCE, algorithm + encode(_TAG_BIT_STRING, b"\0" + generator))
+        named = load_der_public_key(spki).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        (whole,) = elements(named)
+        (_, oid) = elements(next(elements(whole.content)).content)
+    except (ValueError, TypeError, LookupError, UnsupportedAlgorithm):
+        return parameters
+    return encode(oid.tag, oid.content)
 
 
 def encode(tag: int, content: bytes) -> bytes:

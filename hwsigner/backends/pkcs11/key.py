@@ -10,7 +10,13 @@ from typing import NamedTuple, TypeVar
 
 from hwsigner.backends.pkcs11 import module
 from hwsigner.backends.pkcs11.der import encode_ecdsa_signature
-from hwsigner.backends.pkcs11.errors import FUNCTION_CANCELED, USER_NOT_LOGGED_IN, PKCS11Error, SessionLostError
+from hwsigner.backends.pkcs11.errors import (
+    DEVICE_ERROR,
+    FUNCTION_CANCELED,
+    USER_NOT_LOGGED_IN,
+    PKCS11Error,
+    SessionLostError,
+)
 from hwsigner.backends.pkcs11.functions import KeyType, Session
 from hwsigner.backends.pkcs11.objects import ALGORITHMS, ORDER_BYTES, KeyObject, public_keys_of
 from hwsigner.backends.pkcs11.search import find_key
@@ -149,6 +155,9 @@ class PKCS11Key(Key):
                 self._token.drop_session()
                 hint = "Retry, and touch it when it blinks"
                 raise SigningKeyError(f"{self._token.name} was not touched in time", hint) from error
+            # libykcs11 2.2 answers so if the card was away meanwhile.
+            if not has_waited and error.code == DEVICE_ERROR:
+                raise SessionLostError(error.code) from error
             raise
         return method.finish(signature)
 

@@ -9,7 +9,15 @@ from contextlib import suppress
 from functools import partial
 from typing import NamedTuple, TypeVar
 
-from hwsigner.backends.pkcs11.der import certificate_public_key, encode, encode_integer, raw_point, without_padding
+from hwsigner.backends.pkcs11.der import (
+    OID_EC,
+    certificate_public_key,
+    encode,
+    encode_integer,
+    named_curve,
+    raw_point,
+    without_padding,
+)
 from hwsigner.backends.pkcs11.functions import Attribute, KeyType, ObjectClass, Session, to_number
 from hwsigner.errors import UnsupportedKeyError
 from hwsigner.key import ECDSA, MLDSA, RSA, RSA_BITS, SUPPORTED_KEYS, Algorithm, is_rsa_exponent
@@ -22,7 +30,6 @@ ORDER_BYTES = {
     bytes.fromhex("06052b81040022"): 48,
     bytes.fromhex("06052b81040023"): 66,
 }
-_OID_EC = bytes.fromhex("06072a8648ce3d0201")
 _ALGORITHM_RSA = bytes.fromhex("300d06092a864886f70d0101010500")
 # id-ml-dsa-44, -65 and -87 (RFC 9881, 2) by CKA_PARAMETER_SET (PKCS #11 3.2, 6.67).
 _OID_MLDSA = {1 + n: bytes.fromhex(f"06096086480165030403{oid}") for n, oid in enumerate(("11", "12", "13"))}
@@ -289,6 +296,8 @@ def read_key(session: Session, kind: int, handle: int) -> KeyObject | None:
     values = session.read(handle, _PRIVATE if kind == ObjectClass.PRIVATE_KEY else _PUBLIC)
     if not values:
         return None
+    if Attribute.EC_PARAMS in values:
+        values = {**values, Attribute.EC_PARAMS: named_curve(values[Attribute.EC_PARAMS])}
     return KeyObject(
         handle,
         to_number(values.get(Attribute.KEY_TYPE)),
@@ -323,7 +332,7 @@ def _spki(values: Mapping[int, bytes]) -> bytes | None:
     if kind == KeyType.RSA and modulus and exponent and is_rsa_exponent(int.from_bytes(exponent)):
         algorithm, key = _ALGORITHM_RSA, encode(0x30, encode_integer(modulus) + encode_integer(exponent))
     elif kind == KeyType.EC and parameters and point and raw_point(point)[:1] in _POINT_FORMS:
-        algorithm, key = encode(0x30, _OID_EC + parameters), raw_point(point)
+        algorithm, key = encode(0x30, OID_EC + parameters), raw_point(point)
     elif kind == KeyType.ML_DSA and oid and value:
         algorithm, key = encode(0x30, oid), value
     else:

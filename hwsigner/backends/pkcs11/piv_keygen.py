@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hwsigner.backends.pkcs11.errors import PKCS11Error
+from hwsigner.backends.pkcs11.errors import ATTRIBUTE_TYPE_INVALID, PKCS11Error
 from hwsigner.backends.pkcs11.functions import Attribute, TokenInfo
 from hwsigner.backends.pkcs11.keygen import KeyKind
 from hwsigner.backends.pkcs11.piv_card import ManagedCard, delete_certificate, managing
@@ -17,7 +17,7 @@ from hwsigner.backends.pkcs11.piv_slots import (
     named_slot,
 )
 from hwsigner.backends.pkcs11.search import FoundToken
-from hwsigner.backends.pkcs11.writing import FALSE, TRUE
+from hwsigner.backends.pkcs11.writing import TRUE
 from hwsigner.errors import SigningKeyError, UnsupportedKeyError, UsageError
 from hwsigner.key.management import KeyAlgorithm, KeyDescription, KeyRequest
 from hwsigner.pins import PinSource
@@ -28,8 +28,8 @@ from hwsigner.uri import KeyURI
 _TOUCH_POLICY, _PIN_POLICY = 0xD9554201, 0xD9554202
 # From this firmware on, a card says of each slot whether it has a key. Before, it shows only keys made on the card.
 _FIRST_WITH_METADATA = (5, 3, 0)
-# The first libykcs11 seen to read that, 2.7.0, by its own number.
-_FIRST_TO_READ_METADATA = (2, 70)
+# The first libykcs11 seen to read that, 2.2.0, by its own number.
+_FIRST_TO_READ_METADATA = (2, 20)
 
 # By algorithm, the first firmware that is asked for such keys. RSA keys of older chips can be computed from their
 # public keys (ROCA, CVE-2017-15361).
@@ -71,8 +71,7 @@ def generate_key(found: FoundToken, uri: KeyURI, pins: PinSource, request: KeyRe
             card.reopen()
             after = PIVSlot.read(card.session, key_id)
         except (PKCS11Error, SigningKeyError) as error:
-            failed = card.token.failure("could not make a key", error) if isinstance(error, PKCS11Error) else error
-            raise type(failed)(f"{failed.message}; {before.name} may have a new key now", failed.hint) from error
+            raise _failure(card, before, request, error) from error
         problem = "; ".join(_differences(before, after, kind, request))
         if problem:
             hint = "libykcs11 can't delete it: make another one with --overwrite"
@@ -134,16 +133,38 @@ def _check_empty(card: ManagedCard, slot: PIVSlot) -> None:
 
 
 def _private_template(key_id: bytes, request: KeyRequest) -> dict[int, bytes]:
-    """Return the attributes of a new private key. libykcs11 refuses CKA_MODIFIABLE and ignores CKA_SIGN."""
+    """Return the attributes of a new private key. libykcs11 refuses CKA_MODIFIABLE and ignores CKA_SIGN.
+
+    Version 2.2 also refuses CKA_EXTRACTABLE. No command of a card reads a private key out.
+    """
+    policies = {
+        _PIN_POLICY: bytes([PIN_POLICIES.index(request.pin_policy)]),
+        _TOUCH_POLICY: bytes([TOUCH_POLICIES.index(request.touch_policy)]),
+    }
     return {
         Attribute.ID: key_id,
         Attribute.TOKEN: TRUE,
         Attribute.PRIVATE: TRUE,
         Attribute.SENSITIVE: TRUE,
-        Attribute.EXTRACTABLE: FALSE,
-        _PIN_POLICY: bytes([PIN_POLICIES.index(request.pin_policy)]),
-        _TOUCH_POLICY: bytes([TOUCH_POLICIES.index(request.touch_policy)]),
+        # libykcs11 2.2 refuses these two attributes. Without them, the slot's own policies apply.
+        **{name: policy for name, policy in policies.items() if any(policy)},
     }
+
+
+def _failure(
+    card: ManagedCard, before: PIVSlot, request: KeyRequest, error: PKCS11Error | SigningKeyError
+) -> SigningKeyError:
+    """Return what to raise if no key could be made, or what was made could not be read."""
+    if not isinstance(error, PKCS11Error):
+        failed = error
+    elif error.code == ATTRIBUTE_TYPE_INVALID and (request.pin_policy or request.touch_policy):
+        module = card.token.module
+        version = module.functions.library()["library-version"]
+        hint = "Leave the policy out, install a newer libykcs11, or make the key with yubico-piv-tool -a generate"
+        return UnsupportedKeyError(f"version {version} of {module.path} sets no PIN policy and no touch policy", hint)
+    else:
+        failed = card.token.failure("could not make a key", error)
+    return type(failed)(f"{failed.message}; {before.name} may have a new key now", failed.hint)
 
 
 def _remove_placeholder(card: ManagedCard, key_id: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
 from typing import Any
 
 import pytest
@@ -117,3 +118,15 @@ def test_any_bytes_are_accepted_as_point_and_padding(junk: bytes) -> None:
 @given(st.binary(max_size=50))
 def test_padding_after_a_certificate_is_cut(padding: bytes) -> None:
     assert _pkcs11_der.without_padding(CERTIFICATE + padding) == CERTIFICATE
+
+
+@pytest.mark.parametrize("name", ["P-256", "P-384", "P-521", "secp256k1"])
+def test_curve_that_is_given_by_its_numbers_gets_its_name(name: str) -> None:
+    """Judge: openssl, which writes both forms."""
+    command = ["openssl", "ecparam", "-name", name, "-outform", "DER", "-param_enc"]
+    named, explicit = (
+        subprocess.run([*command, form], capture_output=True, check=True).stdout for form in ("named_curve", "explicit")
+    )
+    assert _pkcs11_der.named_curve(explicit) == (explicit if name == "secp256k1" else named)
+    assert _pkcs11_der.named_curve(named) == named
+    assert _pkcs11_der.named_curve(explicit[:40]) == explicit[:40]

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 import certs
+import judges
 from backends.contract import openssl_verifies
 from backends.pkcs11.tokens import (
     EC,
@@ -270,6 +271,7 @@ def test_uri_type_other_than_key_or_certificate_is_an_error(uri: Callable[..., s
                 find(uri(f"object=P-256;type={kind}"), "1234")
 
 
+@judges.needs_opensc
 def test_id_as_pkcs11_tool_writes_it_finds_the_key(uri: Callable[..., str], hsm: InProcessSoftHSM) -> None:
     wanted = new_key(hsm, "crowded", "long id", b"\x99\x0a\xff\x3b")
     (line,) = [

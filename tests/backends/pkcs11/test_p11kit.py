@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import judges
 from backends.contract import ENVIRONMENT
 from emulators import InProcessSoftHSM
 from hwsigner.backends.pkcs11 import paths
@@ -219,6 +220,7 @@ def test_broken_configuration_of_p11_kit_is_ignored(folders: Path) -> None:
     assert configured(folders) == {}
 
 
+@judges.needs_p11_kit
 @pytest.mark.usefixtures("softhsm_folder")
 def test_modules_of_the_system_are_those_that_p11_kit_lists() -> None:
     printed = subprocess.run(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import judges
 from backends.contract import openssl_verifies
 from backends.pkcs11.tokens import EC, P256, PRIVATE_KEY, create, key_uri, remove_tokens, self_made, tool
 from emulators import InProcessSoftHSM
@@ -227,6 +228,7 @@ def test_error_names_the_uri_when_it_names_no_certificate(uri: Callable[..., str
         find_certificates(uri("object=nonesuch", token=None), "1234")
 
 
+@judges.needs_opensc
 def test_private_certificate_is_found_after_a_login(uri: Callable[..., str], hsm: InProcessSoftHSM) -> None:
     der = self_made(hsm.public_key(b"\xa7", token="akin"), "hidden")
     path = hsm.folder / "hidden.der"
@@ -238,6 +240,7 @@ def test_private_certificate_is_found_after_a_login(uri: Callable[..., str], hsm
         find_certificates(hidden)
 
 
+@judges.needs_opensc
 def test_private_certificates_are_found_with_a_stored_pin_when_the_uri_names_only_a_token(
     uri: Callable[..., str], hsm: InProcessSoftHSM
 ) -> None:

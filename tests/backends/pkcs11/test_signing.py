@@ -13,6 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import mldsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+import judges
 from any_module import open_key
 from backends.contract import HASHES, openssl_verifies
 from hwsigner.errors import (
@@ -87,6 +88,7 @@ def test_mechanism_is_tried_even_if_the_token_does_not_list_it(shim: Shim) -> No
         key.sign(b"message")
 
 
+@judges.needs_openssl_3_5
 @pytest.mark.parametrize("size", [44, 65, 87])
 def test_mldsa_signs_the_message_itself(shim: Shim, size: int) -> None:
     seed = hashlib.sha256(b"%d" % size).digest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -73,7 +74,7 @@ def test_key_signs_when_the_token_was_removed_and_is_back(shim: Shim, key: Key, 
     assert (len(person.asked), shim.count(LOGIN)) == (1, 2)
 
 
-@pytest.mark.parametrize("answer", [DEVICE_REMOVED, SESSION_HANDLE_INVALID, USER_NOT_LOGGED_IN])
+@pytest.mark.parametrize("answer", [DEVICE_REMOVED, DEVICE_ERROR, SESSION_HANDLE_INVALID, USER_NOT_LOGGED_IN])
 def test_signature_is_repeated_once_when_the_session_has_ended(shim: Shim, key: Key, answer: int) -> None:
     signed = shim.count(SIGN)
     shim.fail(SIGN, answer)
@@ -84,8 +85,10 @@ def test_signature_is_repeated_once_when_the_session_has_ended(shim: Shim, key: 
     assert key.sign(b"message")
 
 
-@pytest.mark.parametrize("call", [SIGN_INIT, SIGN])
-@pytest.mark.parametrize("answer", [DEVICE_ERROR, FUNCTION_FAILED, GENERAL_ERROR])
+@pytest.mark.parametrize(
+    ("call", "answer"),
+    [(SIGN_INIT, DEVICE_ERROR), *itertools.product((SIGN_INIT, SIGN), (FUNCTION_FAILED, GENERAL_ERROR))],
+)
 def test_other_errors_are_raised_at_once_and_the_session_is_dropped(
     shim: Shim, key: Key, call: int, answer: int
 ) -> None:

@@ -8,6 +8,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+import judges
 from backends.pkcs11.tokens import certificate_object, create, p11tool, remove_tokens, self_made, tool
 from emulators import InProcessSoftHSM
 from hwsigner.key import ListedObject, ListedToken, find_certificates, list_tokens, open_key
@@ -81,6 +82,7 @@ def token_uri(token: str) -> str:
     return str(KeyURI("pkcs11", {"token": token.encode()}))
 
 
+@judges.needs_opensc
 def test_uri_of_pkcs11_tool_finds_the_same_key(hsm: InProcessSoftHSM, listed: dict[str, ListedToken]) -> None:
     for token in TOKENS[:3]:
         # It cuts off spaces at the end of a label.

@@ -14,6 +14,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 import certs
+import judges
 from backends.contract import openssl_verifies
 from backends.tpm2.test_faults import uri_through
 from backends.tpm2.test_policies import extend
@@ -184,6 +185,7 @@ class TestFile:
         finally:
             tools.run("tpm2_flushcontext", session)
 
+    @judges.needs_tpm2_openssl
     def test_openssl_signs_with_the_key(self, tools: Tools, path: Path) -> None:
         make(tools, path, PASSWORD)
         tools.path("public").write_bytes(read_file(path).public)

@@ -14,6 +14,7 @@ from threading import Event
 import pytest
 from tpm2_pytss import ESAPI, ESYS_TR, TPM2_ALG, TPM2_SE, TPMT_SYM_DEF
 
+import judges
 from backends.contract import openssl_verifies
 from backends.tpm2.test_faults import SIGN, uri_through
 from backends.tpm2.tpms import PASSWORD, Tools, handles_in
@@ -298,6 +299,7 @@ def test_key_signs_without_asking_again_after_its_tpm_restarted(
         other.stop()
 
 
+@judges.needs_tpm2_tss
 @pytest.mark.usefixtures("hardware")
 def test_tpm_in_the_process_is_shared_by_its_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One library, one TPM: all keys of a process share it."""

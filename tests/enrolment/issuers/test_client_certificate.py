@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import certs
+import judges
 from enrolment.authority import DNS, SUBJECT, URI, requested
 from enrolment.bao_servers import Bao
 from enrolment.est_servers import EstServer
@@ -75,6 +76,7 @@ def test_est_renews_the_certificate_that_logs_in(machine: Machine, est_settings:
     assert Path(path).read_bytes() != first
 
 
+@judges.needs_tpm2_openssl
 def test_vault_lets_the_certificate_log_in(machine: Machine, bao: Bao) -> None:
     path = machine.enroll("vault", bao.settings())
     assert machine.obtain("vault", with_certificate(bao.settings(), path)).leaf.subject == "CN=bamboo-01,OU=devops"
