@@ -21,8 +21,10 @@ def printable(text: str) -> str:
 
 def install_command(extra: str) -> str:
     """Return the command that installs an extra for the Python that runs this program."""
-    if extra == "aws" and (sys.executable or "").startswith("/usr/lib/hwsigner/"):
-        return "apt-get install python3-boto3"  # The Debian package, which has the other extras.
+    # The Debian package or the RPM, which have the other extras.
+    for folder, tool in (("/usr/lib/hwsigner/", "apt-get"), ("/usr/lib64/hwsigner/", "dnf")):
+        if extra == "aws" and (sys.executable or "").startswith(folder):
+            return f"{tool} install python3-boto3"
     # Without the version, pip takes another project of this name from an index that lacks one of our libraries.
     return f"{sys.executable or 'python3'} -m pip install 'hwsigner[{extra}]=={__version__}'"
 
