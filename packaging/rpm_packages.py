@@ -56,7 +56,7 @@ def main(sdist: str, out: str, built: str, kept: str) -> int:
         for package, target in ((source, out), *((package, built) for package in packages)):
             shutil.copy(package, target)
             print(f"{package.name}: {package.stat().st_size} bytes", flush=True)
-        names = [Path("/", package.relative_to(root)) for package in (source, *packages)]
+        names = [f"/{package.relative_to(root)}" for package in (source, *packages)]
         lint = ("rpmlint", "--strict", "--rpmlintrc=/build/source/hwsigner.rpmlintrc", *names)
         call(*entering(root, *lint, online=False))
     return 0
