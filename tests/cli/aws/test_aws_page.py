@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 import certs
+from emulator import planes
 from hwsigner.emulator import Emulator, World
 from pages import ROOT, run_shell, shell_blocks
 from scene import Outcome
+from transcripts import follow
 
 pytestmark = pytest.mark.slow
 
@@ -73,6 +75,33 @@ def test_commands_of_the_page_lead_to_credentials(tmp_path: Path) -> None:
     assert "aws_rolesanywhere_profile" in (tmp_path / "web.tf").read_text()
     checked = going_ahead(shell_blocks(PAGE, "## Trust policies that people get wrong", "## What AWS documents"))
     assert "Nothing is wrong" in run_shell(checked, tmp_path, {**environment, "TRUST_ANCHOR_ARN": ANCHOR})
+
+
+@pytest.fixture
+def account(short_folder: Path) -> Iterator[tuple[Path, dict[str, str]]]:
+    """A home folder after three steps of the page, whose role lets every trust anchor in, and its environment."""
+    made = going_ahead(shell_blocks(PAGE, "**1. A private CA.**", "**4. Credentials.**"))
+    with Emulator(World()) as emulator:
+        iam = planes.client(emulator, service="iam")
+        environment = {
+            "AWS_ENDPOINT_URL": emulator.url,
+            "AWS_ACCESS_KEY_ID": planes.KEY[0],
+            "AWS_SECRET_ACCESS_KEY": planes.KEY[1],
+            "AWS_DEFAULT_REGION": planes.REGION,
+        }
+        run_shell(made, short_folder, {"HOME": str(short_folder), **environment})
+        policy = iam.get_role(RoleName="web")["Role"]["AssumeRolePolicyDocument"]
+        del policy["Statement"][0]["Condition"]["ArnEquals"]
+        iam.update_assume_role_policy(RoleName="web", PolicyDocument=json.dumps(policy))
+        yield short_folder, environment
+
+
+def test_aws_check_prints_what_its_page_shows(account: tuple[Path, dict[str, str]]) -> None:
+    follow("docs/reference/aws-check.md", *account)
+
+
+def test_aws_revoke_prints_what_its_page_shows(account: tuple[Path, dict[str, str]]) -> None:
+    follow("docs/reference/aws-revoke.md", *account, {r"Type yes to [a-z ]+: ": "yes"})
 
 
 def test_commands_of_readme_set_up_aws(administrator: dict[str, str], tmp_path: Path) -> None:
