@@ -18,7 +18,7 @@ import time
 from email.utils import formatdate
 from pathlib import Path
 
-from roots import AUTHORITIES, archive, call, call_thrice, digest, entering, extract, unpack
+from roots import archive, call, digest, download, entering, extract, unpack
 
 DEBIAN = Path(__file__).parent / "debian"
 # Each suite, and the end of its packages' version: the next release's is later.
@@ -33,7 +33,8 @@ def main(sdist: str, out: str, kept: str, *suites: str) -> int:
             root = Path(temporary, "root")
             unpack(_kept(suite, Path(kept).resolve()), root)
             source = _source(Path(sdist), root, suite)
-            _libraries(root, source, Path(kept).resolve() / f"libraries-{suite}")
+            pins = source / "packaging" / "requirements" / "debian.txt"
+            download(root, pins, source / "debian" / "libraries", Path(kept).resolve() / f"libraries-{suite}")
             _build(root, source, Path(out))
     return 0
 
@@ -67,23 +68,6 @@ def _source(sdist: Path, root: Path, suite: str) -> Path:
 def debian_version(version: str) -> str:
     """Return a version of Python's packages as one of Debian's, in which `~` sorts before the end."""
     return re.sub(r"(?=(a|b|rc)\d)", "~", version).replace(".dev", "~~dev")
-
-
-def _libraries(root: Path, source: Path, kept: Path) -> None:
-    """Put the libraries' wheels and source distributions into `debian/libraries`, for the root's Python."""
-    debian = source / "debian"
-    libraries, pins = debian / "libraries", source / "packaging" / "requirements" / "debian.txt"
-    folder = kept.with_name(f"{kept.name}-{digest(pins.read_text())}")
-    if not folder.exists():
-        pip = ("/usr/bin/python3", "-m", "pip", "--quiet", "--disable-pip-version-check", "--retries=10", "download")
-        options = ["--no-deps", "--require-hashes"]
-        options += [f"--dest=/{libraries.relative_to(root)}", f"--requirement=/{pins.relative_to(root)}"]
-        call_thrice(*entering(root, *pip, *options, variables={"PIP_CERT": str(AUTHORITIES)}))
-        new = folder.with_suffix(".new")
-        shutil.copytree(libraries, new, dirs_exist_ok=True)
-        new.rename(folder)
-    else:
-        shutil.copytree(folder, libraries)
 
 
 def _build(root: Path, source: Path, out: Path) -> None:

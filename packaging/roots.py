@@ -73,6 +73,32 @@ def wheels(folder: Path, name: str) -> Path:
     return path
 
 
+def download(root: Path, pins: Path, folder: Path, kept: Path, *choices: str) -> None:
+    """Put what a file pins by hash into a new folder of a root, as the root's pip downloads it.
+
+    Args:
+        root: the root, which has python3-pip.
+        pins: the file of requirements, in the root.
+        folder: the new folder, in the root.
+        kept: the beginning of the name of a folder that keeps the files until the pins change.
+        choices: options of pip, such as for another version of Python: one download for each. Without any, one
+            download for the root's own Python.
+    """
+    store = kept.with_name(f"{kept.name}-{digest(' '.join([pins.read_text(), *choices]))}")
+    if not store.exists():
+        pip = ("/usr/bin/python3", "-m", "pip", "--quiet", "--disable-pip-version-check", "--retries=10", "download")
+        options = ["--no-deps", "--require-hashes"]
+        options += [f"--dest=/{folder.relative_to(root)}", f"--requirement=/{pins.relative_to(root)}"]
+        for choice in choices or ("",):
+            command = (*pip, *options, *choice.split())
+            call_thrice(*entering(root, *command, variables={"PIP_CERT": str(AUTHORITIES)}))
+        new = store.with_suffix(".new")
+        shutil.copytree(folder, new, dirs_exist_ok=True)
+        new.rename(store)
+    else:
+        shutil.copytree(store, folder)
+
+
 def digest(text: str) -> str:
     """Return a short digest of a text, for the name of a file that is made from it."""
     return hashlib.sha256(text.encode()).hexdigest()[:12]
