@@ -417,6 +417,7 @@ class TestSystem:
         assert (status.st_gid, status.st_mode & 0o777) == (12345, 0o640)
         assert os.stat(enrolment.key).st_mode & 0o777 == 0o600
 
+    @pytest.mark.root
     def test_agent_s_group_may_read_a_new_tpm_key_and_a_changed_mode_stays(
         self, enrolment: Enrolment, swtpm: SoftTPM, monkeypatch: pytest.MonkeyPatch
     ) -> None:
