@@ -26,6 +26,7 @@ def home(short_folder: Path) -> Iterator[Path]:
         subprocess.run([sys.executable, "-m", "softhsm", "stop", str(tpm.parent)], cwd=ROOT, check=True)
 
 
+@judges.needs_aws_cli
 @pytest.mark.slow
 @pytest.mark.usefixtures("hardware")
 def test_tutorial_of_a_tpm_server(home: Path) -> None:
@@ -40,6 +41,7 @@ def test_tutorial_of_a_yubikey(home: Path) -> None:
     follow("docs/start/yubikey.md", home, {}, {**_YES, **answers})
 
 
+@judges.needs_aws_cli
 @pytest.mark.slow
 @pytest.mark.usefixtures("hardware")
 def test_tutorial_of_a_build_agent(home: Path) -> None:

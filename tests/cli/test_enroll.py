@@ -22,6 +22,7 @@ import pytest
 from cryptography import x509
 
 import certs
+import judges
 from emulators import InProcessSoftHSM
 from enrolments import SUBJECT, Enrolment, refused, succeeds
 from hwsigner.cli import enroll, enrolling
@@ -276,6 +277,7 @@ def test_old_certificate_stays_when_the_disk_is_full(enrolment: Enrolment) -> No
 
 
 class TestRefused:
+    @judges.needs_libykcs11
     def test_management_key_of_a_yubikey_is_not_sent_as_its_pin(
         self, enrolment: Enrolment, pcsc: SoftPcsc, new_yubikey: Callable[..., YubiKey]
     ) -> None:
