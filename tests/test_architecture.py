@@ -220,9 +220,6 @@ def test_page_lists_every_room_and_draws_every_import_downwards() -> None:
 
 def test_page_names_only_files_that_exist() -> None:
     page = (ROOT.parent / "docs" / "how-it-works" / "architecture.md").read_text()
-    rows = re.findall(r"^\| `([\w/]+/)` \| (.*) \|$", page.split("### Files")[1].split("\n## ")[0], re.MULTILINE)
-    entries = [(room, entry.split(":")[0]) for room, files in rows for entry in files.split(" · ")]
-    named = [ROOT / room / f"{file}.py" for room, entry in entries for file in re.findall(r"`(\w+)`", entry)]
-    named += [ROOT / file for file in re.findall(r"`([\w/]+\.py)`", page) if not file.startswith("tests/")]
-    assert rows
+    named = [ROOT / file for file in re.findall(r"`([\w/]+\.py)`", page) if not file.startswith("tests/")]
+    assert named
     assert not [str(file) for file in named if not file.exists()]

@@ -240,7 +240,8 @@ def test_setting_aws_up_with_a_policy_and_retiring(desk: Desk) -> None:
 def servers() -> list[str]:
     """Return the commands of the pages that run until they are ended."""
     served = shell_blocks("docs/how-to/serve.md", "## A server", "Local server started")
-    watched = shell_blocks("docs/how-to/monitoring.md", "## Metrics", "### ")
+    watched = shell_blocks("docs/how-to/monitoring.md", "# Monitoring", "## The log")
+    watched += shell_blocks("docs/how-to/monitoring.md", "## Metrics", "### ")
     return [line for line in (served + watched).splitlines() if line]
 
 

@@ -70,7 +70,7 @@ def test_first_request_of_the_library(run: Run, scene: Scene) -> None:
 
 def test_one_session_without_a_profile(run: Run, scene: Scene) -> None:
     arns = dict(zip(("TRUST_ANCHOR_ARN", "PROFILE_ARN", "ROLE_ARN"), arns_of(scene.emulator), strict=True))
-    names = run(python_block(LIBRARY, "To create one session", "## Public names"), **arns)
+    names = run(python_block(LIBRARY, "To create one session", "## Providers"), **arns)
     assert names["credentials"].access_key_id.startswith("ASIA")
 
 
@@ -86,7 +86,7 @@ def test_life_of_a_key(run: Run, softhsm: InProcessSoftHSM, ca: certs.Authority)
 
 
 def test_provider_with_other_values(run: Run) -> None:
-    assert run(python_block(LIBRARY, "## Providers", "## Background refresh"))["provider"]().access_key_id
+    assert run(python_block(LIBRARY, "## Providers", "| Situation | What a call does |"))["provider"]().access_key_id
 
 
 def test_background_refresh(run: Run) -> None:
