@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 from hwsigner.agent.address import system_address, user_address
 from hwsigner.agent.client import command, is_running
 from hwsigner.agent.protocol import Request, Verb, read_status
+from hwsigner.aws.arn import check_arns
 from hwsigner.cli import options
 from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.cli.process import report
 from hwsigner.config import settings
 from hwsigner.config.flags import OUTPUT
 from hwsigner.config.profiles import SYSTEM_FILE, Profile, is_system_file_hidden, profiles
-from hwsigner.errors import AgentError, HwsignerError, PinError, printable
+from hwsigner.errors import AgentError, HwsignerError, PinError, UsageError, printable
 from hwsigner.identity.certificate import Certificate, latest_expiring, leaves, refusals
 from hwsigner.uri import KeyURI
 
@@ -48,7 +49,7 @@ class Agents(NamedTuple):
 
 @dataclass(frozen=True)
 class _Row:
-    """What is known of a profile. `problem` is what is wrong with its certificate, or the agent's last failure."""
+    """What is known of a profile. `problem` is of its certificate, the agent's last failure, or of its ARNs."""
 
     profile: Profile
     key: KeyURI | None
@@ -120,7 +121,17 @@ def _row(found: Profile, served: Served | None) -> _Row:
         pass  # The certificate is behind a PIN, such as in a PKCS #12 file. That is not a problem.
     except HwsignerError as error:
         problem = error.message
-    return _Row(found, key, certificate, served, problem)
+    return _Row(found, key, certificate, served, problem or _problem_of_arns(found))
+
+
+def _problem_of_arns(found: Profile) -> str:
+    names = ("trust-anchor-arn", "profile-arn", "role-arn", "region")
+    trust_anchor, profile, role, region = (str(found.values.get(name) or "") for name in names)
+    try:
+        check_arns(trust_anchor, profile, role=role, region=region)
+    except UsageError as error:
+        return error.message
+    return ""
 
 
 def _place(key: KeyURI | None) -> str:
