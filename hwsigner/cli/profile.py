@@ -57,7 +57,7 @@ def run(arguments: Arguments) -> int:
         return _list(name, as_json=arguments.json)
     if name is None:
         flags = " <flags>" if takes_flags else ""
-        raise UsageError("no profile name given", f"Write hwsigner profile {action} NAME{flags}")
+        raise UsageError("no profile name was given", f"Write hwsigner profile {action} NAME{flags}")
     check_name(name)
     if takes_flags:
         return _write(arguments, name)
@@ -81,7 +81,7 @@ def _write(arguments: Arguments, name: str) -> int:
     check_readable_again(values)
     if not (values or arguments.unset):
         raise UsageError(
-            f"profile {name!r} would be empty" if arguments.action == "add" else "no change given", "Add flags"
+            f"profile {name!r} would be empty" if arguments.action == "add" else "no change was given", "Add flags"
         )
     try:
         file = _edit(name, values, arguments.unset) if arguments.action == "edit" else _add(arguments, name, values)
@@ -114,7 +114,7 @@ def _edit(name: str, values: dict[str, Any], unset: list[str]) -> Path:
                 f"profile {name!r} has no {flag}", suggestion(flag, found.values, f"It has {', '.join(found.values)}")
             )
         if flag in values:
-            raise UsageError(f"--{flag} is set and unset", "Leave one out")
+            raise UsageError(f"--{flag} is set and unset", "Leave out one of the two")
     check_known_arns({**found.values, **values})
     return change_profile(name, {**values, **dict.fromkeys(removed)}, os.environ)
 

@@ -314,7 +314,7 @@ def _read(file: Path) -> dict[str, Profile]:
     except (ValueError, RecursionError) as error:
         # Only the place, and not chained: the exception may quote the file, which may hold a PIN.
         place = re.search(r"at line \d+, column \d+", str(error))
-        raise ConfigError(f"{file} is not TOML {place[0] if place else ''}".rstrip(), "Fix it there") from None
+        raise ConfigError(f"{file} is not TOML {place[0] if place else ''}".rstrip(), "Fix it in an editor") from None
     tables = document.get("profile", {})
     unknown = sorted(document.keys() - {"profile", "monitoring"})
     if unknown or not isinstance(tables, dict):

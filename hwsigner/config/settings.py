@@ -228,7 +228,8 @@ def session_request(values: Values) -> SessionRequest:
     name = values["role_session_name"]
     if name is not None and not _SESSION_NAME.fullmatch(name):
         raise UsageError(
-            f"--role-session-name is {name[:100]!r}", "Use 2 to 64 characters of letters, digits and _+=,.@-"
+            f"--role-session-name is {name[:100]!r}, which the service refuses",
+            "Use 2 to 64 characters of letters, digits and _+=,.@-",
         )
     properties = dict(values["instance_property"])
     if len(properties) > _MAX_INSTANCE_PROPERTIES:
