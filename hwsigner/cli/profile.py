@@ -11,6 +11,7 @@ from typing import Any
 
 from hwsigner.aws.arn import check_known_arns
 from hwsigner.cli.parser import Arguments, Parser
+from hwsigner.cli.process import report
 from hwsigner.config.flags import (
     AGENT,
     ENROLMENT,
@@ -22,7 +23,16 @@ from hwsigner.config.flags import (
     check_readable_again,
     switch,
 )
-from hwsigner.config.profiles import Profile, add_profile, change_profile, check_name, profile, profiles, remove_profile
+from hwsigner.config.profiles import (
+    Profile,
+    add_profile,
+    change_profile,
+    check_name,
+    no_profiles,
+    profile,
+    profiles,
+    remove_profile,
+)
 from hwsigner.errors import UnsafeKeyWarning, UsageError, printable, suggestion
 from hwsigner.uri import KeyURI
 
@@ -156,7 +166,5 @@ def _list(name: str | None, *, as_json: bool) -> int:
         for each, file in found.items():
             print(f"{printable(each)}\t{printable(file)}")
     else:
-        from hwsigner.cli.status import report_no_profiles
-
-        report_no_profiles()
+        report(no_profiles())
     return 0

@@ -19,7 +19,7 @@ from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.cli.process import report
 from hwsigner.config import settings
 from hwsigner.config.flags import OUTPUT
-from hwsigner.config.profiles import SYSTEM_FILE, Profile, is_system_file_hidden, profiles
+from hwsigner.config.profiles import Profile, no_profiles, profiles
 from hwsigner.errors import AgentError, HwsignerError, PinError, UsageError, printable
 from hwsigner.identity.certificate import Certificate, latest_expiring, leaves, refusals
 from hwsigner.uri import KeyURI
@@ -72,19 +72,13 @@ def run(arguments: Arguments) -> int:
     if arguments.json:
         print(json.dumps({"profiles": [_data(row) for row in rows]}, indent=2))
     elif not rows:
-        report_no_profiles()
+        report(no_profiles())
     elif sys.stdout.isatty():
         _print_table(rows)
     else:
         for fields in (_COLUMNS, *map(_fields, rows)):
             print("\t".join(map(printable, fields)))
     return 0
-
-
-def report_no_profiles() -> None:
-    """Tell a user without profiles how to make one."""
-    hidden = f" that you can read: {SYSTEM_FILE} may have some" if is_system_file_hidden() else ""
-    report(f"there are no profiles{hidden}. Make one with hwsigner enroll or hwsigner profile add")
 
 
 def ask_agents(environ: Mapping[str, str]) -> Agents:

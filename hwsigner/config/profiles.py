@@ -83,6 +83,12 @@ def is_system_file_hidden() -> bool:
     return not _is_allowed(SYSTEM_FILE)
 
 
+def no_profiles() -> str:
+    """Return what to tell a user who has no profiles."""
+    hidden = f" that you can read: {SYSTEM_FILE} may have some" if is_system_file_hidden() else ""
+    return f"there are no profiles{hidden}. Make one with hwsigner enroll or hwsigner profile add"
+
+
 def _is_allowed(file: Path) -> bool:
     return os.access(file, os.R_OK) or not os.access(file, os.F_OK)
 
