@@ -105,8 +105,7 @@ def _row(found: Profile, served: Served | None) -> _Row:
             key = settings.key_uri(values, place).resolved()
         if values["certificate"]:
             uri = settings.key_uri(values, values["certificate"])
-            options.check_no_pipe(uri)
-            certificate = latest_expiring(leaves(options.certificates_at(uri)))
+            certificate = latest_expiring(leaves(options.certificates_at(uri, pipes=False)))
             refused = next(refusals(certificate, datetime.now(UTC)), None)
             problem = f"certificate {certificate.source} {refused.problem}" if refused else problem
         elif values["cert_selector"] is None:
