@@ -189,7 +189,7 @@ def _names(values: Values, ask: AskPin | None, prompts: Sequence[AskPin]) -> tup
     if not values["certificate"]:
         hint = "Give --certificate, or --cert-selector for one on a token"
         if values.get("subject"):
-            hint = f"Run hwsigner enroll {values.get('profile_name', '')} again: it did not come to its end"
+            hint = f"Run hwsigner enroll {values.get('profile_name', '')} again: it did not finish"
         elif name := values.get("profile_name"):
             hint = f"Run hwsigner install-certificate CERTIFICATE KEY-URI --profile {name}, or hwsigner enroll {name}"
         raise UsageError("no certificate is named", hint)
