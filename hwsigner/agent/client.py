@@ -167,7 +167,7 @@ def _connected(address: Address) -> Iterator[Channel | None]:
             return
         uid = peer_uid(sock)
         if uid not in (0, owner):
-            raise AgentError(f"user {uid} listens at {address.socket}", "Remove it")
+            raise AgentError(f"user {uid} listens at {address.socket}", "Remove that socket")
         yield Channel(sock)
 
 
@@ -176,7 +176,7 @@ def _answer_question(question: bytes, ask: AskPin | None) -> bytes:
     request = PinRequest(kind, subject, state, serial)
     pin = ask(request) if ask else None
     if pin is None or not (pin or request.may_be_empty):
-        problem = f"{request.subject} wants its {request.kind}, and none was given"
+        problem = f"{request.subject} needs its {request.kind}, and none was given"
         raise PinRequiredError(problem, "Run from a terminal, or where a pinentry can ask")
     return pin.encode()
 

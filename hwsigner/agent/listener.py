@@ -168,7 +168,7 @@ def _answers(path: str) -> bool:
 
 
 def _is_running(address: Address) -> AgentError:
-    return AgentError(f"an agent is running already at {address.socket}", "hwsigner agent stop ends it")
+    return AgentError(f"an agent is running already at {address.socket}", "Use it, or stop it with hwsigner agent stop")
 
 
 class Acceptor:

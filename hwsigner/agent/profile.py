@@ -305,7 +305,7 @@ class AgentProfile:
         """Return that the profile is locked, why, and the command that unlocks it."""
         wanted = self._pins.wanted
         is_missing = isinstance(error, PinRequiredError) and self._state is _State.OPEN
-        problem = f"{wanted.subject} wants its {wanted.kind}" if is_missing and wanted else error.message
+        problem = f"{wanted.subject} needs its {wanted.kind}" if is_missing and wanted else error.message
         flag = " --system" if self._shared.is_system else ""
         return f"locked: {problem}. Run hwsigner agent unlock{flag} {self.name}"
 

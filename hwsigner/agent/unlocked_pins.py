@@ -34,7 +34,7 @@ class UnlockedPins:
         """
         pin = self(request)
         if pin is None and request.may_be_empty and self.is_unlocking:
-            raise PinRequiredError(f"{request.subject} may want its {request.kind}")
+            raise PinRequiredError(f"{request.subject} may need its {request.kind}")
         return pin
 
     def bring(self, request: PinRequest, pin: memoryview) -> None:

@@ -133,9 +133,9 @@ def read_trust(folder: str, now: datetime | None = None) -> Trust:
     try:
         files = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in _SUFFIXES)
     except OSError as error:
-        raise UsageError(f"can't read the folder {folder}: {error.strerror}", "Name one with the roots") from error
+        raise UsageError(f"can't read the folder {folder}: {error.strerror}", "Name a folder with roots") from error
     if not files:
-        raise UsageError(f"{folder} has no certificates", f"Put the vendors' there, named {', '.join(_SUFFIXES)}")
+        raise UsageError(f"{folder} has no certificates", f"Put the vendors' roots there, named {', '.join(_SUFFIXES)}")
     found = [one for path in files for one in find_certificates(KeyURI("file", {"path": os.fsencode(path)}))]
     return Trust(tuple(VendorCertificate.read(one.der, one.uri) for one in found), now)
 

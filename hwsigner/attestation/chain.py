@@ -66,7 +66,7 @@ class VendorCertificate:
             _ = certificate.begin, certificate.end, certificate.is_ca, certificate.longest_path
             _ = certificate.unknown_critical, [value.native for value in certificate.extensions.values()]
         except UNREADABLE as error:
-            raise AttestationError(f"{name} can't be read as a certificate", "It may be damaged") from error
+            raise AttestationError(f"{name} can't be read as a certificate", "Get another copy") from error
         return certificate
 
     @cached_property

@@ -36,7 +36,7 @@ def make_credential(ek: Public, name: bytes, secret: bytes) -> tuple[bytes, byte
     """
     cipher, bits, mode = ek.cipher
     if (cipher, mode) != (AES, CFB) or bits not in _KEY_BITS:
-        raise AttestationError("the endorsement key does not use AES in CFB mode", "Use a TPM's standard one")
+        raise AttestationError("the endorsement key does not use AES in CFB mode", "Use a standard endorsement key")
     hash_name = HASH_NAMES[ek.name_hash]
     seed, encrypted_seed = _seed(ek, hash_name)
     key = kdfa(hash_name, seed, b"STORAGE", name, bits)

@@ -146,7 +146,7 @@ def _findings(attestation: _Attestation, *, proven: tuple[str, ...] = (), claime
         warnings = weaknesses_of_yubikey(public_key, firmware, is_bio=attestation.form in _BIO_FORMS)
         in_hardware = bool(proven) and not is_roca_of_yubikey(public_key, firmware)
     except UNREADABLE as error:
-        raise AttestationError("the attested key is of an unknown kind", "Make another one") from error
+        raise AttestationError("the attested key is of an unknown kind", "Make another key") from error
     return Findings(
         public_key,
         str(attestation.serial),

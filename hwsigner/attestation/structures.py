@@ -68,7 +68,7 @@ class _Reader:
 
     def refusal(self, problem: str) -> AttestationError:
         """Return the error that the structure is invalid."""
-        return AttestationError(f"{self._name} {problem}", "It was changed or damaged")
+        return AttestationError(f"{self._name} {problem}", "Make it again: it was changed or damaged")
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,7 @@ def _read(statement: Document, trust: Trust) -> _Parts:
             "Make the statement with hwsigner attest",
         )
     if not ek.has(*_STAYS, RESTRICTED, DECRYPT) or ek.has(SIGN):
-        raise AttestationError("the endorsement key is not a TPM's storage key", "Use a TPM's standard one")
+        raise AttestationError("the endorsement key is not a TPM's storage key", "Use a standard endorsement key")
     others = [VendorCertificate.read(one, "an EK certificate") for one in statement.blobs("ekCertificates")]
     return _Parts(key, ak, ek, _ek_certificate(ek, others, trust))
 
@@ -208,7 +208,7 @@ def _quoted(key: Public, ak: Public, answer: Document, expected: bytes) -> list[
     lengths = [hashlib.new(BANKS[bank]).digest_size if bank in BANKS else 0 for bank, _ in quoted.pcrs]
     joined = hashlib.new(hash_name, b"".join(values)).digest()
     if [len(value) for value in values] != lengths or joined != quoted.digest:
-        raise AttestationError("the answer's PCR values are not those of the quote", "They were changed")
+        raise AttestationError("the answer's PCR values are not those of the quote", "Ask for another answer")
     named = [
         (f"{BANKS.get(bank, hex(bank))}:{number}", value.hex())
         for (bank, number), value in zip(quoted.pcrs, values, strict=True)

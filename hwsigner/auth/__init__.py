@@ -97,7 +97,7 @@ class SigV4Auth(RequestAuth):
         try:
             return signing_context(access_key, stamp, region=self.region, service=self.service, known=known)
         except ValueError as error:
-            raise UsageError(f"credentials that can't sign: {error}", "Check their source") from None
+            raise UsageError(f"the credentials can't sign: {error}", "Check where the credentials come from") from None
 
     def presign(self, method: str, url: str, *, expires: int = 3600, headers: Mapping[str, str] | None = None) -> str:
         """Return a presigned URL, for clients without credentials.
@@ -133,7 +133,7 @@ class SigV4Auth(RequestAuth):
                 expires=expires,
             )
         except (TypeError, ValueError) as error:
-            raise UsageError(f"a URL that can't be signed: {error}", "Check its parts") from None
+            raise UsageError(f"the URL can't be signed: {error}", "Check its path, query and headers") from None
         return server.origin + signed.request.target
 
     def _settings(self) -> tuple[object, ...]:

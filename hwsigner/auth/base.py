@@ -91,7 +91,7 @@ class RequestAuth(AuthBase):
             r.__class__ = SignedPreparedRequest
         elif not isinstance(r, SignedPreparedRequest):
             raise UsageError(
-                f"a request of the class {type(r).__name__}, whose redirects hwsigner can't control",
+                f"hwsigner can't control the redirects of a request of the class {type(r).__name__}",
                 "Sign a requests.PreparedRequest",
             )
         self.sign(r)  # type: ignore[arg-type]  # Its class was changed above.
@@ -201,4 +201,4 @@ def _refusal(signed: Signed, error: Exception) -> UsageError:
                 f"the header {name} has characters outside ASCII",
                 "Give its value as bytes, encoded as the service expects",
             )
-    return UsageError(f"a request that can't be signed: {error}", "Check its method, URL and headers")
+    return UsageError(f"the request can't be signed: {error}", "Check its method, URL and headers")

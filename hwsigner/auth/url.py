@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from hwsigner.errors import UsageError
 from hwsigner.sigv4.reference import percent_decode, percent_encode
 
-INVALID_URL = "invalid URL", "Give a URL as in https://HOST/PATH"
+INVALID_URL = "the URL is invalid", "Give a URL as in https://HOST/PATH"
 """The message and hint for an invalid URL. It is not quoted, because it may contain a password."""
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 # URLs that neither urllib3 nor S3's canonical path changes, without empty parameters: the server, then the target.
@@ -83,7 +83,7 @@ def _wire_path(path: str, s3: bool) -> str:
     path = percent_encode(percent_decode(path), slash=True).decode("ascii")
     if _DOT_SEGMENT(path):
         raise UsageError(
-            "a segment . or .. in a path for S3, which clients and proxies remove after signing",
+            "the path for S3 has a segment . or .., which clients and proxies remove after signing",
             "Give the path without it; objects whose key has such a segment can't be requested",
         )
     return path
@@ -118,7 +118,7 @@ def _server(prefix: str) -> Server:
     except ValueError:
         name, port = "", None
     if not name or port == 0:
-        raise UsageError("a URL without a host, or with an invalid port", INVALID_URL[1])
+        raise UsageError("the URL has no host, or an invalid port", INVALID_URL[1])
     if scheme not in _DEFAULT_PORTS:
         # For an adapter of the caller's own, which alone knows how to read the rest.
         return Server(prefix, authority)

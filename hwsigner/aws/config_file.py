@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hwsigner.errors import ConfigError
 from hwsigner.system.environment import home_folder
-from hwsigner.system.files import check_not_writable_by_others
+from hwsigner.system.files import MAX_BYTES, check_not_writable_by_others
 
 if TYPE_CHECKING:
     from configparser import RawConfigParser
@@ -52,7 +52,7 @@ def read_config(environ: Mapping[str, str]) -> dict[str, Setting]:
 
     They are those of `[profile NAME]` with the name in AWS_PROFILE, else AWS_DEFAULT_PROFILE, else of `[default]`. A
     `services` section that the profile names may have another `endpoint_url` for `rolesanywhere`. If the file can't be
-    read or parsed, there are none, as in the SDKs.
+    read or parsed, there are none, as in the SDKs. Nor if it has more than 16 MiB.
 
     Args:
         environ: the environment variables. AWS_CONFIG_FILE is the file's path; the default is `~/.aws/config`.
@@ -65,7 +65,7 @@ def read_config(environ: Mapping[str, str]) -> dict[str, Setting]:
     try:
         status = os.fstat(descriptor)
         with open(descriptor, encoding="utf-8-sig", closefd=False) as file:
-            text = file.read() if stat.S_ISREG(status.st_mode) else ""
+            text = file.read() if stat.S_ISREG(status.st_mode) and status.st_size <= MAX_BYTES else ""
     except (OSError, UnicodeDecodeError):
         return {}
     finally:

@@ -200,7 +200,7 @@ def _max_attempts(environ: Mapping[str, str], config: Mapping[str, Setting]) -> 
     if not text:
         text, source = (setting.value, setting.source) if setting else (str(defaults.MAX_ATTEMPTS), "")
     if not (text.isascii() and text.isdigit() and len(text) < 7 and int(text)):
-        raise UsageError(f"{source} is {text[:100]!r}", "Set it to a number of attempts, 1 or more")
+        raise UsageError(f"{source} is {text[:100]!r}, which is not a number of attempts", "Set it to 1 or more")
     return int(text)
 
 

@@ -108,7 +108,7 @@ def _configured_url(environ: Mapping[str, str], endpoint: str | None, config: Ma
 def _is_true(environ: Mapping[str, str], name: str) -> bool:
     value = environ.get(name, "").lower()
     if value not in ("", "true", "false"):
-        raise UsageError(f"{name} is {value!r}", "Set it to true or false")
+        raise UsageError(f"{name} is {value!r}, which is neither true nor false", "Set it to true or false")
     return value == "true"
 
 

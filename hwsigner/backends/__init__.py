@@ -111,7 +111,7 @@ def register(scheme: str, backend: Backend) -> None:
         UsageError: the scheme is invalid, or belongs to another backend.
     """
     if not _SCHEME.fullmatch(scheme) or scheme in SHORT_FORMS or BACKENDS.get(scheme, backend) != backend:
-        raise UsageError(f"a backend can't have the scheme {scheme!r}", "Choose one that is valid and free")
+        raise UsageError(f"a backend can't have the scheme {scheme!r}", "Use a valid scheme that no other backend has")
     BACKENDS[scheme] = backend
 
 

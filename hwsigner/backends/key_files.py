@@ -26,7 +26,7 @@ def check_new_key_file(path: str) -> None:
         raise _exists(path)
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder):
-        raise SigningKeyError(f"there is no folder {folder} for the new key", "Make it first")
+        raise SigningKeyError(f"there is no folder {folder} for the new key", "Make the folder first")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise SigningKeyError(f"no permission to write into {folder}", "Choose another folder, or ask its owner")
 
@@ -42,7 +42,7 @@ def write_new_key_file(path: str, data: bytes) -> None:
     except FileExistsError as error:
         raise _exists(path) from error
     except OSError as error:
-        raise SigningKeyError(f"can't write {path}: {error.strerror}", "No key was written") from error
+        raise SigningKeyError(f"can't write {path}: {error.strerror}", "Choose another place for the key") from error
 
 
 def certificate_files(key: str) -> tuple[str, str]:
@@ -124,7 +124,7 @@ def is_certificate_of(der: bytes, public_key: bytes) -> bool:
 
 def _foreign(path: str) -> CertificateError:
     problem = f"{path} is there already, and is not a certificate of this key"
-    return CertificateError(problem, "Move it to another place")
+    return CertificateError(problem, "Move that file to another place")
 
 
 def _exists(path: str) -> SigningKeyError:

@@ -62,13 +62,13 @@ def _check(arguments: Arguments) -> None:
         UsageError: they don't, or no key is given.
     """
     if not arguments.key and not arguments.ek:
-        raise UsageError("no key given", "Give its key URI")
+        raise UsageError("no key was given", "Give the key URI of the key to attest")
     of_answers, of_statements = ("pcrs",), ("csr", "vendor_certificates")
     for name in of_statements if arguments.challenge else of_answers:
         if getattr(arguments, name):
             flag = name.replace("_", "-")
             step = "statement, so not with --challenge" if arguments.challenge else "answer, so with --challenge only"
-            raise UsageError(f"--{flag} is for the {step}", "Leave one out")
+            raise UsageError(f"--{flag} is for the {step}", f"Leave out --{flag}, or change the step")
 
 
 def _statement(arguments: Arguments, uri: KeyURI, pins: PinSource) -> Document:

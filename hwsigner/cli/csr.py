@@ -31,7 +31,7 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: Arguments) -> int:
     """Print the request as PEM, or write it into a file; or print JSON."""
     if not arguments.subject:
-        raise UsageError("no subject given", "Add --subject CN=bamboo-01")
+        raise UsageError("no subject was given", "Add --subject CN=bamboo-01")
     alternative = {"dns_names": arguments.dns, "uris": arguments.uri}
     check_names(arguments.subject, **alternative)
     uri = options.key_uri(arguments, arguments.key)

@@ -183,7 +183,7 @@ def _content(path: str) -> bytes:
     except FileNotFoundError:
         return b""
     except OSError as error:
-        raise ConfigError(f"can't read {path}: {error.strerror}", "Fix that, or add --no-aws-config") from error
+        raise ConfigError(f"can't read {path}: {error.strerror}", "Fix that file, or add --no-aws-config") from error
 
 
 def _command(name: str) -> str:

@@ -110,7 +110,7 @@ def wanted(values: Mapping[str, Any]) -> Wanted:
     if not values["private_key"]:
         raise UsageError("no key is named", "Add --private-key KEY-URI: where the key is, or is to be made")
     if not values["subject"]:
-        raise UsageError("no subject given", "Add --subject CN=bamboo-01")
+        raise UsageError("no subject was given", "Add --subject CN=bamboo-01")
     check_names(values["subject"], dns_names=values["dns"], uris=values["uri"])
     KeyURI.of_new(values["private_key"])
     arguments = Arguments(**values)

@@ -25,7 +25,7 @@ def issuer(values: Mapping[str, Any], key: KeyAccess | None = None) -> Issuer:
     """
     name = values["issuer"] or ("command" if values["issuer_command"] else None)
     if name is None:
-        raise UsageError("no issuer given", "Add --issuer NAME, or --issuer-command PROGRAM")
+        raise UsageError("no issuer was given", "Add --issuer NAME, or --issuer-command PROGRAM")
     source = values["issuer_secret"]
     settings = IssuerSettings(
         url=values["issuer_url"] or "",

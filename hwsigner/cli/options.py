@@ -13,7 +13,7 @@ from hwsigner.cli.process import report
 from hwsigner.config import settings
 from hwsigner.errors import CertificateError, UnsafeKeyWarning
 from hwsigner.pins import AskPin, PinRequest, PinSource
-from hwsigner.system import files
+from hwsigner.system.files import check_no_pipe
 from hwsigner.uri import KeyURI
 
 if TYPE_CHECKING:
@@ -52,8 +52,12 @@ def pin_source(arguments: Arguments, uri: KeyURI) -> PinSource:
     return settings.pin_source(vars(arguments), uri, prompts=_prompts(arguments))
 
 
-def certificates_at(place: str | KeyURI) -> list[Certificate]:
+def certificates_at(place: str | KeyURI, *, pipes: bool = True) -> list[Certificate]:
     """Return the certificates of a file, token or TPM. No PIN is sent for them.
+
+    Args:
+        place: the file's path, or the key URI.
+        pipes: whether the file may be a pipe or device. A command that only looks must not wait for one, or empty it.
 
     Raises:
         UsageError: the URI is malformed.
@@ -62,17 +66,10 @@ def certificates_at(place: str | KeyURI) -> list[Certificate]:
     from hwsigner.identity.certificate import load
     from hwsigner.key import find_certificates
 
-    return load(find_certificates(place, PinSource().without_pin(), allow_modules=True))
-
-
-def check_no_pipe(uri: KeyURI) -> None:
-    """Check that a key URI does not lead to a pipe or device, for a command that must not wait for one, or empty it.
-
-    Raises:
-        CertificateError: it does.
-    """
-    if "path" in uri.path:
-        files.check_no_pipe(uri.file, CertificateError)
+    uri = KeyURI.of(place)
+    if not pipes and "path" in uri.path:
+        check_no_pipe(uri.file, CertificateError)
+    return load(find_certificates(uri, PinSource().without_pin(), allow_modules=True))
 
 
 def identity_source(arguments: Arguments, *, check: bool = True) -> IdentitySource:

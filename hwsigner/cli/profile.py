@@ -11,6 +11,7 @@ from typing import Any
 
 from hwsigner.aws.arn import check_known_arns
 from hwsigner.cli.parser import Arguments, Parser
+from hwsigner.cli.process import report
 from hwsigner.config.flags import (
     AGENT,
     ENROLMENT,
@@ -22,7 +23,16 @@ from hwsigner.config.flags import (
     check_readable_again,
     switch,
 )
-from hwsigner.config.profiles import Profile, add_profile, change_profile, check_name, profile, profiles, remove_profile
+from hwsigner.config.profiles import (
+    Profile,
+    add_profile,
+    change_profile,
+    check_name,
+    no_profiles,
+    profile,
+    profiles,
+    remove_profile,
+)
 from hwsigner.errors import UnsafeKeyWarning, UsageError, printable, suggestion
 from hwsigner.uri import KeyURI
 
@@ -57,7 +67,7 @@ def run(arguments: Arguments) -> int:
         return _list(name, as_json=arguments.json)
     if name is None:
         flags = " <flags>" if takes_flags else ""
-        raise UsageError("no profile name given", f"Write hwsigner profile {action} NAME{flags}")
+        raise UsageError("no profile name was given", f"Write hwsigner profile {action} NAME{flags}")
     check_name(name)
     if takes_flags:
         return _write(arguments, name)
@@ -81,7 +91,7 @@ def _write(arguments: Arguments, name: str) -> int:
     check_readable_again(values)
     if not (values or arguments.unset):
         raise UsageError(
-            f"profile {name!r} would be empty" if arguments.action == "add" else "no change given", "Add flags"
+            f"profile {name!r} would be empty" if arguments.action == "add" else "no change was given", "Add flags"
         )
     try:
         file = _edit(name, values, arguments.unset) if arguments.action == "edit" else _add(arguments, name, values)
@@ -114,7 +124,7 @@ def _edit(name: str, values: dict[str, Any], unset: list[str]) -> Path:
                 f"profile {name!r} has no {flag}", suggestion(flag, found.values, f"It has {', '.join(found.values)}")
             )
         if flag in values:
-            raise UsageError(f"--{flag} is set and unset", "Leave one out")
+            raise UsageError(f"--{flag} is set and unset", "Leave out one of the two")
     check_known_arns({**found.values, **values})
     return change_profile(name, {**values, **dict.fromkeys(removed)}, os.environ)
 
@@ -156,7 +166,5 @@ def _list(name: str | None, *, as_json: bool) -> int:
         for each, file in found.items():
             print(f"{printable(each)}\t{printable(file)}")
     else:
-        from hwsigner.cli.status import report_no_profiles
-
-        report_no_profiles()
+        report(no_profiles())
     return 0

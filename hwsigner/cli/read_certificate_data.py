@@ -38,7 +38,7 @@ def run(arguments: Arguments) -> int:
         _print_matches(found, as_json=arguments.json)
         return 0
     if not arguments.certificate:
-        raise UsageError("no certificate given", "Add --certificate or --cert-selector")
+        raise UsageError("no certificate was given", "Add --certificate or --cert-selector")
     uri = settings.key_uri(vars(arguments), arguments.certificate)
     if uri.backend.shares_store:
         _print_matches(select(Selector(), uri, options.pin_source(arguments, uri)), as_json=arguments.json)

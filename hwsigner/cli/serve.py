@@ -146,7 +146,7 @@ def _uids(arguments: Arguments) -> set[int]:
 def _tls(arguments: Arguments) -> ssl.SSLContext | None:
     if arguments.tls_certificate is None:
         if arguments.tls_key:
-            raise UsageError("--tls-key is given without --tls-certificate", "Give both")
+            raise UsageError("--tls-key is given without --tls-certificate", "Give both flags")
         return None
     from hwsigner.serving.listener import tls_context
 

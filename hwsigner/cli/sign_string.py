@@ -53,7 +53,7 @@ def _signature(arguments: Arguments) -> bytes:
         with open_identity(options.identity_source(arguments, check=False)) as identity:
             return identity.sign(fixed_string(plain_public_key(identity.chain.leaf.public_key())), digest)
     if not arguments.private_key:
-        raise UsageError("no key given", "Add --private-key, or --certificate if the key is in the same place")
+        raise UsageError("no key was given", "Add --private-key, or --certificate if the key is in the same place")
     uri = settings.key_uri(vars(arguments), arguments.private_key)
     with open_key(uri, options.pin_source(arguments, uri), allow_modules=True) as key:
         return _verified_signature(key, digest)
@@ -68,5 +68,5 @@ def _verified_signature(key: Key, digest: HashName) -> bytes:
     message = fixed_string(plain_public_key(public_key))
     signature = key.sign(message, digest)
     if not verify(public_key, message, signature=signature, hash=digest):
-        raise KeyMismatchError("the signature does not match the key's public key", "The key may be damaged")
+        raise KeyMismatchError("the signature does not match the key's public key", "Check if the key is damaged")
     return signature

@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 from hwsigner.agent.address import system_address, user_address
 from hwsigner.agent.client import command, is_running
 from hwsigner.agent.protocol import Request, Verb, read_status
+from hwsigner.aws.arn import check_arns
 from hwsigner.cli import options
 from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.cli.process import report
 from hwsigner.config import settings
 from hwsigner.config.flags import OUTPUT
-from hwsigner.config.profiles import SYSTEM_FILE, Profile, is_system_file_hidden, profiles
-from hwsigner.errors import AgentError, HwsignerError, PinError, printable
+from hwsigner.config.profiles import Profile, no_profiles, profiles
+from hwsigner.errors import AgentError, HwsignerError, PinError, UsageError, printable
 from hwsigner.identity.certificate import Certificate, latest_expiring, leaves, refusals
 from hwsigner.uri import KeyURI
 
@@ -48,7 +49,7 @@ class Agents(NamedTuple):
 
 @dataclass(frozen=True)
 class _Row:
-    """What is known of a profile. `problem` is what is wrong with its certificate, or the agent's last failure."""
+    """What is known of a profile. `problem` is of its certificate, the agent's last failure, or of its ARNs."""
 
     profile: Profile
     key: KeyURI | None
@@ -71,19 +72,13 @@ def run(arguments: Arguments) -> int:
     if arguments.json:
         print(json.dumps({"profiles": [_data(row) for row in rows]}, indent=2))
     elif not rows:
-        report_no_profiles()
+        report(no_profiles())
     elif sys.stdout.isatty():
         _print_table(rows)
     else:
         for fields in (_COLUMNS, *map(_fields, rows)):
             print("\t".join(map(printable, fields)))
     return 0
-
-
-def report_no_profiles() -> None:
-    """Tell a user without profiles how to make one."""
-    hidden = f" that you can read: {SYSTEM_FILE} may have some" if is_system_file_hidden() else ""
-    report(f"there are no profiles{hidden}. Make one with hwsigner enroll or hwsigner profile add")
 
 
 def ask_agents(environ: Mapping[str, str]) -> Agents:
@@ -110,8 +105,7 @@ def _row(found: Profile, served: Served | None) -> _Row:
             key = settings.key_uri(values, place).resolved()
         if values["certificate"]:
             uri = settings.key_uri(values, values["certificate"])
-            options.check_no_pipe(uri)
-            certificate = latest_expiring(leaves(options.certificates_at(uri)))
+            certificate = latest_expiring(leaves(options.certificates_at(uri, pipes=False)))
             refused = next(refusals(certificate, datetime.now(UTC)), None)
             problem = f"certificate {certificate.source} {refused.problem}" if refused else problem
         elif values["cert_selector"] is None:
@@ -120,7 +114,17 @@ def _row(found: Profile, served: Served | None) -> _Row:
         pass  # The certificate is behind a PIN, such as in a PKCS #12 file. That is not a problem.
     except HwsignerError as error:
         problem = error.message
-    return _Row(found, key, certificate, served, problem)
+    return _Row(found, key, certificate, served, problem or _problem_of_arns(found))
+
+
+def _problem_of_arns(found: Profile) -> str:
+    names = ("trust-anchor-arn", "profile-arn", "role-arn", "region")
+    trust_anchor, profile, role, region = (str(found.values.get(name) or "") for name in names)
+    try:
+        check_arns(trust_anchor, profile, role=role, region=region)
+    except UsageError as error:
+        return error.message
+    return ""
 
 
 def _place(key: KeyURI | None) -> str:

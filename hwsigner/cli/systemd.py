@@ -177,7 +177,7 @@ def _call(*command: str) -> None:
     try:
         done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     except OSError as error:
-        raise HwsignerError(f"{command[0]} can't be run: {error.strerror}", "Is this a system with systemd?") from error
+        raise HwsignerError(f"{command[0]} can't be run: {error.strerror}", "Run this where systemd runs") from error
     if done.returncode != 0:
         reason = " ".join(done.stderr.split())[:300] or f"status {done.returncode}"
-        raise HwsignerError(f"{shlex.join(command)} failed: {reason}", "Fix that, then run this command again")
+        raise HwsignerError(f"{shlex.join(command)} failed: {reason}", "Fix the cause, then run this command again")

@@ -37,11 +37,11 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: Arguments) -> int:
     """Print what is proven and what is claimed, then the public key."""
     if not arguments.roots:
-        raise UsageError("no roots given", "Add --roots with the folder of the vendors' certificates")
+        raise UsageError("no roots were given", "Add --roots with the folder of the vendors' certificates")
     if arguments.challenge and arguments.answer:
         raise UsageError("--challenge and --answer are two steps", "Give one of them")
     if bool(arguments.state) != bool(arguments.challenge or arguments.answer):
-        raise UsageError("--challenge and --answer need --state, and --state needs one of them", "Add it")
+        raise UsageError("--challenge and --answer need --state, and --state needs one of them", "Add the missing one")
     statement, trust = read_document(arguments.statement, "statement"), read_trust(arguments.roots)
     if arguments.answer:
         state, answer = _read_state(arguments.state), read_document(arguments.answer, "answer")

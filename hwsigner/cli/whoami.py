@@ -25,7 +25,7 @@ def run(arguments: Arguments) -> int:
     """Print the caller's ARN, account and user ID, as sts:GetCallerIdentity returns them."""
     name = arguments.profile or os.environ.get("HWSIGNER_PROFILE")
     if not name:
-        raise UsageError("no profile given", "Add --profile NAME")
+        raise UsageError("no profile was given", "Add --profile NAME")
     try:
         from hwsigner import boto3
     except ImportError as error:

@@ -57,7 +57,7 @@ def read_monitoring(environ: Mapping[str, str], given: Mapping[str, Any] | None 
     place = values["audit_log"]
     if place not in (None, "journal", "stderr") and (not place.startswith("/") or "\0" in place):
         hint = "Write an absolute path, journal or stderr"
-        raise UsageError(f"audit-log is {place[:100]!r}", hint)
+        raise UsageError(f"audit-log is {place[:100]!r}, which is not a place for it", hint)
     return values
 
 
@@ -77,7 +77,7 @@ def _table(file: str) -> dict[str, Any] | None:
     try:
         table = tomllib.loads(data.decode()).get("monitoring")
     except (ValueError, RecursionError):  # The file may hold a PIN, which the exception may quote.
-        raise ConfigError(f"{file} is not TOML", "Fix it there") from None
+        raise ConfigError(f"{file} is not TOML", "Fix it in an editor") from None
     if table is None:
         return None
     if not isinstance(table, dict):

@@ -83,6 +83,12 @@ def is_system_file_hidden() -> bool:
     return not _is_allowed(SYSTEM_FILE)
 
 
+def no_profiles() -> str:
+    """Return what to tell a user who has no profiles."""
+    hidden = f" that you can read: {SYSTEM_FILE} may have some" if is_system_file_hidden() else ""
+    return f"there are no profiles{hidden}. Make one with hwsigner enroll or hwsigner profile add"
+
+
 def _is_allowed(file: Path) -> bool:
     return os.access(file, os.R_OK) or not os.access(file, os.F_OK)
 
@@ -314,7 +320,7 @@ def _read(file: Path) -> dict[str, Profile]:
     except (ValueError, RecursionError) as error:
         # Only the place, and not chained: the exception may quote the file, which may hold a PIN.
         place = re.search(r"at line \d+, column \d+", str(error))
-        raise ConfigError(f"{file} is not TOML {place[0] if place else ''}".rstrip(), "Fix it there") from None
+        raise ConfigError(f"{file} is not TOML {place[0] if place else ''}".rstrip(), "Fix it in an editor") from None
     tables = document.get("profile", {})
     unknown = sorted(document.keys() - {"profile", "monitoring"})
     if unknown or not isinstance(tables, dict):

@@ -189,7 +189,7 @@ def _names(values: Values, ask: AskPin | None, prompts: Sequence[AskPin]) -> tup
     if not values["certificate"]:
         hint = "Give --certificate, or --cert-selector for one on a token"
         if values.get("subject"):
-            hint = f"Run hwsigner enroll {values.get('profile_name', '')} again: it did not come to its end"
+            hint = f"Run hwsigner enroll {values.get('profile_name', '')} again: it did not finish"
         elif name := values.get("profile_name"):
             hint = f"Run hwsigner install-certificate CERTIFICATE KEY-URI --profile {name}, or hwsigner enroll {name}"
         raise UsageError("no certificate is named", hint)
@@ -228,7 +228,8 @@ def session_request(values: Values) -> SessionRequest:
     name = values["role_session_name"]
     if name is not None and not _SESSION_NAME.fullmatch(name):
         raise UsageError(
-            f"--role-session-name is {name[:100]!r}", "Use 2 to 64 characters of letters, digits and _+=,.@-"
+            f"--role-session-name is {name[:100]!r}, which the service refuses",
+            "Use 2 to 64 characters of letters, digits and _+=,.@-",
         )
     properties = dict(values["instance_property"])
     if len(properties) > _MAX_INSTANCE_PROPERTIES:

@@ -25,9 +25,9 @@ def read_bundle(pem: str | bytes, source: str) -> list[Certificate]:
     try:
         blocks = [der for label, _, der in unarmor(data, multiple=True) if label == "CERTIFICATE"]
     except (ValueError, TypeError) as error:
-        raise CertificateError(f"{source} has no certificates in PEM", "It may be damaged") from error
+        raise CertificateError(f"{source} has no certificates in PEM", "Get another copy") from error
     if not blocks:
-        raise CertificateError(f"{source} has no certificates in PEM", "It may be damaged")
+        raise CertificateError(f"{source} has no certificates in PEM", "Get another copy")
     certificates, errors = load_readable([FoundCertificate(der, source) for der in blocks])
     if errors:
         raise errors[0]

@@ -117,7 +117,7 @@ def sign_certificate_request(
     signed = info.dump()
     signature = key.sign(signed)
     if not verify(public_key, signed, signature=signature):
-        raise KeyMismatchError("the signature does not match the key's public key", "The key may be damaged")
+        raise KeyMismatchError("the signature does not match the key's public key", "Check if the key is damaged")
     algorithm = signature_algorithm(key.algorithm, public_key)
     request = CertificationRequest(
         {"certification_request_info": info, "signature_algorithm": algorithm, "signature": signature}

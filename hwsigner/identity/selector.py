@@ -80,7 +80,7 @@ def parse_selector(text: str) -> Selector:
     for key, value in pairs:
         if key not in _KEYS:
             hint = suggestion(key, _KEYS, f"The keys are {', '.join(_KEYS)}")
-            raise UsageError(f"--cert-selector has the key {key!r}", hint)
+            raise UsageError(f"--cert-selector has the unknown key {key!r}", hint)
         if key in values:
             raise UsageError(f"--cert-selector has {key} twice", "Give each key once")
         values[key] = value
@@ -116,7 +116,10 @@ def _from_text(text: str) -> list[tuple[str, str]]:
     if text[end:].strip():
         held = text[end:].strip()
         shown = "a key URI" if "pin-" in held else repr(held[:100])
-        raise UsageError(f"--cert-selector has {shown}", "Write Key=x509Subject,Value=CN=… or file:///selector.json")
+        raise UsageError(
+            f"--cert-selector has {shown}, which is not a key with its value",
+            "Write Key=x509Subject,Value=CN=… or file:///selector.json",
+        )
     return pairs
 
 

@@ -280,14 +280,14 @@ class PinSource:
         if withheld:
             credential = f"{pin_sources.PROFILE_CREDENTIAL}.{self._profile or 'NAME'}"
             raise PinError(
-                f"{request.subject} wants its {request.kind}. {withheld} is not used, because the profiles use several "
+                f"{request.subject} needs its {request.kind}. {withheld} is not used, because the profiles use several "
                 f"tokens or files: use the systemd credential {credential} or pin-source=credential:NAME",
-                "pin-source goes into the key URI",
+                "Put pin-source into the key URI",
             )
         flag = f"give --{password_flag}, " if password_flag and self._is_for_key else ""
         unnamed = f"give the systemd credential {pin_sources.CREDENTIAL}, set {VARIABLE}, " if self._is_for_key else ""
         raise PinRequiredError(
-            f"{request.subject} wants its {request.kind}, and none was given",
+            f"{request.subject} needs its {request.kind}, and none was given",
             f"Add pin-value= or {pin_sources.KINDS} to the key URI, {flag}{unnamed}"
             "or run from a terminal or where a pinentry can ask",
         )

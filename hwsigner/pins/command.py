@@ -56,7 +56,7 @@ def _words(command: str) -> list[str]:
         words = shlex.split(command)
     except ValueError:
         # Neither chained nor quoted: the text in quotes may be secret.
-        raise PinError("the command of a key URI's pin-source has an open quote", "Close it") from None
+        raise PinError("the command of a key URI's pin-source has an open quote", "Close the quote") from None
     if not words or not words[0]:
         raise PinError("a key URI's pin-source=cmd: names no command", "Write pin-source=cmd:PROGRAM")
     return words

@@ -227,7 +227,7 @@ def _variable(name: str) -> str:
         raise PinError("a key URI's pin-source=env: names no variable", "Write pin-source=env:NAME")
     value = take_environment_pin() if name == VARIABLE else os.environ.get(name)
     if value is None:
-        raise PinError(f"environment variable {name}, named by pin-source, is not set", "Set it")
+        raise PinError(f"environment variable {name}, named by pin-source, is not set", "Set that variable")
     return value
 
 

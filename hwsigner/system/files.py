@@ -22,8 +22,8 @@ from hwsigner.errors import HwsignerError, LockError, SigningKeyError
 # Seconds. A write takes milliseconds.
 LOCK_TIMEOUT = 10.0
 _PAUSE_SECONDS = 0.002
-# Of a file that `open_trusted` opens. The longest, config.toml, has less than a kilobyte for each profile.
-_MAX_BYTES = 16 * 2**20
+# Of a file with settings. The longest, config.toml, has less than a kilobyte for each profile.
+MAX_BYTES = 16 * 2**20
 # As in Linux.
 _MAX_LINKS = 40
 _ACL = "system.posix_acl_access"
@@ -53,7 +53,7 @@ def open_trusted(path: str, error: type[HwsignerError], *, pipe: bool = False) -
             raise error(f"{path} is not a regular file", "Put a regular file there")
         if stat.S_ISREG(status.st_mode) or (is_pipe and not _is_inherited(descriptor)):
             check_not_writable_by_others(path, status, error)
-        if status.st_size > _MAX_BYTES:
+        if status.st_size > MAX_BYTES:
             raise error(f"{path} is {status.st_size} bytes long", "Put a file of at most 16 MiB there")
         if is_pipe:
             waiting = select.poll()

@@ -212,7 +212,7 @@ class TestAgent:
             command(home.address, Request(Verb.UNLOCK, "web"), lambda _: PASSPHRASE)
             text = session.next()
             assert text[3].startswith("it is locked: ")
-            assert text[3].endswith(" wants its passphrase. Run hwsigner agent unlock web")
+            assert text[3].endswith(" needs its passphrase. Run hwsigner agent unlock web")
             assert session.next() == ["closed", 7]
             command(home.address, Request(Verb.LOCK, "web"))
             assert running.get().startswith(b"1 error 3 ")  # The user has locked it, and knows.

@@ -44,7 +44,7 @@ class TestLocked:
     def test_locked_profile_names_the_command_that_unlocks(self, home: Home) -> None:
         path = locked_home(home)
         with run_agent(home) as running:
-            text = f"profile 'web' is locked: {path} wants its passphrase. Run hwsigner agent unlock web"
+            text = f"profile 'web' is locked: {path} needs its passphrase. Run hwsigner agent unlock web"
             for _ in range(2):
                 assert running.get() == b"1 error 3 %d\n%s" % (len(text), text.encode())
             with pytest.raises(AgentError, match="is locked") as caught:

@@ -353,7 +353,7 @@ class TestUnlock:
                 text=True,
             )
         assert (done.returncode, done.stdout) == (3, "")
-        wanted = f"{path} wants its passphrase, and none was given"
+        wanted = f"{path} needs its passphrase, and none was given"
         assert done.stderr == f"hwsigner: {wanted}. Run from a terminal, or where a pinentry can ask\n"
 
 

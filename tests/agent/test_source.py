@@ -139,7 +139,7 @@ def test_provider_s_credentials_are_given_when_an_agent_that_came_later_fails() 
     source = agent.source()
     agent.runs = False
     source.reply("container")
-    agent.elapsed, agent.failure = 1, AgentError("profile 'web' is locked: token wants its PIN", exit_status=3)
+    agent.elapsed, agent.failure = 1, AgentError("profile 'web' is locked: token needs its PIN", exit_status=3)
     assert source.reply("container") == b"local container"
 
 

@@ -39,7 +39,7 @@ VERIFY = ("verify-attestation", "challenge", "--roots")
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (("attest",), 2, "no key given. Give its key URI"),
+        (("attest",), 2, "no key was given. Give the key URI"),
         (("attest", "key.pem"), 2, "file: keys can't be attested. Use a key in a TPM or a PKCS #11 token"),
         (("attest", "tpm2:handle=0x81000100", "--pcrs", "sha256:7"), 2, "--pcrs is for the answer"),
         (("attest", "k", "--challenge", "c", "--csr", "r"), 2, "--csr is for the statement, so not with --challenge"),
@@ -53,7 +53,7 @@ VERIFY = ("verify-attestation", "challenge", "--roots")
         (("attest", "tpm2:handle=0x81000100", "--challenge", "long"), 3, "the challenge has more than 65536 bytes"),
         (("attest", "tpm2:handle=0x81000100", "--csr", "garbage"), 2, "the certificate request can't be read"),
         (("verify-attestation",), 2, "the following arguments are required: STATEMENT"),
-        (("verify-attestation", "s"), 2, "no roots given. Add --roots"),
+        (("verify-attestation", "s"), 2, "no roots were given. Add --roots"),
         ((*VERIFY, "roots"), 3, "the statement has the type 'hwsigner-attestation-challenge', not"),
         ((*VERIFY, "empty"), 3, "the statement has the type"),
         ((*VERIFY, "roots", "--challenge", "c", "--answer", "a"), 2, "--challenge and --answer are two steps"),

@@ -89,7 +89,7 @@ def test_nothing_is_left_in_the_tpm(stored: Plain) -> None:
 def test_hierarchy_s_auth_value_is_taken_from_its_own_place(stored: Plain, monkeypatch: pytest.MonkeyPatch) -> None:
     run(["tpm2_changeauth", "-c", "e", AUTH], stored.tpm.env)
     monkeypatch.setenv("ENDORSEMENT", AUTH)
-    with pytest.raises(PinRequiredError, match="the endorsement hierarchy wants its TPM endorsement auth value"):
+    with pytest.raises(PinRequiredError, match="the endorsement hierarchy needs its TPM endorsement auth value"):
         stored.chip.statement()
     with_auth = Chip(stored.tpm, f"{stored.chip.key}&endorsement-pin-source=env:ENDORSEMENT", stored.chip.trust)
     statement, _, state, answer = with_auth.answered()

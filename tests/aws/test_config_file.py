@@ -183,6 +183,10 @@ class TestErrors:
             printed.append(subprocess.check_output([sys.executable, "-c", script], env=home.environ, text=True).strip())
         assert printed == ["False", "True"]
 
+    def test_huge_file_is_not_read(self, home: Home) -> None:
+        home.write("[default]\nmax_attempts = 4\n".ljust(2**24 + 1, "#"))
+        assert home.values() == {}
+
     @pytest.mark.parametrize("content", [b"max_attempts = 4\n", b"\xff", b"[default]\nx\n", None])
     def test_unreadable_file_has_no_settings_and_is_not_waited_for(self, content: bytes | None, home: Home) -> None:
         home.file.unlink()

@@ -100,8 +100,8 @@ class TestNames:
     @pytest.mark.parametrize(
         ("flags", "message"),
         [
-            ((), "no subject given"),
-            (("--subject=",), "no subject given"),
+            ((), "no subject was given"),
+            (("--subject=",), "no subject was given"),
             (("--subject", "CN="), "CN has an empty value"),
             (("--subject", "/CN=a"), "is not TYPE=value"),
             ((*SUBJECT, "--dns", "a b"), "is not a DNS name"),

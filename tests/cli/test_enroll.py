@@ -216,7 +216,7 @@ class TestIssuer:
         enrolment.certificate.write_bytes((enrolment.home / "ca.pem").read_bytes())
         asked = enrolment.home / "asked"
         command = enrolment.issuer(before=f"touch {asked}")
-        refused(enrolment.run(f"--issuer-command={command}"), 4, "is not a certificate of this key", "Move it")
+        refused(enrolment.run(f"--issuer-command={command}"), 4, "is not a certificate of this key", "Move that file")
         assert not asked.exists()
 
     def test_issuer_is_waited_for(self, enrolment: Enrolment, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,7 +293,7 @@ class TestRefused:
         ("flag", "message"),
         [
             ("--private-key=", "no key is named"),
-            ("--subject=", "no subject given"),
+            ("--subject=", "no subject was given"),
             ("--subject=bamboo", "the subject 'bamboo' is invalid"),
             ("--issuer=acme", "there is no issuer 'acme'"),
             ("--issuer=est", "the issuer's URL is missing"),
@@ -337,7 +337,7 @@ class TestRefused:
         assert enrolment.profile()["issuer"] == "command"
 
     def test_missing_issuer_is_an_error(self, enrolment: Enrolment) -> None:
-        refused(enrolment.run("--issuer-command="), 2, "no issuer given")
+        refused(enrolment.run("--issuer-command="), 2, "no issuer was given")
 
     def test_secret_of_the_issuer_is_kept_as_its_place_alone(
         self, enrolment: Enrolment, monkeypatch: pytest.MonkeyPatch

@@ -132,7 +132,7 @@ class TestToken:
     def test_passphrase_of_a_file_is_not_sent_to_a_token(self, scene: Scene, token: SoftHSM) -> None:
         outcome = scene.credentials("--pkcs8-password", "1234", certificate=token.uri("ec"), private_key=None)
         assert outcome.status == 3
-        assert "wants its user PIN" in outcome.err
+        assert "needs its user PIN" in outcome.err
 
     def test_cert_selector_finds_the_certificate(self, scene: Scene, token: SoftHSM) -> None:
         selector = "Key=x509Subject,Value=CN=ec,OU=devops,O=Example,C=DE Key=x509Serial,Value=A001"
@@ -264,7 +264,7 @@ class TestTPM:
         }
         asked = scene.credentials(**names)
         assert asked.status == 3
-        assert "wants its TPM auth value" in asked.err
+        assert "needs its TPM auth value" in asked.err
         # The flag says that the auth value is empty; the TPM says that it is wrong.
         told = scene.credentials("--no-tpm-key-password", **names)
         assert told.status == 3

@@ -90,7 +90,7 @@ class TestEnvironment:
             monkeypatch.setenv("HWSIGNER_PIN", PIN)
             outcome = scene.credentials(**{**locked, **names})
             assert outcome.status == 3
-            assert f"{bundle} wants its passphrase" in outcome.err
+            assert f"{bundle} needs its passphrase" in outcome.err
 
     def test_hwsigner_pin_is_not_in_proc_while_a_pin_command_runs(self, scene: Scene, locked: Flags) -> None:
         pipe = scene.folder / "pipe"

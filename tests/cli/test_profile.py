@@ -109,7 +109,7 @@ class TestAdd:
         ("arguments", "part"),
         [
             ((), "add|edit|show|remove|list"),
-            (("add",), "no profile name given"),
+            (("add",), "no profile name was given"),
             (("add", "web"), "would be empty"),
             (("add", "web", "--replace"), "would be empty"),
             (("add", "web", "--profile=x"), "--profile"),
@@ -150,7 +150,7 @@ class TestEdit:
     @pytest.mark.parametrize(
         ("arguments", "text"),
         [
-            ([], "no change given"),
+            ([], "no change was given"),
             (["--unset=region"], "has no region"),
             (["--unset=certificate", "--certificate=d"], "set and unset"),
             (["--role-arn=arn:aws:iam::1:role/x"], "--role-arn is"),

@@ -144,7 +144,7 @@ class TestOnePlaceOnePin:
     def test_other_file_does_not_get_the_pin(self, scene: Scene, bundle: Path) -> None:
         outcome = scene.credentials(certificate=bundle, private_key=f"file:{scene.key}?pin-value=1234")
         assert outcome.status == 3
-        assert f"{bundle} wants its passphrase" in outcome.err
+        assert f"{bundle} needs its passphrase" in outcome.err
 
 
 class TestStreams:

@@ -119,6 +119,20 @@ class TestStatus:
         home.write_profiles(web={"certificate": ""})
         assert status(call)["web"]["problem"] == "the profile names no certificate"
 
+    @pytest.mark.parametrize(
+        ("changed", "problem"),
+        [
+            ({"trust-anchor-arn": "", "profile-arn": "", "role-arn": ""}, "--trust-anchor-arn is missing"),
+            ({"role-arn": "web"}, "--role-arn is 'web', which is not a role ARN"),
+            ({"region": "us-east-9"}, "--region is us-east-9, but the trust anchor is in"),
+        ],
+    )
+    def test_arns_that_no_session_can_have_are_a_problem(
+        self, home: Home, call: Call, changed: dict[str, str], problem: str
+    ) -> None:
+        home.write_profiles(web=changed)
+        assert status(call)["web"]["problem"].startswith(problem)
+
     @pytest.mark.parametrize("place", ["pipe", "/dev/zero"])
     def test_pipe_or_device_is_not_read(self, home: Home, call: Call, place: str) -> None:
         os.mkfifo(home.folder / "pipe")

@@ -79,7 +79,7 @@ def test_required_audit_needs_a_place(environ: dict[str, str]) -> None:
 def test_place_that_is_no_absolute_path_is_an_error(environ: dict[str, str], place: str) -> None:
     with pytest.raises(UsageError, match="Write an absolute path, journal or stderr") as refused:
         read_monitoring(environ, {"audit_log": place})
-    assert refused.value.message == f"audit-log is {place!r}"
+    assert refused.value.message == f"audit-log is {place!r}, which is not a place for it"
 
 
 def test_profiles_are_added_changed_and_removed_beside_the_table(environ: dict[str, str]) -> None:

@@ -274,7 +274,7 @@ class TestAsking:
     def test_missing_pin_error_lists_every_place(self, ask: Callable[[PinRequest], str | None] | None) -> None:
         with pytest.raises(PinRequiredError) as caught:
             PinSource(ask=ask).get(_uri(None, None), REQUEST)
-        assert "token 'alpha' wants its user PIN" in caught.value.message
+        assert "token 'alpha' needs its user PIN" in caught.value.message
         for place in ("pin-source=file:", "env:", "cmd:", "pin-value", "credential hwsigner.pin", "HWSIGNER_PIN"):
             assert place in caught.value.hint
         for place in ("terminal", "pinentry"):

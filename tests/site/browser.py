@@ -190,7 +190,7 @@ def test_search_finds_the_page(query: str, page: str, root: str, browser: Browse
 @pytest.mark.parametrize(
     ("printed", "found"),
     [
-        ("hwsigner: wrong PIN for pkcs11:token=web. It was sent once: check it", "wrong PIN for NAME"),
+        ("hwsigner: wrong PIN for pkcs11:token=web. hwsigner does not send it again", "wrong PIN for NAME"),
         ("can't look up rolesanywhere.example.com: Name or service not known", "can't look up HOST: STRERROR"),
         ("no agent is running at /run/user/1000/hwsigner/agent.sock", "no agent is running at SOCKET"),
         ("the private key does not belong to certificate web.pem (CN=web)", "does not belong to certificate SOURCE"),

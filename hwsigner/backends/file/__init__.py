@@ -97,7 +97,7 @@ class FileKey(Key):
         try:
             return sign(message, hash)
         except ValueError as error:
-            raise SigningKeyError(f"the key of {self._path} can't sign: {error}", "It may be damaged") from error
+            raise SigningKeyError(f"the key of {self._path} can't sign: {error}", "Check if it is damaged") from error
 
     def close(self) -> None:
         """Drop the key. Python can't overwrite its memory."""
@@ -209,7 +209,7 @@ def private_key_block(path: str, contents: Contents) -> Block:
     if not keys:
         raise KeyNotFoundError(f"{path} has {contents} and no private key", "Name the file with the private key")
     if len(keys) > 1:
-        raise AmbiguousKeyError(f"{path} has {len(keys)} private keys", "Keep one in it")
+        raise AmbiguousKeyError(f"{path} has {len(keys)} private keys", "Keep one key in the file")
     if keys[0].label not in _PRIVATE_KEYS:
         hint = _OTHER_KEY_HINTS.get(keys[0].label, "Convert it to PKCS #8")
         raise UnsupportedKeyError(f"{path} has a private key in the form {keys[0].label}, which is not supported", hint)

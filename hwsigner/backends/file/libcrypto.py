@@ -89,7 +89,7 @@ class EvpKey:
         finally:
             self._lib.EVP_MD_CTX_free(context)
             self._lib.ERR_clear_error()
-        raise SigningKeyError(f"libcrypto can't sign with this {self.kind} key", "It may be damaged")
+        raise SigningKeyError(f"libcrypto can't sign with this {self.kind} key", "Check if the file is damaged")
 
 
 def load_key(name: str, pem: bytes, passphrase: bytes) -> EvpKey | None:

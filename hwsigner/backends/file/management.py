@@ -64,7 +64,7 @@ def generate_key(uri: KeyURI, pins: PinSource, request: KeyRequest) -> KeyDescri
     write_new_key_file(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
     made = describe_key(uri, pins)
     if made.public_key != key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo):
-        raise SigningKeyError(f"{path} has another key than the one written", "Another program replaced it")
+        raise SigningKeyError(f"{path} has another key than the one written", "Find out which program replaced it")
     return made
 
 

@@ -155,7 +155,9 @@ class PKCS11Key(Key):
                 self._token.drop_session()
                 hint = "Retry, and touch it when it blinks"
                 raise SigningKeyError(f"{self._token.name} was not touched in time", hint) from error
-            # libykcs11 2.2 answers so if the card was away meanwhile.
+            # libykcs11 2.2 answers so if the card was away meanwhile. It may mean anything in another module, where a
+            # new session does no harm: its login sends the PIN that was right, and is not repeated if that fails. A
+            # lasting fault costs one more signature, and is raised then.
             if not has_waited and error.code == DEVICE_ERROR:
                 raise SessionLostError(error.code) from error
             raise

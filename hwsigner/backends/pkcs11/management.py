@@ -78,7 +78,7 @@ def delete_key(uri: KeyURI, pins: PinSource, confirm: Confirm) -> tuple[str, ...
 def _require_private(uri: KeyURI) -> None:
     check_uri(uri)
     if uri.path.get("type", b"private") != b"private":
-        raise UsageError(f"{uri.name} does not name a private key", "Leave type out")
+        raise UsageError(f"{uri.name} does not name a private key", "Leave type= out of the key URI")
 
 
 def _doomed(token: OpenToken, session: WritingSession, uri: KeyURI) -> list[Stored]:

@@ -76,7 +76,7 @@ class ManagedCard:
         except PKCS11Error as error:
             self._asked = ""
             if error.code == PIN_INCORRECT:
-                hint = "It was sent once. A card does not lock after wrong management keys"
+                hint = "Check the key, then retry: a card does not lock after wrong management keys"
                 raise WrongPinError(f"wrong management key for {self.token.name}", hint) from error
             raise
         if key.lower() != DEFAULT_MANAGEMENT_KEY:

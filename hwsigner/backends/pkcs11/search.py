@@ -236,7 +236,9 @@ def list_tokens(uri: KeyURI, login: PinSource | None) -> Iterator[ListedToken]:
     tokens = _present_tokens(uri)
     if login is not None and len(tokens) > 1:
         listed = ", ".join(str(one.named()) for one in tokens)
-        raise AmbiguousKeyError(f"{uri.name} names {len(tokens)} tokens, and a PIN goes to one: {listed}", "Name one")
+        raise AmbiguousKeyError(
+            f"{uri.name} names {len(tokens)} tokens, and a PIN goes to one: {listed}", "Name one of them in the key URI"
+        )
     for found in tokens:
         place = found.named(tokens)
         objects: tuple[ListedObject, ...] = ()

@@ -199,10 +199,11 @@ class OpenToken(TokenSession):
         if error.code == PIN_INCORRECT:
             with suppress(SigningKeyError):
                 self.refresh()
-            state = pin_state(self.info)
+            may_ask_again = has_tries_left(self.info)
+            state = "" if may_ask_again else pin_state(self.info)
             message = f"wrong PIN for {self.name}" + (f": {state}" if state else "")
-            wrong = WrongPinError(message, "It was sent once: check it before the next attempt")
-            wrong.may_ask_again = has_tries_left(self.info)
+            wrong = WrongPinError(message, "hwsigner does not send it again: check the PIN, then retry")
+            wrong.may_ask_again = may_ask_again
             return wrong
         if error.code == PIN_LOCKED:
             return locked(self.info)

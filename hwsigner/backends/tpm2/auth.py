@@ -327,7 +327,7 @@ class AuthAttempt:
         if self.auth.missing:
             return self.auth.missing
         if self.auth.origin != UNSTATED:
-            wrong = WrongPinError(f"wrong {kind} for {subject}{left}", "Check it before another attempt")
+            wrong = WrongPinError(f"wrong {kind} for {subject}{left}", "Check it, then retry")
         else:
             message = f"the {kind} of {subject} is not the empty one, which was tried{left}"
             wrong = WrongPinError(message, f"Give it: {self._guarded.hint}")
@@ -451,7 +451,7 @@ class ParentAuth:
             found = self._pins.find(self._source(guarded), PinRequest(guarded.kind, guarded.subject, state))
         except PinRequiredError as error:
             raise PinRequiredError(
-                f"{guarded.subject} wants its {guarded.kind}, and none was given",
+                f"{guarded.subject} needs its {guarded.kind}, and none was given",
                 f"Add {guarded.hint}, or run from a terminal or where a pinentry can ask",
             ) from error
         self._keep(guarded, found)

@@ -201,5 +201,5 @@ def _read(kind: type[_Structure], data: bytes) -> _Structure:
     except TSS2_Exception:
         length = -1
     if length != len(data):
-        raise AttestationError("the challenge is damaged", "Ask for it again")
+        raise AttestationError("the challenge is damaged", "Ask for the challenge again")
     return structure

@@ -81,7 +81,7 @@ def signing_error(error: TSS2_Exception, tcti: str, subject: str) -> SigningKeyE
             "or use a resource manager (tcti=device:/dev/tpmrm0)",
         )
     if is_not_now(error):
-        return BackendUnavailableError(f"the TPM at {tcti} is busy with its own work", "Try again later")
+        return BackendUnavailableError(f"the TPM at {tcti} is busy with its own work", "Retry later")
     if code(error) == INITIALIZE:
         return BackendUnavailableError(f"the TPM at {tcti} was not started up", "Run tpm2_startup -c")
     return SigningKeyError(f"the TPM at {tcti} refused key {subject}: {error}", "Check if tpm2_sign can use it")

@@ -131,7 +131,7 @@ def parse_tss2(der: bytes, name: str) -> TSS2Key:
             rsa_parent=_flag(optional, RSA_PARENT),
         )
     except ValueError as error:
-        raise UnsupportedKeyError(f"{name} is not a {LABEL}: {error}", "It may be damaged") from error
+        raise UnsupportedKeyError(f"{name} is not a {LABEL}: {error}", "Check if the file is damaged") from error
     _check_kind(kind, key, name)
     if not (key.parent in HIERARCHIES or key.parent in PERSISTENT):
         raise UnsupportedKeyError(

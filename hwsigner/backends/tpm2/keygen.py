@@ -155,7 +155,7 @@ class _Making:
         finally:
             connection.release(key)
         if there != name:
-            raise SigningKeyError(f"the TPM did not keep the new key at {self._subject}", "Make it again")
+            raise SigningKeyError(f"the TPM did not keep the new key at {self._subject}", "Make the key again")
 
     def notes(self) -> Iterator[str]:
         """Yield what the key's owner should know, a sentence each."""

@@ -23,7 +23,7 @@ _DER_SEQUENCE = b"\x30"
 _PADDING = b"\0\xff"
 _PUBLIC = "Certificates are public: make the index with authread and no auth value"
 _WRITE_ONE = "Write one there, in DER or PEM"
-_WANTS_AUTH = ("wants an auth value to be read", _PUBLIC)
+_WANTS_AUTH = ("needs an auth value to be read", _PUBLIC)
 
 
 class NVIndex(NamedTuple):
@@ -140,13 +140,13 @@ def _authority(tpm: TPM, index: NVIndex) -> ESYS_TR:
         if lockout.failures and earlier_refusal(index.tpm_name, UNSTATED, lockout.failures) is not None:
             raise index.error(*_WANTS_AUTH)
         if lockout.left is not None and lockout.left <= 1:
-            raise index.error("may want an auth value, and one more wrong one locks the TPM", lockout.way_out)
+            raise index.error("may need an auth value, and one more wrong one locks the TPM", lockout.way_out)
         return index.handle
     if may & TPMA_NV.PPREAD:
         return ESYS_TR.RH_PLATFORM
     if may & TPMA_NV.POLICYREAD:
         raise index.error("can be read only with a policy", _PUBLIC)
-    raise index.error("wants the owner's auth value to be read", _PUBLIC)
+    raise index.error("needs the owner's auth value to be read", _PUBLIC)
 
 
 def certificates_in(data: bytes, index: int) -> list[bytes]:

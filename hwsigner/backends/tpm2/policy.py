@@ -187,12 +187,12 @@ def _read_branch(own: Sequence[PolicyCommand], auth_policy: AuthPolicy, name: st
         before = [read_command(command) for command in auth_policy.commands]
         after = [read_command(command) for command in own]
     except ValueError as error:
-        raise UnsupportedKeyError(f"the policy of key {name} can't be read: {error}", "The file is damaged") from error
+        raise UnsupportedKeyError(f"the policy of key {name} can't be read: {error}", "Write the file again") from error
     if isinstance(after[0], PolicyAuthorize) and after[0].signature is None:
         # It only says whose signed policies may stand in its place.
         if not before:
             raise UnsupportedKeyError(
-                f"key {name} wants a signed policy, and its file holds none",
+                f"key {name} needs a signed policy, and its file has none",
                 "Add one that the holder of its key signed",
             )
         after = after[1:]

@@ -86,7 +86,7 @@ def storage_root_key(
             if _pinned(tcti, trusted):
                 raise SigningKeyError(
                     f"the storage root key of the TPM at {tcti} is pinned and can't be checked: it is not persistent "
-                    f"at {PROVISIONED:#010x}, and the owner hierarchy wants an auth value. None was sent",
+                    f"at {PROVISIONED:#010x}, and the owner hierarchy needs an auth value. None was sent",
                     "Make it persistent there with tpm2_evictcontrol",
                 ) from None
             primary = stack.enter_context(temporary(lambda: _primary(esys, ESYS_TR.RH_NULL)))
@@ -96,7 +96,7 @@ def storage_root_key(
 
 
 class _OwnerAuthError(Exception):
-    """The owner hierarchy wants an auth value."""
+    """The owner hierarchy needs an auth value."""
 
 
 def _storage_key(esys: ESAPI, load: Callable[[], ESYS_TR]) -> ESYS_TR | None:

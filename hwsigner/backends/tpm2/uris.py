@@ -127,7 +127,7 @@ def named_nv_index(uri: KeyURI) -> int:
 def _choice(uri: KeyURI, name: str, choices: dict[str, bool], default: str) -> bool:
     value = uri.text(name) or default
     if value not in choices:
-        raise UsageError(f"{uri.name} has {name}={value}", f"Use one of {', '.join(choices)}")
+        raise UsageError(f"{uri.name} has the unknown {name}={value}", f"Use one of {', '.join(choices)}")
     return choices[value]
 
 

@@ -38,7 +38,7 @@ def run(arguments: Arguments) -> int:
     """Show what would be done, ask, do it, and print what was done."""
     serials = [parse_serial(text) for text in arguments.serial]
     if not (serials or arguments.certificate or arguments.renew):
-        raise UsageError("nothing to revoke", "Give a certificate or --serial")
+        raise UsageError("nothing was given to revoke", "Give a certificate or --serial")
     certificates = [read_leaf(arguments, text) for text in arguments.certificate]
     prepared = prepare(arguments, _trust_anchor(arguments), certificates, serials)
     if arguments.plan:

@@ -17,6 +17,7 @@ from pathlib import Path
 from hwsigner.aws.config_file import config_path
 from hwsigner.cli.doctor import aws_process
 from hwsigner.cli.doctor.findings import Finding, finding
+from hwsigner.system.files import MAX_BYTES
 
 _PROCESS, _PLUGIN = "credential_process", "cli_legacy_plugin_path"
 _PLAIN = ("default", "plugins", "preview")
@@ -56,10 +57,13 @@ def check(environ: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _read(path: str) -> tuple[Sections, str]:
-    """Return the settings by section, and why botocore can't read the file; an empty text if it can."""
+    """Return the settings by section, and why botocore or this command can't read the file; an empty text if not."""
     try:
-        is_file = stat.S_ISREG(os.stat(path).st_mode)  # A pipe is left to the SDKs, which skip it.
-        text = Path(path).read_text("utf-8") if is_file else ""
+        status = os.stat(path)
+        if status.st_size > MAX_BYTES:
+            return {}, f"{path} is {status.st_size} bytes long, which is too much to check"
+        # A pipe is left to the SDKs, which skip it.
+        text = Path(path).read_text("utf-8") if stat.S_ISREG(status.st_mode) else ""
     except OSError:
         return {}, ""  # As in botocore. See `_check_missing`.
     except UnicodeDecodeError:

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 
 from hwsigner.cli.doctor.findings import Finding, finding, of_error, warnings_into
 from hwsigner.cli.doctor.subject import Subject, no_pins
-from hwsigner.cli.options import check_no_pipe
-from hwsigner.errors import HwsignerError, PinError
+from hwsigner.errors import HwsignerError, PinError, SigningKeyError
 from hwsigner.key import list_tokens
 from hwsigner.key.management import describe_key
 from hwsigner.system import pcsc
-from hwsigner.system.files import open_trusted
+from hwsigner.system.files import check_no_pipe, open_trusted
 from hwsigner.system.users import reading_group
 from hwsigner.uri import KeyURI
 
@@ -64,7 +63,8 @@ def _check_pin_file(subject: Subject) -> Iterator[Finding]:
 
 def _check_key(key: KeyURI, leaf: Certificate | None) -> Iterator[Finding]:
     try:
-        check_no_pipe(key)
+        if "path" in key.path:
+            check_no_pipe(key.file, SigningKeyError)
         public_key = describe_key(key, no_pins(), allow_modules=True).public_key
     except PinError:
         return  # The key is hidden behind its PIN.

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from hwsigner.cli.doctor.findings import Finding, finding, of_error, warnings_into
-from hwsigner.cli.options import check_no_pipe
+from hwsigner.cli.options import certificates_at
 from hwsigner.config import settings
 from hwsigner.config.flags import IN_PROFILES, session_duration
 from hwsigner.errors import (
@@ -19,8 +19,8 @@ from hwsigner.errors import (
     UsageError,
     suggestion,
 )
-from hwsigner.key import find_certificates
 from hwsigner.pins import PinRequest, PinSource
+from hwsigner.system.files import check_no_pipe
 from hwsigner.uri import KeyURI
 
 if TYPE_CHECKING:
@@ -109,18 +109,11 @@ def _with_certificates(subject: Subject) -> Subject:
         if not values["certificate"]:
             raise CertificateError("the profile names no certificate", f"Run hwsigner enroll {subject.profile.name}")
         uri = without_pin(settings.key_uri(values, values["certificate"]))
-        found = _load(uri)
+        found = certificates_at(uri, pipes=False)
     leaf = latest_expiring(leaves(found))
     if values["intermediates"]:
-        found = [*found, *_load(KeyURI.parse(values["intermediates"]))]
+        found = [*found, *certificates_at(values["intermediates"], pipes=False)]
     return replace(subject, certificates=found, leaf=leaf)
-
-
-def _load(uri: KeyURI) -> list[Certificate]:
-    from hwsigner.identity.certificate import load
-
-    check_no_pipe(uri)
-    return load(find_certificates(uri, no_pins(), allow_modules=True))
 
 
 def without_pin(uri: KeyURI) -> KeyURI:
@@ -140,7 +133,10 @@ def no_pins() -> PinSource:
 def _selected(values: settings.Values) -> list[Certificate]:
     from hwsigner.identity.selector import parse_selector, select
 
-    found = select(parse_selector(values["cert_selector"]), settings.key_uri(values, "pkcs11:"), no_pins())
+    text = values["cert_selector"]
+    if text.startswith("file://"):
+        check_no_pipe(text.removeprefix("file://"), CertificateError)
+    found = select(parse_selector(text), settings.key_uri(values, "pkcs11:"), no_pins())
     if not found:
         raise CertificateError("cert-selector matches no certificate on any token")
     return found

@@ -46,7 +46,7 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: Arguments) -> int:
     """Add the machine and print its chip."""
     if not arguments.subject:
-        raise UsageError("no subject given", "Add --subject CN=web-01,OU=web")
+        raise UsageError("no subject was given", "Add --subject CN=web-01,OU=web")
     check_names(arguments.subject, dns_names=arguments.dns, uris=arguments.uri)
     kind, chip, root = _chip(arguments)
     machine = Machine(

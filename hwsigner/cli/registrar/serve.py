@@ -126,7 +126,7 @@ def _tls(arguments: Arguments) -> ssl.SSLContext | None:
     if arguments.tls_certificate:
         return tls_context(arguments.tls_certificate, arguments.tls_key)
     if arguments.tls_key:
-        raise UsageError("--tls-key is given without --tls-certificate", "Give both")
+        raise UsageError("--tls-key is given without --tls-certificate", "Give both flags")
     if not is_loopback(arguments.address):
         raise UsageError("other machines can reach the address, and there is no TLS", "Give --tls-certificate")
     return None

@@ -31,7 +31,7 @@ def open_issuer(settings: IssuerSettings) -> Command:
     try:
         words = shlex.split(settings.command)
     except ValueError:
-        raise UsageError("--issuer-command has an open quote", "Close it") from None
+        raise UsageError("--issuer-command has an open quote", "Close the quote") from None
     if not words or not words[0]:
         raise UsageError("the issuer is a command, and none is given", "Add --issuer-command PROGRAM")
     return Command(tuple(words), settings.timeout)

@@ -32,7 +32,7 @@ def open_issuer(settings: IssuerSettings) -> Est:
         UsageError: the URL is missing or malformed, or the user has a colon or a control character.
     """
     if ":" in settings.user or not settings.user.isprintable():
-        raise UsageError("--issuer-user has a colon or a control character", "HTTP Basic can't send it")
+        raise UsageError("--issuer-user has a colon or a control character", "Use a name without them")
     return Est(open_website(settings, _PATH), settings)
 
 

@@ -38,7 +38,8 @@ def open_issuer(settings: IssuerSettings) -> PrivateCA:
     """
     found = _ARN.fullmatch(settings.arn)
     if found is None:
-        problem = f"--issuer-arn is {settings.arn[:100]!r}" if settings.arn else "the ARN of the private CA is missing"
+        given = f"--issuer-arn is {settings.arn[:100]!r}, which is not the ARN of a private CA"
+        problem = given if settings.arn else "the ARN of the private CA is missing"
         raise UsageError(problem, "Use arn:aws:acm-pca:REGION:ACCOUNT:certificate-authority/ID")
     if settings.url:
         open_website(settings)  # Only to check the URL.

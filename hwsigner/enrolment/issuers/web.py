@@ -132,7 +132,7 @@ def secret(settings: IssuerSettings, what: str) -> str:
         PinError: its place can't be read.
     """
     if settings.secret is None:
-        raise UsageError(f"the issuer wants {what}, and none is given", "Add --issuer-secret file:/path")
+        raise UsageError(f"the issuer needs {what}, and none was given", "Add --issuer-secret file:/path")
     value = settings.secret()
     if not re.fullmatch(r"[!-~]+(?: [!-~]+)*", value):
         raise UsageError(f"{what} for the issuer is empty or has characters other than ASCII", "Check its file")

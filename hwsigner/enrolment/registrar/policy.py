@@ -139,7 +139,7 @@ def _parse(data: bytes, path: str) -> Policy:
         document = tomllib.loads(data.decode())
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         place = re.search(r"at (line \d+, column \d+|end of document)", str(error))
-        raise ConfigError(f"{path} is not TOML {place[0] if place else ''}".rstrip(), "Fix it there") from None
+        raise ConfigError(f"{path} is not TOML {place[0] if place else ''}".rstrip(), "Fix it in an editor") from None
     tables = document.pop("machine", {})
     if document or not isinstance(tables, dict):
         raise ConfigError(f"{path} has more than tables [machine.NAME]", "Remove it, or fix its name")

@@ -476,7 +476,7 @@ def test_credential_of_the_cards_pin_is_not_its_management_key(
     (tmp_path / f"hwsigner.pin.{yubikey.serial}").write_text(yubikey.pin)
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     token, uri = locate(yubikey.uri(0x9A, YKCS11))
-    with pytest.raises(PinRequiredError, match="wants its management key, and none was given"):
+    with pytest.raises(PinRequiredError, match="needs its management key, and none was given"):
         piv.generate_key(token, uri, PinSource(), KeyRequest())
 
 

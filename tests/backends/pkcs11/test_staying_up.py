@@ -85,6 +85,26 @@ def test_signature_is_repeated_once_when_the_session_has_ended(shim: Shim, key: 
     assert key.sign(b"message")
 
 
+def test_login_for_a_repeated_signature_is_not_repeated_when_it_fails(shim: Shim, key: Key) -> None:
+    signed = shim.count(SIGN)
+    shim.fail(SIGN, DEVICE_ERROR)
+    shim.fail(LOGIN, PIN_INCORRECT)
+    with pytest.raises(WrongPinError):
+        key.sign(b"message")
+    for _ in range(2):
+        with pytest.raises(SigningKeyError):
+            key.sign(b"message")
+    assert (shim.count(SIGN) - signed, shim.count(LOGIN)) == (1, 2)
+
+
+def test_no_pin_is_sent_to_repeat_a_signature_on_the_final_try(shim: Shim, key: Key) -> None:
+    shim.fail(SIGN, DEVICE_ERROR)
+    shim.flags(raised=COUNT_LOW | FINAL_TRY)
+    with pytest.raises(PinLockedError, match="one more wrong PIN locks"):
+        key.sign(b"message")
+    assert shim.count(LOGIN) == 1
+
+
 @pytest.mark.parametrize(
     ("call", "answer"),
     [(SIGN_INIT, DEVICE_ERROR), *itertools.product((SIGN_INIT, SIGN), (FUNCTION_FAILED, GENERAL_ERROR))],

@@ -91,7 +91,7 @@ class TestParent:
     def test_key_s_auth_value_is_not_sent_to_its_parent(self, tools: Tools, proxy: TPMProxy, key_under: Path) -> None:
         with pytest.raises(
             PinRequiredError,
-            match=rf"{HANDLE} wants its TPM parent auth value, and none was given.*parent-pin-source",
+            match=rf"{HANDLE} needs its TPM parent auth value, and none was given.*parent-pin-source",
         ):
             open_key(uri_through(proxy, key_under, "&session=plain&pin-value=mine"), "mine")
         assert b"mine" not in proxy.stream

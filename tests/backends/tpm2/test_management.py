@@ -424,7 +424,7 @@ class TestOwner:
         assert sign(uri)
 
     def test_missing_auth_value_of_the_owner_is_an_error(self, tools: Tools, path: Path, owner: str) -> None:
-        with pytest.raises(PinRequiredError, match="the owner hierarchy wants its TPM owner auth value") as caught:
+        with pytest.raises(PinRequiredError, match="the owner hierarchy needs its TPM owner auth value") as caught:
             make(tools, path)
         assert "owner-pin-source" in caught.value.hint
         assert not path.exists()
@@ -456,7 +456,7 @@ class TestOwner:
     ) -> None:
         generate_key(handle_uri + owner)
         try:
-            with pytest.raises(PinRequiredError, match="the owner hierarchy wants its TPM owner auth value"):
+            with pytest.raises(PinRequiredError, match="the owner hierarchy needs its TPM owner auth value"):
                 delete_key(handle_uri, agree)
             assert f"{HANDLE:#x}" in tools.run_getcap("handles-persistent")
         finally:
@@ -970,7 +970,7 @@ class TestNVIndex:
         self, proxy: TPMProxy, tools: Tools, handle_uri: str, chain: list[FoundCertificate], owner: str
     ) -> None:
         uri = handle_through(proxy)
-        with pytest.raises(PinRequiredError, match="the owner hierarchy wants its TPM owner auth value"):
+        with pytest.raises(PinRequiredError, match="the owner hierarchy needs its TPM owner auth value"):
             self.install(uri, chain)
         assert INDEX[4:] not in tools.run_getcap("handles-nv-index").lower()
         self.install(uri + owner, chain)

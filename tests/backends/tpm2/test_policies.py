@@ -414,7 +414,7 @@ class TestAuthorize:
             policies.signs(key._replace(policy=(other,)))
 
     def test_key_without_a_signed_policy_is_refused(self, policies: Policies, key: TSS2Key) -> None:
-        with pytest.raises(UnsupportedKeyError, match=r"written\.pem wants a signed policy, and its file holds none"):
+        with pytest.raises(UnsupportedKeyError, match=r"written\.pem needs a signed policy, and its file has none"):
             policies.signs(key)
 
 

@@ -201,13 +201,13 @@ class TestAccess:
     def test_index_with_an_auth_value_is_refused(self, index: Index, leaf: Certificate) -> None:
         index.write(der(leaf), attributes="ownerwrite|authread|no_da", auth=PASSWORD)
         for _ in range(5):
-            assert "wants an auth value" in index.refusal().message
+            assert "needs an auth value" in index.refusal().message
         assert index.tools.counted_failures() == 0
 
     def test_empty_auth_value_is_tried_once_when_a_wrong_one_counts(self, index: Index, leaf: Certificate) -> None:
         index.write(der(leaf), attributes="ownerwrite|authread", auth=PASSWORD)
         for _ in range(5):
-            assert "wants an auth value" in index.refusal().message
+            assert "needs an auth value" in index.refusal().message
         assert index.tools.counted_failures() == 1
 
     def test_empty_auth_value_is_not_tried_when_it_could_lock_the_tpm(self, index: Index, leaf: Certificate) -> None:
@@ -221,7 +221,7 @@ class TestAccess:
         index.write(der(leaf), attributes="ownerwrite|ownerread")
         tools.run("tpm2_changeauth", "-c", "owner", PASSWORD)
         try:
-            assert "wants the owner's auth value" in index.refusal().message
+            assert "needs the owner's auth value" in index.refusal().message
         finally:
             tools.run("tpm2_changeauth", "-c", "owner", "-p", PASSWORD)
 

@@ -195,7 +195,7 @@ def test_wrong_flags_exit_with_status_2(account: Account, instead: dict[str, Any
 
 
 def test_nothing_to_revoke_exits_with_status_2(account: Account) -> None:
-    assert "nothing to revoke" in one_line(account.revoke(), 2)
+    assert "nothing was given to revoke" in one_line(account.revoke(), 2)
 
 
 def test_trust_anchor_comes_from_a_profile(account: Account) -> None:

@@ -415,12 +415,28 @@ def test_pipe_or_device_is_named_and_not_read(
     assert (expected, f"{path} is not a regular file") in found
 
 
+def test_pipe_of_a_selector_is_named_and_not_read(patient: Patient) -> None:
+    os.mkfifo(patient.folder / "pipe")
+    patient.change({"certificate": None, "private-key": None, "cert-selector": f"file://{patient.folder}/pipe"})
+    (found,) = patient.findings()
+    assert (found["id"], found["found"]) == ("certificate-unreadable", f"{patient.folder}/pipe is not a regular file")
+
+
 @pytest.mark.parametrize("variable", ["AWS_CA_BUNDLE", "SSL_CERT_FILE"])
 def test_pipe_of_cas_is_named_and_not_read(variable: str, patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo(patient.folder / "pipe")
     monkeypatch.setenv(variable, str(patient.folder / "pipe"))
     (found,) = patient.findings()
     assert (found["id"], found["found"]) == ("ca-unreadable", f"{patient.folder}/pipe is not a regular file")
+
+
+@pytest.mark.parametrize("name", [".aws/config", ".aws/credentials"])
+def test_huge_file_of_the_sdks_is_named_and_not_read(name: str, patient: Patient) -> None:
+    path = patient.folder / name
+    path.touch()
+    os.truncate(path, 2**24 + 1)
+    found = {each["found"] for each in patient.findings() if each["id"] == "config-unreadable"}
+    assert found == {f"{path} is {2**24 + 1} bytes long, which is too much to check"}
 
 
 @pytest.mark.parametrize("source", ["file:{}/absent", "{}/absent", "file://{}/absent", "file:{}/shared"])

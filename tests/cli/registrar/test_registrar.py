@@ -101,7 +101,7 @@ def test_allow_takes_serial_number_and_root_of_a_yubikeys_statement(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((ONE,), "no subject given"),
+        ((ONE,), "no subject was given"),
         ((ONE, "--subject", "web-01"), "the subject 'web-01' is invalid"),
         ((ONE, "--subject", "OU=web"), "the subject has no CN to name the machine by"),
         ((ONE, "--subject", SUBJECT, "--dns", "a b"), "'a b' is not a DNS name"),
@@ -189,7 +189,7 @@ def issuing_program(folder: Path, ca: certs.Authority) -> str:
         ("--policy=absent", "can't read absent"),
         ("--keys=absent", "can't read absent: No such file or directory. Make it with hwsigner registrar rotate-keys"),
         ("--roots=absent", "can't read the folder absent"),
-        ("--issuer-command=", "no issuer given"),
+        ("--issuer-command=", "no issuer was given"),
         ("--issuer=postman", "there is no issuer 'postman'"),
         ("--address=0.0.0.0", "other machines can reach the address, and there is no TLS"),
         ("--address=example.com", "other machines can reach the address, and there is no TLS"),

@@ -72,7 +72,7 @@ def test_tampered_request_is_refused(asked: Requested, settings: Callable[..., I
         ({"password": "hunter2"}, ServiceError, r"status 401.*Check --issuer-user"),
         ({"user": ""}, ServiceError, r"status 401.*Check --issuer-user"),
         ({"user": "a:b"}, UsageError, "--issuer-user has a colon"),
-        ({"secret": None}, UsageError, "wants a password, and none is given"),
+        ({"secret": None}, UsageError, "needs a password, and none was given"),
         ({"ca_file": ""}, ServiceUnreachableError, "certificate"),
     ],
 )

@@ -86,5 +86,5 @@ def test_url_that_can_t_be_right_is_a_usage_error(url: str, message: str) -> Non
 
 
 def test_missing_token_is_a_usage_error(asked: Requested, bao: Bao) -> None:
-    with pytest.raises(UsageError, match="the issuer wants a token, and none is given"):
+    with pytest.raises(UsageError, match="the issuer needs a token, and none was given"):
         open_issuer("vault", replace(bao.settings(), secret=None)).issue(asked.request)
