@@ -17,7 +17,7 @@ from tpm2_pytss import ESAPI, ESYS_TR, TPM2_ALG, TPM2_SE, TPMT_SYM_DEF
 import judges
 from backends.contract import openssl_verifies
 from backends.tpm2.test_faults import SIGN, uri_through
-from backends.tpm2.tpms import PASSWORD, Tools, handles_in
+from backends.tpm2.tpms import PASSWORD, Tools, flag_of_encode, handles_in
 from hwsigner.backends.tpm2 import process_lock
 from hwsigner.backends.tpm2 import tpm as tpm_module
 from hwsigner.errors import BackendUnavailableError
@@ -312,7 +312,10 @@ def test_tpm_in_the_process_is_shared_by_its_keys(tmp_path: Path, monkeypatch: p
         open_key(f"handle:0x81000001?tcti={tcti}", allow_modules=True)  # It starts the TPM up.
     run(["tpm2_createprimary", "-Q", "-G", "ecc", "-c", primary], env)
     run(["tpm2_create", "-Q", "-C", primary, "-G", "ecc256", "-p", PASSWORD, "-u", public, "-r", private], env)
-    run(["tpm2_encodeobject", "-C", primary, "-u", public, "-r", private, "-o", key], env)
+    run(
+        ["tpm2_encodeobject", "-C", primary, "-u", public, "-r", private, "-o", key, *flag_of_encode(is_empty=False)],
+        env,
+    )
     for kind in ("-t", "-l"):
         run(["tpm2_flushcontext", kind], env)
     for _ in range(2):

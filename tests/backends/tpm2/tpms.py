@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -65,7 +66,12 @@ class Tools:
         """Create a key under a parent, and encode it."""
         parts = ["-u", str(self.path("public")), "-r", str(self.path("private"))]
         self.run("tpm2_create", "-Q", "-C", parent, *parts, *create)
-        self.run("tpm2_encodeobject", "-C", parent, *parts, "-o", str(path), *(["-p"] if "-p" not in create else []))
+        return self.encode(parent, path, is_empty="-p" not in create)
+
+    def encode(self, parent: str, path: Path, *parent_auth: str, is_empty: bool) -> Path:
+        """Encode the key made last into a file that says whether its auth value is empty."""
+        parts = ["-u", str(self.path("public")), "-r", str(self.path("private")), "-o", str(path)]
+        self.run("tpm2_encodeobject", "-C", parent, *parent_auth, *parts, *flag_of_encode(is_empty=is_empty))
         return path
 
     def parts(self) -> tuple[bytes, bytes]:
@@ -179,6 +185,13 @@ def start_signer(*uris: str, **environment: str) -> subprocess.Popen[str]:
     env = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "PYTHONPATH": str(root)} | environment
     command = [sys.executable, "-c", _SIGNER, *uris]
     return subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def flag_of_encode(*, is_empty: bool) -> list[str]:
+    """Return what makes tpm2_encodeobject write whether an auth value is empty. Before 5.8, its -p wrote the opposite."""
+    major, minor = re.findall(r'version="(\d+)\.(\d+)', run(["tpm2_encodeobject", "--version"], {}).decode())[0]
+    is_inverted = (int(major), int(minor)) < (5, 8)
+    return ["-p"] if is_empty is is_inverted else []
 
 
 def flush_handles(tpm: SoftTPM, handles: list[str]) -> None:
