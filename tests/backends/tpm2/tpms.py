@@ -45,7 +45,9 @@ class Tools:
 
     def flush(self) -> None:
         """Flush the objects and sessions that are loaded in the TPM."""
-        flush_handles(self.tpm, _handles_in(self.tpm, _LOADED))
+        with _connected(self.tpm) as esys:
+            loaded = loaded_in(esys, _LOADED)
+        flush_handles(self.tpm, loaded)
 
     def key_file(
         self,
@@ -147,12 +149,13 @@ class Tools:
 
 def handles_in(tpm: SoftTPM) -> list[str]:
     """Return the handles of what is loaded in a TPM, or saved out of it: objects and sessions."""
-    return _handles_in(tpm, _LOADED + _SAVED)
-
-
-def _handles_in(tpm: SoftTPM, firsts: tuple[int, ...]) -> list[str]:
     with _connected(tpm) as esys:
-        return [f"{handle:#x}" for first in firsts for handle in _handles(esys, first)]
+        return loaded_in(esys)
+
+
+def loaded_in(esys: ESAPI, firsts: tuple[int, ...] = _LOADED + _SAVED) -> list[str]:
+    """Return the same through an open connection, for all kinds of handles or for some."""
+    return [f"{handle:#x}" for first in firsts for handle in _handles(esys, first)]
 
 
 @contextmanager
@@ -188,7 +191,7 @@ def start_signer(*uris: str, **environment: str) -> subprocess.Popen[str]:
 
 
 def flag_of_encode(*, is_empty: bool) -> list[str]:
-    """Return what makes tpm2_encodeobject write whether an auth value is empty. Before 5.8, its -p wrote the opposite."""
+    """Return what makes tpm2_encodeobject write whether an auth value is empty. Before 5.8, -p wrote the opposite."""
     major, minor = re.findall(r'version="(\d+)\.(\d+)', run(["tpm2_encodeobject", "--version"], {}).decode())[0]
     is_inverted = (int(major), int(minor)) < (5, 8)
     return ["-p"] if is_empty is is_inverted else []
