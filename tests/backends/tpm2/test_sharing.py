@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -298,6 +299,24 @@ def test_key_signs_without_asking_again_after_its_tpm_restarted(
         assert len(asked) == 1
     finally:
         other.stop()
+
+
+def test_emulated_resource_manager_is_ready_when_it_has_flushed_what_was_left(
+    tools: Tools, manager: ResourceManager, short_folder: Path
+) -> None:
+    manager.stop_manager()
+    tools.run("tpm2_createprimary", "-Q", "-G", "ecc", "-c", str(tools.path("primary")), flush=False)
+    assert handles_in(tools.tpm)
+
+    def wait(_: bytes) -> Fault:
+        time.sleep(0.05)
+        return "pass"
+
+    with TPMProxy(tools.tpm, short_folder) as proxy:
+        proxy.decide = wait
+        manager.start_manager(proxy.tcti)
+        assert handles_in(tools.tpm) == []
+        manager.stop_manager()
 
 
 @pytest.fixture
