@@ -54,7 +54,7 @@ class ResourceManager:
         self.start_manager()
 
     def start_manager(self, tcti: str = "") -> None:
-        """Start tabrmd on the running bus.
+        """Start tabrmd on the running bus, and wait until it has flushed what it found in the TPM.
 
         Args:
             tcti: a TCTI to use instead of the TPM's own.
@@ -67,6 +67,7 @@ class ResourceManager:
         _wait(lambda: (self._tpm.folder / "bus").exists(), self._bus)
         self._manager = _start(command, self.env)
         _wait(self._is_on_bus, self._manager)
+        self._call("com.intel.tss2.TctiTabrmd.Cancel", "uint64:0")  # It answers, with an error, when it has started.
 
     def stop_manager(self) -> None:
         """Stop tabrmd but not the bus."""
@@ -81,10 +82,12 @@ class ResourceManager:
 
     def _is_on_bus(self) -> bool:
         # It owns its name before it has the object that clients call.
+        return "CreateConnection" in self._call("org.freedesktop.DBus.Introspectable.Introspect")
+
+    def _call(self, *call: str) -> str:
         to = ["--session", "--print-reply=literal", f"--dest={_NAME}", _OBJECT]
-        call = ["dbus-send", *to, "org.freedesktop.DBus.Introspectable.Introspect"]
-        done = subprocess.run(call, env={**os.environ, **self.env}, capture_output=True, text=True)
-        return "CreateConnection" in done.stdout
+        environment = {**os.environ, **self.env}
+        return subprocess.run(["dbus-send", *to, *call], env=environment, capture_output=True, text=True).stdout
 
 
 def _start(command: list[str], env: dict[str, str] | None = None) -> subprocess.Popen[bytes]:

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import CertificateSigningRequestBuilder, Name
 
 from attestation.chips import Chip, Vendor, changed
+from backends.tpm2.tpms import flag_of_encode
 from hwsigner import attestation
 from hwsigner.attestation import Document, Trust
 from hwsigner.cli import main
@@ -366,7 +367,8 @@ def _key_file(chip: Chip, folder: Path, attributes: str, *create: str) -> str:
     parts = ["-u", paths["public"], "-r", paths["private"]]
     run(["tpm2_createprimary", "-Q", "-G", "ecc", "-c", paths["primary"]], chip.tpm.env)
     run(["tpm2_create", "-Q", "-C", paths["primary"], "-G", "ecc256", "-a", attributes, *parts, *create], chip.tpm.env)
-    run(["tpm2_encodeobject", "-C", paths["primary"], *parts, "-o", paths["key.pem"], "-p"], chip.tpm.env)
+    encode = ["tpm2_encodeobject", "-C", paths["primary"], *parts, "-o", paths["key.pem"]]
+    run([*encode, *flag_of_encode(is_empty=True)], chip.tpm.env)
     run(["tpm2_flushcontext", "-t"], chip.tpm.env)
     return chip.tpm.uri(folder / "key.pem")
 

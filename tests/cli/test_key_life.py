@@ -6,6 +6,7 @@ The CA is openssl, and the service is the emulator. What the keys are is read wi
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 import certs
 import judges
 from backends.file.keyfiles import openssl
+from backends.pkcs11.tokens import plain_ids
 from emulators import InProcessSoftHSM
 from hwsigner.config import profiles
 from hwsigner.pins import sources as pin_sources
@@ -174,7 +176,7 @@ def test_key_on_a_token_with_its_chain(life: Life, softhsm: InProcessSoftHSM) ->
     for other in ("object=web", f"object=other;id={as_id}", "object=web;id=%01"):
         assert "already has" in life.refuse("keygen", f"pkcs11:serial={serial};{other}?{query}")
     tool = ["pkcs11-tool", "--module", softhsm.module, "--token-label", softhsm.label, "--login", "--pin", softhsm.pin]
-    objects = run([*tool, "--list-objects"], softhsm.env).decode()
+    objects = plain_ids(run([*tool, "--list-objects"], softhsm.env).decode())
     assert objects.count(f"ID:         {key_id}\n") == 3
     assert objects.count("Certificate Object") == 1  # The former one is gone.
     assert "Access:     sensitive, always sensitive, never extractable, local\n" in objects
@@ -210,7 +212,7 @@ def test_key_in_a_slot_of_a_yubikey(
     assert (shown["properties"]["pivSlot"], shown["certificate"]["matches"]) == ("82", True)
     status = run(["yubico-piv-tool", "-a", "status"], pcsc.env).decode()
     assert "Slot 82:" in status
-    assert "Subject DN:\tOU=devops, CN=renewed" in status
+    assert re.search(r"Subject DN:\t+OU=devops, CN=renewed\n", status)
     assert len(yubikey.pin_tries) == tries  # No PIN was spent.
     assert set(yubikey.pin_tries) == {0x9000}
     assert yubikey.public_key(0x82) == public_key

@@ -169,7 +169,7 @@ class TPMConnection:
 
     def _drop(self) -> None:
         if self._tpm is not None:
-            self._tpm.esys.close()
+            self._tpm.close()
             self._tpm = None
 
 

@@ -81,7 +81,7 @@ class TSS2Key(NamedTuple):
     """The content of a TSS2 PRIVATE KEY.
 
     Attributes:
-        empty_auth: whether the key's auth value is empty. tpm2_encodeobject 5.7 writes the opposite of the truth.
+        empty_auth: whether the key's auth value is empty. tpm2_encodeobject before 5.8 writes the opposite.
         parent: the handle of its parent: one of PERSISTENT, or of HIERARCHIES, for a primary key there.
         public: the public area, a marshalled TPM2B_PUBLIC (TPM 2.0 Library, part 2, 12.2.5).
         private: the encrypted private area, a marshalled TPM2B_PRIVATE (part 2, 12.3.7).

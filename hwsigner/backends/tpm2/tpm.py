@@ -134,6 +134,16 @@ class TPM:
             for handle in self.esys.tcti.get_poll_handles():
                 self._poll.register(handle.fd, select.POLLIN)
 
+    def close(self) -> None:
+        """Close the context.
+
+        A TPM that is a library in this process is shut down. Otherwise it counts a failure when it next starts up.
+        """
+        if _is_library(self.tcti):
+            with suppress(TSS2_Exception):
+                self.esys.shutdown(TPM2_SU.CLEAR)
+        self.esys.close()
+
     def is_stale(self) -> bool:
         """Return whether the other end has gone: nothing else can be readable while no answer is due."""
         return bool(self._poll.poll(0))
@@ -283,10 +293,14 @@ class TPM:
         return session
 
 
+def _is_library(tcti: str) -> bool:
+    return tcti.partition(":")[0] == "libtpms"
+
+
 def _connect(tcti: str) -> ESAPI:
     try:
         esys = ESAPI(tcti)
-        if tcti.partition(":")[0] == "libtpms":
+        if _is_library(tcti):
             _start_up(esys)
     except (TSS2_Exception, ValueError) as error:  # ValueError: a TCTI that is not UTF-8.
         raise unavailable(tcti, error) from error

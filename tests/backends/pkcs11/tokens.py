@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -83,6 +84,12 @@ def tool(hsm: SoftHSM, token: str, *arguments: str) -> str:
     """Return the output of pkcs11-tool, logged in."""
     login = ["--token-label", token, "--login", "--pin", "1234"]
     return run(["pkcs11-tool", "--module", hsm.module, *login, *arguments], hsm)
+
+
+def plain_ids(listed: str) -> str:
+    """Return what pkcs11-tool lists with IDs as 0102. 0.27 writes 01:02:03:04:05, and 258 (0x01:02) up to four."""
+    pattern = r"^( +ID: +)(?:\d+ \(0x)?([0-9a-f:]+)\)?$"
+    return re.sub(pattern, lambda found: found[1] + found[2].replace(":", ""), listed, flags=re.MULTILINE)
 
 
 def p11tool(hsm: InProcessSoftHSM, *arguments: str) -> str:

@@ -39,10 +39,7 @@ def key_under(tools: Tools, persistent_parent: str) -> Path:
     parts = ["-u", str(tools.path("public")), "-r", str(tools.path("private"))]
     make = ["tpm2_create", "-Q", "-C", persistent_parent, "-P", SECRET, "-G", "ecc256", "-p", PASSWORD]
     tools.run(*make, "-a", f"{SIGNING}|noda", *parts)
-    path = tools.path("key.pem")
-    # tpm2_encodeobject 5.7 writes the opposite.
-    tools.run("tpm2_encodeobject", "-C", persistent_parent, "-P", SECRET, *parts, "-o", str(path))
-    return path
+    return tools.encode(persistent_parent, tools.path("key.pem"), "-P", SECRET, is_empty=False)
 
 
 @pytest.fixture

@@ -38,8 +38,11 @@ def test_key_of_tpm2_tools_signs(tools: Tools, kind: str) -> None:
     assert sign_and_verify(tools.tpm.uri(path), tools.public_key(), tools.folder)
 
 
-def test_key_of_tpm2_tools_with_an_auth_value_signs_in_spite_of_its_flag(tools: Tools) -> None:
+@pytest.mark.parametrize("says_empty", [False, True])
+def test_key_of_tpm2_tools_with_an_auth_value_signs_whatever_its_file_says(tools: Tools, says_empty: bool) -> None:
     path = tools.key_file(auth=PASSWORD)
+    tools.encode(str(tools.path("primary")), path, is_empty=says_empty)
+    assert parse_tss2(read_der(path), path.name).empty_auth is says_empty
     assert sign_and_verify(tools.tpm.uri(path), tools.public_key(), tools.folder, PASSWORD)
 
 
@@ -48,7 +51,7 @@ def test_empty_auth_value_is_tried_once_when_the_file_denies_that_there_is_one(t
     tools.run("tpm2_createprimary", "-Q", "-G", "ecc", "-c", str(parent))
     parts = ["-u", str(tools.path("public")), "-r", str(tools.path("private"))]
     tools.run("tpm2_create", "-Q", "-C", str(parent), "-G", "ecc256", "-p", PASSWORD, *parts)
-    tools.run("tpm2_encodeobject", "-C", str(parent), *parts, "-p", "-o", str(path))
+    tools.encode(str(parent), path, is_empty=True)
     with open_key(tools.tpm.uri(path), lambda request: pytest.fail("asked")) as key:
         with pytest.raises(WrongPinError, match=rf"{path} is not the empty one.*2 attempts are left"):
             key.sign(b"message")
@@ -59,12 +62,12 @@ def test_empty_auth_value_is_tried_once_when_the_file_denies_that_there_is_one(t
 
 @pytest.mark.parametrize("attributes", [SIGNING, f"{SIGNING}|noda"])
 def test_empty_auth_value_is_tried_when_the_file_claims_one_that_no_place_gives(tools: Tools, attributes: str) -> None:
-    """tpm2_encodeobject 5.7 writes such files for keys without an auth value."""
+    """tpm2_encodeobject before 5.8 writes such files for keys without an auth value."""
     parent, path = tools.path("primary"), tools.path("key.pem")
     tools.run("tpm2_createprimary", "-Q", "-G", "ecc", "-c", str(parent))
     parts = ["-u", str(tools.path("public")), "-r", str(tools.path("private"))]
     tools.run("tpm2_create", "-Q", "-C", str(parent), "-G", "ecc256", "-a", attributes, *parts)
-    tools.run("tpm2_encodeobject", "-C", str(parent), *parts, "-o", str(path))
+    tools.encode(str(parent), path, is_empty=False)
     for pin in (None, ""):
         assert sign_and_verify(tools.tpm.uri(path), tools.public_key(), tools.folder, pin)
     assert tools.counted_failures() == 0

@@ -341,8 +341,7 @@ class TestRefusals:
         tools.run("tpm2_createprimary", "-Q", "-c", primary, "-G", "ecc")
         parts = ["-u", str(tools.path("public")), "-r", str(tools.path("private"))]
         tools.run("tpm2_create", "-Q", "-C", primary, "-G", "ecc256", "-a", SIGNING, "-p", PASSWORD, *parts)
-        path = tools.path("lie.pem")
-        tools.run("tpm2_encodeobject", "-C", primary, *parts, "-o", str(path), "-p")  # It says that there is none.
+        path = tools.encode(primary, tools.path("lie.pem"), is_empty=True)
         uri = tools.tpm.uri(path)
         self.refuse(uri, None)
         tools.run("tpm2_dictionarylockout", "-c")

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,11 +18,12 @@ from tpm2_pytss import ESAPI, ESYS_TR, TPM2_ALG, TPM2_SE, TPMT_SYM_DEF
 import judges
 from backends.contract import openssl_verifies
 from backends.tpm2.test_faults import SIGN, uri_through
-from backends.tpm2.tpms import PASSWORD, Tools, handles_in
+from backends.tpm2.tpms import PASSWORD, Tools, handles_in, loaded_in
 from hwsigner.backends.tpm2 import process_lock
 from hwsigner.backends.tpm2 import tpm as tpm_module
 from hwsigner.errors import BackendUnavailableError
 from hwsigner.key import open_key
+from hwsigner.key.management import generate_key
 from hwsigner.pins import PinRequest
 from softhsm.command import run
 from softhsm.tabrmd import ResourceManager
@@ -299,24 +301,52 @@ def test_key_signs_without_asking_again_after_its_tpm_restarted(
         other.stop()
 
 
+def test_emulated_resource_manager_is_ready_when_it_has_flushed_what_was_left(
+    tools: Tools, manager: ResourceManager, short_folder: Path
+) -> None:
+    manager.stop_manager()
+    tools.run("tpm2_createprimary", "-Q", "-G", "ecc", "-c", str(tools.path("primary")), flush=False)
+    assert handles_in(tools.tpm)
+
+    def wait(_: bytes) -> Fault:
+        time.sleep(0.05)
+        return "pass"
+
+    with TPMProxy(tools.tpm, short_folder) as proxy:
+        proxy.decide = wait
+        manager.start_manager(proxy.tcti)
+        assert handles_in(tools.tpm) == []
+        manager.stop_manager()
+
+
+@pytest.fixture
+def in_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The TCTI of a new TPM that is a library in each process that uses it."""
+    monkeypatch.chdir(tmp_path)  # libtpms writes a file into the working folder too.
+    return f"libtpms:{tmp_path / 'state'}"
+
+
 @judges.needs_tpm2_tss
 @pytest.mark.usefixtures("hardware")
-def test_tpm_in_the_process_is_shared_by_its_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One library, one TPM: all keys of a process share it."""
-    monkeypatch.chdir(tmp_path)  # libtpms writes a file into the working folder too.
-    tcti = f"libtpms:{tmp_path / 'state'}"
-    env = {"TPM2TOOLS_TCTI": tcti}
-    primary, public, private = (str(tmp_path / name) for name in ("primary", "public", "private"))
-    key = str(tmp_path / "key.pem")
-    with pytest.raises(Exception, match="no key at handle:0x81000001"):
-        open_key(f"handle:0x81000001?tcti={tcti}", allow_modules=True)  # It starts the TPM up.
-    run(["tpm2_createprimary", "-Q", "-G", "ecc", "-c", primary], env)
-    run(["tpm2_create", "-Q", "-C", primary, "-G", "ecc256", "-p", PASSWORD, "-u", public, "-r", private], env)
-    run(["tpm2_encodeobject", "-C", primary, "-u", public, "-r", private, "-o", key], env)
-    for kind in ("-t", "-l"):
-        run(["tpm2_flushcontext", kind], env)
-    for _ in range(2):
-        process = start(SIGNER, f"tpm2:path={key}?tcti={tcti}", PASSWORD, "3")
-        assert len(signatures_of(process)) == 3
-    for what in ("handles-transient", "handles-loaded-session", "handles-saved-session"):
-        assert run(["tpm2_getcap", what], env) == b""
+class TestTPMInTheProcess:
+    def test_it_is_shared_by_the_keys_of_the_process(self, in_process: str, tmp_path: Path) -> None:
+        uri = f"tpm2:path={tmp_path / 'key.pem'}?tcti={in_process}"
+        generate_key(uri, None, PASSWORD, allow_modules=True)
+        with (
+            open_key(uri, PASSWORD, allow_modules=True) as one,
+            open_key(uri, PASSWORD, allow_modules=True) as another,
+        ):
+            public_key = one.public_key()
+            assert public_key
+            for key in (one, another, one):
+                assert openssl_verifies(tmp_path, public_key, key.sign(b"message"), b"message", "sha256")
+
+    def test_its_key_signs_in_one_process_after_another(self, in_process: str, tmp_path: Path) -> None:
+        """A TPM that was not shut down in order counts a failure when it starts up: the third one locks the key."""
+        uri = f"tpm2:path={tmp_path / 'key.pem'}?tcti={in_process}"
+        generate_key(uri, None, PASSWORD, allow_modules=True)
+        for _ in range(5):
+            assert len(signatures_of(start(SIGNER, uri, PASSWORD, "3"))) == 3
+        tpm = tpm_module.TPM(in_process, {}, set())
+        assert (tpm.lockout().failures, loaded_in(tpm.esys)) == (0, [])
+        tpm.close()

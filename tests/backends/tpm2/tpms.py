@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -44,7 +45,9 @@ class Tools:
 
     def flush(self) -> None:
         """Flush the objects and sessions that are loaded in the TPM."""
-        flush_handles(self.tpm, _handles_in(self.tpm, _LOADED))
+        with _connected(self.tpm) as esys:
+            loaded = loaded_in(esys, _LOADED)
+        flush_handles(self.tpm, loaded)
 
     def key_file(
         self,
@@ -65,7 +68,12 @@ class Tools:
         """Create a key under a parent, and encode it."""
         parts = ["-u", str(self.path("public")), "-r", str(self.path("private"))]
         self.run("tpm2_create", "-Q", "-C", parent, *parts, *create)
-        self.run("tpm2_encodeobject", "-C", parent, *parts, "-o", str(path), *(["-p"] if "-p" not in create else []))
+        return self.encode(parent, path, is_empty="-p" not in create)
+
+    def encode(self, parent: str, path: Path, *parent_auth: str, is_empty: bool) -> Path:
+        """Encode the key made last into a file that says whether its auth value is empty."""
+        parts = ["-u", str(self.path("public")), "-r", str(self.path("private")), "-o", str(path)]
+        self.run("tpm2_encodeobject", "-C", parent, *parent_auth, *parts, *flag_of_encode(is_empty=is_empty))
         return path
 
     def parts(self) -> tuple[bytes, bytes]:
@@ -141,12 +149,13 @@ class Tools:
 
 def handles_in(tpm: SoftTPM) -> list[str]:
     """Return the handles of what is loaded in a TPM, or saved out of it: objects and sessions."""
-    return _handles_in(tpm, _LOADED + _SAVED)
-
-
-def _handles_in(tpm: SoftTPM, firsts: tuple[int, ...]) -> list[str]:
     with _connected(tpm) as esys:
-        return [f"{handle:#x}" for first in firsts for handle in _handles(esys, first)]
+        return loaded_in(esys)
+
+
+def loaded_in(esys: ESAPI, firsts: tuple[int, ...] = _LOADED + _SAVED) -> list[str]:
+    """Return the same through an open connection, for all kinds of handles or for some."""
+    return [f"{handle:#x}" for first in firsts for handle in _handles(esys, first)]
 
 
 @contextmanager
@@ -179,6 +188,13 @@ def start_signer(*uris: str, **environment: str) -> subprocess.Popen[str]:
     env = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "PYTHONPATH": str(root)} | environment
     command = [sys.executable, "-c", _SIGNER, *uris]
     return subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def flag_of_encode(*, is_empty: bool) -> list[str]:
+    """Return what makes tpm2_encodeobject write whether an auth value is empty. Before 5.8, -p wrote the opposite."""
+    major, minor = re.findall(r'version="(\d+)\.(\d+)', run(["tpm2_encodeobject", "--version"], {}).decode())[0]
+    is_inverted = (int(major), int(minor)) < (5, 8)
+    return ["-p"] if is_empty is is_inverted else []
 
 
 def flush_handles(tpm: SoftTPM, handles: list[str]) -> None:
