@@ -145,7 +145,7 @@ rpm: $(VENV)-wheels/.installed ## Build the source RPM for Fedora and RHEL into 
 	rm -rf build/sdist build/rpm dist/*.rpm
 	mkdir -p dist build/rpm
 	$(DATED) $(VENV)-wheels/bin/python -m build --sdist --no-isolation --outdir build/sdist .
-	$(DATED) $(VENV)-wheels/bin/python packaging/rpm_packages.py build/sdist/*.tar.gz dist build/rpm .machine
+	$(DATED) $(VENV)-wheels/bin/python packaging/rpm_packages.py build/sdist/*.tar.gz dist build/rpm $(KEPT)
 
 test-musl: $(VENV)-wheels/.installed ## Run the wheel for musl of make wheels in a Python that is compiled for it: two minutes at first
 	@$(if $(PACKAGES),.ci/packages musl-tools autoconf automake libtool libltdl-dev)
