@@ -51,7 +51,7 @@ DATED = $(CLEAN) SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$(git log -1 --format
 PYTEST = $(CLEAN) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ORDER)
 ORDER = $(if $(SHUFFLE),-p randomly $(if $(filter-out yes,$(SHUFFLE)),--randomly-seed=$(SHUFFLE)))
 
-.PHONY: help demo check test test-all test-python test-clients test-debian test-machine demo-packages client-packages lint format sanitize fuzz bench wheel wheels test-wheels test-musl deb test-deb test-machine-deb rpm image test-image pins site test-site man release setup packages clean
+.PHONY: help demo check test test-all test-python test-clients test-debian test-machine demo-packages client-packages lint format sanitize fuzz bench wheel wheels test-wheels test-musl deb test-deb test-machine-deb rpm test-rpm image test-image pins site test-site man release setup packages clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 14
@@ -146,6 +146,10 @@ rpm: $(VENV)-wheels/.installed ## Build the source RPM for Fedora and RHEL into 
 	mkdir -p dist build/rpm
 	$(DATED) $(VENV)-wheels/bin/python -m build --sdist --no-isolation --outdir build/sdist .
 	$(DATED) $(VENV)-wheels/bin/python packaging/rpm_packages.py build/sdist/*.tar.gz dist build/rpm $(KEPT)
+
+test-rpm: $(VENV)-wheels/.installed ## Install, use, upgrade and erase the RPMs of make rpm in bare Debian roots
+	@$(if $(PACKAGES),.ci/packages mmdebstrap)
+	$(CLEAN) PYTHONPATH=packaging:tests $(VENV)-wheels/bin/python tests/rpm/run.py build/rpm $(KEPT)
 
 test-musl: $(VENV)-wheels/.installed ## Run the wheel for musl of make wheels in a Python that is compiled for it: two minutes at first
 	@$(if $(PACKAGES),.ci/packages musl-tools autoconf automake libtool libltdl-dev)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from roots import call
 
-from debian.root import Root
+from packages.root import Root
 
 OLDER = "0.8.0-1"
 BOTH = ("hwsigner", "hwsigner-credentials")
