@@ -78,5 +78,13 @@ class Root:
 # The kernel's, the tests' own, and what dpkg, apt, rpm and the programs that they call write for every package.
 _LEFT_OUT = (
     *("/proc", "/sys", "/dev", "/tmp", "/packages", "/root"),
-    *("/var/lib/dpkg", "/var/lib/apt", "/var/cache", "/var/log/apt", "/var/log/dpkg.log", "/etc/.pwd.lock"),
+    *(
+        "/var/lib/dpkg",
+        "/var/lib/apt",
+        "/var/lib/rpm",
+        "/var/cache",
+        "/var/log/apt",
+        "/var/log/dpkg.log",
+        "/etc/.pwd.lock",
+    ),
 )

@@ -1,4 +1,4 @@
-"""Use the packages for Debian, or the RPMs: the client alone, hwsigner with keys of three kinds, what lies around it."""
+"""Use the Debian packages or the RPMs: the client alone, hwsigner with three kinds of keys, what lies around it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 
 from packages.root import Root
 
@@ -53,6 +52,9 @@ def use(root: Root, libraries: str, hint: str, boto3: str) -> None:
     version = root.run("hwsigner", "version", "--verbose")
     print(version, end="", flush=True)
     assert f"\ncanonicalisation: native ({libraries}/" in version
+    modules = list(root.path.glob(f"{libraries[1:]}/lib/python3*/site-packages/**/*.py"))
+    assert modules
+    assert [each for each in modules if not list((each.parent / "__pycache__").glob(f"{each.stem}.*.pyc"))] == []
     # As hwsigner starts an agent, and other processes of its own.
     assert root.run(f"{libraries}/bin/python3", "-I", "-m", "hwsigner", "version") in version
     # No unit runs or is enabled before there is a profile.
@@ -88,8 +90,8 @@ def _check_agent(root: Root, flags: list[str]) -> None:
     names = ("--certificate=/tmp/file.pem", f"--private-key={KEYS['file']}")
     root.run("hwsigner", "profile", "add", "file", *names, *flags)
     root.run("mv", "/root/.config/hwsigner/config.toml", "/etc/hwsigner/")
-    root.run("chown", "-R", "root:hwsigner", "/etc/hwsigner")
-    root.run("chmod", "0640", "/etc/hwsigner/config.toml", KEYS["file"])
+    for command in (("chgrp", "hwsigner"), ("chmod", "0640")):
+        root.run(*command, "/etc/hwsigner/config.toml", KEYS["file"])
     config = root.path / "etc/hwsigner/config.toml"
     config.write_text(config.read_text() + 'allow-users = ["root"]\n')
     root.run("install", "-d", "-o", "hwsigner", "/run/hwsigner")

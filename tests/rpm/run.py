@@ -1,7 +1,7 @@
-"""Install the RPMs of make rpm in new minimal roots of Debian, use, upgrade and erase them: `run.py BUILT SDIST KEPT`.
+"""Install the RPMs of make rpm in new minimal roots of Debian, use, upgrade and erase them: `run.py BUILT KEPT`.
 
-rpm does not know Debian's packages. So apt installs what the RPMs require, and rpm does not look for it. An older version
-is built from SDIST. KEPT keeps the roots. Needs root, and packaging/ in PYTHONPATH.
+rpm does not know Debian's packages. So apt installs what the RPMs require, and rpm does not look for it. KEPT keeps the
+root that the tests begin with. Needs root, and packaging/ in PYTHONPATH.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from pathlib import Path
 from roots import archive
 
 from packages.using import use, use_client
+from rpm.life import BOTH, live
 from rpm.root import RpmRoot
 
 SUITE = "trixie"
-BOTH = ("hwsigner", "hwsigner-credentials")
 
 
 def main(built: str, kept: str) -> int:
     """Test the packages and return the exit status."""
     minimal = archive(Path(kept).resolve(), f"rpm-{SUITE}", SUITE, ("rpm",))
     program, client = sorted(Path(built).resolve().glob("*.rpm"))
-    for test in (install_and_use,):
+    for test in (install_and_use, live):
         print(f"== {test.__doc__}", flush=True)
         with tempfile.TemporaryDirectory(prefix="hwsigner-rpm-") as temporary:
             test(RpmRoot(minimal, Path(temporary, "root")), program, client)
@@ -36,7 +36,12 @@ def install_and_use(root: RpmRoot, program: Path, client: Path) -> None:
     use_client(root)
     root.prepare(program)
     root.rpm("--install", *root.put(program))
-    use(root, "/usr/lib64/hwsigner", "dnf install python3-boto3", "apt-get install -y --no-install-recommends python3-boto3")
+    use(
+        root,
+        "/usr/lib64/hwsigner",
+        "dnf install python3-boto3",
+        "apt-get install -y --no-install-recommends python3-boto3",
+    )
     assert root.run("rpm", "--verify", "--nodeps", *BOTH) == "", "no file of a package may have changed"
 
 
