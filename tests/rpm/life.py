@@ -16,8 +16,8 @@ LOGROTATE = "etc/logrotate.d/hwsigner"
 STAYS = re.compile(
     r"(user|group) hwsigner:|.* /(etc|var/lib|var/log)/hwsigner|.* /etc/logrotate\.d/hwsigner\.rpm(new|save) "
 )
-# An older version has this in place of what builds: the files of the RPMs, with other settings of logrotate and a module
-# that the upgrade deletes.
+# An older version has this in place of what builds: the files of the RPMs, with other settings of logrotate, and with a
+# module that the upgrade deletes.
 REPACK = f"""
 %global __os_install_post %{{nil}}
 %prep
