@@ -33,7 +33,7 @@ cp %{{buildroot}}%{{site}}/hwsigner/errors.py %{{buildroot}}%{{site}}/hwsigner/g
 """
 
 
-def live(root: RpmRoot, program: Path, client: Path) -> None:
+def live(root: RpmRoot, _source: Path, program: Path, client: Path) -> None:
     """an older version installed, upgraded and erased"""
     root.prepare(program, client)
     older = _older(root, program, client)
