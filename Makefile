@@ -24,8 +24,8 @@ DAYS = 7
 # Keeps the roots, and the libraries for them.
 KEPT = .machine
 # What a release publishes, and what checks it in clean roots: targets. The first empties dist/.
-ARTIFACTS = wheels deb image
-CHECKS = test-wheels test-deb test-image
+ARTIFACTS = wheels deb rpm image
+CHECKS = test-wheels test-deb test-rpm test-image
 
 DEMO_PACKAGES = ca-certificates python3 python3-dev python3-venv gcc libc6-dev pkg-config libtss2-dev \
 	softhsm2 swtpm swtpm-tools openssl awscli
