@@ -74,4 +74,4 @@ class RpmRoot(Root):
             path.write_text(text)
             path.chmod(0o755)
         # It is in Fedora's package filesystem.
-        (self.path / "usr/share/licenses").mkdir()
+        (self.path / "usr/share/licenses").mkdir(exist_ok=True)
