@@ -24,8 +24,8 @@ DAYS = 7
 # Keeps the roots, and the libraries for them.
 KEPT = .machine
 # What a release publishes, and what checks it in clean roots: targets. The first empties dist/.
-ARTIFACTS = wheels deb image
-CHECKS = test-wheels test-deb test-image
+ARTIFACTS = wheels deb rpm image
+CHECKS = test-wheels test-deb test-rpm test-image
 
 DEMO_PACKAGES = ca-certificates python3 python3-dev python3-venv gcc libc6-dev pkg-config libtss2-dev \
 	softhsm2 swtpm swtpm-tools openssl awscli
@@ -51,7 +51,7 @@ DATED = $(CLEAN) SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$(git log -1 --format
 PYTEST = $(CLEAN) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ORDER)
 ORDER = $(if $(SHUFFLE),-p randomly $(if $(filter-out yes,$(SHUFFLE)),--randomly-seed=$(SHUFFLE)))
 
-.PHONY: help demo check test test-all test-python test-clients test-debian test-machine demo-packages client-packages lint format sanitize fuzz bench wheel wheels test-wheels test-musl deb test-deb test-machine-deb rpm image test-image pins site test-site man release setup packages clean
+.PHONY: help demo check test test-all test-python test-clients test-debian test-machine demo-packages client-packages lint format sanitize fuzz bench wheel wheels test-wheels test-musl deb test-deb test-machine-deb rpm test-rpm image test-image pins site test-site man release setup packages clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 14
@@ -145,7 +145,11 @@ rpm: $(VENV)-wheels/.installed ## Build the source RPM for Fedora and RHEL into 
 	rm -rf build/sdist build/rpm dist/*.rpm
 	mkdir -p dist build/rpm
 	$(DATED) $(VENV)-wheels/bin/python -m build --sdist --no-isolation --outdir build/sdist .
-	$(DATED) $(VENV)-wheels/bin/python packaging/rpm_packages.py build/sdist/*.tar.gz dist build/rpm .machine
+	$(DATED) $(VENV)-wheels/bin/python packaging/rpm_packages.py build/sdist/*.tar.gz dist build/rpm $(KEPT)
+
+test-rpm: $(VENV)-wheels/.installed ## Install, use, upgrade and erase the RPMs of make rpm in bare Debian roots
+	@$(if $(PACKAGES),.ci/packages mmdebstrap)
+	$(CLEAN) PYTHONPATH=packaging:tests $(VENV)-wheels/bin/python tests/rpm/run.py dist build/rpm $(KEPT)
 
 test-musl: $(VENV)-wheels/.installed ## Run the wheel for musl of make wheels in a Python that is compiled for it: two minutes at first
 	@$(if $(PACKAGES),.ci/packages musl-tools autoconf automake libtool libltdl-dev)

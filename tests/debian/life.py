@@ -9,7 +9,8 @@ from pathlib import Path
 
 from roots import call
 
-from debian.root import Root
+from packages.root import Root
+from packages.traces import leave_traces
 
 OLDER = "0.8.0-1"
 BOTH = ("hwsigner", "hwsigner-credentials")
@@ -30,7 +31,7 @@ def live(root: Root, program: Path, client: Path) -> None:
     root.apt("install", *root.put(program, client))
     assert root.run("dpkg-query", "--show", "--showformat=${Version}", "hwsigner") == version
     assert not list(gone.parent.rglob("gone.*")), "the upgrade must delete a module that is no longer there"
-    _leave_traces(root)
+    leave_traces(root)
     root.apt("remove", *BOTH)
     assert root.has("var/lib/hwsigner/srk")
     assert not root.has("usr/lib/hwsigner")
@@ -45,31 +46,6 @@ def live(root: Root, program: Path, client: Path) -> None:
     changed = root.state() ^ before
     assert not changed, "\n".join(sorted(changed))
     print("Upgraded, removed and purged: nothing is left.", flush=True)
-
-
-def _leave_traces(root: Root) -> None:
-    """Make what use leaves behind."""
-    for trace in (
-        "lib/hwsigner/srk",
-        "lib/hwsigner-serve/web/token",
-        "lib/hwsigner-registrar/keys",
-        "log/hwsigner/log",
-    ):
-        path = root.path / "var" / trace
-        path.parent.mkdir(parents=True)
-        path.touch()
-    # As `systemctl enable` makes them.
-    for target, link, unit in (
-        ("sockets", "hwsigner-agent.socket", "hwsigner-agent.socket"),
-        ("multi-user", "hwsigner-registrar.service", "hwsigner-registrar.service"),
-        ("timers", "hwsigner-renew@web.timer", "hwsigner-renew@.timer"),
-    ):
-        wants = root.path / f"etc/systemd/system/{target}.target.wants"
-        wants.mkdir(parents=True, exist_ok=True)
-        (wants / link).symlink_to(f"/usr/lib/systemd/system/{unit}")
-    (root.path / "etc/hwsigner/web.key").touch()
-    # Bytecode that a run as root would write.
-    root.run("hwsigner", "status")
 
 
 def _older(package: Path, folder: Path) -> Path:

@@ -13,8 +13,11 @@ from debian_packages import SUITES
 from roots import archive
 
 from debian.life import live
-from debian.root import Root
-from debian.using import use
+from packages.root import Root
+from packages.using import use, use_client
+from pages import between
+
+PAGE = "docs/how-to/debian-package.md"
 
 
 def main(dist: str, kept: str, *suites: str) -> int:
@@ -22,11 +25,27 @@ def main(dist: str, kept: str, *suites: str) -> int:
     for suite in suites or SUITES:
         minimal = archive(Path(kept).resolve(), f"minimal-{suite}", suite, ())
         (program, client) = sorted(Path(dist).resolve().glob(f"hwsigner*~{SUITES[suite]}_*.deb"), reverse=True)
-        for test in (use, live):
+        for test in (install_and_use, live):
             print(f"== {suite}: {test.__doc__}", flush=True)
             with tempfile.TemporaryDirectory(prefix="hwsigner-deb-") as temporary:
                 test(Root(minimal, Path(temporary, "root")), program, client)
     return 0
+
+
+def install_and_use(root: Root, program: Path, client: Path) -> None:
+    """the client alone, and hwsigner with keys in a file, a token and a TPM"""
+    root.run("dpkg", "--install", *root.put(client))
+    use_client(root)
+    root.apt("update")
+    root.put(program)
+    root.run("sh", "-ec", f"cd /packages; {_commands('## Install', 'The program is')}")
+    boto3 = _commands("also need Debian's own", "## Start")
+    use(root, "/usr/lib/hwsigner", "apt-get install python3-boto3", boto3)
+
+
+def _commands(start: str, end: str) -> str:
+    """Return the page's commands between two texts."""
+    return "".join(each.text for each in between(PAGE, "sh", start, end))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Use the packages: first the client alone, then hwsigner with keys of three kinds, and what lies around it."""
+"""Use the Debian packages or the RPMs: the client alone, hwsigner with three kinds of keys, what lies around it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 
-from debian.root import Root
-from pages import between
+from packages.root import Root
 
-PAGE = "docs/how-to/debian-package.md"
 PIN = "1234"
 MODULE = "/usr/lib/softhsm/libsofthsm2.so"
 TPM = "swtpm:path=/tmp/tpm"
@@ -35,21 +32,31 @@ exec chroot /only /usr/bin/hwsigner-credentials --profile file
 """
 
 
-def use(root: Root, program: Path, client: Path) -> None:
-    """the client alone, and hwsigner with keys in a file, a token and a TPM"""
-    root.run("dpkg", "--install", *root.put(client))
+def use_client(root: Root) -> None:
+    """Run the client alone: without an agent, it looks for hwsigner."""
     assert not root.has("usr/bin/python3")
     alone = root.try_to("hwsigner-credentials", "--profile=web")
     message = "hwsigner: no agent gave credentials, and can't run /usr/bin/hwsigner\n"
     assert (alone.returncode, alone.stderr) == (1, message), alone
-    root.apt("update")
-    root.put(program)
-    root.run("sh", "-ec", f"cd /debs; {_commands('## Install', 'The program is')}")
+
+
+def use(root: Root, libraries: str, hint: str, boto3: str) -> None:
+    """Get credentials with keys in a file, a token and a TPM, and look at what lies around the program.
+
+    Args:
+        root: the root, in which both packages are.
+        libraries: the folder of the Python libraries.
+        hint: the command that errors name for boto3.
+        boto3: the command that installs it here.
+    """
     version = root.run("hwsigner", "version", "--verbose")
     print(version, end="", flush=True)
-    assert "\ncanonicalisation: native (/usr/lib/hwsigner/" in version
+    assert f"\ncanonicalisation: native ({libraries}/" in version
+    modules = list(root.path.glob(f"{libraries[1:]}/lib/python3*/site-packages/**/*.py"))
+    assert modules
+    assert [each for each in modules if not list((each.parent / "__pycache__").glob(f"{each.stem}.*.pyc"))] == []
     # As hwsigner starts an agent, and other processes of its own.
-    assert root.run("/usr/lib/hwsigner/bin/python3", "-I", "-m", "hwsigner", "version") in version
+    assert root.run(f"{libraries}/bin/python3", "-I", "-m", "hwsigner", "version") in version
     # No unit runs or is enabled before there is a profile.
     assert not list(root.path.glob("etc/systemd/system/*.wants/hwsigner*"))
     root.apt("install", "--no-install-recommends", *NEEDS)
@@ -65,13 +72,8 @@ def use(root: Root, program: Path, client: Path) -> None:
             command = ("hwsigner", "credential-process", f"--certificate=/tmp/{name}.pem", f"--private-key={key}")
             assert "SessionToken" in json.loads(root.run(*command, *flags, **VARIABLES)), name
         _check_agent(root, flags)
-        _check_aws(root, printed)
+        _check_aws(root, printed, hint, boto3)
     print("Credentials from a file, a token, a TPM and the agent; a plan by boto3.", flush=True)
-
-
-def _commands(start: str, end: str) -> str:
-    """Return the page's commands between two texts."""
-    return "".join(each.text for each in between(PAGE, "sh", start, end))
 
 
 def _certify(root: Root, name: str, key: str) -> None:
@@ -88,8 +90,8 @@ def _check_agent(root: Root, flags: list[str]) -> None:
     names = ("--certificate=/tmp/file.pem", f"--private-key={KEYS['file']}")
     root.run("hwsigner", "profile", "add", "file", *names, *flags)
     root.run("mv", "/root/.config/hwsigner/config.toml", "/etc/hwsigner/")
-    root.run("chown", "-R", "root:hwsigner", "/etc/hwsigner")
-    root.run("chmod", "0640", "/etc/hwsigner/config.toml", KEYS["file"])
+    for command in (("chgrp", "hwsigner"), ("chmod", "0640")):
+        root.run(*command, "/etc/hwsigner/config.toml", KEYS["file"])
     config = root.path / "etc/hwsigner/config.toml"
     config.write_text(config.read_text() + 'allow-users = ["root"]\n')
     root.run("install", "-d", "-o", "hwsigner", "/run/hwsigner")
@@ -100,13 +102,13 @@ def _check_agent(root: Root, flags: list[str]) -> None:
         assert "SessionToken" in json.loads(root.run("sh", "-ec", ONLY))
 
 
-def _check_aws(root: Root, printed: Mapping[str, str]) -> None:
+def _check_aws(root: Root, printed: Mapping[str, str], hint: str, boto3: str) -> None:
     """The commands that call AWS use Debian's boto3, once it is there."""
     command = ("hwsigner", "aws", "setup", "--ca=/tmp/ca.pem", "--role=web", "--match=CN=file", "--plan")
     flags = ("--region=us-east-1", f"--endpoint={printed['endpoint']}")
     missing = root.try_to(*command, *flags)
-    assert missing.stderr == "hwsigner: hwsigner aws needs boto3. Run apt-get install python3-boto3\n", missing
-    root.run("sh", "-ec", _commands("also need Debian's own", "## Start"))
+    assert missing.stderr == f"hwsigner: hwsigner aws needs boto3. Run {hint}\n", missing
+    root.run("sh", "-ec", boto3)
     keys = {f"AWS_{name.upper().replace('-', '_')}": printed[name] for name in ("access-key-id", "secret-access-key")}
     assert "role: create 'web'" in root.run(*command, *flags, **keys)
 

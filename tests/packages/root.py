@@ -53,11 +53,11 @@ class Root:
 
     def put(self, *packages: Path) -> list[str]:
         """Copy packages into the root. Return their paths there."""
-        folder = self.path / "debs"
+        folder = self.path / "packages"
         folder.mkdir(exist_ok=True)
         for package in packages:
             shutil.copy(package, folder)
-        return [f"/debs/{package.name}" for package in packages]
+        return [f"/packages/{package.name}" for package in packages]
 
     def apt(self, action: str, *names: str) -> None:
         """Have apt install, satisfy, remove or purge something."""
@@ -75,8 +75,16 @@ class Root:
         }
 
 
-# The kernel's, the tests' own, and what dpkg, apt and the programs that they call write for every package.
+# The kernel's, the tests' own, and what dpkg, apt, rpm and the programs that they call write for every package.
 _LEFT_OUT = (
-    *("/proc", "/sys", "/dev", "/tmp", "/debs", "/root"),
-    *("/var/lib/dpkg", "/var/lib/apt", "/var/cache", "/var/log/apt", "/var/log/dpkg.log", "/etc/.pwd.lock"),
+    *("/proc", "/sys", "/dev", "/tmp", "/packages", "/root"),
+    *(
+        "/var/lib/dpkg",
+        "/var/lib/apt",
+        "/var/lib/rpm",
+        "/var/cache",
+        "/var/log/apt",
+        "/var/log/dpkg.log",
+        "/etc/.pwd.lock",
+    ),
 )

@@ -1,0 +1,59 @@
+"""Install the RPMs of make rpm in new minimal roots of Debian, use, upgrade and erase them: `run.py DIST BUILT KEPT`.
+
+rpm does not know Debian's packages. So apt installs what the RPMs require, and rpm does not look for it. KEPT keeps the
+root that the tests begin with. Needs root, and packaging/ in PYTHONPATH.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from roots import archive
+
+from packages.using import use, use_client
+from rpm.life import BOTH, live
+from rpm.root import RpmRoot
+
+SUITE = "trixie"
+
+
+def main(dist: str, built: str, kept: str) -> int:
+    """Test the packages and return the exit status."""
+    minimal = archive(Path(kept).resolve(), f"rpm-{SUITE}", SUITE, ("rpm",))
+    packages = [*Path(dist).resolve().glob("*.src.rpm"), *sorted(Path(built).resolve().glob("*.rpm"))]
+    for test in (unpack, install_and_use, live):
+        print(f"== {test.__doc__}", flush=True)
+        with tempfile.TemporaryDirectory(prefix="hwsigner-rpm-") as temporary:
+            test(RpmRoot(minimal, Path(temporary, "root")), *packages)
+    return 0
+
+
+def unpack(root: RpmRoot, source: Path, _program: Path, _client: Path) -> None:
+    """the source RPM, whose spec says what a build needs on RHEL 9 and 10"""
+    root.rpm("--install", *root.put(source))
+    for release, python in ((9, "python3.12"), (10, "python3")):
+        macros = (f"--define=rhel {release}", "--define=python3_pkgversion 3")
+        query = ("rpmspec", "--query", "--buildrequires", *macros)
+        needs = root.run(*query, "/root/rpmbuild/SPECS/hwsigner.spec").splitlines()
+        assert {f"{python}-devel", f"{python}-pip"} <= set(needs), (release, needs)
+
+
+def install_and_use(root: RpmRoot, _source: Path, program: Path, client: Path) -> None:
+    """the client alone, and hwsigner with keys in a file, a token and a TPM"""
+    root.rpm("--install", *root.put(client))
+    use_client(root)
+    root.prepare(program)
+    root.rpm("--install", *root.put(program))
+    use(
+        root,
+        "/usr/lib64/hwsigner",
+        "dnf install python3-boto3",
+        "apt-get install -y --no-install-recommends python3-boto3",
+    )
+    assert root.run("rpm", "--verify", "--nodeps", *BOTH) == "", "no file of a package may have changed"
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
