@@ -161,7 +161,7 @@ image: ## Build the container images from the wheels of make wheels into dist/, 
 	$(CLEAN) $${SOURCE_DATE_EPOCH:+SOURCE_DATE_EPOCH="$$SOURCE_DATE_EPOCH"} PYTHONPATH=packaging /usr/bin/python3 packaging/image/build.py dist $(KEPT)/image
 
 test-image: setup ## Run the images of make image, and the manifests for Kubernetes, under podman
-	@$(if $(PACKAGES),.ci/packages podman runc p11-kit softhsm2 swtpm swtpm-tools)
+	@$(if $(PACKAGES),.ci/packages podman runc catatonit p11-kit softhsm2 swtpm swtpm-tools)
 	$(CLEAN) PYTHONPATH=.:tests $(BIN)/python tests/image/run.py dist $(KEPT)/image
 
 site: $(VENV)-site/.installed ## Build the documentation's site into build/site
