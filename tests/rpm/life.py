@@ -36,7 +36,7 @@ cp %{{buildroot}}%{{site}}/hwsigner/errors.py %{{buildroot}}%{{site}}/hwsigner/g
 def live(root: RpmRoot, _source: Path, program: Path, client: Path) -> None:
     """an older version installed, upgraded and erased"""
     root.prepare(program, client)
-    older = _older(root, program, client)
+    older = make_older(root, program, client)
     before = root.state()
     root.rpm("--install", *older)
     (gone,) = root.path.glob("usr/lib64/hwsigner/lib/python3*/site-packages/hwsigner/gone.py")
@@ -66,7 +66,7 @@ def _check_state(root: RpmRoot, before: set[str]) -> None:
     assert not changed, "\n".join(sorted(changed))
 
 
-def _older(root: RpmRoot, program: Path, client: Path) -> list[str]:
+def make_older(root: RpmRoot, program: Path, client: Path) -> list[str]:
     """Make the same packages with an older version, by the same spec. Return their paths in the root."""
     folder = root.path / "packages"
     (folder / "files").mkdir()
