@@ -43,12 +43,14 @@ def live(root: RpmRoot, _source: Path, program: Path, client: Path) -> None:
     edited = root.path / LOGROTATE
     edited.write_text("# Edited.\n")
     leave_traces(root)
+    (root.path / "etc/hwsigner").chmod(0o700)
     enabled = set(root.path.glob("etc/systemd/system/*.wants/hwsigner-*"))
     assert len(enabled) == 3, enabled
     root.rpm("--upgrade", *root.put(program, client), warning=f"/{LOGROTATE} created as /{LOGROTATE}.rpmnew")
     assert root.run("rpm", "--query", "hwsigner").strip() == program.stem
     assert not list(gone.parent.rglob("gone.*")), "the upgrade must delete a module that is no longer there"
     assert edited.read_text() == "# Edited.\n"
+    assert (root.path / "etc/hwsigner").stat().st_mode & 0o777 == 0o755
     assert set(root.path.glob("etc/systemd/system/*.wants/hwsigner-*")) == enabled
     root.rpm("--erase", *BOTH, warning=f"/{LOGROTATE} saved as /{LOGROTATE}.rpmsave")
     assert root.has("var/lib/hwsigner/srk")
