@@ -148,7 +148,7 @@ rpm: $(VENV)-wheels/.installed ## Build the source RPM for Fedora and RHEL into 
 	$(DATED) $(VENV)-wheels/bin/python packaging/rpm_packages.py build/sdist/*.tar.gz dist build/rpm $(KEPT)
 
 test-rpm: $(VENV)-wheels/.installed ## Install, use, upgrade and erase the RPMs of make rpm in bare Debian roots
-	@$(if $(PACKAGES),.ci/packages mmdebstrap)
+	@$(if $(PACKAGES),.ci/packages mmdebstrap systemd-container)
 	$(CLEAN) PYTHONPATH=packaging:tests $(VENV)-wheels/bin/python tests/rpm/run.py dist build/rpm $(KEPT)
 
 test-musl: $(VENV)-wheels/.installed ## Run the wheel for musl of make wheels in a Python that is compiled for it: two minutes at first

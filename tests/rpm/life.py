@@ -36,19 +36,21 @@ cp %{{buildroot}}%{{site}}/hwsigner/errors.py %{{buildroot}}%{{site}}/hwsigner/g
 def live(root: RpmRoot, _source: Path, program: Path, client: Path) -> None:
     """an older version installed, upgraded and erased"""
     root.prepare(program, client)
-    older = _older(root, program, client)
+    older = make_older(root, program, client)
     before = root.state()
     root.rpm("--install", *older)
     (gone,) = root.path.glob("usr/lib64/hwsigner/lib/python3*/site-packages/hwsigner/gone.py")
     edited = root.path / LOGROTATE
     edited.write_text("# Edited.\n")
     leave_traces(root)
+    (root.path / "etc/hwsigner").chmod(0o700)
     enabled = set(root.path.glob("etc/systemd/system/*.wants/hwsigner-*"))
     assert len(enabled) == 3, enabled
     root.rpm("--upgrade", *root.put(program, client), warning=f"/{LOGROTATE} created as /{LOGROTATE}.rpmnew")
     assert root.run("rpm", "--query", "hwsigner").strip() == program.stem
     assert not list(gone.parent.rglob("gone.*")), "the upgrade must delete a module that is no longer there"
     assert edited.read_text() == "# Edited.\n"
+    assert (root.path / "etc/hwsigner").stat().st_mode & 0o777 == 0o755
     assert set(root.path.glob("etc/systemd/system/*.wants/hwsigner-*")) == enabled
     root.rpm("--erase", *BOTH, warning=f"/{LOGROTATE} saved as /{LOGROTATE}.rpmsave")
     assert root.has("var/lib/hwsigner/srk")
@@ -66,7 +68,7 @@ def _check_state(root: RpmRoot, before: set[str]) -> None:
     assert not changed, "\n".join(sorted(changed))
 
 
-def _older(root: RpmRoot, program: Path, client: Path) -> list[str]:
+def make_older(root: RpmRoot, program: Path, client: Path) -> list[str]:
     """Make the same packages with an older version, by the same spec. Return their paths in the root."""
     folder = root.path / "packages"
     (folder / "files").mkdir()

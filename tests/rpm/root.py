@@ -24,17 +24,22 @@ NAMED = {
 }
 LACKING = re.compile(r"^\t(.+) is needed by hwsigner-\d", re.MULTILINE)
 LIBRARY = re.compile(r"(lib[\w-]+|ld-linux-x86-64)\.so\.\d+(?=\()")
-# What Fedora has for the macros of systemd-rpm-macros, as far as it matters in a root where systemd does not run.
+# What Fedora has for the macros of systemd-rpm-macros, in short.
 HELPER = """#!/bin/sh
 set -eu
 action="$1"
 shift
+now=
+[ ! -d /run/systemd/system ] || now=--now
 case "$action" in
     install-system-units) systemctl --quiet --no-reload preset "$@" ;;
     install-user-units) systemctl --quiet --no-reload --global preset "$@" ;;
-    remove-system-units) systemctl --quiet --no-reload disable "$@" ;;
+    remove-system-units) systemctl --quiet --no-reload disable $now "$@" ;;
     remove-user-units) systemctl --quiet --no-reload --global disable "$@" ;;
-    mark-restart-system-units) ;;
+    mark-restart-system-units)
+        [ -n "$now" ] || exit 0
+        for unit; do systemctl set-property "$unit" Markers=+needs-restart; done
+        ;;
     *) exit 2 ;;
 esac
 """

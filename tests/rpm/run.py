@@ -15,6 +15,7 @@ from roots import archive
 from packages.using import use, use_client
 from rpm.life import BOTH, live
 from rpm.root import RpmRoot
+from rpm.running import run_services
 
 SUITE = "trixie"
 
@@ -23,7 +24,7 @@ def main(dist: str, built: str, kept: str) -> int:
     """Test the packages and return the exit status."""
     minimal = archive(Path(kept).resolve(), f"rpm-{SUITE}", SUITE, ("rpm",))
     packages = [*Path(dist).resolve().glob("*.src.rpm"), *sorted(Path(built).resolve().glob("*.rpm"))]
-    for test in (unpack, install_and_use, live):
+    for test in (unpack, install_and_use, live, run_services):
         print(f"== {test.__doc__}", flush=True)
         with tempfile.TemporaryDirectory(prefix="hwsigner-rpm-") as temporary:
             test(RpmRoot(minimal, Path(temporary, "root")), *packages)

@@ -1,0 +1,73 @@
+"""The scriptlets while systemd runs, in a container: an upgrade restarts the services, and erasing stops them."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from rpm.life import make_older
+from rpm.root import RpmRoot
+
+UNIT = """
+[Unit]
+SuccessAction=poweroff-force
+FailureAction=poweroff-force
+[Service]
+Type=oneshot
+ExecStart=/bin/sh -eux /packages/script
+StandardOutput=file:/packages/log
+StandardError=inherit
+[Install]
+WantedBy=multi-user.target
+"""
+ARN = "arn:aws:rolesanywhere:eu-central-1:123456789012"
+ID = "/00000000-0000-4000-8000-000000000000"
+SCRIPT = f"""
+pid() {{ systemctl show --property=MainPID --value "$1"; }}
+units() {{ systemctl list-units --plain --no-legend --state=active,activating,failed 'hwsigner-*'; }}
+rpm --nodeps --install $OLDER
+[ -z "$(units)" ]
+cd /etc/hwsigner
+openssl req -x509 -nodes -newkey ec -pkeyopt ec_paramgen_curve:P-256 -subj /CN=web -keyout web.key -out web.pem \\
+    -addext basicConstraints=critical,CA:FALSE -addext keyUsage=critical,digitalSignature
+hwsigner profile add web --certificate /etc/hwsigner/web.pem --private-key /etc/hwsigner/web.key \\
+    --trust-anchor-arn {ARN}:trust-anchor{ID} --profile-arn {ARN}:profile{ID} \\
+    --role-arn arn:aws:iam::123456789012:role/web
+mv /root/.config/hwsigner/config.toml .
+chgrp hwsigner *
+chmod 640 *
+systemctl enable --now hwsigner-agent.socket hwsigner-serve@web.socket hwsigner-serve@web hwsigner-renew@web.timer
+systemctl start hwsigner-agent.service
+agent=$(pid hwsigner-agent.service)
+serve=$(pid hwsigner-serve@web.service)
+[ "$agent" != 0 ]
+[ "$serve" != 0 ]
+rpm --nodeps --upgrade $NEWER
+[ "$(pid hwsigner-serve@web.service)" != "$serve" ]
+[ "$(pid hwsigner-serve@web.service)" != 0 ]
+# As a trigger in Fedora's package systemd does at the end.
+systemctl reload-or-restart --marked
+[ "$(pid hwsigner-agent.service)" != "$agent" ]
+[ "$(pid hwsigner-agent.service)" != 0 ]
+rpm --nodeps --erase hwsigner hwsigner-credentials
+[ -z "$(units)" ]
+touch /packages/passed
+"""
+# The agent locks memory.
+NSPAWN = ("--quiet", "--register=no", "--keep-unit", "--private-network", "--capability=CAP_IPC_LOCK", "--boot")
+
+
+def run_services(root: RpmRoot, _source: Path, program: Path, client: Path) -> None:
+    """an older version installed, upgraded and erased in a container, while systemd and the services run"""
+    root.prepare(program, client)
+    root.apt("install", "--no-install-recommends", "dbus", "openssl", "systemd-sysv")
+    older, newer = (" ".join(packages) for packages in (make_older(root, program, client), root.put(program, client)))
+    (root.path / "packages/script").write_text(f"OLDER='{older}' NEWER='{newer}'\n{SCRIPT}")
+    (root.path / "etc/systemd/system/script.service").write_text(UNIT)
+    root.run("systemctl", "enable", "script.service")
+    environment = {"PATH": "/usr/sbin:/usr/bin", "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}
+    command = ["systemd-nspawn", *NSPAWN, f"--directory={root.path}"]
+    booted = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=300)
+    log = root.path / "packages/log"
+    assert root.has("packages/passed"), log.read_text() if log.exists() else booted
+    print("Nothing started, then services restarted, then all stopped.", flush=True)
