@@ -26,7 +26,7 @@ FACTOR, ALLOWANCE = 1.3, 0.3e-6
 
 def row(call: Call, own: Call, bound: str = "") -> list[str]:
     ratio = "1" if call is own else f"{call.ratio(own):.2f}"
-    return [call.name, f"{call.median * 1e6:.2f}", f"{min(call.times) * 1e6:.2f}", ratio, bound]
+    return [call.name, f"{call.median * 1e6:.2f}", ratio, bound]
 
 
 def at_least(bound: float, call: Call, own: Call) -> str:
@@ -42,30 +42,30 @@ def to_floor(own: Call, floor: Call) -> str:
     return f"at most {bound}: {verdict(factor <= FACTOR)} ({factor:.2f} ×)"
 
 
-def group(title: str, calls: list[Call], bounds: list[str]) -> list[list[str]]:
-    """Return the rows of calls compared with the first one. The last rows have bounds."""
+def group(title: str, calls: list[Call], bounds: list[str]) -> str:
+    """Return a table of calls compared with the first one. The last rows have bounds."""
     empty = [""] * (len(calls) - len(bounds))
     rows = [row(call, calls[0], bound) for call, bound in zip(calls, [*empty, *bounds], strict=True)]
-    return [[f"**{title}**", "", "", "", ""], *rows]
+    return f"{title}:\n\n{table(['Call', 'median, µs', 'ratio to ours', 'bound'], rows)}\n"
 
 
-def to_sign_rows(calls: list[Call]) -> list[list[str]]:
+def of_create_session(calls: list[Call]) -> str:
     own, floor, _, strict, whole, _ = calls
     size = len(create_session.canonical_request())
-    title = f"CreateSession, from the request to the string to sign; canonical request of {size} bytes"
+    title = f"**CreateSession**, from the request to the string to sign; the canonical request has {size} bytes"
     bounds = [to_floor(own, floor), "", "", at_least(12, strict, own), at_least(12, whole, own), ""]
     return group(title, calls, bounds)
 
 
-def get_rows(calls: list[Call]) -> list[list[str]]:
+def of_get(calls: list[Call]) -> str:
     own, *botocores, crt = calls[0], *calls[3:]
     bounds = [*(at_least(8, call, own) for call in botocores), f"faster: {verdict(crt.ratio(own) > 1)}"]
-    return group("S3 GET, the whole signing", calls, bounds)
+    return group("**S3 GET**, the whole signing", calls, bounds)
 
 
-def get_with_headers_rows(calls: list[Call]) -> list[list[str]]:
+def of_get_with_headers(calls: list[Call]) -> str:
     own, *botocores = calls
-    return group("The same, with the headers of `requests`", calls, [at_least(8, call, own) for call in botocores])
+    return group("**The same, with the headers of `requests`**", calls, [at_least(8, call, own) for call in botocores])
 
 
 def main() -> None:
@@ -78,9 +78,7 @@ def main() -> None:
     in_turn([*to_sign, *get, *with_headers], rounds)
     print(f"Python {sys.version.split()[0]}, botocore {botocore.__version__}, awscrt {awscrt.__version__}; ", end="")
     print(f"canonicalisation: {canonical.IMPLEMENTATION}; processor {processor}; {rounds} rounds\n")
-    head = ["Call", "median, µs", "lowest, µs", "ratio to ours", "bound"]
-    print(table(head, [*to_sign_rows(to_sign), *get_rows(get), *get_with_headers_rows(with_headers)]))
-    print(f"\n{scaling.report()}")
+    print(f"{of_create_session(to_sign)}\n{of_get(get)}\n{of_get_with_headers(with_headers)}\n{scaling.report()}")
 
 
 if __name__ == "__main__":
