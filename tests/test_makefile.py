@@ -46,6 +46,12 @@ def test_roots_are_not_unpacked_into_tmp_unless_the_caller_says_so(target: str, 
     assert tmpdirs(target, tmp_path / "shell", TMPDIR="/tmp") == {"/tmp"}
 
 
+def test_contributors_page_has_each_target() -> None:
+    targets = re.findall(r"^([a-z-]+):.* ## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    assert [target for target in targets if not re.search(rf"`make {target}\b(?!-)", page)] == ["help"]
+
+
 @pytest.mark.parametrize("target", [target for target, recipe in RULES.items() if "find-python" in recipe])
 def test_environment_has_the_headers_without_which_no_python_is_found(target: str) -> None:
     text = (ROOT / "Makefile").read_text()
