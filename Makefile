@@ -128,6 +128,9 @@ test-wheels: $(VENV)-wheels/.installed ## Install the wheels of make wheels in b
 	@$(if $(PACKAGES),.ci/packages mmdebstrap qemu-user)
 	$(CLEAN) PYTHONPATH=packaging $(VENV)-wheels/bin/python tests/wheels/run.py dist $(KEPT) $(ROOTS)
 
+# A root needs room, and devices that can be opened. Debian 13's /tmp is memory, without devices.
+deb test-deb rpm test-rpm test-machine test-machine-deb release: export TMPDIR := $(or $(TMPDIR),/var/tmp)
+
 # A package has the date of the last commit.
 deb: $(VENV)-wheels/.installed ## Build Debian packages for Debian 12 and 13 into dist/ (SUITES=trixie)
 	@$(if $(PACKAGES),.ci/packages mmdebstrap)
@@ -152,7 +155,7 @@ test-rpm: $(VENV)-wheels/.installed ## Install, use, upgrade and erase the RPMs 
 	$(CLEAN) PYTHONPATH=packaging:tests $(VENV)-wheels/bin/python tests/rpm/run.py dist build/rpm $(KEPT)
 
 test-musl: $(VENV)-wheels/.installed ## Run the wheel for musl of make wheels in a Python that is compiled for it: two minutes at first
-	@$(if $(PACKAGES),.ci/packages musl-tools autoconf automake libtool libltdl-dev)
+	@$(if $(PACKAGES),.ci/packages musl-tools autoconf automake libtool libltdl-dev xz-utils)
 	tests/wheels/musl dist $(KEPT)/musl
 
 # Another machine's Python builds tpm2-pytss, so the image's Debian must be this machine's.
@@ -225,7 +228,7 @@ $(DEMO_VENV)/.installed: pyproject.toml $(PINS)/build.txt $(PINS)/demo.txt | dem
 	@touch $@
 
 $(VENV)-site/.installed: $(PINS)/site.txt
-	@$(if $(PACKAGES),.ci/packages ca-certificates python3 python3-venv)
+	@$(if $(PACKAGES),.ci/packages ca-certificates python3 python3-dev python3-venv)
 	@.ci/environment $(@D) "$(or $(PYTHON),$$(.ci/find-python))" site
 	@touch $@
 

@@ -111,7 +111,8 @@ def _listener(place: str, is_remote: bool) -> Iterator[tuple[socket.socket, list
     address, _, port = place.rpartition(":")
     address = address.removeprefix("[").removesuffix("]")
     if not (ip_address(address) and port.isascii() and port.isdigit() and int(port[:6]) < 65536):
-        raise UsageError(f"--metrics-listen is {place[:100]!r}, which is not an address", "Write IP:PORT or unix:PATH")
+        problem = f"--metrics-listen is {place[:100]!r}, which is neither IP:PORT nor unix:PATH"
+        raise UsageError(problem, "Write 127.0.0.1:9912, for example")
     if not is_remote and not is_loopback(address):
         hint = "Give 127.0.0.1, or add --metrics-remote to let them"
         raise UsageError(f"other machines can reach {address[:100]!r}", hint)

@@ -49,7 +49,7 @@ class Agents(NamedTuple):
 
 @dataclass(frozen=True)
 class _Row:
-    """What is known of a profile. `problem` is of its certificate, the agent's last failure, or of its ARNs."""
+    """What is known of a profile. `problem` is its certificate's, the agent's last failure, or its ARNs'."""
 
     profile: Profile
     key: KeyURI | None

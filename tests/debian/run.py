@@ -23,8 +23,11 @@ PAGE = "docs/how-to/debian-package.md"
 def main(dist: str, kept: str, *suites: str) -> int:
     """Test the packages of these suites, or of all, and return the exit status."""
     for suite in suites or SUITES:
+        found = sorted(Path(dist).resolve().glob(f"hwsigner*~{SUITES[suite]}_*.deb"), reverse=True)
+        if len(found) != 2:
+            raise SystemExit(f"{dist} must have two packages for {suite}: run make deb first")
+        (program, client) = found
         minimal = archive(Path(kept).resolve(), f"minimal-{suite}", suite, ())
-        (program, client) = sorted(Path(dist).resolve().glob(f"hwsigner*~{SUITES[suite]}_*.deb"), reverse=True)
         for test in (install_and_use, live):
             print(f"== {suite}: {test.__doc__}", flush=True)
             with tempfile.TemporaryDirectory(prefix="hwsigner-deb-") as temporary:

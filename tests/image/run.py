@@ -53,7 +53,10 @@ def main(dist: str, folder: str) -> int:
 def _images(podman: Podman, dist: Path, folder: Path) -> None:
     """Load the images by the names of the manifests, and make an application with boto3."""
     for name in ("hwsigner", "hwsigner-credentials"):
-        (archive,) = dist.glob(f"{name}-[0-9]*.oci.tar")
+        archives = list(dist.glob(f"{name}-[0-9]*.oci.tar"))
+        if len(archives) != 1:
+            raise SystemExit(f"{dist} must have one image {name}: run make image first")
+        (archive,) = archives
         podman("load", "--quiet", "--input", archive)
         podman("tag", f"localhost/{name}:{__version__}", f"{REGISTRY}/{name}:{__version__}")
     application = folder / "application"

@@ -115,9 +115,15 @@ def test_file_in_the_place_of_the_socket_stays(home: Home) -> None:
     [
         ("0.0.0.0:9912", "other machines can reach '0.0.0.0'. Give 127.0.0.1, or add --metrics-remote"),
         ("[::]:9912", "other machines can reach '::'"),
-        ("9912", "--metrics-listen is '9912', which is not an address. Write IP:PORT or unix:PATH"),
+        (
+            "9912",
+            "--metrics-listen is '9912', which is neither IP:PORT nor unix:PATH. Write 127.0.0.1:9912",
+        ),
         ("127.0.0.1:99999", "--metrics-listen is '127.0.0.1:99999'"),
-        ("localhost:9912", "--metrics-listen is 'localhost:9912', which is not an address. Write IP:PORT or unix:PATH"),
+        (
+            "localhost:9912",
+            "--metrics-listen is 'localhost:9912', which is neither IP:PORT nor unix:PATH. Write 127.0.0.1:9912",
+        ),
         ("unix:/nonesuch/m.sock", "can't listen on /nonesuch/m.sock: No such file or directory"),
     ],
 )

@@ -58,7 +58,7 @@ def use(root: Root, libraries: str, hint: str, boto3: str) -> None:
     # As hwsigner starts an agent, and other processes of its own.
     assert root.run(f"{libraries}/bin/python3", "-I", "-m", "hwsigner", "version") in version
     # No unit runs or is enabled before there is a profile.
-    assert not list(root.path.glob("etc/systemd/system/*.wants/hwsigner*"))
+    assert not list(root.path.glob("etc/systemd/*/*.wants/hwsigner*"))
     root.apt("install", "--no-install-recommends", *NEEDS)
     _check_units(root)
     _check_help(root)

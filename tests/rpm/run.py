@@ -22,8 +22,10 @@ SUITE = "trixie"
 
 def main(dist: str, built: str, kept: str) -> int:
     """Test the packages and return the exit status."""
-    minimal = archive(Path(kept).resolve(), f"rpm-{SUITE}", SUITE, ("rpm",))
     packages = [*Path(dist).resolve().glob("*.src.rpm"), *sorted(Path(built).resolve().glob("*.rpm"))]
+    if len(packages) != 3:
+        raise SystemExit(f"{dist} must have a source RPM, and {built} its two RPMs: run make rpm first")
+    minimal = archive(Path(kept).resolve(), f"rpm-{SUITE}", SUITE, ("rpm",))
     for test in (unpack, install_and_use, live, run_services):
         print(f"== {test.__doc__}", flush=True)
         with tempfile.TemporaryDirectory(prefix="hwsigner-rpm-") as temporary:

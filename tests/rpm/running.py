@@ -42,6 +42,7 @@ agent=$(pid hwsigner-agent.service)
 serve=$(pid hwsigner-serve@web.service)
 [ "$agent" != 0 ]
 [ "$serve" != 0 ]
+[ -n "$(units)" ]
 rpm --nodeps --upgrade $NEWER
 [ "$(pid hwsigner-serve@web.service)" != "$serve" ]
 [ "$(pid hwsigner-serve@web.service)" != 0 ]

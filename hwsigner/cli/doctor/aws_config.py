@@ -34,7 +34,7 @@ def check(environ: Mapping[str, str]) -> Iterator[Finding]:
     path = config_path(environ)
     keys_path = os.path.expanduser(environ.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials")
     (config, problem), (keys, keys_problem) = _read(path), _read(keys_path)
-    yield from (finding("config-unreadable", each) for each in (problem, keys_problem) if each)
+    yield from (each for each in (problem, keys_problem) if each)
     yield from _check_missing(path, is_named=bool(environ.get("AWS_CONFIG_FILE")))
     yield from _check_missing(keys_path, is_named=False)
     names = Counter(name for section in config if (name := _profile(section)))
@@ -56,25 +56,26 @@ def check(environ: Mapping[str, str]) -> Iterator[Finding]:
         yield finding("config-plugin", f"[plugins] of {path} has {_PLUGIN}, and the aws of PATH is version 1")
 
 
-def _read(path: str) -> tuple[Sections, str]:
-    """Return the settings by section, and why botocore or this command can't read the file; an empty text if not."""
+def _read(path: str) -> tuple[Sections, Finding | None]:
+    """Return the settings by section, and why botocore or hwsigner can't read the file; None if they can."""
     try:
         status = os.stat(path)
         if status.st_size > MAX_BYTES:
-            return {}, f"{path} is {status.st_size} bytes long, which is too much to check"
+            return {}, finding("config-too-long", f"{path} is {status.st_size} bytes long")
         # A pipe is left to the SDKs, which skip it.
         text = Path(path).read_text("utf-8") if stat.S_ISREG(status.st_mode) else ""
     except OSError:
-        return {}, ""  # As in botocore. See `_check_missing`.
+        return {}, None  # As in botocore. See `_check_missing`.
     except UnicodeDecodeError:
-        return {}, f"{path} is not text in UTF-8"
+        return {}, finding("config-unreadable", f"{path} is not text in UTF-8")
     problem = _problem(text)
+    found = finding("config-unreadable", f"{path} {problem}") if problem else None
     parser = configparser.RawConfigParser(strict=False, default_section="")
     try:
         parser.read_string(text.removeprefix("\ufeff"))
     except configparser.Error:
-        return {}, f"{path} {problem}"
-    return {name: dict(parser.items(name)) for name in parser.sections()}, problem and f"{path} {problem}"
+        return {}, found
+    return {name: dict(parser.items(name)) for name in parser.sections()}, found
 
 
 def _check_missing(path: str, *, is_named: bool) -> Iterator[Finding]:

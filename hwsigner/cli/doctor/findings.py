@@ -130,6 +130,9 @@ MISTAKES = {
         "The AWS CLI and boto3 refuse the whole file",
         "Fix it in an editor, and save it as UTF-8 without a byte order mark",
     ),
+    "config-too-long": Mistake(
+        "hwsigner reads at most 16 MiB, and goes on as if the file were empty", "Make it shorter"
+    ),
     "config-twice": Mistake("The AWS CLI and boto3 use the last of them alone", "Make one section of them"),
     "config-prefix": Mistake("The SDKs ignore such a section", "Write [profile NAME]"),
     "config-indented": Mistake("The SDKs do not see it", "Remove the spaces at the start of that line"),

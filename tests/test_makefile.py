@@ -1,0 +1,62 @@
+"""What the Makefile's targets need of a machine that has just been installed."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pages import ROOT
+
+RULES = dict(re.findall(r"^(\S+):.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE))
+SCRIPT = re.compile(r"\b(?:packaging|tests)/[\w/]+(?:\.py)?")
+
+
+def unpacks_roots(script: Path) -> bool:
+    """Return whether a script makes roots in a temporary folder."""
+    text = script.read_text() if script.is_file() else ""
+    return ("from roots import" in text and "TemporaryDirectory(" in text) or "/roots" in text.partition("mktemp -d")[2]
+
+
+UNPACKING = [
+    target for target, recipe in RULES.items() if any(unpacks_roots(ROOT / name) for name in SCRIPT.findall(recipe))
+]
+
+
+def tmpdirs(target: str, shell: Path, **variables: str) -> set[str]:
+    """Return TMPDIR in the commands that make would run for a target. None of them is run."""
+    shell.write_text('#!/bin/sh\necho "TMPDIR=$TMPDIR"\n')
+    shell.chmod(0o755)
+    command = ["make", "--silent", "--always-make", f"SHELL={shell}", target]
+    done = subprocess.run(
+        command, cwd=ROOT, env={"PATH": "/usr/bin:/bin", **variables}, check=True, capture_output=True, text=True
+    )
+    return set(re.findall(r"^TMPDIR=(.*)$", done.stdout, re.MULTILINE))
+
+
+def test_targets_that_unpack_roots_are_found() -> None:
+    assert {"deb", "test-deb", "rpm", "test-rpm", "test-machine", "release"} <= set(UNPACKING)
+
+
+@pytest.mark.parametrize("target", UNPACKING)
+def test_roots_are_not_unpacked_into_tmp_unless_the_caller_says_so(target: str, tmp_path: Path) -> None:
+    assert tmpdirs(target, tmp_path / "shell") == {"/var/tmp"}
+    assert tmpdirs(target, tmp_path / "shell", TMPDIR="/tmp") == {"/tmp"}
+
+
+def test_contributors_page_has_each_target() -> None:
+    targets = re.findall(r"^([a-z-]+):.* ## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    assert [target for target in targets if not re.search(rf"`make {target}\b(?!-)", page)] == ["help"]
+
+
+@pytest.mark.parametrize("target", [target for target, recipe in RULES.items() if "find-python" in recipe])
+def test_environment_has_the_headers_without_which_no_python_is_found(target: str) -> None:
+    text = (ROOT / "Makefile").read_text()
+    rule = re.search(rf"^{re.escape(target)}:.*\n(?:\t.*\n)+", text, re.MULTILINE)
+    assert rule
+    # The targets `packages` and `demo-packages` install DEMO_PACKAGES.
+    listed = rule[0] + (text if re.search(r"\| (demo-)?packages$", rule[0], re.MULTILINE) else "")
+    assert "python3-dev" in listed
