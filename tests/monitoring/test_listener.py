@@ -126,6 +126,7 @@ def test_invalid_address_is_an_error(stage: Stage, command: str, place: str, pro
     done = stage.run(*command.split(), f"--metrics-listen={place}")
     assert done.returncode in (1, 2)
     assert problem in done.stderr
+    assert "Local server started" not in done.stdout + done.stderr  # Not before it fails.
 
 
 def test_port_in_use_is_an_error_that_names_no_other_flag(stage: Stage) -> None:
