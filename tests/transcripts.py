@@ -94,7 +94,8 @@ class _Shell:
         termios.tcsetwinsize(inside, (50, 100))
         scripts, self._scripts = os.pipe()
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        env = {"PATH": path, "LANG": "C.UTF-8", "TERM": "dumb", "AWS_PAGER": "", "HOME": str(home), **environment}
+        # A bare Debian has no pager, so the page must do without one.
+        env = {"PATH": path, "LANG": "C.UTF-8", "TERM": "dumb", "AWS_PAGER": "absent", "HOME": str(home), **environment}
         # Each line of the pipe is a script's path.
         loop = f"""
             trap 'kill $(jobs -p) 2>/dev/null || true' EXIT

@@ -72,7 +72,8 @@ def parse_arn(text: str | None, flag: str) -> Arn:
     """
     kind = _KINDS[flag]
     if not text:
-        raise UsageError(f"{flag} is missing", f"Give it, such as {kind.example}, or use a profile of config.toml")
+        kept = f"put it into a profile with hwsigner profile edit NAME {flag} ARN"
+        raise UsageError(f"{flag} is missing", f"Give it, such as {kind.example}, or {kept}")
     arn = _match(text, kind)
     if arn is None:
         raise _wrong_arn(text, flag)

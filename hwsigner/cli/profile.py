@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hwsigner.aws.arn import check_known_arns
+from hwsigner.cli.install_certificate import for_any_folder
 from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.cli.process import report
 from hwsigner.config.flags import (
@@ -91,8 +92,10 @@ def _write(arguments: Arguments, name: str) -> int:
     check_readable_again(values)
     if not (values or arguments.unset):
         raise UsageError(
-            f"profile {name!r} would be empty" if arguments.action == "add" else "no change was given", "Add flags"
+            f"profile {name!r} would be empty" if arguments.action == "add" else "no change was given",
+            "Add flags, such as --certificate FILE: hwsigner profile --help lists them",
         )
+    values |= {name: for_any_folder(text) for name, text in values.items() if name in _URIS and _is_file(text)}
     try:
         file = _edit(name, values, arguments.unset) if arguments.action == "edit" else _add(arguments, name, values)
     except UnicodeEncodeError:
@@ -102,6 +105,11 @@ def _write(arguments: Arguments, name: str) -> int:
         problem = f"{file} contains a password and others can read it"
         warnings.warn(UnsafeKeyWarning(problem, f"Run chmod 600 {file}"), stacklevel=1)
     return _print_change(arguments, name, str(file), f"[profile.{name}]")
+
+
+def _is_file(text: str) -> bool:
+    """Return whether a value is the path of a file that exists: other values are saved as they are."""
+    return os.path.exists(text.removeprefix("tpm2:path="))
 
 
 def _print_change(arguments: Arguments, name: str, file: str, told: str) -> int:

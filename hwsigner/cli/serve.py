@@ -95,12 +95,12 @@ def run(arguments: Arguments) -> int:
         first = profiles[0]
         application.add_imds(first.role, first.source, keep_imds_key(folder), users, watch.giver(first.name))
     base = _base_url(sockets[0], arguments.host_name, tls)
-    if log.is_text:
-        _announce(base, {name: token.path for name, token in tokens.items()}, has_imds)
-    else:
-        log.note(f"listening on {base}")
     watch.metrics = Metrics(__version__, lambda: [ProfileState(one.name, *one.state()) for one in profiles])
     with metrics_output(arguments, watch.metrics, log):
+        if log.is_text:
+            _announce(base, {name: token.path for name, token in tokens.items()}, has_imds)
+        else:
+            log.note(f"listening on {base}")
         ServerRun(profiles, HTTPServer(application, sockets, log=log.refused, tls=tls)).run()
     return 0
 

@@ -350,7 +350,8 @@ def converted(given: Mapping[str, Any]) -> dict[str, Any]:
     """
     flags = {flag.attribute: flag for flag in IDENTITY + SESSION + AGENT}
     for name in given.keys() - flags.keys():
-        raise UsageError(f"there is no flag for {name!r}", "Write the flag's name with _ for -: role_arn")
+        hint = suggestion(name, flags, "Write a flag's name with _ for -, such as role_arn")
+        raise UsageError(f"there is no flag for {name!r}", hint)
     values = {name: _from_toml(flags[name], value, "the call") for name, value in given.items()}
     check_exclusive(values)
     return values

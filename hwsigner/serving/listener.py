@@ -41,9 +41,11 @@ def listen(address: str, port: int, hop_limit: int) -> socket.socket:
         limit_hops(listener, hop_limit)
         return listener
     except OSError as error:
-        hint = "Stop the other server there (ss -ltnp shows it), or give another --port"
+        hint = "Stop the other server there (ss -ltnp shows it), or give another port"
         if isinstance(error, PermissionError):
-            hint = "Give another --port: only root may use those below 1024"
+            hint = "Give another port: only root may use those below 1024"
+        elif error.errno == errno.EADDRNOTAVAIL:
+            hint = "Give an address of this machine"
         problem = f"can't listen on {host_and_port(str(host), port)}: {os.strerror(error.errno or 0)}"
         raise HwsignerError(problem, hint) from error
 

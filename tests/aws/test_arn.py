@@ -48,6 +48,7 @@ def test_missing_arn_is_an_error_with_an_example(flag: str, text: str | None) ->
     with pytest.raises(UsageError, match=f"^{flag} is missing") as caught:
         parse_arn(text, flag)
     assert "arn:aws:" in caught.value.hint
+    assert f"hwsigner profile edit NAME {flag} ARN" in caught.value.hint
 
 
 @pytest.mark.parametrize(

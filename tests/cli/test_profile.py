@@ -51,6 +51,21 @@ class TestAdd:
             "instance-property": ["a=b", "c=d"],
         }
 
+    def test_relative_path_of_a_file_becomes_absolute(
+        self, call: Call, user_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        for name in ("web.pem", "web.tss2"):
+            Path(name).touch()
+        flags = ("--certificate=web.pem", "--private-key=tpm2:path=web.tss2", "--intermediates=missing.pem")
+        assert call("profile", "add", "web", *flags).status == 0
+        assert call("profile", "edit", "web", "--intermediates=./web.pem").status == 0
+        assert tomllib.loads(user_file.read_text())["profile"]["web"] == {
+            "certificate": f"{tmp_path}/web.pem",
+            "private-key": f"tpm2:path={tmp_path}/web.tss2",
+            "intermediates": f"{tmp_path}/web.pem",
+        }
+
     def test_arns_are_saved(self, call: Call, user_file: Path) -> None:
         assert call("profile", "add", "web", *(f"{flag}={arn}" for flag, arn in ARNS.items())).status == 0
         saved = tomllib.loads(user_file.read_text())["profile"]["web"]

@@ -88,6 +88,7 @@ class TestReadProfile:
         [
             ({"session-duration": 900}, "no flag for 'session-duration'"),
             ({"profile": "x"}, "no flag for 'profile'"),
+            ({"session_duraton": 900}, r"no flag for 'session_duraton'\. Did you mean session_duration"),
             ({"session_duration": 60}, "session-duration with an invalid value"),
             ({"certificate": 1.0, "cert_selector": "x"}, "exclude each other"),
             ({"role_arn": None}, "role-arn with a value of the wrong type"),

@@ -132,6 +132,14 @@ def test_invalid_address_is_an_error(stage: Stage, command: str, place: str, pro
     done = stage.run(*command.split(), f"--metrics-listen={place}")
     assert done.returncode in (1, 2)
     assert problem in done.stderr
+    assert "Local server started" not in done.stdout + done.stderr  # Not before it fails.
+
+
+def test_port_in_use_is_an_error_that_names_no_other_flag(stage: Stage) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        done = stage.run("agent", f"--metrics-listen=127.0.0.1:{other.getsockname()[1]}")
+    assert done.returncode == 1
+    assert done.stderr.endswith("Stop the other server there (ss -ltnp shows it), or give another port\n")
 
 
 def metrics_port(process: Any) -> int:

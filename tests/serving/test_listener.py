@@ -37,6 +37,11 @@ def test_error_names_a_port_in_use() -> None:
             listen("127.0.0.1", port, 64)
 
 
+def test_error_says_that_an_address_is_not_of_this_machine() -> None:
+    with pytest.raises(HwsignerError, match=r"Cannot assign requested address\. Give an address of this machine"):
+        listen("192.0.2.1", 0, 64)
+
+
 @pytest.mark.parametrize(("address", "other"), [("127.0.0.1", "::1"), ("::1", "127.0.0.1")])
 def test_both_addresses_of_localhost_are_held(address: str, other: str) -> None:
     port = reserve_port()

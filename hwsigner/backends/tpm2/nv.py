@@ -174,4 +174,6 @@ def certificates_in(data: bytes, index: int) -> list[bytes]:
 def _existing(tpm: TPM) -> str:
     _, answer = tpm.esys.get_capability(TPM2_CAP.HANDLES, _FIRST_INDEX, _LISTED)
     indices = [f"{int(handle):#010x}" for handle in answer.data.handles]
-    return f"It has {', '.join(indices)}" if indices else "It has no NV index"
+    if indices:
+        return f"It has {', '.join(indices)}"
+    return "It has none: use the TPM that has the certificate, or install it again"

@@ -255,7 +255,7 @@ def test_reading_an_index_ends_when_the_tpm_gives_no_data(index: Index, leaf: Ce
 
 def test_missing_index_is_an_error_that_lists_those_that_exist(tools: Tools) -> None:
     uri = f"tpm2:nv={INDEX}?tcti={tools.tpm.tcti}"
-    with pytest.raises(CertificateError, match=r"the TPM has no NV index 0x01c10000\. It has no NV index"):
+    with pytest.raises(CertificateError, match=r"the TPM has no NV index 0x01c10000\. It has none: use"):
         find_certificates(uri)
     for name in ("0x1c10002", "0x1800001"):
         tools.run("tpm2_nvdefine", "-Q", name, "-C", "o", "-s", "1", "-a", READABLE)
