@@ -78,6 +78,14 @@ def test_unknown_argument_is_an_error(sources: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "Usage: packaging/release [notes]\n")
 
 
+def test_keys_and_roots_of_a_release_are_deleted_though_its_emulator_has_died(tmp_path: Path) -> None:
+    (tmp_path / "keys").mkdir()
+    [trap] = re.findall(r"^trap .+ EXIT$", (ROOT / "packaging" / "release").read_text(), re.MULTILINE)
+    script = f"set -euo pipefail; temporary={tmp_path}/keys; true & emulator=$!; wait\n{trap}\nexit 3"
+    assert subprocess.run(["bash", "-c", script], capture_output=True).returncode == 3
+    assert not (tmp_path / "keys").exists()
+
+
 @pytest.mark.parametrize("path", sorted(PINS.glob("*.txt")), ids=lambda path: path.stem)
 def test_each_library_is_pinned_by_hash_and_from_no_index(path: Path) -> None:
     entries = re.split(r"(?<!\\)\n", path.read_text().strip())
