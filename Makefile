@@ -23,7 +23,7 @@ SECONDS = 600
 DAYS = 7
 # Keeps the roots, and the libraries for them.
 KEPT = .machine
-# What a release publishes, and what checks it in clean roots: targets. The first empties dist/.
+# What a release publishes, and what checks it in clean roots: targets.
 ARTIFACTS = wheels deb rpm image
 CHECKS = test-wheels test-deb test-rpm test-image
 

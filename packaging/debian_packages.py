@@ -71,19 +71,19 @@ def debian_version(version: str) -> str:
 
 
 def _build(root: Path, source: Path, out: Path) -> None:
-    """Build the packages without a network, copy them out, and have lintian judge them."""
+    """Build the packages without a network, have lintian judge them, and copy them out."""
     inside = Path("/", source.relative_to(root))
     command = ("dpkg-buildpackage", "--build=binary", "--no-sign")
     call(*entering(root, "/usr/bin/env", "-C", inside, *command, online=False))
     packages = sorted(source.parent.glob("*.deb"))
-    for package in packages:
-        shutil.copy(package, out)
-        print(f"{package.name}: {package.stat().st_size} bytes", flush=True)
     # lintian of one suite does not know each tag of the other's.
     suppressed = "--suppress-tags=unused-override,alien-tag"
     lintian = ("lintian", "--allow-root", suppressed, "--display-info", "--fail-on=error,warning,info")
     names = [Path("/", package.relative_to(root)) for package in packages]
     call(*entering(root, *lintian, *names, online=False))
+    for package in packages:
+        shutil.copy(package, out)
+        print(f"{package.name}: {package.stat().st_size} bytes", flush=True)
 
 
 if __name__ == "__main__":

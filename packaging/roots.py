@@ -93,7 +93,8 @@ def download(root: Path, pins: Path, folder: Path, kept: Path, *choices: str) ->
             command = (*pip, *options, *choice.split())
             call_thrice(*entering(root, *command, variables={"PIP_CERT": str(AUTHORITIES)}))
         new = store.with_suffix(".new")
-        shutil.copytree(folder, new, dirs_exist_ok=True)
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.copytree(folder, new)
         new.rename(store)
     else:
         shutil.copytree(store, folder)

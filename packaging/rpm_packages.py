@@ -53,12 +53,12 @@ def main(sdist: str, out: str, built: str, kept: str) -> int:
         inside = f"/build/SRPMS/{source.name}"
         call(*entering(root, *rpmbuild, "--rebuild", inside, variables=variables, online=False))
         packages = sorted((folder / "RPMS").rglob("*.rpm"))
-        for package, target in ((source, out), *((package, built) for package in packages)):
-            shutil.copy(package, target)
-            print(f"{package.name}: {package.stat().st_size} bytes", flush=True)
         names = [f"/{package.relative_to(root)}" for package in (source, *packages)]
         lint = ("rpmlint", "--strict", "--rpmlintrc=/build/source/hwsigner.rpmlintrc", *names)
         call(*entering(root, *lint, online=False))
+        for package, target in ((source, out), *((package, built) for package in packages)):
+            shutil.copy(package, target)
+            print(f"{package.name}: {package.stat().st_size} bytes", flush=True)
     return 0
 
 

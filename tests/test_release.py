@@ -73,9 +73,26 @@ def test_version_without_notes_is_one_line_of_error_before_anything_is_built(tex
     assert not (sources / "dist").exists()
 
 
+def test_release_that_fails_leaves_no_file_of_an_earlier_one(sources: Path) -> None:
+    (sources / "Makefile").write_text("wheel:\n\t@echo no compiler >&2; false\n")
+    (sources / "dist").mkdir()
+    (sources / "dist" / "SHA256SUMS").touch()
+    done = release(sources)
+    assert (done.returncode != 0, "no compiler" in done.stderr) == (True, True)
+    assert not (sources / "dist").exists()
+
+
 def test_unknown_argument_is_an_error(sources: Path) -> None:
     done = release(sources, "note")
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "Usage: packaging/release [notes]\n")
+
+
+def test_keys_and_roots_of_a_release_are_deleted_though_its_emulator_has_died(tmp_path: Path) -> None:
+    (tmp_path / "keys").mkdir()
+    [trap] = re.findall(r"^trap .+ EXIT$", (ROOT / "packaging" / "release").read_text(), re.MULTILINE)
+    script = f"set -euo pipefail; temporary={tmp_path}/keys; true & emulator=$!; wait\n{trap}\nexit 3"
+    assert subprocess.run(["bash", "-c", script], capture_output=True).returncode == 3
+    assert not (tmp_path / "keys").exists()
 
 
 @pytest.mark.parametrize("path", sorted(PINS.glob("*.txt")), ids=lambda path: path.stem)

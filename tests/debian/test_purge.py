@@ -54,3 +54,13 @@ def test_purge_leaves_the_user_while_a_key_belongs_to_it(uid: int, gid: int, fol
     assert key.exists()
     for file in ("passwd", "group"):
         assert "\nhwsigner:" in (tmp_path / file).read_text()
+
+
+def test_purge_deletes_the_links_to_the_package_s_units_and_not_those_to_the_administrator_s(tmp_path: Path) -> None:
+    wants = tmp_path / "systemd/system/timers.target.wants"
+    wants.mkdir(parents=True)
+    (tmp_path / "systemd/system/hwsigner-own@.timer").touch()
+    (wants / "hwsigner-own@web.timer").symlink_to("/etc/systemd/system/hwsigner-own@.timer")
+    (wants / "hwsigner-renew@web.timer").symlink_to("/usr/lib/systemd/system/hwsigner-renew@.timer")
+    purge(tmp_path)
+    assert [path.name for path in wants.iterdir()] == ["hwsigner-own@web.timer"]

@@ -37,6 +37,9 @@ def live(root: RpmRoot, _source: Path, program: Path, client: Path) -> None:
     """an older version installed, upgraded and erased"""
     root.prepare(program, client)
     older = make_older(root, program, client)
+    # An administrator's own, and so not a package's to delete.
+    (root.path / "etc/systemd/system/hwsigner-own@.timer").write_text("[Install]\nWantedBy=timers.target\n")
+    root.run("systemctl", "enable", "hwsigner-own@web.timer")
     before = root.state()
     root.rpm("--install", *older)
     (gone,) = root.path.glob("usr/lib64/hwsigner/lib/python3*/site-packages/hwsigner/gone.py")
@@ -45,7 +48,7 @@ def live(root: RpmRoot, _source: Path, program: Path, client: Path) -> None:
     leave_traces(root)
     (root.path / "etc/hwsigner").chmod(0o700)
     enabled = set(root.path.glob("etc/systemd/system/*.wants/hwsigner-*"))
-    assert len(enabled) == 3, enabled
+    assert len(enabled) == 4, enabled
     root.rpm("--upgrade", *root.put(program, client), warning=f"/{LOGROTATE} created as /{LOGROTATE}.rpmnew")
     assert root.run("rpm", "--query", "hwsigner").strip() == program.stem
     assert not list(gone.parent.rglob("gone.*")), "the upgrade must delete a module that is no longer there"

@@ -9,7 +9,7 @@ from packages.root import Root
 
 # What the RPMs require by name, and the packages of Debian that have it.
 NAMED = {
-    "findutils": ["findutils"],
+    "coreutils": ["coreutils"],
     "openssl-libs >= 1:3": ["libssl3t64"],
     "python(abi) = 3.13": ["python3"],
     "systemd": ["systemd"],

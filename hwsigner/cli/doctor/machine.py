@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import stat
 import subprocess
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from hwsigner.errors import HwsignerError, PinError, SigningKeyError
 from hwsigner.key import list_tokens
 from hwsigner.key.management import describe_key
 from hwsigner.system import pcsc
-from hwsigner.system.files import check_no_pipe, open_trusted
+from hwsigner.system.files import MAX_BYTES, check_no_pipe, open_trusted
 from hwsigner.system.users import reading_group
 from hwsigner.uri import KeyURI
 
@@ -129,6 +130,9 @@ def check_units(environ: Mapping[str, str]) -> Iterator[Finding]:
 def _program(path: Path) -> str:
     """Return the program that a unit runs, or an empty text if that can't be told."""
     try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
+            return ""
         lines = path.read_text("utf-8", "replace").splitlines()
     except OSError:
         return ""

@@ -30,7 +30,7 @@ from softhsm.tabrmd import ResourceManager
 from softhsm.tpm import SoftTPM
 from tpm_proxy import Fault, TPMProxy
 
-LOAD, START_AUTH_SESSION, CREATE_PRIMARY = 0x157, 0x176, 0x131
+LOAD, START_AUTH_SESSION, CREATE_PRIMARY, SHUTDOWN = 0x157, 0x176, 0x131, 0x145
 # Prints signatures of a message, one per line, and one more for each line of stdin.
 SIGNER = """
 import sys
@@ -317,6 +317,15 @@ def test_emulated_resource_manager_is_ready_when_it_has_flushed_what_was_left(
         manager.start_manager(proxy.tcti)
         assert handles_in(tools.tpm) == []
         manager.stop_manager()
+
+
+def test_tpm_that_others_may_use_is_not_shut_down(tools: Tools, ec_file: Path, short_folder: Path) -> None:
+    with TPMProxy(tools.tpm, short_folder) as proxy:
+        with open_key(uri_through(proxy, ec_file)) as key:
+            assert key.sign(b"message")
+        codes = proxy.codes
+    assert SIGN in codes
+    assert SHUTDOWN not in codes
 
 
 @pytest.fixture

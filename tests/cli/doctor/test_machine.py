@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -239,6 +240,15 @@ class TestUnits:
     def test_program_that_is_there_is_no_mistake(self, patient: Patient, line: str) -> None:
         patient.program("../my programs/hwsigner", "exit 0")
         patient.write("units/hwsigner-agent.service", f"[Service]\n{line.format(patient.folder)}\n")
+        assert patient.findings() == []
+
+    @pytest.mark.parametrize("place", ["pipe", "huge", "/dev/zero"])
+    def test_pipe_device_or_huge_file_in_place_of_a_unit_is_not_read(self, patient: Patient, place: str) -> None:
+        os.mkfifo(patient.folder / "pipe")
+        (patient.folder / "huge").touch()
+        os.truncate(patient.folder / "huge", 2**40)
+        (patient.folder / "units").mkdir()
+        (patient.folder / "units/hwsigner-agent.service").symlink_to(patient.folder / place)
         assert patient.findings() == []
 
     def test_failed_unit_is_named(self, patient: Patient) -> None:

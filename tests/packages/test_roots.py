@@ -1,0 +1,21 @@
+"""What roots and libraries are kept for the next build: nothing that an interrupted run left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import roots
+
+
+def test_libraries_that_an_interrupted_run_left_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pins = tmp_path / "root/pins.txt"
+    folder = tmp_path / "root/libraries"
+    folder.mkdir(parents=True)
+    pins.write_text("a==1")
+    left = tmp_path / f"libraries-{roots.digest(pins.read_text())}.new"
+    left.mkdir()
+    (left / "old.whl").touch()
+    monkeypatch.setattr(roots, "call_thrice", lambda *_: (folder / "new.whl").touch())
+    roots.download(tmp_path / "root", pins, folder, tmp_path / "libraries")
+    assert [path.name for path in left.with_suffix("").iterdir()] == ["new.whl"]
