@@ -79,7 +79,7 @@ def run(arguments: Arguments) -> int:
     inherited = inheritable_descriptors()
     gc.enable()  # Unlike other commands, this one keeps running.
     if not arguments.command:
-        raise UsageError("no command is given", "Write hwsigner exec NAME -- COMMAND")
+        raise UsageError("no command was given", "Write hwsigner exec NAME -- COMMAND")
     _warn_of_default_profile()
     log = Log()
     watch = Watch(open_audit(read_monitoring(os.environ), log.note), log)

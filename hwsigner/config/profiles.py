@@ -100,7 +100,7 @@ def check_name(name: str) -> None:
         UsageError: it is invalid.
     """
     if not _NAME.fullmatch(name):
-        hint = "A name has at most 64 letters, digits and ._@-"
+        hint = "Use at most 64 letters, digits and ._@-"
         raise UsageError(f"{name[:100]!r} is not a valid profile name", hint)
 
 

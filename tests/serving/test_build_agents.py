@@ -141,7 +141,7 @@ def test_key_that_can_t_be_read_again_is_used_for_later_sessions(
     [
         (("--", "true"), "no profile is named, and no flags are given"),
         (("--strict", "--", "true"), "no profile is named, and no flags are given"),
-        (("--role-arn", "x", "--"), "no command is given"),
+        (("--role-arn", "x", "--"), "no command was given"),
         (("--role-arn", "x", "web", "--", "true"), "--role-arn can't be combined with a profile's name"),
         (("web", "aws", "--region", "x"), "--region can't be combined with a profile's name"),
         (("--certificate", "x", "--", "true"), "--trust-anchor-arn"),

@@ -202,9 +202,9 @@ def test_command_is_not_run_without_credentials(stage: Stage) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "no command is given"),
-        (("web",), "no command is given"),
-        (("web", "--"), "no command is given"),
+        ((), "no command was given"),
+        (("web",), "no command was given"),
+        (("web", "--"), "no command was given"),
         (("nope", "--", "true"), "there is no profile 'nope'"),
         (("--what", "web", "--", "true"), "unknown flag --what. Write hwsigner exec NAME -- COMMAND, with the"),
         (("web", "aws", "--regio", "x"), "unknown flag --regio. Did you mean --region?"),

@@ -33,7 +33,7 @@ def open_issuer(settings: IssuerSettings) -> Command:
     except ValueError:
         raise UsageError("--issuer-command has an open quote", "Close the quote") from None
     if not words or not words[0]:
-        raise UsageError("the issuer is a command, and none is given", "Add --issuer-command PROGRAM")
+        raise UsageError("the issuer is a command, and none was given", "Add --issuer-command PROGRAM")
     return Command(tuple(words), settings.timeout)
 
 

@@ -77,7 +77,7 @@ def test_process_that_the_command_leaves_is_not_waited_for(asked: Requested) -> 
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("", "none is given"),
+        ("", "none was given"),
         ("'", "has an open quote"),
         ("/no/such/program", "'/no/such/program' can't be run: No such file"),
         ("/etc/passwd", "can't be run: Permission denied"),
