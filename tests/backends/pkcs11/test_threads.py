@@ -204,6 +204,7 @@ from hwsigner.backends.pkcs11 import module
 from pkcs11_shim import Shim, run_alone
 from pathlib import Path
 module._FORK_SECONDS = 20  # A call under way may take long on a busy machine.
+module._PAUSE_SECONDS = 0.1  # On a busy machine, a process that logs in may keep the token's file empty for long.
 shim = Shim(Path(sys.argv[1]), None, {})
 tokens = ("one", "two")
 keys = [open_key(shim.uri(token=token), "1234") for token in tokens]
