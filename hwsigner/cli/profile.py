@@ -95,7 +95,7 @@ def _write(arguments: Arguments, name: str) -> int:
             f"profile {name!r} would be empty" if arguments.action == "add" else "no change was given",
             "Add flags, such as --certificate FILE: hwsigner profile --help lists them",
         )
-    values |= {name: for_any_folder(text) for name, text in values.items() if name in _URIS and _is_file(text)}
+    values |= {flag: _in_full(values[flag]) for flag in _URIS if flag in values}
     try:
         file = _edit(name, values, arguments.unset) if arguments.action == "edit" else _add(arguments, name, values)
     except UnicodeEncodeError:
@@ -107,9 +107,11 @@ def _write(arguments: Arguments, name: str) -> int:
     return _print_change(arguments, name, str(file), f"[profile.{name}]")
 
 
-def _is_file(text: str) -> bool:
-    """Return whether a value is the path of a file that exists: other values are saved as they are."""
-    return os.path.exists(text.removeprefix("tpm2:path="))
+def _in_full(text: str) -> str:
+    """Return a path or key URI with the full path of its file, if there is that file; any other value as it is."""
+    uri = KeyURI.of(text)
+    has_file = os.path.exists(uri.path.get("path", b""))
+    return for_any_folder(uri) if has_file and uri.pin_value is None else text
 
 
 def _print_change(arguments: Arguments, name: str, file: str, told: str) -> int:

@@ -57,12 +57,12 @@ class TestAdd:
         monkeypatch.chdir(tmp_path)
         for name in ("web.pem", "web.tss2"):
             Path(name).touch()
-        flags = ("--certificate=web.pem", "--private-key=tpm2:path=web.tss2", "--intermediates=missing.pem")
+        flags = ("--certificate=web.pem", "--private-key=tpm2:path=web.tss2?tcti=none", "--intermediates=missing.pem")
         assert call("profile", "add", "web", *flags).status == 0
         assert call("profile", "edit", "web", "--intermediates=./web.pem").status == 0
         assert tomllib.loads(user_file.read_text())["profile"]["web"] == {
             "certificate": f"{tmp_path}/web.pem",
-            "private-key": f"tpm2:path={tmp_path}/web.tss2",
+            "private-key": f"tpm2:path={tmp_path}/web.tss2?tcti=none",
             "intermediates": f"{tmp_path}/web.pem",
         }
 
