@@ -484,6 +484,16 @@ MDQCAQAwCwYJYIZIAWUDBANjBCKAINZKGWAlgEYaaBvzCmBkyGvyziUImQLRCNG1
 GdYcvHF4
 -----END PRIVATE KEY-----
 """
+# Written once: one wrong passphrase in 256 leaves padding that fits, and only libcrypto can tell it from the right one.
+SCRYPT = b"""\
+-----BEGIN ENCRYPTED PRIVATE KEY-----
+MIHsMFcGCSqGSIb3DQEFDTBKMCkGCSsGAQQB2kcECzAcBBDwheaYzAwUgpceTfGV
+G90EAgJAAAIBCAIBATAdBglghkgBZQMEASoEENr4vER23NqPJHg3eQM20b8EgZCT
+i9qRTIj1Qeq95KFac0zU8ifZ0E7racjqcwSfP3dIQ55rnvDRfF//5uKikp7xZxoX
+UZVmqFq8Vi+iqa8+X6k5b+WB499R92zPzEGMrDCOUy/Z7hD3N7mWET6pTozr21kz
+k/1Ny18qoPmmIchvnwZ4qJNLFgcOFQbw1fpXRRl9cPaaE5H8oPDooDOIrZs+ZO8=
+-----END ENCRYPTED PRIVATE KEY-----
+"""
 UNKNOWN_ENCRYPTED = b"""\
 -----BEGIN ENCRYPTED PRIVATE KEY-----
 MIGjMF8GCSqGSIb3DQEFDTBSMDEGCSqGSIb3DQEFDDAkBBCYDzJcaFapbhVW2pwH
@@ -532,8 +542,10 @@ class TestLibcrypto:
     @pytest.mark.usefixtures("without_libcrypto")
     def test_forms_that_cryptography_reads_need_no_libcrypto(self, files: KeyFiles) -> None:
         assert open_key(str(files.key("P-256"))).sign(b"message")
+        path = files.write("scrypt", SCRYPT)
+        assert open_key(str(path), PASSPHRASE).sign(b"message")
         with pytest.raises(WrongPinError):
-            open_key(str(files.form("P-256", keyfiles.ENCRYPTED["scrypt"], PASSPHRASE)), WRONG_PASSPHRASE)
+            open_key(str(path), WRONG_PASSPHRASE)
 
     @pytest.mark.usefixtures("without_libcrypto")
     @pytest.mark.parametrize("form", [Encoding.PEM, Encoding.DER])
