@@ -162,7 +162,7 @@ def test_module_is_not_finalised_while_another_token_is_in_use(shim: Shim, key: 
 # PINs
 
 
-# Of these, only CKR_PIN_INCORRECT says what became of the PIN: a token that is removed during a login may have counted it.
+# Only the first says what became of the PIN: a token that is removed during a login may have counted the attempt.
 LOGIN_ERRORS = [
     *(PIN_INCORRECT, DEVICE_ERROR, GENERAL_ERROR, FUNCTION_FAILED, SLOT_ID_INVALID),
     *(DEVICE_REMOVED, TOKEN_NOT_PRESENT, TOKEN_NOT_RECOGNIZED, SESSION_HANDLE_INVALID),
