@@ -188,6 +188,9 @@ def _first_library() -> ctypes.CDLL:
         with suppress(OSError):
             return ctypes.CDLL(name)
     raise UnsupportedKeyError(
-        "a private key in this form needs the libcrypto of OpenSSL 3, or for ML-DSA of 3.5, which is not installed",
-        f"Install it, or convert a copy where OpenSSL 3.5 is installed: {_CONVERT}",
+        # Of 256 wrong passphrases, one leaves something that looks like a key in such a form.
+        "the private key may be in a form that needs the libcrypto of OpenSSL 3, or for ML-DSA of 3.5, which is not "
+        "installed",
+        "Check its passphrase, if it has one; if that is right, install libcrypto, or convert a copy where OpenSSL 3.5 "
+        f"is installed: {_CONVERT}",
     )

@@ -103,7 +103,10 @@ class PKCS11Error(Exception):
 
 
 class SessionLostError(PKCS11Error):
-    """The session or an object's handle is void, as after the token's removal. Nothing was done; retry in a new one."""
+    """The session or an object's handle is void, as after the token's removal. A login is not repeated in a new one.
+
+    A token that was removed during the login may have counted an attempt, and any other call can be repeated.
+    """
 
 
 class PinRefusedError(PKCS11Error):

@@ -12,6 +12,10 @@ from hwsigner.errors import BackendUnavailableError, UsageError
 from hwsigner.uri import KeyURI
 
 FLAG_HINT = "Name the PKCS #11 module with --pkcs11-lib, or with module-path in the key URI"
+_INSTALL_HINT = (
+    "Install its package: ykcs11 for a YubiKey (Fedora: yubico-piv-tool), opensc for another smart card; "
+    "or name the module with --pkcs11-lib, or with module-path in the key URI"
+)
 # Only root can write to these folders, and to what is in them.
 _SYSTEM_FOLDERS = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/local/lib64")
 _PROXY = "p11-kit-proxy.so"
@@ -73,7 +77,7 @@ def listed_paths(uri: KeyURI) -> list[str]:
     paths = [module.path for module in configured_modules() if module.has_user_keys] + unconfigured_paths()
     if not paths:
         tried = f"{_PROXY} is in none of {', '.join(_FOLDERS)}; p11-kit has no module configured, no other one is known"
-        raise BackendUnavailableError(f"no PKCS #11 module is found: {tried}", FLAG_HINT)
+        raise BackendUnavailableError(f"no PKCS #11 module is found: {tried}", _INSTALL_HINT)
     return _distinct(paths)
 
 

@@ -13,7 +13,6 @@ from hwsigner.backends.pkcs11.errors import (
     USER_ALREADY_LOGGED_IN,
     PinRefusedError,
     PKCS11Error,
-    SessionLostError,
 )
 from hwsigner.backends.pkcs11.functions import Session, TokenFlag, TokenInfo
 from hwsigner.backends.pkcs11.module import Module, TokenSession, registry_lock
@@ -87,9 +86,6 @@ class OpenToken(TokenSession):
         """
         if self.session is not None:
             return self.session
-        if self._is_lost:
-            self.module.look_again()
-            self._is_lost = False
         session = self._open_session()
         if self._logged_in:
             self._recognise(session)
@@ -234,6 +230,10 @@ class OpenToken(TokenSession):
                 self._fingerprint = TokenFingerprint()
 
     def _open_session(self) -> Session:
+        if self._is_lost:
+            self.module.look_again()
+            self._is_lost = False
+
         def open_session() -> Session:
             self.refresh()
             try:
@@ -275,17 +275,31 @@ class OpenToken(TokenSession):
             # A repeated login gets the answer that the first one got, unless an attempt has failed since then.
             if pin_state(self.info) or not again:
                 self._request = user_pin_request(self.info)
-            return self._find_pin(self.opened(), self._uri, self._pins)
+            found = self._find_pin(self.opened(), self._uri, self._pins)
+            if not found.is_stored:
+                self._reopen_if_lost()
+            return found
         except BaseException:
             self._log_out()
             raise
+
+    def _reopen_if_lost(self) -> None:
+        """Open another session if this one has ended while the user was asked, as when the token was away.
+
+        This must come before the login: if that fails, no error tells whether the token has counted an attempt.
+        """
+        self.module.look_again()
+        self.drop_lost_session(thoroughly=True)
+        if self.session is None:
+            self._recognise(self._open_session())
+            refuse_risk(self.info, self._pins)
 
     def _log_in_with(self, found: FoundPin | None) -> None:
         is_own = True
         self._refusal = None
         try:
             with only_try(self.module, self.info, found, self._pins):
-                self._send_until_it_arrives(self.opened(), found)
+                self._send(self.opened(), found)
             forget_refusals(self.info)
         except PKCS11Error as error:
             if error.code != USER_ALREADY_LOGGED_IN:
@@ -347,20 +361,6 @@ class OpenToken(TokenSession):
         finally:
             with registry_lock:  # A fork that has seen the user asked is over.
                 self.asks_user = False
-
-    def _send_until_it_arrives(self, session: Session, found: FoundPin | None) -> None:
-        """Send a PIN; again only if the module had not noticed that the token was away, so that none arrived."""
-        try:
-            self._send(session, found)
-        except SessionLostError:
-            self.drop_session()
-            self.module.look_again()
-            session = self._open_session()
-            self._recognise(session)
-            # As if it were stored: the user has not typed it for this attempt.
-            again = found and FoundPin(found.pin, is_stored=True, place=found.place)
-            refuse_risk(self.info, self._pins, again)
-            self._send(session, found)
 
     def _send(self, session: Session, found: FoundPin | None, *, for_signature: bool = False) -> None:
         keypad = f"type the PIN of {self.name} at its keypad"

@@ -485,6 +485,7 @@ GdYcvHF4
 -----END PRIVATE KEY-----
 """
 # Written once: one wrong passphrase in 256 leaves padding that fits, and only libcrypto can tell it from the right one.
+WRONG_THAT_FITS = "wrong 36"
 SCRYPT = b"""\
 -----BEGIN ENCRYPTED PRIVATE KEY-----
 MIHsMFcGCSqGSIb3DQEFDTBKMCkGCSsGAQQB2kcECzAcBBDwheaYzAwUgpceTfGV
@@ -546,6 +547,16 @@ class TestLibcrypto:
         assert open_key(str(path), PASSPHRASE).sign(b"message")
         with pytest.raises(WrongPinError):
             open_key(str(path), WRONG_PASSPHRASE)
+
+    @pytest.mark.usefixtures("without_libcrypto")
+    def test_error_without_libcrypto_says_that_the_passphrase_may_be_wrong(self, files: KeyFiles) -> None:
+        with pytest.raises(UnsupportedKeyError, match=r"may be in a form that needs .*libcrypto") as caught:
+            open_key(str(files.write("scrypt", SCRYPT)), WRONG_THAT_FITS)
+        assert caught.value.hint.startswith("Check its passphrase")
+
+    def test_wrong_passphrase_that_leaves_fitting_padding_is_reported_as_wrong(self, files: KeyFiles) -> None:
+        with pytest.raises(WrongPinError):
+            open_key(str(files.write("scrypt", SCRYPT)), WRONG_THAT_FITS)
 
     @pytest.mark.usefixtures("without_libcrypto")
     @pytest.mark.parametrize("form", [Encoding.PEM, Encoding.DER])

@@ -58,6 +58,13 @@ def test_error_says_where_modules_were_looked_for_when_there_is_none(folders: Pa
     assert "--pkcs11-lib" in caught.value.hint
 
 
+def test_error_names_packages_of_debian_and_fedora_when_there_is_no_module(folders: Path) -> None:
+    with pytest.raises(BackendUnavailableError) as caught:
+        list(list_tokens("pkcs11:"))
+    for package in ("ykcs11 for a YubiKey", "Fedora: yubico-piv-tool", "opensc for another smart card"):
+        assert package in caught.value.hint
+
+
 def test_configured_modules_then_known_ones_are_used_without_a_proxy(folders: Path, hsm: InProcessSoftHSM) -> None:
     link(folders, hsm, "libsofthsm2.so")
     link(folders, hsm, "configured.so")

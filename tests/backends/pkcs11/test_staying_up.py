@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from any_module import find_certificates, open_key
+from any_module import find_certificates, list_tokens, open_key
 from hwsigner.backends.pkcs11 import pins as pkcs11_pins
 from hwsigner.backends.pkcs11.functions import ObjectClass
 from hwsigner.backends.pkcs11.module import load_module
@@ -23,12 +23,13 @@ from hwsigner.errors import (
     WrongPinError,
 )
 from hwsigner.key import Key
-from hwsigner.pins import PinSource
+from hwsigner.pins import PinRequest, PinSource
 from hwsigner.uri import KeyURI
 from pkcs11_shim import FINALIZE, INITIALIZE, LOGIN, LOGOUT, SIGN, SIGN_INIT, Person, Shim
 
 DEVICE_ERROR, DEVICE_REMOVED, SESSION_HANDLE_INVALID, FUNCTION_FAILED = 0x30, 0x32, 0xB3, 6
 PIN_INCORRECT, USER_NOT_LOGGED_IN, GENERAL_ERROR, SLOT_ID_INVALID = 0xA0, 0x101, 5, 3
+TOKEN_NOT_PRESENT, TOKEN_NOT_RECOGNIZED = 0xE0, 0xE1
 COUNT_LOW, FINAL_TRY = 0x10000, 0x20000
 COUNTED_SERIAL = b"other serial    "
 
@@ -161,7 +162,14 @@ def test_module_is_not_finalised_while_another_token_is_in_use(shim: Shim, key: 
 # PINs
 
 
-@pytest.mark.parametrize("answer", [PIN_INCORRECT, DEVICE_ERROR, GENERAL_ERROR, FUNCTION_FAILED, SLOT_ID_INVALID])
+# Only the first says what became of the PIN: a token that is removed during a login may have counted the attempt.
+LOGIN_ERRORS = [
+    *(PIN_INCORRECT, DEVICE_ERROR, GENERAL_ERROR, FUNCTION_FAILED, SLOT_ID_INVALID),
+    *(DEVICE_REMOVED, TOKEN_NOT_PRESENT, TOKEN_NOT_RECOGNIZED, SESSION_HANDLE_INVALID),
+]
+
+
+@pytest.mark.parametrize("answer", LOGIN_ERRORS)
 @pytest.mark.parametrize("cleared", [0, 4])
 def test_login_that_fails_later_is_not_repeated(shim: Shim, key: Key, answer: int, cleared: int) -> None:
     shim.flags(cleared=cleared)  # CKF_LOGIN_REQUIRED
@@ -184,13 +192,48 @@ def test_login_that_fails_later_is_not_repeated(shim: Shim, key: Key, answer: in
     assert shim.count(LOGIN) == 3
 
 
-@pytest.mark.parametrize("answer", [PIN_INCORRECT, DEVICE_ERROR, SLOT_ID_INVALID])
+@pytest.mark.parametrize("answer", LOGIN_ERRORS)
 def test_first_login_that_fails_is_not_repeated(shim: Shim, answer: int) -> None:
     shim.uri()
     shim.fail(LOGIN, answer)
     with pytest.raises(SigningKeyError):
         open_key(shim.uri(), "1234")
     assert shim.count(LOGIN) == 1
+
+
+@pytest.mark.parametrize("is_back", [True, False])
+def test_pin_is_sent_once_or_not_at_all_when_the_token_is_removed_while_the_user_is_asked(
+    shim: Shim, is_back: bool
+) -> None:
+    assert list(list_tokens(shim.uri()))
+
+    def answer(_: PinRequest) -> str:
+        shim.remove()
+        if is_back:
+            shim.insert()
+        return "1234"
+
+    if is_back:
+        with open_key(shim.uri(), answer) as key:
+            assert key.sign(b"message")
+    else:
+        with pytest.raises(TokenRemovedError, match="token 'one' was removed"):
+            open_key(shim.uri(), answer)
+    assert shim.count(LOGIN) == is_back
+
+
+def test_no_pin_is_sent_on_the_final_try_when_the_attempts_failed_while_the_user_was_asked(shim: Shim) -> None:
+    assert list(list_tokens(shim.uri()))
+
+    def answer(_: PinRequest) -> str:
+        shim.remove()
+        shim.flags(raised=COUNT_LOW | FINAL_TRY)
+        shim.insert()
+        return "1234"
+
+    with pytest.raises(PinLockedError, match="one more wrong PIN locks"):
+        open_key(shim.uri(), answer)
+    assert shim.count(LOGIN) == 0
 
 
 def test_remembered_pin_is_not_sent_after_a_try_of_another_program_failed(shim: Shim, key: Key, person: Person) -> None:

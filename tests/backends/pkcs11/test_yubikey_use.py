@@ -15,7 +15,7 @@ import pytest
 from backends.contract import openssl_verifies
 from hwsigner.errors import PinRequiredError, SigningKeyError, TokenRemovedError, WrongPinError
 from hwsigner.key import Key, open_key
-from hwsigner.pins import AskPin, PinSource
+from hwsigner.pins import AskPin, PinRequest, PinSource
 from hwsigner.system import notices
 from pkcs11_shim import ROOT, Person
 from softhsm.pcsc import SoftPcsc
@@ -78,6 +78,21 @@ def test_key_signs_when_the_card_was_removed_and_is_back(yubikey: YubiKey, pcsc:
         yubikey.insert(pcsc)
         assert key.sign(b"message")
     assert right(yubikey.pin_tries)
+
+
+def test_typed_pin_reaches_the_card_that_was_removed_and_is_back_while_the_user_was_asked(
+    yubikey: YubiKey, pcsc: SoftPcsc, module: str
+) -> None:
+    prepare(yubikey)
+
+    def answer(_: PinRequest) -> str:
+        yubikey.remove()
+        yubikey.insert(pcsc)
+        return yubikey.pin
+
+    with card_key(yubikey, module, AUTHENTICATION, answer) as key:
+        assert key.sign(b"message")
+    assert yubikey.pin_tries == [0x9000]
 
 
 def test_another_card_in_the_reader_gets_no_pin(
