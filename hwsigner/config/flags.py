@@ -168,7 +168,9 @@ IDENTITY = (
         "certificate: a path, pkcs11: URI, tpm2:nv=INDEX, env:NAME, fd:N, or - for standard input",
         "CERT",
     ),
-    Flag("private-key", "private key: a path, key URI, env:NAME, fd:N or - (default: that of --certificate)", "KEY"),
+    Flag(
+        "private-key", "private key: a path, key URI, env:NAME, fd:N or - (default: the value of --certificate)", "KEY"
+    ),
     Flag("intermediates", "file of intermediate certificates", "FILE"),
     Flag("cert-selector", "find the certificate on PKCS #11 tokens: Key=x509Subject,Value=… or file://…", "SELECTOR"),
     switch("use-latest-expiring-certificate", "if several certificates match, use the one that expires last"),
