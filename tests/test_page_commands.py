@@ -144,7 +144,7 @@ def test_enrolment_by_vault(bao: Bao, ca: certs.Authority, swtpm: SoftTPM, short
 
 
 def test_enrolment_by_openssl(desk: Desk) -> None:
-    script = shell_blocks(ENROLMENT, "For a demo, openssl is such a program", "### Vault and OpenBao")
+    script = shell_blocks(ENROLMENT, "For a demo, openssl can be that program", "### Vault and OpenBao")
     arns = "--trust-anchor-arn ARN --profile-arn ARN --role-arn ARN"
     flags = f"--private-key web.key --subject CN=web,OU=devops {arns}"
     desk.run(script.replace("web …", f"web {flags}"))
@@ -216,9 +216,9 @@ def test_doctor_prints_what_its_page_shows(desk: Desk) -> None:
     without_usage = ISSUE.format("web").replace("-copy_extensions copy", "")
     added = "hwsigner profile add web --certificate /etc/pki/web.pem --private-key /etc/pki/web.key"
     arns = "--trust-anchor-arn ARN --profile-arn ARN --role-arn ARN"
-    script = shell_blocks("docs/how-to/doctor.md", "# What is wrong", "The exit status is 0")
+    script = shell_blocks("docs/how-to/doctor.md", "# Troubleshooting", "The exit status is 0")
     printed = desk.run(f"{made}{without_usage}{added} {arns}\necho BEGIN\n{script.strip()} || true\n")
-    shown = block("docs/how-to/doctor.md", "text", "# What is wrong", "The exit status is 0")
+    shown = block("docs/how-to/doctor.md", "text", "# Troubleshooting", "The exit status is 0")
     assert is_shown(shown, printed.partition("BEGIN")[2].replace(str(desk.folder), "/etc/pki"))
 
 

@@ -122,7 +122,7 @@ def test_session_of_boto3(run: Run, scene: Scene) -> None:
 
 
 def test_session_that_the_program_has(run: Run) -> None:
-    names = run(python_block("docs/how-to/boto3.md", "## A session that you have", "hwsigner is then tried"))
+    names = run(python_block("docs/how-to/boto3.md", "## An existing session", "hwsigner is then tried"))
     try:
         assert ":assumed-role/" in names["boto3"].client("sts").get_caller_identity()["Arn"]
     finally:

@@ -16,6 +16,10 @@ DRAWN = sorted(path for path in FOLDER.glob("*.svg") if "prefers-color-scheme" i
 SVG = "{http://www.w3.org/2000/svg}"
 
 
+def test_every_picture_follows_a_dark_page() -> None:
+    assert [path.name for path in FOLDER.glob("*.svg") if path not in DRAWN] == []
+
+
 def test_each_drawn_picture_is_shown_by_a_page_with_a_description() -> None:
     shown = re.findall(r"!\[([^\]]+)\]\(([\w-]+\.svg)\)", "".join(page.read_text() for page in FOLDER.glob("*.md")))
     assert {path.name for path in DRAWN} <= {name for alternative, name in shown if alternative}

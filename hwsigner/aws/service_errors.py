@@ -29,8 +29,8 @@ _CAUSES = (
     ("invalid signature", "Check the clock, and look for a proxy that changes headers"),
     (
         "failed to be mapped",
-        "Session tags may have letters, digits, spaces and _.:/=+-@ only: name subject, issuer and SANs so, or delete "
-        "these attributes from the Roles Anywhere profile's attribute mappings",
+        "Use only letters, digits, spaces and _.:/=+-@ in subject, issuer and SANs, or delete these attributes from "
+        "the Roles Anywhere profile's attribute mappings",
     ),
     ("set rolesessionname", "Set acceptRoleSessionName in the Roles Anywhere profile, or omit --role-session-name"),
 )

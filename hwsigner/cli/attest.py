@@ -25,7 +25,7 @@ _FLAGS = (
     Flag("csr", "certificate request of this key, to go with the statement", "FILE"),
     Flag("vendor-certificates", "certificates up to the vendor's root that the hardware does not hold", "FILE"),
     Flag("pcrs", "TPM: add these PCRs to the answer, such as sha256:7,14", "PCRS"),
-    switch("ek", "TPM: print the hash of the endorsement key, which stands for the TPM, and nothing else"),
+    switch("ek", "TPM: print the hash of the endorsement key, which identifies the TPM, and nothing else"),
     Flag("out", "file for the statement or answer (default: stdout)", "FILE"),
 )
 

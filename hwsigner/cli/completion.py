@@ -18,7 +18,7 @@ from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.config.flags import Flag
 from hwsigner.errors import HwsignerError, UsageError, install_command, suggestion
 
-HELP = "print a script that completes words in your shell"
+HELP = "print a script for Tab completion in your shell"
 
 _SHELLS = ("bash", "zsh", "fish")
 _FILES = ("FILE", "PATH", "CERT", "KEY", "KEY-URI", "PROGRAM")

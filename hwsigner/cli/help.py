@@ -16,14 +16,14 @@ _WIDTH = 80
 _SECTIONS = {
     "Credentials": ("credential-process", "exec", "agent", "serve", "update"),
     "Profiles": ("profile", "enroll", "renew", "retire"),
-    "What is there, and what is wrong": ("status", "doctor", "whoami", "list", "show"),
+    "Inspect and troubleshoot": ("status", "doctor", "whoami", "list", "show"),
     "Keys and certificates": ("keygen", "csr", "install-certificate", "delete", "attest", "verify-attestation"),
     "Trust anchor, role and profile in AWS": (
         *("aws setup", "aws check", "aws revoke", "aws trust-policy", "aws template", "aws principal-tags"),
     ),
     "A registrar for many machines": ("registrar", "registrar allow", "registrar rotate-keys"),
 }
-_OTHERS = "Others"
+_OTHERS = "Other commands"
 _FIRST_STEPS = {
     "hwsigner enroll --help": "make a key, have it certified, write its profile",
     "hwsigner profile add --help": "write a profile for a key that you have",

@@ -55,7 +55,9 @@ class _Certified:
 
 def add_arguments(parser: Parser) -> None:
     """Add the key URI and the flags."""
-    parser.add_argument("key", metavar="KEY-URI", nargs="?", help="key URI of the key (default: that of the flags)")
+    parser.add_argument(
+        "key", metavar="KEY-URI", nargs="?", help="key URI of the key (default: from --profile or --private-key)"
+    )
     parser.add_flags(OUTPUT, IDENTITY, PROFILE)
 
 

@@ -23,7 +23,7 @@ _FLAGS = (
     Flag("challenge", "new file for the challenge to the statement", "FILE"),
     Flag("answer", "answer to verify", "FILE"),
     Flag("state", "what the verifier keeps from --challenge until --answer; secret", "FILE"),
-    switch("accept-claims", "accept an answer that does not prove that the key is in hardware alone"),
+    switch("accept-claims", "accept an answer even if it does not prove that the key is only in hardware"),
     *OUTPUT,
 )
 
@@ -53,7 +53,7 @@ def run(arguments: Arguments) -> int:
         raise KeyMismatchError("the certificate request is not signed by this key", "Do not certify it")
     if arguments.answer and not (findings.in_hardware or arguments.accept_claims):
         raise AttestationError(
-            "it is not proven that the key is in hardware alone", "Read the warnings; --accept-claims accepts it"
+            "it is not proven that the key is only in hardware", "Read the warnings; --accept-claims accepts it"
         )
     if arguments.challenge:
         _write(*attestation.challenge(statement, trust), arguments)

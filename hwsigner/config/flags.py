@@ -168,7 +168,9 @@ IDENTITY = (
         "certificate: a path, pkcs11: URI, tpm2:nv=INDEX, env:NAME, fd:N, or - for standard input",
         "CERT",
     ),
-    Flag("private-key", "private key: a path, key URI, env:NAME, fd:N or - (default: that of --certificate)", "KEY"),
+    Flag(
+        "private-key", "private key: a path, key URI, env:NAME, fd:N or - (default: the value of --certificate)", "KEY"
+    ),
     Flag("intermediates", "file of intermediate certificates", "FILE"),
     Flag("cert-selector", "find the certificate on PKCS #11 tokens: Key=x509Subject,Value=… or file://…", "SELECTOR"),
     switch("use-latest-expiring-certificate", "if several certificates match, use the one that expires last"),
@@ -181,7 +183,9 @@ IDENTITY = (
     Flag("tpm-key-password", "auth value of the TPM key; pin-source in the key URI is safer", "TEXT", secret=True),
     switch("no-tpm-key-password", "the TPM key has an empty auth value"),
     Flag("pkcs8-password", "passphrase of the key file; pin-source in the key URI is safer", "TEXT", secret=True),
-    switch("allow-final-pin-try", "send a PIN even after a failed attempt, or if one more would lock the token"),
+    switch(
+        "allow-final-pin-try", "send a PIN even after a failed attempt, or if one more failure would lock the token"
+    ),
     Flag("pinentry", "program that asks for a PIN, or none (default: pinentry, if there is a display)", "PROGRAM"),
     switch("no-preflight", "send the certificate even if the service will refuse it"),
     switch("strict", "treat warnings as errors"),
@@ -236,7 +240,7 @@ AGENT = (
 
 # What a certificate is asked for, and of which issuer. In profiles, for `enroll` and the renewals after it.
 NAMES = (
-    Flag("subject", "subject, as RFC 4514 has it: CN=bamboo-01,OU=devops", "NAME"),
+    Flag("subject", "subject, written as in RFC 4514: CN=bamboo-01,OU=devops", "NAME"),
     Flag("dns", "DNS name for the subjectAltName; repeatable", "NAME", many=True),
     Flag("uri", "URI for the subjectAltName; repeatable", "URI", many=True),
 )

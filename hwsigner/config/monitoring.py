@@ -27,7 +27,7 @@ MONITORING = (
     Flag("audit-log", "where to log who got which credentials: a file, journal or stderr (default: nowhere)", "PLACE"),
     Flag(
         "audit",
-        "without room for the audit line, give no credentials (required), or warn (the default)",
+        "if an audit line can't be written: give no credentials (required), or warn (the default)",
         "required|warn",
         one_of("required", "warn"),
     ),

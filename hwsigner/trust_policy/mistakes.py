@@ -68,7 +68,7 @@ MISTAKES = {
     ),
     "source-arn-none": Mistake(
         OPEN,
-        "Certificates of every trust anchor can assume the role, also of anchors that others create later",
+        "Certificates of every trust anchor can assume the role, even of anchors that others create later",
         f"Add {_SOURCE_ARN}",
     ),
     "source-account-only": Mistake(
@@ -155,7 +155,8 @@ MISTAKES = {
     ),
     "wildcard-literal": Mistake(
         WRONG,
-        "StringEquals and StringNotEquals know no wildcards, and no name has an asterisk or a question mark in it",
+        "StringEquals and StringNotEquals do not support wildcards, and no name has an asterisk or a question mark in "
+        "it",
         "Use StringLike for text, ArnLike for ARNs",
     ),
     "operator-unknown": Mistake(

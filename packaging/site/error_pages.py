@@ -53,11 +53,11 @@ _ALL = "every message that hwsigner can print"  # words of errors.md, which get 
 _INTRODUCTION = """\
 # Every error message
 
-An error is one line on stderr: what is wrong, a full stop, and what to do. These are all that hwsigner makes, by exit
-status and by the class that a Python program catches. Words in capitals, such as PATH, stand for what your message has
-in their place; … stands for any text.
+An error is one line on stderr: what is wrong, then what to do. This page has every message that hwsigner can print, by
+exit status and by the class that a Python program catches. Words in capitals, such as PATH, stand for the values in
+your message; … stands for any text.
 
-Paste a message, or a part of it, to find it here:
+To find a message, paste it or a part of it:
 """
 
 
@@ -96,7 +96,10 @@ def _service() -> str:
     said = {f"{words}": cause for words, cause in service_errors._CAUSES}
     rows = [f"{plain(words)}\n: {plain(cause)}" for words, cause in (said | service_errors._CAUSES_BY_TYPE).items()]
     return "\n\n".join(
-        ["`the service refused: …` has the service's own words. If they have these, the cause is:", *rows]
+        [
+            "An error that begins with `the service refused:` quotes the service. Its messages and their causes:",
+            *rows,
+        ]
     )
 
 
@@ -112,9 +115,7 @@ def _section(base: type, status: int, explained: Mapping[str, str]) -> Iterator[
 
 
 def _definition(message: str, hints: Sequence[str], cause: str) -> str:
-    advice = [f"{plain(hint)}." for hint in hints] or (
-        [] if cause else ["There is no more to say than the message does."]
-    )
+    advice = [f"{plain(hint)}." for hint in hints] or ([] if cause else ["The message says it all."])
     if len(advice) > 1:
         advice = [f"One of: {' · '.join(advice)}"]
     return f"{plain(message)}\n: " + "\n\n  ".join([*advice, *([cause] if cause else [])])

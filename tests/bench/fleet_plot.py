@@ -7,12 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from bench.fleet import HOUR, MINUTE, Fleet, History, cold_start, outage, steady
+from bench.svg import head
 from hwsigner.refresh.schedule import POLICY
 
 WIDTH, HEIGHT = 860, 170
 LEFT, TOP, GAP = 60, 40, 62
 LOWEST, HIGHEST = 1, 2000  # Requests a second, at the bottom and the top of a panel.
 SENT, GRANTED, RIVAL, QUOTA = "#d1495b", "#00798c", "#bbbbbb", "#333333"
+_TITLE = "Requests a second of 10,000 providers"
+_DESCRIPTION = (
+    "Three curves over six or seven hours: a cold start, an outage of an hour, and steady state. Requests rise at "
+    "first, then stay below the quota of ten a second."
+)
 
 
 @dataclass
@@ -56,9 +62,7 @@ def draw() -> str:
     height = TOP + len(panels) * (HEIGHT + GAP) + 10
     return "\n".join(
         [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {LEFT + WIDTH + 20} {height}"'
-            ' font-family="sans-serif" font-size="12" fill="#222222">',
-            '<rect width="100%" height="100%" fill="#ffffff"/>',
+            *head(LEFT + WIDTH + 20, height, _TITLE, _DESCRIPTION),
             *(line for i, panel in enumerate(panels) for line in panel.draw(TOP + i * (HEIGHT + GAP))),
             *_legend(height - 14),
             "</svg>\n",

@@ -14,6 +14,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+sys.path[:0] = [str(Path(__file__).parents[1])]
+
+from bench.svg import head  # noqa: E402
+
 WIDTH, BAR, STEP = 480, 14, 22
 LEFT, TOP, GAP, RIGHT = 400, 40, 70, 80
 COLD, WARM, REST, KEY, MARK = "#00798c", "#d1495b", "#bbbbbb", "#00798c", "#333333"
@@ -82,10 +86,14 @@ def draw(outputs: Mapping[str, float], keys: Sequence[Mapping[str, Any]]) -> str
     for panel in panels:
         lines += panel.draw(top)
         top += panel.height + GAP
-    size = f"0 0 {LEFT + WIDTH + RIGHT} {top - GAP + 30}"
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{size}"'
-    head += ' font-family="sans-serif" font-size="12" fill="#222222">'
-    return "\n".join([head, '<rect width="100%" height="100%" fill="#ffffff"/>', *lines, "</svg>\n"])
+    first = head(
+        LEFT + WIDTH + RIGHT,
+        top - GAP + 30,
+        "Start-up times and signatures per second",
+        "Bars: the start-up time of each output as a multiple of a bare Python's, and the signatures per second of "
+        "each kind of key.",
+    )
+    return "\n".join([*first, *lines, "</svg>\n"])
 
 
 def main() -> None:

@@ -126,8 +126,8 @@ def test_github_steps_have_credentials_by_the_token(runner: Runner, softhsm: InP
 
 
 def test_jobs_have_credentials_by_a_key_in_a_variable(key: Runner) -> None:
-    section = "## A key in a variable", "From another program's output"
-    encoded = key.run(GITLAB, shell_blocks(PAGE, "## A key in a variable", "From another program's output"))
+    section = "## A key in a variable", "If another program prints the key"
+    encoded = key.run(GITLAB, shell_blocks(PAGE, "## A key in a variable", "If another program prints the key"))
     assert "\n" not in encoded
     gitlab, github = job_scripts(PAGE, *section)
     for shell, script in ((GITLAB, gitlab), (GITHUB, github)):
@@ -143,7 +143,7 @@ def test_variable_of_type_file_is_a_path(key: Runner) -> None:
 
 
 def test_jobs_have_credentials_by_a_key_from_another_program(key: Runner) -> None:
-    script = shell_blocks(PAGE, "From another program's output", "### env:, fd: and -")
+    script = shell_blocks(PAGE, "If another program prints the key", "### env:, fd: and -")
     commands = re.split(r"(?<=central-1)\n", script.strip())
     assert len(commands) == 2
     for command in commands:

@@ -15,7 +15,7 @@ from hwsigner.config.settings import read_profile
 from hwsigner.errors import UsageError, printable
 from hwsigner.identity.serial_numbers import parse_serial
 
-HELP = "make the service refuse certificates, by a new CRL"
+HELP = "make AWS refuse certificates, with a new CRL"
 
 _SERIAL = Flag("serial", "serial number, in decimal or as openssl prints it; repeatable", "NUMBER", many=True)
 _FLAGS = (

@@ -35,8 +35,8 @@ _FLAGS = (
     NAME,
     Flag("duration", "longest session of the profile, 900 to 43200 (default: 3600)", "SECONDS", session_duration),
     Flag("policy", "ARN of a policy to attach to the role; repeatable", "ARN", many=True),
-    Flag("trust-anchor-arn", "trust anchor to use, if several may be meant", "ARN"),
-    Flag("profile-arn", "Roles Anywhere profile to use, if several may be meant", "ARN"),
+    Flag("trust-anchor-arn", "trust anchor to use, if several match", "ARN"),
+    Flag("profile-arn", "Roles Anywhere profile to use, if several match", "ARN"),
     switch("add-ca", "add the CA to a trust anchor that has another one, for a rollover"),
 )
 _IDENTITY = tuple(flag for flag in IDENTITY if flag.name in ("certificate", "private-key"))

@@ -47,7 +47,7 @@ class Mistake(NamedTuple):
 _REFUSED = "The service refuses every session with it"
 _RENEW = "Run hwsigner renew NAME, or have it issued again and run hwsigner install-certificate"
 _EDIT = "Run hwsigner profile edit NAME with the right"
-_ENDPOINT = "No session can be asked for"
+_ENDPOINT = "hwsigner can't ask for a session"
 
 MISTAKES = {
     # The profile.
@@ -58,9 +58,9 @@ MISTAKES = {
         "Give one of them another name",
     ),
     "profile-invalid": Mistake("No command can use the profile", "Correct it with hwsigner profile edit NAME"),
-    "arn-invalid": Mistake("Without all three ARNs, no session can be asked for", f"{_EDIT} ARN"),
+    "arn-invalid": Mistake("Without all three ARNs, hwsigner can't ask for a session", f"{_EDIT} ARN"),
     "arn-swapped": Mistake("An ARN of another kind is refused", f"{_EDIT} ARN"),
-    "arn-region": Mistake("Trust anchor and profile must be in the region that is asked", f"{_EDIT} ARN"),
+    "arn-region": Mistake("Trust anchor and profile must be in the region that hwsigner asks", f"{_EDIT} ARN"),
     "arn-account": Mistake("Trust anchor, profile and role must be in one account", f"{_EDIT} ARN"),
     "arn-partition": Mistake("Partitions, such as aws and aws-cn, share nothing", f"{_EDIT} ARN"),
     "duration-invalid": Mistake(
@@ -72,12 +72,12 @@ MISTAKES = {
     "setting-unsafe": Mistake("It weakens what protects the key or the connection", "Change it"),
     # The certificate.
     "certificate-unreadable": Mistake(
-        "Without a certificate, no session can be asked for", "Run hwsigner profile edit NAME --certificate CERT"
+        "Without a certificate, hwsigner can't ask for a session", "Run hwsigner profile edit NAME --certificate CERT"
     ),
     "certificate-expired": Mistake(_REFUSED, _RENEW),
     "certificate-not-yet-valid": Mistake(_REFUSED, "Fix the clock if it is wrong: timedatectl. Otherwise wait"),
     "certificate-version": Mistake(
-        "The service takes X.509 version 3 alone", "Have it issued again with extensions, such as keyUsage"
+        "The service accepts only X.509 version 3", "Have it issued again with extensions, such as keyUsage"
     ),
     "certificate-ca": Mistake("The service refuses CA certificates", _RENEW),
     "certificate-key-usage": Mistake(
@@ -90,7 +90,7 @@ MISTAKES = {
     ),
     "chain-gap": Mistake(
         "What is above the gap is not sent, so the chain may not reach the trust anchor",
-        "Add the missing intermediate to the file, or remove what is not of the chain",
+        "Add the missing intermediate to the file, or remove what does not belong to the chain",
     ),
     "chain-order": Mistake(
         "hwsigner sorts the chain; other programs send it as it is, and the service refuses it",
@@ -133,14 +133,16 @@ MISTAKES = {
     "config-too-long": Mistake(
         "hwsigner reads at most 16 MiB, and goes on as if the file were empty", "Make it shorter"
     ),
-    "config-twice": Mistake("The AWS CLI and boto3 use the last of them alone", "Make one section of them"),
+    "config-twice": Mistake("The AWS CLI and boto3 use only the last of them", "Merge them into one section"),
     "config-prefix": Mistake("The SDKs ignore such a section", "Write [profile NAME]"),
     "config-indented": Mistake("The SDKs do not see it", "Remove the spaces at the start of that line"),
     "config-source-missing": Mistake("The SDKs end with an error", "Name another profile"),
     "config-static-keys": Mistake(
         "The SDKs prefer an access key to a credential_process", "Remove the access key from that section"
     ),
-    "config-other-source": Mistake("An SDK uses the source that comes first in its own order", "Leave one of them"),
+    "config-other-source": Mistake(
+        "An SDK uses the source that comes first in its own order", "Remove all but one of them"
+    ),
     "config-recursion": Mistake(
         "Each call starts another one, until the machine has no memory left", "Name the other profile"
     ),
@@ -174,15 +176,16 @@ MISTAKES = {
     "connection-setting": Mistake(_ENDPOINT, "Correct or unset it"),
     # The machine.
     "agent-silent": Mistake(
-        "Programs wait for it, and then do without it", "Find it with pgrep -af 'hwsigner agent', and stop it with kill"
+        "Programs wait for it, and then continue without it",
+        "Find it with pgrep -af 'hwsigner agent', and stop it with kill",
     ),
     "agent-locked": Mistake("Programs get no credentials from the agent", "Run hwsigner agent unlock NAME"),
     "agent-failure": Mistake("Programs get no new credentials from the agent", "Run hwsigner agent refresh NAME"),
     "unit-program": Mistake("The unit can't start", "Run hwsigner systemd install again"),
-    "unit-failed": Mistake("What it should do is not done", "Run journalctl -u"),
+    "unit-failed": Mistake("The unit's work is not done", "Run journalctl -u"),
     # With --online.
     "clock-wrong": Mistake(
-        "The service refuses signatures of another time than its own, give or take five minutes",
+        "The service refuses signatures whose time is more than five minutes off its own",
         "Run timedatectl set-ntp true",
     ),
     "service-unreachable": Mistake(_ENDPOINT, "Check endpoint, proxy and CAs"),
@@ -194,11 +197,11 @@ MISTAKES = {
     ),
     # With --policy.
     "policy-second-name": Mistake(
-        "Of several names of one kind in the subjectAltName, only the first becomes a session tag",
+        "If the subjectAltName has several names of one kind, only the first becomes a session tag",
         "Compare the first, or have the certificate issued again with this name first",
     ),
     "policy-other-name": Mistake(
-        "An otherName, such as Microsoft's user principal name, becomes no session tag",
+        "An otherName, such as Microsoft's user principal name, does not become a session tag",
         "Compare the CN, or have the certificate issued again with the name as DNS name or URI",
     ),
 }

@@ -48,8 +48,8 @@ function leadToMessages(query) {
     line.id = "lead-to-messages";
     const link = document.createElement("a");
     link.href = `reference/messages.html?message=${encodeURIComponent(query)}`;
-    link.textContent = "Look for it among the error messages";
-    line.append("Is this an error's message? ", link);
+    link.textContent = "Find it among all error messages";
+    line.append("Is this an error message? ", link);
     document.getElementById("search-results").before(line);
 }
 

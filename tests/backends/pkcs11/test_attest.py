@@ -308,4 +308,4 @@ def test_commands_refuse_claims_unless_they_are_accepted(
     found, output, problem = attest_by_commands(key, any_roots, *flags)
     assert found == status
     assert "warning   Nothing proves that the key is in hardware" in output
-    assert ("it is not proven that the key is in hardware alone" in problem) == (status == 3)
+    assert ("it is not proven that the key is only in hardware" in problem) == (status == 3)
