@@ -8,16 +8,14 @@ import os
 import re
 import shlex
 import shutil
-import stat
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from hwsigner.aws.config_file import config_path
 from hwsigner.cli.doctor import aws_process
 from hwsigner.cli.doctor.findings import Finding, finding
-from hwsigner.system.files import MAX_BYTES
+from hwsigner.system.files import MAX_BYTES, read_text
 
 _PROCESS, _PLUGIN = "credential_process", "cli_legacy_plugin_path"
 _PLAIN = ("default", "plugins", "preview")
@@ -59,11 +57,9 @@ def check(environ: Mapping[str, str]) -> Iterator[Finding]:
 def _read(path: str) -> tuple[Sections, Finding | None]:
     """Return the settings by section, and why botocore or hwsigner can't read the file; None if they can."""
     try:
-        status = os.stat(path)
+        text, status = read_text(path)
         if status.st_size > MAX_BYTES:
             return {}, finding("config-too-long", f"{path} is {status.st_size} bytes long")
-        # A pipe is left to the SDKs, which skip it.
-        text = Path(path).read_text("utf-8") if stat.S_ISREG(status.st_mode) else ""
     except OSError:
         return {}, None  # As in botocore. See `_check_missing`.
     except UnicodeDecodeError:
