@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from hwsigner.aws.config_file import config_path
+from hwsigner.aws.credentials_file import credentials_path
 from hwsigner.cli.doctor import aws_process
 from hwsigner.cli.doctor.findings import Finding, finding
 from hwsigner.system.files import MAX_BYTES, read_text
@@ -29,8 +30,7 @@ Sections = Mapping[str, Mapping[str, str]]
 
 def check(environ: Mapping[str, str]) -> Iterator[Finding]:
     """Yield what keeps the SDKs from using the credential_process of a profile."""
-    path = config_path(environ)
-    keys_path = os.path.expanduser(environ.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials")
+    path, keys_path = config_path(environ), credentials_path(environ)
     (config, problem), (keys, keys_problem) = _read(path), _read(keys_path)
     yield from (each for each in (problem, keys_problem) if each)
     yield from _check_missing(path, is_named=bool(environ.get("AWS_CONFIG_FILE")))
