@@ -141,7 +141,7 @@ def _check_system(found: Profile | None) -> None:
 
 def _check_pin(access: KeyAccess, key: KeyDescription) -> None:
     """Check that the management key of a PIV card would not be sent as its PIN."""
-    if "pivSlot" in key.properties and (access.uri.pin_value is not None or "pin-source" in access.uri.query):
+    if "pivSlot" in key.properties and access.uri.has_pin:
         problem = "a PIV slot is written with the management key and used with the PIN, and the key URI has one of them"
         raise UsageError(problem, "Leave it out and run from a terminal, or use keygen, csr and install-certificate")
 

@@ -71,7 +71,7 @@ def run(arguments: Arguments) -> int:
     found = [FoundCertificate(one.der, one.source) for one in (chain.leaf, *chain.intermediates)]
     installed = install_certificate(uri, found, pins, nv_index=arguments.nv_index or "", allow_modules=True)
     if "pivSlot" in key.properties:  # A slot is written with the management key, which can't sign.
-        uri = uri.changed(query={name: value for name, value in uri.query.items() if name != "pin-source"})
+        uri = uri.without_pin()
     flags = certificate_flags(installed, uri)
     _print(arguments, chain.leaf, flags, installed.notes)
     return 0

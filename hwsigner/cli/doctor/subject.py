@@ -98,7 +98,7 @@ def _with_key(subject: Subject) -> Subject:
     if not (values["private_key"] or values["certificate"]):
         raise CertificateError("the profile names no key and no certificate")
     key = settings.key_uri(values, values["private_key"] or values["certificate"])
-    return replace(subject, key=without_pin(key.resolved()))
+    return replace(subject, key=key.resolved().without_pin())
 
 
 def _with_certificates(subject: Subject) -> Subject:
@@ -108,17 +108,12 @@ def _with_certificates(subject: Subject) -> Subject:
     if not found:
         if not values["certificate"]:
             raise CertificateError("the profile names no certificate", f"Run hwsigner enroll {subject.profile.name}")
-        uri = without_pin(settings.key_uri(values, values["certificate"]))
+        uri = settings.key_uri(values, values["certificate"]).without_pin()
         found = certificates_at(uri, pipes=False)
     leaf = latest_expiring(leaves(found))
     if values["intermediates"]:
         found = [*found, *certificates_at(values["intermediates"], pipes=False)]
     return replace(subject, certificates=found, leaf=leaf)
-
-
-def without_pin(uri: KeyURI) -> KeyURI:
-    """Return a key URI without its PIN."""
-    return KeyURI(uri.scheme, uri.path, {name: value for name, value in uri.query.items() if name != "pin-source"})
 
 
 def no_pins() -> PinSource:
