@@ -35,7 +35,7 @@ _FLAGS = (
     switch("keep-key", "keep the key, such as one that hwsigner can't delete"),
     switch("yes", "do not ask before each step; needed without a terminal"),
 )
-_KEY_FLAGS = ("private_key", "certificate")
+_KEY_FLAGS = ("private-key", "certificate")
 
 
 class _SeenError(HwsignerError):
@@ -212,8 +212,7 @@ def _others_with(uri: str, retired: Profile) -> list[str]:
     return [
         f"Profile {name!r} names the same key, and will not work any more"
         for name, other in sorted(profiles(os.environ).items())
-        if name != retired.name
-        and any(_is_same_key(uri, other.values.get(flag.replace("_", "-"))) for flag in _KEY_FLAGS)
+        if name != retired.name and any(_is_same_key(uri, other.values.get(flag)) for flag in _KEY_FLAGS)
     ]
 
 

@@ -55,7 +55,7 @@ def profiles(environ: Mapping[str, str]) -> dict[str, Profile]:
     Raises:
         ConfigError: a file can't be read or is invalid, or others can write it.
     """
-    of_system = _read(SYSTEM_FILE) if _is_allowed(SYSTEM_FILE) else {}
+    of_system = {} if is_system_file_hidden() else _read(SYSTEM_FILE)
     return {**of_system, **_read(user_file(environ))}
 
 
@@ -70,7 +70,7 @@ def profile(name: str, environ: Mapping[str, str]) -> Profile:
     if name not in found:
         known = ", ".join(sorted(found)) or "none"
         variable = " (of HWSIGNER_PROFILE)" if environ.get("HWSIGNER_PROFILE") == name else ""
-        other = f" or {SYSTEM_FILE}" if _is_allowed(SYSTEM_FILE) else f", and you can't read {SYSTEM_FILE}"
+        other = f", and you can't read {SYSTEM_FILE}" if is_system_file_hidden() else f" or {SYSTEM_FILE}"
         raise NoProfileError(
             f"there is no profile {name!r}{variable} in {user_file(environ)}{other}",
             suggestion(name, found, f"Profiles there: {known}. Add one with hwsigner profile add"),
@@ -80,17 +80,13 @@ def profile(name: str, environ: Mapping[str, str]) -> Profile:
 
 def is_system_file_hidden() -> bool:
     """Return whether there is a system's file that this user may not read. The system's agent may have its profiles."""
-    return not _is_allowed(SYSTEM_FILE)
+    return os.access(SYSTEM_FILE, os.F_OK) and not os.access(SYSTEM_FILE, os.R_OK)
 
 
 def no_profiles() -> str:
     """Return what to tell a user who has no profiles."""
     hidden = f" that you can read: {SYSTEM_FILE} may have some" if is_system_file_hidden() else ""
     return f"there are no profiles{hidden}. Make one with hwsigner enroll or hwsigner profile add"
-
-
-def _is_allowed(file: Path) -> bool:
-    return os.access(file, os.R_OK) or not os.access(file, os.F_OK)
 
 
 def check_name(name: str) -> None:

@@ -19,6 +19,7 @@ from hwsigner.errors import (
     UsageError,
     suggestion,
 )
+from hwsigner.http import defaults
 from hwsigner.pins import PinRequest, PinSource
 from hwsigner.system.files import check_no_pipe
 from hwsigner.uri import KeyURI
@@ -79,7 +80,7 @@ def _with_values(subject: Subject, findings: list[Finding]) -> Subject:
         findings.append(
             finding("profile-invalid", f"{subject.profile.file} has the key {key!r}, which is not a flag", hint)
         )
-    duration = str(raw.pop(_DURATION, 3600))
+    duration = str(raw.pop(_DURATION, defaults.SESSION_DURATION))
     try:
         session_duration(duration)
         raw[_DURATION] = duration
