@@ -12,9 +12,10 @@ from typing import Any
 
 from hwsigner.aws.arn import check_known_arns
 from hwsigner.cli import options
+from hwsigner.cli.full_paths import in_full
 from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.cli.process import print_outcome, print_rows
-from hwsigner.config.flags import KEY, OUTPUT, PLACE, Flag, switch
+from hwsigner.config.flags import ARNS, KEY, OUTPUT, PLACE, Flag, switch
 from hwsigner.config.profiles import change_profile, check_name, profiles
 from hwsigner.errors import (
     AmbiguousCertificateError,
@@ -40,7 +41,6 @@ _FLAGS = (
     switch("no-preflight", "install the certificate even if the service will refuse it"),
     *OUTPUT,
 )
-ARNS = ("trust-anchor-arn", "profile-arn", "role-arn")
 # What a profile must not keep once it names an installed certificate.
 _EXCLUDED = ("intermediates", "cert-selector", "use-latest-expiring-certificate")
 
@@ -142,21 +142,12 @@ def _chain_of(uri: KeyURI, public_key: bytes | None, certificates: Sequence[Cert
 def certificate_flags(installed: InstalledCertificate, key: str | KeyURI = "") -> dict[str, str]:
     """Return the flags that name an installed certificate, and its key if that is given, with their values."""
     places = {"certificate": installed.certificate, "private-key": key, "intermediates": installed.intermediates}
-    return {flag: for_any_folder(place) for flag, place in places.items() if place}
+    return {flag: in_full(place) for flag, place in places.items() if place}
 
 
 def change_flags(name: str, flags: Mapping[str, Any]) -> str:
     """Write flags into a profile, those of a certificate among them. Remove what excludes these; return the file."""
     return str(change_profile(name, {**dict.fromkeys(_EXCLUDED), **flags}, os.environ))
-
-
-def for_any_folder(place: str | KeyURI) -> str:
-    """Return a path or key URI that means the same in every folder. It has no PIN."""
-    uri = KeyURI.of(place)
-    if "path" in uri.path:
-        uri = uri.changed(path={**uri.path, "path": os.path.abspath(uri.path["path"])})
-    # In a URI, what can't be printed is encoded.
-    return uri.file if uri.scheme == "file" and not uri.query and uri.file.isprintable() else str(uri)
 
 
 def _print(arguments: Arguments, leaf: Certificate, flags: dict[str, str], notes: Sequence[str]) -> None:
