@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,6 +92,13 @@ class TestGroups:
         listed = [name for names in sections(COMMANDS).values() for name in names]
         assert sorted(listed) == sorted(COMMANDS)
         assert len(sections(COMMANDS)["Others"]) < 10
+
+    def test_list_of_commands_has_the_line_of_each_and_imports_none_of_them(self) -> None:
+        code = "import sys; from hwsigner.cli import main; main(['--help']); print(*sys.modules)"
+        lines = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        for name, module in COMMANDS.items():
+            assert f"  {name:<22} {importlib.import_module(module).HELP}\n" in lines
+        assert set(lines.splitlines()[-1].split()) & set(COMMANDS.values()) == set()
 
     @pytest.mark.parametrize("name", COMMANDS)
     def test_every_flag_is_in_one_group(self, name: str) -> None:
