@@ -11,13 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from hwsigner.agent import protocol
-from hwsigner.agent.address import (
-    VARIABLE,
-    Address,
-    runtime_folder,
-    system_address,
-    user_address,
-)
+from hwsigner.agent.address import VARIABLE, Address, runtime_folder, system_address, user_address
 from hwsigner.agent.protocol import Channel, Head, Request, Verb
 from hwsigner.errors import AgentError, PinRequiredError
 from hwsigner.pins import AskPin, PinRequest

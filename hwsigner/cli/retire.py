@@ -16,14 +16,7 @@ from hwsigner.cli.process import print_outcome, report
 from hwsigner.config.flags import OUTPUT, switch
 from hwsigner.config.profiles import Profile, profile, profiles, remove_profile
 from hwsigner.config.settings import values_of
-from hwsigner.errors import (
-    CertificateError,
-    HwsignerError,
-    KeyNotFoundError,
-    SigningKeyError,
-    UsageError,
-    printable,
-)
+from hwsigner.errors import CertificateError, HwsignerError, KeyNotFoundError, SigningKeyError, UsageError, printable
 from hwsigner.identity.certificate import Certificate
 from hwsigner.key.management import delete_key
 from hwsigner.uri import KeyURI

@@ -11,12 +11,7 @@ from hwsigner.backends.tpm2.auth import ParentAuth
 from hwsigner.backends.tpm2.connection import connected
 from hwsigner.backends.tpm2.key_file import HIERARCHIES, PolicyCommand, TSS2Key
 from hwsigner.backends.tpm2.objects import KeyObject
-from hwsigner.backends.tpm2.policy_commands import (
-    POLICY_PCR,
-    PolicyPCR,
-    command_name,
-    read_command,
-)
+from hwsigner.backends.tpm2.policy_commands import POLICY_PCR, PolicyPCR, command_name, read_command
 from hwsigner.backends.tpm2.public_area import spki_of
 from hwsigner.backends.tpm2.tcti import tcti_of
 from hwsigner.backends.tpm2.tpm import TPM, SessionSettings

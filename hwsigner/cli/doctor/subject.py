@@ -11,14 +11,7 @@ from hwsigner.cli.doctor.findings import Finding, finding, of_error, warnings_in
 from hwsigner.cli.options import certificates_at
 from hwsigner.config import settings
 from hwsigner.config.flags import IN_PROFILES, session_duration
-from hwsigner.errors import (
-    CertificateError,
-    PinError,
-    PinRequiredError,
-    SigningKeyError,
-    UsageError,
-    suggestion,
-)
+from hwsigner.errors import CertificateError, PinError, PinRequiredError, SigningKeyError, UsageError, suggestion
 from hwsigner.http import defaults
 from hwsigner.pins import PinRequest, PinSource
 from hwsigner.system.files import check_no_pipe
