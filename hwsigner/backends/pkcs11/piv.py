@@ -82,7 +82,7 @@ def install_certificate(
         return InstalledCertificate(_certificate_uri(card, uri, before.id, leaf), intermediates, notes)
 
 
-def delete_key(found: FoundToken, uri: KeyURI) -> NoReturn:
+def refuse_deletion(found: FoundToken, uri: KeyURI) -> NoReturn:
     """Refuse to delete a key: for that, libykcs11 deletes the slot's certificate, keeps the key and reports success.
 
     Raises:
