@@ -33,7 +33,7 @@ from hwsigner.uri import KeyURI
 
 HELP = "check a certificate, and put it beside its key"
 
-_MOST = 64
+_MOST_CERTIFICATES = 64
 _FLAGS = (
     Flag("intermediates", "file of more certificates of the chain", "FILE"),
     *PLACE,
@@ -101,8 +101,8 @@ def _certificates(arguments: Arguments) -> list[Certificate]:
     """
     places = filter(None, (arguments.certificate, arguments.intermediates))
     found = [one for place in places for one in options.certificates_at(place)]
-    if len(found) > _MOST:  # More would make looking for the chain slow.
-        problem = f"{arguments.certificate} has {len(found)} certificates, more than {_MOST}"
+    if len(found) > _MOST_CERTIFICATES:  # More would make looking for the chain slow.
+        problem = f"{arguments.certificate} has {len(found)} certificates, more than {_MOST_CERTIFICATES}"
         raise CertificateError(problem, "Give the certificate and its chain alone")
     return found
 
