@@ -26,7 +26,7 @@ from hwsigner.system.files import edit_file
 from hwsigner.system.state import is_usable, state_folders
 from hwsigner.uri import KeyURI
 
-__all__ = ["delete_key", "describe_key", "generate_key", "install_certificate", "is_piv"]
+__all__ = ["describe_key", "generate_key", "install_certificate", "is_piv", "refuse_deletion"]
 
 _FIRST_WITH_DELETION = (5, 7, 0)
 
