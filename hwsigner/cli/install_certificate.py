@@ -68,7 +68,7 @@ def run(arguments: Arguments) -> int:
     if key.public_key is None:  # The token hides it, so a signature shows whether they belong together.
         with Identity(open_key(uri, pins, allow_modules=True), chain) as identity:
             identity.sign(b"hwsigner install-certificate")
-    found = [FoundCertificate(one.der, one.source) for one in (chain.leaf, *chain.intermediates)]
+    found = [FoundCertificate(one.der, one.source) for one in chain.certificates]
     installed = install_certificate(uri, found, pins, nv_index=arguments.nv_index or "", allow_modules=True)
     if "pivSlot" in key.properties:  # A slot is written with the management key, which can't sign.
         uri = uri.without_pin()

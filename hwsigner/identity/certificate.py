@@ -131,6 +131,11 @@ class Chain(NamedTuple):
     intermediates: tuple[Certificate, ...] = ()
 
     @property
+    def certificates(self) -> tuple[Certificate, ...]:
+        """The leaf, and then the intermediates."""
+        return (self.leaf, *self.intermediates)
+
+    @property
     def algorithm(self) -> Algorithm:
         """The SigV4-X509 algorithm of the leaf's key; see `Certificate.algorithm`."""
         return self.leaf.algorithm

@@ -83,7 +83,7 @@ def install_certificate(
 
 
 def refuse_deletion(found: FoundToken, uri: KeyURI) -> NoReturn:
-    """Refuse to delete a key: for that, libykcs11 deletes the slot's certificate, keeps the key and reports success.
+    """Refuse to delete a key: asked to, libykcs11 deletes the slot's certificate, keeps the key and reports success.
 
     Raises:
         KeyNotFoundError, AmbiguousKeyError: the URI names no key, or several.
