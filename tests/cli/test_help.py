@@ -121,6 +121,7 @@ class TestExamples:
     @pytest.mark.parametrize("name", COMMANDS)
     def test_every_command_has_an_example_that_its_parser_accepts(self, name: str) -> None:
         lines = EXAMPLES[name].replace("\\\n", "").splitlines()
+        assert lines
         for line in lines:
             program, *words = shlex.split(line)
             assert (program, words[: len(name.split())]) == ("hwsigner", name.split())
