@@ -29,8 +29,8 @@ CHECKS = test-wheels test-deb test-rpm test-image
 
 DEMO_PACKAGES = ca-certificates python3 python3-dev python3-venv gcc libc6-dev pkg-config libtss2-dev \
 	softhsm2 swtpm swtpm-tools openssl awscli
-PACKAGES = $(DEMO_PACKAGES) opensc tpm2-openssl cmake ninja-build libssl-dev opensc-pkcs11 gnutls-bin p11-kit p11-kit-modules openssh-client \
-	curl pcscd vsmartcard-vpcd ykcs11 yubico-piv-tool libtpm2-pkcs11-1 \
+PACKAGES = $(DEMO_PACKAGES) opensc tpm2-openssl cmake ninja-build libssl-dev opensc-pkcs11 gnutls-bin p11-kit \
+	p11-kit-modules openssh-client curl pcscd vsmartcard-vpcd ykcs11 yubico-piv-tool libtpm2-pkcs11-1 \
 	tpm2-tools tpm2-abrmd libtss2-tcti-tabrmd0 dbus-daemon dbus-bin libglib2.0-bin python3-dbus python3-gi \
 	strace systemd wrk pinentry-curses pinentry-tty iproute2 libest-utils zsh fish man-db mandoc promtool logrotate
 # Those of the packages that the system does not have.
@@ -39,6 +39,9 @@ MACHINE_PACKAGES = mmdebstrap qemu-system-x86 swtpm swtpm-tools e2fsprogs
 CLIENT_PACKAGES = awscli golang-go golang-github-aws-aws-sdk-go-v2-dev libfaketime nodejs npm python3-apt rclone ruby ruby-aws-sdk-core
 
 BIN = $(VENV)/bin
+WHEELS_PYTHON = $(VENV)-wheels/bin/python
+# Debian packages, unless PACKAGES is empty.
+install = @$(if $(PACKAGES),.ci/packages $(1))
 PIP = python -m pip --quiet --disable-pip-version-check
 # hwsigner itself, with what .ci/environment installed.
 THIS = --no-deps --no-build-isolation
@@ -46,7 +49,10 @@ EXTENSION = --config-settings=hwsigner.native=$(NATIVE)
 IMPLEMENTATION = $(if $(filter false,$(NATIVE)),python,native)
 # Tests and measurements do not see the caller's proxies, CA bundles, PYTHON* and AWS settings.
 CLEAN = env -i PATH="$$PATH" HOME="$$HOME" LANG=C.UTF-8 $${CI:+CI="$$CI"} $${TERM:+TERM="$$TERM"} $${TMPDIR:+TMPDIR="$$TMPDIR"}
+# The date of what is built: the caller's, if there is one. DATED: otherwise that of the last commit.
+DATE = $${SOURCE_DATE_EPOCH:+SOURCE_DATE_EPOCH="$$SOURCE_DATE_EPOCH"}
 DATED = $(CLEAN) SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)}"
+SDIST = $(DATED) $(WHEELS_PYTHON) -m build --sdist --no-isolation --outdir build/sdist .
 
 PYTEST = $(CLEAN) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ORDER)
 ORDER = $(if $(SHUFFLE),-p randomly $(if $(filter-out yes,$(SHUFFLE)),--randomly-seed=$(SHUFFLE)))
@@ -103,12 +109,12 @@ fuzz: packages ## Fuzz the C (SECONDS=600)
 	native/tests/run fuzz $(SECONDS)
 
 test-machine: setup ## Test the wheel in a virtual machine with systemd and a kernel TPM
-	@$(if $(PACKAGES),.ci/packages $(MACHINE_PACKAGES))
+	$(call install,$(MACHINE_PACKAGES))
 	$(MAKE) --no-print-directory wheel
 	$(CLEAN) PYTHONPATH=packaging $(BIN)/python tests/machine/run.py $(KEPT) dist/*.whl
 
 test-machine-deb: setup ## Test the Debian package in the same machine, after make deb
-	@$(if $(PACKAGES),.ci/packages $(MACHINE_PACKAGES))
+	$(call install,$(MACHINE_PACKAGES))
 	rm -rf build/machine
 	$(BIN)/$(PIP) wheel $(THIS) --wheel-dir build/machine $(EXTENSION) .
 	$(CLEAN) PYTHONPATH=packaging $(BIN)/python tests/machine/run.py $(KEPT) build/machine/*.whl dist/hwsigner*~deb13_*.deb
@@ -122,49 +128,48 @@ wheel: setup ## Build the wheel into dist/
 
 wheels: $(VENV)-wheels/.installed ## Build the source distribution and a wheel for each kind of Linux into dist/
 	rm -rf dist
-	$(CLEAN) $${SOURCE_DATE_EPOCH:+SOURCE_DATE_EPOCH="$$SOURCE_DATE_EPOCH"} $(VENV)-wheels/bin/python packaging/wheels/build.py dist $(ARCHITECTURES)
+	$(CLEAN) $(DATE) $(WHEELS_PYTHON) packaging/wheels/build.py dist $(ARCHITECTURES)
 
 test-wheels: $(VENV)-wheels/.installed ## Install the wheels of make wheels in bare Debian roots and run them
-	@$(if $(PACKAGES),.ci/packages mmdebstrap qemu-user)
-	$(CLEAN) PYTHONPATH=packaging $(VENV)-wheels/bin/python tests/wheels/run.py dist $(KEPT) $(ROOTS)
+	$(call install,mmdebstrap qemu-user)
+	$(CLEAN) PYTHONPATH=packaging $(WHEELS_PYTHON) tests/wheels/run.py dist $(KEPT) $(ROOTS)
 
 # A root needs room, and devices that can be opened. Debian 13's /tmp is memory, without devices.
 deb test-deb rpm test-rpm test-machine test-machine-deb release: export TMPDIR := $(or $(TMPDIR),/var/tmp)
 
-# A package has the date of the last commit.
 deb: $(VENV)-wheels/.installed ## Build Debian packages for Debian 12 and 13 into dist/ (SUITES=trixie)
-	@$(if $(PACKAGES),.ci/packages mmdebstrap)
+	$(call install,mmdebstrap)
 	rm -rf build/sdist dist/*.deb
 	mkdir -p dist
-	$(DATED) $(VENV)-wheels/bin/python -m build --sdist --no-isolation --outdir build/sdist .
-	$(DATED) $(VENV)-wheels/bin/python packaging/debian_packages.py build/sdist/*.tar.gz dist $(KEPT) $(SUITES)
+	$(SDIST)
+	$(DATED) $(WHEELS_PYTHON) packaging/debian_packages.py build/sdist/*.tar.gz dist $(KEPT) $(SUITES)
 
 test-deb: $(VENV)-wheels/.installed ## Install, use, upgrade and purge the packages of make deb in bare Debian roots
-	@$(if $(PACKAGES),.ci/packages mmdebstrap)
-	$(CLEAN) PYTHONPATH=packaging:tests $(VENV)-wheels/bin/python tests/debian/run.py dist $(KEPT) $(SUITES)
+	$(call install,mmdebstrap)
+	$(CLEAN) PYTHONPATH=packaging:tests $(WHEELS_PYTHON) tests/debian/run.py dist $(KEPT) $(SUITES)
 
 rpm: $(VENV)-wheels/.installed ## Build the source RPM for Fedora and RHEL into dist/, and RPMs from it on Debian into build/rpm
-	@$(if $(PACKAGES),.ci/packages mmdebstrap)
+	$(call install,mmdebstrap)
 	rm -rf build/sdist build/rpm dist/*.rpm
 	mkdir -p dist build/rpm
-	$(DATED) $(VENV)-wheels/bin/python -m build --sdist --no-isolation --outdir build/sdist .
-	$(DATED) $(VENV)-wheels/bin/python packaging/rpm_packages.py build/sdist/*.tar.gz dist build/rpm $(KEPT)
+	$(SDIST)
+	$(DATED) $(WHEELS_PYTHON) packaging/rpm_packages.py build/sdist/*.tar.gz dist build/rpm $(KEPT)
 
 test-rpm: $(VENV)-wheels/.installed ## Install, use, upgrade and erase the RPMs of make rpm in bare Debian roots
-	@$(if $(PACKAGES),.ci/packages mmdebstrap systemd-container)
-	$(CLEAN) PYTHONPATH=packaging:tests $(VENV)-wheels/bin/python tests/rpm/run.py dist build/rpm $(KEPT)
+	$(call install,mmdebstrap systemd-container)
+	$(CLEAN) PYTHONPATH=packaging:tests $(WHEELS_PYTHON) tests/rpm/run.py dist build/rpm $(KEPT)
 
 test-musl: $(VENV)-wheels/.installed ## Run the wheel for musl of make wheels in a Python that is compiled for it: two minutes at first
-	@$(if $(PACKAGES),.ci/packages musl-tools autoconf automake libtool libltdl-dev xz-utils)
+	$(call install,musl-tools autoconf automake libtool libltdl-dev xz-utils)
 	tests/wheels/musl dist $(KEPT)/musl
 
 # Another machine's Python builds tpm2-pytss, so the image's Debian must be this machine's.
 image: ## Build the container images from the wheels of make wheels into dist/, as root on Debian 13
-	@$(if $(PACKAGES),.ci/packages mmdebstrap $(DEMO_PACKAGES))
-	$(CLEAN) $${SOURCE_DATE_EPOCH:+SOURCE_DATE_EPOCH="$$SOURCE_DATE_EPOCH"} PYTHONPATH=packaging /usr/bin/python3 packaging/image/build.py dist $(KEPT)/image
+	$(call install,mmdebstrap $(DEMO_PACKAGES))
+	$(CLEAN) $(DATE) PYTHONPATH=packaging /usr/bin/python3 packaging/image/build.py dist $(KEPT)/image
 
 test-image: setup ## Run the images of make image, and the manifests for Kubernetes, under podman
-	@$(if $(PACKAGES),.ci/packages podman runc catatonit p11-kit softhsm2 swtpm swtpm-tools)
+	$(call install,podman runc catatonit p11-kit softhsm2 swtpm swtpm-tools)
 	$(CLEAN) PYTHONPATH=.:tests $(BIN)/python tests/image/run.py dist $(KEPT)/image
 
 site: $(VENV)-site/.installed ## Build the documentation's site into build/site
@@ -172,7 +177,7 @@ site: $(VENV)-site/.installed ## Build the documentation's site into build/site
 	@echo "Open build/site/index.html"
 
 test-site: setup site ## Look at the site in headless Chromium: search, narrow screens, light and dark
-	@$(if $(PACKAGES),.ci/packages chromium)
+	$(call install,chromium)
 	$(CLEAN) $(BIN)/python -m pytest -q tests/site/browser.py
 
 pins: ## Pin what the other targets install by hash, in versions that are a week old (DAYS=7), with uv and npm
@@ -180,7 +185,7 @@ pins: ## Pin what the other targets install by hash, in versions that are a week
 
 man: setup ## Write the man pages into build/man
 	rm -rf build/man
-	$(CLEAN) $${SOURCE_DATE_EPOCH:+SOURCE_DATE_EPOCH="$$SOURCE_DATE_EPOCH"} $(BIN)/python packaging/man_pages.py build/man
+	$(CLEAN) $(DATE) $(BIN)/python packaging/man_pages.py build/man
 
 release: setup $(VENV)-wheels/.installed ## Build a release into dist/ and check it in new environments and clean roots
 	ARTIFACTS="$(ARTIFACTS)" CHECKS="$(CHECKS)" packaging/release
@@ -188,13 +193,13 @@ release: setup $(VENV)-wheels/.installed ## Build a release into dist/ and check
 setup: packages $(VENV)/.built ## Install what the other targets need, and nothing else
 
 packages:
-	@$(if $(PACKAGES),.ci/packages $(filter-out $(LACKING),$(PACKAGES)))
+	$(call install,$(filter-out $(LACKING),$(PACKAGES)))
 
 demo-packages:
-	@$(if $(PACKAGES),.ci/packages $(DEMO_PACKAGES))
+	$(call install,$(DEMO_PACKAGES))
 
 client-packages:
-	@$(if $(PACKAGES),.ci/packages $(CLIENT_PACKAGES))
+	$(call install,$(CLIENT_PACKAGES))
 
 $(CLIENTS)/python/.installed: $(PINS)/clients.txt | $(VENV)/.installed client-packages
 	@.ci/environment $(@D) $(BIN)/python clients
@@ -211,25 +216,23 @@ $(CLIENTS)/caller: tests/clients/caller.go | client-packages
 	CGO_ENABLED=0 GO111MODULE=off GOFLAGS= GOPATH=/usr/share/gocode GOCACHE="$(CURDIR)/$(CLIENTS)/go" go build -o $@ $<
 
 $(VENV)/.installed: pyproject.toml $(PINS)/build.txt $(PINS)/dev.txt | packages
-	@python="$(PYTHON)"; \
-	[ -n "$$python" ] || python="$$(.ci/find-python)" || { echo "Found no Python 3.11 or later with C headers; name one with PYTHON=" >&2; exit 1; }; \
-	.ci/environment $(VENV) "$$python" build dev
+	@.ci/environment $(@D) "$(PYTHON)" build dev
 	@touch $@
 
 $(VENV)-wheels/.installed: $(PINS)/release.txt | packages
-	@.ci/environment $(@D) "$(or $(PYTHON),$$(.ci/find-python))" release
+	@.ci/environment $(@D) "$(PYTHON)" release
 	@touch $@
 
 # Without the extension, what only tests need, and what built it.
 $(DEMO_VENV)/.installed: pyproject.toml $(PINS)/build.txt $(PINS)/demo.txt | demo-packages
-	@.ci/environment $(@D) "$(or $(PYTHON),$$(.ci/find-python))" build demo
+	@.ci/environment $(@D) "$(PYTHON)" build demo
 	$(@D)/bin/$(PIP) install $(THIS) --editable . --config-settings=hwsigner.native=false
 	$(@D)/bin/$(PIP) uninstall --yes pathspec pkgconfig scikit-build-core setuptools setuptools-scm vcs-versioning
 	@touch $@
 
 $(VENV)-site/.installed: $(PINS)/site.txt
-	@$(if $(PACKAGES),.ci/packages ca-certificates python3 python3-dev python3-venv)
-	@.ci/environment $(@D) "$(or $(PYTHON),$$(.ci/find-python))" site
+	$(call install,ca-certificates python3 python3-dev python3-venv)
+	@.ci/environment $(@D) "$(PYTHON)" site
 	@touch $@
 
 # The extension is built into the virtual environment, not among the sources: each environment has its own, or none.

@@ -178,8 +178,12 @@ class KeyURI:
         """What one PIN unlocks: the file, or the token without the object on it. Equal for URIs that share a PIN."""
         if self.scheme == "file":
             return self.scheme, os.path.realpath(self.file)
-        query = frozenset(item for item in self.query.items() if item[0] not in _PINS)
-        return self.scheme, frozenset(self.token.path.items()), query
+        return self.scheme, frozenset(self.token.path.items()), frozenset(self.without_pin().query.items())
+
+    @property
+    def has_pin(self) -> bool:
+        """Whether it has a PIN, or says where one is."""
+        return self.pin_value is not None or "pin-source" in self.query
 
     @property
     def token(self) -> KeyURI:
@@ -202,9 +206,13 @@ class KeyURI:
                 return KeyURI(scheme, self.path, self.query, self.pin_value)
         return self
 
+    def without_pin(self) -> KeyURI:
+        """Return this URI without its `pin-value` and `pin-source`."""
+        return KeyURI(self.scheme, self.path, {name: text for name, text in self.query.items() if name not in _PINS})
+
     def with_pin_of(self, other: KeyURI) -> KeyURI:
         """Return this URI; if it has no PIN of its own, with the `pin-value` and `pin-source` of another."""
-        if self.pin_value is not None or "pin-source" in self.query:
+        if self.has_pin:
             return self
         source = {name: value for name, value in other.query.items() if name == "pin-source"}
         return KeyURI(self.scheme, self.path, {**self.query, **source}, other.pin_value)

@@ -13,6 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 # A command's own mounts and processes, which end with it.
 ENTER = ("/usr/bin/unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--wd=/", "--root")
+PYTHON = "/usr/bin/python3"  # Debian's, of this machine and in each root.
 AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
@@ -58,15 +59,16 @@ def entering(
 def wheels(folder: Path, name: str) -> Path:
     """Return a folder with the wheels that requirements/NAME.txt pins, for Debian's Python of this machine.
 
-    It is in `folder`, made anew when their versions change.
+    It is in `folder`, made anew when their versions or that of Python change.
     """
     needs = ROOT / "packaging" / "requirements" / f"{name}.txt"
-    path = folder / f"wheels-{digest(needs.read_text())}"
+    version = subprocess.run([PYTHON, "--version"], check=True, capture_output=True, text=True).stdout
+    path = folder / f"wheels-{digest(version + needs.read_text())}"
     if not path.exists():
         print(f"Making the wheels of {needs.name} …", flush=True)
         new = folder / "wheels.new"
         shutil.rmtree(new, ignore_errors=True)
-        call(ROOT / ".ci" / "environment", folder / "builder", "/usr/bin/python3", "build")
+        call(ROOT / ".ci" / "environment", folder / "builder", PYTHON, "build")
         pip = (folder / "builder" / "bin" / "python", "-m", "pip", "--quiet", "wheel", "--wheel-dir", new)
         call_thrice(*pip, "--require-hashes", "--no-build-isolation", "--requirement", needs)
         new.rename(path)
@@ -86,7 +88,7 @@ def download(root: Path, pins: Path, folder: Path, kept: Path, *choices: str) ->
     """
     store = kept.with_name(f"{kept.name}-{digest(' '.join([pins.read_text(), *choices]))}")
     if not store.exists():
-        pip = ("/usr/bin/python3", "-m", "pip", "--quiet", "--disable-pip-version-check", "--retries=10", "download")
+        pip = (PYTHON, "-m", "pip", "--quiet", "--disable-pip-version-check", "--retries=10", "download")
         options = ["--no-deps", "--require-hashes"]
         options += [f"--dest=/{folder.relative_to(root)}", f"--requirement=/{pins.relative_to(root)}"]
         for choice in choices or ("",):

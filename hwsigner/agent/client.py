@@ -11,13 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from hwsigner.agent import protocol
-from hwsigner.agent.address import (
-    VARIABLE,
-    Address,
-    runtime_folder,
-    system_address,
-    user_address,
-)
+from hwsigner.agent.address import VARIABLE, Address, runtime_folder, system_address, user_address
 from hwsigner.agent.protocol import Channel, Head, Request, Verb
 from hwsigner.errors import AgentError, PinRequiredError
 from hwsigner.pins import AskPin, PinRequest
@@ -54,11 +48,11 @@ def find_credentials(name: str, environ: Mapping[str, str] = os.environ) -> byte
         except (AgentError, OSError):
             return None  # It hangs or can't be trusted. The next agent's profile of this name may be another.
         if head.kind != "unknown":
-            return _credentials(head, body)
+            return _checked(head, body)
     return None
 
 
-def wait_for_system_agent(name: str, environ: Mapping[str, str] = os.environ) -> bytes | None:
+def wait_for_system_agent(name: str) -> bytes | None:
     """Return what `find_credentials` does, from the system's agent, which may be starting.
 
     systemd listens for an agent that starts, or starts again after a crash, so clients can connect and get no answer.
@@ -69,7 +63,7 @@ def wait_for_system_agent(name: str, environ: Mapping[str, str] = os.environ) ->
     Raises:
         AgentError: as `find_credentials`; or no answer came within START_LIMIT.
     """
-    if environ.get(VARIABLE) == "none" or not protocol.is_name(name):
+    if os.environ.get(VARIABLE) == "none" or not protocol.is_name(name):
         return None
     deadline = time.monotonic() + START_LIMIT
     while (rest := deadline - time.monotonic()) > 0:
@@ -78,7 +72,7 @@ def wait_for_system_agent(name: str, environ: Mapping[str, str] = os.environ) ->
         except (AgentError, OSError):
             time.sleep(min(_PAUSE, rest))
         else:
-            return None if head.kind == "unknown" else _credentials(head, body)
+            return None if head.kind == "unknown" else _checked(head, body)
     hint = "Look for the reason with journalctl -u hwsigner-agent"
     raise AgentError(f"the system's agent did not answer within {START_LIMIT:.0f} s", hint)
 
@@ -102,7 +96,8 @@ def _get(address: Address, name: str, limit: float) -> tuple[Head, bytes]:
         with_notes = False  # An agent of an earlier version refuses that.
 
 
-def _credentials(head: Head, body: bytes) -> bytes:
+def _checked(head: Head, body: bytes) -> bytes:
+    """Return the body of an answer; raise an AgentError if that is an error."""
     if head.kind == "error":
         raise AgentError(body.decode("utf-8", "replace"), exit_status=head.status)
     return body
@@ -135,9 +130,7 @@ def command(address: Address, request: Request, ask: AskPin | None = None) -> st
         raise AgentError(f"the agent at {address.socket} failed: {error.strerror or error}") from error
     if head.kind == "unknown":
         raise AgentError(f"the agent has no profile {request.name!r}", "Make one with hwsigner profile add")
-    if head.kind == "error":
-        raise AgentError(body.decode("utf-8", "replace"), exit_status=head.status)
-    return body.decode("utf-8", "replace")
+    return _checked(head, body).decode("utf-8", "replace")
 
 
 def is_running(address: Address) -> bool:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from hwsigner.errors import ConfigError
 from hwsigner.system.environment import home_folder
-from hwsigner.system.files import MAX_BYTES, check_not_writable_by_others
+from hwsigner.system.files import check_not_writable_by_others, read_text
 
 if TYPE_CHECKING:
     from configparser import RawConfigParser
@@ -59,17 +58,9 @@ def read_config(environ: Mapping[str, str]) -> dict[str, Setting]:
     """
     path = config_path(environ)
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
-    except OSError:
-        return {}
-    try:
-        status = os.fstat(descriptor)
-        with open(descriptor, encoding="utf-8-sig", closefd=False) as file:
-            text = file.read() if stat.S_ISREG(status.st_mode) and status.st_size <= MAX_BYTES else ""
+        text, status = read_text(path, "utf-8-sig")
     except (OSError, UnicodeDecodeError):
         return {}
-    finally:
-        os.close(descriptor)
     if not any(name in text.lower() for name in _NAMES):  # Most files: importing and running the parser takes 2 ms.
         return {}
     profile = environ.get("AWS_PROFILE") or environ.get("AWS_DEFAULT_PROFILE") or "default"

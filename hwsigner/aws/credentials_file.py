@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from hwsigner.aws.credentials import Credentials
 from hwsigner.errors import HwsignerError, ServiceError, UsageError
+from hwsigner.system.environment import home_folder
 
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 _HEADER = re.compile(r"\[(?P<name>.+)\]")
@@ -65,7 +66,8 @@ def credentials_path(environ: Mapping[str, str]) -> str:
 
     It is AWS_SHARED_CREDENTIALS_FILE, with `~` and variables expanded as in botocore, or else `~/.aws/credentials`.
     """
-    return os.path.expanduser(os.path.expandvars(environ.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials"))
+    default = os.path.join(home_folder(environ), ".aws", "credentials")
+    return os.path.expanduser(os.path.expandvars(environ.get("AWS_SHARED_CREDENTIALS_FILE") or default))
 
 
 def check_section(name: str) -> str:

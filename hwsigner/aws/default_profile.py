@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import configparser
-import os
 import re
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
+
+from hwsigner.aws.config_file import config_path
+from hwsigner.aws.credentials_file import credentials_path
+from hwsigner.system.files import read_text
 
 _CREDENTIAL_SETTINGS = (
     "aws_access_key_id",
@@ -23,11 +25,10 @@ _CONFIG_SECTION = re.compile(r"""default|profile\s+(["']?)default\1\s*""")
 
 def find_default_credentials(environ: Mapping[str, str]) -> str | None:
     """Return the setting that gives the default profile credentials, with section and file; None if none does."""
-    for path, section in _files(environ):
+    for path, section in ((credentials_path(environ), _CREDENTIALS_SECTION), (config_path(environ), _CONFIG_SECTION)):
         parser = configparser.RawConfigParser(strict=False)
         try:
-            if path.is_file():  # Leave a pipe to the command.
-                parser.read_string(path.read_text())
+            parser.read_string(read_text(path)[0])
         except (OSError, ValueError, configparser.Error):
             continue  # The SDK will report it.
         for name in filter(section.fullmatch, parser.sections()):
@@ -35,13 +36,3 @@ def find_default_credentials(environ: Mapping[str, str]) -> str | None:
             if found:
                 return f"{found} in [{name}] of {path}"
     return None
-
-
-def _files(environ: Mapping[str, str]) -> Iterator[tuple[Path, re.Pattern[str]]]:
-    """Yield each file, with a pattern for the name of its default section."""
-    home = environ.get("HOME") or os.path.expanduser("~")
-    for variable, name, section in (
-        ("AWS_SHARED_CREDENTIALS_FILE", "credentials", _CREDENTIALS_SECTION),
-        ("AWS_CONFIG_FILE", "config", _CONFIG_SECTION),
-    ):
-        yield Path(os.path.expanduser(environ.get(variable) or os.path.join(home, ".aws", name))), section

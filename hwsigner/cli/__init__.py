@@ -13,14 +13,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from hwsigner.cli.process import (
-    ExitOnInterrupt,
-    abandon_stdout,
-    discard_frames,
-    forbid_dumps,
-    report,
-    report_to,
-)
+from hwsigner.cli.process import ExitOnInterrupt, abandon_stdout, discard_frames, forbid_dumps, report, report_to
 from hwsigner.errors import HwsignerError, HwsignerWarning, NoProfileError, UsageError, suggestion
 from hwsigner.pins import sources as pin_sources
 from hwsigner.system import notices, stderr

@@ -8,21 +8,20 @@ import os
 import signal
 import socket
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import chain, repeat
 from typing import TYPE_CHECKING
 
 from hwsigner._version import __version__
+from hwsigner.cli import options
 from hwsigner.cli.metrics import METRICS, metrics_output
 from hwsigner.cli.parser import Arguments, Parser
-from hwsigner.cli.process import raise_descriptor_limit, report_thread_failures
+from hwsigner.cli.process import raise_descriptor_limit, report_thread_failures, signals_handled
 from hwsigner.cli.watching import Watch, monitoring, open_log
 from hwsigner.config.flags import OUTPUT, Flag, switch
 from hwsigner.config.monitoring import MONITORING
 from hwsigner.errors import UsageError, printable, suggestion
-from hwsigner.pins import PinRequest
-from hwsigner.pins.terminal import ask_pin
+from hwsigner.pins import PinSource
 from hwsigner.system import notices
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ def _command(arguments: Arguments, address: Address) -> None:
             raise UsageError(f"--{flag.name} is for an agent that is started", f"Leave it out of agent {action}")
     if arguments.json and action != "status":
         raise UsageError(f"agent {action} has no JSON output", "Leave out --output json, which is for agent status")
-    answer = command(address, request, _asker(arguments.pinentry))
+    answer = command(address, request, PinSource(prompts=options.prompts(arguments)).prompt)
     print(_status_json(answer) if arguments.json else "\n".join(map(_shown, answer.splitlines())))
 
 
@@ -97,17 +96,6 @@ def _status_json(answer: str) -> str:
 
 def _shown(line: str) -> str:
     return "\t".join(map(printable, line.split("\t")))
-
-
-def _asker(pinentry: str | None) -> Callable[[PinRequest], str | None]:
-    def ask(request: PinRequest) -> str | None:
-        from hwsigner.pins.pinentry import find_pinentry
-
-        found = find_pinentry(pinentry, os.environ)
-        pin = found.ask(request) if found else None
-        return ask_pin(request) if pin is None else pin
-
-    return ask
 
 
 def _run_agent(arguments: Arguments, address: Address) -> None:
@@ -160,7 +148,7 @@ def _serve(
     )
     notices.set_notifier(None)  # Each profile reports what its token waits for.
     watch.metrics = Metrics(__version__, lambda: map(_state, profiles.statuses()))
-    with metrics_output(arguments, watch.metrics, log), _signals(server):
+    with metrics_output(arguments, watch.metrics, log), signals_handled(_handlers(server)):
         return server.run(notifier, waiting)
 
 
@@ -170,18 +158,11 @@ def _state(status: ProfileStatus) -> ProfileState:
     return ProfileState(status.name, status.state, status.expiration, status.failure.cause if status.failure else "")
 
 
-@contextmanager
-def _signals(server: AgentServer) -> Iterator[None]:
+def _handlers(server: AgentServer) -> dict[signal.Signals, Callable[..., None]]:
     """Stop at the first SIGTERM or SIGINT, end at the second; read the configuration again at SIGHUP."""
     ends = chain([server.stop], repeat(server.end))
-    handlers: dict[signal.Signals, Callable[..., None]] = {
+    return {
         signal.SIGTERM: lambda *_: server.post(next(ends)),
         signal.SIGINT: lambda *_: server.post(next(ends)),
         signal.SIGHUP: lambda *_: server.post(server.reload),
     }
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

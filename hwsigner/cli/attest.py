@@ -12,7 +12,7 @@ from hwsigner.attestation.documents import Document
 from hwsigner.cli import options
 from hwsigner.cli.documents import create_document, read_bytes, read_document
 from hwsigner.cli.parser import Arguments, Parser
-from hwsigner.config.flags import KEY, OUTPUT, Flag, switch
+from hwsigner.config.flags import KEY, OUTPUT, Flag, attribute_of, switch
 from hwsigner.errors import HwsignerWarning, UsageError
 from hwsigner.key import find_certificates
 from hwsigner.pins import PinSource
@@ -63,10 +63,9 @@ def _check(arguments: Arguments) -> None:
     """
     if not arguments.key and not arguments.ek:
         raise UsageError("no key was given", "Give the key URI of the key to attest")
-    of_answers, of_statements = ("pcrs",), ("csr", "vendor_certificates")
-    for name in of_statements if arguments.challenge else of_answers:
-        if getattr(arguments, name):
-            flag = name.replace("_", "-")
+    of_answers, of_statements = ("pcrs",), ("csr", "vendor-certificates")
+    for flag in of_statements if arguments.challenge else of_answers:
+        if getattr(arguments, attribute_of(flag)):
             step = "statement, so not with --challenge" if arguments.challenge else "answer, so with --challenge only"
             raise UsageError(f"--{flag} is for the {step}", f"Leave out --{flag}, or change the step")
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from hwsigner.cli.parser import Arguments, Parser
-from hwsigner.cli.process import report
+from hwsigner.cli.process import report, stop_signals
 from hwsigner.config.flags import Flag, switch, whole_number
 from hwsigner.errors import CertificateError, HwsignerError, UsageError
 
@@ -173,10 +173,8 @@ def _open_log(path: str) -> TextIO:
 
 @contextlib.contextmanager
 def _stop_signals_blocked() -> Iterator[set[signal.Signals]]:
-    """Block SIGINT, SIGTERM and, except under nohup, SIGHUP. Yield them, for sigwait."""
-    numbers = {signal.SIGINT, signal.SIGTERM}
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        numbers.add(signal.SIGHUP)
+    """Block the signals that stop a server, and yield them, for sigwait."""
+    numbers = stop_signals()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield numbers

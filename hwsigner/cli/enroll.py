@@ -24,12 +24,11 @@ from hwsigner.cli.enrolling import (
     wanted,
     write_profile,
 )
-from hwsigner.cli.install_certificate import ARNS
 from hwsigner.cli.issuer import issuer
 from hwsigner.cli.keygen import NEW_KEY
 from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.cli.process import print_outcome, print_rows
-from hwsigner.config.flags import ISSUER, KEY, NAMES, OUTPUT, PLACE, PROOF, SESSION, Flag, attribute_of, switch
+from hwsigner.config.flags import ARNS, ISSUER, KEY, NAMES, OUTPUT, PLACE, PROOF, SESSION, Flag, attribute_of, switch
 from hwsigner.config.profiles import Profile, change_profile, check_name, file_of_new, profiles
 from hwsigner.enrolment.enroll import ensure_key, install, installed_chain, obtain, sign_request
 from hwsigner.errors import ConfigError, UsageError
@@ -141,7 +140,7 @@ def _check_system(found: Profile | None) -> None:
 
 def _check_pin(access: KeyAccess, key: KeyDescription) -> None:
     """Check that the management key of a PIV card would not be sent as its PIN."""
-    if "pivSlot" in key.properties and (access.uri.pin_value is not None or "pin-source" in access.uri.query):
+    if "pivSlot" in key.properties and access.uri.has_pin:
         problem = "a PIV slot is written with the management key and used with the PIN, and the key URI has one of them"
         raise UsageError(problem, "Leave it out and run from a terminal, or use keygen, csr and install-certificate")
 

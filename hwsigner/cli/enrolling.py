@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from hwsigner.cli import options
-from hwsigner.cli.install_certificate import certificate_flags, change_flags, for_any_folder
+from hwsigner.cli.full_paths import in_full
+from hwsigner.cli.install_certificate import certificate_flags, change_flags
 from hwsigner.cli.keygen import NEW_KEY, key_request
 from hwsigner.cli.parser import Arguments
 from hwsigner.config.flags import ENROLMENT, IDENTITY, SESSION, default_values, profile_values, secret_place
@@ -91,7 +92,7 @@ def kept_settings(arguments: Arguments) -> dict[str, Any]:
     given = [(flag, value) for flag, value in arguments.given if flag.name in _KEPT and value is not None]
     kept = {flag.name: flag.toml(value) for flag, value in given}
     if "private-key" in kept:
-        kept["private-key"] = for_any_folder(kept["private-key"])
+        kept["private-key"] = in_full(kept["private-key"])
     for name in ("issuer-ca-file", "vendor-certificates"):
         if name in kept:
             kept[name] = os.path.abspath(kept[name])

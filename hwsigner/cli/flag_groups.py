@@ -9,9 +9,9 @@ from functools import partial
 from typing import Any
 
 from hwsigner.cli.examples import EXAMPLES
-from hwsigner.config.flags import Flag
+from hwsigner.config.flags import ARNS, Flag
 
-_FIRST = ("certificate", "private-key", "trust-anchor-arn", "profile-arn", "role-arn")
+_FIRST = ("certificate", "private-key", *ARNS)
 _OWN, _OUTPUT = "Flags", "Output and messages"
 # A group is shown if a command has two of its flags. The others are the command's own.
 _GROUPS = {

@@ -12,9 +12,10 @@ from typing import Any
 
 from hwsigner.aws.arn import check_known_arns
 from hwsigner.cli import options
+from hwsigner.cli.full_paths import in_full
 from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.cli.process import print_outcome, print_rows
-from hwsigner.config.flags import KEY, OUTPUT, PLACE, Flag, switch
+from hwsigner.config.flags import ARNS, KEY, OUTPUT, PLACE, Flag, switch
 from hwsigner.config.profiles import change_profile, check_name, profiles
 from hwsigner.errors import (
     AmbiguousCertificateError,
@@ -32,7 +33,7 @@ from hwsigner.uri import KeyURI
 
 HELP = "check a certificate, and put it beside its key"
 
-_MOST = 64
+_MOST_CERTIFICATES = 64
 _FLAGS = (
     Flag("intermediates", "file of more certificates of the chain", "FILE"),
     *PLACE,
@@ -40,7 +41,6 @@ _FLAGS = (
     switch("no-preflight", "install the certificate even if the service will refuse it"),
     *OUTPUT,
 )
-ARNS = ("trust-anchor-arn", "profile-arn", "role-arn")
 # What a profile must not keep once it names an installed certificate.
 _EXCLUDED = ("intermediates", "cert-selector", "use-latest-expiring-certificate")
 
@@ -68,10 +68,10 @@ def run(arguments: Arguments) -> int:
     if key.public_key is None:  # The token hides it, so a signature shows whether they belong together.
         with Identity(open_key(uri, pins, allow_modules=True), chain) as identity:
             identity.sign(b"hwsigner install-certificate")
-    found = [FoundCertificate(one.der, one.source) for one in (chain.leaf, *chain.intermediates)]
+    found = [FoundCertificate(one.der, one.source) for one in chain.certificates]
     installed = install_certificate(uri, found, pins, nv_index=arguments.nv_index or "", allow_modules=True)
     if "pivSlot" in key.properties:  # A slot is written with the management key, which can't sign.
-        uri = uri.changed(query={name: value for name, value in uri.query.items() if name != "pin-source"})
+        uri = uri.without_pin()
     flags = certificate_flags(installed, uri)
     _print(arguments, chain.leaf, flags, installed.notes)
     return 0
@@ -101,8 +101,8 @@ def _certificates(arguments: Arguments) -> list[Certificate]:
     """
     places = filter(None, (arguments.certificate, arguments.intermediates))
     found = [one for place in places for one in options.certificates_at(place)]
-    if len(found) > _MOST:  # More would make looking for the chain slow.
-        problem = f"{arguments.certificate} has {len(found)} certificates, more than {_MOST}"
+    if len(found) > _MOST_CERTIFICATES:  # More would make looking for the chain slow.
+        problem = f"{arguments.certificate} has {len(found)} certificates, more than {_MOST_CERTIFICATES}"
         raise CertificateError(problem, "Give the certificate and its chain alone")
     return found
 
@@ -142,21 +142,12 @@ def _chain_of(uri: KeyURI, public_key: bytes | None, certificates: Sequence[Cert
 def certificate_flags(installed: InstalledCertificate, key: str | KeyURI = "") -> dict[str, str]:
     """Return the flags that name an installed certificate, and its key if that is given, with their values."""
     places = {"certificate": installed.certificate, "private-key": key, "intermediates": installed.intermediates}
-    return {flag: for_any_folder(place) for flag, place in places.items() if place}
+    return {flag: in_full(place) for flag, place in places.items() if place}
 
 
 def change_flags(name: str, flags: Mapping[str, Any]) -> str:
     """Write flags into a profile, those of a certificate among them. Remove what excludes these; return the file."""
     return str(change_profile(name, {**dict.fromkeys(_EXCLUDED), **flags}, os.environ))
-
-
-def for_any_folder(place: str | KeyURI) -> str:
-    """Return a path or key URI that means the same in every folder. It has no PIN."""
-    uri = KeyURI.of(place)
-    if "path" in uri.path:
-        uri = uri.changed(path={**uri.path, "path": os.path.abspath(uri.path["path"])})
-    # In a URI, what can't be printed is encoded.
-    return uri.file if uri.scheme == "file" and not uri.query and uri.file.isprintable() else str(uri)
 
 
 def _print(arguments: Arguments, leaf: Certificate, flags: dict[str, str], notes: Sequence[str]) -> None:

@@ -7,7 +7,6 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
 from typing import Any
 
 from hwsigner.cli import options
@@ -33,7 +32,6 @@ HELP = "list tokens, keys and certificates, with their URIs"
 
 _SHARED_FLAGS = ("pkcs11-lib", "tcti", "pinentry", "reuse-pin", "allow-final-pin-try", "strict", "debug")
 _COLUMNS = ("KIND", "LABEL", "ALGORITHM", "ID", "EXPIRES", "LOGIN", "PIN", "URI")
-_ROW = tuple[str, ...]
 # The slots of a PIV card (NIST SP 800-73-4, part 1, 5.1) by CKA_ID, in OpenSC's module and in Yubico's.
 _PIV_SLOTS = {bytes([1 + n]): f"{slot:02x}" for n, slot in enumerate((0x9A, 0x9C, 0x9D, 0x9E, *range(0x82, 0x96)))}
 
@@ -47,9 +45,7 @@ def add_arguments(parser: Parser) -> None:
         help="pkcs11: or tpm2: URI of what to list (default: all tokens, and the TPM)",
     )
     parser.add_flags(
-        [
-            switch("login", "log in to the token, to list hidden keys too; the URI must name one token"),
-        ],
+        [switch("login", "log in to the token, to list hidden keys too; the URI must name one token")],
         [flag for flag in IDENTITY if flag.name in _SHARED_FLAGS],
         OUTPUT,
     )
@@ -157,18 +153,18 @@ def _certificate_data(token: ListedToken, found: ListedObject) -> dict[str, Any]
         "uri": found.uri,
         "subject": parsed and parsed.subject,
         "serialNumber": parsed and str(parsed.x509.serial_number),
-        "notAfter": parsed and _expiry(parsed).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "notAfter": parsed and f"{parsed.x509.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}",
     }
 
 
-def _rows(token: ListedToken) -> Iterator[_ROW]:
+def _rows(token: ListedToken) -> Iterator[tuple[str, ...]]:
     """Yield the rows of a token, which is the first, in the order of the columns."""
     login = ("needed" if token.wants_login else "not needed") + (", PIN pad" if token.has_keypad else "")
     yield "token", token.label, "", "", "", login, token.pin_state, token.uri
     rows = [(one.kind, one) for one in token.objects] + [("other key", one) for one in token.other_keys]
     for kind, one in rows:
         parsed = _parsed(one)
-        expires = _expiry(parsed).strftime("%Y-%m-%d") if parsed else ""
+        expires = f"{parsed.x509.not_valid_after_utc:%Y-%m-%d}" if parsed else ""
         slot = _piv_slot(token, one)
         label = one.label or (parsed.subject if parsed else "")
         label = f"{label} (slot {slot})" if slot else label
@@ -201,10 +197,6 @@ def _parsed(found: ListedObject) -> Certificate | None:
         return load([FoundCertificate(found.certificate, found.uri)])[0]
     except CertificateError:
         return None
-
-
-def _expiry(certificate: Certificate) -> datetime:
-    return certificate.x509.not_valid_after_utc
 
 
 def _print_tables(tokens: Sequence[ListedToken]) -> None:

@@ -49,7 +49,7 @@ def key_uri(arguments: Arguments, text: str) -> KeyURI:
 
 def pin_source(arguments: Arguments, uri: KeyURI) -> PinSource:
     """Return where a key's PIN may come from; the last places are a pinentry and the terminal."""
-    return settings.pin_source(vars(arguments), uri, prompts=_prompts(arguments))
+    return settings.pin_source(vars(arguments), uri, prompts=prompts(arguments))
 
 
 def certificates_at(place: str | KeyURI, *, pipes: bool = True) -> list[Certificate]:
@@ -78,7 +78,7 @@ def identity_source(arguments: Arguments, *, check: bool = True) -> IdentitySour
     Raises:
         UsageError, CertificateError: as `settings.identity_source`.
     """
-    return settings.identity_source(vars(arguments), prompts=_prompts(arguments), check=check)
+    return settings.identity_source(vars(arguments), prompts=prompts(arguments), check=check)
 
 
 def service(arguments: Arguments, *, stays: bool = False) -> Service:
@@ -104,10 +104,12 @@ def provider(arguments: Arguments) -> Provider:
     from hwsigner.refresh.provider import Provider
 
     found = service(arguments, stays=True)
-    return Provider._from_values(vars(arguments), found, prompts=_prompts(arguments))
+    return Provider._from_values(vars(arguments), found, prompts=prompts(arguments))
 
 
-def _prompts(arguments: Arguments) -> list[AskPin]:
+def prompts(arguments: Arguments) -> list[AskPin]:
+    """Return what asks the user for a PIN: a pinentry, then the terminal. One question is open at a time."""
+
     def ask_pinentry(request: PinRequest) -> str | None:
         from hwsigner.pins.pinentry import find_pinentry
 

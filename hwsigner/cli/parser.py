@@ -12,13 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from hwsigner.config.flags import (
-    Flag,
-    attribute_of,
-    check_exclusive,
-    default_values,
-    profile_values,
-)
+from hwsigner.config.flags import Flag, attribute_of, check_exclusive, default_values, profile_values
 from hwsigner.errors import UsageError, suggestion
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 from hwsigner.errors import HwsignerError, printable
@@ -48,6 +48,23 @@ def report_thread_failures() -> None:
     threading.excepthook = lambda failure: report(
         f"internal error: {failure.exc_type.__name__} in a thread. Please report it"
     )
+
+
+@contextmanager
+def signals_handled(handlers: Mapping[signal.Signals, Callable[..., None]]) -> Iterator[None]:
+    """Let these handlers take signals inside the `with` statement, and the former ones again after it."""
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def stop_signals() -> set[signal.Signals]:
+    """Return the signals that stop a server: SIGINT, SIGTERM and, except under nohup, SIGHUP."""
+    is_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return {signal.SIGINT, signal.SIGTERM} | (set() if is_nohup else {signal.SIGHUP})
 
 
 def abandon_stdout() -> None:

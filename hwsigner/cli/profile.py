@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hwsigner.aws.arn import check_known_arns
-from hwsigner.cli.install_certificate import for_any_folder
+from hwsigner.cli.full_paths import in_full_if_there
 from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.cli.process import report
 from hwsigner.config.flags import (
@@ -95,7 +95,7 @@ def _write(arguments: Arguments, name: str) -> int:
             f"profile {name!r} would be empty" if arguments.action == "add" else "no change was given",
             "Add flags, such as --certificate FILE: hwsigner profile --help lists them",
         )
-    values |= {flag: _in_full(values[flag]) for flag in _URIS if flag in values}
+    values |= {flag: in_full_if_there(values[flag]) for flag in _URIS if flag in values}
     try:
         file = _edit(name, values, arguments.unset) if arguments.action == "edit" else _add(arguments, name, values)
     except UnicodeEncodeError:
@@ -105,13 +105,6 @@ def _write(arguments: Arguments, name: str) -> int:
         problem = f"{file} contains a password and others can read it"
         warnings.warn(UnsafeKeyWarning(problem, f"Run chmod 600 {file}"), stacklevel=1)
     return _print_change(arguments, name, str(file), f"[profile.{name}]")
-
-
-def _in_full(text: str) -> str:
-    """Return a path or key URI with the full path of its file, if there is that file; any other value as it is."""
-    uri = KeyURI.of(text)
-    has_file = os.path.exists(uri.path.get("path", b""))
-    return for_any_folder(uri) if has_file and uri.pin_value is None else text
 
 
 def _print_change(arguments: Arguments, name: str, file: str, told: str) -> int:

@@ -13,12 +13,12 @@ from typing import Any
 from hwsigner.aws.create_session import create_session
 from hwsigner.cli import options
 from hwsigner.cli.enrolling import profile_lock, renewal_lock, settings_of, share_key, wanted, write_profile
-from hwsigner.cli.install_certificate import ARNS, for_any_folder
+from hwsigner.cli.full_paths import in_full
 from hwsigner.cli.issuer import issuer
 from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.cli.process import print_outcome, print_rows
 from hwsigner.config import settings
-from hwsigner.config.flags import OUTPUT, Flag, attribute_of, switch
+from hwsigner.config.flags import ARNS, OUTPUT, Flag, attribute_of, switch
 from hwsigner.config.profiles import Profile, check_name, file_of_new, profile
 from hwsigner.enrolment.enroll import Wanted, ensure_key, install, obtain, sign_request
 from hwsigner.enrolment.renewal import Failures, alternative_names, check_later, due_at, ends_soon, seconds_left
@@ -119,7 +119,7 @@ def _renew(found: Profile, old: Certificate, new_key: str | None) -> tuple[Certi
     if untried:
         problem = f"the new certificate is in use without a trial, as the old one ends: {untried.message}"
         warnings.warn(HwsignerWarning(problem, untried.hint), stacklevel=2)
-    kept = {"private-key": for_any_folder(asked.access.uri)} if new_key else {}
+    kept = {"private-key": in_full(asked.access.uri)} if new_key else {}
     return chain.leaf, write_profile(found.name, kept, installed)
 
 

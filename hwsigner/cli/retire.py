@@ -16,14 +16,7 @@ from hwsigner.cli.process import print_outcome, report
 from hwsigner.config.flags import OUTPUT, switch
 from hwsigner.config.profiles import Profile, profile, profiles, remove_profile
 from hwsigner.config.settings import values_of
-from hwsigner.errors import (
-    CertificateError,
-    HwsignerError,
-    KeyNotFoundError,
-    SigningKeyError,
-    UsageError,
-    printable,
-)
+from hwsigner.errors import CertificateError, HwsignerError, KeyNotFoundError, SigningKeyError, UsageError, printable
 from hwsigner.identity.certificate import Certificate
 from hwsigner.key.management import delete_key
 from hwsigner.uri import KeyURI
@@ -35,7 +28,7 @@ _FLAGS = (
     switch("keep-key", "keep the key, such as one that hwsigner can't delete"),
     switch("yes", "do not ask before each step; needed without a terminal"),
 )
-_KEY_FLAGS = ("private_key", "certificate")
+_KEY_FLAGS = ("private-key", "certificate")
 
 
 class _SeenError(HwsignerError):
@@ -212,8 +205,7 @@ def _others_with(uri: str, retired: Profile) -> list[str]:
     return [
         f"Profile {name!r} names the same key, and will not work any more"
         for name, other in sorted(profiles(os.environ).items())
-        if name != retired.name
-        and any(_is_same_key(uri, other.values.get(flag.replace("_", "-"))) for flag in _KEY_FLAGS)
+        if name != retired.name and any(_is_same_key(uri, other.values.get(flag)) for flag in _KEY_FLAGS)
     ]
 
 

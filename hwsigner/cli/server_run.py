@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from hwsigner.cli.process import report, report_thread_failures
+from hwsigner.cli.process import report, report_thread_failures, signals_handled, stop_signals
 from hwsigner.errors import (
     AgentError,
     BackendUnavailableError,
@@ -64,7 +62,7 @@ class ServerRun:
         notifier = Notifier(os.environ)
         report_thread_failures()
         # From the first prompt to the last: a signal's default action would leave the terminal as a prompt has set it.
-        with _stopped_by_signals(self._server):
+        with signals_handled(dict.fromkeys(stop_signals(), lambda *_: self._server.stop())):
             first = [threading.Thread(target=self._warm, args=(one,), daemon=True) for one in self._profiles]
             for one, thread in zip(self._profiles, first, strict=True):
                 one.local.start()
@@ -139,16 +137,3 @@ def _join(threads: Sequence[threading.Thread], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
-
-
-@contextmanager
-def _stopped_by_signals(server: HTTPServer) -> Iterator[None]:
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, lambda *_: server.stop()) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -15,14 +15,7 @@ from hwsigner.config import settings
 from hwsigner.config.flags import IDENTITY, OUTPUT, PROFILE
 from hwsigner.errors import CertificateError, UsageError, printable
 from hwsigner.identity.beside import certificates_beside
-from hwsigner.identity.certificate import (
-    Certificate,
-    build_chain,
-    latest_expiring,
-    leaves,
-    load,
-    preflight,
-)
+from hwsigner.identity.certificate import Certificate, build_chain, latest_expiring, leaves, load, preflight
 from hwsigner.identity.session_tags import session_tags, untaggable
 from hwsigner.key import find_certificates
 from hwsigner.key.management import KeyDescription, describe_key

@@ -18,7 +18,7 @@ from hwsigner.cli import options
 from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.cli.process import report
 from hwsigner.config import settings
-from hwsigner.config.flags import OUTPUT
+from hwsigner.config.flags import ARNS, OUTPUT
 from hwsigner.config.profiles import Profile, no_profiles, profiles
 from hwsigner.errors import AgentError, HwsignerError, PinError, UsageError, printable
 from hwsigner.identity.certificate import Certificate, latest_expiring, leaves, refusals
@@ -118,8 +118,7 @@ def _row(found: Profile, served: Served | None) -> _Row:
 
 
 def _problem_of_arns(found: Profile) -> str:
-    names = ("trust-anchor-arn", "profile-arn", "role-arn", "region")
-    trust_anchor, profile, role, region = (str(found.values.get(name) or "") for name in names)
+    trust_anchor, profile, role, region = (str(found.values.get(name) or "") for name in (*ARNS, "region"))
     try:
         check_arns(trust_anchor, profile, role=role, region=region)
     except UsageError as error:

@@ -26,13 +26,6 @@ def boolean(text: str) -> bool:
     raise ValueError("write true or false")
 
 
-def session_duration(text: str) -> int:
-    """Convert a session's duration in seconds."""
-    if text.isascii() and text.isdigit() and len(text) < 10 and 900 <= int(text) <= 43200:
-        return int(text)
-    raise ValueError("write a whole number of seconds from 900 to 43200")
-
-
 def seconds(text: str) -> float:
     """Convert a time limit in seconds."""
     try:
@@ -52,15 +45,18 @@ def instance_property(text: str) -> tuple[str, str]:
     raise ValueError("write K=V, each of 1 to 200 characters")
 
 
-def whole_number(least: int, most: int) -> Callable[[str], int]:
-    """Return a conversion for a whole number within bounds."""
+def whole_number(least: int, most: int, unit: str = "") -> Callable[[str], int]:
+    """Return a conversion for a whole number within bounds, of a unit such as seconds."""
 
     def number(text: str) -> int:
         if text.isascii() and text.isdigit() and len(text) < 10 and least <= int(text) <= most:
             return int(text)
-        raise ValueError(f"write a whole number from {least} to {most}")
+        raise ValueError(f"write a whole number{unit and f' of {unit}'} from {least} to {most}")
 
     return number
+
+
+session_duration = whole_number(900, 43200, "seconds")
 
 
 class one_of:  # noqa: N801  used like the functions above
@@ -200,6 +196,8 @@ _FOR_CERTIFICATES = (
 # For commands on one key, which their argument names: how to reach it, and its PIN.
 KEY = tuple(flag for flag in IDENTITY if flag.name not in _FOR_CERTIFICATES)
 
+# What every session needs.
+ARNS = ("trust-anchor-arn", "profile-arn", "role-arn")
 SESSION = (
     Flag("trust-anchor-arn", "ARN of the trust anchor, which trusts the CA", "ARN"),
     Flag("profile-arn", "ARN of the Roles Anywhere profile, which lists the role", "ARN"),
@@ -313,12 +311,8 @@ def profile_values(found: Profile, given: Mapping[str, Any]) -> dict[str, Any]:
     for pair in EXCLUSIVE:
         for one, other in (pair, pair[::-1]):
             if _is_set(given, one):
-                values.pop(other.replace("-", "_"), None)
-    keys = (
-        ("private-key", "cert-selector")
-        if values.get("private_key")
-        else ("private-key", "cert-selector", "certificate")
-    )
+                values.pop(attribute_of(other), None)
+    keys = ("private-key", "cert-selector", *(() if values.get("private_key") else ("certificate",)))
     if not any(_is_set(given, name) for name in keys):
         values["profile_name"] = found.name
     return values
@@ -396,7 +390,7 @@ def check_exclusive(values: Mapping[str, Any], error: type[UsageError] = UsageEr
 
 
 def _is_set(values: Mapping[str, Any], name: str) -> bool:
-    return values.get(name.replace("-", "_")) not in (None, False)
+    return values.get(attribute_of(name)) not in (None, False)
 
 
 def _from_toml(flag: Flag, value: Any, where: str) -> Any:

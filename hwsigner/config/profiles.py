@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import takewhile
@@ -55,7 +56,7 @@ def profiles(environ: Mapping[str, str]) -> dict[str, Profile]:
     Raises:
         ConfigError: a file can't be read or is invalid, or others can write it.
     """
-    of_system = _read(SYSTEM_FILE) if _is_allowed(SYSTEM_FILE) else {}
+    of_system = {} if is_system_file_hidden() else _read(SYSTEM_FILE)
     return {**of_system, **_read(user_file(environ))}
 
 
@@ -70,7 +71,7 @@ def profile(name: str, environ: Mapping[str, str]) -> Profile:
     if name not in found:
         known = ", ".join(sorted(found)) or "none"
         variable = " (of HWSIGNER_PROFILE)" if environ.get("HWSIGNER_PROFILE") == name else ""
-        other = f" or {SYSTEM_FILE}" if _is_allowed(SYSTEM_FILE) else f", and you can't read {SYSTEM_FILE}"
+        other = f", and you can't read {SYSTEM_FILE}" if is_system_file_hidden() else f" or {SYSTEM_FILE}"
         raise NoProfileError(
             f"there is no profile {name!r}{variable} in {user_file(environ)}{other}",
             suggestion(name, found, f"Profiles there: {known}. Add one with hwsigner profile add"),
@@ -80,17 +81,13 @@ def profile(name: str, environ: Mapping[str, str]) -> Profile:
 
 def is_system_file_hidden() -> bool:
     """Return whether there is a system's file that this user may not read. The system's agent may have its profiles."""
-    return not _is_allowed(SYSTEM_FILE)
+    return os.access(SYSTEM_FILE, os.F_OK) and not os.access(SYSTEM_FILE, os.R_OK)
 
 
 def no_profiles() -> str:
     """Return what to tell a user who has no profiles."""
     hidden = f" that you can read: {SYSTEM_FILE} may have some" if is_system_file_hidden() else ""
     return f"there are no profiles{hidden}. Make one with hwsigner enroll or hwsigner profile add"
-
-
-def _is_allowed(file: Path) -> bool:
-    return os.access(file, os.R_OK) or not os.access(file, os.F_OK)
 
 
 def check_name(name: str) -> None:
@@ -219,21 +216,14 @@ def remove_profile(name: str, environ: Mapping[str, str]) -> Path | None:
 
 def _without_profile(text: str, name: str) -> str | None:
     """Return a file's text without a profile; None if that would change anything else."""
-    import tomllib
-
     blocks = [_tail(block) if _is_of_profile(block, name) else block for block in _BLOCK.split(text)]
-    edited = "".join(blocks)
-    wanted = {other: values for other, values in tomllib.loads(text).get("profile", {}).items() if other != name}
-    try:
-        return edited if tomllib.loads(edited).get("profile", {}) == wanted else None
-    except tomllib.TOMLDecodeError:
-        return None
+    before = tomllib.loads(text)
+    others = {other: values for other, values in before.get("profile", {}).items() if other != name}
+    return _only_with("".join(blocks), before, others)
 
 
 def _with_profile(text: str, name: str, values: Mapping[str, Any]) -> str | None:
     """Return a file's text with a profile appended or replaced; None if that would change anything else."""
-    import tomllib
-
     import tomlkit
 
     table = tomlkit.dumps({"profile": {name: values}})
@@ -243,13 +233,8 @@ def _with_profile(text: str, name: str, values: Mapping[str, Any]) -> str | None
         blocks[index] = (table if index == own[0] else "") + _tail(blocks[index])
     if not own:
         blocks += ["\n" if text and not text.endswith("\n") else "", "\n" if text else "", table]
-    edited = "".join(blocks)
     before = tomllib.loads(text)
-    wanted = {**before, "profile": {**before.get("profile", {}), name: values}}
-    try:
-        return edited if tomllib.loads(edited) == wanted else None
-    except tomllib.TOMLDecodeError:
-        return None
+    return _only_with("".join(blocks), before, {**before.get("profile", {}), name: values})
 
 
 def _with_values(text: str, name: str, values: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
@@ -257,8 +242,6 @@ def _with_values(text: str, name: str, values: Mapping[str, Any], wanted: Mappin
 
     Returns None if that would not make the wanted profile, or change anything else.
     """
-    import tomllib
-
     import tomlkit
     from tomlkit.exceptions import TOMLKitError
 
@@ -276,12 +259,19 @@ def _with_values(text: str, name: str, values: Mapping[str, Any], wanted: Mappin
             elif key in table[name]:
                 table[name].remove(key)
         blocks[index] = tomlkit.dumps(block) + tail
-        edited = "".join(blocks)
-        before = tomllib.loads(text)
-        everything = {**before, "profile": {**before["profile"], name: wanted}}
-        return edited if tomllib.loads(edited) == everything else None
-    except (TOMLKitError, tomllib.TOMLDecodeError):
+    except TOMLKitError:
         return None
+    before = tomllib.loads(text)
+    return _only_with("".join(blocks), before, {**before["profile"], name: wanted})
+
+
+def _only_with(edited: str, before: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
+    """Return a file's edited text; None unless it has the wanted profiles and otherwise what was there before."""
+    try:
+        document = tomllib.loads(edited)
+    except tomllib.TOMLDecodeError:
+        return None
+    return edited if {"profile": {}, **document} == {**before, "profile": wanted} else None
 
 
 def _unchangeable(file: Path, name: str) -> ConfigError:
@@ -290,8 +280,6 @@ def _unchangeable(file: Path, name: str) -> ConfigError:
 
 def _is_of_profile(block: str, name: str) -> bool:
     """Return whether a block starts with the header of a profile's table, or of a table within it."""
-    import tomllib
-
     try:
         return name in tomllib.loads(block.partition("\n")[0].strip()).get("profile", {})
     except tomllib.TOMLDecodeError:
@@ -307,8 +295,6 @@ def _tail(block: str) -> str:
 
 
 def _read(file: Path) -> dict[str, Profile]:
-    import tomllib
-
     try:
         with open_trusted(str(file), ConfigError) as stream:
             status = os.fstat(stream.fileno())

@@ -135,8 +135,7 @@ def serve_profile(name: str, values: Values) -> None:
         uri = KeyURI.parse(values["private_key"] or values["certificate"] or "pkcs11:")
     except HwsignerError:
         return
-    has_pin = uri.pin_value is not None or "pin-source" in uri.query
-    if has_pin or values["pkcs8_password"] or values["tpm_key_password"] or values["no_tpm_key_password"]:
+    if uri.has_pin or values["pkcs8_password"] or values["tpm_key_password"] or values["no_tpm_key_password"]:
         return
     serve_place(name, (uri.place, values["pkcs11_lib"], values["tcti"]))
 

@@ -45,10 +45,9 @@ def check_trust(
         kind = anchor.get("source", {}).get("sourceType", "")
         yield finding("anchor-not-judged", f"{name} has the source {kind}, whose certificates were not read")
         return
-    issuers = [ca for ca in authorities for each in (chain.leaf, *chain.intermediates) if ca.issued(each)]
+    issuers = [ca for ca in authorities for each in chain.certificates if ca.issued(each)]
     if not issuers:
-        highest = (chain.leaf, *chain.intermediates)[-1]
-        issuer = highest.x509.issuer.rfc4514_string()
+        issuer = chain.certificates[-1].x509.issuer.rfc4514_string()
         found = f"certificate {chain.leaf.subject} was issued by {issuer}, and {name} has {subjects(authorities)}"
         yield finding("chain-untrusted", found)
     elif all(each.x509.not_valid_after_utc < now for each in issuers):
@@ -89,7 +88,7 @@ def _check_list(chain: Chain | None, crl: Detail, now: datetime) -> Iterator[Rev
     except CertificateError as error:
         yield finding("crl-not-judged", error.message)
         return
-    revoked = [each.subject for each in _all(chain) if _is_revoked(each, contents)]
+    revoked = [each.subject for each in (chain.certificates if chain else ()) if _is_revoked(each, contents)]
     if not crl.get("enabled"):
         also = f", and would revoke {' and '.join(revoked)}" if revoked else ""
         hint = f"If it is the CA's: aws rolesanywhere enable-crl --crl-id {crl.get('crlId', 'ID')}"
@@ -100,10 +99,6 @@ def _check_list(chain: Chain | None, crl: Detail, now: datetime) -> Iterator[Rev
     end = contents.x509.next_update_utc
     if end and end < now:
         yield finding("crl-outdated", f"{name} should have been replaced by {end:%Y-%m-%dT%H:%M:%SZ} (nextUpdate)")
-
-
-def _all(chain: Chain | None) -> tuple[Certificate, ...]:
-    return (chain.leaf, *chain.intermediates) if chain else ()
 
 
 def _is_revoked(certificate: Certificate, crl: RevocationList) -> bool:
@@ -149,6 +144,6 @@ def serial_name(chain: Chain) -> str:
 
 def time_of(seen: object) -> str:
     """Return a time of boto3's as text."""
-    return (
-        f"{seen.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}" if isinstance(seen, datetime) else str(seen or "an unknown time")
-    )
+    if isinstance(seen, datetime):
+        return f"{seen.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return str(seen or "an unknown time")

@@ -7,10 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from cryptography import x509
-
 from hwsigner.errors import CertificateError, UsageError
-from hwsigner.identity.certificate import Certificate
+from hwsigner.identity.certificate import Certificate, is_ca, key_usage
 
 DEFAULT_DURATION = 3600  # Seconds, of profiles and roles that do not say another one.
 _ROLE = re.compile(r"[A-Za-z0-9+=,.@_-]{1,64}")
@@ -71,20 +69,11 @@ def check_ca(certificates: Sequence[Certificate], now: datetime) -> None:
     """
     for each in certificates:
         where, hint = f"certificate {each.subject} of {each.source}", "Give the CA's certificate"
-        if not _is_ca(each.x509):
+        usage = key_usage(each.x509)
+        if not is_ca(each.x509) or (usage is not None and not usage.key_cert_sign):
             raise CertificateError(f"{where} is not a CA certificate that may sign others", hint)
         if each.x509.not_valid_after_utc <= now:
             raise CertificateError(f"{where} expired on {each.x509.not_valid_after_utc:%Y-%m-%d}", hint)
         if each.x509.not_valid_before_utc > now:
             begin = f"{each.x509.not_valid_before_utc:%Y-%m-%d}"
             raise CertificateError(f"{where} is not valid before {begin}", "Wait, or check the clock")
-
-
-def _is_ca(certificate: x509.Certificate) -> bool:
-    try:
-        extensions = certificate.extensions
-        if not extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
-            return False
-        return extensions.get_extension_for_class(x509.KeyUsage).value.key_cert_sign
-    except x509.ExtensionNotFound as error:
-        return error.oid == x509.KeyUsage.oid

@@ -197,7 +197,8 @@ def _missing_field(response: Response, values: Values, now: datetime) -> Respons
     def remove(node: object) -> None:
         if isinstance(node, dict):
             node.pop(values["field"], None)
-        for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+            node = list(node.values())
+        for child in node if isinstance(node, list) else ():
             remove(child)
 
     return _edited(response, remove)

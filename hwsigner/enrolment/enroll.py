@@ -150,7 +150,7 @@ def install(wanted: Wanted, chain: Chain) -> InstalledCertificate:
         UsageError, SigningKeyError, PinError, CertificateError: as `install_certificate`.
     """
     access = wanted.access
-    found = [FoundCertificate(one.der, one.source) for one in (chain.leaf, *chain.intermediates)]
+    found = [FoundCertificate(one.der, one.source) for one in chain.certificates]
     return install_certificate(
         access.uri, found, access.pins, nv_index=wanted.nv_index, allow_modules=access.allow_modules
     )

@@ -131,6 +131,11 @@ class Chain(NamedTuple):
     intermediates: tuple[Certificate, ...] = ()
 
     @property
+    def certificates(self) -> tuple[Certificate, ...]:
+        """The leaf, and then the intermediates."""
+        return (self.leaf, *self.intermediates)
+
+    @property
     def algorithm(self) -> Algorithm:
         """The SigV4-X509 algorithm of the leaf's key; see `Certificate.algorithm`."""
         return self.leaf.algorithm
@@ -191,7 +196,7 @@ def leaves(certificates: Sequence[Certificate]) -> list[Certificate]:
     """
     candidates = _without_copies(certificates)
     ends = [c for c in candidates if not any(c.issued(other) for other in candidates if other is not c)]
-    for is_other in (_is_ca, is_attestation, lambda certificate: not _may_sign(certificate)):
+    for is_other in (is_ca, is_attestation, lambda certificate: not _may_sign(certificate)):
         ends = [c for c in ends if not is_other(c.x509)] or ends
     return ends or list(candidates)
 
@@ -272,7 +277,7 @@ def refusals(leaf: Certificate, now: datetime) -> Iterator[Refusal]:
         yield Refusal("not-yet-valid", f"is not valid before {_iso(begin)} (now {_iso(now)})", "Wait, or fix the clock")
     if certificate.version is not x509.Version.v3:
         yield Refusal("version", "is not an X.509 version 3 certificate", "Reissue it with extensions")
-    if _is_ca(certificate):
+    if is_ca(certificate):
         yield Refusal("ca", "is a CA certificate (CA:TRUE)", "Use an end-entity certificate")
     if not _may_sign(certificate):
         yield Refusal("key-usage", "has no keyUsage digitalSignature", "Reissue it with that key usage")
@@ -343,7 +348,8 @@ def _without_copies(certificates: Sequence[Certificate]) -> list[Certificate]:
     return list(first.values())
 
 
-def _is_ca(certificate: x509.Certificate) -> bool:
+def is_ca(certificate: x509.Certificate) -> bool:
+    """Return whether it is a CA's: basicConstraints with CA:TRUE (RFC 5280, 4.2.1.9)."""
     try:
         return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     except x509.ExtensionNotFound:
@@ -355,11 +361,17 @@ def is_attestation(certificate: x509.Certificate) -> bool:
     return any(one.oid.dotted_string.startswith(_ATTESTATION_OIDS) for one in certificate.extensions)
 
 
-def _may_sign(certificate: x509.Certificate) -> bool:
+def key_usage(certificate: x509.Certificate) -> x509.KeyUsage | None:
+    """Return its keyUsage (RFC 5280, 4.2.1.3), or None if it has none."""
     try:
-        return certificate.extensions.get_extension_for_class(x509.KeyUsage).value.digital_signature
+        return certificate.extensions.get_extension_for_class(x509.KeyUsage).value
     except x509.ExtensionNotFound:
-        return False
+        return None
+
+
+def _may_sign(certificate: x509.Certificate) -> bool:
+    usage = key_usage(certificate)
+    return usage is not None and usage.digital_signature
 
 
 def _signature_hash(certificate: x509.Certificate) -> str:

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import CRLEntryExtensionOID, ExtensionOID
 
 from hwsigner.errors import CertificateError, KeyMismatchError
-from hwsigner.identity.certificate import Certificate
+from hwsigner.identity.certificate import Certificate, is_ca, key_usage
 from hwsigner.identity.certificate_request import signature_algorithm
 from hwsigner.identity.revocation_list import RevocationList
 from hwsigner.key import Key
@@ -79,18 +79,10 @@ def check_signer(ca: Certificate) -> None:
     Raises:
         CertificateError: it may not.
     """
-    extensions = ca.x509.extensions
-    try:
-        is_ca = extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except x509.ExtensionNotFound:
-        is_ca = False
-    if not is_ca:
+    if not is_ca(ca.x509):
         raise CertificateError(f"certificate {ca.source} is not a CA's", "Give the CA that issued the certificate")
-    try:
-        may_sign = extensions.get_extension_for_class(x509.KeyUsage).value.crl_sign
-    except x509.ExtensionNotFound:
-        may_sign = True
-    if not may_sign:
+    usage = key_usage(ca.x509)
+    if usage is not None and not usage.crl_sign:
         hint = "Reissue the CA's certificate with that key usage, for the same key"
         raise CertificateError(f"the CA of {ca.source} may not sign CRLs: it lacks keyUsage cRLSign", hint)
 

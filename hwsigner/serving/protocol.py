@@ -64,9 +64,8 @@ class ClientConnection(asyncio.Protocol):
         except HttpParserUpgrade:
             pass  # The request is answered as if it had not asked for another protocol.
         except (HttpParserError, Refusal) as error:
-            cause = (
-                error if isinstance(error, Refusal) else error.__context__
-            )  # Raised by a method that the parser called.
+            # The parser's own error hides a refusal that a method of ours has raised.
+            cause = error if isinstance(error, Refusal) else error.__context__
             if not isinstance(cause, Refusal):
                 cause = Refusal(HTTPStatus.BAD_REQUEST, "the request is not valid HTTP")
             self.refuse(cause)

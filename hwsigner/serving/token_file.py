@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from hwsigner.errors import HwsignerError
 from hwsigner.system.environment import home_folder
+from hwsigner.system.files import sync_folder
 from hwsigner.system.state import is_usable, temporary_folders
 
 _TOKEN = re.compile(rb"[!-~]{32,1024}")
@@ -109,12 +110,7 @@ def _create(path: Path, place: Callable[[Path, Path], None]) -> None:
             place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        with suppress(OSError):  # Some file systems can't.
-            os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(str(path.parent))
 
 
 def _read(path: Path) -> bytes:

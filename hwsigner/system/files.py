@@ -66,6 +66,21 @@ def open_trusted(path: str, error: type[HwsignerError], *, pipe: bool = False) -
         raise
 
 
+def read_text(path: str, encoding: str = "utf-8") -> tuple[str, os.stat_result]:
+    """Return a file's text, and its status. Of anything but a regular file of at most 16 MiB, the text is empty.
+
+    Raises:
+        OSError: it can't be opened. Opening a pipe does not wait.
+        UnicodeDecodeError: it is not text in this encoding.
+    """
+    with _opened(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY) as handle:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
+            return "", status
+        with open(handle, encoding=encoding, closefd=False) as file:
+            return file.read(), status
+
+
 def check_no_pipe(path: str, error: type[HwsignerError]) -> None:
     """Raise `error` if a path leads to a pipe or device: a command that only looks must not wait for one, or empty it.
 

@@ -27,7 +27,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from roots import ENTER, digest, wheels
+from roots import ENTER, PYTHON, digest, wheels
 
 SUITE = "trixie"
 MIRRORS = (
@@ -35,7 +35,6 @@ MIRRORS = (
     f"deb http://deb.debian.org/debian {SUITE}-updates main",
     f"deb http://deb.debian.org/debian-security {SUITE}-security main",
 )
-PYTHON = "/usr/bin/python3"
 LIBRARY = "usr/lib/python3.13"
 EXTRAS = ("pkcs11", "tpm2", "serve")
 PACKAGES = (

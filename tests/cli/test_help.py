@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,6 +93,13 @@ class TestGroups:
         assert sorted(listed) == sorted(COMMANDS)
         assert len(sections(COMMANDS)["Other commands"]) < 10
 
+    def test_list_of_commands_has_the_line_of_each_and_imports_none_of_them(self) -> None:
+        code = "import sys; from hwsigner.cli import main; main(['--help']); print(*sys.modules)"
+        lines = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        for name, module in COMMANDS.items():
+            assert f"  {name:<22} {importlib.import_module(module).HELP}\n" in lines
+        assert set(lines.splitlines()[-1].split()) & set(COMMANDS.values()) == set()
+
     @pytest.mark.parametrize("name", COMMANDS)
     def test_every_flag_is_in_one_group(self, name: str) -> None:
         flags = parser_of(name).flags
@@ -112,6 +121,7 @@ class TestExamples:
     @pytest.mark.parametrize("name", COMMANDS)
     def test_every_command_has_an_example_that_its_parser_accepts(self, name: str) -> None:
         lines = EXAMPLES[name].replace("\\\n", "").splitlines()
+        assert lines
         for line in lines:
             program, *words = shlex.split(line)
             assert (program, words[: len(name.split())]) == ("hwsigner", name.split())

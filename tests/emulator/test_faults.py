@@ -180,7 +180,9 @@ def everything(connection: Any) -> bytes:
 def test_huge_sends_megabytes(asked: Callable[..., Any]) -> None:
     connection, length = asked("huge"), 0
     while length < 5_000_000:
-        length += len(connection.recv(65536))
+        received = len(connection.recv(65536))
+        assert received
+        length += received
 
 
 def test_faults_occur_in_order_and_as_often_as_asked(emulator: Emulator, caller: Caller) -> None:

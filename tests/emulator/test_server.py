@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-import ast
 import socket
 import ssl
 import subprocess
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
-import hwsigner.emulator
 from certs import Authority
 from emulator.client import Caller, Request, connect, draft, read_reply, send
 from hwsigner.emulator import Emulator, Record, World, listener
 from hwsigner.errors import HwsignerError, UsageError
-
-
-def test_emulator_shares_no_code_with_the_signer() -> None:
-    for path in Path(hwsigner.emulator.__file__).parent.glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [node.module] if isinstance(node, ast.ImportFrom) else []
-            names += [each.name for each in node.names] if isinstance(node, ast.Import) else []
-            ours = [name for name in names if name and name.partition(".")[0] == "hwsigner"]
-            assert all(
-                name.startswith(("hwsigner.emulator", "hwsigner.errors", "hwsigner.trust_policy")) for name in ours
-            ), (path, ours)
-            assert not (isinstance(node, ast.ImportFrom) and node.level), path
 
 
 @pytest.mark.parametrize("name", ["localhost", "127.0.0.1", "roles.example"])

@@ -1,4 +1,4 @@
-"""What roots and libraries are kept for the next build: nothing that an interrupted run left."""
+"""What roots and libraries are kept for the next build: nothing that an interrupted run, or another Python, left."""
 
 from __future__ import annotations
 
@@ -19,3 +19,21 @@ def test_libraries_that_an_interrupted_run_left_are_not_kept(tmp_path: Path, mon
     monkeypatch.setattr(roots, "call_thrice", lambda *_: (folder / "new.whl").touch())
     roots.download(tmp_path / "root", pins, folder, tmp_path / "libraries")
     assert [path.name for path in left.with_suffix("").iterdir()] == ["new.whl"]
+
+
+def test_wheels_of_an_earlier_python_of_the_machine_are_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python3"
+    monkeypatch.setattr(roots, "PYTHON", str(python))
+    monkeypatch.setattr(roots, "call", lambda *_: None)
+    monkeypatch.setattr(roots, "call_thrice", lambda *_: (tmp_path / "wheels.new").mkdir())
+
+    def wheels(version: str) -> Path:
+        python.write_text(f"#!/bin/sh\necho Python {version}\n")
+        python.chmod(0o755)
+        return roots.wheels(tmp_path, "machine")
+
+    former = wheels("3.11.2")
+    assert wheels("3.11.2") == former
+    assert wheels("3.13.5") != former

@@ -29,14 +29,7 @@ from emulators import InProcessSoftHSM
 from hwsigner.aws.create_session import SessionRequest, find_service
 from hwsigner.aws.credentials import Credentials
 from hwsigner.emulator import Fault
-from hwsigner.errors import (
-    HwsignerError,
-    KeyMismatchError,
-    ServiceError,
-    SigningKeyError,
-    UsageError,
-    WrongPinError,
-)
+from hwsigner.errors import HwsignerError, KeyMismatchError, ServiceError, SigningKeyError, UsageError, WrongPinError
 from hwsigner.identity import Identity, IdentitySource
 from hwsigner.key import open_key
 from hwsigner.refresh import background as module

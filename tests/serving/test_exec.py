@@ -266,6 +266,14 @@ def test_default_profile_of_config_files_is_found_as_botocore_finds_it(
         assert load_config(str(config))["profiles"]["default"]["login_session"] == "x"
 
 
+def test_variable_in_the_path_of_the_credentials_file_is_replaced_as_botocore_does(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("[default]\naws_access_key_id = A\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KEYS", str(tmp_path / "keys"))
+        found = find_default_credentials({"AWS_SHARED_CREDENTIALS_FILE": "$KEYS", "AWS_CONFIG_FILE": "/nonexistent"})
+    assert found == f"aws_access_key_id in [default] of {tmp_path}/keys"
+
+
 def test_pipe_in_place_of_the_config_file_is_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "config")
     assert find_default_credentials({"AWS_CONFIG_FILE": str(tmp_path / "config"), "HOME": str(tmp_path)}) is None

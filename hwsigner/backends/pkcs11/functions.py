@@ -30,7 +30,7 @@ _USER, _CONTEXT_SPECIFIC = 1, 2
 _SIGNATURE_BYTES = 5120
 _BATCH = 256
 # More objects or slots, and longer attributes, are a token's or a module's fault.
-_MOST, _LONGEST = 1 << 16, 1 << 20
+_MOST_LISTED, _LONGEST_VALUE = 1 << 16, 1 << 20
 # Of CK_INFO: the manufacturer, the flags, the description and the version. Of CK_SLOT_INFO: the description, the
 # manufacturer and the flags. Of CK_TOKEN_INFO: the label, manufacturer, model, serial number, flags and, after limits
 # and the hardware's version, the firmware's version.
@@ -343,7 +343,7 @@ class Session:
         code = self._functions.get_attribute_value(self._handle, found, asked, len(asked))
         if code and code not in _READ_IN_PART:
             raise error_for(code)
-        return {one.type: one.length for one in asked if one.length <= _LONGEST}  # _UNAVAILABLE is longer.
+        return {one.type: one.length for one in asked if one.length <= _LONGEST_VALUE}  # _UNAVAILABLE is longer.
 
 
 def attributes(buffers: Mapping[int, _Buffer | None]) -> ctypes.Array[_Attribute]:
@@ -379,8 +379,9 @@ def _text(padded: bytes) -> str:
 
 def _check_count(count: int, things: str) -> None:
     """Raise an error for a list that may never end."""
-    if count > _MOST:
-        raise SigningKeyError(f"a PKCS #11 module lists more than {_MOST} {things}", "Use another module or token")
+    if count > _MOST_LISTED:
+        problem = f"a PKCS #11 module lists more than {_MOST_LISTED} {things}"
+        raise SigningKeyError(problem, "Use another module or token")
 
 
 def check(code: int) -> None:

@@ -65,7 +65,7 @@ def delete_key(uri: KeyURI, pins: PinSource, confirm: Confirm) -> tuple[str, ...
     _require_private(uri)
     found = choose_token(uri, None)
     if piv.is_piv(found.info):
-        piv.delete_key(found, uri)
+        piv.refuse_deletion(found, uri)
     with writing(found, uri, pins, "could not delete the key") as (token, session):
         doomed = _doomed(token, session, uri)
         lines = tuple(f"{one} on {token.name}" for one in doomed)

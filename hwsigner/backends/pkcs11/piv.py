@@ -26,7 +26,7 @@ from hwsigner.system.files import edit_file
 from hwsigner.system.state import is_usable, state_folders
 from hwsigner.uri import KeyURI
 
-__all__ = ["delete_key", "describe_key", "generate_key", "install_certificate", "is_piv"]
+__all__ = ["describe_key", "generate_key", "install_certificate", "is_piv", "refuse_deletion"]
 
 _FIRST_WITH_DELETION = (5, 7, 0)
 
@@ -82,8 +82,8 @@ def install_certificate(
         return InstalledCertificate(_certificate_uri(card, uri, before.id, leaf), intermediates, notes)
 
 
-def delete_key(found: FoundToken, uri: KeyURI) -> NoReturn:
-    """Refuse to delete a key: for that, libykcs11 deletes the slot's certificate, keeps the key and reports success.
+def refuse_deletion(found: FoundToken, uri: KeyURI) -> NoReturn:
+    """Refuse to delete a key: asked to, libykcs11 deletes the slot's certificate, keeps the key and reports success.
 
     Raises:
         KeyNotFoundError, AmbiguousKeyError: the URI names no key, or several.

@@ -8,14 +8,7 @@ from hwsigner.backends.pkcs11.errors import ATTRIBUTE_TYPE_INVALID, PKCS11Error
 from hwsigner.backends.pkcs11.functions import Attribute, TokenInfo
 from hwsigner.backends.pkcs11.keygen import KeyKind
 from hwsigner.backends.pkcs11.piv_card import ManagedCard, delete_certificate, managing
-from hwsigner.backends.pkcs11.piv_slots import (
-    PIN_POLICIES,
-    TOUCH_POLICIES,
-    PIVSlot,
-    describe,
-    firmware,
-    named_slot,
-)
+from hwsigner.backends.pkcs11.piv_slots import PIN_POLICIES, TOUCH_POLICIES, PIVSlot, describe, firmware, named_slot
 from hwsigner.backends.pkcs11.search import FoundToken
 from hwsigner.backends.pkcs11.writing import TRUE
 from hwsigner.errors import SigningKeyError, UnsupportedKeyError, UsageError

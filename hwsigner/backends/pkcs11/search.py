@@ -55,7 +55,7 @@ class FoundToken(NamedTuple):
     info: TokenInfo
     uri: KeyURI
 
-    def named(self, others: Sequence[FoundToken] = ()) -> KeyURI:
+    def named(self, others: Sequence[FoundToken]) -> KeyURI:
         """Return the URI that names the token alone, among others that were found with it."""
         return token_uri(self.info, self.uri, [one.info for one in others if one.module is self.module])
 
@@ -131,11 +131,12 @@ def only_token(uri: KeyURI) -> FoundToken:
 
 
 def _several(uri: KeyURI, tokens: Sequence[FoundToken]) -> AmbiguousKeyError:
-    listed = ", ".join(str(one.named(tokens)) for one in tokens)
-    return AmbiguousKeyError(
-        f"{uri.name} names {len(tokens)} tokens: {listed}",
-        "Name one of them in the key URI; no PIN was sent to any",
-    )
+    problem = f"{uri.name} names {len(tokens)} tokens: {_uris_of_tokens(tokens)}"
+    return AmbiguousKeyError(problem, "Name one of them in the key URI; no PIN was sent to any")
+
+
+def _uris_of_tokens(tokens: Sequence[FoundToken]) -> str:
+    return ", ".join(str(one.named(tokens)) for one in tokens)
 
 
 def _shows_key(found: FoundToken, uri: KeyURI, public_key: bytes | None) -> bool:
@@ -202,7 +203,7 @@ def _only_key(token: OpenToken, uri: KeyURI, keys: Sequence[KeyObject]) -> KeyOb
         are_alike = len({(key.id, key.label) for key in keys}) < len(keys)
         advice = "Give each a label or id of its own" if are_alike else "Use one of"
         raise AmbiguousKeyError(
-            f"{uri.name} names {len(keys)} keys on {token.name}", f"{advice}: {_listed(token, keys, uri)}"
+            f"{uri.name} names {len(keys)} keys on {token.name}", f"{advice}: {_uris_of(token, keys, uri)}"
         )
     if not keys:
         raise _not_found(token, uri)
@@ -213,11 +214,11 @@ def _not_found(token: OpenToken, uri: KeyURI) -> KeyNotFoundError:
     anything = KeyURI("pkcs11", {}, uri.query)
     found: list[AnyObject] = [*find_private_keys(token.opened(), anything)]
     found += find_certificates(token.opened(), anything)
-    hint = f"It has {_listed(token, found, uri)}" if found else "It has no keys and no certificates"
+    hint = f"It has {_uris_of(token, found, uri)}" if found else "It has no keys and no certificates"
     return KeyNotFoundError(f"no key is named by {uri.name} on {token.name}", hint)
 
 
-def _listed(token: OpenToken, found: Sequence[AnyObject], uri: KeyURI) -> str:
+def _uris_of(token: OpenToken, found: Sequence[AnyObject], uri: KeyURI) -> str:
     place, names = token_uri(token.info, uri), count_names(found)
     uris = [object_uri(one, place, uri, names) for one in found[:_LISTED]]
     return ", ".join(uris) + (f" and {len(found) - _LISTED} more" if len(found) > _LISTED else "")
@@ -235,10 +236,8 @@ def list_tokens(uri: KeyURI, login: PinSource | None) -> Iterator[ListedToken]:
     """
     tokens = _present_tokens(uri)
     if login is not None and len(tokens) > 1:
-        listed = ", ".join(str(one.named()) for one in tokens)
-        raise AmbiguousKeyError(
-            f"{uri.name} names {len(tokens)} tokens, and a PIN goes to one: {listed}", "Name one of them in the key URI"
-        )
+        problem = f"{uri.name} names {len(tokens)} tokens, and a PIN goes to one: {_uris_of_tokens(tokens)}"
+        raise AmbiguousKeyError(problem, "Name one of them in the key URI")
     for found in tokens:
         place = found.named(tokens)
         objects: tuple[ListedObject, ...] = ()

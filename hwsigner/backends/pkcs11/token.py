@@ -98,9 +98,10 @@ class OpenToken(TokenSession):
 
         OpenSC's module would log in to another card in the same reader by itself, and libykcs11 would sign with it.
         """
-        if self.session is not None and not (
-            self.module.functions.has_token(self.info.slot) and (not thoroughly or self.session.is_open())
-        ):
+        if self.session is None:
+            return
+        is_there = self.module.functions.has_token(self.info.slot)
+        if not is_there or (thoroughly and not self.session.is_open()):
             self.drop_session()
 
     def drop_session(self) -> None:

@@ -463,7 +463,5 @@ class ParentAuth:
 
     def _source(self, guarded: Guarded) -> KeyURI:
         """Return the URI with what is stored for the parent in place of what is stored for the key."""
-        query = {name: value for name, value in self._uri.query.items() if name != "pin-source"}
-        if guarded.source in query:
-            query["pin-source"] = query[guarded.source]
-        return KeyURI(self._uri.scheme, self._uri.path, query)
+        uri, source = self._uri.without_pin(), self._uri.text(guarded.source)
+        return uri if source is None else uri.with_query("pin-source", source)

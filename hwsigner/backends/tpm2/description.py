@@ -11,12 +11,8 @@ from hwsigner.backends.tpm2.auth import ParentAuth
 from hwsigner.backends.tpm2.connection import connected
 from hwsigner.backends.tpm2.key_file import HIERARCHIES, PolicyCommand, TSS2Key
 from hwsigner.backends.tpm2.objects import KeyObject
-from hwsigner.backends.tpm2.policy_commands import (
-    POLICY_PCR,
-    PolicyPCR,
-    command_name,
-    read_command,
-)
+from hwsigner.backends.tpm2.policy_commands import POLICY_PCR, PolicyPCR, command_name, read_command
+from hwsigner.backends.tpm2.public_area import spki_of
 from hwsigner.backends.tpm2.tcti import tcti_of
 from hwsigner.backends.tpm2.tpm import TPM, SessionSettings
 from hwsigner.backends.tpm2.uris import named_key
@@ -121,12 +117,8 @@ def _description(uri: KeyURI, place: str, where: Mapping[str, object], public: b
         "policy": policy,
         "policyDigest": digest,
     }
-    try:
-        public_key: bytes | None = outer.to_der()
-    except ValueError:
-        public_key = None  # Neither RSA nor ECC.
     guards = *_use_guards(flags, policy, use), *_copy_guards(flags)
-    return KeyDescription(str(uri), place, public_key, guards, properties)
+    return KeyDescription(str(uri), place, spki_of(outer.publicArea), guards, properties)
 
 
 def _use_guards(flags: Mapping[str, bool], policy: Sequence[str] | None, use: _Use) -> Iterator[str]:

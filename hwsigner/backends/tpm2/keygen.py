@@ -226,7 +226,7 @@ def _can_make(tpm: TPM, algorithm: KeyAlgorithm) -> bool:
 def _new_pin(uri: KeyURI, pins: PinSource, subject: str) -> bytes:
     """Return the PIN for a new key, or empty bytes if no place gives one."""
     pin = (pins.offered(uri, PinRequest("new TPM auth value", subject)) or "").encode("utf-8", "surrogateescape")
-    if not pin and ("pin-source" in uri.query or uri.pin_value is not None):
+    if not pin and uri.has_pin:
         raise PinError(f"the PIN for {subject} is empty", "Put one there, or make a key without pin-source")
     if len(pin) > _MAX_PIN_BYTES:
         raise PinError(f"the PIN for {subject} has more than {_MAX_PIN_BYTES} bytes", "Choose a shorter one")

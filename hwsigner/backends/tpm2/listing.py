@@ -7,9 +7,10 @@ from tpm2_pytss import TPM2_ALG, TPM2_CAP, TPM2_HC, TPM2B_PUBLIC, TPMA_OBJECT, T
 from hwsigner.backends.tpm2.handles import EK_HANDLES
 from hwsigner.backends.tpm2.nv import EK_CERTIFICATES, list_certificates
 from hwsigner.backends.tpm2.objects import PersistentObject
-from hwsigner.backends.tpm2.public_area import read_public_area
+from hwsigner.backends.tpm2.public_area import read_public_area, spki_of
 from hwsigner.backends.tpm2.srk import PROVISIONED
 from hwsigner.backends.tpm2.tpm import TPM, Lockout
+from hwsigner.backends.tpm2.uris import handle_name
 from hwsigner.errors import KeyNotFoundError, UnsupportedKeyError
 from hwsigner.key import ListedObject, ListedToken
 from hwsigner.uri import KeyURI
@@ -52,7 +53,7 @@ def objects_of_tpm(uri: KeyURI, tcti: str, tpm: TPM) -> ListedToken:
 
 def _public(tpm: TPM, handle: int) -> TPM2B_PUBLIC:
     """Return the public area. Its parts are valid only as long as the whole is held."""
-    with PersistentObject(handle, f"handle:{handle:#010x}").loaded(tpm) as key:
+    with PersistentObject(handle, handle_name(handle)).loaded(tpm) as key:
         return tpm.esys.read_public(key)[0]
 
 
@@ -77,11 +78,8 @@ def _other_key(public: TPMT_PUBLIC, handle: int, named: str) -> ListedObject:
     else:
         label = "unusable here"
     kinds = {TPM2_ALG.RSA: "RSA", TPM2_ALG.ECC: "EC", TPM2_ALG.KEYEDHASH: "HMAC", TPM2_ALG.SYMCIPHER: "symmetric"}
-    try:
-        shown = public.to_der()
-    except ValueError:
-        shown = None
-    return ListedObject("key", label, b"", named, kinds.get(public.type, ""), shown, notes=_notes(public))
+    kind = kinds.get(public.type, "")
+    return ListedObject("key", label, b"", named, kind, spki_of(public), notes=_notes(public))
 
 
 def _manufacturer(tpm: TPM) -> str:

@@ -16,6 +16,7 @@ from hwsigner.backends.tpm2.installing import install_certificate, installed_ind
 from hwsigner.backends.tpm2.keygen import generate_key
 from hwsigner.backends.tpm2.nv import nv_name
 from hwsigner.backends.tpm2.objects import PersistentObject
+from hwsigner.backends.tpm2.public_area import spki_of
 from hwsigner.backends.tpm2.tcti import tcti_of
 from hwsigner.backends.tpm2.tpm import TPM
 from hwsigner.backends.tpm2.uris import handle_name, named_handle, session_settings
@@ -89,7 +90,7 @@ def _delete_persistent(uri: KeyURI, pins: PinSource, confirm: Confirm, handle: i
                 f"{key.name} is a storage key, which may be the parent of other keys, so it was not deleted",
                 "If none needs it, run tpm2_evictcontrol",
             )
-        public_key = _der(public)
+        public_key = spki_of(public.publicArea) or b""
         indices = connection.run(lambda tpm: installed_indices(tpm, public_key), key.name, settings)
         lines = (
             f"the key at {key.name} in the TPM at {tcti_of(uri)} (Name {name.hex()})",
@@ -105,11 +106,3 @@ def _delete_persistent(uri: KeyURI, pins: PinSource, confirm: Confirm, handle: i
         if connection.run(lambda tpm: handles.name_at(tpm, handle), key.name, settings) == name:
             raise SigningKeyError(f"the TPM reported success, and {key.name} is still there", "Use tpm2_evictcontrol")
     return lines
-
-
-def _der(public: TPM2B_PUBLIC) -> bytes:
-    """Return a public key as a DER SubjectPublicKeyInfo; no bytes if it is neither RSA nor ECC."""
-    try:
-        return bytes(public.to_der())
-    except ValueError:
-        return b""

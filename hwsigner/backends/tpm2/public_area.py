@@ -102,6 +102,14 @@ def read_public_area(public: TPMT_PUBLIC, name: str) -> PublicArea:
     return PublicArea(algorithm, public_key, only_hash, restricted, counts, tpm_name)
 
 
+def spki_of(public: TPMT_PUBLIC) -> bytes | None:
+    """Return a public key as a DER SubjectPublicKeyInfo; None if it is neither RSA nor ECC."""
+    try:
+        return bytes(public.to_der())
+    except ValueError:
+        return None
+
+
 def encoded(signature: TPMT_SIGNATURE) -> bytes:
     """Return an RSA signature's bytes, or an ECDSA signature in DER (RFC 3279, 2.2.3).
 

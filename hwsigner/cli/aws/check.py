@@ -15,12 +15,13 @@ from hwsigner.cli.colours import GREEN, RED, YELLOW, coloured
 from hwsigner.cli.documents import read_bytes
 from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.config import settings
-from hwsigner.config.flags import IDENTITY, OUTPUT, PROFILE, SESSION, Flag
+from hwsigner.config.flags import ARNS, IDENTITY, OUTPUT, PROFILE, SESSION, Flag
 from hwsigner.control_plane.facts import read_facts
 from hwsigner.control_plane.report import Report, report, report_policy
 from hwsigner.errors import printable
 from hwsigner.identity.certificate import Chain, build_chain, latest_expiring, leaves, load
 from hwsigner.key import find_certificates
+from hwsigner.uri import KeyURI
 
 HELP = "check the AWS side of a profile: what is wrong or open"
 
@@ -30,7 +31,7 @@ _FLAGS = (
     Flag("policy", "file with a trust policy to check, without AWS", "FILE"),
     *OUTPUT,
 )
-_OF_SESSION = ("trust-anchor-arn", "profile-arn", "role-arn", "session-duration", "role-session-name")
+_OF_SESSION = (*ARNS, "session-duration", "role-session-name")
 
 
 def add_arguments(parser: Parser) -> None:
@@ -70,11 +71,7 @@ def _chain(arguments: Arguments) -> Chain | None:
     if not arguments.certificate and not arguments.cert_selector:
         return None
     source = options.identity_source(arguments, check=False)
-    uri = (
-        options.key_uri(arguments, str(source.certificate))
-        if isinstance(source.certificate, str)
-        else source.certificate
-    )
+    uri = KeyURI.of(source.certificate)
     found = load(find_certificates(uri, options.pin_source(arguments, uri), allow_modules=True))
     extra = load(find_certificates(source.intermediates, allow_modules=True)) if source.intermediates else []
     leaf = latest_expiring([each for each in found if each.der == source.selected] or leaves(found))

@@ -19,13 +19,7 @@ from hwsigner.identity.session_tags import MAX_LENGTH, TAGS, bad_characters, com
 from hwsigner.trust_policy import TrustPolicy
 from hwsigner.trust_policy.openness import ANY_ANCHOR, request_by
 from hwsigner.trust_policy.review import review
-from hwsigner.trust_policy.writing import (
-    SIZE_LIMIT,
-    check_size,
-    in_words,
-    literal,
-    write_trust_policy,
-)
+from hwsigner.trust_policy.writing import SIZE_LIMIT, check_size, in_words, literal, write_trust_policy
 
 _DEFAULT = "CN"
 MATCH = (

@@ -16,12 +16,7 @@ from hwsigner.config.flags import KEY, Flag, one_of, whole_number
 from hwsigner.control_plane import private_ca
 from hwsigner.control_plane.clients import Client
 from hwsigner.control_plane.resources import TrustAnchor
-from hwsigner.control_plane.revocation import (
-    Plan,
-    Revocation,
-    carry_out,
-    plan_revocation,
-)
+from hwsigner.control_plane.revocation import Plan, Revocation, carry_out, plan_revocation
 from hwsigner.errors import AmbiguousCertificateError, CertificateError, HwsignerError, UsageError
 from hwsigner.identity.certificate import Certificate
 from hwsigner.identity.next_revocation_list import REASONS

@@ -13,9 +13,10 @@ from hwsigner.cli.aws.certificates import read_leaf, warn_of_untaggable
 from hwsigner.cli.aws.clients import AWS, clients
 from hwsigner.cli.aws.matching import MATCH, matching_policy, wanted_tags, what_it_lets_in
 from hwsigner.cli.aws.wanted import CA_AND_ROLE, NAME, read_ca
+from hwsigner.cli.full_paths import in_full_if_there
 from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.cli.process import print_outcome, report
-from hwsigner.config.flags import IDENTITY, KEY, OUTPUT, Flag, session_duration, switch
+from hwsigner.config.flags import IDENTITY, KEY, OUTPUT, Flag, attribute_of, session_duration, switch
 from hwsigner.config.profiles import change_profile, check_name, profiles
 from hwsigner.control_plane.apply import apply, check_unchanged
 from hwsigner.control_plane.plan import Step, notes, plan
@@ -136,7 +137,7 @@ def arns(existing: Existing) -> dict[str, str]:
 
 def _wanted(arguments: Arguments) -> Wanted:
     for flag in ("trust-anchor-arn", "profile-arn"):
-        if text := getattr(arguments, flag.replace("-", "_")):
+        if text := getattr(arguments, attribute_of(flag)):
             parse_canonical_arn(text, f"--{flag}")
     cas = read_ca(arguments)
     leaves = [read_leaf(arguments, arguments.certificate)] if arguments.certificate else []
@@ -165,7 +166,7 @@ def _region(arguments: Arguments) -> str | None:
 def _identity(arguments: Arguments) -> dict[str, str | None]:
     """Return the certificate and the key for config.toml, and None for what they exclude. Paths become absolute."""
     given = {"certificate": arguments.certificate, "private-key": arguments.private_key}
-    found = {key: os.path.abspath(text) if os.path.exists(text) else text for key, text in given.items() if text}
+    found = {key: in_full_if_there(text) for key, text in given.items() if text}
     return {**(dict.fromkeys(("cert-selector", "use-latest-expiring-certificate")) if found else {}), **found}
 
 

@@ -8,16 +8,15 @@ import os
 import re
 import shlex
 import shutil
-import stat
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from hwsigner.aws.config_file import config_path
+from hwsigner.aws.credentials_file import credentials_path
 from hwsigner.cli.doctor import aws_process
 from hwsigner.cli.doctor.findings import Finding, finding
-from hwsigner.system.files import MAX_BYTES
+from hwsigner.system.files import MAX_BYTES, read_text
 
 _PROCESS, _PLUGIN = "credential_process", "cli_legacy_plugin_path"
 _PLAIN = ("default", "plugins", "preview")
@@ -31,8 +30,7 @@ Sections = Mapping[str, Mapping[str, str]]
 
 def check(environ: Mapping[str, str]) -> Iterator[Finding]:
     """Yield what keeps the SDKs from using the credential_process of a profile."""
-    path = config_path(environ)
-    keys_path = os.path.expanduser(environ.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials")
+    path, keys_path = config_path(environ), credentials_path(environ)
     (config, problem), (keys, keys_problem) = _read(path), _read(keys_path)
     yield from (each for each in (problem, keys_problem) if each)
     yield from _check_missing(path, is_named=bool(environ.get("AWS_CONFIG_FILE")))
@@ -59,11 +57,9 @@ def check(environ: Mapping[str, str]) -> Iterator[Finding]:
 def _read(path: str) -> tuple[Sections, Finding | None]:
     """Return the settings by section, and why botocore or hwsigner can't read the file; None if they can."""
     try:
-        status = os.stat(path)
+        text, status = read_text(path)
         if status.st_size > MAX_BYTES:
             return {}, finding("config-too-long", f"{path} is {status.st_size} bytes long")
-        # A pipe is left to the SDKs, which skip it.
-        text = Path(path).read_text("utf-8") if stat.S_ISREG(status.st_mode) else ""
     except OSError:
         return {}, None  # As in botocore. See `_check_missing`.
     except UnicodeDecodeError:

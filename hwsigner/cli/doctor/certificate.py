@@ -42,13 +42,13 @@ def _check_chain(leaf: Certificate, certificates: Sequence[Certificate]) -> Iter
         return
     is_one_file = {each.source for each in certificates} == {leaf.source}
     if strangers and not leaf.source.startswith("pkcs11:"):  # A token may have others of other keys.
-        last = (leaf, *chain.intermediates)[-1]
+        last = chain.certificates[-1]
         issuer = last.x509.issuer.rfc4514_string()
         yield finding(
             "chain-gap", f"{strangers[0].subject} did not issue {last.subject}, whose issuer {issuer} is missing"
         )
     sent = [each for each in certificates if each is leaf or each in chain.intermediates]
-    if is_one_file and sent != [leaf, *chain.intermediates]:
+    if is_one_file and sent != [*chain.certificates]:
         yield finding("chain-order", f"{leaf.source} has the certificates in another order than that of the chain")
 
 

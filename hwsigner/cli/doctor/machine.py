@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import stat
 import subprocess
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from hwsigner.errors import HwsignerError, PinError, SigningKeyError
 from hwsigner.key import list_tokens
 from hwsigner.key.management import describe_key
 from hwsigner.system import pcsc
-from hwsigner.system.files import MAX_BYTES, check_no_pipe, open_trusted
+from hwsigner.system.files import check_no_pipe, open_trusted, read_text
 from hwsigner.system.users import reading_group
 from hwsigner.uri import KeyURI
 
@@ -81,7 +80,7 @@ def _check_pin(key: KeyURI) -> Iterator[Finding]:
     if key.scheme not in ("pkcs11", "tpm2"):
         return
     tpm = {name: value for name, value in key.query.items() if name == "tcti"}
-    uri = key.token if key.scheme == "pkcs11" else type(key)("tpm2", {}, tpm)
+    uri = key.token if key.scheme == "pkcs11" else KeyURI("tpm2", {}, tpm)
     try:
         tokens = list(list_tokens(uri, no_pins(), allow_modules=True))
     except HwsignerError as error:
@@ -130,13 +129,10 @@ def check_units(environ: Mapping[str, str]) -> Iterator[Finding]:
 def _program(path: Path) -> str:
     """Return the program that a unit runs, or an empty text if that can't be told."""
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
-            return ""
-        lines = path.read_text("utf-8", "replace").splitlines()
-    except OSError:
+        text, _ = read_text(str(path))
+    except (OSError, UnicodeDecodeError):
         return ""
-    settings = [line.split("=", 1) for line in lines if "=" in line]
+    settings = [line.split("=", 1) for line in text.splitlines() if "=" in line]
     command = next((value.strip() for name, value in settings if name.strip() == "ExecStart" and value.strip()), "")
     try:
         program = next(iter(shlex.split(command.lstrip("-@:+!"))), "")

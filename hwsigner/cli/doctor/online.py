@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from hwsigner.aws.create_session import USER_AGENT, Service, create_session
@@ -25,7 +24,7 @@ from hwsigner.errors import (
     UsageError,
 )
 from hwsigner.http.connection import Deadline
-from hwsigner.http.transport import get
+from hwsigner.http.transport import get, parse_date
 
 if TYPE_CHECKING:
     from hwsigner.cli.doctor.subject import Subject
@@ -62,9 +61,8 @@ def _check_clock(service: Service) -> Iterator[Finding]:
     """Compare the clock with the Date header of the service's answer to an unsigned request."""
     headers = [("Host", service.endpoint.host_header), ("User-Agent", USER_AGENT)]
     answer = get(service.endpoint, "/", headers, options=service.transport, deadline=Deadline(service.timeout))
-    try:
-        theirs = parsedate_to_datetime(answer.headers.get("Date", "")).astimezone(UTC)
-    except ValueError:
+    theirs = parse_date(answer.headers.get("Date", ""))
+    if theirs is None:
         return
     off = (datetime.now(UTC) - theirs).total_seconds()
     if abs(off) > _TOLERANCE:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 from hwsigner.aws.arn import Arn, parse_arn
 from hwsigner.cli.doctor.findings import Finding, finding
 from hwsigner.config import settings
+from hwsigner.config.flags import ARNS
 from hwsigner.errors import UsageError
 
 if TYPE_CHECKING:
     from hwsigner.cli.doctor.subject import Subject
 
-_FLAGS = ("--trust-anchor-arn", "--profile-arn", "--role-arn")
+_FLAGS = [f"--{name}" for name in ARNS]
 
 
 def check(subject: Subject) -> Iterator[Finding]:

@@ -11,14 +11,8 @@ from hwsigner.cli.doctor.findings import Finding, finding, of_error, warnings_in
 from hwsigner.cli.options import certificates_at
 from hwsigner.config import settings
 from hwsigner.config.flags import IN_PROFILES, session_duration
-from hwsigner.errors import (
-    CertificateError,
-    PinError,
-    PinRequiredError,
-    SigningKeyError,
-    UsageError,
-    suggestion,
-)
+from hwsigner.errors import CertificateError, PinError, PinRequiredError, SigningKeyError, UsageError, suggestion
+from hwsigner.http import defaults
 from hwsigner.pins import PinRequest, PinSource
 from hwsigner.system.files import check_no_pipe
 from hwsigner.uri import KeyURI
@@ -79,7 +73,7 @@ def _with_values(subject: Subject, findings: list[Finding]) -> Subject:
         findings.append(
             finding("profile-invalid", f"{subject.profile.file} has the key {key!r}, which is not a flag", hint)
         )
-    duration = str(raw.pop(_DURATION, 3600))
+    duration = str(raw.pop(_DURATION, defaults.SESSION_DURATION))
     try:
         session_duration(duration)
         raw[_DURATION] = duration
@@ -98,7 +92,7 @@ def _with_key(subject: Subject) -> Subject:
     if not (values["private_key"] or values["certificate"]):
         raise CertificateError("the profile names no key and no certificate")
     key = settings.key_uri(values, values["private_key"] or values["certificate"])
-    return replace(subject, key=without_pin(key.resolved()))
+    return replace(subject, key=key.resolved().without_pin())
 
 
 def _with_certificates(subject: Subject) -> Subject:
@@ -108,17 +102,12 @@ def _with_certificates(subject: Subject) -> Subject:
     if not found:
         if not values["certificate"]:
             raise CertificateError("the profile names no certificate", f"Run hwsigner enroll {subject.profile.name}")
-        uri = without_pin(settings.key_uri(values, values["certificate"]))
+        uri = settings.key_uri(values, values["certificate"]).without_pin()
         found = certificates_at(uri, pipes=False)
     leaf = latest_expiring(leaves(found))
     if values["intermediates"]:
         found = [*found, *certificates_at(values["intermediates"], pipes=False)]
     return replace(subject, certificates=found, leaf=leaf)
-
-
-def without_pin(uri: KeyURI) -> KeyURI:
-    """Return a key URI without its PIN."""
-    return KeyURI(uri.scheme, uri.path, {name: value for name, value in uri.query.items() if name != "pin-source"})
 
 
 def no_pins() -> PinSource:

@@ -97,8 +97,7 @@ class Vault:
             headers.append(("X-Vault-Token", token))
         response = self.site.post(path, headers, json.dumps(body).encode())
         if response.status != 200:
-            hint = _HINTS.get(response.status, "")
-            hint = _LOGIN_HINTS.get(path, hint)
+            hint = _LOGIN_HINTS.get(path, _HINTS.get(response.status, ""))
             raise self.site.refusal(response, _reasons(response), hint)
         return response.json_object()
 

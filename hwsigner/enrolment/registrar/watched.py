@@ -11,8 +11,6 @@ from typing import Generic, TypeVar
 from hwsigner.errors import ConfigError, HwsignerError
 from hwsigner.system.files import change_stamp, open_trusted
 
-MAX_FILE_BYTES = 16 << 20
-
 _T = TypeVar("_T")
 
 
@@ -32,12 +30,9 @@ def read_file(path: str, *, private: bool = False, hint: str = "Check the path a
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             if private and mode & 0o077:
                 raise ConfigError(f"{path} has mode {mode:04o}: other users can read it", f"Run chmod 600 {path}")
-            data = file.read(MAX_FILE_BYTES + 1)
+            return file.read()
     except OSError as error:
         raise ConfigError(f"can't read {path}: {error.strerror}", hint) from error
-    if len(data) > MAX_FILE_BYTES:
-        raise ConfigError(f"{path} has more than {MAX_FILE_BYTES} bytes", "Check the path")
-    return data
 
 
 class Watched(Generic[_T]):

@@ -21,14 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 import certs
 import judges
-from any_module import (
-    delete_key,
-    describe_key,
-    find_certificates,
-    generate_key,
-    install_certificate,
-    open_key,
-)
+from any_module import delete_key, describe_key, find_certificates, generate_key, install_certificate, open_key
 from backends.contract import ENVIRONMENT, openssl_verifies
 from backends.pkcs11.tokens import key_uri, p11tool, plain_ids, remove_tokens, run, tool
 from emulators import InProcessSoftHSM

@@ -17,14 +17,7 @@ from hwsigner.backends.pkcs11.functions import TokenInfo
 from hwsigner.backends.pkcs11.module import load_module
 from hwsigner.backends.pkcs11.pins import token_name
 from hwsigner.backends.pkcs11.token import OpenToken
-from hwsigner.errors import (
-    HwsignerError,
-    KeyNotFoundError,
-    PinError,
-    PinLockedError,
-    PinRequiredError,
-    WrongPinError,
-)
+from hwsigner.errors import HwsignerError, KeyNotFoundError, PinError, PinLockedError, PinRequiredError, WrongPinError
 from hwsigner.pins import PinRequest, PinSource
 from pkcs11_shim import LOGIN, Person, Shim, run_alone
 

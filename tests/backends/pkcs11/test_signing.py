@@ -16,13 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 import judges
 from any_module import open_key
 from backends.contract import HASHES, openssl_verifies
-from hwsigner.errors import (
-    PinLockedError,
-    PinRequiredError,
-    SigningKeyError,
-    TokenRemovedError,
-    WrongPinError,
-)
+from hwsigner.errors import PinLockedError, PinRequiredError, SigningKeyError, TokenRemovedError, WrongPinError
 from hwsigner.key import ECDSA, MLDSA, Key
 from hwsigner.pins import PinSource
 from hwsigner.system import notices

@@ -15,13 +15,7 @@ from hwsigner.backends.pkcs11.functions import ObjectClass
 from hwsigner.backends.pkcs11.module import load_module
 from hwsigner.backends.pkcs11.search import choose_token
 from hwsigner.backends.pkcs11.token import acquire
-from hwsigner.errors import (
-    CertificateError,
-    PinLockedError,
-    SigningKeyError,
-    TokenRemovedError,
-    WrongPinError,
-)
+from hwsigner.errors import CertificateError, PinLockedError, SigningKeyError, TokenRemovedError, WrongPinError
 from hwsigner.key import Key
 from hwsigner.pins import PinRequest, PinSource
 from hwsigner.uri import KeyURI

@@ -93,6 +93,9 @@ def test_no_pin_is_sent_when_both_cards_match(twins: Cards, module: str) -> None
     with pytest.raises(AmbiguousKeyError, match="names 2 tokens") as caught:
         open_key(f"pkcs11:id=%01?module-path={module}", twins[0].pin)
     assert caught.value.message.count("slot-id=") == 2
+    with pytest.raises(AmbiguousKeyError, match="a PIN goes to one") as caught:
+        list(list_tokens(f"pkcs11:?module-path={module}", twins[0].pin, log_in=True))
+    assert caught.value.message.count("slot-id=") == 2
     assert [card.pin_tries for card in twins] == [[], []]
 
 

@@ -11,13 +11,7 @@ from tpm2_pytss import ESAPI, ESYS_TR, TPM2_ALG, TPM2_SE, TPMT_SYM_DEF
 
 from backends.tpm2.tpms import NODA, PASSWORD, SIGNING, Tools, flush_handles, handles_in
 from hwsigner.backends.tpm2 import connection
-from hwsigner.errors import (
-    BackendUnavailableError,
-    HwsignerError,
-    KeyNotFoundError,
-    PinLockedError,
-    SigningKeyError,
-)
+from hwsigner.errors import BackendUnavailableError, HwsignerError, KeyNotFoundError, PinLockedError, SigningKeyError
 from hwsigner.key import Key, open_key
 from softhsm.command import run
 from softhsm.tpm import SoftTPM

@@ -12,9 +12,7 @@ import pytest
 
 from backends.tpm2.tpms import Tools, sign_and_verify
 from hwsigner.backends.tpm2 import process_lock
-from hwsigner.errors import (
-    BackendUnavailableError,
-)
+from hwsigner.errors import BackendUnavailableError
 from hwsigner.key import open_key
 
 pytestmark = pytest.mark.usefixtures("refused_auth")

@@ -312,6 +312,18 @@ def test_certificate_takes_the_place_of_what_it_excludes(place: Place) -> None:
     assert place.call("credential-process", "--profile", "web", "--endpoint", place.emulator.url).status == 0
 
 
+def test_profile_has_the_full_paths_of_certificate_and_key_also_in_a_key_uri(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.identity("bamboo-01")
+    monkeypatch.chdir(place.folder)
+    uri = "file:bamboo-01.key?pin-source=env:PIN"
+    assert place.setup("--certificate", "bamboo-01.pem", "--private-key", uri).status == 0
+    saved = place.config()["web"]
+    assert saved["certificate"] == f"{place.folder}/bamboo-01.pem"
+    assert saved["private-key"] == f"file:{place.folder}/bamboo-01.key?pin-source=env:PIN"
+
+
 def test_config_toml_that_cannot_be_written_is_an_error_after_which_the_next_run_completes(place: Place) -> None:
     folder = place.folder / "hwsigner"
     folder.write_text("in the way")

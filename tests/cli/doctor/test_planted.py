@@ -300,6 +300,15 @@ def test_planted_variable_is_named(
     assert patient.names() == {expected}
 
 
+def test_variable_in_the_path_of_the_credentials_file_is_replaced_as_botocore_does(
+    patient: Patient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patient.write("keys", "[web]\naws_access_key_id = AKID\naws_secret_access_key = s\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "$KEYS/keys")
+    monkeypatch.setenv("KEYS", str(patient.folder))
+    assert patient.names() == {"config-static-keys"}
+
+
 class TestTrustPolicy:
     @pytest.mark.parametrize(
         ("change", "expected"),
