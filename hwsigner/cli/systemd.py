@@ -23,6 +23,10 @@ _MARK = "Written by `hwsigner systemd install`. Change it with `systemctl edit`:
 _PACKAGED = Path("/usr/lib/systemd")
 # systemd hides them from the system's units (ProtectHome=yes).
 _HOMES = ("/home/", "/root/", "/run/user/")
+_REMOVE = (
+    "userdel hwsigner; userdel hwsigner-registrar; rm -rf /var/lib/hwsigner /var/lib/hwsigner-registrar "
+    "/var/lib/hwsigner-renew /var/lib/hwsigner-serve /var/lib/hwsigner-update"
+)
 
 
 def add_arguments(parser: Parser) -> None:
@@ -30,7 +34,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("action", metavar="install|uninstall", help="write the units, or stop and remove them")
     parser.add_flags(
         [
-            switch("system", "the system's units, which run as the user hwsigner; needs root"),
+            switch("system", "the system's units; needs root"),
             switch("user", "your own units"),
         ]
     )
@@ -90,9 +94,7 @@ def _uninstall(*, system: bool) -> None:
         print(f"removed {path}")
     _call("systemctl", *scope, "daemon-reload")
     if system:
-        print(
-            "The user hwsigner and /var/lib/hwsigner stay. Remove them with: userdel hwsigner; rm -r /var/lib/hwsigner"
-        )
+        print(f"The users and folders of the services stay. Remove them with: {_REMOVE}")
 
 
 def _installed(*, system: bool) -> Iterator[tuple[Traversable, Path]]:
@@ -150,7 +152,7 @@ def _check_reachable(file: Path) -> None:
             raise UsageError(f"{path} is in a home folder, which the system's units can't read", hint)
     for path in (real, *real.parents):
         if not path.stat().st_mode & 0o001:
-            raise UsageError(f"the user hwsigner can't reach {real}: {path} is closed to other users", hint)
+            raise UsageError(f"the system's units can't reach {real}: {path} is closed to other users", hint)
 
 
 def _write(path: Path, text: str) -> None:

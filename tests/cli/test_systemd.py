@@ -93,6 +93,29 @@ def test_secrets_are_neither_swapped_nor_dumped(units: Path) -> None:
         assert not [line for line in lines if line.startswith("PrivateUsers=")]
 
 
+def test_registrar_runs_as_a_user_of_its_own() -> None:
+    users = {
+        service.name: re.findall("^User=(.+)$", service.read_text(), re.MULTILINE)
+        for service in (UNITS / "system").glob("*.service")
+    }
+    assert users.pop("hwsigner-registrar.service") == ["hwsigner-registrar"]
+    assert ["hwsigner-registrar"] not in users.values()
+
+
+def test_install_makes_each_user_that_a_unit_runs_as() -> None:
+    text = "".join(service.read_text() for service in (UNITS / "system").glob("*.service"))
+    made = re.findall("^u (.+?) ", (UNITS / "hwsigner.sysusers").read_text(), re.MULTILINE)
+    assert set(made) == set(re.findall("^User=(.+)$", text, re.MULTILINE))
+
+
+def test_uninstall_names_all_users_and_folders_that_stay() -> None:
+    text = "".join(service.read_text() for service in (UNITS / "system").glob("*.service"))
+    folders = re.findall(r"^StateDirectory=([\w-]+)", text, re.MULTILINE)
+    users = re.findall("^User=(.+)$", text, re.MULTILINE)
+    named = set(re.findall(r"[^ ;]+", systemd._REMOVE))
+    assert named == {"userdel", "rm", "-rf", *users, *(f"/var/lib/{folder}" for folder in folders)}
+
+
 def test_system_s_agent_may_lock_all_of_its_memory() -> None:
     assert "LimitMEMLOCK=infinity" in (UNITS / "system" / "hwsigner-agent.service").read_text().splitlines()
 

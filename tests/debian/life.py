@@ -36,10 +36,12 @@ def live(root: Root, program: Path, client: Path) -> None:
     assert root.has("var/lib/hwsigner/srk")
     assert not root.has("usr/lib/hwsigner")
     root.apt("purge", *BOTH)
-    # The administrator's files, and the user that they may belong to.
+    # The administrator's files, and the users that they may belong to.
     assert root.has("etc/hwsigner/web.key")
     left = [line for line in root.state() - before if " /etc/hwsigner" not in line]
-    assert sorted(line.split(":")[0] for line in left) == ["group hwsigner", "user hwsigner"], left
+    names = ("hwsigner", "hwsigner-registrar")
+    expected = [f"{kind} {name}" for kind in ("group", "user") for name in names]
+    assert sorted(line.split(":")[0] for line in left) == expected, left
     shutil.rmtree(root.path / "etc/hwsigner")
     root.apt("install", *root.put(program, client))
     root.apt("purge", *BOTH)

@@ -53,13 +53,17 @@ def test_purge_deletes_the_folders_that_the_units_make_and_not_that_of_the_daemo
 
 
 @CONFIGURED
-def test_purge_deletes_the_user_when_no_configuration_is_left(programs: Path) -> None:
-    assert run("postrm", programs, "purge")[-1] == "userdel"
+def test_purge_deletes_the_users_of_the_units_when_no_configuration_is_left(programs: Path) -> None:
+    lines = (ROOT / "hwsigner" / "units" / "hwsigner.sysusers").read_text().splitlines()
+    users = [line.split()[1] for line in lines if line.startswith("u ")]
+    (programs / "userdel").write_text(f"#!/bin/sh\necho $1 >>{programs}/deleted\n")
+    run("postrm", programs, "purge")
+    assert (programs / "deleted").read_text().split() == users
 
 
 @CONFIGURED
 @pytest.mark.parametrize("missing", [True, False])
-def test_purge_succeeds_when_the_user_cannot_be_deleted(missing: bool, programs: Path) -> None:
+def test_purge_succeeds_when_the_users_cannot_be_deleted(missing: bool, programs: Path) -> None:
     userdel = programs / "userdel"
     userdel.write_text("#!/bin/sh\necho 'userdel: user hwsigner is currently used by process 1' >&2; exit 8\n")
     if missing:

@@ -16,6 +16,7 @@ def leave_traces(root: Root) -> None:
         path = root.path / "var" / trace
         path.parent.mkdir(parents=True)
         path.touch()
+    root.run("chown", "-R", "hwsigner-registrar:", "/var/lib/hwsigner-registrar")
     root.run("systemctl", "enable", "hwsigner-agent.socket", "hwsigner-registrar.service", "hwsigner-renew@web.timer")
     (root.path / "etc/hwsigner/web.key").touch()
     # Bytecode that a run as root would write.

@@ -12,9 +12,10 @@ from rpm.root import RpmRoot
 BOTH = ("hwsigner", "hwsigner-credentials")
 OLDER = "0.8.0"
 LOGROTATE = "etc/logrotate.d/hwsigner"
-# The administrator's files, the services' folders, and the user that they may belong to.
+# The administrator's files, the services' folders, and the users that they may belong to.
 STAYS = re.compile(
-    r"(user|group) hwsigner:|.* /(etc|var/lib|var/log)/hwsigner|.* /etc/logrotate\.d/hwsigner\.rpm(new|save) "
+    r"(user|group) hwsigner(-registrar)?:|.* /(etc|var/lib|var/log)/hwsigner"
+    r"|.* /etc/logrotate\.d/hwsigner\.rpm(new|save) "
 )
 # An older version has this in place of what builds: the files of the RPMs, with other settings of logrotate, and with a
 # module that the upgrade deletes.

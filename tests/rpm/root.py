@@ -11,6 +11,7 @@ from packages.root import Root
 NAMED = {
     "coreutils": ["coreutils"],
     "openssl-libs >= 1:3": ["libssl3t64"],
+    "polkit": ["polkitd"],
     "python(abi) = 3.13": ["python3"],
     "systemd": ["systemd"],
     "tpm2-tss": [

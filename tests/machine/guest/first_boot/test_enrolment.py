@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from machine.guest.commands import CONFIG, ENDPOINT, credentials, done, run
+from machine.guest.commands import BIN, CONFIG, ENDPOINT, credentials, done, run
 from machine.guest.first_boot.setting_up import HWSIGNER, PKI, REQUESTS, Machine
 
 SUBJECT = "CN=hosted,OU=web"
 KEY, LEAF = Path("/etc/pki/hosted.tss2"), Path("/etc/pki/hosted.crt")
 ISSUE = Path("/usr/local/bin/issue")
+USER, SEALING_KEYS = "hwsigner-registrar", Path("/var/lib/hwsigner-registrar/keys")
 NEW = "-days 30"
 
 
@@ -27,7 +28,7 @@ def registrar(machine: Machine) -> str:
     """Set a registrar up as docs/how-to/registrar.md has it, and return its URL."""
     (PKI / "ca.key").write_bytes(machine.ca.key_pem)
     (PKI / "ca.key").chmod(0o640)
-    done("chgrp", "hwsigner", PKI / "ca.key")
+    done("chgrp", USER, PKI / "ca.key")
     authority = f"-CA {PKI}/ca.pem -CAkey {PKI}/ca.key"
     ISSUE.write_text(f"#!/bin/sh\nexec openssl x509 -req {authority} -copy_extensions copy $(cat {PKI}/validity)\n")
     ISSUE.chmod(0o755)
@@ -40,8 +41,8 @@ def registrar(machine: Machine) -> str:
     pair.touch(mode=0o600)
     pair.write_text(tls.read_text() + key.read_text())
     (PKI / "registrar.env").write_text(f"FLAGS=--issuer-command {ISSUE}\n")
-    done("install", "-d", "-m", "0700", "-o", "hwsigner", "-g", "hwsigner", "/var/lib/hwsigner-registrar")
-    done(HWSIGNER, "registrar", "rotate-keys", user="hwsigner")
+    done("install", "-d", "-m", "0700", "-o", USER, "-g", USER, SEALING_KEYS.parent)
+    done(HWSIGNER, "registrar", "rotate-keys", user=USER)
     chip = done(HWSIGNER, "attest", "--ek").strip()
     done(HWSIGNER, "registrar", "allow", chip, f"--subject={SUBJECT}")
     done("systemctl", "enable", "--now", "hwsigner-registrar.service")
@@ -60,6 +61,16 @@ def test_root_enrols_the_tpm_and_the_agent_serves_the_new_profile(machine: Machi
     done("systemctl", "reload", "hwsigner-agent.service")
     assert "SessionToken" in credentials("hosted", "alice")
     assert sessions(serial()) == 1
+
+
+def test_agent_and_registrar_cannot_use_what_is_the_other_s(registrar: str) -> None:
+    for secret in (PKI / "ca.key", SEALING_KEYS):
+        done("cat", secret, user=USER)
+        assert "Permission denied" in run("cat", secret, user="hwsigner").stderr
+    assert "Permission denied" in run("cat", KEY, user=USER).stderr
+    refused = run(BIN / "hwsigner-credentials", "--profile", "web", user=USER)
+    assert (refused.returncode, refused.stdout) == (7, "")
+    assert "allow-users" in refused.stderr
 
 
 def test_timer_renews_the_certificate_and_the_agent_uses_the_new_one(machine: Machine) -> None:
