@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -48,6 +49,9 @@ def run(arguments: Arguments) -> int:
         )
     if arguments.system and os.geteuid() != 0:
         raise UsageError("the system's units are root's to write", "Run it as root, or use --user")
+    for program in ("systemctl", "systemd-sysusers") if arguments.system else ("systemctl",):
+        if not shutil.which(program):
+            raise HwsignerError(f"{program} is not installed", "Run this where systemd runs")
     actions[arguments.action](system=arguments.system)
     return 0
 
@@ -173,11 +177,8 @@ def _check_ours(path: Path) -> None:
 
 
 def _call(*command: str) -> None:
-    print(f"ran {shlex.join(command)}", flush=True)
-    try:
-        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    except OSError as error:
-        raise HwsignerError(f"{command[0]} can't be run: {error.strerror}", "Run this where systemd runs") from error
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if done.returncode != 0:
         reason = " ".join(done.stderr.split())[:300] or f"status {done.returncode}"
         raise HwsignerError(f"{shlex.join(command)} failed: {reason}", "Fix the cause, then run this command again")
+    print(f"ran {shlex.join(command)}", flush=True)
