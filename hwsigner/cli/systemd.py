@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -90,7 +91,10 @@ def _uninstall(*, system: bool) -> None:
         _call("systemctl", *scope, "disable", "--quiet", *units)
         _call("systemctl", *scope, "stop", *(unit.replace("@.", "@*.") for unit in units))
     for path in paths:
-        path.unlink()
+        try:
+            path.unlink()
+        except OSError as error:
+            raise HwsignerError(f"can't remove {path}: {error.strerror}", "Check who may write its folder") from error
         print(f"removed {path}")
     _call("systemctl", *scope, "daemon-reload")
     if system:
@@ -163,11 +167,16 @@ def _write(path: Path, text: str) -> None:
         if path.read_text("utf-8") == text:
             print(f"unchanged {path}")
             return
-    path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.new")
-    new.write_text(text, "utf-8")
-    new.chmod(0o644)
-    new.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new.write_text(text, "utf-8")
+        new.chmod(0o644)
+        new.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            new.unlink()
+        raise HwsignerError(f"can't write {path}: {error.strerror}", "Check who may write its folder") from error
     print(f"wrote {path}")
 
 
