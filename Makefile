@@ -137,6 +137,7 @@ test-wheels: $(VENV)-wheels/.installed ## Install the wheels of make wheels in b
 # A root needs room, and devices that can be opened. Debian 13's /tmp is memory, without devices.
 deb test-deb rpm test-rpm test-machine test-machine-deb release: export TMPDIR := $(or $(TMPDIR),/var/tmp)
 
+# A package and an image have the date of the last commit.
 deb: $(VENV)-wheels/.installed ## Build Debian packages for Debian 12 and 13 into dist/ (SUITES=trixie)
 	$(call install,mmdebstrap)
 	rm -rf build/sdist dist/*.deb
@@ -166,7 +167,7 @@ test-musl: $(VENV)-wheels/.installed ## Run the wheel for musl of make wheels in
 # Another machine's Python builds tpm2-pytss, so the image's Debian must be this machine's.
 image: ## Build the container images from the wheels of make wheels into dist/, as root on Debian 13
 	$(call install,mmdebstrap $(DEMO_PACKAGES))
-	$(CLEAN) $(DATE) PYTHONPATH=packaging /usr/bin/python3 packaging/image/build.py dist $(KEPT)/image
+	$(DATED) PYTHONPATH=packaging /usr/bin/python3 packaging/image/build.py dist $(KEPT)/image
 
 test-image: setup ## Run the images of make image, and the manifests for Kubernetes, under podman
 	$(call install,podman runc catatonit p11-kit softhsm2 swtpm swtpm-tools)

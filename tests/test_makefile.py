@@ -46,6 +46,11 @@ def test_roots_are_not_unpacked_into_tmp_unless_the_caller_says_so(target: str, 
     assert tmpdirs(target, tmp_path / "shell", TMPDIR="/tmp") == {"/tmp"}
 
 
+@pytest.mark.parametrize("target", ["deb", "rpm", "image"])
+def test_packages_and_images_have_the_date_of_the_last_commit(target: str) -> None:
+    assert "$(DATED)" in RULES[target]
+
+
 def test_contributors_page_has_each_target() -> None:
     targets = re.findall(r"^([a-z-]+):.* ## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
     page = (ROOT / "CONTRIBUTING.md").read_text()

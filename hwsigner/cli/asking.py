@@ -25,7 +25,12 @@ def ask(lines: Sequence[str], question: str, *, nothing: str) -> None:
         with open("/dev/tty", "r+b", buffering=0) as terminal:
             termios.tcflush(terminal, termios.TCIFLUSH)  # What was typed before the question does not answer it.
             terminal.write(f"{shown}{question}: ".encode())
-            answer = terminal.readline()
+            answer = b""
+            try:
+                answer = terminal.readline()
+            finally:
+                if not answer.endswith(b"\n"):  # Ctrl-C or Ctrl-D: what comes next has a line of its own.
+                    terminal.write(b"\n")
     except (OSError, termios.error) as error:
         raise UsageError(
             f"there is no terminal to ask, so {nothing}", "Add --yes to do it without a question"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -52,6 +54,9 @@ def run(arguments: Arguments) -> int:
         )
     if arguments.system and os.geteuid() != 0:
         raise UsageError("the system's units are root's to write", "Run it as root, or use --user")
+    for program in ("systemctl", "systemd-sysusers") if arguments.system else ("systemctl",):
+        if not shutil.which(program):
+            raise HwsignerError(f"{program} is not installed", "Run this where systemd runs")
     actions[arguments.action](system=arguments.system)
     return 0
 
@@ -90,7 +95,10 @@ def _uninstall(*, system: bool) -> None:
         _call("systemctl", *scope, "disable", "--quiet", *units)
         _call("systemctl", *scope, "stop", *(unit.replace("@.", "@*.") for unit in units))
     for path in paths:
-        path.unlink()
+        try:
+            path.unlink()
+        except OSError as error:
+            raise HwsignerError(f"can't remove {path}: {error.strerror}", "Check who may write its folder") from error
         print(f"removed {path}")
     _call("systemctl", *scope, "daemon-reload")
     if system:
@@ -161,11 +169,16 @@ def _write(path: Path, text: str) -> None:
         if path.read_text("utf-8") == text:
             print(f"unchanged {path}")
             return
-    path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.new")
-    new.write_text(text, "utf-8")
-    new.chmod(0o644)
-    new.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new.write_text(text, "utf-8")
+        new.chmod(0o644)
+        new.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            new.unlink()
+        raise HwsignerError(f"can't write {path}: {error.strerror}", "Check who may write its folder") from error
     print(f"wrote {path}")
 
 
@@ -175,11 +188,8 @@ def _check_ours(path: Path) -> None:
 
 
 def _call(*command: str) -> None:
-    print(f"ran {shlex.join(command)}", flush=True)
-    try:
-        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    except OSError as error:
-        raise HwsignerError(f"{command[0]} can't be run: {error.strerror}", "Run this where systemd runs") from error
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if done.returncode != 0:
         reason = " ".join(done.stderr.split())[:300] or f"status {done.returncode}"
         raise HwsignerError(f"{shlex.join(command)} failed: {reason}", "Fix the cause, then run this command again")
+    print(f"ran {shlex.join(command)}", flush=True)

@@ -8,6 +8,7 @@ import os
 from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.config.flags import OUTPUT, Flag
 from hwsigner.config.profiles import profiles
+from hwsigner.control_plane.clients import endpoint_of_variables
 from hwsigner.control_plane.failures import translated
 from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError, install_command, printable
 
@@ -33,7 +34,8 @@ def run(arguments: Arguments) -> int:
 
     try:
         with translated("sts:GetCallerIdentity", ""):
-            found = boto3.session(name, region_name=_region(name)).client("sts").get_caller_identity()
+            session = boto3.session(name, region_name=_region(name))
+            found = session.client("sts", endpoint_url=endpoint_of_variables("sts")).get_caller_identity()
     except HwsignerError as error:
         # Without credentials, botocore's error was caused by ours, which has the exit status.
         inner = error.__cause__ and error.__cause__.__cause__

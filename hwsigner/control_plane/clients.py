@@ -6,6 +6,7 @@ that are throttled or fail on the way.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator
 from functools import cached_property
 from typing import Any
@@ -17,6 +18,23 @@ _CONNECT_TIMEOUT = 5
 _READ_TIMEOUT = 30
 # By partition. Elsewhere, botocore knows the region.
 _IAM_REGIONS = {"aws": "us-east-1", "aws-cn": "cn-north-1", "aws-us-gov": "us-gov-west-1", "aws-eusc": "eusc-de-east-1"}
+
+
+def endpoint_of_variables(service: str) -> str | None:
+    """Return the URL in AWS_ENDPOINT_URL_SERVICE, else AWS_ENDPOINT_URL, if botocore reads neither.
+
+    Before 1.31, as in Debian 12, it would ask AWS itself in place of an emulator.
+
+    Args:
+        service: its name in boto3, such as "iam".
+    """
+    from botocore import __version__
+
+    is_ignored = os.environ.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() == "true"
+    if is_ignored or tuple(map(int, __version__.split(".")[:2])) >= (1, 31):
+        return None
+    own = f"AWS_ENDPOINT_URL_{service.upper().replace('-', '_')}"
+    return os.environ.get(own) or os.environ.get("AWS_ENDPOINT_URL") or None
 
 
 class Client:
@@ -163,7 +181,8 @@ class Clients:
         )
         with translated("boto3", ""):
             region = self._iam_region() if service == "iam" else None
-            client = self._session.client(service, region_name=region, endpoint_url=self._endpoint, config=config)
+            endpoint = self._endpoint or endpoint_of_variables(service)
+            client = self._session.client(service, region_name=region, endpoint_url=endpoint, config=config)
         if "json" in client.meta.service_model.metadata["protocol"]:
             client.meta.events.register("response-received", check_json)
         return Client(client)

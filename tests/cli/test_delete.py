@@ -70,6 +70,18 @@ def test_any_other_answer_keeps_it(terminal: Terminal, key: Path, typed: bytes) 
     assert err.startswith(b"hwsigner: nothing was deleted")
 
 
+@pytest.mark.parametrize(("typed", "status"), [(b"\x04", 1), (b"\x03", 130)])
+def test_line_of_the_question_ends_when_it_is_not_answered(
+    terminal: Terminal, key: Path, typed: bytes, status: int
+) -> None:
+    process = terminal.start(*COMMAND, str(key))
+    terminal.shown_until("Type yes to delete it: ")
+    terminal.type(typed)
+    assert terminal.shown_until("\n").strip() in ("", "^C")
+    process.communicate(timeout=60)
+    assert (process.returncode, key.exists()) == (status, True)
+
+
 def test_missing_key_is_an_error_before_the_question(call: Callable[..., Outcome], tmp_path: Path) -> None:
     outcome = call("delete", tmp_path / "none", "--yes")
     assert (outcome.status, outcome.out, outcome.err.count("\n")) == (3, "", 1)

@@ -229,6 +229,15 @@ def test_unknown_profile_is_an_error(account: Account) -> None:
     assert (outcome.status, outcome.out, outcome.err.count("\n")) == (2, "", 1)
 
 
+def test_profile_without_a_key_gets_the_command_that_removes_it(account: Account) -> None:
+    account.call("profile", "add", "db", "--role-arn=arn:aws:iam::123456789012:role/db")
+    outcome = account.call("retire", "db", "--yes")
+    assert (outcome.status, outcome.err) == (
+        2,
+        "hwsigner: profile 'db' names no key. Run hwsigner profile remove db\n",
+    )
+
+
 COMMAND = (sys.executable, "-m", "hwsigner", "retire", "web")
 
 

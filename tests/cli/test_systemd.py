@@ -221,6 +221,27 @@ def test_failing_systemctl_is_an_error(user_install: Path, call: Callable[..., O
     done = call("systemd", "install", "--user")
     assert done.status == 1
     assert "systemctl --user daemon-reload failed: no bus" in done.err
+    assert "ran " not in done.out
+
+
+def test_folder_that_can_t_be_written_is_an_error(
+    user_install: Path, call: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    (tmp_path / "config").touch()
+    done = call("systemd", "install", "--user")
+    assert (done.status, done.out) == (1, "")
+    unit = user_install / "hwsigner-agent.service"
+    assert done.err == f"hwsigner: can't write {unit}: Not a directory. Check who may write its folder\n"
+
+
+@pytest.mark.parametrize("action", ["install", "uninstall"])
+def test_nothing_is_written_where_systemd_is_missing(
+    user_install: Path, call: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, action: str
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    done = call("systemd", action, "--user")
+    assert (done.status, done.out, user_install.exists()) == (1, "", False)
+    assert done.err == "hwsigner: systemctl is not installed. Run this where systemd runs\n"
 
 
 @pytest.mark.parametrize(

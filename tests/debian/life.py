@@ -23,6 +23,9 @@ def live(root: Root, program: Path, client: Path) -> None:
     # All that the package needs, so that the states before and after differ by the package alone.
     others = _field(program, "Depends").replace(f"hwsigner-credentials (= {version}), ", "")
     root.apt("satisfy", others, _field(program, "Recommends"))
+    # Where systemd notes when a timer last ran.
+    timers = root.path / "var/lib/systemd/timers"
+    timers.mkdir(parents=True, exist_ok=True)
     before = root.state()
     with tempfile.TemporaryDirectory(prefix="hwsigner-deb-") as temporary:
         root.apt("install", *root.put(*(_older(package, Path(temporary)) for package in (program, client))))
@@ -32,6 +35,7 @@ def live(root: Root, program: Path, client: Path) -> None:
     assert root.run("dpkg-query", "--show", "--showformat=${Version}", "hwsigner") == version
     assert not list(gone.parent.rglob("gone.*")), "the upgrade must delete a module that is no longer there"
     leave_traces(root)
+    (timers / "stamp-hwsigner-renew@web.timer").touch()
     root.apt("remove", *BOTH)
     assert root.has("var/lib/hwsigner/srk")
     assert not root.has("usr/lib/hwsigner")

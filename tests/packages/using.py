@@ -105,12 +105,13 @@ def _check_agent(root: Root, flags: list[str]) -> None:
 def _check_aws(root: Root, printed: Mapping[str, str], hint: str, boto3: str) -> None:
     """The commands that call AWS use Debian's boto3, once it is there."""
     command = ("hwsigner", "aws", "setup", "--ca=/tmp/ca.pem", "--role=web", "--match=CN=file", "--plan")
-    flags = ("--region=us-east-1", f"--endpoint={printed['endpoint']}")
-    missing = root.try_to(*command, *flags)
+    missing = root.try_to(*command)
     assert missing.stderr == f"hwsigner: hwsigner aws needs boto3. Run {hint}\n", missing
     root.run("sh", "-ec", boto3)
     keys = {f"AWS_{name.upper().replace('-', '_')}": printed[name] for name in ("access-key-id", "secret-access-key")}
-    assert "role: create 'web'" in root.run(*command, *flags, **keys)
+    # Debian 12's boto3 does not read the first variable by itself.
+    service = {"AWS_ENDPOINT_URL": printed["endpoint"], "AWS_DEFAULT_REGION": "us-east-1"}
+    assert "role: create 'web'" in root.run(*command, **service, **keys)
 
 
 def _check_units(root: Root) -> None:

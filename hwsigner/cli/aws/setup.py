@@ -175,7 +175,8 @@ def _write_profile(name: str, values: Mapping[str, str | None]) -> str:
     try:
         return str(change_profile(name, values, os.environ))
     except HwsignerError as error:
-        hint = f"{error.hint}. Then run the same command again" if error.hint else "Run the same command again"
+        again = "run the same command again"
+        hint = f"{error.hint}. Once it can be written, {again}" if error.hint else again.capitalize()
         raise type(error)(f"the set-up in AWS is complete, but {error.message}", hint) from error
 
 

@@ -20,6 +20,7 @@ HELP = "find what is wrong, and say how to fix it"
 
 _FOUND = 1  # The exit status if there are findings.
 _HARMLESS = ("setting-unsafe", "chain-order", "chain-gap", "name-empty")  # A session may be possible all the same.
+_BY_CLOCK = ("certificate-expired", "certificate-not-yet-valid")  # A wrong clock may be why.
 _FLAGS = (
     Flag("profile", "profile of config.toml to check (default: that of HWSIGNER_PROFILE, else all)", "NAME"),
     switch("online", "also use the key, with its PIN, and ask for a session"),
@@ -103,11 +104,12 @@ def _of_profile(checked: Profile, arguments: Arguments) -> Iterator[Finding]:
         from hwsigner.cli.doctor import trust_policy
 
         yield from trust_policy.check(subject, arguments)
-    # A PIN or a session is not spent on what can't succeed.
-    if arguments.online and all(one.id in _HARMLESS for one in findings):
+    ids = {one.id for one in findings} - set(_HARMLESS)
+    if arguments.online and ids <= set(_BY_CLOCK):
         from hwsigner.cli.doctor import online
 
-        yield from online.check(subject)
+        # A PIN or a session is not spent on what can't succeed.
+        yield from online.check(subject, clock_only=bool(ids))
 
 
 def _lines(findings: Sequence[Finding], names: Sequence[str]) -> Iterator[str]:

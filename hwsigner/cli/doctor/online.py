@@ -42,15 +42,19 @@ _NAMES: tuple[tuple[type[HwsignerError], str], ...] = (
 )
 
 
-def check(subject: Subject) -> list[Finding]:
-    """Open the key, with its PIN, and ask for a session; return what fails. The credentials are not kept."""
+def check(subject: Subject, *, clock_only: bool) -> list[Finding]:
+    """Compare the clock with the service's. Then open the key, with its PIN, and ask for a session; return what fails.
+
+    The credentials are not kept.
+    """
     findings: list[Finding] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", HwsignerWarning)  # Those that matter were found without a session.
         try:
             service = settings.service(subject.values, subject.environ)
             findings += _check_clock(service)
-            _ask(subject, service)
+            if not clock_only:
+                _ask(subject, service)
         except HwsignerError as error:
             name = next((name for kind, name in _NAMES if isinstance(error, kind)), "session-refused")
             findings.append(of_error(name, error))

@@ -90,7 +90,9 @@ def _with_key(subject: Subject) -> Subject:
         found = _selected(values)
         return replace(subject, key=KeyURI.of(found[0].source), certificates=found)
     if not (values["private_key"] or values["certificate"]):
-        raise CertificateError("the profile names no key and no certificate")
+        name = subject.profile.name
+        hint = f"Run hwsigner install-certificate CERTIFICATE KEY-URI --profile {name}, or hwsigner enroll {name}"
+        raise CertificateError("the profile names no key and no certificate", hint)
     key = settings.key_uri(values, values["private_key"] or values["certificate"])
     return replace(subject, key=key.resolved().without_pin())
 

@@ -55,6 +55,11 @@ class TestOnline:
         assert side in found["clock-wrong"]["found"]
         assert "timedatectl" in found["clock-wrong"]["fix"]
 
+    def test_wrong_clock_is_named_when_the_certificate_seems_to_have_expired(self, patient: Patient) -> None:
+        patient.issue(certs.Shape(begin=certs.ago(3), end=certs.ago(1)))
+        with another_service(patient, clock=lambda: utc_now() - timedelta(days=2)):
+            assert patient.names("--online") == {"certificate-expired", "clock-wrong"}
+
     def test_server_that_the_cas_do_not_vouch_for_is_named(self, patient: Patient) -> None:
         with another_service(patient, tls=True):
             (found,) = patient.findings("--online")

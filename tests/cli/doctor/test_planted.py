@@ -431,6 +431,12 @@ def test_pipe_of_a_selector_is_named_and_not_read(patient: Patient) -> None:
     assert (found["id"], found["found"]) == ("certificate-unreadable", f"{patient.folder}/pipe is not a regular file")
 
 
+def test_profile_without_a_key_gets_the_next_step(patient: Patient) -> None:
+    patient.change({"certificate": None, "private-key": None})
+    (found,) = patient.findings()
+    assert found["fix"].startswith("Run hwsigner install-certificate CERTIFICATE KEY-URI --profile web")
+
+
 @pytest.mark.parametrize("variable", ["AWS_CA_BUNDLE", "SSL_CERT_FILE"])
 def test_pipe_of_cas_is_named_and_not_read(variable: str, patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo(patient.folder / "pipe")
