@@ -101,7 +101,12 @@ def _locked_folder(address: Address) -> Iterator[int]:
             parent = _open_folder(passing, above, {0, os.geteuid()}, f"Let XDG_RUNTIME_DIR name {_SAFE_FOLDER}")
             with suppress(FileExistsError):
                 os.mkdir(name, 0o755 if address.is_system else 0o700, dir_fd=parent)
-            folder = _open_folder(stack, address.folder, {os.geteuid()}, "Remove it", parent)
+            hint = (
+                "Start the system's agent as its user: systemctl start hwsigner-agent"
+                if address.is_system
+                else "Remove it"
+            )
+            folder = _open_folder(stack, address.folder, {os.geteuid()}, hint, parent)
         if not address.is_system:
             os.fchmod(folder, 0o700)
         lock = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)

@@ -16,7 +16,7 @@ from hwsigner.errors import AgentError
 _MADV_WIPEONFORK = 18
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT, _MLOCK_ONFAULT = 1, 2, 4, 1
 
-_HINT = "Raise the limit: LimitMEMLOCK=, or ulimit -l"
+_HINT = "Raise the limit: LimitMEMLOCK=, or ulimit -l; in a container, allow CAP_IPC_LOCK too"
 _libc = ctypes.CDLL(None, use_errno=True)
 
 

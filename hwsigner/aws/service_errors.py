@@ -12,6 +12,7 @@ _RETRYABLE_TYPES = frozenset({"ThrottlingException", "TooManyRequestsException",
 # Seconds. The service accepts five minutes; if it rejects the signature, blame the clock sooner.
 _CLOCK_TOLERANCE = 300
 _CLOCK_TOLERANCE_OF_SIGNATURES = 60
+_UNITS = (("days", 86_400), ("hours", 3600), ("minutes", 60), ("seconds", 1))
 _SHOWN_CHARACTERS = 300
 _SHOWN_UNEXPECTED = 80
 
@@ -114,8 +115,13 @@ def _clock_hint(response: Response, message: str, now: datetime) -> str:
     off = (now - theirs).total_seconds()
     if abs(off) < (_CLOCK_TOLERANCE_OF_SIGNATURES if is_of_signature else _CLOCK_TOLERANCE):
         return ""
-    size = f"{abs(off) / 60:.0f} minutes" if abs(off) >= 120 else f"{abs(off):.0f} seconds"
-    return f"This machine's clock is {size} {'ahead of' if off > 0 else 'behind'} the service's: fix the clock"
+    return f"This machine's clock is {in_words(off)} the service's: fix the clock"
+
+
+def in_words(seconds: float) -> str:
+    """Return how far a clock that is off by at least two seconds is ahead or behind, such as `7 minutes ahead of`."""
+    unit, length = next((unit, length) for unit, length in _UNITS if abs(seconds) >= 2 * length)
+    return f"{abs(seconds) / length:.0f} {unit} {'ahead of' if seconds > 0 else 'behind'}"
 
 
 def _first_byte(response: Response) -> bytes:

@@ -123,11 +123,14 @@ class TestOwnSocket:
             pass
 
     @pytest.mark.root
-    def test_folder_of_another_user_is_refused(self, address: Address) -> None:
+    @pytest.mark.parametrize(("is_system", "hint"), [(False, "Remove it"), (True, "systemctl start hwsigner-agent")])
+    def test_folder_of_another_user_is_refused(self, address: Address, is_system: bool, hint: str) -> None:
         os.mkdir(address.folder, 0o700)
         os.chown(address.folder, 65534, 65534)
-        with pytest.raises(AgentError, match="must be a folder that you own"), open_listener(address, {}):
+        address = Address(address.folder, is_system=is_system)
+        with pytest.raises(AgentError, match="must be a folder that you own") as caught, open_listener(address, {}):
             pass
+        assert hint in caught.value.hint
 
     @pytest.mark.root
     def test_runtime_folder_of_another_user_is_refused(self, address: Address) -> None:

@@ -88,7 +88,7 @@ class TestLockedMemory:
             assert {"dd", "wf"} <= flags_of(secret)
         assert log == [
             "warning: some credentials and PINs may be swapped: 1 lie in locked memory. "
-            "Raise the limit: LimitMEMLOCK=, or ulimit -l"
+            "Raise the limit: LimitMEMLOCK=, or ulimit -l; in a container, allow CAP_IPC_LOCK too"
         ]
 
     def test_memory_that_can_lock_nothing_is_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,7 +135,8 @@ class TestClock:
             (timedelta(minutes=7), "7 minutes ahead of"),
             (timedelta(minutes=-7), "7 minutes behind"),
             (timedelta(seconds=90), "90 seconds ahead of"),
-            (timedelta(days=-1), "1440 minutes behind"),
+            (timedelta(days=-1), "24 hours behind"),
+            (timedelta(days=3650), "3650 days ahead of"),
         ],
     )
     def test_hint_says_how_far_the_clock_is_off(self, off: timedelta, text: str) -> None:

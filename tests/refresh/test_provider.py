@@ -999,7 +999,7 @@ class TestClocks:
         last = provider()
         stage.clock.off = 7200
         for _ in range(3):
-            with pytest.raises(ServiceError, match="120 minutes ahead"):
+            with pytest.raises(ServiceError, match="2 hours ahead"):
                 provider()
         assert stage.count == 2
         stage.clock.off = 0

@@ -186,9 +186,8 @@ def _exposures(path: str, status: os.stat_result | None) -> Iterator[UnsafeKeyWa
     if status is None or not stat.S_ISREG(status.st_mode):
         return
     mode = stat.S_IMODE(status.st_mode)
-    # Root lets a group read it, because this process is not root: a Secret of Kubernetes, or the system's agent.
-    is_given = status.st_uid == 0 != os.geteuid() and status.st_gid in {os.getegid(), *os.getgroups()}
-    if mode & ((stat.S_IRWXG | stat.S_IRWXO) & ~(stat.S_IRGRP if is_given else 0)):
+    others = mode & (stat.S_IRWXG | stat.S_IRWXO)
+    if others and not (others == stat.S_IRGRP and status.st_uid == 0 and _is_given_to(status.st_gid)):
         yield UnsafeKeyWarning(
             f"private key file {path} has mode {mode:04o}: other users can read or change it", f"Run chmod 600 {path}"
         )
@@ -197,6 +196,13 @@ def _exposures(path: str, status: os.stat_result | None) -> Iterator[UnsafeKeyWa
             f"private key file {path} belongs to user {status.st_uid}, who can read or change it",
             f"Change its owner to you or root: chown USER {path}",
         )
+
+
+def _is_given_to(group: int) -> bool:
+    """Return whether root lets this group read a file for a service: a Secret of Kubernetes, or the system's agent."""
+    from hwsigner.system.users import agent_group
+
+    return group == agent_group() if os.geteuid() == 0 else group in {os.getegid(), *os.getgroups()}
 
 
 def private_key_block(path: str, contents: Contents) -> Block:

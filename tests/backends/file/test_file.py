@@ -49,6 +49,7 @@ from hwsigner.errors import (
 from hwsigner.identity.certificate import load
 from hwsigner.key import find_certificates, open_key
 from hwsigner.pins import PinRequest, PinSource
+from hwsigner.system import users
 from hwsigner.uri import KeyURI
 from judges import OPENSSL_3_5, lacking, needs_openssl_3_4, needs_openssl_3_5
 
@@ -225,6 +226,24 @@ class TestReading:
         path = files.write("given", files.key("P-256").read_bytes())
         path.chmod(mode)
         monkeypatch.setattr(os, "geteuid", lambda: 4711)
+        assert open_key(str(path)).sign(b"message")
+        assert len(recwarn) == warnings
+
+    @pytest.mark.root
+    @pytest.mark.parametrize(("mode", "group", "warnings"), [(0o640, 4712, 0), (0o660, 4712, 1), (0o640, 4713, 1)])
+    def test_root_may_use_a_key_file_that_the_group_of_the_system_s_agent_may_read(
+        self,
+        files: KeyFiles,
+        mode: int,
+        group: int,
+        warnings: int,
+        monkeypatch: pytest.MonkeyPatch,
+        recwarn: pytest.WarningsRecorder,
+    ) -> None:
+        path = files.write("shared", files.key("P-256").read_bytes())
+        os.chown(path, 0, group)
+        path.chmod(mode)
+        monkeypatch.setattr(users, "agent_group", lambda: 4712)
         assert open_key(str(path)).sign(b"message")
         assert len(recwarn) == warnings
 
