@@ -22,7 +22,8 @@ from hwsigner.control_plane.apply import apply, check_unchanged
 from hwsigner.control_plane.plan import Step, notes, plan
 from hwsigner.control_plane.resources import Existing, read
 from hwsigner.control_plane.wanted import Wanted
-from hwsigner.errors import HwsignerError, printable
+from hwsigner.errors import HwsignerError, UsageError, printable
+from hwsigner.uri import KeyURI
 
 HELP = "make or complete trust anchor, role and profile in AWS"
 
@@ -164,8 +165,15 @@ def _region(arguments: Arguments) -> str | None:
 
 
 def _identity(arguments: Arguments) -> dict[str, str | None]:
-    """Return the certificate and the key for config.toml, and None for what they exclude. Paths become absolute."""
+    """Return the certificate and the key for config.toml, and None for what they exclude. Paths become absolute.
+
+    Raises:
+        UsageError: one is malformed, or has a PIN, which would be printed with the plan.
+    """
     given = {"certificate": arguments.certificate, "private-key": arguments.private_key}
+    for flag, text in given.items():
+        if text and KeyURI.parse(text).pin_value is not None:
+            raise UsageError(f"--{flag} has a pin-value, which would be printed", "Use pin-source in the key URI")
     found = {key: in_full_if_there(text) for key, text in given.items() if text}
     return {**(dict.fromkeys(("cert-selector", "use-latest-expiring-certificate")) if found else {}), **found}
 
