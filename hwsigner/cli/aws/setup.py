@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,6 +42,7 @@ _FLAGS = (
     Flag("profile-arn", "Roles Anywhere profile to use, if several match", "ARN"),
     switch("add-ca", "add the CA to a trust anchor that has another one, for a rollover"),
 )
+_PIN = re.compile("(?<=pin-value=)[^&]*")  # In a key URI.
 _IDENTITY = tuple(flag for flag in IDENTITY if flag.name in ("certificate", "private-key"))
 
 
@@ -121,9 +123,8 @@ class _Plan:
         for key, value in self._after.items():
             before, after = self._before.get(key), "nothing" if value is None else value or "the new one's ARN"
             if before != value:
-                lines.append(
-                    f"config.toml: [profile.{self._name}] {key} = {after}" + (f", not {before}" if before else "")
-                )
+                former = f", not {_PIN.sub('…', str(before))}" if before else ""
+                lines.append(f"config.toml: [profile.{self._name}] {key} = {after}{former}")
         return lines
 
 

@@ -324,6 +324,15 @@ def test_profile_has_the_full_paths_of_certificate_and_key_also_in_a_key_uri(
     assert saved["private-key"] == f"file:{place.folder}/bamboo-01.key?pin-source=env:PIN"
 
 
+def test_plan_does_not_show_the_pin_of_a_profile(place: Place) -> None:
+    place.identity("bamboo-01")
+    place.call("profile", "add", "web", "--private-key=pkcs11:token=a?pin-value=hunter2&module-path=/m.so")
+    files = ("--certificate", place.folder / "bamboo-01.pem", "--private-key", place.folder / "bamboo-01.key")
+    outcome = place.setup(*files, "--plan", yes=False)
+    assert ", not pkcs11:token=a?pin-value=…&module-path=/m.so" in outcome.out
+    assert "hunter2" not in outcome.out + outcome.err
+
+
 @pytest.mark.parametrize("flags", [["--plan"], ["--yes", "--json"]])
 @pytest.mark.parametrize("flag", ["--certificate", "--private-key"])
 def test_pin_in_a_key_uri_is_refused_and_not_printed(place: Place, flag: str, flags: list[str]) -> None:
