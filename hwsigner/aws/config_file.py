@@ -42,7 +42,9 @@ class Setting(NamedTuple):
 
 def config_path(environ: Mapping[str, str]) -> str:
     """Return the path of the config file, which need not exist: AWS_CONFIG_FILE, or else `~/.aws/config`."""
-    path = environ.get("AWS_CONFIG_FILE") or os.path.join(home_folder(environ), ".aws", "config")
+    path = environ.get("AWS_CONFIG_FILE")
+    if not path:
+        return os.path.join(home_folder(environ), ".aws", "config")
     return os.path.expanduser(os.path.expandvars(path))
 
 

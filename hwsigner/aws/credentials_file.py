@@ -66,8 +66,10 @@ def credentials_path(environ: Mapping[str, str]) -> str:
 
     It is AWS_SHARED_CREDENTIALS_FILE, with `~` and variables expanded as in botocore, or else `~/.aws/credentials`.
     """
-    default = os.path.join(home_folder(environ), ".aws", "credentials")
-    return os.path.expanduser(os.path.expandvars(environ.get("AWS_SHARED_CREDENTIALS_FILE") or default))
+    path = environ.get("AWS_SHARED_CREDENTIALS_FILE")
+    if not path:
+        return os.path.join(home_folder(environ), ".aws", "credentials")
+    return os.path.expanduser(os.path.expandvars(path))
 
 
 def check_section(name: str) -> str:

@@ -99,7 +99,8 @@ def _plan(arguments: Arguments, found: Profile) -> _Retirement:
     own, plan = Arguments(**values_of(found)), _Retirement()
     uri = own.private_key or own.certificate
     if not uri:
-        raise UsageError(f"profile {found.name!r} names no key", f"Run hwsigner profile remove {found.name}")
+        first = "" if own.cert_selector is None else "hwsigner delete KEY-URI, then "  # The key is on a token.
+        raise UsageError(f"profile {found.name!r} names no key", f"Run {first}hwsigner profile remove {found.name}")
     delete = None if arguments.keep_key else _plan_deletion(plan, own, uri)
     _plan_revocation(plan, arguments, own, key_is_there=bool(delete or arguments.keep_key))
     plan.steps += [step for step in (delete, _removal(found)) if step]

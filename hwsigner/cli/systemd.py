@@ -87,9 +87,7 @@ def _check_no_package(*, system: bool) -> None:
 
 def _uninstall(*, system: bool) -> None:
     scope = [] if system else ["--user"]
-    paths = [path for _, path in _installed(system=system) if path.exists()]
-    for path in paths:
-        _check_ours(path)
+    paths = [path for _, path in _installed(system=system) if _text_of_ours(path) is not None]
     units = [path.name for path in paths if path.suffix in (".service", ".socket", ".timer")]
     if units:
         _call("systemctl", *scope, "disable", "--quiet", *units)
@@ -164,11 +162,9 @@ def _check_reachable(file: Path) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    if path.exists():
-        _check_ours(path)
-        if path.read_text("utf-8") == text:
-            print(f"unchanged {path}")
-            return
+    if _text_of_ours(path) == text:
+        print(f"unchanged {path}")
+        return
     new = path.with_name(f".{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -182,9 +178,17 @@ def _write(path: Path, text: str) -> None:
     print(f"wrote {path}")
 
 
-def _check_ours(path: Path) -> None:
-    if _MARK not in path.read_text("utf-8", "replace").partition("\n")[0]:
+def _text_of_ours(path: Path) -> str | None:
+    """Return the text of a file that an earlier install wrote, or None if there is none."""
+    try:
+        text = path.read_text("utf-8", "replace")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise HwsignerError(f"can't read {path}: {error.strerror}", "Check who may read it") from error
+    if _MARK not in text.partition("\n")[0]:
         raise UsageError(f"{path} was not written by hwsigner systemd install", "Move it away, then retry")
+    return text
 
 
 def _call(*command: str) -> None:

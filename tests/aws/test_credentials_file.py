@@ -16,6 +16,7 @@ from botocore.exceptions import ConfigParseError
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from hwsigner.aws.config_file import config_path
 from hwsigner.aws.credentials import Credentials
 from hwsigner.aws.credentials_file import check_section, credentials_path, with_credentials
 from hwsigner.errors import HwsignerError, ServiceError, UsageError
@@ -447,6 +448,10 @@ class TestPath:
     def test_default_is_in_the_home_folder(self) -> None:
         assert credentials_path({}) == os.path.join(os.environ["HOME"], ".aws", "credentials")
         assert credentials_path({"AWS_SHARED_CREDENTIALS_FILE": ""}) == credentials_path({})
+
+    @pytest.mark.parametrize("path", [credentials_path, config_path])
+    def test_dollar_in_the_name_of_the_home_folder_is_not_a_variable(self, path: Callable[..., str]) -> None:
+        assert os.path.dirname(path({"HOME": "/srv/$HOME"})) == "/srv/$HOME/.aws"
 
     @pytest.mark.parametrize("text", ["/etc/x", "~/x", "x", "$HOME/x", "${FOLDER}/x", "/a/~/x", "$UNSET/x"])
     def test_path_is_the_one_that_botocore_reads(

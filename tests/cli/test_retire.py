@@ -238,6 +238,13 @@ def test_profile_without_a_key_gets_the_command_that_removes_it(account: Account
     )
 
 
+def test_profile_that_selects_its_certificate_is_not_removed_before_its_key(account: Account) -> None:
+    account.call("profile", "add", "db", "--cert-selector=Key=x509Subject,Value=CN=db")
+    outcome = account.call("retire", "db", "--yes")
+    hint = "Run hwsigner delete KEY-URI, then hwsigner profile remove db"
+    assert (outcome.status, outcome.err) == (2, f"hwsigner: profile 'db' names no key. {hint}\n")
+
+
 COMMAND = (sys.executable, "-m", "hwsigner", "retire", "web")
 
 

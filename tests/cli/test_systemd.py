@@ -235,6 +235,15 @@ def test_folder_that_can_t_be_written_is_an_error(
 
 
 @pytest.mark.parametrize("action", ["install", "uninstall"])
+def test_unit_that_can_t_be_read_is_an_error(user_install: Path, call: Callable[..., Outcome], action: str) -> None:
+    unit = user_install / "hwsigner-agent.service"
+    unit.mkdir(parents=True)
+    done = call("systemd", action, "--user")
+    assert (done.status, done.out) == (1, "")
+    assert done.err == f"hwsigner: can't read {unit}: Is a directory. Check who may read it\n"
+
+
+@pytest.mark.parametrize("action", ["install", "uninstall"])
 def test_nothing_is_written_where_systemd_is_missing(
     user_install: Path, call: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, action: str
 ) -> None:

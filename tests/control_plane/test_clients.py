@@ -82,7 +82,7 @@ def test_explicit_deny_is_told_apart() -> None:
 def test_wrong_clock_is_named_when_signature_is_refused() -> None:
     date = format_datetime(datetime.now(UTC) - timedelta(minutes=20))
     error = refused(Clients(REGION).iam, "get_role", "SignatureDoesNotMatch", HTTPHeaders={"date": date})
-    assert "seconds ahead of AWS's: fix the clock" in error.hint
+    assert "20 minutes ahead of AWS's: fix the clock" in error.hint
 
 
 @pytest.mark.parametrize(

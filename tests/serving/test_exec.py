@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from botocore.configloader import load_config
 
+from hwsigner.aws.config_file import read_config
 from hwsigner.aws.default_profile import find_default_credentials
 from hwsigner.cli.child import run_program
 from hwsigner.cli.exec import child_environment
@@ -277,6 +278,21 @@ def test_variable_in_the_path_of_the_credentials_file_is_replaced_as_botocore_do
 def test_pipe_in_place_of_the_config_file_is_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "config")
     assert find_default_credentials({"AWS_CONFIG_FILE": str(tmp_path / "config"), "HOME": str(tmp_path)}) is None
+
+
+def test_writer_of_a_pipe_in_place_of_the_credentials_file_still_waits_for_the_command(tmp_path: Path) -> None:
+    pipe = tmp_path / "keys"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["/bin/sh", "-c", f"printf keys > {pipe}"]) as writer:
+        with pytest.raises(subprocess.TimeoutExpired):
+            writer.wait(0.5)
+        environ = {"AWS_SHARED_CREDENTIALS_FILE": str(pipe), "AWS_CONFIG_FILE": str(pipe)}
+        assert find_default_credentials(environ) is None
+        assert read_config(environ) == {}
+        with pytest.raises(subprocess.TimeoutExpired):
+            writer.wait(0.5)
+        assert pipe.read_text() == "keys"
+    assert writer.returncode == 0
 
 
 def test_missing_home_folder_has_no_default_profile() -> None:

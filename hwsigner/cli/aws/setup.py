@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,8 @@ from hwsigner.control_plane.apply import apply, check_unchanged
 from hwsigner.control_plane.plan import Step, notes, plan
 from hwsigner.control_plane.resources import Existing, read
 from hwsigner.control_plane.wanted import Wanted
-from hwsigner.errors import HwsignerError, printable
+from hwsigner.errors import HwsignerError, UsageError, printable
+from hwsigner.uri import KeyURI
 
 HELP = "make or complete trust anchor, role and profile in AWS"
 
@@ -40,6 +42,7 @@ _FLAGS = (
     Flag("profile-arn", "Roles Anywhere profile to use, if several match", "ARN"),
     switch("add-ca", "add the CA to a trust anchor that has another one, for a rollover"),
 )
+_PIN = re.compile("(?<=pin-value=)[^&]*")  # In a key URI.
 _IDENTITY = tuple(flag for flag in IDENTITY if flag.name in ("certificate", "private-key"))
 
 
@@ -120,9 +123,8 @@ class _Plan:
         for key, value in self._after.items():
             before, after = self._before.get(key), "nothing" if value is None else value or "the new one's ARN"
             if before != value:
-                lines.append(
-                    f"config.toml: [profile.{self._name}] {key} = {after}" + (f", not {before}" if before else "")
-                )
+                former = f", not {_PIN.sub('…', str(before))}" if before else ""
+                lines.append(f"config.toml: [profile.{self._name}] {key} = {after}{former}")
         return lines
 
 
@@ -164,8 +166,15 @@ def _region(arguments: Arguments) -> str | None:
 
 
 def _identity(arguments: Arguments) -> dict[str, str | None]:
-    """Return the certificate and the key for config.toml, and None for what they exclude. Paths become absolute."""
+    """Return the certificate and the key for config.toml, and None for what they exclude. Paths become absolute.
+
+    Raises:
+        UsageError: one is malformed, or has a PIN, which would be printed with the plan.
+    """
     given = {"certificate": arguments.certificate, "private-key": arguments.private_key}
+    for flag, text in given.items():
+        if text and KeyURI.parse(text).pin_value is not None:
+            raise UsageError(f"--{flag} has a pin-value, which would be printed", "Use pin-source in the key URI")
     found = {key: in_full_if_there(text) for key, text in given.items() if text}
     return {**(dict.fromkeys(("cert-selector", "use-latest-expiring-certificate")) if found else {}), **found}
 

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
 from hwsigner.aws.config_file import config_path
 from hwsigner.aws.credentials_file import credentials_path
@@ -77,7 +78,8 @@ def _read(path: str) -> tuple[Sections, Finding | None]:
 def _check_missing(path: str, *, is_named: bool) -> Iterator[Finding]:
     """Yield why a file can't be opened. A missing one is a mistake only if a variable or a link names it."""
     try:
-        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY))
+        with suppress(UnicodeDecodeError):
+            read_text(path)
     except (FileNotFoundError, NotADirectoryError):
         if is_named or os.path.islink(path):
             yield finding("config-missing", f"{path} is not there")

@@ -324,6 +324,26 @@ def test_profile_has_the_full_paths_of_certificate_and_key_also_in_a_key_uri(
     assert saved["private-key"] == f"file:{place.folder}/bamboo-01.key?pin-source=env:PIN"
 
 
+def test_plan_does_not_show_the_pin_of_a_profile(place: Place) -> None:
+    place.identity("bamboo-01")
+    place.call("profile", "add", "web", "--private-key=pkcs11:token=a?pin-value=hunter2&module-path=/m.so")
+    files = ("--certificate", place.folder / "bamboo-01.pem", "--private-key", place.folder / "bamboo-01.key")
+    outcome = place.setup(*files, "--plan", yes=False)
+    assert ", not pkcs11:token=a?pin-value=…&module-path=/m.so" in outcome.out
+    assert "hunter2" not in outcome.out + outcome.err
+
+
+@pytest.mark.parametrize("flags", [["--plan"], ["--yes", "--json"]])
+@pytest.mark.parametrize("flag", ["--certificate", "--private-key"])
+def test_pin_in_a_key_uri_is_refused_and_not_printed(place: Place, flag: str, flags: list[str]) -> None:
+    place.identity("bamboo-01")
+    file = f"file:{place.folder}/bamboo-01.{'pem' if flag == '--certificate' else 'key'}?pin-value=hunter2"
+    outcome = place.setup(f"{flag}={file}", *flags, yes=False)
+    assert (outcome.status, outcome.out, place.anchors()) == (2, "", [])
+    assert f"{flag} has a pin-value" in outcome.err
+    assert "hunter2" not in outcome.err
+
+
 def test_config_toml_that_cannot_be_written_is_an_error_after_which_the_next_run_completes(place: Place) -> None:
     folder = place.folder / "hwsigner"
     folder.write_text("in the way")

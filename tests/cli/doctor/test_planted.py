@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Callable
 
 import botocore.session
@@ -443,6 +444,20 @@ def test_pipe_of_cas_is_named_and_not_read(variable: str, patient: Patient, monk
     monkeypatch.setenv(variable, str(patient.folder / "pipe"))
     (found,) = patient.findings()
     assert (found["id"], found["found"]) == ("ca-unreadable", f"{patient.folder}/pipe is not a regular file")
+
+
+@pytest.mark.parametrize("name", [".aws/config", ".aws/credentials"])
+def test_writer_of_a_pipe_in_place_of_a_file_of_the_sdks_still_waits_for_a_reader(name: str, patient: Patient) -> None:
+    path = patient.folder / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    with subprocess.Popen(["/bin/sh", "-c", f"printf keys > {path}"]) as writer:
+        with pytest.raises(subprocess.TimeoutExpired):
+            writer.wait(0.5)
+        patient.findings()
+        with pytest.raises(subprocess.TimeoutExpired):
+            writer.wait(0.5)
+        assert path.read_text() == "keys"
 
 
 @pytest.mark.parametrize("name", [".aws/config", ".aws/credentials"])
