@@ -24,9 +24,9 @@ def ask(lines: Sequence[str], question: str, *, nothing: str) -> None:
     try:
         with open("/dev/tty", "r+b", buffering=0) as terminal:
             termios.tcflush(terminal, termios.TCIFLUSH)  # What was typed before the question does not answer it.
-            terminal.write(f"{shown}{question}: ".encode())
             answer = b""
             try:
+                terminal.write(f"{shown}{question}: ".encode())
                 answer = terminal.readline()
             finally:
                 if not answer.endswith(b"\n"):  # Ctrl-C or Ctrl-D: what comes next has a line of its own.
