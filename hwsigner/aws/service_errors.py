@@ -115,10 +115,10 @@ def _clock_hint(response: Response, message: str, now: datetime) -> str:
     off = (now - theirs).total_seconds()
     if abs(off) < (_CLOCK_TOLERANCE_OF_SIGNATURES if is_of_signature else _CLOCK_TOLERANCE):
         return ""
-    return f"This machine's clock is {in_words(off)} the service's: fix the clock"
+    return f"This machine's clock is {clock_difference(off)} the service's: fix the clock"
 
 
-def in_words(seconds: float) -> str:
+def clock_difference(seconds: float) -> str:
     """Return how far a clock that is off by at least two seconds is ahead or behind, such as `7 minutes ahead of`."""
     unit, length = next((unit, length) for unit, length in _UNITS if abs(seconds) >= 2 * length)
     return f"{abs(seconds) / length:.0f} {unit} {'ahead of' if seconds > 0 else 'behind'}"

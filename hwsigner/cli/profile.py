@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,11 @@ from hwsigner.aws.arn import check_known_arns
 from hwsigner.cli.full_paths import in_full_if_there
 from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.cli.process import report
+from hwsigner.cli.without_secrets import URIS, without_secret
 from hwsigner.config.flags import (
     AGENT,
     ENROLMENT,
     IDENTITY,
-    IN_PROFILES,
     OUTPUT,
     SESSION,
     Flag,
@@ -35,7 +34,6 @@ from hwsigner.config.profiles import (
     remove_profile,
 )
 from hwsigner.errors import UnsafeKeyWarning, UsageError, printable, suggestion
-from hwsigner.uri import KeyURI
 
 HELP = "add, edit, show, remove and list profiles"
 
@@ -44,8 +42,6 @@ _FLAGS = (
     switch("replace", "add: replace a profile of that name"),
     Flag("unset", "edit: remove this flag; repeatable", "FLAG", many=True),
 )
-_SECRET = {flag.name for flag in IDENTITY if flag.secret}
-_URIS = ("certificate", "private-key", "intermediates")
 
 
 def add_arguments(parser: Parser) -> None:
@@ -95,7 +91,7 @@ def _write(arguments: Arguments, name: str) -> int:
             f"profile {name!r} would be empty" if arguments.action == "add" else "no change was given",
             "Add flags, such as --certificate FILE: hwsigner profile --help lists them",
         )
-    values |= {flag: in_full_if_there(values[flag]) for flag in _URIS if flag in values}
+    values |= {flag: in_full_if_there(values[flag]) for flag in URIS if flag in values}
     try:
         file = _edit(name, values, arguments.unset) if arguments.action == "edit" else _add(arguments, name, values)
     except UnicodeEncodeError:
@@ -134,29 +130,15 @@ def _edit(name: str, values: dict[str, Any], unset: list[str]) -> Path:
 
 def _show(found: Profile, *, as_json: bool) -> int:
     if as_json:
-        values = {key: _without_secret(key, value) for key, value in found.values.items()}
+        values = {key: without_secret(key, value) for key, value in found.values.items()}
         print(json.dumps({"name": found.name, "file": str(found.file), "values": values}, indent=2, default=str))
         return 0
     print(f"# {printable(str(found.file))}")
     for key, value in found.values.items():
-        shown = _without_secret(key, value)
+        shown = without_secret(key, value)
         text = json.dumps(shown, ensure_ascii=False, default=str)
         print(printable(f"{key} = {text}{'' if shown == value else ' (a secret is not shown)'}"))
     return 0
-
-
-def _without_secret(key: str, value: Any) -> Any:
-    """Return a value of a profile without a PIN or password."""
-    if key in _SECRET or key not in IN_PROFILES:  # A key that is not a flag may be a misspelt password.
-        return "…"
-    if key in _URIS and isinstance(value, str):
-        try:
-            uri = KeyURI.parse(value)
-        except UsageError:
-            return "…"
-        return value if uri.pin_value is None else str(uri)
-    # A URL may have a password.
-    return re.sub(r"(?<=://)[^/@\s]*@", "…@", value) if isinstance(value, str) else value
 
 
 def _list(name: str | None, *, as_json: bool) -> int:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from hwsigner.aws.service_errors import in_words
+from hwsigner.aws.service_errors import clock_difference
 from hwsigner.errors import ConfigError, HwsignerError, ServiceError, ServiceUnreachableError, UsageError
 
 NOT_FOUND = frozenset({"NoSuchEntity", "NoSuchEntityException", "ResourceNotFoundException"})
@@ -170,7 +170,7 @@ def _clock_hint(metadata: dict[str, Any]) -> str:
     off = (datetime.now(UTC) - theirs.astimezone(UTC)).total_seconds()
     if abs(off) < _CLOCK_TOLERANCE:
         return ""
-    return f"This machine's clock is {in_words(off)} AWS's: fix the clock"
+    return f"This machine's clock is {clock_difference(off)} AWS's: fix the clock"
 
 
 def _flat(text: object) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from hwsigner.cli.aws.wanted import CA_AND_ROLE, NAME, read_ca
 from hwsigner.cli.full_paths import in_full_if_there
 from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.cli.process import print_outcome, report
+from hwsigner.cli.without_secrets import without_secret
 from hwsigner.config.flags import IDENTITY, KEY, OUTPUT, Flag, attribute_of, session_duration, switch
 from hwsigner.config.profiles import change_profile, check_name, profiles
 from hwsigner.control_plane.apply import apply, check_unchanged
@@ -42,7 +42,6 @@ _FLAGS = (
     Flag("profile-arn", "Roles Anywhere profile to use, if several match", "ARN"),
     switch("add-ca", "add the CA to a trust anchor that has another one, for a rollover"),
 )
-_PIN = re.compile("(?<=pin-value=)[^&]*")  # In a key URI.
 _IDENTITY = tuple(flag for flag in IDENTITY if flag.name in ("certificate", "private-key"))
 
 
@@ -123,7 +122,7 @@ class _Plan:
         for key, value in self._after.items():
             before, after = self._before.get(key), "nothing" if value is None else value or "the new one's ARN"
             if before != value:
-                former = f", not {_PIN.sub('…', str(before))}" if before else ""
+                former = f", not {without_secret(key, before)}" if before else ""
                 lines.append(f"config.toml: [profile.{self._name}] {key} = {after}{former}")
         return lines
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from hwsigner.aws.create_session import USER_AGENT, Service, create_session
-from hwsigner.aws.service_errors import in_words
+from hwsigner.aws.service_errors import clock_difference
 from hwsigner.cli import options
 from hwsigner.cli.doctor.findings import Finding, finding, of_error
 from hwsigner.cli.parser import Arguments
@@ -71,7 +71,7 @@ def _check_clock(service: Service) -> Iterator[Finding]:
         return
     off = (datetime.now(UTC) - theirs).total_seconds()
     if abs(off) > _TOLERANCE:
-        yield finding("clock-wrong", f"the clock is {in_words(off)} the service's")
+        yield finding("clock-wrong", f"the clock is {clock_difference(off)} the service's")
 
 
 def _ask(subject: Subject, service: Service) -> None:

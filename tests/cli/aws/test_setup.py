@@ -329,7 +329,7 @@ def test_plan_does_not_show_the_pin_of_a_profile(place: Place) -> None:
     place.call("profile", "add", "web", "--private-key=pkcs11:token=a?pin-value=hunter2&module-path=/m.so")
     files = ("--certificate", place.folder / "bamboo-01.pem", "--private-key", place.folder / "bamboo-01.key")
     outcome = place.setup(*files, "--plan", yes=False)
-    assert ", not pkcs11:token=a?pin-value=…&module-path=/m.so" in outcome.out
+    assert ", not pkcs11:token=a?module-path=/m.so" in outcome.out
     assert "hunter2" not in outcome.out + outcome.err
 
 
