@@ -315,7 +315,12 @@ def test_variable_in_the_path_of_the_credentials_file_is_replaced_as_botocore_do
 def test_each_file_of_the_sdks_is_read_once(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
     patient.aws_config(f"[profile web]\ncredential_process = {patient.process}\n")
     read: list[str] = []
-    monkeypatch.setattr(aws_config, "read_text", lambda path: (read.append(path), read_text(path))[1])
+
+    def recorded(path: str) -> tuple[str, os.stat_result]:
+        read.append(path)
+        return read_text(path)
+
+    monkeypatch.setattr(aws_config, "read_text", recorded)
     assert patient.names() == set()
     assert read == [str(patient.folder / ".aws" / name) for name in ("config", "credentials")]
 
