@@ -64,6 +64,8 @@ def _make_folder(folder: Path) -> None:
 
 def stop(folder: Path) -> None:
     """Stop the TPM in a folder. The files stay."""
+    if not (folder / "tpm" / "swtpm.pid").exists():
+        raise ToolError(f"no emulated TPM runs in {folder}")
     SoftTPM(folder / "tpm").stop()
 
 

@@ -115,6 +115,12 @@ def test_make_prints_uris_of_real_keys_and_stop_ends_the_tpm(short_folder: Path)
     assert has_ended(pid)
 
 
+def test_stop_is_an_error_when_no_tpm_runs(tmp_path: Path) -> None:
+    stopped = run_softhsm("stop", str(tmp_path / "typo"))
+    assert (stopped.returncode, stopped.stdout) == (1, "")
+    assert stopped.stderr == f"softhsm: no emulated TPM runs in {tmp_path / 'typo'}\n"
+
+
 def test_stop_leaves_other_processes_alone_when_the_pid_file_is_stale(tmp_path: Path) -> None:
     folder = tmp_path / "hw" / "tpm"
     folder.mkdir(parents=True)

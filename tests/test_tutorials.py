@@ -22,8 +22,9 @@ def home(short_folder: Path) -> Iterator[Path]:
     folder = short_folder / "jo"
     folder.mkdir()
     yield folder
-    for tpm in folder.glob("*/*/tpm"):
-        subprocess.run([sys.executable, "-m", "softhsm", "stop", str(tpm.parent)], cwd=ROOT, check=True)
+    for pid_file in folder.glob("*/*/tpm/swtpm.pid"):
+        command = [sys.executable, "-m", "softhsm", "stop", str(pid_file.parents[1])]
+        subprocess.run(command, cwd=ROOT, check=True)
 
 
 @judges.needs_aws_cli

@@ -24,9 +24,14 @@ def lock_process() -> None:
     """Lock all memory of this process, if no limit applies: RLIMIT_MEMLOCK is infinite, or root runs it.
 
     Under a limit, threads and allocations would fail when it is reached: then only LockedMemory is locked.
+
+    Raises:
+        AgentError: not even a page can be locked.
     """
     limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (limit, limit))
+    if problem := _lock(mmap.mmap(-1, mmap.PAGESIZE)):
+        raise AgentError(f"no memory can be locked: {problem}", _HINT)
     with suppress(OSError, OverflowError):  # This much memory can't be mapped.
         # Root may be limited too, as in a container: it is not if more than the limit can be locked.
         if limit == resource.RLIM_INFINITY or not _lock(mmap.mmap(-1, limit + mmap.PAGESIZE), _MLOCK_ONFAULT):
@@ -41,17 +46,12 @@ class LockedMemory:
 
     Args:
         log: takes that line.
-
-    Raises:
-        AgentError: not even a page can be locked.
     """
 
     def __init__(self, log: Callable[[str], None]) -> None:
         self._log = log
         self._maps: set[mmap.mmap] = set()
         self._is_full = False
-        if problem := _lock(mmap.mmap(-1, mmap.PAGESIZE)):
-            raise AgentError(f"no memory can be locked: {problem}", _HINT)
 
     def put(self, data: bytes) -> memoryview:
         """Return a copy of a secret; see `take`."""

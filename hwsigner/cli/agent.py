@@ -100,7 +100,9 @@ def _shown(line: str) -> str:
 
 def _run_agent(arguments: Arguments, address: Address) -> None:
     from hwsigner.agent.listener import greet, open_listener
+    from hwsigner.agent.memory import lock_process
 
+    lock_process()  # This may fail, so no client can connect yet.
     with open_listener(address, os.environ) as listener:
         # Before anything that takes time: while the system boots, clients may already be waiting.
         is_closed = _serve(arguments, address, listener, greet(listener))
@@ -115,7 +117,7 @@ def _serve(
     waiting: list[tuple[socket.socket, int]],
 ) -> bool:
     from hwsigner.agent.desktop import Desktop
-    from hwsigner.agent.memory import LockedMemory, lock_process
+    from hwsigner.agent.memory import LockedMemory
     from hwsigner.agent.profile import Shared
     from hwsigner.agent.profiles import Profiles
     from hwsigner.agent.server import AgentServer
@@ -123,7 +125,6 @@ def _serve(
     from hwsigner.monitoring.metrics import Metrics
     from hwsigner.system.systemd import Notifier
 
-    lock_process()
     gc.enable()  # Unlike other commands, this one stays.
     raise_descriptor_limit()
     report_thread_failures()

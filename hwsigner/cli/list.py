@@ -11,7 +11,7 @@ from typing import Any
 
 from hwsigner.cli import options
 from hwsigner.cli.parser import Arguments, Parser
-from hwsigner.cli.process import abandon_stdout, report
+from hwsigner.cli.process import report
 from hwsigner.config import settings
 from hwsigner.config.flags import IDENTITY, OUTPUT, switch
 from hwsigner.errors import (
@@ -61,11 +61,7 @@ def run(arguments: Arguments) -> int:
         tokens = _each_once(listed)
     else:
         tokens = _all(listed, list_tokens(settings.key_uri(vars(arguments), "tpm2:"), allow_modules=True))
-    try:
-        _print(arguments, uri, tokens)
-        sys.stdout.flush()
-    except BrokenPipeError:  # The reader has seen enough: list | head.
-        abandon_stdout()
+    _print(arguments, uri, tokens)
     return 0
 
 

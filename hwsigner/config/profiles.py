@@ -271,7 +271,15 @@ def _only_with(edited: str, before: Mapping[str, Any], wanted: Mapping[str, Any]
         document = tomllib.loads(edited)
     except tomllib.TOMLDecodeError:
         return None
-    return edited if {"profile": {}, **document} == {**before, "profile": wanted} else None
+    # As text, because nan does not equal itself.
+    found, expected = map(_sorted_json, ({"profile": {}, **document}, {**before, "profile": wanted}))
+    return edited if found == expected else None
+
+
+def _sorted_json(document: Mapping[str, Any]) -> str:
+    import json
+
+    return json.dumps(document, sort_keys=True, default=repr)
 
 
 def _unchangeable(file: Path, name: str) -> ConfigError:

@@ -66,19 +66,19 @@ def open_trusted(path: str, error: type[HwsignerError], *, pipe: bool = False) -
         raise
 
 
-def read_text(path: str, encoding: str = "utf-8") -> tuple[str, os.stat_result]:
+def read_text(path: str, encoding: str = "utf-8", errors: str = "strict") -> tuple[str, os.stat_result]:
     """Return a file's text, and its status. Of anything but a regular file of at most 16 MiB, the text is empty.
 
     Raises:
         OSError: it can't be opened.
-        UnicodeDecodeError: it is not text in this encoding.
+        UnicodeDecodeError: it is not text in this encoding, and `errors` is strict.
     """
     status = os.stat(path)
     if stat.S_ISREG(status.st_mode):  # Else it is not even opened: that would break the pipe of a waiting writer.
         with _opened(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY) as handle:
             status = os.fstat(handle)
             if stat.S_ISREG(status.st_mode) and status.st_size <= MAX_BYTES:
-                with open(handle, encoding=encoding, closefd=False) as file:
+                with open(handle, encoding=encoding, errors=errors, closefd=False) as file:
                     return file.read(), status
     return "", status
 

@@ -139,6 +139,14 @@ class TestProcess:
             limits = Path(f"/proc/{agent.process.pid}/limits").read_text()
             assert re.search(r"Max core file size +0 +0 ", limits)
 
+    def test_agent_makes_no_socket_when_it_can_lock_no_memory(self, home: Home) -> None:
+        limited = ["setpriv", "--bounding-set=-ipc_lock"] if os.geteuid() == 0 else []
+        command = [*limited, "prlimit", "--memlock=0", *AGENT]
+        done = subprocess.run(command, env=home.environ, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout) == (7, "")
+        assert done.stderr.startswith("hwsigner: no memory can be locked: Operation not permitted. Raise the limit")
+        assert not os.path.exists(home.address.folder)
+
     def test_second_agent_ends_with_an_error(self, home: Home) -> None:
         with agent_process(home):
             done = subprocess.run(AGENT, env=home.environ, capture_output=True, text=True, timeout=60)

@@ -151,7 +151,7 @@ def cases(folder: Path, program: Path) -> Iterator[list[Case]]:
                 leaf = folder / f"{name}.pem"
                 leaf.write_bytes(certs.pem(certs.issue(ca, public_key)))
                 flags = [f"--certificate={leaf}", f"--private-key={uri}", f"--endpoint={url}", *ARNS]
-                environment = {"AWS_CA_BUNDLE": str(ca_file), **environment}
+                environment = {"HOME": str(folder), "AWS_CA_BUNDLE": str(ca_file), **environment}
                 floor = [python, str(TESTS / "bench" / "floor.py"), *flags]
                 found.append(Case(f"floor, {name}", floor, environment))
                 found.append(Case(f"hwsigner, {name}", [str(program), "credential-process", *flags], environment))

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -18,7 +18,7 @@ import hwsigner.cli
 from hwsigner import __version__, errors
 from hwsigner.cli import COMMANDS
 from hwsigner.errors import HwsignerError, HwsignerWarning, UnsafeKeyWarning
-from scene import Outcome
+from scene import Outcome, Scene
 
 Call = Callable[..., Outcome]
 ROOT = Path(__file__).parents[2]
@@ -30,6 +30,23 @@ def start(*arguments: str, shell: str = '"$@"', unbuffered: bool = False) -> sub
     env |= {"PYTHONUNBUFFERED": "1"} if unbuffered else {}
     command = ["bash", "-c", shell, "bash", sys.executable, "-m", "hwsigner", *arguments]
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+
+
+def without_reader(
+    arguments: Sequence[str], folder: Path, environ: Mapping[str, str] | None = None
+) -> tuple[int, bytes]:
+    """Run the program with a profile `web` and a pipe as stdout that has no reader; return its status and stderr."""
+    (folder / "hwsigner").mkdir()
+    (folder / "hwsigner" / "config.toml").write_text('[profile.web]\nprivate-key = "handle:0x81000100"\n')
+    reader, writer = os.pipe()
+    os.close(reader)
+    env = {**os.environ, "XDG_CONFIG_HOME": str(folder), **(environ or {})}
+    command = [sys.executable, "-m", "hwsigner", *arguments]
+    done = subprocess.run(
+        command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=writer, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writer)
+    return done.returncode, done.stderr
 
 
 @pytest.fixture
@@ -190,15 +207,24 @@ class TestCommands:
         assert "unexpected argument. To name a profile, use --profile" in outcome.err
         assert ("--certificate" in outcome.err) == (command == "read-certificate-data")
 
-    def test_help_ends_quietly_when_its_reader_has_stopped(self) -> None:
-        reader, writer = os.pipe()
-        os.close(reader)
-        for arguments in (("help", "pins"), ("help", "agent"), ("help", "list"), ("help",)):
-            done = subprocess.run(
-                [sys.executable, "-m", "hwsigner", *arguments], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE
-            )
-            assert (done.returncode, done.stderr) == (0, b"")
-        os.close(writer)
+    @pytest.mark.parametrize("buffering", [{}, {"PYTHONUNBUFFERED": "1"}])
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "--help",
+            "help pins",
+            "completion bash",
+            "list --help",
+            "profile add --help",
+            "aws",
+            "version",
+            "profile show web",
+        ],
+    )
+    def test_command_that_only_shows_ends_quietly_when_its_reader_has_stopped(
+        self, line: str, buffering: dict[str, str], tmp_path: Path
+    ) -> None:
+        assert without_reader(line.split(), tmp_path, buffering) == (0, b"")
 
     def test_output_that_the_locale_has_no_characters_for_is_escaped(self, tmp_path: Path) -> None:
         folder = tmp_path / "kürzel" / "hwsigner"
@@ -272,16 +298,18 @@ class TestProcess:
         text = "hwsigner: can't write to stdout: No space left on device. Check where the output goes\n"
         assert (done.returncode, done.stderr) == (1, text)
 
-    def test_closed_pipe_is_an_error(self) -> None:
-        reader, writer = os.pipe()
-        os.close(reader)
-        with open(writer, "wb") as stdout:
-            command = [sys.executable, "-m", "hwsigner", "version"]
-            done = subprocess.run(command, cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE, check=False)
-        assert (done.returncode, done.stderr) == (
-            1,
-            b"hwsigner: can't write to stdout: Broken pipe. Check where the output goes\n",
-        )
+    @pytest.mark.parametrize("command", ["credential-process", "csr", "sign-string", "profile edit", "doctor"])
+    def test_closed_pipe_is_an_error_when_more_is_lost_than_a_view(
+        self, command: str, scene: Scene, tmp_path: Path
+    ) -> None:
+        given = {
+            "credential-process": scene.flags(),
+            "csr": [str(scene.key), "--subject=CN=web"],
+            "sign-string": [f"--private-key={scene.key}"],
+            "profile edit": ["web", "--region=eu-west-1"],
+        }
+        text = b"hwsigner: can't write to stdout: Broken pipe. Check where the output goes\n"
+        assert without_reader([*command.split(), *given.get(command, [])], tmp_path) == (1, text)
 
     def test_closed_stdout_is_an_error(self) -> None:
         done = start("version", shell='"$@" >&-')

@@ -491,6 +491,11 @@ class TestRemoving:
         assert stat.S_IMODE(file.stat().st_mode) == 0o640
         assert profiles(environ).keys() == {"a", "b"}
 
+    def test_profile_is_removed_when_another_value_is_nan(self, file: Path, environ: dict[str, str]) -> None:
+        file.write_text("[profile.a]\ntimeout = nan\n" + self.WEB)
+        remove_profile("web", environ)
+        assert file.read_text() == "[profile.a]\ntimeout = nan\n"
+
     def test_only_profile_leaves_an_empty_file(self, file: Path, environ: dict[str, str]) -> None:
         add_profile("web", {"region": "x"}, environ)
         assert remove_profile("web", environ) == file

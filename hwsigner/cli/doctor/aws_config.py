@@ -11,7 +11,6 @@ import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 
 from hwsigner.aws.config_file import config_path
 from hwsigner.aws.credentials_file import credentials_path
@@ -32,10 +31,9 @@ Sections = Mapping[str, Mapping[str, str]]
 def check(environ: Mapping[str, str]) -> Iterator[Finding]:
     """Yield what keeps the SDKs from using the credential_process of a profile."""
     path, keys_path = config_path(environ), credentials_path(environ)
-    (config, problem), (keys, keys_problem) = _read(path), _read(keys_path)
+    config, problem = _read(path, is_named=bool(environ.get("AWS_CONFIG_FILE")))
+    keys, keys_problem = _read(keys_path, is_named=False)
     yield from (each for each in (problem, keys_problem) if each)
-    yield from _check_missing(path, is_named=bool(environ.get("AWS_CONFIG_FILE")))
-    yield from _check_missing(keys_path, is_named=False)
     names = Counter(name for section in config if (name := _profile(section)))
     known = {*names, *keys}
     for section, values in config.items():
@@ -55,16 +53,22 @@ def check(environ: Mapping[str, str]) -> Iterator[Finding]:
         yield finding("config-plugin", f"[plugins] of {path} has {_PLUGIN}, and the aws of PATH is version 1")
 
 
-def _read(path: str) -> tuple[Sections, Finding | None]:
-    """Return the settings by section, and why botocore or hwsigner can't read the file; None if they can."""
+def _read(path: str, *, is_named: bool) -> tuple[Sections, Finding | None]:
+    """Return the settings by section, and why botocore or hwsigner can't read the file; None if they can.
+
+    A missing file is a mistake only if a variable or a link names it.
+    """
     try:
         text, status = read_text(path)
-        if status.st_size > MAX_BYTES:
-            return {}, finding("config-too-long", f"{path} is {status.st_size} bytes long")
-    except OSError:
-        return {}, None  # As in botocore. See `_check_missing`.
+    except (FileNotFoundError, NotADirectoryError):
+        is_mistake = is_named or os.path.islink(path)
+        return {}, finding("config-missing", f"{path} is not there") if is_mistake else None
+    except OSError as error:
+        return {}, finding("config-missing", f"{path} can't be read: {error.strerror}")
     except UnicodeDecodeError:
         return {}, finding("config-unreadable", f"{path} is not text in UTF-8")
+    if status.st_size > MAX_BYTES:
+        return {}, finding("config-too-long", f"{path} is {status.st_size} bytes long")
     problem = _problem(text)
     found = finding("config-unreadable", f"{path} {problem}") if problem else None
     parser = configparser.RawConfigParser(strict=False, default_section="")
@@ -73,18 +77,6 @@ def _read(path: str) -> tuple[Sections, Finding | None]:
     except configparser.Error:
         return {}, found
     return {name: dict(parser.items(name)) for name in parser.sections()}, found
-
-
-def _check_missing(path: str, *, is_named: bool) -> Iterator[Finding]:
-    """Yield why a file can't be opened. A missing one is a mistake only if a variable or a link names it."""
-    try:
-        with suppress(UnicodeDecodeError):
-            read_text(path)
-    except (FileNotFoundError, NotADirectoryError):
-        if is_named or os.path.islink(path):
-            yield finding("config-missing", f"{path} is not there")
-    except OSError as error:
-        yield finding("config-missing", f"{path} can't be read: {error.strerror}")
 
 
 def _problem(text: str) -> str:

@@ -129,8 +129,8 @@ def check_units(environ: Mapping[str, str]) -> Iterator[Finding]:
 def _program(path: Path) -> str:
     """Return the program that a unit runs, or an empty text if that can't be told."""
     try:
-        text, _ = read_text(str(path))
-    except (OSError, UnicodeDecodeError):
+        text, _ = read_text(str(path), errors="replace")  # systemd, too, leaves out only the lines that are not UTF-8.
+    except OSError:
         return ""
     settings = [line.split("=", 1) for line in text.splitlines() if "=" in line]
     command = next((value.strip() for name, value in settings if name.strip() == "ExecStart" and value.strip()), "")

@@ -162,7 +162,7 @@ with open_key(f"pkcs11:token={label};object=P-256?module-path={proxy}", "1234") 
 @pytest.mark.usefixtures("pcsc")
 def test_key_signs_through_the_proxy_beside_another_user_of_the_proxy(hsm: InProcessSoftHSM, tmp_path: Path) -> None:
     command = [sys.executable, "-c", BESIDE_PYTHON_PKCS11, "p11-kit-proxy.so", hsm.label]
-    environment = {**ENVIRONMENT, **hsm.env, "HOME": "/nonexistent", "PYTHONPATH": str(ROOT)}
+    environment = {**ENVIRONMENT, **hsm.env, "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
     # The system's other modules may write to stderr, and to their folder.
     done = subprocess.run(
         command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True

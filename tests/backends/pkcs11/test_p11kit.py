@@ -83,11 +83,14 @@ def test_configured_modules_then_known_ones_are_used_without_a_proxy(folders: Pa
 
 
 @pytest.mark.parametrize("query", ["", f"&module-path={PROXY}"])
-def test_key_signs_through_the_proxy_of_p11_kit(hsm: InProcessSoftHSM, query: str) -> None:
+def test_key_signs_through_the_proxy_of_p11_kit(hsm: InProcessSoftHSM, tmp_path: Path, query: str) -> None:
     key = f"pkcs11:token={hsm.label};object=P-256?pin-value=1234{query}"
-    environment = {**ENVIRONMENT, **hsm.env, "HOME": "/nonexistent", "PYTHONPATH": str(ROOT)}
+    environment = {**ENVIRONMENT, **hsm.env, "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "hwsigner", "sign-string", "--private-key", key, "--format", "text"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    # The system's other modules may write to their folder.
+    done = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert bytes.fromhex(done.stdout).startswith(b"\x30")
 
@@ -229,11 +232,11 @@ def test_broken_configuration_of_p11_kit_is_ignored(folders: Path) -> None:
 
 @judges.needs_p11_kit
 @pytest.mark.usefixtures("softhsm_folder")
-def test_modules_of_the_system_are_those_that_p11_kit_lists() -> None:
+def test_modules_of_the_system_are_those_that_p11_kit_lists(tmp_path: Path) -> None:
     printed = subprocess.run(
         ["p11-kit", "list-modules"],
         # Some users can't read the system's configuration of SoftHSM.
-        env=ENVIRONMENT | {"HOME": "/nonexistent", "SOFTHSM2_CONF": os.environ["SOFTHSM2_CONF"]},
+        env=ENVIRONMENT | {"HOME": str(tmp_path), "SOFTHSM2_CONF": os.environ["SOFTHSM2_CONF"]},
         capture_output=True,
         text=True,
         check=True,

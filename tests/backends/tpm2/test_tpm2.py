@@ -82,9 +82,11 @@ class TestList:
             with open_key(uri) as key:
                 assert key.public_key() == public_key
 
-    def test_command_lists_the_tpm_with_the_tokens(self, swtpm: SoftTPM) -> None:
+    def test_command_lists_the_tpm_with_the_tokens(self, swtpm: SoftTPM, tmp_path: Path) -> None:
+        # It loads the modules of the system, and libtpm2-pkcs11 makes its store in the working folder otherwise.
+        environment = {**ENVIRONMENT, "TPM2_PKCS11_STORE": str(tmp_path)}
         command = [sys.executable, "-m", "hwsigner", "list", "--tcti", swtpm.tcti, "--json"]
-        done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         *_, tpm = json.loads(done.stdout)["tokens"]
         assert (tpm["label"], tpm["model"], tpm["wantsLogin"]) == ("TPM", "TPM 2.0", False)
         assert {"EC P-256", "RSA 2048"} <= {key["algorithm"] for key in tpm["keys"]}

@@ -241,6 +241,11 @@ class TestUnits:
         assert (found["id"], found["profile"]) == ("unit-program", "")
         assert "/opt/absent/hwsigner" in found["found"]
 
+    def test_unit_that_is_not_utf_8_is_checked_too(self, patient: Patient) -> None:
+        text = "# Kürzel\n[Service]\nExecStart=/opt/absent/hwsigner agent\n".encode("latin-1")
+        patient.write("units/hwsigner-agent.service", text)
+        assert patient.names() == {"unit-program"}
+
     @pytest.mark.parametrize("line", ["ExecStart='{}/my programs/hwsigner' agent", "ExecStart=%h/bin/hwsigner agent"])
     def test_program_that_is_there_is_no_mistake(self, patient: Patient, line: str) -> None:
         patient.program("../my programs/hwsigner", "exit 0")

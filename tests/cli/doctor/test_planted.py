@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 import certs
+from hwsigner.cli.doctor import aws_config
+from hwsigner.system.files import read_text
 from patients import Patient
 
 pytestmark = pytest.mark.slow
@@ -308,6 +310,19 @@ def test_variable_in_the_path_of_the_credentials_file_is_replaced_as_botocore_do
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "$KEYS/keys")
     monkeypatch.setenv("KEYS", str(patient.folder))
     assert patient.names() == {"config-static-keys"}
+
+
+def test_each_file_of_the_sdks_is_read_once(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
+    patient.aws_config(f"[profile web]\ncredential_process = {patient.process}\n")
+    read: list[str] = []
+
+    def recorded(path: str) -> tuple[str, os.stat_result]:
+        read.append(path)
+        return read_text(path)
+
+    monkeypatch.setattr(aws_config, "read_text", recorded)
+    assert patient.names() == set()
+    assert read == [str(patient.folder / ".aws" / name) for name in ("config", "credentials")]
 
 
 class TestTrustPolicy:
