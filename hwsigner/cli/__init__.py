@@ -60,14 +60,10 @@ COMMANDS = {
     "emulator": "hwsigner.cli.emulator",
     "version": "hwsigner.cli.version",
 }
-# Commands that only show something: their reader may leave, as in `hwsigner list | head`. Missing are those whose
-# output must not get lost, such as credentials or a request, and those whose exit status is a verdict.
-_ONLY_SHOW = {"help", "--help", "-h", "version", "--version", "completion", "list", "show", "status", "whoami"}
-_ONLY_SHOW |= {"profile show", "profile list", "agent status", "read-certificate-data"}
-_ONLY_SHOW |= {"aws principal-tags", "aws trust-policy", "aws template"}
 _INTERRUPTED = 130
+_READER_LEFT = 141  # As of a program that SIGPIPE ends.
 # Errors of writing to stdout. Errors of other files become HwsignerErrors where they are opened.
-_OUTPUT_ERRORS = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+_OUTPUT_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 
 def entry_point() -> int:
@@ -97,18 +93,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0 done, 1 any other failure, 2 usage, 3 key or PIN, 4 certificate, 5 the service refused,
-        6 the service was not reached, 7 agent or lock, 130 interrupted.
+        6 the service was not reached, 7 agent or lock, 130 interrupted, 141 the reader of the output has gone.
     """
     pin_sources.forget()
     pin_sources.take_environment_pin()
     report_to(None)
-    given = sys.argv[1:] if arguments is None else arguments
     try:
         if sys.stdout is None:
             raise HwsignerError("stdout is closed", "Leave it open for the command's output")
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")  # For a path that the locale has no characters for.
-        status = _run(given)
+        status = _run(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
         return status
     except (HwsignerError, HwsignerWarning) as error:
@@ -117,11 +112,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interruption:
         discard_frames(interruption)
         return _INTERRUPTED
+    except BrokenPipeError:  # As in `hwsigner list | head -1`: the reader has seen enough, so there is nobody to tell.
+        abandon_stdout()
+        return _READER_LEFT
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _OUTPUT_ERRORS and error.filename is None:
             abandon_stdout()
-            if error.errno == errno.EPIPE and _only_shows(given):
-                return 0
             report(f"can't write to stdout: {error.strerror}. Check where the output goes")
         else:
             # No traceback: it could show a secret.
@@ -190,13 +186,6 @@ def _split(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
         return "--help", []
     two = " ".join(arguments[:2])
     return (two, arguments[2:]) if two in COMMANDS else (arguments[0], arguments[1:])
-
-
-def _only_shows(arguments: Sequence[str]) -> bool:
-    """Return whether a command only shows something: one of `_ONLY_SHOW`, a group's commands, or its own help."""
-    name, rest = _split(arguments)
-    is_help = name in _groups() - COMMANDS.keys() or bool({"--help", "-h"} & {*rest[:2]})
-    return is_help or bool({name, " ".join(arguments[:2])} & _ONLY_SHOW)
 
 
 def _groups() -> set[str]:
