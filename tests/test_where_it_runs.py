@@ -1,4 +1,4 @@
-"""README's table "Where it runs": make knows each command in it, and no Python or release is left out."""
+"""The table of tested systems: make knows each command in it, and no Python or release is left out."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ VARIABLES = set(re.findall(r"\$\(([A-Z]+)\)", MAKEFILE))
 
 def table() -> list[list[str]]:
     """Return the cells of the rows under the heading, without the table's own heading."""
-    found = re.search(r"^#+ Where it runs\n(.*?)(?=^#|\Z)", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-    assert found, "README has no heading 'Where it runs'"
+    page = (ROOT / "docs" / "reference" / "systems.md").read_text()
+    found = re.search(r"^#+ Where it runs\n(.*?)(?=^#|\Z)", page, re.MULTILINE | re.DOTALL)
+    assert found, "the page has no heading 'Where it runs'"
     lines = re.findall(r"^\|(.+)\|$", found[1], re.MULTILINE)
     return [[cell.strip() for cell in line.split("|")] for line in lines[2:]]
 
