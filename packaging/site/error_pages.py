@@ -10,10 +10,11 @@ import ast
 import functools
 import inspect
 import itertools
+import operator
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import hwsigner
 from hwsigner import errors
@@ -22,6 +23,12 @@ from markup import plain
 
 _PACKAGE = Path(hwsigner.__file__).parent
 _UNKNOWN = "…"
+_OPERATORS: Mapping[type, Callable[[Any, Any], float]] = {
+    ast.Mult: operator.mul,
+    ast.LShift: operator.lshift,
+    ast.Pow: operator.pow,
+}
+_PLACEHOLDER = re.compile("[A-Z_]{2,}|…")
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _Values = Mapping[str, Sequence[ast.expr]]
 _CLASSES: dict[str, type[errors.HwsignerError] | type[errors.HwsignerWarning]] = {
@@ -195,7 +202,11 @@ def _texts(node: ast.expr, known: _Values) -> list[str]:
         case ast.Constant(value=str(text)):
             return [text]
         case ast.JoinedStr(values=parts):
-            return _joined([_piece(part, known) for part in parts])
+            pieces = [_piece(part, known) for part in parts]
+            for one, other in itertools.pairwise(range(len(pieces))):
+                if all(_PLACEHOLDER.fullmatch(pieces[index][0]) for index in (one, other)):
+                    pieces[other] = [_UNKNOWN]  # PATH… and not PATHSOURCE
+            return _joined(pieces)
         case ast.BinOp(left=left, op=ast.Add(), right=right):
             return _joined([_texts(left, known), _texts(right, known)])
         case ast.IfExp(body=one, orelse=other):
@@ -219,14 +230,24 @@ def _piece(part: ast.expr, known: _Values) -> list[str]:
     value = part.value
     if isinstance(value, ast.Name | ast.IfExp) and part.conversion == -1:
         assigned = known.get(_name(value), ()) if _name(value).isupper() else ()
-        numbers = [each for each in assigned if isinstance(each, ast.Constant)]
-        texts = [str(each.value) for each in numbers if isinstance(each.value, int)] or _texts(value, known)
+        texts = [f"{number:.10g}" for each in assigned if (number := _number(each))] or _texts(value, known)
         if _UNKNOWN not in texts:
             return texts
     while isinstance(value, ast.Subscript):
         value = value.value
     shown = _name(value).strip("_").upper() or _UNKNOWN
     return [f"'{shown}'" if part.conversion == ord("r") else shown]
+
+
+def _number(node: ast.expr) -> float | None:
+    """Return the value of a number, or of a calculation with numbers alone."""
+    match node:
+        case ast.Constant(value=int() | float() as number):
+            return number
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
+            one, other = _number(left), _number(right)
+            return None if one is None or other is None else _OPERATORS[type(op)](one, other)
+    return None
 
 
 def _joined(pieces: Sequence[Sequence[str]]) -> list[str]:
