@@ -31,6 +31,7 @@ _OPERATORS: Mapping[type, Callable[[Any, Any], float]] = {
 _PLACEHOLDER = re.compile("[A-Z_]{2,}|…")
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _Values = Mapping[str, Sequence[ast.expr]]
+_Path = tuple[tuple[int, str], ...]  # The blocks that a statement is in.
 _CLASSES: dict[str, type[errors.HwsignerError] | type[errors.HwsignerWarning]] = {
     name: found
     for name, found in vars(errors).items()
@@ -160,16 +161,49 @@ def _made_in(tree: ast.Module, known: _Values, calls: Mapping[str, list[ast.Call
 
 
 def _made_by(function: ast.AST, known: _Values) -> Iterator[Entry]:
+    blocks = dict(_blocks(function, ()))
     for node in ast.walk(function):
         if isinstance(node, ast.Call) and node.args:
-            given = [_name(each) for each in known.get(_name(node.func), ())]  # A function is told which class to use.
+            here = {**known, **_reaching(node, blocks)}
+            given = [_name(each) for each in here.get(_name(node.func), ())]  # A function is told which class to use.
             classes = sorted({_name(node.func), *given} & _CLASSES.keys())
             hint = [*node.args[1:2], *(keyword.value for keyword in node.keywords if keyword.arg == "hint")]
-            hints = [text for each in hint[:1] for text in _texts(each, known)] or [""]
-            texts = _texts(node.args[0], known) if classes else []
+            hints = [text for each in hint[:1] for text in _texts(each, here)] or [""]
+            texts = _texts(node.args[0], here) if classes else []
             for name, message, advice in itertools.product(classes, texts, hints):
-                if re.search("[a-z]{2}", message):
+                if re.search("[a-z]{2}", message) and "  " not in message:
                     yield Entry(name, message, "" if advice == _UNKNOWN else advice)
+
+
+def _blocks(outer: ast.AST, path: _Path) -> Iterator[tuple[ast.stmt, _Path]]:
+    """Yield the statements in a node, each with the blocks that it is in, from the outermost."""
+    for name, value in ast.iter_fields(outer):
+        if isinstance(value, list):
+            for node in value:
+                inner = (*path, (id(outer), name))
+                if isinstance(node, ast.stmt):
+                    yield node, inner
+                if isinstance(node, ast.stmt | ast.ExceptHandler | ast.match_case):
+                    yield from _blocks(node, inner)
+
+
+def _reaching(call: ast.Call, blocks: Mapping[ast.stmt, _Path]) -> _Values:
+    """Return the values that a function's own names may have at a call.
+
+    The last assignment above it counts, and those in branches between the two.
+    """
+    around = [each for each in blocks if each.lineno <= call.lineno <= (each.end_lineno or 0)]
+    here = max((blocks[each] for each in around), key=len, default=())
+    found: dict[str, list[ast.expr]] = {}
+    certain: set[str] = set()
+    for statement in sorted(blocks, key=lambda each: each.lineno, reverse=True):
+        if statement.lineno < call.lineno and statement not in around:
+            assigned = _assigned([statement])
+            for name in assigned.keys() - certain:
+                found.setdefault(name, []).extend(assigned[name])
+            if blocks[statement] == here[: len(blocks[statement])]:
+                certain |= assigned.keys()
+    return found
 
 
 def _arguments(function: ast.FunctionDef | ast.AsyncFunctionDef, calls: Sequence[ast.Call]) -> _Values:
@@ -202,11 +236,7 @@ def _texts(node: ast.expr, known: _Values) -> list[str]:
         case ast.Constant(value=str(text)):
             return [text]
         case ast.JoinedStr(values=parts):
-            pieces = [_piece(part, known) for part in parts]
-            for one, other in itertools.pairwise(range(len(pieces))):
-                if all(_PLACEHOLDER.fullmatch(pieces[index][0]) for index in (one, other)):
-                    pieces[other] = [_UNKNOWN]  # PATH… and not PATHSOURCE
-            return _joined(pieces)
+            return _joined(_pieces(parts, known))
         case ast.BinOp(left=left, op=ast.Add(), right=right):
             return _joined([_texts(left, known), _texts(right, known)])
         case ast.IfExp(body=one, orelse=other):
@@ -221,6 +251,15 @@ def _texts(node: ast.expr, known: _Values) -> list[str]:
             rest = {other: values for other, values in known.items() if other != name}
             return [text for value in known[name] for text in _texts(value, rest)]
     return [_UNKNOWN]
+
+
+def _pieces(parts: Sequence[ast.expr], known: _Values) -> list[list[str]]:
+    """Return what each part of an f-string may be. Of two names in a row, the second is left out: PATH…."""
+    pieces = [_piece(part, known) for part in parts]
+    for index in range(1, len(pieces)):
+        if _PLACEHOLDER.fullmatch(pieces[index - 1][0]) and _PLACEHOLDER.fullmatch(pieces[index][0]):
+            pieces[index] = [_UNKNOWN]
+    return pieces
 
 
 def _piece(part: ast.expr, known: _Values) -> list[str]:
@@ -256,7 +295,7 @@ def _joined(pieces: Sequence[Sequence[str]]) -> list[str]:
     for piece in pieces:
         count *= len(set(piece))
     shown = [dict.fromkeys(piece) if count <= _MOST_VARIANTS or len(piece) == 1 else [_UNKNOWN] for piece in pieces]
-    return ["".join(parts) for parts in itertools.product(*shown)]
+    return [re.sub(f"{_UNKNOWN}+", _UNKNOWN, "".join(parts)) for parts in itertools.product(*shown)]
 
 
 def _name(node: ast.expr) -> str:

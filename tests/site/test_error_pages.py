@@ -86,3 +86,21 @@ def test_limits_are_shown_as_numbers() -> None:
     messages = {entry.message for entry in error_pages.entries()}
     assert "another process has been writing PATH for 10 s" in messages
     assert [message for message in messages if re.search("[A-Z]_(TIMEOUT|BYTES|SECONDS|LIMIT)|MOST_", message)] == []
+
+
+@pytest.mark.parametrize(
+    ("message", "hints"),
+    [
+        ("PATH is a mount point (a file mounted by itself), so it can't be replaced", ["Mount its folder instead"]),
+        (
+            "there is no systemd credential REST, which pin-source names",
+            ["Add LoadCredentialEncrypted=REST:/path to the unit"],
+        ),
+    ],
+)
+def test_advice_of_another_message_in_the_same_function_is_not_shown(message: str, hints: list[str]) -> None:
+    assert [entry.hint for entry in error_pages.entries() if entry.message == message] == hints
+
+
+def test_no_message_has_a_gap_where_a_text_is_empty() -> None:
+    assert [entry.message for entry in error_pages.entries() if re.search("  |……", entry.message)] == []
