@@ -225,3 +225,16 @@ def test_every_page_fits_loads_only_its_own_files_follows_the_system_and_has_con
             faults.append((page, wide, colour, foreign, problems[:1], faint))
     assert PAGES
     assert faults == []
+
+
+def test_long_cells_of_tables_are_wide_enough_to_read_on_a_phone(browser: Browser) -> None:
+    browser.resize(390)
+    narrow = (
+        "[...document.querySelectorAll('td')].filter((cell) => cell.innerText.length > 80 && cell.offsetWidth < 150)"
+    )
+    faults = []
+    for page in PAGES:
+        browser.open(f"{SITE.as_uri()}/{page}")
+        if count := browser.value(f"{narrow}.length"):
+            faults.append((page, count))
+    assert faults == []
