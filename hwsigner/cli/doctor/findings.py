@@ -159,7 +159,7 @@ MISTAKES = {
         "Remove all sources but one",
     ),
     "config-recursion": Mistake(
-        "If a profile gets its credentials from itself, each call starts another one, until the machine has no memory left",
+        "The profile gets its credentials from itself, so each call starts another one, until no memory is left",
         "Name the other profile",
     ),
     "config-plugin": Mistake(
