@@ -188,6 +188,16 @@ def test_search_finds_the_page(query: str, page: str, root: str, browser: Browse
 
 
 @pytest.mark.parametrize(
+    ("query", "page"),
+    [("install", "start/install.html"), ("pin file", "how-to/pins.html"), ("registrar", "how-to/registrar.html")],
+)
+def test_search_shows_the_page_for_users_first(query: str, page: str, browser: Browser) -> None:
+    browser.open(f"{SITE.as_uri()}/search.html?q={query}")
+    browser.wait_for("/finished/.test(document.getElementById('search-results').textContent)")
+    assert page in browser.value("document.querySelector('#search-results li a').href")
+
+
+@pytest.mark.parametrize(
     ("printed", "found"),
     [
         ("hwsigner: wrong PIN for pkcs11:token=web. hwsigner does not send it again", "wrong PIN for NAME"),
