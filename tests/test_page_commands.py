@@ -94,13 +94,13 @@ def test_commands_of_the_tpm_page(desk: Desk, cleaned_tpm: SoftTPM) -> None:
     handle = shell_blocks("docs/how-to/tpm.md", "In such a file, tpm2_encodeobject", 'srk-name = "')
     name = shell_blocks("docs/how-to/tpm.md", 'srk-name = "', "hwsigner computes the Name")
     flush = "tpm2_flushcontext -t\n"
-    signed = "hwsigner sign-string --private-key web.pem\n"
-    encoded = "tpm2_encodeobject -C srk.ctx -u web.pub -r web.prv -o web.pem\n"
-    plain = "openssl genpkey -algorithm EC -pkeyopt group:P-256 -out plain.pem\nrm web.pem\n"
+    signed = "hwsigner sign-string --private-key web.tss2\n"
+    encoded = "tpm2_encodeobject -C srk.ctx -u web.pub -r web.prv -o web.tss2\n"
+    plain = "openssl genpkey -algorithm EC -pkeyopt group:P-256 -out plain.pem\nrm web.tss2\n"
     issued = f"hwsigner csr handle:0x81000100 --subject CN=web --out web.csr\n{ISSUE.format('web')}"
     handle = handle.replace("hwsigner install-certificate", f"{issued}hwsigner install-certificate")
     persistent = "tpm2_evictcontrol -Q -C o -c srk.ctx 0x81000001\n"
-    script = f"{made}rm web.pem\n{tools}{flush}{signed}{plain}{imported}{flush}{encoded}{signed}{flush}{handle}"
+    script = f"{made}rm web.tss2\n{tools}{flush}{signed}{plain}{imported}{flush}{encoded}{signed}{flush}{handle}"
     printed = desk.run(f"{script}{persistent}{name}{flush}", **cleaned_tpm.env, TPM2_TCTI=cleaned_tpm.tcti)
     assert '"subject": "CN=web"' in printed or "CN=web" in printed
     assert re.search(r"^000b[0-9a-f]{64}$", printed, re.MULTILINE)

@@ -45,7 +45,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "action", nargs="?", metavar="|".join(_ACTIONS), help="command for the running agent; omit to run one"
     )
-    parser.add_argument("name", nargs="?", metavar="NAME", help="the profile to lock (default: all), unlock or refresh")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="profile for lock (default: all), unlock or refresh")
     parser.add_flags(_FLAGS, MONITORING, METRICS)
 
 

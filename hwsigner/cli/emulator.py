@@ -36,7 +36,7 @@ _FLAGS = (
     switch("empty", "start without trust anchors, profiles and roles"),
     Flag("region", f"region of --trust-anchor (default: {REGION})", "REGION"),
     Flag("account", f"account of the resources and of the access key (default: {ACCOUNT})", "ACCOUNT"),
-    Flag("trust-policy", "with --trust-anchor: the role's trust policy (JSON; default: all may assume it)", "FILE"),
+    Flag("trust-policy", "with --trust-anchor: the role's trust policy, in JSON (default: any certificate)", "FILE"),
     Flag("port", "port to listen on; 0 for any free one", "PORT", whole_number(0, 65535), 0),
     Flag("host", "loopback address to listen on", "HOST", default=LOOPBACK),
     switch("tls", "serve HTTPS with a CA created for this run"),

@@ -30,7 +30,7 @@ _HELP = re.compile(r'^HELP = "(.+)"$', re.MULTILINE)
 _FIRST_STEPS = {
     "hwsigner enroll --help": "make a key, have it certified, write its profile",
     "hwsigner profile add --help": "write a profile for a key that you have",
-    "hwsigner help emulator": "try it without AWS",
+    "hwsigner help tpm-server": "try it without hardware and AWS, step by step",
 }
 
 

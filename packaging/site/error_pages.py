@@ -10,10 +10,11 @@ import ast
 import functools
 import inspect
 import itertools
+import operator
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import hwsigner
 from hwsigner import errors
@@ -22,8 +23,15 @@ from markup import plain
 
 _PACKAGE = Path(hwsigner.__file__).parent
 _UNKNOWN = "…"
+_OPERATORS: Mapping[type, Callable[[Any, Any], float]] = {
+    ast.Mult: operator.mul,
+    ast.LShift: operator.lshift,
+    ast.Pow: operator.pow,
+}
+_PLACEHOLDER = re.compile("[A-Z_]{2,}|…")
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _Values = Mapping[str, Sequence[ast.expr]]
+_Path = tuple[tuple[int, str], ...]  # The blocks that a statement is in.
 _CLASSES: dict[str, type[errors.HwsignerError] | type[errors.HwsignerWarning]] = {
     name: found
     for name, found in vars(errors).items()
@@ -153,16 +161,49 @@ def _made_in(tree: ast.Module, known: _Values, calls: Mapping[str, list[ast.Call
 
 
 def _made_by(function: ast.AST, known: _Values) -> Iterator[Entry]:
+    blocks = dict(_blocks(function, ()))
     for node in ast.walk(function):
         if isinstance(node, ast.Call) and node.args:
-            given = [_name(each) for each in known.get(_name(node.func), ())]  # A function is told which class to use.
+            here = {**known, **_reaching(node, blocks)}
+            given = [_name(each) for each in here.get(_name(node.func), ())]  # A function is told which class to use.
             classes = sorted({_name(node.func), *given} & _CLASSES.keys())
             hint = [*node.args[1:2], *(keyword.value for keyword in node.keywords if keyword.arg == "hint")]
-            hints = [text for each in hint[:1] for text in _texts(each, known)] or [""]
-            texts = _texts(node.args[0], known) if classes else []
+            hints = [text for each in hint[:1] for text in _texts(each, here)] or [""]
+            texts = _texts(node.args[0], here) if classes else []
             for name, message, advice in itertools.product(classes, texts, hints):
-                if re.search("[a-z]{2}", message):
+                if re.search("[a-z]{2}", message) and "  " not in message:
                     yield Entry(name, message, "" if advice == _UNKNOWN else advice)
+
+
+def _blocks(outer: ast.AST, path: _Path) -> Iterator[tuple[ast.stmt, _Path]]:
+    """Yield the statements in a node, each with the blocks that it is in, from the outermost."""
+    for name, value in ast.iter_fields(outer):
+        if isinstance(value, list):
+            for node in value:
+                inner = (*path, (id(outer), name))
+                if isinstance(node, ast.stmt):
+                    yield node, inner
+                if isinstance(node, ast.stmt | ast.ExceptHandler | ast.match_case):
+                    yield from _blocks(node, inner)
+
+
+def _reaching(call: ast.Call, blocks: Mapping[ast.stmt, _Path]) -> _Values:
+    """Return the values that a function's own names may have at a call.
+
+    The last assignment above it counts, and those in branches between the two.
+    """
+    around = [each for each in blocks if each.lineno <= call.lineno <= (each.end_lineno or 0)]
+    here = max((blocks[each] for each in around), key=len, default=())
+    found: dict[str, list[ast.expr]] = {}
+    certain: set[str] = set()
+    for statement in sorted(blocks, key=lambda each: each.lineno, reverse=True):
+        if statement.lineno < call.lineno and statement not in around:
+            assigned = _assigned([statement])
+            for name in assigned.keys() - certain:
+                found.setdefault(name, []).extend(assigned[name])
+            if blocks[statement] == here[: len(blocks[statement])]:
+                certain |= assigned.keys()
+    return found
 
 
 def _arguments(function: ast.FunctionDef | ast.AsyncFunctionDef, calls: Sequence[ast.Call]) -> _Values:
@@ -195,7 +236,7 @@ def _texts(node: ast.expr, known: _Values) -> list[str]:
         case ast.Constant(value=str(text)):
             return [text]
         case ast.JoinedStr(values=parts):
-            return _joined([_piece(part, known) for part in parts])
+            return _joined(_pieces(parts, known))
         case ast.BinOp(left=left, op=ast.Add(), right=right):
             return _joined([_texts(left, known), _texts(right, known)])
         case ast.IfExp(body=one, orelse=other):
@@ -212,6 +253,15 @@ def _texts(node: ast.expr, known: _Values) -> list[str]:
     return [_UNKNOWN]
 
 
+def _pieces(parts: Sequence[ast.expr], known: _Values) -> list[list[str]]:
+    """Return what each part of an f-string may be. Of two names in a row, the second is left out: PATH…."""
+    pieces = [_piece(part, known) for part in parts]
+    for index in range(1, len(pieces)):
+        if _PLACEHOLDER.fullmatch(pieces[index - 1][0]) and _PLACEHOLDER.fullmatch(pieces[index][0]):
+            pieces[index] = [_UNKNOWN]
+    return pieces
+
+
 def _piece(part: ast.expr, known: _Values) -> list[str]:
     """Return what a part of an f-string may be: texts, or the last name in its expression, in capitals."""
     if not isinstance(part, ast.FormattedValue):
@@ -219,8 +269,7 @@ def _piece(part: ast.expr, known: _Values) -> list[str]:
     value = part.value
     if isinstance(value, ast.Name | ast.IfExp) and part.conversion == -1:
         assigned = known.get(_name(value), ()) if _name(value).isupper() else ()
-        numbers = [each for each in assigned if isinstance(each, ast.Constant)]
-        texts = [str(each.value) for each in numbers if isinstance(each.value, int)] or _texts(value, known)
+        texts = [f"{number:.10g}" for each in assigned if (number := _number(each))] or _texts(value, known)
         if _UNKNOWN not in texts:
             return texts
     while isinstance(value, ast.Subscript):
@@ -229,13 +278,24 @@ def _piece(part: ast.expr, known: _Values) -> list[str]:
     return [f"'{shown}'" if part.conversion == ord("r") else shown]
 
 
+def _number(node: ast.expr) -> float | None:
+    """Return the value of a number, or of a calculation with numbers alone."""
+    match node:
+        case ast.Constant(value=int() | float() as number):
+            return number
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
+            one, other = _number(left), _number(right)
+            return None if one is None or other is None else _OPERATORS[type(op)](one, other)
+    return None
+
+
 def _joined(pieces: Sequence[Sequence[str]]) -> list[str]:
     """Return the texts that pieces make, each of which may be several. If there are too many, they are left out."""
     count = 1
     for piece in pieces:
         count *= len(set(piece))
     shown = [dict.fromkeys(piece) if count <= _MOST_VARIANTS or len(piece) == 1 else [_UNKNOWN] for piece in pieces]
-    return ["".join(parts) for parts in itertools.product(*shown)]
+    return [re.sub(f"{_UNKNOWN}+", _UNKNOWN, "".join(parts)) for parts in itertools.product(*shown)]
 
 
 def _name(node: ast.expr) -> str:

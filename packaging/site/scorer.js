@@ -6,7 +6,9 @@ var Scorer = {
         const named = words.filter((word) => own.some((each) => each.startsWith(word.slice(0, 5)))).length;
         const isVariable = /^"?[A-Z][A-Z0-9]*_[A-Z0-9_]+"?$/.test(new URLSearchParams(location.search).get("q") || "");
         const isListed = isVariable && page === "reference/files" ? 20 : 0;
-        return score + isListed + 20 * named - (/^project\/|decisions\//.test(page) ? 10 : 0);
+        const forContributors = /^project\/|decisions\/|works\/(architecture|fleet|native|performance)/.test(page);
+        const forUsers = /^(start|how-to)\//.test(page);
+        return score + isListed + 20 * named + (forUsers ? 1 : 0) - (forContributors ? 10 : 0);
     },
     objNameMatch: 11,
     objPartialMatch: 6,

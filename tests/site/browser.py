@@ -188,6 +188,16 @@ def test_search_finds_the_page(query: str, page: str, root: str, browser: Browse
 
 
 @pytest.mark.parametrize(
+    ("query", "page"),
+    [("install", "start/install.html"), ("pin file", "how-to/pins.html"), ("registrar", "how-to/registrar.html")],
+)
+def test_search_shows_the_page_for_users_first(query: str, page: str, browser: Browser) -> None:
+    browser.open(f"{SITE.as_uri()}/search.html?q={query}")
+    browser.wait_for("/finished/.test(document.getElementById('search-results').textContent)")
+    assert page in browser.value("document.querySelector('#search-results li a').href")
+
+
+@pytest.mark.parametrize(
     ("printed", "found"),
     [
         ("hwsigner: wrong PIN for pkcs11:token=web. hwsigner does not send it again", "wrong PIN for NAME"),
@@ -224,4 +234,15 @@ def test_every_page_fits_loads_only_its_own_files_follows_the_system_and_has_con
         if wide > width or foreign or problems or faint or (int(colour) < 128) != dark:
             faults.append((page, wide, colour, foreign, problems[:1], faint))
     assert PAGES
+    assert faults == []
+
+
+def test_long_cells_of_tables_are_wide_enough_to_read_on_a_phone(browser: Browser) -> None:
+    browser.resize(390)
+    long = "[...document.querySelectorAll('td')].filter((cell) => cell.innerText.length > 80)"
+    faults = []
+    for page in PAGES:
+        browser.open(f"{SITE.as_uri()}/{page}")
+        if count := browser.value(f"{long}.filter((cell) => cell.offsetWidth < 150).length"):
+            faults.append((page, count))
     assert faults == []

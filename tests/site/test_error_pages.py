@@ -74,3 +74,33 @@ def test_page_of_errors_leads_to_the_page_of_all_messages(tmp_path: Path) -> Non
     error_pages.write_page(tmp_path)
     assert "](messages.md)" in (tmp_path / "reference" / "errors.md").read_text()
     assert (tmp_path / "reference" / "messages.md").read_text().startswith("# Every error message\n")
+
+
+def test_values_in_a_row_are_shown_as_one() -> None:
+    messages = [entry.message for entry in error_pages.entries()]
+    assert any(message.startswith("no permission to use TPM device PATH…") for message in messages)
+    assert [message for message in messages if re.search("[A-Z]{3}SOURCE|PROBLEMHINT|WAY_OUT", message)] == []
+
+
+def test_limits_are_shown_as_numbers() -> None:
+    messages = {entry.message for entry in error_pages.entries()}
+    assert "another process has been writing PATH for 10 s" in messages
+    assert [message for message in messages if re.search("[A-Z]_(TIMEOUT|BYTES|SECONDS|LIMIT)|MOST_", message)] == []
+
+
+@pytest.mark.parametrize(
+    ("message", "hints"),
+    [
+        ("PATH is a mount point (a file mounted by itself), so it can't be replaced", ["Mount its folder instead"]),
+        (
+            "there is no systemd credential REST, which pin-source names",
+            ["Add LoadCredentialEncrypted=REST:/path to the unit"],
+        ),
+    ],
+)
+def test_advice_of_another_message_in_the_same_function_is_not_shown(message: str, hints: list[str]) -> None:
+    assert [entry.hint for entry in error_pages.entries() if entry.message == message] == hints
+
+
+def test_no_message_has_a_gap_where_a_text_is_empty() -> None:
+    assert [entry.message for entry in error_pages.entries() if re.search("  |……", entry.message)] == []

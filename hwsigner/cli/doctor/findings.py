@@ -52,10 +52,10 @@ _ENDPOINT = "hwsigner can't ask for a session"
 MISTAKES = {
     # The profile.
     "profile-none": Mistake("Without a profile, there is little to check", "Run hwsigner enroll NAME"),
-    "profiles-unreadable": Mistake("No profile can be used", "Fix it in an editor"),
+    "profiles-unreadable": Mistake("No profile can be used", "Fix config.toml in an editor"),
     "profile-twice": Mistake(
-        "Programs ask the agents before they read config.toml, so they may get the credentials of the other one",
-        "Give one of them another name",
+        "Programs ask the agents before they read config.toml, so they may get the credentials of the other profile",
+        "Give one of the two another name",
     ),
     "profile-invalid": Mistake("No command can use the profile", "Correct it with hwsigner profile edit NAME"),
     "arn-invalid": Mistake("Without all three ARNs, hwsigner can't ask for a session", f"{_EDIT} ARN"),
@@ -69,7 +69,7 @@ MISTAKES = {
     "session-name-invalid": Mistake(
         "The service refuses such a name", "Run hwsigner profile edit NAME --unset role-session-name"
     ),
-    "setting-unsafe": Mistake("It weakens what protects the key or the connection", "Change it"),
+    "setting-unsafe": Mistake("The setting weakens what protects the key or the connection", "Change the setting"),
     # The certificate.
     "certificate-unreadable": Mistake(
         "Without a certificate, hwsigner can't ask for a session", "Run hwsigner profile edit NAME --certificate CERT"
@@ -85,7 +85,7 @@ MISTAKES = {
     ),
     "certificate-hash": Mistake("The service requires SHA-256 or better", "Have it issued again by a CA that uses it"),
     "certificate-attestation": Mistake(
-        "It proves where the key is. It is not issued by a CA of yours, so no trust anchor accepts it",
+        "An attestation certificate proves where a key is. No CA of yours issued it, so no trust anchor accepts it",
         "Run hwsigner csr for a request, and install what the CA returns",
     ),
     "chain-gap": Mistake(
@@ -113,11 +113,13 @@ MISTAKES = {
     ),
     "key-unusable": Mistake("Without its key, the certificate is useless", "Run hwsigner show --profile NAME"),
     "pin-locked": Mistake(
-        "While it is locked, it refuses every key with a PIN", "Unlock it with its own tools, or wait for the TPM"
+        "A locked token or TPM refuses every key with a PIN", "Unlock the token with its own tools, or wait for the TPM"
     ),
-    "pin-nearly-locked": Mistake("One more wrong PIN locks it", "Log in once with the right PIN in another program"),
+    "pin-nearly-locked": Mistake(
+        "One more wrong PIN locks the token", "Log in once with the right PIN in another program"
+    ),
     "pin-unreadable": Mistake(
-        "Without its PIN, the key can't be used", "Write the PIN into that file, and run chmod 600 on it"
+        "Without its PIN, the key can't be used", "Write the PIN into the file of pin-source, and run chmod 600 on it"
     ),
     "pcscd-refuses": Mistake(
         "Tokens behind pcscd are not seen by services, ssh sessions and cron jobs",
@@ -125,32 +127,48 @@ MISTAKES = {
     ),
     "tpm-group": Mistake("The TPM can't be used", "Run usermod -aG GROUP USER, and log in again"),
     # The files of the AWS SDKs.
-    "config-missing": Mistake("The SDKs go on as if it were empty", "Correct the path, the link or the permissions"),
+    "config-missing": Mistake(
+        "The SDKs go on as if the file were empty", "Correct the path, the link or the permissions"
+    ),
     "config-unreadable": Mistake(
         "The AWS CLI and boto3 refuse the whole file",
         "Fix it in an editor, and save it as UTF-8 without a byte order mark",
     ),
     "config-too-long": Mistake(
-        "hwsigner reads at most 16 MiB, and goes on as if the file were empty", "Make it shorter"
+        "hwsigner reads at most 16 MiB, and goes on as if the file were empty", "Make the file shorter"
     ),
-    "config-twice": Mistake("The AWS CLI and boto3 use only the last of them", "Merge them into one section"),
-    "config-prefix": Mistake("The SDKs ignore such a section", "Write [profile NAME]"),
-    "config-indented": Mistake("The SDKs do not see it", "Remove the spaces at the start of that line"),
-    "config-source-missing": Mistake("The SDKs end with an error", "Name another profile"),
+    "config-twice": Mistake(
+        "The AWS CLI and boto3 use only the last section of a profile", "Merge the sections into one"
+    ),
+    "config-prefix": Mistake(
+        "The SDKs look for [profile NAME] in the config file, and for [NAME] in the credentials file",
+        "Write [profile NAME]",
+    ),
+    "config-indented": Mistake(
+        "The SDKs take an indented line as a part of the setting above it",
+        "Remove the spaces at the start of that line",
+    ),
+    "config-source-missing": Mistake(
+        "The SDKs end with an error if a source_profile does not exist", "Name another profile"
+    ),
     "config-static-keys": Mistake(
         "The SDKs prefer an access key to a credential_process", "Remove the access key from that section"
     ),
     "config-other-source": Mistake(
-        "An SDK uses the source that comes first in its own order", "Remove all but one of them"
+        "If a section has several sources of credentials, an SDK uses the first in its own order",
+        "Remove all sources but one",
     ),
     "config-recursion": Mistake(
-        "Each call starts another one, until the machine has no memory left", "Name the other profile"
+        "The profile gets its credentials from itself, so each call starts another one, until no memory is left",
+        "Name the other profile",
     ),
-    "config-plugin": Mistake("Version 1 of the AWS CLI ends at this line", "Remove the line, or install version 2"),
+    "config-plugin": Mistake(
+        "Version 1 of the AWS CLI ends with an error at a plugin", "Remove the line, or install version 2"
+    ),
     "process-tilde": Mistake("No shell reads the line, so ~ stays ~", "Write the whole path"),
     "process-variable": Mistake("No shell reads the line, so variables are not replaced", "Write the value"),
     "process-backslash": Mistake("The SDKs drop backslashes, or refuse the line", "Quote with double quotes instead"),
-    "process-missing": Mistake("The SDKs can't get credentials from it", "Write the full path of hwsigner"),
+    "process-missing": Mistake("The SDKs can't run the command", "Write the full path of hwsigner"),
     "process-command": Mistake(
         "The command prints no credentials", "Write hwsigner credential-process --profile NAME with its full path"
     ),
@@ -163,26 +181,29 @@ MISTAKES = {
         "Run install -m 755 /opt/hwsigner/bin/hwsigner /usr/local/bin/aws_signing_helper",
     ),
     # The environment.
-    "environment-keys": Mistake("The SDKs prefer it to the default profile and to AWS_PROFILE", "Run unset"),
+    "environment-keys": Mistake(
+        "The SDKs prefer an access key in the environment to the default profile and to AWS_PROFILE",
+        "Run unset VARIABLE",
+    ),
     "environment-profile": Mistake(
         "The SDKs end with an error unless another profile is named", "Run unset AWS_PROFILE"
     ),
-    "endpoint-invalid": Mistake(_ENDPOINT, "Correct or unset it"),
+    "endpoint-invalid": Mistake(_ENDPOINT, "Correct or remove the setting"),
     "endpoint-region": Mistake(
         "The service refuses requests that are signed for another region", "Name an endpoint of that region, or none"
     ),
     "proxy-invalid": Mistake(_ENDPOINT, "Set it to http://host:port"),
-    "ca-unreadable": Mistake("No server can be verified", "Correct or unset it"),
-    "connection-setting": Mistake(_ENDPOINT, "Correct or unset it"),
+    "ca-unreadable": Mistake("No server can be verified", "Correct or remove the setting"),
+    "connection-setting": Mistake(_ENDPOINT, "Correct or remove the setting"),
     # The machine.
     "agent-silent": Mistake(
-        "Programs wait for it, and then continue without it",
-        "Find it with pgrep -af 'hwsigner agent', and stop it with kill",
+        "Programs wait for the agent, and then continue without it",
+        "Find the agent with pgrep -af 'hwsigner agent', and stop it with kill",
     ),
     "agent-locked": Mistake("Programs get no credentials from the agent", "Run hwsigner agent unlock NAME"),
     "agent-failure": Mistake("Programs get no new credentials from the agent", "Run hwsigner agent refresh NAME"),
     "unit-program": Mistake("The unit can't start", "Run hwsigner systemd install again"),
-    "unit-failed": Mistake("The unit's work is not done", "Run journalctl -u"),
+    "unit-failed": Mistake("The unit's work is not done", "Run journalctl -u UNIT"),
     # With --online.
     "clock-wrong": Mistake(
         "The service refuses signatures whose time is more than five minutes off its own",
