@@ -39,6 +39,7 @@ _STATUSES = {
     "6": "the service, another AWS API or an issuer could not be reached",
     "7": "the agent, the audit log, or another process that holds a lock",
     "130": "interrupted (Ctrl-C)",
+    "141": "the reader of stdout has gone",
 }
 _VARIABLES = {
     "HWSIGNER_PROFILE": "the default of --profile",
