@@ -98,6 +98,12 @@ def test_release_that_fails_leaves_no_file_of_an_earlier_one(sources: Path) -> N
     assert not (sources / "dist").exists()
 
 
+def test_release_says_that_it_is_a_rehearsal_before_it_builds_for_minutes(sources: Path) -> None:
+    (sources / "Makefile").write_text("wheel:\n\t@echo no compiler >&2; false\n")
+    said = release(sources).stderr
+    assert -1 < said.find("This is a rehearsal: ") < said.find("no compiler")
+
+
 def test_bill_of_materials_has_the_openssl_that_is_compiled_into_cryptography() -> None:
     folder = Path(cryptography.__file__).parents[1]
     names = {path.parents[1].name.partition("-")[0] for path in folder.glob("*.dist-info/sboms/*")}
