@@ -147,7 +147,7 @@ deb: $(VENV)-wheels/.installed ## Build Debian packages for Debian 12 and 13 int
 	$(DATED) $(WHEELS_PYTHON) packaging/debian_packages.py build/sdist/*.tar.gz dist $(KEPT) $(SUITES)
 
 test-deb: $(VENV)-wheels/.installed ## Install, use, upgrade and purge the packages of make deb in bare Debian roots
-	$(call install,mmdebstrap)
+	$(call install,mmdebstrap systemd-container)
 	$(CLEAN) PYTHONPATH=packaging:tests $(WHEELS_PYTHON) tests/debian/run.py dist $(KEPT) $(SUITES)
 
 rpm: $(VENV)-wheels/.installed ## Build the source RPM for Fedora and RHEL into dist/, and RPMs from it on Debian into build/rpm
