@@ -49,9 +49,10 @@ EXTENSION = --config-settings=hwsigner.native=$(NATIVE)
 IMPLEMENTATION = $(if $(filter false,$(NATIVE)),python,native)
 # Tests and measurements do not see the caller's proxies, CA bundles, PYTHON* and AWS settings.
 CLEAN = env -i PATH="$$PATH" HOME="$$HOME" LANG=C.UTF-8 $${CI:+CI="$$CI"} $${TERM:+TERM="$$TERM"} $${TMPDIR:+TMPDIR="$$TMPDIR"}
-# The date of what is built: the caller's, if there is one. DATED: otherwise that of the last commit.
+# The date of what is built: the caller's, if there is one. DATED: otherwise that of the last commit, or of the source
+# distribution.
 DATE = $${SOURCE_DATE_EPOCH:+SOURCE_DATE_EPOCH="$$SOURCE_DATE_EPOCH"}
-DATED = $(CLEAN) SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)}"
+DATED = $(CLEAN) SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || stat --format=%Y pyproject.toml)}"
 SDIST = $(DATED) $(WHEELS_PYTHON) -m build --sdist --no-isolation --outdir build/sdist .
 
 PYTEST = $(CLEAN) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ORDER)
@@ -146,7 +147,7 @@ deb: $(VENV)-wheels/.installed ## Build Debian packages for Debian 12 and 13 int
 	$(DATED) $(WHEELS_PYTHON) packaging/debian_packages.py build/sdist/*.tar.gz dist $(KEPT) $(SUITES)
 
 test-deb: $(VENV)-wheels/.installed ## Install, use, upgrade and purge the packages of make deb in bare Debian roots
-	$(call install,mmdebstrap)
+	$(call install,mmdebstrap systemd-container)
 	$(CLEAN) PYTHONPATH=packaging:tests $(WHEELS_PYTHON) tests/debian/run.py dist $(KEPT) $(SUITES)
 
 rpm: $(VENV)-wheels/.installed ## Build the source RPM for Fedora and RHEL into dist/, and RPMs from it on Debian into build/rpm

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -49,6 +50,16 @@ def test_roots_are_not_unpacked_into_tmp_unless_the_caller_says_so(target: str, 
 @pytest.mark.parametrize("target", ["deb", "rpm", "image"])
 def test_packages_and_images_have_the_date_of_the_last_commit(target: str) -> None:
     assert "$(DATED)" in RULES[target]
+
+
+def test_packages_built_from_the_source_distribution_have_its_date(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").touch()
+    os.utime(tmp_path / "pyproject.toml", (1_000_000_000, 1_000_000_000))
+    command = ["make", "--silent", f"--file={ROOT / 'Makefile'}", "--eval=date: ; @$(DATED) env", "date"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={"PATH": "/usr/bin:/bin", "HOME": "/"}, capture_output=True, text=True
+    )
+    assert (done.stderr, "SOURCE_DATE_EPOCH=1000000000" in done.stdout.splitlines()) == ("", True)
 
 
 def test_contributors_page_has_each_target() -> None:

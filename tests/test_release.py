@@ -6,10 +6,16 @@ import json
 import re
 import shutil
 import subprocess
+import sys
+import tarfile
 import tomllib
 from pathlib import Path
+from typing import Any
 
+import bundled
+import cryptography
 import pytest
+from cryptography.hazmat.backends.openssl.backend import backend
 
 from hwsigner import __version__
 from packaging.requirements import Requirement
@@ -48,6 +54,16 @@ def test_pages_name_this_version_of_the_wheel() -> None:
     assert found == {__version__}
 
 
+def test_source_distribution_has_what_its_tests_and_pages_run(tmp_path: Path) -> None:
+    call = "import sys; from scikit_build_core.build import build_sdist; build_sdist(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", call, tmp_path], check=True, cwd=ROOT, capture_output=True)
+    with tarfile.open(tmp_path / f"hwsigner-{__version__}.tar.gz") as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    tools = [ROOT / "Makefile", ROOT / "NOTICE", *(ROOT / ".ci").iterdir()]
+    assert {str(path.relative_to(ROOT)) for path in tools} <= names
+    assert [name for name in names if Path(name).name.startswith(".") or "__pycache__" in name] == []
+
+
 def test_notes_are_what_the_changelog_says_about_this_version() -> None:
     done = release(ROOT, "notes")
     assert (done.returncode, done.stderr) == (0, "")
@@ -80,6 +96,24 @@ def test_release_that_fails_leaves_no_file_of_an_earlier_one(sources: Path) -> N
     done = release(sources)
     assert (done.returncode != 0, "no compiler" in done.stderr) == (True, True)
     assert not (sources / "dist").exists()
+
+
+def test_release_says_that_it_is_a_rehearsal_before_it_builds_for_minutes(sources: Path) -> None:
+    (sources / "Makefile").write_text("wheel:\n\t@echo no compiler >&2; false\n")
+    said = release(sources).stderr
+    assert -1 < said.find("This is a rehearsal: ") < said.find("no compiler")
+
+
+def test_bill_of_materials_has_the_openssl_that_is_compiled_into_cryptography() -> None:
+    folder = Path(cryptography.__file__).parents[1]
+    names = {path.parents[1].name.partition("-")[0] for path in folder.glob("*.dist-info/sboms/*")}
+    bill: dict[str, Any] = {"components": [{"name": name, "bom-ref": name} for name in names]}
+    bundled.add_libraries(bill, folder)
+    [library] = [each for each in bill["components"] if each["name"] == "cryptography"]
+    parts = library["components"]
+    found = [f"OpenSSL {part['version']}" for part in parts if part["purl"].startswith("pkg:generic/openssl@")]
+    assert found == [" ".join(backend.openssl_version_text().split()[:2])]
+    assert len({part["bom-ref"] for part in parts}) == len(parts)
 
 
 def test_unknown_argument_is_an_error(sources: Path) -> None:

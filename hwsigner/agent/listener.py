@@ -24,6 +24,9 @@ PAUSE = 0.1
 _AT_ONCE = 64
 _LOCK, _SOCKET = "agent.lock", "agent.sock"
 _SAFE_FOLDER = "a folder that you own and only you can write"
+_SYSTEM_HINT = (
+    "Start it as its user: systemctl start hwsigner-agent. In a container, mount a folder that this user owns"
+)
 
 
 @contextmanager
@@ -47,7 +50,8 @@ def open_listener(address: Address, environ: MutableMapping[str, str]) -> Iterat
                 listener = stack.enter_context(_bound(address, folder))
             except OSError as error:
                 problem = f"can't listen in {address.folder}: {error.strerror or error}"
-                raise AgentError(problem, "Set XDG_RUNTIME_DIR to a folder that exists and that you own") from error
+                hint = "Set XDG_RUNTIME_DIR to a folder that exists and that you own"
+                raise AgentError(problem, _SYSTEM_HINT if address.is_system else hint) from error
         yield listener
 
 
@@ -101,11 +105,7 @@ def _locked_folder(address: Address) -> Iterator[int]:
             parent = _open_folder(passing, above, {0, os.geteuid()}, f"Let XDG_RUNTIME_DIR name {_SAFE_FOLDER}")
             with suppress(FileExistsError):
                 os.mkdir(name, 0o755 if address.is_system else 0o700, dir_fd=parent)
-            hint = (
-                "Start the system's agent as its user: systemctl start hwsigner-agent"
-                if address.is_system
-                else "Remove it"
-            )
+            hint = _SYSTEM_HINT if address.is_system else "Remove it"
             folder = _open_folder(stack, address.folder, {os.geteuid()}, hint, parent)
         if not address.is_system:
             os.fchmod(folder, 0o700)

@@ -187,8 +187,8 @@ def _layer(files: Iterable[tuple[Path, str]]) -> bytes:
             info.uid = info.gid = 0
             info.uname = info.gname = ""
             info.mtime = EPOCH
+            info.mode &= ~0o6000
             if info.isreg():
-                info.mode &= ~0o6000
                 with path.open("rb") as file:
                     tar.addfile(info, file)
             else:

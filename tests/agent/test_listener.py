@@ -93,6 +93,16 @@ class TestOwnSocket:
             process.communicate("")
         assert sorted(said) == ["here\n"] + ["not\n"] * 4
 
+    def test_hint_about_the_system_s_folder_names_no_variable_that_is_not_read(self, tmp_path: Path) -> None:
+        missing = str(tmp_path / "missing" / "hwsigner")
+        for is_system, hint in ((True, "systemctl start hwsigner-agent"), (False, "Set XDG_RUNTIME_DIR")):
+            with (
+                pytest.raises(AgentError, match="can't listen in") as raised,
+                open_listener(Address(missing, is_system), {}),
+            ):
+                pass
+            assert (hint in raised.value.hint, "XDG" in raised.value.hint) == (True, not is_system)
+
     @pytest.mark.parametrize("folder_mode", [0o777, 0o1777, 0o770])
     def test_runtime_folder_that_others_can_write_is_refused(self, address: Address, folder_mode: int) -> None:
         os.chmod(os.path.dirname(address.folder), folder_mode)

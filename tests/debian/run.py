@@ -13,6 +13,7 @@ from debian_packages import SUITES
 from roots import archive
 
 from debian.life import live
+from debian.running import run_users
 from packages.root import Root
 from packages.using import use, use_client
 from pages import between
@@ -28,7 +29,7 @@ def main(dist: str, kept: str, *suites: str) -> int:
             raise SystemExit(f"{dist} must have two packages for {suite}: run make deb first")
         (program, client) = found
         minimal = archive(Path(kept).resolve(), f"minimal-{suite}", suite, ())
-        for test in (install_and_use, live):
+        for test in (install_and_use, live, run_users):
             print(f"== {suite}: {test.__doc__}", flush=True)
             with tempfile.TemporaryDirectory(prefix="hwsigner-deb-") as temporary:
                 test(Root(minimal, Path(temporary, "root")), program, client)

@@ -69,5 +69,6 @@ def test_upgrade_restarts_what_a_policy_does_not_forbid(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("forbidden", "calls"), [("nothing", 1), ("*' stop'", 0)])
 def test_removal_stops_what_runs_unless_a_policy_forbids_it(forbidden: str, calls: int, tmp_path: Path) -> None:
-    stops = called(tmp_path, forbidden, *REMOVE)
-    assert [line.split()[0] for line in stops] == ["stop"] * calls
+    # No user is logged in, so nothing of a user is stopped: running.py tests that.
+    stops = [line for line in called(tmp_path, forbidden, *REMOVE) if line.startswith("stop ")]
+    assert len(stops) == calls

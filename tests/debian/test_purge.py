@@ -20,7 +20,7 @@ mount --bind "$1" /etc
 mount -t tmpfs tmpfs /var
 mount -t tmpfs tmpfs /run
 mkdir /var/lib /var/log
-exec sh "$2" purge
+exec sh -s purge
 """
 UID = 64999
 
@@ -32,8 +32,9 @@ def purge(etc: Path) -> None:
     with (etc / "passwd").open("a") as users, (etc / "group").open("a") as groups:
         users.write(f"hwsigner:x:{UID}:{UID}::/:/usr/sbin/nologin\n")
         groups.write(f"hwsigner:x:{UID}:\n")
-    script = ROOT / "packaging" / "debian" / "hwsigner.postrm"
-    subprocess.run(["unshare", "--mount", "sh", "-c", PURGE, "sh", etc, script], check=True, capture_output=True)
+    # The sources may be below /var, which is hidden there.
+    script = (ROOT / "packaging" / "debian" / "hwsigner.postrm").read_bytes()
+    subprocess.run(["unshare", "--mount", "sh", "-c", PURGE, "sh", etc], check=True, capture_output=True, input=script)
 
 
 def test_purge_deletes_the_user_when_nothing_belongs_to_it(tmp_path: Path) -> None:

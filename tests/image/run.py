@@ -29,8 +29,8 @@ INSIDE = """
 import os, pathlib, httptools, pkcs11, tpm2_pytss, uvloop
 assert os.getuid() == os.getgid() == 29912
 print([name for name in ("/bin/sh", "/usr/bin/apt", "/usr/bin/dpkg") if os.path.exists(name)])
-files = [path for top in ("/opt", "/usr") for path in pathlib.Path(top).rglob("*")]
-print([str(path) for path in files if path.is_file() and path.stat().st_mode & 0o6000])
+files = [path for top in ("/opt", "/usr", "/var") for path in pathlib.Path(top).rglob("*")]
+print([str(path) for path in files if path.lstat().st_mode & 0o6000])
 pathlib.Path("/opt/hwsigner/new").touch()
 """
 ALONE = ("--rm", "--network=none", *RESTRICTED)

@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
+from packages.booted import run_booted
 from rpm.life import make_older
 from rpm.root import RpmRoot
 
-UNIT = """
-[Unit]
-SuccessAction=poweroff-force
-FailureAction=poweroff-force
-[Service]
-Type=oneshot
-ExecStart=/bin/sh -eux /packages/script
-StandardOutput=file:/packages/log
-StandardError=inherit
-[Install]
-WantedBy=multi-user.target
-"""
 ARN = "arn:aws:rolesanywhere:eu-central-1:123456789012"
 ID = "/00000000-0000-4000-8000-000000000000"
 SCRIPT = f"""
@@ -52,10 +40,7 @@ systemctl reload-or-restart --marked
 [ "$(pid hwsigner-agent.service)" != 0 ]
 rpm --nodeps --erase hwsigner hwsigner-credentials
 [ -z "$(units)" ]
-touch /packages/passed
 """
-# The agent locks memory.
-NSPAWN = ("--quiet", "--register=no", "--keep-unit", "--private-network", "--capability=CAP_IPC_LOCK", "--boot")
 
 
 def run_services(root: RpmRoot, _source: Path, program: Path, client: Path) -> None:
@@ -63,12 +48,5 @@ def run_services(root: RpmRoot, _source: Path, program: Path, client: Path) -> N
     root.prepare(program, client)
     root.apt("install", "--no-install-recommends", "dbus", "openssl", "systemd-sysv")
     older, newer = (" ".join(packages) for packages in (make_older(root, program, client), root.put(program, client)))
-    (root.path / "packages/script").write_text(f"OLDER='{older}' NEWER='{newer}'\n{SCRIPT}")
-    (root.path / "etc/systemd/system/script.service").write_text(UNIT)
-    root.run("systemctl", "enable", "script.service")
-    environment = {"PATH": "/usr/sbin:/usr/bin", "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}
-    command = ["systemd-nspawn", *NSPAWN, f"--directory={root.path}"]
-    booted = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=300)
-    log = root.path / "packages/log"
-    assert root.has("packages/passed"), log.read_text() if log.exists() else booted
+    run_booted(root, f"OLDER='{older}' NEWER='{newer}'\n{SCRIPT}")
     print("Nothing started, then services restarted, then all stopped.", flush=True)
