@@ -65,8 +65,8 @@ READ_ONLY = 'mount -t tmpfs -o ro tmpfs "$1"; shift; exec "$@"'
 
 
 def test_read_only_file_system_is_named(tmp_path: Path) -> None:
-    command = ["unshare", "--mount", "--map-root-user", "sh", "-c", READ_ONLY, "sh", tmp_path, sys.executable]
-    command += ["-m", "hwsigner", "keygen", tmp_path / "web.key"]
+    command = ["unshare", "--mount", "--map-root-user", "sh", "-c", READ_ONLY, "sh", str(tmp_path), sys.executable]
+    command += ["-m", "hwsigner", "keygen", str(tmp_path / "web.key")]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stdout) == (3, "")
     assert ran.stderr == f"hwsigner: can't write into {tmp_path}: Read-only file system. Choose another folder\n"
