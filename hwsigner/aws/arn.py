@@ -60,20 +60,25 @@ _KINDS = {
 }
 
 
-def parse_arn(text: str | None, flag: str) -> Arn:
+def parse_arn(text: str | None, flag: str, *, name: str = "") -> Arn:
     """Parse the value of an ARN flag.
 
     Args:
         text: the ARN; None or an empty string if the flag was not given.
         flag: `--trust-anchor-arn`, `--profile-arn` or `--role-arn`.
+        name: the profile of config.toml that may have it, for the error if it is missing.
 
     Raises:
         UsageError: it is missing, malformed, or another kind of ARN.
     """
     kind = _KINDS[flag]
     if not text:
-        kept = f"put it into a profile with hwsigner profile edit NAME {flag} ARN"
-        raise UsageError(f"{flag} is missing", f"Give it, such as {kind.example}, or {kept}")
+        if name:
+            raise UsageError(
+                f"profile '{name}' has no {flag.removeprefix('--')}", f"Run hwsigner profile edit {name} {flag} ARN"
+            )
+        hint = f"Give it, such as {kind.example}, or name a profile of config.toml that has it"
+        raise UsageError(f"{flag} is missing", hint)
     arn = _match(text, kind)
     if arn is None:
         raise _wrong_arn(text, flag)
@@ -113,7 +118,9 @@ def check_region(text: str, source: str = "--region") -> str:
     return text
 
 
-def check_arns(trust_anchor: str | None, profile: str | None, *, role: str | None, region: str | None = None) -> str:
+def check_arns(
+    trust_anchor: str | None, profile: str | None, *, role: str | None, region: str | None = None, name: str = ""
+) -> str:
     """Check the three ARNs and the region of a session, and return the region.
 
     Args:
@@ -121,12 +128,14 @@ def check_arns(trust_anchor: str | None, profile: str | None, *, role: str | Non
         profile: the value of `--profile-arn`.
         role: the value of `--role-arn`.
         region: the value of `--region`; None or an empty string for the trust anchor's.
+        name: the profile of config.toml that may have the ARNs, for the error if one is missing.
 
     Raises:
         UsageError: one is missing or malformed, or they do not belong together.
     """
-    anchor_arn = parse_arn(trust_anchor, "--trust-anchor-arn")
-    profile_arn, role_arn = parse_arn(profile, "--profile-arn"), parse_arn(role, "--role-arn")
+    anchor_arn = parse_arn(trust_anchor, "--trust-anchor-arn", name=name)
+    profile_arn = parse_arn(profile, "--profile-arn", name=name)
+    role_arn = parse_arn(role, "--role-arn", name=name)
     for flag, other in (("--profile-arn", profile_arn), ("--role-arn", role_arn)):
         if other.partition != anchor_arn.partition:
             raise UsageError(

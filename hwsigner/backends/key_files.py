@@ -28,6 +28,8 @@ def check_new_key_file(path: str) -> None:
     if not os.path.isdir(folder):
         raise SigningKeyError(f"there is no folder {folder} for the new key", "Make the folder first")
     if not os.access(folder, os.W_OK | os.X_OK):
+        if os.statvfs(folder).f_flag & os.ST_RDONLY:
+            raise SigningKeyError(f"can't write into {folder}: Read-only file system", "Choose another folder")
         raise SigningKeyError(f"no permission to write into {folder}", "Choose another folder, or ask its owner")
 
 

@@ -119,10 +119,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, OSError) and error.errno in _OUTPUT_ERRORS and error.filename is None:
             abandon_stdout()
             report(f"can't write to stdout: {error.strerror}. Check where the output goes")
+        elif isinstance(error, FileNotFoundError) and _is_working_folder_gone():
+            report("the working folder was deleted. Change to another folder")
         else:
             # No traceback: it could show a secret.
             report(f"internal error: {_place(error)}. Please report it")
         return 1
+
+
+def _is_working_folder_gone() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _run(arguments: Sequence[str]) -> int:

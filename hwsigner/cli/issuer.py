@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hwsigner.enrolment.issuers import Issuer, IssuerSettings, open_issuer
-from hwsigner.errors import UsageError
+from hwsigner.errors import PinError, UsageError
 from hwsigner.key import find_certificates
 from hwsigner.key.management import KeyAccess
 from hwsigner.pins.sources import read_pin_source
@@ -43,7 +43,11 @@ def issuer(values: Mapping[str, Any], key: KeyAccess | None = None) -> Issuer:
 
 
 def _secret(source: str) -> str:
-    return read_pin_source(source, allow_commands=True)
+    try:
+        return read_pin_source(source, allow_commands=True)
+    except PinError as error:
+        # It is read like a PIN, and the error speaks of one.
+        raise PinError(f"the secret of --issuer-secret can't be read: {error.message}", error.hint) from error
 
 
 def _certificates(path: str | None) -> tuple[bytes, ...]:

@@ -108,6 +108,7 @@ def _plan(arguments: Arguments, found: Profile) -> _Retirement:
         plan.notes.append(f"The key {options.key_uri(own, uri).name} stays")
     else:
         plan.notes += _others_with(uri, found)
+    plan.notes.append(f"~/.aws/config stays as it is: remove a section there that names profile {found.name!r}")
     plan.notes.append(f"A running agent closes the profile by itself. {EXISTING_SESSIONS}")
     return plan
 

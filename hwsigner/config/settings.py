@@ -253,7 +253,11 @@ def service(values: Values, environ: Mapping[str, str] = os.environ) -> Service:
     from hwsigner.aws.create_session import find_service
 
     region = check_arns(
-        values["trust_anchor_arn"], values["profile_arn"], role=values["role_arn"], region=values["region"]
+        values["trust_anchor_arn"],
+        values["profile_arn"],
+        role=values["role_arn"],
+        region=values["region"],
+        name=values.get("profile_name") or "",
     )
     verify = not values["no_verify_ssl"]
     found = find_service(region, endpoint=values["endpoint"], verify=verify, environ=environ)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import shutil
 import socket
 import ssl
@@ -92,7 +93,7 @@ class Emulator:
         except OSError as error:
             self.stop()
             host, port = self._address
-            problem = f"can't listen on {host} port {port}: {error.strerror}"
+            problem = f"can't listen on {host} port {port}: {os.strerror(error.errno or 0)}"
             raise HwsignerError(problem, "Choose another port") from error
 
     def stop(self) -> None:

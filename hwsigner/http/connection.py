@@ -210,7 +210,8 @@ def _look_up(host: str, port: int, peer: str, deadline: Deadline) -> list[_Addre
     thread.join(time_left(deadline, peer))
     if failures:
         raise ServiceUnreachableError(
-            f"can't look up {host}: {failures[0].strerror}", "Check the name, the region and this machine's DNS"
+            f"can't look up {host}: {failures[0].strerror}",
+            "Check the name, the region, the proxy settings and this machine's DNS",
         ) from failures[0]
     if thread.is_alive():
         raise ServiceUnreachableError(

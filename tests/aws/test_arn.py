@@ -48,7 +48,15 @@ def test_missing_arn_is_an_error_with_an_example(flag: str, text: str | None) ->
     with pytest.raises(UsageError, match=f"^{flag} is missing") as caught:
         parse_arn(text, flag)
     assert "arn:aws:" in caught.value.hint
-    assert f"hwsigner profile edit NAME {flag} ARN" in caught.value.hint
+    assert "or name a profile of config.toml that has it" in caught.value.hint
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+def test_arn_that_a_profile_lacks_is_an_error_with_the_command_that_adds_it(flag: str) -> None:
+    arns = {"--trust-anchor-arn": ANCHOR, "--profile-arn": PROFILE, "--role-arn": ROLE, flag: ""}
+    with pytest.raises(UsageError) as caught:
+        check_arns(arns["--trust-anchor-arn"], arns["--profile-arn"], role=arns["--role-arn"], name="web")
+    assert str(caught.value) == f"profile 'web' has no {flag[2:]}. Run hwsigner profile edit web {flag} ARN"
 
 
 @pytest.mark.parametrize(

@@ -348,6 +348,11 @@ class TestRefused:
         assert enrolment.profile()["issuer-secret"] == "env:TOKEN"
         assert "hunter2" not in enrolment.config.read_text()
 
+    @pytest.mark.parametrize("place", ["env:NOPE", "file:/nowhere"])
+    def test_secret_that_can_t_be_read_names_its_flag(self, enrolment: Enrolment, place: str) -> None:
+        flags = ("--issuer=vault", "--issuer-url=http://127.0.0.1:1/v1/pki/sign/web", f"--issuer-secret={place}")
+        refused(enrolment.run(*flags), 3, "the secret of --issuer-secret can't be read: ")
+
     @pytest.mark.parametrize(
         "flag", ["--issuer-secret=hunter2", "--issuer-url=https://admin:hunter2@127.0.0.1:1/v1/pki/sign/web"]
     )

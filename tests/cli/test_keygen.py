@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -58,6 +59,17 @@ def test_file_key_is_made_and_described(call: Callable[..., Outcome], tmp_path: 
         ["Next", f"hwsigner csr {path} --subject CN=NAME"],
     ]
     assert call("sign-string", "--private-key", path).status == 0
+
+
+READ_ONLY = 'mount -t tmpfs -o ro tmpfs "$1"; shift; exec "$@"'
+
+
+def test_read_only_file_system_is_named(tmp_path: Path) -> None:
+    command = ["unshare", "--mount", "--map-root-user", "sh", "-c", READ_ONLY, "sh", str(tmp_path), sys.executable]
+    command += ["-m", "hwsigner", "keygen", str(tmp_path / "web.key")]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout) == (3, "")
+    assert ran.stderr == f"hwsigner: can't write into {tmp_path}: Read-only file system. Choose another folder\n"
 
 
 def test_json_has_the_public_key(call: Callable[..., Outcome], tmp_path: Path) -> None:

@@ -101,6 +101,19 @@ class TestExitStatuses:
         command(raising(KeyboardInterrupt()))
         assert call("test") == Outcome(130, "", "")
 
+    def test_deleted_working_folder_is_named(
+        self,
+        call: Call,
+        command: Callable[[Callable[[], int]], None],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        command(lambda: len(os.path.abspath("web.key")))
+        (tmp_path / "gone").mkdir()
+        monkeypatch.chdir(tmp_path / "gone")
+        (tmp_path / "gone").rmdir()
+        assert call("test") == Outcome(1, "", "hwsigner: the working folder was deleted. Change to another folder\n")
+
     @pytest.mark.parametrize(
         "error", [ValueError("hunter2"), RecursionError("hunter2"), PermissionError(13, "hunter2")]
     )

@@ -108,6 +108,11 @@ def test_without_the_ca_it_says_what_an_administrator_must_do(
     assert account.lists() == []
 
 
+def test_section_of_the_sdks_file_that_stays_is_named(account: Account, machine: Machine) -> None:
+    out = account.call("retire", "web", "--yes").out
+    assert "~/.aws/config stays as it is: remove a section there that names profile 'web'\n" in out
+
+
 def test_profile_that_shares_the_key_is_named(account: Account, machine: Machine) -> None:
     account.call("profile", "add", "twin", *account.flags(machine))
     assert "Profile 'twin' names the same key" in account.call("retire", "web", "--yes").out

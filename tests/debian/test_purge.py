@@ -44,6 +44,14 @@ def test_purge_deletes_the_user_when_nothing_belongs_to_it(tmp_path: Path) -> No
     assert "hwsigner" not in (tmp_path / "passwd").read_text() + (tmp_path / "group").read_text()
 
 
+def test_purge_deletes_lock_files(tmp_path: Path) -> None:
+    (tmp_path / "hwsigner").mkdir()
+    for name in (".web.hwsigner-enroll", ".hwsigner-renew", ".config.toml.hwsigner-lock"):
+        (tmp_path / "hwsigner" / name).touch()
+    purge(tmp_path)
+    assert not (tmp_path / "hwsigner").exists()
+
+
 @pytest.mark.parametrize(("uid", "gid"), [(UID, 0), (0, UID)])
 @pytest.mark.parametrize("folder", ["hwsigner", "pki"])
 def test_purge_leaves_the_user_while_a_key_belongs_to_it(uid: int, gid: int, folder: str, tmp_path: Path) -> None:

@@ -210,5 +210,5 @@ def test_other_addresses_are_refused(ca: Authority, host: str) -> None:
 
 def test_port_is_named_when_it_is_in_use(emulator: Emulator, ca: Authority) -> None:
     port = int(emulator.url.rpartition(":")[2])
-    with pytest.raises(HwsignerError, match=f"port {port}"):
+    with pytest.raises(HwsignerError, match=f"port {port}: Address already in use\\. Choose another port$"):
         Emulator(World.simple(ca.pem), tls=True, address=("127.0.0.1", port)).start()

@@ -1,4 +1,4 @@
-"""pcscd's refusal, from a library that stands for libpcsclite. tests/machine has a real pcscd with polkit."""
+"""pcscd, refusing or absent: a library stands for libpcsclite. tests/machine has a real pcscd with polkit."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def hint(folder: Path) -> str:
     [
         ("(int)0x8010006A", "pcscd refuses this user"),  # SCARD_W_SECURITY_VIOLATION
         ("0", "Insert it"),
-        ("(int)0x8010001D", "Insert it"),  # SCARD_E_NO_SERVICE
+        ("(int)0x8010001D", "Insert it. Smart cards and YubiKeys need pcscd, which is not running"),  # E_NO_SERVICE
     ],
 )
-def test_hint_names_polkit_when_pcscd_refuses_the_user(tmp_path: Path, status: str, expected: str) -> None:
+def test_hint_names_pcscd_when_it_refuses_or_is_not_running(tmp_path: Path, status: str, expected: str) -> None:
     library = tmp_path / "libpcsclite.so.1"
     (tmp_path / "source.c").write_text(LIBRARY)
     subprocess.run(["gcc", "-shared", f"-DSTATUS={status}", tmp_path / "source.c", "-o", library], check=True)
