@@ -203,7 +203,7 @@ def test_lost_reader_is_an_error_that_says_what_was_done(
         call("systemd", "install", "--user")
     reader, writer = os.pipe()
     os.close(reader)
-    command = [PROGRAM, "systemd", action, "--user"]
+    command = [str(PROGRAM), "systemd", action, "--user"]
     with open(writer, "wb") as stdout:
         done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=60)
     assert done.returncode == 1
