@@ -52,7 +52,7 @@ CLEAN = env -i PATH="$$PATH" HOME="$$HOME" LANG=C.UTF-8 $${CI:+CI="$$CI"} $${TER
 # The date of what is built: the caller's, if there is one. DATED: otherwise that of the last commit, or of the source
 # distribution.
 DATE = $${SOURCE_DATE_EPOCH:+SOURCE_DATE_EPOCH="$$SOURCE_DATE_EPOCH"}
-DATED = $(CLEAN) SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || stat --format=%Y pyproject.toml)}"
+DATED = $(CLEAN) SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$(if [ -e .git ]; then git log -1 --format=%ct; else stat --format=%Y pyproject.toml; fi)}"
 SDIST = $(DATED) $(WHEELS_PYTHON) -m build --sdist --no-isolation --outdir build/sdist .
 
 PYTEST = $(CLEAN) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ORDER)

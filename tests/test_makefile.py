@@ -52,14 +52,34 @@ def test_packages_and_images_have_the_date_of_the_last_commit(target: str) -> No
     assert "$(DATED)" in RULES[target]
 
 
-def test_packages_built_from_the_source_distribution_have_its_date(tmp_path: Path) -> None:
-    (tmp_path / "pyproject.toml").touch()
-    os.utime(tmp_path / "pyproject.toml", (1_000_000_000, 1_000_000_000))
-    command = ["make", "--silent", f"--file={ROOT / 'Makefile'}", "--eval=date: ; @$(DATED) env", "date"]
-    done = subprocess.run(
-        command, cwd=tmp_path, env={"PATH": "/usr/bin:/bin", "HOME": "/"}, capture_output=True, text=True
-    )
+@pytest.mark.parametrize("is_in_repository", [False, True])
+def test_packages_built_from_the_source_distribution_have_its_date(tmp_path: Path, is_in_repository: bool) -> None:
+    if is_in_repository:  # Of another project, whose commits have dates of their own.
+        commit = ["-c", "user.name=jo", "-c", "user.email=jo@example.org", "commit", "-q", "--allow-empty", "-m", "x"]
+        for arguments in (["init", "-q"], commit):
+            subprocess.run(["git", *arguments], cwd=tmp_path, check=True)
+    folder = tmp_path / "hwsigner-0.9.0"
+    folder.mkdir()
+    (folder / "pyproject.toml").touch()
+    os.utime(folder / "pyproject.toml", (1_000_000_000, 1_000_000_000))
+    done = run_dated(folder)
     assert (done.stderr, "SOURCE_DATE_EPOCH=1000000000" in done.stdout.splitlines()) == ("", True)
+
+
+def test_date_of_a_repository_that_git_can_t_read_is_not_guessed(tmp_path: Path) -> None:
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "pyproject.toml").touch()
+    done = run_dated(tmp_path)
+    assert done.stderr.startswith("fatal: not a git repository")
+    assert "SOURCE_DATE_EPOCH=" in done.stdout.splitlines()
+
+
+def run_dated(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run env as the Makefile runs what needs the date of the sources."""
+    command = ["make", "--silent", f"--file={ROOT / 'Makefile'}", "--eval=date: ; @$(DATED) env", "date"]
+    return subprocess.run(
+        command, cwd=folder, env={"PATH": "/usr/bin:/bin", "HOME": "/"}, capture_output=True, text=True
+    )
 
 
 def test_contributors_page_has_each_target() -> None:

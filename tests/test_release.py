@@ -104,6 +104,12 @@ def test_release_says_that_it_is_a_rehearsal_before_it_builds_for_minutes(source
     assert -1 < said.find("This is a rehearsal: ") < said.find("no compiler")
 
 
+def test_release_of_sources_without_git_is_a_rehearsal(sources: Path) -> None:
+    (sources / "Makefile").write_text("wheel:\n\t@echo no compiler >&2; false\n")
+    (sources / "CHANGELOG.md").write_text(f"## {__version__} (2026-12-01)\n\n- New.\n")
+    assert "This is a rehearsal: " in release(sources).stderr
+
+
 def test_bill_of_materials_has_the_openssl_that_is_compiled_into_cryptography() -> None:
     folder = Path(cryptography.__file__).parents[1]
     names = {path.parents[1].name.partition("-")[0] for path in folder.glob("*.dist-info/sboms/*")}

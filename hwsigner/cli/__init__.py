@@ -112,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interruption:
         discard_frames(interruption)
         return _INTERRUPTED
-    except BrokenPipeError:  # As in `hwsigner list | head -1`: the reader has seen enough, so there is nobody to tell.
+    except BrokenPipeError:  # As in `hwsigner list | head -1`: the reader has seen enough, and expects no error.
         abandon_stdout()
         return _READER_LEFT
     except Exception as error:

@@ -11,7 +11,7 @@ from typing import Any
 from hwsigner.aws.arn import check_known_arns
 from hwsigner.cli.full_paths import in_full_if_there
 from hwsigner.cli.parser import Arguments, Parser
-from hwsigner.cli.process import report
+from hwsigner.cli.process import print_outcome, report
 from hwsigner.cli.without_secrets import URIS, without_secret
 from hwsigner.config.flags import (
     AGENT,
@@ -105,7 +105,8 @@ def _write(arguments: Arguments, name: str) -> int:
 
 def _print_change(arguments: Arguments, name: str, file: str, told: str) -> int:
     """Print the file that has the profile, or had it."""
-    print(json.dumps({"name": name, "file": file}, indent=2) if arguments.json else f"{file}: {told}")
+    text = json.dumps({"name": name, "file": file}, indent=2) if arguments.json else f"{file}: {told}"
+    print_outcome(f"{file} was changed", text)
     return 0
 
 

@@ -14,6 +14,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from hwsigner.cli.parser import Arguments, Parser
+from hwsigner.cli.process import print_outcome
 from hwsigner.config.flags import switch
 from hwsigner.errors import HwsignerError, UsageError, suggestion
 
@@ -71,8 +72,11 @@ def _install(*, system: bool) -> None:
     scope = [] if system else ["--user"]
     _call("systemctl", *scope, "daemon-reload")
     enable = shlex.join(["systemctl", *scope, "enable", "--now"])
-    print(f"Start the agent with: {enable} hwsigner-agent.socket")
-    print(f"Have a profile's certificate renewed with: {enable} hwsigner-renew@PROFILE.timer")
+    following = [
+        f"Start the agent with: {enable} hwsigner-agent.socket",
+        f"Have a profile's certificate renewed with: {enable} hwsigner-renew@PROFILE.timer",
+    ]
+    print_outcome("the units are installed", "\n".join(following))
 
 
 def _check_no_package(*, system: bool) -> None:
@@ -97,10 +101,11 @@ def _uninstall(*, system: bool) -> None:
             path.unlink()
         except OSError as error:
             raise HwsignerError(f"can't remove {path}: {error.strerror}", "Check who may write its folder") from error
-        print(f"removed {path}")
+        _print(f"removed {path}")
     _call("systemctl", *scope, "daemon-reload")
     if system:
-        print(f"The users and folders of the services stay. Remove them with: {_REMOVE}")
+        text = f"The users and folders of the services stay. Remove them with: {_REMOVE}"
+        print_outcome("the units are removed", text)
 
 
 def _installed(*, system: bool) -> Iterator[tuple[Traversable, Path]]:
@@ -163,7 +168,7 @@ def _check_reachable(file: Path) -> None:
 
 def _write(path: Path, text: str) -> None:
     if _text_of_ours(path) == text:
-        print(f"unchanged {path}")
+        _print(f"unchanged {path}")
         return
     new = path.with_name(f".{path.name}.new")
     try:
@@ -175,7 +180,7 @@ def _write(path: Path, text: str) -> None:
         with suppress(OSError):
             new.unlink()
         raise HwsignerError(f"can't write {path}: {error.strerror}", "Check who may write its folder") from error
-    print(f"wrote {path}")
+    _print(f"wrote {path}")
 
 
 def _text_of_ours(path: Path) -> str | None:
@@ -196,4 +201,9 @@ def _call(*command: str) -> None:
     if done.returncode != 0:
         reason = " ".join(done.stderr.split())[:300] or f"status {done.returncode}"
         raise HwsignerError(f"{shlex.join(command)} failed: {reason}", "Fix the cause, then run this command again")
-    print(f"ran {shlex.join(command)}", flush=True)
+    _print(f"ran {shlex.join(command)}")
+
+
+def _print(done: str) -> None:
+    """Print a step that was done. If that fails, the error names the step, after which nothing more is done."""
+    print_outcome(done, done)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -180,6 +183,22 @@ class TestEdit:
     def test_missing_profile_is_not_made(self, call: Call, user_file: Path) -> None:
         refused(call("profile", "edit", "web", "--certificate=c"), "no profile 'web'")
         assert not user_file.exists()
+
+
+@pytest.mark.parametrize("line", ["add new --region x", "edit web --region x", "remove web"])
+def test_change_that_can_t_be_printed_is_an_error_that_says_that_it_was_made(
+    user_file: Path, call: Call, line: str
+) -> None:
+    call("profile", "add", "web", "--region", "eu-west-1")
+    before = user_file.read_text()
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb") as stdout:
+        command = [sys.executable, "-m", "hwsigner", "profile", *line.split()]
+        done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=60)
+    problem = f"{user_file} was changed, but stdout can't be written: Broken pipe. Check where the output goes"
+    assert (done.returncode, done.stderr) == (1, f"hwsigner: {problem}\n")
+    assert user_file.read_text() != before
 
 
 class TestShow:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import subprocess
@@ -189,6 +190,24 @@ def test_uninstall_removes_what_install_wrote(user_install: Path, call: Callable
     assert (done.status, done.err) == (0, "")
     assert [path.name for path in user_install.iterdir()] == ["mine.service"]
     assert call("systemd", "uninstall", "--user").status == 0
+
+
+@pytest.mark.parametrize(
+    ("action", "problem"),
+    [("install", "wrote .*/hwsigner-agent.service"), ("uninstall", "ran systemctl --user disable .*")],
+)
+def test_lost_reader_is_an_error_that_says_what_was_done(
+    user_install: Path, call: Callable[..., Outcome], action: str, problem: str
+) -> None:
+    if action == "uninstall":
+        call("systemd", "install", "--user")
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [str(PROGRAM), "systemd", action, "--user"]
+    with open(writer, "wb") as stdout:
+        done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 1
+    assert re.match(f"hwsigner: {problem}, but stdout can't be written: Broken pipe", done.stderr)
 
 
 @pytest.mark.parametrize("action", ["install", "uninstall"])

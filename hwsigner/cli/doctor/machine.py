@@ -118,7 +118,7 @@ def check_units(environ: Mapping[str, str]) -> Iterator[Finding]:
     for folder in UNIT_FOLDERS:
         for path in sorted(Path(os.path.expanduser(folder)).glob("hwsigner-*.service")):
             program = _program(path)
-            if program and not os.access(program, os.X_OK):
+            if program and ("\0" in program or not os.access(program, os.X_OK)):
                 yield finding("unit-program", f"{path} runs {program}, which is not there or not executable")
     for scope in ([], ["--user"]):
         for name in _failed(scope, environ):

@@ -246,6 +246,10 @@ class TestUnits:
         patient.write("units/hwsigner-agent.service", text)
         assert patient.names() == {"unit-program"}
 
+    def test_program_with_a_null_character_is_missing(self, patient: Patient) -> None:
+        patient.write("units/hwsigner-agent.service", "[Service]\nExecStart=/opt/hw\0signer agent\n")
+        assert patient.names() == {"unit-program"}
+
     @pytest.mark.parametrize("line", ["ExecStart='{}/my programs/hwsigner' agent", "ExecStart=%h/bin/hwsigner agent"])
     def test_program_that_is_there_is_no_mistake(self, patient: Patient, line: str) -> None:
         patient.program("../my programs/hwsigner", "exit 0")
