@@ -95,9 +95,11 @@ class Backend(NamedTuple):
             if library:
                 message = f"{module} needs {library[1]}, which is not installed"
                 raise BackendUnavailableError(message, f"Install the system's package that has {library[1]}") from error
-            raise BackendUnavailableError(
-                f"{module} needs a library that can't be loaded ({error})", self.install and f"Run {self.install}"
-            ) from error
+            if isinstance(error, ModuleNotFoundError):
+                problem = f"{module} needs the Python library {error.name}, which is not installed"
+            else:
+                problem = f"{module} needs a library that can't be loaded ({error})"
+            raise BackendUnavailableError(problem, self.install and f"Run {self.install}") from error
 
 
 def register(scheme: str, backend: Backend) -> None:

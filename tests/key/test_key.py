@@ -180,9 +180,14 @@ class TestOtherBackends:
         assert KeyURI.parse("Drawer:number=3?pin-value=1") == KeyURI("drawer", {"number": b"3"})
         assert KeyURI.parse("drawer:number=3").backend is self.DESCRIPTION
 
-    def test_missing_module_is_reported_with_what_to_install(self) -> None:
+    def test_missing_library_of_python_is_named_with_what_to_install(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "keys_in_a_drawer.py").write_text("import drawers\n")
+        monkeypatch.syspath_prepend(tmp_path)
         register("drawer", self.DESCRIPTION)
-        with pytest.raises(BackendUnavailableError, match=r"keys_in_a_drawer.*Run pip install drawer"):
+        problem = "keys_in_a_drawer needs the Python library drawers, which is not installed. Run pip install drawer"
+        with pytest.raises(BackendUnavailableError, match=problem):
             open_key("drawer:number=3")
 
     def test_missing_library_of_the_system_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
