@@ -29,6 +29,8 @@ _USER, _CONTEXT_SPECIFIC = 1, 2
 # More than the longest signature that there is: 4627 bytes, of ML-DSA-87.
 _SIGNATURE_BYTES = 5120
 _BATCH = 256
+# Room for the slots of tokens that are inserted between the two calls which list them.
+_INSERTED = 64
 # More objects or slots, and longer attributes, are a token's or a module's fault.
 _MOST_LISTED, _LONGEST_VALUE = 1 << 16, 1 << 20
 # Of CK_INFO: the manufacturer, the flags, the description and the version. Of CK_SLOT_INFO: the description, the
@@ -174,7 +176,8 @@ class Functions:
         count = _ULONG()
         check(self._get_slot_list(1, None, ctypes.byref(count)))
         _check_count(count.value, "slots")
-        slots = (_ULONG * count.value)()
+        slots = (_ULONG * (count.value + _INSERTED))()
+        count.value = len(slots)
         check(self._get_slot_list(1, slots, ctypes.byref(count)))
         return slots[: count.value]
 

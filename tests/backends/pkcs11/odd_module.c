@@ -3,7 +3,8 @@
  *   ODD_CHATTER     text that C_Initialize prints on stderr
  *   ODD_RAISE, ODD_CLEAR  flags of each token to set and to clear, as numbers
  *   ODD_UNREADABLE  objects whose labels start with this can't be read
- *   ODD_LIE         a lie: "objects" (there are more and more), "slots" (there are too many), "lengths" (of attributes)
+ *   ODD_LIE         a lie: "objects" (there are more and more), "slots" (there are too many), "inserted" (a token,
+ *                   after its slots were counted), "lengths" (of attributes)
  *   ODD_LOGINS      a file that gets a line for each C_Login
  */
 #include <dlfcn.h>
@@ -94,6 +95,8 @@ static ulong_t get_slot_list(unsigned char present, ulong_t *slots, ulong_t *cou
 {
 	ulong_t answer = ((ulong_t(*)(unsigned char, ulong_t *, ulong_t *))real.functions[GET_SLOT_LIST])(present, slots, count);
 	*count = lies("slots") ? 1UL << 60 : *count;
+	if (lies("inserted") && !slots)
+		*count -= 1;
 	return answer;
 }
 

@@ -108,3 +108,10 @@ def test_module_that_lies_about_how_much_there_is_gets_an_error(
     failed = command("show", f"pkcs11:token={hsm.label};object=P-256?pin-value=1234", lie=lie)
     assert (failed.returncode, failed.stdout) == (3, "")
     assert message in failed.stderr
+
+
+def test_token_that_is_inserted_while_tokens_are_listed_is_no_error(
+    command: Callable[..., subprocess.CompletedProcess[str]], hsm: InProcessSoftHSM
+) -> None:
+    done = command("show", f"pkcs11:token={hsm.label};object=P-256?pin-value=1234", lie="inserted")
+    assert (done.returncode, done.stderr.count("PKCS #11 module")) == (0, 0)
