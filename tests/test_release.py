@@ -110,6 +110,25 @@ def test_release_of_sources_without_git_is_a_rehearsal(sources: Path) -> None:
     assert "This is a rehearsal: " in release(sources).stderr
 
 
+def test_release_is_a_rehearsal_unless_the_last_commit_has_the_tag_of_its_version(sources: Path) -> None:
+    (sources / "Makefile").write_text("wheel:\n\t@echo no compiler >&2; false\n")
+    (sources / "CHANGELOG.md").write_text(f"## {__version__} (2026-12-01)\n\n- New.\n")
+    commit_all(sources)
+    expected = f"This is a rehearsal: the last commit does not have the tag v{__version__}.\n"
+    assert release(sources).stderr.startswith(expected)
+    subprocess.run(["git", "tag", f"v{__version__}"], cwd=sources, check=True)
+    assert release(sources).stderr.startswith("no compiler")
+    commit_all(sources)
+    assert release(sources).stderr.startswith(expected)
+
+
+def commit_all(folder: Path) -> None:
+    """Commit a folder's files, in its own repository."""
+    name = ("-c", "user.name=jo", "-c", "user.email=jo@example.org")
+    for command in (["init", "-q"], ["add", "."], [*name, "commit", "-q", "--allow-empty", "-m", "x"]):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+
+
 def test_bill_of_materials_has_the_openssl_that_is_compiled_into_cryptography() -> None:
     folder = Path(cryptography.__file__).parents[1]
     names = {path.parents[1].name.partition("-")[0] for path in folder.glob("*.dist-info/sboms/*")}
