@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import shutil
@@ -130,15 +131,42 @@ def commit_all(folder: Path) -> None:
 
 
 def test_bill_of_materials_has_the_openssl_that_is_compiled_into_cryptography() -> None:
-    folder = Path(cryptography.__file__).parents[1]
-    names = {path.parents[1].name.partition("-")[0] for path in folder.glob("*.dist-info/sboms/*")}
-    bill: dict[str, Any] = {"components": [{"name": name, "bom-ref": name} for name in names]}
-    bundled.add_libraries(bill, folder)
-    [library] = [each for each in bill["components"] if each["name"] == "cryptography"]
-    parts = library["components"]
+    parts = parts_in_bill()["cryptography"]
     found = [f"OpenSSL {part['version']}" for part in parts if part["purl"].startswith("pkg:generic/openssl@")]
     assert found == [" ".join(backend.openssl_version_text().split()[:2])]
     assert len({part["bom-ref"] for part in parts}) == len(parts)
+
+
+@pytest.mark.parametrize(
+    ("library", "module", "part", "symbol"),
+    [
+        ("uvloop", "uvloop.loop", "libuv", b"uv_version"),
+        ("httptools", "httptools.parser.parser", "llhttp", b"llhttp_execute"),
+        ("httptools", "httptools.parser.url_parser", "http-parser", b"http_parser_parse_url"),
+        ("cffi", "_cffi_backend", "libffi", b"LIBFFI_TMPDIR"),
+    ],
+)
+def test_bill_of_materials_has_the_c_libraries_that_are_compiled_into_wheels(
+    library: str, module: str, part: str, symbol: bytes
+) -> None:
+    found = {each["name"]: each.get("version", "") for each in parts_in_bill()[library]}
+    code = Path(importlib.import_module(module).__file__ or "").read_bytes()
+    assert symbol in code
+    assert found[part].encode() in code
+
+
+def test_bill_of_materials_has_the_version_of_libuv() -> None:
+    [libuv] = parts_in_bill()["uvloop"]
+    assert re.fullmatch(r"\d+\.\d+\.\d+", libuv["version"])
+
+
+def parts_in_bill() -> dict[str, list[dict[str, Any]]]:
+    """Return the parts that the bill names for each library of this environment."""
+    folder = Path(cryptography.__file__).parents[1]
+    names = {path.name.partition("-")[0] for path in folder.glob("*.dist-info")}
+    bill: dict[str, Any] = {"components": [{"name": name, "bom-ref": name} for name in names]}
+    bundled.add_libraries(bill, folder)
+    return {library["name"]: library.get("components", []) for library in bill["components"]}
 
 
 def test_unknown_argument_is_an_error(sources: Path) -> None:
