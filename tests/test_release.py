@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import shutil
@@ -110,16 +111,62 @@ def test_release_of_sources_without_git_is_a_rehearsal(sources: Path) -> None:
     assert "This is a rehearsal: " in release(sources).stderr
 
 
+def test_release_is_a_rehearsal_unless_the_last_commit_has_the_tag_of_its_version(sources: Path) -> None:
+    (sources / "Makefile").write_text("wheel:\n\t@echo no compiler >&2; false\n")
+    (sources / "CHANGELOG.md").write_text(f"## {__version__} (2026-12-01)\n\n- New.\n")
+    commit_all(sources)
+    expected = f"This is a rehearsal: the last commit does not have the tag v{__version__}.\n"
+    assert release(sources).stderr.startswith(expected)
+    subprocess.run(["git", "tag", f"v{__version__}"], cwd=sources, check=True)
+    assert release(sources).stderr.startswith("no compiler")
+    commit_all(sources)
+    assert release(sources).stderr.startswith(expected)
+
+
+def commit_all(folder: Path) -> None:
+    """Commit a folder's files, in its own repository."""
+    name = ("-c", "user.name=jo", "-c", "user.email=jo@example.org")
+    for command in (["init", "-q"], ["add", "."], [*name, "commit", "-q", "--allow-empty", "-m", "x"]):
+        subprocess.run(["git", *command], cwd=folder, check=True)
+
+
 def test_bill_of_materials_has_the_openssl_that_is_compiled_into_cryptography() -> None:
-    folder = Path(cryptography.__file__).parents[1]
-    names = {path.parents[1].name.partition("-")[0] for path in folder.glob("*.dist-info/sboms/*")}
-    bill: dict[str, Any] = {"components": [{"name": name, "bom-ref": name} for name in names]}
-    bundled.add_libraries(bill, folder)
-    [library] = [each for each in bill["components"] if each["name"] == "cryptography"]
-    parts = library["components"]
+    parts = parts_in_bill()["cryptography"]
     found = [f"OpenSSL {part['version']}" for part in parts if part["purl"].startswith("pkg:generic/openssl@")]
     assert found == [" ".join(backend.openssl_version_text().split()[:2])]
     assert len({part["bom-ref"] for part in parts}) == len(parts)
+
+
+@pytest.mark.parametrize(
+    ("library", "module", "part", "symbol"),
+    [
+        ("uvloop", "uvloop.loop", "libuv", b"uv_version"),
+        ("httptools", "httptools.parser.parser", "llhttp", b"llhttp_execute"),
+        ("httptools", "httptools.parser.url_parser", "http-parser", b"http_parser_parse_url"),
+        ("cffi", "_cffi_backend", "libffi", b"LIBFFI_TMPDIR"),
+    ],
+)
+def test_bill_of_materials_has_the_c_libraries_that_are_compiled_into_wheels(
+    library: str, module: str, part: str, symbol: bytes
+) -> None:
+    found = {each["name"]: each.get("version", "") for each in parts_in_bill()[library]}
+    code = Path(importlib.import_module(module).__file__ or "").read_bytes()
+    assert symbol in code
+    assert found[part].encode() in code
+
+
+def test_bill_of_materials_has_the_version_of_libuv() -> None:
+    [libuv] = parts_in_bill()["uvloop"]
+    assert re.fullmatch(r"\d+\.\d+\.\d+", libuv["version"])
+
+
+def parts_in_bill() -> dict[str, list[dict[str, Any]]]:
+    """Return the parts that the bill names for each library of this environment."""
+    folder = Path(cryptography.__file__).parents[1]
+    names = {path.name.partition("-")[0] for path in folder.glob("*.dist-info")}
+    bill: dict[str, Any] = {"components": [{"name": name, "bom-ref": name} for name in names]}
+    bundled.add_libraries(bill, folder)
+    return {library["name"]: library.get("components", []) for library in bill["components"]}
 
 
 def test_unknown_argument_is_an_error(sources: Path) -> None:

@@ -2,7 +2,7 @@
 
 - hwsigner: the files of those Debian packages that it needs, by mmdebstrap, and the wheel with its libraries in
   /opt/hwsigner. There is no shell in it.
-- hwsigner-credentials: that program and nothing else.
+- hwsigner-credentials: that program and its licences.
 
 DIST has the wheels of `make wheels`, and gets an OCI archive for each image. FOLDER keeps what is slow to make: the
 Debian root and the wheels of the libraries. Needs root, Debian 13 and its Python. Two runs write the same bytes if
@@ -84,11 +84,10 @@ def main(dist: str, folder: str) -> int:
     version = wheel.name.split("-")[1]
     files = _layer((base / name, name) for name in sorted(_selection(base)))
     _write(Path(dist), "hwsigner", version, files, entry="/opt/hwsigner/bin/hwsigner", about=ABOUT)
-    client = base / "opt/hwsigner/bin/hwsigner-credentials"
-    name = client.name
-    _write(
-        Path(dist), name, version, _layer([(client, name)]), entry=f"/{name}", about="Client of the agent of hwsigner"
-    )
+    name = "hwsigner-credentials"
+    licences = sorted((base / "opt/hwsigner").glob("lib/python3*/site-packages/hwsigner-*.dist-info/licenses/*"))
+    files = _layer((path, path.name) for path in (base / "opt/hwsigner/bin" / name, *licences))
+    _write(Path(dist), name, version, files, entry=f"/{name}", about="Client of the agent of hwsigner")
     return 0
 
 

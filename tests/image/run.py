@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import tarfile
 import tempfile
 import time
 from importlib.metadata import distribution
@@ -80,7 +81,13 @@ def _alone(podman: Podman, node: Node) -> None:
     done = podman.run("run", *ALONE, "--entrypoint=/opt/hwsigner/bin/python", image, "-c", INSIDE)
     assert done.stdout == "[]\n[]\n", done
     assert "Read-only file system" in done.stderr, done
-    client = podman.run("run", *ALONE, f"{REGISTRY}/hwsigner-credentials:{__version__}", "--profile", "web")
+    image = f"{REGISTRY}/hwsigner-credentials:{__version__}"
+    container, exported = podman("create", image).strip(), node.folder / "hwsigner-credentials.tar"
+    podman("export", f"--output={exported}", container)
+    podman("rm", container)
+    with tarfile.open(exported) as files:
+        assert {"hwsigner-credentials", "LICENSE", "NOTICE"} <= set(files.getnames()), files.getnames()
+    client = podman.run("run", *ALONE, image, "--profile", "web")
     assert (client.returncode, client.stderr) == (1, "hwsigner: no agent gave credentials, and can't run /hwsigner\n")
 
 

@@ -37,7 +37,13 @@ case "$action" in
     install-system-units) systemctl --quiet --no-reload preset "$@" ;;
     install-user-units) systemctl --quiet --no-reload --global preset "$@" ;;
     remove-system-units) systemctl --quiet --no-reload disable $now "$@" ;;
-    remove-user-units) systemctl --quiet --no-reload --global disable "$@" ;;
+    remove-user-units)
+        systemctl --quiet --no-reload --global disable "$@"
+        [ -n "$now" ] || exit 0
+        for user in $(systemctl list-units --plain --no-legend 'user@*.service' | sed 's/user@\\([0-9]*\\).*/\\1/'); do
+            systemctl --user --machine="$user@" --quiet disable --now "$@"
+        done
+        ;;
     mark-restart-system-units)
         [ -n "$now" ] || exit 0
         for unit; do systemctl set-property "$unit" Markers=+needs-restart; done

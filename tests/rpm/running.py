@@ -1,4 +1,4 @@
-"""The scriptlets while systemd runs, in a container: an upgrade restarts the services, and erasing stops them."""
+"""The scriptlets while systemd runs, in a container: an upgrade restarts services, and erasing stops them all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ ARN = "arn:aws:rolesanywhere:eu-central-1:123456789012"
 ID = "/00000000-0000-4000-8000-000000000000"
 SCRIPT = f"""
 pid() {{ systemctl show --property=MainPID --value "$1"; }}
-units() {{ systemctl list-units --plain --no-legend --state=active,activating,failed 'hwsigner-*'; }}
+user() {{ systemctl --user --machine=joan@ "$@"; }}
+units() {{ "${{1-systemctl}}" list-units --plain --no-legend --state=active,activating,failed 'hwsigner-*'; }}
 rpm --nodeps --install $OLDER
 [ -z "$(units)" ]
 cd /etc/hwsigner
@@ -26,6 +27,20 @@ chgrp hwsigner *
 chmod 640 *
 systemctl enable --now hwsigner-agent.socket hwsigner-serve@web.socket hwsigner-serve@web hwsigner-renew@web.timer
 systemctl start hwsigner-agent.service
+# A user serves the same profile, at another port.
+useradd --create-home --groups hwsigner joan
+mkdir -p /home/joan/.config/hwsigner /etc/systemd/user/hwsigner-serve@.service.d
+cp config.toml /home/joan/.config/hwsigner
+chown -R joan: /home/joan/.config
+cat > /etc/systemd/user/hwsigner-serve@.service.d/port.conf << END
+[Service]
+ExecStart=
+ExecStart=/usr/bin/hwsigner serve %i --port=9912
+END
+loginctl enable-linger joan
+for second in $(seq 30); do [ -S /run/user/$(id -u joan)/bus ] && break; sleep 1; done
+user start hwsigner-agent.service hwsigner-serve@web.service hwsigner-renew@web.timer
+pgrep --uid joan --full 'bin/hwsigner serve'
 agent=$(pid hwsigner-agent.service)
 serve=$(pid hwsigner-serve@web.service)
 [ "$agent" != 0 ]
@@ -40,13 +55,16 @@ systemctl reload-or-restart --marked
 [ "$(pid hwsigner-agent.service)" != 0 ]
 rpm --nodeps --erase hwsigner hwsigner-credentials
 [ -z "$(units)" ]
+[ -z "$(units user)" ]
+[ -z "$(pgrep --uid joan --full bin/hwsigner)" ]
 """
 
 
 def run_services(root: RpmRoot, _source: Path, program: Path, client: Path) -> None:
     """an older version installed, upgraded and erased in a container, while systemd and the services run"""
     root.prepare(program, client)
-    root.apt("install", "--no-install-recommends", "dbus", "openssl", "systemd-sysv")
+    programs = ("dbus-user-session", "libpam-systemd", "openssl", "procps", "systemd-sysv")
+    root.apt("install", "--no-install-recommends", *programs)
     older, newer = (" ".join(packages) for packages in (make_older(root, program, client), root.put(program, client)))
     run_booted(root, f"OLDER='{older}' NEWER='{newer}'\n{SCRIPT}")
     print("Nothing started, then services restarted, then all stopped.", flush=True)
