@@ -64,10 +64,13 @@ def setup(app: Sphinx) -> None:
 
 
 def _mark_short_code(app: Sphinx, page: nodes.document) -> None:
-    """Give code in a line a class if it is short: a browser would break --pin-policy at its dashes."""
+    """Give code in a line a class if it, or each word of it, is short: a browser would break --pin-policy at a dash."""
     for code in page.findall(nodes.literal):
-        if len(code.astext()) <= _SHORT:
+        text = code.astext()
+        if len(text) <= _SHORT:
             code["classes"].append("short")
+        elif max(map(len, text.split())) <= _SHORT:
+            code["classes"].append("short-words")
 
 
 def _mark_output(app: Sphinx, page: nodes.document) -> None:
