@@ -64,7 +64,7 @@ def page(name: str, by_hand: str, related: list[str], exits: str) -> str:
         parts += ["## Notes", fenced(parser.epilog)]
     parts += ["## Exit status", exits, "[Errors and exit statuses](errors.md) says more about each."]
     if related:
-        parts += ["## More", "\n".join(f"- {link}" for link in related)]
+        parts += ["## See also", "\n".join(f"- {link}" for link in related)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -91,7 +91,8 @@ def _mentioning(name: str, source: Path) -> list[str]:
     for path in sorted(source.glob("*/*.md")):
         text = path.read_text()
         count = len(re.findall(rf"hwsigner {name}\b(?!-)", text))
-        if count and path.parent.name in _FOLDERS and path.name not in ("commands.md", file_of(name)):
+        own = path.parent.name == "reference" and path.name in ("commands.md", file_of(name))
+        if count and path.parent.name in _FOLDERS and not own:
             found.append((-count, f"[{title_of(text)}](../{path.relative_to(source)})"))
     return [link for _, link in sorted(found)[:_MENTIONING_PAGES]]
 

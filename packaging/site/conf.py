@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from html import escape
 from pathlib import Path
+from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -41,6 +43,7 @@ toc_object_entries_show_parents = "hide"
 
 html_theme = "furo"
 html_static_path = ["static"]
+html_favicon = "static/favicon.svg"
 html_css_files = ["style.css"]
 html_js_files = ["messages.js"]
 html_search_scorer = str(Path(__file__).parent / "scorer.js")
@@ -54,20 +57,24 @@ pygments_dark_style = "monokai"
 
 
 def setup(app: Sphinx) -> None:
-    """Have autodoc read docstrings as hwsigner writes them, keep short code on one line, and wrap output."""
+    """Have autodoc read docstrings as hwsigner writes them, keep short code together, wrap output, describe pages."""
     app.connect("doctree-read", _mark_short_code)
     app.connect("doctree-read", _mark_output)
     app.connect("doctree-read", _set_dashes)
+    app.connect("html-page-context", _describe)
     app.connect("autodoc-process-docstring", _before_napoleon, priority=400)
     app.connect("autodoc-process-docstring", _after_napoleon, priority=600)
     app.connect("autodoc-skip-member", _skip_fields)
 
 
 def _mark_short_code(app: Sphinx, page: nodes.document) -> None:
-    """Give code in a line a class if it is short: a browser would break --pin-policy at its dashes."""
+    """Give code in a line a class if it, or each word of it, is short: a browser would break --pin-policy at a dash."""
     for code in page.findall(nodes.literal):
-        if len(code.astext()) <= _SHORT:
+        text = code.astext()
+        if len(text) <= _SHORT:
             code["classes"].append("short")
+        elif max(map(len, text.split())) <= _SHORT:
+            code["classes"].append("short-words")
 
 
 def _mark_output(app: Sphinx, page: nodes.document) -> None:
@@ -81,6 +88,13 @@ def _set_dashes(app: Sphinx, page: nodes.document) -> None:
     """Set a dash between an argument and what it is: Sphinx writes two hyphens there."""
     for text in list(page.findall(lambda node: isinstance(node, nodes.Text) and node == " -- ")):
         text.parent.replace(text, nodes.Text(" – "))
+
+
+def _describe(app: Sphinx, name: str, template: str, context: dict[str, Any], page: nodes.document | None) -> None:
+    """Give a page the description that search engines show: its first paragraph."""
+    if page and (first := next(page.findall(nodes.paragraph), None)):
+        words = escape(" ".join(first.astext().split()))
+        context["metatags"] += f'<meta name="description" content="{words}" />'
 
 
 def _before_napoleon(app: Sphinx, kind: str, name: str, found: object, options: object, lines: list[str]) -> None:

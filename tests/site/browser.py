@@ -177,6 +177,14 @@ def root(request: pytest.FixtureRequest) -> Iterator[str]:
         ("exit status", "reference/errors.html"),
         ("BackgroundProvider", "reference/hwsigner.html"),
         ("storage root key", "how-to/tpm.html"),
+        ("access denied", "reference/errors.html"),
+        ("yubikey pin", "how-to/pins.html"),
+        ("credential_process", "reference/config.html"),
+        ("TPM lockout", "how-to/tpm.html"),
+        ("proxy", "reference/files.html"),
+        ("uninstall", "how-to/debian-package.html"),
+        ("aws_signing_helper", "reference/commands.html"),
+        ("pkcs11 module", "how-to/pkcs11-in-use.html"),
     ],
 )
 def test_search_finds_the_page(query: str, page: str, root: str, browser: Browser) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
 import api_pages
+import build_site
 import command_pages
 import error_pages
 from hwsigner.cli import COMMANDS, command_parser
@@ -29,6 +31,13 @@ def test_page_of_a_command_says_what_each_exit_status_means() -> None:
     exits = command_pages.statuses((ROOT / "docs" / "reference" / "errors.md").read_text())
     rows = re.findall(r"^\| (\d+) \| .+ \|$", command_pages.page("list", "", [], exits), re.MULTILINE)
     assert rows == ["0", *map(str, sorted(error_pages._STATUSES)), "130", "141"]
+
+
+@pytest.mark.parametrize("name", ["agent", "doctor", "emulator", "registrar", "serve"])
+def test_page_of_a_command_leads_to_the_guide_of_the_same_name(name: str, tmp_path: Path) -> None:
+    build_site.assemble(tmp_path / "site")
+    page = (tmp_path / "site" / "reference" / f"{name}.md").read_text()
+    assert f"](../how-to/{name}.md)" in page.partition("## See also")[2]
 
 
 def test_table_of_commands_has_every_command() -> None:

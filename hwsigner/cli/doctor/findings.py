@@ -210,7 +210,7 @@ MISTAKES = {
         "Run timedatectl set-ntp true",
     ),
     "service-unreachable": Mistake(_ENDPOINT, "Check endpoint, proxy and CAs"),
-    "session-refused": Mistake("The service said so just now", "Run hwsigner aws check --profile NAME"),
+    "session-refused": Mistake("No program gets credentials with the profile", "Run hwsigner aws check --profile NAME"),
     # With --aws.
     "aws-not-asked": Mistake(
         "Trust anchor, profile and role were not compared with what AWS has",
