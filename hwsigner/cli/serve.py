@@ -17,6 +17,7 @@ from hwsigner.cli.watching import Watch, monitoring, open_log
 from hwsigner.config.flags import IDENTITY, PROFILE, SESSION, Flag, boolean, whole_number
 from hwsigner.config.monitoring import MONITORING
 from hwsigner.errors import UsageError, printable
+from hwsigner.http.address import host_name
 from hwsigner.system import notices
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ _FLAGS = (
     Flag("token-folder", "folder for the tokens of the container endpoint", "DIR"),
     Flag("tls-certificate", "serve HTTPS with this certificate and its chain (PEM)", "FILE"),
     Flag("tls-key", "private key of the certificate (PEM); default: in the same file", "FILE"),
-    Flag("host-name", "name by which clients may call the server; repeatable", "NAME", many=True),
+    Flag("host-name", "name by which clients may call the server; repeatable", "NAME", host_name, many=True),
     *MONITORING,
     *METRICS,
 )
