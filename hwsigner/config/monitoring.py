@@ -72,12 +72,9 @@ def _table(file: str) -> dict[str, Any] | None:
         raise ConfigError(f"can't read {file}: {error.strerror}") from error
     if b"monitoring" not in data:  # Most commands need nothing else of the file.
         return None
-    import tomllib
+    from hwsigner.system.toml import parse_toml
 
-    try:
-        table = tomllib.loads(data.decode()).get("monitoring")
-    except (ValueError, RecursionError):  # The file may hold a PIN, which the exception may quote.
-        raise ConfigError(f"{file} is not TOML", "Fix it in an editor") from None
+    table = parse_toml(data, file).get("monitoring")
     if table is None:
         return None
     if not isinstance(table, dict):
