@@ -166,6 +166,12 @@ class TestFile:
         assert (outcome.status, outcome.out) == (1, "")
         assert outcome.err.startswith("hwsigner: /dev/full is not a regular file")
 
+    def test_pipe_is_refused_by_the_name_that_was_given(self, key: Path) -> None:
+        command = [sys.executable, "-m", "hwsigner", "csr", key, *SUBJECT, "--out", "/dev/stdout"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith("hwsigner: /dev/stdout is not a regular file. ")
+
     def test_written_request_is_named_when_stdout_is_full(self, key: Path, tmp_path: Path) -> None:
         out = tmp_path / "web.csr"
         command = [sys.executable, "-m", "hwsigner", "csr", key, *SUBJECT, "--out", out, "--json"]

@@ -573,6 +573,7 @@ def test_https_is_served_with_the_certificate(stage: Stage) -> None:
     [
         (("web", "--address=0.0.0.0"), "other machines can reach the address, and there is no TLS"),
         (("web", "--address=::"), "other machines can reach the address, and there is no TLS"),
+        (("web", "--address=server.example"), "--address 'server.example' is not an IP address. Give one"),
         (("web", "--tls-certificate=x.pem"), "--tls-certificate x.pem and its key can't be used: No such"),
         (("web", "--tls-key=/nonexistent"), "--tls-key is given without --tls-certificate"),
         (("web", "--imds", "--tls-certificate=x"), "--imds can't be combined with --tls-certificate"),
