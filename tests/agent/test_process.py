@@ -229,7 +229,7 @@ class TestProcess:
         reader, writer = os.pipe()
         os.close(reader)
         with agent_process(home):
-            command = [real_program.with_name("hwsigner"), "agent", *line.split()]
+            command = [str(real_program.with_name("hwsigner")), "agent", *line.split()]
             done = subprocess.run(command, env=home.environ, stdout=writer, stderr=subprocess.PIPE, text=True)
         os.close(writer)
         problem = f"hwsigner: the agent has done {line.split()[0]!r}, but stdout can't be written: Broken pipe. "

@@ -167,14 +167,14 @@ class TestFile:
         assert outcome.err.startswith("hwsigner: /dev/full is not a regular file")
 
     def test_pipe_is_refused_by_the_name_that_was_given(self, key: Path) -> None:
-        command = [sys.executable, "-m", "hwsigner", "csr", key, *SUBJECT, "--out", "/dev/stdout"]
+        command = [sys.executable, "-m", "hwsigner", "csr", str(key), *SUBJECT, "--out", "/dev/stdout"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr.startswith("hwsigner: /dev/stdout is not a regular file. ")
 
     def test_written_request_is_named_when_stdout_is_full(self, key: Path, tmp_path: Path) -> None:
         out = tmp_path / "web.csr"
-        command = [sys.executable, "-m", "hwsigner", "csr", key, *SUBJECT, "--out", out, "--json"]
+        command = [sys.executable, "-m", "hwsigner", "csr", str(key), *SUBJECT, "--out", str(out), "--json"]
         with open("/dev/full", "wb") as full:
             done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
         problem = f"hwsigner: {out} was written, but stdout can't be written: No space left on device. "
