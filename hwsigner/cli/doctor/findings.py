@@ -53,6 +53,7 @@ MISTAKES = {
     # The profile.
     "profile-none": Mistake("Without a profile, there is little to check", "Run hwsigner enroll NAME"),
     "profiles-unreadable": Mistake("No profile can be used", "Fix config.toml in an editor"),
+    "monitoring-invalid": Mistake("No command gives credentials until it is corrected", "Fix config.toml in an editor"),
     "profile-twice": Mistake(
         "Programs ask the agents before they read config.toml, so they may get the credentials of the other profile",
         "Give one of the two another name",
