@@ -304,10 +304,11 @@ def test_agent_that_does_not_answer_is_named(patient: Patient, monkeypatch: pyte
     address = Home(patient.folder, patient.ca, patient.emulator).address
     with open_listener(address, {}):
         (found,) = patient.findings()
-        status = patient.call("status")
+        status, asked = patient.call("status"), patient.call("agent", "status")
     assert (found["id"], found["profile"]) == ("agent-silent", "")
     assert "the user's agent" in found["found"]
     assert "does not answer in time" in status.err
+    assert (asked.status, "in time. Find it with pgrep -af 'hwsigner agent'" in asked.err) == (7, True)
 
 
 def test_agent_s_last_failure_is_named(patient: Patient) -> None:
