@@ -187,7 +187,7 @@ class AgentProfile:
         failure, wanted = self._provider and self._provider.failure, self._pins.wanted
         may_ask_again = isinstance(failure, WrongPinError) and failure.may_ask_again
         if wanted and (may_ask_again or (isinstance(failure, WrongPinError) and wanted.may_be_empty)):
-            wanted = wanted._replace(state="the last PIN was wrong")
+            wanted = wanted._replace(state="the last one was wrong")
         return UnlockProgress(wanted if may_ask_again or isinstance(failure, kind) else None, answer)
 
     def _report(self, act: Callable[[], object]) -> bytes:

@@ -217,7 +217,7 @@ class Channel:
             self._sock.settimeout(max(0.001, deadline - time.monotonic()))
             count = self._sock.recv_into(buffer)
         except TimeoutError:
-            hint = "Check it with hwsigner agent status; stop the process if it hangs"
+            hint = "Find it with pgrep -af 'hwsigner agent', and stop it with kill if it hangs"
             raise AgentError("the agent does not answer in time", hint) from None
         except OSError as error:
             raise AgentError(f"the agent's socket failed: {error.strerror or error}") from None

@@ -84,13 +84,28 @@ def check_no_keys(data: bytes, profile: str, *, path: str) -> None:
         raise ConfigError(problem, "Remove it there, or name another profile")
 
 
+def parse_problem(error: configparser.Error) -> str:
+    """Return why a file of the AWS SDKs can't be parsed: what it has, and where. No value is quoted."""
+    match error:
+        case configparser.DuplicateSectionError():
+            return f"has a second [{error.section}] in line {error.lineno}"
+        case configparser.DuplicateOptionError():
+            return f"has a second {error.option} in [{error.section}], in line {error.lineno}"
+        case configparser.MissingSectionHeaderError():
+            return f"has a setting before the first section, in line {error.lineno}"
+        case configparser.ParsingError():
+            return f"has neither a section nor a setting in line {error.errors[0][0]}"
+    return "is not a file of sections and settings"
+
+
 def _read(text: str, path: str) -> dict[str, dict[str, str]]:
     """Return the settings by section, as botocore reads them."""
     parser = configparser.RawConfigParser()
     try:
         parser.read_string(text)
-    except configparser.Error:  # Not chained: it quotes the file.
-        raise ConfigError(f"{path} can't be read as the AWS SDKs do", "Fix it, then run the command again") from None
+    except configparser.Error as error:  # Not chained: it quotes the file.
+        problem = f"{path} {parse_problem(error)}, so the AWS SDKs can't read it"
+        raise ConfigError(problem, "Fix it, then run the command again") from None
     return {name: dict(parser.items(name)) for name in parser.sections()}
 
 

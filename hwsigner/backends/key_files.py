@@ -130,4 +130,5 @@ def _foreign(path: str) -> CertificateError:
 
 
 def _exists(path: str) -> SigningKeyError:
-    return SigningKeyError(f"{path} is there already", "Name a new file, or delete that one: it is not overwritten")
+    hint = "Name a new file, or delete that one: it is not overwritten"
+    return SigningKeyError(f"{path} is there already", "Name a file in that folder" if os.path.isdir(path) else hint)

@@ -16,7 +16,7 @@ from hwsigner._version import __version__
 from hwsigner.cli import options
 from hwsigner.cli.metrics import METRICS, metrics_output
 from hwsigner.cli.parser import Arguments, Parser
-from hwsigner.cli.process import raise_descriptor_limit, report_thread_failures, signals_handled
+from hwsigner.cli.process import print_outcome, raise_descriptor_limit, report_thread_failures, signals_handled
 from hwsigner.cli.watching import Watch, monitoring, open_log
 from hwsigner.config.flags import OUTPUT, Flag, switch
 from hwsigner.config.monitoring import MONITORING
@@ -81,7 +81,11 @@ def _command(arguments: Arguments, address: Address) -> None:
     if arguments.json and action != "status":
         raise UsageError(f"agent {action} has no JSON output", "Leave out --output json, which is for agent status")
     answer = command(address, request, PinSource(prompts=options.prompts(arguments)).prompt)
-    print(_status_json(answer) if arguments.json else "\n".join(map(_shown, answer.splitlines())))
+    text = _status_json(answer) if arguments.json else "\n".join(map(_shown, answer.splitlines()))
+    if action == "status":
+        print(text)
+    else:
+        print_outcome(f"the agent has done {action!r}", text)
 
 
 def _status_json(answer: str) -> str:

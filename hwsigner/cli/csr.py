@@ -9,6 +9,7 @@ from functools import partial
 
 from hwsigner.cli import options
 from hwsigner.cli.parser import Arguments, Parser
+from hwsigner.cli.process import print_outcome
 from hwsigner.config.flags import KEY, NAMES, OUTPUT, Flag
 from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError
 from hwsigner.identity.certificate_request import check_names, sign_certificate_request
@@ -40,13 +41,14 @@ def run(arguments: Arguments) -> int:
     for problem in untaggable(request):
         hint = "Choose another name, or leave it out of the Roles Anywhere profile's attribute mappings"
         warnings.warn(HwsignerWarning(problem, hint), stacklevel=2)
+    names = {"subject": arguments.subject, "dns": arguments.dns, "uris": arguments.uri}
+    data = json.dumps({"file": arguments.out, **names, "request": request.pem.decode()}, indent=2)
     if arguments.out:
         edit_file(arguments.out, partial(_replaced, arguments.out, request.pem))
-    if arguments.json:
-        names = {"subject": arguments.subject, "dns": arguments.dns, "uris": arguments.uri}
-        print(json.dumps({"file": arguments.out, **names, "request": request.pem.decode()}, indent=2))
-    elif not arguments.out:
-        sys.stdout.write(request.pem.decode())
+        if arguments.json:
+            print_outcome(f"{arguments.out} was written", data)
+    else:
+        sys.stdout.write(f"{data}\n" if arguments.json else request.pem.decode())
     return 0
 
 

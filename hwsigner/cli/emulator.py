@@ -19,6 +19,7 @@ from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.cli.process import report, stop_signals
 from hwsigner.config.flags import Flag, switch, whole_number
 from hwsigner.errors import CertificateError, HwsignerError, UsageError
+from hwsigner.http.address import host_name
 
 if TYPE_CHECKING:
     from hwsigner.emulator import Emulator, Record, World
@@ -41,7 +42,7 @@ _FLAGS = (
     Flag("host", "loopback address to listen on", "HOST", default=LOOPBACK),
     switch("tls", "serve HTTPS with a CA created for this run"),
     Flag("ca-file", "with --tls: file to write the CA's certificate to (PEM)", "PATH"),
-    Flag("host-name", "with --tls: another name in the server's certificate; repeatable", "NAME", many=True),
+    Flag("host-name", "with --tls: another name in the server's certificate; repeatable", "NAME", host_name, many=True),
     Flag(
         "fault",
         "misbehave at the next CreateSession requests, as in throttle*2:retry-after=1; names are listed below",

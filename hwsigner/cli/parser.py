@@ -168,7 +168,8 @@ class Parser:
             elif name.startswith("-") and argument != "-":
                 # Only the name: it may be a misspelt password flag.
                 known = [f"--{flag}" for flag in (*self._flags, "help")]
-                raise UsageError(f"unknown flag {name}", suggestion(name, known, self.hint))
+                hint = "Run hwsigner version" if name == "--version" else suggestion(name, known, self.hint)
+                raise UsageError(f"unknown flag {name}", hint)
             else:
                 others.append(argument)
         return values, others

@@ -73,7 +73,8 @@ def run(arguments: Arguments) -> int:
     """Show all that would be gone, then ask for each step and do it. With JSON on stdout, this goes to stderr."""
     found = profile(arguments.name, os.environ)
     if not os.access(found.file.parent, os.W_OK):
-        raise HwsignerError(f"you can't change {found.file}, which has profile {found.name!r}", "Run it as the owner")
+        problem = f"you can't change {found.file}, which has profile {found.name!r}"
+        raise HwsignerError(problem, "Run it as the owner, where that file system is not read-only")
     plan = _plan(arguments, found)
     shown = [f"  {line}" for step in plan.steps for line in step.lines]
     done: list[str] = []

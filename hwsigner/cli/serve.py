@@ -17,6 +17,7 @@ from hwsigner.cli.watching import Watch, monitoring, open_log
 from hwsigner.config.flags import IDENTITY, PROFILE, SESSION, Flag, boolean, whole_number
 from hwsigner.config.monitoring import MONITORING
 from hwsigner.errors import UsageError, printable
+from hwsigner.http.address import host_name
 from hwsigner.system import notices
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ _FLAGS = (
     Flag("token-folder", "folder for the tokens of the container endpoint", "DIR"),
     Flag("tls-certificate", "serve HTTPS with this certificate and its chain (PEM)", "FILE"),
     Flag("tls-key", "private key of the certificate (PEM); default: in the same file", "FILE"),
-    Flag("host-name", "name by which clients may call the server; repeatable", "NAME", many=True),
+    Flag("host-name", "name by which clients may call the server; repeatable", "NAME", host_name, many=True),
     *MONITORING,
     *METRICS,
 )
@@ -155,14 +156,14 @@ def _tls(arguments: Arguments) -> ssl.SSLContext | None:
 
 def _activated(arguments: Arguments, tls: ssl.SSLContext | None) -> list[socket.socket]:
     """Return systemd's sockets, if it passed any. Other machines may reach neither them nor --address without TLS."""
-    from hwsigner.http.address import is_loopback
+    from hwsigner.http.address import ip_address, is_loopback
     from hwsigner.serving.listener import limit_hops, take_activated
 
     found = take_activated(os.environ)
     for one in found:
         limit_hops(one, arguments.hop_limit)
     addresses = [one.getsockname()[0] for one in found] or [arguments.address]
-    if not (tls or all(map(is_loopback, addresses))):
+    if not (tls or all(is_loopback(one) or ip_address(one) is None for one in addresses)):  # `listen` refuses a name.
         raise UsageError("other machines can reach the address, and there is no TLS", "Give --tls-certificate")
     return found
 

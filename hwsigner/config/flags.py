@@ -404,4 +404,5 @@ def _from_toml(flag: Flag, value: Any, where: str) -> Any:
             return None if value == "" and flag.convert is str else flag.value(str(value))
     except (UsageError, TypeError, AttributeError) as error:
         raise ConfigError(f"{where} has {flag.name} with an invalid value: {error}") from error
-    raise ConfigError(f"{where} has {flag.name} with a value of the wrong type")
+    hint = 'Write ["VALUE"]' if flag.many else 'Write "VALUE"' if flag.metavar else "Write true or false"
+    raise ConfigError(f"{where} has {flag.name} with a value of the wrong type", hint)

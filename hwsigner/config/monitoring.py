@@ -47,17 +47,21 @@ def read_monitoring(environ: Mapping[str, str], given: Mapping[str, Any] | None 
         ConfigError: config.toml can't be read or has an invalid table.
         UsageError: the audit log is required, and there is none; or its path is relative.
     """
-    table = _table(user_file(environ))
+    file = user_file(environ)
+    table = _table(file)
     if table is None:
-        table = _table(SYSTEM_FILE) or {}
+        file = SYSTEM_FILE
+        table = _table(file) or {}
     of_flags = {name: value for name, value in (given or {}).items() if name in _DEFAULTS and value is not None}
     values = {**_DEFAULTS, **{name: value for name, value in table.items() if value is not None}, **of_flags}
+    where = "" if of_flags.keys() & {"audit", "audit_log"} else f"{file}: [monitoring]: "
     if values["audit"] == "required" and not values["audit_log"]:
-        raise UsageError("audit is required, and there is no audit-log", "Set audit-log to a file, journal or stderr")
+        problem = f"{where}audit is required, and there is no audit-log"
+        raise UsageError(problem, "Set audit-log to a file, journal or stderr")
     place = values["audit_log"]
     if place not in (None, "journal", "stderr") and (not place.startswith("/") or "\0" in place):
         hint = "Write an absolute path, journal or stderr"
-        raise UsageError(f"audit-log is {place[:100]!r}, which is not a place for it", hint)
+        raise UsageError(f"{where}audit-log is {place[:100]!r}, which is not a place for it", hint)
     return values
 
 
@@ -72,12 +76,9 @@ def _table(file: str) -> dict[str, Any] | None:
         raise ConfigError(f"can't read {file}: {error.strerror}") from error
     if b"monitoring" not in data:  # Most commands need nothing else of the file.
         return None
-    import tomllib
+    from hwsigner.system.toml import parse_toml
 
-    try:
-        table = tomllib.loads(data.decode()).get("monitoring")
-    except (ValueError, RecursionError):  # The file may hold a PIN, which the exception may quote.
-        raise ConfigError(f"{file} is not TOML", "Fix it in an editor") from None
+    table = parse_toml(data, file).get("monitoring")
     if table is None:
         return None
     if not isinstance(table, dict):

@@ -18,6 +18,7 @@ from typing import Any
 from hwsigner.config import places
 from hwsigner.errors import ConfigError, NoProfileError, UsageError, suggestion
 from hwsigner.system.files import create_file, edit_file, open_trusted
+from hwsigner.system.toml import parse_toml
 from hwsigner.system.users import share_with_agent
 
 SYSTEM_FILE = Path(places.SYSTEM_FILE)
@@ -306,19 +307,18 @@ def _read(file: Path) -> dict[str, Profile]:
     try:
         with open_trusted(str(file), ConfigError) as stream:
             status = os.fstat(stream.fileno())
-            document = tomllib.load(stream)
+            data = stream.read()
     except (FileNotFoundError, NotADirectoryError):  # The home of some system users is /dev/null.
         return {}
     except OSError as error:
-        raise ConfigError(f"can't read {file}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        # Only the place, and not chained: the exception may quote the file, which may hold a PIN.
-        place = re.search(r"at line \d+, column \d+", str(error))
-        raise ConfigError(f"{file} is not TOML {place[0] if place else ''}".rstrip(), "Fix it in an editor") from None
+        hint = "It must be a file that you may read"
+        raise ConfigError(f"can't read {file}: {error.strerror}", hint) from error
+    document = parse_toml(data, str(file))
     tables = document.get("profile", {})
     unknown = sorted(document.keys() - {"profile", "monitoring"})
     if unknown or not isinstance(tables, dict):
-        raise ConfigError(f"{file} has {', '.join(unknown) or 'a profile'} that is not [profile.NAME]")
+        problem = f"{file} has {', '.join(unknown) or 'a profile'} that is not [profile.NAME]"
+        raise ConfigError(problem, "Write [profile.NAME] above the keys of each profile")
     for name, values in tables.items():
         if not isinstance(values, dict):
             raise ConfigError(f"{file} has profile.{name}, which is not a table", "Write [profile.NAME] and its keys")

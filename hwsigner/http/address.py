@@ -72,6 +72,14 @@ def parse_host(netloc: str) -> tuple[str, int | None]:
     return host, port or None
 
 
+def host_name(text: str) -> str:
+    """Convert the value of a flag for a host: a name or an IP address, without a port."""
+    try:
+        return parse_host(host_and_port(text, None))[0]
+    except ValueError:
+        raise ValueError("write a name such as server.example.com, or an IP address, without a port") from None
+
+
 def parse_url(url: str) -> Endpoint:
     """Parse an `http:` or `https:` URL without a user name, query and fragment. The path may be empty.
 

@@ -151,6 +151,8 @@ def edit_file(path: str, edit: Callable[[bytes], bytes], *, mode: int = 0o600) -
     target = path
     try:
         target = _resolved(path)
+        with suppress(FileNotFoundError):
+            _check_regular(path, os.stat(path))  # /dev/stdout may lead to a pipe, which has no other path.
         folder, name = os.path.split(target)
         if not os.path.exists(folder):
             os.makedirs(folder, mode=0o755 if mode & 0o004 else 0o700, exist_ok=True)
@@ -250,6 +252,12 @@ def _resolved(path: str) -> str:
     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
 
 
+def _check_regular(path: str, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        hint = "Give a regular file, or a path that does not exist yet"
+        raise HwsignerError(f"{path} is not a regular file", hint)
+
+
 class _Content(NamedTuple):
     data: bytes
     status: os.stat_result
@@ -269,9 +277,7 @@ class _File(NamedTuple):
             self._check(os.stat(self.name, dir_fd=self.directory))
 
     def _check(self, status: os.stat_result) -> None:
-        if not stat.S_ISREG(status.st_mode):
-            hint = "Give a regular file, or a path that does not exist yet"
-            raise HwsignerError(f"{self.path} is not a regular file", hint)
+        _check_regular(self.path, status)
         if status.st_uid != os.geteuid():
             raise HwsignerError(
                 f"{self.path} belongs to user {status.st_uid}, and replacing it would change its owner",

@@ -222,6 +222,19 @@ class TestProcess:
         assert again.returncode == 7
         assert again.stderr.endswith(f"{home.address.socket}. Nothing needs to be stopped\n")
 
+    @pytest.mark.parametrize("line", ["lock", "unlock web", "refresh web", "stop"])
+    def test_command_that_changed_the_agent_says_so_when_its_reader_has_gone(
+        self, line: str, home: Home, real_program: Path
+    ) -> None:
+        reader, writer = os.pipe()
+        os.close(reader)
+        with agent_process(home):
+            command = [str(real_program.with_name("hwsigner")), "agent", *line.split()]
+            done = subprocess.run(command, env=home.environ, stdout=writer, stderr=subprocess.PIPE, text=True)
+        os.close(writer)
+        problem = f"hwsigner: the agent has done {line.split()[0]!r}, but stdout can't be written: Broken pipe. "
+        assert (done.returncode, done.stderr) == (1, f"{problem}Check where the output goes\n")
+
 
 class TestSocketActivation:
     @pytest.fixture

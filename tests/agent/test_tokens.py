@@ -106,7 +106,7 @@ class TestTPMHandle:
             assert running.get().startswith(b"1 error 3 " if auth else b"1 ok ")
             command(home.address, UNLOCK, person)
             assert running.get().startswith(b"1 ok ")
-        assert [request.state for request in person.asked] == (["the last PIN was wrong"] if auth else [])
+        assert [request.state for request in person.asked] == (["the last one was wrong"] if auth else [])
 
 
 def swtpm_env(swtpm: SoftTPM) -> dict[str, str]:
@@ -142,7 +142,7 @@ class TestYubiKey:
         with run_agent(home) as running:
             command(home.address, UNLOCK, mistaken)
             assert not is_locked(running)
-            assert [request.state for request in mistaken.asked] == ["", "the last PIN was wrong"]
+            assert [request.state for request in mistaken.asked] == ["", "the last one was wrong"]
             command(home.address, Request(Verb.LOCK, "web"))
             with pytest.raises(AgentError, match="one try is left"):
                 command(home.address, UNLOCK, stubborn)

@@ -119,8 +119,10 @@ def test_boto3_runs_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ("[profile web]\nrole_arn = arn\n", "has role_arn, another source of credentials"),
         ("[profile web]\nsso_session = a\n", "has sso_session, another source"),
         ('[profile web]\n[profile "web"]\n', "has two sections for the profile web"),
-        ("[profile web]\n[profile web]\n", "can't be read as the AWS SDKs do"),
-        ("no section = secret\n", "can't be read as the AWS SDKs do"),
+        ("[profile web]\n[profile web]\n", r"has a second \[profile web\] in line 2, so the AWS SDKs can't read it"),
+        ("[a]\nx = 1\nx = secret\n", r"has a second x in \[a\], in line 3, so the AWS SDKs can't read it"),
+        ("no section = secret\n", "has a setting before the first section, in line 1, so the AWS SDKs can't read it"),
+        ("[a]\nsecret\n", "has neither a section nor a setting in line 2, so the AWS SDKs can't read it"),
         ("[profile web]\n  s3 = a\n", "can't get a credential_process without changing other settings"),
     ],
 )

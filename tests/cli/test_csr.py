@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,21 @@ class TestFile:
         outcome = call("csr", key, *SUBJECT, "--out", "/dev/full")
         assert (outcome.status, outcome.out) == (1, "")
         assert outcome.err.startswith("hwsigner: /dev/full is not a regular file")
+
+    def test_pipe_is_refused_by_the_name_that_was_given(self, key: Path) -> None:
+        command = [sys.executable, "-m", "hwsigner", "csr", str(key), *SUBJECT, "--out", "/dev/stdout"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith("hwsigner: /dev/stdout is not a regular file. ")
+
+    def test_written_request_is_named_when_stdout_is_full(self, key: Path, tmp_path: Path) -> None:
+        out = tmp_path / "web.csr"
+        command = [sys.executable, "-m", "hwsigner", "csr", str(key), *SUBJECT, "--out", str(out), "--json"]
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+        problem = f"hwsigner: {out} was written, but stdout can't be written: No space left on device. "
+        assert (done.returncode, done.stderr) == (1, f"{problem}Check where the output goes\n")
+        assert verified(out.read_text()) == "CN=bamboo-01,OU=devops"
 
     def test_missing_key_writes_nothing(self, call: Callable[..., Outcome], tmp_path: Path) -> None:
         assert call("csr", tmp_path / "none", *SUBJECT, "--out", tmp_path / "csr").status == 3

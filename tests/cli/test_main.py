@@ -256,6 +256,10 @@ class TestCommands:
     def test_flag_before_the_command_gets_a_hint(self, flag: str, hint: str, call: Call) -> None:
         assert call(flag, "web") == Outcome(2, "", f"hwsigner: {flag} is not a command. {hint}\n")
 
+    def test_version_flag_of_a_command_gets_the_command_that_prints_it(self, call: Call) -> None:
+        outcome = call("credential-process", "--version")
+        assert outcome == Outcome(2, "", "hwsigner: unknown flag --version. Run hwsigner version\n")
+
     @pytest.mark.parametrize(("name", "hint"), [("frob", "See hwsigner --help"), ("aws", "See hwsigner aws --help")])
     def test_hint_about_an_unknown_command_is_short(self, name: str, hint: str, call: Call) -> None:
         assert call(name, "zzz").err.endswith(f". {hint}\n")

@@ -204,6 +204,7 @@ def test_session_token_in_the_query_is_not_logged(emulator: Emulator) -> None:
         (["--trust-anchor", "CA", "--host", "0.0.0.0"], 2, "not a loopback address"),
         (["--trust-anchor", "CA", "--ca-file", "x"], 2, "require --tls"),
         (["--trust-anchor", "CA", "--host-name", "x"], 2, "require --tls"),
+        (["--trust-anchor", "CA", "--tls", "--host-name", "bücher.example"], 2, "--host-name is 'bücher.example'"),
         (["--trust-anchor", "CA", "--fault", "nonsense"], 2, "no fault is named nonsense"),
         (["--trust-anchor", "CA", "--log", "/none/log"], 1, "--log /none/log can't be written"),
         (["--trust-anchor", "CA", "--tls", "--ca-file", "/none/ca"], 1, "--ca-file /none/ca can't be written"),

@@ -573,6 +573,7 @@ def test_https_is_served_with_the_certificate(stage: Stage) -> None:
     [
         (("web", "--address=0.0.0.0"), "other machines can reach the address, and there is no TLS"),
         (("web", "--address=::"), "other machines can reach the address, and there is no TLS"),
+        (("web", "--address=server.example"), "--address 'server.example' is not an IP address. Give one"),
         (("web", "--tls-certificate=x.pem"), "--tls-certificate x.pem and its key can't be used: No such"),
         (("web", "--tls-key=/nonexistent"), "--tls-key is given without --tls-certificate"),
         (("web", "--imds", "--tls-certificate=x"), "--imds can't be combined with --tls-certificate"),
@@ -581,6 +582,10 @@ def test_https_is_served_with_the_certificate(stage: Stage) -> None:
         (("web", "--allow-user=no such user"), "--allow-user 'no such user' is not a user of this machine"),
         (("nope",), "there is no profile 'nope'"),
         (("web", "--port=65536"), "--port"),
+        (("web", "--host-name=a b"), "--host-name is 'a b': write a name such as server.example.com"),
+        (("web", "--host-name=https://server.example"), "--host-name is 'https://server.example': write a name"),
+        (("web", "--host-name=server.example:9911"), "without a port"),
+        (("web", "--host-name="), "--host-name is '': write a name"),
         (("web", "--hop-limit=0"), "--hop-limit"),
         ((), "--trust-anchor-arn is missing"),
     ],

@@ -45,6 +45,13 @@ def pin_state(token: TokenInfo) -> str:
     return next((words for flag, words in _STATES if token.flags & flag), "")
 
 
+def listed_pin_state(token: TokenInfo) -> str:
+    """Return the state of a token's PIN for `list_tokens`. Many tokens do not report a refusal; hwsigner keeps it."""
+    if not token.flags & TokenFlag.USER_PIN_INITIALIZED:
+        return "not set"
+    return pin_state(token) or ("an earlier try failed" if refusals.is_kept(_name(token)) else "good")
+
+
 def has_tries_left(token: TokenInfo) -> bool:
     """Whether a token shows, after a wrong PIN, that another one would not be the last attempt."""
     last = TokenFlag.USER_PIN_FINAL_TRY | TokenFlag.USER_PIN_LOCKED

@@ -27,7 +27,7 @@ from hwsigner.backends.pkcs11.objects import (
     with_public_key,
 )
 from hwsigner.backends.pkcs11.paths import listed_paths, module_paths, names_module, unconfigured_paths
-from hwsigner.backends.pkcs11.pins import has_keypad, pin_state
+from hwsigner.backends.pkcs11.pins import has_keypad, listed_pin_state
 from hwsigner.backends.pkcs11.token import OpenToken, acquire
 from hwsigner.errors import (
     AmbiguousKeyError,
@@ -292,7 +292,7 @@ def _listed_token(found: FoundToken, place: KeyURI, objects: tuple[ListedObject,
         uri=str(place),
         wants_login=bool(info.flags & TokenFlag.LOGIN_REQUIRED),
         has_keypad=has_keypad(info),
-        pin_state=(pin_state(info) or "good") if info.flags & TokenFlag.USER_PIN_INITIALIZED else "not set",
+        pin_state=listed_pin_state(info),
         objects=objects,
     )
 

@@ -13,8 +13,9 @@ from hwsigner.cli.colours import GREEN, RED, coloured
 from hwsigner.cli.doctor.findings import Finding, finding, of_error
 from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.config.flags import OUTPUT, Flag, switch
+from hwsigner.config.monitoring import read_monitoring
 from hwsigner.config.profiles import Profile, is_system_file_hidden, profile, profiles
-from hwsigner.errors import ConfigError, NoProfileError, printable
+from hwsigner.errors import ConfigError, NoProfileError, UsageError, printable
 
 HELP = "find what is wrong, and say how to fix it"
 
@@ -58,11 +59,16 @@ def run(arguments: Arguments) -> int:
 def _profiles(name: str | None) -> tuple[list[Profile], list[Finding]]:
     """Return the profiles to check, and a finding if config.toml can't be used at all."""
     try:
-        return [profile(name, os.environ)] if name else list(profiles(os.environ).values()), []
+        found = [profile(name, os.environ)] if name else list(profiles(os.environ).values())
     except NoProfileError:
         raise  # A misspelt name is not a mistake of the set-up.
     except ConfigError as error:
         return [], [of_error("profiles-unreadable", error)]
+    try:
+        read_monitoring(os.environ)
+    except UsageError as error:
+        return found, [of_error("monitoring-invalid", error)]
+    return found, []
 
 
 def _of_machine(checked: Sequence[Profile], *, has_none: bool) -> Iterator[Finding]:

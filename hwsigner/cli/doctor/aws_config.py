@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from hwsigner.aws.config_file import config_path
+from hwsigner.aws.config_lines import parse_problem
 from hwsigner.aws.credentials_file import credentials_path
 from hwsigner.cli.doctor import aws_process
 from hwsigner.cli.doctor.findings import Finding, finding
@@ -85,16 +86,8 @@ def _problem(text: str) -> str:
         return "begins with a byte order mark"
     try:
         configparser.RawConfigParser(default_section="").read_string(text)
-    except configparser.DuplicateSectionError as error:
-        return f"has a second [{error.section}] in line {error.lineno}"
-    except configparser.DuplicateOptionError as error:
-        return f"has a second {error.option} in [{error.section}], in line {error.lineno}"
-    except configparser.MissingSectionHeaderError as error:
-        return f"has a setting before the first section, in line {error.lineno}"
-    except configparser.ParsingError as error:
-        return f"has neither a section nor a setting in line {error.errors[0][0]}"
-    except configparser.Error:
-        return "is not a file of sections and settings"
+    except configparser.Error as error:
+        return parse_problem(error)
     return ""
 
 

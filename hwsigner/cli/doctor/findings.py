@@ -53,6 +53,7 @@ MISTAKES = {
     # The profile.
     "profile-none": Mistake("Without a profile, there is little to check", "Run hwsigner enroll NAME"),
     "profiles-unreadable": Mistake("No profile can be used", "Fix config.toml in an editor"),
+    "monitoring-invalid": Mistake("No command gives credentials until it is corrected", "Fix config.toml in an editor"),
     "profile-twice": Mistake(
         "Programs ask the agents before they read config.toml, so they may get the credentials of the other profile",
         "Give one of the two another name",
@@ -117,6 +118,10 @@ MISTAKES = {
     ),
     "pin-nearly-locked": Mistake(
         "One more wrong PIN locks the token", "Log in once with the right PIN in another program"
+    ),
+    "pin-failed": Mistake(
+        "hwsigner may not send the stored PIN again, as a wrong one would lock the token",
+        "Correct the stored PIN, then log in once: hwsigner list --login URI, with the token's URI",
     ),
     "pin-unreadable": Mistake(
         "Without its PIN, the key can't be used", "Write the PIN into the file of pin-source, and run chmod 600 on it"

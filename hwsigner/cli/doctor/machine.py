@@ -43,13 +43,22 @@ def check(subject: Subject) -> list[Finding]:
         found = f"{TPM_DEVICE} is for the group {group}, and this user is not in it"
         return [finding("tpm-group", found, f"Run usermod -aG {group} USER, and log in again")]
     with warnings_into(findings):
-        findings += [*_check_pin_file(subject), *_check_pin(subject.key), *_check_key(subject.key, subject.leaf)]
+        findings += [
+            *_check_pin_file(subject),
+            *_check_pin(subject.key, _own_uri(subject)),
+            *_check_key(subject.key, subject.leaf),
+        ]
     return findings
+
+
+def _own_uri(subject: Subject) -> KeyURI:
+    """Return the key URI as the profile has it, with what it says of a PIN."""
+    return KeyURI.parse(subject.values["private_key"] or subject.values["certificate"] or "")
 
 
 def _check_pin_file(subject: Subject) -> Iterator[Finding]:
     """Yield why the file with the key's PIN can't be opened. Its PIN is not read."""
-    source = KeyURI.parse(subject.values["private_key"] or subject.values["certificate"] or "").text("pin-source") or ""
+    source = _own_uri(subject).text("pin-source") or ""
     path = re.sub(r"^(file:)?(//(localhost)?(?=/))?", "", source)
     if not source.startswith(("file:", "/")) or (os.path.exists(path) and not os.path.isfile(path)):
         return  # A pipe is left alone.
@@ -75,8 +84,8 @@ def _check_key(key: KeyURI, leaf: Certificate | None) -> Iterator[Finding]:
         yield finding("key-mismatch", f"the key {key.name} is not that of certificate {leaf.source}")
 
 
-def _check_pin(key: KeyURI) -> Iterator[Finding]:
-    """Yield whether the key's token or TPM is locked, or will be after one more wrong PIN."""
+def _check_pin(key: KeyURI, own: KeyURI) -> Iterator[Finding]:
+    """Yield whether the key's token or TPM is locked, or will be after one more wrong PIN, or refused a stored one."""
     if key.scheme not in ("pkcs11", "tpm2"):
         return
     tpm = {name: value for name, value in key.query.items() if name == "tcti"}
@@ -94,6 +103,8 @@ def _check_pin(key: KeyURI) -> Iterator[Finding]:
             yield finding("pin-locked", f"{name} is locked after too many wrong PINs", fix)
         elif token.pin_state == "one try is left":
             yield finding("pin-nearly-locked", f"{name} allows one more attempt", fix)
+        elif token.pin_state == "an earlier try failed" and own.has_pin and key.scheme == "pkcs11":
+            yield finding("pin-failed", f"an earlier PIN failed at {name}")
 
 
 def check_agents(agents: Agents, names: Collection[str]) -> Iterator[Finding]:

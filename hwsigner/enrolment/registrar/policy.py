@@ -14,7 +14,6 @@ numbers mean something only under the root that they were certified by.
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +22,7 @@ from hwsigner.enrolment.registrar.watched import read_file
 from hwsigner.errors import ConfigError, UsageError
 from hwsigner.identity.certificate_request import check_names
 from hwsigner.system.files import edit_file
+from hwsigner.system.toml import parse_toml
 
 TPM, YUBIKEY = "tpm2", "piv"  # The formats of statements.
 HASH = re.compile(r"[0-9a-f]{64}")
@@ -135,11 +135,7 @@ def _with_machine(text: str, machine: Machine, existing: Machine | None) -> str:
 
 
 def _parse(data: bytes, path: str) -> Policy:
-    try:
-        document = tomllib.loads(data.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        place = re.search(r"at (line \d+, column \d+|end of document)", str(error))
-        raise ConfigError(f"{path} is not TOML {place[0] if place else ''}".rstrip(), "Fix it in an editor") from None
+    document = parse_toml(data, path)
     tables = document.pop("machine", {})
     if document or not isinstance(tables, dict):
         raise ConfigError(f"{path} has more than tables [machine.NAME]", "Remove it, or fix its name")

@@ -112,8 +112,9 @@ def test_nothing_is_overwritten(tmp_path: Path, taken: str) -> None:
         path.symlink_to("nowhere")
     else:
         path.write_text("old" if taken == "file" else "")
-    with pytest.raises(SigningKeyError, match="is there already"):
+    with pytest.raises(SigningKeyError, match="is there already") as refused:
         generate_key(str(path))
+    assert refused.value.hint.startswith("Name a file in that folder" if taken == "folder" else "Name a new file, or")
     assert os.listdir(tmp_path) == ["web.key"]
     assert not path.is_file() or path.read_text() in ("old", "")
 

@@ -234,6 +234,24 @@ def test_token_gets_no_pin_without_online(patient: Patient, softhsm: InProcessSo
     assert patient.names("--online") <= {"setting-unsafe"}
 
 
+def test_stored_pin_that_was_refused_is_named(patient: Patient, softhsm: InProcessSoftHSM) -> None:
+    softhsm.generate("refused", b"\x02", "EC:prime256v1")
+    patient.leaf.write_bytes(certs.pem(certs.issue(patient.ca, softhsm.public_key(b"\x02"))))
+    softhsm.reload()
+    pin = patient.write("pin", "wrong")
+    pin.chmod(0o600)
+    token = f"pkcs11:token={softhsm.label}?module-path={softhsm.module}"
+    patient.change({"private-key": f"{token.replace('?', ';object=refused;type=private?')}&pin-source=file:{pin}"})
+    assert patient.call("credential-process", "--profile", "web").status == 3
+    pin.write_text(softhsm.pin)
+    assert patient.call("credential-process", "--profile", "web").status == 3  # The right one is not sent either.
+    (found,) = patient.findings()
+    assert (found["id"], found["fix"].split(":")[0]) == ("pin-failed", "Correct the stored PIN, then log in once")
+    assert json.loads(patient.call("list", token, "--json").out)["tokens"][0]["pinState"] == "an earlier try failed"
+    assert patient.call("list", f"{token}&pin-value={softhsm.pin}", "--login", "--allow-final-pin-try").status == 0
+    assert patient.findings() == []
+
+
 class TestUnits:
     def test_missing_program_is_named(self, patient: Patient) -> None:
         patient.write("units/hwsigner-agent.service", "[Service]\nExecStart=/opt/absent/hwsigner agent\n")
@@ -286,10 +304,11 @@ def test_agent_that_does_not_answer_is_named(patient: Patient, monkeypatch: pyte
     address = Home(patient.folder, patient.ca, patient.emulator).address
     with open_listener(address, {}):
         (found,) = patient.findings()
-        status = patient.call("status")
+        status, asked = patient.call("status"), patient.call("agent", "status")
     assert (found["id"], found["profile"]) == ("agent-silent", "")
     assert "the user's agent" in found["found"]
     assert "does not answer in time" in status.err
+    assert (asked.status, "in time. Find it with pgrep -af 'hwsigner agent'" in asked.err) == (7, True)
 
 
 def test_agent_s_last_failure_is_named(patient: Patient) -> None:

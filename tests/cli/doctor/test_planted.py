@@ -420,6 +420,22 @@ def test_config_toml_that_cannot_be_used_is_a_finding_beside_the_others(text: st
     assert "process-tilde" in found
 
 
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("log = 1", "[monitoring] has the key 'log', which is not a flag"),
+        ("audit = 'required'", "[monitoring]: audit is required, and there is no audit-log"),
+        ("audit-log = 'audit.log'", "[monitoring]: audit-log is 'audit.log', which is not a place for it"),
+    ],
+)
+def test_table_that_no_command_accepts_is_named(text: str, problem: str, patient: Patient) -> None:
+    file = patient.folder / "config/hwsigner/config.toml"
+    patient.write("config/hwsigner/config.toml", f"{file.read_text()}\n[monitoring]\n{text}\n")
+    assert patient.call("credential-process", "--profile", "web").status == 2
+    (found,) = patient.findings()
+    assert (found["id"], found["found"]) == ("monitoring-invalid", f"{file}: {problem}")
+
+
 @pytest.mark.parametrize("place", ["pipe", "/dev/zero"])
 @pytest.mark.parametrize(
     ("flag", "scheme", "expected"),

@@ -95,7 +95,7 @@ TPM_LINE = f'tpm = "{ONE}"\n'
         (machine(f"{TPM_LINE}subject = 'CN=x'\nuris = ['x']"), "'x' is not a URI"),
         (f"[machine.'a b']\n{TPM_LINE}subject = 'CN=x'", "the name must have"),
         (table(tpm(ONE, "a")) + table(tpm(ONE, "b")), "has one chip twice, as a and b"),
-        ("\xff", "is not TOML"),
+        ("\xff", "is not UTF-8 text"),
     ],
 )
 def test_invalid_policy_is_refused(text: str, message: str, path: Path) -> None:
