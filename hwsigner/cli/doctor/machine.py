@@ -104,7 +104,8 @@ def _check_pin(key: KeyURI, *, is_stored: bool) -> Iterator[Finding]:
         elif token.pin_state == "one try is left":
             yield finding("pin-nearly-locked", f"{name} allows one more attempt", fix)
         elif token.pin_state == "an earlier try failed" and is_stored and key.scheme == "pkcs11":
-            yield finding("pin-failed", f"an earlier PIN failed at {name}")
+            by_hand = f"Correct the stored PIN, then log in once: hwsigner list --login {shlex.quote(token.uri)}"
+            yield finding("pin-failed", f"an earlier PIN failed at {name}", by_hand)
 
 
 def check_agents(agents: Agents, names: Collection[str]) -> Iterator[Finding]:
