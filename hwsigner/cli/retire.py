@@ -74,7 +74,8 @@ def run(arguments: Arguments) -> int:
     found = profile(arguments.name, os.environ)
     if not os.access(found.file.parent, os.W_OK):
         problem = f"you can't change {found.file}, which has profile {found.name!r}"
-        raise HwsignerError(problem, "Run it as the owner, where that file system is not read-only")
+        hint = "Run it as the owner. If its file system is read-only here, run it where it is not"
+        raise HwsignerError(problem, hint)
     plan = _plan(arguments, found)
     shown = [f"  {line}" for step in plan.steps for line in step.lines]
     done: list[str] = []

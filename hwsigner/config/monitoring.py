@@ -73,7 +73,7 @@ def _table(file: str) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError, PermissionError):  # The home of some system users is /dev/null.
         return None
     except OSError as error:
-        raise ConfigError(f"can't read {file}: {error.strerror}") from error
+        raise ConfigError(f"can't read {file}: {error.strerror}", "It must be a file that you may read") from error
     if b"monitoring" not in data:  # Most commands need nothing else of the file.
         return None
     from hwsigner.system.toml import parse_toml

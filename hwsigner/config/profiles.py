@@ -311,13 +311,12 @@ def _read(file: Path) -> dict[str, Profile]:
     except (FileNotFoundError, NotADirectoryError):  # The home of some system users is /dev/null.
         return {}
     except OSError as error:
-        hint = "It must be a file that you may read"
-        raise ConfigError(f"can't read {file}: {error.strerror}", hint) from error
+        raise ConfigError(f"can't read {file}: {error.strerror}", "It must be a file that you may read") from error
     document = parse_toml(data, str(file))
     tables = document.get("profile", {})
     unknown = sorted(document.keys() - {"profile", "monitoring"})
     if unknown or not isinstance(tables, dict):
-        problem = f"{file} has {', '.join(unknown) or 'a profile'} that is not [profile.NAME]"
+        problem = f"{file} has {', '.join(unknown) or 'a profile'} outside of [profile.NAME]"
         raise ConfigError(problem, "Write [profile.NAME] above the keys of each profile")
     for name, values in tables.items():
         if not isinstance(values, dict):

@@ -72,7 +72,7 @@ class TestAlone:
         config.write_text("pin = 1234")
         outcome = call()
         assert (outcome.status, outcome.err) == (0, "")
-        assert "has pin that is not [profile.NAME]" in " ".join(outcome.out.split())
+        assert "has pin outside of [profile.NAME]" in " ".join(outcome.out.split())
 
     @pytest.mark.parametrize("text", ["", "[profile.web]", "x"])
     def test_its_next_steps_can_be_run_and_fit_80_columns(self, text: str, config: Path, call: Call) -> None:

@@ -201,7 +201,9 @@ def test_profile_in_a_file_that_can_t_be_changed_keeps_everything(
     monkeypatch.setattr(os, "access", lambda path, mode: access(path, mode) and (path, mode) != (folder, os.W_OK))
     outcome = account.call("retire", "web", "--yes", *with_ca(account))
     assert (outcome.status, outcome.out, machine.key.exists(), account.lists()) == (1, "", True, [])
-    assert f"you can't change {folder / 'config.toml'}" in outcome.err
+    hint = "Run it as the owner. If its file system is read-only here, run it where it is not"
+    problem = f"you can't change {folder / 'config.toml'}, which has profile 'web'"
+    assert outcome.err == f"hwsigner: {problem}. {hint}\n"
 
 
 @pytest.mark.parametrize("data", [b"", b"damaged", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"])

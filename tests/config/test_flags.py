@@ -53,10 +53,20 @@ def example(name: str) -> tuple[str, Any]:
     return ('"x"', "x") if flag.convert is str else ("1000", 1000)
 
 
-@pytest.mark.parametrize("name", ["allow-users", "instance-property"])
-def test_text_for_a_list_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"{name} with a value of the wrong type"):
-        profile(f'{name} = "alice"')
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ('allow-users = "alice"', 'Write ["VALUE"]'),
+        ('instance-property = "a=b"', 'Write ["VALUE"]'),
+        ("region = true", 'Write "VALUE"'),
+        ('region = ["eu-central-1"]', 'Write "VALUE"'),
+        ("no-verify-ssl = []", "Write true or false"),
+    ],
+)
+def test_value_of_the_wrong_type_is_refused_with_a_hint(text: str, hint: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        profile(text)
+    assert str(refused.value).endswith(f"{text.partition(' ')[0]} with a value of the wrong type. {hint}")
 
 
 class TestValues:

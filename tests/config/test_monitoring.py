@@ -69,6 +69,17 @@ def test_invalid_table_is_an_error(environ: dict[str, str], text: str, problem: 
         read_monitoring(environ)
 
 
+def test_file_that_can_t_be_read_gets_the_hint_of_profiles(environ: dict[str, str]) -> None:
+    file = Path(environ["XDG_CONFIG_HOME"], "hwsigner", "config.toml")
+    file.mkdir()
+    hints = []
+    for read in (read_monitoring, profiles):
+        with pytest.raises(ConfigError, match=f"can't read {file}: Is a directory") as refused:
+            read(environ)
+        hints.append(refused.value.hint)
+    assert hints == ["It must be a file that you may read"] * 2
+
+
 def test_required_audit_needs_a_place(environ: dict[str, str]) -> None:
     write(environ, '[monitoring]\naudit = "required"\n')
     with pytest.raises(UsageError, match="audit is required, and there is no audit-log"):

@@ -184,19 +184,23 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("content", "named"),
         [
-            ("region = 'x'", "region"),
-            ("[profiles.web]", "profiles"),
-            ("[web]\n[profile.a]", "web"),
-            ("profile = 1", "a profile"),
-            ("[[profile]]", "a profile"),
-            ("[profile]\nregion = 'hush'", "profile.region"),
+            ("region = 'x'\nsession-duration = 1", "region, session-duration outside of [profile.NAME]"),
+            ("[profiles.web]", "profiles outside of [profile.NAME]"),
+            ("[web]\n[profile.a]", "web outside of [profile.NAME]"),
+            ("profile = 1", "a profile outside of [profile.NAME]"),
+            ("[[profile]]", "a profile outside of [profile.NAME]"),
         ],
     )
     def test_file_with_other_tables_is_refused(
         self, content: str, named: str, file: Path, environ: dict[str, str]
     ) -> None:
         file.write_text(content)
-        assert named in self.message(environ, file)
+        hint = "Write [profile.NAME] above the keys of each profile"
+        assert self.message(environ, file) == f"{file} has {named}. {hint}"
+
+    def test_profile_without_a_name_is_refused(self, file: Path, environ: dict[str, str]) -> None:
+        file.write_text("[profile]\nregion = 'hush'")
+        assert "profile.region, which is not a table" in self.message(environ, file)
 
     def test_folder_is_refused(self, file: Path, environ: dict[str, str]) -> None:
         file.mkdir()

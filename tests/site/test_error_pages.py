@@ -68,6 +68,14 @@ def test_causes_told_by_hand_belong_to_messages_that_there_are() -> None:
     assert set(causes) - {entry.message for entry in error_pages.entries()} == set()
 
 
+def test_words_of_the_service_are_those_of_the_emulator() -> None:
+    sources = "".join(path.read_text() for path in (Path(hwsigner.__file__).parent / "emulator").glob("*.py"))
+    table = ERRORS.partition("## Access denied\n")[2].partition("\n## ")[0]
+    words = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
+    assert len(words) == 8
+    assert [text for text in words if text.removesuffix("ARN") not in sources] == []
+
+
 def test_page_of_errors_leads_to_the_page_of_all_messages(tmp_path: Path) -> None:
     (tmp_path / "reference").mkdir()
     (tmp_path / "reference" / "errors.md").write_text(ERRORS)

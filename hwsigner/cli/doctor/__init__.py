@@ -57,7 +57,7 @@ def run(arguments: Arguments) -> int:
 
 
 def _profiles(name: str | None) -> tuple[list[Profile], list[Finding]]:
-    """Return the profiles to check, and a finding if config.toml can't be used at all."""
+    """Return the profiles to check, and a finding if config.toml is wrong beyond one profile."""
     try:
         found = [profile(name, os.environ)] if name else list(profiles(os.environ).values())
     except NoProfileError:

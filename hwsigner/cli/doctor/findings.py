@@ -120,7 +120,7 @@ MISTAKES = {
         "One more wrong PIN locks the token", "Log in once with the right PIN in another program"
     ),
     "pin-failed": Mistake(
-        "hwsigner may not send the stored PIN again, as a wrong one would lock the token",
+        "hwsigner does not send a stored PIN after a wrong one, which could lock the token",
         "Correct the stored PIN, then log in once: hwsigner list --login URI, with the token's URI",
     ),
     "pin-unreadable": Mistake(

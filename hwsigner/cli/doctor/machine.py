@@ -45,7 +45,7 @@ def check(subject: Subject) -> list[Finding]:
     with warnings_into(findings):
         findings += [
             *_check_pin_file(subject),
-            *_check_pin(subject.key, _own_uri(subject)),
+            *_check_pin(subject.key, is_stored=_own_uri(subject).has_pin),
             *_check_key(subject.key, subject.leaf),
         ]
     return findings
@@ -84,8 +84,8 @@ def _check_key(key: KeyURI, leaf: Certificate | None) -> Iterator[Finding]:
         yield finding("key-mismatch", f"the key {key.name} is not that of certificate {leaf.source}")
 
 
-def _check_pin(key: KeyURI, own: KeyURI) -> Iterator[Finding]:
-    """Yield whether the key's token or TPM is locked, or will be after one more wrong PIN, or refused a stored one."""
+def _check_pin(key: KeyURI, *, is_stored: bool) -> Iterator[Finding]:
+    """Yield whether the key's token or TPM is locked, would be after one more wrong PIN, or refused a stored one."""
     if key.scheme not in ("pkcs11", "tpm2"):
         return
     tpm = {name: value for name, value in key.query.items() if name == "tcti"}
@@ -103,8 +103,9 @@ def _check_pin(key: KeyURI, own: KeyURI) -> Iterator[Finding]:
             yield finding("pin-locked", f"{name} is locked after too many wrong PINs", fix)
         elif token.pin_state == "one try is left":
             yield finding("pin-nearly-locked", f"{name} allows one more attempt", fix)
-        elif token.pin_state == "an earlier try failed" and own.has_pin and key.scheme == "pkcs11":
-            yield finding("pin-failed", f"an earlier PIN failed at {name}")
+        elif token.pin_state == "an earlier try failed" and is_stored and key.scheme == "pkcs11":
+            by_hand = f"Correct the stored PIN, then log in once: hwsigner list --login {shlex.quote(token.uri)}"
+            yield finding("pin-failed", f"an earlier PIN failed at {name}", by_hand)
 
 
 def check_agents(agents: Agents, names: Collection[str]) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -246,10 +247,26 @@ def test_stored_pin_that_was_refused_is_named(patient: Patient, softhsm: InProce
     pin.write_text(softhsm.pin)
     assert patient.call("credential-process", "--profile", "web").status == 3  # The right one is not sent either.
     (found,) = patient.findings()
-    assert (found["id"], found["fix"].split(":")[0]) == ("pin-failed", "Correct the stored PIN, then log in once")
-    assert json.loads(patient.call("list", token, "--json").out)["tokens"][0]["pinState"] == "an earlier try failed"
-    assert patient.call("list", f"{token}&pin-value={softhsm.pin}", "--login", "--allow-final-pin-try").status == 0
+    start, command = found["fix"].split(": ", 1)
+    assert (found["id"], start) == ("pin-failed", "Correct the stored PIN, then log in once")
+    *words, named = shlex.split(command)
+    assert words == ["hwsigner", "list", "--login"]
+    (listed,) = json.loads(patient.call("list", named, "--json").out)["tokens"]
+    assert (listed["label"], listed["pinState"]) == (softhsm.label, "an earlier try failed")
+    assert patient.call("list", f"{named}&pin-value={softhsm.pin}", "--login", "--allow-final-pin-try").status == 0
     assert patient.findings() == []
+
+
+def test_refused_pin_is_not_named_for_a_key_without_a_stored_one(patient: Patient, softhsm: InProcessSoftHSM) -> None:
+    softhsm.generate("typed", b"\x03", "EC:prime256v1")
+    patient.leaf.write_bytes(certs.pem(certs.issue(patient.ca, softhsm.public_key(b"\x03"))))
+    softhsm.reload()
+    token = f"pkcs11:token={softhsm.label}?module-path={softhsm.module}"
+    patient.change({"private-key": token.replace("?", ";object=typed;type=private?")})
+    assert patient.call("list", f"{token}&pin-value=wrong", "--login").status == 3
+    assert '"an earlier try failed"' in patient.call("list", token, "--json").out
+    assert patient.findings() == []
+    assert patient.call("list", f"{token}&pin-value={softhsm.pin}", "--login", "--allow-final-pin-try").status == 0
 
 
 class TestUnits:
