@@ -568,6 +568,14 @@ def test_https_is_served_with_the_certificate(stage: Stage) -> None:
             assert tls.recv(65536).startswith(b"HTTP/1.1 200 OK\r\n")
 
 
+def test_warning_says_at_start_that_the_servers_own_certificate_has_expired(stage: Stage) -> None:
+    ServerCA(stage.folder).context("server.example", days=-1)
+    pair = next(stage.folder.glob("server.example*.pem"))
+    with stage.start("serve", FREE, "web", f"--tls-certificate={pair}") as process:
+        process.variables()
+        assert f"hwsigner: warning: --tls-certificate {pair} expired at " in process.lines[0]
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
