@@ -8,11 +8,9 @@ import socket
 import ssl
 import warnings
 from collections.abc import MutableMapping
-from datetime import UTC, datetime
 
-from hwsigner.errors import CertificateWarning, HwsignerError, HwsignerWarning, UsageError
+from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError
 from hwsigner.http.address import host_and_port, ip_address
-from hwsigner.system.files import read_text
 from hwsigner.system.systemd import take_sockets
 
 BACKLOG = 1024
@@ -120,9 +118,6 @@ def tls_context(certificate: str, key: str | None) -> ssl.SSLContext:
 
     Raises:
         UsageError: they can't be read, or don't match.
-
-    Warns:
-        CertificateWarning: the certificate is not valid at this time.
     """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
@@ -133,21 +128,4 @@ def tls_context(certificate: str, key: str | None) -> ssl.SSLContext:
             f"--tls-certificate {certificate} and its key can't be used: {reason or 'no matching pair in PEM'}",
             "Give a certificate in PEM, and its key, without a passphrase, in the same file or with --tls-key",
         ) from None
-    if problem := _validity_problem(certificate):
-        hint = "Clients refuse it: renew it, or fix the clock if it is wrong"
-        warnings.warn(CertificateWarning(f"--tls-certificate {certificate} {problem}", hint), stacklevel=2)
     return context
-
-
-def _validity_problem(path: str) -> str:
-    """Return why the first certificate of a file is not valid now; an empty text if it is, or can't be read again."""
-    from cryptography import x509
-
-    try:
-        leaf = x509.load_pem_x509_certificate(read_text(path, errors="replace")[0].encode())
-    except (OSError, ValueError):
-        return ""
-    now, begin, end = datetime.now(UTC), leaf.not_valid_before_utc, leaf.not_valid_after_utc
-    if now > end:
-        return f"expired at {end:%Y-%m-%dT%H:%M:%SZ}"
-    return f"is not valid before {begin:%Y-%m-%dT%H:%M:%SZ}" if now < begin else ""

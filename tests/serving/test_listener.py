@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import errno
 import socket
-import warnings
 from contextlib import nullcontext
-from pathlib import Path
 
 import pytest
 
-from certs import Authority, Shape, ago, issue, pem, write_key
-from hwsigner.errors import CertificateWarning, HwsignerError, HwsignerWarning, UsageError
+from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError
 from hwsigner.serving.admission import Request, read_headers
-from hwsigner.serving.listener import hold_localhost, listen, names_of, tls_context
+from hwsigner.serving.listener import hold_localhost, listen, names_of
 from hwsigner.serving.peer import Peer
 from hwsigner.serving.responses import Refusal
 from ports import reserve_port
@@ -111,29 +108,3 @@ def test_client_may_send_the_address_by_which_it_reached_a_wildcard(host: str, i
     request = Request("GET", "/", [(b"host", host.encode())], keeps_open=True, peer=peer)
     with nullcontext() if is_known else pytest.raises(Refusal):
         assert read_headers(request, {b"0.0.0.0"}) == {b"host": host.encode()}
-
-
-@pytest.mark.parametrize(
-    ("shape", "words"),
-    [
-        (Shape(begin=ago(2), end=ago(1)), "expired at "),
-        (Shape(begin=ago(-1), end=ago(-2)), "is not valid before "),
-    ],
-)
-def test_warning_says_that_clients_refuse_the_servers_certificate_at_this_time(
-    ca: Authority, tmp_path: Path, shape: Shape, words: str
-) -> None:
-    key = write_key(tmp_path / "key.pem", ca.key)
-    path = tmp_path / "server.pem"
-    path.write_bytes(pem(issue(ca, ca.key.public_key(), shape), ca.certificate))
-    with pytest.warns(CertificateWarning, match=f"--tls-certificate {path} {words}"):
-        tls_context(str(path), str(key))
-
-
-def test_certificate_of_a_server_that_is_valid_now_gives_no_warning(ca: Authority, tmp_path: Path) -> None:
-    path = write_key(tmp_path / "pair.pem", ca.key)
-    with path.open("ab") as file:
-        file.write(pem(issue(ca, ca.key.public_key()), issue(ca, ca.key.public_key(), Shape(end=ago(1), begin=ago(2)))))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        tls_context(str(path), None)
