@@ -305,7 +305,8 @@ static int show(struct answer *answer) {
 
 /* Execute the program in Python, which is installed beside this one, with the same arguments. */
 static int become_python(int count, char **arguments) {
-    char path[PATH_SIZE + sizeof PROGRAM];
+    static const char hint[] = ". Start the agent, or install " PROGRAM " there";
+    char path[PATH_SIZE + sizeof PROGRAM + sizeof hint];
     ssize_t size = readlink("/proc/self/exe", path, PATH_SIZE);
     char *slash = size > 0 && size < PATH_SIZE ? memrchr(path, '/', (size_t)size) : NULL;
     char **all = calloc((size_t)(count > 0 ? count : 1) + 4, sizeof *all);
@@ -324,6 +325,7 @@ static int become_python(int count, char **arguments) {
     }
     setenv(VARIABLE, "asked", !is_told("none"));
     execv(path, all);
+    memcpy(path + strlen(path), hint, sizeof hint);
     return fail("no agent gave credentials, and can't run ", path);
 }
 

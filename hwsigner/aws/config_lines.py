@@ -84,6 +84,17 @@ def check_no_keys(data: bytes, profile: str, *, path: str) -> None:
         raise ConfigError(problem, "Remove it there, or name another profile")
 
 
+def unreadable_reason(text: str) -> str:
+    """Return why botocore can't read a file with this text, without quoting it; an empty text if it can."""
+    if text.startswith("\ufeff"):
+        return "begins with a byte order mark"
+    try:
+        configparser.RawConfigParser().read_string(text)
+    except configparser.Error as error:
+        return parse_problem(error)
+    return ""
+
+
 def parse_problem(error: configparser.Error) -> str:
     """Return why a file of the AWS SDKs can't be parsed: what it has, and where. No value is quoted."""
     match error:

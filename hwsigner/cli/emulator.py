@@ -129,17 +129,20 @@ def _world(arguments: Arguments) -> World:
 
 
 def _read(path: str) -> bytes:
-    """Return the content of a --trust-anchor file, checked to be certificates."""
+    """Return the content of a --trust-anchor file, checked to be certificates of CAs that AWS accepts."""
+    from hwsigner.emulator.certificates import anchor_problem
     from hwsigner.emulator.world import read_certificates
 
     hint = "Use a file with the CA's certificate"
     try:
         data = Path(path).read_bytes()
-        read_certificates(data)
+        certificates = read_certificates(data)
     except OSError as error:
         raise UsageError(f"--trust-anchor {path} can't be read: {error.strerror}", hint) from error
     except CertificateError as error:
         raise CertificateError(f"--trust-anchor {path} can't be read as PEM or DER certificates", hint) from error
+    if problem := next(filter(None, map(anchor_problem, certificates)), ""):
+        raise CertificateError(f"--trust-anchor {path}: {problem}", hint)
     return data
 
 

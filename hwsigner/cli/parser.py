@@ -163,7 +163,7 @@ class Parser:
                     value = [*values.get(flag.attribute, []), *([] if value is None else [value])]
                 values[flag.attribute] = value
             elif argument in ("-h", "--help"):
-                self.describe().print_help()
+                print(self.describe().format_help(), end="")  # argparse's print_help hides errors of stdout.
                 raise SystemExit(0)
             elif name.startswith("-") and argument != "-":
                 # Only the name: it may be a misspelt password flag.

@@ -11,7 +11,6 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from hwsigner.cli import options
@@ -95,8 +94,13 @@ def _write(path: str, section: str, credentials: Credentials) -> None:
     from hwsigner.aws.credentials_file import with_credentials
     from hwsigner.system.files import edit_file
 
+    def edit(old: bytes) -> bytes:
+        new = with_credentials(old, section, credentials)
+        _warn_of_mistake(path, new)
+        return new
+
     _warn_of_readers(path)
-    edit_file(path, partial(with_credentials, section=section, credentials=credentials))
+    edit_file(path, edit)
     report(f"wrote [{section}] of {path}, good until {credentials.expiration:%Y-%m-%dT%H:%M:%SZ}")
 
 
@@ -109,6 +113,15 @@ def _warn_of_readers(path: str) -> None:
     if stat.S_ISREG(status.st_mode) and mode & (stat.S_IRGRP | stat.S_IROTH):
         problem = f"{path} has mode {mode:04o}: other users can read the credentials in it"
         warnings.warn(UnsafeKeyWarning(problem, f"Run chmod 600 {path}"), stacklevel=2)
+
+
+def _warn_of_mistake(path: str, data: bytes) -> None:
+    """Warn that botocore can't read the new content. It is no error, because other SDKs may read it."""
+    from hwsigner.aws.config_lines import unreadable_reason
+
+    if reason := unreadable_reason(data.decode("utf-8", "surrogateescape")):
+        problem = f"{path} {reason}, so the AWS CLI and boto3 can't read it"
+        warnings.warn(HwsignerWarning(problem, "Fix it in an editor"), stacklevel=2)
 
 
 def _update_until_stopped(updater: Updater) -> int:

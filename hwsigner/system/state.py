@@ -8,6 +8,8 @@ import stat
 from collections.abc import Iterator
 from contextlib import suppress
 
+from hwsigner.system.files import make_folders
+
 _LOGINS = "/run/user"
 _TEMPORARY = "/tmp"  # noqa: S108  # The folder in it is checked before it is used.
 
@@ -49,7 +51,7 @@ def is_private(folder: str) -> bool:
 def is_usable(folder: str) -> bool:
     """Create a folder if needed; return whether it is private and can be written to."""
     try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
+        make_folders(folder, 0o700)
     except OSError:
         return False
     return is_private(folder) and os.access(folder, os.W_OK | os.X_OK)

@@ -136,11 +136,12 @@ class TestPython:
         done = subprocess.run(["./link", "--profile", "web"], cwd=tmp_path, env=environ, capture_output=True)
         assert is_python(done)
 
-    def test_missing_python_is_an_error(self, program: Program, tmp_path: Path) -> None:
+    def test_error_says_what_to_do_without_an_agent_and_python(self, program: Program, tmp_path: Path) -> None:
         alone = shutil.copy(program.path, tmp_path / "alone")
         done = subprocess.run([alone], env={"ASAN_OPTIONS": "detect_leaks=0"}, capture_output=True)
         assert (done.returncode, done.stdout) == (1, b"")
-        assert done.stderr == f"hwsigner: no agent gave credentials, and can't run {tmp_path}/hwsigner\n".encode()
+        problem = f"no agent gave credentials, and can't run {tmp_path}/hwsigner"
+        assert done.stderr == f"hwsigner: {problem}. Start the agent, or install hwsigner there\n".encode()
 
 
 class TestAnswers:

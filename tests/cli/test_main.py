@@ -301,6 +301,7 @@ class TestProcess:
         "line",
         [
             "--help",
+            "version --help",
             "help pins",
             "completion bash",
             "aws",

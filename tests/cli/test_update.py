@@ -15,6 +15,8 @@ from pathlib import Path
 
 import boto3
 import pytest
+from botocore.configloader import raw_config_parse
+from botocore.exceptions import ConfigParseError
 
 from hwsigner.aws.credentials import Credentials
 from hwsigner.cli.update import Updater
@@ -70,6 +72,37 @@ class TestOnce:
         before = file.read_bytes()
         assert update(scene, "--strict").status == 3
         assert file.read_bytes() == before
+
+    @pytest.mark.parametrize(
+        ("old", "problem"),
+        [
+            (b"[other]\nregion = a\n[default]\n[other]\n", "has a second [other] in line 7"),
+            (b"[other]\nregion = a\nregion = b\n", "has a second region in [other], in line 3"),
+            (b"\xef\xbb\xbf[other]\n", "begins with a byte order mark"),
+            (b"password\n[other]\n", "has a setting before the first section, in line 1"),
+        ],
+    )
+    def test_file_that_botocore_can_t_read_is_warned_of_and_with_strict_it_stays(
+        self, scene: Scene, file: Path, old: bytes, problem: str
+    ) -> None:
+        file.parent.mkdir(mode=0o700)
+        file.touch(mode=0o600)
+        file.write_bytes(old)
+        message = f"{file} {problem}, so the AWS CLI and boto3 can't read it. Fix it in an editor"
+        strict = update(scene, "--strict")
+        assert (strict.status, strict.err, file.read_bytes()) == (1, f"hwsigner: {message}\n", old)
+        outcome = update(scene)
+        assert (outcome.status, outcome.err.splitlines()[0]) == (0, f"hwsigner: warning: {message}")
+        with pytest.raises(ConfigParseError):
+            raw_config_parse(str(file))
+        assert b"ASIA" in file.read_bytes()
+
+    def test_file_that_botocore_can_read_again_once_written_is_not_warned_of(self, scene: Scene, file: Path) -> None:
+        file.parent.mkdir(mode=0o700)
+        file.touch(mode=0o600)
+        file.write_text("[DEFAULT]\n[default]\naws_access_key_id = a\naws_access_key_id = b\n[DEFAULT]\n")
+        assert update(scene).err.startswith(f"hwsigner: wrote [default] of {file}")
+        assert raw_config_parse(str(file))["default"]["aws_access_key_id"].startswith("ASIA")
 
     def test_profile_names_the_section_and_config_profile_the_flags(self, scene: Scene, file: Path) -> None:
         scene.call("profile", "add", "table", *scene.flags())

@@ -18,7 +18,7 @@ from typing import Any, cast
 
 import pytest
 
-from certs import Authority, make_ca
+from certs import Authority, issue, make_ca, pem
 from emulator.client import Caller, Reply, Request, draft, read_reply, send
 from emulator.material import Form, certificate
 from emulator.planes import client_of
@@ -219,6 +219,17 @@ def test_invalid_arguments_are_one_line_and_a_status(
     assert stdout == ""
     assert words in stderr
     assert stderr.count("\n") == 1
+
+
+def test_trust_anchor_that_is_no_ca_is_an_error_as_in_aws(
+    ca: Authority, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "leaf.pem"
+    leaf = issue(ca, ca.key.public_key())
+    path.write_bytes(pem(leaf))
+    assert main(["emulator", "--trust-anchor", str(path)]) == 4
+    problem = f"--trust-anchor {path}: the CA certificate {leaf.subject.rfc4514_string()} is not CA:TRUE"
+    assert capfd.readouterr() == ("", f"hwsigner: {problem}. Use a file with the CA's certificate\n")
 
 
 def test_refusal_by_the_trust_policy_names_the_condition_on_stderr(

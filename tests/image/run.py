@@ -88,7 +88,8 @@ def _alone(podman: Podman, node: Node) -> None:
     with tarfile.open(exported) as files:
         assert {"hwsigner-credentials", "LICENSE", "NOTICE"} <= set(files.getnames()), files.getnames()
     client = podman.run("run", *ALONE, image, "--profile", "web")
-    assert (client.returncode, client.stderr) == (1, "hwsigner: no agent gave credentials, and can't run /hwsigner\n")
+    message = "no agent gave credentials, and can't run /hwsigner. Start the agent, or install hwsigner there"
+    assert (client.returncode, client.stderr) == (1, f"hwsigner: {message}\n")
 
 
 def _token(podman: Podman, node: Node) -> None:

@@ -36,8 +36,8 @@ def use_client(root: Root) -> None:
     """Run the client alone: without an agent, it looks for hwsigner."""
     assert not root.has("usr/bin/python3")
     alone = root.try_to("hwsigner-credentials", "--profile=web")
-    message = "hwsigner: no agent gave credentials, and can't run /usr/bin/hwsigner\n"
-    assert (alone.returncode, alone.stderr) == (1, message), alone
+    message = "no agent gave credentials, and can't run /usr/bin/hwsigner. Start the agent, or install hwsigner there"
+    assert (alone.returncode, alone.stderr) == (1, f"hwsigner: {message}\n"), alone
 
 
 def use(root: Root, libraries: str, hint: str, boto3: str) -> None:

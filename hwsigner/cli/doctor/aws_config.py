@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from hwsigner.aws.config_file import config_path
-from hwsigner.aws.config_lines import parse_problem
+from hwsigner.aws.config_lines import unreadable_reason
 from hwsigner.aws.credentials_file import credentials_path
 from hwsigner.cli.doctor import aws_process
 from hwsigner.cli.doctor.findings import Finding, finding
@@ -70,7 +70,7 @@ def _read(path: str, *, is_named: bool) -> tuple[Sections, Finding | None]:
         return {}, finding("config-unreadable", f"{path} is not text in UTF-8")
     if status.st_size > MAX_BYTES:
         return {}, finding("config-too-long", f"{path} is {status.st_size} bytes long")
-    problem = _problem(text)
+    problem = unreadable_reason(text)
     found = finding("config-unreadable", f"{path} {problem}") if problem else None
     parser = configparser.RawConfigParser(strict=False, default_section="")
     try:
@@ -78,17 +78,6 @@ def _read(path: str, *, is_named: bool) -> tuple[Sections, Finding | None]:
     except configparser.Error:
         return {}, found
     return {name: dict(parser.items(name)) for name in parser.sections()}, found
-
-
-def _problem(text: str) -> str:
-    """Return what keeps a strict parser from reading a file, without quoting it; an empty text if nothing does."""
-    if text.startswith("\ufeff"):
-        return "begins with a byte order mark"
-    try:
-        configparser.RawConfigParser(default_section="").read_string(text)
-    except configparser.Error as error:
-        return parse_problem(error)
-    return ""
 
 
 def _words(section: str) -> list[str]:
