@@ -248,7 +248,7 @@ class UnsafeKeyWarning(HwsignerWarning):
 
 
 class CertificateWarning(HwsignerWarning):
-    """A chain has certificates of no use, a token one that can't be read, or a server one that is not valid now."""
+    """A chain has certificates of no use, or a token one that can't be read."""
 
     exit_status = 4
     cause = "certificate"

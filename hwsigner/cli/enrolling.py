@@ -24,7 +24,7 @@ from hwsigner.identity.certificate_request import check_names
 from hwsigner.key import find_certificates
 from hwsigner.key.management import InstalledCertificate, KeyAccess
 from hwsigner.pins import PinSource
-from hwsigner.system.files import LOCK_TIMEOUT, lock_within, make_folders
+from hwsigner.system.files import LOCK_TIMEOUT, lock_within
 from hwsigner.system.users import share_with_agent
 from hwsigner.uri import KeyURI
 
@@ -65,7 +65,7 @@ def renewal_lock(config: Path) -> Iterator[None]:
 @contextmanager
 def _locked(path: Path, seconds: float, running: str, *, folder_mode: int = 0o700) -> Iterator[int]:
     try:
-        make_folders(str(path.parent), folder_mode)
+        path.parent.mkdir(mode=folder_mode, parents=True, exist_ok=True)
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise HwsignerError(f"can't lock {path}: {error.strerror}", "Check who may write its folder") from error

@@ -6,20 +6,17 @@ import gc
 import os
 import shlex
 import sys
-import warnings
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hwsigner._version import __version__
-from hwsigner.cli import options
 from hwsigner.cli.metrics import METRICS, metrics_output
 from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.cli.watching import Watch, monitoring, open_log
 from hwsigner.config.flags import IDENTITY, PROFILE, SESSION, Flag, boolean, whole_number
 from hwsigner.config.monitoring import MONITORING
-from hwsigner.errors import CertificateWarning, HwsignerError, UsageError, printable
+from hwsigner.errors import UsageError, printable
 from hwsigner.http.address import host_name
 from hwsigner.system import notices
 
@@ -154,20 +151,7 @@ def _tls(arguments: Arguments) -> ssl.SSLContext | None:
         return None
     from hwsigner.serving.listener import tls_context
 
-    context = tls_context(arguments.tls_certificate, arguments.tls_key)
-    _warn_of_dates(arguments.tls_certificate)
-    return context
-
-
-def _warn_of_dates(path: str) -> None:
-    """Warn if the server's certificate is not valid now. A certificate that only OpenSSL can read is not checked."""
-    from hwsigner.identity.certificate import refusals
-
-    with suppress(HwsignerError):
-        for refusal in refusals(options.certificates_at(path, pipes=False)[0], datetime.now(UTC)):
-            if refusal.rule in ("expired", "not-yet-valid"):
-                problem = f"--tls-certificate {path} {refusal.problem}, so clients refuse it"
-                warnings.warn(CertificateWarning(problem, refusal.hint), stacklevel=2)
+    return tls_context(arguments.tls_certificate, arguments.tls_key)
 
 
 def _activated(arguments: Arguments, tls: ssl.SSLContext | None) -> list[socket.socket]:

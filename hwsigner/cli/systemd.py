@@ -17,7 +17,6 @@ from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.cli.process import print_outcome
 from hwsigner.config.flags import switch
 from hwsigner.errors import HwsignerError, UsageError, suggestion
-from hwsigner.system.files import make_folders
 
 HELP = "write or remove systemd units that run this program"
 
@@ -173,7 +172,7 @@ def _write(path: Path, text: str) -> None:
         return
     new = path.with_name(f".{path.name}.new")
     try:
-        make_folders(str(path.parent), 0o755)
+        path.parent.mkdir(parents=True, exist_ok=True)
         new.write_text(text, "utf-8")
         new.chmod(0o644)
         new.replace(path)

@@ -137,7 +137,7 @@ def edit_file(path: str, edit: Callable[[bytes], bytes], *, mode: int = 0o600) -
 
     A failure, or a killed process, leaves the old file or the new one; the next write removes what else is left. Mode,
     group and access control list are kept, other extended attributes are not. A new folder gets mode 0700, or 0755
-    if all users may read the file; those above it get 0755. If the path is a symbolic link, its target is replaced.
+    if all users may read the file. If the path is a symbolic link, its target is replaced.
 
     Args:
         path: the file's path.
@@ -155,7 +155,7 @@ def edit_file(path: str, edit: Callable[[bytes], bytes], *, mode: int = 0o600) -
             _check_regular(path, os.stat(path))  # /dev/stdout may lead to a pipe, which has no other path.
         folder, name = os.path.split(target)
         if not os.path.exists(folder):
-            make_folders(folder, 0o755 if mode & 0o004 else 0o700)
+            os.makedirs(folder, mode=0o755 if mode & 0o004 else 0o700, exist_ok=True)
         with _opened(folder, os.O_RDONLY | os.O_DIRECTORY) as directory:
             file = _File(target, name, directory)
             file.check()
@@ -164,18 +164,6 @@ def edit_file(path: str, edit: Callable[[bytes], bytes], *, mode: int = 0o600) -
                 file.replace(edit(old.data if old else b""), old, mode)
     except OSError as error:
         raise _explained(error, target) from error
-
-
-def make_folders(folder: str, mode: int) -> None:
-    """Create a folder, and with mode 0755 those above it that are missing: other users can't write them.
-
-    Python's `makedirs` leaves the mode of those to the umask.
-    """
-    parent = os.path.dirname(folder)
-    if parent and not os.path.exists(parent):
-        make_folders(parent, 0o755)
-    with suppress(FileExistsError):
-        os.mkdir(folder, mode)
 
 
 def create_file(path: str, data: bytes) -> None:

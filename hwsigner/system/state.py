@@ -8,8 +8,6 @@ import stat
 from collections.abc import Iterator
 from contextlib import suppress
 
-from hwsigner.system.files import make_folders
-
 _LOGINS = "/run/user"
 _TEMPORARY = "/tmp"  # noqa: S108  # The folder in it is checked before it is used.
 
@@ -51,7 +49,7 @@ def is_private(folder: str) -> bool:
 def is_usable(folder: str) -> bool:
     """Create a folder if needed; return whether it is private and can be written to."""
     try:
-        make_folders(folder, 0o700)
+        os.makedirs(folder, mode=0o700, exist_ok=True)
     except OSError:
         return False
     return is_private(folder) and os.access(folder, os.W_OK | os.X_OK)

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -567,29 +566,6 @@ def test_https_is_served_with_the_certificate(stage: Stage) -> None:
             head = f"GET /credentials/web HTTP/1.0\r\nHost: server.example\r\nAuthorization: {token}\r\n\r\n"
             tls.sendall(head.encode())
             assert tls.recv(65536).startswith(b"HTTP/1.1 200 OK\r\n")
-
-
-@pytest.mark.parametrize(
-    ("dates", "problem"),
-    [
-        ((certs.ago(2), certs.ago(1)), "expired at "),
-        ((certs.ago(-1), certs.ago(-2)), "is not valid before "),
-        ((certs.ago(1), certs.ago(-1)), ""),
-    ],
-)
-def test_warning_says_at_start_that_clients_refuse_the_servers_own_certificate(
-    stage: Stage, ca: certs.Authority, dates: tuple[datetime, datetime], problem: str
-) -> None:
-    pair = certs.write_key(stage.folder / "pair.pem", ca.key)
-    leaf = certs.issue(ca, ca.key.public_key(), certs.Shape(begin=dates[0], end=dates[1]))
-    pair.write_bytes(certs.pem(leaf, ca.certificate) + pair.read_bytes())
-    with stage.start("serve", FREE, "web", f"--tls-certificate={pair}") as process:
-        process.variables()
-        warnings = [line for line in process.lines if line.startswith("hwsigner: warning: ")]
-        assert len(warnings) == bool(problem)
-        for warning in warnings:
-            assert warning.startswith(f"hwsigner: warning: --tls-certificate {pair} {problem}")
-            assert "so clients refuse it" in warning
 
 
 @pytest.mark.parametrize(

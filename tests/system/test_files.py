@@ -92,14 +92,6 @@ class TestReplacing:
         assert (tmp_path / "a" / "file").read_bytes() == b"new"
         assert [mode(tmp_path / name) for name in ("a", "a/file", f"a/{LOCK}")] == [0o700, 0o600, 0o600]
 
-    def test_other_users_can_t_write_the_new_folders_whatever_the_umask(self, tmp_path: Path) -> None:
-        before = os.umask(0)
-        try:
-            put(tmp_path / "a" / "b" / "c" / "file", b"new")
-        finally:
-            os.umask(before)
-        assert [mode(tmp_path / name) for name in ("a", "a/b", "a/b/c")] == [0o755, 0o755, 0o700]
-
     @pytest.mark.parametrize("bits", [0o600, 0o400, 0o644, 0o660, 0o1640])
     def test_mode_is_kept(self, file: Path, bits: int) -> None:
         file.chmod(bits)
