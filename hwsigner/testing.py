@@ -172,6 +172,10 @@ class KeyContract:
             else:
                 assert opened.verify(signature, b"message", name), name
 
+    def test_unknown_hash_is_refused(self, opened: Opened) -> None:
+        with pytest.raises(UnsupportedKeyError):
+            opened.key.sign(b"message", hash="md5")  # type: ignore[arg-type]
+
     def test_signature_is_valid_only_for_its_message(self, opened: Opened) -> None:
         assert not opened.verify(opened.key.sign(b"message"), b"massage")
 

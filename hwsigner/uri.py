@@ -22,7 +22,7 @@ from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
 from hwsigner.backends import BACKENDS, SHORT_FORMS, Backend, find_backend
-from hwsigner.errors import UsageError, suggestion
+from hwsigner.errors import UsageError, check_text, suggestion
 
 _ANY_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")  # RFC 3986, 3.1.
 _PINS = frozenset({"pin-value", "pin-source"})
@@ -67,7 +67,8 @@ class KeyURI:
         """Parse a key URI, or a path. Text with an unknown scheme is a path.
 
         Raises:
-            UsageError: bad percent-encoding, an attribute without a value or given twice, or a PIN out of place.
+            UsageError: not a str; bad percent-encoding; an attribute without a value or given twice; a PIN out of
+                place.
             BackendUnavailableError: an installed backend has this scheme and can't be loaded.
         """
         uri = cls._parse(text)
@@ -96,6 +97,7 @@ class KeyURI:
 
     @classmethod
     def _parse(cls, text: str) -> KeyURI:
+        check_text(text, "the key URI")
         _check_is_place(text)
         if text == "-" or text.startswith("-?"):
             text = f"fd:0{text[1:]}"

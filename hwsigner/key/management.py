@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from hwsigner.errors import UsageError
 from hwsigner.key import FoundCertificate, Key, load_backend, open_key
@@ -35,6 +35,12 @@ class KeyRequest:
     noda: bool | None = None
     pcrs: str = ""
     overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.algorithm not in get_args(KeyAlgorithm):
+            raise UsageError(
+                f"{self.algorithm!r} is not an algorithm for keys", f"Use {', '.join(get_args(KeyAlgorithm))}"
+            )
 
     def require_only(self, *names: str, kind: str) -> None:
         """Check that nothing was asked for that a backend can't do, except the algorithm.

@@ -36,6 +36,7 @@ from hwsigner.key import (
     FoundCertificate,
     HashName,
     Key,
+    check_hash,
     is_rsa_exponent,
 )
 from hwsigner.pins import PinSource
@@ -89,11 +90,13 @@ class FileKey(Key):
         """Sign a message; see `Key.sign`.
 
         Raises:
+            UnsupportedKeyError: there is no such hash.
             SigningKeyError: the key is closed, or damaged.
         """
         sign = self._sign
         if sign is None:
             raise SigningKeyError(f"the key of {self._path} is closed", "Open it again")
+        check_hash(hash)
         try:
             return sign(message, hash)
         except ValueError as error:

@@ -20,7 +20,7 @@ from hwsigner.backends.tpm2.tcti import check_tcti, tcti_of
 from hwsigner.backends.tpm2.tpm import TPM, SessionSettings
 from hwsigner.backends.tpm2.uris import QUERY, NamedKey, named_key, named_nv_index, session_settings
 from hwsigner.errors import SigningKeyError, UnsupportedKeyError
-from hwsigner.key import Algorithm, FoundCertificate, HashName, Key, ListedToken
+from hwsigner.key import Algorithm, FoundCertificate, HashName, Key, ListedToken, check_hash
 from hwsigner.pins import FoundPin, PinRequest, PinSource, use_until_right
 from hwsigner.uri import KeyURI
 
@@ -177,6 +177,7 @@ class TPMKey(Key):
         connection, name, only_hash = self._connection, self._key.name, self._public.only_hash
         if connection is None:
             raise SigningKeyError(f"key {name} is closed", "Open it again")
+        check_hash(hash)
         if only_hash not in (None, hash):
             raise UnsupportedKeyError(f"key {name} signs with {only_hash} only, not {hash}", f"Use {only_hash}")
 
