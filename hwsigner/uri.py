@@ -22,7 +22,7 @@ from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
 from hwsigner.backends import BACKENDS, SHORT_FORMS, Backend, find_backend
-from hwsigner.errors import UsageError, check_text, suggestion
+from hwsigner.errors import UsageError, suggestion
 
 _ANY_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")  # RFC 3986, 3.1.
 _PINS = frozenset({"pin-value", "pin-source"})
@@ -97,7 +97,8 @@ class KeyURI:
 
     @classmethod
     def _parse(cls, text: str) -> KeyURI:
-        check_text(text, "the key URI")
+        if not isinstance(text, str):
+            raise UsageError(f"the key URI is of type {type(text).__name__}, not str", "Pass text")
         _check_is_place(text)
         if text == "-" or text.startswith("-?"):
             text = f"fd:0{text[1:]}"

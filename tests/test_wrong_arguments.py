@@ -81,7 +81,7 @@ def test_unknown_algorithm_of_a_new_key_is_refused(wrong: Any) -> None:
         hwsigner.KeyRequest(wrong)
 
 
-@pytest.mark.parametrize("wrong", ["SHA256", "md5", None, b"sha256", []])
+@pytest.mark.parametrize("wrong", ["SHA256", "md5", None, b"sha256"])
 def test_unknown_hash_is_refused(key: Path, wrong: Any) -> None:
     with (
         hwsigner.open_key(str(key)) as opened,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from types import ModuleType, TracebackType
-from typing import Literal, NamedTuple, Protocol, Self, get_args
+from typing import Literal, NamedTuple, Protocol, Self
 
 from hwsigner.errors import UnsupportedKeyError, UsageError
 from hwsigner.pins import AskPin, PinSource
@@ -28,14 +28,9 @@ def is_rsa_exponent(number: int) -> bool:
     return number >= 3 and number % 2 == 1
 
 
-def check_hash(hash: HashName) -> None:
-    """Check the name of a hash for `Key.sign`.
-
-    Raises:
-        UnsupportedKeyError: it is another one.
-    """
-    if hash not in get_args(HashName):
-        raise UnsupportedKeyError(f"keys don't sign with the hash {hash!r}", "Use sha256, sha384 or sha512")
+def unknown_hash(hash: object) -> UnsupportedKeyError:
+    """Return the error for what is not a HashName."""
+    return UnsupportedKeyError(f"keys don't sign with the hash {hash!r}", "Use sha256, sha384 or sha512")
 
 
 class Key(Protocol):

@@ -36,8 +36,8 @@ from hwsigner.key import (
     FoundCertificate,
     HashName,
     Key,
-    check_hash,
     is_rsa_exponent,
+    unknown_hash,
 )
 from hwsigner.pins import PinSource
 from hwsigner.uri import KeyURI
@@ -96,7 +96,8 @@ class FileKey(Key):
         sign = self._sign
         if sign is None:
             raise SigningKeyError(f"the key of {self._path} is closed", "Open it again")
-        check_hash(hash)
+        if hash not in _HASHES:
+            raise unknown_hash(hash)
         try:
             return sign(message, hash)
         except ValueError as error:

@@ -22,7 +22,7 @@ from hwsigner.backends.pkcs11.objects import ALGORITHMS, ORDER_BYTES, KeyObject,
 from hwsigner.backends.pkcs11.search import find_key
 from hwsigner.backends.pkcs11.token import OpenToken
 from hwsigner.errors import SigningKeyError
-from hwsigner.key import Algorithm, HashName, Key, check_hash
+from hwsigner.key import Algorithm, HashName, Key, unknown_hash
 from hwsigner.pins import PinSource
 from hwsigner.system import notices
 from hwsigner.system.stderr import quiet
@@ -91,7 +91,6 @@ class PKCS11Key(Key):
             SigningKeyError: the key is closed, or the token can't sign; the message has the token's reason.
             PinError: the PIN for this signature is missing, wrong or locked.
         """
-        check_hash(hash)
         return self._use("could not sign", self._sign, message, hash)
 
     def close(self) -> None:
@@ -166,6 +165,8 @@ class PKCS11Key(Key):
 
     def _method(self, hash: HashName) -> SigningMethod:
         """Return how the key signs with a hash. A mechanism that the token does not list is still tried."""
+        if hash not in _RSA_WITH_HASH:
+            raise unknown_hash(hash)
         algorithm = getattr(hashlib, hash)
         if self._key.key_type == KeyType.ML_DSA:
             return SigningMethod(_CKM_ML_DSA, bytes, bytes)
