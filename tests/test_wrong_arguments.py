@@ -10,6 +10,8 @@ import pytest
 
 import hwsigner
 import hwsigner.boto3
+from hwsigner.auth import SigV4Auth
+from hwsigner.aws.create_session import build_request
 from hwsigner.errors import UnsupportedKeyError, UsageError
 
 
@@ -88,3 +90,32 @@ def test_unknown_hash_is_refused(key: Path, wrong: Any) -> None:
         pytest.raises(UnsupportedKeyError, match="Use sha256, sha384 or sha512"),
     ):
         opened.sign(b"message", wrong)
+
+
+def test_unknown_format_is_refused_before_a_session_is_made(tmp_path: Path) -> None:
+    def source() -> hwsigner.IdentitySource:
+        raise AssertionError("the key was used")
+
+    request = hwsigner.SessionRequest("trust-anchor", "profile", "role")
+    service = hwsigner.find_service("us-east-1", environ={})
+    provider = hwsigner.Provider(source, request, service)
+    with hwsigner.BackgroundProvider(provider, formats={"process": lambda _: b""}) as background:
+        assert background.read("proces") is None
+        with pytest.raises(UsageError, match=r"no format 'proces'\. Did you mean process\?"):
+            background.reply("proces")
+
+
+@pytest.mark.parametrize("wrong", [None, b"arn:aws:iam::123456789012:role/web", Path("arn")])
+@pytest.mark.parametrize("place", range(3))
+def test_arn_that_is_not_text_is_refused(key: Path, place: int, wrong: Any) -> None:
+    arns: list[Any] = ["anchor", "profile", "role"]
+    arns[place] = wrong
+    service = hwsigner.find_service("us-east-1", endpoint="http://127.0.0.1:1", environ={})
+    with pytest.raises(UsageError, match=f"ARN is of type {type(wrong).__name__}, not str"):
+        build_request(hwsigner.SessionRequest(*arns), service.endpoint)
+
+
+@pytest.mark.parametrize("wrong", [None, "web", b"web"])
+def test_profile_instead_of_credentials_for_a_signature_is_refused(wrong: Any) -> None:
+    with pytest.raises(UsageError, match="Pass Credentials, or a provider"):
+        SigV4Auth(wrong, "us-east-1", "s3")
