@@ -119,3 +119,10 @@ def test_arn_that_is_not_text_is_refused(key: Path, place: int, wrong: Any) -> N
 def test_profile_instead_of_credentials_for_a_signature_is_refused(wrong: Any) -> None:
     with pytest.raises(UsageError, match="Pass Credentials, or a provider"):
         SigV4Auth(wrong, "us-east-1", "s3")
+
+
+@pytest.mark.parametrize("wrong", [None, "x", b"der", [None], [b"der"], [hwsigner.FoundCertificate(b"-----BEGIN", "")]])
+def test_certificate_that_is_not_der_is_not_installed(key: Path, wrong: Any) -> None:
+    with pytest.raises(UsageError, match="Pass a list of FoundCertificate with DER bytes"):
+        hwsigner.install_certificate(str(key), wrong)
+    assert [path.name for path in key.parent.iterdir()] == ["web.key"]

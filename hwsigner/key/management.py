@@ -193,11 +193,13 @@ def install_certificate(
         allow_modules: whether the URI may name any library to load, as for `open_key`.
 
     Raises:
-        UsageError: the URI is malformed, or the backend has no place for certificates.
+        UsageError: the URI is malformed, the backend has no place for certificates, or the chain is not DER.
         SigningKeyError: the key can't be found, or the token is full or read-only.
         PinError: a PIN is missing, wrong or locked.
     """
     parsed = KeyURI.of(uri).resolved()
+    if not _is_der(chain):
+        raise UsageError("the chain is not of certificates in DER", "Pass a list of FoundCertificate with DER bytes")
     install: Callable[..., InstalledCertificate] = _function(parsed, "install_certificate", allow_modules)
     return install(parsed, PinSource.of(pin), chain, nv_index=nv_index)
 
@@ -227,6 +229,13 @@ def delete_key(
     parsed = KeyURI.of(uri).resolved()
     delete: Callable[[KeyURI, PinSource, Confirm], tuple[str, ...]] = _function(parsed, "delete_key", allow_modules)
     return delete(parsed, PinSource.of(pin), confirm)
+
+
+def _is_der(chain: object) -> bool:
+    """Return whether these are certificates that may be DER: its first byte is that of a SEQUENCE."""
+    return isinstance(chain, Sequence) and all(
+        isinstance(one, FoundCertificate) and one.der.startswith(b"\x30") for one in chain
+    )
 
 
 def _function(uri: KeyURI, name: str, allow_modules: bool) -> Callable[..., Any]:
