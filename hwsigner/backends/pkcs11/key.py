@@ -169,16 +169,20 @@ class PKCS11Key(Key):
             raise unknown_hash(hash)
         algorithm = getattr(hashlib, hash)
         if self._key.key_type == KeyType.ML_DSA:
-            return SigningMethod(_CKM_ML_DSA, bytes, bytes)
+            return SigningMethod(_CKM_ML_DSA, _whole, bytes)
         if self._key.key_type != KeyType.EC:
             if self._offers(_RSA_WITH_HASH[hash]):
-                return SigningMethod(_RSA_WITH_HASH[hash], bytes, bytes)
+                return SigningMethod(_RSA_WITH_HASH[hash], _whole, bytes)
             return SigningMethod(_CKM_RSA_PKCS, lambda message: _DIGEST_INFO[hash] + algorithm(message).digest(), bytes)
         if self._offers(_ECDSA_WITH_HASH[hash]) and not self._offers(_CKM_ECDSA):
-            return SigningMethod(_ECDSA_WITH_HASH[hash], bytes, encode_ecdsa_signature)
+            return SigningMethod(_ECDSA_WITH_HASH[hash], _whole, encode_ecdsa_signature)
         # ECDSA takes the leftmost bits (FIPS 186-5, 6.4.1), but not every token cuts a digest that is too long.
         size = ORDER_BYTES.get(self._key.curve)
         return SigningMethod(_CKM_ECDSA, lambda message: algorithm(message).digest()[:size], encode_ecdsa_signature)
 
     def _offers(self, mechanism: int) -> bool:
         return self._token.module.functions.can_sign_with(self._token.info.slot, mechanism)
+
+
+def _whole(message: bytes) -> bytes:
+    return bytes(memoryview(message))  # bytes(5) would be five NUL bytes.
