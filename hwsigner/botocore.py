@@ -17,7 +17,7 @@ except ImportError as error:
 
 from hwsigner.agent.source import agent_credentials
 from hwsigner.aws.credentials import Credentials
-from hwsigner.errors import HwsignerError, HwsignerWarning
+from hwsigner.errors import HwsignerError, HwsignerWarning, check_text
 from hwsigner.refresh.shared import shared_provider
 from hwsigner.system.notices import heard_by, show_unless_notified
 
@@ -58,6 +58,7 @@ class _ProfileProvider(CredentialProvider):  # type: ignore[misc]  # botocore ha
 
     def __init__(self, profile: str) -> None:
         super().__init__()
+        check_text(profile, "the profile's name")
         self._profile = profile
 
     def load(self) -> RefreshableCredentials:

@@ -259,3 +259,13 @@ class UnsafeConnectionWarning(HwsignerWarning):
 
     exit_status = 2
     cause = "config"
+
+
+def check_text(value: object, what: str) -> None:
+    """Check that a caller's argument is a str. It may be a secret, so the message has only its type.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if not isinstance(value, str):
+        raise UsageError(f"{what} is of type {type(value).__name__}, not str", "Pass text")

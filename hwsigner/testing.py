@@ -172,6 +172,15 @@ class KeyContract:
             else:
                 assert opened.verify(signature, b"message", name), name
 
+    def test_unknown_hash_is_refused(self, opened: Opened) -> None:
+        with pytest.raises(UnsupportedKeyError):
+            opened.key.sign(b"message", hash="md5")  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("message", [5, None, "text"])
+    def test_message_that_is_not_bytes_is_a_type_error(self, opened: Opened, message: Any) -> None:
+        with pytest.raises(TypeError):  # bytes(5) would be five NUL bytes.
+            opened.key.sign(message)
+
     def test_signature_is_valid_only_for_its_message(self, opened: Opened) -> None:
         assert not opened.verify(opened.key.sign(b"message"), b"massage")
 

@@ -67,7 +67,8 @@ class KeyURI:
         """Parse a key URI, or a path. Text with an unknown scheme is a path.
 
         Raises:
-            UsageError: bad percent-encoding, an attribute without a value or given twice, or a PIN out of place.
+            UsageError: not a str; bad percent-encoding; an attribute without a value or given twice; a PIN out of
+                place.
             BackendUnavailableError: an installed backend has this scheme and can't be loaded.
         """
         uri = cls._parse(text)
@@ -96,6 +97,8 @@ class KeyURI:
 
     @classmethod
     def _parse(cls, text: str) -> KeyURI:
+        if not isinstance(text, str):
+            raise UsageError(f"the key URI is of type {type(text).__name__}, not str", "Pass text")
         _check_is_place(text)
         if text == "-" or text.startswith("-?"):
             text = f"fd:0{text[1:]}"

@@ -65,8 +65,12 @@ class SigV4Auth(RequestAuth):
             clock: returns the seconds since 1970.
 
         Raises:
-            UsageError: a header to sign changes on the way; the region or service is empty or invalid.
+            UsageError: a header to sign changes on the way; the region or service is empty or invalid; the credentials
+                are something else.
         """
+        if not callable(credentials) and not hasattr(credentials, "access_key_id"):
+            problem = f"the credentials are of type {type(credentials).__name__}"
+            raise UsageError(problem, "Pass Credentials, or a provider such as hwsigner.Provider.from_profile(NAME)")
         super().__init__(region, service, also_sign, s3=is_s3(service), unsigned_payload=unsigned_payload)
         self.credentials = credentials
         self._clock = clock

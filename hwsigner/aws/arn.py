@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from hwsigner.errors import UsageError
+from hwsigner.errors import UsageError, check_text
 
 MAX_ARN_LENGTH = 2048
 _LONGEST_SHOWN = 200
@@ -113,6 +113,7 @@ def check_region(text: str, source: str = "--region") -> str:
     Raises:
         UsageError: it does not look like a region.
     """
+    check_text(text, source)
     if not _REGION.fullmatch(text):
         raise UsageError(f"{source} is {_shown(text)}, which is not a region", "Use a region such as us-east-1")
     return text

@@ -15,7 +15,7 @@ from hwsigner.aws.config_file import Setting, read_config
 from hwsigner.aws.credentials import Credentials, read_credentials
 from hwsigner.aws.endpoint import sessions_endpoint
 from hwsigner.aws.service_errors import is_from_service, request_id_of, service_error, unexpected_response
-from hwsigner.errors import ServiceError, ServiceUnreachableError, UsageError
+from hwsigner.errors import ServiceError, ServiceUnreachableError, UsageError, check_text
 from hwsigner.http import defaults
 from hwsigner.http.address import Endpoint
 from hwsigner.http.connection import Deadline
@@ -139,7 +139,14 @@ def create_session(
 
 
 def build_request(request: SessionRequest, endpoint: Endpoint) -> Request:
-    """Return the unsigned HTTP request for a session."""
+    """Return the unsigned HTTP request for a session.
+
+    Raises:
+        UsageError: an ARN is not a str.
+    """
+    check_text(request.trust_anchor_arn, "the trust anchor's ARN")
+    check_text(request.profile_arn, "the profile's ARN")
+    check_text(request.role_arn, "the role's ARN")
     body: dict[str, object] = {"durationSeconds": request.duration}
     if request.session_name is not None:
         body["roleSessionName"] = request.session_name

@@ -88,6 +88,9 @@ def _current(found: Profile) -> Certificate:
     if not isinstance(place, str) or "private-key" not in found.values:
         problem = f"profile {found.name!r} names no certificate with its key, so there is nothing to renew"
         raise ConfigError(problem, f"Run hwsigner enroll {found.name}")
+    if not (found.values.get("issuer") or found.values.get("issuer-command")):
+        hint = f"Add one with hwsigner enroll {found.name} and --issuer NAME or --issuer-command PROGRAM"
+        raise ConfigError(f"profile {found.name!r} names no issuer", hint)
     certificates = leaves(options.certificates_at(place))
     keys = len({one.public_key() for one in certificates})
     if keys > 1:  # The names of another key must not be asked for.
@@ -103,9 +106,6 @@ def _renew(found: Profile, old: Certificate, new_key: str | None) -> tuple[Certi
     if not values["subject"]:  # It was not enrolled, but set up by hand.
         values |= {"subject": old.subject, **alternative_names(old)}
     asked = wanted(values)
-    if not (values["issuer"] or values["issuer_command"]):
-        hint = f"Add one with hwsigner enroll {found.name} and --issuer NAME or --issuer-command PROGRAM"
-        raise ConfigError(f"profile {found.name!r} names no issuer", hint)
     opened = issuer(values, asked.access)
     if new_key:
         ensure_key(asked)

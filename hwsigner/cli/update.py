@@ -85,9 +85,17 @@ def run(arguments: Arguments) -> int:
 
 
 def _only_profile(arguments: Arguments) -> str | None:
-    """Return the profile of config.toml that the flags name, if they set nothing else of a session."""
-    is_alone = {flag.name for flag, _ in arguments.given} <= {flag.name for flag in _FLAGS}
-    return arguments.config_profile if is_alone else None
+    """Return the profile of config.toml that the flags name, if they set nothing else of a session.
+
+    Raises:
+        UsageError: they set nothing at all.
+    """
+    if not {flag.name for flag, _ in arguments.given} <= {flag.name for flag in _FLAGS}:
+        return None
+    if not arguments.config_profile:
+        hint = "Give --config-profile NAME: --profile names the section to write"
+        raise UsageError("update needs a profile of config.toml, or the flags for a session", hint)
+    return str(arguments.config_profile)
 
 
 def _write(path: str, section: str, credentials: Credentials) -> None:

@@ -397,7 +397,8 @@ def _from_toml(flag: Flag, value: Any, where: str) -> Any:
     try:
         if flag.many and not isinstance(value, str):  # The items of a text would be its characters.
             items = [f"{k}={v}" for k, v in value.items()] if isinstance(value, dict) else value
-            return [flag.value(item) for item in items]
+            if isinstance(items, list | tuple) and all(isinstance(item, str) for item in items):
+                return [flag.value(item) for item in items]
         if isinstance(value, bool) and not flag.metavar:
             return value
         if isinstance(value, int | float | str) and not (flag.many or isinstance(value, bool)):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hwsigner.config import places
-from hwsigner.errors import ConfigError, NoProfileError, UsageError, suggestion
+from hwsigner.errors import ConfigError, NoProfileError, UsageError, check_text, suggestion
 from hwsigner.system.files import create_file, edit_file, open_trusted
 from hwsigner.system.toml import parse_toml
 from hwsigner.system.users import share_with_agent
@@ -65,9 +65,11 @@ def profile(name: str, environ: Mapping[str, str]) -> Profile:
     """Return one profile.
 
     Raises:
+        UsageError: the name is not a str.
         NoProfileError: there is no profile with that name.
         ConfigError: as `profiles`.
     """
+    check_text(name, "the profile's name")
     found = profiles(environ)
     if name not in found:
         known = ", ".join(sorted(found)) or "none"

@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from hwsigner.errors import KeyMismatchError, UsageError
+from hwsigner.errors import KeyMismatchError, UsageError, check_text
 from hwsigner.key import ECDSA, RSA, Algorithm, Key
 from hwsigner.key.public_key import verify
 
@@ -204,6 +204,9 @@ def _names(
     subject: str, dns_names: Sequence[str], uris: Sequence[str]
 ) -> tuple[x509.Name, list[x509.Extension[x509.ExtensionType]]]:
     """Return the subject and the extensions to ask for."""
+    check_text(subject, "the subject")
+    _check_list(dns_names, "dns_names")
+    _check_list(uris, "uris")
     for name in dns_names:
         if not _DNS_NAME.fullmatch(name):
             raise UsageError(f"{name[:100]!r} is not a DNS name", "Write it as bamboo-01.example.com, in ASCII")
@@ -220,6 +223,13 @@ def _names(
     if alternatives:
         wanted.append((x509.SubjectAlternativeName(alternatives), False))
     return parse_name(subject), [x509.Extension(value.oid, critical, value) for value, critical in wanted]
+
+
+def _check_list(names: object, what: str) -> None:
+    if isinstance(names, str | bytes) or not isinstance(names, Sequence):  # A text would be a list of its letters.
+        raise UsageError(f"{what} is of type {type(names).__name__}, not a list of str", "Pass a list")
+    for name in names:
+        check_text(name, f"a name in {what}")
 
 
 def _as_asn1(extensions: list[x509.Extension[x509.ExtensionType]]) -> list[dict[str, object]]:

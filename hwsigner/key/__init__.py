@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from types import ModuleType, TracebackType
 from typing import Literal, NamedTuple, Protocol, Self
 
-from hwsigner.errors import UsageError
+from hwsigner.errors import UnsupportedKeyError, UsageError
 from hwsigner.pins import AskPin, PinSource
 from hwsigner.uri import KeyURI
 
@@ -26,6 +26,11 @@ SUPPORTED_KEYS = "RSA of 2048 to 4096 bits, ECDSA on P-256, P-384 and P-521, and
 def is_rsa_exponent(number: int) -> bool:
     """Return whether an RSA key can have a public exponent (RFC 8017, 3.1)."""
     return number >= 3 and number % 2 == 1
+
+
+def unknown_hash(hash: object) -> UnsupportedKeyError:
+    """Return the error for what is not a HashName."""
+    return UnsupportedKeyError(f"keys don't sign with the hash {hash!r}", "Use sha256, sha384 or sha512")
 
 
 class Key(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from hwsigner.errors import UsageError
 from hwsigner.key import FoundCertificate, Key, load_backend, open_key
@@ -35,6 +35,12 @@ class KeyRequest:
     noda: bool | None = None
     pcrs: str = ""
     overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.algorithm not in get_args(KeyAlgorithm):
+            raise UsageError(
+                f"{self.algorithm!r} is not an algorithm for keys", f"Use {', '.join(get_args(KeyAlgorithm))}"
+            )
 
     def require_only(self, *names: str, kind: str) -> None:
         """Check that nothing was asked for that a backend can't do, except the algorithm.
@@ -187,11 +193,13 @@ def install_certificate(
         allow_modules: whether the URI may name any library to load, as for `open_key`.
 
     Raises:
-        UsageError: the URI is malformed, or the backend has no place for certificates.
+        UsageError: the URI is malformed, the backend has no place for certificates, or the chain is not DER.
         SigningKeyError: the key can't be found, or the token is full or read-only.
         PinError: a PIN is missing, wrong or locked.
     """
     parsed = KeyURI.of(uri).resolved()
+    if not _is_der(chain):
+        raise UsageError("the chain is not of certificates in DER", "Pass a list of FoundCertificate with DER bytes")
     install: Callable[..., InstalledCertificate] = _function(parsed, "install_certificate", allow_modules)
     return install(parsed, PinSource.of(pin), chain, nv_index=nv_index)
 
@@ -221,6 +229,13 @@ def delete_key(
     parsed = KeyURI.of(uri).resolved()
     delete: Callable[[KeyURI, PinSource, Confirm], tuple[str, ...]] = _function(parsed, "delete_key", allow_modules)
     return delete(parsed, PinSource.of(pin), confirm)
+
+
+def _is_der(chain: object) -> bool:
+    """Return whether these are certificates that may be DER: its first byte is that of a SEQUENCE."""
+    return isinstance(chain, Sequence) and all(
+        isinstance(one, FoundCertificate) and one.der.startswith(b"\x30") for one in chain
+    )
 
 
 def _function(uri: KeyURI, name: str, allow_modules: bool) -> Callable[..., Any]:

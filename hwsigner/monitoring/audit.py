@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable, Hashable, Mapping
 
@@ -13,6 +14,8 @@ from hwsigner.system.processes import executable_of, find_process
 MAX_ASKERS = 4096
 # hwsigner-credentials, as the kernel cuts its name: it asks once, for the program that ran it.
 _HELPER = "hwsigner-creden"
+# The first step for the user, by the reason that a line can't be written.
+_STEPS = {errno.ENOSPC: "Make room", errno.EDQUOT: "Make room", errno.ENOENT: "Make the folder"}
 
 
 class Audit:
@@ -133,7 +136,8 @@ class Audit:
     def _fail(self, error: OSError) -> None:
         problem = f"the audit log {self._name} can't be written: {error.strerror or error}"
         if self._required:
-            raise AuditError(f"{problem}, and it is required", "Make room, or see audit in hwsigner help monitoring")
+            step = _STEPS.get(error.errno or 0, "Name a file that this user can write")
+            raise AuditError(f"{problem}, and it is required", f"{step}, or see audit in hwsigner help monitoring")
         if not self._is_failing:
             self._is_failing = True
             self._log(f"warning: {problem}. Credentials are given without audit lines")

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from typing import Final, NamedTuple, TypeVar
 
-from hwsigner.errors import PinError, PinRequiredError, WrongPinError
+from hwsigner.errors import PinError, PinRequiredError, WrongPinError, check_text
 from hwsigner.pins import sources as pin_sources
 from hwsigner.pins.child import VARIABLE
 from hwsigner.uri import KeyURI
@@ -138,6 +138,8 @@ class PinSource:
         allow_final_try: bool = False,
         profile: str | None = None,
     ) -> None:
+        if pin is not None:
+            check_text(pin, "the PIN")
         self._pin = pin
         self._ask = ask
         self._prompts = prompts
@@ -155,7 +157,7 @@ class PinSource:
         """Return what a caller gave for a PIN as a PinSource."""
         if isinstance(pin, PinSource):
             return pin
-        return cls(pin) if pin is None or isinstance(pin, str) else cls(ask=pin)
+        return cls(ask=pin) if callable(pin) else cls(pin)
 
     def __repr__(self) -> str:
         return "PinSource(…)"
@@ -209,7 +211,7 @@ class PinSource:
         Raises:
             PinError: as `stored`.
         """
-        pin = self._ask(request) if self._ask and self._pin is None else None
+        pin = self._answer(request) if self._pin is None else None
         return self.stored(uri, request) if pin is None else pin
 
     def find(self, uri: KeyURI, request: PinRequest) -> FoundPin:
@@ -223,8 +225,8 @@ class PinSource:
                 several; or the user cancelled.
         """
         answer = self._answers.get(request)
-        if answer is None and self._ask and self._pin is None:
-            answer = self._ask(request)
+        if answer is None and self._pin is None:
+            answer = self._answer(request)
         self._stored_for.discard(request)
         if answer is not None:
             return FoundPin(answer, is_stored=False)
@@ -257,7 +259,7 @@ class PinSource:
             PinRequiredError: neither gives a PIN.
             PinError: the user cancelled.
         """
-        pin = self._ask(request) if self._ask else None
+        pin = self._answer(request)
         return FoundPin(self._prompt(request) if pin is None else pin, is_stored=False, is_typed=pin is None)
 
     def prompt(self, request: PinRequest) -> str | None:
@@ -271,6 +273,13 @@ class PinSource:
             if pin is not None:
                 return pin
         return None
+
+    def _answer(self, request: PinRequest) -> str | None:
+        """Return the answer of the caller's callable, or None without one."""
+        pin = self._ask(request) if self._ask else None
+        if pin is not None:
+            check_text(pin, "the PIN from your callable")
+        return pin
 
     def _prompt(self, request: PinRequest, password_flag: str = "") -> str:
         pin = self.prompt(request)

@@ -16,7 +16,7 @@ from typing import NamedTuple, Self
 from weakref import WeakSet
 
 from hwsigner.aws.credentials import Credentials, Reply
-from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError
+from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError, suggestion
 from hwsigner.identity.certificate import Certificate
 from hwsigner.refresh.expiry import ExpiryWatch
 from hwsigner.refresh.outcome import Failure, Session
@@ -116,13 +116,19 @@ class BackgroundProvider:
 
         Args:
             name: the format's name.
+
+        Raises:
+            UsageError: there is no such format, and the replies are there.
         """
         rendered = self._rendered
         if rendered is None or not self._provider._is_good(rendered.session, is_retried=self._is_retried):
             self._is_wanted = True
             return None
         self._want()
-        return rendered.replies[name]
+        try:
+            return rendered.replies[name]
+        except KeyError:
+            raise self._unknown(name) from None
 
     def reply(self, name: str) -> bytes | memoryview:
         """Return the finished reply of a format; wait for a refresh if there are no live credentials.
@@ -131,13 +137,19 @@ class BackgroundProvider:
             name: the format's name.
 
         Raises:
+            UsageError: there is no such format.
             HwsignerError: as a call of a provider does.
         """
+        if name not in self._formats:
+            raise self._unknown(name)
         credentials = self()
         rendered = self._rendered
         if rendered and rendered.session.credentials is credentials:
             return rendered.replies[name]
         return self._formats[name](credentials)  # Another refresh is just storing its replies.
+
+    def _unknown(self, name: str) -> UsageError:
+        return UsageError(f"there is no format {name!r}", suggestion(str(name), self._formats, "Add it to formats="))
 
     def __call__(self) -> Credentials:
         """Return live credentials; raises as a call of a provider does."""

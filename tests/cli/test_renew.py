@@ -237,6 +237,7 @@ class TestRefusals:
         flags = [flag for flag in _flags(enrolled, "") if not flag.startswith("--issuer")]
         succeeds(enrolled.scene.call("profile", "add", "web", "--replace", *flags))
         refused(run(enrolled), 2, "no issuer", "hwsigner enroll web and --issuer NAME")
+        refused(run(enrolled, "--if-due"), 2, "no issuer")  # Long before the certificate is due.
         enrolled.config.write_text('[profile.web]\nsubject = "CN=a"\n')
         refused(run(enrolled), 2, "nothing to renew", "hwsigner enroll web")
         refused(enrolled.scene.call("renew", "absent"), 2, "no profile 'absent'")

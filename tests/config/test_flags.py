@@ -17,6 +17,7 @@ from hwsigner.config.flags import (
     SESSION,
     Flag,
     check_exclusive,
+    converted,
     default_values,
     profile_values,
 )
@@ -207,3 +208,10 @@ def test_profile_s_pin_is_not_for_a_key_that_a_flag_names(
 ) -> None:
     values = profile_values(Profile("web", FILE, tomllib.loads(content), exposed=False), given)
     assert values.get("profile_name") == ("web" if is_its_key else None)
+
+
+@pytest.mark.parametrize("value", [[7], 7, [None], True])
+def test_list_of_something_else_than_text_is_of_the_wrong_type(value: object) -> None:
+    with pytest.raises(ConfigError, match="instance-property with a value of the wrong type") as caught:
+        converted({"instance_property": value})
+    assert "object" not in str(caught.value)

@@ -170,6 +170,13 @@ def test_full_disk_refuses_credentials_if_the_audit_log_is_required(full_disk: P
     assert sum(line.endswith("}") for line in lines) >= len(lines) - 2
 
 
+def test_hint_names_the_step_for_the_reason(tmp_path: Path) -> None:
+    with pytest.raises(AuditError, match="Make the folder"):
+        Opened(tmp_path / "missing" / "audit.log", required=True)
+    with pytest.raises(AuditError, match="Name a file that this user can write"):
+        Opened(tmp_path, required=True)
+
+
 @pytest.mark.parametrize("place", ["/nonesuch/audit.log", "/", "/dev/null/x"])
 def test_place_that_can_t_be_opened_is_an_error_if_it_is_required(place: str) -> None:
     with pytest.raises(AuditError, match=f"the audit log {place} can't be written"):

@@ -37,6 +37,7 @@ from hwsigner.key import (
     HashName,
     Key,
     is_rsa_exponent,
+    unknown_hash,
 )
 from hwsigner.pins import PinSource
 from hwsigner.uri import KeyURI
@@ -89,11 +90,14 @@ class FileKey(Key):
         """Sign a message; see `Key.sign`.
 
         Raises:
+            UnsupportedKeyError: there is no such hash.
             SigningKeyError: the key is closed, or damaged.
         """
         sign = self._sign
         if sign is None:
             raise SigningKeyError(f"the key of {self._path} is closed", "Open it again")
+        if hash not in _HASHES:
+            raise unknown_hash(hash)
         try:
             return sign(message, hash)
         except ValueError as error:

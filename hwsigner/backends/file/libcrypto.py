@@ -79,7 +79,7 @@ class EvpKey:
         """
         context = self._lib.EVP_MD_CTX_new()
         size = c_size_t()
-        arguments = (message, len(message))
+        arguments = (bytes(memoryview(message)), len(message))
         try:
             if self._lib.EVP_DigestSignInit(context, None, None, None, self._pointer) == 1:
                 self._lib.EVP_DigestSign(context, None, byref(size), *arguments)

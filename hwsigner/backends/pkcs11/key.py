@@ -22,7 +22,7 @@ from hwsigner.backends.pkcs11.objects import ALGORITHMS, ORDER_BYTES, KeyObject,
 from hwsigner.backends.pkcs11.search import find_key
 from hwsigner.backends.pkcs11.token import OpenToken
 from hwsigner.errors import SigningKeyError
-from hwsigner.key import Algorithm, HashName, Key
+from hwsigner.key import Algorithm, HashName, Key, unknown_hash
 from hwsigner.pins import PinSource
 from hwsigner.system import notices
 from hwsigner.system.stderr import quiet
@@ -165,18 +165,24 @@ class PKCS11Key(Key):
 
     def _method(self, hash: HashName) -> SigningMethod:
         """Return how the key signs with a hash. A mechanism that the token does not list is still tried."""
+        if hash not in _RSA_WITH_HASH:
+            raise unknown_hash(hash)
         algorithm = getattr(hashlib, hash)
         if self._key.key_type == KeyType.ML_DSA:
-            return SigningMethod(_CKM_ML_DSA, bytes, bytes)
+            return SigningMethod(_CKM_ML_DSA, _whole, bytes)
         if self._key.key_type != KeyType.EC:
             if self._offers(_RSA_WITH_HASH[hash]):
-                return SigningMethod(_RSA_WITH_HASH[hash], bytes, bytes)
+                return SigningMethod(_RSA_WITH_HASH[hash], _whole, bytes)
             return SigningMethod(_CKM_RSA_PKCS, lambda message: _DIGEST_INFO[hash] + algorithm(message).digest(), bytes)
         if self._offers(_ECDSA_WITH_HASH[hash]) and not self._offers(_CKM_ECDSA):
-            return SigningMethod(_ECDSA_WITH_HASH[hash], bytes, encode_ecdsa_signature)
+            return SigningMethod(_ECDSA_WITH_HASH[hash], _whole, encode_ecdsa_signature)
         # ECDSA takes the leftmost bits (FIPS 186-5, 6.4.1), but not every token cuts a digest that is too long.
         size = ORDER_BYTES.get(self._key.curve)
         return SigningMethod(_CKM_ECDSA, lambda message: algorithm(message).digest()[:size], encode_ecdsa_signature)
 
     def _offers(self, mechanism: int) -> bool:
         return self._token.module.functions.can_sign_with(self._token.info.slot, mechanism)
+
+
+def _whole(message: bytes) -> bytes:
+    return bytes(memoryview(message))  # bytes(5) would be five NUL bytes.

@@ -15,12 +15,12 @@ from hwsigner.backends.tpm2.connection import TPMConnection, connect, connected
 from hwsigner.backends.tpm2.errors import HASH, SCHEME, code
 from hwsigner.backends.tpm2.nv import nv_name, read_certificates
 from hwsigner.backends.tpm2.objects import KeyObject
-from hwsigner.backends.tpm2.public_area import PublicArea, encoded, read_public_area
+from hwsigner.backends.tpm2.public_area import HASHES, PublicArea, encoded, read_public_area
 from hwsigner.backends.tpm2.tcti import check_tcti, tcti_of
 from hwsigner.backends.tpm2.tpm import TPM, SessionSettings
 from hwsigner.backends.tpm2.uris import QUERY, NamedKey, named_key, named_nv_index, session_settings
 from hwsigner.errors import SigningKeyError, UnsupportedKeyError
-from hwsigner.key import Algorithm, FoundCertificate, HashName, Key, ListedToken
+from hwsigner.key import Algorithm, FoundCertificate, HashName, Key, ListedToken, unknown_hash
 from hwsigner.pins import FoundPin, PinRequest, PinSource, use_until_right
 from hwsigner.uri import KeyURI
 
@@ -177,6 +177,8 @@ class TPMKey(Key):
         connection, name, only_hash = self._connection, self._key.name, self._public.only_hash
         if connection is None:
             raise SigningKeyError(f"key {name} is closed", "Open it again")
+        if hash not in HASHES:
+            raise unknown_hash(hash)
         if only_hash not in (None, hash):
             raise UnsupportedKeyError(f"key {name} signs with {only_hash} only, not {hash}", f"Use {only_hash}")
 

@@ -28,8 +28,8 @@ from hwsigner.backends.tpm2.tpm import TPM
 from hwsigner.errors import UnsupportedKeyError
 from hwsigner.key import ECDSA, RSA, RSA_BITS, Algorithm, HashName
 
-_HASHES: dict[HashName, int] = {"sha256": TPM2_ALG.SHA256, "sha384": TPM2_ALG.SHA384, "sha512": TPM2_ALG.SHA512}
-_HASH_NAMES = {number: name for name, number in _HASHES.items()}
+HASHES: dict[HashName, int] = {"sha256": TPM2_ALG.SHA256, "sha384": TPM2_ALG.SHA384, "sha512": TPM2_ALG.SHA512}
+_HASH_NAMES = {number: name for name, number in HASHES.items()}
 _CURVES = (TPM2_ECC.NIST_P256, TPM2_ECC.NIST_P384, TPM2_ECC.NIST_P521)
 _USABLE = "Use a signing key that is RSASSA of 2048 to 4096 bits, or ECDSA on P-256, P-384 or P-521"
 
@@ -61,7 +61,7 @@ class PublicArea(NamedTuple):
 
     def scheme(self, hash: HashName) -> TPMT_SIG_SCHEME:
         """Return the signing scheme for a hash."""
-        details = TPMS_SCHEME_HASH(hashAlg=_HASHES[hash])
+        details = TPMS_SCHEME_HASH(hashAlg=HASHES[hash])
         if self.algorithm == ECDSA:
             return TPMT_SIG_SCHEME(scheme=TPM2_ALG.ECDSA, details=TPMU_SIG_SCHEME(ecdsa=details))
         return TPMT_SIG_SCHEME(scheme=TPM2_ALG.RSASSA, details=TPMU_SIG_SCHEME(rsassa=details))
@@ -73,7 +73,7 @@ class PublicArea(NamedTuple):
             UnsupportedKeyError: restricted keys do not sign this message.
         """
         if self.restricted:
-            return _hash_in_tpm(tpm, message, _HASHES[hash])
+            return _hash_in_tpm(tpm, message, HASHES[hash])
         return hashlib.new(hash, message).digest(), _NO_TICKET
 
 
