@@ -980,14 +980,14 @@ class TestNVIndex:
 
     def test_leaf_that_is_too_long_for_any_index_is_refused(self, tools: Tools, handle_uri: str) -> None:
         with pytest.raises(SigningKeyError, match=r"has 3000 bytes, and an NV index of the TPM at .* has 2048 at most"):
-            self.install(handle_uri, [FoundCertificate(bytes(3000), "")])
+            self.install(handle_uri, [FoundCertificate(b"\x30".ljust(3000), "")])
 
     def test_leaf_that_is_too_long_for_the_index_leaves_the_old_one(
         self, tools: Tools, handle_uri: str, chain: list[FoundCertificate]
     ) -> None:
         self.install(handle_uri, chain)
         with pytest.raises(SigningKeyError, match="has 1900 bytes, and NV index 0x01c20000 has"):
-            self.install(handle_uri, [FoundCertificate(bytes(1900), "")])
+            self.install(handle_uri, [FoundCertificate(b"\x30".ljust(1900), "")])
         assert self.found(tools) == [chain[0].der]
 
     def test_new_index_is_removed_when_writing_fails(
