@@ -250,6 +250,14 @@ class TestTampering:
                 answer = attestation.answer_challenge(chip.key, flipped)
                 assert _is_refused(statement, state, answer, chip.trust)
 
+    def test_challenge_whose_secret_has_too_few_bytes_is_damaged(self, chip: Chip) -> None:
+        challenge, _ = attestation.challenge(chip.statement(), chip.trust)
+        secret = challenge.blob("encryptedSecret")
+        assert secret[2:4] == b"\x00\x30"  # Of a point on P-384: sizes of 2 bytes, coordinates of 48.
+        short = secret[:2] + b"\x00\x32" + secret[4:54] + b"\x00\x30" + secret[56:]
+        with pytest.raises(AttestationError, match="can't open the challenge"):
+            attestation.answer_challenge(chip.key, changed(challenge, encryptedSecret=short))
+
 
 class TestReplay:
     def test_answer_to_another_challenge_is_refused(self, chip: Chip) -> None:

@@ -27,7 +27,7 @@ from tpm2_pytss.utils import NoSuchIndex, create_ek_template
 
 from hwsigner.backends.pem import first_element
 from hwsigner.backends.tpm2.auth import ParentAuth, guarded_hierarchy
-from hwsigner.backends.tpm2.errors import ECC_POINT, FAILURE, INTEGRITY, SIZE, VALUE, code
+from hwsigner.backends.tpm2.errors import ECC_POINT, FAILURE, INSUFFICIENT, INTEGRITY, SIZE, VALUE, code
 from hwsigner.backends.tpm2.handles import EK_HANDLES
 from hwsigner.backends.tpm2.nv import read_index
 from hwsigner.backends.tpm2.tpm import TPM
@@ -60,8 +60,8 @@ _POLICY_C = {
 }
 _HIERARCHY = ESYS_TR.RH_ENDORSEMENT
 _GUARDED = guarded_hierarchy("endorsement")
-# The answers to a secret for another chip. libtpms answers FAILURE for an RSA key.
-_NOT_OPENED = (INTEGRITY, VALUE, SIZE, ECC_POINT, FAILURE)
+# The answers to a secret for another chip, or to a damaged one. libtpms answers FAILURE for an RSA key.
+_NOT_OPENED = (INTEGRITY, VALUE, SIZE, INSUFFICIENT, ECC_POINT, FAILURE)
 
 
 class Endorsement:

@@ -11,7 +11,7 @@ from hwsigner.errors import BackendUnavailableError, SigningKeyError
 AUTH_FAIL, BAD_AUTH, LOCKOUT = 0x8E, 0xA2, 0x921
 HASH, HANDLE, SCHEME, INTEGRITY = 0x83, 0x8B, 0x92, 0x9F
 VALUE, SIGNATURE, POLICY_FAIL, SEQUENCE = 0x84, 0x9B, 0x9D, 0x103
-SIZE, ECC_POINT, FAILURE = 0x95, 0xA7, 0x101
+SIZE, INSUFFICIENT, ECC_POINT, FAILURE = 0x95, 0x9A, 0xA7, 0x101
 # The answers to a key under another parent than its own. libtpms answers FAILURE to a secret for another RSA key.
 OTHER_PARENT = (INTEGRITY, VALUE, SIZE, FAILURE)
 INITIALIZE, OBJECT_MEMORY = 0x100, 0x902
