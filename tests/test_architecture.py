@@ -24,8 +24,9 @@ BACKEND = f"{NOUNS} system backends"
 RULES = {
     "errors": "_version",
     "_version": "",
-    "trust_policy": "errors",
-    "control_plane": "errors trust_policy identity aws",
+    "findings": "errors",
+    "trust_policy": "errors findings",
+    "control_plane": "errors findings trust_policy identity aws",
     "emulator": "errors trust_policy",
     "system": "errors",
     "monitoring": "errors system",
@@ -48,13 +49,16 @@ RULES = {
     "enrolment": "errors system backends key attestation identity http control_plane refresh",
     "agent": "errors system pins aws config refresh _version",
     "serving": "errors system http aws",
-    "cli": f"{CORE} attestation system monitoring http aws config refresh enrolment agent serving trust_policy "
-    "emulator control_plane boto3",
+    "cli": f"{CORE} attestation system monitoring http aws config refresh enrolment agent serving findings "
+    "trust_policy emulator control_plane boto3",
     "botocore": "errors aws agent refresh system",
     "boto3": "botocore",
     "__main__": "cli",
     "hwsigner": f"{CORE} backends http aws refresh auth",
 }
+
+# The page does not draw the package itself, which names what is public, nor these.
+UNDRAWN = {"hwsigner", "_version", "__main__", "testing"}
 
 # Which rooms or modules may import a library.
 OWNERS = {
@@ -178,10 +182,10 @@ def test_room_imports_only_what_its_rule_allows(room: str) -> None:
 
 
 def test_top_level_of_the_package_fits_on_one_drawing() -> None:
-    boxes = {room.partition(".")[0] for room in RULES}
+    boxes = {room.partition(".")[0] for room in RULES.keys() - UNDRAWN}
     arrows = {(one.partition(".")[0], other.partition(".")[0]) for one, other in _arrows()}
     assert len(boxes) <= 30
-    assert len({(one, other) for one, other in arrows if one != other}) <= 120
+    assert len({(one, other) for one, other in arrows if one != other and {one, other} <= boxes}) <= 120
 
 
 def test_no_module_imports_itself_in_a_circle_not_even_for_types() -> None:
@@ -213,7 +217,7 @@ def test_page_lists_every_room_and_draws_every_import_downwards() -> None:
     table, drawing = page.split("## Rooms")[1].split("\n#")[0], page.split("## Imports")[1].split("```")[1]
     listed = {name.rstrip("/").removesuffix(".py").replace("/", ".") for name in re.findall(r"`([\w./]+)`", table)}
     level = {room: number for number, line in enumerate(drawing.split("\n")) for room in line.split()}
-    rooms = set(RULES) - {"", "hwsigner", "_version", "__main__", "testing"}
+    rooms = RULES.keys() - UNDRAWN
     assert rooms <= listed & level.keys()
     assert not [(one, other) for one, other in _arrows() if {one, other} <= rooms and level[one] >= level[other]]
 

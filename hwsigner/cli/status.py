@@ -21,7 +21,7 @@ from hwsigner.config import settings
 from hwsigner.config.flags import ARNS, OUTPUT
 from hwsigner.config.profiles import Profile, no_profiles, profiles
 from hwsigner.errors import AgentError, HwsignerError, PinError, UsageError, printable
-from hwsigner.identity.certificate import Certificate, latest_expiring, leaves, refusals
+from hwsigner.identity.certificate import Certificate, broken_rules, latest_expiring, leaves
 from hwsigner.uri import KeyURI
 
 HELP = "show all profiles: key, certificate, session, agent"
@@ -106,7 +106,7 @@ def _row(found: Profile, served: Served | None) -> _Row:
         if values["certificate"]:
             uri = settings.key_uri(values, values["certificate"])
             certificate = latest_expiring(leaves(options.certificates_at(uri, pipes=False)))
-            refused = next(refusals(certificate, datetime.now(UTC)), None)
+            refused = next(broken_rules(certificate, datetime.now(UTC)), None)
             problem = f"certificate {certificate.source} {refused.problem}" if refused else problem
         elif values["cert_selector"] is None:
             problem = problem or "the profile names no certificate"

@@ -8,30 +8,27 @@ from datetime import UTC, datetime
 from cryptography.x509.oid import NameOID
 
 from hwsigner.control_plane.facts import Detail, Facts
-from hwsigner.control_plane.mistakes import finding
 from hwsigner.control_plane.resource_checks import is_mapped, mapped_tags, origin_source
 from hwsigner.errors import CertificateError
+from hwsigner.findings import Finding, account
 from hwsigner.identity.bundle import read_bundle, subjects
 from hwsigner.identity.certificate import Certificate, Chain, preflight
 from hwsigner.identity.revocation_list import RevocationList
 from hwsigner.identity.serial_numbers import serial_text
 from hwsigner.identity.session_tags import session_tags, untaggable
-from hwsigner.trust_policy.mistakes import ReviewFinding
 
 _LONGEST_PREFIXED = 61
 
 
-def check_certificate(chain: Chain, now: datetime) -> Iterator[ReviewFinding]:
+def check_certificate(chain: Chain, now: datetime) -> Iterator[Finding]:
     """Yield why the service refuses a certificate, whatever AWS has."""
     try:
         preflight(chain.leaf, now)
     except CertificateError as error:
-        yield finding("certificate-refused", error.message)
+        yield account.CERTIFICATE_REFUSED.found(error.message)
 
 
-def check_trust(
-    chain: Chain, anchor: Detail, authorities: Sequence[Certificate], now: datetime
-) -> Iterator[ReviewFinding]:
+def check_trust(chain: Chain, anchor: Detail, authorities: Sequence[Certificate], now: datetime) -> Iterator[Finding]:
     """Yield why a certificate does not chain to a trust anchor.
 
     Args:
@@ -43,16 +40,16 @@ def check_trust(
     name = f"trust anchor {anchor.get('name', '')}"
     if not authorities:
         kind = anchor.get("source", {}).get("sourceType", "")
-        yield finding("anchor-not-judged", f"{name} has the source {kind}, whose certificates were not read")
+        yield account.ANCHOR_NOT_JUDGED.found(f"{name} has the source {kind}, whose certificates were not read")
         return
     issuers = [ca for ca in authorities for each in chain.certificates if ca.issued(each)]
     if not issuers:
         issuer = chain.certificates[-1].x509.issuer.rfc4514_string()
         found = f"certificate {chain.leaf.subject} was issued by {issuer}, and {name} has {subjects(authorities)}"
-        yield finding("chain-untrusted", found)
+        yield account.CHAIN_UNTRUSTED.found(found)
     elif all(each.x509.not_valid_after_utc < now for each in issuers):
         expiry = f"{issuers[0].x509.not_valid_after_utc:%Y-%m-%d}"
-        yield finding("anchor-ca-expired", f"CA {issuers[0].subject} of {name} expired on {expiry}")
+        yield account.ANCHOR_CA_EXPIRED.found(f"CA {issuers[0].subject} of {name} expired on {expiry}")
 
 
 def trusted(anchor: Detail, facts: Facts) -> list[Certificate]:
@@ -64,56 +61,58 @@ def trusted(anchor: Detail, facts: Facts) -> list[Certificate]:
         return []
 
 
-def check_tags(chain: Chain, profile: Detail) -> Iterator[ReviewFinding]:
+def check_tags(chain: Chain, profile: Detail) -> Iterator[Finding]:
     """Yield the names of a certificate that a profile maps, and that can't become session tags."""
     for problem in untaggable(chain.leaf):
         if is_mapped(problem.split(" ")[0], profile):
-            yield finding("tag-refused", problem)
+            yield account.TAG_REFUSED.found(problem)
     source = origin_source(profile)
     if source and source not in mapped_tags(session_tags(chain.leaf), profile):
-        yield finding("origin-missing", f"{source} is not in the certificate, or the profile does not map it")
+        yield account.ORIGIN_MISSING.found(f"{source} is not in the certificate, or the profile does not map it")
 
 
-def check_lists(chain: Chain | None, anchor: Detail, facts: Facts, now: datetime) -> Iterator[ReviewFinding]:
+def check_lists(chain: Chain | None, anchor: Detail, facts: Facts, now: datetime) -> Iterator[Finding]:
     """Yield what is wrong with the revocation lists of a trust anchor, and whether they revoke the certificate."""
     for crl in facts.crls or ():
         if crl.get("trustAnchorArn") in (anchor.get("trustAnchorArn"), anchor.get("aliasArn")):
             yield from _check_list(chain, crl, now)
 
 
-def _check_list(chain: Chain | None, crl: Detail, now: datetime) -> Iterator[ReviewFinding]:
+def _check_list(chain: Chain | None, crl: Detail, now: datetime) -> Iterator[Finding]:
     name = f"revocation list {crl.get('name', '')} ({crl.get('crlId', '')})"
     try:
         contents = RevocationList.read(crl.get("crlData", b""), name)
     except CertificateError as error:
-        yield finding("crl-not-judged", error.message)
+        yield account.CRL_NOT_JUDGED.found(error.message)
         return
     revoked = [each.subject for each in (chain.certificates if chain else ()) if _is_revoked(each, contents)]
     if not crl.get("enabled"):
         also = f", and would revoke {' and '.join(revoked)}" if revoked else ""
         hint = f"If it is the CA's: aws rolesanywhere enable-crl --crl-id {crl.get('crlId', 'ID')}"
-        yield finding("crl-disabled", f"{name} is not enabled{also}", hint)
+        yield account.CRL_DISABLED.found(f"{name} is not enabled{also}", hint)
         return
     for subject in revoked:
-        yield finding("certificate-revoked", f"{name} revokes {subject}")
+        yield account.CERTIFICATE_REVOKED.found(f"{name} revokes {subject}")
     end = contents.x509.next_update_utc
     if end and end < now:
-        yield finding("crl-outdated", f"{name} should have been replaced by {end:%Y-%m-%dT%H:%M:%SZ} (nextUpdate)")
+        yield account.CRL_OUTDATED.found(f"{name} should have been replaced by {end:%Y-%m-%dT%H:%M:%SZ} (nextUpdate)")
 
 
 def _is_revoked(certificate: Certificate, crl: RevocationList) -> bool:
     return crl.x509.issuer == certificate.x509.issuer and certificate.x509.serial_number in crl.revoked
 
 
-def check_subject(chain: Chain, subject: Detail) -> Iterator[ReviewFinding]:
+def check_subject(chain: Chain, subject: Detail) -> Iterator[Finding]:
     """Yield what the service says against a certificate that it has seen."""
     if not subject:
         return
     if not subject.get("enabled", True):
-        yield finding("subject-disabled", f"the service's subject {subject.get('x509Subject', '')} is disabled")
+        yield account.SUBJECT_DISABLED.found(f"the service's subject {subject.get('x509Subject', '')} is disabled")
     seen = credential_of(chain, subject)
     if seen.get("failed"):
-        yield finding("certificate-failed", f"the certificate's last request, at {time_of(seen.get('seenAt'))}, failed")
+        yield account.CERTIFICATE_FAILED.found(
+            f"the certificate's last request, at {time_of(seen.get('seenAt'))}, failed"
+        )
 
 
 def credential_of(chain: Chain, subject: Detail) -> Detail:

@@ -21,14 +21,13 @@ from hwsigner.control_plane.certificate_checks import (
     trusted,
 )
 from hwsigner.control_plane.facts import Detail, Facts
-from hwsigner.control_plane.mistakes import finding
 from hwsigner.control_plane.resource_checks import check_resources, duration_of, is_mapped, mapped_tags, origin_identity
 from hwsigner.control_plane.wanted import DEFAULT_DURATION
 from hwsigner.errors import ConfigError
+from hwsigner.findings import LEVELS, Finding, account
 from hwsigner.identity.certificate import Certificate, Chain
 from hwsigner.identity.session_tags import session_tags
 from hwsigner.trust_policy import ACTIONS, Context, Decision, TrustPolicy, request_context
-from hwsigner.trust_policy.mistakes import LEVELS, ReviewFinding
 from hwsigner.trust_policy.openness import ANY_ANCHOR, named_anchors, named_tags
 from hwsigner.trust_policy.review import review
 from hwsigner.trust_policy.sentences import admitted_anchors, who_may_assume
@@ -47,7 +46,7 @@ class Report:
 
     facts: dict[str, list[str]] = field(default_factory=dict)
     decisions: Sequence[Decision] = ()
-    findings: Sequence[ReviewFinding] = ()
+    findings: Sequence[Finding] = ()
 
 
 def report(facts: Facts, request: SessionRequest, chain: Chain | None, now: datetime) -> Report:
@@ -119,10 +118,10 @@ def _canonical(anchor: Detail, request: SessionRequest) -> str:
     return str(anchor.get("trustAnchorArn") or request.trust_anchor_arn)
 
 
-def _check_mappings(document: Detail, profile: Detail) -> Iterator[ReviewFinding]:
+def _check_mappings(document: Detail, profile: Detail) -> Iterator[Finding]:
     for tag in named_tags(document) if profile else ():
         if tag.lower().startswith("x509") and not is_mapped(tag, profile):
-            yield finding("tag-unmapped", f"the trust policy compares {tag}, which the profile does not map")
+            yield account.TAG_UNMAPPED.found(f"the trust policy compares {tag}, which the profile does not map")
 
 
 def _context(chain: Chain, profile: Detail, trust_anchor: str, session_name: str | None, now: datetime) -> Context:
@@ -148,13 +147,13 @@ def _decisions(document: Detail | bytes, context: Context) -> Iterator[Decision]
         yield policy.decide(action, context)
 
 
-def _refusals(decisions: Sequence[Decision]) -> Iterator[ReviewFinding]:
+def _refusals(decisions: Sequence[Decision]) -> Iterator[Finding]:
     reasons: dict[str, list[str]] = {}
     for each in decisions:
         if not each.allowed:
             reasons.setdefault(each.reason, []).append(each.action)
     for reason, actions in reasons.items():
-        yield finding("role-refuses", f"this certificate may not do {', '.join(actions)}: {reason}")
+        yield account.ROLE_REFUSES.found(f"this certificate may not do {', '.join(actions)}: {reason}")
 
 
 def _facts(

@@ -6,12 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from hwsigner.aws.create_session import SessionRequest
 from hwsigner.control_plane.facts import Detail, Facts
-from hwsigner.control_plane.mistakes import finding
 from hwsigner.control_plane.wanted import DEFAULT_DURATION
-from hwsigner.trust_policy.mistakes import ReviewFinding
+from hwsigner.findings import Finding, account
 
 
-def check_resources(facts: Facts, request: SessionRequest) -> Iterator[ReviewFinding]:
+def check_resources(facts: Facts, request: SessionRequest) -> Iterator[Finding]:
     """Yield what is wrong with what a session needs.
 
     Args:
@@ -19,7 +18,7 @@ def check_resources(facts: Facts, request: SessionRequest) -> Iterator[ReviewFin
         request: the session.
     """
     for error in facts.failures:
-        yield finding("call-failed", error.message, error.hint)
+        yield account.CALL_FAILED.found(error.message, error.hint)
     yield from _check_accounts(facts, request)
     anchor, profile, role = (
         facts.anchor(request.trust_anchor_arn),
@@ -34,7 +33,7 @@ def check_resources(facts: Facts, request: SessionRequest) -> Iterator[ReviewFin
         yield from _check_profile(profile, request)
     if role is not None and role.get("Arn") != request.role_arn and _account(request.role_arn) == facts.account:
         there = f"; the role of that name is {role['Arn']}" if role else ""
-        yield finding("role-missing", f"there is no role {request.role_arn}{there}")
+        yield account.ROLE_MISSING.found(f"there is no role {request.role_arn}{there}")
     if role:
         yield from _check_duration(profile or {}, role, request)
 
@@ -88,7 +87,7 @@ def _account(arn: str) -> str:
     return arn.split(":")[4]
 
 
-def _check_accounts(facts: Facts, request: SessionRequest) -> Iterator[ReviewFinding]:
+def _check_accounts(facts: Facts, request: SessionRequest) -> Iterator[Finding]:
     if facts.account is None:
         return
     for what, arn in (
@@ -97,34 +96,36 @@ def _check_accounts(facts: Facts, request: SessionRequest) -> Iterator[ReviewFin
         ("the role", request.role_arn),
     ):
         if _account(arn) != facts.account:
-            yield finding("account-other", f"{what} is {arn}, and the credentials are for account {facts.account}")
+            yield account.ACCOUNT_OTHER.found(f"{what} is {arn}, and the credentials are for account {facts.account}")
 
 
-def _check_state(kind: str, name: str, detail: Detail) -> Iterator[ReviewFinding]:
+def _check_state(kind: str, name: str, detail: Detail) -> Iterator[Finding]:
     if not detail:
-        yield finding(f"{kind}-missing", f"there is no {name} for these credentials")
+        missing = account.ANCHOR_MISSING if kind == "anchor" else account.PROFILE_MISSING
+        yield missing.found(f"there is no {name} for these credentials")
     elif not detail.get("enabled"):
         member = "trustAnchorId" if kind == "anchor" else "profileId"
         command = "trust-anchor" if kind == "anchor" else "profile"
         hint = f"If it should be in use: aws rolesanywhere enable-{command} --{command}-id {detail.get(member, 'ID')}"
-        yield finding(f"{kind}-disabled", f"{name} ({detail.get('name', '')}) is disabled", hint)
+        disabled = account.ANCHOR_DISABLED if kind == "anchor" else account.PROFILE_DISABLED
+        yield disabled.found(f"{name} ({detail.get('name', '')}) is disabled", hint)
 
 
-def _check_profile(profile: Detail, request: SessionRequest) -> Iterator[ReviewFinding]:
+def _check_profile(profile: Detail, request: SessionRequest) -> Iterator[Finding]:
     roles = profile.get("roleArns", ())
     if request.role_arn not in roles:
         listed = ", ".join(roles) or "none"
-        yield finding("profile-without-role", f"the profile does not list {request.role_arn}; its roles: {listed}")
+        yield account.PROFILE_WITHOUT_ROLE.found(f"the profile does not list {request.role_arn}; its roles: {listed}")
     if request.session_name and not profile.get("acceptRoleSessionName"):
         found = f"role-session-name is {request.session_name!r}, and the profile does not accept session names"
-        yield finding("session-name-refused", found)
+        yield account.SESSION_NAME_REFUSED.found(found)
     if request.duration > duration_of(profile):
         found = f"session-duration is {request.duration} s, and the profile's is {duration_of(profile)} s"
-        yield finding("duration-shortened", found)
+        yield account.DURATION_SHORTENED.found(found)
 
 
-def _check_duration(profile: Detail, role: Detail, request: SessionRequest) -> Iterator[ReviewFinding]:
+def _check_duration(profile: Detail, role: Detail, request: SessionRequest) -> Iterator[Finding]:
     longest = role.get("MaxSessionDuration", DEFAULT_DURATION)
     duration = min(request.duration, duration_of(profile)) if profile else request.duration
     if duration > longest:
-        yield finding("duration-over-role", f"sessions would last {duration} s, and the role allows {longest} s")
+        yield account.DURATION_OVER_ROLE.found(f"sessions would last {duration} s, and the role allows {longest} s")

@@ -10,7 +10,7 @@ import base64
 import warnings
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -30,6 +30,9 @@ from hwsigner.key import (
     is_rsa_exponent,
 )
 from hwsigner.key.public_key import HASHES, MLDSA_KEYS, verify
+
+if TYPE_CHECKING:
+    Rule = Literal["expired", "not-yet-valid", "version", "ca", "key-usage", "hash"]
 
 MAX_INTERMEDIATES = 5
 _CLOCK_TOLERANCE = timedelta(minutes=5)
@@ -251,39 +254,41 @@ def preflight(leaf: Certificate, now: datetime) -> None:
     Raises:
         CertificateError: the leaf breaks a rule, which the message names.
     """
-    for refusal in refusals(leaf, now):
+    for broken in broken_rules(leaf, now):
         raise CertificateError(
-            f"certificate {leaf.source} {refusal.problem}", f"{refusal.hint}, or skip this check with --no-preflight"
+            f"certificate {leaf.source} {broken.problem}", f"{broken.hint}, or skip this check with --no-preflight"
         )
     _ = leaf.algorithm
 
 
-class Refusal(NamedTuple):
+class BrokenRule(NamedTuple):
     """A rule that a leaf breaks: the rule's name, such as `expired`, what is wrong with the leaf, and what to do."""
 
-    rule: str
+    rule: Rule
     problem: str
     hint: str
 
 
-def refusals(leaf: Certificate, now: datetime) -> Iterator[Refusal]:
+def broken_rules(leaf: Certificate, now: datetime) -> Iterator[BrokenRule]:
     """Yield each rule that a leaf breaks, but for the kind of its key; the arguments are those of `preflight`."""
     certificate = leaf.x509
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if now > end:
         hint = "Renew it, or fix the clock if it is wrong"
-        yield Refusal("expired", f"expired at {_iso(end)} (now {_iso(now)})", hint)
+        yield BrokenRule("expired", f"expired at {_iso(end)} (now {_iso(now)})", hint)
     if now + _CLOCK_TOLERANCE < begin:
-        yield Refusal("not-yet-valid", f"is not valid before {_iso(begin)} (now {_iso(now)})", "Wait, or fix the clock")
+        yield BrokenRule(
+            "not-yet-valid", f"is not valid before {_iso(begin)} (now {_iso(now)})", "Wait, or fix the clock"
+        )
     if certificate.version is not x509.Version.v3:
-        yield Refusal("version", "is not an X.509 version 3 certificate", "Reissue it with extensions")
+        yield BrokenRule("version", "is not an X.509 version 3 certificate", "Reissue it with extensions")
     if is_ca(certificate):
-        yield Refusal("ca", "is a CA certificate (CA:TRUE)", "Use an end-entity certificate")
+        yield BrokenRule("ca", "is a CA certificate (CA:TRUE)", "Use an end-entity certificate")
     if not _may_sign(certificate):
-        yield Refusal("key-usage", "has no keyUsage digitalSignature", "Reissue it with that key usage")
+        yield BrokenRule("key-usage", "has no keyUsage digitalSignature", "Reissue it with that key usage")
     hash_name = _signature_hash(certificate)
     if hash_name in _WEAK_HASHES:
-        yield Refusal("hash", f"is signed with {hash_name.upper()}", "Reissue it with SHA-256 or better")
+        yield BrokenRule("hash", f"is signed with {hash_name.upper()}", "Reissue it with SHA-256 or better")
 
 
 def _parse(found: FoundCertificate) -> Certificate:

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from hwsigner.findings import Finding, Mistake, policies
 from hwsigner.trust_policy import ACTIONS, request_context
 from hwsigner.trust_policy.conditions import Condition
-from hwsigner.trust_policy.mistakes import ReviewFinding, finding
 from hwsigner.trust_policy.operators import OPERATORS, Context
 from hwsigner.trust_policy.reading import Reader, Statement
 
@@ -32,7 +32,7 @@ _MANY_ACCOUNTS = 8
 _FEW_LETTERS = 2  # A pattern with fewer letters and digits names no one.
 
 
-def open_statements(statements: Sequence[Statement], trust_anchor: str = "") -> Iterator[ReviewFinding]:
+def open_statements(statements: Sequence[Statement], trust_anchor: str = "") -> Iterator[Finding]:
     """Yield what lets strangers in.
 
     Args:
@@ -45,14 +45,14 @@ def open_statements(statements: Sequence[Statement], trust_anchor: str = "") -> 
         if not statement.allows or not statement.concerns_service:
             continue
         if statement.everyone:
-            yield finding("principal-everyone", f"{statement.name} is for everyone: its Principal is *")
+            yield policies.PRINCIPAL_EVERYONE.found(f"{statement.name} is for everyone: its Principal is *")
         names = [
             each
             for each, admitting in (("anchor", anchor_open), ("tag", certificate_open))
             if statement.name in admitting
         ]
         if len(names) == 2 and not statement.conditions:
-            yield finding("condition-none", f"{statement.name} has no Condition")
+            yield policies.CONDITION_NONE.found(f"{statement.name} has no Condition")
             continue
         yield from _about_anchors(statement, is_open="anchor" in names)
         yield from _about_certificates(statement, is_open="tag" in names)
@@ -230,36 +230,38 @@ def _tags(statements: Sequence[Statement]) -> Iterator[str]:
             yield from condition.values
 
 
-def _about_anchors(statement: Statement, *, is_open: bool) -> Iterator[ReviewFinding]:
+def _about_anchors(statement: Statement, *, is_open: bool) -> Iterator[Finding]:
     """Yield why a statement lets trust anchors in that it does not name."""
     conditions = _conditions(statement, ANCHOR_KEYS)
     arns = [each for each in conditions if each.key.lower() == "aws:sourcearn"]
     if is_open and not conditions:
-        yield finding("source-arn-none", f"{statement.name} has no condition on aws:SourceArn")
+        yield policies.SOURCE_ARN_NONE.found(f"{statement.name} has no condition on aws:SourceArn")
     elif is_open and not arns and not any(map(_is_loose, conditions)):
-        yield finding("source-account-only", f"{statement.name} has aws:SourceAccount without aws:SourceArn")
+        yield policies.SOURCE_ACCOUNT_ONLY.found(f"{statement.name} has aws:SourceAccount without aws:SourceArn")
     else:
-        yield from _about_conditions(statement, arns or conditions, "source-arn-any", is_open=is_open)
+        yield from _about_conditions(statement, arns or conditions, policies.SOURCE_ARN_ANY, is_open=is_open)
 
 
-def _about_certificates(statement: Statement, *, is_open: bool) -> Iterator[ReviewFinding]:
+def _about_certificates(statement: Statement, *, is_open: bool) -> Iterator[Finding]:
     """Yield why a statement lets certificates in that it does not name, or that lack a name."""
     conditions = _conditions(statement, CERTIFICATE_KEYS)
     if is_open and not conditions:
-        yield finding("tag-none", f"{statement.name} has no condition on the certificate's names")
-    yield from _about_conditions(statement, conditions, "any-value", is_open=is_open)
+        yield policies.TAG_NONE.found(f"{statement.name} has no condition on the certificate's names")
+    yield from _about_conditions(statement, conditions, policies.ANY_VALUE, is_open=is_open)
 
 
 def _about_conditions(
-    statement: Statement, conditions: Sequence[Condition], otherwise: str, *, is_open: bool
-) -> Iterator[ReviewFinding]:
+    statement: Statement, conditions: Sequence[Condition], otherwise: Mistake, *, is_open: bool
+) -> Iterator[Finding]:
     """Yield each condition by which strangers get in; of a statement that is not open, those that may be missing."""
     for condition in conditions:
-        name = _name_of_looseness(condition) or otherwise
-        lets_missing_in = name in ("for-all-values", "if-exists") and not _is_required(condition, conditions)
+        mistake = _looseness(condition) or otherwise
+        lets_missing_in = mistake in (policies.FOR_ALL_VALUES, policies.IF_EXISTS) and not _is_required(
+            condition, conditions
+        )
         if is_open or lets_missing_in:
             values = " or ".join(map(repr, condition.values))
-            yield finding(name, f"{statement.name} has {condition.operator} {condition.key} {values}")
+            yield mistake.found(f"{statement.name} has {condition.operator} {condition.key} {values}")
 
 
 def _conditions(statement: Statement, keys: Sequence[str]) -> list[Condition]:
@@ -272,16 +274,16 @@ def _is_required(condition: Condition, others: Sequence[Condition]) -> bool:
 
 
 def _is_loose(condition: Condition) -> bool:
-    return bool(_name_of_looseness(condition)) or any(not each.strip("*?") for each in condition.values)
+    return _looseness(condition) is not None or any(not each.strip("*?") for each in condition.values)
 
 
-def _name_of_looseness(condition: Condition) -> str:
-    """Return the mistake by which a condition lets strangers in, or an empty string if it is in the values."""
+def _looseness(condition: Condition) -> Mistake | None:
+    """Return the mistake by which a condition lets strangers in, or None if it is in the values."""
     quantifier, base, if_exists = condition.parts
     if quantifier == "ForAllValues":
-        return "for-all-values"
+        return policies.FOR_ALL_VALUES
     if if_exists:
-        return "if-exists"
+        return policies.IF_EXISTS
     if OPERATORS[base].negated or (base == "Null" and "true" in condition.values):
-        return "negated"
-    return ""
+        return policies.NEGATED
+    return None

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from hwsigner.findings import Finding, Mistake, policies
 from hwsigner.trust_policy import ACTIONS, OTHER_ACTIONS, SERVICE, names_action
 from hwsigner.trust_policy.conditions import KEYS, Condition, kind_of
-from hwsigner.trust_policy.mistakes import ReviewFinding, finding
 from hwsigner.trust_policy.operators import OPERATORS
 
 _ELEMENTS = ("Effect", "Principal", "Action", "NotAction", "Condition", "Sid")
@@ -52,36 +52,36 @@ class Reader:
     """Reads the statements of a policy. The findings are about what is written wrong."""
 
     def __init__(self, policy: Mapping[str, Any]) -> None:
-        self.findings: list[ReviewFinding] = []
+        self.findings: list[Finding] = []
         self._has_variables = policy.get("Version") == "2012-10-17"
         value = policy.get("Statement", [])
         entries = value if isinstance(value, list) else [value]
         read = [self._statement(entry, number) for number, entry in enumerate(entries, 1)]
         self.statements = [each for each in read if each is not None]
 
-    def _add(self, name: str, found: str, instead: str = "") -> None:
-        self.findings.append(finding(name, found, instead))
+    def _add(self, mistake: Mistake, found: str, fix: str = "") -> None:
+        self.findings.append(mistake.found(found, fix))
 
     def _statement(self, entry: object, number: int) -> Statement | None:
         name = f"statement {number}"
         if not isinstance(entry, Mapping):
-            self._add("not-a-policy", f"{name} is not a JSON object")
+            self._add(policies.NOT_A_POLICY, f"{name} is not a JSON object")
             return None
         sid = entry.get("Sid")
         statement = Statement(f"{name} ({sid})" if isinstance(sid, str) and sid else name)
         for element in entry:
             if element not in _ELEMENTS:
-                self._add("element-unknown", f"{statement.name} has {element}")
+                self._add(policies.ELEMENT_UNKNOWN, f"{statement.name} has {element}")
         for element in ("Effect", "Principal", "Action"):
             if element not in entry and f"Not{element}" not in entry:
-                self._add("not-a-policy", f"{statement.name} has no {element}", f"Add {element}")
+                self._add(policies.NOT_A_POLICY, f"{statement.name} has no {element}", f"Add {element}")
         if entry.get("Effect", "Allow") not in ("Allow", "Deny"):
-            self._add("not-a-policy", f"{statement.name} has Effect {entry['Effect']!r}", "Write Allow or Deny")
+            self._add(policies.NOT_A_POLICY, f"{statement.name} has Effect {entry['Effect']!r}", "Write Allow or Deny")
         statement.allows = entry.get("Effect") != "Deny"
         self._read_principal(entry.get("Principal", {}), statement)
         self._read_actions(entry.get("Action", []), statement)
         if "NotAction" in entry:
-            self._add("not-judged", f"{statement.name} has NotAction", "Name the three actions in Action")
+            self._add(policies.NOT_JUDGED, f"{statement.name} has NotAction", "Name the three actions in Action")
             excluded = list(_texts(entry["NotAction"]))
             statement.actions |= {each for each in ACTIONS if not any(names_action(text, each) for text in excluded)}
         if statement.concerns_service:  # The keys and tags of other principals are other ones.
@@ -92,7 +92,7 @@ class Reader:
         if isinstance(principal, str):
             principal = {"AWS": principal} if principal == "*" else {"Service": principal}
             if principal.get("Service"):
-                self._add("principal-wrong", f"{statement.name} has the Principal {principal['Service']!r}")
+                self._add(policies.PRINCIPAL_WRONG, f"{statement.name} has the Principal {principal['Service']!r}")
         for kind, value in principal.items() if isinstance(principal, Mapping) else ():
             for text in _texts(value):
                 if kind == "AWS" and text == "*":
@@ -100,7 +100,9 @@ class Reader:
                 elif (kind, text) == ("Service", SERVICE):
                     statement.concerns_service = True
                 elif (kind, text) == ("Service", "*"):
-                    self._add("not-judged", f"{statement.name} has the principal Service '*'", f"Write {SERVICE}")
+                    self._add(
+                        policies.NOT_JUDGED, f"{statement.name} has the principal Service '*'", f"Write {SERVICE}"
+                    )
                     statement.concerns_service = True
                 else:
                     self._read_other_principal(kind, text, statement)
@@ -108,7 +110,7 @@ class Reader:
     def _read_other_principal(self, kind: str, text: str, statement: Statement) -> None:
         letters = re.sub(r"[^a-z]", "", text.lower())
         if "rolesanywhere" in letters or (kind == "Service" and text.split(".")[0].lower() in ("sts", "iam")):
-            self._add("principal-wrong", f"{statement.name} has the principal {kind} {text!r}")
+            self._add(policies.PRINCIPAL_WRONG, f"{statement.name} has the principal {kind} {text!r}")
             statement.concerns_service = True
         else:
             statement.others.append(text)
@@ -120,13 +122,13 @@ class Reader:
             if not text.lower().startswith("sts:") or not (meant or other):
                 likely = _closest(text if ":" in text else f"sts:{text}", ACTIONS)
                 hint = f"Write {likely}" if likely else ""
-                self._add("action-unknown", f"{statement.name} has the action {text!r}", hint)
+                self._add(policies.ACTION_UNKNOWN, f"{statement.name} has the action {text!r}", hint)
                 meant = {likely} if likely else set()
             statement.actions |= meant
 
     def _read_conditions(self, value: object, statement: Statement) -> None:
         if not isinstance(value, Mapping) or not all(isinstance(keys, Mapping) for keys in value.values()):
-            self._add("not-a-policy", f"{statement.name} has a Condition that is not operators with their keys")
+            self._add(policies.NOT_A_POLICY, f"{statement.name} has a Condition that is not operators with their keys")
             statement.unread.append("aws:SourceArn")
             return
         for operator, keys in value.items():
@@ -143,7 +145,7 @@ class Reader:
             condition = Condition.parse(meant, known, values, has_variables=self._has_variables)
         except ValueError as error:
             if not bad and meant is not None:
-                self._add("value-wrong", f"{statement.name}: {error}")
+                self._add(policies.VALUE_WRONG, f"{statement.name}: {error}")
             if not _is_met_by_others(operator) or not statement.allows:
                 statement.unread.append(known)
         else:
@@ -155,17 +157,17 @@ class Reader:
         if match and match["base"] in OPERATORS and match["set"] != "ForAllValue":
             return operator
         base = match and _closest(match["base"], OPERATORS)
-        self._add("operator-unknown", found, f"Write {base}" if base else "")
+        self._add(policies.OPERATOR_UNKNOWN, found, f"Write {base}" if base else "")
         return f"{base}{match['if'] or ''}" if match and base and base != "Null" else None
 
     def _check_variables(self, found: str, values: tuple[str, ...]) -> bool:
         """Report variables that are malformed, or not known in the policy's Version. Return if they are malformed."""
         malformed = [each for each in values if _MALFORMED_VARIABLE.search(each)]
         for value in malformed:
-            self._add("variable-malformed", f"{found} {value!r}")
+            self._add(policies.VARIABLE_MALFORMED, f"{found} {value!r}")
         if not self._has_variables:
             for value in (each for each in values if _VARIABLE.search(each) and each not in malformed):
-                self._add("variable-version", f"{found} {value!r}, but not Version 2012-10-17")
+                self._add(policies.VARIABLE_VERSION, f"{found} {value!r}, but not Version 2012-10-17")
         return bool(malformed)
 
     def _key(self, key: str, found: str) -> str:
@@ -178,7 +180,7 @@ class Reader:
             meant = f"aws:PrincipalTag/{prefix[1]}"
         elif close := difflib.get_close_matches(name + slash, _SPELLINGS, 1, 0.8):
             meant = f"{_SPELLINGS[close[0]]}{key[len(name) + len(slash) :] if close[0].endswith('/') else ''}"
-        self._add("key-unknown", found, f"Write {meant}" if meant else "")
+        self._add(policies.KEY_UNKNOWN, found, f"Write {meant}" if meant else "")
         return meant or key
 
 

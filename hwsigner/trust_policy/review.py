@@ -1,4 +1,4 @@
-"""What is open or wrong in a trust policy: `review` returns findings, each with what to write instead.
+"""What is open or wrong in a trust policy: `review` returns findings, each with what to write.
 
 It also explains documents that `TrustPolicy` refuses. A policy without findings names its trust anchors and
 certificates, and Roles Anywhere can use it.
@@ -14,16 +14,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hwsigner.errors import ConfigError
+from hwsigner.findings import LEVELS, OPEN, Finding, Mistake, policies
 from hwsigner.trust_policy import ACTIONS, SERVICE, TrustPolicy
 from hwsigner.trust_policy.conditions import Condition, kind_of
 from hwsigner.trust_policy.contradictions import never_met
-from hwsigner.trust_policy.mistakes import LEVELS, OPEN, ReviewFinding, finding
 from hwsigner.trust_policy.openness import ANCHOR_KEYS, admits, is_about, named_anchor, open_statements, request_by
 from hwsigner.trust_policy.operators import OPERATORS
 from hwsigner.trust_policy.reading import Reader, Statement
 from hwsigner.trust_policy.writing import HIGHEST_SIZE_LIMIT, size
 
-__all__ = ["ReviewFinding", "review"]
+__all__ = ["Finding", "review"]
 
 _NAMES = "CN|O|OU|C|ST|L|SN|GN|DC|SERIALNUMBER|E|UID"
 _TAG = re.compile(f"x509(?:Subject|Issuer)/(?:{_NAMES})|x509SAN/(?:DNS|URI|Name/(?:{_NAMES}))", re.IGNORECASE)
@@ -40,7 +40,7 @@ def review(
     trust_anchor: str = "",
     now: datetime | None = None,
     size_limit: int = HIGHEST_SIZE_LIMIT,
-) -> list[ReviewFinding]:
+) -> list[Finding]:
     """Return what is open or wrong in a trust policy: first what is open, then what is wrong, then what is unclear.
 
     Args:
@@ -52,82 +52,82 @@ def review(
     try:
         policy = json.loads(document, parse_int=str, parse_float=str) if isinstance(document, str | bytes) else document
     except (ValueError, RecursionError) as error:
-        return [finding("not-a-policy", f"the document is not JSON: {error}")]
+        return [policies.NOT_A_POLICY.found(f"the document is not JSON: {error}")]
     if not isinstance(policy, Mapping):
-        return [finding("not-a-policy", "the document is not a JSON object")]
-    too_large = [finding("policy-too-large", f"the trust policy has {size(policy)} characters")]
+        return [policies.NOT_A_POLICY.found("the document is not a JSON object")]
+    too_large = [policies.POLICY_TOO_LARGE.found(f"the trust policy has {size(policy)} characters")]
     if size(policy) > HIGHEST_SIZE_LIMIT:  # Nor would it be judged in time.
         return too_large
     reader = Reader(policy)
     found = [*reader.findings, *open_statements(reader.statements, trust_anchor)]
     found += _about_statements(reader.statements)
     found += never_met(reader.statements, now or datetime.now(UTC))
-    if trust_anchor and not any(each.id == "source-arn-kind" for each in found):
+    if trust_anchor and not any(each.mistake is policies.SOURCE_ARN_KIND for each in found):
         found += _about_anchor(reader.statements, trust_anchor)
     found += _about_refusal(document, found)
     found += too_large if size(policy) > size_limit else []
     return sorted(dict.fromkeys(found), key=lambda each: LEVELS.index(each.level))
 
 
-def _about_refusal(document: str | bytes | Mapping[str, Any], found: list[ReviewFinding]) -> Iterator[ReviewFinding]:
+def _about_refusal(document: str | bytes | Mapping[str, Any], found: list[Finding]) -> Iterator[Finding]:
     """Yield what the evaluator refuses, unless other findings explain it."""
     try:
         TrustPolicy(document)
     except ConfigError as error:
         if all(each.level == OPEN for each in found):
-            yield finding("not-judged", error.message)
+            yield policies.NOT_JUDGED.found(error.message)
 
 
-def _about_statements(statements: list[Statement]) -> Iterator[ReviewFinding]:
+def _about_statements(statements: list[Statement]) -> Iterator[Finding]:
     allowing = [each for each in statements if each.allows and each.concerns_service]
     if not allowing:
         others = sorted({repr(other) for each in statements if each.allows for other in each.others})
         words = f"; the principals are {', '.join(others)}" if others else ""
-        yield finding("principal-wrong", f"no statement allows {SERVICE} anything{words}")
+        yield policies.PRINCIPAL_WRONG.found(f"no statement allows {SERVICE} anything{words}")
     else:
         missing = [each for each in ACTIONS if not any(each in statement.actions for statement in allowing)]
         for action in missing:
             names = " or ".join(each.name for each in allowing)
-            yield finding("action-missing", f"{names} does not have {action}", f"Add {action} to the Action")
+            yield policies.ACTION_MISSING.found(f"{names} does not have {action}", f"Add {action} to the Action")
     for statement in statements:
         denies = statement.actions if statement.concerns_service and not statement.allows else set()
         if denies and not statement.conditions and not statement.unread:
-            yield finding("denied-always", f"{statement.name} denies {', '.join(sorted(denies))}")
+            yield policies.DENIED_ALWAYS.found(f"{statement.name} denies {', '.join(sorted(denies))}")
         for condition in statement.conditions:
             yield from _about_condition(statement, condition)
 
 
-def _about_condition(statement: Statement, condition: Condition) -> Iterator[ReviewFinding]:
+def _about_condition(statement: Statement, condition: Condition) -> Iterator[Finding]:
     """Yield what can't match in a condition."""
     where = f"{statement.name} has {condition.operator} {condition.key}"
     key, _, tag = condition.key.lower().partition("/")
     if tag and key in ("aws:principaltag", "aws:requesttag") and not _TAG.fullmatch(tag):
-        yield finding("tag-impossible", where)
+        yield policies.TAG_IMPOSSIBLE.found(where)
     elif condition.judge({}).met is None and kind_of(condition.key):
-        yield finding("not-judged", f"{statement.name}: {condition.judge({}).words}")
+        yield policies.NOT_JUDGED.found(f"{statement.name}: {condition.judge({}).words}")
     base = condition.parts.base
     if OPERATORS[base].kind in ("text", "arn"):
         for value in condition.values:
-            if name := _impossible(condition.key.lower(), base, value):
-                yield finding(name, f"{where} {value!r}")
+            if mistake := _impossible(condition.key.lower(), base, value):
+                yield mistake.found(f"{where} {value!r}")
 
 
-def _impossible(key: str, base: str, value: str) -> str:
-    """Return the mistake that makes a value one that no request has, or an empty string."""
+def _impossible(key: str, base: str, value: str) -> Mistake | None:
+    """Return the mistake that makes a value one that no request has, or None."""
     plain = re.sub(r"\$\{[^{}]*\}", "", value)
     has_wildcards = re.search(r"[*?]", plain) is not None
     is_equals = base.startswith(("StringEquals", "StringNotEquals"))
     if is_equals and has_wildcards:
-        return "wildcard-literal"
+        return policies.WILDCARD_LITERAL
     if key == "aws:sourcearn":
-        return "" if plain != value or _may_be_anchor(value, has_wildcards) else "source-arn-kind"
+        return None if plain != value or _may_be_anchor(value, has_wildcards) else policies.SOURCE_ARN_KIND
     if key == "sts:sourceidentity" and plain == value:
-        return "" if re.match(r"CN=|ID=|[*?]|C[*?]|CN[*?]|.{62}", value) else "source-identity-prefix"
+        return None if re.match(r"CN=|ID=|[*?]|C[*?]|CN[*?]|.{62}", value) else policies.SOURCE_IDENTITY_PREFIX
     if key.startswith(("aws:principaltag/", "aws:requesttag/")):
         text = plain if is_equals else re.sub(r"[*?]", "", plain)
         is_possible = len(text) <= _LONGEST_VALUE and all(map(_is_of_tags, text)) and not _LITERAL.search(value)
-        return "" if is_possible else "value-impossible"
-    return ""
+        return None if is_possible else policies.VALUE_IMPOSSIBLE
+    return None
 
 
 def _is_of_tags(character: str) -> bool:
@@ -145,7 +145,7 @@ def _may_be_anchor(value: str, has_wildcards: bool) -> bool:
     return is_service and (start.startswith("trust-anchor/") or "trust-anchor/".startswith(start))
 
 
-def _about_anchor(statements: list[Statement], trust_anchor: str) -> Iterator[ReviewFinding]:
+def _about_anchor(statements: list[Statement], trust_anchor: str) -> Iterator[Finding]:
     """Yield the conditions that keep out the trust anchor that should be let in."""
     context = request_by(trust_anchor)
     allowing = [each for each in statements if each.allows and each.concerns_service]
@@ -154,7 +154,9 @@ def _about_anchor(statements: list[Statement], trust_anchor: str) -> Iterator[Re
     for statement in allowing:
         named = [value for each in statement.conditions if is_about(each.key, ANCHOR_KEYS) for value in each.values]
         for words in named_anchor(statement, context):
-            yield finding("source-arn-other", f"{statement.name} requires {words}{_difference(named, trust_anchor)}")
+            yield policies.SOURCE_ARN_OTHER.found(
+                f"{statement.name} requires {words}{_difference(named, trust_anchor)}"
+            )
 
 
 def _difference(named: list[str], trust_anchor: str) -> str:

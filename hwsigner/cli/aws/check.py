@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
+from typing import Any
 
 from hwsigner.aws.arn import check_arns, parse_arn
 from hwsigner.cli import options
@@ -43,8 +44,16 @@ def run(arguments: Arguments) -> int:
     """Print the report. The status is 1 if anything is wrong, open or unclear."""
     ask = of_policy if arguments.policy else of_account
     found = ask(arguments, _chain(arguments))
-    print(json.dumps(asdict(found), indent=2, default=str) if arguments.json else "\n".join(_lines(found)))
+    print(json.dumps(_data(found), indent=2) if arguments.json else "\n".join(_lines(found)))
     return _FOUND if found.findings else 0
+
+
+def _data(report: Report) -> dict[str, Any]:
+    findings = [
+        {"id": each.id, "level": each.level, "found": each.found, "why": each.why, "instead": each.fix}
+        for each in report.findings
+    ]
+    return {"facts": report.facts, "decisions": [asdict(each) for each in report.decisions], "findings": findings}
 
 
 def of_policy(arguments: Arguments, chain: Chain | None) -> Report:
@@ -93,7 +102,7 @@ def _lines(report: Report) -> Iterator[str]:
         yield coloured(f"{finding.level}: {finding.id}", YELLOW if finding.level == "unclear" else RED)
         yield indented(finding.found)
         yield indented(f"Why: {finding.why}")
-        yield indented(f"Instead: {finding.instead}")
+        yield indented(f"Instead: {finding.fix}")
 
 
 def _decided(report: Report) -> Iterator[str]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from hwsigner.config.flags import Flag
 from hwsigner.errors import CertificateError, HwsignerWarning, UsageError, suggestion
+from hwsigner.findings.policies import SOURCE_ARN_NONE
 from hwsigner.identity.certificate import Certificate
 from hwsigner.identity.session_tags import MAX_LENGTH, TAGS, bad_characters, comparable_value, session_tags
 from hwsigner.trust_policy import TrustPolicy
@@ -89,8 +90,8 @@ def matching_policy(
         if reason := TrustPolicy(policy).refusal(request_by(trust_anchor or ANY_ANCHOR, session_tags(each))):
             raise CertificateError(f"{each.source} would be refused: {reason}", "Leave it out, or change --match")
     for found in review(policy, trust_anchor=trust_anchor or "", size_limit=SIZE_LIMIT):
-        if found.id != "source-arn-none":  # The caller knows.
-            warnings.warn(HwsignerWarning(f"{found.found}. {found.why}", found.instead), stacklevel=2)
+        if found.mistake is not SOURCE_ARN_NONE:  # The caller knows.
+            warnings.warn(HwsignerWarning(f"{found.found}. {found.why}", found.fix), stacklevel=2)
     return policy
 
 

@@ -6,22 +6,26 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from datetime import UTC, datetime
 
 from hwsigner.cli.colours import GREEN, RED, coloured
-from hwsigner.cli.doctor.findings import Finding, finding, of_error
 from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.config.flags import OUTPUT, Flag, switch
 from hwsigner.config.monitoring import read_monitoring
 from hwsigner.config.profiles import Profile, is_system_file_hidden, profile, profiles
 from hwsigner.errors import ConfigError, NoProfileError, UsageError, printable
+from hwsigner.findings import Finding, local
 
 HELP = "find what is wrong, and say how to fix it"
 
 _FOUND = 1  # The exit status if there are findings.
-_HARMLESS = ("setting-unsafe", "chain-order", "chain-gap", "name-empty")  # A session may be possible all the same.
-_BY_CLOCK = ("certificate-expired", "certificate-not-yet-valid")  # A wrong clock may be why.
+_HARMLESS = {
+    local.SETTING_UNSAFE,
+    local.CHAIN_ORDER,
+    local.CHAIN_GAP,
+    local.NAME_EMPTY,
+}  # A session may be possible all the same.
+_BY_CLOCK = {local.CERTIFICATE_EXPIRED, local.CERTIFICATE_NOT_YET_VALID}  # A wrong clock may be why.
 _FLAGS = (
     Flag("profile", "profile of config.toml to check (default: that of HWSIGNER_PROFILE, else all)", "NAME"),
     switch("online", "also use the key, with its PIN, and ask for a session"),
@@ -50,7 +54,7 @@ def run(arguments: Arguments) -> int:
         findings += trust_policy.check(None, arguments)
     findings = list(dict.fromkeys(findings))
     if arguments.json:
-        print(json.dumps({"findings": [asdict(one) for one in findings]}, indent=2))
+        print(json.dumps({"findings": [_data(one) for one in findings]}, indent=2))
     else:
         print("\n".join(_lines(findings, [each.name for each in checked])))
     return _FOUND if findings else 0
@@ -63,11 +67,11 @@ def _profiles(name: str | None) -> tuple[list[Profile], list[Finding]]:
     except NoProfileError:
         raise  # A misspelt name is not a mistake of the set-up.
     except ConfigError as error:
-        return [], [of_error("profiles-unreadable", error)]
+        return [], [local.PROFILES_UNREADABLE.found_by(error)]
     try:
         read_monitoring(os.environ)
     except UsageError as error:
-        return found, [of_error("monitoring-invalid", error)]
+        return found, [local.MONITORING_INVALID.found_by(error)]
     return found, []
 
 
@@ -78,7 +82,7 @@ def _of_machine(checked: Sequence[Profile], *, has_none: bool) -> Iterator[Findi
 
     environ = os.environ
     if has_none:
-        yield finding("profile-none", "there are no profiles in config.toml")
+        yield local.PROFILE_NONE.found("there are no profiles in config.toml")
     yield from _twice(checked)
     yield from environment.check_variables(environ)
     yield from aws_config.check(environ)
@@ -94,7 +98,7 @@ def _twice(checked: Sequence[Profile]) -> Iterator[Finding]:
             other = of_system.get(each.name)
             if other and "allow-users" in other.values and other.values != each.values:
                 found = f"{each.file} and {other.file} have different profiles of this name"
-                yield finding("profile-twice", found).about(each.name)
+                yield local.PROFILE_TWICE.found(found).about(each.name)
 
 
 def _of_profile(checked: Profile, arguments: Arguments) -> Iterator[Finding]:
@@ -110,12 +114,16 @@ def _of_profile(checked: Profile, arguments: Arguments) -> Iterator[Finding]:
         from hwsigner.cli.doctor import trust_policy
 
         yield from trust_policy.check(subject, arguments)
-    ids = {one.id for one in findings} - set(_HARMLESS)
-    if arguments.online and ids <= set(_BY_CLOCK):
+    grave = {one.mistake for one in findings} - _HARMLESS
+    if arguments.online and grave <= _BY_CLOCK:
         from hwsigner.cli.doctor import online
 
         # A PIN or a session is not spent on what can't succeed.
-        yield from online.check(subject, clock_only=bool(ids))
+        yield from online.check(subject, clock_only=bool(grave))
+
+
+def _data(one: Finding) -> dict[str, str]:
+    return {"id": one.id, "found": one.found, "why": one.why, "fix": one.fix, "profile": one.profile}
 
 
 def _lines(findings: Sequence[Finding], names: Sequence[str]) -> Iterator[str]:

@@ -16,7 +16,7 @@ from hwsigner.aws.config_file import config_path
 from hwsigner.aws.config_lines import unreadable_reason
 from hwsigner.aws.credentials_file import credentials_path
 from hwsigner.cli.doctor import aws_process
-from hwsigner.cli.doctor.findings import Finding, finding
+from hwsigner.findings import Finding, local
 from hwsigner.system.files import MAX_BYTES, read_text
 
 _PROCESS, _PLUGIN = "credential_process", "cli_legacy_plugin_path"
@@ -43,7 +43,7 @@ def check(environ: Mapping[str, str]) -> Iterator[Finding]:
     yield from _check_keys_file(keys, keys_path)
     for name, number in names.items():
         if number > 1:
-            yield finding("config-twice", f"{path} has {number} sections for the profile {name}")
+            yield local.CONFIG_TWICE.found(f"{path} has {number} sections for the profile {name}")
     for file, sections in ((path, config), (keys_path, keys)):
         for section, values in sections.items():
             if _PROCESS in values:
@@ -51,7 +51,7 @@ def check(environ: Mapping[str, str]) -> Iterator[Finding]:
     if not problem and not keys_problem:
         yield from _check_variables(environ, known, path)
     if _PLUGIN in config.get("plugins", {}) and _is_first_version(environ):
-        yield finding("config-plugin", f"[plugins] of {path} has {_PLUGIN}, and the aws of PATH is version 1")
+        yield local.CONFIG_PLUGIN.found(f"[plugins] of {path} has {_PLUGIN}, and the aws of PATH is version 1")
 
 
 def _read(path: str, *, is_named: bool) -> tuple[Sections, Finding | None]:
@@ -63,15 +63,15 @@ def _read(path: str, *, is_named: bool) -> tuple[Sections, Finding | None]:
         text, status = read_text(path)
     except (FileNotFoundError, NotADirectoryError):
         is_mistake = is_named or os.path.islink(path)
-        return {}, finding("config-missing", f"{path} is not there") if is_mistake else None
+        return {}, local.CONFIG_MISSING.found(f"{path} is not there") if is_mistake else None
     except OSError as error:
-        return {}, finding("config-missing", f"{path} can't be read: {error.strerror}")
+        return {}, local.CONFIG_MISSING.found(f"{path} can't be read: {error.strerror}")
     except UnicodeDecodeError:
-        return {}, finding("config-unreadable", f"{path} is not text in UTF-8")
+        return {}, local.CONFIG_UNREADABLE.found(f"{path} is not text in UTF-8")
     if status.st_size > MAX_BYTES:
-        return {}, finding("config-too-long", f"{path} is {status.st_size} bytes long")
+        return {}, local.CONFIG_TOO_LONG.found(f"{path} is {status.st_size} bytes long")
     problem = unreadable_reason(text)
-    found = finding("config-unreadable", f"{path} {problem}") if problem else None
+    found = local.CONFIG_UNREADABLE.found(f"{path} {problem}") if problem else None
     parser = configparser.RawConfigParser(strict=False, default_section="")
     try:
         parser.read_string(text.removeprefix("\ufeff"))
@@ -97,11 +97,11 @@ def _check_section(section: str, values: Mapping[str, str], path: str) -> Iterat
     where, words = f"[{section}] of {path}", _words(section)
     is_known = section in _PLAIN or (len(words) == 2 and section.startswith(_KINDS) and words[0] in _KINDS)
     if not is_known and any(name in values for name in _SETTINGS):
-        yield finding("config-prefix", f"{where} does not have the form [profile NAME]", f"Write {_meant(section)}")
+        yield local.CONFIG_PREFIX.found(f"{where} does not have the form [profile NAME]", f"Write {_meant(section)}")
     if hidden := next((name for name, value in values.items() if re.search(rf"\n{_PROCESS}\s*[=:]", value)), ""):
-        yield finding("config-indented", f"{_PROCESS} in {where} is indented, so it is a part of {hidden}")
+        yield local.CONFIG_INDENTED.found(f"{_PROCESS} in {where} is indented, so it is a part of {hidden}")
     if _PROCESS in values and (others := [name for name in _OTHERS if name in values]):
-        yield finding("config-other-source", f"{where} has {_PROCESS} and {others[0]}")
+        yield local.CONFIG_OTHER_SOURCE.found(f"{where} has {_PROCESS} and {others[0]}")
 
 
 def _meant(section: str) -> str:
@@ -118,19 +118,19 @@ def _check_sources(
     """Yield what keeps the credentials of a section from coming from where it says."""
     name, where = _profile(section), f"[{section}] of {paths[0]}"
     if name and _PROCESS in values and "aws_access_key_id" in keys.get(name, {}):
-        yield finding("config-static-keys", f"[{name}] of {paths[1]} has an access key, and {where} a {_PROCESS}")
+        yield local.CONFIG_STATIC_KEYS.found(f"[{name}] of {paths[1]} has an access key, and {where} a {_PROCESS}")
     source = values.get("source_profile", "")
     if source and source not in {*map(_profile, config), *keys}:
-        yield finding("config-source-missing", f"{where} has source_profile {source}, and there is no such profile")
+        yield local.CONFIG_SOURCE_MISSING.found(f"{where} has source_profile {source}, and there is no such profile")
     if name and _recurs(name, config):
-        yield finding("config-recursion", f"{where} gets its credentials from itself")
+        yield local.CONFIG_RECURSION.found(f"{where} gets its credentials from itself")
 
 
 def _check_keys_file(keys: Sections, path: str) -> Iterator[Finding]:
     for section, values in keys.items():
         if section.startswith("profile ") and any(name in values for name in _SETTINGS):
             name = section.removeprefix("profile ").strip()
-            yield finding("config-prefix", f"[{section}] of {path} has the word profile", f"Write [{name}] there")
+            yield local.CONFIG_PREFIX.found(f"[{section}] of {path} has the word profile", f"Write [{name}] there")
 
 
 def _check_variables(environ: Mapping[str, str], names: set[str], path: str) -> Iterator[Finding]:
@@ -138,7 +138,7 @@ def _check_variables(environ: Mapping[str, str], names: set[str], path: str) -> 
         name = environ.get(variable)
         if name and name not in names:
             fix = f"Run unset {variable}, or write [profile {name}]"
-            yield finding("environment-profile", f"{variable} is {name}, and {path} has no such profile", fix)
+            yield local.ENVIRONMENT_PROFILE.found(f"{variable} is {name}, and {path} has no such profile", fix)
 
 
 def _recurs(name: str, config: Sections) -> bool:

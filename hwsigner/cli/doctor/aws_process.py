@@ -8,11 +8,11 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 
 from hwsigner.cli import credential_process
-from hwsigner.cli.doctor.findings import Finding, finding
 from hwsigner.cli.parser import Parser
 from hwsigner.config import settings
 from hwsigner.config.profiles import is_system_file_hidden
 from hwsigner.errors import ConfigError, NoProfileError, UsageError
+from hwsigner.findings import Finding, local
 
 _SHIMS = ("/shims/", "/.pyenv/bin/", "/.rbenv/bin/")
 _COMMAND = "credential-process"
@@ -21,19 +21,19 @@ _COMMAND = "credential-process"
 def check(line: str, where: str, environ: Mapping[str, str]) -> Iterator[Finding]:
     """Yield what is wrong with the line in a section of a file."""
     if "\\" in line:
-        yield finding("process-backslash", f"credential_process in {where} has a backslash")
+        yield local.PROCESS_BACKSLASH.found(f"credential_process in {where} has a backslash")
         return
     try:
         words = shlex.split(line)
     except ValueError:
         words = []
     if not words:
-        yield finding("process-missing", f"credential_process in {where} is empty, or a quote is not closed")
+        yield local.PROCESS_MISSING.found(f"credential_process in {where} is empty, or a quote is not closed")
         return
     if any(word.startswith("~") or "=~" in word for word in words):
-        yield finding("process-tilde", f"credential_process in {where} has a word with ~")
+        yield local.PROCESS_TILDE.found(f"credential_process in {where} has a word with ~")
     if "$" in line:
-        yield finding("process-variable", f"credential_process in {where} has a $")
+        yield local.PROCESS_VARIABLE.found(f"credential_process in {where} has a $")
     program = words[0]
     if not program.startswith(("~", "$")):
         yield from _check_program(program, where)
@@ -43,13 +43,13 @@ def check(line: str, where: str, environ: Mapping[str, str]) -> Iterator[Finding
 def _check_program(program: str, where: str) -> Iterator[Finding]:
     found = shutil.which(program)
     if "/" in program and not os.path.isabs(program):
-        yield finding("process-missing", f"{program}, which credential_process in {where} runs, is a relative path")
+        yield local.PROCESS_MISSING.found(f"{program}, which credential_process in {where} runs, is a relative path")
     elif found is None:
         text = f"{program}, which credential_process in {where} runs, is not there or not executable"
-        yield finding("process-missing", text)
+        yield local.PROCESS_MISSING.found(text)
     elif any(part in found for part in _SHIMS):
         text = f"{found}, which credential_process in {where} runs, is a version manager's shim"
-        yield finding("process-shim", text)
+        yield local.PROCESS_SHIM.found(text)
 
 
 def _check_command(words: Sequence[str], where: str, environ: Mapping[str, str]) -> Iterator[Finding]:
@@ -61,7 +61,7 @@ def _check_command(words: Sequence[str], where: str, environ: Mapping[str, str])
         return
     if rest[:1] != [_COMMAND]:
         text = f"credential_process in {where} runs hwsigner without the command {_COMMAND}"
-        yield finding("process-command", text, f"Write {name} {_COMMAND} --profile NAME")
+        yield local.PROCESS_COMMAND.found(text, f"Write {name} {_COMMAND} --profile NAME")
     elif not {"-h", "--help"} & {*rest}:
         parser = Parser(_COMMAND, "")
         credential_process.add_arguments(parser)
@@ -71,8 +71,8 @@ def _check_command(words: Sequence[str], where: str, environ: Mapping[str, str])
                 settings.service(vars(completed), environ)
         except NoProfileError as error:
             if not is_system_file_hidden():
-                yield finding("process-command", f"credential_process in {where}: {error.message}", error.hint)
+                yield local.PROCESS_COMMAND.found(f"credential_process in {where}: {error.message}", error.hint)
         except ConfigError:
             pass  # It is a finding about that profile.
         except UsageError as error:
-            yield finding("process-command", f"credential_process in {where}: {error.message}", error.hint)
+            yield local.PROCESS_COMMAND.found(f"credential_process in {where}: {error.message}", error.hint)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from hwsigner.aws.config_file import read_config
 from hwsigner.aws.create_session import find_service
 from hwsigner.aws.endpoint import region_of, sessions_endpoint
-from hwsigner.cli.doctor.findings import Finding, finding, of_error
 from hwsigner.errors import ConfigError, HwsignerWarning, UsageError
+from hwsigner.findings import Finding, local
 from hwsigner.http.address import is_loopback
 from hwsigner.http.proxy import find_proxy
 from hwsigner.system.files import check_no_pipe
@@ -27,7 +27,7 @@ def check_variables(environ: Mapping[str, str]) -> Iterator[Finding]:
     for variables in (_KEYS, _WEB_IDENTITY):
         named = [name for name in variables if environ.get(name)]
         if variables[0] in named:
-            yield finding("environment-keys", f"{named[0]} is set", f"Run unset {' '.join(named)}")
+            yield local.ENVIRONMENT_KEYS.found(f"{named[0]} is set", f"Run unset {' '.join(named)}")
 
 
 def check(subject: Subject) -> list[Finding]:
@@ -44,19 +44,19 @@ def _check_region(subject: Subject, region: str) -> Iterator[Finding]:
         config = read_config(environ)
         endpoint = sessions_endpoint(region, environ=environ, endpoint=given, verify=verify, config=config)
     except UsageError as error:
-        yield of_error("endpoint-invalid", error)
+        yield local.ENDPOINT_INVALID.found_by(error)
         return
     signed = subject.values["region"] or region
     if region_of(endpoint.host) not in ("", signed):
         found = f"the endpoint {endpoint.host} is in {region_of(endpoint.host)}, and requests are signed for {signed}"
-        yield finding("endpoint-region", found, "Run hwsigner profile edit NAME --unset endpoint" if given else "")
+        yield local.ENDPOINT_REGION.found(found, "Run hwsigner profile edit NAME --unset endpoint" if given else "")
     if not verify and not is_loopback(endpoint.host):
         fix = "Run hwsigner profile edit NAME --unset no-verify-ssl, and name the server's CA with AWS_CA_BUNDLE"
-        yield finding("setting-unsafe", "no-verify-ssl accepts any server's certificate", fix)
+        yield local.SETTING_UNSAFE.found("no-verify-ssl accepts any server's certificate", fix)
     try:
         find_proxy(endpoint, environ)
     except UsageError as error:
-        yield of_error("proxy-invalid", error)
+        yield local.PROXY_INVALID.found_by(error)
         return
     try:
         transport = find_service(region, endpoint=given, verify=verify, environ=environ).transport
@@ -64,6 +64,6 @@ def _check_region(subject: Subject, region: str) -> Iterator[Finding]:
             check_no_pipe(transport.cas.file, ConfigError)
         transport.read_cas()
     except ConfigError as error:
-        yield of_error("ca-unreadable", error)
+        yield local.CA_UNREADABLE.found_by(error)
     except UsageError as error:
-        yield of_error("connection-setting", error)
+        yield local.CONNECTION_SETTING.found_by(error)

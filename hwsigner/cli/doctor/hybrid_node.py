@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from hwsigner.cli.doctor.findings import Finding, finding
 from hwsigner.cli.doctor.subject import Subject
+from hwsigner.findings import Finding, local
 
 CONFIG, PROGRAM = "/etc/aws/hybrid/config", "/usr/local/bin/aws_signing_helper"
 
@@ -20,4 +20,4 @@ def check(subject: Subject) -> Iterator[Finding]:
     except OSError:
         return  # No hybrid node, or one that this user can't look at.
     if path in words and PROGRAM.encode() in words and not is_hwsigner:
-        yield finding("node-program", f"{PROGRAM}, which {CONFIG} runs with this key, is not hwsigner")
+        yield local.NODE_PROGRAM.found(f"{PROGRAM}, which {CONFIG} runs with this key, is not hwsigner")

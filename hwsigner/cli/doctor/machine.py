@@ -10,9 +10,10 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hwsigner.cli.doctor.findings import Finding, finding, of_error, warnings_into
 from hwsigner.cli.doctor.subject import Subject, no_pins
+from hwsigner.cli.doctor.warned import warnings_into
 from hwsigner.errors import HwsignerError, PinError, SigningKeyError
+from hwsigner.findings import Finding, local
 from hwsigner.key import list_tokens
 from hwsigner.key.management import describe_key
 from hwsigner.system import pcsc
@@ -36,12 +37,12 @@ def check(subject: Subject) -> list[Finding]:
     if subject.key is None:
         return findings
     if subject.key.scheme == "pkcs11" and pcsc.is_refused():
-        findings.append(finding("pcscd-refuses", "polkit does not let this user use pcscd"))
+        findings.append(local.PCSCD_REFUSES.found("polkit does not let this user use pcscd"))
     is_elsewhere = "tcti" in subject.key.query or any(subject.environ.get(name) for name in _TCTI_VARIABLES)
     group = reading_group(TPM_DEVICE) if subject.key.scheme == "tpm2" and not is_elsewhere else None
     if group:
         found = f"{TPM_DEVICE} is for the group {group}, and this user is not in it"
-        return [finding("tpm-group", found, f"Run usermod -aG {group} USER, and log in again")]
+        return [local.TPM_GROUP.found(found, f"Run usermod -aG {group} USER, and log in again")]
     with warnings_into(findings):
         findings += [
             *_check_pin_file(subject),
@@ -65,9 +66,9 @@ def _check_pin_file(subject: Subject) -> Iterator[Finding]:
     try:
         open_trusted(path, PinError).close()
     except OSError as error:
-        yield finding("pin-unreadable", f"can't read PIN file {path}: {error.strerror}")
+        yield local.PIN_UNREADABLE.found(f"can't read PIN file {path}: {error.strerror}")
     except PinError as error:
-        yield of_error("pin-unreadable", error)
+        yield local.PIN_UNREADABLE.found_by(error)
 
 
 def _check_key(key: KeyURI, leaf: Certificate | None) -> Iterator[Finding]:
@@ -78,10 +79,10 @@ def _check_key(key: KeyURI, leaf: Certificate | None) -> Iterator[Finding]:
     except PinError:
         return  # The key is hidden behind its PIN.
     except HwsignerError as error:
-        yield of_error("key-unusable", error)
+        yield local.KEY_UNUSABLE.found_by(error)
         return
     if public_key and leaf and public_key != leaf.public_key():
-        yield finding("key-mismatch", f"the key {key.name} is not that of certificate {leaf.source}")
+        yield local.KEY_MISMATCH.found(f"the key {key.name} is not that of certificate {leaf.source}")
 
 
 def _check_pin(key: KeyURI, *, is_stored: bool) -> Iterator[Finding]:
@@ -94,24 +95,24 @@ def _check_pin(key: KeyURI, *, is_stored: bool) -> Iterator[Finding]:
         tokens = list(list_tokens(uri, no_pins(), allow_modules=True))
     except HwsignerError as error:
         if key.scheme == "tpm2" and "path" in key.path:  # The file has the public key, so nothing else asks the TPM.
-            yield of_error("key-unusable", error)
+            yield local.KEY_UNUSABLE.found_by(error)
         return
     fix = "Run tpm2_dictionarylockout --clear-lockout, or wait" if key.scheme == "tpm2" else ""
     for token in tokens:
         name = f"{token.label} ({token.manufacturer} {token.model})"
         if token.pin_state == "locked":
-            yield finding("pin-locked", f"{name} is locked after too many wrong PINs", fix)
+            yield local.PIN_LOCKED.found(f"{name} is locked after too many wrong PINs", fix)
         elif token.pin_state == "one try is left":
-            yield finding("pin-nearly-locked", f"{name} allows one more attempt", fix)
+            yield local.PIN_NEARLY_LOCKED.found(f"{name} allows one more attempt", fix)
         elif token.pin_state == "an earlier try failed" and is_stored and key.scheme == "pkcs11":
             by_hand = f"Correct the stored PIN, then log in once: hwsigner list --login {shlex.quote(token.uri)}"
-            yield finding("pin-failed", f"an earlier PIN failed at {name}", by_hand)
+            yield local.PIN_FAILED.found(f"an earlier PIN failed at {name}", by_hand)
 
 
 def check_agents(agents: Agents, names: Collection[str]) -> Iterator[Finding]:
     """Yield agents that do not answer, and those of the named profiles that an agent has no credentials for."""
     for problem in agents.problems:
-        yield finding("agent-silent", problem)
+        yield local.AGENT_SILENT.found(problem)
     for name, state in agents.served.items():
         of, flag = f"the {state.agent}'s agent", " --system" if state.agent == "system" else ""
         if name not in names:
@@ -119,10 +120,10 @@ def check_agents(agents: Agents, names: Collection[str]) -> Iterator[Finding]:
         if state.state == "locked":
             fix = f"Run hwsigner agent unlock NAME{flag}"
             found = f"the profile is locked in {of}{state.failure and f': {state.failure}'}"
-            yield finding("agent-locked", found, fix).about(name)
+            yield local.AGENT_LOCKED.found(found, fix).about(name)
         elif state.failure:
             fix = f"Run hwsigner agent refresh NAME{flag}"
-            yield finding("agent-failure", f"{of} failed: {state.failure}", fix).about(name)
+            yield local.AGENT_FAILURE.found(f"{of} failed: {state.failure}", fix).about(name)
 
 
 def check_units(environ: Mapping[str, str]) -> Iterator[Finding]:
@@ -131,11 +132,11 @@ def check_units(environ: Mapping[str, str]) -> Iterator[Finding]:
         for path in sorted(Path(os.path.expanduser(folder)).glob("hwsigner-*.service")):
             program = _program(path)
             if program and ("\0" in program or not os.access(program, os.X_OK)):
-                yield finding("unit-program", f"{path} runs {program}, which is not there or not executable")
+                yield local.UNIT_PROGRAM.found(f"{path} runs {program}, which is not there or not executable")
     for scope in ([], ["--user"]):
         for name in _failed(scope, environ):
             unit = shlex.join(["journalctl", *scope, "-u", name])
-            yield finding("unit-failed", f"{name} failed", f"Run {unit} for the reason")
+            yield local.UNIT_FAILED.found(f"{name} failed", f"Run {unit} for the reason")
 
 
 def _program(path: Path) -> str:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from hwsigner.aws.create_session import USER_AGENT, Service, create_session
 from hwsigner.aws.service_errors import clock_difference
 from hwsigner.cli import options
-from hwsigner.cli.doctor.findings import Finding, finding, of_error
 from hwsigner.cli.parser import Arguments
 from hwsigner.config import settings
 from hwsigner.errors import (
@@ -24,6 +23,7 @@ from hwsigner.errors import (
     SigningKeyError,
     UsageError,
 )
+from hwsigner.findings import Finding, Mistake, local
 from hwsigner.http.connection import Deadline
 from hwsigner.http.transport import get, parse_date
 
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 _TOLERANCE = 60  # Seconds. The service takes five minutes; a clock that is off by one will be off by five.
 # In this order: the first class that fits names the mistake.
-_NAMES: tuple[tuple[type[HwsignerError], str], ...] = (
-    (ServiceUnreachableError, "service-unreachable"),
-    (ServiceError, "session-refused"),
-    (KeyMismatchError, "key-mismatch"),
-    (PinLockedError, "pin-locked"),
-    (SigningKeyError, "key-unusable"),
-    (CertificateError, "certificate-unreadable"),
-    (UsageError, "profile-invalid"),
+_MISTAKES: tuple[tuple[type[HwsignerError], Mistake], ...] = (
+    (ServiceUnreachableError, local.SERVICE_UNREACHABLE),
+    (ServiceError, local.SESSION_REFUSED),
+    (KeyMismatchError, local.KEY_MISMATCH),
+    (PinLockedError, local.PIN_LOCKED),
+    (SigningKeyError, local.KEY_UNUSABLE),
+    (CertificateError, local.CERTIFICATE_UNREADABLE),
+    (UsageError, local.PROFILE_INVALID),
 )
 
 
@@ -57,8 +57,8 @@ def check(subject: Subject, *, clock_only: bool) -> list[Finding]:
             if not clock_only:
                 _ask(subject, service)
         except HwsignerError as error:
-            name = next((name for kind, name in _NAMES if isinstance(error, kind)), "session-refused")
-            findings.append(of_error(name, error))
+            mistake = next((mistake for kind, mistake in _MISTAKES if isinstance(error, kind)), local.SESSION_REFUSED)
+            findings.append(mistake.found_by(error))
     return findings
 
 
@@ -71,7 +71,7 @@ def _check_clock(service: Service) -> Iterator[Finding]:
         return
     off = (datetime.now(UTC) - theirs).total_seconds()
     if abs(off) > _TOLERANCE:
-        yield finding("clock-wrong", f"the clock is {clock_difference(off)} the service's")
+        yield local.CLOCK_WRONG.found(f"the clock is {clock_difference(off)} the service's")
 
 
 def _ask(subject: Subject, service: Service) -> None:

@@ -6,14 +6,15 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from hwsigner.aws.arn import Arn, parse_arn
-from hwsigner.cli.doctor.findings import Finding, finding
 from hwsigner.config import settings
 from hwsigner.config.flags import ARNS
 from hwsigner.errors import UsageError
+from hwsigner.findings import Finding, local
 
 if TYPE_CHECKING:
     from hwsigner.cli.doctor.subject import Subject
 
+_SAME = {"partition": local.ARN_PARTITION, "account": local.ARN_ACCOUNT, "region": local.ARN_REGION}
 _FLAGS = [f"--{name}" for name in ARNS]
 
 
@@ -25,14 +26,14 @@ def check(subject: Subject) -> Iterator[Finding]:
         try:
             arns[flag] = parse_arn(text, flag)
         except UsageError as error:
-            name = "arn-swapped" if _is_other_kind(text, flag) else "arn-invalid"
-            yield finding(name, error.message, f"Run hwsigner profile edit NAME {flag} ARN")
+            mistake = local.ARN_SWAPPED if _is_other_kind(text, flag) else local.ARN_INVALID
+            yield mistake.found(error.message, f"Run hwsigner profile edit NAME {flag} ARN")
     yield from _check_together(arns, str(subject.profile.values.get("region") or ""))
     try:
         if subject.values:
             settings.session_request(subject.values)
     except UsageError as error:
-        yield finding("session-name-invalid", error.message)
+        yield local.SESSION_NAME_INVALID.found(error.message)
 
 
 def _is_other_kind(text: str, flag: str) -> bool:
@@ -46,7 +47,7 @@ def _is_other_kind(text: str, flag: str) -> bool:
 
 
 def _check_together(arns: dict[str, Arn], region: str) -> Iterator[Finding]:
-    for name in ("partition", "account", "region"):
+    for name, mistake in _SAME.items():
         values = {flag: getattr(arn, name) for flag, arn in arns.items() if getattr(arn, name)}
         if name == "region" and region:
             values["--region"] = region
@@ -54,4 +55,4 @@ def _check_together(arns: dict[str, Arn], region: str) -> Iterator[Finding]:
             listed = ", ".join(f"{flag} is in {value}" for flag, value in values.items())
             is_flag = len({value for flag, value in values.items() if flag != "--region"}) == 1
             fix = "Run hwsigner profile edit NAME --unset region" if is_flag else ""
-            yield finding(f"arn-{name}", f"{name}s differ: {listed}", fix)
+            yield mistake.found(f"{name}s differ: {listed}", fix)

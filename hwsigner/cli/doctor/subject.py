@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from hwsigner.cli.doctor.findings import Finding, finding, of_error, warnings_into
+from hwsigner.cli.doctor.warned import warnings_into
 from hwsigner.cli.options import certificates_at
 from hwsigner.config import settings
 from hwsigner.config.flags import IN_PROFILES, session_duration
 from hwsigner.errors import CertificateError, PinError, PinRequiredError, SigningKeyError, UsageError, suggestion
+from hwsigner.findings import Finding, local
 from hwsigner.http import defaults
 from hwsigner.pins import PinRequest, PinSource
 from hwsigner.system.files import check_no_pipe
@@ -57,11 +58,11 @@ def read(profile: Profile, environ: Mapping[str, str], now: datetime) -> tuple[S
             subject = _with_key(subject)
             subject = _with_certificates(subject)
         except UsageError as error:
-            findings.append(of_error("profile-invalid", error))
+            findings.append(local.PROFILE_INVALID.found_by(error))
         except PinError:
             pass  # What is behind a PIN is left to --online.
         except (CertificateError, SigningKeyError) as error:
-            findings.append(of_error("certificate-unreadable", error))
+            findings.append(local.CERTIFICATE_UNREADABLE.found_by(error))
     return subject, findings
 
 
@@ -71,14 +72,14 @@ def _with_values(subject: Subject, findings: list[Finding]) -> Subject:
         del raw[key]
         hint = suggestion(key, IN_PROFILES, f"Run hwsigner profile edit NAME --unset {key}")
         findings.append(
-            finding("profile-invalid", f"{subject.profile.file} has the key {key!r}, which is not a flag", hint)
+            local.PROFILE_INVALID.found(f"{subject.profile.file} has the key {key!r}, which is not a flag", hint)
         )
     duration = str(raw.pop(_DURATION, defaults.SESSION_DURATION))
     try:
         session_duration(duration)
         raw[_DURATION] = duration
     except ValueError as error:
-        findings.append(finding("duration-invalid", f"{_DURATION} is {duration[:100]!r}: {error}"))
+        findings.append(local.DURATION_INVALID.found(f"{_DURATION} is {duration[:100]!r}: {error}"))
     values = settings.values_of(replace(subject.profile, values=raw))
     return replace(subject, values=values)
 

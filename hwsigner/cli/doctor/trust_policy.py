@@ -8,11 +8,11 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from hwsigner.cli.aws import check as aws_check
-from hwsigner.cli.doctor.findings import Finding, finding, of_error
 from hwsigner.cli.documents import read_bytes
 from hwsigner.cli.parser import Arguments
 from hwsigner.config.flags import SESSION, default_values
 from hwsigner.errors import CertificateError, HwsignerError
+from hwsigner.findings import Finding, local
 
 if TYPE_CHECKING:
     from hwsigner.cli.doctor.subject import Subject
@@ -33,12 +33,11 @@ def check(subject: Subject | None, arguments: Arguments) -> Iterator[Finding]:
     of_profile = Arguments(**{**values, "endpoint": None, "region": None})
     try:
         ask = aws_check.of_policy if arguments.policy else aws_check.of_account
-        for each in ask(of_profile, _chain(subject)).findings:
-            yield Finding(each.id, each.found, each.why, each.instead)
+        yield from ask(of_profile, _chain(subject)).findings
     except HwsignerError as error:
         if arguments.policy:
             raise
-        yield of_error("aws-not-asked", error)
+        yield local.AWS_NOT_ASKED.found_by(error)
     if arguments.policy and subject and subject.leaf:
         yield from _check_names(_conditions(read_bytes(arguments.policy)), subject.leaf)
 
@@ -86,9 +85,9 @@ def _check_names(conditions: list[tuple[str, str]], leaf: Certificate) -> Iterat
         for tag, values in names.items():
             if key.lower().endswith(tag.lower()) and _is_second(values, pattern):
                 found = f"the trust policy compares {key} with {pattern}, and the certificate has {values[0]} first"
-                yield finding("policy-second-name", found)
+                yield local.POLICY_SECOND_NAME.found(found)
         if pattern in others:
-            yield finding("policy-other-name", f"the trust policy compares {key} with {pattern}, an otherName")
+            yield local.POLICY_OTHER_NAME.found(f"the trust policy compares {key} with {pattern}, an otherName")
 
 
 def _is_second(values: list[str], pattern: str) -> bool:

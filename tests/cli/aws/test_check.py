@@ -18,7 +18,6 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
 import certs
-from hwsigner.control_plane.mistakes import MISTAKES
 from hwsigner.emulator import Emulator, World
 from hwsigner.trust_policy.writing import write_trust_policy
 from json_output import read
@@ -381,12 +380,6 @@ def test_error_of_the_first_call_is_reported_when_none_succeeds(
 def test_invalid_arguments_exit_with_status_2(account: Account, flags: list[str]) -> None:
     outcome = account.check(*flags)
     assert (outcome.status, outcome.out, outcome.err.count("\n")) == (2, "", 1)
-
-
-def test_mistakes_of_resources_are_explained_in_short_sentences() -> None:
-    for _, why, instead in MISTAKES.values():
-        assert not why.endswith(".")
-        assert max(len(sentence.split()) for text in (why, instead) for sentence in text.split(". ")) <= 25
 
 
 ANCHOR = f"arn:aws:rolesanywhere:{REGION}:{ACCOUNT}:trust-anchor/{OTHER_ID}"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from hwsigner.cli.doctor.findings import MISTAKES
+from hwsigner.findings import local
+from mistakes import mistakes_of
 from pages import ROOT
 
 _TABLE = (ROOT / "docs" / "how-to" / "doctor.md").read_text().split("## All findings")[1]
@@ -12,10 +13,10 @@ _TABLE = (ROOT / "docs" / "how-to" / "doctor.md").read_text().split("## All find
 
 def test_page_lists_every_mistake_in_the_words_of_the_code() -> None:
     rows = re.findall(r"^\| `([\w-]+)` \| (.*) \| (.*) \|$", _TABLE, re.MULTILINE)
-    assert rows == [(name, mistake.why, mistake.fix) for name, mistake in MISTAKES.items()]
+    assert rows == [(each.id, each.why, each.fix) for each in mistakes_of(local)]
 
 
 def test_each_mistake_is_planted() -> None:
     folder = ROOT / "tests" / "cli" / "doctor"
     tests = "".join(path.read_text() for path in (folder / "test_planted.py", folder / "test_machine.py"))
-    assert {name for name in MISTAKES if f'"{name}"' not in tests} == set()
+    assert [each.id for each in mistakes_of(local) if f'"{each.id}"' not in tests] == []

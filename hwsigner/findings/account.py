@@ -1,0 +1,116 @@
+"""What `hwsigner aws check` finds between a certificate and trust anchor, profile, role and revocation lists."""
+
+from __future__ import annotations
+
+from hwsigner.findings import OPEN, UNCLEAR, Mistake
+
+CALL_FAILED = Mistake(
+    "call-failed",
+    "What depends on it was not checked; all else was",
+    "Get the permission, then run the check again",
+    level=UNCLEAR,
+)
+ACCOUNT_OTHER = Mistake(
+    "account-other",
+    "Trust anchor, profile and role must be in one account, and these credentials can't read another account's",
+    "Use the credentials of the right account, with --aws-profile, or correct the ARN",
+)
+ANCHOR_MISSING = Mistake(
+    "anchor-missing", "Every session is refused", "Correct the trust anchor's ARN, or make one with hwsigner aws setup"
+)
+ANCHOR_DISABLED = Mistake(
+    "anchor-disabled", "Every session is refused", "Run aws rolesanywhere enable-trust-anchor, if it should be in use"
+)
+ANCHOR_NOT_JUDGED = Mistake(
+    "anchor-not-judged",
+    "hwsigner can't tell whether the certificate chains to it",
+    "Compare the certificate's issuer with the trust anchor's source",
+    level=UNCLEAR,
+)
+ANCHOR_CA_EXPIRED = Mistake(
+    "anchor-ca-expired",
+    "Certificates of an expired CA are refused",
+    "Add the renewed CA with hwsigner aws setup --add-ca",
+)
+CHAIN_UNTRUSTED = Mistake(
+    "chain-untrusted",
+    "The service refuses it as untrusted",
+    "Give the missing --intermediates, use the right trust anchor, or add the CA with hwsigner aws setup --add-ca",
+)
+PROFILE_MISSING = Mistake(
+    "profile-missing", "Every session is refused", "Correct the profile's ARN, or make one with hwsigner aws setup"
+)
+PROFILE_DISABLED = Mistake(
+    "profile-disabled", "Every session is refused", "Run aws rolesanywhere enable-profile, if it should be in use"
+)
+PROFILE_WITHOUT_ROLE = Mistake(
+    "profile-without-role",
+    "A session can only have a role that its profile lists",
+    "Add the role to the profile with hwsigner aws setup",
+)
+DURATION_SHORTENED = Mistake(
+    "duration-shortened",
+    "A session lasts as long as the shorter of the two allows",
+    "Set the profile's durationSeconds higher, or ask for less with --session-duration",
+)
+DURATION_OVER_ROLE = Mistake(
+    "duration-over-role",
+    "Sessions that would be longer than the role allows are refused, not shortened",
+    "Set the role's MaxSessionDuration higher, or ask for less with --session-duration",
+)
+SESSION_NAME_REFUSED = Mistake(
+    "session-name-refused",
+    "The service refuses the request",
+    "Leave role-session-name out, or let the profile accept it (acceptRoleSessionName)",
+)
+TAG_UNMAPPED = Mistake(
+    "tag-unmapped",
+    "A name that the profile does not map becomes no session tag, so the trust policy's condition can't be met",
+    "Map it with aws rolesanywhere put-attribute-mapping, or compare another name",
+)
+TAG_REFUSED = Mistake(
+    "tag-refused",
+    "The service refuses a session if a mapped name can't become a session tag",
+    "Reissue the certificate without that name, or remove it from the profile's attribute mappings",
+)
+ORIGIN_MISSING = Mistake(
+    "origin-missing",
+    "The profile has trusted identity propagation, and the service refuses a session without its subject",
+    "Reissue the certificate with that name, map it, or set another subjectSource in the profile",
+)
+CERTIFICATE_REFUSED = Mistake("certificate-refused", "The service refuses such a certificate", "Renew or reissue it")
+CERTIFICATE_REVOKED = Mistake(
+    "certificate-revoked",
+    "The service refuses a revoked certificate",
+    "Issue a new one for a new key, if the machine is still in use",
+)
+CERTIFICATE_FAILED = Mistake(
+    "certificate-failed", "The service refused its last request", "CloudTrail's CreateSession event has the reason"
+)
+SUBJECT_DISABLED = Mistake("subject-disabled", "The service disabled this subject", "Ask who disabled it, and why")
+CRL_DISABLED = Mistake(
+    "crl-disabled",
+    "An imported list does nothing until it is enabled, so the certificates in it still get sessions",
+    "Run aws rolesanywhere enable-crl",
+    level=OPEN,
+)
+CRL_OUTDATED = Mistake(
+    "crl-outdated",
+    "Certificates that the CA revoked since then still get sessions",
+    "Import the CA's current list",
+    level=OPEN,
+)
+CRL_NOT_JUDGED = Mistake(
+    "crl-not-judged",
+    "hwsigner can't tell whether it revokes the certificate",
+    "Look at it with aws rolesanywhere get-crl",
+    level=UNCLEAR,
+)
+ROLE_MISSING = Mistake(
+    "role-missing", "Every session is refused", "Correct the role's ARN, or make one with hwsigner aws setup"
+)
+ROLE_REFUSES = Mistake(
+    "role-refuses",
+    "All three actions must be allowed, or the service refuses the session",
+    "Change the trust policy, or use a certificate that it names",
+)

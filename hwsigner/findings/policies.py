@@ -1,0 +1,185 @@
+"""What a review of a trust policy finds.
+
+The facts are those of the IAM User Guide ("Condition operators", "Policy variables", "Global condition keys") and the
+Roles Anywhere User Guide ("Trust model", "Mapping").
+"""
+
+from __future__ import annotations
+
+from hwsigner.findings import OPEN, UNCLEAR, Mistake
+
+_ANCHOR = "arn:aws:rolesanywhere:REGION:ACCOUNT:trust-anchor/UUID"
+_TAG = 'Add "StringEquals": {"aws:PrincipalTag/x509Subject/CN": "NAME"}'
+_SOURCE_ARN = f'"ArnEquals": {{"aws:SourceArn": "{_ANCHOR}"}}'
+
+# What is open.
+CONDITION_NONE = Mistake(
+    "condition-none",
+    "Every certificate of every trust anchor can assume the role",
+    f"Add a Condition: {_SOURCE_ARN} and a tag of the certificate",
+    level=OPEN,
+)
+SOURCE_ARN_NONE = Mistake(
+    "source-arn-none",
+    "Certificates of every trust anchor can assume the role, even of anchors that others create later",
+    f"Add {_SOURCE_ARN}",
+    level=OPEN,
+)
+SOURCE_ACCOUNT_ONLY = Mistake(
+    "source-account-only",
+    "Every trust anchor of the account is accepted. A user who may create one can make certificates with any name",
+    f"Add {_SOURCE_ARN}",
+    level=OPEN,
+)
+SOURCE_ARN_ANY = Mistake(
+    "source-arn-any",
+    "The condition is met by other trust anchors too, so their CAs can make certificates with any name",
+    f"Name one trust anchor, without wildcards: {_SOURCE_ARN}",
+    level=OPEN,
+)
+TAG_NONE = Mistake(
+    "tag-none",
+    "Every certificate that the trust anchor accepts can assume the role, not only those of this workload",
+    _TAG,
+    level=OPEN,
+)
+FOR_ALL_VALUES = Mistake(
+    "for-all-values",
+    "ForAllValues is true if the key is missing, so a request without it is let in",
+    "Use the operator without ForAllValues: these keys have one value",
+    level=OPEN,
+)
+IF_EXISTS = Mistake(
+    "if-exists",
+    "An operator with IfExists is true if the key is missing, so a request without it is let in",
+    "Use the operator without IfExists",
+    level=OPEN,
+)
+NEGATED = Mistake(
+    "negated",
+    "A negated operator is true for every other value, and if the key is missing",
+    "Name who may assume the role, with StringEquals or StringLike; keep the negated operator beside it",
+    level=OPEN,
+)
+ANY_VALUE = Mistake(
+    "any-value",
+    "A condition that every value or nearly every value meets only requires that the certificate has that name",
+    "Write the value, or a pattern that others can't meet, such as bamboo-*",
+    level=OPEN,
+)
+PRINCIPAL_EVERYONE = Mistake(
+    "principal-everyone",
+    "Any AWS account may try to assume the role, and can give its own sessions tags such as x509Subject/CN",
+    'Use "Principal": {"Service": "rolesanywhere.amazonaws.com"}',
+    level=OPEN,
+)
+
+# What keeps certificates out, or what IAM refuses.
+NOT_A_POLICY = Mistake(
+    "not-a-policy",
+    "IAM refuses such a document",
+    "Write a JSON object with Version 2012-10-17 and a list of statements",
+)
+POLICY_TOO_LARGE = Mistake(
+    "policy-too-large",
+    "IAM accepts 2,048 characters, or up to 8,192 if AWS raised the account's quota",
+    "Match a pattern such as web-*, or a name that the certificates share",
+)
+ELEMENT_UNKNOWN = Mistake(
+    "element-unknown",
+    "IAM refuses a trust policy with it: the role itself is the resource, and the principal must be named",
+    "A statement has Effect, Principal, Action, Condition and perhaps Sid",
+)
+ACTION_UNKNOWN = Mistake(
+    "action-unknown",
+    "There is no such action for trust policies, so IAM refuses the policy or the right action stays missing",
+    "Use sts:AssumeRole, sts:TagSession and sts:SetSourceIdentity",
+)
+ACTION_MISSING = Mistake(
+    "action-missing",
+    "Roles Anywhere needs sts:AssumeRole, sts:TagSession and sts:SetSourceIdentity; without one, every session "
+    "is refused",
+    "Add it to the statement's Action",
+)
+PRINCIPAL_WRONG = Mistake(
+    "principal-wrong",
+    "Roles Anywhere calls as rolesanywhere.amazonaws.com, in every partition. No other principal lets it in",
+    'Use "Principal": {"Service": "rolesanywhere.amazonaws.com"}',
+)
+VARIABLE_MALFORMED = Mistake(
+    "variable-malformed",
+    "It is not a policy variable, so it is compared letter by letter or IAM refuses it",
+    "Write ${KEY}: a dollar sign, then the key in braces, such as ${aws:PrincipalTag/x509Subject/CN}",
+)
+VARIABLE_VERSION = Mistake(
+    "variable-version",
+    "Policy variables are replaced in Version 2012-10-17 only; else they are compared letter by letter",
+    'Write "Version": "2012-10-17"',
+)
+WILDCARD_LITERAL = Mistake(
+    "wildcard-literal",
+    "StringEquals and StringNotEquals do not support wildcards, and no name has an asterisk or a question mark in it",
+    "Use StringLike for text, ArnLike for ARNs",
+)
+OPERATOR_UNKNOWN = Mistake(
+    "operator-unknown",
+    "IAM refuses a policy with it",
+    "Use an operator of the IAM User Guide, such as StringEquals, StringLike or ArnEquals",
+)
+VALUE_WRONG = Mistake(
+    "value-wrong", "IAM refuses it, or no request can meet it", "Write a value of the operator's type"
+)
+TAG_IMPOSSIBLE = Mistake(
+    "tag-impossible",
+    "No certificate gives its session such a tag, so the condition is never met",
+    "Use x509Subject/NAME, x509Issuer/NAME, x509SAN/DNS, x509SAN/URI or x509SAN/Name/NAME; NAME is CN, OU, O, C, "
+    "ST, L, SN, GN, DC, UID, E or SERIALNUMBER",
+)
+VALUE_IMPOSSIBLE = Mistake(
+    "value-impossible",
+    "No session tag can have this value, so the condition is never met",
+    "Use a name that a tag can have: letters, digits, spaces and _.:/=+-@, at most 256",
+)
+SOURCE_IDENTITY_PREFIX = Mistake(
+    "source-identity-prefix",
+    "The source identity is CN= and the subject's CN, so the value alone is never met",
+    "Write CN= before the name",
+)
+SOURCE_ARN_KIND = Mistake(
+    "source-arn-kind",
+    "aws:SourceArn is the trust anchor's ARN in every request, so another kind of ARN, or an alias, is never met",
+    f"Use the ARN that ends with the trust anchor's UUID: {_ANCHOR}",
+)
+SOURCE_ARN_OTHER = Mistake(
+    "source-arn-other",
+    "aws:SourceArn is the ARN of the trust anchor that is used, so every session with it is refused",
+    "Name this trust anchor, or use the one that the policy names",
+)
+CONTRADICTION = Mistake(
+    "contradiction",
+    "All conditions of a statement must be met at once, so this statement lets no certificate in",
+    "Write alternatives as several values of one condition, or as several statements",
+)
+DATE_PASSED = Mistake(
+    "date-passed", "The statement has let no certificate in since then", "Remove the statement, or write a later date"
+)
+DENIED_ALWAYS = Mistake(
+    "denied-always",
+    "A Deny outweighs every Allow, so no certificate can assume the role",
+    "Remove the statement, or give it a Condition",
+)
+
+# What can't be judged.
+KEY_UNKNOWN = Mistake(
+    "key-unknown",
+    "AWS does not document that requests of Roles Anywhere have this key. If it is missing, a positive condition "
+    "is never met",
+    "Use aws:SourceArn, aws:SourceAccount, aws:PrincipalTag/x509…, sts:SourceIdentity or sts:RoleSessionName",
+    level=UNCLEAR,
+)
+NOT_JUDGED = Mistake(
+    "not-judged",
+    "hwsigner does not know what IAM makes of it",
+    "Write it more simply, or check it with IAM Access Analyzer",
+    level=UNCLEAR,
+)
