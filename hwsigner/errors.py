@@ -76,6 +76,29 @@ class HwsignerError(_Message):
     """
 
 
+class PluginError(HwsignerError):
+    """A backend or issuer from a package of its own raised or returned what it must not."""
+
+    @classmethod
+    def of(cls, plugin: str, error: Exception) -> PluginError:
+        """Return the error that names a plugin, and where it failed. What the failure says could be a secret.
+
+        Args:
+            plugin: what failed, such as `the issuer acme, hwsigner_acme`.
+            error: the failure.
+        """
+        return cls(f"{plugin}, failed: {place_of(error)}", "Report it to the authors of that package")
+
+
+def place_of(error: BaseException) -> str:
+    """Return the type of an exception, and the file and line that raised it."""
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    where = f" at {trace.tb_frame.f_code.co_filename.rpartition('/')[2]}:{trace.tb_lineno}" if trace else ""
+    return f"{type(error).__name__}{where}"
+
+
 class UsageError(HwsignerError):
     """An invalid flag, key URI, ARN or argument."""
 

@@ -84,7 +84,7 @@ OWNERS = {
         *("attestation", "backends", "enrolment", "identity", "key.public_key"),
         *("control_plane", "emulator", "testing"),
     ),
-    "pytest": ("testing",),
+    "pytest": ("testing", "enrolment.testing"),
     "requests": ("auth",),
     **dict.fromkeys(("httptools", "uvloop"), ("serving",)),
     "shtab": ("cli.completion",),

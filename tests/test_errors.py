@@ -26,6 +26,7 @@ WARNINGS = sorted(
 )
 EXIT_STATUSES = {
     "HwsignerError": 1,
+    "PluginError": 1,
     "UsageError": 2,
     "ConfigError": 2,
     "NoProfileError": 2,

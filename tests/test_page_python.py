@@ -209,6 +209,13 @@ def test_backend_of_another_package(run: Run) -> None:
     assert isinstance(run(code)["BACKEND"], Backend)
 
 
+def test_issuer_of_another_package(run: Run) -> None:
+    code = python_block(
+        "docs/how-it-works/architecture.md", "## Writing an issuer", "- `IssuerSettings` has the values"
+    )
+    assert "open_issuer" in run(code)
+
+
 def test_wrong_pin_of_the_emulated_yubikey(run: Run, yubikey: YubiKey) -> None:
     code = python_block("docs/how-to/test-hardware.md", "In a test:", "- The fixtures are")
     names = {"pytest": pytest, "WrongPinError": WrongPinError, "open_key": hwsigner.open_key, "YKCS11": YKCS11}

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hwsigner.cli.process import ExitOnInterrupt, abandon_stdout, discard_frames, forbid_dumps, report, report_to
-from hwsigner.errors import HwsignerError, HwsignerWarning, NoProfileError, UsageError, suggestion
+from hwsigner.errors import HwsignerError, HwsignerWarning, NoProfileError, UsageError, place_of, suggestion
 from hwsigner.pins import sources as pin_sources
 from hwsigner.system import notices, stderr
 
@@ -123,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             report("the working folder was deleted. Change to another folder")
         else:
             # No traceback: it could show a secret.
-            report(f"internal error: {_place(error)}. Please report it")
+            report(f"internal error: {place_of(error)}. Please report it")
         return 1
 
 
@@ -241,11 +241,3 @@ def _show_warnings(*, strict: bool) -> None:
     warnings.simplefilter("ignore")
     warnings.simplefilter("error" if strict else "always", HwsignerWarning)
     warnings.showwarning = lambda message, *_: report(f"warning: {message}")
-
-
-def _place(error: Exception) -> str:
-    trace = error.__traceback__
-    while trace and trace.tb_next:
-        trace = trace.tb_next
-    where = f" at {os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}" if trace else ""
-    return f"{type(error).__name__}{where}"

@@ -1,21 +1,26 @@
 """The issuers: what turns a certificate request into certificates.
 
-An issuer is a module with one function, `open_issuer(settings) -> Issuer`, and a row in ISSUERS. The module is imported
-when it is used. It talks to one kind of CA and passes on what that returns. It does not judge it:
-`hwsigner.enrolment.checking` does, for all issuers.
+An issuer is a module with one function, `open_issuer(settings) -> Issuer`, and a row in ISSUERS; or a package of its
+own adds one through the entry-point group `hwsigner.issuers`. The module is imported when it is used. It talks to one
+kind of CA and passes on what that returns. It does not judge it: `hwsigner.enrolment.checking` does, for all issuers.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from hwsigner.errors import UsageError, suggestion
+from hwsigner.errors import HwsignerError, PluginError, UsageError, suggestion
 from hwsigner.identity.certificate_request import CertificateRequest
 from hwsigner.key.management import KeyAccess
 
+__all__ = [
+    *("CertificateRequest", "Issued", "Issuer", "IssuerSettings", "KeyAccess", "OpensIssuer", "Pending", "open_issuer"),
+]
+ENTRY_POINTS = "hwsigner.issuers"
 ISSUERS = {
     "command": "hwsigner.enrolment.issuers.command",
     "est": "hwsigner.enrolment.issuers.est",
@@ -91,19 +96,66 @@ class IssuerSettings:
     vendor_certificates: tuple[bytes, ...] = ()
 
 
+class OpensIssuer(Protocol):
+    """The module of an issuer, or what an entry point names."""
+
+    def open_issuer(self, settings: IssuerSettings) -> Issuer:
+        """Return the issuer. Nothing is sent yet, and no secret is read.
+
+        Raises:
+            UsageError: a setting is missing or invalid.
+        """
+        ...
+
+
 def open_issuer(name: str, settings: IssuerSettings) -> Issuer:
     """Return an issuer. Nothing is sent yet.
 
+    Entry points are read only for a name that is not built in.
+
     Args:
-        name: its name in ISSUERS.
+        name: its name in ISSUERS, or that of an entry point.
         settings: how to reach it.
 
     Raises:
         UsageError: there is no such issuer, or a setting that it needs is missing or invalid.
+        PluginError: an entry point can't be loaded, or failed.
     """
-    module = ISSUERS.get(name)
-    if module is None:
-        hint = suggestion(name, ISSUERS, f"Use one of {', '.join(ISSUERS)}")
-        raise UsageError(f"there is no issuer {name[:40]!r}", hint)
-    opened: Issuer = importlib.import_module(module).open_issuer(settings)
-    return opened
+    if name not in ISSUERS:
+        return _PluginIssuer(name, settings)
+    module: OpensIssuer = importlib.import_module(ISSUERS[name])
+    return module.open_issuer(settings)
+
+
+class _PluginIssuer:
+    """An issuer from a package of its own: what it raises or returns against the rules is a PluginError."""
+
+    def __init__(self, name: str, settings: IssuerSettings) -> None:
+        from importlib.metadata import entry_points
+
+        found = list(entry_points(group=ENTRY_POINTS, name=name))
+        if not found:
+            hint = suggestion(name, ISSUERS, f"Use one of {', '.join(ISSUERS)}")
+            raise UsageError(f"there is no issuer {name[:40]!r}", hint)
+        self._title = f"the issuer {name}, {found[0].value}"
+        with self._blamed():
+            opens: OpensIssuer = found[0].load()
+            self._issuer = opens.open_issuer(settings)
+
+    def issue(self, request: CertificateRequest) -> Issued | Pending:
+        with self._blamed():
+            answer = self._issuer.issue(request)
+            if isinstance(answer, Issued):
+                return Issued(tuple(bytes(memoryview(one)) for one in answer.certificates))
+            if not isinstance(answer, Pending):
+                raise TypeError
+            return answer
+
+    @contextmanager
+    def _blamed(self) -> Iterator[None]:
+        try:
+            yield
+        except HwsignerError:
+            raise
+        except Exception as error:
+            raise PluginError.of(self._title, error) from error

@@ -10,9 +10,9 @@ import subprocess
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import IO, cast
+from typing import IO, TYPE_CHECKING, cast
 
-from hwsigner.enrolment.issuers import Issued, IssuerSettings, Pending
+from hwsigner.enrolment.issuers import Issued, IssuerSettings, OpensIssuer, Pending
 from hwsigner.enrolment.issuers.answers import from_pem
 from hwsigner.errors import ServiceError, ServiceUnreachableError, UsageError
 from hwsigner.identity.certificate_request import CertificateRequest
@@ -152,3 +152,9 @@ def _quoted(messages: bytes) -> str:
     """Return the last line of a program's messages, for an error."""
     lines = [line.strip() for line in messages.decode("utf-8", "replace").splitlines() if line.strip()]
     return f": {lines[-1][:_SHOWN].rstrip('.')}" if lines else ""
+
+
+if TYPE_CHECKING:
+    from hwsigner.enrolment.issuers import command
+
+    _: OpensIssuer = command

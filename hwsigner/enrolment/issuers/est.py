@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import binascii
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from hwsigner.enrolment.issuers import Issued, IssuerSettings, Pending
+from hwsigner.enrolment.issuers import Issued, IssuerSettings, OpensIssuer, Pending
 from hwsigner.enrolment.issuers.answers import from_pkcs7, issued
 from hwsigner.enrolment.issuers.web import Website, open_website, retry_after, secret
 from hwsigner.errors import CertificateError, UsageError
@@ -93,3 +94,9 @@ def _words(answer: Response) -> str:
     """Return the text of an error, if it is one: RFC 7030, section 4.2.3, allows plain text."""
     text = " ".join(answer.body.decode("utf-8", "replace").split())
     return "" if text.startswith("<") else text
+
+
+if TYPE_CHECKING:
+    from hwsigner.enrolment.issuers import est
+
+    _: OpensIssuer = est

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from hwsigner.enrolment.issuers import Issued, IssuerSettings, Pending
+from hwsigner.enrolment.issuers import Issued, IssuerSettings, OpensIssuer, Pending
 from hwsigner.enrolment.issuers.answers import from_pem
 from hwsigner.enrolment.issuers.web import open_website
 from hwsigner.errors import ServiceError, UsageError
@@ -117,3 +117,9 @@ class PrivateCA:
 def _token(request: CertificateRequest) -> str:
     """Return the token of idempotency: of what is signed, as a new signature is another one for most keys."""
     return hashlib.sha256(request.x509.tbs_certrequest_bytes).hexdigest()[:36]
+
+
+if TYPE_CHECKING:
+    from hwsigner.enrolment.issuers import private_ca
+
+    _: OpensIssuer = private_ca

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hwsigner import attestation
-from hwsigner.enrolment.issuers import Issued, IssuerSettings, Pending
+from hwsigner.enrolment.issuers import Issued, IssuerSettings, OpensIssuer, Pending
 from hwsigner.enrolment.issuers.web import Website, open_website, retry_after
 from hwsigner.enrolment.registrar import messages
 from hwsigner.errors import AttestationError, CertificateError, ServiceError, UsageError
@@ -119,3 +119,9 @@ class RegistrarIssuer:
 def _words(value: object) -> str:
     """Return what a registrar says, in one line that is not too long."""
     return " ".join(str(value).split())[:_SHOWN]
+
+
+if TYPE_CHECKING:
+    from hwsigner.enrolment.issuers import registrar
+
+    _: OpensIssuer = registrar

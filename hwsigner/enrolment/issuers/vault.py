@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hwsigner.enrolment.issuers import Issued, IssuerSettings
+from hwsigner.enrolment.issuers import Issued, IssuerSettings, OpensIssuer
 from hwsigner.enrolment.issuers.answers import from_pem
 from hwsigner.enrolment.issuers.web import Website, open_website, secret
 from hwsigner.errors import ServiceError, UsageError
@@ -106,3 +106,9 @@ def _reasons(response: Response) -> str:
     """Return the server's errors, each without its line breaks."""
     errors = response.json_object().get("errors")
     return "; ".join(" ".join(str(one).split()) for one in errors) if isinstance(errors, list) else ""
+
+
+if TYPE_CHECKING:
+    from hwsigner.enrolment.issuers import vault
+
+    _: OpensIssuer = vault

@@ -14,6 +14,7 @@ import certs
 from enrolment.authority import Requested
 from hwsigner.enrolment.checking import check_issued
 from hwsigner.enrolment.issuers import Issued, IssuerSettings, Pending, open_issuer
+from hwsigner.enrolment.testing import IssuerContract
 from hwsigner.errors import CertificateError, HwsignerError, ServiceError, ServiceUnreachableError, UsageError
 
 
@@ -24,6 +25,22 @@ def run(asked: Requested, *words: str, timeout: float = 60.0) -> Issued | Pendin
 
 def script(text: str) -> list[str]:
     return [sys.executable, "-c", text]
+
+
+class TestCommand(IssuerContract):
+    NAME = "command"
+    URIS = ("spiffe://example.com/bamboo-01",)
+
+    @pytest.fixture
+    def issuer_settings(self, ca: certs.Authority, tmp_path: Path) -> IssuerSettings:
+        signer = certs.write_key(tmp_path / "ca.key", ca.key)
+        (tmp_path / "ca.pem").write_bytes(ca.pem)
+        flags = f"-CA {tmp_path / 'ca.pem'} -CAkey {signer} -copy_extensions copy -days 2"
+        return IssuerSettings(command=f"openssl x509 -req {flags}")
+
+    @pytest.fixture
+    def refused_settings(self) -> IssuerSettings:
+        return IssuerSettings(command="false")
 
 
 def test_openssl_issues_what_was_asked(asked: Requested, ca: certs.Authority, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from enrolment.authority import Requested
 from enrolment.est_servers import EstServer
 from hwsigner.enrolment.checking import check_issued
 from hwsigner.enrolment.issuers import Issued, IssuerSettings, Pending, open_issuer
+from hwsigner.enrolment.testing import IssuerContract
 from hwsigner.errors import HwsignerError, ServiceError, ServiceUnreachableError, UsageError
 from hwsigner.identity.certificate_request import CertificateRequest
 
@@ -40,6 +41,19 @@ def settings(server: EstServer, ca: certs.Authority, tmp_path: Path) -> Callable
 
 def issue(asked: Requested, settings: IssuerSettings) -> Issued | Pending:
     return open_issuer("est", settings).issue(asked.request)
+
+
+class TestEst(IssuerContract):
+    NAME = "est"
+    URIS = ("spiffe://example.com/bamboo-01",)
+
+    @pytest.fixture
+    def issuer_settings(self, settings: Callable[..., IssuerSettings]) -> IssuerSettings:
+        return settings()
+
+    @pytest.fixture
+    def refused_settings(self, settings: Callable[..., IssuerSettings]) -> IssuerSettings:
+        return settings(password="wrong-4711")
 
 
 @pytest.mark.parametrize("path", ["", "/", "/.well-known/est", "/.well-known/est/"])

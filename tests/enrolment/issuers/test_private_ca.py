@@ -13,6 +13,7 @@ from enrolment.authority import Requested, requested
 from enrolment.private_cas import PrivateCAs
 from hwsigner.enrolment.checking import check_issued
 from hwsigner.enrolment.issuers import Issued, IssuerSettings, Pending, open_issuer, private_ca
+from hwsigner.enrolment.testing import IssuerContract
 from hwsigner.errors import CertificateError, ConfigError, HwsignerError, ServiceError, ServiceUnreachableError
 from hwsigner.identity.certificate_request import sign_certificate_request
 from hwsigner.key import open_key
@@ -44,6 +45,20 @@ def service(running: PrivateCAs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def issue(asked: Requested, service: PrivateCAs, **values: Any) -> Issued | Pending:
     settings = IssuerSettings(**{"arn": service.arn, "url": service.url, **values})
     return open_issuer("private-ca", settings).issue(asked.request)
+
+
+class TestPrivateCA(IssuerContract):
+    NAME = "private-ca"
+
+    @pytest.fixture
+    def issuer_settings(self, service: PrivateCAs) -> IssuerSettings:
+        return IssuerSettings(arn=service.arn, url=service.url)
+
+    @pytest.fixture
+    def refused_settings(self, service: PrivateCAs) -> IssuerSettings:
+        return IssuerSettings(
+            arn=f"{service.arn[:-1]}0" if service.arn[-1] != "0" else f"{service.arn[:-1]}1", url=service.url
+        )
 
 
 def test_service_issues_what_was_asked(asked: Requested, service: PrivateCAs) -> None:

@@ -12,6 +12,7 @@ from enrolment.authority import Requested
 from enrolment.bao_servers import Bao
 from hwsigner.enrolment.checking import check_issued
 from hwsigner.enrolment.issuers import Issued, IssuerSettings, open_issuer
+from hwsigner.enrolment.testing import IssuerContract
 from hwsigner.errors import CertificateError, HwsignerError, ServiceError, ServiceUnreachableError, UsageError
 from ports import reserve_port
 
@@ -21,6 +22,19 @@ def issued(asked: Requested, settings: IssuerSettings) -> str:
     answer = open_issuer("vault", settings).issue(asked.request)
     assert isinstance(answer, Issued)
     return check_issued(asked.request, answer, datetime.now(UTC)).leaf.subject
+
+
+class TestVault(IssuerContract):
+    NAME = "vault"
+    URIS = ("spiffe://example.com/bamboo-01",)
+
+    @pytest.fixture
+    def issuer_settings(self, bao: Bao) -> IssuerSettings:
+        return bao.settings()
+
+    @pytest.fixture
+    def refused_settings(self, bao: Bao) -> IssuerSettings:
+        return bao.settings(secret="wrong-4711")
 
 
 def test_token_gets_what_was_asked(asked: Requested, bao: Bao) -> None:

@@ -1,0 +1,100 @@
+"""What is found by name at a seam is checked by mypy: `make lint` fails if one side of it is renamed or misspelt."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import hwsigner
+from hwsigner.enrolment.issuers import ISSUERS
+
+ROOT = Path(hwsigner.__file__).parents[1]
+BUILT_IN = sorted(ISSUERS.values())
+
+
+class Mistake(NamedTuple):
+    """A mistake to plant: in a file of the package, the first text becomes the second wherever it is."""
+
+    file: str
+    text: str
+    instead: str
+
+
+# Each room whose modules are loaded by name adds what can go wrong there.
+MISTAKES = {
+    "an issuer's open_issuer takes another argument": Mistake(
+        "enrolment/issuers/est.py",
+        "def open_issuer(settings: IssuerSettings)",
+        "def open_issuer(settings: IssuerSettings, label: str)",
+    ),
+    "an issuer's open_issuer is renamed": Mistake("enrolment/issuers/vault.py", "def open_issuer(", "def open_vault("),
+    "an issuer returns something else": Mistake(
+        "enrolment/issuers/command.py", "-> Issued | Pending:", "-> Issued | Pending | None:"
+    ),
+}
+
+
+def _statement_at_the_foot(module: str) -> ast.AnnAssign:
+    """Return the last statement of a module, `_: Protocol = module`, which only a type checker reads."""
+    found = importlib.util.find_spec(module)
+    assert found
+    assert found.origin
+    last = ast.parse(Path(found.origin).read_text()).body[-1]
+    assert isinstance(last, ast.If)
+    assert ast.unparse(last.test) == "TYPE_CHECKING"
+    statement = last.body[-1]
+    assert isinstance(statement, ast.AnnAssign)
+    return statement
+
+
+@pytest.mark.parametrize("module", BUILT_IN)
+def test_module_that_is_loaded_by_name_is_checked_against_its_protocol_at_its_foot(module: str) -> None:
+    statement = _statement_at_the_foot(module)
+    assert ast.unparse(statement.target) == "_"
+    assert statement.value
+    assert ast.unparse(statement.value) == module.rpartition(".")[2]
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the package in which mypy finds nothing, and has kept what it knows."""
+    folder = tmp_path_factory.mktemp("copy")
+    shutil.copytree(ROOT / "hwsigner", folder / "hwsigner", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    if (ROOT / ".mypy_cache").is_dir():  # That of `make lint` saves half a minute.
+        shutil.copytree(ROOT / ".mypy_cache", folder / ".mypy_cache")
+    assert _mypy(folder).returncode == 0
+    return folder
+
+
+def _mypy(folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "mypy", "hwsigner"], cwd=folder, capture_output=True, text=True)
+
+
+@pytest.fixture
+def planted(copy: Path, mistake: str) -> Iterator[Path]:
+    """The copy with a mistake in it."""
+    planted = MISTAKES[mistake]
+    file = copy / "hwsigner" / planted.file
+    right = file.read_text()
+    assert planted.text in right, f"{planted.file} has changed: plant another mistake"
+    file.write_text(right.replace(planted.text, planted.instead))
+    yield copy
+    file.write_text(right)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mypy_finds_the_mistake(planted: Path, mistake: str) -> None:
+    found = _mypy(planted)
+    assert found.returncode == 1, found.stdout + found.stderr
+    assert "error:" in found.stdout
