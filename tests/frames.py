@@ -24,25 +24,47 @@ class Frames(NamedTuple):
     files: list[str]
     calls: list[str]
 
+    def between(self, first: str, end: str) -> Frames:
+        """Return those from one call to the next call of another function, without it."""
+        begin = self.calls.index(first)
+        return Frames.of(self.calls[begin : self.calls.index(end, begin)])
+
+    @staticmethod
+    def of(calls: list[str]) -> Frames:
+        return Frames(list(dict.fromkeys(call.partition(":")[0] for call in calls)), calls)
+
+
+class Recorder:
+    """Records the frames that a thread enters, from `start` to `stop`."""
+
+    def __init__(self) -> None:
+        self._entered: dict[int, FrameType] = {}  # By their ids, which stay theirs while they are kept here.
+
+    def start(self) -> None:
+        self._previous = sys.getprofile()
+        sys.setprofile(self._note)
+
+    def stop(self) -> None:
+        sys.setprofile(self._previous)
+
+    def frames(self) -> Frames:
+        codes = [frame.f_code for frame in self._entered.values()]
+        return Frames.of([f"{code.co_filename.removeprefix(ROOT)}: {code.co_name}" for code in codes])
+
+    def _note(self, frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(ROOT) and not _is_import(frame):
+            self._entered[id(frame)] = frame
+
 
 def count_frames(use: Callable[[], object]) -> Frames:
     """Return the frames that a callable enters in this thread. What modules do when they are imported is left out."""
-    entered: dict[int, FrameType] = {}  # By their ids, which stay theirs while they are kept here.
-
-    def note(frame: FrameType, event: str, _: object) -> None:
-        if event == "call" and frame.f_code.co_filename.startswith(ROOT) and not _is_import(frame):
-            entered[id(frame)] = frame
-
-    previous = sys.getprofile()
-    sys.setprofile(note)
+    recorder = Recorder()
+    recorder.start()
     try:
         use()
     finally:
-        sys.setprofile(previous)
-    codes = [frame.f_code for frame in entered.values()]
-    files = [code.co_filename.removeprefix(ROOT) for code in codes]
-    calls = [f"{file}: {code.co_name}" for file, code in zip(files, codes, strict=True)]
-    return Frames(list(dict.fromkeys(files)), calls)
+        recorder.stop()
+    return recorder.frames()
 
 
 def _is_import(frame: FrameType | None) -> bool:

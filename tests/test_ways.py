@@ -1,0 +1,40 @@
+"""The way of a whole command can be followed: how many calls of our functions it makes, and in how many files."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pytest
+
+import ways
+
+
+class Bound(NamedTuple):
+    """What a way may pass through. The test leaves 3 % of room."""
+
+    calls: int
+    files: int
+
+
+# `PYTHONPATH=tests:. .venv/bin/python tests/ways.py` prints the numbers. Lower them when a way gets shorter.
+BOUNDS = {
+    "credential-process": Bound(954, 57),
+    "enroll": Bound(1512, 64),
+    "renew": Bound(1230, 68),
+    "aws setup": Bound(1439, 48),
+    "doctor": Bound(785, 64),
+    "agent": Bound(37, 12),
+}
+ROOM = 1.03
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_way_is_no_longer_than_it_was(name: str, hardware: None) -> None:
+    frames = ways.follow(name)
+    bound = BOUNDS[name]
+    assert len(frames.calls) <= bound.calls * ROOM, f"{len(frames.calls)} calls; tests/ways.py prints them"
+    assert len(frames.files) <= bound.files * ROOM, frames.files
+
+
+def test_each_way_has_a_bound() -> None:
+    assert BOUNDS.keys() == {*ways.WAYS, ways.AGENT}
