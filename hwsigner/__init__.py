@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from hwsigner.aws.credentials import Credentials
     from hwsigner.errors import HwsignerError, HwsignerWarning
     from hwsigner.http.address import Endpoint
-    from hwsigner.http.proxy import Proxy
+    from hwsigner.http.connection import Proxy
     from hwsigner.http.tls import TrustedCAs
     from hwsigner.http.transport import TransportOptions
     from hwsigner.identity import Identity, IdentitySource, open_identity
@@ -91,7 +91,7 @@ _NAMES_BY_MODULE = {
     "identity.certificate_request": "sign_certificate_request CertificateRequest",
     "errors": "HwsignerError HwsignerWarning",
     "http.address": "Endpoint",
-    "http.proxy": "Proxy",
+    "http.connection": "Proxy",
     "http.tls": "TrustedCAs",
     "http.transport": "TransportOptions",
     "identity": "open_identity Identity IdentitySource",

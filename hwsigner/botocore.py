@@ -19,7 +19,7 @@ from hwsigner.agent.source import agent_credentials
 from hwsigner.aws.credentials import Credentials
 from hwsigner.errors import HwsignerError, HwsignerWarning, check_text
 from hwsigner.refresh.shared import shared_provider
-from hwsigner.system.notices import heard_by, show_unless_notified
+from hwsigner.system.notices import observed_by, show_unless_notified
 
 __all__ = ["CredentialsError", "register"]
 
@@ -80,7 +80,7 @@ class _Source:
             CredentialsError: there are none.
         """
         try:
-            with heard_by(show_unless_notified):
+            with observed_by(show_unless_notified):
                 self._last = found = agent_credentials(self._profile) or shared_provider(self._profile)()
         except (HwsignerError, HwsignerWarning) as error:
             # botocore would raise it in the last ten minutes of credentials that still work.

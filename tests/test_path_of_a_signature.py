@@ -16,7 +16,7 @@ import pytest
 from emulators import InProcessSoftHSM
 from frames import Frames, count_frames
 from hwsigner.errors import printable
-from hwsigner.system.state import state_folders
+from hwsigner.system.environment import state_folders
 from softhsm.command import run
 from softhsm.tabrmd import ResourceManager
 from softhsm.tpm import SoftTPM
@@ -104,15 +104,15 @@ def test_token_signature_passes_few_files(softhsm: InProcessSoftHSM) -> None:
     opening, signing = follow(uri, softhsm.env)
     assert set(signing.files) == described("Token")
     assert len(opening.files) <= 20, opening.files
-    assert len(signing.files) <= 6, signing.files
+    assert len(signing.files) <= 5, signing.files
     assert len(signing.calls) <= 20, signing.calls
 
 
 class TestCountFrames:
     def test_generator_counts_once(self) -> None:
         frames = count_frames(lambda: list(state_folders("any")))
-        assert frames.files == ["system/state.py"]
-        assert frames.calls.count("system/state.py: state_folders") == 1
+        assert frames.files == ["system/environment.py"]
+        assert frames.calls.count("system/environment.py: state_folders") == 1
 
     def test_calls_count_as_often_as_they_are_made(self) -> None:
         def use(times: int) -> Callable[[], object]:

@@ -15,8 +15,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import NamedTuple
 
 from hwsigner.errors import BackendUnavailableError, UnsafeKeyWarning
+from hwsigner.system.environment import is_private, is_usable, runtime_folders, state_folders, temporary_folders
 from hwsigner.system.files import lock_within
-from hwsigner.system.state import is_private, is_usable, runtime_folders, state_folders, temporary_folders
 
 _MAX_NOTE = 8192
 # The longest time that another process's login may take.

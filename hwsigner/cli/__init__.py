@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from hwsigner.cli.process import ExitOnInterrupt, abandon_stdout, discard_frames, forbid_dumps, report, report_to
 from hwsigner.errors import HwsignerError, HwsignerWarning, NoProfileError, UsageError, place_of, suggestion
 from hwsigner.pins import sources as pin_sources
-from hwsigner.system import notices, stderr
+from hwsigner.system import notices
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -206,7 +206,7 @@ def _groups() -> set[str]:
 def _run_completed(command: ModuleType, parsed: Arguments) -> int:
     from hwsigner.config.settings import warn_of_secrets
 
-    stderr.silence(on=not getattr(parsed, "debug", False))
+    notices.silence(on=not getattr(parsed, "debug", False))
     with warnings.catch_warnings():
         _show_warnings(strict=getattr(parsed, "strict", False))
         warn_of_secrets(vars(parsed), given={flag.name for flag, _ in parsed.given}, exposed=parsed.exposed)

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from hwsigner.aws.arn import check_arns, check_known_arns
 from hwsigner.aws.config_file import config_path
 from hwsigner.aws.config_lines import check_no_keys, with_credential_process
 from hwsigner.aws.credentials_file import credentials_path
+from hwsigner.aws.region import check_arns, check_known_arns
 from hwsigner.cli.enrolling import (
     kept_settings,
     names_certificate,

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from hwsigner.aws.arn import check_known_arns
+from hwsigner.aws.region import check_known_arns
 from hwsigner.cli import options
 from hwsigner.cli.full_paths import in_full
 from hwsigner.cli.parser import Arguments, Parser

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from hwsigner.agent.address import system_address, user_address
 from hwsigner.agent.client import command, is_running
 from hwsigner.agent.protocol import Request, Verb, read_status
-from hwsigner.aws.arn import check_arns
+from hwsigner.aws.region import check_arns
 from hwsigner.cli import options
 from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.cli.process import report

@@ -249,8 +249,8 @@ def service(values: Values, environ: Mapping[str, str] = os.environ) -> Service:
     Raises:
         UsageError: an ARN, the region, the endpoint or an environment variable is invalid.
     """
-    from hwsigner.aws.arn import check_arns
     from hwsigner.aws.create_session import find_service
+    from hwsigner.aws.region import check_arns
 
     region = check_arns(
         values["trust_anchor_arn"],

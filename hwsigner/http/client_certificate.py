@@ -20,8 +20,7 @@ from typing import Any
 
 from hwsigner.errors import ConfigError, HwsignerError, ServiceUnreachableError
 from hwsigner.http.address import Endpoint
-from hwsigner.http.connection import RETRY_HINT, Deadline
-from hwsigner.http.proxy import Proxy
+from hwsigner.http.connection import RETRY_HINT, Deadline, Proxy
 from hwsigner.http.tls import TrustedCAs
 from hwsigner.http.transport import Response, TransportOptions, post
 from hwsigner.system.processes import python_command

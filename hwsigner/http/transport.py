@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 from hwsigner.errors import ServiceUnreachableError
 from hwsigner.http import defaults
 from hwsigner.http.address import Endpoint, host_and_port
-from hwsigner.http.connection import RETRY_HINT, Deadline, Stream, StreamReader, connect
-from hwsigner.http.proxy import Proxy
+from hwsigner.http.connection import RETRY_HINT, Deadline, Proxy, Stream, StreamReader, connect
 from hwsigner.http.tls import TlsSettings, TlsStream, TrustedCAs, find_cas, make_settings
 
 if TYPE_CHECKING:

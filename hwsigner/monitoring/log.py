@@ -31,7 +31,7 @@ _MAX_JSON_CHARACTERS = 250
 class Log:
     """Writes lines without waiting for a reader, and limits the lines about refused requests.
 
-    Its output is not hidden by `hwsigner.system.stderr`.
+    Its output is not hidden by `hwsigner.system.notices`.
 
     Args:
         clock: returns seconds.

@@ -26,7 +26,7 @@ from hwsigner.refresh.outcome import Failure, Session
 from hwsigner.refresh.reopening import ReopeningIdentity
 from hwsigner.refresh.schedule import POLICY, Lifetime, until_refresh
 from hwsigner.system.clocks import Clocks, boot_time, utc_now
-from hwsigner.system.notices import heard_by
+from hwsigner.system.notices import observed_by
 
 if TYPE_CHECKING:
     from hwsigner.config import settings
@@ -296,7 +296,7 @@ class Provider:
             return session  # Another thread created it.
         if failure is None or self._clocks.monotonic() >= failure.next_try:
             try:
-                with heard_by(self._hear):
+                with observed_by(self._hear):
                     return self._create()
             except Exception as error:
                 self._note_failure(error)

@@ -17,9 +17,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from hwsigner.errors import HwsignerError
-from hwsigner.system.environment import home_folder
+from hwsigner.system.environment import home_folder, is_usable, temporary_folders
 from hwsigner.system.files import sync_folder
-from hwsigner.system.state import is_usable, temporary_folders
 
 _TOKEN = re.compile(rb"[!-~]{32,1024}")
 # Begins each token that was made here, to tell it from those that the user wrote.

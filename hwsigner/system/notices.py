@@ -1,12 +1,16 @@
-"""Notices that a token waits for the user: for a touch, or for a PIN typed on its keypad.
+"""What commands show on the terminal while a key is used: notices, and none of what native libraries print.
 
-The library shows none by itself. A program that wants them calls `set_notifier`, as the commands do. One that works for
-others, as the agent does, learns with `heard_by` what each piece of work waits for.
+A notice says that a token waits for the user: for a touch, or for a PIN typed on its keypad. The library shows none by
+itself. A program that wants them calls `set_notifier`, as the commands do. One that works for others, as the agent
+does, learns with `observed_by` what each piece of work waits for.
+
+File descriptor 2 belongs to the whole process, so nothing printed there is hidden until a program calls `silence`.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +20,7 @@ from types import TracebackType
 from hwsigner.errors import printable
 
 Notify = Callable[[str], None]
-Hear = Callable[[str | None], None]
+Observer = Callable[[str | None], None]
 Guard = Callable[[], AbstractContextManager[object]]
 
 # A shorter wait is not worth a notice.
@@ -24,6 +28,7 @@ PATIENCE_SECONDS = 0.5
 _POLL_SECONDS = 0.1
 _NOTHING = nullcontext()
 _TERMINAL = "/dev/tty"
+_STDERR = 2
 
 
 def set_notifier(notify: Notify | None, guard: Guard = nullcontext) -> None:
@@ -48,34 +53,34 @@ def show_on_terminal(text: str) -> None:
 
 
 def show_unless_notified(text: str | None) -> None:
-    """Show a notice on the terminal, unless the program has a notifier, which shows it. For `heard_by`."""
+    """Show a notice on the terminal, unless the program has a notifier, which shows it. For `observed_by`."""
     if text and _notify is None:
         show_on_terminal(text)
 
 
 def notify(text: str) -> None:
     """Show the user a notice at once."""
-    hear = _hearing()
+    observer = _observer()
     if _notify is not None:
         _notify(text)
-    if hear is not None:
-        hear(text)
+    if observer is not None:
+        observer(text)
 
 
 @contextmanager
-def heard_by(hear: Hear | None) -> Iterator[None]:
+def observed_by(observer: Observer | None) -> Iterator[None]:
     """Also report the notices of this thread to a callable.
 
     Args:
-        hear: takes a notice once it is shown, and None when its wait is over. It may be called from any thread, and
+        observer: takes a notice once it is shown, and None when its wait is over. It may be called from any thread, and
             must neither raise nor wait. If it is None, nothing changes.
     """
-    before = _hearing()
-    _thread.hear = hear or before
+    before = _observer()
+    _thread.observer = observer or before
     try:
         yield
     finally:
-        _thread.hear = before
+        _thread.observer = before
 
 
 def waiting(text: str, *, at_once: bool = False) -> AbstractContextManager[object]:
@@ -85,19 +90,19 @@ def waiting(text: str, *, at_once: bool = False) -> AbstractContextManager[objec
         text: the notice.
         at_once: whether to show it before that, as the body will certainly wait for the user.
     """
-    is_unheard = _notify is None and _hearing() is None
-    return _NOTHING if is_unheard else _Wait(text, at_once=at_once)
+    is_unseen = _notify is None and _observer() is None
+    return _NOTHING if is_unseen else _Wait(text, at_once=at_once)
 
 
-def _hearing() -> Hear | None:
-    return getattr(_thread, "hear", None)
+def _observer() -> Observer | None:
+    return getattr(_thread, "observer", None)
 
 
 class _Wait:
     def __init__(self, text: str, *, at_once: bool) -> None:
         self.text = text
         self.notify = _notify
-        self.hear = _hearing()
+        self.observer = _observer()
         self.since = time.monotonic()
         self.is_shown = False
         self._guard = _guard()
@@ -115,11 +120,11 @@ class _Wait:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         _watch.end(self)
-        if self.hear:
+        if self.observer:
             with self._lock:  # The watch may be showing it: the None comes last.
                 self._is_over = True
                 if self.is_shown:
-                    self.hear(None)
+                    self.observer(None)
         self._guard.__exit__(kind, error, trace)
 
     def show(self) -> None:
@@ -128,8 +133,8 @@ class _Wait:
             self.notify(self.text)
         with self._lock:
             self.is_shown = True
-            if self.hear and not self._is_over:
-                self.hear(self.text)
+            if self.observer and not self._is_over:
+                self.observer(self.text)
 
 
 class _Watch:
@@ -171,13 +176,73 @@ class _Watch:
                     wait.show()
 
 
+def silence(*, on: bool = True) -> None:
+    """Let `quiet` work in this process, or no longer."""
+    global _is_silenced
+    _is_silenced = on
+
+
+def quiet() -> AbstractContextManager[None]:
+    """Discard what any thread writes to file descriptor 2 inside the `with` statement, if `silence` was called.
+
+    If several threads are inside, the last one to leave restores the descriptor.
+    """
+    return _quiet() if _is_silenced else _NOTHING
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    global _depth, _saved
+    with _lock:
+        _depth += 1
+        if _depth == 1:
+            _saved = _redirect()
+    try:
+        yield
+    finally:
+        with _lock:
+            _depth -= 1
+            if _depth == 0:
+                _restore()
+
+
+def _redirect() -> int | None:
+    """Send file descriptor 2 to /dev/null and return a copy of it, or None if it is closed."""
+    if sys.stderr is not None:
+        with suppress(OSError):
+            sys.stderr.flush()
+    try:
+        saved = os.dup(_STDERR)
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+    except OSError:
+        return None
+    os.dup2(nowhere, _STDERR)
+    os.close(nowhere)
+    return saved
+
+
+def _restore() -> None:
+    global _saved
+    if _saved is not None:
+        os.dup2(_saved, _STDERR)
+        os.close(_saved)
+        _saved = None
+
+
 def _reset_after_fork() -> None:
-    global _watch
-    _watch = _Watch()  # The thread and the waits are the parent's.
+    """Leave the parent its watch and its waits, and restore a child's stderr: its threads are the parent's too."""
+    global _watch, _lock, _depth
+    _watch = _Watch()
+    _lock, _depth = threading.Lock(), 0
+    _restore()
 
 
 _notify: Notify | None = None
 _guard: Guard = nullcontext
 _thread = threading.local()
 _watch = _Watch()
+_lock = threading.Lock()
+_is_silenced = False
+_saved: int | None = None
+_depth = 0
 os.register_at_fork(after_in_child=_reset_after_fork)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import hwsigner
 from hwsigner import errors
-from hwsigner.aws import service_errors
+from hwsigner.aws import create_session
 from markup import plain
 
 _PACKAGE = Path(hwsigner.__file__).parent
@@ -101,8 +101,8 @@ def page(explained: Mapping[str, str]) -> str:
 
 def _service() -> str:
     """Return the list of the service's messages that hwsigner explains."""
-    said = {f"{words}": cause for words, cause in service_errors._CAUSES}
-    rows = [f"{plain(words)}\n: {plain(cause)}" for words, cause in (said | service_errors._CAUSES_BY_TYPE).items()]
+    said = {f"{words}": cause for words, cause in create_session._CAUSES}
+    rows = [f"{plain(words)}\n: {plain(cause)}" for words, cause in (said | create_session._CAUSES_BY_TYPE).items()]
     return "\n\n".join(
         [
             "An error that begins with `the service refused:` quotes the service. Its messages and their causes:",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from backends.tpm2.tpms import PASSWORD, Tools, handles_in
-from hwsigner.system import state
+from hwsigner.system import environment
 from softhsm.command import run
 from softhsm.tpm import SoftTPM
 from tpm_proxy import TPMProxy
@@ -18,7 +18,7 @@ from tpm_proxy import TPMProxy
 def refused_auth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder where a test's processes keep which keys' auth values were refused."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setattr(state, "_TEMPORARY", str(tmp_path / "temporary"))
+    monkeypatch.setattr(environment, "_TEMPORARY", str(tmp_path / "temporary"))
     return tmp_path / "state" / "hwsigner" / "refused-pins"
 
 

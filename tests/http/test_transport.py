@@ -11,8 +11,7 @@ import pytest
 
 from hwsigner.errors import ConfigError, ServiceUnreachableError
 from hwsigner.http.address import Endpoint
-from hwsigner.http.connection import Deadline
-from hwsigner.http.proxy import Proxy
+from hwsigner.http.connection import Deadline, Proxy
 from hwsigner.http.tls import TrustedCAs, find_cas
 from hwsigner.http.transport import MAX_BODY_BYTES, Response, TransportOptions, post
 from loopback import OK, Connection, Serve, Server, ServerCA, answering, connect_proxy, recording

@@ -25,7 +25,7 @@ from hwsigner.errors import SigningKeyError
 from hwsigner.key import Algorithm, HashName, Key, unknown_hash
 from hwsigner.pins import PinSource
 from hwsigner.system import notices
-from hwsigner.system.stderr import quiet
+from hwsigner.system.notices import quiet
 from hwsigner.uri import KeyURI
 
 _CKM_RSA_PKCS, _CKM_ECDSA, _CKM_ML_DSA = 0x01, 0x1041, 0x1D

@@ -31,7 +31,7 @@ from hwsigner.errors import SigningKeyError, UnsupportedKeyError, UsageError
 from hwsigner.key.management import KeyAlgorithm, KeyDescription, KeyRequest
 from hwsigner.pins import PinSource
 from hwsigner.system import notices
-from hwsigner.system.stderr import quiet
+from hwsigner.system.notices import quiet
 from hwsigner.uri import KeyURI
 
 _CKM_RSA_PKCS_KEY_PAIR_GEN, _CKM_EC_KEY_PAIR_GEN = 0x0000, 0x1040

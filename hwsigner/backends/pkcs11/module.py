@@ -27,7 +27,7 @@ from hwsigner.backends.pkcs11.functions import Functions, Session, TokenFlag, To
 from hwsigner.backends.pkcs11.paths import FLAG_HINT
 from hwsigner.errors import BackendUnavailableError, SigningKeyError
 from hwsigner.system import pcsc
-from hwsigner.system.stderr import quiet
+from hwsigner.system.notices import quiet
 from hwsigner.uri import KeyURI
 
 # How many times a missing token is looked for, and the pause after each look.

@@ -22,8 +22,8 @@ from hwsigner.errors import HwsignerError, KeyMismatchError, SigningKeyError
 from hwsigner.key import FoundCertificate
 from hwsigner.key.management import InstalledCertificate, KeyDescription
 from hwsigner.pins import PinSource
+from hwsigner.system.environment import is_usable, state_folders
 from hwsigner.system.files import edit_file
-from hwsigner.system.state import is_usable, state_folders
 from hwsigner.uri import KeyURI
 
 __all__ = ["describe_key", "generate_key", "install_certificate", "is_piv", "refuse_deletion"]

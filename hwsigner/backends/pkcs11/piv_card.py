@@ -14,8 +14,7 @@ from hwsigner.backends.pkcs11.token import OpenToken
 from hwsigner.backends.pkcs11.writing import TRUE, WritingSession, changing
 from hwsigner.errors import PinError, SigningKeyError, WrongPinError
 from hwsigner.pins import PinRequest, PinSource
-from hwsigner.system.notices import waiting
-from hwsigner.system.stderr import quiet
+from hwsigner.system.notices import quiet, waiting
 from hwsigner.uri import KeyURI
 
 # What every card has until its owner changes it.

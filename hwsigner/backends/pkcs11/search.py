@@ -40,7 +40,7 @@ from hwsigner.errors import (
 from hwsigner.key import ListedObject, ListedToken
 from hwsigner.pins import PinSource
 from hwsigner.system import pcsc
-from hwsigner.system.stderr import quiet
+from hwsigner.system.notices import quiet
 from hwsigner.uri import KeyURI
 
 _LISTED = 10

@@ -34,7 +34,7 @@ from hwsigner.backends.pkcs11.pins import (
 from hwsigner.errors import PinError, PinRequiredError, SigningKeyError, TokenRemovedError, WrongPinError
 from hwsigner.pins import FoundPin, PinSource, use_until_right
 from hwsigner.system import notices
-from hwsigner.system.stderr import quiet
+from hwsigner.system.notices import quiet
 from hwsigner.uri import KeyURI
 
 

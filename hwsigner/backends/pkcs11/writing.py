@@ -14,8 +14,8 @@ from hwsigner.backends.pkcs11.search import FoundToken
 from hwsigner.backends.pkcs11.token import OpenToken, acquire
 from hwsigner.errors import BackendUnavailableError
 from hwsigner.pins import PinSource
+from hwsigner.system.environment import open_lock_file
 from hwsigner.system.files import lock_within
-from hwsigner.system.state import open_lock_file
 from hwsigner.uri import KeyURI
 
 TRUE, FALSE = b"\1", b"\0"

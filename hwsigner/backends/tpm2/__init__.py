@@ -16,9 +16,16 @@ from hwsigner.backends.tpm2.errors import HASH, SCHEME, code
 from hwsigner.backends.tpm2.nv import nv_name, read_certificates
 from hwsigner.backends.tpm2.objects import KeyObject
 from hwsigner.backends.tpm2.public_area import HASHES, PublicArea, encoded, read_public_area
-from hwsigner.backends.tpm2.tcti import check_tcti, tcti_of
 from hwsigner.backends.tpm2.tpm import TPM, SessionSettings
-from hwsigner.backends.tpm2.uris import QUERY, NamedKey, named_key, named_nv_index, session_settings
+from hwsigner.backends.tpm2.uris import (
+    QUERY,
+    NamedKey,
+    check_tcti,
+    named_key,
+    named_nv_index,
+    session_settings,
+    tcti_of,
+)
 from hwsigner.errors import SigningKeyError, UnsupportedKeyError
 from hwsigner.key import Algorithm, FoundCertificate, HashName, Key, ListedToken, unknown_hash
 from hwsigner.pins import FoundPin, PinRequest, PinSource, use_until_right

@@ -15,9 +15,8 @@ from hwsigner.backends.tpm2.endorsement import Endorsement
 from hwsigner.backends.tpm2.objects import KeyObject
 from hwsigner.backends.tpm2.pcrs import PCRSelection
 from hwsigner.backends.tpm2.public_area import PublicArea, read_public_area
-from hwsigner.backends.tpm2.tcti import tcti_of
 from hwsigner.backends.tpm2.tpm import TPM
-from hwsigner.backends.tpm2.uris import QUERY, named_key, session_settings
+from hwsigner.backends.tpm2.uris import QUERY, named_key, session_settings, tcti_of
 from hwsigner.errors import UnsupportedKeyError
 from hwsigner.pins import PinSource
 from hwsigner.uri import KeyURI

@@ -13,9 +13,8 @@ from hwsigner.backends.tpm2.key_file import HIERARCHIES, PolicyCommand, TSS2Key
 from hwsigner.backends.tpm2.objects import KeyObject
 from hwsigner.backends.tpm2.policy_commands import POLICY_PCR, PolicyPCR, command_name, read_command
 from hwsigner.backends.tpm2.public_area import spki_of
-from hwsigner.backends.tpm2.tcti import tcti_of
 from hwsigner.backends.tpm2.tpm import TPM, SessionSettings
-from hwsigner.backends.tpm2.uris import named_key
+from hwsigner.backends.tpm2.uris import named_key, tcti_of
 from hwsigner.key.management import KeyDescription
 from hwsigner.pins import PinSource
 from hwsigner.uri import KeyURI

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tpm2_pytss import TSS2_Exception
 
-from hwsigner.backends.tpm2.tcti import unavailable
+from hwsigner.backends.tpm2.uris import unavailable
 from hwsigner.errors import BackendUnavailableError, SigningKeyError
 
 # TPM 2.0 Library, part 2, 6.6.3, without the number of the handle, session or parameter.

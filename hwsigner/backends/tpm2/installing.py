@@ -21,9 +21,8 @@ from hwsigner.backends.tpm2.nv import (
     read_certificates,
     read_index,
 )
-from hwsigner.backends.tpm2.tcti import tcti_of
 from hwsigner.backends.tpm2.tpm import TPM
-from hwsigner.backends.tpm2.uris import named_handle, named_nv_index, session_settings
+from hwsigner.backends.tpm2.uris import named_handle, named_nv_index, session_settings, tcti_of
 from hwsigner.errors import CertificateError, HwsignerError, SigningKeyError, UsageError
 from hwsigner.key import FoundCertificate
 from hwsigner.key.management import InstalledCertificate

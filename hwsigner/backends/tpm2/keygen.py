@@ -33,9 +33,8 @@ from hwsigner.backends.tpm2.key_file import HIERARCHIES, PolicyCommand, TSS2Key
 from hwsigner.backends.tpm2.objects import LoadableObject, PersistentObject
 from hwsigner.backends.tpm2.pcrs import PCRSelection, policy_digest
 from hwsigner.backends.tpm2.srk import ecc_primary
-from hwsigner.backends.tpm2.tcti import tcti_of
 from hwsigner.backends.tpm2.tpm import TPM, SessionSettings
-from hwsigner.backends.tpm2.uris import handle_name, named_handle, session_settings
+from hwsigner.backends.tpm2.uris import handle_name, named_handle, session_settings, tcti_of
 from hwsigner.errors import BackendUnavailableError, PinError, SigningKeyError, UnsupportedKeyError, UsageError
 from hwsigner.key.management import KeyAlgorithm, KeyDescription, KeyRequest
 from hwsigner.pins import PinRequest, PinSource

@@ -17,9 +17,8 @@ from hwsigner.backends.tpm2.keygen import generate_key
 from hwsigner.backends.tpm2.nv import nv_name
 from hwsigner.backends.tpm2.objects import PersistentObject
 from hwsigner.backends.tpm2.public_area import spki_of
-from hwsigner.backends.tpm2.tcti import tcti_of
 from hwsigner.backends.tpm2.tpm import TPM
-from hwsigner.backends.tpm2.uris import handle_name, named_handle, session_settings
+from hwsigner.backends.tpm2.uris import handle_name, named_handle, session_settings, tcti_of
 from hwsigner.errors import SigningKeyError
 from hwsigner.key.management import Confirm
 from hwsigner.pins import PinSource

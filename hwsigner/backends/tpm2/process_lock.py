@@ -6,8 +6,8 @@ import fcntl
 import os
 
 from hwsigner.errors import BackendUnavailableError
+from hwsigner.system.environment import open_lock_file
 from hwsigner.system.files import lock_within
-from hwsigner.system.state import open_lock_file
 
 _MANAGED = ("tabrmd", "device:/dev/tpmrm")
 _EXCLUSIVE = ("device:",)

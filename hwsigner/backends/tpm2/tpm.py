@@ -40,7 +40,7 @@ from tpm2_pytss import (
 from hwsigner.backends.tpm2.errors import BAD_TR, INITIALIZE, OBJECT_MEMORY, code, is_answer, is_lost, is_not_now
 from hwsigner.backends.tpm2.process_lock import is_managed
 from hwsigner.backends.tpm2.srk import TrustedSRK, storage_root_key
-from hwsigner.backends.tpm2.tcti import unavailable
+from hwsigner.backends.tpm2.uris import unavailable
 from hwsigner.errors import PinLockedError
 
 Load = Callable[[], ESYS_TR]

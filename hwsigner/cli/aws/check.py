@@ -9,7 +9,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from hwsigner.aws.arn import check_arns, parse_arn
+from hwsigner.aws.region import check_arns, parse_arn
 from hwsigner.cli import options
 from hwsigner.cli.aws.clients import AWS, clients
 from hwsigner.cli.colours import GREEN, RED, YELLOW, coloured

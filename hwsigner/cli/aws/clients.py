@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from hwsigner.aws.arn import check_region
+from hwsigner.aws.region import check_region
 from hwsigner.cli.parser import Arguments
 from hwsigner.config.flags import Flag
 from hwsigner.control_plane.clients import Clients

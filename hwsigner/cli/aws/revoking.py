@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from hwsigner.aws.arn import parse_arn
+from hwsigner.aws.region import parse_arn
 from hwsigner.cli import options
 from hwsigner.cli.aws.certificates import read_all
 from hwsigner.cli.aws.clients import AWS, clients

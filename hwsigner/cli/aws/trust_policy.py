@@ -6,7 +6,7 @@ import json
 import warnings
 from collections.abc import Collection, Sequence
 
-from hwsigner.aws.arn import parse_canonical_arn
+from hwsigner.aws.region import parse_canonical_arn
 from hwsigner.cli.aws.certificates import CERTIFICATE, read_leaf, warn_of_refused, warn_of_untaggable
 from hwsigner.cli.aws.matching import MATCH, matching_policy, wanted_tags, what_it_lets_in
 from hwsigner.cli.parser import Arguments, Parser

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from hwsigner.aws.config_file import read_config
 from hwsigner.aws.create_session import find_service
-from hwsigner.aws.endpoint import region_of, sessions_endpoint
+from hwsigner.aws.region import region_of, sessions_endpoint
 from hwsigner.errors import ConfigError, HwsignerWarning, UsageError
 from hwsigner.findings import Finding, local
 from hwsigner.http.address import is_loopback
-from hwsigner.http.proxy import find_proxy
+from hwsigner.http.connection import find_proxy
 from hwsigner.system.files import check_no_pipe
 
 if TYPE_CHECKING:

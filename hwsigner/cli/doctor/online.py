@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from hwsigner.aws.create_session import USER_AGENT, Service, create_session
-from hwsigner.aws.service_errors import clock_difference
+from hwsigner.aws.create_session import USER_AGENT, Service, clock_difference, create_session
 from hwsigner.cli import options
 from hwsigner.cli.parser import Arguments
 from hwsigner.config import settings

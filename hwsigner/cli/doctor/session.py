@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from hwsigner.aws.arn import Arn, parse_arn
+from hwsigner.aws.region import Arn, parse_arn
 from hwsigner.config import settings
 from hwsigner.config.flags import ARNS
 from hwsigner.errors import UsageError

@@ -12,8 +12,7 @@ from hwsigner.enrolment.issuers import IssuerSettings
 from hwsigner.errors import ServiceError, UsageError
 from hwsigner.http.address import Endpoint, check_protected, read_url
 from hwsigner.http.client_certificate import ClientCertificate
-from hwsigner.http.connection import Deadline
-from hwsigner.http.proxy import find_proxy
+from hwsigner.http.connection import Deadline, find_proxy
 from hwsigner.http.tls import TrustedCAs, find_cas
 from hwsigner.http.transport import Response, TransportOptions, get, post
 

@@ -44,8 +44,8 @@ from hwsigner.identity import IdentitySource, open_identity
 from hwsigner.key import FoundCertificate
 from hwsigner.key.management import KeyAlgorithm, KeyDescription, KeyRequest
 from hwsigner.system import notices
+from hwsigner.system.environment import open_lock_file
 from hwsigner.system.files import lock_within
-from hwsigner.system.state import open_lock_file
 from hwsigner.uri import KeyURI
 from pkcs11_shim import COPY_OBJECT, CREATE_OBJECT, DESTROY_OBJECT, GENERATE_KEY_PAIR, LOGIN, Person, Shim
 from softhsm.token import SoftHSM

@@ -16,7 +16,7 @@ from any_module import list_tokens, open_key
 from hwsigner.backends import refusals
 from hwsigner.errors import BackendUnavailableError, PinLockedError, WrongPinError
 from hwsigner.pins import PinSource
-from hwsigner.system import state
+from hwsigner.system import environment
 from pkcs11_shim import LOGIN, ROOT, Person, Shim, forget_refusals, refusals_folder
 from softhsm.yubikey import OPENSC, YKCS11, YubiKey
 
@@ -222,7 +222,7 @@ def test_stored_pin_is_not_sent_when_no_folder_can_keep_a_refusal(
     silent: Shim, no_home: Path, owner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = tmp_path / "temporary"
-    monkeypatch.setattr(state, "_TEMPORARY", str(place) if owner == "another user" else "/proc/none")
+    monkeypatch.setattr(environment, "_TEMPORARY", str(place) if owner == "another user" else "/proc/none")
     monkeypatch.setenv("TMPDIR", "/proc/none")
     (place / f"hwsigner-{os.getuid()}").mkdir(parents=True)
     (place / f"hwsigner-{os.getuid()}").chmod(0o777)
@@ -241,7 +241,7 @@ def test_stored_pin_is_not_sent_when_no_folder_can_keep_a_refusal(
 def test_refusal_is_kept_in_tmpdir_when_the_folder_in_tmp_is_another_user_s(
     silent: Shim, no_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(state, "_TEMPORARY", "/proc/none")
+    monkeypatch.setattr(environment, "_TEMPORARY", "/proc/none")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     wrong_once(silent)
     with pytest.raises(PinLockedError):

@@ -25,7 +25,7 @@ from hwsigner.errors import (
 )
 from hwsigner.key import Key, open_key
 from hwsigner.pins import AskPin, PinRequest, PinSource
-from hwsigner.system import state
+from hwsigner.system import environment
 
 # Signs, and is killed before it learns what came of it.
 _KILLED = """
@@ -149,7 +149,7 @@ class TestRefusals:
     ) -> None:
         for name in ("XDG_STATE_HOME", "XDG_RUNTIME_DIR", "TMPDIR"):
             monkeypatch.setenv(name, "/dev/null")
-        monkeypatch.setattr(state, "_TEMPORARY", "/dev/null")
+        monkeypatch.setattr(environment, "_TEMPORARY", "/dev/null")
         uri = f"{uri}&session=plain"
         with pytest.warns(UnsafeKeyWarning, match="no folder can keep whether the stored PIN of"):
             self.refuse(uri, "wrong")

@@ -17,7 +17,7 @@ from urllib.parse import quote
 import pytest
 
 from hwsigner.backends.tpm2 import tcti as tcti_module
-from hwsigner.backends.tpm2.tcti import is_tabrmd_running, tcti_of, unavailable
+from hwsigner.backends.tpm2.uris import is_tabrmd_running, tcti_of, unavailable
 from hwsigner.errors import BackendUnavailableError, UsageError
 from hwsigner.key import find_certificates, list_tokens, open_key
 from hwsigner.uri import KeyURI

@@ -1,4 +1,4 @@
-"""The folders in which one process leaves something for the next."""
+"""The folders that the environment gives: in which one process leaves something for the next."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from hwsigner.system import state
+from hwsigner.system import environment
 
 
 def test_runtime_folder_is_the_login_s_when_no_variable_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(state, "_LOGINS", str(tmp_path))
-    assert list(state.runtime_folders()) == [f"{os.environ['XDG_RUNTIME_DIR']}/hwsigner"]
+    monkeypatch.setattr(environment, "_LOGINS", str(tmp_path))
+    assert list(environment.runtime_folders()) == [f"{os.environ['XDG_RUNTIME_DIR']}/hwsigner"]
     monkeypatch.delenv("XDG_RUNTIME_DIR")
-    assert list(state.runtime_folders()) == []
+    assert list(environment.runtime_folders()) == []
     (tmp_path / str(os.getuid())).mkdir()
-    assert list(state.runtime_folders()) == [f"{tmp_path}/{os.getuid()}/hwsigner"]
+    assert list(environment.runtime_folders()) == [f"{tmp_path}/{os.getuid()}/hwsigner"]
 
 
 @pytest.mark.parametrize(
-    ("environment", "place"),
+    ("variables", "place"),
     [
         ({"XDG_STATE_HOME": "/x", "STATE_DIRECTORY": "/s"}, "/x"),
         ({"STATE_DIRECTORY": "/s:/t"}, "/s"),
@@ -35,11 +35,11 @@ def test_runtime_folder_is_the_login_s_when_no_variable_names_it(
     ],
 )
 def test_state_folder_is_chosen_by_the_environment(
-    environment: dict[str, str], place: str | None, monkeypatch: pytest.MonkeyPatch
+    variables: dict[str, str], place: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("XDG_STATE_HOME")
-    monkeypatch.setattr(state, "_home_of_account", lambda: "/account")
-    for name, value in ({"HOME": "/h"} | environment).items():
+    monkeypatch.setattr(environment, "_home_of_account", lambda: "/account")
+    for name, value in ({"HOME": "/h"} | variables).items():
         monkeypatch.setenv(name, value)
-    folders = list(state.state_folders("refused-pins"))
+    folders = list(environment.state_folders("refused-pins"))
     assert folders == ([] if place is None else [f"{place}/hwsigner/refused-pins"])
