@@ -84,7 +84,7 @@ def tpm_key(request: pytest.FixtureRequest, swtpm: SoftTPM, tmp_path_factory: py
 def test_tpm_signature_passes_few_files_behind_a_resource_manager(tpm_key: str, manager: ResourceManager) -> None:
     opening, signing = follow(f"tpm2:{tpm_key}?tcti={manager.tcti}", manager.env)
     assert set(signing.files) == described("TPM behind a resource manager")
-    assert len(opening.files) <= 18, opening.files
+    assert len(opening.files) <= 16, opening.files
     assert len(signing.files) <= 6, signing.files
     assert len(signing.calls) <= 20, signing.calls
 
@@ -93,8 +93,8 @@ def test_tpm_signature_passes_few_files_without_a_resource_manager(tpm_key: str,
     opening, signing = follow(f"tpm2:{tpm_key}?tcti={swtpm.tcti}", {})
     assert set(signing.files) == described("TPM alone") | described("TPM behind a resource manager")
     assert set(opening.files) <= described("Opening a TPM key")
-    assert len(opening.files) <= 18, opening.files
-    assert len(signing.files) <= 8, signing.files
+    assert len(opening.files) <= 16, opening.files
+    assert len(signing.files) <= 7, signing.files
     assert len(signing.calls) <= 28, signing.calls
 
 

@@ -1,12 +1,14 @@
 """The connection to a TPM that all keys of a process share: its locks, and what happens after faults.
 
 An ESAPI context is not thread-safe, so there is one lock. After an input/output error a context can't be used any more:
-it is replaced, and what it could not flush is flushed by the next one.
+it is replaced, and what it could not flush is flushed by the next one. This user's processes take turns by a lock file,
+which is named after the TCTI.
 """
 
 from __future__ import annotations
 
 import atexit
+import fcntl
 import os
 import threading
 import time
@@ -18,14 +20,18 @@ from tpm2_pytss import TPMS_CONTEXT, TSS2_Exception
 
 from hwsigner.backends.tpm2.auth import AuthWantedError
 from hwsigner.backends.tpm2.errors import LOCKOUT, code, is_answer, is_lost, is_not_now, signing_error
-from hwsigner.backends.tpm2.process_lock import ProcessLock, is_exclusive, is_managed
-from hwsigner.backends.tpm2.tpm import TPM, SessionSettings
+from hwsigner.backends.tpm2.tpm import TPM, SessionSettings, is_managed
 from hwsigner.errors import BackendUnavailableError
+from hwsigner.system.environment import open_lock_file
+from hwsigner.system.files import lock_within
 
 _T = TypeVar("_T")
 _PATIENCE_SECONDS = 10.0
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.01, 0.5
 _EXIT_SECONDS = 1.0
+
+_EXCLUSIVE = ("device:",)
+_LONGEST_WAIT_SECONDS = 30.0
 
 
 class TPMConnection:
@@ -171,6 +177,53 @@ class TPMConnection:
         if self._tpm is not None:
             self._tpm.close()
             self._tpm = None
+
+
+def is_exclusive(tcti: str) -> bool:
+    """Return whether only one process at a time can open the TPM at a TCTI, as with /dev/tpm0."""
+    return tcti.startswith(_EXCLUSIVE) and not is_managed(tcti)
+
+
+class ProcessLock:
+    """A lock on a TPM that one of this user's processes holds at a time. For one thread at a time.
+
+    The file stays open between uses. If no folder is private, processes don't wait for each other.
+    """
+
+    def __init__(self, tcti: str) -> None:
+        self._tcti = tcti
+        self._file: int | None = None
+
+    def __enter__(self) -> None:
+        """Take the lock, waiting for other processes if needed.
+
+        Raises:
+            BackendUnavailableError: other processes held it for too long.
+        """
+        if self._file is not None and not os.fstat(self._file).st_nlink:
+            self.close()  # The file was removed, so other processes lock a new one.
+        if self._file is None:
+            # Several TCTIs lead to the TPM of a resource manager.
+            self._file = open_lock_file("tpm", "managed" if is_managed(self._tcti) else self._tcti)
+        if self._file is None:
+            return
+        if not lock_within(self._file, _LONGEST_WAIT_SECONDS):
+            raise BackendUnavailableError(
+                f"the TPM at {self._tcti} is busy: other processes of this user have used it for "
+                f"{_LONGEST_WAIT_SECONDS:g} seconds",
+                "Stop the process that hangs, or use a resource manager (tcti=device:/dev/tpmrm0)",
+            )
+
+    def __exit__(self, *_: object) -> None:
+        """Release the lock."""
+        if self._file is not None:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Close the file. In the child of a fork, too: the parent keeps its lock."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
 
 
 _connections: dict[str, TPMConnection] = {}

@@ -1,10 +1,12 @@
-"""What a TPM's response codes mean."""
+"""What a TPM's response codes mean, and the errors for a TPM that can't be reached."""
 
 from __future__ import annotations
 
+import errno
+import os
+
 from tpm2_pytss import TSS2_Exception
 
-from hwsigner.backends.tpm2.uris import unavailable
 from hwsigner.errors import BackendUnavailableError, SigningKeyError
 
 # TPM 2.0 Library, part 2, 6.6.3, without the number of the handle, session or parameter.
@@ -21,7 +23,14 @@ _SESSIONS_FULL = (0x901, 0x903, 0x905)  # CONTEXT_GAP, SESSION_MEMORY, SESSION_H
 _NOT_NOW = (0x908, 0x90A, 0x922)  # YIELDED, TESTING, RETRY
 _REFERENCES = range(0x910, 0x91F)  # REFERENCE_H0 to REFERENCE_S6: nothing is loaded at a handle.
 _FORMAT_ONE, _OF_PARAMETER, _OF_SESSION = 0x80, 0x40, 0x800
+_TCTI_NOT_SUPPORTED = 0xA0015
 _TPM_LAYERS = (0, 11)  # The TPM itself, and a resource manager that answers in its name (TSS 2.0 Overview, 3).
+
+DEVICES = ("/dev/tpmrm0", "/dev/tpm0")
+NAME_IT = "name it with --tcti, with tcti= in the key URI, or in TPM2_TCTI"
+_ELSEWHERE = f"If the TPM is elsewhere, {NAME_IT}"
+_VARIABLES = ("TPM2_TCTI", "TPM2TOOLS_TCTI")
+_DEVICE_VARIABLE = "TPM_DEVICE"
 
 
 def is_answer(error: TSS2_Exception) -> bool:
@@ -86,3 +95,54 @@ def signing_error(error: TSS2_Exception, tcti: str, subject: str) -> SigningKeyE
     if code(error) == INITIALIZE:
         return BackendUnavailableError(f"the TPM at {tcti} was not started up", "Run tpm2_startup -c")
     return SigningKeyError(f"the TPM at {tcti} refused key {subject}: {error}", "Check if tpm2_sign can use it")
+
+
+def unavailable(tcti: str, error: Exception) -> BackendUnavailableError:
+    """Return the error for a TPM that could not be reached, or that failed without an answer."""
+    kind, _, configuration = tcti.partition(":")
+    source = next((f" ({name})" for name, value in environment_tctis() if value == tcti), "")
+    if getattr(error, "rc", 0) == _TCTI_NOT_SUPPORTED:
+        return BackendUnavailableError(
+            f"TCTI {tcti}{source} can't be loaded: {error}",
+            f"Install the package with libtss2-tcti-{kind}.so, or name another TPM",
+        )
+    if kind == "device":
+        return _unavailable_device(configuration or DEVICES[0], source, error)
+    hint = "Join the group tss and log in again, or check systemctl status tpm2-abrmd" if kind == "tabrmd" else ""
+    return BackendUnavailableError(f"the TPM at {tcti}{source} does not answer: {error}", hint or _ELSEWHERE)
+
+
+def environment_tctis() -> list[tuple[str, str]]:
+    """Return the variables that name a TCTI, and the TCTIs, in order of precedence."""
+    found = [(name, os.environ.get(name, "")) for name in _VARIABLES]
+    device = os.environ.get(_DEVICE_VARIABLE, "")
+    return [item for item in (*found, (_DEVICE_VARIABLE, device and f"device:{device}")) if item[1]]
+
+
+def _unavailable_device(path: str, source: str, error: Exception) -> BackendUnavailableError:
+    """Return the error for a TPM device, with the reason: the libraries report all reasons as one."""
+    device = f"TPM device {path}{source}"
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK))
+    except FileNotFoundError:
+        return BackendUnavailableError(f"there is no {device}", _ELSEWHERE)
+    except PermissionError:
+        return BackendUnavailableError(
+            f"no permission to use {device}", f"Join its group ({_group(path)}) and log in again"
+        )
+    except OSError as reason:
+        if reason.errno == errno.EBUSY:
+            return BackendUnavailableError(
+                f"{device} is in use by another program", "Use the resource manager: tcti=device:/dev/tpmrm0"
+            )
+        return BackendUnavailableError(f"{device} can't be opened: {reason.strerror}", _ELSEWHERE)
+    return BackendUnavailableError(f"{device} does not answer: {error}", _ELSEWHERE)
+
+
+def _group(path: str) -> str:
+    import grp
+
+    try:
+        return grp.getgrgid(os.stat(path).st_gid).gr_name
+    except (OSError, KeyError):
+        return "tss"

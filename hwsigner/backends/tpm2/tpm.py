@@ -37,13 +37,21 @@ from tpm2_pytss import (
     TSS2_Exception,
 )
 
-from hwsigner.backends.tpm2.errors import BAD_TR, INITIALIZE, OBJECT_MEMORY, code, is_answer, is_lost, is_not_now
-from hwsigner.backends.tpm2.process_lock import is_managed
+from hwsigner.backends.tpm2.errors import (
+    BAD_TR,
+    INITIALIZE,
+    OBJECT_MEMORY,
+    code,
+    is_answer,
+    is_lost,
+    is_not_now,
+    unavailable,
+)
 from hwsigner.backends.tpm2.srk import TrustedSRK, storage_root_key
-from hwsigner.backends.tpm2.uris import unavailable
 from hwsigner.errors import PinLockedError
 
 Load = Callable[[], ESYS_TR]
+_MANAGED = ("tabrmd", "device:/dev/tpmrm")
 _FIRST_OBJECT = 0x1000  # ESYS handles of hierarchies are lower.
 _AES_128_CFB = TPMT_SYM_DEF(
     algorithm=TPM2_ALG.AES, keyBits=TPMU_SYM_KEY_BITS(aes=128), mode=TPMU_SYM_MODE(aes=TPM2_ALG.CFB)
@@ -291,6 +299,11 @@ class TPM:
             session = self.esys.start_auth_session(salt_key, none, kind, _AES_128_CFB, hash)
         self.esys.trsess_set_attributes(session, _ATTRIBUTES)
         return session
+
+
+def is_managed(tcti: str) -> bool:
+    """Return whether a resource manager shares out the slots of the TPM at a TCTI."""
+    return tcti.startswith(_MANAGED)
 
 
 def _is_library(tcti: str) -> bool:

@@ -1,19 +1,33 @@
-"""What a `tpm2:` URI names: a persistent handle, a key file, or an NV index with a certificate."""
+"""What a `tpm2:` URI names: a persistent handle, a key file, or an NV index with a certificate; and of which TPM.
+
+A TCTI is a way to a TPM, such as `device:/dev/tpmrm0`, `tabrmd` or `swtpm:path=/run/swtpm/socket`.
+"""
 
 from __future__ import annotations
 
+import os
 import re
+import socket
+import struct
 from typing import NamedTuple
+from urllib.parse import unquote
 
 from tpm2_pytss import TPM2_HT
 
 from hwsigner.backends.pem import read_contents
 from hwsigner.backends.tpm2.auth import ParentAuth
+from hwsigner.backends.tpm2.errors import DEVICES, NAME_IT, environment_tctis
 from hwsigner.backends.tpm2.key_file import HIERARCHIES, LABEL, TSS2Key, parse_tss2
 from hwsigner.backends.tpm2.objects import KeyObject, LoadableObject, PersistentObject
 from hwsigner.backends.tpm2.srk import PROVISIONED, TrustedSRK
 from hwsigner.backends.tpm2.tpm import SessionSettings
-from hwsigner.errors import AmbiguousKeyError, KeyNotFoundError, UnsupportedKeyError, UsageError
+from hwsigner.errors import (
+    AmbiguousKeyError,
+    BackendUnavailableError,
+    KeyNotFoundError,
+    UnsupportedKeyError,
+    UsageError,
+)
 from hwsigner.uri import KeyURI
 
 # The query's attributes, except for pin-value and pin-source.
@@ -28,6 +42,17 @@ _NAME = r"000[bB][0-9a-fA-F]{64}|000[cC][0-9a-fA-F]{96}|000[dD][0-9a-fA-F]{128}"
 _HANDLE = r"(?:0[xX])?81[0-9a-fA-F]{6}"
 _NV_INDEX = r"0[xX]0?1[0-9a-fA-F]{6}"
 _LEGACY_LABEL = "TSS2 KEY BLOB"
+
+_HARMLESS = re.compile(
+    r"device(:/dev/tpm(rm)?[0-9]+)?|tabrmd(:.*)?|(swtpm|mssim)(:path=[^,]*|:port=[0-9]+)?", re.DOTALL
+)
+
+_TABRMD = "com.intel.tss2.Tabrmd"
+_BUS = "unix:path=/run/dbus/system_bus_socket"
+_SECONDS = 1.0
+_PATH, _INTERFACE, _MEMBER, _DESTINATION, _SIGNATURE = 1, 2, 3, 6, 8
+_METHOD_CALL, _METHOD_RETURN, _NO_FLAGS, _VERSION = 1, 2, 0, 1
+_HELLO, _HAS_OWNER = 1, 2  # The serial numbers of our two calls.
 
 
 class NamedKey(NamedTuple):
@@ -142,3 +167,112 @@ def _read_file(path: str) -> TSS2Key:
         hint = f"Write it again as {LABEL}: {_LEGACY_LABEL} is obsolete" if legacy else "Name a key file of a TPM"
         raise UnsupportedKeyError(f"{path} holds no {LABEL}", hint)
     return parse_tss2(found[0].data, path)
+
+
+def tcti_of(uri: KeyURI) -> str:
+    """Return the TCTI of a key URI: its own, the environment's, tabrmd if it runs, or the kernel's TPM device.
+
+    Raises:
+        BackendUnavailableError: none is named, and none of these exists.
+    """
+    given = uri.text("tcti") or next((tcti for _, tcti in environment_tctis()), None)
+    if given:
+        return given
+    if is_tabrmd_running():
+        return "tabrmd"
+    for path in DEVICES:
+        if os.path.exists(path):
+            return f"device:{path}"
+    raise BackendUnavailableError(
+        f"found no TPM: tabrmd is not running, and there is no {' and no '.join(DEVICES)}",
+        f"Enable it in the firmware and load its driver; if it is elsewhere, {NAME_IT}",
+    )
+
+
+def check_tcti(uri: KeyURI) -> None:
+    """Refuse a URI whose TCTI may do more than talk to a TPM.
+
+    The loader reads a TCTI as a library's name or path, `:`, and the library's own configuration. That may be a command
+    (`cmd`), another TCTI (`pcap`, and the loader itself as `libtss2-tctildr.so.0`), or a file to be written: `device`
+    writes into any file that it can open, and `libtpms` keeps its state in one. `swtpm` and `mssim` may name another
+    host, which would get what `pin-source` names.
+
+    Raises:
+        UsageError: it is not one of a few known ones.
+    """
+    tcti = uri.text("tcti")
+    if tcti and not _HARMLESS.fullmatch(tcti):
+        raise UsageError(
+            f"TCTI {tcti} is not one of the system's ways to a TPM: it can load, run, write or send any file",
+            "Give allow_modules=True if the key URI may do that",
+        )
+
+
+def is_tabrmd_running() -> bool:
+    """Return whether tabrmd's name has an owner on the system's D-Bus. Without a bus it has none."""
+    path = _socket_path(os.environ.get("DBUS_SYSTEM_BUS_ADDRESS", _BUS))
+    if path is None or not os.path.exists(path):
+        return False
+    with socket.socket(socket.AF_UNIX) as bus:
+        bus.settimeout(_SECONDS)
+        try:
+            bus.connect(path)
+            return _ask(bus)
+        except (OSError, ValueError, struct.error):
+            return False
+
+
+def _socket_path(addresses: str) -> str | None:
+    """Return the path of the first Unix socket in a list of D-Bus addresses."""
+    for address in addresses.split(";"):
+        transport, _, options = address.partition(":")
+        for option in options.split(","):
+            name, _, value = option.partition("=")
+            if (transport, name) == ("unix", "path"):
+                return unquote(value)
+    return None
+
+
+def _ask(bus: socket.socket) -> bool:
+    uid = str(os.getuid()).encode().hex()
+    bus.sendall(f"\0AUTH EXTERNAL {uid}\r\n".encode())
+    answers = bus.makefile("rb")
+    if not answers.readline(256).startswith(b"OK "):
+        return False
+    bus.sendall(b"BEGIN\r\n" + _call(_HELLO, "Hello") + _call(_HAS_OWNER, "NameHasOwner", _TABRMD))
+    while True:
+        # Byte order, type, flags, version, length of the body, serial number, length of the header's fields.
+        start = answers.read(16)
+        order = "<" if start[:1] == b"l" else ">"
+        kind, _, _, size, _, fields = struct.unpack(f"{order}BBBIII", start[1:])
+        header = answers.read(fields + -fields % 8)
+        body = answers.read(size)
+        if kind == _METHOD_RETURN and struct.pack(f"{order}BBBxI", 5, 1, ord("u"), _HAS_OWNER) in header:
+            return bool(struct.unpack(f"{order}I", body)[0])
+
+
+def _call(serial: int, member: str, argument: str = "") -> bytes:
+    """Return a call of a method of the bus."""
+    body = _string(argument) if argument else b""
+    fields = [
+        _field(_PATH, "o", "/org/freedesktop/DBus"),
+        _field(_INTERFACE, "s", "org.freedesktop.DBus"),
+        _field(_MEMBER, "s", member),
+        _field(_DESTINATION, "s", "org.freedesktop.DBus"),
+    ]
+    if body:
+        fields.append(struct.pack("<B3sB2s", _SIGNATURE, b"\1g\0", 1, b"s\0"))
+    header = b""
+    for field in fields:
+        header += bytes(-len(header) % 8) + field
+    start = struct.pack("<cBBBIII", b"l", _METHOD_CALL, _NO_FLAGS, _VERSION, len(body), serial, len(header))
+    return start + header + bytes(-len(header) % 8) + body
+
+
+def _field(code: int, kind: str, value: str) -> bytes:
+    """Return a field of a header: its code, the signature of its value, and the value."""
+    return struct.pack("<B3s", code, b"\1%c\0" % ord(kind)) + _string(value)
+
+
+def _string(text: str) -> bytes:
+    return struct.pack("<I", len(text)) + text.encode() + b"\0"

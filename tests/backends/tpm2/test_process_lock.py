@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from backends.tpm2.tpms import Tools, sign_and_verify
-from hwsigner.backends.tpm2 import process_lock
+from hwsigner.backends.tpm2 import connection
 from hwsigner.errors import BackendUnavailableError
 from hwsigner.key import open_key
 
@@ -45,7 +45,7 @@ class TestProcessLock:
     def test_process_that_keeps_the_tpm_too_long_is_an_error(
         self, tools: Tools, ec_file: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(process_lock, "_LONGEST_WAIT_SECONDS", 0.1)
+        monkeypatch.setattr(connection, "_LONGEST_WAIT_SECONDS", 0.1)
         with open_key(tools.tpm.uri(ec_file)) as key:
             [lock] = runtime.iterdir()
             with lock.open("rb") as file:
@@ -57,7 +57,7 @@ class TestProcessLock:
     def test_removed_lock_file_is_replaced(
         self, tools: Tools, ec_file: Path, runtime: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(process_lock, "_LONGEST_WAIT_SECONDS", 0.1)
+        monkeypatch.setattr(connection, "_LONGEST_WAIT_SECONDS", 0.1)
         with open_key(tools.tpm.uri(ec_file)) as key:
             [lock] = runtime.iterdir()
             lock.unlink()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from backends.tpm2.tpms import NODA, PASSWORD, SIGNING, Tools, start_signer
-from hwsigner.backends.tpm2 import connection, process_lock
+from hwsigner.backends.tpm2 import connection, tpm
 from hwsigner.errors import (
     BackendUnavailableError,
     HwsignerError,
@@ -59,7 +59,7 @@ class TestRefusals:
     @pytest.fixture
     def managed(self, tools: Tools, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         """Take swtpm for a resource manager, which would flush what a closed connection leaves."""
-        monkeypatch.setattr(process_lock, "_MANAGED", ("swtpm",))
+        monkeypatch.setattr(tpm, "_MANAGED", ("swtpm",))
         monkeypatch.setattr(connection, "_connections", {})  # An open connection knows what it leads to.
         yield
         tools.flush()
@@ -233,7 +233,7 @@ class TestRefusals:
             assert not (tmp_path / "hwsigner").exists()
             assert key.sign(b"message")
             [lock] = (tmp_path / "hwsigner").iterdir()
-        monkeypatch.setattr(process_lock, "_LONGEST_WAIT_SECONDS", 0.1)
+        monkeypatch.setattr(connection, "_LONGEST_WAIT_SECONDS", 0.1)
         with open_key(uri, "wrong") as key, lock.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             with pytest.raises(BackendUnavailableError, match="is busy"):
@@ -261,7 +261,7 @@ class TestRefusals:
     def test_proven_key_waits_for_no_process_behind_a_resource_manager(
         self, uri: str, managed: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
-        monkeypatch.setattr(process_lock, "_LONGEST_WAIT_SECONDS", 0.1)
+        monkeypatch.setattr(connection, "_LONGEST_WAIT_SECONDS", 0.1)
         monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
         with open_key(uri, PASSWORD) as key:
             assert key.sign(b"message")

@@ -19,7 +19,7 @@ import judges
 from backends.contract import openssl_verifies
 from backends.tpm2.test_faults import SIGN, uri_through
 from backends.tpm2.tpms import PASSWORD, Tools, handles_in, loaded_in
-from hwsigner.backends.tpm2 import process_lock
+from hwsigner.backends.tpm2 import connection
 from hwsigner.backends.tpm2 import tpm as tpm_module
 from hwsigner.errors import BackendUnavailableError
 from hwsigner.key import open_key
@@ -190,7 +190,7 @@ def test_device_that_only_one_process_can_open_is_closed_between_uses(
     proxy: TPMProxy, locked_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As /dev/tpm0. The saved context outlives the connection: the key is not loaded again."""
-    monkeypatch.setattr(process_lock, "_EXCLUSIVE", ("swtpm:",))
+    monkeypatch.setattr(connection, "_EXCLUSIVE", ("swtpm:",))
     opened: list[ESAPI] = []
 
     class Counted(ESAPI):  # type: ignore[misc]

@@ -16,8 +16,9 @@ from urllib.parse import quote
 
 import pytest
 
-from hwsigner.backends.tpm2 import tcti as tcti_module
-from hwsigner.backends.tpm2.uris import is_tabrmd_running, tcti_of, unavailable
+from hwsigner.backends.tpm2 import errors, uris
+from hwsigner.backends.tpm2.errors import unavailable
+from hwsigner.backends.tpm2.uris import is_tabrmd_running, tcti_of
 from hwsigner.errors import BackendUnavailableError, UsageError
 from hwsigner.key import find_certificates, list_tokens, open_key
 from hwsigner.uri import KeyURI
@@ -31,7 +32,8 @@ HANDLE = KeyURI.parse("handle:0x81000001")
 def devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     """Paths in place of /dev/tpmrm0 and /dev/tpm0, at which there is nothing; and no D-Bus."""
     paths = {name: tmp_path / name for name in ("tpmrm0", "tpm0")}
-    monkeypatch.setattr(tcti_module, "_DEVICES", tuple(map(str, paths.values())))
+    for module in (errors, uris):
+        monkeypatch.setattr(module, "DEVICES", tuple(map(str, paths.values())))
     monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/hwsigner-none")
     return paths
 
@@ -78,7 +80,7 @@ class TestTabrmd:
     ) -> Iterator[ResourceManager]:
         """A tabrmd on a bus in place of the system's, beside the kernel's resource manager."""
         devices["tpmrm0"].touch()
-        monkeypatch.setattr(tcti_module, "_SECONDS", 20.0)
+        monkeypatch.setattr(uris, "_SECONDS", 20.0)
         with ResourceManager(swtpm) as manager:
             monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", manager.env["DBUS_SESSION_BUS_ADDRESS"])
             yield manager
@@ -122,7 +124,7 @@ class TestTabrmd:
     ) -> None:
         path = str(short_folder / "bus")
         monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", f"unix:path={path}")
-        monkeypatch.setattr(tcti_module, "_SECONDS", 0.01)
+        monkeypatch.setattr(uris, "_SECONDS", 0.01)
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(path)
             listener.listen()
