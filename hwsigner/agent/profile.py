@@ -88,14 +88,14 @@ class AgentProfile:
         self._ending: set[Future[None]] = set()  # Queued locks: once there is one, `read` gives nothing.
         self._unopened: HwsignerError | HwsignerWarning | None = None
         self._fault: HwsignerError | HwsignerWarning | None = None
-        self._values: settings.Values = {"allow_users": []}
+        self._settings = settings.Settings()
         try:
-            self._values = settings.values_of(config)
-            settings.serve_profile(self.name, self._values)
+            self._settings = settings.of_profile(config)
+            settings.serve_profile(self.name, self._settings)
         except (HwsignerError, HwsignerWarning) as error:
             self._fault = error
             shared.log(f"error: profile {self.name!r} can't be used: {error}", profile=self.name, cause=error.cause)
-        self._users = _uids(self._values["allow_users"], shared.log)
+        self._users = _uids(self._settings.allow_users, shared.log)
 
     def allows(self, uid: int) -> bool:
         """Return whether a user may have the credentials: root, the agent's user, and those of `allow-users`."""
@@ -226,13 +226,13 @@ class AgentProfile:
 
     def _make_provider(self) -> BackgroundProvider:
         try:
-            service = settings.service_for_daemon(self._values, self._shared.environ)
-            provider = Provider._from_values(self._values, service, self._pins, [self._pins.prompt])
+            service = settings.service_for_daemon(self._settings, self._shared.environ)
+            provider = Provider._from_settings(self._settings, service, self._pins, [self._pins.prompt])
         except (HwsignerError, HwsignerWarning) as error:
             self._unopened = bare(error)
             raise
         self._unopened = None
-        attended = self._values["attended"]
+        attended = self._settings.attended
         return BackgroundProvider(
             provider,
             formats={_FORMAT: self._format},
@@ -285,7 +285,7 @@ class AgentProfile:
 
     def _show(self, text: str | None, *, is_urgent: bool = True) -> None:
         """Show a text on the desktop in place of the last, or nothing any more."""
-        if self._shared.desktop and self._values["desktop_notifications"] is not False:
+        if self._shared.desktop and self._settings.desktop_notifications is not False:
             self._shared.desktop.show(self.name, text, is_urgent=is_urgent)
 
     def _stop_asking(self) -> None:

@@ -206,10 +206,10 @@ def _groups() -> set[str]:
 def _run_completed(command: ModuleType, parsed: Arguments) -> int:
     from hwsigner.config.settings import warn_of_secrets
 
-    notices.silence(on=not getattr(parsed, "debug", False))
+    notices.silence(on=not parsed.settings.debug)
     with warnings.catch_warnings():
-        _show_warnings(strict=getattr(parsed, "strict", False))
-        warn_of_secrets(vars(parsed), given={flag.name for flag, _ in parsed.given}, exposed=parsed.exposed)
+        _show_warnings(strict=parsed.settings.strict)
+        warn_of_secrets(parsed.settings, given={flag.name for flag, _ in parsed.given}, exposed=parsed.exposed)
         status: int = command.run(parsed)
     return status
 

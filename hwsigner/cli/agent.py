@@ -80,7 +80,7 @@ def _command(arguments: Arguments, address: Address) -> None:
             raise UsageError(f"--{flag.name} is for an agent that is started", f"Leave it out of agent {action}")
     if arguments.json and action != "status":
         raise UsageError(f"agent {action} has no JSON output", "Leave out --output json, which is for agent status")
-    answer = command(address, request, PinSource(prompts=options.prompts(arguments)).prompt)
+    answer = command(address, request, PinSource(prompts=options.prompts(arguments.settings)).prompt)
     text = _status_json(answer) if arguments.json else "\n".join(map(_shown, answer.splitlines()))
     if action == "status":
         print(text)
@@ -134,12 +134,12 @@ def _serve(
     report_thread_failures()
     # The system's agent reads the system's file only.
     environ = {**os.environ, "XDG_CONFIG_HOME": "/etc"} if address.is_system else os.environ
-    values = monitoring(arguments, environ)
-    log = open_log(values)
+    chosen = monitoring(arguments, environ)
+    log = open_log(chosen)
     # The log does not wait for its reader. This is undone where the command line was read.
     warnings.showwarning = lambda message, *_: log.note(f"warning: {message}")
     memory, notifier = LockedMemory(log.note), Notifier(os.environ)
-    audit = open_audit(values, log.note)
+    audit = open_audit(chosen.audit_log, chosen.audit, log.note)
     watch = Watch(audit, log)
     desktop = None if address.is_system else Desktop(environ)
     profiles = Profiles(Shared(environ, memory, log.note, address.is_system, desktop, watch))

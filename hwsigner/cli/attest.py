@@ -12,7 +12,7 @@ from hwsigner.attestation.documents import Document
 from hwsigner.cli import options
 from hwsigner.cli.documents import create_document, read_bytes, read_document
 from hwsigner.cli.parser import Arguments, Parser
-from hwsigner.config.flags import KEY, OUTPUT, Flag, attribute_of, switch
+from hwsigner.config.flags import KEY, OUTPUT, Flag, switch
 from hwsigner.errors import HwsignerWarning, UsageError
 from hwsigner.key import find_certificates
 from hwsigner.pins import PinSource
@@ -39,8 +39,8 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: Arguments) -> int:
     """Print the document as JSON, or write it into a file."""
     _check(arguments)
-    uri = options.key_uri(arguments, arguments.key or "tpm2:")
-    pins = options.pin_source(arguments, uri)
+    uri = options.key_uri(arguments.settings, arguments.key or "tpm2:")
+    pins = options.pin_source(arguments.settings, uri)
     if arguments.ek:
         found = hashlib.sha256(attestation.endorsement_key(uri, pins, allow_modules=True)).hexdigest()
         print(json.dumps({"endorsementKey": found}, indent=2) if arguments.json else found)
@@ -64,15 +64,16 @@ def _check(arguments: Arguments) -> None:
     if not arguments.key and not arguments.ek:
         raise UsageError("no key was given", "Give the key URI of the key to attest")
     of_answers, of_statements = ("pcrs",), ("csr", "vendor-certificates")
+    given = [flag.name for flag, value in arguments.given if value]
     for flag in of_statements if arguments.challenge else of_answers:
-        if getattr(arguments, attribute_of(flag)):
+        if flag in given:
             step = "statement, so not with --challenge" if arguments.challenge else "answer, so with --challenge only"
             raise UsageError(f"--{flag} is for the {step}", f"Leave out --{flag}, or change the step")
 
 
 def _statement(arguments: Arguments, uri: KeyURI, pins: PinSource) -> Document:
     csr = read_bytes(arguments.csr) if arguments.csr else b""
-    path = arguments.vendor_certificates
+    path = arguments.settings.vendor_certificates
     certificates = [found.der for found in find_certificates(path, allow_modules=True)] if path else []
     statement = attestation.make_statement(uri, pins, csr=csr, certificates=certificates, allow_modules=True)
     if statement.format == "tpm2" and not statement.blobs("ekCertificates"):

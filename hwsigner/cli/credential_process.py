@@ -60,16 +60,16 @@ def run(arguments: Arguments) -> int:
     from hwsigner.config import settings
     from hwsigner.identity import open_identity
 
-    service, request = options.service(arguments), settings.session_request(vars(arguments))
+    service, request = options.service(arguments.settings), settings.session_request(arguments.settings)
     audit = own_audit()
-    with open_identity(options.identity_source(arguments)) as identity:
+    with open_identity(options.identity_source(arguments.settings)) as identity:
         credentials = create_session(identity, request, service)
         if audit:
             profile = arguments.profile or arguments.config_profile or ""
             audit_own(audit, profile, credentials, identity.chain.leaf, for_parent=True)
     _print(f"{credentials.process_json()}\n")
     given = {flag.attribute: value for flag, value in arguments.given}
-    if _only_profile(given) and getattr(arguments, "agent", None) == "auto":
+    if _only_profile(given) and arguments.settings.agent == "auto":
         from hwsigner.agent.client import start_agent
 
         with suppress(OSError):  # The credentials are printed; the next use retries.

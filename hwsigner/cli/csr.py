@@ -31,17 +31,17 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Arguments) -> int:
     """Print the request as PEM, or write it into a file; or print JSON."""
-    if not arguments.subject:
+    if not arguments.settings.subject:
         raise UsageError("no subject was given", "Add --subject CN=bamboo-01")
-    alternative = {"dns_names": arguments.dns, "uris": arguments.uri}
-    check_names(arguments.subject, **alternative)
-    uri = options.key_uri(arguments, arguments.key)
-    with open_key(uri, options.pin_source(arguments, uri), allow_modules=True) as key:
-        request = sign_certificate_request(key, arguments.subject, **alternative)
+    alternative = {"dns_names": arguments.settings.dns, "uris": arguments.settings.uri}
+    check_names(arguments.settings.subject, **alternative)
+    uri = options.key_uri(arguments.settings, arguments.key)
+    with open_key(uri, options.pin_source(arguments.settings, uri), allow_modules=True) as key:
+        request = sign_certificate_request(key, arguments.settings.subject, **alternative)
     for problem in untaggable(request):
         hint = "Choose another name, or leave it out of the Roles Anywhere profile's attribute mappings"
         warnings.warn(HwsignerWarning(problem, hint), stacklevel=2)
-    names = {"subject": arguments.subject, "dns": arguments.dns, "uris": arguments.uri}
+    names = {"subject": arguments.settings.subject, "dns": arguments.settings.dns, "uris": arguments.settings.uri}
     data = json.dumps({"file": arguments.out, **names, "request": request.pem.decode()}, indent=2)
     if arguments.out:
         edit_file(arguments.out, partial(_replaced, arguments.out, request.pem))

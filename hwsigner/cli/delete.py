@@ -24,8 +24,10 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Arguments) -> int:
     """Ask on the terminal, delete the key, and print what is gone."""
-    uri = options.key_uri(arguments, arguments.key)
-    gone = delete_key(uri, _agree if arguments.yes else _ask, options.pin_source(arguments, uri), allow_modules=True)
+    uri = options.key_uri(arguments.settings, arguments.key)
+    gone = delete_key(
+        uri, _agree if arguments.yes else _ask, options.pin_source(arguments.settings, uri), allow_modules=True
+    )
     lines = "\n".join(printable(f"deleted {line}") for line in gone)
     text = json.dumps({"deleted": list(gone)}, indent=2) if arguments.json else lines
     print_outcome(f"{gone[0]} was deleted", text)

@@ -109,12 +109,12 @@ def _world(arguments: Arguments) -> World:
     from hwsigner.emulator.world_file import read_trust_policy
 
     if arguments.empty:
-        if arguments.trust_anchor or arguments.config or arguments.region or arguments.trust_policy:
+        if arguments.trust_anchor or arguments.config or arguments.settings.region or arguments.trust_policy:
             problem = "--empty can't be combined with --trust-anchor, --config, --region or --trust-policy"
             raise UsageError(problem, "Leave --empty out, or make the resources with the AWS CLI")
         return World()
     if arguments.config:
-        if arguments.trust_anchor or arguments.region or arguments.account or arguments.trust_policy:
+        if arguments.trust_anchor or arguments.settings.region or arguments.account or arguments.trust_policy:
             raise UsageError(
                 "--config can't be combined with --trust-anchor, --region, --account or --trust-policy",
                 "Set them in the file",
@@ -124,7 +124,7 @@ def _world(arguments: Arguments) -> World:
         raise UsageError("the emulator has no trust anchor", "Give --trust-anchor FILE, --config FILE or --empty")
     sources = [_read(path) for path in arguments.trust_anchor]
     policy = read_trust_policy(Path(arguments.trust_policy)) if arguments.trust_policy else None
-    region, account = arguments.region or REGION, arguments.account or ACCOUNT
+    region, account = arguments.settings.region or REGION, arguments.account or ACCOUNT
     return World.simple(sources, region=region, account=account, trust_policy=policy)
 
 

@@ -25,11 +25,12 @@ from hwsigner.cli.enrolling import (
     write_profile,
 )
 from hwsigner.cli.issuer import issuer
-from hwsigner.cli.keygen import NEW_KEY
+from hwsigner.cli.keygen import NEW_KEY, key_request
 from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.cli.process import print_outcome, print_rows
 from hwsigner.config.flags import ARNS, ISSUER, KEY, NAMES, OUTPUT, PLACE, PROOF, SESSION, Flag, attribute_of, switch
 from hwsigner.config.profiles import Profile, change_profile, check_name, file_of_new, profiles
+from hwsigner.config.settings import Settings
 from hwsigner.enrolment.enroll import ensure_key, install, installed_chain, obtain, sign_request
 from hwsigner.errors import ConfigError, UsageError
 from hwsigner.identity.certificate import Certificate
@@ -85,14 +86,14 @@ def run(arguments: Arguments) -> int:
         found = profiles(os.environ).get(name)
         if arguments.system:
             _check_system(found)
-        values = settings_of(found, {flag.attribute: value for flag, value in arguments.given})
+        values = settings_of(found, vars(arguments.settings))
         region = _region(values)
         if writes_line:
             _aws_config(name, region)  # What can't be written is an error before anything is changed.
         kept = kept_settings(arguments)
-        if "issuer-command" in kept and "issuer" not in kept and values["issuer"]:
-            values["issuer"] = kept["issuer"] = "command"  # Not the issuer that the profile had.
-        enrolled = _enroll(name, found, values, kept, system=arguments.system)
+        if "issuer-command" in kept and "issuer" not in kept and values.issuer:
+            values.issuer = kept["issuer"] = "command"  # Not the issuer that the profile had.
+        enrolled = _enroll(arguments, found, values, kept)
         file = write_profile(name, kept, enrolled.installed)
         aws_config = _aws_config(name, region, write=True) if writes_line else None
         missing = [arn for arn in ARNS if arn not in profiles(os.environ)[name].values]
@@ -109,22 +110,20 @@ def run(arguments: Arguments) -> int:
     return 0
 
 
-def _enroll(
-    name: str, found: Profile | None, values: Mapping[str, Any], kept: Mapping[str, Any], *, system: bool
-) -> _Enrolled:
+def _enroll(arguments: Arguments, found: Profile | None, values: Settings, kept: Mapping[str, Any]) -> _Enrolled:
     """Make what is missing of key and certificate, and put the certificate beside the key."""
-    asked = wanted(values)
+    asked, system = wanted(values, key_request(arguments)), arguments.system
     opened = issuer(values, asked.access)
     if found is None or "certificate" not in found.values:
         # If this run does not come to its end, the next one needs no flags. A profile in use changes at the end.
-        change_profile(name, kept, os.environ, system=system)
+        change_profile(arguments.name, kept, os.environ, system=system)
     key, made = ensure_key(asked)
     if system:
         share_key(asked.access)
     _check_pin(asked.access, key)
     request = sign_request(asked)
     there = installed_chain(asked, request, datetime.now(UTC))
-    chain = there or obtain(request, opened, lambda: datetime.now(UTC), wait=values["timeout"])
+    chain = there or obtain(request, opened, lambda: datetime.now(UTC), wait=values.timeout)
     is_named = there is not None and names_certificate(found, asked.access, there)
     installed = None if is_named else install(asked, chain)
     return _Enrolled(key, made, chain.leaf, there is None, installed)
@@ -145,18 +144,18 @@ def _check_pin(access: KeyAccess, key: KeyDescription) -> None:
         raise UsageError(problem, "Leave it out and run from a terminal, or use keygen, csr and install-certificate")
 
 
-def _region(values: Mapping[str, Any]) -> str:
+def _region(values: Settings) -> str:
     """Check the ARNs that are known, and return the region; an empty string if it is not known.
 
     Raises:
         UsageError: an ARN is malformed, or their regions differ.
     """
-    known = {name: value for name in ARNS if (value := values[attribute_of(name)])}
+    known = {name: value for name in ARNS if (value := getattr(values, attribute_of(name)))}
     check_known_arns(known)
     if len(known) < len(ARNS):
-        return values["region"] or ""
+        return values.region or ""
     anchor, profile, role = known.values()
-    return check_arns(anchor, profile, role=role, region=values["region"])
+    return check_arns(anchor, profile, role=role, region=values.region)
 
 
 def _aws_config(name: str, region: str, *, write: bool = False) -> str:

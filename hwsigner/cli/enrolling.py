@@ -13,16 +13,16 @@ from typing import Any
 from hwsigner.cli import options
 from hwsigner.cli.full_paths import in_full
 from hwsigner.cli.install_certificate import certificate_flags, change_flags
-from hwsigner.cli.keygen import NEW_KEY, key_request
 from hwsigner.cli.parser import Arguments
-from hwsigner.config.flags import ENROLMENT, IDENTITY, SESSION, default_values, profile_values, secret_place
+from hwsigner.config.flags import ENROLMENT, IDENTITY, SESSION, profile_values, secret_place
 from hwsigner.config.profiles import Profile, change_profile, file_of_new, profiles
+from hwsigner.config.settings import Settings
 from hwsigner.enrolment.enroll import Wanted
 from hwsigner.errors import HwsignerError, LockError, UsageError
 from hwsigner.identity.certificate import Chain, load
 from hwsigner.identity.certificate_request import check_names
 from hwsigner.key import find_certificates
-from hwsigner.key.management import InstalledCertificate, KeyAccess
+from hwsigner.key.management import InstalledCertificate, KeyAccess, KeyRequest
 from hwsigner.pins import PinSource
 from hwsigner.system.files import LOCK_TIMEOUT, lock_within
 from hwsigner.system.users import share_with_agent
@@ -77,14 +77,13 @@ def _locked(path: Path, seconds: float, running: str, *, folder_mode: int = 0o70
         os.close(lock)
 
 
-def settings_of(found: Profile | None, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of all flags by attribute: those given, else the profile's, else the defaults.
+def settings_of(found: Profile | None, given: Mapping[str, Any]) -> Settings:
+    """Return the settings: those given, by attribute, else the profile's, else the defaults.
 
     Raises:
         ConfigError: the profile is invalid.
     """
-    own = profile_values(found, given) if found else {}
-    return {**default_values([*IDENTITY, *SESSION, *ENROLMENT, *NEW_KEY]), **own, **given}
+    return Settings({**(profile_values(found, given) if found else {}), **given})
 
 
 def kept_settings(arguments: Arguments) -> dict[str, Any]:
@@ -102,28 +101,27 @@ def kept_settings(arguments: Arguments) -> dict[str, Any]:
     return kept
 
 
-def wanted(values: Mapping[str, Any]) -> Wanted:
-    """Return what the values of the flags ask for.
+def wanted(values: Settings, new_key: KeyRequest) -> Wanted:
+    """Return what the settings ask for, with a key like this one if it is to be made.
 
     Raises:
         UsageError: no key or no subject is named, or a name is invalid.
     """
-    if not values["private_key"]:
+    if not values.private_key:
         raise UsageError("no key is named", "Add --private-key KEY-URI: where the key is, or is to be made")
-    if not values["subject"]:
+    if not values.subject:
         raise UsageError("no subject was given", "Add --subject CN=bamboo-01")
-    check_names(values["subject"], dns_names=values["dns"], uris=values["uri"])
-    KeyURI.of_new(values["private_key"])
-    arguments = Arguments(**values)
-    uri = options.key_uri(arguments, values["private_key"])
+    check_names(values.subject, dns_names=values.dns, uris=values.uri)
+    KeyURI.of_new(values.private_key)
+    uri = options.key_uri(values, values.private_key)
     secret_place(uri.text("pin-source") or "")
     return Wanted(
-        KeyAccess(uri, options.pin_source(arguments, uri), allow_modules=True),
-        values["subject"],
-        tuple(values["dns"]),
-        tuple(values["uri"]),
-        key_request(arguments),
-        values["nv_index"] or "",
+        KeyAccess(uri, options.pin_source(values, uri), allow_modules=True),
+        values.subject,
+        tuple(values.dns),
+        tuple(values.uri),
+        new_key,
+        values.nv_index or "",
     )
 
 

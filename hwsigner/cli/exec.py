@@ -82,7 +82,8 @@ def run(arguments: Arguments) -> int:
         raise UsageError("no command was given", "Write hwsigner exec NAME -- COMMAND")
     _warn_of_default_profile()
     log = Log()
-    watch = Watch(open_audit(read_monitoring(os.environ), log.note), log)
+    chosen = read_monitoring(os.environ)
+    watch = Watch(open_audit(chosen.audit_log, chosen.audit, log.note), log)
     profile = _profile(arguments, watch)
     server, variables = _endpoint(profile, watch, log.refused)
     # In this thread, so that Ctrl-C ends it; and first, as without credentials the command is not run.

@@ -58,18 +58,18 @@ def run(arguments: Arguments) -> int:
     """Check the certificate, install it, and print the flags for credential-process."""
     if arguments.profile:
         _check_profile(arguments.profile)
-    uri = options.key_uri(arguments, arguments.key)
-    pins = options.pin_source(arguments, uri)
+    uri = options.key_uri(arguments.settings, arguments.key)
+    pins = options.pin_source(arguments.settings, uri)
     certificates = _certificates(arguments)
     key = describe_key(uri, pins, allow_modules=True)
     chain = _chain_of(uri, key.public_key, certificates)
-    if not arguments.no_preflight:
+    if not arguments.settings.no_preflight:
         preflight(chain.leaf, datetime.now(UTC))
     if key.public_key is None:  # The token hides it, so a signature shows whether they belong together.
         with Identity(open_key(uri, pins, allow_modules=True), chain) as identity:
             identity.sign(b"hwsigner install-certificate")
     found = [FoundCertificate(one.der, one.source) for one in chain.certificates]
-    installed = install_certificate(uri, found, pins, nv_index=arguments.nv_index or "", allow_modules=True)
+    installed = install_certificate(uri, found, pins, nv_index=arguments.settings.nv_index or "", allow_modules=True)
     if "pivSlot" in key.properties:  # A slot is written with the management key, which can't sign.
         uri = uri.without_pin()
     flags = certificate_flags(installed, uri)
@@ -99,7 +99,7 @@ def _certificates(arguments: Arguments) -> list[Certificate]:
     Raises:
         CertificateError: there are too many.
     """
-    places = filter(None, (arguments.certificate, arguments.intermediates))
+    places = filter(None, (arguments.certificate, arguments.settings.intermediates))
     found = [one for place in places for one in options.certificates_at(place)]
     if len(found) > _MOST_CERTIFICATES:  # More would make looking for the chain slow.
         problem = f"{arguments.certificate} has {len(found)} certificates, more than {_MOST_CERTIFICATES}"

@@ -47,8 +47,8 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: Arguments) -> int:
     """Make the key and print what is known of it."""
     KeyURI.of_new(arguments.key)
-    uri = options.key_uri(arguments, arguments.key)
-    made = generate_key(uri, key_request(arguments), options.pin_source(arguments, uri), allow_modules=True)
+    uri = options.key_uri(arguments.settings, arguments.key)
+    made = generate_key(uri, key_request(arguments), options.pin_source(arguments.settings, uri), allow_modules=True)
     done = f"{made.uri} was made"
     if arguments.json:
         print_outcome(done, json.dumps(key_data(made), indent=2))

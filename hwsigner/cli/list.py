@@ -53,14 +53,14 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Arguments) -> int:
     """Print JSON, a table on a terminal, or otherwise lines of fields separated by tabs."""
-    uri = settings.key_uri(vars(arguments), arguments.uri or "pkcs11:")
+    uri = settings.key_uri(arguments.settings, arguments.uri or "pkcs11:")
     if uri.scheme not in ("pkcs11", "tpm2"):
         raise UsageError(f"{uri.name} is neither a pkcs11: nor a tpm2: URI", "Use hwsigner show for a key file")
-    listed = list_tokens(uri, options.pin_source(arguments, uri), log_in=arguments.login, allow_modules=True)
-    if arguments.uri or arguments.pkcs11_lib or arguments.login:
+    listed = list_tokens(uri, options.pin_source(arguments.settings, uri), log_in=arguments.login, allow_modules=True)
+    if arguments.uri or arguments.settings.pkcs11_lib or arguments.login:
         tokens = _each_once(listed)
     else:
-        tokens = _all(listed, list_tokens(settings.key_uri(vars(arguments), "tpm2:"), allow_modules=True))
+        tokens = _all(listed, list_tokens(settings.key_uri(arguments.settings, "tpm2:"), allow_modules=True))
     _print(arguments, uri, tokens)
     return 0
 

@@ -8,7 +8,6 @@ import warnings
 from functools import partial
 from typing import TYPE_CHECKING
 
-from hwsigner.cli.parser import Arguments
 from hwsigner.cli.process import report
 from hwsigner.config import settings
 from hwsigner.errors import CertificateError, UnsafeKeyWarning
@@ -18,6 +17,7 @@ from hwsigner.uri import KeyURI
 
 if TYPE_CHECKING:
     from hwsigner.aws.create_session import Service
+    from hwsigner.config.settings import Settings
     from hwsigner.identity import IdentitySource
     from hwsigner.identity.certificate import Certificate
     from hwsigner.refresh.provider import Provider
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 _one_prompt = threading.Lock()
 
 
-def key_uri(arguments: Arguments, text: str) -> KeyURI:
+def key_uri(values: Settings, text: str) -> KeyURI:
     """Return the key URI that is a command's argument, completed by the flags.
 
     Args:
-        arguments: the command's arguments.
+        values: the settings.
         text: the one with the key URI.
 
     Raises:
@@ -40,16 +40,16 @@ def key_uri(arguments: Arguments, text: str) -> KeyURI:
     Warns:
         UnsafeKeyWarning: it has a PIN.
     """
-    uri = settings.key_uri(vars(arguments), text)
+    uri = settings.key_uri(values, text)
     if uri.pin_value is not None:
         hint = "pin-source= in the key URI is safer, with file:, env: or cmd:"
         warnings.warn(UnsafeKeyWarning("pin-value on the command line is visible to other users", hint), stacklevel=2)
     return uri
 
 
-def pin_source(arguments: Arguments, uri: KeyURI) -> PinSource:
+def pin_source(values: Settings, uri: KeyURI) -> PinSource:
     """Return where a key's PIN may come from; the last places are a pinentry and the terminal."""
-    return settings.pin_source(vars(arguments), uri, prompts=prompts(arguments))
+    return settings.pin_source(values, uri, prompts=prompts(values))
 
 
 def certificates_at(place: str | KeyURI, *, pipes: bool = True) -> list[Certificate]:
@@ -72,30 +72,30 @@ def certificates_at(place: str | KeyURI, *, pipes: bool = True) -> list[Certific
     return load(find_certificates(uri, PinSource().without_pin(), allow_modules=True))
 
 
-def identity_source(arguments: Arguments, *, check: bool = True) -> IdentitySource:
+def identity_source(values: Settings, *, check: bool = True) -> IdentitySource:
     """Return the source of the identity. If `check` is false, its certificate is not checked.
 
     Raises:
         UsageError, CertificateError: as `settings.identity_source`.
     """
-    return settings.identity_source(vars(arguments), prompts=prompts(arguments), check=check)
+    return settings.identity_source(values, prompts=prompts(values), check=check)
 
 
-def service(arguments: Arguments, *, stays: bool = False) -> Service:
+def service(values: Settings, *, stays: bool = False) -> Service:
     """Return the service to ask, with the trace of `--debug`.
 
     Args:
-        arguments: the command's arguments.
+        values: the settings.
         stays: whether the command runs until it is stopped.
 
     Raises:
         UsageError: as `settings.service`, or `settings.service_for_daemon` for a command that stays.
     """
     find = settings.service_for_daemon if stays else settings.service
-    return find(vars(arguments))._replace(trace=_trace if arguments.debug else None)
+    return find(values)._replace(trace=_trace if values.debug else None)
 
 
-def provider(arguments: Arguments) -> Provider:
+def provider(values: Settings) -> Provider:
     """Return the provider of a command that stays.
 
     Raises:
@@ -103,17 +103,17 @@ def provider(arguments: Arguments) -> Provider:
     """
     from hwsigner.refresh.provider import Provider
 
-    found = service(arguments, stays=True)
-    return Provider._from_values(vars(arguments), found, prompts=prompts(arguments))
+    found = service(values, stays=True)
+    return Provider._from_settings(values, found, prompts=prompts(values))
 
 
-def prompts(arguments: Arguments) -> list[AskPin]:
+def prompts(values: Settings) -> list[AskPin]:
     """Return what asks the user for a PIN: a pinentry, then the terminal. One question is open at a time."""
 
     def ask_pinentry(request: PinRequest) -> str | None:
         from hwsigner.pins.pinentry import find_pinentry
 
-        found = find_pinentry(arguments.pinentry, os.environ)
+        found = find_pinentry(values.pinentry, os.environ)
         return found.ask(request) if found else None
 
     def ask_on_terminal(request: PinRequest) -> str | None:

@@ -12,20 +12,32 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from hwsigner.config.flags import Flag, attribute_of, check_exclusive, default_values, profile_values
+from hwsigner.config.flags import IN_PROFILES, Flag, attribute_of, check_exclusive, profile_values
 from hwsigner.errors import UsageError, suggestion
 
 if TYPE_CHECKING:
     import argparse
+    from pathlib import Path
 
     from hwsigner.cli.positionals import Positionals
+    from hwsigner.config.settings import Settings
 
 # If a command line has one of these, it names its own key or certificate, and HWSIGNER_PROFILE is ignored.
 _NAMES_KEY = ("certificate", "private_key", "cert_selector", "key", "name", "names")
 
 
 class Arguments(SimpleNamespace):
-    """A command's arguments: an attribute for each, as in `argparse.Namespace`, which takes 2 ms to import."""
+    """A command's arguments: an attribute for each, as in `argparse.Namespace`, which takes 2 ms to import.
+
+    Attributes:
+        settings: the flags that a profile can have too, completed.
+        given: the flags of the command line with their values.
+        exposed: the profile's file, if other users can read it.
+    """
+
+    settings: Settings
+    given: Sequence[tuple[Flag, Any]]
+    exposed: Path | None
 
 
 class Parser:
@@ -107,27 +119,32 @@ class Parser:
     def complete(self, given: Arguments, environ: Mapping[str, str] = os.environ) -> Arguments:
         """Return the arguments completed from the profile, if one is named, and from the defaults.
 
-        The result also has two attributes: `given`, the flags of the command line with their values, and `exposed`,
-        the profile's file if other users can read it.
-
         Raises:
             UsageError: --profile and --config-profile name two profiles.
             ConfigError: there is no such profile, or it is invalid.
         """
-        values = default_values(self._flags.values())
+        from hwsigner.config.settings import Settings
+
         names = {name for flag in self._naming() if (name := getattr(given, attribute_of(flag), None))}
         if len(names) > 1:
             raise UsageError("--profile and --config-profile name two profiles", "Give one of them")
-        exposed = None
+        own, exposed = {}, None
         if names:
             from hwsigner.config.profiles import profile
 
             found = profile(names.pop(), environ)
-            values |= profile_values(found, vars(given))
+            own = profile_values(found, vars(given))
             exposed = found.file if found.exposed else None
-        named = [flag for flag in self._flags.values() if hasattr(given, flag.attribute)]
-        flags = [(flag, getattr(given, flag.attribute)) for flag in named]
-        return Arguments(**{**values, **vars(given)}, given=flags, exposed=exposed)
+        others, flags = vars(given).copy(), []
+        for flag in self._flags.values():
+            attribute = flag.attribute
+            if attribute in others:
+                flags.append((flag, others[attribute]))
+            if flag.name not in IN_PROFILES:
+                others.setdefault(attribute, [] if flag.many else flag.default)
+            elif attribute in others:
+                own[attribute] = others.pop(attribute)
+        return Arguments(**others, settings=Settings(own), given=flags, exposed=exposed)
 
     def _naming(self) -> list[str]:
         """Return the names of the flags whose value is a profile that gives the other flags."""

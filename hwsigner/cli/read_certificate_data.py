@@ -32,18 +32,20 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Arguments) -> int:
     """Print the leaf of a file as JSON, or a list of matching certificates on tokens."""
-    if arguments.cert_selector is not None:
-        uri = settings.key_uri(vars(arguments), "pkcs11:")
-        found = select(parse_selector(arguments.cert_selector), uri, options.pin_source(arguments, uri))
+    if arguments.settings.cert_selector is not None:
+        uri = settings.key_uri(arguments.settings, "pkcs11:")
+        found = select(
+            parse_selector(arguments.settings.cert_selector), uri, options.pin_source(arguments.settings, uri)
+        )
         _print_matches(found, as_json=arguments.json)
         return 0
-    if not arguments.certificate:
+    if not arguments.settings.certificate:
         raise UsageError("no certificate was given", "Add --certificate or --cert-selector")
-    uri = settings.key_uri(vars(arguments), arguments.certificate)
+    uri = settings.key_uri(arguments.settings, arguments.settings.certificate)
     if uri.backend.shares_store:
-        _print_matches(select(Selector(), uri, options.pin_source(arguments, uri)), as_json=arguments.json)
+        _print_matches(select(Selector(), uri, options.pin_source(arguments.settings, uri)), as_json=arguments.json)
     else:
-        certificates = load(find_certificates(uri, options.pin_source(arguments, uri), allow_modules=True))
+        certificates = load(find_certificates(uri, options.pin_source(arguments.settings, uri), allow_modules=True))
         print(json.dumps(_data(leaves(certificates)[0]), separators=(",", ":")))
     return 0
 

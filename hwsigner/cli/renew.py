@@ -6,9 +6,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
 
 from hwsigner.aws.create_session import create_session
 from hwsigner.cli import options
@@ -32,6 +30,7 @@ from hwsigner.errors import (
 )
 from hwsigner.identity import Identity
 from hwsigner.identity.certificate import Certificate, Chain, latest_expiring, leaves
+from hwsigner.key.management import KeyRequest
 
 HELP = "renew the certificate of a profile"
 
@@ -101,17 +100,17 @@ def _current(found: Profile) -> Certificate:
 
 def _renew(found: Profile, old: Certificate, new_key: str | None) -> tuple[Certificate, str]:
     """Have a certificate issued, try it and put it in place. Return it, and the path of the profile's file."""
-    given = {"private_key": new_key} if new_key else {}
-    values = settings_of(found, given)
-    if not values["subject"]:  # It was not enrolled, but set up by hand.
-        values |= {"subject": old.subject, **alternative_names(old)}
-    asked = wanted(values)
+    values = settings_of(found, {"private_key": new_key} if new_key else {})
+    if not values.subject:  # It was not enrolled, but set up by hand.
+        names = alternative_names(old)
+        values.subject, values.dns, values.uri = old.subject, names["dns"], names["uri"]
+    asked = wanted(values, KeyRequest())
     opened = issuer(values, asked.access)
     if new_key:
         ensure_key(asked)
         if found.file == file_of_new(os.environ, system=True):
             share_key(asked.access)
-    chain = obtain(sign_request(asked), opened, lambda: datetime.now(UTC), wait=values["timeout"])
+    chain = obtain(sign_request(asked), opened, lambda: datetime.now(UTC), wait=values.timeout)
     if not new_key:  # The old key may have to go before its certificate ends.
         check_later(chain.leaf, old)
     untried = _try(values, asked, chain, may_skip=ends_soon(old, datetime.now(UTC)))
@@ -123,7 +122,7 @@ def _renew(found: Profile, old: Certificate, new_key: str | None) -> tuple[Certi
     return chain.leaf, write_profile(found.name, kept, installed)
 
 
-def _try(values: Mapping[str, Any], asked: Wanted, chain: Chain, *, may_skip: bool) -> HwsignerError | None:
+def _try(values: settings.Settings, asked: Wanted, chain: Chain, *, may_skip: bool) -> HwsignerError | None:
     """Get credentials with a new certificate, if the profile has its ARNs.
 
     Args:
@@ -139,7 +138,7 @@ def _try(values: Mapping[str, Any], asked: Wanted, chain: Chain, *, may_skip: bo
         ServiceError: the service refused it.
         ServiceUnreachableError: the service was not reached.
     """
-    if not all(values[attribute_of(arn)] for arn in ARNS):
+    if not all(getattr(values, attribute_of(arn)) for arn in ARNS):
         return None
     request, service = settings.session_request(values), settings.service_for_daemon(values)
     try:

@@ -15,7 +15,7 @@ from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.cli.process import print_outcome, report
 from hwsigner.config.flags import OUTPUT, switch
 from hwsigner.config.profiles import Profile, profile, profiles, remove_profile
-from hwsigner.config.settings import values_of
+from hwsigner.config.settings import Settings, of_profile
 from hwsigner.errors import CertificateError, HwsignerError, KeyNotFoundError, SigningKeyError, UsageError, printable
 from hwsigner.identity.certificate import Certificate
 from hwsigner.key.management import delete_key
@@ -98,7 +98,7 @@ def run(arguments: Arguments) -> int:
 
 
 def _plan(arguments: Arguments, found: Profile) -> _Retirement:
-    own, plan = Arguments(**values_of(found)), _Retirement()
+    own, plan = of_profile(found), _Retirement()
     uri = own.private_key or own.certificate
     if not uri:
         first = "" if own.cert_selector is None else "hwsigner delete KEY-URI, then "  # The key is on a token.
@@ -119,7 +119,7 @@ def _lines(*lines: str) -> str:
     return "\n".join(map(printable, lines))
 
 
-def _plan_deletion(plan: _Retirement, own: Arguments, text: str) -> _Step | None:
+def _plan_deletion(plan: _Retirement, own: Settings, text: str) -> _Step | None:
     """Return the step that deletes the key, or None if it is gone."""
     uri = options.key_uri(own, text)
     pins = options.pin_source(own, uri)
@@ -163,11 +163,11 @@ def _check_named(now: Sequence[str], named: Sequence[str]) -> None:
         raise HwsignerError(f"{extra[0]} would be deleted too, which was not there before", "Run the command again")
 
 
-def _plan_revocation(plan: _Retirement, arguments: Arguments, own: Arguments, *, key_is_there: bool) -> None:
+def _plan_revocation(plan: _Retirement, arguments: Arguments, own: Settings, *, key_is_there: bool) -> None:
     """Add the step that revokes the certificate, or a note about who can do it."""
     wanted = bool(arguments.ca_key or arguments.ca or arguments.revoke)
     try:
-        leaf = read_leaf(own, own.certificate or own.private_key)
+        leaf = read_leaf(own, own.certificate or own.private_key or "")
     except CertificateError as error:
         if wanted and key_is_there:
             raise

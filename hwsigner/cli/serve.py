@@ -73,14 +73,14 @@ def run(arguments: Arguments) -> int:
     from hwsigner.serving.token_file import TokenFile, keep_imds_key, token_folder
 
     gc.enable()  # Unlike other commands, this one keeps running.
-    values = monitoring(arguments)
-    log = open_log(values)
+    chosen = monitoring(arguments)
+    log = open_log(chosen)
     notices.set_notifier(log.note)
     has_imds, users, tls = _has_imds(arguments), Users(_uids(arguments), log.refused), _tls(arguments)
     if tls is None:  # An unfinished handshake takes ten times the memory of an unfinished request.
         raise_descriptor_limit()
     activated = _activated(arguments, tls)
-    watch = Watch(open_audit(values, log.note), log)
+    watch = Watch(open_audit(chosen.audit_log, chosen.audit, log.note), log)
     profiles = _profiles(arguments, log, watch)
     sockets = activated or [listen(arguments.address, arguments.port, arguments.hop_limit)]
     # With TLS, clients know the server by its certificate.

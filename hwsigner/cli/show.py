@@ -57,7 +57,7 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: Arguments) -> int:
     """Print JSON, or lines for people."""
     uri, certificate = _named(arguments)
-    pins = options.pin_source(arguments, uri)
+    pins = options.pin_source(arguments.settings, uri)
     key = describe_key(uri, pins, allow_modules=True)
     if certificate is None:
         found = certificates_beside(uri, key.public_key, allow_modules=True)
@@ -65,8 +65,8 @@ def run(arguments: Arguments) -> int:
         is_same_file = certificate.place == uri.place and not certificate.backend.shares_store
         certificate_pins = pins if is_same_file else PinSource().without_pin()
         found = load(find_certificates(certificate, certificate_pins, allow_modules=True))
-    if arguments.intermediates:
-        found += options.certificates_at(arguments.intermediates)
+    if arguments.settings.intermediates:
+        found += options.certificates_at(arguments.settings.intermediates)
     certified = _certified(key, found) if found else None
     if arguments.json:
         print(json.dumps(_data(key, certified), indent=2))
@@ -78,19 +78,19 @@ def run(arguments: Arguments) -> int:
 
 def _named(arguments: Arguments) -> tuple[KeyURI, KeyURI | None]:
     """Return the URI of the key, and that of its certificate if there is one."""
-    values = vars(arguments)
+    values = arguments.settings
     certificate = None
-    if arguments.cert_selector is not None:
-        certificate = KeyURI.of(options.identity_source(arguments, check=False).certificate)
-    elif arguments.certificate:
-        certificate = settings.key_uri(values, arguments.certificate)
+    if values.cert_selector is not None:
+        certificate = KeyURI.of(options.identity_source(arguments.settings, check=False).certificate)
+    elif values.certificate:
+        certificate = settings.key_uri(values, values.certificate)
     if arguments.key:
-        values["profile_name"] = None  # The profile's PIN is for the profile's key.
-        return options.key_uri(arguments, arguments.key), certificate
-    if arguments.private_key:
-        return settings.key_uri(values, arguments.private_key), certificate
+        values.profile_name = None  # The profile's PIN is for the profile's key.
+        return options.key_uri(arguments.settings, arguments.key), certificate
+    if values.private_key:
+        return settings.key_uri(values, values.private_key), certificate
     if certificate is None:
-        if name := values.get("profile_name"):
+        if name := values.profile_name:
             hint = f"Run hwsigner install-certificate CERTIFICATE KEY-URI --profile {name}"
             raise UsageError(f"profile {name!r} names no key and no certificate", hint)
         raise UsageError("no key is named", "Give its key URI, or --profile NAME")

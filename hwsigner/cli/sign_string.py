@@ -46,16 +46,16 @@ def fixed_string(public_key: bytes) -> bytes:
 
 def _signature(arguments: Arguments) -> bytes:
     digest = _HASHES[arguments.digest]
-    if arguments.certificate or arguments.cert_selector:
+    if arguments.settings.certificate or arguments.settings.cert_selector:
         from hwsigner.identity import open_identity
         from hwsigner.key.public_key import plain_public_key
 
-        with open_identity(options.identity_source(arguments, check=False)) as identity:
+        with open_identity(options.identity_source(arguments.settings, check=False)) as identity:
             return identity.sign(fixed_string(plain_public_key(identity.chain.leaf.public_key())), digest)
-    if not arguments.private_key:
+    if not arguments.settings.private_key:
         raise UsageError("no key was given", "Add --private-key, or --certificate if the key is in the same place")
-    uri = settings.key_uri(vars(arguments), arguments.private_key)
-    with open_key(uri, options.pin_source(arguments, uri), allow_modules=True) as key:
+    uri = settings.key_uri(arguments.settings, arguments.settings.private_key)
+    with open_key(uri, options.pin_source(arguments.settings, uri), allow_modules=True) as key:
         return _verified_signature(key, digest)
 
 

@@ -125,7 +125,7 @@ def of_profile(name: str, log: Log, watch: Watch | None = None) -> ServedProfile
     Raises:
         ConfigError: there is no such profile, or it contains a key that is not a flag.
     """
-    values = Arguments(**settings.read_profile(name, os.environ))
+    values = settings.read_profile(name, os.environ)
     return _served(values, name, partial(_provider, values, log=log, watch=watch), asks_agent=True)
 
 
@@ -139,22 +139,23 @@ def of_flags(arguments: Arguments, log: Log, watch: Watch | None = None, *, asks
         asks_agent: whether the flags only name a profile, so that an agent has the same credentials.
     """
     name = arguments.profile or arguments.config_profile
-    return _served(arguments, name, partial(_provider, arguments, log=log, watch=watch), asks_agent=asks_agent)
+    values = arguments.settings
+    return _served(values, name, partial(_provider, values, log=log, watch=watch), asks_agent=asks_agent)
 
 
 def _served(
-    arguments: Arguments, name: str | None, make: Callable[[str], BackgroundProvider], *, asks_agent: bool
+    values: settings.Settings, name: str | None, make: Callable[[str], BackgroundProvider], *, asks_agent: bool
 ) -> ServedProfile:
-    settings.serve_profile(name or "", vars(arguments))
-    role = (arguments.role_arn or "").rpartition("/")[2]  # Without one, no provider can be made.
+    settings.serve_profile(name or "", values)
+    role = (values.role_arn or "").rpartition("/")[2]  # Without one, no provider can be made.
     local = LazyProvider(partial(make, name or role))
     if not (name and asks_agent):
         return ServedProfile(name or role, role, local, local)
-    source = AgentFirst(partial(agent_credentials, name, arguments.role_arn), local, FORMATS)
+    source = AgentFirst(partial(agent_credentials, name, values.role_arn or ""), local, FORMATS)
     return ServedProfile(name, role, source, local)
 
 
-def _provider(arguments: Arguments, name: str, log: Log, watch: Watch | None) -> BackgroundProvider:
+def _provider(values: settings.Settings, name: str, log: Log, watch: Watch | None) -> BackgroundProvider:
     from hwsigner.aws.credentials import Credentials
     from hwsigner.refresh.background import BackgroundProvider
 
@@ -180,7 +181,6 @@ def _provider(arguments: Arguments, name: str, log: Log, watch: Watch | None) ->
             watch.issued(name, credentials, made)
         return format(credentials)
 
-    attended = getattr(arguments, "attended", None)  # Only profiles have it.
     formats = {name: partial(render, make) for name, make in FORMATS.items()}
-    made = BackgroundProvider(options.provider(arguments), formats=formats, attended=attended, on_try=note)
+    made = BackgroundProvider(options.provider(values), formats=formats, attended=values.attended, on_try=note)
     return made

@@ -100,15 +100,15 @@ def _row(found: Profile, served: Served | None) -> _Row:
     key = certificate = None
     problem = served.failure if served else ""
     try:
-        values = settings.values_of(found)
-        if place := values["private_key"] or values["certificate"]:
+        values = settings.of_profile(found)
+        if place := values.private_key or values.certificate:
             key = settings.key_uri(values, place).resolved()
-        if values["certificate"]:
-            uri = settings.key_uri(values, values["certificate"])
+        if values.certificate:
+            uri = settings.key_uri(values, values.certificate)
             certificate = latest_expiring(leaves(options.certificates_at(uri, pipes=False)))
             refused = next(broken_rules(certificate, datetime.now(UTC)), None)
             problem = f"certificate {certificate.source} {refused.problem}" if refused else problem
-        elif values["cert_selector"] is None:
+        elif values.cert_selector is None:
             problem = problem or "the profile names no certificate"
     except PinError:
         pass  # The certificate is behind a PIN, such as in a PKCS #12 file. That is not a problem.

@@ -67,7 +67,7 @@ def run(arguments: Arguments) -> int:
     with ExitStack() as stack:
 
         def provide() -> Source:
-            providers.append(stack.enter_context(options.provider(arguments)))
+            providers.append(stack.enter_context(options.provider(arguments.settings)))
             return providers[-1]
 
         def write(credentials: Credentials) -> None:
@@ -77,7 +77,7 @@ def run(arguments: Arguments) -> int:
             _write(path, section, credentials)
 
         name = _only_profile(arguments)
-        source = AgentOrProvider(name, provide, role_arn=arguments.role_arn) if name else provide()
+        source = AgentOrProvider(name, provide, role_arn=arguments.settings.role_arn or "") if name else provide()
         if arguments.once:
             write(source())
             return 0

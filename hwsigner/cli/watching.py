@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hwsigner.cli.parser import Arguments
 from hwsigner.cli.process import report, report_to
-from hwsigner.config.monitoring import read_monitoring
+from hwsigner.config.monitoring import Monitoring, read_monitoring
 from hwsigner.errors import AuditError
 from hwsigner.system.systemd import ERROR, line_priority
 
@@ -135,12 +135,12 @@ def own_audit() -> Audit | None:
         AuditError: it can't be opened, and it is required.
         ConfigError: config.toml is invalid.
     """
-    values = read_monitoring(os.environ)
-    if not values["audit_log"]:
+    found = read_monitoring(os.environ)
+    if not found.audit_log:
         return None
     from hwsigner.monitoring.audit import open_audit
 
-    return open_audit(values, report)
+    return open_audit(found.audit_log, found.audit, report)
 
 
 def audit_own(
@@ -162,16 +162,16 @@ def audit_own(
     audit.give_process(profile, credentials.access_key_id, os.geteuid(), os.getpid(), for_parent=for_parent)
 
 
-def open_log(values: Mapping[str, Any]) -> Log:
+def open_log(found: Monitoring) -> Log:
     """Return the log of a command that stays. If it is not plain text, `report` writes to it too."""
     from hwsigner.monitoring.log import Log
 
-    log = Log(level=values["log_level"], format=values["log_format"])
-    if not log.is_text or values["log_level"] != "info":
+    log = Log(level=found.log_level, format=found.log_format)
+    if not log.is_text or found.log_level != "info":
         report_to(lambda line: log.note(line, line_priority(line, ERROR)))
     return log
 
 
-def monitoring(arguments: Arguments, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
+def monitoring(arguments: Arguments, environ: Mapping[str, str] = os.environ) -> Monitoring:
     """Return the values of the flags for logs and the audit log; raises as `read_monitoring`."""
     return read_monitoring(environ, vars(arguments))

@@ -33,11 +33,27 @@ MONITORING = (
     ),
 )
 _TABLE = {flag.name: flag for flag in MONITORING}
-_DEFAULTS = {"log_level": "info", "log_format": "auto", "audit_log": None, "audit": "warn"}
+_ATTRIBUTES = [flag.attribute for flag in MONITORING]
 
 
-def read_monitoring(environ: Mapping[str, str], given: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the values of MONITORING by attribute. A table in the user's file replaces the system's.
+class Monitoring:
+    """The values of the flags of MONITORING, by attribute.
+
+    Args:
+        values: those that are not the defaults. They come from the table of flags.
+    """
+
+    log_level: str = "info"
+    log_format: str = "auto"
+    audit_log: str | None = None
+    audit: str = "warn"
+
+    def __init__(self, values: Mapping[str, object]) -> None:
+        self.__dict__.update(values)
+
+
+def read_monitoring(environ: Mapping[str, str], given: Mapping[str, Any] | None = None) -> Monitoring:
+    """Return how this program logs and audits. A table in the user's file replaces the system's.
 
     Args:
         environ: says where config.toml is.
@@ -52,17 +68,17 @@ def read_monitoring(environ: Mapping[str, str], given: Mapping[str, Any] | None 
     if table is None:
         file = SYSTEM_FILE
         table = _table(file) or {}
-    of_flags = {name: value for name, value in (given or {}).items() if name in _DEFAULTS and value is not None}
-    values = {**_DEFAULTS, **{name: value for name, value in table.items() if value is not None}, **of_flags}
+    of_flags = {name: value for name in _ATTRIBUTES if (value := (given or {}).get(name)) is not None}
+    found = Monitoring({name: value for name, value in (table | of_flags).items() if value is not None})
     where = "" if of_flags.keys() & {"audit", "audit_log"} else f"{file}: [monitoring]: "
-    if values["audit"] == "required" and not values["audit_log"]:
+    if found.audit == "required" and not found.audit_log:
         problem = f"{where}audit is required, and there is no audit-log"
         raise UsageError(problem, "Set audit-log to a file, journal or stderr")
-    place = values["audit_log"]
-    if place not in (None, "journal", "stderr") and (not place.startswith("/") or "\0" in place):
+    place = found.audit_log
+    if place is not None and place not in ("journal", "stderr") and (not place.startswith("/") or "\0" in place):
         hint = "Write an absolute path, journal or stderr"
         raise UsageError(f"{where}audit-log is {place[:100]!r}, which is not a place for it", hint)
-    return values
+    return found
 
 
 def _table(file: str) -> dict[str, Any] | None:

@@ -1,7 +1,4 @@
-"""From the values of flags, on a command line or in a profile, to what the library takes.
-
-The values are a mapping by attribute, as in `hwsigner.config.flags`, with a value for each flag of its tables.
-"""
+"""The settings of a command line or a profile, and what the library takes for them."""
 
 from __future__ import annotations
 
@@ -9,10 +6,12 @@ import os
 import re
 import warnings
 from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from hwsigner.config.flags import AGENT, IDENTITY, SESSION, attribute_of, converted, default_values, profile_values
+from hwsigner.config.flags import IDENTITY, attribute_of, converted, profile_values
 from hwsigner.errors import AmbiguousCertificateError, CertificateError, HwsignerError, UnsafeKeyWarning, UsageError
+from hwsigner.http import defaults
 from hwsigner.pins import AskPin, PinSource
 from hwsigner.pins.sources import serve_place
 from hwsigner.uri import KeyURI, check_no_pin
@@ -25,14 +24,78 @@ if TYPE_CHECKING:
     from hwsigner.identity import IdentitySource
     from hwsigner.identity.certificate import Certificate
 
-Values = Mapping[str, Any]
-
 _SESSION_NAME = re.compile(r"[\w+=,.@-]{2,64}", re.ASCII)
 _MAX_INSTANCE_PROPERTIES = 50
 
 
-def read_profile(name: str, environ: Mapping[str, str], overrides: Mapping[str, Any] | None = None) -> Values:
-    """Return the values of a profile of config.toml.
+class Settings:
+    """What a profile can say: an attribute for each flag of `IN_PROFILES`, the default where nothing is said.
+
+    Args:
+        values: what a command line and a profile say, converted, by attribute. It comes from the tables of flags alone.
+    """
+
+    profile_name: str | None = None  # The profile, if it names the key: it may have a stored PIN.
+
+    certificate: str | None = None
+    private_key: str | None = None
+    intermediates: str | None = None
+    cert_selector: str | None = None
+    use_latest_expiring_certificate: bool = False
+    system_store_name: str | None = None
+    pkcs11_lib: str | None = None
+    tcti: str | None = None
+    srk_name: str | None = None
+    accept_new_srk: bool = False
+    reuse_pin: bool = False
+    tpm_key_password: str | None = None
+    no_tpm_key_password: bool = False
+    pkcs8_password: str | None = None
+    allow_final_pin_try: bool = False
+    pinentry: str | None = None
+    no_preflight: bool = False
+    strict: bool = False
+    debug: bool = False
+
+    trust_anchor_arn: str | None = None
+    profile_arn: str | None = None
+    role_arn: str | None = None
+    session_duration: int = defaults.SESSION_DURATION
+    role_session_name: str | None = None
+    region: str | None = None
+    endpoint: str | None = None
+    no_verify_ssl: bool = False
+    with_proxy: bool = False
+    connect_timeout: float = defaults.CONNECT_TIMEOUT
+    read_timeout: float = defaults.READ_TIMEOUT
+    timeout: float = defaults.TIMEOUT
+    instance_property: Sequence[tuple[str, str]] = ()
+
+    agent: str | None = None
+    attended: bool | None = None
+    desktop_notifications: bool | None = None
+    allow_users: Sequence[str] = ()
+
+    subject: str | None = None
+    dns: Sequence[str] = ()
+    uri: Sequence[str] = ()
+    issuer: str | None = None
+    issuer_url: str | None = None
+    issuer_command: str | None = None
+    issuer_ca_file: str | None = None
+    issuer_user: str | None = None
+    issuer_secret: str | None = None
+    issuer_certificate: bool = False
+    issuer_arn: str | None = None
+    nv_index: str | None = None
+    vendor_certificates: str | None = None
+
+    def __init__(self, values: Mapping[str, object] = MappingProxyType({})) -> None:
+        self.__dict__.update(values)
+
+
+def read_profile(name: str, environ: Mapping[str, str], overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Return the settings of a profile of config.toml.
 
     Args:
         name: the profile's name.
@@ -40,16 +103,16 @@ def read_profile(name: str, environ: Mapping[str, str], overrides: Mapping[str, 
         overrides: values by attribute, as TOML would have them. They take precedence over the profile's.
 
     Raises:
-        ConfigError: there is no such profile, or as `values_of`.
+        ConfigError: there is no such profile, or as `of_profile`.
         UsageError: an override is not a flag, or has an invalid value.
     """
     from hwsigner.config.profiles import profile
 
-    return values_of(profile(name, environ), converted(overrides or {}))
+    return of_profile(profile(name, environ), converted(overrides or {}))
 
 
-def values_of(found: Profile, given: Values | None = None) -> Values:
-    """Return the values of a profile of config.toml, with the defaults for what it does not have.
+def of_profile(found: Profile, given: Mapping[str, Any] | None = None) -> Settings:
+    """Return the settings of a profile of config.toml, with the defaults for what it does not have.
 
     Args:
         found: the profile.
@@ -62,20 +125,20 @@ def values_of(found: Profile, given: Values | None = None) -> Values:
         UnsafeKeyWarning: it has a PIN, and others can read the file.
     """
     own = profile_values(found, given or {})
-    warn_of_secrets(own, given=(), exposed=found.file if found.exposed else None)
-    return default_values(IDENTITY + SESSION + AGENT) | own | dict(given or {})
+    warn_of_secrets(Settings(own), given=(), exposed=found.file if found.exposed else None)
+    return Settings({**own, **(given or {})})
 
 
-def warn_of_secrets(values: Values, *, given: Collection[str], exposed: Path | None) -> None:
+def warn_of_secrets(values: Settings, *, given: Collection[str], exposed: Path | None) -> None:
     """Warn of each PIN on the command line, or in a profile whose file others can read.
 
     Args:
-        values: the values.
+        values: the settings.
         given: the names of the flags on the command line.
         exposed: the file with the other values, if others can read it.
     """
     for flag in IDENTITY:
-        value = values.get(flag.attribute)
+        value = getattr(values, flag.attribute)
         if isinstance(value, str) and (flag.secret or "pin-value=" in value):
             name = f"--{flag.name}" if flag.secret else f"pin-value in --{flag.name}"
             place = "on the command line" if flag.name in given else f"in {exposed}"
@@ -84,7 +147,7 @@ def warn_of_secrets(values: Values, *, given: Collection[str], exposed: Path | N
                 warnings.warn(UnsafeKeyWarning(f"{name} {place} is visible to other users", hint), stacklevel=2)
 
 
-def key_uri(values: Values, text: str) -> KeyURI:
+def key_uri(values: Settings, text: str) -> KeyURI:
     """Parse a key URI and add the query attributes that its backend takes from flags, such as `--tcti` for a TPM.
 
     Raises:
@@ -93,7 +156,7 @@ def key_uri(values: Values, text: str) -> KeyURI:
     uri = KeyURI.parse(text)
     backend = uri.resolved().backend
     for attribute, flag in backend.query_flags.items():
-        value = values.get(attribute_of(flag))
+        value = getattr(values, attribute_of(flag), None)
         if value and (backend.flags_win or attribute not in uri.query):
             value = "true" if value is True else value
             check_no_pin(os.fsencode(value))
@@ -101,28 +164,28 @@ def key_uri(values: Values, text: str) -> KeyURI:
     return uri
 
 
-def pin_source(values: Values, uri: KeyURI, ask: AskPin | None = None, prompts: Sequence[AskPin] = ()) -> PinSource:
+def pin_source(values: Settings, uri: KeyURI, ask: AskPin | None = None, prompts: Sequence[AskPin] = ()) -> PinSource:
     """Return the places for the PIN of a key. A password flag is for keys of its own backend only.
 
     Args:
-        values: the values.
+        values: the settings.
         uri: the key.
         ask: the caller's callable, the first place.
         prompts: callables that ask the user, the last places.
     """
     flag = uri.resolved().backend.password_flag
     return PinSource(
-        "" if values.get(attribute_of(f"no-{flag}")) else values.get(attribute_of(flag)),
+        "" if getattr(values, attribute_of(f"no-{flag}"), False) else getattr(values, attribute_of(flag), None),
         ask,
         prompts=prompts,
         allow_commands=True,  # The URI is from a command line or a profile.
-        reuse=values["reuse_pin"],
-        allow_final_try=values["allow_final_pin_try"],
-        profile=values.get("profile_name"),
+        reuse=values.reuse_pin,
+        allow_final_try=values.allow_final_pin_try,
+        profile=values.profile_name,
     )
 
 
-def serve_profile(name: str, values: Values) -> None:
+def serve_profile(name: str, values: Settings) -> None:
     """Record that this process serves a profile.
 
     A PIN that names no token is used only if all these profiles use one token or file.
@@ -132,12 +195,12 @@ def serve_profile(name: str, values: Values) -> None:
         values: its values. They may be invalid, which is reported when the key is opened.
     """
     try:
-        uri = KeyURI.parse(values["private_key"] or values["certificate"] or "pkcs11:")
+        uri = KeyURI.parse(values.private_key or values.certificate or "pkcs11:")
     except HwsignerError:
         return
-    if uri.has_pin or values["pkcs8_password"] or values["tpm_key_password"] or values["no_tpm_key_password"]:
+    if uri.has_pin or values.pkcs8_password or values.tpm_key_password or values.no_tpm_key_password:
         return
-    serve_place(name, (uri.place, values["pkcs11_lib"], values["tcti"]))
+    serve_place(name, (uri.place, values.pkcs11_lib, values.tcti))
 
 
 def is_inherited(values: Mapping[str, Any]) -> bool:
@@ -151,12 +214,12 @@ def is_inherited(values: Mapping[str, Any]) -> bool:
 
 
 def identity_source(
-    values: Values, ask: AskPin | None = None, prompts: Sequence[AskPin] = (), *, check: bool = True
+    values: Settings, ask: AskPin | None = None, prompts: Sequence[AskPin] = (), *, check: bool = True
 ) -> IdentitySource:
     """Return where the identity comes from. With `--cert-selector`, this searches the tokens.
 
     Args:
-        values: the values.
+        values: the settings.
         ask: the caller's callable for a PIN, the first place.
         prompts: callables that ask the user for a PIN that no other place gives.
         check: whether to check the leaf before the key is used. With `--no-preflight` it is not checked either way.
@@ -172,41 +235,43 @@ def identity_source(
     return IdentitySource(
         certificate=certificate,
         private_key=private_key,
-        intermediates=values["intermediates"] and KeyURI.parse(values["intermediates"]),
+        intermediates=KeyURI.parse(values.intermediates) if values.intermediates else None,
         pin=pin_source(values, private_key or certificate, ask, prompts),
-        check=check and not values["no_preflight"],
-        latest=values["use_latest_expiring_certificate"],
+        check=check and not values.no_preflight,
+        latest=values.use_latest_expiring_certificate,
         selected=selected,
         allow_modules=True,  # The URIs are from a command line or a profile.
     )
 
 
-def _names(values: Values, ask: AskPin | None, prompts: Sequence[AskPin]) -> tuple[KeyURI, KeyURI | None, bytes | None]:
-    if values["cert_selector"] is not None:
-        chosen = _selected(values, ask, prompts)
+def _names(
+    values: Settings, ask: AskPin | None, prompts: Sequence[AskPin]
+) -> tuple[KeyURI, KeyURI | None, bytes | None]:
+    if values.cert_selector is not None:
+        chosen = _selected(values, values.cert_selector, ask, prompts)
         return key_uri(values, chosen.source), None, chosen.der
-    if not values["certificate"]:
+    if not values.certificate:
         hint = "Give --certificate, or --cert-selector for one on a token"
-        if values.get("subject"):
-            hint = f"Run hwsigner enroll {values.get('profile_name', '')} again: it did not finish"
-        elif name := values.get("profile_name"):
+        if values.subject:
+            hint = f"Run hwsigner enroll {values.profile_name or ''} again: it did not finish"
+        elif name := values.profile_name:
             hint = f"Run hwsigner install-certificate CERTIFICATE KEY-URI --profile {name}, or hwsigner enroll {name}"
         raise UsageError("no certificate is named", hint)
-    certificate = key_uri(values, values["certificate"])
-    return certificate, key_uri(values, values["private_key"]) if values["private_key"] else None, None
+    certificate = key_uri(values, values.certificate)
+    return certificate, key_uri(values, values.private_key) if values.private_key else None, None
 
 
-def _selected(values: Values, ask: AskPin | None, prompts: Sequence[AskPin]) -> Certificate:
+def _selected(values: Settings, text: str, ask: AskPin | None, prompts: Sequence[AskPin]) -> Certificate:
     from hwsigner.identity.certificate import latest_expiring
     from hwsigner.identity.selector import parse_selector, select
 
-    selector = parse_selector(values["cert_selector"])
+    selector = parse_selector(text)
     uri = key_uri(values, "pkcs11:")
     found = select(selector, uri, pin_source(values, uri, ask, prompts))
     if not found:
         hint = "hwsigner read-certificate-data --certificate pkcs11: shows those on tokens"
         raise CertificateError("--cert-selector matches no certificate on any token", hint)
-    if values["use_latest_expiring_certificate"]:
+    if values.use_latest_expiring_certificate:
         found = [latest_expiring(found)]
     if len(found) > 1:
         raise AmbiguousCertificateError(
@@ -216,7 +281,7 @@ def _selected(values: Values, ask: AskPin | None, prompts: Sequence[AskPin]) -> 
     return found[0]
 
 
-def session_request(values: Values) -> SessionRequest:
+def session_request(values: Settings) -> SessionRequest:
     """Return what to ask the service for. `service` checks the ARNs.
 
     Raises:
@@ -224,26 +289,26 @@ def session_request(values: Values) -> SessionRequest:
     """
     from hwsigner.aws.create_session import SessionRequest
 
-    name = values["role_session_name"]
+    name = values.role_session_name
     if name is not None and not _SESSION_NAME.fullmatch(name):
         raise UsageError(
             f"--role-session-name is {name[:100]!r}, which the service refuses",
             "Use 2 to 64 characters of letters, digits and _+=,.@-",
         )
-    properties = dict(values["instance_property"])
+    properties = dict(values.instance_property)
     if len(properties) > _MAX_INSTANCE_PROPERTIES:
         raise UsageError(f"--instance-property is given {len(properties)} times", "The service accepts 50 at most")
     return SessionRequest(
-        trust_anchor_arn=values["trust_anchor_arn"],
-        profile_arn=values["profile_arn"],
-        role_arn=values["role_arn"],
-        duration=values["session_duration"],
+        trust_anchor_arn=values.trust_anchor_arn or "",
+        profile_arn=values.profile_arn or "",
+        role_arn=values.role_arn or "",
+        duration=values.session_duration,
         session_name=name,
         instance_properties=properties,
     )
 
 
-def service(values: Values, environ: Mapping[str, str] = os.environ) -> Service:
+def service(values: Settings, environ: Mapping[str, str] = os.environ) -> Service:
     """Return the service to ask, from the values and the environment.
 
     Raises:
@@ -253,19 +318,19 @@ def service(values: Values, environ: Mapping[str, str] = os.environ) -> Service:
     from hwsigner.aws.region import check_arns
 
     region = check_arns(
-        values["trust_anchor_arn"],
-        values["profile_arn"],
-        role=values["role_arn"],
-        region=values["region"],
-        name=values.get("profile_name") or "",
+        values.trust_anchor_arn,
+        values.profile_arn,
+        role=values.role_arn,
+        region=values.region,
+        name=values.profile_name or "",
     )
-    verify = not values["no_verify_ssl"]
-    found = find_service(region, endpoint=values["endpoint"], verify=verify, environ=environ)
-    transport = found.transport.with_limits(values["connect_timeout"], values["read_timeout"])
-    return found._replace(transport=transport, timeout=values["timeout"])
+    verify = not values.no_verify_ssl
+    found = find_service(region, endpoint=values.endpoint, verify=verify, environ=environ)
+    transport = found.transport.with_limits(values.connect_timeout, values.read_timeout)
+    return found._replace(transport=transport, timeout=values.timeout)
 
 
-def service_for_daemon(values: Values, environ: Mapping[str, str] = os.environ) -> Service:
+def service_for_daemon(values: Settings, environ: Mapping[str, str] = os.environ) -> Service:
     """Return the service to ask, for a program that keeps running, as no user reads its warnings.
 
     Raises:
@@ -274,7 +339,7 @@ def service_for_daemon(values: Values, environ: Mapping[str, str] = os.environ) 
     from hwsigner.http.address import is_loopback
 
     found = service(values, environ)
-    if values["no_verify_ssl"] and not is_loopback(found.endpoint.host):
+    if values.no_verify_ssl and not is_loopback(found.endpoint.host):
         problem = "a program that keeps running refuses no-verify-ssl, except on loopback"
         raise UsageError(problem, "Name the server's CA with AWS_CA_BUNDLE")
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 
 from hwsigner.errors import AuditError
 from hwsigner.monitoring.audit_places import Fields, Place, open_place
@@ -143,7 +143,6 @@ class Audit:
             self._log(f"warning: {problem}. Credentials are given without audit lines")
 
 
-def open_audit(values: Mapping[str, object], log: Callable[[str], None]) -> Audit | None:
+def open_audit(place: str | None, audit: str, log: Callable[[str], None]) -> Audit | None:
     """Return the audit log that `hwsigner.config.monitoring` says, or None for none; raises as `Audit`."""
-    place = values["audit_log"]
-    return Audit(str(place), required=values["audit"] == "required", log=log) if place else None
+    return Audit(place, required=audit == "required", log=log) if place else None

@@ -114,18 +114,18 @@ class Provider:
         from hwsigner.config import settings
 
         values = settings.read_profile(name, environ, overrides)
-        return cls._from_values(values, settings.service(values, environ), ask_pin)
+        return cls._from_settings(values, settings.service(values, environ), ask_pin)
 
     @classmethod
-    def _from_values(
-        cls, values: settings.Values, service: Service, ask_pin: AskPin | None = None, prompts: Sequence[AskPin] = ()
+    def _from_settings(
+        cls, values: settings.Settings, service: Service, ask_pin: AskPin | None = None, prompts: Sequence[AskPin] = ()
     ) -> Self:
-        """Return a provider for the values of a command line or a profile, as in `hwsigner.config.settings`.
+        """Return a provider for the settings of a command line or a profile.
 
         Args:
-            values: the values.
+            values: the settings.
             service: the service to ask.
-            ask_pin: asked first for a PIN that the values do not hold themselves.
+            ask_pin: asked first for a PIN that the settings do not hold themselves.
             prompts: ask a person for a PIN that no other place gives.
 
         Raises:
@@ -134,7 +134,7 @@ class Provider:
         from hwsigner.config import settings
 
         source = partial(settings.identity_source, values, ask_pin, prompts)
-        if values["cert_selector"] is None:
+        if values.cert_selector is None:
             source()  # Invalid values are found now. Tokens are searched when the key is opened.
         return cls(source, settings.session_request(values), service)
 

@@ -145,8 +145,7 @@ class TestDefaultProfile:
         parser = Parser("test", "for tests")
         parser.add_argument("key", nargs="?")
         parser.add_flags(IDENTITY, SESSION, PROFILE)
-        region: str | None = parser.complete(parser.parse(arguments)).region
-        return region
+        return parser.complete(parser.parse(arguments)).settings.region
 
     def test_it_is_the_default_of_the_flag(self) -> None:
         assert self.region() == "web"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hwsigner.cli.parser import Arguments, Parser
-from hwsigner.config.flags import EXCLUSIVE, IDENTITY, PROFILE, SESSION, Flag
+from hwsigner.config.flags import EXCLUSIVE, IDENTITY, IN_PROFILES, PROFILE, SESSION, Flag
 from hwsigner.errors import UsageError
 
 FLAGS = {flag.name: flag for flag in IDENTITY + SESSION + PROFILE}
@@ -177,26 +176,25 @@ def complete(environ: dict[str, str], *arguments: str) -> Arguments:
 
 class TestComplete:
     def test_defaults_complete_an_empty_command_line(self, environ: dict[str, str]) -> None:
-        values = vars(complete(environ))
-        expected: dict[str, Any] = {flag.attribute: [] if flag.many else flag.default for flag in FLAGS.values()}
-        assert values == {**expected, "given": [], "exposed": None}
-        assert (values["session_duration"], values["connect_timeout"], values["read_timeout"]) == (3600, 5.0, 15.0)
-        assert values["timeout"] == 60.0
-        assert not any(values[name.replace("-", "_")] for name in SWITCHES)
+        values = complete(environ)
+        expected = {flag.attribute: flag.default for flag in FLAGS.values() if flag.name not in IN_PROFILES}
+        assert vars(values) == {**expected, "settings": values.settings, "given": [], "exposed": None}
+        assert vars(values.settings) == {}
 
     def test_flags_take_precedence_over_the_profile_and_the_profile_over_defaults(
         self, config: Path, environ: dict[str, str]
     ) -> None:
         config.write_text('[profile.web]\nregion = "profile"\nsession-duration = 1800\nendpoint = "profile"\n')
         values = complete(environ, "--profile", "web", "--region", "given")
-        assert (values.region, values.session_duration, values.endpoint) == ("given", 1800, "profile")
-        assert values.read_timeout == 15.0
+        found = values.settings
+        assert (found.region, found.session_duration, found.endpoint) == ("given", 1800, "profile")
+        assert found.read_timeout == 15.0
         assert [(flag.name, value) for flag, value in values.given] == [("region", "given"), ("profile", "web")]
 
     def test_profile_flags_may_not_name_two_profiles(self, config: Path, environ: dict[str, str]) -> None:
         config.write_text('[profile.web]\nregion = "profile"\n')
         for arguments in (("--profile=web",), ("--config-profile=web",), ("--profile=web", "--config-profile=web")):
-            assert complete(environ, *arguments).region == "profile"
+            assert complete(environ, *arguments).settings.region == "profile"
         with pytest.raises(UsageError, match="two profiles"):
             complete(environ, "--profile=web", "--config-profile=db")
 
@@ -209,17 +207,17 @@ class TestComplete:
             else:
                 text, value = ("1000", 1000) if flag.convert is not str else ('"x"', "x")  # type: ignore[assignment]
             config.write_text(f"[profile.web]\n{flag.name} = {text}\n")
-            assert getattr(complete(environ, "--profile=web"), flag.attribute) == value
+            assert getattr(complete(environ, "--profile=web").settings, flag.attribute) == value
 
     def test_flag_switches_off_a_switch_of_the_profile(self, config: Path, environ: dict[str, str]) -> None:
         config.write_text("[profile.web]\ndebug = true\nstrict = true\n")
-        values = complete(environ, "--profile=web", "--debug=false")
+        values = complete(environ, "--profile=web", "--debug=false").settings
         assert (values.debug, values.strict) == (False, True)
 
     def test_instance_properties_may_be_a_table(self, config: Path, environ: dict[str, str]) -> None:
         config.write_text('[profile.web.instance-property]\na = "b"\nc = "d"\n')
-        assert complete(environ, "--profile=web").instance_property == [("a", "b"), ("c", "d")]
-        assert complete(environ, "--profile=web", "--instance-property=e=f").instance_property == [("e", "f")]
+        assert complete(environ, "--profile=web").settings.instance_property == [("a", "b"), ("c", "d")]
+        assert complete(environ, "--profile=web", "--instance-property=e=f").settings.instance_property == [("e", "f")]
 
     @pytest.mark.parametrize(("one", "other"), [*EXCLUSIVE, *(pair[::-1] for pair in EXCLUSIVE)])
     def test_flag_drops_the_keys_of_the_profile_that_it_excludes(
@@ -228,7 +226,7 @@ class TestComplete:
         text = "true" if other in SWITCHES else '"x"'
         config.write_text(f"[profile.web]\n{other} = {text}\n")
         values = complete(environ, "--profile=web", TestExclusive.given(one))
-        assert not getattr(values, other.replace("-", "_"))
+        assert not getattr(values.settings, other.replace("-", "_"))
 
     @pytest.mark.parametrize("mode", [0o600, 0o644])
     def test_exposed_is_the_file_that_others_can_read(self, mode: int, config: Path, environ: dict[str, str]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hwsigner.config import monitoring
-from hwsigner.config.monitoring import read_monitoring
+from hwsigner.config.monitoring import MONITORING, Monitoring, read_monitoring
 from hwsigner.config.profiles import add_profile, change_profile, profiles, remove_profile
 from hwsigner.errors import ConfigError, UsageError
 
@@ -30,28 +30,32 @@ def write(environ: dict[str, str], text: str) -> Path:
 
 def test_nothing_is_audited_by_default(environ: dict[str, str]) -> None:
     values = read_monitoring(environ)
-    assert values == {"log_level": "info", "log_format": "auto", "audit_log": None, "audit": "warn"}
+    assert (values.log_level, values.log_format, values.audit_log, values.audit) == ("info", "auto", None, "warn")
 
 
 @pytest.mark.parametrize("home", ["/dev/null", "/nonexistent"])
 def test_user_without_a_home_folder_has_the_defaults(environ: dict[str, str], home: str) -> None:
-    assert read_monitoring({"HOME": home}) == read_monitoring(environ)
+    assert vars(read_monitoring({"HOME": home})) == vars(read_monitoring(environ)) == {}
 
 
 def test_flags_take_precedence_over_the_table(environ: dict[str, str]) -> None:
     write(environ, TABLE)
     values = read_monitoring(environ, {"log_format": "text", "audit_log": None, "role_arn": "other"})
-    assert values["log_format"] == "text"
-    assert values["audit_log"] == "/var/log/hwsigner/audit.log"
-    assert "role_arn" not in values
+    assert values.log_format == "text"
+    assert values.audit_log == "/var/log/hwsigner/audit.log"
+    assert not hasattr(values, "role_arn")
+
+
+def test_each_flag_has_an_attribute_of_its_type() -> None:
+    assert Monitoring.__annotations__.keys() == {flag.attribute for flag in MONITORING}
 
 
 def test_table_of_the_user_replaces_the_system_s(environ: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "system.toml").write_text('[monitoring]\nlog-level = "debug"\nlog-format = "text"\n')
-    assert read_monitoring(environ)["log_level"] == "debug"
+    assert read_monitoring(environ).log_level == "debug"
     write(environ, TABLE)
     values = read_monitoring(environ)
-    assert (values["log_level"], values["log_format"]) == ("info", "json")
+    assert (values.log_level, values.log_format) == ("info", "json")
 
 
 @pytest.mark.parametrize(
@@ -101,4 +105,4 @@ def test_profiles_are_added_changed_and_removed_beside_the_table(environ: dict[s
     add_profile("web", {"role-arn": "t"}, environ, replace=True)
     remove_profile("web", environ)
     assert path.read_text().startswith(TABLE)
-    assert read_monitoring(environ)["log_format"] == "json"
+    assert read_monitoring(environ).log_format == "json"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.config import flags, settings
 from hwsigner.config import profiles as config
-from hwsigner.config.flags import AGENT, EXCLUSIVE, IDENTITY, SESSION, default_values
+from hwsigner.config.flags import AGENT, EXCLUSIVE, IDENTITY, IN_PROFILES, SESSION, Flag
+from hwsigner.config.settings import Settings
 from hwsigner.errors import ConfigError, UnsafeKeyWarning, UsageError
 from hwsigner.pins import PinRequest
 from hwsigner.uri import KeyURI
@@ -25,10 +27,11 @@ ANCHOR, PROFILE = f"{ARN}:trust-anchor/{UUID}", f"{ARN}:profile/{UUID}"
 ROLE = "arn:aws:iam::123456789012:role/web"
 
 
-def values(**given: Any) -> dict[str, Any]:
-    """Return the values of all flags, some of them given."""
+def values(**given: Any) -> Settings:
+    """Return settings, some of them given."""
     arns = {"trust_anchor_arn": ANCHOR, "profile_arn": PROFILE, "role_arn": ROLE}
-    return {**default_values(IDENTITY + SESSION), **arns, **given}
+    assert given.keys() <= Settings.__annotations__.keys()
+    return Settings({**arns, **given})
 
 
 def write_profile(folder: Path, content: str) -> dict[str, str]:
@@ -43,6 +46,31 @@ def write_profile(folder: Path, content: str) -> dict[str, str]:
 @pytest.fixture(autouse=True)
 def system_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config, "SYSTEM_FILE", tmp_path / "none.toml")
+
+
+class TestSettings:
+    def test_settings_have_an_attribute_for_each_flag_and_the_profile_s_name(self) -> None:
+        attributes = [flag.attribute for flag in IN_PROFILES.values()]
+        assert list(Settings.__annotations__) == ["profile_name", *attributes]
+
+    @pytest.mark.parametrize("name", IN_PROFILES)
+    def test_setting_has_the_type_and_the_default_of_its_flag(self, name: str) -> None:
+        flag = IN_PROFILES[name]
+        declared, default = get_type_hints(Settings)[flag.attribute], getattr(Settings, flag.attribute)
+        kinds: dict[Any, type] = {flags.boolean: bool, flags.seconds: float, flags.session_duration: int}
+        kind = kinds.get(flag.convert, tuple[str, str] if flag.convert is flags.instance_property else str)
+        if flag.many:
+            assert (declared, default) == (Sequence[kind], ())  # type: ignore[valid-type]
+        else:
+            assert declared == (kind if flag.default is not None else kind | None)
+            assert default == flag.default
+
+    @given(chosen=st.dictionaries(st.sampled_from([*IN_PROFILES.values()]), st.text()))
+    def test_settings_are_what_is_said_or_the_default(self, chosen: dict[Flag, str]) -> None:
+        found = Settings({flag.attribute: text for flag, text in chosen.items()})
+        for flag in IN_PROFILES.values():
+            expected = chosen.get(flag, () if flag.many else flag.default)
+            assert getattr(found, flag.attribute) == expected
 
 
 class TestReadProfile:
@@ -63,25 +91,20 @@ class TestReadProfile:
             with pytest.raises(ConfigError, match="exclude"):
                 settings.read_profile("web", environ)
             return
-        completed = vars(parser.complete(given, environ))
-        others = ("profile", "config_profile", "given", "exposed")
-        assert settings.read_profile("web", environ) == {
-            name: value for name, value in completed.items() if name not in others
-        }
+        assert vars(settings.read_profile("web", environ)) == vars(parser.complete(given, environ).settings)
 
     def test_profile_has_defaults(self, tmp_path: Path) -> None:
         environ = write_profile(tmp_path, 'region = "eu-west-1"')
-        assert settings.read_profile("web", environ) == default_values(IDENTITY + SESSION + AGENT) | {
-            "region": "eu-west-1",
-            "profile_name": "web",
-        }
+        found = settings.read_profile("web", environ)
+        assert vars(found) == {"region": "eu-west-1", "profile_name": "web"}
+        assert (found.session_duration, found.private_key, found.allow_users) == (3600, None, ())
 
     def test_overrides_take_precedence_over_the_profile(self, tmp_path: Path) -> None:
         environ = write_profile(tmp_path, 'region = "eu-west-1"\ncert-selector = "x"\nsession-duration = 1000')
         overrides = {"session_duration": 900, "certificate": "/c.pem", "instance_property": {"rack": "7"}}
         found = settings.read_profile("web", environ, overrides)
-        assert (found["region"], found["session_duration"], found["certificate"]) == ("eu-west-1", 900, "/c.pem")
-        assert (found["cert_selector"], found["instance_property"]) == (None, [("rack", "7")])
+        assert (found.region, found.session_duration, found.certificate) == ("eu-west-1", 900, "/c.pem")
+        assert (found.cert_selector, found.instance_property) == (None, [("rack", "7")])
 
     @pytest.mark.parametrize(
         ("overrides", "words"),
@@ -161,7 +184,7 @@ class TestIdentitySource:
 
     def test_missing_certificate_of_a_profile_is_an_error_that_names_the_commands(self) -> None:
         with pytest.raises(UsageError, match=r"install-certificate .* --profile web, or hwsigner enroll web"):
-            settings.identity_source({**values(private_key="/k"), "profile_name": "web"}, None)
+            settings.identity_source(values(private_key="/k", profile_name="web"), None)
 
 
 class TestSession:

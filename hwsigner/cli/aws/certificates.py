@@ -6,7 +6,7 @@ import warnings
 from datetime import UTC, datetime
 
 from hwsigner.cli import options
-from hwsigner.cli.parser import Arguments
+from hwsigner.config.settings import Settings
 from hwsigner.errors import AmbiguousCertificateError, CertificateError, CertificateWarning, HwsignerWarning
 from hwsigner.identity.certificate import Certificate, latest_expiring, leaves, load, preflight
 from hwsigner.identity.session_tags import untaggable
@@ -15,11 +15,11 @@ from hwsigner.key import find_certificates
 CERTIFICATE = "certificate: a file, or a URI of a token or TPM"
 
 
-def read_leaf(arguments: Arguments, text: str) -> Certificate:
+def read_leaf(settings: Settings, text: str) -> Certificate:
     """Return the leaf of a file, token or TPM.
 
     Args:
-        arguments: the command's arguments, which have the flags of `KEY`.
+        settings: the command's, which have the flags of `KEY`.
         text: a path or a key URI.
 
     Raises:
@@ -27,7 +27,7 @@ def read_leaf(arguments: Arguments, text: str) -> Certificate:
         CertificateError: there is no readable certificate.
         AmbiguousCertificateError: there are several leaves, and they are not one and its renewals.
     """
-    found = leaves(read_all(arguments, text))
+    found = leaves(read_all(settings, text))
     subjects = dict.fromkeys(each.subject for each in found)
     if len(subjects) > 1:
         problem = f"{found[0].source} has {len(subjects)} leaf certificates: {', '.join(subjects)}"
@@ -35,14 +35,14 @@ def read_leaf(arguments: Arguments, text: str) -> Certificate:
     return latest_expiring(found)
 
 
-def read_all(arguments: Arguments, text: str) -> list[Certificate]:
+def read_all(settings: Settings, text: str) -> list[Certificate]:
     """Return all certificates of a file, token or TPM, as `read_leaf` finds them.
 
     Raises:
         UsageError, CertificateError: as `read_leaf`.
     """
-    uri = options.key_uri(arguments, text)
-    return load(find_certificates(uri, options.pin_source(arguments, uri), allow_modules=True))
+    uri = options.key_uri(settings, text)
+    return load(find_certificates(uri, options.pin_source(settings, uri), allow_modules=True))
 
 
 def warn_of_refused(leaf: Certificate) -> None:

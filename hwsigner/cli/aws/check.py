@@ -58,30 +58,32 @@ def _data(report: Report) -> dict[str, Any]:
 
 def of_policy(arguments: Arguments, chain: Chain | None) -> Report:
     """Review the trust policy in the file of --policy. AWS is not called."""
-    anchor = arguments.trust_anchor_arn or ""
+    anchor = arguments.settings.trust_anchor_arn or ""
     if anchor:
         parse_arn(anchor, "--trust-anchor-arn")
     document = read_bytes(arguments.policy)
-    name = arguments.role_session_name
+    name = arguments.settings.role_session_name
     return report_policy(document, chain, datetime.now(UTC), trust_anchor=anchor, session_name=name)
 
 
 def of_account(arguments: Arguments, chain: Chain | None) -> Report:
     """Compare the certificate with what AWS has, by read-only calls."""
-    anchor = arguments.trust_anchor_arn
-    region = check_arns(anchor, arguments.profile_arn, role=arguments.role_arn, region=arguments.region)
-    request = settings.session_request({"instance_property": [], **vars(arguments)})
+    anchor = arguments.settings.trust_anchor_arn
+    region = check_arns(
+        anchor, arguments.settings.profile_arn, role=arguments.settings.role_arn, region=arguments.settings.region
+    )
+    request = settings.session_request(arguments.settings)
     facts = read_facts(clients(arguments, region=region), request, [chain.leaf.subject] if chain else [])
     return report(facts, request, chain, datetime.now(UTC))
 
 
 def _chain(arguments: Arguments) -> Chain | None:
     """Return the certificate with its intermediates, or None if none is named. No key is opened."""
-    if not arguments.certificate and not arguments.cert_selector:
+    if not arguments.settings.certificate and not arguments.settings.cert_selector:
         return None
-    source = options.identity_source(arguments, check=False)
+    source = options.identity_source(arguments.settings, check=False)
     uri = KeyURI.of(source.certificate)
-    found = load(find_certificates(uri, options.pin_source(arguments, uri), allow_modules=True))
+    found = load(find_certificates(uri, options.pin_source(arguments.settings, uri), allow_modules=True))
     extra = load(find_certificates(source.intermediates, allow_modules=True)) if source.intermediates else []
     leaf = latest_expiring([each for each in found if each.der == source.selected] or leaves(found))
     return build_chain(leaf, [*found, *extra])[0]

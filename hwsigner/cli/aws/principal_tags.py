@@ -21,7 +21,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Arguments) -> int:
     """Print the tags, one per line or as a JSON object."""
-    leaf = read_leaf(arguments, arguments.certificate)
+    leaf = read_leaf(arguments.settings, arguments.certificate)
     tags = session_tags(leaf)
     if arguments.json:
         print(json.dumps(tags))

@@ -39,7 +39,7 @@ def run(arguments: Arguments) -> int:
     serials = [parse_serial(text) for text in arguments.serial]
     if not (serials or arguments.certificate or arguments.renew):
         raise UsageError("nothing was given to revoke", "Give a certificate or --serial")
-    certificates = [read_leaf(arguments, text) for text in arguments.certificate]
+    certificates = [read_leaf(arguments.settings, text) for text in arguments.certificate]
     prepared = prepare(arguments, _trust_anchor(arguments), certificates, serials)
     if arguments.plan:
         _print_plan(arguments, prepared)
@@ -56,15 +56,15 @@ def run(arguments: Arguments) -> int:
 
 
 def _trust_anchor(arguments: Arguments) -> str:
-    if arguments.profile and arguments.trust_anchor_arn:
+    if arguments.profile and arguments.settings.trust_anchor_arn:
         raise UsageError("--profile and --trust-anchor-arn both name a trust anchor", "Give one of them")
     name = arguments.profile or os.environ.get("HWSIGNER_PROFILE")
-    if arguments.trust_anchor_arn or not name:
-        return str(arguments.trust_anchor_arn or "")
-    arn = read_profile(name, os.environ)["trust_anchor_arn"]
+    if arguments.settings.trust_anchor_arn or not name:
+        return arguments.settings.trust_anchor_arn or ""
+    arn = read_profile(name, os.environ).trust_anchor_arn
     if not arn:
         raise UsageError(f"profile {name!r} has no trust-anchor-arn", "Give --trust-anchor-arn")
-    return str(arn)
+    return arn
 
 
 def _print_plan(arguments: Arguments, prepared: Prepared) -> None:

@@ -119,7 +119,7 @@ def _read_ca(arguments: Arguments) -> Certificate:
     if not arguments.ca_key or not arguments.ca:
         missing = "--ca" if arguments.ca_key else "--ca-key"
         raise UsageError(f"{missing} is missing", "Give the CA's key with --ca-key and its certificate with --ca")
-    found = read_all(arguments, arguments.ca)
+    found = read_all(arguments.settings, arguments.ca)
     if len(found) > 1:
         shown = ", ".join(one.subject for one in found)
         raise AmbiguousCertificateError(f"{arguments.ca} has {len(found)} certificates: {shown}", "Give one alone")
@@ -132,8 +132,8 @@ def _by_list(arguments: Arguments, client: Client, plan: Plan, named: Mapping[in
     def run() -> Outcome:
         signed = None
         if plan.draft:
-            uri = options.key_uri(arguments, arguments.ca_key)
-            pins = options.pin_source(arguments, uri)
+            uri = options.key_uri(arguments.settings, arguments.ca_key)
+            pins = options.pin_source(arguments.settings, uri)
             with open_key(uri, pins, public_key=plan.ca.public_key(), allow_modules=True) as key:
                 signed = plan.draft.sign(key)
         put = carry_out(client, plan, signed)

@@ -17,7 +17,7 @@ from hwsigner.cli.full_paths import in_full_if_there
 from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.cli.process import print_outcome, report
 from hwsigner.cli.without_secrets import without_secret
-from hwsigner.config.flags import IDENTITY, KEY, OUTPUT, Flag, attribute_of, session_duration, switch
+from hwsigner.config.flags import IDENTITY, KEY, OUTPUT, Flag, session_duration, switch
 from hwsigner.config.profiles import change_profile, check_name, profiles
 from hwsigner.control_plane.apply import apply, check_unchanged
 from hwsigner.control_plane.plan import Step, notes, plan
@@ -137,11 +137,12 @@ def arns(existing: Existing) -> dict[str, str]:
 
 
 def _wanted(arguments: Arguments) -> Wanted:
-    for flag in ("trust-anchor-arn", "profile-arn"):
-        if text := getattr(arguments, attribute_of(flag)):
-            parse_canonical_arn(text, f"--{flag}")
+    given = {"--trust-anchor-arn": arguments.settings.trust_anchor_arn, "--profile-arn": arguments.settings.profile_arn}
+    for flag, text in given.items():
+        if text:
+            parse_canonical_arn(text, flag)
     cas = read_ca(arguments)
-    leaves = [read_leaf(arguments, arguments.certificate)] if arguments.certificate else []
+    leaves = [read_leaf(arguments.settings, arguments.settings.certificate)] if arguments.settings.certificate else []
     tags = wanted_tags(arguments.match, leaves)
     matching_policy(tags, leaves, None)
     for leaf in leaves:
@@ -154,13 +155,13 @@ def _wanted(arguments: Arguments) -> Wanted:
         duration=arguments.duration,
         policies=tuple(arguments.policy),
         add_ca=arguments.add_ca,
-        trust_anchor_arn=arguments.trust_anchor_arn or "",
-        profile_arn=arguments.profile_arn or "",
+        trust_anchor_arn=arguments.settings.trust_anchor_arn or "",
+        profile_arn=arguments.settings.profile_arn or "",
     )
 
 
 def _region(arguments: Arguments) -> str | None:
-    given = arguments.trust_anchor_arn or arguments.profile_arn
+    given = arguments.settings.trust_anchor_arn or arguments.settings.profile_arn
     return given.split(":")[3] if given else None
 
 
@@ -170,7 +171,7 @@ def _identity(arguments: Arguments) -> dict[str, str | None]:
     Raises:
         UsageError: one is malformed, or has a PIN, which would be printed with the plan.
     """
-    given = {"certificate": arguments.certificate, "private-key": arguments.private_key}
+    given = {"certificate": arguments.settings.certificate, "private-key": arguments.settings.private_key}
     for flag, text in given.items():
         if text and KeyURI.parse(text).pin_value is not None:
             raise UsageError(f"--{flag} has a pin-value, which would be printed", "Use pin-source in the key URI")

@@ -39,7 +39,7 @@ def run(arguments: Arguments) -> int:
         hint = suggestion(arguments.format, _FORMATS, f"Write one of {', '.join(_FORMATS)}")
         raise UsageError(f"there is no template for {arguments.format[:40]!r}", hint)
     cas = read_ca(arguments)
-    certificates = [read_leaf(arguments, text) for text in arguments.certificates]
+    certificates = [read_leaf(arguments.settings, text) for text in arguments.certificates]
     tags = wanted_tags(arguments.match, certificates)
     _check_characters(tags)
     wanted = Wanted(arguments.name or arguments.role, arguments.role, cas, tags, arguments.duration)

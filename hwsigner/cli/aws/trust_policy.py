@@ -29,10 +29,10 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Arguments) -> int:
     """Print the policy, and on stderr which certificates it lets in."""
-    anchor = arguments.trust_anchor_arn
+    anchor = arguments.settings.trust_anchor_arn
     if anchor is not None:
         parse_canonical_arn(anchor, "--trust-anchor-arn")
-    certificates = [read_leaf(arguments, text) for text in arguments.certificates]
+    certificates = [read_leaf(arguments.settings, text) for text in arguments.certificates]
     tags = wanted_tags(arguments.match, certificates)
     policy = matching_policy(tags, certificates, anchor)
     for each in certificates:

@@ -28,6 +28,6 @@ def read_ca(arguments: Arguments) -> tuple[Certificate, ...]:
     for flag, example in (("ca", "ca.pem"), ("role", "web")):
         if not getattr(arguments, flag):
             raise UsageError(f"--{flag} is missing", f"Give it, such as --{flag} {example}")
-    found = tuple(dict.fromkeys(read_all(arguments, arguments.ca)))
+    found = tuple(dict.fromkeys(read_all(arguments.settings, arguments.ca)))
     check_ca(found, datetime.now(UTC))
     return found

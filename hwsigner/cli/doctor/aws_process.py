@@ -68,7 +68,7 @@ def _check_command(words: Sequence[str], where: str, environ: Mapping[str, str])
         try:
             completed = parser.complete(parser.parse(rest[1:]), environ)
             if not (completed.profile or completed.config_profile):
-                settings.service(vars(completed), environ)
+                settings.service(completed.settings, environ)
         except NoProfileError as error:
             if not is_system_file_hidden():
                 yield local.PROCESS_COMMAND.found(f"credential_process in {where}: {error.message}", error.hint)

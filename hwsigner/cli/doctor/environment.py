@@ -32,21 +32,21 @@ def check_variables(environ: Mapping[str, str]) -> Iterator[Finding]:
 
 def check(subject: Subject) -> list[Finding]:
     """Return what keeps CreateSession's server from being found. Nothing is sent."""
-    parts = str(subject.values.get("trust_anchor_arn") or "").split(":")
+    parts = str(subject.settings.trust_anchor_arn or "").split(":")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", HwsignerWarning)  # That a flag is unsafe, the commands say.
         return list(_check_region(subject, parts[3])) if len(parts) == 6 else []
 
 
 def _check_region(subject: Subject, region: str) -> Iterator[Finding]:
-    environ, given, verify = subject.environ, subject.values["endpoint"], not subject.values["no_verify_ssl"]
+    environ, given, verify = subject.environ, subject.settings.endpoint, not subject.settings.no_verify_ssl
     try:
         config = read_config(environ)
         endpoint = sessions_endpoint(region, environ=environ, endpoint=given, verify=verify, config=config)
     except UsageError as error:
         yield local.ENDPOINT_INVALID.found_by(error)
         return
-    signed = subject.values["region"] or region
+    signed = subject.settings.region or region
     if region_of(endpoint.host) not in ("", signed):
         found = f"the endpoint {endpoint.host} is in {region_of(endpoint.host)}, and requests are signed for {signed}"
         yield local.ENDPOINT_REGION.found(found, "Run hwsigner profile edit NAME --unset endpoint" if given else "")

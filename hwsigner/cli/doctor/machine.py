@@ -54,7 +54,7 @@ def check(subject: Subject) -> list[Finding]:
 
 def _own_uri(subject: Subject) -> KeyURI:
     """Return the key URI as the profile has it, with what it says of a PIN."""
-    return KeyURI.parse(subject.values["private_key"] or subject.values["certificate"] or "")
+    return KeyURI.parse(subject.settings.private_key or subject.settings.certificate or "")
 
 
 def _check_pin_file(subject: Subject) -> Iterator[Finding]:

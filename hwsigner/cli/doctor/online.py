@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from hwsigner.aws.create_session import USER_AGENT, Service, clock_difference, create_session
 from hwsigner.cli import options
-from hwsigner.cli.parser import Arguments
 from hwsigner.config import settings
 from hwsigner.errors import (
     CertificateError,
@@ -51,7 +50,7 @@ def check(subject: Subject, *, clock_only: bool) -> list[Finding]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", HwsignerWarning)  # Those that matter were found without a session.
         try:
-            service = settings.service(subject.values, subject.environ)
+            service = settings.service(subject.settings, subject.environ)
             findings += _check_clock(service)
             if not clock_only:
                 _ask(subject, service)
@@ -76,6 +75,6 @@ def _check_clock(service: Service) -> Iterator[Finding]:
 def _ask(subject: Subject, service: Service) -> None:
     from hwsigner.identity import open_identity
 
-    source = options.identity_source(Arguments(**subject.values))
+    source = options.identity_source(subject.settings)
     with open_identity(source) as identity:
-        create_session(identity, settings.session_request(subject.values), service)
+        create_session(identity, settings.session_request(subject.settings), service)

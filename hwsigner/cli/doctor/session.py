@@ -30,8 +30,7 @@ def check(subject: Subject) -> Iterator[Finding]:
             yield mistake.found(error.message, f"Run hwsigner profile edit NAME {flag} ARN")
     yield from _check_together(arns, str(subject.profile.values.get("region") or ""))
     try:
-        if subject.values:
-            settings.session_request(subject.values)
+        settings.session_request(subject.settings)
     except UsageError as error:
         yield local.SESSION_NAME_INVALID.found(error.message)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hwsigner.cli.doctor.warned import warnings_into
 from hwsigner.cli.options import certificates_at
 from hwsigner.config import settings
 from hwsigner.config.flags import IN_PROFILES, session_duration
+from hwsigner.config.settings import Settings
 from hwsigner.errors import CertificateError, PinError, PinRequiredError, SigningKeyError, UsageError, suggestion
 from hwsigner.findings import Finding, local
 from hwsigner.http import defaults
@@ -33,7 +34,7 @@ class Subject:
         profile: the profile.
         environ: the environment.
         now: the time, with its zone.
-        values: its values by attribute; empty if it is invalid.
+        settings: its settings; the defaults if it is invalid.
         key: the key URI; None if it names none.
         certificates: those at the places that it names, in their order.
         leaf: the one to send, or None.
@@ -42,7 +43,7 @@ class Subject:
     profile: Profile
     environ: Mapping[str, str]
     now: datetime
-    values: Mapping[str, Any] = field(default_factory=dict)
+    settings: Settings = field(default_factory=Settings)
     key: KeyURI | None = None
     certificates: Sequence[Certificate] = ()
     leaf: Certificate | None = None
@@ -80,36 +81,37 @@ def _with_values(subject: Subject, findings: list[Finding]) -> Subject:
         raw[_DURATION] = duration
     except ValueError as error:
         findings.append(local.DURATION_INVALID.found(f"{_DURATION} is {duration[:100]!r}: {error}"))
-    values = settings.values_of(replace(subject.profile, values=raw))
-    return replace(subject, values=values)
+    values = settings.of_profile(replace(subject.profile, values=raw))
+    return replace(subject, settings=values)
 
 
 def _with_key(subject: Subject) -> Subject:
     """Add the key. A selector finds the certificates too."""
-    values = subject.values
-    if values["cert_selector"] is not None:
-        found = _selected(values)
+    values = subject.settings
+    if values.cert_selector is not None:
+        found = _selected(values, values.cert_selector)
         return replace(subject, key=KeyURI.of(found[0].source), certificates=found)
-    if not (values["private_key"] or values["certificate"]):
+    place = values.private_key or values.certificate
+    if not place:
         name = subject.profile.name
         hint = f"Run hwsigner install-certificate CERTIFICATE KEY-URI --profile {name}, or hwsigner enroll {name}"
         raise CertificateError("the profile names no key and no certificate", hint)
-    key = settings.key_uri(values, values["private_key"] or values["certificate"])
+    key = settings.key_uri(values, place)
     return replace(subject, key=key.resolved().without_pin())
 
 
 def _with_certificates(subject: Subject) -> Subject:
     from hwsigner.identity.certificate import latest_expiring, leaves
 
-    values, found = subject.values, subject.certificates
+    values, found = subject.settings, subject.certificates
     if not found:
-        if not values["certificate"]:
+        if not values.certificate:
             raise CertificateError("the profile names no certificate", f"Run hwsigner enroll {subject.profile.name}")
-        uri = settings.key_uri(values, values["certificate"]).without_pin()
+        uri = settings.key_uri(values, values.certificate).without_pin()
         found = certificates_at(uri, pipes=False)
     leaf = latest_expiring(leaves(found))
-    if values["intermediates"]:
-        found = [*found, *certificates_at(values["intermediates"], pipes=False)]
+    if values.intermediates:
+        found = [*found, *certificates_at(values.intermediates, pipes=False)]
     return replace(subject, certificates=found, leaf=leaf)
 
 
@@ -122,10 +124,9 @@ def no_pins() -> PinSource:
     return PinSource(ask=refuse).without_pin()
 
 
-def _selected(values: settings.Values) -> list[Certificate]:
+def _selected(values: Settings, text: str) -> list[Certificate]:
     from hwsigner.identity.selector import parse_selector, select
 
-    text = values["cert_selector"]
     if text.startswith("file://"):
         check_no_pipe(text.removeprefix("file://"), CertificateError)
     found = select(parse_selector(text), settings.key_uri(values, "pkcs11:"), no_pins())

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from copy import copy
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from hwsigner.cli.aws import check as aws_check
 from hwsigner.cli.documents import read_bytes
 from hwsigner.cli.parser import Arguments
-from hwsigner.config.flags import SESSION, default_values
+from hwsigner.config.settings import Settings
 from hwsigner.errors import CertificateError, HwsignerError
 from hwsigner.findings import Finding, local
 
@@ -29,8 +30,9 @@ def check(subject: Subject | None, arguments: Arguments) -> Iterator[Finding]:
     Raises:
         UsageError: the file can't be read.
     """
-    values = {**default_values(SESSION), **(subject.values if subject else {}), **vars(arguments)}
-    of_profile = Arguments(**{**values, "endpoint": None, "region": None})
+    settings = copy(subject.settings) if subject else Settings()
+    settings.endpoint = settings.region = None
+    of_profile = Arguments(**{**vars(arguments), "settings": settings})
     try:
         ask = aws_check.of_policy if arguments.policy else aws_check.of_account
         yield from ask(of_profile, _chain(subject)).findings

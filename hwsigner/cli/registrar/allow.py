@@ -45,18 +45,18 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Arguments) -> int:
     """Add the machine and print its chip."""
-    if not arguments.subject:
+    if not arguments.settings.subject:
         raise UsageError("no subject was given", "Add --subject CN=web-01,OU=web")
-    check_names(arguments.subject, dns_names=arguments.dns, uris=arguments.uri)
+    check_names(arguments.settings.subject, dns_names=arguments.settings.dns, uris=arguments.settings.uri)
     kind, chip, root = _chip(arguments)
     machine = Machine(
-        arguments.name or _common_name(arguments.subject),
+        arguments.name or _common_name(arguments.settings.subject),
         kind,
         chip,
         root,
-        arguments.subject,
-        tuple(arguments.dns),
-        tuple(arguments.uri),
+        arguments.settings.subject,
+        tuple(arguments.settings.dns),
+        tuple(arguments.settings.uri),
     )
     changed = add_machine(arguments.policy, machine, replace=arguments.replace)
     done = "added to" if changed else "is in"

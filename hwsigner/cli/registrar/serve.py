@@ -105,7 +105,7 @@ def _server(arguments: Arguments, tls: ssl.SSLContext | None) -> RegistrarServer
         Watched(arguments.policy, read_policy, _reporter("policy")).content,
         Watched(arguments.keys, read_keys, _reporter("sealing keys")).content,
         trust=read_trust(arguments.roots),
-        issuer=issuer(vars(arguments)),
+        issuer=issuer(arguments.settings),
         audit=_write_audit,
     )
     limit = RateLimit(arguments.per_address, arguments.per_minute)

@@ -19,8 +19,7 @@ from backends.contract import ENVIRONMENT, openssl_verifies
 from backends.pkcs11 import tokens
 from backends.pkcs11.tokens import EC, P256, PRIVATE_KEY, PUBLIC_KEY, create, remove_tokens
 from emulators import InProcessSoftHSM
-from hwsigner.config.flags import IDENTITY, SESSION, default_values
-from hwsigner.config.settings import identity_source
+from hwsigner.config.settings import Settings, identity_source
 from hwsigner.errors import AmbiguousCertificateError, PinError
 from hwsigner.identity import open_identity
 from hwsigner.key import find_certificates, list_tokens, open_key
@@ -174,10 +173,9 @@ def renewed(hsm: InProcessSoftHSM) -> None:
     assert len(find_certificates(f"pkcs11:token={hsm.label};id=%61?module-path={hsm.module}")) == 2
 
 
-def selecting(hsm: InProcessSoftHSM, selector: str, *, latest: bool = False) -> dict[str, Any]:
-    values = default_values(IDENTITY + SESSION)
+def selecting(hsm: InProcessSoftHSM, selector: str, *, latest: bool = False) -> Settings:
     chosen = {"cert_selector": selector, "use_latest_expiring_certificate": latest, "pkcs11_lib": hsm.module}
-    return {**values, **chosen}
+    return Settings(chosen)
 
 
 @pytest.mark.parametrize("module", [OPENSC, YKCS11])
