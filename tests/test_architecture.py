@@ -181,6 +181,21 @@ def test_room_imports_only_what_its_rule_allows(room: str) -> None:
     ]
 
 
+# What a server does not need, and the commands that use it.
+OF_ADMINISTRATORS = {
+    "emulator": ("cli.emulator",),
+    "control_plane": ("cli.aws", "cli.whoami", "enrolment.issuers.private_ca"),
+    "trust_policy": ("cli.aws", "cli.doctor", "doctor", "control_plane", "emulator"),
+    "enrolment.registrar": ("cli.registrar",),
+}
+
+
+@pytest.mark.parametrize("place", OF_ADMINISTRATORS)
+def test_what_a_server_does_not_need_is_imported_by_its_commands_only(place: str) -> None:
+    users = [found for found in _our_imports() if _is_in(found.imported, (place,))]
+    assert not [str(found) for found in users if not _is_in(found.importer, (place, *OF_ADMINISTRATORS[place]))]
+
+
 def test_top_level_of_the_package_fits_on_one_drawing() -> None:
     boxes = {room.partition(".")[0] for room in RULES.keys() - UNDRAWN}
     arrows = {(one.partition(".")[0], other.partition(".")[0]) for one, other in _arrows()}

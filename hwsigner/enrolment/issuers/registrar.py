@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hwsigner import attestation
+from hwsigner.enrolment import registrar_messages as messages
 from hwsigner.enrolment.issuers import Issued, IssuerSettings, OpensIssuer, Pending
 from hwsigner.enrolment.issuers.web import Website, open_website, retry_after
-from hwsigner.enrolment.registrar import messages
 from hwsigner.errors import AttestationError, CertificateError, ServiceError, UsageError
 from hwsigner.http.transport import Response
 from hwsigner.identity.certificate_request import CertificateRequest

@@ -13,9 +13,9 @@ from typing import Any
 
 from hwsigner import attestation
 from hwsigner.attestation import Document, Findings, Trust
+from hwsigner.enrolment import registrar_messages as messages
 from hwsigner.enrolment.checking import check_issued
 from hwsigner.enrolment.issuers import Issued, Issuer
-from hwsigner.enrolment.registrar import messages
 from hwsigner.enrolment.registrar.policy import YUBIKEY, Machine, Policy
 from hwsigner.enrolment.registrar.refusals import Refusal
 from hwsigner.enrolment.registrar.requests import problem_with

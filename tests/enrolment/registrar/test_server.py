@@ -23,9 +23,9 @@ from hwsigner import attestation
 from hwsigner.enrolment.issuers import Issued, IssuerSettings, Pending, open_issuer
 from hwsigner.enrolment.registrar import server as server_module
 from hwsigner.enrolment.registrar.limits import RateLimit
-from hwsigner.enrolment.registrar.messages import CERTIFICATE_PATH, CHALLENGE_PATH, MAX_BODY_BYTES
 from hwsigner.enrolment.registrar.sealing import rotate_keys
 from hwsigner.enrolment.registrar.server import RegistrarServer
+from hwsigner.enrolment.registrar_messages import CERTIFICATE_PATH, CHALLENGE_PATH, MAX_BODY_BYTES
 from hwsigner.errors import CertificateError, ServiceError, ServiceUnreachableError
 from hwsigner.identity.certificate_request import CertificateRequest
 from hwsigner.key.management import KeyAccess

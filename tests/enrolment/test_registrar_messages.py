@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwsigner.enrolment.registrar.messages import decode, encode, read_object, write_object
+from hwsigner.enrolment.registrar_messages import decode, encode, read_object, write_object
 
 
 @given(st.binary(min_size=1, max_size=100))
