@@ -40,17 +40,8 @@ if TYPE_CHECKING:
     from hwsigner.identity import Identity, IdentitySource, open_identity
     from hwsigner.identity.certificate import Certificate, Chain
     from hwsigner.identity.certificate_request import CertificateRequest, sign_certificate_request
-    from hwsigner.key import (
-        Algorithm,
-        FoundCertificate,
-        HashName,
-        Key,
-        ListedObject,
-        ListedToken,
-        find_certificates,
-        list_tokens,
-        open_key,
-    )
+    from hwsigner.key import Algorithm, FoundCertificate, HashName, Key, find_certificates, open_key
+    from hwsigner.key.listing import ListedObject, ListedToken, list_tokens
     from hwsigner.key.management import (
         Confirm,
         InstalledCertificate,
@@ -95,7 +86,8 @@ _NAMES_BY_MODULE = {
     "http.tls": "TrustedCAs",
     "http.transport": "TransportOptions",
     "identity": "open_identity Identity IdentitySource",
-    "key": "open_key find_certificates list_tokens Key FoundCertificate ListedToken ListedObject Algorithm HashName",
+    "key": "open_key find_certificates Key FoundCertificate Algorithm HashName",
+    "key.listing": "list_tokens ListedToken ListedObject",
     "key.management": "generate_key describe_key install_certificate delete_key KeyRequest KeyDescription KeyAlgorithm "
     "InstalledCertificate Confirm",
     "pins": "PinSource PinRequest AskPin FoundPin",

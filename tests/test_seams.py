@@ -14,10 +14,14 @@ from typing import NamedTuple
 import pytest
 
 import hwsigner
+from hwsigner.backends import BACKENDS
 from hwsigner.enrolment.issuers import ISSUERS
 
 ROOT = Path(hwsigner.__file__).parents[1]
-BUILT_IN = sorted(ISSUERS.values())
+BUILT_IN = sorted(
+    {name for backend in BACKENDS.values() for name in (backend.module, backend.management, backend.attestation)} - {""}
+    | set(ISSUERS.values())
+)
 
 
 class Mistake(NamedTuple):
@@ -30,6 +34,24 @@ class Mistake(NamedTuple):
 
 # Each room whose modules are loaded by name adds what can go wrong there.
 MISTAKES = {
+    "a backend's find_certificates is renamed": Mistake(
+        "backends/tpm2/__init__.py", "def find_certificates(", "def find_certificate("
+    ),
+    "a backend's list_tokens takes another argument": Mistake(
+        "backends/pkcs11/__init__.py", "log_in: bool = False", "login: bool = False"
+    ),
+    "a management module's delete_key is renamed": Mistake(
+        "backends/tpm2/management.py", "def delete_key(", "def remove_key("
+    ),
+    "a management module's describe_key returns something else": Mistake(
+        "backends/file/description.py", "-> KeyDescription:", "-> KeyDescription | None:"
+    ),
+    "an attestation module's answer_challenge is renamed": Mistake(
+        "backends/pkcs11/attest.py", "def answer_challenge(", "def answer("
+    ),
+    "a capability's function is renamed in its Protocol": Mistake(
+        "key/__init__.py", "    def find_certificates(self", "    def find_certificate(self"
+    ),
     "an issuer's open_issuer takes another argument": Mistake(
         "enrolment/issuers/est.py",
         "def open_issuer(settings: IssuerSettings)",

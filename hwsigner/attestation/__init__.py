@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from hwsigner.attestation.chain import Trust, VendorCertificate
 from hwsigner.attestation.documents import NONCE_BYTES, Document, Kind, Value, binding, new, read
@@ -22,7 +22,8 @@ from hwsigner.attestation.findings import Findings
 from hwsigner.attestation.request import is_signed_by, read_request
 from hwsigner.attestation.weak import is_short
 from hwsigner.errors import AttestationError, UsageError
-from hwsigner.key import find_certificates, load_backend
+from hwsigner.key import capability, find_certificates
+from hwsigner.key.management import ProvesKeys, ShowsEndorsementKey
 from hwsigner.pins import AskPin, PinSource
 from hwsigner.uri import KeyURI
 
@@ -32,6 +33,8 @@ __all__ += ["Document", "Findings", "Kind", "Trust", "Value", "VendorCertificate
 # By format, a module with `examine` and `verify`. One with `challenge` adds members to the challenge and its state.
 _VERIFIERS = {name: f"hwsigner.attestation.{name}" for name in ("tpm2", "piv", "pkcs11")}
 _SUFFIXES = (".pem", ".crt", ".cer", ".der")
+_Given = ParamSpec("_Given")
+_Result = TypeVar("_Result")
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
@@ -59,9 +62,8 @@ def make_statement(
     """
     parsed = KeyURI.of(uri).resolved()
     request = read_request(csr) if csr else b""
-    hardware, values = _maker(parsed, allow_modules).make_statement(
-        parsed, PinSource.of(pin), certificates=tuple(certificates)
-    )
+    make = _proving(ProvesKeys.make_statement, parsed, allow_modules=allow_modules)
+    hardware, values = make(parsed, PinSource.of(pin), certificates=tuple(certificates))
     return new("statement", hardware, {**values, "certificateRequest": request})
 
 
@@ -89,11 +91,11 @@ def answer_challenge(
         PinError: a PIN is missing, wrong or locked.
     """
     parsed = KeyURI.of(uri).resolved()
-    maker = _maker(parsed, allow_modules)
-    if challenge.format not in maker.FORMATS:
+    answer = _proving(ProvesKeys.answer_challenge, parsed, allow_modules=allow_modules)
+    if challenge.format not in _proving(ProvesKeys.formats, parsed, allow_modules=allow_modules)():
         raise UsageError(f"the challenge is for a {challenge.format} key, not for {parsed.name}", "Name another key")
     given = {name: challenge.blob(name) for name in challenge.values} | {"message": binding(challenge)}
-    values = maker.answer_challenge(parsed, PinSource.of(pin), given, pcrs=pcrs)
+    values = answer(parsed, PinSource.of(pin), given, pcrs=pcrs)
     return new("answer", challenge.format, {**values, "nonce": challenge.blob("nonce")})
 
 
@@ -113,10 +115,10 @@ def endorsement_key(
         PinError: the auth value of the endorsement hierarchy is missing, wrong or locked.
     """
     parsed = KeyURI.of(uri).resolved()
-    read: Callable[[KeyURI, PinSource], bytes] | None = getattr(_maker(parsed, allow_modules), "endorsement_key", None)
-    if read is None:
-        raise UsageError(f"{parsed.scheme}: keys have no endorsement key", "Give a tpm2: URI")
-    return read(parsed, PinSource.of(pin))
+    lack = f"{parsed.scheme}: keys have no endorsement key", "Give a tpm2: URI"
+    function, module = ShowsEndorsementKey.endorsement_key, parsed.backend.attestation
+    read_public = capability(parsed, function, module, lack, allow_modules=allow_modules)
+    return read_public(parsed, PinSource.of(pin))
 
 
 def read_trust(folder: str, now: datetime | None = None) -> Trust:
@@ -186,13 +188,12 @@ def verify_answer(statement: Document, state: Document, answer: Document, trust:
     return _with_csr(replace(found, proven=(*found.proven, since)), statement)
 
 
-def _maker(uri: KeyURI, allow_modules: bool) -> Any:
-    """Return the backend's attestation module, which is imported for it."""
-    load_backend(uri, allow_modules)
-    module = uri.backend.load_attestation()
-    if module is None:
-        raise UsageError(f"{uri.scheme}: keys can't be attested", "Use a key in a TPM or a PKCS #11 token")
-    return module
+def _proving(
+    function: Callable[Concatenate[Any, _Given], _Result], uri: KeyURI, *, allow_modules: bool
+) -> Callable[_Given, _Result]:
+    """Return a function of the backend's attestation module, which is imported for it; see `capability`."""
+    lack = f"{uri.scheme}: keys can't be attested", "Use a key in a TPM or a PKCS #11 token"
+    return capability(uri, function, uri.backend.attestation, lack, allow_modules=allow_modules)
 
 
 def _verifier(statement: Document) -> Any:

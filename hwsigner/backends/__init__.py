@@ -24,15 +24,12 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+.-]+")
 class Backend(NamedTuple):
     """A place where keys live: its module, and what the rest of hwsigner must know without loading it.
 
-    The module has `open_key(uri, pins, *, public_key=None) -> Key`. If it can also return certificates, it has
-    `find_certificates(uri, pins) -> list[FoundCertificate]`. If `list_tokens` can list it, it has
-    `list_tokens(uri, pins, *, log_in=False) -> Iterator[ListedToken]`. If its key URIs can name a library to load, a
-    program to run, or something of this process, it has `check_modules(uri) -> None`. It is called before these
-    functions, unless the URI is from a command line or a profile, and raises a UsageError for what a URI from elsewhere
-    must not name.
+    What its modules can do is said by the Protocols of `hwsigner.key`, `key.listing` and `key.management`. It must be
+    able to open keys (`OpensKeys`).
 
     Attributes:
-        module: the module's name. It is imported when one of its key URIs is first used.
+        module: the name of the module with `open_key`, and any of `find_certificates`, `list_tokens` and
+            `check_modules`. It is imported when one of its key URIs is first used.
         install: the command that installs the module's library, for the error if that is missing.
         object_attributes: the path attributes that name an object on a token. Key URIs that differ only in these
             name the same token, so they share its PIN.
@@ -44,10 +41,8 @@ class Backend(NamedTuple):
         flags_win: whether these flags replace what the key URI itself says.
         management: the name of a module with any of `generate_key`, `describe_key`, `install_certificate` and
             `delete_key`, which `hwsigner.key.management` calls. It is imported for these only.
-        attestation: the name of a module for `hwsigner.attestation`, which is imported for it only. It has
-            `FORMATS`, the formats of its documents, `make_statement(uri, pins, *, certificates)`, which returns the
-            format and the members of the statement, and `answer_challenge(uri, pins, challenge, *, pcrs)`, which
-            takes the challenge's members, and `message`, the bytes to be signed; and returns the answer's members.
+        attestation: the name of a module with what `ProvesKeys` has, and perhaps `endorsement_key`, which
+            `hwsigner.attestation` calls. It is imported for these only.
         recognises: takes the first 64 KiB of a file and returns whether it holds a key of this backend. Such a file
             is opened by this backend, not as a file. A backend from an entry point is asked once it is in use.
     """
@@ -63,31 +58,12 @@ class Backend(NamedTuple):
     attestation: str = ""
     recognises: Callable[[bytes], bool] | None = None
 
-    def load(self) -> ModuleType:
-        """Import the module.
+    def load(self, module: str) -> ModuleType:
+        """Import one of its modules.
 
         Raises:
             BackendUnavailableError: its library is not installed.
         """
-        return self._import(self.module)
-
-    def load_management(self) -> ModuleType | None:
-        """Import the module that makes and deletes keys; None if the backend has none.
-
-        Raises:
-            BackendUnavailableError: its library is not installed.
-        """
-        return self._import(self.management) if self.management else None
-
-    def load_attestation(self) -> ModuleType | None:
-        """Import the module that makes statements about keys; None if the backend has none.
-
-        Raises:
-            BackendUnavailableError: its library is not installed.
-        """
-        return self._import(self.attestation) if self.attestation else None
-
-    def _import(self, module: str) -> ModuleType:
         try:
             return importlib.import_module(module)
         except ImportError as error:

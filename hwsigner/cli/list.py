@@ -23,7 +23,8 @@ from hwsigner.errors import (
     printable,
 )
 from hwsigner.identity.certificate import Certificate, load
-from hwsigner.key import FoundCertificate, ListedObject, ListedToken, list_tokens
+from hwsigner.key import FoundCertificate
+from hwsigner.key.listing import ListedObject, ListedToken, list_tokens
 from hwsigner.key.public_key import kind_of
 from hwsigner.system import pcsc
 from hwsigner.uri import KeyURI

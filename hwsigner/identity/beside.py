@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from hwsigner.errors import CertificateError, SigningKeyError
 from hwsigner.identity.certificate import Certificate, is_attestation, load_readable
-from hwsigner.key import FoundCertificate, find_certificates, list_tokens
+from hwsigner.key import FoundCertificate, find_certificates
+from hwsigner.key.listing import list_tokens
 from hwsigner.pins import PinSource
 from hwsigner.uri import KeyURI
 

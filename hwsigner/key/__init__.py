@@ -1,10 +1,14 @@
-"""Keys: what every backend's keys can do, and from a key URI to a key, to certificates, or to a list of tokens."""
+"""Keys: what every backend's keys can do, and from a key URI to a key or to certificates.
+
+A backend is a module. What it can do is a Protocol for each capability: the first ones are here, `listing.py` has that
+for tokens, and `management.py` those for a key's life. A backend need only open keys.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from types import ModuleType, TracebackType
-from typing import Literal, NamedTuple, Protocol, Self
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, Protocol, Self, TypeVar
 
 from hwsigner.errors import UnsupportedKeyError, UsageError
 from hwsigner.pins import AskPin, PinSource
@@ -90,62 +94,44 @@ class FoundCertificate(NamedTuple):
     uri: str
 
 
-class ListedObject(NamedTuple):
-    """A key or a certificate on a token, as `list_tokens` shows it.
+class OpensKeys(Protocol):
+    """A backend: it opens keys."""
 
-    Attributes:
-        kind: `key` or `certificate`.
-        label: the CKA_LABEL; bytes that are not UTF-8 are escaped.
-        id: the CKA_ID.
-        uri: the URI that names it.
-        algorithm: a key's type, as the PKCS #11 specification names it (`EC`). A certificate's is in its public key.
-        public_key: the DER SubjectPublicKeyInfo, or None if the token does not show it.
-        certificate: a certificate's DER bytes.
-        is_hidden: whether it is shown only after a login. Before, only its public key is visible.
-        pin_for_each_signature: CKA_ALWAYS_AUTHENTICATE.
-        notes: what else matters for its use, a few words each: `noDA`, `policy`.
-    """
+    def open_key(self, uri: KeyURI, pins: PinSource, *, public_key: bytes | None = None) -> Key:
+        """Open the key that a key URI names; see `open_key`.
 
-    kind: Literal["key", "certificate"]
-    label: str
-    id: bytes
-    uri: str
-    algorithm: str = ""
-    public_key: bytes | None = None
-    certificate: bytes | None = None
-    is_hidden: bool = False
-    pin_for_each_signature: bool = False
-    notes: tuple[str, ...] = ()
+        Args:
+            uri: the key URI, with a file's resolved to the backend of its content.
+            pins: where the PIN comes from.
+            public_key: the certificate's DER SubjectPublicKeyInfo, which chooses if the URI names several keys.
+        """
+        ...
 
 
-class ListedToken(NamedTuple):
-    """A token, with the objects that it shows.
+class FindsCertificates(Protocol):
+    """A backend that holds certificates, too."""
 
-    Attributes:
-        module: the path of the PKCS #11 module.
-        label, manufacturer, model, serial: the token's details, without padding.
-        slot_id: its slot's number, which may change.
-        uri: the URI that names only this token.
-        wants_login: whether private keys are hidden until a login.
-        has_keypad: whether the PIN is typed at the token itself.
-        pin_state: `good`, `an earlier try failed`, `one try is left`, `locked` or `not set`;
-            empty if it can't be known.
-        objects: the keys and certificates that it shows.
-        other_keys: keys that can't make the service's signatures, such as a TPM's storage root key.
-    """
+    def find_certificates(self, uri: KeyURI, pins: PinSource) -> list[FoundCertificate]:
+        """Return the certificates that a key URI names, at least one; see `find_certificates`."""
+        ...
 
-    module: str
-    label: str
-    manufacturer: str
-    model: str
-    serial: str
-    slot_id: int
-    uri: str
-    wants_login: bool
-    has_keypad: bool
-    pin_state: str
-    objects: tuple[ListedObject, ...] = ()
-    other_keys: tuple[ListedObject, ...] = ()
+
+class ChecksModules(Protocol):
+    """A backend whose key URIs can name a library to load, a program to run, or something of this process."""
+
+    def check_modules(self, uri: KeyURI) -> None:
+        """Refuse a URI that names such a thing, as one from elsewhere must not. It is called before anything else.
+
+        It is not called for a URI from a command line or a profile.
+
+        Raises:
+            UsageError: the URI names what it must not.
+        """
+        ...
+
+
+_Given = ParamSpec("_Given")
+_Result = TypeVar("_Result")
 
 
 def open_key(
@@ -171,8 +157,9 @@ def open_key(
         PinError: a PIN is missing, wrong or locked. A wrong PIN is sent once.
     """
     parsed = KeyURI.of(uri).resolved()
-    key: Key = load_backend(parsed, allow_modules).open_key(parsed, PinSource.of(pin), public_key=public_key)
-    return key
+    lack = f"{parsed.scheme}: keys can't be opened", "Report it to the authors of their backend"
+    open_named = capability(parsed, OpensKeys.open_key, parsed.backend.module, lack, allow_modules=allow_modules)
+    return open_named(parsed, PinSource.of(pin), public_key=public_key)
 
 
 def find_certificates(
@@ -194,51 +181,40 @@ def find_certificates(
     parsed = KeyURI.of(uri)
     if parsed.query and parsed.resolved().scheme != parsed.scheme:
         parsed = KeyURI(parsed.scheme, parsed.path)  # The query is for the key in the same file.
-    find: Callable[[KeyURI, PinSource], list[FoundCertificate]] | None
-    find = getattr(load_backend(parsed, allow_modules), "find_certificates", None)
-    if find is None:
-        hint = "Name a certificate file or a token's certificate with --certificate"
-        raise UsageError(f"{parsed.name} can't name a certificate: {parsed.scheme}: URIs name keys", hint)
+    problem = f"{parsed.name} can't name a certificate: {parsed.scheme}: URIs name keys"
+    lack = problem, "Name a certificate file or a token's certificate with --certificate"
+    module = parsed.backend.module
+    find = capability(parsed, FindsCertificates.find_certificates, module, lack, allow_modules=allow_modules)
     return list(find(parsed, PinSource.of(pin)))
 
 
-def list_tokens(
-    uri: str | KeyURI = "pkcs11:",
-    pin: str | AskPin | PinSource | None = None,
+def capability(
+    uri: KeyURI,
+    function: Callable[Concatenate[Any, _Given], _Result],
+    module: str,
+    lack: tuple[str, str],
     *,
-    log_in: bool = False,
-    allow_modules: bool = False,
-) -> Iterator[ListedToken]:
-    """Yield the tokens that a URI names, with the keys and certificates on them that it names.
+    allow_modules: bool,
+) -> Callable[_Given, _Result]:
+    """Return a function of a key's backend. The backend may refuse to load the library that the key URI names.
 
     Args:
-        uri: a `pkcs11:` URI, or `tpm2:`. A `pkcs11:` URI without a module means those of p11-kit's configuration.
-        pin: where the PIN comes from for `log_in`.
-        log_in: whether to log in to the token, to see hidden objects.
+        uri: the key URI.
+        function: the function, as the Protocol of the capability has it: `FindsCertificates.find_certificates`.
+        module: which of the backend's modules has it. It is imported.
+        lack: the problem and the hint for a backend without it.
         allow_modules: whether the URI may name any library to load, as in `open_key`.
 
     Raises:
-        UsageError: the URI is malformed, names a library that needs `allow_modules`, or its backend has no tokens to
-            list.
-        BackendUnavailableError: there is no module.
-        AmbiguousKeyError: `log_in` is set and the URI names several tokens. No PIN was sent.
-        PinError: the PIN is missing, wrong or locked.
-
-    Warns:
-        HwsignerWarning: a module or a token can't be used. The others are listed.
+        UsageError: the backend does not have the function, or refused the library.
+        BackendUnavailableError: its own library is not installed.
     """
-    parsed = KeyURI.of(uri).resolved()
-    find: Callable[..., Iterator[ListedToken]] | None
-    find = getattr(load_backend(parsed, allow_modules), "list_tokens", None)
-    if find is None:
-        raise UsageError(f"{parsed.scheme}: keys can't be listed", "Give a pkcs11: or tpm2: URI, or none")
-    yield from find(parsed, PinSource.of(pin), log_in=log_in)
-
-
-def load_backend(uri: KeyURI, allow_modules: bool) -> ModuleType:
-    """Return the module of a key URI's backend, which may refuse to load the library that the URI names."""
-    module = uri.backend.load()
-    check = getattr(module, "check_modules", None)
-    if check and not allow_modules:
-        check(uri)
-    return module
+    backend = uri.backend
+    found: Callable[_Given, _Result] | None = getattr(module and backend.load(module), function.__name__, None)
+    if found is None:
+        raise UsageError(*lack)
+    if not allow_modules:
+        check = getattr(backend.load(backend.module), ChecksModules.check_modules.__name__, None)
+        if check:
+            check(uri)
+    return found

@@ -1,17 +1,21 @@
-"""A key's life: making it, putting its certificate beside it, saying what guards it, and deleting it."""
+"""A key's life: making it, putting its certificate beside it, saying what guards it, proving that, and deleting it.
+
+What a backend can do of this is a Protocol for each capability, in the modules that its description names.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, get_args
+from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, get_args
 
 from hwsigner.errors import UsageError
-from hwsigner.key import FoundCertificate, Key, load_backend, open_key
+from hwsigner.key import FoundCertificate, Key, capability, open_key
 from hwsigner.pins import AskPin, PinSource
 from hwsigner.uri import KeyURI
 
 KeyAlgorithm = Literal["p256", "p384", "p521", "rsa2048", "rsa3072", "rsa4096"]
+AttestedValue = bytes | tuple[bytes, ...] | str
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,81 @@ class KeyAccess:
 
 
 Confirm = Callable[[Sequence[str]], None]
+_Given = ParamSpec("_Given")
+_Result = TypeVar("_Result")
+
+
+class MakesKeys(Protocol):
+    """A backend's management module that makes keys."""
+
+    def generate_key(self, uri: KeyURI, pins: PinSource, request: KeyRequest) -> KeyDescription:
+        """Make a key, and read it back; see `generate_key`."""
+        ...
+
+
+class DescribesKeys(Protocol):
+    """A backend's management module that says what guards a key."""
+
+    def describe_key(self, uri: KeyURI, pins: PinSource) -> KeyDescription:
+        """Return what is known of a key; see `describe_key`."""
+        ...
+
+
+class InstallsCertificates(Protocol):
+    """A backend's management module that has a place for the certificates of its keys."""
+
+    def install_certificate(
+        self, uri: KeyURI, pins: PinSource, chain: Sequence[FoundCertificate], *, nv_index: str = ""
+    ) -> InstalledCertificate:
+        """Put a chain beside its key; see `install_certificate`."""
+        ...
+
+
+class DeletesKeys(Protocol):
+    """A backend's management module that deletes keys."""
+
+    def delete_key(self, uri: KeyURI, pins: PinSource, confirm: Confirm) -> tuple[str, ...]:
+        """Delete a key and what belongs to it; see `delete_key`."""
+        ...
+
+
+class ManagesKeys(MakesKeys, DescribesKeys, InstallsCertificates, DeletesKeys, Protocol):
+    """A backend's management module that can do all this."""
+
+
+class ProvesKeys(Protocol):
+    """A backend's attestation module."""
+
+    def formats(self) -> Sequence[str]:
+        """Return the formats of its documents."""
+        ...
+
+    def make_statement(
+        self, uri: KeyURI, pins: PinSource, *, certificates: tuple[bytes, ...]
+    ) -> tuple[str, Mapping[str, AttestedValue]]:
+        """Return the format and the members of the statement about a key; see `hwsigner.attestation`."""
+        ...
+
+    def answer_challenge(
+        self, uri: KeyURI, pins: PinSource, challenge: Mapping[str, bytes], *, pcrs: str
+    ) -> Mapping[str, AttestedValue]:
+        """Return the members of the answer to a challenge.
+
+        Args:
+            uri: the key URI.
+            pins: where the PIN comes from.
+            challenge: the challenge's members, and `message`, the bytes to be signed.
+            pcrs: TPM: the PCRs to add a quote of; empty for none.
+        """
+        ...
+
+
+class ShowsEndorsementKey(Protocol):
+    """An attestation module for chips with an endorsement key."""
+
+    def endorsement_key(self, uri: KeyURI, pins: PinSource) -> bytes:
+        """Return the endorsement key as DER SubjectPublicKeyInfo."""
+        ...
 
 
 def generate_key(
@@ -149,7 +228,7 @@ def generate_key(
         PinError: a PIN is missing, wrong or locked. A wrong PIN is sent once.
     """
     parsed = KeyURI.of_new(uri)
-    make: Callable[[KeyURI, PinSource, KeyRequest], KeyDescription] = _function(parsed, "generate_key", allow_modules)
+    make = _managing(MakesKeys.generate_key, parsed, "made", allow_modules=allow_modules)
     return make(parsed, PinSource.of(pin), request or KeyRequest())
 
 
@@ -169,7 +248,7 @@ def describe_key(
         PinError: it is hidden behind a PIN that is missing, wrong or locked.
     """
     parsed = KeyURI.of(uri).resolved()
-    describe: Callable[[KeyURI, PinSource], KeyDescription] = _function(parsed, "describe_key", allow_modules)
+    describe = _managing(DescribesKeys.describe_key, parsed, "described", allow_modules=allow_modules)
     return describe(parsed, PinSource.of(pin))
 
 
@@ -200,7 +279,8 @@ def install_certificate(
     parsed = KeyURI.of(uri).resolved()
     if not _is_der(chain):
         raise UsageError("the chain is not of certificates in DER", "Pass a list of FoundCertificate with DER bytes")
-    install: Callable[..., InstalledCertificate] = _function(parsed, "install_certificate", allow_modules)
+    lack = "given their certificates"
+    install = _managing(InstallsCertificates.install_certificate, parsed, lack, allow_modules=allow_modules)
     return install(parsed, PinSource.of(pin), chain, nv_index=nv_index)
 
 
@@ -227,7 +307,7 @@ def delete_key(
         PinError: a PIN is missing, wrong or locked.
     """
     parsed = KeyURI.of(uri).resolved()
-    delete: Callable[[KeyURI, PinSource, Confirm], tuple[str, ...]] = _function(parsed, "delete_key", allow_modules)
+    delete = _managing(DeletesKeys.delete_key, parsed, "deleted", allow_modules=allow_modules)
     return delete(parsed, PinSource.of(pin), confirm)
 
 
@@ -238,10 +318,9 @@ def _is_der(chain: object) -> bool:
     )
 
 
-def _function(uri: KeyURI, name: str, allow_modules: bool) -> Callable[..., Any]:
-    """Return a function of the backend's management module, which is imported for it."""
-    found: Callable[..., Any] | None = getattr(uri.backend.load_management(), name, None)
-    if found is None:
-        raise UsageError(f"hwsigner can't do this with {uri.scheme}: keys", "Use the tool that comes with them")
-    load_backend(uri, allow_modules)  # It may refuse the module that the URI names.
-    return found
+def _managing(
+    function: Callable[Concatenate[Any, _Given], _Result], uri: KeyURI, done: str, *, allow_modules: bool
+) -> Callable[_Given, _Result]:
+    """Return a function of the backend's management module, which is imported for it; see `capability`."""
+    lack = f"{uri.scheme}: keys can't be {done} by hwsigner", "Use the tool that comes with them"
+    return capability(uri, function, uri.backend.management, lack, allow_modules=allow_modules)

@@ -113,5 +113,5 @@ def test_certificate_that_the_tpm_does_not_hold_is_given(bare: Plain, tmp_path: 
 
 
 def test_endorsement_key_is_not_asked_of_other_hardware() -> None:
-    with pytest.raises(UsageError, match=r"file: keys can't be attested"):
+    with pytest.raises(UsageError, match=r"file: keys have no endorsement key"):
         attestation.endorsement_key("file:/etc/hostname")

@@ -83,7 +83,7 @@ def test_keys_in_variables_and_open_files_are_not_made_or_deleted(
 ) -> None:
     outcome = call(*command)
     assert (outcome.status, outcome.out) == (2, "")
-    assert "hwsigner can't do this with" in outcome.err
+    assert "keys can't be " in outcome.err
 
 
 @pytest.mark.parametrize("redirection", ["<both", "< <(cat both)", "7<both", "7< <(cat both)"])

@@ -131,7 +131,7 @@ def test_backend_without_management_is_named(call: Callable[..., Outcome], monke
     monkeypatch.setitem(BACKENDS, "shelf", Backend("shelf"))
     outcome = call("keygen", "shelf:name=x")
     assert (outcome.status, outcome.out) == (2, "")
-    assert outcome.err == "hwsigner: hwsigner can't do this with shelf: keys. Use the tool that comes with them\n"
+    assert outcome.err == "hwsigner: shelf: keys can't be made by hwsigner. Use the tool that comes with them\n"
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from backends.contract import ENVIRONMENT
 from backends.pkcs11.tokens import remove_tokens
 from emulators import InProcessSoftHSM
 from hwsigner.errors import BackendUnavailableError
-from hwsigner.key import ListedObject, ListedToken
+from hwsigner.key.listing import ListedObject, ListedToken
 from hwsigner.uri import KeyURI
 from scene import Outcome
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import os
 import subprocess
 import sys
@@ -120,15 +119,6 @@ else:
 
 
 class TestBuiltInBackends:
-    @pytest.mark.parametrize("scheme", ["file", "pkcs11", "tpm2"])
-    def test_backend_modules_have_the_same_functions(self, scheme: str) -> None:
-        module = importlib.import_module(BACKENDS[scheme].module)
-        parameters = inspect.signature(module.open_key).parameters
-        assert list(parameters) == ["uri", "pins", "public_key"]
-        assert parameters["public_key"].kind is inspect.Parameter.KEYWORD_ONLY
-        if hasattr(module, "find_certificates"):
-            assert list(inspect.signature(module.find_certificates).parameters) == ["uri", "pins"]
-
     def test_tpm_key_can_not_name_a_certificate(self) -> None:
         for uri in ("tpm2:handle=0x81000001", "handle:0x81000001"):
             with pytest.raises(UsageError, match="tpm2:handle=0x81000001 can't name a certificate"):

@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 import certs
 from hwsigner.errors import AmbiguousKeyError
 from hwsigner.identity import IdentitySource, open_identity
-from hwsigner.key import ListedToken, find_certificates, list_tokens, open_key
+from hwsigner.key import find_certificates, open_key
+from hwsigner.key.listing import ListedToken, list_tokens
 from hwsigner.key.public_key import verify
 from hwsigner.pins import PinRequest
 from softhsm.pcsc import SoftPcsc

@@ -7,7 +7,7 @@ import stat
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, mldsa, padding, rsa
@@ -261,3 +261,12 @@ def _sign_rsa(key: rsa.RSAPrivateKey, message: bytes, hash: HashName) -> bytes:
 
 def _sign_ecdsa(key: ec.EllipticCurvePrivateKey, message: bytes, hash: HashName) -> bytes:
     return key.sign(message, ec.ECDSA(_HASHES[hash]))
+
+
+if TYPE_CHECKING:
+    from hwsigner.backends import file
+    from hwsigner.key import ChecksModules, FindsCertificates, OpensKeys
+
+    class _Backend(OpensKeys, FindsCertificates, ChecksModules, Protocol): ...
+
+    _: _Backend = file

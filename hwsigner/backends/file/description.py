@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from hwsigner.backends.file import open_key, private_key_block
 from hwsigner.backends.file.inherited import read_inherited
 from hwsigner.backends.pem import PKCS12
@@ -32,3 +34,10 @@ def describe_key(uri: KeyURI, pins: PinSource) -> KeyDescription:
         {"extractable": True, "encrypted": encrypted},
         (_CAN_BE_COPIED,),
     )
+
+
+if TYPE_CHECKING:
+    from hwsigner.backends.file import description
+    from hwsigner.key.management import DescribesKeys
+
+    _: DescribesKeys = description

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import (
@@ -149,3 +150,10 @@ def _new_key(algorithm: KeyAlgorithm) -> ec.EllipticCurvePrivateKey | rsa.RSAPri
     if algorithm in _CURVES:
         return ec.generate_private_key(_CURVES[algorithm])
     return rsa.generate_private_key(65537, int(algorithm.removeprefix("rsa")))
+
+
+if TYPE_CHECKING:
+    from hwsigner.backends.file import management
+    from hwsigner.key.management import ManagesKeys
+
+    _: ManagesKeys = management

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol
 
-from hwsigner.backends.pkcs11 import search
 from hwsigner.backends.pkcs11.errors import PKCS11Error
 from hwsigner.backends.pkcs11.key import PKCS11Key
 from hwsigner.backends.pkcs11.module import TOKEN_ATTRIBUTES
@@ -19,9 +19,12 @@ from hwsigner.backends.pkcs11.pins import names_token, token_name, user_pin_requ
 from hwsigner.backends.pkcs11.search import FoundToken, choose_token, find_key, find_tokens, using
 from hwsigner.backends.pkcs11.token import acquire
 from hwsigner.errors import CertificateError, HwsignerWarning, PinRequiredError, SigningKeyError, UsageError
-from hwsigner.key import FoundCertificate, Key, ListedToken
+from hwsigner.key import FoundCertificate, Key
 from hwsigner.pins import PinSource
 from hwsigner.uri import KeyURI
+
+if TYPE_CHECKING:
+    from hwsigner.key.listing import ListedToken
 
 _PATH = TOKEN_ATTRIBUTES | {"object", "id", "type"}
 _QUERY = frozenset({"module-path", "module-name"})
@@ -99,9 +102,11 @@ def find_certificates(uri: KeyURI, pins: PinSource) -> list[FoundCertificate]:
 
 
 def list_tokens(uri: KeyURI, pins: PinSource, *, log_in: bool = False) -> Iterator[ListedToken]:
-    """Yield the tokens that a `pkcs11:` URI names, with what they show; see `hwsigner.key.list_tokens`."""
+    """Yield the tokens that a `pkcs11:` URI names, with what they show; see `hwsigner.key.listing.list_tokens`."""
+    from hwsigner.backends.pkcs11 import listing
+
     check_uri(uri)
-    return search.list_tokens(uri, pins if log_in else None)
+    return listing.list_tokens(uri, pins if log_in else None)
 
 
 def check_modules(uri: KeyURI) -> None:
@@ -161,3 +166,13 @@ def _certificates(
         objects = find_objects(token.opened(), uri)
         place, names = found.named(others), count_names(objects)
         return [FoundCertificate(one.der, object_uri(one, place, uri, names)) for one in objects]
+
+
+if TYPE_CHECKING:
+    from hwsigner.backends import pkcs11
+    from hwsigner.key import ChecksModules, FindsCertificates, OpensKeys
+    from hwsigner.key.listing import ListsTokens
+
+    class _Backend(OpensKeys, FindsCertificates, ListsTokens, ChecksModules, Protocol): ...
+
+    _: _Backend = pkcs11

@@ -7,7 +7,7 @@ of the attestation key. Of keys in other tokens, a statement says what the token
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from hwsigner.backends.pkcs11 import open_key
 from hwsigner.backends.pkcs11.functions import Attribute, Session
@@ -19,7 +19,6 @@ from hwsigner.key.management import inapplicable
 from hwsigner.pins import PinSource
 from hwsigner.uri import KeyURI
 
-FORMATS = ("piv", "pkcs11")
 # The labels of libykcs11: the certificate of slot f9, and those that end with the name of a slot.
 _F9 = b"X.509 Certificate for PIV Attestation"
 _CLAIMS = {
@@ -27,6 +26,11 @@ _CLAIMS = {
     "neverExtractable": Attribute.NEVER_EXTRACTABLE,
     "local": Attribute.LOCAL,
 }
+
+
+def formats() -> tuple[str, ...]:
+    """Return the formats of the documents about keys of tokens."""
+    return ("piv", "pkcs11")
 
 
 def make_statement(uri: KeyURI, pins: PinSource, *, certificates: Sequence[bytes] = ()) -> tuple[str, dict[str, Any]]:
@@ -90,3 +94,10 @@ def _claims(session: Session, key: KeyObject) -> dict[str, str]:
     """Return what the token says of a key, without what it does not say."""
     values = session.read(key.handle, _CLAIMS.values())
     return {name: "yes" if any(values[flag]) else "no" for name, flag in _CLAIMS.items() if flag in values}
+
+
+if TYPE_CHECKING:
+    from hwsigner.backends.pkcs11 import attest
+    from hwsigner.key.management import ProvesKeys
+
+    _: ProvesKeys = attest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from hwsigner.backends.pkcs11 import check_uri, installing, keygen, piv
 from hwsigner.backends.pkcs11.belongings import Stored, belongings, destroy
@@ -90,3 +91,10 @@ def _doomed(token: OpenToken, session: WritingSession, uri: KeyURI) -> list[Stor
         if len(left) != 1 or not (uri.path.get("object") or uri.path.get("id")):
             raise
         return belongings(session, left[0])
+
+
+if TYPE_CHECKING:
+    from hwsigner.backends.pkcs11 import management
+    from hwsigner.key.management import ManagesKeys
+
+    _: ManagesKeys = management

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import TYPE_CHECKING, Protocol
 
 from tpm2_pytss import TPM2B_DIGEST, TPMT_SIG_SCHEME, TSS2_Exception
 
@@ -27,9 +28,12 @@ from hwsigner.backends.tpm2.uris import (
     tcti_of,
 )
 from hwsigner.errors import SigningKeyError, UnsupportedKeyError
-from hwsigner.key import Algorithm, FoundCertificate, HashName, Key, ListedToken, unknown_hash
+from hwsigner.key import Algorithm, FoundCertificate, HashName, Key, unknown_hash
 from hwsigner.pins import FoundPin, PinRequest, PinSource, use_until_right
 from hwsigner.uri import KeyURI
+
+if TYPE_CHECKING:
+    from hwsigner.key.listing import ListedToken
 
 
 def open_key(uri: KeyURI, pins: PinSource, *, public_key: bytes | None = None) -> Key:
@@ -234,3 +238,13 @@ class TPMKey(Key):
                     f"the TPM does not sign with {hash} and key {key.name}", "Use another hash"
                 ) from error
         return encoded(signature)
+
+
+if TYPE_CHECKING:
+    from hwsigner.backends import tpm2
+    from hwsigner.key import ChecksModules, FindsCertificates, OpensKeys
+    from hwsigner.key.listing import ListsTokens
+
+    class _Backend(OpensKeys, FindsCertificates, ListsTokens, ChecksModules, Protocol): ...
+
+    _: _Backend = tpm2

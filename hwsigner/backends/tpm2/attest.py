@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from functools import partial
+from typing import TYPE_CHECKING, Protocol
 
 from tpm2_pytss import ESYS_TR, TPM2_ALG, TPMA_OBJECT, TPMT_SIG_SCHEME
 
@@ -21,9 +22,13 @@ from hwsigner.errors import UnsupportedKeyError
 from hwsigner.pins import PinSource
 from hwsigner.uri import KeyURI
 
-FORMATS = ("tpm2",)
 _Values = dict[str, bytes | tuple[bytes, ...]]
 _OWN_SCHEME = TPMT_SIG_SCHEME(scheme=TPM2_ALG.NULL)
+
+
+def formats() -> tuple[str, ...]:
+    """Return the formats of the documents about keys of TPMs."""
+    return ("tpm2",)
 
 
 def make_statement(uri: KeyURI, pins: PinSource, *, certificates: tuple[bytes, ...]) -> tuple[str, _Values]:
@@ -162,3 +167,12 @@ def _quoted(tpm: TPM, endorsement: Endorsement, selection: PCRSelection, qualify
     with endorsement.attestation_key(tpm) as ak:
         info, signature = tpm.esys.quote(ak, selection.structure(), qualifying, _OWN_SCHEME)
     return {"quoteInfo": bytes(info), "quoteSignature": signature.marshal(), "pcrValues": values}
+
+
+if TYPE_CHECKING:
+    from hwsigner.backends.tpm2 import attest
+    from hwsigner.key.management import ProvesKeys, ShowsEndorsementKey
+
+    class _Prover(ProvesKeys, ShowsEndorsementKey, Protocol): ...
+
+    _: _Prover = attest

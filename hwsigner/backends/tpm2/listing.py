@@ -12,7 +12,7 @@ from hwsigner.backends.tpm2.srk import PROVISIONED
 from hwsigner.backends.tpm2.tpm import TPM, Lockout
 from hwsigner.backends.tpm2.uris import handle_name
 from hwsigner.errors import KeyNotFoundError, UnsupportedKeyError
-from hwsigner.key import ListedObject, ListedToken
+from hwsigner.key.listing import ListedObject, ListedToken
 from hwsigner.uri import KeyURI
 
 _LISTED = 100  # More persistent objects than a TPM has room for.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import partial
+from typing import TYPE_CHECKING
 
 from tpm2_pytss import TPM2B_PUBLIC, TPMA_OBJECT
 
@@ -105,3 +106,10 @@ def _delete_persistent(uri: KeyURI, pins: PinSource, confirm: Confirm, handle: i
         if connection.run(lambda tpm: handles.name_at(tpm, handle), key.name, settings) == name:
             raise SigningKeyError(f"the TPM reported success, and {key.name} is still there", "Use tpm2_evictcontrol")
     return lines
+
+
+if TYPE_CHECKING:
+    from hwsigner.backends.tpm2 import management
+    from hwsigner.key.management import ManagesKeys
+
+    _: ManagesKeys = management

@@ -14,7 +14,7 @@ from hwsigner.cli.doctor.subject import Subject, no_pins
 from hwsigner.cli.doctor.warned import warnings_into
 from hwsigner.errors import HwsignerError, PinError, SigningKeyError
 from hwsigner.findings import Finding, local
-from hwsigner.key import list_tokens
+from hwsigner.key.listing import list_tokens
 from hwsigner.key.management import describe_key
 from hwsigner.system import pcsc
 from hwsigner.system.files import check_no_pipe, open_trusted, read_text

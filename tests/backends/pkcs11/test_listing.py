@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from any_module import list_tokens, open_key
 from backends.pkcs11.tokens import EC, P256, PRIVATE_KEY, PUBLIC_KEY, certificate_object, create, self_made
-from hwsigner.key import ListedToken
+from hwsigner.key.listing import ListedToken
 from pkcs11_shim import FIND_OBJECTS_INIT, GET_ATTRIBUTE_VALUE, Shim
 
 FEW, MANY = 4, 12

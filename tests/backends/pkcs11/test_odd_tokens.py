@@ -22,7 +22,8 @@ from emulators import InProcessSoftHSM
 from hwsigner.config.settings import Settings, identity_source
 from hwsigner.errors import AmbiguousCertificateError, PinError
 from hwsigner.identity import open_identity
-from hwsigner.key import find_certificates, list_tokens, open_key
+from hwsigner.key import find_certificates, open_key
+from hwsigner.key.listing import list_tokens
 from hwsigner.pins import PinSource
 from softhsm.yubikey import OPENSC, YKCS11, YubiKey
 

@@ -17,7 +17,8 @@ from backends.contract import ENVIRONMENT
 from emulators import InProcessSoftHSM
 from hwsigner.backends.pkcs11 import paths
 from hwsigner.errors import AmbiguousKeyError, BackendUnavailableError
-from hwsigner.key import list_tokens, open_key
+from hwsigner.key import open_key
+from hwsigner.key.listing import list_tokens
 from hwsigner.uri import KeyURI
 
 ROOT = Path(__file__).parents[3]

@@ -14,7 +14,8 @@ import pytest
 
 from backends.contract import openssl_verifies
 from hwsigner.errors import PinLockedError, SigningKeyError, WrongPinError
-from hwsigner.key import list_tokens, open_key
+from hwsigner.key import open_key
+from hwsigner.key.listing import list_tokens
 from hwsigner.key.public_key import verify
 from hwsigner.pins import PinSource
 from pkcs11_shim import ROOT, Person, forget_refusals

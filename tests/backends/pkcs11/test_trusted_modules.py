@@ -16,7 +16,8 @@ from emulators import InProcessSoftHSM
 from hwsigner.backends.pkcs11 import paths
 from hwsigner.errors import BackendUnavailableError, UsageError
 from hwsigner.identity import IdentitySource, open_identity
-from hwsigner.key import find_certificates, list_tokens, open_key
+from hwsigner.key import find_certificates, open_key
+from hwsigner.key.listing import list_tokens
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ import pytest
 
 from backends.contract import openssl_verifies
 from hwsigner.errors import AmbiguousKeyError, PinRequiredError, TokenRemovedError
-from hwsigner.key import find_certificates, list_tokens, open_key
+from hwsigner.key import find_certificates, open_key
+from hwsigner.key.listing import list_tokens
 from pkcs11_shim import Person
 from softhsm.pcsc import SoftPcsc
 from softhsm.yubikey import OPENSC, YKCS11, YubiKey, find_module

@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 import judges
 from backends.pkcs11.tokens import certificate_object, create, p11tool, remove_tokens, self_made, tool
 from emulators import InProcessSoftHSM
-from hwsigner.key import ListedObject, ListedToken, find_certificates, list_tokens, open_key
+from hwsigner.key import find_certificates, open_key
+from hwsigner.key.listing import ListedObject, ListedToken, list_tokens
 from hwsigner.pins import PinSource
 from hwsigner.uri import KeyURI
 

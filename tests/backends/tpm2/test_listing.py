@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 import certs
 from backends.tpm2.tpms import SIGNING, STORED, Tools
 from hwsigner.errors import UsageError
-from hwsigner.key import ListedObject, ListedToken, list_tokens
+from hwsigner.key.listing import ListedObject, ListedToken, list_tokens
 from softhsm.tpm import SoftTPM
 
 READ = "ownerwrite|authread|no_da"

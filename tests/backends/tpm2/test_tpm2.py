@@ -24,7 +24,8 @@ from hwsigner.errors import (
     SigningKeyError,
     WrongPinError,
 )
-from hwsigner.key import Key, list_tokens, open_key
+from hwsigner.key import Key, open_key
+from hwsigner.key.listing import list_tokens
 from hwsigner.pins import AskPin, PinSource
 from softhsm.command import run
 from softhsm.tpm import SoftTPM
