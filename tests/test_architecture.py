@@ -46,7 +46,7 @@ RULES = {
     "aws": "errors system http sigv4 identity _version",
     "config": "errors uri pins system http identity aws",
     "refresh": "errors pins key system identity aws config",
-    "enrolment": "errors system backends key attestation identity http control_plane refresh",
+    "enrolment": "errors system backends key attestation identity http aws refresh",
     "agent": "errors system pins aws config refresh _version",
     "serving": "errors system http aws",
     "cli": f"{CORE} attestation system monitoring http aws config refresh enrolment agent serving findings "
@@ -79,7 +79,7 @@ OWNERS = {
         "system.pcsc",
     ),
     "tomlkit": ("config.profiles", "enrolment.registrar"),
-    **dict.fromkeys(("boto3", "botocore"), ("boto3", "botocore", "control_plane")),
+    **dict.fromkeys(("boto3", "botocore"), ("aws.apis", "boto3", "botocore")),
     "cryptography": (
         *("attestation", "backends", "enrolment", "identity", "key.public_key"),
         *("control_plane", "emulator", "testing"),

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 
+from hwsigner.aws.apis import endpoint_of_variables, translated
 from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.config.flags import OUTPUT, Flag
 from hwsigner.config.profiles import profiles
-from hwsigner.control_plane.clients import endpoint_of_variables
-from hwsigner.control_plane.failures import translated
 from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError, install_command, printable
 
 HELP = "ask AWS STS for the identity of a profile's credentials"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from hwsigner.control_plane.clients import Clients
+from hwsigner.aws.apis import ServiceClients
 from hwsigner.control_plane.plan import Step, plan
 from hwsigner.control_plane.resources import Existing, Profile, Role, TrustAnchor, read
 from hwsigner.control_plane.wanted import Wanted
@@ -16,7 +16,7 @@ from hwsigner.errors import HwsignerError
 _AGAIN = "Run the same command again: it shows what is left and completes it"
 
 
-def apply(clients: Clients, existing: Existing, wanted: Wanted, done: Callable[[Step], None]) -> Existing:
+def apply(clients: ServiceClients, existing: Existing, wanted: Wanted, done: Callable[[Step], None]) -> Existing:
     """Carry out the plan for a set-up, and return what there is then.
 
     After each call, what is left is planned anew with the ARNs that the call returned. So a set-up that was cut off
@@ -29,7 +29,7 @@ def apply(clients: Clients, existing: Existing, wanted: Wanted, done: Callable[[
         done: is called after each step.
 
     Raises:
-        HwsignerError: as `Client.call`, with what was already done.
+        HwsignerError: as `ServiceClient.call`, with what was already done.
     """
     made: list[str] = []
     for operation in [step.operation for step in plan(existing, wanted)]:
@@ -48,7 +48,7 @@ def apply(clients: Clients, existing: Existing, wanted: Wanted, done: Callable[[
     return existing
 
 
-def check_unchanged(clients: Clients, existing: Existing, wanted: Wanted) -> None:
+def check_unchanged(clients: ServiceClients, existing: Existing, wanted: Wanted) -> None:
     """Check that everything is as it was when the plan was shown.
 
     Raises:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from hwsigner.aws.apis import ServiceClient, ServiceClients
 from hwsigner.aws.create_session import SessionRequest
-from hwsigner.control_plane.clients import Client, Clients
 from hwsigner.errors import HwsignerError, ServiceError
 
 Detail = Mapping[str, Any]  # A resource, as the API describes it.
@@ -50,7 +50,7 @@ class Facts:
         return _of_arn(self.profiles, "profileArn", arn)
 
 
-def read_facts(clients: Clients, request: SessionRequest, subjects: Sequence[str]) -> Facts:
+def read_facts(clients: ServiceClients, request: SessionRequest, subjects: Sequence[str]) -> Facts:
     """Read what AWS has about a session.
 
     Args:
@@ -91,7 +91,7 @@ class _Calls:
             return None
 
 
-def _resources(calls: _Calls, region: Client, names: tuple[str, str], arn: str) -> list[Detail] | None:
+def _resources(calls: _Calls, region: ServiceClient, names: tuple[str, str], arn: str) -> list[Detail] | None:
     """Return the resources of a kind; if the credentials may not list them, only the one with an ARN.
 
     Args:
@@ -118,7 +118,7 @@ def _of_arn(found: Sequence[Detail] | None, member: str, arn: str) -> Detail | N
     return next((each for each in found if arn in (each.get(member), each.get("aliasArn"))), {})
 
 
-def _complete(clients: Clients, crl: Detail) -> Detail:
+def _complete(clients: ServiceClients, crl: Detail) -> Detail:
     """Return a revocation list with its data."""
     if crl.get("crlData"):
         return crl
@@ -126,7 +126,7 @@ def _complete(clients: Clients, crl: Detail) -> Detail:
     return detail
 
 
-def _subject(clients: Clients, subjects: Sequence[str]) -> Detail:
+def _subject(clients: ServiceClients, subjects: Sequence[str]) -> Detail:
     wanted = {_names(each) for each in subjects}
     for each in clients.rolesanywhere.items("list_subjects", "subjects"):
         if _names(each.get("x509Subject", "")) in wanted:
@@ -140,7 +140,7 @@ def _names(subject: str) -> frozenset[str]:
     return frozenset(each.strip() for each in subject.split(","))
 
 
-def _private_ca(clients: Clients, anchor: Detail) -> str:
+def _private_ca(clients: ServiceClients, anchor: Detail) -> str:
     arn = anchor.get("source", {}).get("sourceData", {}).get("acmPcaArn", "")
     if not arn:
         return ""

@@ -26,7 +26,7 @@ class Step:
     Attributes:
         resource: what it makes or changes: "trust anchor", "role" or "profile".
         words: what it does, for the user.
-        service: the name of the client in `Clients`.
+        service: the name of the client in `ServiceClients`.
         operation: the operation's name in boto3.
         parameters: its parameters.
         lines: the difference in the trust policy, if there is one.

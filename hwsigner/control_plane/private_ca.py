@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hwsigner.control_plane.clients import Client
+from hwsigner.aws.apis import ServiceClient
 from hwsigner.identity.bundle import read_bundle
 from hwsigner.identity.certificate import Certificate
 from hwsigner.identity.serial_numbers import serial_text
@@ -21,7 +21,7 @@ _REASONS = {
 }
 
 
-def read_ca(client: Client, authority: str) -> Certificate:
+def read_ca(client: ServiceClient, authority: str) -> Certificate:
     """Return a CA's certificate.
 
     Args:
@@ -29,13 +29,13 @@ def read_ca(client: Client, authority: str) -> Certificate:
         authority: the CA's ARN.
 
     Raises:
-        HwsignerError: as `Client.call`, or the certificate can't be read.
+        HwsignerError: as `ServiceClient.call`, or the certificate can't be read.
     """
     found = client.call("get_certificate_authority_certificate", CertificateAuthorityArn=authority)
     return read_bundle(found["Certificate"], authority)[0]
 
 
-def revoke(client: Client, authority: str, serial: int, reason: str) -> bool:
+def revoke(client: ServiceClient, authority: str, serial: int, reason: str) -> bool:
     """Revoke a certificate; return whether it was not revoked already.
 
     Args:
@@ -45,7 +45,7 @@ def revoke(client: Client, authority: str, serial: int, reason: str) -> bool:
         reason: why, one of `hwsigner.identity.next_revocation_list.REASONS`.
 
     Raises:
-        HwsignerError: as `Client.call`.
+        HwsignerError: as `ServiceClient.call`.
     """
     parameters = {"CertificateSerial": serial_text(serial), "RevocationReason": _REASONS[reason]}
     done = client.call_unless(_ALREADY, "revoke_certificate", CertificateAuthorityArn=authority, **parameters)

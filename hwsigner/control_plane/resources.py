@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from hwsigner.control_plane.clients import Clients
-from hwsigner.control_plane.failures import not_from_aws
+from hwsigner.aws.apis import ServiceClients, not_from_aws
 from hwsigner.control_plane.wanted import DEFAULT_DURATION, Wanted
 from hwsigner.errors import ServiceError, UsageError
 from hwsigner.identity.bundle import read_bundle, subjects
@@ -127,11 +126,11 @@ class Existing:
     profile: Profile | None = None
 
 
-def read(clients: Clients, wanted: Wanted) -> Existing:
+def read(clients: ServiceClients, wanted: Wanted) -> Existing:
     """Read what there is already of a set-up.
 
     Raises:
-        HwsignerError: as `Client.call`.
+        HwsignerError: as `ServiceClient.call`.
         CertificateError: a trust anchor has a certificate that can't be read.
         UsageError: an ARN is of another account, more than one trust anchor or profile may be meant, or one of that
             name is for something else.
@@ -211,7 +210,7 @@ def _texts(detail: Mapping[str, Any], *members: str) -> list[str]:
     return texts
 
 
-def _read_role(clients: Clients, wanted: Wanted) -> Role | None:
+def _read_role(clients: ServiceClients, wanted: Wanted) -> Role | None:
     found = clients.iam.find("get_role", RoleName=wanted.role)
     if found is None:
         return None

@@ -11,7 +11,7 @@ from typing import Any
 
 from cryptography.x509.oid import NameOID
 
-from hwsigner.control_plane.clients import Client
+from hwsigner.aws.apis import ServiceClient
 from hwsigner.control_plane.resources import TrustAnchor
 from hwsigner.errors import CertificateError, HwsignerError, HwsignerWarning
 from hwsigner.identity.bundle import subjects
@@ -92,7 +92,9 @@ class Plan:
         return self.draft is not None or self.enables
 
 
-def plan_revocation(client: Client, anchor: TrustAnchor, ca: Certificate, wanted: Revocation, now: datetime) -> Plan:
+def plan_revocation(
+    client: ServiceClient, anchor: TrustAnchor, ca: Certificate, wanted: Revocation, now: datetime
+) -> Plan:
     """Find out what must change so that the service refuses certificates of a CA. Nothing is changed.
 
     Args:
@@ -104,7 +106,7 @@ def plan_revocation(client: Client, anchor: TrustAnchor, ca: Certificate, wanted
 
     Raises:
         CertificateError: the CA may not sign lists or is not the trust anchor's, or its list can't be continued.
-        HwsignerError: the next list would be too large, or as `Client.call`.
+        HwsignerError: the next list would be too large, or as `ServiceClient.call`.
 
     Warns:
         HwsignerWarning: the next list has 80 % of the largest size, or another list can't be read.
@@ -126,7 +128,7 @@ def plan_revocation(client: Client, anchor: TrustAnchor, ca: Certificate, wanted
     return Plan(anchor, ca, current, draft, new, already, [_described(one) for one in lists if one is not current])
 
 
-def carry_out(client: Client, plan: Plan, signed: RevocationList | None) -> ImportedList:
+def carry_out(client: ServiceClient, plan: Plan, signed: RevocationList | None) -> ImportedList:
     """Import or update the CA's CRL, enable it, and read it back.
 
     Args:
@@ -138,8 +140,8 @@ def carry_out(client: Client, plan: Plan, signed: RevocationList | None) -> Impo
         The list as the service has it.
 
     Raises:
-        HwsignerError: as `Client.call`, or the service has another list than it was given, or it has changed since
-            the plan was made.
+        HwsignerError: as `ServiceClient.call`, or the service has another list than it was given, or it has changed
+            since the plan was made.
     """
     wanted = signed or (plan.current.contents if plan.current else None)
     list_id = _put(client, plan, signed)
@@ -156,7 +158,7 @@ def carry_out(client: Client, plan: Plan, signed: RevocationList | None) -> Impo
     return found
 
 
-def _put(client: Client, plan: Plan, signed: RevocationList | None) -> str:
+def _put(client: ServiceClient, plan: Plan, signed: RevocationList | None) -> str:
     """Import or update the CA's CRL, if it changes, and return its ID."""
     if plan.current is None:
         pem = signed.pem if signed else b""
@@ -168,7 +170,7 @@ def _put(client: Client, plan: Plan, signed: RevocationList | None) -> str:
     return plan.current.id
 
 
-def _imported_lists(client: Client, anchor: TrustAnchor) -> list[ImportedList]:
+def _imported_lists(client: ServiceClient, anchor: TrustAnchor) -> list[ImportedList]:
     found = []
     for one in client.items("list_crls", "crls"):
         if one.get("trustAnchorArn") != anchor.arn:
@@ -181,7 +183,7 @@ def _imported_lists(client: Client, anchor: TrustAnchor) -> list[ImportedList]:
     return found
 
 
-def _read(client: Client, list_id: str) -> dict[str, Any]:
+def _read(client: ServiceClient, list_id: str) -> dict[str, Any]:
     found: dict[str, Any] = client.call("get_crl", crlId=list_id)["crl"]
     return found
 

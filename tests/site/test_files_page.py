@@ -21,7 +21,13 @@ MADE = {"HTTPS_PROXY", "HTTP_PROXY"}
 # Read by libraries, not by hwsigner.
 OF_LIBRARIES = {"AWS_DEFAULT_REGION", "REQUESTS_CA_BUNDLE"}
 # Names in capitals that are not variables: PKCS #11's, those of AWS APIs and of HTTP, and fields of the journal.
-OTHERS = ("emulator/control/", "backends/pkcs11/errors.py", "control_plane/", "enrolment/issuers/private_ca.py")
+OTHERS = (
+    "emulator/control/",
+    "backends/pkcs11/errors.py",
+    "control_plane/",
+    "aws/apis.py",
+    "enrolment/issuers/private_ca.py",
+)
 NOT_VARIABLES = {"SC_OPEN_MAX", "SYSLOG_IDENTIFIER", "UNEXPECTED_EOF_WHILE_READING", "CERTIFICATE_BUNDLE"}
 # Examples in help and errors, and places that a file is not read from or written to.
 EXAMPLES = ("/etc/pki/web", "/etc/pki/vault", "/tmp/ca.pem", "/usr/sbin", "/home/", "/root/", "/run/user", "/dev/null")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 
+from hwsigner.aws.apis import ServiceClients
 from hwsigner.aws.region import check_region
 from hwsigner.cli.parser import Arguments
 from hwsigner.config.flags import Flag
-from hwsigner.control_plane.clients import Clients
 from hwsigner.http.address import check_protected, read_url
 
 AWS = (
@@ -17,7 +17,7 @@ AWS = (
 )
 
 
-def clients(arguments: Arguments, *, region: str | None = None) -> Clients:
+def clients(arguments: Arguments, *, region: str | None = None) -> ServiceClients:
     """Return the clients for a command's flags of `AWS`.
 
     A profile of config.toml does not count: its endpoint and region are those of CreateSession.
@@ -27,7 +27,7 @@ def clients(arguments: Arguments, *, region: str | None = None) -> Clients:
         region: the region if no flag gives one.
 
     Raises:
-        HwsignerError: boto3 is not installed, or as `Clients`.
+        HwsignerError: boto3 is not installed, or as `ServiceClients`.
         UsageError: the region or the endpoint is malformed, or the endpoint is `http:` on another machine.
     """
     given = {flag.name: value for flag, value in arguments.given}
@@ -38,4 +38,4 @@ def clients(arguments: Arguments, *, region: str | None = None) -> Clients:
         check_region(given["region"])
     # boto3 itself reads only AWS_DEFAULT_REGION; the other SDKs, and people, set AWS_REGION.
     chosen = given.get("region") or region or os.environ.get("AWS_REGION")
-    return Clients(chosen, profile=given.get("aws-profile"), endpoint=endpoint)
+    return ServiceClients(chosen, profile=given.get("aws-profile"), endpoint=endpoint)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from hwsigner.aws.apis import ServiceClient
 from hwsigner.aws.region import parse_arn
 from hwsigner.cli import options
 from hwsigner.cli.aws.certificates import read_all
@@ -14,7 +15,6 @@ from hwsigner.cli.aws.clients import AWS, clients
 from hwsigner.cli.parser import Arguments
 from hwsigner.config.flags import KEY, Flag, one_of, whole_number
 from hwsigner.control_plane import private_ca
-from hwsigner.control_plane.clients import Client
 from hwsigner.control_plane.resources import TrustAnchor
 from hwsigner.control_plane.revocation import Plan, Revocation, carry_out, plan_revocation
 from hwsigner.errors import AmbiguousCertificateError, CertificateError, HwsignerError, UsageError
@@ -126,7 +126,7 @@ def _read_ca(arguments: Arguments) -> Certificate:
     return found[0]
 
 
-def _by_list(arguments: Arguments, client: Client, plan: Plan, named: Mapping[int, str]) -> Prepared:
+def _by_list(arguments: Arguments, client: ServiceClient, plan: Plan, named: Mapping[int, str]) -> Prepared:
     steps = _steps(plan, named)
 
     def run() -> Outcome:
@@ -166,7 +166,7 @@ def _steps(plan: Plan, named: Mapping[int, str]) -> list[str]:
     return steps
 
 
-def _in_private_ca(client: Client, anchor: TrustAnchor, named: Mapping[int, str], reason: str) -> Prepared:
+def _in_private_ca(client: ServiceClient, anchor: TrustAnchor, named: Mapping[int, str], reason: str) -> Prepared:
     steps = {serial: f"revoke {words}, issued by {anchor.private_ca}" for serial, words in named.items()}
 
     def run() -> Outcome:
@@ -187,7 +187,7 @@ def _in_private_ca(client: Client, anchor: TrustAnchor, named: Mapping[int, str]
     return Prepared(list(steps.values()), (), (note, EXISTING_SESSIONS), run)
 
 
-def _revoke_each(client: Client, authority: str, serials: Sequence[int], reason: str) -> list[int]:
+def _revoke_each(client: ServiceClient, authority: str, serials: Sequence[int], reason: str) -> list[int]:
     """Revoke certificates of AWS Private CA, and return those that were not revoked already."""
     new: list[int] = []
     for number, serial in enumerate(serials):

@@ -21,7 +21,7 @@ from hwsigner.errors import ServiceError, UsageError
 from hwsigner.identity.certificate_request import CertificateRequest
 
 if TYPE_CHECKING:
-    from hwsigner.control_plane.clients import Client
+    from hwsigner.aws.apis import ServiceClient
 
 _DAYS, _SHORT_DAYS = 30, 7  # A CA for short-lived certificates issues them for a week at most.
 _ARN = re.compile(
@@ -66,10 +66,10 @@ class PrivateCA:
     clock: Callable[[], float] = field(default=time.monotonic, repr=False)
 
     @cached_property
-    def _client(self) -> Client:
-        from hwsigner.control_plane.clients import Clients
+    def _client(self) -> ServiceClient:
+        from hwsigner.aws.apis import ServiceClients
 
-        return Clients(self.region, endpoint=self.settings.url).acm_pca
+        return ServiceClients(self.region, endpoint=self.settings.url).acm_pca
 
     def issue(self, request: CertificateRequest) -> Issued | Pending:
         """Have the request signed, and wait for the certificate.

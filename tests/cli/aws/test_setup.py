@@ -15,7 +15,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 import certs
-from hwsigner.control_plane.clients import Client
+from hwsigner.aws.apis import ServiceClient
 from hwsigner.emulator import Emulator, Fault, World
 from json_output import read
 from scene import Outcome
@@ -210,9 +210,9 @@ def test_nothing_is_done_when_something_changed_while_the_user_read_the_plan(pla
 @pytest.mark.parametrize("last", range(1, 6))
 def test_next_run_completes_what_a_killed_one_left(place: Place, last: int, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = 0
-    original = Client.call
+    original = ServiceClient.call
 
-    def counted(client: Client, operation: str, **parameters: Any) -> dict[str, Any]:
+    def counted(client: ServiceClient, operation: str, **parameters: Any) -> dict[str, Any]:
         nonlocal calls
         response = original(client, operation, **parameters)
         calls += 1
@@ -221,7 +221,7 @@ def test_next_run_completes_what_a_killed_one_left(place: Place, last: int, monk
         return response
 
     with monkeypatch.context() as patch:
-        patch.setattr(Client, "call", counted)
+        patch.setattr(ServiceClient, "call", counted)
         if last <= 4:
             with pytest.raises(Killed):
                 place.setup("--policy", READ_ONLY)
