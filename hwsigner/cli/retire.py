@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from hwsigner.cli import options
 from hwsigner.cli.asking import ask
-from hwsigner.cli.aws.certificates import read_leaf
+from hwsigner.cli.aws.arguments import read_leaf
 from hwsigner.cli.aws.revoking import CA, EXISTING_SESSIONS, REVOCATION, prepare
 from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.cli.process import print_outcome, report

@@ -1,19 +1,22 @@
-"""What is to be done for a set-up: from what there is and what is wanted to calls of AWS's APIs. Nothing is called."""
+"""The plan for a set-up: the calls of AWS's APIs that it needs, in words, and carrying them out."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from hwsigner.control_plane.resources import Existing, Profile, Role, TrustAnchor, without
-from hwsigner.control_plane.statements import difference, lets_in_otherwise, refusal, with_statement
-from hwsigner.control_plane.wanted import DEFAULT_DURATION, Wanted
+from hwsigner.aws.apis import ServiceClients
+from hwsigner.control_plane.policies import difference, lets_in_otherwise, refusal, what_it_lets_in, with_statement
+from hwsigner.control_plane.resources import DEFAULT_DURATION, Role, RolesAnywhereProfile, TrustAnchor, without
+from hwsigner.control_plane.setup import Existing, Setup, read
+from hwsigner.errors import HwsignerError
 from hwsigner.identity.bundle import subjects, write_bundle
 from hwsigner.identity.certificate import Certificate
 from hwsigner.trust_policy.writing import in_words
 
+_AGAIN = "Run the same command again: it shows what is left and completes it"
 # The ARNs of what is not made yet, in a plan that is shown.
 NEW_ANCHOR = "arn:aws:rolesanywhere:REGION:ACCOUNT:trust-anchor/NEW"
 _NEW_ROLE = "arn:aws:iam::ACCOUNT:role/NEW"
@@ -44,8 +47,18 @@ class Step:
         """The first of the words, such as "create 'web'"."""
         return self.words.partition(":")[0].partition(",")[0]
 
+    @property
+    def data(self) -> dict[str, Any]:
+        """The step for programs, as JSON has it."""
+        return {
+            "resource": self.resource,
+            "words": self.words,
+            "call": self.operation,
+            "difference": list(self.lines),
+        }
 
-def plan(existing: Existing, wanted: Wanted) -> list[Step]:
+
+def plan(existing: Existing, setup: Setup) -> list[Step]:
     """Return the calls that are to be made, in order. The ARNs of new resources are made up.
 
     Raises:
@@ -54,43 +67,55 @@ def plan(existing: Existing, wanted: Wanted) -> list[Step]:
     anchor_arn = existing.anchor.arn if existing.anchor else NEW_ANCHOR
     role_arn = existing.role.arn if existing.role else ""
     return [
-        *_of_anchor(existing.anchor, wanted),
-        *_of_role(existing.role, wanted, anchor_arn, _duration(existing.profile, wanted)),
-        *_of_profile(existing.profile, wanted, role_arn),
+        *_of_anchor(existing.anchor, setup),
+        *_of_role(existing.role, setup, anchor_arn, _duration(existing.profile, setup)),
+        *_of_profile(existing.profile, setup, role_arn),
     ]
 
 
-def notes(existing: Existing, wanted: Wanted) -> list[str]:
+def notes(existing: Existing, setup: Setup) -> list[str]:
     """Return what the user should know besides the steps."""
     found = []
     anchor_arn = existing.anchor.arn if existing.anchor else NEW_ANCHOR
-    if existing.role is None and not wanted.policies:
+    if existing.role is None and not setup.policies:
         found.append("the new role has no permissions: give some with --policy, or with aws iam attach-role-policy")
     before = existing.role.trust_policy if existing.role else None
-    if before is not None and lets_in_otherwise(before, wanted.tags, anchor_arn):
+    if before is not None and lets_in_otherwise(before, setup.tags, anchor_arn):
         found.append("the role's trust policy lets these certificates in already, and maybe others: it stays as it is")
-    policy = with_statement(before, wanted.tags, anchor_arn)
-    if reason := refusal(policy, wanted.tags, anchor_arn):
+    policy = with_statement(before, setup.tags, anchor_arn)
+    if reason := refusal(policy, setup.tags, anchor_arn):
         found.append(f"the role will still refuse these certificates: {reason}")
     anchor = existing.anchor
-    if anchor and not anchor.missing(wanted) and (others := without(anchor.bundle or (), wanted.cas)):
+    if anchor and not anchor.missing(setup.cas) and (others := without(anchor.bundle or (), setup.cas)):
         found.append(f"the trust anchor also trusts {subjects(others)}")
     if existing.profile and (rest := len({*existing.profile.roles} - {existing.role.arn if existing.role else ""})):
         found.append(f"the profile also has {rest} other role{'s' if rest > 1 else ''}")
     return found
 
 
-def _duration(profile: Profile | None, wanted: Wanted) -> int:
-    return wanted.duration or (profile.duration if profile else DEFAULT_DURATION)
+def described(existing: Existing, setup: Setup, steps: Sequence[Step]) -> list[str]:
+    """Return a plan in lines for people: what there is, the steps, whom they let in, and notes."""
+    lines = [
+        f"{kind.removesuffix('-arn').replace('-', ' ')}: {arn} exists" for kind, arn in existing.arns.items() if arn
+    ]
+    for step in steps:
+        lines += [f"{step.resource}: {step.words}", *(f"    {line}" for line in step.lines)]
+    if any(step.lines for step in steps):
+        lines += [f"This {each}" for each in what_it_lets_in(setup.tags, "the trust anchor")]
+    return [*lines, *(f"Note: {each}" for each in notes(existing, setup))]
 
 
-def _of_anchor(anchor: TrustAnchor | None, wanted: Wanted) -> Iterator[Step]:
+def _duration(profile: RolesAnywhereProfile | None, setup: Setup) -> int:
+    return setup.duration or (profile.duration if profile else DEFAULT_DURATION)
+
+
+def _of_anchor(anchor: TrustAnchor | None, setup: Setup) -> Iterator[Step]:
     if anchor is None:
-        words = f"create {wanted.name!r}, which trusts {subjects(wanted.cas)}"
-        parameters = {"name": wanted.name, "source": _source(wanted.cas), "enabled": True}
+        words = f"create {setup.name!r}, which trusts {subjects(setup.cas)}"
+        parameters = {"name": setup.name, "source": _source(setup.cas), "enabled": True}
         yield Step("trust anchor", words, "rolesanywhere", "create_trust_anchor", parameters)
         return
-    if new := anchor.missing(wanted):
+    if new := anchor.missing(setup.cas):
         words = (
             f"add {subjects(new)} to {anchor.name!r}, beside {subjects(anchor.bundle or ())}:"
             " every role that trusts this trust anchor trusts certificates of both"
@@ -102,35 +127,35 @@ def _of_anchor(anchor: TrustAnchor | None, wanted: Wanted) -> Iterator[Step]:
         yield Step("trust anchor", words, "rolesanywhere", "enable_trust_anchor", {"trustAnchorId": anchor.id})
 
 
-def _of_role(role: Role | None, wanted: Wanted, anchor_arn: str, duration: int) -> Iterator[Step]:
+def _of_role(role: Role | None, setup: Setup, anchor_arn: str, duration: int) -> Iterator[Step]:
     before = role.trust_policy if role else None
-    after = with_statement(before, wanted.tags, anchor_arn)
-    who = f"certificates of the trust anchor with {in_words(wanted.tags)}"
+    after = with_statement(before, setup.tags, anchor_arn)
+    who = f"certificates of the trust anchor with {in_words(setup.tags)}"
     lines = tuple(difference(before, after))
-    named: dict[str, Any] = {"RoleName": wanted.role}
+    named: dict[str, Any] = {"RoleName": setup.role}
     if role is None:
         longest = {"MaxSessionDuration": max(duration, DEFAULT_DURATION)}
         parameters = {**named, "AssumeRolePolicyDocument": json.dumps(after), **longest}
-        yield Step("role", f"create {wanted.role!r}, which {who} may assume", "iam", "create_role", parameters, lines)
+        yield Step("role", f"create {setup.role!r}, which {who} may assume", "iam", "create_role", parameters, lines)
     elif after != before:
-        words = f"widen the trust policy of {wanted.role!r}: {who} may assume it, too"
+        words = f"widen the trust policy of {setup.role!r}: {who} may assume it, too"
         parameters = {**named, "PolicyDocument": json.dumps(after)}
         yield Step("role", words, "iam", "update_assume_role_policy", parameters, lines)
     if role and role.max_session_duration < duration:
-        words = f"raise MaxSessionDuration of {wanted.role!r} from {role.max_session_duration} to {duration} seconds"
+        words = f"raise MaxSessionDuration of {setup.role!r} from {role.max_session_duration} to {duration} seconds"
         yield Step("role", words, "iam", "update_role", {**named, "MaxSessionDuration": duration})
-    for arn in dict.fromkeys(wanted.policies):
+    for arn in dict.fromkeys(setup.policies):
         if role is None or arn not in role.policies:
-            words = f"attach {arn} to {wanted.role!r}"
+            words = f"attach {arn} to {setup.role!r}"
             yield Step("role", words, "iam", "attach_role_policy", {**named, "PolicyArn": arn})
 
 
-def _of_profile(profile: Profile | None, wanted: Wanted, role_arn: str) -> Iterator[Step]:
+def _of_profile(profile: RolesAnywhereProfile | None, setup: Setup, role_arn: str) -> Iterator[Step]:
     if profile is None:
-        duration = wanted.duration or DEFAULT_DURATION
-        words = f"create {wanted.name!r} with the role {wanted.role!r}, and sessions of at most {duration} seconds"
+        duration = setup.duration or DEFAULT_DURATION
+        words = f"create {setup.name!r} with the role {setup.role!r}, and sessions of at most {duration} seconds"
         parameters = {
-            "name": wanted.name,
+            "name": setup.name,
             "roleArns": [role_arn or _NEW_ROLE],
             "durationSeconds": duration,
             "enabled": True,
@@ -139,12 +164,12 @@ def _of_profile(profile: Profile | None, wanted: Wanted, role_arn: str) -> Itera
         return
     changes: dict[str, Any] = {}
     changed: list[str] = []
-    if not profile.has(role_arn, wanted.role):
+    if not profile.has(role_arn, setup.role):
         changes["roleArns"] = [*profile.roles, role_arn or _NEW_ROLE]
-        changed.append(f"add the role {wanted.role!r}")
-    if wanted.duration and profile.duration != wanted.duration:
-        changes["durationSeconds"] = wanted.duration
-        changed.append(f"let sessions last at most {wanted.duration} seconds instead of {profile.duration}")
+        changed.append(f"add the role {setup.role!r}")
+    if setup.duration and profile.duration != setup.duration:
+        changes["durationSeconds"] = setup.duration
+        changed.append(f"let sessions last at most {setup.duration} seconds instead of {profile.duration}")
     if changes:
         words = f"change {profile.name!r}: {' and '.join(changed)}"
         yield Step("profile", words, "rolesanywhere", "update_profile", {"profileId": profile.id, **changes})
@@ -155,3 +180,72 @@ def _of_profile(profile: Profile | None, wanted: Wanted, role_arn: str) -> Itera
 
 def _source(cas: Sequence[Certificate]) -> dict[str, Any]:
     return {"sourceType": "CERTIFICATE_BUNDLE", "sourceData": {"x509CertificateData": write_bundle(cas)}}
+
+
+def apply(clients: ServiceClients, existing: Existing, setup: Setup, done: Callable[[Step], None]) -> Existing:
+    """Carry out the plan for a set-up, and return what there is then.
+
+    After each call, what is left is planned anew with the ARNs that the call returned. So a set-up that was cut off
+    anywhere is completed by the next one.
+
+    Args:
+        clients: the clients of the account and region that `existing` was read from.
+        existing: what there was when the user agreed.
+        setup: the set-up.
+        done: is called after each step.
+
+    Raises:
+        HwsignerError: as `ServiceClient.call`, with what was already done.
+    """
+    made: list[str] = []
+    left = plan(existing, setup)
+    for operation in [step.operation for step in left]:
+        step = next((each for each in left if each.operation == operation), None)
+        if step is None:  # With the ARNs that are known now, it is not needed.
+            continue
+        try:
+            response: Mapping[str, Any] = getattr(clients, step.service).call(step.operation, **step.parameters)
+        except HwsignerError as error:
+            raise _with_what_was_made(error, made) from error
+        existing = _after(existing, step, response)
+        left = plan(existing, setup)
+        made.append(f"{step.resource}: {step.short}")
+        done(step)
+    if left:
+        raise HwsignerError("more is to be done than the plan said", _AGAIN)
+    return existing
+
+
+def check_unchanged(clients: ServiceClients, existing: Existing, setup: Setup) -> None:
+    """Check that everything is as it was when the plan was shown.
+
+    Raises:
+        HwsignerError: something changed, or as `read`.
+    """
+    if read(clients, setup) != existing:
+        raise HwsignerError("the trust anchor, role or profile changed meanwhile, so nothing was done", _AGAIN)
+
+
+def _after(existing: Existing, step: Step, response: Mapping[str, Any]) -> Existing:
+    """Return what there is after a step, from its response, or from its parameters if that says nothing."""
+    if step.resource == "trust anchor":
+        return replace(existing, anchor=TrustAnchor.of(response["trustAnchor"]))
+    if step.resource == "profile":
+        return replace(existing, profile=RolesAnywhereProfile.of(response["profile"]))
+    parameters, role = step.parameters, existing.role
+    if step.operation == "create_role" or role is None:
+        document = json.loads(parameters["AssumeRolePolicyDocument"])
+        return replace(existing, role=Role.of({**response["Role"], "AssumeRolePolicyDocument": document}))
+    if step.operation == "update_assume_role_policy":
+        role = replace(role, trust_policy=json.loads(parameters["PolicyDocument"]))
+    elif step.operation == "update_role":
+        role = replace(role, max_session_duration=parameters["MaxSessionDuration"])
+    else:
+        role = replace(role, policies=(*role.policies, parameters["PolicyArn"]))
+    return replace(existing, role=role)
+
+
+def _with_what_was_made(error: HwsignerError, made: Sequence[str]) -> HwsignerError:
+    if made:
+        error.hint = f"{error.hint}. Already done: {'; '.join(made)}. {_AGAIN}"
+    return error

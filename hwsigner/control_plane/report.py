@@ -22,7 +22,7 @@ from hwsigner.control_plane.certificate_checks import (
 )
 from hwsigner.control_plane.facts import Detail, Facts
 from hwsigner.control_plane.resource_checks import check_resources, duration_of, is_mapped, mapped_tags, origin_identity
-from hwsigner.control_plane.wanted import DEFAULT_DURATION
+from hwsigner.control_plane.resources import DEFAULT_DURATION
 from hwsigner.errors import ConfigError
 from hwsigner.findings import LEVELS, Finding, account
 from hwsigner.identity.certificate import Certificate, Chain

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from hwsigner.aws.create_session import SessionRequest
 from hwsigner.control_plane.facts import Detail, Facts
-from hwsigner.control_plane.wanted import DEFAULT_DURATION
+from hwsigner.control_plane.resources import DEFAULT_DURATION
 from hwsigner.findings import Finding, account
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import certs
-from hwsigner.control_plane.resources import Existing, Profile, Role, TrustAnchor
-from hwsigner.control_plane.wanted import Wanted
+from hwsigner.control_plane.resources import Role, RolesAnywhereProfile, TrustAnchor
+from hwsigner.control_plane.setup import Existing, Setup
 from hwsigner.identity.certificate import Certificate
 from hwsigner.trust_policy.writing import write_trust_policy
 
@@ -17,9 +17,9 @@ TAGS = {"x509Subject/CN": ["bamboo-01"], "x509Subject/OU": ["devops"]}
 CA, OTHER_CA = certs.make_ca(), certs.make_ca("Other CA")
 
 
-def wanted(*cas: certs.Authority, **more: Any) -> Wanted:
+def setup(*cas: certs.Authority, **more: Any) -> Setup:
     found = tuple(Certificate(each.certificate, "ca.pem") for each in cas or (CA,))
-    return Wanted(**{"name": "web", "role": "web", "cas": found, "tags": TAGS, **more})
+    return Setup(**{"name": "web", "role": "web", "cas": found, "tags": TAGS, **more})
 
 
 def anchor(*cas: certs.Authority, arn: str = ANCHOR_ARN, name: str = "web", enabled: bool = True) -> TrustAnchor:
@@ -33,8 +33,8 @@ def role(policy: dict[str, Any] | None = None, longest: int = 3600, policies: tu
 
 def profile(
     *roles: str, arn: str = PROFILE_ARN, name: str = "web", enabled: bool = True, duration: int = 3600
-) -> Profile:
-    return Profile(arn, name, enabled, roles, duration)
+) -> RolesAnywhereProfile:
+    return RolesAnywhereProfile(arn, name, enabled, roles, duration)
 
 
 def complete() -> Existing:

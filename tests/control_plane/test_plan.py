@@ -19,11 +19,11 @@ from control_plane.setups import (
     complete,
     profile,
     role,
-    wanted,
+    setup,
 )
 from hwsigner.control_plane.plan import notes, plan
-from hwsigner.control_plane.resources import Existing, choose_anchor, choose_profile
-from hwsigner.control_plane.statements import with_statement
+from hwsigner.control_plane.policies import with_statement
+from hwsigner.control_plane.setup import Existing, choose_anchor, choose_profile
 from hwsigner.errors import UsageError
 from hwsigner.trust_policy.writing import size, write_trust_policy
 
@@ -34,7 +34,7 @@ EC2 = {"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action
 
 
 def operations(existing: Existing, **more: Any) -> list[str]:
-    return [step.operation for step in plan(existing, wanted(**more))]
+    return [step.operation for step in plan(existing, setup(**more))]
 
 
 def test_plan_makes_all_three_when_there_is_nothing() -> None:
@@ -67,15 +67,15 @@ def test_plan_completes_what_is_missing(existing: Existing, expected: list[str])
 
 
 def test_role_is_never_shorter_than_profile_when_duration_is_given() -> None:
-    steps = {step.operation: step.parameters for step in plan(complete(), wanted(duration=43200))}
+    steps = {step.operation: step.parameters for step in plan(complete(), setup(duration=43200))}
     assert steps["update_role"] == {"RoleName": "web", "MaxSessionDuration": 43200}
     assert steps["update_profile"]["durationSeconds"] == 43200
-    new = {step.operation: step.parameters for step in plan(Existing(), wanted(duration=900))}
+    new = {step.operation: step.parameters for step in plan(Existing(), setup(duration=900))}
     assert (new["create_role"]["MaxSessionDuration"], new["create_profile"]["durationSeconds"]) == (3600, 900)
 
 
 def test_second_ca_is_added_beside_the_first_and_the_plan_says_what_that_means() -> None:
-    step = plan(complete(), wanted(OTHER_CA, add_ca=True))[0]
+    step = plan(complete(), setup(OTHER_CA, add_ca=True))[0]
     bundle = step.parameters["source"]["sourceData"]["x509CertificateData"]
     assert bundle == (CA.pem + OTHER_CA.pem).decode()
     assert "every role that trusts this trust anchor trusts certificates of both" in step.words
@@ -128,7 +128,7 @@ def test_each_set_of_names_gets_a_statement_of_its_own() -> None:
 def test_policy_over_the_limit_is_refused_in_words() -> None:
     many = {"x509Subject/CN": [f"host-{number}" for number in range(200)]}
     with pytest.raises(UsageError, match=r"would have \d+ characters, and IAM accepts 2048"):
-        plan(Existing(), wanted(tags=many))
+        plan(Existing(), setup(tags=many))
     filler = [{**EC2, "Sid": f"Filler{number}"} for number in range(20)]
     large = {"Version": "2012-10-17", "Statement": filler}
     assert size(large) > 2048
@@ -137,7 +137,7 @@ def test_policy_over_the_limit_is_refused_in_words() -> None:
 
 def test_plan_shows_the_difference_of_the_trust_policy() -> None:
     existing = replace(complete(), role=role({"Version": "2012-10-17", "Statement": [EC2]}))
-    [step] = plan(existing, wanted())
+    [step] = plan(existing, setup())
     assert "widen the trust policy of 'web'" in step.words
     assert "x509Subject/CN 'bamboo-01' and x509Subject/OU 'devops' may assume it, too" in step.words
     assert any(line.startswith("+") and ANCHOR_ARN in line for line in step.lines)
@@ -147,67 +147,67 @@ def test_plan_shows_the_difference_of_the_trust_policy() -> None:
 def test_notes_name_a_deny_that_stays() -> None:
     deny = {"Sid": "NotThisOne", "Effect": "Deny", "Principal": "*", "Action": "sts:*"}
     existing = replace(complete(), role=role({"Version": "2012-10-17", "Statement": [deny]}))
-    assert any("will still refuse" in note and "NotThisOne" in note for note in notes(existing, wanted()))
+    assert any("will still refuse" in note and "NotThisOne" in note for note in notes(existing, setup()))
 
 
 def test_note_says_that_a_broader_policy_stays() -> None:
     broader = role(write_trust_policy({"x509Subject/OU": ["devops"]}))
     assert operations(replace(complete(), role=broader)) == []
-    assert "lets these certificates in already" in " ".join(notes(replace(complete(), role=broader), wanted()))
-    assert notes(complete(), wanted()) == []
+    assert "lets these certificates in already" in " ".join(notes(replace(complete(), role=broader), setup()))
+    assert notes(complete(), setup()) == []
 
 
 def test_notes_name_other_cas_and_other_roles() -> None:
     existing = Existing(anchor(CA, OTHER_CA), role(), profile(ROLE_ARN, OTHER_ROLE))
-    found = " ".join(notes(existing, wanted()))
+    found = " ".join(notes(existing, setup()))
     assert "also trusts CN=Other CA" in found
     assert "1 other role" in found
 
 
 def test_anchor_is_found_by_name_and_by_ca() -> None:
     named, with_ca = anchor(), anchor(arn=OTHER_ARN, name="another")
-    assert choose_anchor([named, with_ca], wanted()) == named
-    assert choose_anchor([with_ca], wanted()) == with_ca
-    assert choose_anchor([anchor(OTHER_CA, name="another")], wanted()) is None
-    assert choose_anchor([named, with_ca], wanted(trust_anchor_arn=OTHER_ARN)) == with_ca
+    assert choose_anchor([named, with_ca], setup()) == named
+    assert choose_anchor([with_ca], setup()) == with_ca
+    assert choose_anchor([anchor(OTHER_CA, name="another")], setup()) is None
+    assert choose_anchor([named, with_ca], setup(trust_anchor_arn=OTHER_ARN)) == with_ca
 
 
 def test_ambiguous_anchors_are_listed() -> None:
     both = [anchor(), anchor(arn=OTHER_ARN)]
     with pytest.raises(UsageError, match=rf"there are 2 trust anchors.*{ANCHOR_ARN}, {OTHER_ARN}.*--trust-anchor-arn"):
-        choose_anchor(both, wanted())
+        choose_anchor(both, setup())
 
 
 def test_anchor_with_another_ca_is_an_error_unless_it_is_to_be_added() -> None:
     with pytest.raises(UsageError, match=r"has other CAs: .*CN=Other CA.*--add-ca"):
-        choose_anchor([anchor(OTHER_CA)], wanted())
-    assert choose_anchor([anchor(OTHER_CA)], wanted(add_ca=True)) == anchor(OTHER_CA)
+        choose_anchor([anchor(OTHER_CA)], setup())
+    assert choose_anchor([anchor(OTHER_CA)], setup(add_ca=True)) == anchor(OTHER_CA)
     with pytest.raises(UsageError, match="no trust anchor 'web' to add the CA to"):
-        choose_anchor([], wanted(add_ca=True))
+        choose_anchor([], setup(add_ca=True))
 
 
 def test_anchor_of_another_kind_is_an_error() -> None:
     with pytest.raises(UsageError, match="has no certificate bundle"):
-        choose_anchor([replace(anchor(), bundle=None)], wanted())
+        choose_anchor([replace(anchor(), bundle=None)], setup())
 
 
 def test_profile_is_found_by_name_and_by_role() -> None:
     named, with_role = profile(ROLE_ARN), profile(ROLE_ARN, arn=OTHER_PROFILE, name="another")
-    assert choose_profile([named, with_role], wanted(), ROLE_ARN) == named
-    assert choose_profile([with_role], wanted(), ROLE_ARN) == with_role
-    assert choose_profile([profile()], wanted(), "") == profile()
-    assert choose_profile([named], wanted(), "") == named  # Its role was deleted.
-    assert choose_profile([profile(OTHER_ROLE, name="another")], wanted(), ROLE_ARN) is None
+    assert choose_profile([named, with_role], setup(), ROLE_ARN) == named
+    assert choose_profile([with_role], setup(), ROLE_ARN) == with_role
+    assert choose_profile([profile()], setup(), "") == profile()
+    assert choose_profile([named], setup(), "") == named  # Its role was deleted.
+    assert choose_profile([profile(OTHER_ROLE, name="another")], setup(), ROLE_ARN) is None
 
 
 def test_profile_with_other_roles_is_an_error_unless_it_was_named() -> None:
     other = profile(OTHER_ROLE)
     with pytest.raises(UsageError, match=rf"has other roles: {OTHER_ROLE}.*--profile-arn"):
-        choose_profile([other], wanted(), ROLE_ARN)
-    assert choose_profile([other], wanted(profile_arn=PROFILE_ARN), ROLE_ARN) == other
+        choose_profile([other], setup(), ROLE_ARN)
+    assert choose_profile([other], setup(profile_arn=PROFILE_ARN), ROLE_ARN) == other
 
 
 def test_arn_of_another_account_is_not_found() -> None:
     foreign = ANCHOR_ARN.replace("123456789012", "999999999999")
     with pytest.raises(UsageError, match=r"do not find in this region.*its account and its region"):
-        choose_anchor([anchor()], wanted(trust_anchor_arn=foreign))
+        choose_anchor([anchor()], setup(trust_anchor_arn=foreign))

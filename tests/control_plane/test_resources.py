@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from control_plane.setups import ANCHOR_ARN, PROFILE_ARN, ROLE_ARN, TAGS
-from hwsigner.control_plane.resources import Profile, Role, TrustAnchor
-from hwsigner.control_plane.statements import with_statement
+from hwsigner.control_plane.policies import with_statement
+from hwsigner.control_plane.resources import Role, RolesAnywhereProfile, TrustAnchor
 from hwsigner.errors import ServiceError
 
 ANCHOR = {"trustAnchorArn": ANCHOR_ARN, "name": "web"}
@@ -20,7 +20,7 @@ ROLE = {"Arn": ROLE_ARN, "RoleName": "web", "AssumeRolePolicyDocument": {}}
     ("kind", "whole", "member"),
     [
         *((TrustAnchor, ANCHOR, member) for member in ANCHOR),
-        *((Profile, PROFILE, member) for member in PROFILE),
+        *((RolesAnywhereProfile, PROFILE, member) for member in PROFILE),
         *((Role, ROLE, member) for member in ROLE),
     ],
 )

@@ -11,7 +11,7 @@ from typing import Any
 
 from hwsigner.aws.region import check_arns, parse_arn
 from hwsigner.cli import options
-from hwsigner.cli.aws.clients import AWS, clients
+from hwsigner.cli.aws.arguments import AWS, service_clients
 from hwsigner.cli.colours import GREEN, RED, YELLOW, coloured
 from hwsigner.cli.documents import read_bytes
 from hwsigner.cli.parser import Arguments, Parser
@@ -73,7 +73,7 @@ def of_account(arguments: Arguments, chain: Chain | None) -> Report:
         anchor, arguments.settings.profile_arn, role=arguments.settings.role_arn, region=arguments.settings.region
     )
     request = settings.session_request(arguments.settings)
-    facts = read_facts(clients(arguments, region=region), request, [chain.leaf.subject] if chain else [])
+    facts = read_facts(service_clients(arguments, region=region), request, [chain.leaf.subject] if chain else [])
     return report(facts, request, chain, datetime.now(UTC))
 
 

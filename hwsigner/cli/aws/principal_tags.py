@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from hwsigner.cli.aws.certificates import CERTIFICATE, read_leaf, warn_of_untaggable
+from hwsigner.cli.aws.arguments import CERTIFICATE, read_leaf, warn_of_untaggable
 from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.config.flags import KEY, OUTPUT
 from hwsigner.errors import printable

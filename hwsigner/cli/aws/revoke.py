@@ -6,7 +6,7 @@ import json
 import os
 
 from hwsigner.cli.asking import ask
-from hwsigner.cli.aws.certificates import CERTIFICATE, read_leaf
+from hwsigner.cli.aws.arguments import CERTIFICATE, read_leaf
 from hwsigner.cli.aws.revoking import CA, REVOCATION, Outcome, Prepared, prepare
 from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.cli.process import print_outcome

@@ -10,8 +10,7 @@ from typing import Any
 from hwsigner.aws.apis import ServiceClient
 from hwsigner.aws.region import parse_arn
 from hwsigner.cli import options
-from hwsigner.cli.aws.certificates import read_all
-from hwsigner.cli.aws.clients import AWS, clients
+from hwsigner.cli.aws.arguments import AWS, read_all, service_clients
 from hwsigner.cli.parser import Arguments
 from hwsigner.config.flags import KEY, Flag, one_of, whole_number
 from hwsigner.control_plane import private_ca
@@ -79,7 +78,7 @@ def prepare(
         CertificateError: the CA did not issue a certificate, or as `plan_revocation`.
         HwsignerError: the service refused or was not reached.
     """
-    aws = clients(arguments, region=parse_arn(arn, "--trust-anchor-arn").region)
+    aws = service_clients(arguments, region=parse_arn(arn, "--trust-anchor-arn").region)
     anchor = TrustAnchor.of(aws.rolesanywhere.call("get_trust_anchor", trustAnchorId=arn)["trustAnchor"])
     named = _named(certificates, serials)
     if anchor.private_ca:

@@ -1,28 +1,32 @@
-"""`hwsigner aws setup`: make or complete the trust anchor, the role and the profile."""
+"""`hwsigner aws setup`: make or complete the trust anchor, the role and the Roles Anywhere profile."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from hwsigner.aws.region import parse_canonical_arn
 from hwsigner.cli.asking import ask
-from hwsigner.cli.aws.certificates import read_leaf, warn_of_untaggable
-from hwsigner.cli.aws.clients import AWS, clients
-from hwsigner.cli.aws.matching import MATCH, matching_policy, wanted_tags, what_it_lets_in
-from hwsigner.cli.aws.wanted import CA_AND_ROLE, NAME, read_ca
+from hwsigner.cli.aws.arguments import (
+    AWS,
+    CA_AND_ROLE,
+    MATCH,
+    NAME,
+    read_ca,
+    read_leaf,
+    service_clients,
+    warn_of_untaggable,
+)
 from hwsigner.cli.full_paths import in_full_if_there
 from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.cli.process import print_outcome, report
 from hwsigner.cli.without_secrets import without_secret
 from hwsigner.config.flags import IDENTITY, KEY, OUTPUT, Flag, session_duration, switch
 from hwsigner.config.profiles import change_profile, check_name, profiles
-from hwsigner.control_plane.apply import apply, check_unchanged
-from hwsigner.control_plane.plan import Step, notes, plan
-from hwsigner.control_plane.resources import Existing, read
-from hwsigner.control_plane.wanted import Wanted
+from hwsigner.control_plane.plan import Step, apply, check_unchanged, described, notes, plan
+from hwsigner.control_plane.policies import checked_policy, compared_tags
+from hwsigner.control_plane.setup import Setup, read
 from hwsigner.errors import HwsignerError, UsageError, printable
 from hwsigner.uri import KeyURI
 
@@ -52,102 +56,64 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Arguments) -> int:
     """Show the plan, ask, carry it out, and write the profile."""
-    wanted = _wanted(arguments)
-    name = arguments.profile or wanted.role
+    setup, identity = _setup(arguments), _identity(arguments)
+    name = arguments.profile or setup.role
     check_name(name)
-    profiles(os.environ)  # A config.toml that can't be read is an error before anything is changed.
-    found = clients(arguments, region=_region(arguments))
-    existing = read(found, wanted)
-    shown = _Plan(existing, wanted, name, _identity(arguments))
+    known = profiles(os.environ)  # A config.toml that can't be read is an error before anything is changed.
+    clients = service_clients(arguments, region=_region(arguments))
+    existing = read(clients, setup)
+    steps = plan(existing, setup)
+    changes = _changes(name, known[name].values if name in known else {}, {**existing.arns, **identity})
+    nothing = [] if steps or changes else ["There is nothing to do"]
+    if arguments.plan and arguments.json:
+        planned = {"steps": [step.data for step in steps], "notes": notes(existing, setup)}
+        print(json.dumps({**planned, "config": nothing or changes, **existing.arns}, indent=2))
+        return 0
+    lines = [*described(existing, setup, steps), *(nothing or changes)]
     if arguments.plan:
-        print(json.dumps(shown.data(), indent=2) if arguments.json else "\n".join(map(printable, shown.lines())))
+        print("\n".join(map(printable, lines)))
         return 0
     if arguments.yes:
-        for line in shown.lines() if shown.is_needed() else ():
+        for line in [] if nothing else lines:
             report(printable(line))
-    elif shown.is_needed():
-        ask(shown.lines(), "Type yes to do this", nothing="nothing was changed")
-        check_unchanged(found, existing, wanted)
-    steps: list[Step] = []
+    elif not nothing:
+        ask(lines, "Type yes to do this", nothing="nothing was changed")
+        check_unchanged(clients, existing, setup)
+    made: list[Step] = []
 
     def done(step: Step) -> None:
-        steps.append(step)
+        made.append(step)
         report(printable(f"done: {step.resource}: {step.short}"))
 
-    values = {**arns(apply(found, existing, wanted, done)), **_identity(arguments)}
-    _print(arguments, name, _write_profile(name, values), values, steps)
+    values = {**apply(clients, existing, setup, done).arns, **identity}
+    _print(arguments, name, _write_profile(name, values), values, made)
     return 0
 
 
-class _Plan:
-    """What would be done, in AWS and in config.toml."""
-
-    def __init__(self, existing: Existing, wanted: Wanted, name: str, identity: Mapping[str, str | None]) -> None:
-        self._existing, self._wanted, self._name = existing, wanted, name
-        self.steps, self._notes = plan(existing, wanted), notes(existing, wanted)
-        known = profiles(os.environ)
-        self._before = known[name].values if name in known else {}
-        self._after = {**arns(existing), **identity}
-
-    def is_needed(self) -> bool:
-        """Return whether anything is to be done."""
-        return bool(self.steps) or any(self._before.get(key) != value for key, value in self._after.items())
-
-    def lines(self) -> list[str]:
-        """Return the plan for people."""
-        lines = [
-            f"{kind.removesuffix('-arn').replace('-', ' ')}: {arn} exists"
-            for kind, arn in arns(self._existing).items()
-            if arn
-        ]
-        for step in self.steps:
-            lines += [f"{step.resource}: {step.words}", *(f"    {line}" for line in step.lines)]
-        if any(step.lines for step in self.steps):
-            lines += [f"This {each}" for each in what_it_lets_in(self._wanted.tags, "the trust anchor")]
-        lines += [f"Note: {each}" for each in self._notes]
-        return [*lines, *self._of_config()]
-
-    def data(self) -> dict[str, Any]:
-        """Return the plan for programs."""
-        steps = [
-            {"resource": s.resource, "words": s.words, "call": s.operation, "difference": list(s.lines)}
-            for s in self.steps
-        ]
-        return {"steps": steps, "notes": self._notes, "config": self._of_config(), **arns(self._existing)}
-
-    def _of_config(self) -> list[str]:
-        if not self.is_needed():
-            return ["There is nothing to do"]
-        lines = []
-        for key, value in self._after.items():
-            before, after = self._before.get(key), "nothing" if value is None else value or "the new one's ARN"
-            if before != value:
-                former = f", not {without_secret(key, before)}" if before else ""
-                lines.append(f"config.toml: [profile.{self._name}] {key} = {after}{former}")
-        return lines
+def _changes(name: str, before: Mapping[str, str], after: Mapping[str, str | None]) -> list[str]:
+    """Return what would change in a profile of config.toml, a line each."""
+    lines = []
+    for key, value in after.items():
+        if (former := before.get(key)) != value:
+            new = "nothing" if value is None else value or "the new one's ARN"
+            old = f", not {without_secret(key, former)}" if former else ""
+            lines.append(f"config.toml: [profile.{name}] {key} = {new}{old}")
+    return lines
 
 
-def arns(existing: Existing) -> dict[str, str]:
-    """Return the ARNs as a profile of config.toml has them; those that are not known yet are empty."""
-    return {
-        "trust-anchor-arn": existing.anchor.arn if existing.anchor else "",
-        "role-arn": existing.role.arn if existing.role else "",
-        "profile-arn": existing.profile.arn if existing.profile else "",
-    }
-
-
-def _wanted(arguments: Arguments) -> Wanted:
-    given = {"--trust-anchor-arn": arguments.settings.trust_anchor_arn, "--profile-arn": arguments.settings.profile_arn}
+def _setup(arguments: Arguments) -> Setup:
+    settings = arguments.settings
+    given = {"--trust-anchor-arn": settings.trust_anchor_arn, "--profile-arn": settings.profile_arn}
     for flag, text in given.items():
         if text:
             parse_canonical_arn(text, flag)
     cas = read_ca(arguments)
-    leaves = [read_leaf(arguments.settings, arguments.settings.certificate)] if arguments.settings.certificate else []
-    tags = wanted_tags(arguments.match, leaves)
-    matching_policy(tags, leaves, None)
+    leaves = [read_leaf(settings, settings.certificate)] if settings.certificate else []
+    tags = compared_tags(arguments.match, leaves)
+    checked_policy(tags, leaves, None)
     for leaf in leaves:
         warn_of_untaggable(leaf)
-    return Wanted(
+    return Setup(
         name=arguments.name or arguments.role,
         role=arguments.role,
         cas=cas,
@@ -155,8 +121,8 @@ def _wanted(arguments: Arguments) -> Wanted:
         duration=arguments.duration,
         policies=tuple(arguments.policy),
         add_ca=arguments.add_ca,
-        trust_anchor_arn=arguments.settings.trust_anchor_arn or "",
-        profile_arn=arguments.settings.profile_arn or "",
+        trust_anchor_arn=settings.trust_anchor_arn or "",
+        profile_arn=settings.profile_arn or "",
     )
 
 

@@ -141,7 +141,7 @@ def test_terraform_configuration_has_the_same_resources(template: Callable[..., 
 
 
 def test_terraform_escapes_what_would_be_a_template() -> None:
-    from hwsigner.cli.aws.terraform import _hcl
+    from hwsigner.control_plane.templates import _hcl
 
     assert _hcl({"a": '${*} %{ "\\'}) == '{\n  "a" = "$${*} %%{ \\"\\\\"\n}'
 

@@ -18,7 +18,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import certs
-from hwsigner.cli.aws.matching import matching_policy, wanted_tags
+from hwsigner.control_plane.policies import checked_policy, compared_tags
 from hwsigner.emulator.tags import principal_tags
 from hwsigner.errors import CertificateError
 from hwsigner.identity.certificate import Certificate
@@ -91,7 +91,7 @@ def test_policy_lets_in_its_certificate_and_refuses_one_that_differs_in_a_compar
     name, value = data.draw(st.sampled_from(names)), data.draw(VALUES)
     assume(value != subject[name])
     one = certificate(*subject.items(), issuer=issuer)
-    policy = matching_policy(wanted_tags(",".join([*names, "Issuer/CN"]), [one]), [one], ANCHOR)
+    policy = checked_policy(compared_tags(",".join([*names, "Issuer/CN"]), [one]), [one], ANCHOR)
     assert refusal(policy, one) == ""
     assert review(policy, trust_anchor=ANCHOR) == []
     differing = certificate(*{**subject, name: value}.items(), issuer=issuer)
@@ -108,7 +108,7 @@ def test_policy_of_several_certificates_lets_in_each(subjects: list[dict[str, st
     assume(shared)
     names = data.draw(st.lists(st.sampled_from(shared), min_size=1, unique=True))
     several = [certificate(*subject.items()) for subject in subjects]
-    policy = matching_policy(wanted_tags(",".join(names), several), several, ANCHOR)
+    policy = checked_policy(compared_tags(",".join(names), several), several, ANCHOR)
     assert [refusal(policy, one) for one in several] == [""] * len(several)
 
 
@@ -205,12 +205,12 @@ def test_name_that_cannot_be_compared_is_an_error(scene: Scene, issue: Callable[
 @pytest.mark.filterwarnings("ignore:Attribute's length")
 def test_empty_name_is_an_error() -> None:
     with pytest.raises(CertificateError, match="empty x509Subject/CN"):
-        wanted_tags("CN", [certificate(("CN", ""))])
+        compared_tags("CN", [certificate(("CN", ""))])
 
 
 def test_name_of_the_subject_alternative_name_is_compared() -> None:
     one = certificate(("CN", "web"), dns="web.example.com")
-    policy = matching_policy(wanted_tags("SAN/DNS", [one]), [one], ANCHOR)
+    policy = checked_policy(compared_tags("SAN/DNS", [one]), [one], ANCHOR)
     assert refusal(policy, one) == ""
     assert "x509SAN/DNS" in refusal(policy, certificate(("CN", "web"), dns="db.example.com"))
 

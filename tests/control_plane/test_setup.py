@@ -8,9 +8,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 import certs
-from control_plane.setups import ANCHOR_ARN, CA, wanted
+from control_plane.setups import ANCHOR_ARN, CA, setup
 from hwsigner.control_plane.resources import TrustAnchor
-from hwsigner.control_plane.wanted import check_ca
+from hwsigner.control_plane.setup import check_ca
 from hwsigner.errors import CertificateError, UsageError
 from hwsigner.identity.certificate import Certificate
 
@@ -41,12 +41,12 @@ def test_ca_is_accepted_with_and_without_key_usage(usage: bool | None) -> None:
 @pytest.mark.parametrize("more", [{"role": "a b"}, {"role": ""}, {"name": "a/b"}, {"policies": ("ReadOnly",)}])
 def test_invalid_names_are_usage_errors(more: dict[str, str]) -> None:
     with pytest.raises(UsageError):
-        wanted(**more)
+        setup(**more)
 
 
 def test_accounts_are_those_of_given_arns_without_policies_of_aws() -> None:
     policies = ("arn:aws:iam::aws:policy/ReadOnlyAccess", "arn:aws:iam::210987654321:policy/x")
-    found = wanted(policies=policies, trust_anchor_arn=ANCHOR_ARN).accounts
+    found = setup(policies=policies, trust_anchor_arn=ANCHOR_ARN).accounts
     assert found == {ANCHOR_ARN: "123456789012", policies[1]: "210987654321"}
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hwsigner.cli.aws.clients import AWS, clients
+from hwsigner.cli.aws.arguments import AWS, service_clients
 from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.config.flags import PROFILE
 
@@ -30,7 +30,7 @@ def completed(*flags: str) -> Arguments:
 
 
 def url(*flags: str) -> str:
-    found: str = clients(completed(*flags), region=REGION).rolesanywhere._client.meta.endpoint_url
+    found: str = service_clients(completed(*flags), region=REGION).rolesanywhere._client.meta.endpoint_url
     return found
 
 
@@ -45,7 +45,7 @@ def test_flags_choose_endpoint_and_region() -> None:
 
 def test_region_is_the_one_of_aws_region_when_nothing_else_gives_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_REGION", "eu-west-3")
-    assert clients(completed()).rolesanywhere.region == "eu-west-3"
+    assert service_clients(completed()).rolesanywhere.region == "eu-west-3"
     assert url() == f"https://rolesanywhere.{REGION}.amazonaws.com"
 
 
@@ -59,4 +59,4 @@ def test_endpoints_are_those_of_the_sdks(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_profile_of_the_sdks_is_the_one_of_the_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "aws").write_text("[profile admin]\nregion = ap-south-1\n")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "aws"))
-    assert clients(completed("--aws-profile=admin")).rolesanywhere.region == "ap-south-1"
+    assert service_clients(completed("--aws-profile=admin")).rolesanywhere.region == "ap-south-1"
