@@ -50,28 +50,40 @@ class Judgement(NamedTuple):
 
 @dataclass(frozen=True)
 class Condition:
-    """One operator with one key and its values, as written in a policy. Make it with `parse`."""
+    """One operator with one key and its values, as written in a policy. Make it with `parse`.
+
+    Attributes:
+        operator: the operator, such as "ForAnyValue:StringLikeIfExists".
+        key: the key, such as "aws:PrincipalTag/x509Subject/CN".
+        values: one or more, as text.
+        parts: the operator, split.
+        variables: the keys of the policy variables in the values.
+    """
 
     operator: str
     key: str
     values: tuple[str, ...]
+    parts: OperatorParts
+    variables: tuple[str, ...]
     _tests: tuple[Compiled, ...]
     _has_variables: bool
+    _unknown: str  # Why no request can be judged, or an empty string.
 
     @classmethod
     def parse(cls, name: str, key: str, values: tuple[str, ...], *, has_variables: bool) -> Condition:
         """Return a condition.
 
         Args:
-            name: the operator, such as "ForAnyValue:StringLikeIfExists".
-            key: the key, such as "aws:PrincipalTag/x509Subject/CN".
-            values: one or more, as text.
+            name: the operator.
+            key: the key.
+            values: the values.
             has_variables: whether the policy's Version has policy variables.
 
         Raises:
             ValueError: the operator is unknown, or a value is not of its type. The text completes "…: ".
         """
-        parts = _parts(name)
+        match = _QUALIFIED.fullmatch(name)
+        parts = OperatorParts(match[1] or "", match[2], bool(match[3])) if match else OperatorParts("", "", False)
         if parts.base not in OPERATORS or (parts.base == "Null" and (parts.quantifier or parts.if_exists)):
             raise ValueError(f"unknown operator {name}")
         if not values:
@@ -82,33 +94,16 @@ class Condition:
                 tests.append(OPERATORS[parts.base].compile(value, has_variables))
             except ValueError as error:
                 raise ValueError(f"{name} {key} has the value {value!r}, {error}") from error
-        return cls(name, key, values, tuple(tests), has_variables)
+        variables = tuple(variable for each in tests for variable in each.keys)
+        unknown = _what_is_unknown(name, parts, key, variables)
+        return cls(name, key, values, parts, variables, tuple(tests), has_variables, unknown)
 
     def judge(self, context: Context) -> Judgement:
         """Return whether a request meets the condition. An unknown key or variable makes that unknown."""
-        known = [kind_of(key) for key in (self.key, *self.variables)]
-        for key, kind in zip((self.key, *self.variables), known, strict=True):
-            if kind is None:
-                return Judgement(None, f"unknown key {key}")
-        kind = OPERATORS[self.parts.base].kind
-        if kind not in ("null", *(known[0] or "").split()):
-            return Judgement(None, f"unknown use of {self.operator} with {self.key}")
-        several = [key for key in self.variables if key.lower() in _MULTIVALUED]
-        if several or (self.key.lower() in _MULTIVALUED and kind != "null" and not self.parts.quantifier):
-            where = f"in ${{{several[0]}}}" if several else f"with {self.operator}"
-            return Judgement(None, f"unknown meaning of a key with several values {where}")
+        if self._unknown:
+            return Judgement(None, self._unknown)
         given = context.get(self.key.lower(), ())
         return Judgement(True) if self._is_met(given, context) else Judgement(False, self._requirement(given, context))
-
-    @property
-    def parts(self) -> OperatorParts:
-        """The operator, split."""
-        return _parts(self.operator)
-
-    @property
-    def variables(self) -> tuple[str, ...]:
-        """The keys of the policy variables in the values."""
-        return tuple(key for each in self._tests for key in each.keys)
 
     def _is_met(self, given: tuple[str, ...], context: Context) -> bool:
         quantifier, base, if_exists = self.parts
@@ -138,9 +133,19 @@ class Condition:
         return f"{self.operator} {self.key} {wanted}, but {actual}"
 
 
-def _parts(name: str) -> OperatorParts:
-    match = _QUALIFIED.fullmatch(name)
-    return OperatorParts(match[1] or "", match[2], bool(match[3])) if match else OperatorParts("", "", False)
+def _what_is_unknown(operator: str, parts: OperatorParts, key: str, variables: tuple[str, ...]) -> str:
+    """Return why a condition's meaning is not known, or an empty string if it is."""
+    for each in (key, *variables):
+        if kind_of(each) is None:
+            return f"unknown key {each}"
+    kind = OPERATORS[parts.base].kind
+    if kind not in ("null", *(kind_of(key) or "").split()):
+        return f"unknown use of {operator} with {key}"
+    several = [each for each in variables if each.lower() in _MULTIVALUED]
+    if several or (key.lower() in _MULTIVALUED and kind != "null" and not parts.quantifier):
+        where = f"in ${{{several[0]}}}" if several else f"with {operator}"
+        return f"unknown meaning of a key with several values {where}"
+    return ""
 
 
 def kind_of(key: str) -> str | None:

@@ -61,7 +61,7 @@ def open_statements(statements: Sequence[Statement], trust_anchor: str = "") -> 
 def is_about(condition_key: str, keys: Sequence[str]) -> bool:
     """Return whether a condition's key is one of some keys. One that ends with a slash stands for all its tags."""
     key = condition_key.lower()
-    return any(key.startswith(each) if each.endswith("/") else key == each for each in keys)
+    return key in keys or key[: key.find("/") + 1] in keys
 
 
 def named_anchors(policy: Mapping[str, Any]) -> list[str]:
