@@ -19,9 +19,7 @@ from hwsigner.pins import sources as pin_sources
 from hwsigner.system import notices
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
-    from hwsigner.cli.parser import Arguments, Parser
+    from hwsigner.cli.parser import Arguments, Command, Parser
 
 COMMANDS = {
     "credential-process": "hwsigner.cli.credential_process",
@@ -156,22 +154,22 @@ def _run(arguments: Sequence[str]) -> int:
         return 0  # --help has been printed.
     notices.set_notifier(notices.show_on_terminal, ExitOnInterrupt(_INTERRUPTED))
     # credential-process asks the agent before it reads config.toml.
-    if hasattr(command, "run_before_profile") and command.run_before_profile(given):
+    if parser.run_before_profile and parser.run_before_profile(given):
         return 0
     try:
         completed = parser.complete(given)
     except NoProfileError:
-        if hasattr(command, "run_without_profile") and command.run_without_profile(given):
+        if parser.run_without_profile and parser.run_without_profile(given):
             return 0
         raise
     return _run_completed(command, completed)
 
 
-def command_parser(name: str) -> tuple[ModuleType, Parser]:
+def command_parser(name: str) -> tuple[Command, Parser]:
     """Return the module of a command and the parser of its arguments."""
     from hwsigner.cli.parser import Parser
 
-    command = importlib.import_module(COMMANDS[name])
+    command: Command = importlib.import_module(COMMANDS[name])
     parser = Parser(name, command.HELP)
     command.add_arguments(parser)
     return command, parser
@@ -203,15 +201,14 @@ def _groups() -> set[str]:
     return {name.partition(" ")[0] for name in COMMANDS if " " in name}
 
 
-def _run_completed(command: ModuleType, parsed: Arguments) -> int:
+def _run_completed(command: Command, parsed: Arguments) -> int:
     from hwsigner.config.settings import warn_of_secrets
 
     notices.silence(on=not parsed.settings.debug)
     with warnings.catch_warnings():
         _show_warnings(strict=parsed.settings.strict)
         warn_of_secrets(parsed.settings, given={flag.name for flag, _ in parsed.given}, exposed=parsed.exposed)
-        status: int = command.run(parsed)
-    return status
+        return command.run(parsed)
 
 
 def _print_help(name: str | None, *, alone: bool) -> None:

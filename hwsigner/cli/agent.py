@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from hwsigner._version import __version__
 from hwsigner.cli import options
 from hwsigner.cli.metrics import METRICS, metrics_output
-from hwsigner.cli.parser import Arguments, Parser
+from hwsigner.cli.parser import Arguments, Command, Parser
 from hwsigner.cli.process import print_outcome, raise_descriptor_limit, report_thread_failures, signals_handled
 from hwsigner.cli.watching import Watch, monitoring, open_log
 from hwsigner.config.flags import OUTPUT, Flag, switch
@@ -171,3 +171,9 @@ def _handlers(server: AgentServer) -> dict[signal.Signals, Callable[..., None]]:
         signal.SIGINT: lambda *_: server.post(next(ends)),
         signal.SIGHUP: lambda *_: server.post(server.reload),
     }
+
+
+if TYPE_CHECKING:
+    import hwsigner.cli.agent
+
+    _: Command = hwsigner.cli.agent

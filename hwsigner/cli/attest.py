@@ -6,12 +6,13 @@ import hashlib
 import json
 import sys
 import warnings
+from typing import TYPE_CHECKING
 
 from hwsigner import attestation
 from hwsigner.attestation.documents import Document
 from hwsigner.cli import options
 from hwsigner.cli.documents import create_document, read_bytes, read_document
-from hwsigner.cli.parser import Arguments, Parser
+from hwsigner.cli.parser import Arguments, Command, Parser
 from hwsigner.config.flags import KEY, OUTPUT, Flag, switch
 from hwsigner.errors import HwsignerWarning, UsageError
 from hwsigner.key import find_certificates
@@ -87,3 +88,9 @@ def _statement(arguments: Arguments, uri: KeyURI, pins: PinSource) -> Document:
 def _answer(arguments: Arguments, uri: KeyURI, pins: PinSource) -> Document:
     challenge = read_document(arguments.challenge, "challenge")
     return attestation.answer_challenge(uri, challenge, pins, pcrs=arguments.pcrs or "", allow_modules=True)
+
+
+if TYPE_CHECKING:
+    import hwsigner.cli.attest
+
+    _: Command = hwsigner.cli.attest

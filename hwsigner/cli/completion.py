@@ -8,13 +8,13 @@ import shlex
 import shutil
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hwsigner.cli import COMMANDS, command_parser
 from hwsigner.cli.flag_groups import help_of
 from hwsigner.cli.help import ABOUT
 from hwsigner.cli.pages import names
-from hwsigner.cli.parser import Arguments, Parser
+from hwsigner.cli.parser import Arguments, Command, Parser
 from hwsigner.config.flags import Flag
 from hwsigner.errors import HwsignerError, UsageError, install_command, suggestion
 
@@ -129,3 +129,9 @@ def _complete(action: argparse.Action, completion: object) -> None:
     """Say how shtab completes a value."""
     if completion is not None:
         action.complete = completion  # type: ignore[attr-defined]
+
+
+if TYPE_CHECKING:
+    import hwsigner.cli.completion
+
+    _: Command = hwsigner.cli.completion

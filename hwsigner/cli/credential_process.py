@@ -6,9 +6,9 @@ import os
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hwsigner.cli.parser import Arguments, Parser
+from hwsigner.cli.parser import Arguments, Command, Parser
 from hwsigner.config.flags import IDENTITY, PROFILE, SESSION
 
 HELP = "print credentials for the AWS SDKs"
@@ -17,9 +17,10 @@ HELP = "print credentials for the AWS SDKs"
 def add_arguments(parser: Parser) -> None:
     """Add the flags."""
     parser.add_flags(IDENTITY, SESSION, PROFILE)
+    parser.run_before_profile, parser.run_without_profile = _run_before_profile, _run_without_profile
 
 
-def run_before_profile(given: Arguments) -> bool:
+def _run_before_profile(given: Arguments) -> bool:
     """Print a running agent's credentials, if the flags only name a profile.
 
     This comes before config.toml is read, as perhaps only the agent can read it.
@@ -35,7 +36,7 @@ def run_before_profile(given: Arguments) -> bool:
     return _print_found(find_credentials(name))
 
 
-def run_without_profile(given: Arguments) -> bool:
+def _run_without_profile(given: Arguments) -> bool:
     """Print the credentials of the system's agent, which may be starting: this user can't read such a profile.
 
     Returns:
@@ -94,3 +95,9 @@ def _only_profile(given: Mapping[str, Any]) -> str | None:
         return None
     names = set(filter(None, given.values()))
     return names.pop() if len(names) == 1 else None
+
+
+if TYPE_CHECKING:
+    import hwsigner.cli.credential_process
+
+    _: Command = hwsigner.cli.credential_process

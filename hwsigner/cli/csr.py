@@ -6,9 +6,10 @@ import json
 import sys
 import warnings
 from functools import partial
+from typing import TYPE_CHECKING
 
 from hwsigner.cli import options
-from hwsigner.cli.parser import Arguments, Parser
+from hwsigner.cli.parser import Arguments, Command, Parser
 from hwsigner.cli.process import print_outcome
 from hwsigner.config.flags import KEY, NAMES, OUTPUT, Flag
 from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError
@@ -59,3 +60,9 @@ def _replaced(path: str, pem: bytes, old: bytes) -> bytes:
         problem = f"{path} is there already, and is not a certificate request"
         raise HwsignerError(problem, "Name another file: it is not overwritten")
     return pem
+
+
+if TYPE_CHECKING:
+    import hwsigner.cli.csr
+
+    _: Command = hwsigner.cli.csr

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from hwsigner.cli import options
 from hwsigner.cli.asking import ask
-from hwsigner.cli.parser import Arguments, Parser
+from hwsigner.cli.parser import Arguments, Command, Parser
 from hwsigner.cli.process import print_outcome
 from hwsigner.config.flags import KEY, OUTPUT, switch
 from hwsigner.errors import printable
@@ -41,3 +42,9 @@ def _agree(_: Sequence[str]) -> None:
 def _ask(doomed: Sequence[str]) -> None:
     lines = ["This would be deleted for good:", *(f"  {line}" for line in doomed)]
     ask(lines, "Type yes to delete it", nothing="nothing was deleted")
+
+
+if TYPE_CHECKING:
+    import hwsigner.cli.delete
+
+    _: Command = hwsigner.cli.delete

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hwsigner.aws.config_file import config_path
 from hwsigner.aws.config_lines import check_no_keys, with_credential_process
@@ -26,7 +26,7 @@ from hwsigner.cli.enrolling import (
 )
 from hwsigner.cli.issuer import issuer
 from hwsigner.cli.keygen import NEW_KEY, key_request
-from hwsigner.cli.parser import Arguments, Parser
+from hwsigner.cli.parser import Arguments, Command, Parser
 from hwsigner.cli.process import print_outcome, print_rows
 from hwsigner.config.flags import ARNS, ISSUER, KEY, NAMES, OUTPUT, PLACE, PROOF, SESSION, Flag, attribute_of, switch
 from hwsigner.config.profiles import Profile, change_profile, check_name, file_of_new, profiles
@@ -224,3 +224,9 @@ def _next(arguments: Arguments, missing: Sequence[str]) -> str:
         return f"systemctl enable --now hwsigner-renew@{name}.timer"
     command = "hwsigner credential-process" if arguments.no_aws_config else "aws sts get-caller-identity"
     return f"{command} --profile {name}"
+
+
+if TYPE_CHECKING:
+    import hwsigner.cli.enroll
+
+    _: Command = hwsigner.cli.enroll

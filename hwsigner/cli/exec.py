@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hwsigner.aws.default_profile import find_default_credentials
-from hwsigner.cli.parser import Arguments, Parser
+from hwsigner.cli.parser import Arguments, Command, Parser
 from hwsigner.cli.watching import Watch
 from hwsigner.config.flags import IDENTITY, PROFILE, SESSION
 from hwsigner.errors import HwsignerWarning, UsageError
@@ -167,3 +167,9 @@ def _warn_of_default_profile() -> None:
 
 def _ignore(text: str, **_: object) -> None:
     """Log nothing: lines would mix with the command's. If there are no credentials, its SDK is told why."""
+
+
+if TYPE_CHECKING:
+    import hwsigner.cli.exec
+
+    _: Command = hwsigner.cli.exec

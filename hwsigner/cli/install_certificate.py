@@ -8,12 +8,12 @@ import shlex
 import warnings
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hwsigner.aws.region import check_known_arns
 from hwsigner.cli import options
 from hwsigner.cli.full_paths import in_full
-from hwsigner.cli.parser import Arguments, Parser
+from hwsigner.cli.parser import Arguments, Command, Parser
 from hwsigner.cli.process import print_outcome, print_rows
 from hwsigner.config.flags import ARNS, KEY, OUTPUT, PLACE, Flag, switch
 from hwsigner.config.profiles import change_profile, check_name, profiles
@@ -189,3 +189,9 @@ def _write_profile(name: str, flags: dict[str, str], text: str) -> str:
         return change_flags(name, flags)
     except HwsignerError as error:
         raise type(error)(f"the certificate is installed, but {error.message}", f"Its flags are {text}") from error
+
+
+if TYPE_CHECKING:
+    import hwsigner.cli.install_certificate
+
+    _: Command = hwsigner.cli.install_certificate

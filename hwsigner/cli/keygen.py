@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from hwsigner.cli import options
-from hwsigner.cli.parser import Arguments, Parser
+from hwsigner.cli.parser import Arguments, Command, Parser
 from hwsigner.cli.process import print_outcome, print_rows
 from hwsigner.cli.show import key_data, key_rows
 from hwsigner.config.flags import KEY, OUTPUT, Flag, boolean, one_of, switch
@@ -68,3 +68,9 @@ def key_request(arguments: Arguments) -> KeyRequest:
         pcrs=arguments.pcrs or "",
         overwrite=arguments.overwrite,
     )
+
+
+if TYPE_CHECKING:
+    import hwsigner.cli.keygen
+
+    _: Command = hwsigner.cli.keygen

@@ -7,10 +7,10 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hwsigner.cli import options
-from hwsigner.cli.parser import Arguments, Parser
+from hwsigner.cli.parser import Arguments, Command, Parser
 from hwsigner.cli.process import report
 from hwsigner.config import settings
 from hwsigner.config.flags import IDENTITY, OUTPUT, switch
@@ -218,3 +218,9 @@ def _print_tables(tokens: Sequence[ListedToken]) -> None:
         for name, one in (("token", uri), *((str(number), row[-1]) for number, row in enumerate(rows, 1))):
             console.print(Text(printable(f"{name:>5}  {one}")), soft_wrap=True)
         console.print()
+
+
+if TYPE_CHECKING:
+    import hwsigner.cli.list
+
+    _: Command = hwsigner.cli.list

@@ -8,9 +8,9 @@ abbreviated.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hwsigner.config.flags import IN_PROFILES, Flag, attribute_of, check_exclusive, profile_values
 from hwsigner.errors import UsageError, suggestion
@@ -40,6 +40,23 @@ class Arguments(SimpleNamespace):
     exposed: Path | None
 
 
+class Command(Protocol):
+    """The module of a command, which is imported by its name.
+
+    Attributes:
+        HELP: what the command is for, in a few words.
+    """
+
+    HELP: str
+
+    def add_arguments(self, parser: Parser) -> None:
+        """Add the arguments and flags."""
+
+    def run(self, arguments: Arguments) -> int:
+        """Run the command and return its exit status; raises a HwsignerError if it fails."""
+        ...
+
+
 class Parser:
     """Parses a command's arguments by these rules. Only arguments that are not flags, and help, need argparse.
 
@@ -49,6 +66,8 @@ class Parser:
         usage: the line of the help that shows the arguments; None for one that is made from them.
         epilog: the end of the help, or None.
         hint: the hint of parsing errors. A command may replace it.
+        run_before_profile: does the command's work before config.toml is read, and returns whether it did; or None.
+        run_without_profile: does it if there is no such profile, and returns whether it did; or None.
     """
 
     def __init__(self, command: str, description: str) -> None:
@@ -56,6 +75,8 @@ class Parser:
         self.usage: str | None = None
         self.epilog: str | None = None
         self.hint = f"See {self.prog} --help"
+        self.run_before_profile: Callable[[Arguments], bool] | None = None
+        self.run_without_profile: Callable[[Arguments], bool] | None = None
         self.description = f"{description[:1].upper()}{description[1:]}."
         self._positionals: list[tuple[tuple[str, ...], dict[str, Any]]] = []
         self._flags: dict[str, Flag] = {}

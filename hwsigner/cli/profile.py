@@ -6,11 +6,11 @@ import json
 import os
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hwsigner.aws.region import check_known_arns
 from hwsigner.cli.full_paths import in_full_if_there
-from hwsigner.cli.parser import Arguments, Parser
+from hwsigner.cli.parser import Arguments, Command, Parser
 from hwsigner.cli.process import print_outcome, report
 from hwsigner.cli.without_secrets import URIS, without_secret
 from hwsigner.config.flags import (
@@ -154,3 +154,9 @@ def _list(name: str | None, *, as_json: bool) -> int:
     else:
         report(no_profiles())
     return 0
+
+
+if TYPE_CHECKING:
+    import hwsigner.cli.profile
+
+    _: Command = hwsigner.cli.profile

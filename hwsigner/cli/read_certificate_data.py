@@ -6,9 +6,10 @@ import base64
 import hashlib
 import json
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from hwsigner.cli import options
-from hwsigner.cli.parser import Arguments, Parser
+from hwsigner.cli.parser import Arguments, Command, Parser
 from hwsigner.config import settings
 from hwsigner.config.flags import IDENTITY, OUTPUT, PROFILE, SESSION
 from hwsigner.errors import UsageError, printable
@@ -83,3 +84,9 @@ def _match(certificate: Certificate) -> dict[str, str]:
         "serialNumber": str(certificate.x509.serial_number),
         "uri": certificate.source,
     }
+
+
+if TYPE_CHECKING:
+    import hwsigner.cli.read_certificate_data
+
+    _: Command = hwsigner.cli.read_certificate_data

@@ -7,13 +7,14 @@ import os
 import time
 import warnings
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from hwsigner.aws.create_session import create_session
 from hwsigner.cli import options
 from hwsigner.cli.enrolling import profile_lock, renewal_lock, settings_of, share_key, wanted, write_profile
 from hwsigner.cli.full_paths import in_full
 from hwsigner.cli.issuer import issuer
-from hwsigner.cli.parser import Arguments, Parser
+from hwsigner.cli.parser import Arguments, Command, Parser
 from hwsigner.cli.process import print_outcome, print_rows
 from hwsigner.config import settings
 from hwsigner.config.flags import ARNS, OUTPUT, Flag, attribute_of, switch
@@ -151,3 +152,9 @@ def _try(values: settings.Settings, asked: Wanted, chain: Chain, *, may_skip: bo
         error.message = f"{_NOT_IN_PLACE}: {error.message}"
         raise
     return None
+
+
+if TYPE_CHECKING:
+    import hwsigner.cli.renew
+
+    _: Command = hwsigner.cli.renew

@@ -6,12 +6,13 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from hwsigner.cli import options
 from hwsigner.cli.asking import ask
 from hwsigner.cli.aws.arguments import read_leaf
 from hwsigner.cli.aws.revoking import CA, EXISTING_SESSIONS, REVOCATION, prepare
-from hwsigner.cli.parser import Arguments, Parser
+from hwsigner.cli.parser import Arguments, Command, Parser
 from hwsigner.cli.process import print_outcome, report
 from hwsigner.config.flags import OUTPUT, switch
 from hwsigner.config.profiles import Profile, profile, profiles, remove_profile
@@ -219,3 +220,9 @@ def _is_same_key(text: str, other: object) -> bool:
         return text == other or (isinstance(other, str) and os.path.samefile(text, other))
     except (OSError, ValueError):
         return False
+
+
+if TYPE_CHECKING:
+    import hwsigner.cli.retire
+
+    _: Command = hwsigner.cli.retire

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from hwsigner._version import __version__
 from hwsigner.cli.metrics import METRICS, metrics_output
-from hwsigner.cli.parser import Arguments, Parser
+from hwsigner.cli.parser import Arguments, Command, Parser
 from hwsigner.cli.watching import Watch, monitoring, open_log
 from hwsigner.config.flags import IDENTITY, PROFILE, SESSION, Flag, boolean, whole_number
 from hwsigner.config.monitoring import MONITORING
@@ -191,3 +191,9 @@ def _announce(base: str, token_files: dict[str, Path], has_imds: bool) -> None:
     if sys.stderr is not None:
         with suppress(OSError):  # A full or closed stderr does not stop the server.
             os.write(sys.stderr.fileno(), os.fsencode("".join(f"{line}\n" for line in lines)))
+
+
+if TYPE_CHECKING:
+    import hwsigner.cli.serve
+
+    _: Command = hwsigner.cli.serve

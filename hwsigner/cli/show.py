@@ -7,10 +7,10 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hwsigner.cli import options
-from hwsigner.cli.parser import Arguments, Parser
+from hwsigner.cli.parser import Arguments, Command, Parser
 from hwsigner.config import settings
 from hwsigner.config.flags import IDENTITY, OUTPUT, PROFILE
 from hwsigner.errors import CertificateError, UsageError, printable
@@ -210,3 +210,9 @@ def _wrapped(name: str, value: str) -> str:
     blank = " " * _NAME_WIDTH
     lines = textwrap.wrap(printable(value), _WIDTH - _NAME_WIDTH, break_long_words=False, break_on_hyphens=False)
     return "\n".join(f"{blank if number else name:<{_NAME_WIDTH}}{line}" for number, line in enumerate(lines))
+
+
+if TYPE_CHECKING:
+    import hwsigner.cli.show
+
+    _: Command = hwsigner.cli.show

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from typing import TYPE_CHECKING
 
 from hwsigner.cli import options
-from hwsigner.cli.parser import Arguments, Parser
+from hwsigner.cli.parser import Arguments, Command, Parser
 from hwsigner.config import settings
 from hwsigner.config.flags import IDENTITY, PROFILE, SESSION, Flag, one_of
 from hwsigner.errors import KeyMismatchError, UsageError
@@ -70,3 +71,9 @@ def _verified_signature(key: Key, digest: HashName) -> bytes:
     if not verify(public_key, message, signature=signature, hash=digest):
         raise KeyMismatchError("the signature does not match the key's public key", "Check if the key is damaged")
     return signature
+
+
+if TYPE_CHECKING:
+    import hwsigner.cli.sign_string
+
+    _: Command = hwsigner.cli.sign_string

@@ -8,14 +8,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hwsigner.agent.address import system_address, user_address
 from hwsigner.agent.client import command, is_running
 from hwsigner.agent.protocol import Request, Verb, read_status
 from hwsigner.aws.region import check_arns
 from hwsigner.cli import options
-from hwsigner.cli.parser import Arguments, Parser
+from hwsigner.cli.parser import Arguments, Command, Parser
 from hwsigner.cli.process import report
 from hwsigner.config import settings
 from hwsigner.config.flags import ARNS, OUTPUT
@@ -196,3 +196,9 @@ def _print_table(rows: Sequence[_Row]) -> None:
     for row in rows:
         if row.problem:
             console.print(Text(printable(f"{row.profile.name}: {row.problem}"), style="red"), soft_wrap=True)
+
+
+if TYPE_CHECKING:
+    import hwsigner.cli.status
+
+    _: Command = hwsigner.cli.status

@@ -12,8 +12,9 @@ from contextlib import suppress
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hwsigner.cli.parser import Arguments, Parser
+from hwsigner.cli.parser import Arguments, Command, Parser
 from hwsigner.cli.process import print_outcome
 from hwsigner.config.flags import switch
 from hwsigner.errors import HwsignerError, UsageError, suggestion
@@ -207,3 +208,9 @@ def _call(*command: str) -> None:
 def _print(done: str) -> None:
     """Print a step that was done. If that fails, the error names the step, after which nothing more is done."""
     print_outcome(done, done)
+
+
+if TYPE_CHECKING:
+    import hwsigner.cli.systemd
+
+    _: Command = hwsigner.cli.systemd

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Protocol
 
 from hwsigner.cli import options
-from hwsigner.cli.parser import Arguments, Parser
+from hwsigner.cli.parser import Arguments, Command, Parser
 from hwsigner.cli.process import report
 from hwsigner.cli.watching import audit_own, own_audit
 from hwsigner.config.flags import CONFIG_PROFILE, IDENTITY, SESSION, Flag, switch
@@ -271,3 +271,9 @@ class Updater:
             self._failed_writes, self._next_write = self._failed_writes + 1, self._clock() + pause
         else:
             self._written, self._failed_writes, self._next_write = credentials, 0, -math.inf
+
+
+if TYPE_CHECKING:
+    import hwsigner.cli.update
+
+    _: Command = hwsigner.cli.update

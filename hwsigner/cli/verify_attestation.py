@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from hwsigner import attestation
 from hwsigner.attestation.documents import MAX_BYTES, Document
 from hwsigner.attestation.findings import Findings
 from hwsigner.cli.documents import create_document, read_document, read_trust
-from hwsigner.cli.parser import Arguments, Parser
+from hwsigner.cli.parser import Arguments, Command, Parser
 from hwsigner.config.flags import OUTPUT, Flag, switch
 from hwsigner.errors import AttestationError, KeyMismatchError, UsageError, printable
 from hwsigner.key.public_key import kind_of, to_pem
@@ -118,3 +119,9 @@ def _rows(findings: Findings) -> Iterator[tuple[str, str]]:
     if findings.chip:
         yield "chip", findings.chip
     yield "key", kind_of(findings.public_key) or "of an unknown kind"
+
+
+if TYPE_CHECKING:
+    import hwsigner.cli.verify_attestation
+
+    _: Command = hwsigner.cli.verify_attestation

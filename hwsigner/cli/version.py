@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hwsigner._version import __version__
-from hwsigner.cli.parser import Arguments, Parser
+from hwsigner.cli.parser import Arguments, Command, Parser
 from hwsigner.config.flags import OUTPUT, switch
 
 HELP = "print the version"
@@ -55,3 +55,9 @@ def _version(library: str) -> str | None:
         return metadata.version(library)
     except metadata.PackageNotFoundError:
         return None
+
+
+if TYPE_CHECKING:
+    import hwsigner.cli.version
+
+    _: Command = hwsigner.cli.version

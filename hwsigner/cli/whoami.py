@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+from typing import TYPE_CHECKING
 
 from hwsigner.aws.apis import endpoint_of_variables, translated
-from hwsigner.cli.parser import Arguments, Parser
+from hwsigner.cli.parser import Arguments, Command, Parser
 from hwsigner.config.flags import OUTPUT, Flag
 from hwsigner.config.profiles import profiles
 from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError, install_command, printable
@@ -53,3 +54,9 @@ def _region(name: str) -> str | None:
     found = profiles(os.environ).get(name)
     parts = str(found.values.get("trust-anchor-arn", "")).split(":") if found else []
     return parts[3] if len(parts) > 3 else None
+
+
+if TYPE_CHECKING:
+    import hwsigner.cli.whoami
+
+    _: Command = hwsigner.cli.whoami

@@ -7,14 +7,14 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hwsigner.aws.region import check_arns, parse_arn
 from hwsigner.cli import options
 from hwsigner.cli.aws.arguments import AWS, service_clients
 from hwsigner.cli.colours import GREEN, RED, YELLOW, coloured
 from hwsigner.cli.documents import read_bytes
-from hwsigner.cli.parser import Arguments, Parser
+from hwsigner.cli.parser import Arguments, Command, Parser
 from hwsigner.config import settings
 from hwsigner.config.flags import ARNS, IDENTITY, OUTPUT, PROFILE, SESSION, Flag
 from hwsigner.control_plane.facts import read_facts
@@ -124,3 +124,9 @@ def indented(text: str) -> str:
         _WIDTH, initial_indent="  ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
     )
     return wrapper.fill(printable(text))
+
+
+if TYPE_CHECKING:
+    import hwsigner.cli.aws.check
+
+    _: Command = hwsigner.cli.aws.check

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 from hwsigner.cli.aws.arguments import CERTIFICATE, read_leaf, warn_of_untaggable
-from hwsigner.cli.parser import Arguments, Parser
+from hwsigner.cli.parser import Arguments, Command, Parser
 from hwsigner.config.flags import KEY, OUTPUT
 from hwsigner.errors import printable
 from hwsigner.identity.session_tags import session_tags
@@ -30,3 +31,9 @@ def run(arguments: Arguments) -> int:
             print(f"aws:PrincipalTag/{printable(name)} = {printable(value)}")
     warn_of_untaggable(leaf)
     return 0
+
+
+if TYPE_CHECKING:
+    import hwsigner.cli.aws.principal_tags
+
+    _: Command = hwsigner.cli.aws.principal_tags

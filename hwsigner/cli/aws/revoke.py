@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from typing import TYPE_CHECKING
 
 from hwsigner.cli.asking import ask
 from hwsigner.cli.aws.arguments import CERTIFICATE, read_leaf
 from hwsigner.cli.aws.revoking import CA, REVOCATION, Outcome, Prepared, prepare
-from hwsigner.cli.parser import Arguments, Parser
+from hwsigner.cli.parser import Arguments, Command, Parser
 from hwsigner.cli.process import print_outcome
 from hwsigner.config.flags import OUTPUT, Flag, switch
 from hwsigner.config.settings import read_profile
@@ -73,3 +74,9 @@ def _print_plan(arguments: Arguments, prepared: Prepared) -> None:
         print(json.dumps(shown, indent=2))
     else:
         print(*map(printable, [*prepared.done, *prepared.steps, *prepared.notes]), sep="\n")
+
+
+if TYPE_CHECKING:
+    import hwsigner.cli.aws.revoke
+
+    _: Command = hwsigner.cli.aws.revoke

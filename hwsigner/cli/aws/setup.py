@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from hwsigner.aws.region import parse_canonical_arn
 from hwsigner.cli.asking import ask
@@ -19,7 +20,7 @@ from hwsigner.cli.aws.arguments import (
     warn_of_untaggable,
 )
 from hwsigner.cli.full_paths import in_full_if_there
-from hwsigner.cli.parser import Arguments, Parser
+from hwsigner.cli.parser import Arguments, Command, Parser
 from hwsigner.cli.process import print_outcome, report
 from hwsigner.cli.without_secrets import without_secret
 from hwsigner.config.flags import IDENTITY, KEY, OUTPUT, Flag, session_duration, switch
@@ -171,3 +172,9 @@ def _print(arguments: Arguments, name: str, file: str, values: Mapping[str, str 
         ]
         text = "\n".join(map(printable, rows))
     print_outcome("the set-up is complete", text)
+
+
+if TYPE_CHECKING:
+    import hwsigner.cli.aws.setup
+
+    _: Command = hwsigner.cli.aws.setup

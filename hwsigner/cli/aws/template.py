@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from hwsigner.cli.aws.arguments import (
     CA_AND_ROLE,
     CERTIFICATE,
@@ -12,7 +14,7 @@ from hwsigner.cli.aws.arguments import (
     warn_of_refused,
     warn_of_untaggable,
 )
-from hwsigner.cli.parser import Arguments, Parser
+from hwsigner.cli.parser import Arguments, Command, Parser
 from hwsigner.cli.process import report
 from hwsigner.config.flags import KEY, Flag, session_duration
 from hwsigner.control_plane.policies import checked_policy, compared_tags, what_it_lets_in
@@ -58,3 +60,9 @@ def run(arguments: Arguments) -> int:
         report(f"this role {sentence}")
     report(f"the role {setup.role} has no permissions yet: attach policies to it")
     return 0
+
+
+if TYPE_CHECKING:
+    import hwsigner.cli.aws.template
+
+    _: Command = hwsigner.cli.aws.template

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import warnings
+from typing import TYPE_CHECKING
 
 from hwsigner.aws.region import parse_canonical_arn
 from hwsigner.cli.aws.arguments import CERTIFICATE, MATCH, read_leaf, warn_of_refused, warn_of_untaggable
-from hwsigner.cli.parser import Arguments, Parser
+from hwsigner.cli.parser import Arguments, Command, Parser
 from hwsigner.cli.process import report
 from hwsigner.config.flags import KEY, Flag
 from hwsigner.control_plane.policies import also_shared, checked_policy, compared_tags, what_it_lets_in
@@ -45,3 +46,9 @@ def run(arguments: Arguments) -> int:
     if shared := also_shared(certificates, tags):
         report(f"the certificates also share {', '.join(shared)}; --match can compare these, too")
     return 0
+
+
+if TYPE_CHECKING:
+    import hwsigner.cli.aws.trust_policy
+
+    _: Command = hwsigner.cli.aws.trust_policy

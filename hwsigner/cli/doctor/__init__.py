@@ -7,9 +7,10 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from hwsigner.cli.colours import GREEN, RED, coloured
-from hwsigner.cli.parser import Arguments, Parser
+from hwsigner.cli.parser import Arguments, Command, Parser
 from hwsigner.config.flags import OUTPUT, Flag, switch
 from hwsigner.config.monitoring import read_monitoring
 from hwsigner.config.profiles import Profile, is_system_file_hidden, profile, profiles
@@ -140,3 +141,9 @@ def _lines(findings: Sequence[Finding], names: Sequence[str]) -> Iterator[str]:
         yield indented(one.found)
         yield indented(f"Why: {one.why}")
         yield indented(f"Fix: {one.fix}")
+
+
+if TYPE_CHECKING:
+    import hwsigner.cli.doctor
+
+    _: Command = hwsigner.cli.doctor

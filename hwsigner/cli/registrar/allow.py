@@ -6,11 +6,12 @@ import hashlib
 import json
 import os
 import re
+from typing import TYPE_CHECKING
 
 from hwsigner import attestation
 from hwsigner.attestation import Document, Trust
 from hwsigner.cli.documents import read_bytes, read_trust
-from hwsigner.cli.parser import Arguments, Parser
+from hwsigner.cli.parser import Arguments, Command, Parser
 from hwsigner.cli.process import print_outcome
 from hwsigner.cli.registrar import POLICY
 from hwsigner.config.flags import OUTPUT, Flag, switch
@@ -106,3 +107,9 @@ def _common_name(subject: str) -> str:
         if attribute.rfc4514_attribute_name == "CN":
             return str(attribute.value)
     raise UsageError("the subject has no CN to name the machine by", "Add --name NAME")
+
+
+if TYPE_CHECKING:
+    import hwsigner.cli.registrar.allow
+
+    _: Command = hwsigner.cli.registrar.allow

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
-from hwsigner.cli.parser import Arguments, Parser
+from hwsigner.cli.parser import Arguments, Command, Parser
 from hwsigner.cli.process import print_outcome
 from hwsigner.cli.registrar import KEYS
 from hwsigner.config.flags import OUTPUT
@@ -27,3 +28,9 @@ def run(arguments: Arguments) -> int:
         text = json.dumps({"file": arguments.keys, "keys": identifiers}, indent=2)
     print_outcome("the keys were changed", text)
     return 0
+
+
+if TYPE_CHECKING:
+    import hwsigner.cli.registrar.rotate_keys
+
+    _: Command = hwsigner.cli.registrar.rotate_keys

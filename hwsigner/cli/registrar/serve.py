@@ -11,10 +11,11 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from hwsigner.cli.documents import read_trust
 from hwsigner.cli.issuer import issuer
-from hwsigner.cli.parser import Arguments, Parser
+from hwsigner.cli.parser import Arguments, Command, Parser
 from hwsigner.cli.process import report_thread_failures
 from hwsigner.cli.registrar import KEYS, POLICY
 from hwsigner.config.flags import ISSUER, Flag, whole_number
@@ -130,3 +131,9 @@ def _tls(arguments: Arguments) -> ssl.SSLContext | None:
     if not is_loopback(arguments.address):
         raise UsageError("other machines can reach the address, and there is no TLS", "Give --tls-certificate")
     return None
+
+
+if TYPE_CHECKING:
+    import hwsigner.cli.registrar.serve
+
+    _: Command = hwsigner.cli.registrar.serve
