@@ -48,6 +48,7 @@ class KeyURI:
             variable or an open file.
         query: the query attributes by name, percent-decoded, without `pin-value`.
         pin_value: the PIN in the URI itself, or None. It is never printed and never compared.
+        file: the path in a URI that names a file, such as `file:` and `tpm2:path=`; an empty string for others.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class KeyURI:
         self.path: Final = path
         self.query: Final[Mapping[str, bytes]] = query or {}
         self.pin_value: Final = pin_value
+        self.file: Final = path.get("path", b"").decode("utf-8", "surrogateescape")
 
     @classmethod
     def parse(cls, text: str) -> KeyURI:
@@ -170,11 +172,6 @@ class KeyURI:
     def is_standard_input(self) -> bool:
         """Whether it names standard input."""
         return self.scheme == "fd" and self.path["name"] == b"0"
-
-    @property
-    def file(self) -> str:
-        """The path in a URI that names a file, such as `file:` and `tpm2:path=`."""
-        return self.path["path"].decode("utf-8", "surrogateescape")
 
     @property
     def place(self) -> tuple[object, ...]:

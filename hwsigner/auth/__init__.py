@@ -138,7 +138,7 @@ class SigV4Auth(RequestAuth):
             )
         except (TypeError, ValueError) as error:
             raise UsageError(f"the URL can't be signed: {error}", "Check its path, query and headers") from None
-        return server.origin + signed.request.target
+        return server.origin + signed.target
 
     def _settings(self) -> tuple[object, ...]:
         return self.credentials, self.region, self.service, self._signs.also_sign, self._unsigned_payload

@@ -232,7 +232,7 @@ def _send(identity: Identity, request: SessionRequest, service: Service, deadlin
     _note(service, f"signed in {_milliseconds(begin)}; sending to {service.endpoint.url}")
     begin = time.monotonic()
     http = signed.request
-    found = post(service.endpoint, http.target, http.headers, http.body, options=service.transport, deadline=deadline)
+    found = post(service.endpoint, signed.target, http.headers, http.body, options=service.transport, deadline=deadline)
     _note(service, f"response {found.status} after {_milliseconds(begin)}")
     return found
 

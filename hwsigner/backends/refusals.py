@@ -97,19 +97,20 @@ def is_kept(name: str, since: float = 0.0) -> bool:
     return any(refusal.time >= since for refusal in kept(name))
 
 
-def forget(name: str, more_than: int = -1) -> None:
-    """Remove what is kept for a token or key.
+def forget(*names: str, more_than: int = -1) -> None:
+    """Remove what is kept for tokens or keys.
 
     Args:
-        name: its name.
+        names: their names.
         more_than: keep refusals at which the TPM counted this many wrong auth values or fewer.
     """
-    for path in _paths(name):
+    for path in _paths(*names):
         with suppress(OSError):
-            if _failures_in(path) > more_than:
+            if more_than < 0 or _failures_in(path) > more_than:
                 os.unlink(path)
-    if name in _unplaced and _unplaced[name].failures > more_than:
-        del _unplaced[name]
+    for name in _unplaced.keys() & names:
+        if _unplaced[name].failures > more_than:
+            del _unplaced[name]
 
 
 @contextmanager
@@ -164,8 +165,10 @@ def _open(folder: str, name: str) -> int:
     return os.open(os.path.join(folder, name), os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
-def _paths(name: str) -> Iterator[str]:
-    return (os.path.join(folder, name) for folder in filter(is_private, _folders()))
+def _paths(*names: str) -> Iterator[str]:
+    for folder in filter(is_private, _folders()):
+        for name in names:
+            yield os.path.join(folder, name)
 
 
 def _folders() -> Iterator[str]:

@@ -123,9 +123,13 @@ def open_identity(source: IdentitySource, now: datetime | None = None) -> Identi
     """
     now = now or datetime.now(UTC)
     pins = PinSource.of(source.pin)
-    certificate, private_key = _uris(source)
-    # The key's PIN must not reach another token or file.
-    certificate_pins = pins if certificate.place == private_key.place else pins.without_pin()
+    certificate = KeyURI.of(source.certificate)
+    private_key = KeyURI.of(source.private_key or certificate)
+    certificate_pins = pins
+    if certificate.place == private_key.place:  # One PIN unlocks both, and may be in either URI.
+        certificate, private_key = certificate.with_pin_of(private_key), private_key.with_pin_of(certificate)
+    else:
+        certificate_pins = pins.without_pin()  # The key's PIN must not reach another token or file.
     find = partial(find_certificates, allow_modules=source.allow_modules)
     certificates = _certificates_of(certificate, find(certificate, certificate_pins))
     extra = load(find(source.intermediates, pins.without_pin())) if source.intermediates else []
@@ -163,15 +167,6 @@ def _others_on_token(
         return load_readable(find(KeyURI.parse(leaf.source).token, PinSource().without_pin()))[0]
     except (CertificateError, SigningKeyError):
         return []
-
-
-def _uris(source: IdentitySource) -> tuple[KeyURI, KeyURI]:
-    """Return the URIs of certificate and key. If one PIN unlocks both, it may be in either URI."""
-    certificate = KeyURI.of(source.certificate)
-    private_key = KeyURI.of(source.private_key or certificate)
-    if certificate.place != private_key.place:
-        return certificate, private_key
-    return certificate.with_pin_of(private_key), private_key.with_pin_of(certificate)
 
 
 def _check(leaf: Certificate, source: IdentitySource, now: datetime) -> None:

@@ -69,9 +69,16 @@ class SigningCertificate(Protocol):
 
 
 class SignedRequest(NamedTuple):
-    """A request with its Authorization header, and the string to sign. Neither contains a secret key."""
+    """A request with its signature. It contains no secret key.
+
+    Attributes:
+        request: the request, with an Authorization header or a signature in its query.
+        target: the request's target, which goes on the request line.
+        string_to_sign: what was signed.
+    """
 
     request: Request
+    target: str
     string_to_sign: bytes
 
 
@@ -96,10 +103,10 @@ def sign_request(
         ValueError: `now` is naive; Host is missing or repeated; a part of the request can't go on the wire.
     """
     request = add_x509_headers(request, certificate, now)
-    scope = credential_scope(now, region)
+    scope, target = credential_scope(now, region), request.target
     to_sign, names = canonical.request_to_sign(
         request.method,
-        request.target,
+        target,
         headers_to_sign(request.headers),
         request.body,
         (certificate.algorithm, timestamp(now), scope),
@@ -108,7 +115,7 @@ def sign_request(
         certificate, scope, signed_headers=names.decode("ascii"), signature=sign(to_sign)
     )
     headers = (*request.headers, ("Authorization", authorization))
-    return SignedRequest(request._replace(headers=headers), to_sign)
+    return SignedRequest(request._replace(headers=headers), target, to_sign)
 
 
 def add_x509_headers(request: Request, certificate: SigningCertificate, now: datetime) -> Request:

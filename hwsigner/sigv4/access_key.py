@@ -232,10 +232,11 @@ def sign_request(
         headers += [(CONTENT_HASH, payload)] if context.s3 else []
     signs = SignedNames(also_sign)
     signed = [(name, value) for name, value in headers if signs[name.lower()]]
-    to_sign, signed_headers = _to_sign(request, signed, payload, context=context)
+    target = request.target
+    to_sign, signed_headers = _to_sign(request.method, target, headers=signed, payload=payload, context=context)
     authorization = context.authorization(signed_headers.decode(), context.signature(to_sign))
     headers.append(("Authorization", authorization))
-    return SignedRequest(request._replace(headers=tuple(headers)), to_sign)
+    return SignedRequest(request._replace(headers=tuple(headers)), target, to_sign)
 
 
 def presign_request(
@@ -271,17 +272,17 @@ def presign_request(
     )
     payload = given or (UNSIGNED_PAYLOAD if context.s3 else EMPTY_PAYLOAD_HASH)
     request = request._replace(query=query, headers=tuple(headers))
-    to_sign, _ = _to_sign(request, headers, payload, context=context)
+    to_sign, _ = _to_sign(request.method, request.target, headers=headers, payload=payload, context=context)
     signed = request._replace(query=(*query, ("X-Amz-Signature", context.signature(to_sign))))
-    return SignedRequest(signed, to_sign)
+    return SignedRequest(signed, signed.target, to_sign)
 
 
 def _to_sign(
-    request: Request, headers: Sequence[tuple[str, str]], payload: str, *, context: SigningContext
+    method: str, target: str, *, headers: Sequence[tuple[str, str]], payload: str, context: SigningContext
 ) -> tuple[bytes, bytes]:
     if sum(name.lower() == "host" for name, _ in headers) != 1:
         raise ValueError("a request to sign has one Host header")
-    return canonical.request_to_sign(request.method, request.target, headers, payload, context.context, context.s3)
+    return canonical.request_to_sign(method, target, headers, payload, context.context, context.s3)
 
 
 def _kept(headers: Iterable[tuple[str, str]]) -> tuple[list[tuple[str, str]], str]:

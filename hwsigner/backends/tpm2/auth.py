@@ -184,8 +184,7 @@ def is_held_back(tpm: TPM, guarded: Guarded) -> bool:
     if guarded.file and guarded.was_empty:
         return False
     lockout = tpm.lockout()
-    for kind in _KINDS:
-        refusals.forget(f"tpm2-{guarded.name}.{kind}", more_than=lockout.failures or -1)
+    refusals.forget(*[f"tpm2-{guarded.name}.{kind}" for kind in _KINDS], more_than=lockout.failures or -1)
     if not lockout.failures or lockout.left is None:
         return False
     return earlier_refusal(guarded.name, UNSTATED, lockout.failures) is not None or not refusals.has_place()
@@ -249,8 +248,8 @@ class AuthAttempt:
             self.is_proven = True
             if self._guarded.counts:
                 # If the right one is not empty, the empty one is wrong and its refusals stay.
-                for kind in ("given",) if self.auth.value else _KINDS:
-                    refusals.forget(f"tpm2-{self._guarded.name}.{kind}")
+                wrong = ("given",) if self.auth.value else _KINDS
+                refusals.forget(*[f"tpm2-{self._guarded.name}.{kind}" for kind in wrong])
                 if not self.auth.value:
                     self._guarded.keep_whether_empty(is_right=True)
 
