@@ -21,7 +21,7 @@ BOUNDS = {
     "credential-process": Bound(954, 57),
     "enroll": Bound(1512, 64),
     "renew": Bound(1230, 68),
-    "aws setup": Bound(1439, 48),
+    "aws setup": Bound(1043, 40),
     "doctor": Bound(785, 64),
     "agent": Bound(37, 12),
 }

@@ -15,8 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hwsigner.errors import ConfigError
-from hwsigner.trust_policy.conditions import Condition, Judgement
-from hwsigner.trust_policy.operators import Context
+from hwsigner.trust_policy.conditions import Condition, Context, Judgement
 
 __all__ = ["Context", "Decision", "TrustPolicy", "request_context"]
 

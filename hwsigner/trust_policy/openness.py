@@ -14,8 +14,7 @@ from typing import Any
 
 from hwsigner.findings import Finding, Mistake, policies
 from hwsigner.trust_policy import ACTIONS, request_context
-from hwsigner.trust_policy.conditions import Condition
-from hwsigner.trust_policy.operators import OPERATORS, Context
+from hwsigner.trust_policy.conditions import OPERATORS, Condition, Context
 from hwsigner.trust_policy.reading import Reader, Statement
 
 ANCHOR_KEYS = ("aws:sourcearn", "aws:sourceaccount")

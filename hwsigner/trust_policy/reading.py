@@ -14,8 +14,7 @@ from typing import Any
 
 from hwsigner.findings import Finding, Mistake, policies
 from hwsigner.trust_policy import ACTIONS, OTHER_ACTIONS, SERVICE, names_action
-from hwsigner.trust_policy.conditions import KEYS, Condition, kind_of
-from hwsigner.trust_policy.operators import OPERATORS
+from hwsigner.trust_policy.conditions import KEYS, OPERATORS, Condition, kind_of
 
 _ELEMENTS = ("Effect", "Principal", "Action", "NotAction", "Condition", "Sid")
 _MALFORMED_VARIABLE = re.compile(r"\$[(\[<]|\$\{(?![^{}]*\})|\$\{\s*\}|(?<!\$)\{\$|(?<!\$)\{aws:|\$aws:")

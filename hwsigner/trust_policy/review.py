@@ -9,17 +9,15 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from hwsigner.errors import ConfigError
 from hwsigner.findings import LEVELS, OPEN, Finding, Mistake, policies
 from hwsigner.trust_policy import ACTIONS, SERVICE, TrustPolicy
-from hwsigner.trust_policy.conditions import Condition, kind_of
-from hwsigner.trust_policy.contradictions import never_met
+from hwsigner.trust_policy.conditions import OPERATORS, Condition, Context, kind_of
 from hwsigner.trust_policy.openness import ANCHOR_KEYS, admits, is_about, named_anchor, open_statements, request_by
-from hwsigner.trust_policy.operators import OPERATORS
 from hwsigner.trust_policy.reading import Reader, Statement
 from hwsigner.trust_policy.writing import HIGHEST_SIZE_LIMIT, size
 
@@ -32,6 +30,7 @@ _ANCHOR = re.compile(
 )
 _LITERAL = re.compile(r"\$\{[*?$]\}")  # No tag has one of these characters.
 _LONGEST_VALUE = 256
+_UNTIL = ("DateLessThan", "DateLessThanEquals")
 
 
 def review(
@@ -61,7 +60,7 @@ def review(
     reader = Reader(policy)
     found = [*reader.findings, *open_statements(reader.statements, trust_anchor)]
     found += _about_statements(reader.statements)
-    found += never_met(reader.statements, now or datetime.now(UTC))
+    found += _never_met(reader.statements, now or datetime.now(UTC))
     if trust_anchor and not any(each.mistake is policies.SOURCE_ARN_KIND for each in found):
         found += _about_anchor(reader.statements, trust_anchor)
     found += _about_refusal(document, found)
@@ -143,6 +142,48 @@ def _may_be_anchor(value: str, has_wildcards: bool) -> bool:
     service = parts[2] if len(parts) > 2 else "*"
     is_service = service == "rolesanywhere" or re.search(r"[*?]", service) is not None
     return is_service and (start.startswith("trust-anchor/") or "trust-anchor/".startswith(start))
+
+
+def _never_met(statements: Sequence[Statement], now: datetime) -> Iterator[Finding]:
+    """Yield why Allow statements match no request any more.
+
+    Args:
+        statements: the policy's.
+        now: the time, with its zone.
+    """
+    for statement in statements:
+        if statement.allows:
+            yield from _about_values(statement)
+            yield from _about_dates(statement, now)
+
+
+def _about_values(statement: Statement) -> Iterator[Finding]:
+    """Yield the keys none of whose listed values meets all conditions on the key."""
+    by_key: dict[str, list[Condition]] = {}
+    for condition in statement.conditions:
+        by_key.setdefault(condition.key.lower(), []).append(condition)
+    for key, conditions in by_key.items():
+        lists = [each for each in conditions if each.operator == "StringEquals"]
+        has_variables = any("${" in value for each in conditions for value in each.values)
+        if not lists or len(conditions) < 2 or has_variables:
+            continue
+        contexts: list[Context] = [{key: (value,)} for value in lists[0].values]
+        if not any(all(each.judge(context).met is not False for each in conditions) for context in contexts):
+            words = " and ".join(f"{each.operator} {' or '.join(map(repr, each.values))}" for each in conditions)
+            yield policies.CONTRADICTION.found(f"{statement.name} has for {lists[0].key}: {words}")
+
+
+def _about_dates(statement: Statement, now: datetime) -> Iterator[Finding]:
+    context: Context = {
+        "aws:currenttime": (f"{now.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",),
+        "aws:epochtime": (f"{int(now.timestamp())}",),
+    }
+    for condition in statement.conditions:
+        key, base = condition.key.lower(), condition.parts.base
+        if key in context and base in _UNTIL and condition.judge(context).met is False:
+            yield policies.DATE_PASSED.found(
+                f"{statement.name} has {condition.operator} {condition.key} {condition.values[0]!r}"
+            )
 
 
 def _about_anchor(statements: list[Statement], trust_anchor: str) -> Iterator[Finding]:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hwsigner.errors import ConfigError
 from hwsigner.findings import policies
 from hwsigner.trust_policy import ACTIONS, TrustPolicy, request_context
-from hwsigner.trust_policy.operators import OPERATORS
+from hwsigner.trust_policy.conditions import OPERATORS
 from hwsigner.trust_policy.review import review
 from hwsigner.trust_policy.writing import write_trust_policy
 from mistakes import mistakes_of

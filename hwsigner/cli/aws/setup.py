@@ -74,9 +74,8 @@ def run(arguments: Arguments) -> int:
     if arguments.plan:
         print("\n".join(map(printable, lines)))
         return 0
-    if arguments.yes:
-        for line in [] if nothing else lines:
-            report(printable(line))
+    if arguments.yes and not nothing:
+        report("\n".join(map(printable, lines)))
     elif not nothing:
         ask(lines, "Type yes to do this", nothing="nothing was changed")
         check_unchanged(clients, existing, setup)
