@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from hwsigner.config.flags import IN_PROFILES, Flag, attribute_of, check_exclusive, profile_values
+from hwsigner.config.flags import IN_PROFILES, Flag, check_exclusive, profile_values
 from hwsigner.errors import UsageError, suggestion
 
 if TYPE_CHECKING:
@@ -120,8 +120,8 @@ class Parser:
         found, rest = self._take_positionals(others)
         if rest:
             # Do not quote it: it may be the second half of a password with a space.
-            flags = self._naming() or [name for name in ("profile",) if name in self._flags]
-            naming = " or ".join(f"--{flag}" for flag in flags)
+            named = [flag.name for flag in self._naming()] or [name for name in ("profile",) if name in self._flags]
+            naming = " or ".join(f"--{flag}" for flag in named)
             certificate = ", and for a certificate --certificate" if "certificate" in self._flags else ""
             raise UsageError(
                 "unexpected argument" if len(rest) == 1 else f"{len(rest)} unexpected arguments",
@@ -131,7 +131,7 @@ class Parser:
         if values.get("output") == "json":
             values["json"] = True
         found |= values
-        attributes = [attribute_of(flag) for flag in self._naming()]
+        attributes = [flag.attribute for flag in self._naming()]
         name = os.environ.get("HWSIGNER_PROFILE")
         if name and attributes and not any(found.get(each) for each in (*attributes, *_NAMES_KEY)):
             found[attributes[0]] = name
@@ -146,7 +146,7 @@ class Parser:
         """
         from hwsigner.config.settings import Settings
 
-        names = {name for flag in self._naming() if (name := getattr(given, attribute_of(flag), None))}
+        names = {name for flag in self._naming() if (name := getattr(given, flag.attribute, None))}
         if len(names) > 1:
             raise UsageError("--profile and --config-profile name two profiles", "Give one of them")
         own, exposed = {}, None
@@ -167,9 +167,9 @@ class Parser:
                 own[attribute] = others.pop(attribute)
         return Arguments(**others, settings=Settings(own), given=flags, exposed=exposed)
 
-    def _naming(self) -> list[str]:
-        """Return the names of the flags whose value is a profile that gives the other flags."""
-        return [flag.name for flag in self._flags.values() if flag.names_profile]
+    def _naming(self) -> list[Flag]:
+        """Return the flags whose value is a profile that gives the other flags."""
+        return [flag for flag in self._flags.values() if flag.names_profile]
 
     def _take_positionals(self, arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         """Return the values of the arguments that are not flags, and those that are too many."""

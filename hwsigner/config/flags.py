@@ -6,8 +6,8 @@ A command's arguments and a profile's values both have a flag's value under its 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from hwsigner.errors import ConfigError, UsageError, suggestion
 from hwsigner.http import defaults
@@ -87,11 +87,12 @@ def secret_place(text: str) -> str:
     return text
 
 
-class Flag(NamedTuple):
+class Flag:
     """A flag.
 
     Attributes:
         name: its name, without the dashes.
+        attribute: the name of the attribute with its value.
         help: what it is for.
         metavar: the placeholder for its value in help; empty for a boolean.
         convert: converts the value from text; its ValueError says what to write.
@@ -101,19 +102,23 @@ class Flag(NamedTuple):
         names_profile: whether its value is a profile of config.toml, which gives the other flags.
     """
 
-    name: str
-    help: str
-    metavar: str = ""
-    convert: Callable[[str], Any] = str
-    default: Any = None
-    many: bool = False
-    secret: bool = False
-    names_profile: bool = False
+    __slots__ = ("attribute", "convert", "default", "help", "many", "metavar", "name", "names_profile", "secret")
 
-    @property
-    def attribute(self) -> str:
-        """The name of the attribute with its value."""
-        return attribute_of(self.name)
+    def __init__(
+        self,
+        name: str,
+        help: str,
+        metavar: str = "",
+        convert: Callable[[str], Any] = str,
+        default: Any = None,
+        *,
+        many: bool = False,
+        secret: bool = False,
+        names_profile: bool = False,
+    ) -> None:
+        self.name, self.attribute, self.help, self.metavar = name, attribute_of(name), help, metavar
+        self.convert, self.default, self.many = convert, default, many
+        self.secret, self.names_profile = secret, names_profile
 
     def value(self, text: str) -> Any:
         """Convert a value.
@@ -287,11 +292,6 @@ EXCLUSIVE = (
 IN_PROFILES = {flag.name: flag for flag in IDENTITY + SESSION + AGENT + ENROLMENT}
 
 
-def default_values(flags: Iterable[Flag]) -> dict[str, Any]:
-    """Return the defaults of flags, by attribute."""
-    return {flag.attribute: [] if flag.many else flag.default for flag in flags}
-
-
 def profile_values(found: Profile, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of a profile of config.toml by attribute, without those that a given flag excludes.
 
@@ -308,12 +308,13 @@ def profile_values(found: Profile, given: Mapping[str, Any]) -> dict[str, Any]:
     values = table_values(found.values, IN_PROFILES, where, "See hwsigner profile --help")
     check_exclusive(values, ConfigError, f"{where}: ")
     check_readable_again(values, ConfigError, f"{where}: ")
-    for pair in EXCLUSIVE:
-        for one, other in (pair, pair[::-1]):
-            if _is_set(given, one):
-                values.pop(attribute_of(other), None)
-    keys = ("private-key", "cert-selector", *(() if values.get("private_key") else ("certificate",)))
-    if not any(_is_set(given, name) for name in keys):
+    said = _said(given)
+    for one, other in EXCLUSIVE:
+        if one in said:
+            values.pop(attribute_of(other), None)
+        if other in said:
+            values.pop(attribute_of(one), None)
+    if said.isdisjoint(("private-key", "cert-selector", "" if values.get("private_key") else "certificate")):
         values["profile_name"] = found.name
     return values
 
@@ -384,13 +385,15 @@ def check_exclusive(values: Mapping[str, Any], error: type[UsageError] = UsageEr
     Raises:
         UsageError: two exclude each other.
     """
+    said = _said(values)
     for one, other in EXCLUSIVE:
-        if _is_set(values, one) and _is_set(values, other):
+        if one in said and other in said:
             raise error(f"{where}--{one} and --{other} exclude each other", "Give one of them")
 
 
-def _is_set(values: Mapping[str, Any], name: str) -> bool:
-    return values.get(attribute_of(name)) not in (None, False)
+def _said(values: Mapping[str, Any]) -> set[str]:
+    """Return the names of the flags whose value says something."""
+    return {attribute.replace("_", "-") for attribute, value in values.items() if value not in (None, False)}
 
 
 def _from_toml(flag: Flag, value: Any, where: str) -> Any:
