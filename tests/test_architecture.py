@@ -46,7 +46,7 @@ RULES = {
     "aws": "errors system http sigv4 identity _version",
     "config": "errors uri pins system http identity aws",
     "refresh": "errors pins key system identity aws config",
-    "enrolment": "errors system backends key attestation identity http aws refresh",
+    "enrolment": "errors uri pins system backends key attestation identity http aws config refresh",
     "agent": "errors system pins aws config refresh _version",
     "serving": "errors system http aws",
     "cli": f"{CORE} attestation system monitoring http aws config refresh enrolment agent serving findings "

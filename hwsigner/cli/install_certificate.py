@@ -6,17 +6,17 @@ import json
 import os
 import shlex
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hwsigner.aws.region import check_known_arns
 from hwsigner.cli import options
-from hwsigner.cli.full_paths import in_full
 from hwsigner.cli.parser import Arguments, Command, Parser
 from hwsigner.cli.process import print_outcome, print_rows
 from hwsigner.config.flags import ARNS, KEY, OUTPUT, PLACE, Flag, switch
 from hwsigner.config.profiles import change_profile, check_name, profiles
+from hwsigner.enrolment.profile import EXCLUDED, certificate_values
 from hwsigner.errors import (
     AmbiguousCertificateError,
     CertificateError,
@@ -28,7 +28,7 @@ from hwsigner.errors import (
 from hwsigner.identity import Identity
 from hwsigner.identity.certificate import Certificate, Chain, build_chain, leaves, preflight
 from hwsigner.key import FoundCertificate, open_key
-from hwsigner.key.management import InstalledCertificate, describe_key, install_certificate
+from hwsigner.key.management import describe_key, install_certificate
 from hwsigner.uri import KeyURI
 
 HELP = "check a certificate, and put it beside its key"
@@ -41,8 +41,6 @@ _FLAGS = (
     switch("no-preflight", "install the certificate even if the service will refuse it"),
     *OUTPUT,
 )
-# What a profile must not keep once it names an installed certificate.
-_EXCLUDED = ("intermediates", "cert-selector", "use-latest-expiring-certificate")
 
 
 def add_arguments(parser: Parser) -> None:
@@ -72,7 +70,7 @@ def run(arguments: Arguments) -> int:
     installed = install_certificate(uri, found, pins, nv_index=arguments.settings.nv_index or "", allow_modules=True)
     if "pivSlot" in key.properties:  # A slot is written with the management key, which can't sign.
         uri = uri.without_pin()
-    flags = certificate_flags(installed, uri)
+    flags = certificate_values(installed, uri)
     _print(arguments, chain.leaf, flags, installed.notes)
     return 0
 
@@ -139,17 +137,6 @@ def _chain_of(uri: KeyURI, public_key: bytes | None, certificates: Sequence[Cert
     return chain
 
 
-def certificate_flags(installed: InstalledCertificate, key: str | KeyURI = "") -> dict[str, str]:
-    """Return the flags that name an installed certificate, and its key if that is given, with their values."""
-    places = {"certificate": installed.certificate, "private-key": key, "intermediates": installed.intermediates}
-    return {flag: in_full(place) for flag, place in places.items() if place}
-
-
-def change_flags(name: str, flags: Mapping[str, Any]) -> str:
-    """Write flags into a profile, those of a certificate among them. Remove what excludes these; return the file."""
-    return str(change_profile(name, {**dict.fromkeys(_EXCLUDED), **flags}, os.environ))
-
-
 def _print(arguments: Arguments, leaf: Certificate, flags: dict[str, str], notes: Sequence[str]) -> None:
     """Print what was done; if a profile is named, write it first."""
     text = " ".join(f"--{flag} {shlex.quote(value)}" for flag, value in flags.items())
@@ -186,7 +173,7 @@ def _print(arguments: Arguments, leaf: Certificate, flags: dict[str, str], notes
 def _write_profile(name: str, flags: dict[str, str], text: str) -> str:
     """Write the flags into a profile; return its file."""
     try:
-        return change_flags(name, flags)
+        return str(change_profile(name, {**dict.fromkeys(EXCLUDED), **flags}, os.environ))
     except HwsignerError as error:
         raise type(error)(f"the certificate is installed, but {error.message}", f"Its flags are {text}") from error
 

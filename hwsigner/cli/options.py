@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
-import warnings
 from functools import partial
 from typing import TYPE_CHECKING
 
 from hwsigner.cli.process import report
 from hwsigner.config import settings
-from hwsigner.errors import CertificateError, UnsafeKeyWarning
+from hwsigner.errors import CertificateError
 from hwsigner.pins import AskPin, PinRequest, PinSource
 from hwsigner.system.files import check_no_pipe
 from hwsigner.uri import KeyURI
@@ -41,9 +40,7 @@ def key_uri(values: Settings, text: str) -> KeyURI:
         UnsafeKeyWarning: it has a PIN.
     """
     uri = settings.key_uri(values, text)
-    if uri.pin_value is not None:
-        hint = "pin-source= in the key URI is safer, with file:, env: or cmd:"
-        warnings.warn(UnsafeKeyWarning("pin-value on the command line is visible to other users", hint), stacklevel=2)
+    settings.warn_of_pin(uri)
     return uri
 
 

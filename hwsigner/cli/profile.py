@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwsigner.aws.region import check_known_arns
-from hwsigner.cli.full_paths import in_full_if_there
 from hwsigner.cli.parser import Arguments, Command, Parser
 from hwsigner.cli.process import print_outcome, report
 from hwsigner.cli.without_secrets import URIS, without_secret
@@ -28,6 +27,7 @@ from hwsigner.config.profiles import (
     add_profile,
     change_profile,
     check_name,
+    in_full_if_there,
     no_profiles,
     profile,
     profiles,

@@ -20,6 +20,7 @@ from hwsigner.errors import ConfigError, NoProfileError, UsageError, check_text,
 from hwsigner.system.files import create_file, edit_file, open_trusted
 from hwsigner.system.toml import parse_toml
 from hwsigner.system.users import share_with_agent
+from hwsigner.uri import KeyURI
 
 SYSTEM_FILE = Path(places.SYSTEM_FILE)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
@@ -102,6 +103,22 @@ def check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
         hint = "Use at most 64 letters, digits and ._@-"
         raise UsageError(f"{name[:100]!r} is not a valid profile name", hint)
+
+
+def in_full(place: str | KeyURI) -> str:
+    """Return a path or key URI as a profile keeps it: with the full path of its file, and without a PIN."""
+    uri = KeyURI.of(place)
+    if "path" in uri.path:
+        uri = uri.changed(path={**uri.path, "path": os.path.abspath(uri.path["path"])})
+    # In a URI, what can't be printed is encoded.
+    return uri.file if uri.scheme == "file" and not uri.query and uri.file.isprintable() else str(uri)
+
+
+def in_full_if_there(text: str) -> str:
+    """Return a path or key URI with the full path of its file, if there is that file; any other value as it is."""
+    uri = KeyURI.of(text)
+    has_file = os.path.exists(uri.path.get("path", b""))
+    return in_full(uri) if has_file and uri.pin_value is None else text
 
 
 def change_profile(name: str, values: Mapping[str, Any], environ: Mapping[str, str], *, system: bool = False) -> Path:

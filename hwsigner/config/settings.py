@@ -164,6 +164,13 @@ def key_uri(values: Settings, text: str) -> KeyURI:
     return uri
 
 
+def warn_of_pin(uri: KeyURI) -> None:
+    """Warn of a PIN in a key URI of a command line."""
+    if uri.pin_value is not None:
+        hint = "pin-source= in the key URI is safer, with file:, env: or cmd:"
+        warnings.warn(UnsafeKeyWarning("pin-value on the command line is visible to other users", hint), stacklevel=3)
+
+
 def pin_source(values: Settings, uri: KeyURI, ask: AskPin | None = None, prompts: Sequence[AskPin] = ()) -> PinSource:
     """Return the places for the PIN of a key. A password flag is for keys of its own backend only.
 

@@ -1,20 +1,179 @@
-"""When a certificate is renewed, and how long after a failure."""
+"""Renewal: another certificate for a profile, in place only once the service accepts it. When it is due, and when not.
+
+The old certificate stays in use until the new one is in.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import random
+import time
+import warnings
 from contextlib import suppress
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
 
-from hwsigner.errors import CertificateError, ServiceError
-from hwsigner.identity.certificate import Certificate
+from hwsigner.aws.create_session import create_session
+from hwsigner.config.flags import ARNS, attribute_of
+from hwsigner.config.profiles import Profile, change_profile, check_name, file_of_new, in_full, profile
+from hwsigner.config.settings import Settings, service_for_daemon, session_request
+from hwsigner.enrolment.profile import (
+    Prompts,
+    issuer_of,
+    key_to_certify,
+    profile_lock,
+    renewal_lock,
+    settings_of,
+    with_certificate,
+)
+from hwsigner.enrolment.steps import ensure_key, install, request_certificate, share_key, sign_request
+from hwsigner.errors import (
+    AmbiguousCertificateError,
+    CertificateError,
+    ConfigError,
+    HwsignerError,
+    HwsignerWarning,
+    ServiceError,
+    ServiceUnreachableError,
+)
+from hwsigner.identity import Identity
+from hwsigner.identity.certificate import Certificate, Chain, latest_expiring, leaves, load
+from hwsigner.key import Key, find_certificates
+from hwsigner.key.management import KeyRequest
+from hwsigner.pins import PinSource
 from hwsigner.refresh.schedule import RENEWAL
 
+_NOT_IN_PLACE = "the new certificate was tried and not put in place, and the old one stays in use"
 _SOON = 2 * RENEWAL.longest_pause  # The timer may be late.
+
+
+@dataclass(frozen=True)
+class Renewed:
+    """What there is after a renewal.
+
+    Attributes:
+        leaf: the new certificate.
+        file: the file of the profile.
+        old_key: the key URI that the profile had, if it has a new key.
+    """
+
+    leaf: Certificate
+    file: str
+    old_key: str | None
+
+
+def renew(
+    name: str, *, if_due: bool = False, new_key: str | None = None, prompts: Prompts = lambda _: ()
+) -> Renewed | None:
+    """Renew the certificate of a profile; return None if it is too early, or too soon after a failure.
+
+    Args:
+        name: the profile's name.
+        if_due: whether to do nothing if it is too early.
+        new_key: the URI of a key that is made for the new certificate; None for the profile's own.
+        prompts: returns what asks the user for a PIN that no other place gives.
+
+    Raises:
+        ConfigError: the profile names no certificate or issuer.
+        LockError: another process enrols or renews.
+        ServiceError, ServiceUnreachableError: the issuer refused; or the service refused the new certificate.
+        HwsignerError: as the steps.
+
+    Warns:
+        HwsignerWarning: the certificate is in use without a trial.
+    """
+    check_name(name)
+    config = profile(name, os.environ).file
+    with renewal_lock(config), profile_lock(name, config) as file:
+        found, failures = profile(name, os.environ), Failures(file)  # Read again: it may have been renewed meanwhile.
+        old = _current(found)
+        if if_due and (datetime.now(UTC) < due_at(old) or failures.pause_left(time.time()) > 0):
+            return None
+        try:
+            renewed = _renew(found, old, new_key, prompts)
+        except Exception as error:
+            failures.add(error, time.time(), seconds_left(old, datetime.now(UTC)))
+            raise
+        failures.forget()
+        return renewed
+
+
+def _current(found: Profile) -> Certificate:
+    """Return the certificate that a profile names: of several, the one that expires last, as the providers do."""
+    place = found.values.get("certificate")
+    if not isinstance(place, str) or "private-key" not in found.values:
+        problem = f"profile {found.name!r} names no certificate with its key, so there is nothing to renew"
+        raise ConfigError(problem, f"Run hwsigner enroll {found.name}")
+    if not (found.values.get("issuer") or found.values.get("issuer-command")):
+        hint = f"Add one with hwsigner enroll {found.name} and --issuer NAME or --issuer-command PROGRAM"
+        raise ConfigError(f"profile {found.name!r} names no issuer", hint)
+    certificates = leaves(load(find_certificates(place, PinSource().without_pin(), allow_modules=True)))
+    keys = len({one.public_key() for one in certificates})
+    if keys > 1:  # The names of another key must not be asked for.
+        problem = f"{place} has certificates of {keys} keys"
+        raise AmbiguousCertificateError(problem, f"In profile {found.name!r}, name one alone")
+    return latest_expiring(certificates)
+
+
+def _renew(found: Profile, old: Certificate, new_key: str | None, prompts: Prompts) -> Renewed:
+    """Have a certificate issued, try it and put it in place."""
+    values = settings_of(found, {"private_key": new_key} if new_key else {})
+    if not values.subject:  # It was not enrolled, but set up by hand.
+        values.subject = old.subject
+        values.dns, values.uri = _alternative_names(old)
+    target = key_to_certify(values, KeyRequest(), prompts)
+    issuer = issuer_of(values, target.access)
+    if new_key:
+        ensure_key(target)
+        if found.file == file_of_new(os.environ, system=True):
+            share_key(target.access)
+    with target.access.open() as key:
+        request = sign_request(target, key)
+        chain = request_certificate(request, issuer, lambda: datetime.now(UTC), wait=values.timeout)
+        if not new_key:  # The old key may have to go before its certificate ends.
+            _check_later(chain.leaf, old)
+        untried = _try(values, key, chain, may_skip=ends_soon(old, datetime.now(UTC)))
+    installed = install(target, chain)
+    if untried:
+        problem = f"the new certificate is in use without a trial, as the old one ends: {untried.message}"
+        warnings.warn(HwsignerWarning(problem, untried.hint), stacklevel=3)
+    kept = {"private-key": in_full(target.access.uri)} if new_key else {}
+    file = change_profile(found.name, with_certificate(kept, installed), os.environ)
+    return Renewed(chain.leaf, str(file), found.values["private-key"] if new_key else None)
+
+
+def _try(values: Settings, key: Key, chain: Chain, *, may_skip: bool) -> HwsignerError | None:
+    """Get credentials with a new certificate, if the profile has its ARNs.
+
+    Args:
+        values: the profile's settings.
+        key: the open key. It is closed.
+        chain: the certificate.
+        may_skip: whether a service that can't say yes or no now is no error.
+
+    Returns:
+        Why the service has not said yes or no.
+
+    Raises:
+        ServiceError: the service refused it.
+        ServiceUnreachableError: the service was not reached.
+    """
+    if not all(getattr(values, attribute_of(arn)) for arn in ARNS):
+        return None
+    request, service = session_request(values), service_for_daemon(values)
+    try:
+        with Identity(key, chain) as identity:
+            create_session(identity, request, service)
+    except (ServiceError, ServiceUnreachableError) as error:
+        is_answer = isinstance(error, ServiceError) and not error.retryable
+        if may_skip and not is_answer:
+            return error
+        error.message = f"{_NOT_IN_PLACE}: {error.message}"
+        raise
+    return None
 
 
 def due_at(leaf: Certificate) -> datetime:
@@ -38,7 +197,7 @@ def seconds_left(leaf: Certificate, now: datetime) -> float:
     return (leaf.x509.not_valid_after_utc - now).total_seconds()
 
 
-def check_later(new: Certificate, old: Certificate) -> None:
+def _check_later(new: Certificate, old: Certificate) -> None:
     """Check that a new certificate ends after the old one.
 
     Raises:
@@ -50,8 +209,8 @@ def check_later(new: Certificate, old: Certificate) -> None:
         raise CertificateError(problem, "The old one stays in use. The issuer's settings, or its own CA, must change")
 
 
-def alternative_names(leaf: Certificate) -> dict[str, list[str]]:
-    """Return the DNS names and URIs of a certificate: `{"dns": […], "uri": […]}`.
+def _alternative_names(leaf: Certificate) -> tuple[list[str], list[str]]:
+    """Return the DNS names and URIs of a certificate.
 
     Raises:
         CertificateError: it has other alternative names too.
@@ -59,12 +218,12 @@ def alternative_names(leaf: Certificate) -> dict[str, list[str]]:
     try:
         names = leaf.x509.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
-        return {"dns": [], "uri": []}
+        return [], []
     dns, uris = names.get_values_for_type(x509.DNSName), names.get_values_for_type(x509.UniformResourceIdentifier)
     if len(dns) + len(uris) < len(list(names)):
         problem = f"{leaf.source} has alternative names that are neither DNS names nor URIs"
         raise CertificateError(problem, "hwsigner can't ask for them: use csr and install-certificate")
-    return {"dns": dns, "uri": uris}
+    return dns, uris
 
 
 class Failures:

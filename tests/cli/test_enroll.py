@@ -25,9 +25,8 @@ import certs
 import judges
 from emulators import InProcessSoftHSM
 from enrolments import SUBJECT, Enrolment, refused, succeeds
-from hwsigner.cli import enroll, enrolling
 from hwsigner.config import profiles
-from hwsigner.enrolment import enroll as steps
+from hwsigner.enrolment import initial, profile, steps
 from hwsigner.key.management import KeyAccess
 from hwsigner.pins import PinSource
 from hwsigner.system import users
@@ -126,23 +125,17 @@ class TestWay:
 
 # What changes something, and so what a kill can come before or after.
 STEPS = [
-    (enroll, "change_profile"),
-    (enroll, "ensure_key"),
-    (enroll, "sign_request"),
-    (enroll, "obtain"),
-    (enroll, "install"),
-    (enrolling, "change_flags"),
-    (enroll, "edit_file"),
+    *("add_profile", "ensure_key", "sign_request", "request_certificate", "install", "change_profile", "edit_file"),
 ]
 
 
 class TestKilled:
     @pytest.mark.parametrize("is_done", [False, True], ids=["before", "after"])
-    @pytest.mark.parametrize(("module", "step"), STEPS, ids=[f"{module.__name__}.{step}" for module, step in STEPS])
+    @pytest.mark.parametrize("step", STEPS)
     def test_next_run_goes_on_where_the_last_one_was_killed(
-        self, enrolment: Enrolment, monkeypatch: pytest.MonkeyPatch, module: Any, step: str, is_done: bool
+        self, enrolment: Enrolment, monkeypatch: pytest.MonkeyPatch, step: str, is_done: bool
     ) -> None:
-        original = getattr(module, step)
+        original = getattr(initial, step)
 
         def killed(*arguments: Any, **more: Any) -> None:
             if is_done:
@@ -150,7 +143,7 @@ class TestKilled:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(module, step, killed)
+            patch.setattr(initial, step, killed)
             assert enrolment.run().status == 130
         key = Path(enrolment.key)
         before = [file.read_bytes() for file in (key, enrolment.certificate) if file.exists()]
@@ -159,7 +152,7 @@ class TestKilled:
         assert after[: len(before)] == before
         assert enrolment.gets_credentials()
         # Only a certificate that was not put in place yet is issued again.
-        assert enrolment.issued == (2 if (step, is_done) in (("obtain", True), ("install", False)) else 1)
+        assert enrolment.issued == (2 if (step, is_done) in (("request_certificate", True), ("install", False)) else 1)
 
     @pytest.mark.slow
     def test_processes_killed_at_random_leave_one_key_and_one_certificate(self, enrolment: Enrolment) -> None:
@@ -191,8 +184,8 @@ class TestKilled:
     def test_enrolment_that_another_one_keeps_from_running_exits_with_status_7(
         self, enrolment: Enrolment, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(enrolling, "LOCK_TIMEOUT", 0.0)
-        with enrolling.profile_lock("web"):
+        monkeypatch.setattr(profile, "LOCK_TIMEOUT", 0.0)
+        with profile.profile_lock("web", enrolment.config):
             refused(enrolment.run(), 7, "another hwsigner enroll or renew of web is running")
 
 
@@ -400,7 +393,7 @@ class TestSystem:
         create_file(str(key), b"")
         link.symlink_to(key)
         for path, mode in ((link, 0o600), (key, 0o640)):
-            enrolling.share_key(KeyAccess(KeyURI.of(f"tpm2:path={path}"), PinSource()))
+            steps.share_key(KeyAccess(KeyURI.of(f"tpm2:path={path}"), PinSource()))
             assert stat.S_IMODE(key.stat().st_mode) == mode
 
     def test_profile_goes_into_the_system_s_file_and_no_user_s_files_are_written(self, enrolment: Enrolment) -> None:

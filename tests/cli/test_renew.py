@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 import certs
 from emulators import InProcessSoftHSM
 from enrolments import Enrolment, refused, succeeds
-from hwsigner.cli import enrolling, renew
 from hwsigner.emulator import Fault
+from hwsigner.enrolment import profile, renewal
 from scene import Outcome
 from softhsm.tpm import SoftTPM
 
@@ -162,7 +162,7 @@ class TestDue:
     ) -> None:
         old = age(enrolled, 10, -1)
         with monkeypatch.context() as patched:
-            patched.setattr(renew, "check_later", lambda *_: 1 // 0)
+            patched.setattr(renewal, "_check_later", lambda *_: 1 // 0)
             refused(run(enrolled, "--if-due"), 1, "internal error: ZeroDivisionError")
         assert run(enrolled, "--if-due") == Outcome(0, "", "")
         assert leaf(enrolled) == old
@@ -245,11 +245,11 @@ class TestRefusals:
     def test_two_renewals_at_once_wait_for_each_other(
         self, enrolled: Enrolment, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(enrolling, "LOCK_TIMEOUT", 0.1)
-        with enrolling.profile_lock("web"):
+        monkeypatch.setattr(profile, "LOCK_TIMEOUT", 0.1)
+        with profile.profile_lock("web", enrolled.config):
             refused(run(enrolled), 7, "another hwsigner enroll or renew of web is running")
-        monkeypatch.setattr(enrolling, "_RENEWAL_SECONDS", 0.1)
-        with enrolling.renewal_lock(enrolled.config):
+        monkeypatch.setattr(profile, "_RENEWAL_SECONDS", 0.1)
+        with profile.renewal_lock(enrolled.config):
             refused(run(enrolled), 7, "another hwsigner renew is running")
 
 

@@ -19,12 +19,11 @@ from hwsigner.cli.aws.arguments import (
     service_clients,
     warn_of_untaggable,
 )
-from hwsigner.cli.full_paths import in_full_if_there
 from hwsigner.cli.parser import Arguments, Command, Parser
 from hwsigner.cli.process import print_outcome, report
 from hwsigner.cli.without_secrets import without_secret
 from hwsigner.config.flags import IDENTITY, KEY, OUTPUT, Flag, session_duration, switch
-from hwsigner.config.profiles import change_profile, check_name, profiles
+from hwsigner.config.profiles import change_profile, check_name, in_full_if_there, profiles
 from hwsigner.control_plane.plan import Step, apply, check_unchanged, described, notes, plan
 from hwsigner.control_plane.policies import checked_policy, compared_tags
 from hwsigner.control_plane.setup import Setup, read

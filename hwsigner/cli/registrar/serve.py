@@ -14,11 +14,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from hwsigner.cli.documents import read_trust
-from hwsigner.cli.issuer import issuer
 from hwsigner.cli.parser import Arguments, Command, Parser
 from hwsigner.cli.process import report_thread_failures
 from hwsigner.cli.registrar import KEYS, POLICY
 from hwsigner.config.flags import ISSUER, Flag, whole_number
+from hwsigner.enrolment.profile import issuer_of
 from hwsigner.enrolment.registrar.limits import RateLimit
 from hwsigner.enrolment.registrar.policy import read_policy
 from hwsigner.enrolment.registrar.registrar import Registrar
@@ -106,7 +106,7 @@ def _server(arguments: Arguments, tls: ssl.SSLContext | None) -> RegistrarServer
         Watched(arguments.policy, read_policy, _reporter("policy")).content,
         Watched(arguments.keys, read_keys, _reporter("sealing keys")).content,
         trust=read_trust(arguments.roots),
-        issuer=issuer(arguments.settings),
+        issuer=issuer_of(arguments.settings),
         audit=_write_audit,
     )
     limit = RateLimit(arguments.per_address, arguments.per_minute)

@@ -15,8 +15,8 @@ import judges
 from enrolment.authority import DNS, SUBJECT, URI, requested
 from enrolment.bao_servers import Bao
 from enrolment.est_servers import EstServer
-from hwsigner.enrolment.enroll import Wanted, ensure_key, install, obtain, sign_request
 from hwsigner.enrolment.issuers import IssuerSettings, open_issuer
+from hwsigner.enrolment.steps import KeyToCertify, ensure_key, install, request_certificate, sign_request
 from hwsigner.errors import ConfigError, ServiceError, ServiceUnreachableError, UsageError
 from hwsigner.identity.certificate import Chain
 from hwsigner.key.management import KeyAccess
@@ -30,20 +30,22 @@ from softhsm.tpm import SoftTPM
 class Machine:
     """A machine with a key in its TPM."""
 
-    wanted: Wanted
+    wanted: KeyToCertify
 
     def enroll(self, name: str, settings: IssuerSettings) -> str:
         """Get a certificate, install it, and return its path."""
-        return install(self.wanted, self.obtain(name, settings)).certificate
+        return install(self.wanted, self.certify(name, settings)).certificate
 
-    def obtain(self, name: str, settings: IssuerSettings) -> Chain:
+    def certify(self, name: str, settings: IssuerSettings) -> Chain:
         issuer = open_issuer(name, replace(settings, key=self.wanted.access))
-        return obtain(sign_request(self.wanted), issuer, lambda: datetime.now(UTC), wait=0.0)
+        with self.wanted.access.open() as key:
+            request = sign_request(self.wanted, key)
+        return request_certificate(request, issuer, lambda: datetime.now(UTC), wait=0.0)
 
 
 def machine_with(uri: str, tcti: str, pin: str | None = None) -> Machine:
     access = KeyAccess(KeyURI.of_new(uri).with_query("tcti", tcti), PinSource(pin), allow_modules=True)
-    found = Machine(Wanted(access, SUBJECT, (DNS,), (URI,)))
+    found = Machine(KeyToCertify(access, SUBJECT, (DNS,), (URI,)))
     ensure_key(found.wanted)
     return found
 
@@ -79,7 +81,7 @@ def test_est_renews_the_certificate_that_logs_in(machine: Machine, est_settings:
 @judges.needs_tpm2_openssl
 def test_vault_lets_the_certificate_log_in(machine: Machine, bao: Bao) -> None:
     path = machine.enroll("vault", bao.settings())
-    assert machine.obtain("vault", with_certificate(bao.settings(), path)).leaf.subject == "CN=bamboo-01,OU=devops"
+    assert machine.certify("vault", with_certificate(bao.settings(), path)).leaf.subject == "CN=bamboo-01,OU=devops"
 
 
 def test_certificate_of_another_ca_is_refused(
@@ -87,20 +89,20 @@ def test_certificate_of_another_ca_is_refused(
 ) -> None:
     path = machine.enroll("est", est_settings)
     with pytest.raises(ServiceError, match=r"status 400: .*No role of the method cert trusts"):
-        machine.obtain("vault", with_certificate(bao.settings(), path))
+        machine.certify("vault", with_certificate(bao.settings(), path))
 
 
 def test_server_that_is_down_is_not_reached(machine: Machine, est_settings: IssuerSettings) -> None:
     path = machine.enroll("est", est_settings)
     settings = replace(with_certificate(est_settings, path), url=f"https://127.0.0.1:{reserve_port()}")
     with pytest.raises(ServiceUnreachableError, match="127"):
-        machine.obtain("est", settings)
+        machine.certify("est", settings)
 
 
 def test_server_of_another_ca_is_not_trusted(machine: Machine, est_settings: IssuerSettings) -> None:
     settings = with_certificate(est_settings, machine.enroll("est", est_settings))
     with pytest.raises(ServiceUnreachableError, match="is not trusted"):
-        machine.obtain("est", replace(settings, ca_file=""))
+        machine.certify("est", replace(settings, ca_file=""))
 
 
 def test_openssl_without_the_provider_is_named(
@@ -109,13 +111,13 @@ def test_openssl_without_the_provider_is_named(
     settings = with_certificate(est_settings, machine.enroll("est", est_settings))
     monkeypatch.setenv("OPENSSL_MODULES", str(tmp_path))
     with pytest.raises(ConfigError, match=r"can't be used for TLS\. Install OpenSSL's provider tpm2"):
-        machine.obtain("est", settings)
+        machine.certify("est", settings)
 
 
 def test_key_with_an_auth_value_is_refused(swtpm: SoftTPM, est_settings: IssuerSettings, tmp_path: Path) -> None:
     machine = machine_with(f"tpm2:path={tmp_path}/pin.tss2", swtpm.tcti, "4711")
     with pytest.raises(UsageError, match="has an auth value, so it can't log in"):
-        machine.obtain("est", with_certificate(est_settings, machine.enroll("est", est_settings)))
+        machine.certify("est", with_certificate(est_settings, machine.enroll("est", est_settings)))
 
 
 def test_key_in_a_file_is_refused(est_settings: IssuerSettings, tmp_path: Path) -> None:

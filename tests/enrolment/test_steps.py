@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from enrolment.authority import Requested
-from hwsigner.enrolment.enroll import obtain
 from hwsigner.enrolment.issuers import Pending
+from hwsigner.enrolment.steps import request_certificate
 from hwsigner.errors import ServiceError
 from hwsigner.identity.certificate_request import CertificateRequest
 
@@ -30,5 +30,5 @@ class SlowIssuer:
 def test_issuer_that_answers_slowly_gets_no_more_time_than_others(asked: Requested) -> None:
     issuer = SlowIssuer()
     with pytest.raises(ServiceError, match="has no certificate yet"):
-        obtain(asked.request, issuer, lambda: issuer.now, wait=60.0, pause=lambda _: None)
+        request_certificate(asked.request, issuer, lambda: issuer.now, wait=60.0, pause=lambda _: None)
     assert issuer.asked == 2

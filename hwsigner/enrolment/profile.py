@@ -1,50 +1,53 @@
-"""What `enroll` and the renewals after it share: a profile's settings, its lock, and what is written back."""
+"""The profile of an enrolment: its lock, what its settings ask for, and what is written into it."""
 
 from __future__ import annotations
 
 import os
 import shlex
-import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hwsigner.cli import options
-from hwsigner.cli.full_paths import in_full
-from hwsigner.cli.install_certificate import certificate_flags, change_flags
-from hwsigner.cli.parser import Arguments
+from hwsigner.config import settings
 from hwsigner.config.flags import ENROLMENT, IDENTITY, SESSION, profile_values, secret_place
-from hwsigner.config.profiles import Profile, change_profile, file_of_new, profiles
+from hwsigner.config.profiles import Profile, in_full
 from hwsigner.config.settings import Settings
-from hwsigner.enrolment.enroll import Wanted
-from hwsigner.errors import HwsignerError, LockError, UsageError
+from hwsigner.enrolment.issuers import Issuer, IssuerSettings, open_issuer
+from hwsigner.enrolment.steps import KeyToCertify
+from hwsigner.errors import HwsignerError, LockError, PinError, UsageError
 from hwsigner.identity.certificate import Chain, load
 from hwsigner.identity.certificate_request import check_names
 from hwsigner.key import find_certificates
 from hwsigner.key.management import InstalledCertificate, KeyAccess, KeyRequest
-from hwsigner.pins import PinSource
+from hwsigner.pins import AskPin, PinSource
+from hwsigner.pins.sources import read_pin_source
 from hwsigner.system.files import LOCK_TIMEOUT, lock_within
-from hwsigner.system.users import share_with_agent
 from hwsigner.uri import KeyURI
 
+Prompts = Callable[[Settings], Sequence[AskPin]]
 # Of the flags, what a profile keeps. A PIN is not among them: its place may be, in the key URI.
 _PASSING = ("debug", "strict", "accept-new-srk", "allow-final-pin-try", "overwrite")
+_KEPT = {flag.name: flag for flag in (*IDENTITY, *SESSION, *ENROLMENT) if not flag.secret and flag.name not in _PASSING}
+# What a profile must not keep once it names an installed certificate.
+EXCLUDED = ("intermediates", "cert-selector", "use-latest-expiring-certificate")
 # Seconds that a renewal waits for the one of another profile.
 _RENEWAL_SECONDS = 120.0
-_KEPT = {flag.name for flag in (*IDENTITY, *SESSION, *ENROLMENT) if not flag.secret and flag.name not in _PASSING}
 
 
 @contextmanager
-def profile_lock(name: str, *, system: bool = False) -> Iterator[int]:
+def profile_lock(name: str, config: Path, *, system: bool = False) -> Iterator[int]:
     """Let one process at a time enrol or renew a profile. Give a descriptor of its lock file, for `Failures`.
+
+    Args:
+        name: the profile's name.
+        config: its config.toml.
+        system: whether a new folder is for all users to read.
 
     Raises:
         LockError: another one has been doing it for ten seconds.
         HwsignerError: the folder of config.toml can't be written.
     """
-    found = profiles(os.environ).get(name)
-    config = found.file if found else file_of_new(os.environ, system=system)
     path, running = config.parent / f".{name}.hwsigner-enroll", f"another hwsigner enroll or renew of {name} is running"
     with _locked(path, LOCK_TIMEOUT, running, folder_mode=0o755 if system else 0o700) as file:
         yield file
@@ -86,10 +89,10 @@ def settings_of(found: Profile | None, given: Mapping[str, Any]) -> Settings:
     return Settings({**(profile_values(found, given) if found else {}), **given})
 
 
-def kept_settings(arguments: Arguments) -> dict[str, Any]:
-    """Return what a profile is to keep of the flags of a command line. Paths mean the same in every folder."""
-    given = [(flag, value) for flag, value in arguments.given if flag.name in _KEPT and value is not None]
-    kept = {flag.name: flag.toml(value) for flag, value in given}
+def kept_values(given: Settings) -> dict[str, Any]:
+    """Return what a profile is to keep of given settings, as TOML has it. Paths mean the same in every folder."""
+    values = {attribute.replace("_", "-"): value for attribute, value in vars(given).items() if value is not None}
+    kept = {name: _KEPT[name].toml(value) for name, value in values.items() if name in _KEPT}
     if "private-key" in kept:
         kept["private-key"] = in_full(kept["private-key"])
     for name in ("issuer-ca-file", "vendor-certificates"):
@@ -101,11 +104,19 @@ def kept_settings(arguments: Arguments) -> dict[str, Any]:
     return kept
 
 
-def wanted(values: Settings, new_key: KeyRequest) -> Wanted:
-    """Return what the settings ask for, with a key like this one if it is to be made.
+def key_to_certify(values: Settings, new_key: KeyRequest, prompts: Prompts) -> KeyToCertify:
+    """Return the key and the names that the settings ask for.
+
+    Args:
+        values: the settings.
+        new_key: what the key must be like if it is to be made.
+        prompts: returns what asks the user for a PIN.
 
     Raises:
         UsageError: no key or no subject is named, or a name is invalid.
+
+    Warns:
+        UnsafeKeyWarning: the key URI has a PIN.
     """
     if not values.private_key:
         raise UsageError("no key is named", "Add --private-key KEY-URI: where the key is, or is to be made")
@@ -113,10 +124,12 @@ def wanted(values: Settings, new_key: KeyRequest) -> Wanted:
         raise UsageError("no subject was given", "Add --subject CN=bamboo-01")
     check_names(values.subject, dns_names=values.dns, uris=values.uri)
     KeyURI.of_new(values.private_key)
-    uri = options.key_uri(values, values.private_key)
+    uri = settings.key_uri(values, values.private_key)
+    settings.warn_of_pin(uri)
     secret_place(uri.text("pin-source") or "")
-    return Wanted(
-        KeyAccess(uri, options.pin_source(values, uri), allow_modules=True),
+    pins = settings.pin_source(values, uri, prompts=prompts(values))
+    return KeyToCertify(
+        KeyAccess(uri, pins, allow_modules=True),
         values.subject,
         tuple(values.dns),
         tuple(values.uri),
@@ -125,30 +138,46 @@ def wanted(values: Settings, new_key: KeyRequest) -> Wanted:
     )
 
 
-def share_key(access: KeyAccess) -> None:
-    """Let the system's agent read the key file of a new TPM key, which is of no use without the TPM.
+def issuer_of(values: Settings, key: KeyAccess | None = None) -> Issuer:
+    """Return the issuer that the flags of `ISSUER` choose. Nothing is sent, and no secret is read yet.
 
-    A file whose group or mode was changed since, a link, and what belongs to another user stay as they are.
+    Args:
+        values: the settings.
+        key: the key of the requests, for an issuer that wants more of it than their signatures.
 
     Raises:
-        HwsignerError: the file's group or mode can't be changed.
+        UsageError: they choose none, or a setting is missing or invalid.
+        CertificateError: the vendor's certificates can't be read.
     """
-    if access.uri.scheme != "tpm2" or "path" not in access.uri.path:
-        return
-    path = access.uri.file
-    if os.path.islink(path):  # Not a new one.
-        return
+    name = values.issuer or ("command" if values.issuer_command else None)
+    if name is None:
+        raise UsageError("no issuer was given", "Add --issuer NAME, or --issuer-command PROGRAM")
+    source = values.issuer_secret
+    settings = IssuerSettings(
+        url=values.issuer_url or "",
+        command=values.issuer_command or "",
+        ca_file=values.issuer_ca_file or "",
+        user=values.issuer_user or "",
+        secret=(lambda: _secret(source)) if source else None,
+        arn=values.issuer_arn or "",
+        certificate=(values.certificate or "") if values.issuer_certificate else "",
+        timeout=values.timeout,
+        key=key,
+        vendor_certificates=_certificates(values.vendor_certificates),
+    )
+    return open_issuer(name, settings)
+
+
+def _secret(source: str) -> str:
     try:
-        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # Not by its path: it may be replaced.
-        try:
-            status = os.fstat(file)
-            if (status.st_uid, status.st_gid, status.st_mode) == (os.geteuid(), os.getegid(), stat.S_IFREG | 0o600):
-                share_with_agent(file)
-        finally:
-            os.close(file)
-    except OSError as error:
-        problem = f"the system's agent was not allowed to read {path}: {error.strerror}"
-        raise HwsignerError(problem, f"Run chgrp hwsigner {path}; chmod 640 {path}") from error
+        return read_pin_source(source, allow_commands=True)
+    except PinError as error:
+        # It is read like a PIN, and the error speaks of one.
+        raise PinError(f"the secret of --issuer-secret can't be read: {error.message}", error.hint) from error
+
+
+def _certificates(path: str | None) -> tuple[bytes, ...]:
+    return tuple(found.der for found in find_certificates(path, allow_modules=True)) if path else ()
 
 
 def names_certificate(found: Profile | None, access: KeyAccess, chain: Chain) -> bool:
@@ -166,20 +195,17 @@ def names_certificate(found: Profile | None, access: KeyAccess, chain: Chain) ->
     return {one.der for one in there if one.public_key() == chain.leaf.public_key()} == {chain.leaf.der}
 
 
-def write_profile(name: str, kept: Mapping[str, Any], installed: InstalledCertificate | None) -> str:
-    """Write settings and the certificate's place into a profile, without what excludes them.
+def certificate_values(installed: InstalledCertificate, key: str | KeyURI = "") -> dict[str, str]:
+    """Return the flags that name an installed certificate, and its key if that is given, with their values."""
+    places = {"certificate": installed.certificate, "private-key": key, "intermediates": installed.intermediates}
+    return {flag: in_full(place) for flag, place in places.items() if place}
+
+
+def with_certificate(kept: Mapping[str, Any], installed: InstalledCertificate | None) -> dict[str, Any]:
+    """Return what to write into a profile that names an installed certificate; None removes what excludes it.
 
     Args:
-        name: the profile's name.
-        kept: the settings, as TOML holds them.
+        kept: the other values, as TOML has them.
         installed: where the certificate was put; None if the profile names it already.
-
-    Returns:
-        The file's path.
-
-    Raises:
-        ConfigError, HwsignerError, LockError: as `change_profile`.
     """
-    if installed is None:
-        return str(change_profile(name, kept, os.environ))
-    return change_flags(name, {**kept, **certificate_flags(installed)})
+    return {**dict.fromkeys(EXCLUDED), **kept, **certificate_values(installed)} if installed else dict(kept)

@@ -1,4 +1,4 @@
-"""The steps of an enrolment. Each looks at what there is, so that all can be run again.
+"""The steps of a first enrolment and of a renewal. Each looks at what there is, so that all can be run again.
 
 There is no state but the key at its URI and the certificate beside it. A request is made again if need be. What stops
 in the middle goes on with the next run: a key is made once, and a certificate that is in place is not asked for again.
@@ -6,6 +6,8 @@ in the middle goes on with the next run: a key is made once, and a certificate t
 
 from __future__ import annotations
 
+import os
+import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,11 +16,11 @@ from datetime import datetime
 from hwsigner.backends.key_files import certificate_files, check_replaceable
 from hwsigner.enrolment.checking import check_issued, check_names
 from hwsigner.enrolment.issuers import Issuer, Pending
-from hwsigner.errors import CertificateError, KeyNotFoundError, ServiceError
+from hwsigner.errors import CertificateError, HwsignerError, KeyNotFoundError, ServiceError
 from hwsigner.identity.beside import certificates_beside
 from hwsigner.identity.certificate import Chain, build_chain, latest_expiring, preflight
 from hwsigner.identity.certificate_request import CertificateRequest, sign_certificate_request
-from hwsigner.key import FoundCertificate
+from hwsigner.key import FoundCertificate, Key
 from hwsigner.key.management import (
     InstalledCertificate,
     KeyAccess,
@@ -27,13 +29,14 @@ from hwsigner.key.management import (
     generate_key,
     install_certificate,
 )
+from hwsigner.system.users import share_with_agent
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 15.0
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What an enrolment is to bring about.
+class KeyToCertify:
+    """A key that is to have a certificate, whether or not there is either yet.
 
     Attributes:
         access: the key.
@@ -52,45 +55,70 @@ class Wanted:
     nv_index: str = ""
 
 
-def ensure_key(wanted: Wanted) -> tuple[KeyDescription, bool]:
+def ensure_key(target: KeyToCertify) -> tuple[KeyDescription, bool]:
     """Return the key, and whether it was made now. A key that is there is never replaced.
 
     Raises:
         UsageError, SigningKeyError, PinError: as `describe_key` and `generate_key`.
     """
-    access = wanted.access
+    access = target.access
     try:
         return access.describe(), False
     except KeyNotFoundError:
-        made = generate_key(access.uri, wanted.new_key, access.pins, allow_modules=access.allow_modules)
+        made = generate_key(access.uri, target.new_key, access.pins, allow_modules=access.allow_modules)
         return made, True
 
 
-def sign_request(wanted: Wanted) -> CertificateRequest:
-    """Return a request for the wanted names, signed by the key, if there is a place for its certificate.
+def share_key(access: KeyAccess) -> None:
+    """Let the system's agent read the key file of a new TPM key, which is of no use without the TPM.
+
+    A file whose group or mode was changed since, a link, and what belongs to another user stay as they are.
+
+    Raises:
+        HwsignerError: the file's group or mode can't be changed.
+    """
+    if access.uri.scheme != "tpm2" or "path" not in access.uri.path:
+        return
+    path = access.uri.file
+    if os.path.islink(path):  # Not a new one.
+        return
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # Not by its path: it may be replaced.
+        try:
+            status = os.fstat(file)
+            if (status.st_uid, status.st_gid, status.st_mode) == (os.geteuid(), os.getegid(), stat.S_IFREG | 0o600):
+                share_with_agent(file)
+        finally:
+            os.close(file)
+    except OSError as error:
+        problem = f"the system's agent was not allowed to read {path}: {error.strerror}"
+        raise HwsignerError(problem, f"Run chgrp hwsigner {path}; chmod 640 {path}") from error
+
+
+def sign_request(target: KeyToCertify, key: Key) -> CertificateRequest:
+    """Return a request for the names, signed by the open key, if there is a place for its certificate.
 
     Raises:
         CertificateError: the place beside the key has something else than a certificate of this key.
         UsageError: a name is invalid.
-        SigningKeyError, PinError: as `open_key` and `Key.sign`.
+        SigningKeyError: as `Key.sign`.
     """
-    with wanted.access.open() as key:
-        uri, public_key = wanted.access.uri.resolved(), key.public_key()
-        if public_key and "path" in uri.path and not wanted.nv_index:
-            check_replaceable(certificate_files(uri.file)[0], public_key)
-        return sign_certificate_request(key, wanted.subject, dns_names=wanted.dns_names, uris=wanted.uris)
+    uri, public_key = target.access.uri.resolved(), key.public_key()
+    if public_key and "path" in uri.path and not target.nv_index:
+        check_replaceable(certificate_files(uri.file)[0], public_key)
+    return sign_certificate_request(key, target.subject, dns_names=target.dns_names, uris=target.uris)
 
 
-def installed_chain(wanted: Wanted, request: CertificateRequest, now: datetime) -> Chain | None:
+def installed_chain(target: KeyToCertify, request: CertificateRequest, now: datetime) -> Chain | None:
     """Return the chain of the certificate beside the key, if it is as wanted and valid now; otherwise None.
 
     Args:
-        wanted: what is wanted.
+        target: the key and its names.
         request: the request of its key.
         now: the time, with its zone.
     """
     public_key = request.public_key()
-    access = wanted.access
+    access = target.access
     found = certificates_beside(access.uri, public_key, allow_modules=access.allow_modules)
     fitting = []
     for one in found:
@@ -104,7 +132,7 @@ def installed_chain(wanted: Wanted, request: CertificateRequest, now: datetime) 
     return build_chain(latest_expiring(fitting), found)[0] if fitting else None
 
 
-def obtain(
+def request_certificate(
     request: CertificateRequest,
     issuer: Issuer,
     now: Callable[[], datetime],
@@ -143,14 +171,14 @@ def obtain(
     return check_issued(request, answer, now())
 
 
-def install(wanted: Wanted, chain: Chain) -> InstalledCertificate:
+def install(target: KeyToCertify, chain: Chain) -> InstalledCertificate:
     """Put a chain beside the key. The old certificate stays until the new one is in.
 
     Raises:
         UsageError, SigningKeyError, PinError, CertificateError: as `install_certificate`.
     """
-    access = wanted.access
+    access = target.access
     found = [FoundCertificate(one.der, one.source) for one in chain.certificates]
     return install_certificate(
-        access.uri, found, access.pins, nv_index=wanted.nv_index, allow_modules=access.allow_modules
+        access.uri, found, access.pins, nv_index=target.nv_index, allow_modules=access.allow_modules
     )

@@ -1,0 +1,208 @@
+"""The first enrolment: from a machine without a key to a profile with which the SDKs get credentials."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from hwsigner.aws.config_file import config_path
+from hwsigner.aws.config_lines import check_no_keys, with_credential_process
+from hwsigner.aws.credentials_file import credentials_path
+from hwsigner.aws.region import check_arns, check_known_arns
+from hwsigner.config.flags import ARNS, attribute_of
+from hwsigner.config.profiles import Profile, add_profile, change_profile, check_name, file_of_new, profiles
+from hwsigner.config.settings import Settings
+from hwsigner.enrolment.profile import (
+    Prompts,
+    issuer_of,
+    kept_values,
+    key_to_certify,
+    names_certificate,
+    profile_lock,
+    settings_of,
+    with_certificate,
+)
+from hwsigner.enrolment.steps import (
+    ensure_key,
+    install,
+    installed_chain,
+    request_certificate,
+    share_key,
+    sign_request,
+)
+from hwsigner.errors import ConfigError, UsageError
+from hwsigner.identity.certificate import Certificate
+from hwsigner.key.management import InstalledCertificate, KeyAccess, KeyDescription, KeyRequest
+from hwsigner.system.files import edit_file
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """What `enroll` is asked for.
+
+    Attributes:
+        name: the profile's name.
+        given: the settings that were given. Where they say nothing, the profile's apply. The profile keeps them.
+        new_key: what the key must be like if there is none yet.
+        system: whether the profile is for the system's agent.
+        command: the command that gives the SDKs the credentials, for `~/.aws/config`; empty to write nothing there.
+    """
+
+    name: str
+    given: Settings
+    new_key: KeyRequest
+    system: bool = False
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Enrolled:
+    """What there is after an enrolment.
+
+    Attributes:
+        key: the key.
+        made: whether it was made now.
+        leaf: its certificate.
+        issued: whether that was issued now.
+        installed: where it was put; None if the profile names it already.
+        file: the file of the profile.
+        aws_config: the SDKs' config file; None if it was not to be written.
+        missing: the names of the ARNs that the profile does not have.
+    """
+
+    key: KeyDescription
+    made: bool
+    leaf: Certificate
+    issued: bool
+    installed: InstalledCertificate | None
+    file: str
+    aws_config: str | None
+    missing: tuple[str, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know, a sentence each."""
+        return (*self.key.notes, *(self.installed.notes if self.installed else ()))
+
+
+def enroll(asked: Enrolment, prompts: Prompts = lambda _: ()) -> Enrolled:
+    """Make what is missing of a key, its certificate, its profile and the line for the SDKs.
+
+    Args:
+        asked: what to bring about.
+        prompts: returns what asks the user for a PIN that no other place gives.
+
+    Raises:
+        UsageError: a name, an ARN or another setting is missing or invalid.
+        ConfigError: a file can't be read or changed.
+        LockError: another process enrols or renews the profile.
+        HwsignerError: as the steps.
+
+    Warns:
+        UnsafeKeyWarning: the key URI has a PIN.
+    """
+    name, environ = asked.name, os.environ
+    check_name(name)
+    existing = profiles(environ).get(name)
+    config = existing.file if existing else file_of_new(environ, system=asked.system)
+    with profile_lock(name, config, system=asked.system):
+        found = profiles(environ).get(name)
+        if asked.system:
+            _check_system(found)
+        values = settings_of(found, vars(asked.given))
+        region = _region(values)
+        if asked.command:
+            _edit_aws_config(asked, region, write=False)  # What can't be written is an error before anything changes.
+        kept = kept_values(asked.given)
+        if "issuer-command" in kept and "issuer" not in kept and values.issuer:
+            values.issuer = kept["issuer"] = "command"  # Not the issuer that the profile had.
+        target = key_to_certify(values, asked.new_key, prompts)
+        issuer = issuer_of(values, target.access)
+        if found is None:
+            add_profile(name, kept, environ, system=asked.system)  # If this run does not end, the next needs no flags.
+        elif "certificate" not in found.values:
+            change_profile(name, kept, environ)  # A profile in use changes at the end.
+        key, made = ensure_key(target)
+        if asked.system:
+            share_key(target.access)
+        _check_pin(target.access, key)
+        with target.access.open() as opened:
+            request = sign_request(target, opened)
+        there = installed_chain(target, request, datetime.now(UTC))
+        chain = there or request_certificate(request, issuer, lambda: datetime.now(UTC), wait=values.timeout)
+        is_named = there is not None and names_certificate(found, target.access, there)
+        installed = None if is_named else install(target, chain)
+        file = change_profile(name, with_certificate(kept, installed), environ)
+        return Enrolled(
+            key,
+            made,
+            chain.leaf,
+            there is None,
+            installed,
+            str(file),
+            _edit_aws_config(asked, region, write=True) if asked.command else None,
+            _missing(found, kept),
+        )
+
+
+def _missing(found: Profile | None, kept: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the ARNs that a profile does not have once it keeps some values."""
+    known = {*(found.values if found else ()), *kept}
+    return tuple(arn for arn in ARNS if arn not in known)
+
+
+def _check_system(found: Profile | None) -> None:
+    """Check that a profile is not one of this user's."""
+    file = file_of_new(os.environ, system=True)
+    if found and found.file != file:
+        problem = f"profile {found.name!r} is in {found.file}, not in {file}"
+        raise ConfigError(problem, "Leave out --system, or take another name")
+
+
+def _check_pin(access: KeyAccess, key: KeyDescription) -> None:
+    """Check that the management key of a PIV card would not be sent as its PIN."""
+    if "pivSlot" in key.properties and access.uri.has_pin:
+        problem = "a PIV slot is written with the management key and used with the PIN, and the key URI has one of them"
+        raise UsageError(problem, "Leave it out and run from a terminal, or use keygen, csr and install-certificate")
+
+
+def _region(values: Settings) -> str:
+    """Check the ARNs that are known, and return the region; an empty string if it is not known.
+
+    Raises:
+        UsageError: an ARN is malformed, or their regions differ.
+    """
+    known = {name: value for name in ARNS if (value := getattr(values, attribute_of(name)))}
+    check_known_arns(known)
+    if len(known) < len(ARNS):
+        return values.region or ""
+    anchor, profile, role = known.values()
+    return check_arns(anchor, profile, role=role, region=values.region)
+
+
+def _edit_aws_config(asked: Enrolment, region: str, *, write: bool) -> str:
+    """Check that the SDKs' config file can get the profile's line, or write it; return the file's path."""
+    path, keys = config_path(os.environ), credentials_path(os.environ)
+
+    def edit(data: bytes) -> bytes:
+        return with_credential_process(data, asked.name, asked.command, path=path, region=region)
+
+    check_no_keys(_content(keys), asked.name, path=keys)
+    data = _content(path)
+    if edit(data) != data and write:
+        edit_file(path, edit)
+    return path
+
+
+def _content(path: str) -> bytes:
+    """Return a file's content, empty if there is none."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise ConfigError(f"can't read {path}: {error.strerror}", "Fix that file, or add --no-aws-config") from error
