@@ -6,7 +6,7 @@ sessions share. botocore asks for new ones while the last still have 15 minutes.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from functools import partial
 
 try:
     from botocore.credentials import CredentialProvider, RefreshableCredentials
@@ -15,10 +15,9 @@ try:
 except ImportError as error:
     raise ImportError("hwsigner.botocore needs botocore; install hwsigner with its extra aws") from error
 
-from hwsigner.agent.source import agent_credentials
-from hwsigner.aws.credentials import Credentials
+from hwsigner.agent.source import AgentOrOwn
 from hwsigner.errors import HwsignerError, HwsignerWarning, check_text
-from hwsigner.refresh.shared import shared_provider
+from hwsigner.refresh.shared import CurrentProvider
 from hwsigner.system.notices import observed_by, show_unless_notified
 
 __all__ = ["CredentialsError", "register"]
@@ -62,43 +61,29 @@ class _ProfileProvider(CredentialProvider):  # type: ignore[misc]  # botocore ha
         self._profile = profile
 
     def load(self) -> RefreshableCredentials:
-        source = _shared(self._profile)
-        return RefreshableCredentials.create_from_metadata(source.metadata(), source.metadata, METHOD)
-
-
-class _Source:
-    """A profile's credentials: an agent's, or a provider's of this process. Thread-safe."""
-
-    def __init__(self, profile: str) -> None:
-        self._profile = profile
-        self._last: Credentials | None = None
-
-    def metadata(self) -> dict[str, str]:
-        """Return live credentials in botocore's form.
-
-        Raises:
-            CredentialsError: there are none.
-        """
-        try:
-            with observed_by(show_unless_notified):
-                self._last = found = agent_credentials(self._profile) or shared_provider(self._profile)()
-        except (HwsignerError, HwsignerWarning) as error:
-            # botocore would raise it in the last ten minutes of credentials that still work.
-            if self._last is None or self._last.expiration <= datetime.now(UTC):
-                raise CredentialsError(provider=METHOD, error_msg=str(error)) from error
-            found = self._last
-        return {
-            "access_key": found.access_key_id,
-            "secret_key": found.secret_access_key,
-            "token": found.session_token,
-            "expiry_time": found.expiration.isoformat(),
-        }
+        refresh = partial(_credentials, self._profile)
+        return RefreshableCredentials.create_from_metadata(refresh(), refresh, METHOD)
 
 
 # By profile. A dict's setdefault is atomic, and unlike a lock it can't be left locked in a child process.
-_sources: dict[str, _Source] = {}
+_sources: dict[str, AgentOrOwn[CurrentProvider]] = {}
 
 
-def _shared(profile: str) -> _Source:
-    """Return the source of a profile, one for all sessions of this process."""
-    return _sources.setdefault(profile, _Source(profile))
+def _credentials(profile: str) -> dict[str, str]:
+    """Return live credentials of a profile in botocore's form. All sessions of this process share them.
+
+    Raises:
+        CredentialsError: there are none.
+    """
+    source = _sources.setdefault(profile, AgentOrOwn(profile, partial(CurrentProvider, profile)))
+    try:
+        with observed_by(show_unless_notified):
+            found = source()
+    except (HwsignerError, HwsignerWarning) as error:
+        raise CredentialsError(provider=METHOD, error_msg=str(error)) from error
+    return {
+        "access_key": found.access_key_id,
+        "secret_key": found.secret_access_key,
+        "token": found.session_token,
+        "expiry_time": found.expiration.isoformat(),
+    }

@@ -27,7 +27,6 @@ import hwsigner.botocore
 from agent.homes import Home, run_agent
 from hwsigner.emulator import Emulator, Fault
 from hwsigner.errors import ServiceError
-from hwsigner.refresh import shared
 
 pytestmark = pytest.mark.slow
 
@@ -49,11 +48,16 @@ def home(
     for name, value in {**made.environ, "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(hwsigner.botocore, "_sources", {})
-    monkeypatch.setattr(shared, "_providers", {})
     yield made
-    for provider in shared._providers.values():
+    for provider in providers():
         provider.close()
     shared_emulator.behave()
+
+
+def providers() -> list[hwsigner.Provider]:
+    """Return the providers of this process."""
+    made = [source.own_if_made() for source in hwsigner.botocore._sources.values()]
+    return [provider for own in made if own for provider in own._providers.values()]
 
 
 def sessions(home: Home) -> int:
@@ -173,12 +177,8 @@ def test_live_credentials_are_used_until_they_expire_when_no_others_can_be_had(
     Path(home.environ["XDG_CONFIG_HOME"], "hwsigner", "config.toml").unlink()
     assert session.get_credentials().get_frozen_credentials() == before
 
-    class Later(datetime):
-        @classmethod
-        def now(cls, tz: Any = None) -> Any:
-            return datetime.now(tz) + timedelta(seconds=301)
-
-    monkeypatch.setattr(hwsigner.botocore, "datetime", Later)
+    source = hwsigner.botocore._sources["web"]
+    source._clocks = source._clocks._replace(now=lambda: datetime.now(UTC) + timedelta(seconds=301))
     with pytest.raises(hwsigner.botocore.CredentialsError, match="no profile 'web'"):
         session.get_credentials().get_frozen_credentials()
 
@@ -202,7 +202,7 @@ def test_profile_that_changes_in_config_toml_is_used_without_a_restart(home: Hom
     )
     assert credentials.get_frozen_credentials() != before
     assert hwsigner.boto3.session("web").get_credentials().access_key == credentials.access_key
-    assert (sessions(home), len(shared._providers)) == (2, 1)
+    assert (sessions(home), len(providers())) == (2, 1)
 
 
 def test_config_toml_that_cannot_be_read_changes_nothing_in_a_running_program(home: Home) -> None:

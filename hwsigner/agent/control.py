@@ -12,9 +12,8 @@ from typing import TypeVar
 from hwsigner._version import __version__
 from hwsigner.agent import protocol
 from hwsigner.agent.memory import LockedMemory
-from hwsigner.agent.profile import AgentProfile
+from hwsigner.agent.profile import AgentProfile, ProfileStatus
 from hwsigner.agent.protocol import Channel, Verb
-from hwsigner.agent.watching import ProfileStatus
 from hwsigner.errors import AgentError, printable
 from hwsigner.pins import PinRequest
 from hwsigner.pins.child import MAX_PIN_BYTES

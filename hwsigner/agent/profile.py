@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
+from datetime import datetime
 from enum import StrEnum
 from functools import partial
 from typing import NamedTuple
@@ -13,7 +14,6 @@ from hwsigner.agent import protocol
 from hwsigner.agent.desktop import Desktop
 from hwsigner.agent.memory import LockedMemory
 from hwsigner.agent.unlocked_pins import UnlockedPins
-from hwsigner.agent.watching import ProfileStatus, Watch
 from hwsigner.aws.credentials import Credentials, Reply
 from hwsigner.config import settings
 from hwsigner.config.profiles import Profile
@@ -21,13 +21,16 @@ from hwsigner.errors import AgentError, HwsignerError, HwsignerWarning, PinError
 from hwsigner.pins import PinRequest
 from hwsigner.pins.sources import serve_place
 from hwsigner.refresh.background import BackgroundProvider
-from hwsigner.refresh.outcome import Failure, bare
+from hwsigner.refresh.monitor import Monitor
+from hwsigner.refresh.outcome import Failure, Rendered, without_frames
 from hwsigner.refresh.provider import Provider
 from hwsigner.refresh.workers import WorkQueue
 from hwsigner.system.users import find_uid
 
 _FORMAT = "process"
 
+# What a client gets: credentials, or an error without any.
+Answer = Rendered | bytes
 # Takes a line, and its fields as keyword arguments.
 Log = Callable[..., None]
 
@@ -40,16 +43,32 @@ class Shared(NamedTuple):
         memory: the memory for replies and PINs.
         log: takes lines.
         is_system: whether this is the system's agent.
+        monitor: takes sessions and failures.
         desktop: shows notifications to the agent's user; None for none.
-        watch: is told of sessions and failures; None for nobody.
     """
 
     environ: Mapping[str, str]
     memory: LockedMemory
     log: Log
     is_system: bool
+    monitor: Monitor
     desktop: Desktop | None = None
-    watch: Watch | None = None
+
+
+class ProfileStatus(NamedTuple):
+    """How a profile is. Nothing in it is secret.
+
+    Attributes:
+        name: its name.
+        state: `ready`, `idle`, `locked`, `failing` or `closed`.
+        expiration: when its last credentials expire or expired, or None.
+        failure: why it can't be used, or its last attempt failed; or None.
+    """
+
+    name: str
+    state: str
+    expiration: datetime | None
+    failure: HwsignerError | HwsignerWarning | None
 
 
 class UnlockProgress(NamedTuple):
@@ -101,14 +120,15 @@ class AgentProfile:
         """Return whether a user may have the credentials: root, the agent's user, and those of `allow-users`."""
         return uid in (0, os.geteuid()) or uid in self._users
 
-    def read(self) -> Reply | None:
+    def read(self) -> Rendered | None:
         """Return the finished answer at once, or None if `answer` must be called."""
         provider = self._provider
         if provider is None or self._ending or self._state is not _State.OPEN:
             return None
-        return provider.read(_FORMAT)
+        rendered = provider._read(_FORMAT)
+        return rendered if rendered and rendered.reply else None
 
-    def answer(self) -> Future[Reply]:
+    def answer(self) -> Future[Answer]:
         """Queue getting the answer: credentials or an error. The future raises nothing."""
         return self._queue.submit(self._answer)
 
@@ -155,9 +175,10 @@ class AgentProfile:
 
     # The worker calls what follows, but for `_format` and `_note`, which the thread that refreshes calls.
 
-    def _answer(self) -> Reply:
+    def _answer(self) -> Answer:
         try:
-            return self._open().reply(_FORMAT)
+            rendered = self._open()._reply(_FORMAT)
+            return rendered if rendered.reply else self._too_large(rendered.credentials)
         except Exception as error:
             if isinstance(error, PinError) and self._state is _State.OPEN and not self._asks_to_unlock:
                 self._asks_to_unlock = True
@@ -229,7 +250,7 @@ class AgentProfile:
             service = settings.service_for_daemon(self._settings, self._shared.environ)
             provider = Provider._from_settings(self._settings, service, self._pins, [self._pins.prompt])
         except (HwsignerError, HwsignerWarning) as error:
-            self._unopened = bare(error)
+            self._unopened = without_frames(error)
             raise
         self._unopened = None
         attended = self._settings.attended
@@ -238,49 +259,31 @@ class AgentProfile:
             formats={_FORMAT: self._format},
             attended=attended,
             on_try=self._note,
-            on_notice=None if attended is False else self._hear,
+            on_notice=None if attended is False else self._show_notice,
         )
 
     def _format(self, credentials: Credentials) -> Reply:
-        if self._shared.watch and self._provider:
-            self._shared.watch.issued(self.name, credentials, self._provider)
+        """Return the answer with credentials; nothing if they are too large, as clients take none in parts."""
         text = f"{credentials.process_json()}\n"
-        if len(text.encode()) > protocol.MAX_BODY:  # Clients take no credentials in parts.
-            problem = f"its credentials are {len(text.encode()):,} bytes, and an agent gives out {protocol.MAX_BODY:,}"
-            return protocol.error(7, f"profile {self.name!r}: {problem} at most. Set HWSIGNER_AGENT=none to do without")
-        return self._shared.memory.put(protocol.ok(text))
+        return self._shared.memory.put(protocol.ok(text)) if len(text.encode()) <= protocol.MAX_BODY else b""
+
+    def _too_large(self, credentials: Credentials) -> bytes:
+        size = len(credentials.process_json()) + 1
+        problem = f"its credentials are {size:,} bytes, and an agent gives out {protocol.MAX_BODY:,} at most"
+        return protocol.error(7, f"profile {self.name!r}: {problem}. Set HWSIGNER_AGENT=none to do without")
 
     def _note(self, outcome: Credentials | Failure) -> None:
-        if self._shared.watch and self._provider:
-            self._shared.watch.tried(self.name, outcome, self._provider)
-        if isinstance(outcome, Failure):
-            if isinstance(outcome.error, PinError) and not isinstance(outcome.error, PinRequiredError):
-                self._pins.forget()
-            self._log(
-                f"error: profile {self.name!r}: no session: {outcome.error.message}",
-                cause=outcome.error.cause,
-                request_id=outcome.request_id,
-            )
-        else:
+        if self._provider:
+            self._shared.monitor.attempted(self.name, outcome, self._provider)
+        if not isinstance(outcome, Failure):
             self._stop_asking()
-            expiration = outcome.expiration
-            self._log(
-                f"profile {self.name!r}: session created, credentials until {expiration:%Y-%m-%dT%H:%M:%SZ}",
-                access_key_id=outcome.access_key_id,
-                session_arn=outcome.assumed_role_arn,
-                request_id=outcome.request_id,
-            )
-            notice = self._provider and self._provider.expiry_notice()
-            if notice:
-                self._log(f"{notice} (profile {self.name!r})")
+        elif isinstance(outcome.error, PinError) and not isinstance(outcome.error, PinRequiredError):
+            self._pins.forget()
 
-    def _log(self, text: str, **fields: str) -> None:
-        self._shared.log(text, profile=self.name, **fields)
-
-    def _hear(self, notice: str | None) -> None:
+    def _show_notice(self, notice: str | None) -> None:
         self.notice = f"{self.name}: {notice}" if notice else None
         if self.notice:
-            self._log(self.notice)
+            self._shared.log(self.notice, profile=self.name)
         self._show(notice)
 
     def _show(self, text: str | None, *, is_urgent: bool = True) -> None:

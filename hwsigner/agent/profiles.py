@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import Future
 
-from hwsigner.agent.profile import AgentProfile, Shared
-from hwsigner.agent.watching import ProfileStatus
+from hwsigner.agent.profile import AgentProfile, ProfileStatus, Shared
 from hwsigner.config import profiles as config
 from hwsigner.config.settings import is_inherited
 from hwsigner.errors import ConfigError

@@ -24,13 +24,14 @@ from hwsigner.agent.clients import Client, Clients
 from hwsigner.agent.control import serve_command
 from hwsigner.agent.listener import Acceptor
 from hwsigner.agent.memory import LockedMemory
-from hwsigner.agent.profile import AgentProfile, Log
+from hwsigner.agent.profile import AgentProfile, Answer, Log
 from hwsigner.agent.profiles import Profiles
 from hwsigner.agent.protocol import Request, Verb
-from hwsigner.agent.watching import Watch, watched_answer
-from hwsigner.aws.credentials import Reply
+from hwsigner.aws.credentials import Credentials, Reply
+from hwsigner.errors import AuditError
+from hwsigner.refresh.outcome import Rendered
 from hwsigner.system.systemd import Notifier
-from hwsigner.system.users import known_uid
+from hwsigner.system.users import known_uid, peer_pid
 
 MAX_CLIENTS = 2048
 MAX_COMMANDS = 8
@@ -54,7 +55,8 @@ class AgentServer:
         memory: holds the PINs that `unlock` brings.
         is_open: whether other users may ask. `allow-users` says for which profiles.
         log: takes a line for each refusal. There may be a flood of them.
-        watch: is told who gets which credentials, and may refuse them; None for nobody.
+        give: called with a profile's name and the credentials that a user's process is about to get. Raises an
+            AuditError if it must not.
     """
 
     def __init__(
@@ -65,13 +67,13 @@ class AgentServer:
         memory: LockedMemory,
         is_open: bool,
         log: Log,
-        watch: Watch | None = None,
+        give: Callable[[str, Credentials, int, int], None] | None = None,
     ) -> None:
         self._profiles = profiles
         self._memory = memory
         self._is_open = is_open
         self._log = log
-        self._watch_given = watch
+        self._give = give
         self._selector = selectors.DefaultSelector()
         self._acceptor = Acceptor(listener, self._selector, enter=self._enter, refused=self._refused)
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -202,12 +204,12 @@ class AgentServer:
         elif request.verb is not Verb.GET:
             self._command(client, request.verb, [profile] if profile else self._profiles.all())
         elif profile and profile.allows(client.uid):
-            reply = profile.read()
-            if reply is None:
+            rendered = profile.read()
+            if rendered is None:
                 client.with_notes = request.with_notes
                 self._wait(client, profile)
             else:
-                self._give(client, profile, reply)
+                self._answer(client, profile, rendered)
         else:
             self._refuse(client, f"profile {request.name!r}")
 
@@ -225,17 +227,25 @@ class AgentServer:
         self._watch(client, partial(self._drop, client))
         self._report_working(client)
         if is_first:
-            profile.answer().add_done_callback(lambda done: self.post(partial(self._answer, profile, done)))
+            profile.answer().add_done_callback(lambda done: self.post(partial(self._answer_waiting, profile, done)))
 
-    def _answer(self, profile: AgentProfile, done: Future[Reply]) -> None:
-        reply = done.result()
+    def _answer_waiting(self, profile: AgentProfile, done: Future[Answer]) -> None:
+        answer = done.result()
         for client in self._clients.answered(profile):
-            self._give(client, profile, reply)
+            self._answer(client, profile, answer)
 
-    def _give(self, client: Client, profile: AgentProfile, reply: Reply) -> None:
-        if self._watch_given:
-            reply = watched_answer(self._watch_given, profile.name, client.sock, client.uid, reply)
-        self._finish(client, reply)
+    def _answer(self, client: Client, profile: AgentProfile, answer: Answer) -> None:
+        """Give a client the credentials, unless their audit line is required and can't be written; or the error."""
+        if not isinstance(answer, Rendered):
+            self._finish(client, answer)
+            return
+        if self._give:
+            try:
+                self._give(profile.name, answer.credentials, client.uid, _pid(client.sock))
+            except AuditError as error:
+                self._finish(client, protocol.error(error.exit_status, f"profile {profile.name!r}: {error}"))
+                return
+        self._finish(client, answer.reply)
 
     def _report_working(self, client: Client) -> None:
         """Report that the agent is working, or what the profile's token waits for."""
@@ -313,3 +323,10 @@ class AgentServer:
             if self._acceptor.is_lost():  # As when the user has logged out: no client can connect any more.
                 self._log("the socket is gone, so the agent stops")
                 self.stop()
+
+
+def _pid(sock: socket.socket) -> int:
+    try:
+        return peer_pid(sock)
+    except OSError:  # It has hung up.
+        return 0

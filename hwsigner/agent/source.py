@@ -1,16 +1,14 @@
-"""Credentials of a running agent, or of a provider of this process if no agent has them."""
+"""Credentials of a profile: a running agent's, or else of a provider of this process."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from datetime import datetime
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from hwsigner.agent.client import find_credentials
 from hwsigner.agent.protocol import LOCKED
-from hwsigner.aws.credentials import Credentials, Reply, read_agent_credentials
+from hwsigner.aws.credentials import Credentials, read_agent_credentials
 from hwsigner.errors import AgentError, HwsignerError, HwsignerWarning
 from hwsigner.refresh.outcome import Session
 from hwsigner.system.clocks import Clocks
@@ -23,82 +21,94 @@ _RARELY = 10.0
 _LONGEST_LIFE = 43200.0
 
 
-def agent_credentials(name: str, role_arn: str = "") -> Credentials | None:
-    """Return the credentials of a profile that a running agent has; None if `find_credentials` finds none.
+class LiveCredentials(Protocol):
+    """Gives credentials whenever it is called, as a provider does."""
+
+    @property
+    def failure(self) -> HwsignerError | HwsignerWarning | None:
+        """The error of the last attempt, the same object until the next attempt; None if it succeeded."""
+
+    def __call__(self) -> Credentials:
+        """Return live credentials. May take long; raises a HwsignerError."""
+
+
+class OwnProvider(LiveCredentials, Protocol):
+    """A provider of this process, such as `Provider` or `BackgroundProvider`."""
+
+    def _at_once(self) -> Credentials | None:
+        """Return live credentials without waiting; None if there are none."""
+
+    def _forget(self) -> None:
+        """Forget the credentials and close the key. A later call opens it again."""
+
+
+_Own = TypeVar("_Own", bound=OwnProvider)
+
+
+class AgentOrOwn(Generic[_Own]):
+    """Credentials of a profile: a running agent's, or else of a provider of this process. Thread-safe.
+
+    An agent is asked before the provider, and again once its answer is a second old. Its last credentials are given out
+    until the next are due, also if no agent runs any more; then the provider's.
 
     Args:
-        name: the profile.
-        role_arn: its role, which the agent's reply does not contain.
-
-    Raises:
-        AgentError: as `find_credentials`; or the reply has no credentials.
-    """
-    body = find_credentials(name)
-    return read_agent_credentials(body, role_arn=role_arn) if body else None
-
-
-class LocalSource(Protocol):
-    """Finished replies with the credentials of a provider of this process."""
-
-    def read(self, name: str) -> Reply | None:
-        """Return the credentials in a format at once, or None if `reply` must be called."""
-
-    def reply(self, name: str) -> Reply:
-        """Return the credentials in a format. May take long; raises a HwsignerError."""
-
-    def forget(self) -> None:
-        """Forget the credentials and close the key. Later calls open it again."""
-
-
-class AgentFirst:
-    """A source that asks an agent, and caches its credentials. Thread-safe.
-
-    Args:
-        find: asks agents, as `agent_credentials` does.
-        local: gives credentials if `find` returns None.
-        formats: by name, what makes a reply of credentials.
+        name: the profile's name; None to ask no agent.
+        make_own: makes the provider, without side effects. Called when no agent has credentials.
+        role_arn: the profile's role, which an agent's reply does not contain.
         clocks: what time it is.
-
-    Attributes:
-        cause: the cause of the failure of the last call of `reply`; an empty string if it had credentials.
     """
+
+    # No lock: a child process could find it locked. What several threads use is replaced whole.
 
     def __init__(
-        self,
-        find: Callable[[], Credentials | None],
-        local: LocalSource,
-        formats: Mapping[str, Callable[[Credentials], Reply]],
-        *,
-        clocks: Clocks | None = None,
+        self, name: str | None, make_own: Callable[[], _Own], *, role_arn: str = "", clocks: Clocks | None = None
     ) -> None:
-        self._find = find
-        self._local = local
-        self._formats = formats
+        self._name = name
+        self._make_own = make_own
+        self._role_arn = role_arn
         self._clocks = clocks or Clocks()
-        self._rendered: _Rendered | None = None
+        self._own: dict[str, _Own] = {}
+        self._session: Session | None = None  # The agent's.
         # Once the provider has given credentials. Before, reading would make it create a session in the background.
-        self._has_local = False
-        self.cause = ""
+        self._uses_own = False
+        self._refusal: AgentError | None = None
+        self._has_asked_own = False
         self._ask_after = 0.0
-        self._lock = threading.Lock()
 
-    def read(self, name: str) -> Reply | None:
-        """Return the credentials in a format at once, or None if `reply` must be called."""
-        if self._clocks.monotonic() >= self._ask_after:
-            return None
-        last = self._rendered
-        if last is None:
-            return self._read_local(name)
-        return None if self._is_due(last) else last.replies[name]
+    def own(self) -> _Own:
+        """Return the provider; make it if need be. Raises a HwsignerError for invalid settings."""
+        return self.own_if_made() or self._own.setdefault("", self._make_own())
+
+    def own_if_made(self) -> _Own | None:
+        """Return the provider, or None if it was not needed so far."""
+        return self._own.get("")
 
     @property
     def expiration(self) -> datetime | None:
         """When the last credentials of an agent expire, or None if an agent gave none."""
-        last = self._rendered
-        return last.session.credentials.expiration if last else None
+        session = self._session
+        return session.credentials.expiration if session else None
 
-    def reply(self, name: str) -> Reply:
-        """Return the credentials in a format: the agent's, or the provider's, or the last ones while they are valid.
+    @property
+    def failure(self) -> HwsignerError | HwsignerWarning | None:
+        """The agent's refusal, the same object while its reason is the same; or the failure of the provider's attempt.
+
+        None if the last call had new credentials, or the agent's last ones were not due.
+        """
+        own = self.own_if_made()
+        return self._refusal or (own.failure if own and self._has_asked_own else None)
+
+    def at_once(self) -> Credentials | None:
+        """Return live credentials, or None if a call may take long."""
+        if self._name and self._clocks.monotonic() >= self._ask_after:
+            return None
+        session = self._session
+        if session is None:
+            return self._own_at_once()
+        return None if session.is_due(self._clocks) else session.credentials
+
+    def __call__(self) -> Credentials:
+        """Return the agent's credentials, or the provider's, or the last ones while they are valid.
 
         Raises:
             AgentError: the profile was locked; all credentials are forgotten.
@@ -106,48 +116,49 @@ class AgentFirst:
         """
         try:
             self._ask()
-            last = self._rendered
-            if last and not self._is_due(last):
-                self.cause = ""
-                return last.replies[name]
-            reply = self._local.reply(name)
+            session, self._refusal = self._session, None
+            self._has_asked_own = session is None or session.is_due(self._clocks)
+            if session and not self._has_asked_own:
+                return session.credentials
+            credentials = self.own()()
         except (HwsignerError, HwsignerWarning) as error:
-            self.cause = error.cause
-            if isinstance(error, AgentError) and LOCKED in error.message:
-                self._rendered, self._has_local = None, False
-                self._local.forget()
-                raise
-            last = self._rendered
-            found = last.replies[name] if last and last.session.left(self._clocks) > 0 else self._read_local(name)
+            if isinstance(error, AgentError):
+                self._note_refusal(error)
+                if LOCKED in error.message:
+                    self._forget()
+                    raise
+            session = self._session
+            is_live = session is not None and session.left(self._clocks) > 0
+            found = session.credentials if session and is_live else self._own_at_once()
             if found is None:
                 raise
             return found
-        self.cause, self._rendered, self._has_local = "", None, True  # From now on the provider has the last ones.
-        return reply
+        self._session, self._uses_own = None, True  # From now on the provider has the last ones.
+        return credentials
 
-    def _read_local(self, name: str) -> Reply | None:
-        return self._local.read(name) if self._has_local else None
+    def _own_at_once(self) -> Credentials | None:
+        return self.own()._at_once() if self._uses_own else None
+
+    def _note_refusal(self, error: AgentError) -> None:
+        if str(error) != str(self._refusal):
+            self._refusal = error
+
+    def _forget(self) -> None:
+        self._session = None
+        if self._uses_own:
+            self._uses_own = False
+            self.own()._forget()
 
     def _ask(self) -> None:
-        """Ask the agent, and cache its credentials if it has any. One thread at a time."""
-        with self._lock:
-            begin = self._clocks.monotonic()
-            self._ask_after = begin + ASK_SECONDS
-            credentials = self._find()
-            if credentials is None:  # If the agent hangs, only few requests must wait for it.
-                now = self._clocks.monotonic()
-                self._ask_after = now + max(ASK_SECONDS, _RARELY * (now - begin))
-                return
-            session = Session.begin(credentials, begin, duration=_LONGEST_LIFE, clocks=self._clocks)
-            self._rendered = _Rendered(session, {name: render(credentials) for name, render in self._formats.items()})
-
-    def _is_due(self, last: _Rendered) -> bool:
-        return last.session.lifetime.is_due(last.session.left(self._clocks))
-
-
-@dataclass(frozen=True)
-class _Rendered:
-    """A session of the agent, in each format."""
-
-    session: Session
-    replies: Mapping[str, Reply] = field(repr=False)
+        """Ask the agent, and keep its credentials if it has any."""
+        if not self._name:
+            return
+        begin = self._clocks.monotonic()
+        self._ask_after = begin + ASK_SECONDS
+        body = find_credentials(self._name)
+        if body is None:  # If the agent hangs, only few requests must wait for it.
+            now = self._clocks.monotonic()
+            self._ask_after = now + max(ASK_SECONDS, _RARELY * (now - begin))
+            return
+        credentials = read_agent_credentials(body, role_arn=self._role_arn)
+        self._session = Session.begin(credentials, begin, duration=_LONGEST_LIFE, clocks=self._clocks)

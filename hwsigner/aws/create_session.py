@@ -214,7 +214,10 @@ def _attempt(
     if not is_from_service(response):
         raise unexpected_response(response)
     number = request_id_of(response)
-    return read_credentials(response.body, role_arn=request.role_arn, now=now(), request_id=number)
+    serial = identity.chain.leaf.x509.serial_number
+    return read_credentials(
+        response.body, role_arn=request.role_arn, now=now(), request_id=number, certificate_serial=serial
+    )
 
 
 def _send(identity: Identity, request: SessionRequest, service: Service, deadline: Deadline, now: datetime) -> Response:

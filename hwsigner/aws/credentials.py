@@ -26,6 +26,7 @@ class Credentials:
         assumed_role_arn: the caller's ARN, `arn:aws:sts::ACCOUNT:assumed-role/ROLE/SESSION`.
         subject_arn: the ARN of the certificate's subject in the service, or an empty string.
         request_id: the service's number of the request that created the session, or an empty string.
+        certificate_serial: the serial number of the certificate that signed the request, or None if it is not known.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Credentials:
         assumed_role_arn: str,
         subject_arn: str = "",
         request_id: str = "",
+        certificate_serial: int | None = None,
     ) -> None:
         self.access_key_id: Final = access_key_id
         self.secret_access_key: Final = secret_access_key
@@ -47,6 +49,7 @@ class Credentials:
         self.assumed_role_arn: Final = assumed_role_arn
         self.subject_arn: Final = subject_arn
         self.request_id: Final = request_id
+        self.certificate_serial: Final = certificate_serial
 
     def __eq__(self, other: object) -> bool:
         return vars(self) == vars(other) if isinstance(other, Credentials) else NotImplemented
@@ -94,7 +97,9 @@ def read_agent_credentials(body: bytes, *, role_arn: str) -> Credentials:
         raise AgentError("the agent's reply has no credentials", "Check which program uses its socket") from None
 
 
-def read_credentials(body: bytes, *, role_arn: str, now: datetime, request_id: str = "") -> Credentials:
+def read_credentials(
+    body: bytes, *, role_arn: str, now: datetime, request_id: str = "", certificate_serial: int | None = None
+) -> Credentials:
     """Read credentials from the body of a CreateSession response.
 
     Args:
@@ -102,6 +107,7 @@ def read_credentials(body: bytes, *, role_arn: str, now: datetime, request_id: s
         role_arn: the role that was asked for.
         now: the time, with a time zone.
         request_id: the service's number of the request.
+        certificate_serial: the serial number of the certificate that signed it.
 
     Raises:
         ServiceError: the body is not JSON, a field is missing, or the credentials have expired or are for another role.
@@ -120,6 +126,7 @@ def read_credentials(body: bytes, *, role_arn: str, now: datetime, request_id: s
         assumed_role_arn=_text(_field(entry[0], "assumedRoleUser"), "arn"),
         subject_arn=_text(answer, "subjectArn") if answer.get("subjectArn") else "",
         request_id=request_id,
+        certificate_serial=certificate_serial,
     )
     if credentials.role_arn != role_arn:
         raise ServiceError(

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from hwsigner._version import __version__
 from hwsigner.cli import options
 from hwsigner.cli.metrics import METRICS, metrics_output
+from hwsigner.cli.monitoring import monitoring_values, open_log
 from hwsigner.cli.parser import Arguments, Command, Parser
 from hwsigner.cli.process import print_outcome, raise_descriptor_limit, report_thread_failures, signals_handled
-from hwsigner.cli.watching import Watch, monitoring, open_log
 from hwsigner.config.flags import OUTPUT, Flag, switch
 from hwsigner.config.monitoring import MONITORING
 from hwsigner.errors import UsageError, printable, suggestion
@@ -26,8 +26,8 @@ from hwsigner.system import notices
 
 if TYPE_CHECKING:
     from hwsigner.agent.address import Address
+    from hwsigner.agent.profile import ProfileStatus
     from hwsigner.agent.server import AgentServer
-    from hwsigner.agent.watching import ProfileStatus
     from hwsigner.monitoring.metrics import ProfileState
 
 HELP = "run the agent, which keeps credentials ready"
@@ -127,6 +127,7 @@ def _serve(
     from hwsigner.agent.server import AgentServer
     from hwsigner.monitoring.audit import open_audit
     from hwsigner.monitoring.metrics import Metrics
+    from hwsigner.refresh.monitor import Monitor
     from hwsigner.system.systemd import Notifier
 
     gc.enable()  # Unlike other commands, this one stays.
@@ -134,26 +135,25 @@ def _serve(
     report_thread_failures()
     # The system's agent reads the system's file only.
     environ = {**os.environ, "XDG_CONFIG_HOME": "/etc"} if address.is_system else os.environ
-    chosen = monitoring(arguments, environ)
+    chosen = monitoring_values(arguments, environ)
     log = open_log(chosen)
     # The log does not wait for its reader. This is undone where the command line was read.
     warnings.showwarning = lambda message, *_: log.note(f"warning: {message}")
     memory, notifier = LockedMemory(log.note), Notifier(os.environ)
-    audit = open_audit(chosen.audit_log, chosen.audit, log.note)
-    watch = Watch(audit, log)
+    monitor = Monitor(log, open_audit(chosen.audit_log, chosen.audit, log.note))
     desktop = None if address.is_system else Desktop(environ)
-    profiles = Profiles(Shared(environ, memory, log.note, address.is_system, desktop, watch))
+    profiles = Profiles(Shared(environ, memory, log.note, address.is_system, monitor, desktop))
     server = AgentServer(
         listener,
         profiles,
         memory=memory,
         is_open=address.is_system,
         log=log.refused,
-        watch=watch if watch.wants_given else None,
+        give=monitor.given if monitor.wants_given else None,
     )
     notices.set_notifier(None)  # Each profile reports what its token waits for.
-    watch.metrics = Metrics(__version__, lambda: map(_state, profiles.statuses()))
-    with metrics_output(arguments, watch.metrics, log), signals_handled(_handlers(server)):
+    monitor.metrics = Metrics(__version__, lambda: map(_state, profiles.statuses()))
+    with metrics_output(arguments, monitor.metrics, log), signals_handled(_handlers(server)):
         return server.run(notifier, waiting)
 
 

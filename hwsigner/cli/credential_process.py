@@ -57,17 +57,17 @@ def run(arguments: Arguments) -> int:
     """
     from hwsigner.aws.create_session import create_session
     from hwsigner.cli import options
-    from hwsigner.cli.watching import audit_own, own_audit
+    from hwsigner.cli.monitoring import audit_of_sessions
     from hwsigner.config import settings
     from hwsigner.identity import open_identity
 
     service, request = options.service(arguments.settings), settings.session_request(arguments.settings)
-    audit = own_audit()
+    audit = audit_of_sessions()
     with open_identity(options.identity_source(arguments.settings)) as identity:
         credentials = create_session(identity, request, service)
         if audit:
             profile = arguments.profile or arguments.config_profile or ""
-            audit_own(audit, profile, credentials, identity.chain.leaf, for_parent=True)
+            audit.give_process(profile, credentials, os.geteuid(), os.getpid(), for_parent=True)
     _print(f"{credentials.process_json()}\n")
     given = {flag.attribute: value for flag, value in arguments.given}
     if _only_profile(given) and arguments.settings.agent == "auto":

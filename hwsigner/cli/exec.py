@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from hwsigner.aws.default_profile import find_default_credentials
 from hwsigner.cli.parser import Arguments, Command, Parser
-from hwsigner.cli.watching import Watch
 from hwsigner.config.flags import IDENTITY, PROFILE, SESSION
 from hwsigner.errors import HwsignerWarning, UsageError
 from hwsigner.monitoring.log import Log
+from hwsigner.refresh.monitor import Monitor
 
 if TYPE_CHECKING:
-    from hwsigner.cli.sources import ServedProfile
+    from hwsigner.agent.served_profile import ServedProfile
     from hwsigner.serving.server import HTTPServer
 
 HELP = "run a command with credentials"
@@ -74,7 +74,6 @@ def run(arguments: Arguments) -> int:
     from hwsigner.config.monitoring import read_monitoring
     from hwsigner.monitoring.audit import open_audit
     from hwsigner.pins.terminal import release_terminal
-    from hwsigner.serving.credentials import CONTAINER
 
     inherited = inheritable_descriptors()
     gc.enable()  # Unlike other commands, this one keeps running.
@@ -83,17 +82,17 @@ def run(arguments: Arguments) -> int:
     _warn_of_default_profile()
     log = Log()
     chosen = read_monitoring(os.environ)
-    watch = Watch(open_audit(chosen.audit_log, chosen.audit, log.note), log)
-    profile = _profile(arguments, watch)
-    server, variables = _endpoint(profile, watch, log.refused)
+    monitor = Monitor(log, open_audit(chosen.audit_log, chosen.audit, log.note))
+    profile = _profile(arguments)
+    server, variables = _endpoint(profile, monitor, log.refused)
     # In this thread, so that Ctrl-C ends it; and first, as without credentials the command is not run.
-    profile.source.reply(CONTAINER)
+    profile.credentials()
     release_terminal()
     report_thread_failures()
     serving = threading.Thread(target=server.run, name="hwsigner-server", daemon=True)
 
     def start() -> None:
-        profile.local.start()
+        profile.start()
         serving.start()
 
     # A key that came in a variable or an open file has been read, and the command does not inherit it.
@@ -101,7 +100,7 @@ def run(arguments: Arguments) -> int:
     status = run_program(arguments.command, environ, start, inherited=inherited)
     server.stop()
     # The server too: an interpreter that ends under a running event loop may crash.
-    if not close_in_time([profile.local.close, serving.join]):
+    if not close_in_time([profile.close, serving.join]):
         os._exit(status)
     return status
 
@@ -115,8 +114,12 @@ class _NameAndCommand(argparse.Action):
         namespace.command = rest[1:] if rest[:1] == ["--"] else rest
 
 
-def _profile(arguments: Arguments, watch: Watch) -> ServedProfile:
-    """Return the profile that is named, or else the one that the flags describe or name."""
+def _profile(arguments: Arguments) -> ServedProfile:
+    """Return the profile that is named, or else the one that the flags describe or name.
+
+    Its sessions and failures are not logged: lines would mix with the command's. If there are no credentials, the
+    command's SDK is told why.
+    """
     from hwsigner.cli.sources import of_flags, of_profile
 
     others = {flag.name for flag, _ in arguments.given} - {"strict"}
@@ -124,16 +127,18 @@ def _profile(arguments: Arguments, watch: Watch) -> ServedProfile:
         if not others:
             hint = "Write hwsigner exec NAME -- COMMAND, or give the flags of credential-process before the dashes"
             raise UsageError("no profile is named, and no flags are given", hint)
-        profile = of_flags(arguments, _ignore, watch, asks_agent=others <= {flag.name for flag in PROFILE})
-        profile.local.provider()  # Reports invalid flags now.
+        profile = of_flags(arguments, asks_agent=others <= {flag.name for flag in PROFILE})
+        profile.credentials.own()  # Reports invalid flags now.
         return profile
     if others:
         hint = "Write hwsigner exec NAME -- COMMAND; with other flags, name the profile by --profile"
         raise UsageError(f"--{min(others)} can't be combined with a profile's name", hint)
-    return of_profile(arguments.name, _ignore, watch)
+    return of_profile(arguments.name)
 
 
-def _endpoint(profile: ServedProfile, watch: Watch, log: Callable[[str], None]) -> tuple[HTTPServer, dict[str, str]]:
+def _endpoint(
+    profile: ServedProfile, monitor: Monitor, log: Callable[[str], None]
+) -> tuple[HTTPServer, dict[str, str]]:
     """Return a server on a free port, and the variables that lead SDKs to it."""
     from hwsigner.serving.application import Application, container_path
     from hwsigner.serving.listener import listen, names_of
@@ -145,7 +150,8 @@ def _endpoint(profile: ServedProfile, watch: Watch, log: Callable[[str], None]) 
     application = Application(names_of(listener, []), log)
     # The command may become another user, and no one else has the token of a server that ends with it.
     is_token = partial(hmac.compare_digest, token)
-    application.add_container(profile.name, profile.source, is_token, give=watch.giver(profile.name))
+    give = partial(monitor.given_to_peer, profile.name) if monitor.wants_given else None
+    application.add_container(profile.name, profile.credentials, is_token, give=give)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}{container_path(profile.name)}"
     return HTTPServer(application, [listener], log=log), {
         "AWS_CONTAINER_CREDENTIALS_FULL_URI": url,
@@ -163,10 +169,6 @@ def _warn_of_default_profile() -> None:
     if found:
         problem = f"the command's SDK may prefer the credentials of {found} to those of hwsigner"
         warnings.warn(HwsignerWarning(problem, "Rename that profile"), stacklevel=1)
-
-
-def _ignore(text: str, **_: object) -> None:
-    """Log nothing: lines would mix with the command's. If there are no credentials, its SDK is told why."""
 
 
 if TYPE_CHECKING:

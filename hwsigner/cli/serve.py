@@ -7,13 +7,14 @@ import os
 import shlex
 import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hwsigner._version import __version__
 from hwsigner.cli.metrics import METRICS, metrics_output
+from hwsigner.cli.monitoring import monitoring_values, open_log
 from hwsigner.cli.parser import Arguments, Command, Parser
-from hwsigner.cli.watching import Watch, monitoring, open_log
 from hwsigner.config.flags import IDENTITY, PROFILE, SESSION, Flag, boolean, whole_number
 from hwsigner.config.monitoring import MONITORING
 from hwsigner.errors import UsageError, printable
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     import socket
     import ssl
 
-    from hwsigner.cli.sources import ServedProfile
-    from hwsigner.monitoring.log import Log
+    from hwsigner.agent.served_profile import ServedProfile
+    from hwsigner.refresh.monitor import Monitor
 
 HELP = "serve credentials over HTTP, as ECS and EC2 do"
 
@@ -66,6 +67,7 @@ def run(arguments: Arguments) -> int:
     from hwsigner.cli.server_run import ServerRun
     from hwsigner.monitoring.audit import open_audit
     from hwsigner.monitoring.metrics import Metrics, ProfileState
+    from hwsigner.refresh.monitor import Monitor
     from hwsigner.serving.admission import Users
     from hwsigner.serving.application import Application
     from hwsigner.serving.listener import hold_localhost, listen, names_of
@@ -73,15 +75,15 @@ def run(arguments: Arguments) -> int:
     from hwsigner.serving.token_file import TokenFile, keep_imds_key, token_folder
 
     gc.enable()  # Unlike other commands, this one keeps running.
-    chosen = monitoring(arguments)
+    chosen = monitoring_values(arguments)
     log = open_log(chosen)
     notices.set_notifier(log.note)
     has_imds, users, tls = _has_imds(arguments), Users(_uids(arguments), log.refused), _tls(arguments)
     if tls is None:  # An unfinished handshake takes ten times the memory of an unfinished request.
         raise_descriptor_limit()
     activated = _activated(arguments, tls)
-    watch = Watch(open_audit(chosen.audit_log, chosen.audit, log.note), log)
-    profiles = _profiles(arguments, log, watch)
+    monitor = Monitor(log, open_audit(chosen.audit_log, chosen.audit, log.note))
+    profiles = _profiles(arguments, monitor)
     sockets = activated or [listen(arguments.address, arguments.port, arguments.hop_limit)]
     # With TLS, clients know the server by its certificate.
     localhost = ["localhost"] if tls or hold_localhost(sockets, arguments.hop_limit) else []
@@ -90,14 +92,15 @@ def run(arguments: Arguments) -> int:
     # Once the port is held, but before requests are answered: clients that wait for the port must find their tokens.
     folder = Path(arguments.token_folder).absolute() if arguments.token_folder else token_folder(os.environ)
     tokens = {one.name: TokenFile(folder, one.name, is_new=not activated) for one in profiles}
+    gives = {one.name: partial(monitor.given_to_peer, one.name) if monitor.wants_given else None for one in profiles}
     for one in profiles:
-        application.add_container(one.name, one.source, tokens[one.name].matches, users, watch.giver(one.name))
+        application.add_container(one.name, one.credentials, tokens[one.name].matches, users, gives[one.name])
     if has_imds:
         first = profiles[0]
-        application.add_imds(first.role, first.source, keep_imds_key(folder), users, watch.giver(first.name))
+        application.add_imds(first.role, first.credentials, keep_imds_key(folder), users, gives[first.name])
     base = _base_url(sockets[0], arguments.host_name, tls)
-    watch.metrics = Metrics(__version__, lambda: [ProfileState(one.name, *one.state()) for one in profiles])
-    with metrics_output(arguments, watch.metrics, log):
+    monitor.metrics = Metrics(__version__, lambda: [ProfileState(one.name, *one.state()) for one in profiles])
+    with metrics_output(arguments, monitor.metrics, log):
         if log.is_text:
             _announce(base, {name: token.path for name, token in tokens.items()}, has_imds)
         else:
@@ -117,18 +120,18 @@ def _has_imds(arguments: Arguments) -> bool:
     return not (arguments.names or has_tls) if arguments.imds is None else arguments.imds
 
 
-def _profiles(arguments: Arguments, log: Log, watch: Watch) -> list[ServedProfile]:
+def _profiles(arguments: Arguments, monitor: Monitor) -> list[ServedProfile]:
     from hwsigner.cli.sources import of_flags, of_profile
 
     others = [flag.name for flag, _ in arguments.given if flag.name not in _COMMON]
     if arguments.names and others:
         raise UsageError(f"--{others[0]} can't be combined with profile names", "Add it to the profile instead")
     if arguments.names:
-        found = [of_profile(name, log.note, watch) for name in dict.fromkeys(arguments.names)]
+        found = [of_profile(name, monitor) for name in dict.fromkeys(arguments.names)]
     else:
-        found = [of_flags(arguments, log.note, watch, asks_agent={*others} <= {flag.name for flag in PROFILE})]
+        found = [of_flags(arguments, monitor, asks_agent={*others} <= {flag.name for flag in PROFILE})]
     for one in found:
-        one.local.provider()  # Reports invalid flags now.
+        one.credentials.own()  # Reports invalid flags now.
     return found
 
 

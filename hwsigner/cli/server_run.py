@@ -21,12 +21,11 @@ from hwsigner.errors import (
     TokenRemovedError,
 )
 from hwsigner.pins.terminal import release_terminal
-from hwsigner.serving.credentials import CONTAINER
 from hwsigner.serving.server import HTTPServer
 from hwsigner.system.systemd import Notifier
 
 if TYPE_CHECKING:
-    from hwsigner.cli.sources import ServedProfile
+    from hwsigner.agent.served_profile import ServedProfile
 
 # What may pass, or be fixed, while the server runs.
 _TEMPORARY = (BackendUnavailableError, ServiceError, ServiceUnreachableError, TokenRemovedError)
@@ -65,7 +64,7 @@ class ServerRun:
         with signals_handled(dict.fromkeys(stop_signals(), lambda *_: self._server.stop())):
             first = [threading.Thread(target=self._warm, args=(one,), daemon=True) for one in self._profiles]
             for one, thread in zip(self._profiles, first, strict=True):
-                one.local.start()
+                one.start()
                 thread.start()
             threading.Thread(target=self._watch, args=(first, notifier), daemon=True).start()
             gc.freeze()  # What exists now stays: collecting it again and again would delay requests.
@@ -73,7 +72,7 @@ class ServerRun:
             self._is_ending.set()
             notifier.stopping()
             failure = self._failure
-            is_closed = close_in_time([one.local.close for one in self._profiles])
+            is_closed = close_in_time([one.close for one in self._profiles])
             release_terminal()
             if not is_closed:
                 if failure:
@@ -84,7 +83,7 @@ class ServerRun:
 
     def _warm(self, one: ServedProfile) -> None:
         try:
-            one.source.reply(CONTAINER)
+            one.credentials()
         except AgentError as error:
             report(f"{one.name}: no credentials: {error}")
         except _TEMPORARY:
@@ -113,10 +112,10 @@ class ServerRun:
 
 def _loss(one: ServedProfile) -> PinError | None:
     """Return the error if a PIN keeps a profile from credentials, which the server can't fix by itself; else None."""
-    if not isinstance(one.local.provider().failure, PinError):
+    if not isinstance(one.credentials.own().failure, PinError):
         return None
     try:
-        one.source.reply(CONTAINER)  # Sends no PIN again, but an agent may have credentials by now.
+        one.credentials()  # Sends no PIN again, but an agent may have credentials by now.
     except PinError as error:
         return error
     except (HwsignerError, HwsignerWarning):

@@ -11,15 +11,14 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from hwsigner.cli import options
+from hwsigner.cli.monitoring import audit_of_sessions
 from hwsigner.cli.parser import Arguments, Command, Parser
 from hwsigner.cli.process import report
-from hwsigner.cli.watching import audit_own, own_audit
 from hwsigner.config.flags import CONFIG_PROFILE, IDENTITY, SESSION, Flag, switch
 from hwsigner.errors import (
-    AgentError,
     CertificateError,
     HwsignerError,
     HwsignerWarning,
@@ -29,6 +28,7 @@ from hwsigner.errors import (
 )
 
 if TYPE_CHECKING:
+    from hwsigner.agent.source import LiveCredentials
     from hwsigner.aws.credentials import Credentials
     from hwsigner.refresh.provider import Provider
 
@@ -59,25 +59,25 @@ def run(arguments: Arguments) -> int:
     Returns:
         0, once written or stopped.
     """
+    from hwsigner.agent.source import AgentOrOwn
     from hwsigner.aws.credentials_file import check_section, credentials_path
 
     section = check_section(arguments.profile or "default")  # --profile may be empty.
-    path, audit = credentials_path(os.environ), own_audit()
-    providers: list[Provider] = []
+    path, audit = credentials_path(os.environ), audit_of_sessions()
     with ExitStack() as stack:
 
-        def provide() -> Source:
-            providers.append(stack.enter_context(options.provider(arguments.settings)))
-            return providers[-1]
+        def make() -> Provider:
+            return stack.enter_context(options.provider(arguments.settings))
 
         def write(credentials: Credentials) -> None:
             if audit and credentials.assumed_role_arn:  # Those of an agent have none, and the agent wrote their line.
-                leaf = providers[-1].leaf
-                audit_own(audit, arguments.config_profile or "", credentials, leaf, for_parent=False)
+                audit.give_process(arguments.config_profile or "", credentials, os.geteuid(), os.getpid())
             _write(path, section, credentials)
 
         name = _only_profile(arguments)
-        source = AgentOrProvider(name, provide, role_arn=arguments.settings.role_arn or "") if name else provide()
+        source = AgentOrOwn(name, make, role_arn=arguments.settings.role_arn or "")
+        if name is None:
+            source.own()  # Reports invalid flags now.
         if arguments.once:
             write(source())
             return 0
@@ -147,71 +147,6 @@ def _update_until_stopped(updater: Updater) -> int:
         signal.signal(signal.SIGTERM, before)
 
 
-class Source(Protocol):
-    """Gives credentials, like a provider."""
-
-    @property
-    def failure(self) -> HwsignerError | HwsignerWarning | None:
-        """The failure of the last attempt, the same object until the next attempt; None if it succeeded."""
-        ...
-
-    def __call__(self) -> Credentials:
-        """Return credentials, or raise HwsignerError if there are none."""
-        ...
-
-
-class AgentOrProvider:
-    """Credentials from a running agent, or else from a provider.
-
-    Args:
-        name: the profile to ask the agent for.
-        provide: creates the provider. It is called once, when no agent runs or the agent does not know the profile.
-        role_arn: the profile's role.
-    """
-
-    def __init__(self, name: str, provide: Callable[[], Source], *, role_arn: str) -> None:
-        self._name = name
-        self._provide = provide
-        self._provider: Source | None = None
-        self._role_arn = role_arn
-        self._refusal: AgentError | None = None
-        self._uses_agent = False
-
-    @property
-    def failure(self) -> HwsignerError | HwsignerWarning | None:
-        """The agent's refusal, or the failure of the provider's last attempt."""
-        if self._uses_agent:
-            return self._refusal
-        return self._provider.failure if self._provider else None
-
-    def __call__(self) -> Credentials:
-        """Return credentials.
-
-        Raises:
-            AgentError: the agent refused.
-            HwsignerError: the provider has no credentials.
-        """
-        self._uses_agent = True
-        try:
-            found = self._from_agent()
-        except AgentError as error:
-            if str(error) != str(self._refusal):
-                self._refusal = error
-            raise
-        self._refusal = None
-        if found:
-            return found
-        self._uses_agent = False
-        if self._provider is None:
-            self._provider = self._provide()
-        return self._provider()
-
-    def _from_agent(self) -> Credentials | None:
-        from hwsigner.agent.source import agent_credentials
-
-        return agent_credentials(self._name, self._role_arn)
-
-
 class Updater:
     """Writes new credentials whenever the source has them, and reports each failure in a line on stderr.
 
@@ -222,7 +157,7 @@ class Updater:
     """
 
     def __init__(
-        self, source: Source, write: Callable[[Credentials], None], clock: Callable[[], float] = time.monotonic
+        self, source: LiveCredentials, write: Callable[[Credentials], None], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._source = source
         self._write = write

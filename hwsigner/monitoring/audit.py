@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Callable, Hashable
+from typing import Protocol
 
 from hwsigner.errors import AuditError
 from hwsigner.monitoring.audit_places import Fields, Place, open_place
@@ -16,6 +17,26 @@ MAX_ASKERS = 4096
 _HELPER = "hwsigner-creden"
 # The first step for the user, by the reason that a line can't be written.
 _STEPS = {errno.ENOSPC: "Make room", errno.EDQUOT: "Make room", errno.ENOENT: "Make the folder"}
+
+
+class AuditedCredentials(Protocol):
+    """What a line says of a set of credentials. Without an ID, none are given."""
+
+    @property
+    def access_key_id(self) -> str:
+        """The set's ID."""
+
+    @property
+    def certificate_serial(self) -> int | None:
+        """The serial number of the certificate, if it is known."""
+
+    @property
+    def assumed_role_arn(self) -> str:
+        """The ARN of the session; empty if it is not known, like the next."""
+
+    @property
+    def request_id(self) -> str:
+        """The service's number of the request."""
 
 
 class Audit:
@@ -40,8 +61,6 @@ class Audit:
         self._log = log
         self._lock = threading.Lock()
         self._is_failing = False
-        # By profile: its last two sets of credentials, as the older may still be given out during a refresh.
-        self._issued: dict[str, dict[str, Fields]] = {}
         # By profile: the access key ID of the set that was given last, and those that got it.
         self._given: dict[str, tuple[str, set[Hashable]]] = {}
         try:
@@ -49,44 +68,31 @@ class Audit:
         except OSError as error:
             self._fail(error)
 
-    def issued(
-        self, profile: str, access_key_id: str, *, serial: int | None = None, session_arn: str, request_id: str
+    def give(
+        self, profile: str, credentials: AuditedCredentials, who: Hashable, describe: Callable[[], Fields]
     ) -> None:
-        """Record what is known of a set of credentials, before it is given out.
-
-        Args:
-            profile: the profile's name, which may be empty.
-            access_key_id: names the set.
-            serial: the serial number of the certificate.
-            session_arn: the ARN of the session.
-            request_id: the service's number of the request.
-        """
-        fields: Fields = {
-            "certificate_serial": f"{serial:x}" if serial is not None else "",
-            "session_arn": session_arn,
-            "request_id": request_id,
-        }
-        with self._lock:
-            known = self._issued.get(profile, {})
-            if access_key_id not in known:
-                self._issued[profile] = dict([*list(known.items())[-1:], (access_key_id, fields)])
-
-    def give(self, profile: str, access_key_id: str, who: Hashable, describe: Callable[[], Fields]) -> None:
         """Write the line for credentials that are about to be given out, unless this one has got them before.
 
         Args:
-            profile: the profile's name.
-            access_key_id: names the set.
+            profile: the profile's name, which may be empty.
+            credentials: the set.
             who: what tells those who ask apart.
             describe: returns the fields of the line that say who asks.
 
         Raises:
             AuditError: the line can't be written, and it is required.
         """
+        access_key_id, serial = credentials.access_key_id, credentials.certificate_serial
         if self._has_given(profile, access_key_id, who):
             return
-        known = self._issued.get(profile, {}).get(access_key_id, {})
-        fields: Fields = {"profile": profile, "access_key_id": access_key_id, **known, **describe()}
+        fields: Fields = {
+            "profile": profile,
+            "access_key_id": access_key_id,
+            "certificate_serial": "" if serial is None else f"{serial:x}",
+            "session_arn": credentials.assumed_role_arn,
+            "request_id": credentials.request_id,
+            **describe(),
+        }
         with self._lock:
             if self._has_given(profile, access_key_id, who):
                 return  # By another thread.
@@ -107,12 +113,14 @@ class Audit:
         given = self._given.get(profile)
         return given is not None and given[0] == access_key_id and who in given[1]
 
-    def give_process(self, profile: str, access_key_id: str, uid: int, pid: int, *, for_parent: bool = False) -> None:
+    def give_process(
+        self, profile: str, credentials: AuditedCredentials, uid: int, pid: int, *, for_parent: bool = False
+    ) -> None:
         """Write the line for a process of this machine; see `give`.
 
         Args:
             profile: the profile's name.
-            access_key_id: names the set.
+            credentials: the set.
             uid: the user.
             pid: the process.
             for_parent: whether it asks for the process that ran it, as hwsigner-credentials does in any case.
@@ -131,7 +139,7 @@ class Audit:
                 fields |= {"parent_pid": parent.pid, "parent_executable": executable_of(parent.pid)}
             return fields
 
-        self.give(profile, access_key_id, who, describe)
+        self.give(profile, credentials, who, describe)
 
     def _fail(self, error: OSError) -> None:
         problem = f"the audit log {self._name} can't be written: {error.strerror or error}"

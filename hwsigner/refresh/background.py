@@ -8,18 +8,18 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import NamedTuple, Self
 from weakref import WeakSet
 
-from hwsigner.aws.credentials import Credentials, Reply
+from hwsigner.aws.credentials import Credentials
 from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError, suggestion
 from hwsigner.identity.certificate import Certificate
 from hwsigner.refresh.expiry import ExpiryWatch
-from hwsigner.refresh.outcome import Failure, Session
+from hwsigner.refresh.outcome import Failure, Rendered, Session
 from hwsigner.refresh.provider import Provider
 from hwsigner.refresh.workers import start_work
 
@@ -90,7 +90,7 @@ class BackgroundProvider:
         self._attended = attended
         self._on_try = on_try
         self._expiry = ExpiryWatch()
-        self._rendered: _Rendered | None = None  # Replaced whole, so it is read without a lock.
+        self._last: _RenderedSession | None = None  # Replaced whole, so it is read without a lock.
         self._is_started = self._is_closed = False
         self._is_wanted = False
         self._is_retried = False
@@ -107,7 +107,7 @@ class BackgroundProvider:
             self._is_started = True
             self._is_retried = not self._needs_person()
             _timer.start()
-            self._tell()
+            self._report_change()
 
     def read(self, name: str) -> bytes | memoryview | None:
         """Return the finished reply of a format at once, or None if `reply` must be called, which may take long.
@@ -120,15 +120,8 @@ class BackgroundProvider:
         Raises:
             UsageError: there is no such format, and the replies are there.
         """
-        rendered = self._rendered
-        if rendered is None or not self._provider._is_good(rendered.session, is_retried=self._is_retried):
-            self._is_wanted = True
-            return None
-        self._want()
-        try:
-            return rendered.replies[name]
-        except KeyError:
-            raise self._unknown(name) from None
+        rendered = self._read(name)
+        return None if rendered is None else rendered.reply
 
     def reply(self, name: str) -> bytes | memoryview:
         """Return the finished reply of a format; wait for a refresh if there are no live credentials.
@@ -140,13 +133,37 @@ class BackgroundProvider:
             UsageError: there is no such format.
             HwsignerError: as a call of a provider does.
         """
+        return self._reply(name).reply
+
+    # `read` and `reply` with the credentials that are in the reply, and for callers that need nothing else:
+
+    def _read(self, name: str) -> Rendered | None:
+        last = self._live()
+        try:
+            return last.replies[name] if last else None
+        except KeyError:
+            raise self._unknown(name) from None
+
+    def _reply(self, name: str) -> Rendered:
         if name not in self._formats:
             raise self._unknown(name)
-        credentials = self()
-        rendered = self._rendered
-        if rendered and rendered.session.credentials is credentials:
-            return rendered.replies[name]
-        return self._formats[name](credentials)  # Another refresh is just storing its replies.
+        credentials, last = self(), self._last
+        if last and last.session.credentials is credentials:
+            return last.replies[name]
+        return Rendered(self._formats[name](credentials), credentials)  # Another refresh is just storing its replies.
+
+    def _at_once(self) -> Credentials | None:
+        last = self._live()
+        return last.session.credentials if last else None
+
+    def _live(self) -> _RenderedSession | None:
+        """Return what can be given out at once, or None if this must be called, which may take long."""
+        last = self._last
+        if last is None or not self._provider._is_good(last.session, is_retried=self._is_retried):
+            self._is_wanted = True
+            return None
+        self._want()
+        return last
 
     def _unknown(self, name: str) -> UsageError:
         return UsageError(f"there is no format {name!r}", suggestion(str(name), self._formats, "Add it to formats="))
@@ -208,9 +225,16 @@ class BackgroundProvider:
     def close(self) -> None:
         """Stop refreshing, and close the provider after a refresh in progress. Closing twice is allowed."""
         self._is_closed = True
-        self._tell()
+        self._report_change()
         self._provider.close()
-        self._rendered = None  # Last: a refresh that was in progress has stored its replies.
+        self._last = None  # Last: a refresh that was in progress has stored its replies.
+
+    def _forget(self) -> None:
+        """Forget the credentials and close the key, after a refresh in progress. A later call opens it again."""
+        self._is_wanted = False
+        self._provider._forget()
+        self._last = None
+        self._report_change()
 
     def __enter__(self) -> Self:
         self.start()
@@ -224,11 +248,11 @@ class BackgroundProvider:
     def _want(self) -> None:
         if not self._is_wanted:
             self._is_wanted = True
-            self._tell()
+            self._report_change()
 
-    def _tell(self, seconds: float | None = None) -> None:
+    def _report_change(self, seconds: float | None = None) -> None:
         if self._is_started:
-            _timer.told.put((self, seconds))
+            _timer.changes.put((self, seconds))
 
     def _needs_person(self) -> bool:
         return self._provider._needs_person() if self._attended is None else self._attended
@@ -246,38 +270,39 @@ class BackgroundProvider:
 
     def _note(self, outcome: Session | Failure) -> None:
         if isinstance(outcome, Session):
-            replies = {name: render(outcome.credentials) for name, render in self._formats.items()}
-            self._rendered = _Rendered(outcome, replies)
+            credentials = outcome.credentials
+            replies = {name: Rendered(render(credentials), credentials) for name, render in self._formats.items()}
+            self._last = _RenderedSession(outcome, replies)
             self._is_wanted = False
         if self._is_started:
             self._is_retried = not self._needs_person()
         if self._on_try:
             self._on_try(outcome.credentials if isinstance(outcome, Session) else outcome)
-        self._tell()
+        self._report_change()
 
     def _work(self) -> None:
-        self._tell(self._refresh_if_due())
+        self._report_change(self._refresh_if_due())
 
 
 @dataclass(frozen=True)
-class _Rendered:
+class _RenderedSession:
     """A session and its replies."""
 
     session: Session
-    replies: Mapping[str, Reply] = field(repr=False)
+    replies: Mapping[str, Rendered]
 
 
 class _Timer:
     """The thread that waits for all background providers of a process, and lets workers refresh those that are due.
 
     Attributes:
-        told: takes a provider whose state has changed, with None; or one whose worker is done, with the seconds until
-            it is due again.
+        changes: takes a provider whose state has changed, with None; or one whose worker is done, with the seconds
+            until it is due again.
     """
 
     def __init__(self) -> None:
         # Not a Condition: a signal handler could find its lock taken by the very thread that it interrupts.
-        self.told: SimpleQueue[tuple[BackgroundProvider, float | None]] = SimpleQueue()
+        self.changes: SimpleQueue[tuple[BackgroundProvider, float | None]] = SimpleQueue()
         self._due: dict[BackgroundProvider, float] = {}
         self._at_work: dict[BackgroundProvider, bool] = {}  # Whether the state has changed since its worker began.
         self._thread: threading.Thread | None = None
@@ -294,9 +319,9 @@ class _Timer:
         while True:
             first = min(look, min(self._due.values(), default=math.inf))
             with suppress(Empty):
-                self._plan(*self.told.get(timeout=max(0.0, first - time.monotonic())))
+                self._plan(*self.changes.get(timeout=max(0.0, first - time.monotonic())))
                 while True:
-                    self._plan(*self.told.get_nowait())
+                    self._plan(*self.changes.get_nowait())
             now = time.monotonic()
             if now >= look:
                 look = now + LOOK_SECONDS

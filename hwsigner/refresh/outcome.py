@@ -6,9 +6,9 @@ import math
 import random
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from hwsigner.aws.credentials import Credentials
+from hwsigner.aws.credentials import Credentials, Reply
 from hwsigner.errors import HwsignerError, HwsignerWarning, PinError, ServiceError
 from hwsigner.refresh.schedule import POLICY, Lifetime
 from hwsigner.system.clocks import Clocks
@@ -38,6 +38,10 @@ class Session:
         """Return the session after a failure to replace it."""
         return replace(self, lifetime=POLICY.postponed(self.lifetime, self.left(clocks), random.random))
 
+    def is_due(self, clocks: Clocks) -> bool:
+        """Return whether a caller creates the next session."""
+        return self.left(clocks) <= self.lifetime.margin
+
     def left(self, clocks: Clocks) -> float:
         """Return the seconds left, by the clock that leaves fewer: 0 or less once the session has expired.
 
@@ -45,6 +49,14 @@ class Session:
         """
         by_wall = (self.credentials.expiration - clocks.now()).total_seconds()
         return min(self.lifetime.end - clocks.monotonic(), by_wall)
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Credentials as the finished bytes of a format. Made where they are rendered, so that both are of one session."""
+
+    reply: Reply = field(repr=False)
+    credentials: Credentials
 
 
 @dataclass(frozen=True)
@@ -81,14 +93,14 @@ class Failure:
             next_try: returns when the next attempt is allowed after this many failures. Not called after a PinError.
         """
         number = last.number + 1 if last else 1
-        return cls(bare(error), number, math.inf if isinstance(error, PinError) else next_try(number))
+        return cls(without_frames(error), number, math.inf if isinstance(error, PinError) else next_try(number))
 
     def to_raise(self) -> HwsignerError | HwsignerWarning:
         """Return the error as a new exception: an exception that is raised twice collects tracebacks."""
-        return bare(self.error)
+        return without_frames(self.error)
 
 
-def bare(error: Exception) -> HwsignerError | HwsignerWarning:
+def without_frames(error: Exception) -> HwsignerError | HwsignerWarning:
     """Return a copy of an error without its traceback and causes."""
     if isinstance(error, HwsignerError | HwsignerWarning):
         with suppress(TypeError):  # The class derives from OSError too, or from another one with a layout of its own.

@@ -168,7 +168,7 @@ class Provider:
         if not self._lock.acquire(blocking=left <= 0) and session:
             return session.credentials
         try:
-            return self._renewed(Lifetime.is_due).credentials
+            return self._session_after_refresh(Lifetime.is_due).credentials
         finally:
             self._lock.release()
 
@@ -193,10 +193,10 @@ class Provider:
             if self._created == created and not self._is_refreshing:
                 if self._failure and (fixed or not self._failure.is_final):
                     self._failure = None
-                self._renewed(lambda *_: True)
+                self._session_after_refresh(lambda *_: True)
                 if self._failure:
                     raise self._failure.to_raise()
-            return self._renewed(Lifetime.is_due).credentials
+            return self._session_after_refresh(Lifetime.is_due).credentials
 
     def close(self) -> None:
         """Close the key after a refresh in progress, and forget the credentials. Closing twice is allowed.
@@ -206,7 +206,7 @@ class Provider:
         with self._lock:
             self._is_closed = True
             if not self._is_refreshing:
-                self._forget()
+                self._drop_session()
 
     def __enter__(self) -> Self:
         return self
@@ -216,7 +216,18 @@ class Provider:
     ) -> None:
         self.close()
 
-    # For background providers:
+    # For background providers, and for those who may ask an agent first:
+
+    def _at_once(self) -> Credentials | None:
+        """Return the last credentials while they live, without waiting for others."""
+        session = self._session
+        return session.credentials if session and self._left(session) > 0 else None
+
+    def _forget(self) -> None:
+        """Forget the credentials and close the key, after a refresh in progress. A later call opens it again."""
+        with self._lock:
+            if not self._is_refreshing:
+                self._drop_session()
 
     def _is_good(self, session: Session, *, is_retried: bool) -> bool:
         """Return, without waiting, whether a session can be given out, or this must be called for another.
@@ -242,7 +253,7 @@ class Provider:
             return False
         try:
             if not self._is_refreshing:
-                self._renewed(Lifetime.is_due_ahead)
+                self._session_after_refresh(Lifetime.is_due_ahead)
         finally:
             self._lock.release()
         return True
@@ -270,7 +281,7 @@ class Provider:
         """Return the seconds that a session has left: 0 or less for none."""
         return session.left(self._clocks) if session else 0.0
 
-    def _renewed(self, is_due: Callable[[Lifetime, float], bool]) -> Session:
+    def _session_after_refresh(self, is_due: Callable[[Lifetime, float], bool]) -> Session:
         """Return a new session if one is due and an attempt is allowed, else the last. The lock is held."""
         if self._is_refreshing:
             self._refuse_if_closed()
@@ -281,15 +292,15 @@ class Provider:
         # Before anything is read: a signal handler may close this meanwhile, which must be seen in the end.
         self._is_refreshing = True
         try:
-            session = self._refreshed(is_due)
+            session = self._refresh_if_due(is_due)
         finally:
             self._is_refreshing = False
             if self._is_closed:
-                self._forget()
+                self._drop_session()
         self._refuse_if_closed()
         return session
 
-    def _refreshed(self, is_due: Callable[[Lifetime, float], bool]) -> Session:
+    def _refresh_if_due(self, is_due: Callable[[Lifetime, float], bool]) -> Session:
         self._refuse_if_closed()
         session, failure = self._session, self._failure
         if session and not is_due(session.lifetime, self._left(session)):
@@ -297,7 +308,7 @@ class Provider:
         if failure is None or self._clocks.monotonic() >= failure.next_try:
             try:
                 with observed_by(self._hear):
-                    return self._create()
+                    return self._request_session()
             except Exception as error:
                 self._note_failure(error)
                 if session is None or self._left(session) <= 0:
@@ -306,7 +317,7 @@ class Provider:
             raise failure.to_raise()
         return session
 
-    def _create(self) -> Session:
+    def _request_session(self) -> Session:
         clocks = self._clocks
         self._seconds = None
         identity = self._identity.get(clocks.now())
@@ -343,7 +354,7 @@ class Provider:
         if self._is_closed:
             raise UsageError("the provider is closed", "Make a new one")
 
-    def _forget(self) -> None:
+    def _drop_session(self) -> None:
         self._session = None
         self._identity.close()
 

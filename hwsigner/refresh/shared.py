@@ -1,40 +1,60 @@
-"""One provider for each profile of config.toml, which all of a process share."""
+"""The provider of a profile of config.toml, as the profile is now."""
 
 from __future__ import annotations
 
 import json
 import os
 
-from hwsigner.errors import ConfigError, NoProfileError
+from hwsigner.aws.credentials import Credentials
+from hwsigner.errors import ConfigError, HwsignerError, HwsignerWarning, NoProfileError
 from hwsigner.refresh.provider import Provider
 
-# By the profile's name and its values. A dict's setdefault is atomic, and unlike a lock it can't be left locked in a
-# child process.
-_providers: dict[tuple[str, str], Provider] = {}
 
-
-def shared_provider(name: str) -> Provider:
-    """Return the provider of a profile: the same for all callers, until the profile changes in config.toml.
+class CurrentProvider:
+    """A profile's provider: the same until the profile changes in config.toml. Thread-safe.
 
     While config.toml can't be read, for example because it is being edited, the last provider stays.
 
-    Raises:
-        HwsignerError, HwsignerWarning: as `Provider.from_profile`.
+    Args:
+        name: the profile's name.
     """
-    from hwsigner.config.profiles import profile
 
-    known = {key: provider for key, provider in list(_providers.items()) if key[0] == name}
-    try:
-        values = profile(name, os.environ).values
-    except NoProfileError:
-        raise
-    except ConfigError:
-        if not known:
+    def __init__(self, name: str) -> None:
+        self._name = name
+        # By the profile's values. A dict's setdefault is atomic, and unlike a lock it can't be left locked in a child
+        # process.
+        self._providers: dict[str, Provider] = {}
+
+    @property
+    def failure(self) -> HwsignerError | HwsignerWarning | None:
+        """The error of the last attempt."""
+        return next((provider.failure for provider in list(self._providers.values())), None)
+
+    def __call__(self) -> Credentials:
+        """Return live credentials; raises as `Provider.from_profile` and a call of a provider do."""
+        return self._current()()
+
+    def _at_once(self) -> Credentials | None:
+        return next((provider._at_once() for provider in list(self._providers.values())), None)
+
+    def _forget(self) -> None:
+        for provider in list(self._providers.values()):
+            provider._forget()
+
+    def _current(self) -> Provider:
+        from hwsigner.config.profiles import profile
+
+        known = dict(self._providers)
+        try:
+            values = json.dumps(profile(self._name, os.environ).values, default=str)
+        except NoProfileError:
             raise
-        return next(iter(known.values()))
-    key = (name, json.dumps(values, default=str))
-    provider = known.pop(key, None) or _providers.setdefault(key, Provider.from_profile(name))
-    for old in known:
-        if outdated := _providers.pop(old, None):
-            outdated.close()
-    return provider
+        except ConfigError:
+            if not known:
+                raise
+            return next(iter(known.values()))
+        found = known.pop(values, None) or self._providers.setdefault(values, Provider.from_profile(self._name))
+        for old in known:
+            if outdated := self._providers.pop(old, None):
+                outdated.close()
+        return found

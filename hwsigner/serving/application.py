@@ -7,9 +7,8 @@ from http import HTTPStatus
 from urllib.parse import quote, unquote
 
 from hwsigner.http.address import host_and_port
-from hwsigner.serving import credentials as formats
 from hwsigner.serving.admission import AUTHORIZATION, Request, Users, read_headers
-from hwsigner.serving.credentials import CachedCredentials, Give, Source
+from hwsigner.serving.credentials import CredentialResponses, CredentialSource, Give, container_json, imds_json
 from hwsigner.serving.imds import FOLDER, IMDS, ROLES_PATH, TOKEN_PATH, SessionTokens
 from hwsigner.serving.peer import Peer
 from hwsigner.serving.responses import Headers, Refusal, Response
@@ -44,7 +43,7 @@ class Application:
     def add_container(
         self,
         name: str,
-        source: Source,
+        source: CredentialSource,
         is_token: Callable[[bytes], bool],
         users: Users | None = None,
         give: Give | None = None,
@@ -58,7 +57,7 @@ class Application:
             users: the users whose processes may have them over loopback; None: any that have the token.
             give: called for each response with credentials.
         """
-        credentials = CachedCredentials(source, formats.CONTAINER, name, give)
+        credentials = CredentialResponses(source, container_json, name, give)
 
         def respond(headers: Headers, peer: Peer) -> Response | Awaitable[Response]:
             if not is_token(headers.get(AUTHORIZATION, b"")):
@@ -69,7 +68,9 @@ class Application:
 
         self._routes[unquote(container_path(name))] = "GET", respond
 
-    def add_imds(self, role: str, source: Source, secret: bytes, users: Users, give: Give | None = None) -> None:
+    def add_imds(
+        self, role: str, source: CredentialSource, secret: bytes, users: Users, give: Give | None = None
+    ) -> None:
         """Serve a role's credentials by IMDSv2.
 
         Args:
@@ -79,7 +80,7 @@ class Application:
             users: the users whose processes may have tokens, and credentials with them.
             give: called for each response with credentials.
         """
-        credentials = CachedCredentials(source, formats.IMDS, role, give)
+        credentials = CredentialResponses(source, imds_json, role, give)
         self._imds = imds = IMDS(role, credentials, users=users, tokens=SessionTokens(secret))
         for end in ("", "/"):
             self._routes |= {

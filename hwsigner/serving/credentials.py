@@ -10,15 +10,12 @@ import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from hwsigner.aws.credentials import Credentials, Reply
+from hwsigner.aws.credentials import Credentials
 from hwsigner.errors import AuditError, HwsignerError, HwsignerWarning
 from hwsigner.serving.peer import Peer
 from hwsigner.serving.responses import JSON, Refusal, Response, response
-
-CONTAINER = "container"
-IMDS = "imds"
 
 # How long a request waits for its credentials: longer than SDKs do.
 WAIT_SECONDS = 10.0
@@ -28,42 +25,52 @@ LOOK_SECONDS = 0.1
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
-class Source(Protocol):
-    """Where the credentials of a profile come from: a provider of this process, or an agent."""
+class CredentialSource(Protocol):
+    """Where the credentials of a profile come from."""
 
-    def read(self, name: str) -> Reply | None:
-        """Return the credentials in a format at once, or None if `reply` must be called."""
-        ...
+    def at_once(self) -> Credentials | None:
+        """Return live credentials, or None if a call may take long."""
 
-    def reply(self, name: str) -> Reply:
-        """Return the credentials in a format. May take long; raises a HwsignerError."""
-        ...
+    def __call__(self) -> Credentials:
+        """Return live credentials. May take long; raises a HwsignerError."""
 
 
-# Takes an access key ID and the client that is about to get its credentials. Raises an AuditError if it must not.
-Give = Callable[[str, Peer], None]
+# Takes the credentials, and of the client that is about to get them the user, if it is known, and the address. Raises
+# an AuditError if they must not be given.
+Give = Callable[[Credentials, int | None, tuple[str, int]], None]
 
 
-class CachedCredentials:
-    """The responses with a source's credentials.
+class _Rendered(NamedTuple):
+    """The response with a set of credentials. Made where they are rendered, so that both are of one session."""
+
+    credentials: Credentials
+    response: Response
+
+
+class CredentialResponses:
+    """The responses with a source's credentials: rendered once for each set of them.
 
     Args:
         source: gives the credentials.
-        format: the name of their format, for the source.
+        render: writes them in an endpoint's format.
         profile: the profile's name, for refusals.
         give: called for each response.
     """
 
-    def __init__(self, source: Source, format: str, profile: str, give: Give | None = None) -> None:
+    def __init__(
+        self,
+        source: CredentialSource,
+        render: Callable[[Credentials], bytes],
+        profile: str,
+        give: Give | None = None,
+    ) -> None:
         self._source = source
-        self._format = format
+        self._render = render
         self._profile = profile
-        self._reply: Reply | None = None
-        self._response = response(b"", JSON)
         self._give = give
-        self._access_key_id = ""
-        self._look_again = 0.0
-        self._fetch: asyncio.Future[Reply | Refusal] | None = None
+        self._last: _Rendered | None = None
+        self._next_look = 0.0
+        self._fetch: asyncio.Future[Credentials | Refusal] | None = None
 
     def respond(self, peer: Peer) -> Response | Awaitable[Response]:
         """Return the response for a client, or what waits for it; all that wait cause one call of the source.
@@ -72,14 +79,13 @@ class CachedCredentials:
             Refusal: 503, perhaps later: the source failed or took too long, or an audit line can't be written.
         """
         now = time.monotonic()
-        if now < self._look_again:
-            return self._given(peer)
-        reply = self._source.read(self._format)
-        if reply is None:
+        if self._last and now < self._next_look:
+            return self._given(self._last, peer)
+        credentials = self._source.at_once()
+        if credentials is None:
             return self._wait(peer)
-        self._look_again = now + LOOK_SECONDS
-        self._render(reply)
-        return self._given(peer)
+        self._next_look = now + LOOK_SECONDS
+        return self._given(self._rendered(credentials), peer)
 
     async def _wait(self, peer: Peer) -> Response:
         if self._fetch is None or self._fetch.done():
@@ -89,38 +95,44 @@ class CachedCredentials:
         result = fetch.result() if fetch.done() else self._refusal(f"none came within {WAIT_SECONDS:g} s")
         if isinstance(result, Refusal):
             raise result
-        self._render(result)
-        return self._given(peer)
+        return self._given(self._rendered(result), peer)
 
-    def _render(self, reply: Reply) -> None:
-        if reply is not self._reply:
-            self._reply, self._response = reply, response(bytes(reply), JSON)
-            self._access_key_id = json.loads(bytes(reply))["AccessKeyId"] if self._give else ""
+    def _rendered(self, credentials: Credentials) -> _Rendered:
+        if self._last is None or self._last.credentials is not credentials:
+            self._last = _Rendered(credentials, response(self._render(credentials), JSON))
+        return self._last
 
-    def _given(self, peer: Peer) -> Response:
+    def _given(self, rendered: _Rendered, peer: Peer) -> Response:
         if self._give:
             try:
-                self._give(self._access_key_id, peer)
+                self._give(rendered.credentials, _uid(peer), peer.client)
             except AuditError as error:
                 raise self._refusal(str(error)) from None
-        return self._response
+        return rendered.response
 
     def _refusal(self, reason: str) -> Refusal:
         return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, f"no credentials for {self._profile}: {reason}")
 
-    def _ask(self) -> Reply | Refusal:
+    def _ask(self) -> Credentials | Refusal:
         """Return the credentials, or a refusal instead of an exception, whose frames may hold a PIN."""
         try:
-            return self._source.reply(self._format)
+            return self._source()
         except (HwsignerError, HwsignerWarning) as error:
             return self._refusal(str(error))
         except Exception as error:
             return self._refusal(f"internal error: {type(error).__name__}")
 
 
-def _in_thread(call: Callable[[], Reply | Refusal]) -> asyncio.Future[Reply | Refusal]:
+def _uid(peer: Peer) -> int | None:
+    try:
+        return peer.uid if peer.is_local else None
+    except OSError:
+        return None
+
+
+def _in_thread(call: Callable[[], Credentials | Refusal]) -> asyncio.Future[Credentials | Refusal]:
     """Call a function in a thread for which the program does not wait at its end: a token or network may hang."""
-    future: concurrent.futures.Future[Reply | Refusal] = concurrent.futures.Future()
+    future: concurrent.futures.Future[Credentials | Refusal] = concurrent.futures.Future()
     threading.Thread(target=lambda: future.set_result(call()), name="hwsigner-fetch", daemon=True).start()
     return asyncio.wrap_future(future)
 
@@ -134,9 +146,6 @@ def imds_json(credentials: Credentials) -> bytes:
     """Return the JSON of IMDS, `/latest/meta-data/iam/security-credentials/ROLE`."""
     head = {"Code": "Success", "LastUpdated": datetime.now(UTC).strftime(_TIME), "Type": "AWS-HMAC"}
     return json.dumps({**head, **_keys(credentials)}).encode()
-
-
-FORMATS = {CONTAINER: container_json, IMDS: imds_json}
 
 
 def _keys(credentials: Credentials) -> dict[str, str]:

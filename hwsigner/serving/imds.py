@@ -9,7 +9,7 @@ from http import HTTPStatus
 from pathlib import Path
 
 from hwsigner.serving.admission import IMDS_SECONDS, IMDS_TOKEN, Users
-from hwsigner.serving.credentials import CachedCredentials
+from hwsigner.serving.credentials import CredentialResponses
 from hwsigner.serving.peer import Peer
 from hwsigner.serving.responses import TEXT, Headers, Refusal, Response, response
 from hwsigner.system.clocks import boot_time
@@ -69,7 +69,7 @@ class IMDS:
         tokens: issues the tokens.
     """
 
-    def __init__(self, role: str, credentials: CachedCredentials, *, users: Users, tokens: SessionTokens) -> None:
+    def __init__(self, role: str, credentials: CredentialResponses, *, users: Users, tokens: SessionTokens) -> None:
         self._role = role.encode()
         self._credentials = credentials
         self._users = users

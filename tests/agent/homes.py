@@ -31,6 +31,8 @@ from hwsigner.agent.profiles import Profiles
 from hwsigner.agent.protocol import Channel
 from hwsigner.agent.server import AgentServer
 from hwsigner.emulator import Emulator
+from hwsigner.monitoring.log import Log
+from hwsigner.refresh.monitor import Monitor
 from hwsigner.system.systemd import Notifier
 
 PASSPHRASE = "correct horse"
@@ -204,13 +206,16 @@ def run_agent(home: Home, *, is_system: bool = False, desktop: Desktop | None = 
     """Run an agent for a home, whose user may have a desktop."""
     log, ended = list[str](), list[bool]()
 
-    def note(text: str, **_: object) -> None:
-        log.append(text)
+    class Lines(Log):
+        """Takes the lines without their fields."""
 
-    memory = LockedMemory(log.append)
+        def note(self, text: str, priority: int | None = None, **_: object) -> None:
+            log.append(text)
+
+    memory, lines = LockedMemory(log.append), Lines()
     with open_listener(home.address, {}) as listener:
-        profiles = Profiles(Shared(home.environ, memory, note, is_system, desktop))
-        server = AgentServer(listener, profiles, memory=memory, is_open=is_system, log=note)
+        profiles = Profiles(Shared(home.environ, memory, lines.note, is_system, Monitor(lines), desktop))
+        server = AgentServer(listener, profiles, memory=memory, is_open=is_system, log=lines.note)
         thread = threading.Thread(target=lambda: ended.append(server.run(Notifier({}))))
         thread.start()
         try:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from agent.homes import Home, run_agent
+from hwsigner.agent.source import AgentOrOwn
 from hwsigner.aws.credentials import Credentials
-from hwsigner.cli.update import AgentOrProvider
 from hwsigner.errors import AgentError, ServiceError
 from hwsigner.refresh.provider import Provider
 
@@ -104,7 +104,7 @@ def caught(call: Callable[[], object]) -> str:
 
 
 def test_lasting_refusal_is_one_failure(answers: list[bytes | Exception | None], tmp_path: Path) -> None:
-    source = AgentOrProvider("web", Silent, role_arn="role")
+    source = AgentOrOwn("web", Silent, role_arn="role")
     answers += [AgentError("locked"), AgentError("locked"), AgentError("gone"), None]
     assert caught(source) == "locked"
     first = source.failure
@@ -118,7 +118,7 @@ def test_lasting_refusal_is_one_failure(answers: list[bytes | Exception | None],
 
 def test_answer_without_credentials_is_an_error(answers: list[bytes | Exception | None]) -> None:
     answers += [b"{}", b"[]", b"no JSON", b'{"AccessKeyId": "A", "SecretAccessKey": "B", "SessionToken": "C"}']
-    source = AgentOrProvider("web", Silent, role_arn="role")
+    source = AgentOrOwn("web", Silent, role_arn="role")
     while answers:
         assert caught(source).startswith("the agent's reply has no credentials")
 
@@ -126,7 +126,7 @@ def test_answer_without_credentials_is_an_error(answers: list[bytes | Exception 
 def test_provider_s_failure_is_over_when_an_agent_gives_credentials(answers: list[bytes | Exception | None]) -> None:
     good = {"AccessKeyId": "A", "SecretAccessKey": "B", "SessionToken": "C", "Expiration": "2100-01-01T00:00:00Z"}
     answers += [None, json.dumps(good).encode()]
-    source = AgentOrProvider("web", Silent, role_arn="role")
+    source = AgentOrOwn("web", Silent, role_arn="role")
     assert source.failure is None
     assert caught(source) == "asked"
     assert str(source.failure) == "its own"

@@ -214,7 +214,7 @@ def _announced(process: subprocess.Popen[str]) -> list[str]:
     lines = []
     for line in process.stderr:
         lines.append(line.strip())
-        if "created a session" in line:
+        if "session created" in line:
             break
     return [line.partition("=")[2] for line in lines if line.startswith("export ") and "http:" in line]
 

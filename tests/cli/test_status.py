@@ -193,7 +193,6 @@ class TestWhoami:
         self, home: Home, call: Call, fault: str, expected: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("hwsigner.botocore._sources", {})
-        monkeypatch.setattr("hwsigner.refresh.shared._providers", {})
         home.emulator.misbehave(Fault.parse(fault))
         outcome = call("whoami", "--profile=web")
         assert (outcome.status, outcome.out, outcome.err.count("\n")) == (expected, "", 1)

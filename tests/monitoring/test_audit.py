@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from hwsigner.errors import AuditError
 from hwsigner.monitoring import audit_places
 from hwsigner.monitoring.audit import MAX_ASKERS, Audit
+from monitoring.credentials import AuditedSet
 from monitoring.pipes import almost_full_pipe, ends
 
 ARN = "arn:aws:sts::123456789012:assumed-role/web/00ff"
@@ -30,8 +31,8 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def give(audit: Audit, key_id: str = "ASIA1", who: object = 7, profile: str = "web") -> None:
-    audit.give(profile, key_id, who, lambda: {"uid": 7})
+def give(audit: Audit, credentials: AuditedSet = AuditedSet(), who: object = 7) -> None:  # noqa: B008
+    audit.give("web", credentials, who, lambda: {"uid": 7})
 
 
 class Opened:
@@ -48,9 +49,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_line_says_who_got_which_credentials(path: Path) -> None:
-    opened = Opened(path)
-    opened.audit.issued("web", "ASIA1", serial=0xFF, session_arn=ARN, request_id="r-1")
-    give(opened.audit)
+    give(Opened(path).audit, AuditedSet("ASIA1", 0xFF, ARN, "r-1"))
     [line] = read(path)
     assert line.pop("time").endswith("Z")
     assert line == {
@@ -80,19 +79,10 @@ def test_each_set_and_each_asker_have_one_line(events: list[Any]) -> None:
                 continue
             profile, who = event
             key_id = f"ASIA{current[profile]}"
-            opened.audit.give(profile, key_id, who, lambda who=who: {"uid": who})  # type: ignore[misc]
+            opened.audit.give(profile, AuditedSet(key_id), who, lambda who=who: {"uid": who})  # type: ignore[misc]
             if (profile, key_id, who) not in wanted:
                 wanted.append((profile, key_id, who))
         assert [(line["profile"], line["access_key_id"], line["uid"]) for line in read(path)] == wanted
-
-
-def test_session_before_the_last_is_still_known_during_a_refresh(path: Path) -> None:
-    audit = Opened(path).audit
-    for number in (1, 2, 2, 3):
-        audit.issued("web", f"ASIA{number}", serial=number, session_arn=ARN, request_id=f"r-{number}")
-    for number in (1, 2, 3):
-        give(audit, f"ASIA{number}")
-    assert [line.get("request_id") for line in read(path)] == [None, "r-2", "r-3"]
 
 
 def test_many_askers_take_no_more_memory(path: Path) -> None:
@@ -117,7 +107,8 @@ def test_lines_go_to_a_new_file_after_a_rotation(path: Path, make: Callable[[Pat
 def test_lines_of_several_processes_do_not_mix(path: Path) -> None:
     program = (
         "import sys; from hwsigner.monitoring.audit import Audit; a = Audit(sys.argv[1], required=True, log=print)\n"
-        "for i in range(200): a.give('p' * 300, 'ASIA', i, lambda: {'uid': 1})"
+        "from hwsigner import Credentials; c = Credentials('ASIA', '', '', None, '', '')\n"
+        "for i in range(200): a.give('p' * 300, c, i, lambda: {'uid': 1})"
     )
     writers = [subprocess.Popen([sys.executable, "-c", program, str(path)]) for _ in range(3)]
     assert [writer.wait(60) for writer in writers] == [0, 0, 0]
@@ -214,7 +205,7 @@ def test_fifo_without_a_reader_is_not_waited_for(tmp_path: Path) -> None:
 
 def test_control_characters_are_escaped(path: Path) -> None:
     audit = Opened(path).audit
-    audit.give("web", "ASIA1", 1, lambda: {"executable": "/tmp/\x1b[31m\n{}\udcff"})
+    audit.give("web", AuditedSet(), 1, lambda: {"executable": "/tmp/\x1b[31m\n{}\udcff"})
     [line] = read(path)
     assert line["executable"] == "/tmp/\\x1b[31m\\n{}\\udcff"
 
@@ -224,10 +215,10 @@ def test_process_is_told_apart_by_pid_and_start_and_has_its_executable_as_a_hint
     with subprocess.Popen(["sleep", "60"]) as process:
         try:
             for _ in range(2):
-                audit.give_process("web", "ASIA1", os.geteuid(), process.pid)
+                audit.give_process("web", AuditedSet(), os.geteuid(), process.pid)
         finally:
             process.kill()
-    audit.give_process("web", "ASIA1", os.geteuid(), process.pid)  # It has ended: another one may have its pid.
+    audit.give_process("web", AuditedSet(), os.geteuid(), process.pid)  # It has ended: another one may have its pid.
     first, second = read(path)
     assert (first["uid"], first["pid"]) == (os.geteuid(), process.pid)
     assert first["executable"] == os.path.realpath("/usr/bin/sleep")
@@ -237,7 +228,7 @@ def test_process_is_told_apart_by_pid_and_start_and_has_its_executable_as_a_hint
 def test_helper_asks_for_the_process_that_ran_it(path: Path) -> None:
     audit = Opened(path).audit
     for _ in range(2):
-        audit.give_process("web", "ASIA1", 0, os.getpid(), for_parent=True)
+        audit.give_process("web", AuditedSet(), 0, os.getpid(), for_parent=True)
     [line] = read(path)
     assert (line["pid"], line["parent_pid"]) == (os.getpid(), os.getppid())
 
@@ -253,7 +244,7 @@ def test_each_process_of_a_program_that_stays_has_its_line(path: Path, monkeypat
     for process in processes:
         assert process.stdout
         process.stdout.readline()
-        audit.give_process("web", "ASIA1", 0, process.pid)
+        audit.give_process("web", AuditedSet(), 0, process.pid)
         process.communicate()
     lines = read(path)
     assert [line["pid"] for line in lines] == [process.pid for process in processes]
@@ -284,7 +275,7 @@ def test_asker_with_a_long_path_does_not_block_stderr(monkeypatch: pytest.Monkey
         monkeypatch.setattr(audit_places, "_STDERR", writer)
         audit = Opened("stderr", required=True).audit
         path = "/" + "\U0001f511" * 1000 + "/program"
-        assert ends(lambda: audit.give("web", "ASIA1", 1, lambda: {"executable": path, "parent_executable": path}))
+        assert ends(lambda: audit.give("web", AuditedSet(), 1, lambda: {"executable": path, "parent_executable": path}))
         line = json.loads(os.read(reader, 1 << 20).lstrip(b"\0"))
     assert line["access_key_id"] == "ASIA1"
     assert line["executable"].endswith("/program")
@@ -293,6 +284,6 @@ def test_asker_with_a_long_path_does_not_block_stderr(monkeypatch: pytest.Monkey
 def test_arguments_of_a_process_are_never_written(path: Path) -> None:
     audit = Opened(path).audit
     with subprocess.Popen(["sleep", "61.5"]) as process:
-        audit.give_process("web", "ASIA1", 0, process.pid)
+        audit.give_process("web", AuditedSet(), 0, process.pid)
         process.kill()
     assert "61.5" not in path.read_text()

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,27 @@ def test_agent_gives_nothing_if_the_required_line_can_t_be_written(home: Home, r
     assert (done.returncode, done.stdout) == (7, "")
     assert f"profile 'web': {problem}" in done.stderr
     assert f"profile 'web': user {os.geteuid()} was refused: {problem}" in err
+
+
+REORDERED = """
+import json, sys
+from hwsigner.aws.credentials import Credentials
+from hwsigner.cli import main
+in_order = Credentials.process_json
+Credentials.process_json = lambda self: json.dumps(dict(reversed(json.loads(in_order(self)).items())))
+sys.exit(main())
+"""
+
+
+def test_agent_writes_the_required_line_however_the_members_of_an_answer_are_ordered(
+    home: Home, real_program: Path
+) -> None:
+    path = home.folder / "audit.log"
+    configure(home.environ, audit_log=str(path), audit="required")
+    with agent_process(home, [sys.executable, "-c", REORDERED, "agent"]):
+        printed = json.loads(ask(real_program, home, "--profile", "web").stdout)
+    assert list(printed)[-1] == "Version"
+    assert [line["access_key_id"] for line in read(path)] == [printed["AccessKeyId"]]
 
 
 def test_agent_gives_credentials_and_warns_once_if_the_line_can_t_be_written(home: Home, real_program: Path) -> None:
@@ -152,7 +174,7 @@ def test_serve_answers_503_if_the_required_line_can_t_be_written(stage: Stage) -
 
 def test_serve_logs_lines_of_json_only(stage: Stage) -> None:
     with stage.start("serve", "web", "--port=0", "--log-format=json") as process:
-        process.read_until("created a session")
+        process.read_until("session created")
         assert process.end(signal.SIGTERM) == 0
     first, second = map(json.loads, process.lines)
     assert first["message"].startswith("listening on http://127.0.0.1:")

@@ -23,11 +23,13 @@ journalctl --no-pager -t hwsigner -o json
 kill $!
 """
 PROGRAM = """
+from hwsigner import Credentials
 from hwsigner.monitoring.audit import Audit
 from hwsigner.monitoring.log import Log
 
 Log().note("error: no session", profile="web", cause="pin")
-Audit("journal", required=True, log=print).give("web", "ASIA1", 7, lambda: {"uid": 7})
+credentials = Credentials("ASIA1", "", "", None, "", "")
+Audit("journal", required=True, log=print).give("web", credentials, 7, lambda: {"uid": 7})
 """
 
 

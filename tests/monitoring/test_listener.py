@@ -150,7 +150,7 @@ def metrics_port(process: Any) -> int:
 def test_serve_shows_metrics_on_a_port_of_their_own(stage: Stage) -> None:
     with stage.start("serve", "web", "--port=0", "--metrics-listen=127.0.0.1:0") as process:
         port = metrics_port(process)
-        process.read_until("created a session")
+        process.read_until("session created")
         status, text = get(port, "/metrics")
         assert status == 200
         assert samples(text)["hwsigner_sessions_created_total", "web"] == 1
@@ -170,7 +170,7 @@ def test_other_machines_may_use_any_name_if_they_may_read_the_metrics(stage: Sta
     flags = ("--metrics-listen=0.0.0.0:0", "--metrics-remote")
     with stage.start("serve", "web", "--port=0", *flags) as process:
         port = metrics_port(process)
-        process.read_until("created a session")
+        process.read_until("session created")
         assert get(port, "/metrics", Host="host.example:9912")[0] == 200
         assert process.end(signal.SIGTERM) == 0
 
@@ -190,7 +190,7 @@ def test_serve_is_not_healthy_without_a_session(stage: Stage) -> None:
 def test_scrapes_under_load_are_whole_and_idle_connections_are_dropped_for_new_ones(stage: Stage) -> None:
     with stage.start("serve", "web", "--port=0", "--metrics-listen=127.0.0.1:0") as process:
         port = metrics_port(process)
-        process.read_until("created a session")
+        process.read_until("session created")
         idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(100)]
 
         def scrape(_: int) -> float:
@@ -221,7 +221,7 @@ def test_session_that_expired_unasked_is_no_failure(stage: Stage, clock: Clock) 
     flags = ("serve", "web", "--port=0", "--metrics-listen=127.0.0.1:0")
     with stage.start(*flags, wrapper=clock.wrapper) as process:
         port = metrics_port(process)
-        process.read_until("created a session")
+        process.read_until("session created")
         clock.advance(4000)
         assert get(port, "/health")[0] == 200
         process.end(signal.SIGTERM)

@@ -613,7 +613,7 @@ class TestBackground:
             first = background.reply("id")
             tried.told.clear()
             stage.clock.advance(HOUR - MARGIN)
-            background._tell()
+            background._report_change()
             assert tried.told.wait(20)
             assert background.read("id") not in (first, None)
         assert stage.count == 2
@@ -629,11 +629,11 @@ class TestBackground:
         with made(stage, on_try=on_try) as background:
             with pytest.raises(ServiceError):
                 background.reply("id")
-            background._tell()  # The attempt told the timer before its pause was over.
+            background._report_change()  # The attempt told the timer before its pause was over.
             assert isinstance(outcomes.get(timeout=20), Failure)
             assert isinstance(outcomes.get(timeout=20), Failure)
             assert background.read("id") is None
-            background._tell()
+            background._report_change()
             assert isinstance(outcomes.get(timeout=20), Credentials)
             assert background.read("id") is not None
         assert stage.count == 3
@@ -649,7 +649,7 @@ class TestBackground:
             reply = background.reply("id")
             stage.emulator.on_record = hold
             stage.clock.advance(HOUR - 100)
-            background._tell()
+            background._report_change()
             try:
                 assert asked.wait(20)
                 assert in_threads(50, lambda: background.read("id")) == [reply] * 50
@@ -666,7 +666,7 @@ class TestBackground:
         background.close()
         background.close()
         stage.clock.advance(HOUR - 100)
-        background._tell()
+        background._report_change()
         settle()
         assert background not in module._timer._due
         assert stage.count == 1
@@ -683,7 +683,7 @@ class TestBackground:
             background.reply("id")
         stage.clock.advance(HOUR - MARGIN)
         for background in backgrounds:
-            background._tell()
+            background._report_change()
         for _ in range(40):
             assert isinstance(outcomes.get(timeout=20), Credentials)
         wait_until(lambda: set(threading.enumerate()) - before == {module._timer._thread})
@@ -704,7 +704,7 @@ class TestBackground:
         stage.clock.advance(HOUR - MARGIN)
         try:
             for background in (*hanging, other):
-                background._tell()
+                background._report_change()
             assert tried.told.wait(15)
         finally:
             release.set()
@@ -745,7 +745,7 @@ class TestBackground:
             with suppress(UsageError):
                 replied.result(20)
         assert background.read("id") is None
-        assert background._rendered is None
+        assert background._last is None
 
     def test_provider_can_have_only_one_background_provider(self, stage: Stage) -> None:
         background = made(stage)
@@ -761,7 +761,7 @@ class TestBackground:
         background.start()
         background.reply("id")
         stage.clock.advance(HOUR - MARGIN)
-        background._tell()
+        background._report_change()
         wait_until(lambda: background._provider._is_closed and not background._provider._is_refreshing)
         assert background.read("id") is None
         assert background._provider._session is None
@@ -794,7 +794,7 @@ class TestBackground:
             new = background.reply("id") != reply
             background.start()
             background.close()
-            return is_alone, new, background._rendered is None
+            return is_alone, new, background._last is None
 
         with made(stage, attended=True) as background:
             reply = background.reply("id")
@@ -830,7 +830,7 @@ class TestBackground:
             reply = background.reply("id")
             stage.emulator.on_record = hold
             stage.clock.advance(HOUR - 100)
-            background._tell()
+            background._report_change()
             try:
                 assert asked.wait(20)
                 assert in_child(lambda: background.reply("id") != reply) == "True"
@@ -866,7 +866,7 @@ class TestStatus:
     def test_repr_shows_no_secret(self, stage: Stage) -> None:
         background = made(stage)
         credentials = background()
-        for part in (background, background.status(), background._rendered):
+        for part in (background, background.status(), background._last):
             assert credentials.secret_access_key not in repr(part)
             assert credentials.session_token not in repr(part)
         assert stage.emulator.role_arn in repr(background)

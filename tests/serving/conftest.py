@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 import certs
+from hwsigner.aws.credentials import Credentials
 from hwsigner.cli import main
 from hwsigner.config.profiles import add_profile
 from hwsigner.emulator import Emulator
@@ -33,8 +35,16 @@ TOKEN = b"t" * 43
 ROLE = "web-role"
 
 
+class FakeCredentials(Credentials):
+    """Credentials whose body is the same in each format."""
+
+    def __init__(self, body: bytes) -> None:
+        super().__init__("ASIAFAKE", "", "", datetime.max.replace(tzinfo=UTC), "", "")
+        self.body = body
+
+
 class FakeSource:
-    """Gives the same reply in each format, or fails, or takes as long as a test wants."""
+    """Gives credentials with the bodies that a test sets, or fails, or takes as long as it wants."""
 
     def __init__(self) -> None:
         self.ready: bytes | Exception | None = b'{"AccessKeyId": "ASIAREADY"}'
@@ -43,19 +53,23 @@ class FakeSource:
         self.may_answer.set()
         self.asked = 0
         self.read_count = 0
+        self._made: dict[bytes, FakeCredentials] = {}
 
-    def read(self, name: str) -> bytes | None:
+    def at_once(self) -> Credentials | None:
         self.read_count += 1
         if isinstance(self.ready, Exception):
             raise self.ready
-        return self.ready
+        return None if self.ready is None else self._credentials(self.ready)
 
-    def reply(self, name: str) -> bytes:
+    def __call__(self) -> Credentials:
         self.asked += 1
         assert self.may_answer.wait(30)
         if isinstance(self.later, Exception):
             raise self.later
-        return self.later
+        return self._credentials(self.later)
+
+    def _credentials(self, body: bytes) -> Credentials:
+        return self._made.setdefault(body, FakeCredentials(body))
 
 
 @dataclass
@@ -87,8 +101,11 @@ def run_server(
     listener = listen(address, 0, 64)
     application = Application(names_of(listener, ["localhost"]), log.append)
     admitted = Users({os.geteuid()} if users is None else users, log.append)
-    application.add_container("web", source, partial(hmac.compare_digest, TOKEN), admitted)
-    application.add_imds(ROLE, source, TOKEN, admitted)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("container_json", "imds_json"):
+            patch.setattr(f"hwsigner.serving.application.{name}", lambda credentials: credentials.body)
+        application.add_container("web", source, partial(hmac.compare_digest, TOKEN), admitted)
+        application.add_imds(ROLE, source, TOKEN, admitted)
     port = listener.getsockname()[1]
     server = HTTPServer(application, [listener], log=log.append, tls=tls)
     thread = threading.Thread(target=server.run)

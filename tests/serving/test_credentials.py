@@ -5,15 +5,21 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from datetime import UTC, datetime
 
 import pytest
 
+from hwsigner.aws.credentials import Credentials
 from hwsigner.errors import ServiceError
-from hwsigner.serving.credentials import CachedCredentials
+from hwsigner.serving.credentials import CredentialResponses, container_json
 from hwsigner.serving.peer import Peer
 from hwsigner.serving.responses import Refusal, Response
 
 PEER = Peer(asyncio.BaseTransport())
+
+
+def credentials_of(number: int) -> Credentials:
+    return Credentials(f"ASIA{number}", "s", "t", datetime(2030, 1, 1, tzinfo=UTC), f"arn:{number}", "")
 
 
 class Source:
@@ -23,16 +29,16 @@ class Source:
         self.calls = 0
         self.may_fail = threading.Semaphore(0)
 
-    def read(self, name: str) -> None:
+    def at_once(self) -> Credentials | None:
         return None
 
-    def reply(self, name: str) -> bytes:
+    def __call__(self) -> Credentials:
         self.calls += 1
         assert self.may_fail.acquire(timeout=20)
         raise ServiceError(f"failure {self.calls}")
 
 
-async def reason(credentials: CachedCredentials) -> str:
+async def reason(credentials: CredentialResponses) -> str:
     waiting = credentials.respond(PEER)
     assert not isinstance(waiting, Response)
     with pytest.raises(Refusal) as refused:
@@ -44,7 +50,7 @@ def test_waiting_request_gets_the_failure_of_its_own_call_when_the_next_has_begu
     source = Source()
 
     async def ask() -> tuple[list[str], str]:
-        credentials = CachedCredentials(source, "container", "web")
+        credentials = CredentialResponses(source, container_json, "web")
 
         async def twice() -> list[str]:
             first = await reason(credentials)
@@ -64,17 +70,17 @@ def test_source_is_read_once_in_a_tenth_of_a_second(monkeypatch: pytest.MonkeyPa
     now = [100.0]
 
     class Ready(Source):
-        def read(self, name: str) -> bytes:  # type: ignore[override]
+        def at_once(self) -> Credentials:
             self.calls += 1
-            return b"%d" % self.calls
+            return credentials_of(self.calls)
 
     source = Ready()
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    credentials = CachedCredentials(source, "container", "web")
+    credentials = CredentialResponses(source, container_json, "web")
     bodies = []
     for moment in (100.0, 100.05, 100.125):
         now[0] = moment
         response = credentials.respond(PEER)
         assert isinstance(response, Response)
-        bodies.append(response.data[-1:])
-    assert bodies == [b"1", b"1", b"2"]
+        bodies.append(response.data.rpartition(b"arn:")[2])
+    assert bodies == [b'1"}', b'1"}', b'2"}']

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from botocore.credentials import ContainerProvider
@@ -24,11 +25,12 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 import certs
 from hwsigner import __version__
+from hwsigner.agent.served_profile import ServedProfile
 from hwsigner.cli import server_run
 from hwsigner.cli.server_run import ServerRun
-from hwsigner.cli.sources import LazyProvider, ServedProfile
 from hwsigner.config.profiles import add_profile
 from hwsigner.emulator import Fault
+from hwsigner.errors import ServiceUnreachableError
 from hwsigner.system import notices
 from loopback import ServerCA
 from ports import reserve_port
@@ -121,7 +123,7 @@ def test_signal_ends_the_server_with_0_and_each_session_and_refusal_is_logged(
     served: tuple[Stage, Process, dict[str, str]], number: int
 ) -> None:
     stage, process, variables = served
-    process.read_until("created a session")
+    process.read_until("session created")
     token = Path(variables[TOKEN_FILE]).read_text()
     with Client(_port(variables)) as client:
         answer = client.ask("GET", f"/credentials/{stage.role}", {"Authorization": token})
@@ -130,7 +132,9 @@ def test_signal_ends_the_server_with_0_and_each_session_and_refusal_is_logged(
     assert process.end(number) == 0
     lines = [line for line in process.lines if line.startswith("hwsigner: ")]
     assert len(lines) == 2
-    assert lines[0] == f"hwsigner: {stage.role}: created a session, good until {credentials['Expiration']}"
+    assert (
+        lines[0] == f"hwsigner: profile {stage.role!r}: session created, credentials until {credentials['Expiration']}"
+    )
     assert lines[1].endswith(" GET /\\x1b]0;x\\x07\\n: 404, there is nothing at this path")
     secrets = (token, credentials["SecretAccessKey"], credentials["Token"], credentials["AccessKeyId"])
     assert not [secret for secret in secrets if secret in "\n".join(process.lines)]
@@ -243,7 +247,7 @@ def test_sigterm_ends_the_server_when_a_background_refresh_hangs(stage: Stage, c
     limits = {"read-timeout": 600, "timeout": 600, "attended": False}
     add_profile("web", {**stage.values(), **limits}, stage.environ(), replace=True)
     with stage.start("serve", FREE, "web", wrapper=clock.wrapper) as process:
-        process.read_until("created a session")
+        process.read_until("session created")
         stage.service.misbehave(Fault.parse("stall*always"))
         clock.advance(3000)
         while stage.sessions < 2:
@@ -262,7 +266,7 @@ def test_session_of_a_running_agent_is_served(stage: Stage, flags: tuple[str, ..
         printed = json.loads(stage.run("credential-process", "--profile=web", wrapper=PATIENT).stdout)
         assert agent.end(signal.SIGTERM) == 0
     assert (done.returncode, found.access_key, stage.sessions) == (5, printed["AccessKeyId"], 1)
-    assert not [line for line in process.lines if "created a session" in line]
+    assert not [line for line in process.lines if "session created" in line]
 
 
 @pytest.mark.parametrize("is_agent_first", [True, False])
@@ -358,12 +362,12 @@ def test_server_ends_with_status_3_when_the_pin_is_wrong_and_the_last_credential
     stage.encrypt_key("first")
     with stage.start("serve", FREE, "web", wrapper=clock.wrapper, HWSIGNER_PIN="first") as process:
         variables = process.variables()
-        process.read_until("created a session")
+        process.read_until("session created")
         stage.encrypt_key("second")
         assert _status(variables, "web") == 200
         clock.advance(3000)  # Of an hour: it is time for the next session.
         assert _status(variables, "web") == 200
-        process.read_until("web: no session: ")
+        process.read_until("profile 'web': no session: ")
         assert _status(variables, "web") == 200
         clock.advance(1000)
         assert process.wait() == 3
@@ -380,12 +384,12 @@ def test_profile_with_a_wrong_pin_is_logged_while_another_has_credentials(stage:
         variables = process.variables(until="db.token")
         assert [line for line in process.lines if line.startswith("# ")] == ["# web, one of 2", "# db, one of 2"]
         for _ in range(2):
-            process.read_until("created a session")
+            process.read_until("session created")
         stage.encrypt_key("second")
         clock.advance(3000)
         assert _status(variables, "web") == 200
         assert _status(variables, "db") == 200
-        process.read_until("db: created a session")
+        process.read_until("profile 'db': session created")
         clock.advance(1000)
         process.read_until("web: no credentials until the server is restarted: ")
         assert _status(variables, "web") == 503
@@ -534,18 +538,16 @@ def test_ready_is_sent_when_the_first_session_is_late(notified: socket.socket, m
     monkeypatch.setenv("NOTIFY_SOCKET", notified.getsockname())
     is_late = threading.Event()
 
-    class Late(LazyProvider):
-        def reply(self, name: str) -> bytes:
-            assert is_late.wait(20)
-            return b""
+    def make() -> NoReturn:
+        assert is_late.wait(20)
+        raise ServiceUnreachableError("late")
 
     class Server:
         def run(self) -> None:
             assert notified.recv(100).startswith(b"READY=1\n")
             is_late.set()
 
-    late = Late(lambda: pytest.fail("it is made"))
-    ServerRun([ServedProfile("web", "role", late, late)], Server()).run()  # type: ignore[arg-type]
+    ServerRun([ServedProfile("web", "role/web", make)], Server()).run()  # type: ignore[arg-type]
     assert is_late.is_set()
 
 
@@ -632,7 +634,7 @@ def test_memory_stays_flat_through_tokens_and_half_open_connections(stage: Stage
 def test_memory_is_returned_after_a_burst_of_connections(stage: Stage) -> None:
     with stage.start("serve", FREE, "--profile=web") as process:
         port = _port(process.variables())
-        process.read_until("created a session")
+        process.read_until("session created")
         _take_tokens(port, 500)
         before = _resident_kib(process.pid)
         half_open = [socket.create_connection(("127.0.0.1", port)) for _ in range(900)]
