@@ -47,20 +47,27 @@ class Revocation:
     """What is to be revoked, and how.
 
     Attributes:
-        serials: the serial numbers.
+        certificates: the certificates.
+        serials: serial numbers of more.
         reason: why, one of `hwsigner.identity.next_revocation_list.REASONS`.
         days: for how long the new list is good, or None for the default.
         renews: whether a new list is made even if the old one has all the serial numbers.
     """
 
-    serials: Sequence[int]
+    certificates: Sequence[Certificate] = ()
+    serials: Sequence[int] = ()
     reason: str = "unspecified"
     days: int | None = None
     renews: bool = False
 
+    @property
+    def all_serials(self) -> list[int]:
+        """All serial numbers, each once."""
+        return list(dict.fromkeys([*self.serials, *(one.x509.serial_number for one in self.certificates)]))
+
 
 @dataclass(frozen=True)
-class Plan:
+class RevocationPlan:
     """What revoking would do.
 
     Attributes:
@@ -86,22 +93,17 @@ class Plan:
         """Whether the CRL must be enabled."""
         return self.current is None or not self.current.is_enabled
 
-    @property
-    def changes(self) -> bool:
-        """Whether there is anything to do."""
-        return self.draft is not None or self.enables
-
 
 def plan_revocation(
-    client: ServiceClient, anchor: TrustAnchor, ca: Certificate, wanted: Revocation, now: datetime
-) -> Plan:
+    client: ServiceClient, anchor: TrustAnchor, ca: Certificate, revocation: Revocation, now: datetime
+) -> RevocationPlan:
     """Find out what must change so that the service refuses certificates of a CA. Nothing is changed.
 
     Args:
         client: the client of rolesanywhere.
         anchor: the trust anchor.
         ca: the CA.
-        wanted: what to revoke.
+        revocation: what to revoke.
         now: the time, with its zone.
 
     Raises:
@@ -119,16 +121,19 @@ def plan_revocation(
     lists = _imported_lists(client, anchor)
     current = _list_of(lists, ca)
     old = current.contents if current else None
-    already = {serial: old.revoked[serial] for serial in wanted.serials if serial in old.revoked} if old else {}
-    new = [serial for serial in dict.fromkeys(wanted.serials) if serial not in already]
+    serials = revocation.all_serials
+    already = {serial: old.revoked[serial] for serial in serials if serial in old.revoked} if old else {}
+    new = [serial for serial in serials if serial not in already]
     draft = None
-    if new or wanted.renews:
-        draft = draft_list(ca, old, new, now=now, reason=wanted.reason, days=wanted.days)
+    if new or revocation.renews:
+        draft = draft_list(ca, old, new, now=now, reason=revocation.reason, days=revocation.days)
         _check_size(len(draft.preview.pem))
-    return Plan(anchor, ca, current, draft, new, already, [_described(one) for one in lists if one is not current])
+    return RevocationPlan(
+        anchor, ca, current, draft, new, already, [_described(one) for one in lists if one is not current]
+    )
 
 
-def carry_out(client: ServiceClient, plan: Plan, signed: RevocationList | None) -> ImportedList:
+def carry_out(client: ServiceClient, plan: RevocationPlan, signed: RevocationList | None) -> ImportedList:
     """Import or update the CA's CRL, enable it, and read it back.
 
     Args:
@@ -143,7 +148,7 @@ def carry_out(client: ServiceClient, plan: Plan, signed: RevocationList | None) 
         HwsignerError: as `ServiceClient.call`, or the service has another list than it was given, or it has changed
             since the plan was made.
     """
-    wanted = signed or (plan.current.contents if plan.current else None)
+    sent = signed or (plan.current.contents if plan.current else None)
     list_id = _put(client, plan, signed)
     try:
         if not _read(client, list_id)["enabled"]:
@@ -152,13 +157,13 @@ def carry_out(client: ServiceClient, plan: Plan, signed: RevocationList | None) 
     except HwsignerError as error:
         error.hint = f"{error.hint}. CRL {list_id} is there, but perhaps not enabled: then run the command again"
         raise
-    if wanted is None or found.contents.x509 != wanted.x509 or not found.is_enabled:
+    if sent is None or found.contents.x509 != sent.x509 or not found.is_enabled:
         problem = f"the service does not show CRL {list_id} enabled and as it was sent"
         raise HwsignerError(problem, "Run the command again")
     return found
 
 
-def _put(client: ServiceClient, plan: Plan, signed: RevocationList | None) -> str:
+def _put(client: ServiceClient, plan: RevocationPlan, signed: RevocationList | None) -> str:
     """Import or update the CA's CRL, if it changes, and return its ID."""
     if plan.current is None:
         pem = signed.pem if signed else b""

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from hwsigner.cli.asking import ask
 from hwsigner.cli.aws.arguments import CERTIFICATE, read_leaf
-from hwsigner.cli.aws.revoking import CA, REVOCATION, Outcome, Prepared, prepare
+from hwsigner.cli.aws.revoking import CA, REVOCATION, prepare
 from hwsigner.cli.parser import Arguments, Command, Parser
 from hwsigner.cli.process import print_outcome
 from hwsigner.config.flags import OUTPUT, Flag, switch
 from hwsigner.config.settings import read_profile
+from hwsigner.control_plane.revoking import Outcome, Prepared
 from hwsigner.errors import UsageError, printable
 from hwsigner.identity.serial_numbers import parse_serial
 
