@@ -184,7 +184,7 @@ def test_room_imports_only_what_its_rule_allows(room: str) -> None:
 # What a server does not need, and the commands that use it.
 OF_ADMINISTRATORS = {
     "emulator": ("cli.emulator",),
-    "control_plane": ("cli.aws", "cli.whoami", "enrolment.issuers.private_ca"),
+    "control_plane": ("cli.aws",),
     "trust_policy": ("cli.aws", "cli.doctor", "doctor", "control_plane", "emulator"),
     "enrolment.registrar": ("cli.registrar",),
 }

@@ -20,7 +20,7 @@ from hwsigner.attestation.chain import Trust, VendorCertificate
 from hwsigner.attestation.documents import NONCE_BYTES, Document, Kind, Value, binding, new, read
 from hwsigner.attestation.findings import Findings
 from hwsigner.attestation.request import is_signed_by, read_request
-from hwsigner.attestation.weak import is_short
+from hwsigner.attestation.weaknesses import is_short
 from hwsigner.errors import AttestationError, UsageError
 from hwsigner.key import capability, find_certificates
 from hwsigner.key.management import ProvesKeys, ShowsEndorsementKey

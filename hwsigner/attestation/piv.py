@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from hwsigner.attestation.chain import UNREADABLE, Trust, VendorCertificate
 from hwsigner.attestation.documents import Document
 from hwsigner.attestation.findings import Findings
-from hwsigner.attestation.possession import POSSESSION, verify_possession
-from hwsigner.attestation.weak import is_roca_of_yubikey, weaknesses_of_yubikey
+from hwsigner.attestation.proof_of_possession import PROOF_OF_POSSESSION, verify_proof_of_possession
+from hwsigner.attestation.weaknesses import is_roca_of_yubikey, weaknesses_of_yubikey
 from hwsigner.errors import AttestationError
 
 _ARC = "1.3.6.1.4.1.41482.3"
@@ -88,8 +88,8 @@ def verify(statement: Document, state: Document, answer: Document, trust: Trust)
         AttestationError: as `examine`; or the key did not sign the challenge.
     """
     attestation = _read(statement, trust)
-    verify_possession(attestation.public_key, state, answer)
-    return _findings(attestation, proven=(*_sentences(attestation), POSSESSION))
+    verify_proof_of_possession(attestation.public_key, state, answer)
+    return _findings(attestation, proven=(*_sentences(attestation), PROOF_OF_POSSESSION))
 
 
 def _read(statement: Document, trust: Trust) -> _Attestation:

@@ -7,8 +7,8 @@ from dataclasses import replace
 from hwsigner.attestation.chain import UNREADABLE, Trust
 from hwsigner.attestation.documents import Document
 from hwsigner.attestation.findings import Findings
-from hwsigner.attestation.possession import POSSESSION, verify_possession
-from hwsigner.attestation.weak import is_roca
+from hwsigner.attestation.proof_of_possession import PROOF_OF_POSSESSION, verify_proof_of_possession
+from hwsigner.attestation.weaknesses import is_roca
 from hwsigner.errors import AttestationError, printable
 
 _CLAIMS = {
@@ -50,5 +50,5 @@ def verify(statement: Document, state: Document, answer: Document, trust: Trust)
         AttestationError: as `examine`; or the key did not sign the challenge.
     """
     found = examine(statement, trust)
-    verify_possession(found.public_key, state, answer)
-    return replace(found, proven=(POSSESSION,))
+    verify_proof_of_possession(found.public_key, state, answer)
+    return replace(found, proven=(PROOF_OF_POSSESSION,))

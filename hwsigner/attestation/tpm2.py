@@ -39,7 +39,7 @@ from hwsigner.attestation.structures import (
     read_quoted,
     verify_signature,
 )
-from hwsigner.attestation.weak import is_roca, weaknesses_of_tpm
+from hwsigner.attestation.weaknesses import is_roca, weaknesses_of_tpm
 from hwsigner.errors import AttestationError
 
 _SECRET_BYTES = 32

@@ -14,8 +14,8 @@ from hwsigner.cli.parser import Arguments, Command, Parser
 from hwsigner.config import settings
 from hwsigner.config.flags import IDENTITY, OUTPUT, PROFILE
 from hwsigner.errors import CertificateError, UsageError, printable
-from hwsigner.identity.beside import certificates_beside
 from hwsigner.identity.certificate import Certificate, build_chain, latest_expiring, leaves, load, preflight
+from hwsigner.identity.key_certificates import certificates_of_key
 from hwsigner.identity.session_tags import session_tags, untaggable
 from hwsigner.key import find_certificates
 from hwsigner.key.management import KeyDescription, describe_key
@@ -60,7 +60,7 @@ def run(arguments: Arguments) -> int:
     pins = options.pin_source(arguments.settings, uri)
     key = describe_key(uri, pins, allow_modules=True)
     if certificate is None:
-        found = certificates_beside(uri, key.public_key, allow_modules=True)
+        found = certificates_of_key(uri, key.public_key, allow_modules=True)
     else:
         is_same_file = certificate.place == uri.place and not certificate.backend.shares_store
         certificate_pins = pins if is_same_file else PinSource().without_pin()

@@ -17,9 +17,9 @@ from hwsigner.backends.key_files import certificate_files, check_replaceable
 from hwsigner.enrolment.checking import check_issued, check_names
 from hwsigner.enrolment.issuers import Issuer, Pending
 from hwsigner.errors import CertificateError, HwsignerError, KeyNotFoundError, ServiceError
-from hwsigner.identity.beside import certificates_beside
 from hwsigner.identity.certificate import Chain, build_chain, latest_expiring, preflight
 from hwsigner.identity.certificate_request import CertificateRequest, sign_certificate_request
+from hwsigner.identity.key_certificates import certificates_of_key
 from hwsigner.key import FoundCertificate, Key
 from hwsigner.key.management import (
     InstalledCertificate,
@@ -119,7 +119,7 @@ def installed_chain(target: KeyToCertify, request: CertificateRequest, now: date
     """
     public_key = request.public_key()
     access = target.access
-    found = certificates_beside(access.uri, public_key, allow_modules=access.allow_modules)
+    found = certificates_of_key(access.uri, public_key, allow_modules=access.allow_modules)
     fitting = []
     for one in found:
         try:

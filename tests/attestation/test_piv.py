@@ -39,7 +39,7 @@ from hwsigner.attestation import Findings, challenge, examine, verify_answer
 from hwsigner.attestation import chain as chain_module
 from hwsigner.attestation.chain import VendorCertificate, verifies
 from hwsigner.attestation.documents import new
-from hwsigner.attestation.weak import is_roca, weaknesses_of_yubikey
+from hwsigner.attestation.weaknesses import is_roca, weaknesses_of_yubikey
 from hwsigner.errors import AttestationError
 
 OLD = old_chain()

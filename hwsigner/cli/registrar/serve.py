@@ -22,9 +22,9 @@ from hwsigner.enrolment.profile import issuer_of
 from hwsigner.enrolment.registrar.limits import RateLimit
 from hwsigner.enrolment.registrar.policy import read_policy
 from hwsigner.enrolment.registrar.registrar import Registrar
+from hwsigner.enrolment.registrar.reloading import ReloadedFile
 from hwsigner.enrolment.registrar.sealing import read_keys
 from hwsigner.enrolment.registrar.server import RegistrarServer
-from hwsigner.enrolment.registrar.watched import Watched
 from hwsigner.errors import HwsignerError, UsageError
 from hwsigner.http.address import host_and_port, is_loopback
 from hwsigner.monitoring.log import Log
@@ -103,8 +103,8 @@ _writing = threading.Lock()
 
 def _server(arguments: Arguments, tls: ssl.SSLContext | None) -> RegistrarServer:
     registrar = Registrar(
-        Watched(arguments.policy, read_policy, _reporter("policy")).content,
-        Watched(arguments.keys, read_keys, _reporter("sealing keys")).content,
+        ReloadedFile(arguments.policy, read_policy, _reporter("policy")).content,
+        ReloadedFile(arguments.keys, read_keys, _reporter("sealing keys")).content,
         trust=read_trust(arguments.roots),
         issuer=issuer_of(arguments.settings),
         audit=_write_audit,

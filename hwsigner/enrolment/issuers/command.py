@@ -22,7 +22,7 @@ _SHOWN = 300
 _CHUNK = 1 << 16
 
 
-def open_issuer(settings: IssuerSettings) -> Command:
+def open_issuer(settings: IssuerSettings) -> CommandIssuer:
     """Return the issuer that runs `settings.command`.
 
     Raises:
@@ -34,11 +34,11 @@ def open_issuer(settings: IssuerSettings) -> Command:
         raise UsageError("--issuer-command has an open quote", "Close the quote") from None
     if not words or not words[0]:
         raise UsageError("the issuer is a command, and none was given", "Add --issuer-command PROGRAM")
-    return Command(tuple(words), settings.timeout)
+    return CommandIssuer(tuple(words), settings.timeout)
 
 
 @dataclass(frozen=True, repr=False)  # Its arguments may be secret.
-class Command:
+class CommandIssuer:
     """A program that issues certificates. No shell is used.
 
     Attributes:

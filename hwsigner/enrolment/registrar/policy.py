@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hwsigner.enrolment.registrar.watched import read_file
+from hwsigner.enrolment.registrar.reloading import read_file
 from hwsigner.errors import ConfigError, UsageError
 from hwsigner.identity.certificate_request import check_names
 from hwsigner.system.files import edit_file
@@ -61,7 +61,7 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Policy:
+class RegistrarPolicy:
     """The machines, by name."""
 
     machines: Mapping[str, Machine]
@@ -71,7 +71,7 @@ class Policy:
         return next((one for one in self.machines.values() if (one.format, one.chip) == (format, chip)), None)
 
 
-def read_policy(path: str) -> Policy:
+def read_policy(path: str) -> RegistrarPolicy:
     """Read a policy.
 
     Raises:
@@ -134,7 +134,7 @@ def _with_machine(text: str, machine: Machine, existing: Machine | None) -> str:
     return tomlkit.dumps(document)
 
 
-def _parse(data: bytes, path: str) -> Policy:
+def _parse(data: bytes, path: str) -> RegistrarPolicy:
     document = parse_toml(data, path)
     tables = document.pop("machine", {})
     if document or not isinstance(tables, dict):
@@ -145,7 +145,7 @@ def _parse(data: bytes, path: str) -> Policy:
         other = chips.setdefault((machine.format, machine.chip), name)
         if other != name:
             raise ConfigError(f"{path} has one chip twice, as {other} and {name}", "Remove one: a chip has one name")
-    return Policy(machines)
+    return RegistrarPolicy(machines)
 
 
 def _machine(name: str, table: Any, path: str) -> Machine:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from http import HTTPStatus
 
 
-class Refusal(Exception):  # noqa: N818  an answer, not an error of this program
+class RefusedRequest(Exception):  # noqa: N818  an answer, not an error of this program
     """A request that is refused.
 
     Attributes:

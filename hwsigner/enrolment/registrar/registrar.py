@@ -16,8 +16,8 @@ from hwsigner.attestation import Document, Findings, Trust
 from hwsigner.enrolment import registrar_messages as messages
 from hwsigner.enrolment.checking import check_issued
 from hwsigner.enrolment.issuers import Issued, Issuer
-from hwsigner.enrolment.registrar.policy import YUBIKEY, Machine, Policy
-from hwsigner.enrolment.registrar.refusals import Refusal
+from hwsigner.enrolment.registrar.policy import YUBIKEY, Machine, RegistrarPolicy
+from hwsigner.enrolment.registrar.refusals import RefusedRequest
 from hwsigner.enrolment.registrar.requests import problem_with
 from hwsigner.enrolment.registrar.sealing import SealError, SealingKeys
 from hwsigner.errors import AttestationError, HwsignerError, ServiceError, ServiceUnreachableError
@@ -46,7 +46,7 @@ class Registrar:
         clock: returns the time in seconds since 1970.
     """
 
-    policy: Callable[[], Policy]
+    policy: Callable[[], RegistrarPolicy]
     keys: Callable[[], SealingKeys]
     trust: Trust
     issuer: Issuer
@@ -61,7 +61,7 @@ class Registrar:
             client: the client's address, for the audit line.
 
         Raises:
-            Refusal: the statement can't be true, or the policy does not allow its request.
+            RefusedRequest: the statement can't be true, or the policy does not allow its request.
         """
         with self._decision(client) as facts:
             given = messages.read_object(body, "statement")
@@ -80,7 +80,8 @@ class Registrar:
             client: the client's address, for the audit line.
 
         Raises:
-            Refusal: the answer proves nothing, the policy does not allow the request, or the issuer has no certificate.
+            RefusedRequest: the answer proves nothing, the policy does not allow the request, or the issuer has no
+                certificate.
         """
         with self._decision(client) as facts:
             given = messages.read_object(body, "statement", "state", "answer")
@@ -98,14 +99,14 @@ class Registrar:
         try:
             return attestation.read(self.keys().open(sealed, self.clock()), "state")
         except SealError as error:
-            raise Refusal(HTTPStatus.CONFLICT, str(error), "Start again with a new statement") from None
+            raise RefusedRequest(HTTPStatus.CONFLICT, str(error), "Start again with a new statement") from None
 
     def _allowed(self, statement: Document, facts: dict[str, object]) -> tuple[CertificateRequest, Trust]:
         """Return a statement's request, which the policy allows the chip of the statement, and the trust in that chip.
 
         Raises:
             AttestationError: the statement can't be true.
-            Refusal: the policy does not allow it.
+            RefusedRequest: the policy does not allow it.
         """
         request = CertificateRequest(statement.blob("certificateRequest"))
         found = attestation.examine(statement, self.trust)
@@ -141,9 +142,9 @@ class Registrar:
             may_pass = isinstance(error, ServiceError | ServiceUnreachableError)
             wait = (getattr(error, "retry_after", 0.0) or RETRY_SECONDS) if may_pass else 0.0
             problem, hint = "the registrar's issuer gave no certificate", "The registrar's log has the reason"
-            raise Refusal(HTTPStatus.BAD_GATEWAY, problem, hint, detail=str(error), retry_after=wait) from error
+            raise RefusedRequest(HTTPStatus.BAD_GATEWAY, problem, hint, detail=str(error), retry_after=wait) from error
         wait = answer.retry_after or RETRY_SECONDS
-        raise Refusal(
+        raise RefusedRequest(
             HTTPStatus.SERVICE_UNAVAILABLE, "the issuer has no certificate yet", "Retry later", retry_after=wait
         )
 
@@ -156,12 +157,12 @@ class Registrar:
             otherwise: the decision if the body raises a refusal.
 
         Raises:
-            Refusal: the body raised it, an AttestationError or a ValueError.
+            RefusedRequest: the body raised it, an AttestationError or a ValueError.
         """
         facts: dict[str, object] = {"client": client}
         try:
             yield facts
-        except (Refusal, AttestationError, ValueError) as error:
+        except (RefusedRequest, AttestationError, ValueError) as error:
             refusal = _refusal(error)
             reason = ": ".join(filter(None, (refusal.message, refusal.detail)))
             self.audit(facts | {"decision": otherwise, "reason": reason[:_LONGEST_REASON]})
@@ -185,16 +186,16 @@ def _problem_of_root(statement: Document, trust: Trust) -> str:
     return ""
 
 
-def _refusal(error: Exception) -> Refusal:
-    if isinstance(error, Refusal):
+def _refusal(error: Exception) -> RefusedRequest:
+    if isinstance(error, RefusedRequest):
         return error
     if isinstance(error, AttestationError):
         return _forbidden(error.message, error.hint)
-    return Refusal(HTTPStatus.BAD_REQUEST, f"the request can't be read: {error}", "Update hwsigner")
+    return RefusedRequest(HTTPStatus.BAD_REQUEST, f"the request can't be read: {error}", "Update hwsigner")
 
 
-def _forbidden(message: str, hint: str, *, detail: str = "") -> Refusal:
-    return Refusal(HTTPStatus.FORBIDDEN, message, hint, detail=detail)
+def _forbidden(message: str, hint: str, *, detail: str = "") -> RefusedRequest:
+    return RefusedRequest(HTTPStatus.FORBIDDEN, message, hint, detail=detail)
 
 
 def _hint(found: Findings) -> str:

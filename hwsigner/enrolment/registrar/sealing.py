@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from hwsigner.enrolment.registrar.watched import read_file
+from hwsigner.enrolment.registrar.reloading import read_file
 from hwsigner.errors import ConfigError
 from hwsigner.system.files import edit_file
 

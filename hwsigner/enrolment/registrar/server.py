@@ -22,7 +22,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
 
 from hwsigner.enrolment.registrar.limits import RateLimit, network
-from hwsigner.enrolment.registrar.refusals import Refusal
+from hwsigner.enrolment.registrar.refusals import RefusedRequest
 from hwsigner.enrolment.registrar.registrar import Audit, Registrar
 from hwsigner.enrolment.registrar_messages import CERTIFICATE_PATH, CHALLENGE_PATH, MAX_BODY_BYTES, write_object
 
@@ -197,7 +197,7 @@ class _Handler(BaseHTTPRequestHandler):
         address = self.client_address[0]
         try:
             self._send(HTTPStatus.OK, self._answer(self._body(), address))
-        except Refusal as refusal:
+        except RefusedRequest as refusal:
             if refusal.status == HTTPStatus.TOO_MANY_REQUESTS:
                 self.server.note_flood(address)
             self._refuse(refusal)
@@ -205,34 +205,36 @@ class _Handler(BaseHTTPRequestHandler):
             raise  # The client has left, or its time is over.
         except Exception as error:
             self.server.note_failure(address, error)
-            self._refuse(Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "the registrar failed", "Its log has more"))
+            self._refuse(RefusedRequest(HTTPStatus.INTERNAL_SERVER_ERROR, "the registrar failed", "Its log has more"))
 
     def _answer(self, body: bytes, address: str) -> dict[str, Any]:
         wait = self.server.limit.wait_for(address)
         if wait:
             problem = "the registrar gets too many requests"
-            raise Refusal(HTTPStatus.TOO_MANY_REQUESTS, problem, "Retry later", retry_after=wait)
+            raise RefusedRequest(HTTPStatus.TOO_MANY_REQUESTS, problem, "Retry later", retry_after=wait)
         self._limits.answer()
         if self.path == CHALLENGE_PATH:
             return self.server.registrar.challenge(body, address)
         if self.path == CERTIFICATE_PATH:
             return self.server.registrar.certify(body, address)
-        raise Refusal(HTTPStatus.NOT_FOUND, "the registrar has nothing at this path", "Check its URL")
+        raise RefusedRequest(HTTPStatus.NOT_FOUND, "the registrar has nothing at this path", "Check its URL")
 
     def _body(self) -> bytes:
         lengths = self.headers.get_all("Content-Length", [])
         if len(lengths) != 1 or not _NUMBER.fullmatch(lengths[0]) or "Transfer-Encoding" in self.headers:
-            raise Refusal(HTTPStatus.LENGTH_REQUIRED, "the request does not have one Content-Length", "Update hwsigner")
+            raise RefusedRequest(
+                HTTPStatus.LENGTH_REQUIRED, "the request does not have one Content-Length", "Update hwsigner"
+            )
         length = int(lengths[0])
         if length > MAX_BODY_BYTES:
             problem = f"the request has more than {MAX_BODY_BYTES} bytes"
-            raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, problem, "Send fewer certificates")
+            raise RefusedRequest(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, problem, "Send fewer certificates")
         body = self.rfile.read(length)
         if len(body) < length:
             raise ConnectionError("the client has left")
         return body
 
-    def _refuse(self, refusal: Refusal) -> None:
+    def _refuse(self, refusal: RefusedRequest) -> None:
         headers = {"Retry-After": str(math.ceil(refusal.retry_after))} if refusal.retry_after else {}
         self._send(refusal.status, {"error": refusal.message, "hint": refusal.hint}, headers)
 
@@ -247,7 +249,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Send a refusal. Called by the base class if the request is not HTTP, or has another method than POST."""
-        self._refuse(Refusal(HTTPStatus(code), message or HTTPStatus(code).phrase, "Check the registrar's URL"))
+        self._refuse(RefusedRequest(HTTPStatus(code), message or HTTPStatus(code).phrase, "Check the registrar's URL"))
 
     def log_message(self, format: str, *args: Any) -> None:
         """Write nothing: the audit lines say what happened."""

@@ -35,7 +35,7 @@ from softhsm.pcsc import SoftPcsc
 from softhsm.yubikey import OPENSC, YKCS11, YubiKey
 from yubikeys import forget_cards, succeed
 
-POSSESSION = "The key signed the challenge"
+PROOF_OF_POSSESSION = "The key signed the challenge"
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_yubikey_proves_where_its_key_was_generated(yubikey: YubiKey, roots: str
     assert (found.public_key, found.chip) == (public_key, str(yubikey.serial))
     generated = f"The key was generated on the YubiKey with the serial number {yubikey.serial} and firmware 5.4.3"
     assert found.proven[0].startswith(generated)
-    assert POSSESSION in found.proven
+    assert PROOF_OF_POSSESSION in found.proven
     assert found.claimed == ()
     assert set(yubikey.pin_tries) == {0x9000}
 
@@ -95,7 +95,7 @@ def test_key_that_wants_pin_and_touch_each_time_is_attested(yubikey: YubiKey, ro
         done.set()
         thread.join()
     assert found.public_key == public_key
-    assert {"Each signature needs the PIN", "Each signature needs a touch", POSSESSION} <= set(found.proven)
+    assert {"Each signature needs the PIN", "Each signature needs a touch", PROOF_OF_POSSESSION} <= set(found.proven)
 
 
 def test_each_slot_has_its_own_statement(yubikey: YubiKey, roots: str) -> None:
@@ -231,7 +231,7 @@ def test_commands_attest_a_key(
     shown = json.loads(output)
     assert (status, shown["inHardware"], shown["matchesCsr"]) == (0, True, True)
     assert shown["chip"] == str(yubikey.serial)
-    assert POSSESSION in shown["proven"]
+    assert PROOF_OF_POSSESSION in shown["proven"]
     assert set(yubikey.pin_tries) == {0x9000}
 
 
@@ -257,7 +257,7 @@ def test_token_without_attestation_proves_possession_only(hsm: InProcessSoftHSM,
     assert statement.format == "pkcs11"
     asked, state = challenge(statement, trust)
     found = verify_answer(statement, state, answer_challenge(uri, asked, hsm.pin), trust)
-    assert found.proven[0] == POSSESSION
+    assert found.proven[0] == PROOF_OF_POSSESSION
     assert not found.in_hardware
     assert len(found.proven) == 2
     assert f"token '{hsm.label}'" in found.claimed[0]

@@ -26,11 +26,11 @@ from hwsigner.attestation import Document, Trust
 from hwsigner.attestation.documents import read
 from hwsigner.enrolment.issuers import Issued, IssuerSettings, Pending, open_issuer
 from hwsigner.enrolment.registrar.limits import RateLimit
-from hwsigner.enrolment.registrar.policy import TPM, YUBIKEY, Machine, Policy, read_policy
+from hwsigner.enrolment.registrar.policy import TPM, YUBIKEY, Machine, RegistrarPolicy, read_policy
 from hwsigner.enrolment.registrar.registrar import Registrar
+from hwsigner.enrolment.registrar.reloading import ReloadedFile
 from hwsigner.enrolment.registrar.sealing import SealingKeys, read_keys, rotate_keys
 from hwsigner.enrolment.registrar.server import RegistrarServer
-from hwsigner.enrolment.registrar.watched import Watched
 from hwsigner.errors import HwsignerError
 from hwsigner.identity.certificate_request import CertificateRequest, parse_name
 from hwsigner.key.management import KeyAccess
@@ -96,8 +96,8 @@ class Site:
         self.policy.write_text("".join(map(table, machines)))
 
     def registrar(self, audit: Callable[[Mapping[str, object]], None] | None = None) -> Registrar:
-        policy: Watched[Policy] = Watched(str(self.policy), read_policy, self.errors.append)
-        keys: Watched[SealingKeys] = Watched(str(self.keys), read_keys, self.errors.append)
+        policy: ReloadedFile[RegistrarPolicy] = ReloadedFile(str(self.policy), read_policy, self.errors.append)
+        keys: ReloadedFile[SealingKeys] = ReloadedFile(str(self.keys), read_keys, self.errors.append)
         clock = {} if self.now is None else {"clock": lambda: self.now or 0.0}
         return Registrar(policy.content, keys.content, self.trust, self.issuer, audit or self.audit.append, **clock)
 

@@ -16,7 +16,7 @@ from examples import scaled
 from hwsigner import attestation
 from hwsigner.attestation import Document
 from hwsigner.enrolment.registrar.policy import YUBIKEY, Machine
-from hwsigner.enrolment.registrar.refusals import Refusal
+from hwsigner.enrolment.registrar.refusals import RefusedRequest
 from hwsigner.errors import AttestationError, ServiceError, SigningKeyError
 from hwsigner.identity.certificate_request import CertificateRequest, sign_certificate_request
 from hwsigner.key import open_key
@@ -63,7 +63,7 @@ def test_tpm_of_a_known_vendor_that_the_policy_does_not_name_is_refused(
     site: Site, chips: tuple[Chip, Chip, Chip]
 ) -> None:
     for other in chips[1:]:
-        with pytest.raises(Refusal):
+        with pytest.raises(RefusedRequest):
             site.registrar().challenge(body(statement=statement(other, asked(other.key))), CLIENT)
     assert site.issuer.requests == []
 
@@ -82,7 +82,7 @@ def test_known_endorsement_key_does_not_help_another_chip(site: Site, chips: tup
         attestation.answer_challenge(good.key, challenge_of(good, stolen)),
     ):
         forged = changed(answer, nonce=given.blob("nonce"))
-        with pytest.raises(Refusal, match="does not have the challenge's secret"):
+        with pytest.raises(RefusedRequest, match="does not have the challenge's secret"):
             registrar.certify(body(statement=mixed, state=state, answer=forged), CLIENT)
     assert site.issuer.requests == []
 
@@ -99,7 +99,7 @@ def test_answer_with_any_part_of_another_one_is_refused(site: Site, chip: Chip) 
         answers.append(attestation.answer_challenge(chip.key, asked_for))
     for name in answers[1].values:
         mixed = changed(answers[1], **{name: answers[0].values[name]})
-        with pytest.raises(Refusal):
+        with pytest.raises(RefusedRequest):
             registrar.certify(body(statement=given, state=state, answer=mixed), CLIENT)
     assert site.issuer.requests == []
     assert registrar.certify(body(statement=given, state=state, answer=answers[1]), CLIENT)
@@ -142,7 +142,7 @@ def test_no_damage_to_a_tpms_structure_is_a_fault_of_our_own(
         forged = changed(given_statement, **{name: (bad, *value[1:]) if isinstance(value, tuple) else bad})
         try:
             challenged(registrar, forged)  # It may be given: a key with another name has no answer.
-        except Refusal:
+        except RefusedRequest:
             assert site.decisions[-1] == "refused"
 
     check()

@@ -43,7 +43,7 @@ from hwsigner.attestation import Trust
 from hwsigner.attestation.chain import VendorCertificate
 from hwsigner.attestation.documents import new
 from hwsigner.enrolment import issuers
-from hwsigner.enrolment.registrar.refusals import Refusal
+from hwsigner.enrolment.registrar.refusals import RefusedRequest
 from hwsigner.enrolment.registrar.registrar import Registrar
 from hwsigner.enrolment.registrar.sealing import LIFE_SECONDS, rotate_keys
 from hwsigner.errors import CertificateError, HwsignerError, ServiceError, ServiceUnreachableError, UsageError
@@ -53,10 +53,10 @@ pytestmark = pytest.mark.slow
 CLIENT = "192.0.2.1"
 
 
-def refused(do: Callable[[], object], site: Site) -> Refusal:
+def refused(do: Callable[[], object], site: Site) -> RefusedRequest:
     """Do something that the registrar must refuse, without asking the issuer; return the refusal."""
     before, count = len(site.audit), len(site.issuer.requests)
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(RefusedRequest) as caught:
         do()
     assert len(site.issuer.requests) == count
     assert [facts["decision"] for facts in site.audit[before:]] == ["refused"]
@@ -379,10 +379,10 @@ def _same(one: bytes, other: bytes) -> bool:
 # The issuer
 
 
-def not_issued(site: Site, chain: Chain) -> Refusal:
+def not_issued(site: Site, chain: Chain) -> RefusedRequest:
     """Send a right answer to a registrar whose issuer gives no certificate, and return the refusal."""
     registrar = site.registrar()
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(RefusedRequest) as caught:
         registrar.certify(body(**certificate_body(registrar, chain, statement(chain))), CLIENT)
     return caught.value
 

@@ -35,7 +35,7 @@ def read_file(path: str, *, private: bool = False, hint: str = "Check the path a
         raise ConfigError(f"can't read {path}: {error.strerror}", hint) from error
 
 
-class Watched(Generic[_T]):
+class ReloadedFile(Generic[_T]):
     """A file's content. Thread-safe.
 
     Args:

@@ -7,10 +7,10 @@ from hwsigner.attestation.documents import Document, binding
 from hwsigner.errors import AttestationError
 from hwsigner.key.public_key import verify
 
-POSSESSION = "The key signed the challenge"
+PROOF_OF_POSSESSION = "The key signed the challenge"
 
 
-def verify_possession(public_key: bytes, state: Document, answer: Document) -> None:
+def verify_proof_of_possession(public_key: bytes, state: Document, answer: Document) -> None:
     """Verify that a key signed what binds the answer to its challenge, with SHA-256.
 
     No certificate, request, TLS handshake or AWS request starts like those bytes, so that the signature serves as

@@ -8,7 +8,7 @@ import random
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from hwsigner.attestation.weak import _PRIMES, is_roca, weaknesses_of_tpm
+from hwsigner.attestation.weaknesses import _PRIMES, is_roca, weaknesses_of_tpm
 
 _PRODUCT = math.prod((2, *_PRIMES))
 

@@ -16,7 +16,7 @@ from hwsigner.uri import KeyURI
 _SUFFIXES = (".crt", ".chain.crt", ".cer", ".pem")
 
 
-def certificates_beside(
+def certificates_of_key(
     uri: str | KeyURI, public_key: bytes | None, *, allow_modules: bool = False
 ) -> list[Certificate]:
     """Return the certificates found beside a key, or nothing if none can be its own. No PIN is sent for them.
