@@ -41,7 +41,7 @@ def home(
     ca: certs.Authority, shared_emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Home]:
     """A home folder with the profile `web`, which this process uses, and a region for the SDKs."""
-    shared_emulator.behave()
+    shared_emulator.clear_faults()
     shared_emulator.requests.clear()
     made = Home(tmp_path, ca, shared_emulator)
     made.write_profiles(web={})
@@ -51,7 +51,7 @@ def home(
     yield made
     for provider in providers():
         provider.close()
-    shared_emulator.behave()
+    shared_emulator.clear_faults()
 
 
 def providers() -> list[hwsigner.Provider]:

@@ -77,7 +77,7 @@ class Desk:
 
 @pytest.fixture
 def desk(ca: certs.Authority, shared_emulator: Emulator, short_folder: Path) -> Desk:
-    shared_emulator.behave()
+    shared_emulator.clear_faults()
     return Desk(short_folder, ca, shared_emulator)
 
 

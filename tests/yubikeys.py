@@ -77,7 +77,7 @@ def forget_cards() -> None:
     forget_refusals()
     pin_sources.forget()
     for module in pkcs11_module.modules.values():
-        module.look_again()
+        module.refresh_tokens()
 
 
 def run(*arguments: str | Path, input: bytes | None = None) -> subprocess.CompletedProcess[str]:

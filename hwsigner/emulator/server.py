@@ -119,7 +119,7 @@ class Emulator:
                 raise UsageError(f"the fault {fault.name} is for CreateSession only", "Leave the action out")
         self._faults.add(*faults, action=check_action(action))
 
-    def behave(self) -> None:
+    def clear_faults(self) -> None:
         """Drop all queued faults."""
         self._faults.clear()
 

@@ -177,12 +177,12 @@ def fake_agent() -> Iterator[Callable[[Path, Talk], FakeAgent]]:
 @pytest.fixture
 def home(ca: certs.Authority, shared_emulator: Emulator, short_folder: Path) -> Iterator[Home]:
     """A home with the profile `web`, whose key is in a file."""
-    shared_emulator.behave()
+    shared_emulator.clear_faults()
     shared_emulator.requests.clear()
     home = Home(short_folder, ca, shared_emulator)
     home.write_profiles(web={})
     yield home
-    shared_emulator.behave()
+    shared_emulator.clear_faults()
 
 
 @pytest.fixture

@@ -37,14 +37,14 @@ def scene(
     ca: certs.Authority, shared_emulator: Emulator, tmp_path: Path, call: Callable[..., Outcome]
 ) -> Iterator[Scene]:
     """A scene with a P-256 key. The emulator has no faults and no requests."""
-    shared_emulator.behave()
+    shared_emulator.clear_faults()
     shared_emulator.requests.clear()
     shared_emulator.world.profiles[shared_emulator.profile_arn].accept_role_session_name = False
     key = ec.generate_private_key(ec.SECP256R1())
     leaf = tmp_path / "leaf.pem"
     leaf.write_bytes(certs.pem(certs.issue(ca, key.public_key())))
     yield Scene(ca, shared_emulator, tmp_path, leaf, certs.write_key(tmp_path / "leaf.key", key), call)
-    shared_emulator.behave()
+    shared_emulator.clear_faults()
 
 
 @pytest.fixture

@@ -218,7 +218,7 @@ class TestRefusals:
         assert "warning: the new certificate is in use without a trial" in done.err
         assert leaf(enrolled).serial_number != old.serial_number
         enrolled.config.write_text(text)
-        enrolled.scene.emulator.behave()
+        enrolled.scene.emulator.clear_faults()
         assert enrolled.gets_credentials()
 
     def test_refused_certificate_is_not_put_in_place_even_at_the_end(self, enrolled: Enrolment) -> None:

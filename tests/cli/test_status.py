@@ -29,7 +29,7 @@ def home(
     ca: certs.Authority, shared_emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Home]:
     """A home folder with the profile `web`, which this process uses."""
-    shared_emulator.behave()
+    shared_emulator.clear_faults()
     made = Home(tmp_path, ca, shared_emulator)
     made.write_profiles(web={})
     variables = {**made.environ, "AWS_ENDPOINT_URL": shared_emulator.url, "AWS_EC2_METADATA_DISABLED": "true"}
@@ -38,7 +38,7 @@ def home(
     monkeypatch.setattr(profiles, "SYSTEM_FILE", tmp_path / "etc" / "config.toml")
     monkeypatch.setattr(address, "SYSTEM_FOLDER", str(tmp_path / "system"))
     yield made
-    shared_emulator.behave()
+    shared_emulator.clear_faults()
 
 
 def status(call: Call) -> dict[str, Any]:

@@ -193,7 +193,7 @@ def test_faults_occur_in_order_and_as_often_as_asked(emulator: Emulator, caller:
 def test_fault_may_last_until_it_is_cleared(emulator: Emulator, caller: Caller) -> None:
     emulator.misbehave(Fault("throttle", times=None))
     assert [create_session(emulator, caller).status for _ in range(3)] == [429] * 3
-    emulator.behave()
+    emulator.clear_faults()
     assert create_session(emulator, caller).status == 201
 
 

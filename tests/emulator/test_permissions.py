@@ -175,7 +175,7 @@ def test_faults_of_one_action_leave_others_alone(program: Program) -> None:
     assert program.refused("rolesanywhere:ListProfiles")[1] == "InternalServerException"
     assert program.refused("iam:GetRole")[1] == "Throttling"
     program.emulator.misbehave(Fault("throttle", None), action="*")
-    program.emulator.behave()
+    program.emulator.clear_faults()
     program.call("iam:GetRole")
 
 

@@ -30,7 +30,7 @@ class PrivateCAs:
 
     def __init__(self, folder: Path) -> None:
         self._faults, self._calls = folder / "faults.json", folder / "calls"
-        self.behave()
+        self.clear_faults()
         command = [sys.executable, __file__, str(self._faults), str(self._calls)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout
@@ -39,13 +39,13 @@ class PrivateCAs:
         client = boto3.client("acm-pca", region_name=REGION, endpoint_url=self.url, **keys)
         self.arn = _made_ca(client)
         client.close()
-        self.behave()
+        self.clear_faults()
 
     def misbehave(self, **faults: Any) -> None:
         """Set faults, how often each, by the names of `_Server._fault`; or `answer`, the ARN of the certificate."""
         self._faults.write_text(json.dumps(faults))
 
-    def behave(self) -> None:
+    def clear_faults(self) -> None:
         """Remove the faults, and forget the calls."""
         self._faults.write_text("{}")
         self._calls.write_text("")

@@ -368,7 +368,7 @@ class TestFailures:
         assert background.read("id") is None
         with pytest.raises(ServiceError, match="500"):
             background.reply("id")
-        stage.emulator.behave()
+        stage.emulator.clear_faults()
         tend_until(background, stage.clock, stage.clock.elapsed + 121)
         assert background.read("id") not in (reply, None)
         assert {type(outcome) for outcome in tried.outcomes[1:-1]} == {Failure}

@@ -407,7 +407,7 @@ class TestFailures:
         stage.clock.advance(5)
         with pytest.raises(ServiceError, match="500"):
             provider()
-        stage.emulator.behave()
+        stage.emulator.clear_faults()
         stage.clock.advance(120)
         assert provider() is not last
         assert provider.failure is None
@@ -437,7 +437,7 @@ class TestFailures:
             provider()
         assert stage.count == first
         stage.clock.advance(1.01)
-        stage.emulator.behave()
+        stage.emulator.clear_faults()
         assert provider().access_key_id
         assert stage.count == first + 1
 
@@ -470,7 +470,7 @@ class TestFailures:
                 provider()
             assert stage.count == 3 + number
             stage.clock.advance(120)
-        stage.emulator.behave()
+        stage.emulator.clear_faults()
         provider()
         stage.emulator.misbehave(Fault("fail", 2))
         stage.clock.advance(3000)

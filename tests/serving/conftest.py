@@ -146,7 +146,7 @@ def client(running: Running) -> Iterator[Client]:
 @pytest.fixture
 def stage(ca: certs.Authority, shared_emulator: Emulator, tmp_path: Path) -> Iterator[Stage]:
     """A home folder with the profile `web` in config.toml, and its service."""
-    shared_emulator.behave()
+    shared_emulator.clear_faults()
     shared_emulator.requests.clear()
     key = ec.generate_private_key(ec.SECP256R1())
     leaf = tmp_path / "leaf.pem"
@@ -156,7 +156,7 @@ def stage(ca: certs.Authority, shared_emulator: Emulator, tmp_path: Path) -> Ite
         (tmp_path / name).mkdir(mode=0o700)
     add_profile("web", stage.values(), stage.environ())
     yield stage
-    shared_emulator.behave()
+    shared_emulator.clear_faults()
 
 
 @pytest.fixture

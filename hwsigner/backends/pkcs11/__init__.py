@@ -163,7 +163,7 @@ def _certificates(
             token.forget_refusal()
             if token.can_log_in:
                 token.log_in(uri, login)
-        objects = find_objects(token.opened(), uri)
+        objects = find_objects(token.current_session(), uri)
         place, names = found.named(others), count_names(objects)
         return [FoundCertificate(one.der, object_uri(one, place, uri, names)) for one in objects]
 

@@ -52,7 +52,7 @@ def make_statement(uri: KeyURI, pins: PinSource, *, certificates: Sequence[bytes
             raise UnsupportedKeyError(f"the token does not show the public key of {uri.name}", "Store its certificate")
         with using(choose_token(uri, public_key)) as token:
             key = find_key(token, uri, pins, public_key)
-            session = token.opened()
+            session = token.current_session()
             f9 = find_certificates(session, KeyURI("pkcs11", {"object": _F9}))
             if f9:
                 slot = _slot_certificate(session, key, public_key, uri)

@@ -29,7 +29,7 @@ _CLAIM = "What a token says of its keys is a claim: only an attestation proves i
 
 def describe(token: OpenToken, key: KeyObject, uri: KeyURI) -> KeyDescription:
     """Return what an open token says of a private key, which was found by a URI."""
-    session = token.opened()
+    session = token.current_session()
     flags = _read_flags(session, key.handle)
     is_behind_pin = bool(token.info.flags & TokenFlag.LOGIN_REQUIRED) and flags["private"] is not False
     objects = belongings(session, key)

@@ -126,11 +126,11 @@ class PKCS11Key(Key):
         """Return the token's session, with the key found again if the session is a new one."""
         # Thoroughly, so that the user is not asked for a PIN in vain.
         self._token.drop_lost_session(thoroughly=self._key.always_authenticate)
-        session = self._token.opened()
+        session = self._token.current_session()
         if self._generation != self._token.generation:
             self._key = find_key(self._token, self._uri, self._pins, self._certified or self._public_key)
             self._generation = self._token.generation
-            session = self._token.opened()
+            session = self._token.current_session()
         return session
 
     def _find_public_key(self, session: Session) -> bytes | None:

@@ -100,7 +100,7 @@ def _listed_token(found: FoundToken, place: KeyURI, objects: tuple[ListedObject,
 
 def _objects(token: OpenToken, uri: KeyURI, place: KeyURI) -> tuple[ListedObject, ...]:
     """Return the keys and certificates on a token. A key that is hidden until a login is listed by its public key."""
-    session = token.opened()
+    session = token.current_session()
     keys, certificates = find_keys(session, ObjectClass.PRIVATE_KEY, uri), find_certificates(session, uri)
     names, publics = count_names([*keys, *certificates]), public_keys_of(session, keys)
     listed = [

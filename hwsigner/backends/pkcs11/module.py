@@ -118,7 +118,7 @@ class Module:
                     hint = access.hint(self.path, error.hint)
                 raise BackendUnavailableError(f"PKCS #11 module {self.path} can't be used: {why}", hint) from error
 
-    def insist(self, call: Callable[[], T]) -> T:
+    def retry(self, call: Callable[[], T]) -> T:
         """Make a call that looks for a token. If it fails, repeat it, with the module initialised again.
 
         The call must not send a PIN, since each may count as an attempt.
@@ -139,7 +139,7 @@ class Module:
         self.initialise()
         return call()
 
-    def look_again(self) -> None:
+    def refresh_tokens(self) -> None:
         """Let the module notice which tokens are there: initialise it again, or list its slots if it is in use.
 
         Otherwise OpenSC's module and libykcs11 answer from memory for a token that was removed and is back.

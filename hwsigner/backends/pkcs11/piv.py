@@ -44,7 +44,7 @@ def describe_key(found: FoundToken, uri: KeyURI) -> KeyDescription:
         KeyNotFoundError, AmbiguousKeyError: it names no key, or several.
     """
     with using(found) as token:
-        return describe(token, uri, find_slot(token.opened(), uri, token.name))
+        return describe(token, uri, find_slot(token.current_session(), uri, token.name))
 
 
 def install_certificate(
@@ -90,7 +90,7 @@ def refuse_deletion(found: FoundToken, uri: KeyURI) -> NoReturn:
         SigningKeyError: otherwise. The message says why, and what to do.
     """
     with using(found) as token:
-        slot = find_slot(token.opened(), uri, token.name)
+        slot = find_slot(token.current_session(), uri, token.name)
     problem = f"the key in {slot.name} of {token.name} was not deleted: libykcs11 reports success and keeps it"
     hint = f"Delete it with yubico-piv-tool -a delete-key -a delete-certificate -s {SLOTS[slot.id]}"
     if firmware(found.info) < _FIRST_WITH_DELETION:

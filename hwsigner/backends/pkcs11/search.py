@@ -67,7 +67,7 @@ def find_tokens(uri: KeyURI) -> list[FoundToken]:
         try:
             with quiet():
                 module = load_module(path)
-                found += [FoundToken(module, info, within) for info in module.insist(partial(_matching, module, uri))]
+                found += [FoundToken(module, info, within) for info in module.retry(partial(_matching, module, uri))]
         except SigningKeyError as error:
             errors.append(error)
     if found:
@@ -135,7 +135,7 @@ def uris_of_tokens(tokens: Sequence[FoundToken]) -> str:
 def _shows_key(found: FoundToken, uri: KeyURI, public_key: bytes | None) -> bool:
     try:
         with using(found) as token:
-            return has_visible_match(token.opened(), uri, public_key)
+            return has_visible_match(token.current_session(), uri, public_key)
     except SigningKeyError:
         return False  # A token that can't be searched does not keep another one from being used.
 
@@ -171,12 +171,12 @@ def find_any_key(token: OpenToken, uri: KeyURI, pins: PinSource, public_key: byt
     """
     if token.wants_login:
         token.log_in(uri, pins, public_key)
-    keys = find_private_keys(token.opened(), uri, public_key)
+    keys = find_private_keys(token.current_session(), uri, public_key)
     if not keys and token.can_log_in:
         token.log_in(uri, pins, public_key)
-        keys = find_private_keys(token.opened(), uri, public_key)
+        keys = find_private_keys(token.current_session(), uri, public_key)
     if len(keys) > 1 and public_key is not None:
-        keys = with_public_key(token.opened(), keys, {public_key}) or keys
+        keys = with_public_key(token.current_session(), keys, {public_key}) or keys
     return _only_key(token, uri, keys)
 
 
@@ -188,7 +188,7 @@ def find_named_key(token: OpenToken, uri: KeyURI) -> KeyObject:
     Raises:
         KeyNotFoundError, AmbiguousKeyError: there is none, or several.
     """
-    return _only_key(token, uri, find_keys(token.opened(), ObjectClass.PRIVATE_KEY, uri))
+    return _only_key(token, uri, find_keys(token.current_session(), ObjectClass.PRIVATE_KEY, uri))
 
 
 def _only_key(token: OpenToken, uri: KeyURI, keys: Sequence[KeyObject]) -> KeyObject:
@@ -205,8 +205,8 @@ def _only_key(token: OpenToken, uri: KeyURI, keys: Sequence[KeyObject]) -> KeyOb
 
 def _not_found(token: OpenToken, uri: KeyURI) -> KeyNotFoundError:
     anything = KeyURI("pkcs11", {}, uri.query)
-    found: list[AnyObject] = [*find_private_keys(token.opened(), anything)]
-    found += find_certificates(token.opened(), anything)
+    found: list[AnyObject] = [*find_private_keys(token.current_session(), anything)]
+    found += find_certificates(token.current_session(), anything)
     hint = f"It has {_uris_of(token, found, uri)}" if found else "It has no keys and no certificates"
     return KeyNotFoundError(f"no key is named by {uri.name} on {token.name}", hint)
 

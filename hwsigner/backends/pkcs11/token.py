@@ -76,7 +76,7 @@ class OpenToken(TokenSession):
         """Whether a login is still possible."""
         return not self._logged_in and bool(self.info.flags & TokenFlag.USER_PIN_INITIALIZED)
 
-    def opened(self) -> Session:
+    def current_session(self) -> Session:
         """Return the session. If it was dropped, open a new one and log in as before.
 
         Raises:
@@ -90,7 +90,7 @@ class OpenToken(TokenSession):
         if self._logged_in:
             self._recognise(session)
             self._log_in(again=True)
-            return self.opened()
+            return self.current_session()
         return session
 
     def drop_lost_session(self, *, thoroughly: bool = False) -> None:
@@ -126,7 +126,7 @@ class OpenToken(TokenSession):
         if self._refusal is not None:
             message = f"{self._refusal.message}; the login is not repeated"
             raise type(self._refusal)(message, "Check the token and its PIN, then open the key again")
-        session = self.opened()
+        session = self.current_session()
         self.refresh()
         self._recognise(session)
         self._uri, self._pins, self._public_key = uri, pins, public_key
@@ -142,7 +142,7 @@ class OpenToken(TokenSession):
             PinError: no place gives one, or an attempt would risk locking the PIN.
             PKCS11Error: the token's, of beginning or of the login.
         """
-        session = self.opened()
+        session = self.current_session()
         self.refresh()
         refuse_risk(self.info, pins)
         begun = False
@@ -211,7 +211,7 @@ class OpenToken(TokenSession):
         """Return what to raise for an operation that failed: a TokenRemovedError if the token is not there now."""
         failed = self.error(action, error)
         if type(failed) is SigningKeyError:
-            self.module.look_again()
+            self.module.refresh_tokens()
             try:
                 self.refresh()
             except TokenRemovedError as removed:
@@ -232,7 +232,7 @@ class OpenToken(TokenSession):
 
     def _open_session(self) -> Session:
         if self._is_lost:
-            self.module.look_again()
+            self.module.refresh_tokens()
             self._is_lost = False
 
         def open_session() -> Session:
@@ -242,7 +242,7 @@ class OpenToken(TokenSession):
             except PKCS11Error as error:
                 raise self.error("can't be opened", error) from error
 
-        self.session = self.module.insist(open_session)
+        self.session = self.module.retry(open_session)
         self.generation += 1
         return self.session
 
@@ -276,7 +276,7 @@ class OpenToken(TokenSession):
             # A repeated login gets the answer that the first one got, unless an attempt has failed since then.
             if pin_state(self.info) or not again:
                 self._request = user_pin_request(self.info)
-            found = self._find_pin(self.opened(), self._uri, self._pins)
+            found = self._find_pin(self.current_session(), self._uri, self._pins)
             if not found.is_stored:
                 self._reopen_if_lost()
             return found
@@ -289,7 +289,7 @@ class OpenToken(TokenSession):
 
         This must come before the login: if that fails, no error tells whether the token has counted an attempt.
         """
-        self.module.look_again()
+        self.module.refresh_tokens()
         self.drop_lost_session(thoroughly=True)
         if self.session is None:
             self._recognise(self._open_session())
@@ -300,7 +300,7 @@ class OpenToken(TokenSession):
         self._refusal = None
         try:
             with only_try(self.module, self.info, found, self._pins):
-                self._send(self.opened(), found)
+                self._send(self.current_session(), found)
             forget_refusals(self.info)
         except PKCS11Error as error:
             if error.code != USER_ALREADY_LOGGED_IN:

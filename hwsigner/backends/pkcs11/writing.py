@@ -110,7 +110,7 @@ def writing(found: FoundToken, uri: KeyURI, pins: PinSource, action: str) -> Ite
         PinError: see `OpenToken.log_in`.
     """
     with changing(found, action) as token:
-        token.opened()
+        token.current_session()
         session = WritingSession(token.module.functions, token.info.slot)
         try:
             token.forget_refusal()

@@ -88,7 +88,7 @@ def examine(uri: KeyURI, pins: PinSource, named: NamedKey, tpm: TPM) -> tuple[Pu
     subject, file, key = named
     public = read_public_area(key.public(tpm), subject)
     path = uri.file if file and file.empty_auth else ""
-    guarded = Guarded("TPM auth value", subject, public.name, public.counts, "pin-source", path)
+    guarded = Guarded("TPM auth value", subject, public.name, public.risks_lockout, "pin-source", path)
     return public, guarded, not pins.allow_final_try and is_held_back(tpm, guarded)
 
 

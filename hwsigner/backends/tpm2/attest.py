@@ -110,7 +110,7 @@ def answer_challenge(uri: KeyURI, pins: PinSource, challenge: Mapping[str, bytes
     settings = session_settings(uri, file.parent if file else None)
 
     def open_secret(tpm: TPM) -> bytes:
-        return endorsement.opened(tpm, challenge["credentialBlob"], challenge["encryptedSecret"])
+        return endorsement.open_challenge(tpm, challenge["credentialBlob"], challenge["encryptedSecret"])
 
     def examine_key(tpm: TPM) -> tuple[PublicArea, Guarded, bool]:
         _check_certifiable(tpm, subject, key)

@@ -85,7 +85,7 @@ class Guarded(NamedTuple):
         kind: what the auth value is called, such as `TPM auth value`.
         subject: what it opens, as messages name it.
         name: the TPM Name in hexadecimal (TPM 2.0 Library, part 1, 16), or a hierarchy's name.
-        counts: whether a wrong one counts towards the TPM's lockout.
+        risks_lockout: whether a wrong one counts towards the TPM's lockout.
         source: the attribute of the key URI's query that says where it is stored.
         file: the path of the key file, if it says that there is none; else an empty string.
     """
@@ -93,7 +93,7 @@ class Guarded(NamedTuple):
     kind: str
     subject: str
     name: str
-    counts: bool
+    risks_lockout: bool
     source: str
     file: str = ""
 
@@ -116,7 +116,7 @@ class Guarded(NamedTuple):
                     refusals.note(lying, change_stamp(self.file, os.stat(self.file)))
 
     @property
-    def is_lie(self) -> bool:
+    def is_known_not_empty(self) -> bool:
         """Whether the empty auth value was wrong, the file says that it is right, and the file is unchanged since."""
         noted = refusals.noted(f"tpm2-{self.name}.empty-is-wrong") if self.file else ""
         with suppress(FileNotFoundError):
@@ -132,7 +132,9 @@ class Guarded(NamedTuple):
 
 def guarded_hierarchy(name: str) -> Guarded:
     """Return what the auth value of a hierarchy opens, such as `owner`. Wrong ones do not count."""
-    return Guarded(f"TPM {name} auth value", f"the {name} hierarchy", name, counts=False, source=f"{name}-pin-source")
+    return Guarded(
+        f"TPM {name} auth value", f"the {name} hierarchy", name, risks_lockout=False, source=f"{name}-pin-source"
+    )
 
 
 def auth_of(
@@ -177,9 +179,9 @@ def earlier_refusal(name: str, kind: str, failures: int) -> int | None:
 
 def is_held_back(tpm: TPM, guarded: Guarded) -> bool:
     """Return whether an earlier refusal, or the lack of a folder to keep one, holds back the empty auth value."""
-    if not guarded.counts:
+    if not guarded.risks_lockout:
         return False
-    if guarded.is_lie:
+    if guarded.is_known_not_empty:
         return True
     if guarded.file and guarded.was_empty:
         return False
@@ -215,7 +217,7 @@ class AuthAttempt:
     @property
     def is_guess(self) -> bool:
         """Whether it may be wrong, and would count."""
-        return self._guarded.counts and not self.is_proven
+        return self._guarded.risks_lockout and not self.is_proven
 
     @contextmanager
     def sending(self, tpm: TPM) -> Iterator[None]:
@@ -246,7 +248,7 @@ class AuthAttempt:
             raise
         if not self.is_proven:
             self.is_proven = True
-            if self._guarded.counts:
+            if self._guarded.risks_lockout:
                 # If the right one is not empty, the empty one is wrong and its refusals stay.
                 wrong = ("given",) if self.auth.value else _KINDS
                 refusals.forget(*[f"tpm2-{self._guarded.name}.{kind}" for kind in wrong])
@@ -256,7 +258,7 @@ class AuthAttempt:
     def _check(self, tpm: TPM) -> None:
         if self._is_refused:
             raise self._not_again("was wrong before")
-        if not self._guarded.counts:
+        if not self._guarded.risks_lockout:
             return
         lockout = tpm.lockout()
         if self._broke_off and lockout.failures > self._failures:
@@ -312,9 +314,9 @@ class AuthAttempt:
         )
 
     def _wrong(self, tpm: TPM) -> PinError:
-        kind, subject, name, counts, *_ = self._guarded
+        kind, subject, name, risks_lockout, *_ = self._guarded
         left, may_ask_again = "", True
-        if counts:
+        if risks_lockout:
             if not self.auth.value:
                 self._guarded.keep_whether_empty(is_right=False)
             lockout = tpm.lockout()
@@ -378,7 +380,7 @@ def key_auth(uri: KeyURI, pins: PinSource, key: Guarded, *, wants_auth: bool, is
         is_handle = "path" not in uri.path
         pin = pins.stored(uri, request) if is_handle else pins.given(uri)
         found = None if pin is None else FoundPin(pin, is_stored=True)
-        if found is None and is_handle and key.counts and not key.was_empty:
+        if found is None and is_handle and key.risks_lockout and not key.was_empty:
             typed = pins.prompt(request._replace(state=IF_ANY))
             found = None if typed is None else FoundPin(typed, is_stored=False, is_typed=True)
     return auth_of(found, key, allow_final_try=pins.allow_final_try, missing=missing)

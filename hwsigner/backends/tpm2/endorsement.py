@@ -106,7 +106,7 @@ class Endorsement:
         finally:
             tpm.esys.tr_close(persistent)
 
-    def opened(self, tpm: TPM, credential: bytes, encrypted_secret: bytes) -> bytes:
+    def open_challenge(self, tpm: TPM, credential: bytes, encrypted_secret: bytes) -> bytes:
         """Return the secret of a challenge, which the TPM opens if endorsement and attestation key are its own.
 
         Args:

@@ -17,7 +17,7 @@ from hwsigner.backends.tpm2.nv import (
     certificates_in,
     list_certificates,
     nv_name,
-    opened,
+    open_index,
     read_certificates,
     read_index,
 )
@@ -123,13 +123,13 @@ def remove_index(tpm: TPM, auth: ParentAuth, public_key: bytes, index: int) -> N
 
 
 def _undefine(tpm: TPM, auth: ParentAuth, index: int) -> None:
-    with opened(tpm, index) as found:
+    with open_index(tpm, index) as found:
         if found is not None:
             auth.as_owner(tpm, tpm.esys.nv_undefine_space, found.handle)
 
 
 def _is_defined_here(tpm: TPM, index: int) -> bool:
-    with opened(tpm, index) as found:
+    with open_index(tpm, index) as found:
         return found is not None and found.attributes == int(_ATTRIBUTES | TPMA_NV.WRITTEN)
 
 
@@ -182,7 +182,7 @@ class _Index:
         most = min(_MAX_BYTES, tpm.property(_NV_INDEX_MAX))
         if len(self._leaf) > most:
             raise self._too_long(f"an NV index of the TPM at {tpm.tcti} has {most} at most")
-        with opened(tpm, self._index) as found:
+        with open_index(tpm, self._index) as found:
             self._is_new = found is None
         if found is None:
             self._size = min(-(-len(self._leaf) // _STEP) * _STEP, most)
@@ -202,7 +202,7 @@ class _Index:
     def write(self, tpm: TPM) -> None:
         """Define the index if it is new, and write the leaf, padded with zeros."""
         if self._is_new:
-            with opened(tpm, self._index) as found:
+            with open_index(tpm, self._index) as found:
                 if found is None:
                     self._define(tpm)
         self._fill(tpm, self._leaf.ljust(self._size, b"\0"))
@@ -236,7 +236,7 @@ class _Index:
 
     def _fill(self, tpm: TPM, data: bytes) -> None:
         at_once, owner = tpm.property(NV_BUFFER_MAX), ESYS_TR.RH_OWNER
-        with opened(tpm, self._index) as found:
+        with open_index(tpm, self._index) as found:
             if found is None:
                 raise SigningKeyError(f"{self.name} is gone", "Install the certificate again")
             for start in range(0, len(data), at_once):

@@ -60,7 +60,7 @@ def read_certificates(tpm: TPM, index: int) -> list[bytes]:
 
 def read_index(tpm: TPM, index: int) -> bytes:
     """Return all bytes of an NV index; raises as `read_certificates`, but whatever it holds."""
-    with opened(tpm, index) as found:
+    with open_index(tpm, index) as found:
         if found is None:
             raise CertificateError(f"the TPM has no {nv_name(index)}", _existing(tpm))
         return _read(tpm, found)
@@ -74,7 +74,7 @@ def list_certificates(tpm: TPM) -> list[tuple[int, bytes]]:
     _, answer = tpm.esys.get_capability(TPM2_CAP.HANDLES, _FIRST_INDEX, _LISTED)
     certificates = []
     for index in [int(handle) for handle in answer.data.handles]:
-        with suppress(CertificateError), opened(tpm, index) as found:
+        with suppress(CertificateError), open_index(tpm, index) as found:
             if found is None or found.size < _LEAST_BYTES:
                 continue
             counts = not found.attributes & TPMA_NV.NO_DA
@@ -84,7 +84,7 @@ def list_certificates(tpm: TPM) -> list[tuple[int, bytes]]:
 
 
 @contextmanager
-def opened(tpm: TPM, index: int) -> Iterator[NVIndex | None]:
+def open_index(tpm: TPM, index: int) -> Iterator[NVIndex | None]:
     """Open an NV index for a `with` statement; None if there is none."""
     handle = None
     try:

@@ -196,8 +196,8 @@ class LoadableObject(KeyObject):
                 ) from error
             attributes = tpm.esys.read_public(parent)[0].publicArea.objectAttributes
             name = bytes(tpm.esys.tr_get_name(parent)).hex()
-            counts = not attributes & TPMA_OBJECT.NODA
-            guarded = Guarded("TPM parent auth value", handle, name, counts, "parent-pin-source")
+            risks_lockout = not attributes & TPMA_OBJECT.NODA
+            guarded = Guarded("TPM parent auth value", handle, name, risks_lockout, "parent-pin-source")
             return self._auth.prove(tpm, parent, guarded, partial(self._load_under, tpm, parent))
 
     def _load_in_hierarchy(self, tpm: TPM, name: str) -> ESYS_TR:

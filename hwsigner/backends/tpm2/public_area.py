@@ -48,7 +48,7 @@ class PublicArea(NamedTuple):
         public_key: the DER SubjectPublicKeyInfo.
         only_hash: the one hash that the key signs with, or None for any.
         restricted: whether the key signs only what the TPM itself hashed.
-        counts: whether a wrong auth value counts towards the TPM's lockout.
+        risks_lockout: whether a wrong auth value counts towards the TPM's lockout.
         name: the TPM Name in hexadecimal (TPM 2.0 Library, part 1, 16).
     """
 
@@ -56,7 +56,7 @@ class PublicArea(NamedTuple):
     public_key: bytes
     only_hash: HashName | None
     restricted: bool
-    counts: bool
+    risks_lockout: bool
     name: str
 
     def scheme(self, hash: HashName) -> TPMT_SIG_SCHEME:
@@ -98,8 +98,8 @@ def read_public_area(public: TPMT_PUBLIC, name: str) -> PublicArea:
         public_key, tpm_name = public.to_der(), bytes(public.get_name()).hex()
     except ValueError as error:
         raise UnsupportedKeyError(f"key {name} has no usable public key: {error}", _USABLE) from error
-    restricted, counts = bool(attributes & TPMA_OBJECT.RESTRICTED), not attributes & TPMA_OBJECT.NODA
-    return PublicArea(algorithm, public_key, only_hash, restricted, counts, tpm_name)
+    restricted, risks_lockout = bool(attributes & TPMA_OBJECT.RESTRICTED), not attributes & TPMA_OBJECT.NODA
+    return PublicArea(algorithm, public_key, only_hash, restricted, risks_lockout, tpm_name)
 
 
 def spki_of(public: TPMT_PUBLIC) -> bytes | None:

@@ -319,6 +319,6 @@ def test_token_that_is_acquired_during_a_release_keeps_its_fingerprint(
     with token.lock:
         token.drop_session()
         with pytest.raises(TokenRemovedError):
-            token.opened()
+            token.current_session()
     token.release()
     assert shim.count(LOGIN) == 1

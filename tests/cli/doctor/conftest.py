@@ -25,7 +25,7 @@ def patient(
     call: Callable[..., Outcome],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Patient]:
-    shared_emulator.behave()
+    shared_emulator.clear_faults()
     (tmp_path / "run").mkdir(mode=0o700)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
@@ -39,4 +39,4 @@ def patient(
     made.set_up()
     made.program("systemctl", "exit 1")
     yield made
-    shared_emulator.behave()
+    shared_emulator.clear_faults()

@@ -32,7 +32,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateCAs]:
 @pytest.fixture
 def service(running: PrivateCAs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PrivateCAs:
     """The service without faults, an administrator's credentials, and short pauses."""
-    running.behave()
+    running.clear_faults()
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
