@@ -13,6 +13,18 @@
                 return open_key(uri), public_key    # a DER SubjectPublicKeyInfo, from elsewhere
             return make
 
+        @pytest.fixture
+        def absent_key(self, tmp_path):             # where other keys are, if the URI can say that
+            return lambda: open_key(uri_of_no_key)
+
+        @pytest.fixture
+        def unreachable_key(self, tmp_path):        # in a folder, device or server that there is not
+            return lambda: open_key(other_uri)
+
+        @pytest.fixture
+        def lost_key(self, tmp_path):               # open, but its file, device or server has gone
+            ...
+
     class TestFilePin(PinContract):
         @pytest.fixture
         def locked_key(self, tmp_path):
@@ -42,9 +54,16 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from hwsigner import Algorithm, HashName, Key, PinRequest, PinSource
-from hwsigner.errors import PinRequiredError, SigningKeyError, UnsupportedKeyError, WrongPinError
+from hwsigner.errors import (
+    KeyNotFoundError,
+    PinRequiredError,
+    SigningKeyError,
+    UnsupportedKeyError,
+    WrongPinError,
+)
 
 MakeKey = Callable[[str], tuple[Key, bytes]]
+OpenKey = Callable[[], Key]
 HASHES: tuple[HashName, ...] = get_args(HashName)
 _LEAST_LONGEST_MESSAGE = 65536
 _CHILD_SECONDS = 20
@@ -116,7 +135,10 @@ def _cryptography_verifies(public_key: bytes, signature: bytes, message: bytes) 
 
 
 class KeyContract:
-    """What every key of a backend must do. Subclasses set KINDS and define the fixture `make_key`.
+    """What every key of a backend must do. Subclasses set KINDS and define the fixtures.
+
+    `make_key` gives keys. `absent_key` opens one that there is not, where other keys are; `unreachable_key` one in a
+    place that there is not. `lost_key` is an open key whose place has gone since.
 
     Attributes:
         KINDS: the kinds of keys, the arguments of `make_key`. It returns a new key and its public key at each call;
@@ -220,6 +242,19 @@ class KeyContract:
         with pytest.raises(SigningKeyError, match="closed"):
             opened.key.sign(b"message")
 
+    def test_name_of_no_key_opens_no_key(self, absent_key: OpenKey) -> None:
+        with pytest.raises(KeyNotFoundError):
+            absent_key()
+
+    def test_unreachable_key_is_a_signing_key_error(self, unreachable_key: OpenKey) -> None:
+        with pytest.raises(SigningKeyError):
+            unreachable_key()
+
+    def test_lost_key_signs_or_is_a_signing_key_error(self, lost_key: Key) -> None:
+        with suppress(SigningKeyError):
+            assert lost_key.sign(b"message")
+        lost_key.close()
+
 
 def _signature_of_child(key: Key, message: bytes) -> bytes:
     """Fork, sign and close the key in the child, and return the signature; empty if the key refused."""
@@ -255,7 +290,14 @@ class LockedKey:
 
 
 class PinContract:
-    """What a backend must do with PINs. Subclasses define the fixture `locked_key`, which returns a LockedKey."""
+    """What a backend must do with PINs. Subclasses define the fixture `locked_key`, which returns a LockedKey.
+
+    Attributes:
+        REMEMBERS: whether a right answer opens the key again without a question, if the same PinSource is used. That of
+            a token must. A file or a TPM may ask each time, since a wrong answer there is about one key alone.
+    """
+
+    REMEMBERS: ClassVar[bool] = True
 
     def test_right_pin_opens_the_key(self, locked_key: LockedKey) -> None:
         with locked_key.open(locked_key.pin) as key:
@@ -303,3 +345,16 @@ class PinContract:
         with locked_key.open(pins) as key:
             assert key.sign(b"message")
         assert answers == []
+
+    def test_right_answer_is_remembered(self, locked_key: LockedKey) -> None:
+        asked: list[PinRequest] = []
+
+        def ask(request: PinRequest) -> str:
+            asked.append(request)
+            return locked_key.pin
+
+        pins = PinSource(ask=ask)
+        for _ in range(2):
+            with locked_key.open(pins) as key:
+                assert key.sign(b"message")
+        assert len(asked) == 1 or not self.REMEMBERS

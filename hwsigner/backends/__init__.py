@@ -11,11 +11,12 @@ import importlib
 import re
 from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from hwsigner.errors import BackendUnavailableError, UsageError, install_command
+from hwsigner.errors import BackendUnavailableError, PluginError, UsageError, install_command
 
 ENTRY_POINTS = "hwsigner.backends"
+_OUR_OWN = "hwsigner.backends."
 # The dynamic linker's message.
 _LIBRARY = r"(\S+\.so\S*): cannot open shared object file"
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]+")
@@ -58,11 +59,26 @@ class Backend(NamedTuple):
     attestation: str = ""
     recognises: Callable[[bytes], bool] | None = None
 
+    def guarded(self, scheme: str, module: str, function: Callable[..., Any]) -> Any:
+        """Return a function of one of its modules. If it is not built in, its failures are PluginErrors that name it.
+
+        Args:
+            scheme: the scheme of the key URI.
+            module: the module's name.
+            function: the function.
+        """
+        if self.module.startswith(_OUR_OWN):
+            return function
+        from hwsigner.backends.plugins import Plugin
+
+        return Plugin(ENTRY_POINTS, scheme, module).guarded(function)
+
     def load(self, module: str) -> ModuleType:
         """Import one of its modules.
 
         Raises:
             BackendUnavailableError: its library is not installed.
+            PluginError: it is not built in, and its import failed otherwise.
         """
         try:
             return importlib.import_module(module)
@@ -76,6 +92,10 @@ class Backend(NamedTuple):
             else:
                 problem = f"{module} needs a library that can't be loaded ({error})"
             raise BackendUnavailableError(problem, self.install and f"Run {self.install}") from error
+        except Exception as error:
+            if self.module.startswith(_OUR_OWN):
+                raise
+            raise PluginError.of(f"{module}, a backend", error) from error
 
 
 def register(scheme: str, backend: Backend) -> None:

@@ -55,7 +55,7 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: Arguments) -> int:
     """Print JSON, a table on a terminal, or otherwise lines of fields separated by tabs."""
     uri = settings.key_uri(arguments.settings, arguments.uri or "pkcs11:")
-    if uri.scheme not in ("pkcs11", "tpm2"):
+    if uri.scheme in ("file", "env", "fd"):
         raise UsageError(f"{uri.name} is neither a pkcs11: nor a tpm2: URI", "Use hwsigner show for a key file")
     listed = list_tokens(uri, options.pin_source(arguments.settings, uri), log_in=arguments.login, allow_modules=True)
     if arguments.uri or arguments.settings.pkcs11_lib or arguments.login:

@@ -208,13 +208,15 @@ def capability(
     Raises:
         UsageError: the backend does not have the function, or refused the library.
         BackendUnavailableError: its own library is not installed.
+        PluginError: it is not built in, and can't be imported. The function raises this if it fails.
     """
     backend = uri.backend
     found: Callable[_Given, _Result] | None = getattr(module and backend.load(module), function.__name__, None)
     if found is None:
         raise UsageError(*lack)
-    if not allow_modules:
-        check = getattr(backend.load(backend.module), ChecksModules.check_modules.__name__, None)
-        if check:
-            check(uri)
+    found = backend.guarded(uri.scheme, module, found)
+    name = ChecksModules.check_modules.__name__
+    check = None if allow_modules else getattr(backend.load(backend.module), name, None)
+    if check:
+        backend.guarded(uri.scheme, backend.module, check)(uri)
     return found

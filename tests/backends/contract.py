@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from hwsigner.testing import HASHES, KeyContract, LockedKey, MakeKey, PinContract, openssl_verifies
+from hwsigner.testing import HASHES, KeyContract, LockedKey, MakeKey, OpenKey, PinContract, openssl_verifies
 
-__all__ = ["ENVIRONMENT", "HASHES", "KeyContract", "LockedKey", "MakeKey", "PinContract", "openssl_verifies"]
+__all__ = ["ENVIRONMENT", "HASHES", "KeyContract", "LockedKey", "MakeKey", "OpenKey", "PinContract", "openssl_verifies"]
 
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}

@@ -140,7 +140,7 @@ class TestBuiltInBackends:
 
 
 class TestOtherBackends:
-    """A backend that another package brings. `tests/backends/ssh_agent` is a whole one."""
+    """A backend that another package brings. `tests/backends/drawer` is a whole one."""
 
     DESCRIPTION = Backend("keys_in_a_drawer", install="pip install drawer")
 
@@ -210,9 +210,11 @@ class TestOtherBackends:
         (installed / "keys_in_a_drawer.py").write_text(
             "from hwsigner.backends import Backend\n"
             "BACKEND = Backend(__name__)\n"
-            "def open_key(uri, pins, *, public_key=None): return uri.text('number')\n"
+            "def open_key(uri, pins, *, public_key=None): return DrawerKey()\n"
+            "class DrawerKey:\n"
+            "    algorithm = 'AWS4-X509-ECDSA-SHA256'\n"
         )
-        assert open_key("drawer:number=3") == "3"  # type: ignore[comparison-overlap]
+        assert open_key("drawer:number=3").algorithm == "AWS4-X509-ECDSA-SHA256"
 
     def test_entry_point_that_can_not_be_loaded_is_reported(self, installed: Path) -> None:
         for code in ("raise OSError('no drawer')", "", "BACKEND = x"):

@@ -26,7 +26,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import certs
-from backends.contract import ENVIRONMENT, KeyContract, LockedKey, MakeKey, PinContract, openssl_verifies
+from backends.contract import ENVIRONMENT, KeyContract, LockedKey, MakeKey, OpenKey, PinContract, openssl_verifies
 from backends.file import keyfiles
 from backends.file.keyfiles import PASSPHRASE, WRONG_PASSPHRASE, KeyFiles, openssl
 from examples import scaled
@@ -47,7 +47,7 @@ from hwsigner.errors import (
     WrongPinError,
 )
 from hwsigner.identity.certificate import load
-from hwsigner.key import find_certificates, open_key
+from hwsigner.key import Key, find_certificates, open_key
 from hwsigner.pins import PinRequest, PinSource
 from hwsigner.system import users
 from hwsigner.uri import KeyURI
@@ -59,7 +59,28 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> KeyFiles:
     return KeyFiles(tmp_path_factory.mktemp("key files"))
 
 
-class TestFileKey(KeyContract):
+class PlacesOfFiles:
+    """Keys that are not there, or no longer."""
+
+    @pytest.fixture
+    def absent_key(self, files: KeyFiles) -> OpenKey:
+        return lambda: open_key(f"{files.key('P-256')}.missing")
+
+    @pytest.fixture
+    def unreachable_key(self, tmp_path: Path) -> OpenKey:
+        return lambda: open_key(str(tmp_path))
+
+    @pytest.fixture
+    def lost_key(self, files: KeyFiles, tmp_path: Path) -> Key:
+        path = tmp_path / "lost.key"
+        path.write_bytes(files.key("P-256").read_bytes())
+        path.chmod(0o600)
+        key = open_key(str(path))
+        path.unlink()
+        return key
+
+
+class TestFileKey(PlacesOfFiles, KeyContract):
     KINDS = keyfiles.KINDS
 
     @pytest.fixture
@@ -69,7 +90,7 @@ class TestFileKey(KeyContract):
 
 
 @needs_openssl_3_5
-class TestExpandedKey(KeyContract):
+class TestExpandedKey(PlacesOfFiles, KeyContract):
     """ML-DSA keys in a form that only libcrypto reads."""
 
     KINDS = tuple(keyfiles.MLDSA)
@@ -81,6 +102,8 @@ class TestExpandedKey(KeyContract):
 
 
 class TestFilePin(PinContract):
+    REMEMBERS = False
+
     @pytest.fixture(
         params=["scrypt", "legacy aes256", "PKCS #12", "PBES2 DER", pytest.param("ML-DSA", marks=needs_openssl_3_5)]
     )

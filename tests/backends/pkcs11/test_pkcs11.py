@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from any_module import open_key
-from backends.contract import ENVIRONMENT, KeyContract, LockedKey, MakeKey, PinContract, openssl_verifies
+from backends.contract import ENVIRONMENT, KeyContract, LockedKey, MakeKey, OpenKey, PinContract, openssl_verifies
 from emulators import InProcessSoftHSM
 from hwsigner.backends.pkcs11.errors import error_for
 from hwsigner.backends.pkcs11.functions import TokenInfo
@@ -18,6 +18,7 @@ from hwsigner.backends.pkcs11.module import load_module
 from hwsigner.backends.pkcs11.pins import token_name
 from hwsigner.backends.pkcs11.token import OpenToken
 from hwsigner.errors import HwsignerError, KeyNotFoundError, PinError, PinLockedError, PinRequiredError, WrongPinError
+from hwsigner.key import Key
 from hwsigner.pins import PinRequest, PinSource
 from pkcs11_shim import LOGIN, Person, Shim, run_alone
 
@@ -73,6 +74,20 @@ class TestPKCS11Key(KeyContract):
     @pytest.fixture
     def make_key(self, public_keys: dict[str, bytes], uri: Callable[..., str]) -> MakeKey:
         return lambda kind: (open_key(uri(f"object={kind}"), "1234"), public_keys[kind])
+
+    @pytest.fixture
+    def absent_key(self, uri: Callable[..., str]) -> OpenKey:
+        return lambda: open_key(uri("object=absent"), "1234")
+
+    @pytest.fixture
+    def unreachable_key(self, uri: Callable[..., str]) -> OpenKey:
+        return lambda: open_key(uri("object=P-256", token="absent"), "1234")
+
+    @pytest.fixture
+    def lost_key(self, shim: Shim) -> Key:
+        key = open_key(shim.uri(), "1234")
+        shim.remove()
+        return key
 
 
 class TestPKCS11Pin(PinContract):

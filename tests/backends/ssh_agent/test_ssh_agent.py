@@ -26,7 +26,7 @@ from hwsigner.errors import (
     UnsupportedKeyError,
     UsageError,
 )
-from hwsigner.testing import KeyContract, MakeKey
+from hwsigner.testing import KeyContract, MakeKey, OpenKey
 
 pytestmark = pytest.mark.slow  # pip installs the package.
 
@@ -114,6 +114,23 @@ class TestSSHAgentKey(KeyContract):
             return open_key(f"ssh-agent:comment={kind}"), agent.public_key(kind)
 
         return make
+
+    @pytest.fixture
+    def absent_key(self, agent: Agent) -> OpenKey:
+        return lambda: open_key("ssh-agent:comment=absent")
+
+    @pytest.fixture
+    def unreachable_key(self, agent: Agent, tmp_path: Path) -> OpenKey:
+        return lambda: open_key(f"ssh-agent:comment=P-256?socket={tmp_path}/none")
+
+    @pytest.fixture
+    def lost_key(self, installed: Path) -> Iterator[Key]:
+        with tempfile.TemporaryDirectory(prefix="hwsigner-") as folder:
+            other = Agent(Path(folder))
+            other.add("P-256")
+            key = open_key(f"ssh-agent:comment=P-256?socket={other.socket}")
+            other.close()
+            yield key
 
 
 @pytest.mark.parametrize("kind", ["RSA-2048", "P-256"])

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import pytest
 
-from backends.contract import ENVIRONMENT, KeyContract, LockedKey, MakeKey, PinContract, openssl_verifies
+from backends.contract import ENVIRONMENT, KeyContract, LockedKey, MakeKey, OpenKey, PinContract, openssl_verifies
 from backends.tpm2.tpms import PASSWORD, SIGNING, Tools, sign_and_verify, start_signer
 from hwsigner.errors import (
     BackendUnavailableError,
@@ -29,11 +29,29 @@ from hwsigner.key.listing import list_tokens
 from hwsigner.pins import AskPin, PinSource
 from softhsm.command import run
 from softhsm.tpm import SoftTPM
+from tpm_proxy import TPMProxy
 
 pytestmark = pytest.mark.usefixtures("refused_auth")
 
 
-class TestOpensslKeyFile(KeyContract):
+class PlacesInTPM:
+    """Keys that are not there, or no longer."""
+
+    @pytest.fixture
+    def absent_key(self, swtpm: SoftTPM) -> OpenKey:
+        return lambda: open_key(swtpm.uri(0x8100FFF0))
+
+    @pytest.fixture
+    def unreachable_key(self, tmp_path: Path) -> OpenKey:
+        return lambda: open_key(f"tpm2:handle=0x81004711?tcti={quote(f'swtpm:path={tmp_path}/none')}")
+
+    @pytest.fixture
+    def lost_key(self, swtpm: SoftTPM, key_files: Callable[[str], Path], short_folder: Path) -> Key:
+        with TPMProxy(swtpm, short_folder) as proxy:
+            return open_key(f"tpm2:path={key_files('P-256')}?tcti={quote(proxy.tcti)}")
+
+
+class TestOpensslKeyFile(PlacesInTPM, KeyContract):
     """What `openssl genpkey -provider tpm2` writes."""
 
     KINDS = ("P-256", "P-384", "P-521", "RSA-2048", "RSA-3072")
@@ -55,7 +73,7 @@ def persistent_keys(swtpm: SoftTPM) -> Iterator[None]:
         run(["tpm2_evictcontrol", "-Q", "-C", "o", "-c", hex(handle)], swtpm.env)
 
 
-class TestPersistentHandle(KeyContract):
+class TestPersistentHandle(PlacesInTPM, KeyContract):
     """Keys made by tpm2_create and tpm2_evictcontrol."""
 
     KINDS = tuple(HANDLES)
@@ -95,6 +113,8 @@ class TestList:
 
 
 class TestPin(PinContract):
+    REMEMBERS = False
+
     @pytest.fixture
     def locked_key(self, swtpm: SoftTPM, locked_file: Path, tools: Tools) -> LockedKey:
         def open_and_sign(pin: str | AskPin | None) -> Key:

@@ -1,0 +1,97 @@
+"""Backends from packages of their own: what one raises or returns against the rules names it and its package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import entry_points
+from types import TracebackType
+from typing import Any, Self
+
+from hwsigner.errors import HwsignerError, HwsignerWarning, PluginError
+
+
+class Plugin:
+    """A backend that is not built in.
+
+    Args:
+        group: the group of its entry point.
+        scheme: the scheme of its key URIs.
+        module: the module of what is called.
+    """
+
+    def __init__(self, group: str, scheme: str, module: str) -> None:
+        self._group = group
+        self._scheme = scheme
+        self._module = module
+
+    def guarded(self, function: Callable[..., Any]) -> Any:
+        """Return one of its functions, such that failures are PluginErrors: also those of the keys that it opens."""
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            with self.blamed():
+                result = function(*arguments, **named)
+            if function.__name__ == "open_key":
+                return PluginKey(self, result)
+            return self._items(result) if isinstance(result, Iterator) else result
+
+        return call
+
+    @contextmanager
+    def blamed(self) -> Iterator[None]:
+        """Raise a failure in the body of the `with` statement as a PluginError."""
+        try:
+            yield
+        except (HwsignerError, HwsignerWarning):
+            raise
+        except Exception as error:
+            found = [entry.dist for entry in entry_points(group=self._group, name=self._scheme) if entry.dist]
+            package = f" of the package {found[0].name} {found[0].version}" if found else ""
+            title = f"{self._module}{package}, the backend for {self._scheme}: keys"
+            raise PluginError.of(title, error) from error
+
+    def _items(self, items: Iterator[object]) -> Iterator[object]:
+        with self.blamed():
+            yield from items
+
+
+class PluginKey:
+    """A key of a plugin, as `hwsigner.key.Key`. Its failures are PluginErrors."""
+
+    def __init__(self, plugin: Plugin, key: Any) -> None:
+        self._plugin = plugin
+        self._key = key
+
+    def __repr__(self) -> str:
+        return repr(self._key)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def algorithm(self) -> Any:
+        """The SigV4-X509 algorithm that the key signs for."""
+        with self._plugin.blamed():
+            return self._key.algorithm
+
+    def public_key(self) -> bytes | None:
+        """Return the DER SubjectPublicKeyInfo, or None if the backend does not have it."""
+        with self._plugin.blamed():
+            found = self._key.public_key()
+            return None if found is None else bytes(memoryview(found))
+
+    def sign(self, message: bytes, hash: Any = "sha256") -> bytes:
+        """Sign a message; see `Key.sign`."""
+        message = bytes(memoryview(message))  # A TypeError is the caller's.
+        with self._plugin.blamed():
+            return bytes(memoryview(self._key.sign(message, hash)))
+
+    def close(self) -> None:
+        """Release the key."""
+        with self._plugin.blamed():
+            self._key.close()
