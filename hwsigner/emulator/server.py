@@ -202,6 +202,8 @@ class Emulator:
         """Serve a connection until the client, a fault or stop() ends it, then close it."""
         connection.settimeout(_IDLE_SECONDS)
         try:
+            # TLS sends tickets and the first response apart, and the client delays its acknowledgement by 40 ms.
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             fault = self._faults.take(None)
             if fault and fault.kind.deliver:
                 fault.kind.deliver(Delivery(connection, b"", b"", fault.values, stopping))

@@ -54,6 +54,17 @@ def test_other_clients_are_served_while_one_never_completes_its_handshake(ca: Au
             assert read_reply(connection).status == 201
 
 
+def test_response_does_not_wait_for_an_acknowledgement(emulator: Emulator, caller: Caller) -> None:
+    with connect(emulator) as connection:
+        connection.sendall(draft(emulator, caller).signed().to_bytes())
+        assert read_reply(connection).status == 201
+        assert emulator._listener
+        [served] = [
+            each for each in emulator._listener._open.values() if each.getpeername() == connection.getsockname()
+        ]
+        assert served.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_connection_carries_several_requests_also_pipelined(emulator: Emulator, caller: Caller) -> None:
     text = draft(emulator, caller).signed().to_bytes()
     with connect(emulator) as connection:
