@@ -23,7 +23,7 @@ BOUNDS = {
     "renew": Bound(1230, 68),
     "aws setup": Bound(1043, 40),
     "doctor": Bound(785, 64),
-    "agent": Bound(37, 12),
+    "agent": Bound(22, 8),
 }
 ROOM = 1.03
 

@@ -40,7 +40,11 @@ _Group = dict[Client, None]
 
 
 class Clients:
-    """The agent's clients. Used by one thread only. What a new one costs grows with the users, not with the clients."""
+    """The agent's clients. Used by one thread only. What a new one costs grows with the users, not with the clients.
+
+    Attributes:
+        count: how many there are.
+    """
 
     def __init__(self) -> None:
         self._reading: _Group = {}  # In the order of their deadlines.
@@ -48,15 +52,12 @@ class Clients:
         # Each user's clients: those that wait for a profile, and under None those whose request is incomplete.
         self._users: dict[int, dict[AgentProfile | None, _Group]] = {}
         self._counts: Counter[int] = Counter()
-        self._count = 0
-
-    def __len__(self) -> int:
-        return self._count
+        self.count = 0
 
     @property
     def is_waiting(self) -> bool:
         """Whether a client waits for its answer."""
-        return self._count > len(self._reading)
+        return self.count > len(self._reading)
 
     def enter(self, client: Client) -> None:
         """Add a client whose request is incomplete."""
@@ -82,7 +83,7 @@ class Clients:
         if not group:
             del groups[client.profile]
         (self._waiting.get(client.profile, {}) if client.profile else self._reading).pop(client, None)
-        self._count -= 1
+        self.count -= 1
         self._counts[client.uid] -= 1
         if not self._counts[client.uid]:
             del self._counts[client.uid], self._users[client.uid]
@@ -127,4 +128,4 @@ class Clients:
     def _add(self, client: Client) -> None:
         self._users.setdefault(client.uid, {}).setdefault(client.profile, {})[client] = None
         self._counts[client.uid] += 1
-        self._count += 1
+        self.count += 1

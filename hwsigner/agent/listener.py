@@ -212,11 +212,6 @@ class Acceptor:
         self.opens = math.inf
         self._selector.register(self._listener, selectors.EVENT_READ, self.accept)
 
-    def tend(self, now: float) -> None:
-        """Listen again if a pause is over."""
-        if now >= self.opens:
-            self.open()
-
     def is_lost(self) -> bool:
         """Return whether no client can connect any more: the socket's file is gone or was replaced."""
         return not self._is_closed and file_id(self._path) != self._file_id

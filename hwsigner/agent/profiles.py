@@ -81,13 +81,13 @@ class Profiles:
             self.reload()
 
     def _look(self) -> list[_FileState]:
-        return [_file_state(file) for file in self._files]
-
-
-def _file_state(path: str) -> _FileState:
-    """Return what changes when a file does."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_ino, status.st_size, status.st_mtime_ns
+        """Return what changes when one of the files does."""
+        seen: list[_FileState] = []
+        for path in self._files:
+            try:
+                status = os.stat(path)
+            except OSError:
+                seen.append(None)
+            else:
+                seen.append((status.st_ino, status.st_size, status.st_mtime_ns))
+        return seen

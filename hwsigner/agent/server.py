@@ -105,7 +105,7 @@ class AgentServer:
         for sock, uid in waiting:
             self._enter(sock, uid)
         try:
-            while self._goes_on():
+            while not self._is_stopping or self._is_draining():
                 for key, _ in self._selector.select(self._timeout()):
                     key.data()
                 self._do_due()
@@ -116,9 +116,7 @@ class AgentServer:
             is_closed = not wait(self._profiles.close(), CLOSE_LIMIT).not_done
         return is_closed
 
-    def _goes_on(self) -> bool:
-        if not self._is_stopping:
-            return True
+    def _is_draining(self) -> bool:
         # An `unlock` may wait for a person, and is not waited for.
         is_waiting = self._clients.is_waiting or any(verb is not Verb.UNLOCK for verb in self._commands)
         return is_waiting and time.monotonic() < self._drain_end
@@ -161,14 +159,15 @@ class AgentServer:
     def _enter(self, sock: socket.socket, uid: int) -> None:
         # The file of a user's own socket lets no other user in.
         client = Client(sock, known_uid(uid) if self._is_open else uid, time.monotonic() + LINE_LIMIT)
-        if len(self._clients) >= min(MAX_CLIENTS, self._descriptors):
-            self._make_room("too many clients")
-        self._clients.enter(client)
         if self._is_open or uid == os.geteuid():
             self._read(client)
         else:
             self._log(f"user {uid} was refused", uid=uid)
             self._drop(client)
+
+    def _make_room_if_full(self) -> None:
+        if self._clients.count >= min(MAX_CLIENTS, self._descriptors):
+            self._make_room("too many clients")
 
     def _make_room(self, problem: str) -> None:
         client = self._clients.least()
@@ -177,14 +176,14 @@ class AgentServer:
 
     def _refused(self, problem: str) -> None:
         self._log(problem)
-        if len(self._clients):
+        if self._clients.count:
             self._make_room(problem)
 
     def _read(self, client: Client) -> None:
         try:
             data = client.sock.recv(protocol.MAX_LINE - len(client.line), socket.MSG_DONTWAIT)
         except BlockingIOError:
-            self._watch(client)
+            self._keep(client)
             return
         except OSError:
             data = b""
@@ -195,7 +194,14 @@ class AgentServer:
         elif end or not data or len(client.line) >= protocol.MAX_LINE:
             self._drop(client)
         else:
-            self._watch(client)
+            self._keep(client)
+
+    def _keep(self, client: Client) -> None:
+        """Keep a client whose request is incomplete. One whose answer is ready at once is gone before this."""
+        if not client.is_watched:
+            self._make_room_if_full()
+            self._clients.enter(client)
+            self._watch(client, partial(self._read, client))
 
     def _serve(self, client: Client, request: Request) -> None:
         profile = self._profiles.find(request.name) if request.name else None
@@ -222,6 +228,8 @@ class AgentServer:
         """Keep a client until its answer is ready. All that wait for one profile get the same answer."""
         if not self._clients.is_waiting:
             self._next_working = time.monotonic() + protocol.WORKING_EVERY
+        if not client.is_watched:
+            self._make_room_if_full()
         is_first = self._clients.wait(client, profile)
         # It has nothing more to send, but may hang up.
         self._watch(client, partial(self._drop, client))
@@ -281,10 +289,10 @@ class AgentServer:
             if verb is Verb.STOP:
                 self.post(self.stop)
 
-    def _watch(self, client: Client, act: Callable[[], None] | None = None) -> None:
-        """Let the loop call something, by default `_read`, when a client sends or hangs up."""
+    def _watch(self, client: Client, act: Callable[[], None]) -> None:
+        """Let the loop call something when a client sends or hangs up."""
         enter = self._selector.modify if client.is_watched else self._selector.register
-        enter(client.sock, selectors.EVENT_READ, act or partial(self._read, client))
+        enter(client.sock, selectors.EVENT_READ, act)
         client.is_watched = True
 
     def _drop(self, client: Client) -> None:
@@ -292,32 +300,36 @@ class AgentServer:
         client.sock.close()
 
     def _release(self, client: Client) -> None:
-        self._clients.leave(client)
         if client.is_watched:
+            self._clients.leave(client)
             self._selector.unregister(client.sock)
             client.is_watched = False
 
     def _timeout(self) -> float:
         """Return the seconds until `_do_due` has something to do."""
-        times = [self._next_look, self._acceptor.opens, self._drain_end, self._clients.next_deadline()]
-        if self._clients.is_waiting:
-            times.append(self._next_working)
+        times = [self._next_look, self._acceptor.opens, self._drain_end]
+        if self._clients.count:
+            times.append(self._clients.next_deadline())
+            if self._clients.is_waiting:
+                times.append(self._next_working)
         if self._notifier.watchdog_interval:
             times.append(self._next_watchdog)
         return max(0.0, min(times) - time.monotonic())
 
     def _do_due(self) -> None:
         now = time.monotonic()
-        for client in self._clients.late(now):
-            self._drop(client)
-        if now >= self._next_working:
-            self._next_working = now + protocol.WORKING_EVERY
-            for client in self._clients.waiting():
-                self._report_working(client)
+        if self._clients.count:
+            for client in self._clients.late(now):
+                self._drop(client)
+            if now >= self._next_working:
+                self._next_working = now + protocol.WORKING_EVERY
+                for client in self._clients.waiting():
+                    self._report_working(client)
         if self._notifier.watchdog_interval and now >= self._next_watchdog:
             self._next_watchdog = now + self._notifier.watchdog_interval
             self._notifier.alive()
-        self._acceptor.tend(now)
+        if now >= self._acceptor.opens:
+            self._acceptor.open()  # Its pause is over.
         if now >= self._next_look:
             self._next_look = now + LOOK_EVERY
             if self._acceptor.is_lost():  # As when the user has logged out: no client can connect any more.

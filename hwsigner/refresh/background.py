@@ -158,11 +158,13 @@ class BackgroundProvider:
 
     def _live(self) -> _RenderedSession | None:
         """Return what can be given out at once, or None if this must be called, which may take long."""
-        last = self._last
-        if last is None or not self._provider._is_good(last.session, is_retried=self._is_retried):
+        last, provider = self._last, self._provider
+        is_fresh = last is not None and not provider._is_closed and not last.session.is_due(provider._clocks)
+        if last is None or not (is_fresh or provider._is_good(last.session, is_retried=self._is_retried)):
             self._is_wanted = True
             return None
-        self._want()
+        if not self._is_wanted:
+            self._want()
         return last
 
     def _unknown(self, name: str) -> UsageError:

@@ -5,17 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import NamedTuple
 
-
-def utc_now() -> datetime:
-    """Return the present time, in UTC."""
-    return datetime.now(UTC)
-
-
-def boot_time() -> float:
-    """Return the seconds since the machine started, suspension included. This clock can't be set."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+utc_now: Callable[[], datetime] = partial(datetime.now, UTC)
+"""Returns the present time, in UTC."""
+boot_time: Callable[[], float] = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+"""Returns the seconds since the machine started, suspension included. This clock can't be set."""
 
 
 class Clocks(NamedTuple):
