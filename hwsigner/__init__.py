@@ -14,7 +14,6 @@ Public are the names in `__all__` and these modules; everything else is private 
 - `hwsigner.backends`: `Backend` and `register`, for keys in places that hwsigner does not know;
 - `hwsigner.testing`: tests for such a backend;
 - `hwsigner.enrolment.issuers`: issuers of certificates, for one that hwsigner does not know;
-- `hwsigner.enrolment.issuers.answers`: reads the certificates in their answers;
 - `hwsigner.enrolment.testing`: tests for such an issuer.
 
 Each name is loaded when it is first used.

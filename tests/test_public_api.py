@@ -27,7 +27,7 @@ MODULES = {
         "sigv4.access_key",
         "testing",
         *("boto3", "botocore", "trust_policy"),
-        *("enrolment.issuers", "enrolment.issuers.answers", "enrolment.testing"),
+        *("enrolment.issuers", "enrolment.testing"),
     )
 }
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]

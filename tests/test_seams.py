@@ -69,7 +69,7 @@ MISTAKES = {
         "config/settings.py", "values.private_key", "values.privat_key"
     ),
     "a setting is misspelt in a command": Mistake("cli/csr.py", "settings.subject", "settings.subjekt"),
-    "a setting is misspelt in an enrolment": Mistake("cli/issuer.py", "values.issuer_url", "values.issuer_urll"),
+    "a setting is misspelt in an enrolment": Mistake("enrolment/profile.py", "values.issuer_url", "values.issuer_urll"),
     "a setting is misspelt in the agent": Mistake(
         "agent/profile.py", "_settings.desktop_notifications", "_settings.desktop_notification"
     ),

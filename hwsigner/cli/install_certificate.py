@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import warnings
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from hwsigner.aws.region import check_known_arns
@@ -16,20 +14,11 @@ from hwsigner.cli.parser import Arguments, Command, Parser
 from hwsigner.cli.process import print_outcome, print_rows
 from hwsigner.config.flags import ARNS, KEY, OUTPUT, PLACE, Flag, switch
 from hwsigner.config.profiles import change_profile, check_name, profiles
-from hwsigner.enrolment.profile import EXCLUDED, certificate_values
-from hwsigner.errors import (
-    AmbiguousCertificateError,
-    CertificateError,
-    CertificateWarning,
-    HwsignerError,
-    KeyMismatchError,
-    UsageError,
-)
-from hwsigner.identity import Identity
-from hwsigner.identity.certificate import Certificate, Chain, build_chain, leaves, preflight
-from hwsigner.key import FoundCertificate, open_key
-from hwsigner.key.management import describe_key, install_certificate
-from hwsigner.uri import KeyURI
+from hwsigner.enrolment.installing import InstalledLeaf, install_leaf
+from hwsigner.enrolment.profile import EXCLUDED
+from hwsigner.errors import CertificateError, HwsignerError, UsageError
+from hwsigner.identity.certificate import Certificate
+from hwsigner.key.management import KeyAccess
 
 HELP = "check a certificate, and put it beside its key"
 
@@ -58,20 +47,13 @@ def run(arguments: Arguments) -> int:
         _check_profile(arguments.profile)
     uri = options.key_uri(arguments.settings, arguments.key)
     pins = options.pin_source(arguments.settings, uri)
-    certificates = _certificates(arguments)
-    key = describe_key(uri, pins, allow_modules=True)
-    chain = _chain_of(uri, key.public_key, certificates)
-    if not arguments.settings.no_preflight:
-        preflight(chain.leaf, datetime.now(UTC))
-    if key.public_key is None:  # The token hides it, so a signature shows whether they belong together.
-        with Identity(open_key(uri, pins, allow_modules=True), chain) as identity:
-            identity.sign(b"hwsigner install-certificate")
-    found = [FoundCertificate(one.der, one.source) for one in chain.certificates]
-    installed = install_certificate(uri, found, pins, nv_index=arguments.settings.nv_index or "", allow_modules=True)
-    if "pivSlot" in key.properties:  # A slot is written with the management key, which can't sign.
-        uri = uri.without_pin()
-    flags = certificate_values(installed, uri)
-    _print(arguments, chain.leaf, flags, installed.notes)
+    installed = install_leaf(
+        KeyAccess(uri, pins, allow_modules=True),
+        _certificates(arguments),
+        nv_index=arguments.settings.nv_index or "",
+        check=not arguments.settings.no_preflight,
+    )
+    _print(arguments, installed)
     return 0
 
 
@@ -105,52 +87,21 @@ def _certificates(arguments: Arguments) -> list[Certificate]:
     return found
 
 
-def _chain_of(uri: KeyURI, public_key: bytes | None, certificates: Sequence[Certificate]) -> Chain:
-    """Return the chain of a key's certificate.
-
-    Raises:
-        KeyMismatchError: no certificate is for the key.
-        AmbiguousCertificateError: several are.
-        CertificateError: the chain is longer than the service accepts.
-
-    Warns:
-        CertificateWarning: a certificate is not in the chain.
-    """
-    different = list({one.der: one for one in certificates}.values())
-    if public_key is None:
-        candidates = leaves(different)
-    else:
-        candidates = [one for one in different if one.public_key() == public_key]
-    if not candidates:
-        raise KeyMismatchError(
-            f"no certificate in {certificates[0].source} is for key {uri.name}",
-            "Give the certificate that was issued for this key's certificate request",
-        )
-    if len(candidates) > 1:
-        known = ", ".join(f"{one.subject}, serial {one.x509.serial_number:X}" for one in candidates)
-        problem = f"{len(candidates)} certificates in {candidates[0].source} may be the one for the key: {known}"
-        raise AmbiguousCertificateError(problem, "Keep the one to be installed, and name its CAs by --intermediates")
-    chain, strangers = build_chain(candidates[0], different)
-    for stranger in strangers:
-        problem = f"{stranger.source} has a certificate that is not in the chain: {stranger.subject}"
-        warnings.warn(CertificateWarning(problem, "It is not installed"), stacklevel=2)
-    return chain
-
-
-def _print(arguments: Arguments, leaf: Certificate, flags: dict[str, str], notes: Sequence[str]) -> None:
+def _print(arguments: Arguments, installed: InstalledLeaf) -> None:
     """Print what was done; if a profile is named, write it first."""
+    leaf, flags, notes = installed.leaf, installed.values, list(installed.notes)
     text = " ".join(f"--{flag} {shlex.quote(value)}" for flag, value in flags.items())
     end = leaf.x509.not_valid_after_utc
     file = None
     if arguments.profile:
         if arguments.profile not in profiles(os.environ):
-            notes = [*notes, f"There was no profile {arguments.profile}: it is new"]
+            notes.append(f"There was no profile {arguments.profile}: it is new")
         file = _write_profile(arguments.profile, flags, text)
         missing = [arn for arn in ARNS if arn not in profiles(os.environ)[arguments.profile].values]
         if missing:
             command = f"hwsigner profile edit {shlex.quote(arguments.profile)}"
             flags_missing = " ".join(f"--{arn} ARN" for arn in missing)
-            notes = [*notes, f"The profile has no {', '.join(missing)}: run {command} {flags_missing}"]
+            notes.append(f"The profile has no {', '.join(missing)}: run {command} {flags_missing}")
     done = f"the certificate is installed as {flags['certificate']}"
     if arguments.json:
         data = {
@@ -159,7 +110,7 @@ def _print(arguments: Arguments, leaf: Certificate, flags: dict[str, str], notes
             "intermediates": flags.get("intermediates"),
             "subject": leaf.subject,
             "notAfter": f"{end:%Y-%m-%dT%H:%M:%SZ}",
-            "notes": list(notes),
+            "notes": notes,
             "profile": file,
         }
         print_outcome(done, json.dumps(data, indent=2))
@@ -170,7 +121,7 @@ def _print(arguments: Arguments, leaf: Certificate, flags: dict[str, str], notes
     print_rows(done, rows)
 
 
-def _write_profile(name: str, flags: dict[str, str], text: str) -> str:
+def _write_profile(name: str, flags: Mapping[str, str], text: str) -> str:
     """Write the flags into a profile; return its file."""
     try:
         return str(change_profile(name, {**dict.fromkeys(EXCLUDED), **flags}, os.environ))

@@ -199,7 +199,7 @@ class TestRefused:
     def test_unreadable_certificate_before_a_pin_is_asked_for(
         self, scene: Scene, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("hwsigner.cli.install_certificate.describe_key", lambda *_: pytest.fail("asked"))
+        monkeypatch.setattr("hwsigner.key.management.describe_key", lambda *_: pytest.fail("asked"))
         refused(scene.call("install-certificate", "/nowhere.pem", scene.key), 4, "/nowhere.pem")
 
     def test_missing_key(self, scene: Scene, issued: Path) -> None:

@@ -7,13 +7,15 @@ kind of CA and passes on what that returns. It does not judge it: `hwsigner.enro
 
 from __future__ import annotations
 
+import binascii
 import importlib
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from hwsigner.errors import HwsignerError, PluginError, UsageError, suggestion
+from hwsigner.errors import CertificateError, HwsignerError, PluginError, UsageError, suggestion
 from hwsigner.identity.certificate_request import CertificateRequest
 from hwsigner.key.management import KeyAccess
 
@@ -28,6 +30,8 @@ ISSUERS = {
     "vault": "hwsigner.enrolment.issuers.vault",
     "private-ca": "hwsigner.enrolment.issuers.private_ca",
 }
+MOST_CERTIFICATES = 64  # More would make looking for the chain slow.
+_BLOCK = re.compile(rb"-----BEGIN CERTIFICATE-----\s([A-Za-z0-9+/=\s]{1,65536})-----END CERTIFICATE-----")
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,38 @@ class Issued:
     """
 
     certificates: tuple[bytes, ...]
+
+    @classmethod
+    def from_pem(cls, answer: bytes, source: str) -> Issued:
+        """Return the certificates in a text. Anything between the PEM blocks is ignored, as openssl writes it.
+
+        Args:
+            answer: the text.
+            source: what it is, for messages, such as `the output of the issuer's command`.
+
+        Raises:
+            CertificateError: there is none, there are too many, or the base64 of one is broken.
+        """
+        try:
+            found = [binascii.a2b_base64(b"".join(block.split())) for block in _BLOCK.findall(answer)]
+        except binascii.Error as error:
+            problem = f"{source} has a certificate that is not base64"
+            raise CertificateError(problem, "Ask the issuer's administrator") from error
+        return cls.from_der(found, source)
+
+    @classmethod
+    def from_der(cls, certificates: Sequence[bytes], source: str) -> Issued:
+        """Return the certificates of an answer.
+
+        Raises:
+            CertificateError: there is none, or there are too many.
+        """
+        if not certificates:
+            raise CertificateError(f"{source} has no certificate", "It must have the certificate and its chain, in PEM")
+        if len(certificates) > MOST_CERTIFICATES:
+            problem = f"{source} has {len(certificates)} certificates, more than {MOST_CERTIFICATES}"
+            raise CertificateError(problem, "It must have the certificate and its chain alone")
+        return cls(tuple(certificates))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, cast
 
 from hwsigner.enrolment.issuers import Issued, IssuerSettings, OpensIssuer, Pending
-from hwsigner.enrolment.issuers.answers import from_pem
 from hwsigner.errors import ServiceError, ServiceUnreachableError, UsageError
 from hwsigner.identity.certificate_request import CertificateRequest
 
@@ -94,7 +93,7 @@ class CommandIssuer:
                 how = f"was killed by signal {-process.returncode}"
             problem = f"the issuer's command {self.words[0]!r} {how}{_quoted(messages)}"
             raise ServiceError(problem, "Run it by hand with the request of hwsigner csr")
-        return from_pem(output, f"the output of the issuer's command {self.words[0]!r}")
+        return Issued.from_pem(output, f"the output of the issuer's command {self.words[0]!r}")
 
 
 def _outputs(process: subprocess.Popen[bytes], deadline: float) -> tuple[bytes, bytes]:

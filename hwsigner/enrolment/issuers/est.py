@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hwsigner.enrolment.issuers import Issued, IssuerSettings, OpensIssuer, Pending
-from hwsigner.enrolment.issuers.answers import from_pkcs7, issued
 from hwsigner.enrolment.issuers.web import Website, open_website, retry_after, secret
 from hwsigner.errors import CertificateError, UsageError
 from hwsigner.http.transport import Response
@@ -66,7 +65,7 @@ class Est:
         if answer.status == 202:
             return Pending(retry_after(answer))
         leaves = self._certificates(answer, operation)
-        return issued([*leaves, *self._authorities()], f"the answer of {self.site.endpoint.host_header}")
+        return Issued.from_der([*leaves, *self._authorities()], f"the answer of {self.site.endpoint.host_header}")
 
     def _login(self) -> list[tuple[str, str]]:
         if self.site.client or not self.settings.user:
@@ -87,7 +86,24 @@ class Est:
             der = binascii.a2b_base64(b"".join(answer.body.split()), strict_mode=True)
         except binascii.Error as error:
             raise CertificateError(f"{source} is not base64", "Check the issuer's URL") from error
-        return from_pkcs7(der, source)
+        return read_pkcs7(der, source)
+
+
+def read_pkcs7(answer: bytes, source: str) -> list[bytes]:
+    """Return the certificates of a PKCS #7 SignedData without signatures (RFC 5272, section 4.1), in DER.
+
+    Raises:
+        CertificateError: it can't be read.
+    """
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import Encoding
+    from cryptography.hazmat.primitives.serialization.pkcs7 import load_der_pkcs7_certificates
+    from cryptography.x509 import InvalidVersion
+
+    try:
+        return [one.public_bytes(Encoding.DER) for one in load_der_pkcs7_certificates(answer)]
+    except (ValueError, UnsupportedAlgorithm, InvalidVersion) as error:
+        raise CertificateError(f"{source} is not PKCS #7", "Check the issuer's URL") from error
 
 
 def _words(answer: Response) -> str:

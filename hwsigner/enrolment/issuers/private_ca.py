@@ -15,7 +15,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from hwsigner.enrolment.issuers import Issued, IssuerSettings, OpensIssuer, Pending
-from hwsigner.enrolment.issuers.answers import from_pem
 from hwsigner.enrolment.issuers.web import open_website
 from hwsigner.errors import ServiceError, UsageError
 from hwsigner.identity.certificate_request import CertificateRequest
@@ -101,7 +100,7 @@ class PrivateCA:
                 return Pending()
             self.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
-        return from_pem(pem.encode(), "the answer of acm-pca:GetCertificate")
+        return Issued.from_pem(pem.encode(), "the answer of acm-pca:GetCertificate")
 
     def _certificate(self, arn: str) -> str | None:
         """Return the certificate and its chain, or None if it is not issued yet."""

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hwsigner.enrolment.issuers import Issued, IssuerSettings, OpensIssuer
-from hwsigner.enrolment.issuers.answers import from_pem
 from hwsigner.enrolment.issuers.web import Website, open_website, secret
 from hwsigner.errors import ServiceError, UsageError
 from hwsigner.http.transport import Response
@@ -75,7 +74,7 @@ class Vault:
         chain = data.get("ca_chain")
         texts = [data.get("certificate"), *(chain if isinstance(chain, list) else [data.get("issuing_ca")])]
         pem = "\n".join(text for text in texts if isinstance(text, str))
-        return from_pem(pem.encode("utf-8", "replace"), f"the answer of {self.site.endpoint.host_header}")
+        return Issued.from_pem(pem.encode("utf-8", "replace"), f"the answer of {self.site.endpoint.host_header}")
 
     def _token(self) -> str:
         if self.site.client:

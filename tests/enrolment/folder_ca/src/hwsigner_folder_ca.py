@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from hwsigner.enrolment.issuers import Issued, IssuerSettings, OpensIssuer, Pending
-from hwsigner.enrolment.issuers.answers import from_pem
 from hwsigner.errors import ServiceError, ServiceUnreachableError, UsageError
 from hwsigner.identity.certificate_request import CertificateRequest
 
@@ -55,7 +54,7 @@ class FolderCA:
         if ran.returncode:
             reason = ran.stderr.decode("utf-8", "replace").strip().partition("\n")[0]
             raise ServiceError(f"openssl did not sign the request: {reason}", "Check the folder and --issuer-secret")
-        return from_pem(ran.stdout + (self.folder / "ca.pem").read_bytes(), "the answer of openssl")
+        return Issued.from_pem(ran.stdout + (self.folder / "ca.pem").read_bytes(), "the answer of openssl")
 
 
 if TYPE_CHECKING:

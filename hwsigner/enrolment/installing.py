@@ -1,0 +1,97 @@
+"""A certificate that was issued by other means: put beside its key, once it is known to fit."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from hwsigner.enrolment.profile import certificate_values
+from hwsigner.errors import AmbiguousCertificateError, CertificateWarning, KeyMismatchError
+from hwsigner.identity import Identity
+from hwsigner.identity.certificate import Certificate, Chain, build_chain, leaves, preflight
+from hwsigner.key import FoundCertificate
+from hwsigner.key.management import KeyAccess, install_certificate
+from hwsigner.uri import KeyURI
+
+
+@dataclass(frozen=True)
+class InstalledLeaf:
+    """A certificate that is beside its key.
+
+    Attributes:
+        leaf: the certificate.
+        values: the flags that name it and its key, as a profile has them.
+        notes: what the user should know, a sentence each.
+    """
+
+    leaf: Certificate
+    values: Mapping[str, str]
+    notes: tuple[str, ...]
+
+
+def install_leaf(
+    access: KeyAccess, certificates: Sequence[Certificate], *, nv_index: str = "", check: bool = True
+) -> InstalledLeaf:
+    """Put the certificate of a key beside it, with its chain.
+
+    Args:
+        access: the key.
+        certificates: its certificate, and those that its chain may need.
+        nv_index: TPM: the NV index for the leaf; empty for a file beside the key.
+        check: whether to check that the service will accept the certificate.
+
+    Raises:
+        KeyMismatchError: no certificate is for the key.
+        AmbiguousCertificateError: several are.
+        CertificateError: the service would refuse the certificate.
+        SigningKeyError, PinError: as `install_certificate`.
+
+    Warns:
+        CertificateWarning: a certificate is not in the chain.
+    """
+    key, uri = access.describe(), access.uri
+    chain = _chain_of(uri, key.public_key, certificates)
+    if check:
+        preflight(chain.leaf, datetime.now(UTC))
+    if key.public_key is None:  # The token hides it, so a signature shows whether they belong together.
+        with Identity(access.open(), chain) as identity:
+            identity.sign(b"hwsigner install-certificate")
+    found = [FoundCertificate(one.der, one.source) for one in chain.certificates]
+    installed = install_certificate(uri, found, access.pins, nv_index=nv_index, allow_modules=access.allow_modules)
+    if "pivSlot" in key.properties:  # A slot is written with the management key, which can't sign.
+        uri = uri.without_pin()
+    return InstalledLeaf(chain.leaf, certificate_values(installed, uri), tuple(installed.notes))
+
+
+def _chain_of(uri: KeyURI, public_key: bytes | None, certificates: Sequence[Certificate]) -> Chain:
+    """Return the chain of a key's certificate.
+
+    Raises:
+        KeyMismatchError: no certificate is for the key.
+        AmbiguousCertificateError: several are.
+        CertificateError: the chain is longer than the service accepts.
+
+    Warns:
+        CertificateWarning: a certificate is not in the chain.
+    """
+    different = list({one.der: one for one in certificates}.values())
+    if public_key is None:
+        candidates = leaves(different)
+    else:
+        candidates = [one for one in different if one.public_key() == public_key]
+    if not candidates:
+        raise KeyMismatchError(
+            f"no certificate in {certificates[0].source} is for key {uri.name}",
+            "Give the certificate that was issued for this key's certificate request",
+        )
+    if len(candidates) > 1:
+        known = ", ".join(f"{one.subject}, serial {one.x509.serial_number:X}" for one in candidates)
+        problem = f"{len(candidates)} certificates in {candidates[0].source} may be the one for the key: {known}"
+        raise AmbiguousCertificateError(problem, "Keep the one to be installed, and name its CAs by --intermediates")
+    chain, strangers = build_chain(candidates[0], different)
+    for stranger in strangers:
+        problem = f"{stranger.source} has a certificate that is not in the chain: {stranger.subject}"
+        warnings.warn(CertificateWarning(problem, "It is not installed"), stacklevel=3)
+    return chain
