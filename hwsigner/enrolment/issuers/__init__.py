@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from hwsigner.errors import CertificateError, HwsignerError, PluginError, UsageError, suggestion
+from hwsigner.errors import CertificateError, HwsignerError, HwsignerWarning, PluginError, UsageError, suggestion
 from hwsigner.identity.certificate_request import CertificateRequest
 from hwsigner.key.management import KeyAccess
 
@@ -191,7 +191,7 @@ class _PluginIssuer:
     def _blamed(self) -> Iterator[None]:
         try:
             yield
-        except HwsignerError:
+        except (HwsignerError, HwsignerWarning):
             raise
         except Exception as error:
             raise PluginError.of(self._title, error) from error
