@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import certs
+from hwsigner.cli import main
 from hwsigner.emulator import Emulator
 
 
@@ -68,3 +71,16 @@ class Scene:
     def issue(self, public_key: Any, shape: certs.Shape = certs.LEAF, name: str = "issued.pem") -> Path:
         """Write a certificate issued by the scene's CA, and return its path."""
         return self.write(name, certs.pem(certs.issue(self.ca, public_key, shape)))
+
+
+@pytest.fixture
+def call(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """A function that runs a command in this process."""
+
+    def run(*arguments: str | Path) -> Outcome:
+        capfd.readouterr()
+        status = main([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        return Outcome(status, out, err)
+
+    return run

@@ -1,13 +1,17 @@
-"""Colours of text for people, by the conventions: on a terminal only, unless the environment says otherwise."""
+"""How text for people looks: indented paragraphs, and colours by the conventions, on a terminal only by default."""
 
 from __future__ import annotations
 
 import os
 import sys
+import textwrap
 from collections.abc import Mapping
 from typing import TextIO
 
+from hwsigner.errors import printable
+
 RED, GREEN, YELLOW = 31, 32, 33  # ECMA-48, SGR.
+_WIDTH = 80
 
 
 def has_colours(stream: TextIO, environ: Mapping[str, str]) -> bool:
@@ -25,3 +29,11 @@ def has_colours(stream: TextIO, environ: Mapping[str, str]) -> bool:
 def coloured(text: str, colour: int) -> str:
     """Return text for stdout, in a colour if stdout has colours."""
     return f"\x1b[{colour}m{text}\x1b[0m" if has_colours(sys.stdout, os.environ) else text
+
+
+def indented(text: str) -> str:
+    """Return a paragraph of a report, indented, in lines of 80 columns where words allow it."""
+    wrapper = textwrap.TextWrapper(
+        _WIDTH, initial_indent="  ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+    )
+    return wrapper.fill(printable(text))

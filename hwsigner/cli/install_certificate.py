@@ -12,6 +12,7 @@ from hwsigner.aws.region import check_known_arns
 from hwsigner.cli import options
 from hwsigner.cli.parser import Arguments, Command, Parser
 from hwsigner.cli.process import print_outcome, print_rows
+from hwsigner.config import settings
 from hwsigner.config.flags import ARNS, KEY, OUTPUT, PLACE, Flag, switch
 from hwsigner.config.profiles import change_profile, check_name, profiles
 from hwsigner.enrolment.installing import InstalledLeaf, install_leaf
@@ -80,7 +81,7 @@ def _certificates(arguments: Arguments) -> list[Certificate]:
         CertificateError: there are too many.
     """
     places = filter(None, (arguments.certificate, arguments.settings.intermediates))
-    found = [one for place in places for one in options.certificates_at(place)]
+    found = [one for place in places for one in settings.certificates_at(place)]
     if len(found) > _MOST_CERTIFICATES:  # More would make looking for the chain slow.
         problem = f"{arguments.certificate} has {len(found)} certificates, more than {_MOST_CERTIFICATES}"
         raise CertificateError(problem, "Give the certificate and its chain alone")

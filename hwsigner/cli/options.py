@@ -9,16 +9,13 @@ from typing import TYPE_CHECKING
 
 from hwsigner.cli.process import report
 from hwsigner.config import settings
-from hwsigner.errors import CertificateError
 from hwsigner.pins import AskPin, PinRequest, PinSource
-from hwsigner.system.files import check_no_pipe
 from hwsigner.uri import KeyURI
 
 if TYPE_CHECKING:
     from hwsigner.aws.create_session import Service
     from hwsigner.config.settings import Settings
     from hwsigner.identity import IdentitySource
-    from hwsigner.identity.certificate import Certificate
     from hwsigner.refresh.provider import Provider
 
 
@@ -47,26 +44,6 @@ def key_uri(values: Settings, text: str) -> KeyURI:
 def pin_source(values: Settings, uri: KeyURI) -> PinSource:
     """Return where a key's PIN may come from; the last places are a pinentry and the terminal."""
     return settings.pin_source(values, uri, prompts=prompts(values))
-
-
-def certificates_at(place: str | KeyURI, *, pipes: bool = True) -> list[Certificate]:
-    """Return the certificates of a file, token or TPM. No PIN is sent for them.
-
-    Args:
-        place: the file's path, or the key URI.
-        pipes: whether the file may be a pipe or device. A command that only looks must not wait for one, or empty it.
-
-    Raises:
-        UsageError: the URI is malformed.
-        CertificateError: there is no readable certificate.
-    """
-    from hwsigner.identity.certificate import load
-    from hwsigner.key import find_certificates
-
-    uri = KeyURI.of(place)
-    if not pipes and "path" in uri.path:
-        check_no_pipe(uri.file, CertificateError)
-    return load(find_certificates(uri, PinSource().without_pin(), allow_modules=True))
 
 
 def identity_source(values: Settings, *, check: bool = True) -> IdentitySource:

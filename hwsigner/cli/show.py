@@ -66,7 +66,7 @@ def run(arguments: Arguments) -> int:
         certificate_pins = pins if is_same_file else PinSource().without_pin()
         found = load(find_certificates(certificate, certificate_pins, allow_modules=True))
     if arguments.settings.intermediates:
-        found += options.certificates_at(arguments.settings.intermediates)
+        found += settings.certificates_at(arguments.settings.intermediates)
     certified = _certified(key, found) if found else None
     if arguments.json:
         print(json.dumps(_data(key, certified), indent=2))

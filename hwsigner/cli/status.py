@@ -5,22 +5,19 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from hwsigner.agent.address import system_address, user_address
-from hwsigner.agent.client import command, is_running
-from hwsigner.agent.protocol import Request, Verb, read_status
+from hwsigner.agent.status import Served, ask_agents
 from hwsigner.aws.region import check_arns
-from hwsigner.cli import options
 from hwsigner.cli.parser import Arguments, Command, Parser
 from hwsigner.cli.process import report
 from hwsigner.config import settings
 from hwsigner.config.flags import ARNS, OUTPUT
 from hwsigner.config.profiles import Profile, no_profiles, profiles
-from hwsigner.errors import AgentError, HwsignerError, PinError, UsageError, printable
+from hwsigner.errors import HwsignerError, PinError, UsageError, printable
 from hwsigner.identity.certificate import Certificate, broken_rules, latest_expiring, leaves
 from hwsigner.uri import KeyURI
 
@@ -28,23 +25,6 @@ HELP = "show all profiles: key, certificate, session, agent"
 
 _COLUMNS = ("PROFILE", "KEY", "CERTIFICATE", "SESSION", "STATE", "PROBLEM")
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
-
-
-@dataclass(frozen=True)
-class Served:
-    """What an agent says of a profile: its state, when its credentials expire, and its last failure; maybe empty."""
-
-    agent: str
-    state: str
-    expiration: str
-    failure: str
-
-
-class Agents(NamedTuple):
-    """What the running agents say by profile, and a sentence for each that does not answer."""
-
-    served: dict[str, Served]
-    problems: list[str]
 
 
 @dataclass(frozen=True)
@@ -81,21 +61,6 @@ def run(arguments: Arguments) -> int:
     return 0
 
 
-def ask_agents(environ: Mapping[str, str]) -> Agents:
-    """Return what the running agents say. The user's agent takes precedence over the system's."""
-    agents = Agents({}, [])
-    for name, address in (("system", system_address()), ("user", user_address(environ))):
-        if not is_running(address):
-            continue
-        try:
-            _, *rows = read_status(command(address, Request(Verb.STATUS, "")))
-            agents.served.update({profile: Served(name, *words) for profile, *words in rows})
-        except AgentError as error:
-            if not (address.is_system and os.geteuid()):  # The system's agent refuses this command of most users.
-                agents.problems.append(f"the {name}'s agent can't be asked: {error.message}")
-    return agents
-
-
 def _row(found: Profile, served: Served | None) -> _Row:
     key = certificate = None
     problem = served.failure if served else ""
@@ -105,7 +70,7 @@ def _row(found: Profile, served: Served | None) -> _Row:
             key = settings.key_uri(values, place).resolved()
         if values.certificate:
             uri = settings.key_uri(values, values.certificate)
-            certificate = latest_expiring(leaves(options.certificates_at(uri, pipes=False)))
+            certificate = latest_expiring(leaves(settings.certificates_at(uri, pipes=False)))
             refused = next(broken_rules(certificate, datetime.now(UTC)), None)
             problem = f"certificate {certificate.source} {refused.problem}" if refused else problem
         elif values.cert_selector is None:

@@ -171,6 +171,27 @@ def warn_of_pin(uri: KeyURI) -> None:
         warnings.warn(UnsafeKeyWarning("pin-value on the command line is visible to other users", hint), stacklevel=3)
 
 
+def certificates_at(place: str | KeyURI, *, pipes: bool = True) -> list[Certificate]:
+    """Return the certificates of a file, token or TPM. No PIN is sent for them.
+
+    Args:
+        place: the file's path, or the key URI.
+        pipes: whether the file may be a pipe or device. A command that only looks must not wait for one, or empty it.
+
+    Raises:
+        UsageError: the URI is malformed.
+        CertificateError: there is no readable certificate.
+    """
+    from hwsigner.identity.certificate import load
+    from hwsigner.key import find_certificates
+    from hwsigner.system.files import check_no_pipe
+
+    uri = KeyURI.of(place)
+    if not pipes and "path" in uri.path:
+        check_no_pipe(uri.file, CertificateError)
+    return load(find_certificates(uri, PinSource().without_pin(), allow_modules=True))
+
+
 def pin_source(values: Settings, uri: KeyURI, ask: AskPin | None = None, prompts: Sequence[AskPin] = ()) -> PinSource:
     """Return the places for the PIN of a key. A password flag is for keys of its own backend only.
 

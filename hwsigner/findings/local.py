@@ -256,3 +256,10 @@ POLICY_OTHER_NAME = Mistake(
     "An otherName, such as Microsoft's user principal name, does not become a session tag",
     "Compare the CN, or have the certificate issued again with the name as DNS name or URI",
 )
+
+# Of doctor itself.
+CHECK_FAILED = Mistake(
+    "check-failed",
+    "What this check would find is unknown. All other checks were made",
+    "Report this finding as a bug of hwsigner",
+)

@@ -11,25 +11,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 import certs
 from enrolments import Enrolment
-from hwsigner.cli import main
 from hwsigner.config import profiles
 from hwsigner.emulator import Emulator
-from scene import Outcome, Scene
+from scene import Outcome, Scene, call
 from softhsm.command import run as run_tool
 from softhsm.tpm import SoftTPM
 
-
-@pytest.fixture
-def call(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    """A function that runs a command in this process."""
-
-    def run(*arguments: str | Path) -> Outcome:
-        capfd.readouterr()
-        status = main([str(argument) for argument in arguments])
-        out, err = capfd.readouterr()
-        return Outcome(status, out, err)
-
-    return run
+__all__ = ["call"]
 
 
 @pytest.fixture

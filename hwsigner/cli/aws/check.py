@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -12,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 from hwsigner.aws.region import check_arns, parse_arn
 from hwsigner.cli import options
 from hwsigner.cli.aws.arguments import AWS, service_clients
-from hwsigner.cli.colours import GREEN, RED, YELLOW, coloured
+from hwsigner.cli.colours import GREEN, RED, YELLOW, coloured, indented
 from hwsigner.cli.documents import read_bytes
 from hwsigner.cli.parser import Arguments, Command, Parser
 from hwsigner.config import settings
 from hwsigner.config.flags import ARNS, IDENTITY, OUTPUT, PROFILE, SESSION, Flag
 from hwsigner.control_plane.facts import read_facts
 from hwsigner.control_plane.report import Report, report, report_policy
-from hwsigner.errors import printable
 from hwsigner.identity.certificate import Chain, build_chain, latest_expiring, leaves, load
 from hwsigner.key import find_certificates
 from hwsigner.uri import KeyURI
@@ -27,7 +25,6 @@ from hwsigner.uri import KeyURI
 HELP = "check the AWS side of a profile: what is wrong or open"
 
 _FOUND = 1  # The exit status if there are findings.
-_WIDTH = 80
 _FLAGS = (
     Flag("policy", "file with a trust policy to check, without AWS", "FILE"),
     *OUTPUT,
@@ -42,7 +39,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Arguments) -> int:
     """Print the report. The status is 1 if anything is wrong, open or unclear."""
-    ask = of_policy if arguments.policy else of_account
+    ask = _of_policy if arguments.policy else _of_account
     found = ask(arguments, _chain(arguments))
     print(json.dumps(_data(found), indent=2) if arguments.json else "\n".join(_lines(found)))
     return _FOUND if found.findings else 0
@@ -56,7 +53,7 @@ def _data(report: Report) -> dict[str, Any]:
     return {"facts": report.facts, "decisions": [asdict(each) for each in report.decisions], "findings": findings}
 
 
-def of_policy(arguments: Arguments, chain: Chain | None) -> Report:
+def _of_policy(arguments: Arguments, chain: Chain | None) -> Report:
     """Review the trust policy in the file of --policy. AWS is not called."""
     anchor = arguments.settings.trust_anchor_arn or ""
     if anchor:
@@ -66,7 +63,7 @@ def of_policy(arguments: Arguments, chain: Chain | None) -> Report:
     return report_policy(document, chain, datetime.now(UTC), trust_anchor=anchor, session_name=name)
 
 
-def of_account(arguments: Arguments, chain: Chain | None) -> Report:
+def _of_account(arguments: Arguments, chain: Chain | None) -> Report:
     """Compare the certificate with what AWS has, by read-only calls."""
     anchor = arguments.settings.trust_anchor_arn
     region = check_arns(
@@ -116,14 +113,6 @@ def _decided(report: Report) -> Iterator[str]:
     refused = ", ".join(each.action for each in report.decisions if not each.allowed)
     if refused:
         yield f"may not do {refused}: see role-refuses"
-
-
-def indented(text: str) -> str:
-    """Return a paragraph of a report, indented, in lines of 80 columns where words allow it."""
-    wrapper = textwrap.TextWrapper(
-        _WIDTH, initial_indent="  ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
-    )
-    return wrapper.fill(printable(text))
 
 
 if TYPE_CHECKING:

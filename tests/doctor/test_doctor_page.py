@@ -17,6 +17,6 @@ def test_page_lists_every_mistake_in_the_words_of_the_code() -> None:
 
 
 def test_each_mistake_is_planted() -> None:
-    folder = ROOT / "tests" / "cli" / "doctor"
+    folder = ROOT / "tests" / "doctor"
     tests = "".join(path.read_text() for path in (folder / "test_planted.py", folder / "test_machine.py"))
     assert [each.id for each in mistakes_of(local) if f'"{each.id}"' not in tests] == []

@@ -3,56 +3,69 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from copy import copy
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from hwsigner.cli.aws import check as aws_check
-from hwsigner.cli.documents import read_bytes
-from hwsigner.cli.parser import Arguments
-from hwsigner.config.settings import Settings
-from hwsigner.errors import CertificateError, HwsignerError
+from hwsigner.aws.region import check_arns, parse_arn
+from hwsigner.config import settings
+from hwsigner.control_plane.facts import read_facts
+from hwsigner.control_plane.report import report, report_policy
+from hwsigner.errors import CertificateError, HwsignerError, UsageError
 from hwsigner.findings import Finding, local
+from hwsigner.identity.certificate import Certificate, Chain, build_chain
+from hwsigner.identity.session_tags import alternative_names, other_names
 
 if TYPE_CHECKING:
-    from hwsigner.cli.doctor.subject import Subject
-    from hwsigner.identity.certificate import Certificate, Chain
+    from hwsigner.aws.apis import ServiceClients
+    from hwsigner.doctor.profile_checks import ProfileState
 
 
-def check(subject: Subject | None, arguments: Arguments) -> Iterator[Finding]:
-    """Yield the findings for a policy in a file, or for what AWS has.
+def check_policy(state: ProfileState | None, document: bytes) -> Iterator[Finding]:
+    """Yield what is open or wrong in a trust policy.
 
     Args:
-        subject: the profile; None to check the policy alone.
-        arguments: the command's arguments: `policy` names the file, and the others say how to reach AWS.
-
-    Raises:
-        UsageError: the file can't be read.
+        state: a profile, whose certificate and trust anchor should be let in; None for none.
+        document: the policy in JSON, or what else the file has.
     """
-    settings = copy(subject.settings) if subject else Settings()
-    settings.endpoint = settings.region = None
-    of_profile = Arguments(**{**vars(arguments), "settings": settings})
+    anchor, name, now = "", None, datetime.now(UTC)
+    if state:
+        anchor, name = _anchor(state), state.settings.role_session_name
+    yield from report_policy(document, _chain(state), now, trust_anchor=anchor, session_name=name).findings
+    if state and state.leaf:
+        yield from _check_names(_conditions(document), state.leaf)
+
+
+def check_account(state: ProfileState, clients: Callable[[str], ServiceClients]) -> Iterator[Finding]:
+    """Yield what is wrong between a profile and what AWS has. Only read-only calls are made."""
+    values, chain = state.settings, _chain(state)
     try:
-        ask = aws_check.of_policy if arguments.policy else aws_check.of_account
-        yield from ask(of_profile, _chain(subject)).findings
+        region = check_arns(values.trust_anchor_arn, values.profile_arn, role=values.role_arn, region=None)
+        request = settings.session_request(values)
+        facts = read_facts(clients(region), request, [chain.leaf.subject] if chain else [])
+        yield from report(facts, request, chain, datetime.now(UTC)).findings
     except HwsignerError as error:
-        if arguments.policy:
-            raise
         yield local.AWS_NOT_ASKED.found_by(error)
-    if arguments.policy and subject and subject.leaf:
-        yield from _check_names(_conditions(read_bytes(arguments.policy)), subject.leaf)
 
 
-def _chain(subject: Subject | None) -> Chain | None:
-    from hwsigner.identity.certificate import Chain, build_chain
+def _anchor(state: ProfileState) -> str:
+    """Return the profile's trust anchor, or an empty string if its ARN is invalid, which is a finding of its own."""
+    anchor = state.settings.trust_anchor_arn or ""
+    try:
+        parse_arn(anchor, "--trust-anchor-arn")
+    except UsageError:
+        return ""
+    return anchor
 
-    if subject is None or subject.leaf is None:
+
+def _chain(state: ProfileState | None) -> Chain | None:
+    if state is None or state.leaf is None:
         return None
     try:
-        return build_chain(subject.leaf, subject.certificates)[0]
+        return build_chain(state.leaf, state.certificates)[0]
     except CertificateError:  # It is too long, which is a finding of its own.
-        return Chain(subject.leaf)
+        return Chain(state.leaf)
 
 
 def _conditions(document: bytes) -> list[tuple[str, str]]:
@@ -80,8 +93,6 @@ def _texts(value: Any) -> list[str]:
 
 def _check_names(conditions: list[tuple[str, str]], leaf: Certificate) -> Iterator[Finding]:
     """Yield the conditions on names of the subjectAltName that become no session tag."""
-    from hwsigner.identity.session_tags import alternative_names, other_names
-
     names, others = alternative_names(leaf), other_names(leaf)
     for key, pattern in conditions:
         for tag, values in names.items():

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 import certs
-from hwsigner.cli.doctor import aws_config
+from hwsigner.doctor import sdks
 from hwsigner.system.files import read_text
 from patients import Patient
 
@@ -320,7 +320,7 @@ def test_each_file_of_the_sdks_is_read_once(patient: Patient, monkeypatch: pytes
         read.append(path)
         return read_text(path)
 
-    monkeypatch.setattr(aws_config, "read_text", recorded)
+    monkeypatch.setattr(sdks, "read_text", recorded)
     assert patient.names() == set()
     assert read == [str(patient.folder / ".aws" / name) for name in ("config", "credentials")]
 

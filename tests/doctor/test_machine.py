@@ -19,8 +19,10 @@ from agent.homes import Home, run_agent
 from emulators import InProcessSoftHSM
 from hwsigner.agent import protocol
 from hwsigner.agent.listener import open_listener
-from hwsigner.cli.doctor import hybrid_node, machine
+from hwsigner.doctor import machine
 from hwsigner.emulator import Emulator, Fault, World
+from hwsigner.errors import AgentError
+from hwsigner.findings import Finding, local
 from hwsigner.system import pcsc
 from hwsigner.system.clocks import utc_now
 from patients import Patient
@@ -344,8 +346,8 @@ class TestHybridNode:
         """AWS's program, and a node's config file that runs it with the patient's key."""
         program = patient.write("aws_signing_helper", b"\x7fELF")
         config = f"[profile default]\ncredential_process = {program} credential-process --private-key {patient.key}\n"
-        monkeypatch.setattr(hybrid_node, "PROGRAM", str(program))
-        monkeypatch.setattr(hybrid_node, "CONFIG", str(patient.write("hybrid", config)))
+        monkeypatch.setattr(machine, "NODE_PROGRAM", str(program))
+        monkeypatch.setattr(machine, "NODE_CONFIG", str(patient.write("hybrid", config)))
         return program
 
     def test_program_that_an_upgrade_put_back_is_named(self, patient: Patient, program: Path) -> None:
@@ -362,3 +364,27 @@ class TestHybridNode:
         else:
             program.unlink()
         assert patient.findings() == []
+
+
+def _fail_after_one(*_: object) -> Iterator[Finding]:
+    yield local.UNIT_FAILED.found("hwsigner-agent.service failed")
+    raise ValueError("pin-value=1234")
+
+
+def test_check_that_fails_is_named_beside_all_other_findings(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "check_units", _fail_after_one)
+    patient.issue(certs.Shape(digital_signature=False))
+    found = {each["id"]: each["found"] for each in patient.findings()}
+    assert found.keys() == {"unit-failed", "check-failed", "certificate-key-usage"}
+    assert found["check-failed"].startswith("the check of the units failed: ValueError at test_machine.py:")
+    assert "1234" not in json.dumps(found)
+
+
+def test_error_of_a_check_is_named_with_its_words(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> Iterator[Finding]:
+        raise AgentError("the agent is older", "Start it again")
+
+    monkeypatch.setattr(machine, "check_agents", refuse)
+    (found,) = patient.findings()
+    assert (found["id"], found["fix"]) == ("check-failed", "Start it again")
+    assert found["found"] == "the check of the agents failed: the agent is older"

@@ -1,4 +1,4 @@
-"""Mistakes of the machine: the key and its hardware, pcscd, the agent and the units. No PIN is sent."""
+"""Mistakes of the machine: the key and its hardware, pcscd, the agents, the units, an EKS node. No PIN is sent."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hwsigner.cli.doctor.subject import Subject, no_pins
-from hwsigner.cli.doctor.warned import warnings_into
+from hwsigner.agent.status import ask_agents
+from hwsigner.doctor.profile_checks import ProfileState, no_pins, warnings_as_findings
 from hwsigner.errors import HwsignerError, PinError, SigningKeyError
 from hwsigner.findings import Finding, local
 from hwsigner.key.listing import list_tokens
@@ -22,44 +22,38 @@ from hwsigner.system.users import reading_group
 from hwsigner.uri import KeyURI
 
 if TYPE_CHECKING:
-    from hwsigner.cli.status import Agents
     from hwsigner.identity.certificate import Certificate
 
 TPM_DEVICE = "/dev/tpmrm0"
+NODE_CONFIG, NODE_PROGRAM = "/etc/aws/hybrid/config", "/usr/local/bin/aws_signing_helper"
 _TCTI_VARIABLES = ("TPM2_TCTI", "TPM2TOOLS_TCTI", "TPM_DEVICE")
 UNIT_FOLDERS = ("/etc/systemd/system", "~/.config/systemd/user")
 _SECONDS = 10
 
 
-def check(subject: Subject) -> list[Finding]:
-    """Return why the key can't be used, or is not the certificate's."""
-    findings: list[Finding] = []
-    if subject.key is None:
-        return findings
-    if subject.key.scheme == "pkcs11" and pcsc.is_refused():
-        findings.append(local.PCSCD_REFUSES.found("polkit does not let this user use pcscd"))
-    is_elsewhere = "tcti" in subject.key.query or any(subject.environ.get(name) for name in _TCTI_VARIABLES)
-    group = reading_group(TPM_DEVICE) if subject.key.scheme == "tpm2" and not is_elsewhere else None
+def check_key(state: ProfileState) -> Iterator[Finding]:
+    """Yield why the key can't be used, or is not the certificate's."""
+    if state.key is None:
+        return
+    if state.key.scheme == "pkcs11" and pcsc.is_refused():
+        yield local.PCSCD_REFUSES.found("polkit does not let this user use pcscd")
+    is_elsewhere = "tcti" in state.key.query or any(state.environ.get(name) for name in _TCTI_VARIABLES)
+    group = reading_group(TPM_DEVICE) if state.key.scheme == "tpm2" and not is_elsewhere else None
     if group:
         found = f"{TPM_DEVICE} is for the group {group}, and this user is not in it"
-        return [local.TPM_GROUP.found(found, f"Run usermod -aG {group} USER, and log in again")]
-    with warnings_into(findings):
-        findings += [
-            *_check_pin_file(subject),
-            *_check_pin(subject.key, is_stored=_own_uri(subject).has_pin),
-            *_check_key(subject.key, subject.leaf),
-        ]
-    return findings
+        yield local.TPM_GROUP.found(found, f"Run usermod -aG {group} USER, and log in again")
+        return
+    own = KeyURI.parse(state.settings.private_key or state.settings.certificate or "")  # With what it says of a PIN.
+    with warnings_as_findings() as unsafe:
+        yield from _check_pin_file(own)
+        yield from _check_pin(state.key, is_stored=own.has_pin)
+        yield from _check_public_key(state.key, state.leaf)
+    yield from unsafe
 
 
-def _own_uri(subject: Subject) -> KeyURI:
-    """Return the key URI as the profile has it, with what it says of a PIN."""
-    return KeyURI.parse(subject.settings.private_key or subject.settings.certificate or "")
-
-
-def _check_pin_file(subject: Subject) -> Iterator[Finding]:
+def _check_pin_file(uri: KeyURI) -> Iterator[Finding]:
     """Yield why the file with the key's PIN can't be opened. Its PIN is not read."""
-    source = _own_uri(subject).text("pin-source") or ""
+    source = uri.text("pin-source") or ""
     path = re.sub(r"^(file:)?(//(localhost)?(?=/))?", "", source)
     if not source.startswith(("file:", "/")) or (os.path.exists(path) and not os.path.isfile(path)):
         return  # A pipe is left alone.
@@ -71,7 +65,7 @@ def _check_pin_file(subject: Subject) -> Iterator[Finding]:
         yield local.PIN_UNREADABLE.found_by(error)
 
 
-def _check_key(key: KeyURI, leaf: Certificate | None) -> Iterator[Finding]:
+def _check_public_key(key: KeyURI, leaf: Certificate | None) -> Iterator[Finding]:
     try:
         if "path" in key.path:
             check_no_pipe(key.file, SigningKeyError)
@@ -109,8 +103,9 @@ def _check_pin(key: KeyURI, *, is_stored: bool) -> Iterator[Finding]:
             yield local.PIN_FAILED.found(f"an earlier PIN failed at {name}", by_hand)
 
 
-def check_agents(agents: Agents, names: Collection[str]) -> Iterator[Finding]:
+def check_agents(environ: Mapping[str, str], names: Collection[str]) -> Iterator[Finding]:
     """Yield agents that do not answer, and those of the named profiles that an agent has no credentials for."""
+    agents = ask_agents(environ)
     for problem in agents.problems:
         yield local.AGENT_SILENT.found(problem)
     for name, state in agents.served.items():
@@ -124,6 +119,18 @@ def check_agents(agents: Agents, names: Collection[str]) -> Iterator[Finding]:
         elif state.failure:
             fix = f"Run hwsigner agent refresh NAME{flag}"
             yield local.AGENT_FAILURE.found(f"{of} failed: {state.failure}", fix).about(name)
+
+
+def check_hybrid_node(state: ProfileState) -> Iterator[Finding]:
+    """Yield whether an EKS hybrid node uses the key by AWS's program, which nodeadm puts back when it upgrades."""
+    path = state.key.path.get("path") if state.key else None
+    try:
+        words = Path(NODE_CONFIG).read_bytes().split()
+        is_hwsigner = b"hwsigner" in Path(NODE_PROGRAM).read_bytes()
+    except OSError:
+        return  # No hybrid node, or one that this user can't look at.
+    if path in words and NODE_PROGRAM.encode() in words and not is_hwsigner:
+        yield local.NODE_PROGRAM.found(f"{NODE_PROGRAM}, which {NODE_CONFIG} runs with this key, is not hwsigner")
 
 
 def check_units(environ: Mapping[str, str]) -> Iterator[Finding]:

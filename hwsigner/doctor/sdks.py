@@ -1,4 +1,4 @@
-"""Mistakes in the files of the AWS SDKs: `~/.aws/config` and `~/.aws/credentials`."""
+"""Mistakes of the AWS SDKs: their files, the lines of a `credential_process`, which no shell reads, and variables."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import shlex
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from hwsigner.aws.config_file import config_path
 from hwsigner.aws.config_lines import unreadable_reason
 from hwsigner.aws.credentials_file import credentials_path
-from hwsigner.cli.doctor import aws_process
+from hwsigner.config.profiles import is_system_file_hidden
+from hwsigner.errors import ConfigError, NoProfileError, UsageError
 from hwsigner.findings import Finding, local
 from hwsigner.system.files import MAX_BYTES, read_text
 
@@ -25,11 +26,24 @@ _KINDS = ("profile", "sso-session", "services")
 _OTHERS = ("aws_access_key_id", "web_identity_token_file", "sso_session", "sso_start_url", "login_session", "role_arn")
 _SETTINGS = (_PROCESS, *_OTHERS, "region", "output", "source_profile")
 _SECONDS = 20
+_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+_WEB_IDENTITY = ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN", "AWS_ROLE_SESSION_NAME")
+_SHIMS = ("/shims/", "/.pyenv/bin/", "/.rbenv/bin/")
+_COMMAND = "credential-process"
 
+CheckCommand = Callable[[Sequence[str]], None]
 Sections = Mapping[str, Mapping[str, str]]
 
 
-def check(environ: Mapping[str, str]) -> Iterator[Finding]:
+def check_variables(environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield the variables whose credentials the SDKs prefer to those of a profile."""
+    for variables in (_KEYS, _WEB_IDENTITY):
+        named = [name for name in variables if environ.get(name)]
+        if variables[0] in named:
+            yield local.ENVIRONMENT_KEYS.found(f"{named[0]} is set", f"Run unset {' '.join(named)}")
+
+
+def check_files(environ: Mapping[str, str], check_command: CheckCommand | None) -> Iterator[Finding]:
     """Yield what keeps the SDKs from using the credential_process of a profile."""
     path, keys_path = config_path(environ), credentials_path(environ)
     config, problem = _read(path, is_named=bool(environ.get("AWS_CONFIG_FILE")))
@@ -47,7 +61,7 @@ def check(environ: Mapping[str, str]) -> Iterator[Finding]:
     for file, sections in ((path, config), (keys_path, keys)):
         for section, values in sections.items():
             if _PROCESS in values:
-                yield from aws_process.check(values[_PROCESS], f"[{section}] of {file}", environ)
+                yield from _check_line(values[_PROCESS], f"[{section}] of {file}", check_command)
     if not problem and not keys_problem:
         yield from _check_variables(environ, known, path)
     if _PLUGIN in config.get("plugins", {}) and _is_first_version(environ):
@@ -182,3 +196,59 @@ def _is_first_version(environ: Mapping[str, str]) -> bool:
     except (OSError, subprocess.SubprocessError):
         return False
     return b"aws-cli/1." in done.stdout + done.stderr
+
+
+def _check_line(line: str, where: str, check_command: CheckCommand | None) -> Iterator[Finding]:
+    """Yield what is wrong with the line of a credential_process in a section of a file."""
+    if "\\" in line:
+        yield local.PROCESS_BACKSLASH.found(f"credential_process in {where} has a backslash")
+        return
+    try:
+        words = shlex.split(line)
+    except ValueError:
+        words = []
+    if not words:
+        yield local.PROCESS_MISSING.found(f"credential_process in {where} is empty, or a quote is not closed")
+        return
+    if any(word.startswith("~") or "=~" in word for word in words):
+        yield local.PROCESS_TILDE.found(f"credential_process in {where} has a word with ~")
+    if "$" in line:
+        yield local.PROCESS_VARIABLE.found(f"credential_process in {where} has a $")
+    program = words[0]
+    if not program.startswith(("~", "$")):
+        yield from _check_program(program, where)
+    yield from _check_words(words, where, check_command)
+
+
+def _check_program(program: str, where: str) -> Iterator[Finding]:
+    found = shutil.which(program)
+    if "/" in program and not os.path.isabs(program):
+        yield local.PROCESS_MISSING.found(f"{program}, which credential_process in {where} runs, is a relative path")
+    elif found is None:
+        text = f"{program}, which credential_process in {where} runs, is not there or not executable"
+        yield local.PROCESS_MISSING.found(text)
+    elif any(part in found for part in _SHIMS):
+        text = f"{found}, which credential_process in {where} runs, is a version manager's shim"
+        yield local.PROCESS_SHIM.found(text)
+
+
+def _check_words(words: Sequence[str], where: str, check_command: CheckCommand | None) -> Iterator[Finding]:
+    """Yield whether a command line of hwsigner itself is wrong. Others are not known here."""
+    name, *rest = words
+    if os.path.basename(name) == "hwsigner-credentials":
+        rest = [_COMMAND, *(rest or ["--profile", "default"])]
+    elif os.path.basename(name) != "hwsigner" or rest[:1] == ["exec"]:
+        return
+    if rest[:1] != [_COMMAND]:
+        text = f"credential_process in {where} runs hwsigner without the command {_COMMAND}"
+        yield local.PROCESS_COMMAND.found(text, f"Write {name} {_COMMAND} --profile NAME")
+    elif check_command and not {"-h", "--help"} & {*rest}:
+        try:
+            check_command(rest[1:])
+        except NoProfileError as error:
+            if not is_system_file_hidden():
+                yield local.PROCESS_COMMAND.found(f"credential_process in {where}: {error.message}", error.hint)
+        except ConfigError:
+            pass  # It is a finding about that profile.
+        except UsageError as error:
+            yield local.PROCESS_COMMAND.found(f"credential_process in {where}: {error.message}", error.hint)

@@ -10,11 +10,13 @@ import pytest
 
 import certs
 from hwsigner.agent import address
-from hwsigner.cli.doctor import machine
 from hwsigner.config import profiles
+from hwsigner.doctor import machine
 from hwsigner.emulator import Emulator
 from patients import Patient
-from scene import Outcome
+from scene import Outcome, call
+
+__all__ = ["call"]
 
 
 @pytest.fixture

@@ -1,0 +1,152 @@
+"""What keeps profiles from giving credentials on this machine: `examine` changes nothing, and returns findings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, NamedTuple, ParamSpec
+
+from hwsigner.config.monitoring import read_monitoring
+from hwsigner.config.profiles import Profile, is_system_file_hidden, profile, profiles
+from hwsigner.doctor import machine, sdks, service
+from hwsigner.doctor.profile_checks import ProfileState, check_certificate, check_request, read
+from hwsigner.errors import ConfigError, HwsignerError, NoProfileError, UsageError, place_of
+from hwsigner.findings import Finding, local
+
+if TYPE_CHECKING:
+    from hwsigner.aws.apis import ServiceClients
+    from hwsigner.config.settings import Settings
+    from hwsigner.pins import AskPin
+
+__all__ = ["Checks", "Examination", "Finding", "examine"]
+
+_P = ParamSpec("_P")
+
+# A session may be possible all the same.
+_HARMLESS = {local.SETTING_UNSAFE, local.CHAIN_ORDER, local.CHAIN_GAP, local.NAME_EMPTY}
+_BY_CLOCK = {local.CERTIFICATE_EXPIRED, local.CERTIFICATE_NOT_YET_VALID}  # A wrong clock may be why.
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What to check beyond what this machine shows without a PIN. By default, nothing is sent.
+
+    Attributes:
+        online: whether to use each key, with its PIN, and to ask for a session.
+        prompts: returns what asks the user for a PIN of a profile with these settings.
+        policy: a trust policy in JSON, for the certificates of the profiles.
+        clients: returns clients of the AWS APIs in a region, to compare the profiles with what AWS has.
+        check_command: checks the flags of a `credential_process` line, and raises a UsageError; None to check none.
+    """
+
+    online: bool = False
+    prompts: Callable[[Settings], Sequence[AskPin]] = lambda _: ()
+    policy: bytes | None = None
+    clients: Callable[[str], ServiceClients] | None = None
+    check_command: Callable[[Sequence[str]], None] | None = None
+
+
+class Examination(NamedTuple):
+    """The names of the profiles that were checked, and what was found."""
+
+    profiles: list[str]
+    findings: list[Finding]
+
+
+def examine(
+    name: str | None = None, environ: Mapping[str, str] = os.environ, checks: Checks | None = None
+) -> Examination:
+    """Check profiles, certificates, keys, the files of the AWS SDKs and the machine.
+
+    Args:
+        name: the profile of config.toml; None for all.
+        environ: the environment.
+        checks: what to check beyond that.
+
+    Raises:
+        NoProfileError: there is no profile of this name.
+    """
+    checks = checks or Checks()
+    checked, findings = _profiles(name, environ)
+    if not checked and not findings and not is_system_file_hidden():
+        findings.append(local.PROFILE_NONE.found("there are no profiles in config.toml"))
+    _run(findings, "the profiles' names", _check_names, checked, environ)
+    _run(findings, "the environment", sdks.check_variables, environ)
+    _run(findings, "the SDKs' files", sdks.check_files, environ, checks.check_command)
+    _run(findings, "the agents", machine.check_agents, environ, {each.name for each in checked})
+    _run(findings, "the units", machine.check_units, environ)
+    for each in checked:
+        findings += [
+            one.about(each.name) for one in _of_profile(ProfileState(each, environ, datetime.now(UTC)), checks)
+        ]
+    if not checked and checks.policy is not None:
+        from hwsigner.doctor import aws
+
+        _run(findings, "the trust policy", aws.check_policy, None, checks.policy)
+    return Examination([each.name for each in checked], list(dict.fromkeys(findings)))
+
+
+def _profiles(name: str | None, environ: Mapping[str, str]) -> tuple[list[Profile], list[Finding]]:
+    """Return the profiles to check, and a finding if config.toml is wrong beyond one profile."""
+    try:
+        found = [profile(name, environ)] if name else list(profiles(environ).values())
+    except NoProfileError:
+        raise  # A misspelt name is not a mistake of the set-up.
+    except ConfigError as error:
+        return [], [local.PROFILES_UNREADABLE.found_by(error)]
+    try:
+        read_monitoring(environ)
+    except UsageError as error:
+        return found, [local.MONITORING_INVALID.found_by(error)]
+    return found, []
+
+
+def _check_names(checked: Sequence[Profile], environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield the profiles of this user whose names the system's agent has for other profiles."""
+    with suppress(ConfigError):  # That it can't be used is a finding of its own.
+        of_system = profiles({**environ, "XDG_CONFIG_HOME": "/etc"})
+        for each in checked:
+            other = of_system.get(each.name)
+            if other and "allow-users" in other.values and other.values != each.values:
+                found = f"{each.file} and {other.file} have different profiles of this name"
+                yield local.PROFILE_TWICE.found(found).about(each.name)
+
+
+def _of_profile(state: ProfileState, checks: Checks) -> list[Finding]:
+    findings: list[Finding] = []
+    of_request: list[Finding] = []
+    _run(findings, "the profile", read, state)
+    _run(of_request, "the ARNs", check_request, state)
+    findings += of_request
+    _run(findings, "the certificate", check_certificate, state)
+    _run(findings, "the connection", service.check_connection, state)
+    _run(findings, "the key", machine.check_key, state)
+    _run(findings, "the hybrid node", machine.check_hybrid_node, state)
+    grave = {one.mistake for one in findings} - _HARMLESS
+    if checks.policy is not None or (checks.clients and not of_request):
+        from hwsigner.doctor import aws
+
+        if checks.policy is not None:
+            _run(findings, "the trust policy", aws.check_policy, state, checks.policy)
+        elif checks.clients:
+            _run(findings, "the AWS account", aws.check_account, state, checks.clients)
+    if checks.online and grave <= _BY_CLOCK:
+        # A PIN or a session is not spent on what can't succeed.
+        prompts = checks.prompts(state.settings)
+        _run(findings, "the session", service.check_online, state, prompts, clock_only=bool(grave))
+    return findings
+
+
+def _run(
+    findings: list[Finding], what: str, check: Callable[_P, Iterable[Finding]], *args: _P.args, **options: _P.kwargs
+) -> None:
+    """Add what a check finds. If it fails, that is a finding too: the others must not be lost."""
+    try:
+        findings.extend(check(*args, **options))
+    except HwsignerError as error:
+        findings.append(local.CHECK_FAILED.found(f"the check of {what} failed: {error.message}", error.hint))
+    except Exception as error:  # Its message could have a secret.
+        findings.append(local.CHECK_FAILED.found(f"the check of {what} failed: {place_of(error)}"))

@@ -1,0 +1,255 @@
+"""A profile of config.toml: what could be read of it, and mistakes of its ARNs, its certificate and the chain.
+
+No PIN is sent.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from hwsigner.aws.region import Arn, parse_arn
+from hwsigner.config import settings
+from hwsigner.config.flags import ARNS, IN_PROFILES, session_duration
+from hwsigner.config.settings import Settings
+from hwsigner.errors import (
+    CertificateError,
+    HwsignerWarning,
+    PinError,
+    PinRequiredError,
+    SigningKeyError,
+    UsageError,
+    suggestion,
+)
+from hwsigner.findings import Finding, Mistake, local
+from hwsigner.http import defaults
+from hwsigner.identity.certificate import (
+    Certificate,
+    broken_rules,
+    build_chain,
+    is_attestation,
+    latest_expiring,
+    leaves,
+)
+from hwsigner.identity.selector import parse_selector, select
+from hwsigner.identity.session_tags import session_tags, untaggable
+from hwsigner.pins import PinRequest, PinSource
+from hwsigner.system.files import check_no_pipe
+from hwsigner.uri import KeyURI
+
+if TYPE_CHECKING:
+    from hwsigner.config.profiles import Profile
+    from hwsigner.identity.certificate import Rule
+
+_DURATION = "session-duration"
+_ARN_FLAGS = [f"--{name}" for name in ARNS]
+_SAME = {"partition": local.ARN_PARTITION, "account": local.ARN_ACCOUNT, "region": local.ARN_REGION}
+
+
+@dataclass
+class ProfileState:
+    """A profile of config.toml, and what `read` could read.
+
+    Attributes:
+        profile: the profile.
+        environ: the environment.
+        now: the time, with its zone.
+        settings: its settings; the defaults if it is invalid.
+        key: the key URI; None if it names none.
+        certificates: those at the places that it names, in their order.
+        leaf: the one to send, or None.
+    """
+
+    profile: Profile
+    environ: Mapping[str, str]
+    now: datetime
+    settings: Settings = field(default_factory=Settings)
+    key: KeyURI | None = None
+    certificates: Sequence[Certificate] = ()
+    leaf: Certificate | None = None
+
+
+def read(state: ProfileState) -> Iterator[Finding]:
+    """Read settings, key URI and certificates. Yield what is wrong if a part can't be read."""
+    with warnings_as_findings() as unsafe:
+        try:
+            yield from _read_settings(state)
+            _read_key(state)
+            _read_certificates(state)
+        except UsageError as error:
+            yield local.PROFILE_INVALID.found_by(error)
+        except PinError:
+            pass  # What is behind a PIN needs a session.
+        except (CertificateError, SigningKeyError) as error:
+            yield local.CERTIFICATE_UNREADABLE.found_by(error)
+    yield from unsafe
+
+
+@contextmanager
+def warnings_as_findings() -> Iterator[list[Finding]]:
+    """Collect hwsigner's warnings in the `with` statement, instead of showing them. They are there when it ends."""
+    findings: list[Finding] = []
+    with warnings.catch_warnings(record=True) as raised:
+        warnings.simplefilter("always", HwsignerWarning)
+        yield findings
+    messages = (each.message for each in raised)
+    findings += [local.SETTING_UNSAFE.found_by(each) for each in messages if isinstance(each, HwsignerWarning)]
+
+
+def no_pins() -> PinSource:
+    """Return a source that refuses to give a PIN, and reads none."""
+
+    def refuse(request: PinRequest) -> str:
+        raise PinRequiredError(f"no PIN is used for {request.subject}", "Add --online")
+
+    return PinSource(ask=refuse).without_pin()
+
+
+def _read_settings(state: ProfileState) -> Iterator[Finding]:
+    raw = dict(state.profile.values)
+    for key in sorted(raw.keys() - IN_PROFILES.keys()):
+        del raw[key]
+        hint = suggestion(key, IN_PROFILES, f"Run hwsigner profile edit NAME --unset {key}")
+        yield local.PROFILE_INVALID.found(f"{state.profile.file} has the key {key!r}, which is not a flag", hint)
+    duration = str(raw.pop(_DURATION, defaults.SESSION_DURATION))
+    try:
+        session_duration(duration)
+        raw[_DURATION] = duration
+    except ValueError as error:
+        yield local.DURATION_INVALID.found(f"{_DURATION} is {duration[:100]!r}: {error}")
+    state.settings = settings.of_profile(replace(state.profile, values=raw))
+
+
+def _read_key(state: ProfileState) -> None:
+    """Read the key URI. A selector finds the certificates too."""
+    values = state.settings
+    if values.cert_selector is not None:
+        state.certificates = _selected(values, values.cert_selector)
+        state.key = KeyURI.of(state.certificates[0].source)
+        return
+    place = values.private_key or values.certificate
+    if not place:
+        name = state.profile.name
+        hint = f"Run hwsigner install-certificate CERTIFICATE KEY-URI --profile {name}, or hwsigner enroll {name}"
+        raise CertificateError("the profile names no key and no certificate", hint)
+    state.key = settings.key_uri(values, place).resolved().without_pin()
+
+
+def _selected(values: Settings, text: str) -> list[Certificate]:
+    if text.startswith("file://"):
+        check_no_pipe(text.removeprefix("file://"), CertificateError)
+    found = select(parse_selector(text), settings.key_uri(values, "pkcs11:"), no_pins())
+    if not found:
+        raise CertificateError("cert-selector matches no certificate on any token")
+    return found
+
+
+def _read_certificates(state: ProfileState) -> None:
+    values, found = state.settings, list(state.certificates)
+    if not found:
+        if not values.certificate:
+            raise CertificateError("the profile names no certificate", f"Run hwsigner enroll {state.profile.name}")
+        uri = settings.key_uri(values, values.certificate).without_pin()
+        found = settings.certificates_at(uri, pipes=False)
+    leaf = latest_expiring(leaves(found))
+    if values.intermediates:
+        found += settings.certificates_at(values.intermediates, pipes=False)
+    state.certificates, state.leaf = found, leaf
+
+
+def check_request(state: ProfileState) -> Iterator[Finding]:
+    """Yield what is wrong with what is asked of the service: the ARNs and the session's name."""
+    arns: dict[str, Arn] = {}
+    for flag in _ARN_FLAGS:
+        text = str(state.profile.values.get(flag.removeprefix("--"), ""))
+        try:
+            arns[flag] = parse_arn(text, flag)
+        except UsageError as error:
+            mistake = local.ARN_SWAPPED if _is_other_kind(text, flag) else local.ARN_INVALID
+            yield mistake.found(error.message, f"Run hwsigner profile edit NAME {flag} ARN")
+    yield from _check_together(arns, str(state.profile.values.get("region") or ""))
+    try:
+        settings.session_request(state.settings)
+    except UsageError as error:
+        yield local.SESSION_NAME_INVALID.found(error.message)
+
+
+def _is_other_kind(text: str, flag: str) -> bool:
+    for other in _ARN_FLAGS:
+        try:
+            parse_arn(text, other)
+        except UsageError:
+            continue
+        return other != flag
+    return False
+
+
+def _check_together(arns: dict[str, Arn], region: str) -> Iterator[Finding]:
+    for name, mistake in _SAME.items():
+        values = {flag: getattr(arn, name) for flag, arn in arns.items() if getattr(arn, name)}
+        if name == "region" and region:
+            values["--region"] = region
+        if len(set(values.values())) > 1:
+            listed = ", ".join(f"{flag} is in {value}" for flag, value in values.items())
+            is_flag = len({value for flag, value in values.items() if flag != "--region"}) == 1
+            fix = "Run hwsigner profile edit NAME --unset region" if is_flag else ""
+            yield mistake.found(f"{name}s differ: {listed}", fix)
+
+
+def check_certificate(state: ProfileState) -> Iterator[Finding]:
+    """Yield why the service refuses the certificate or its chain, whatever AWS has."""
+    leaf = state.leaf
+    if leaf is None:
+        return
+    if is_attestation(leaf.x509):
+        yield local.CERTIFICATE_ATTESTATION.found(f"{leaf.source} attests a key of a YubiKey")
+    for broken in broken_rules(leaf, state.now):
+        yield _mistake_of(broken.rule).found(f"certificate {leaf.source} {broken.problem}")
+    try:
+        _ = leaf.algorithm
+    except CertificateError as error:
+        yield local.CERTIFICATE_UNREADABLE.found_by(error)
+    yield from _check_chain(leaf, state.certificates)
+    problems = untaggable(leaf)
+    for problem in problems:
+        yield local.NAME_UNTAGGABLE.found(problem)
+    has_name = session_tags(leaf).get("x509Subject/CN") or any(each.startswith("x509Subject/CN ") for each in problems)
+    if not has_name:
+        yield local.NAME_EMPTY.found(f"certificate {leaf.source} has no CN in its subject, or an empty one")
+
+
+def _mistake_of(rule: Rule) -> Mistake:
+    match rule:
+        case "expired":
+            return local.CERTIFICATE_EXPIRED
+        case "not-yet-valid":
+            return local.CERTIFICATE_NOT_YET_VALID
+        case "version":
+            return local.CERTIFICATE_VERSION
+        case "ca":
+            return local.CERTIFICATE_CA
+        case "key-usage":
+            return local.CERTIFICATE_KEY_USAGE
+        case "hash":
+            return local.CERTIFICATE_HASH
+
+
+def _check_chain(leaf: Certificate, certificates: Sequence[Certificate]) -> Iterator[Finding]:
+    try:
+        chain, strangers = build_chain(leaf, certificates)
+    except CertificateError as error:
+        yield local.CHAIN_TOO_LONG.found_by(error)
+        return
+    is_one_file = {each.source for each in certificates} == {leaf.source}
+    if strangers and not leaf.source.startswith("pkcs11:"):  # A token may have others of other keys.
+        last = chain.certificates[-1]
+        issuer = last.x509.issuer.rfc4514_string()
+        found = f"{strangers[0].subject} did not issue {last.subject}, whose issuer {issuer} is missing"
+        yield local.CHAIN_GAP.found(found)
+    sent = [each for each in certificates if each is leaf or each in chain.intermediates]
+    if is_one_file and sent != [*chain.certificates]:
+        yield local.CHAIN_ORDER.found(f"{leaf.source} has the certificates in another order than that of the chain")
