@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -91,6 +92,17 @@ def test_provider_with_other_values(run: Run) -> None:
 
 def test_background_refresh(run: Run) -> None:
     assert b"ASIA" in run(python_block(LIBRARY, "## Background refresh", "| Situation | What happens |"))["reply"]
+
+
+def test_logging(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("hwsigner")
+    before = logger.level
+    try:
+        run(python_block(LIBRARY, "## Logging", "| Level |"))
+        hwsigner.Provider.from_profile("web")()
+    finally:
+        logger.setLevel(before)
+    assert "session created" in caplog.text
 
 
 def test_request_signed_by_a_provider(run: Run, scene: Scene) -> None:

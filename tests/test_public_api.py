@@ -41,6 +41,16 @@ def test_public_name_is_loaded_and_documented(name: str) -> None:
         assert f"`{name}" in (ROOT / "docs" / "how-to" / "library.md").read_text()
 
 
+def test_page_lists_what_the_package_exports_and_its_public_modules() -> None:
+    page = (ROOT / "docs" / "how-to" / "library.md").read_text().partition("## Public names")[2]
+    names, modules = page.split("These modules are public too:")
+    listed = [
+        re.findall(r"`([\w.]+)`", row.split("|")[1]) for row in (names + modules).splitlines() if row[:3] == "| `"
+    ]
+    found = [name for row in listed for name in row]
+    assert sorted(found) == sorted([*set(hwsigner.__all__) - {"__version__"}, *MODULES])
+
+
 def test_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no_such_name"):
         getattr(hwsigner, "no_such" + "_name")

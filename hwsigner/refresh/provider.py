@@ -20,6 +20,7 @@ from hwsigner.aws.credentials import Credentials
 from hwsigner.errors import HwsignerError, HwsignerWarning, ServiceError, ServiceUnreachableError, UsageError
 from hwsigner.identity import IdentitySource
 from hwsigner.identity.certificate import Certificate
+from hwsigner.monitoring import logger
 from hwsigner.pins import AskPin
 from hwsigner.refresh.expiry import ExpiryWatch
 from hwsigner.refresh.outcome import Failure, Session
@@ -47,8 +48,8 @@ class Provider:
     The identity stays open. It is reopened if the file of its certificate, key or intermediates has changed, if its
     leaf has expired, after its key has failed, and in a child process. Close the provider, or use a `with` statement.
 
-    What a refresh calls in its thread (`source`, a callable for PINs, a handler of warnings or signals) gets the last
-    credentials from the provider while they live, else a UsageError; it may close the provider.
+    What a refresh calls in its thread (`source`, a callable for PINs, a handler of warnings, signals or log records)
+    gets the last credentials from the provider while they live, else a UsageError; it may close the provider.
 
     Args:
         source: the identity; or a callable that returns it, called each time that it is opened.
@@ -82,6 +83,7 @@ class Provider:
         self._seconds: float | None = None
         self._session: Session | None = None
         self._failure: Failure | None = None
+        self._expiry = ExpiryWatch()
         # A background provider's: called by the thread that made an attempt, before it lets others go on.
         self._listener: Callable[[Session | Failure], None] | None = None
         self._hear: Callable[[str | None], None] | None = None
@@ -333,6 +335,9 @@ class Provider:
         self._created += 1
         if self._listener:
             self._listener(session)
+        logger.session_created(self._request.role_arn, credentials.expiration)
+        if notice := self._expiry_notice(self._expiry):
+            logger.certificate_expires(notice)
         return session
 
     def _note_failure(self, error: Exception) -> None:
@@ -341,14 +346,15 @@ class Provider:
             return self._clocks.monotonic() + POLICY.pause(failures, random.random, asked=asked)
 
         # First of all, so that no PIN is sent twice, whatever fails below.
-        self._failure = Failure.after(error, self._failure, next_try)
+        self._failure = failure = Failure.after(error, self._failure, next_try)
         if not isinstance(error, ServiceError | ServiceUnreachableError):
             with suppress(Exception):  # The key has failed; its first error is the one to report.
                 self._identity.close()
         if self._session:
             self._session = self._session.postponed(self._clocks)
         if self._listener:
-            self._listener(self._failure)
+            self._listener(failure)
+        logger.no_session(self._request.role_arn, failure.error)
 
     def _refuse_if_closed(self) -> None:
         if self._is_closed:
