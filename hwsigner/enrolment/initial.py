@@ -131,7 +131,7 @@ def enroll(asked: Enrolment, prompts: Prompts = lambda _: ()) -> Enrolled:
         _check_pin(target.access, key)
         with target.access.open() as opened:
             request = sign_request(target, opened)
-        there = installed_chain(target, request, datetime.now(UTC))
+        there = None if made else installed_chain(target, request, datetime.now(UTC))
         chain = there or request_certificate(request, issuer, lambda: datetime.now(UTC), wait=values.timeout)
         is_named = there is not None and names_certificate(found, target.access, there)
         installed = None if is_named else install(target, chain)
