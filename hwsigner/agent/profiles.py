@@ -24,7 +24,7 @@ class Profiles:
         self._shared = shared
         self._profiles: dict[str, AgentProfile] = {}
         self._closing: list[Future[None]] = []
-        self._files = [str(config.user_file(shared.environ)), str(config.SYSTEM_FILE)]
+        self._files = [config.user_file(shared.environ), config.SYSTEM_FILE]
         self._seen = self._look()
         self._read()
 

@@ -125,7 +125,7 @@ def _print(arguments: Arguments, installed: InstalledLeaf) -> None:
 def _write_profile(name: str, flags: Mapping[str, str], text: str) -> str:
     """Write the flags into a profile; return its file."""
     try:
-        return str(change_profile(name, {**dict.fromkeys(EXCLUDED), **flags}, os.environ))
+        return change_profile(name, {**dict.fromkeys(EXCLUDED), **flags}, os.environ)
     except HwsignerError as error:
         raise type(error)(f"the certificate is installed, but {error.message}", f"Its flags are {text}") from error
 

@@ -17,7 +17,6 @@ from hwsigner.errors import UsageError, suggestion
 
 if TYPE_CHECKING:
     import argparse
-    from pathlib import Path
 
     from hwsigner.cli.positionals import Positionals
     from hwsigner.config.settings import Settings
@@ -37,7 +36,7 @@ class Arguments(SimpleNamespace):
 
     settings: Settings
     given: Sequence[tuple[Flag, Any]]
-    exposed: Path | None
+    exposed: str | None
 
 
 class Command(Protocol):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwsigner.aws.region import check_known_arns
@@ -70,10 +69,10 @@ def run(arguments: Arguments) -> int:
         return _write(arguments, name)
     if action == "show":
         return _show(profile(name, os.environ), as_json=arguments.json)
-    profile(name, os.environ)  # An error names those that there are.
-    file = remove_profile(name, os.environ)
-    told = f"removed [profile.{name}]. Its key and certificate stay: hwsigner retire deletes them too"
-    return _print_change(arguments, name, str(file), told)
+    file = profile(name, os.environ).file  # An error names those that there are.
+    remove_profile(name, os.environ)
+    change = f"removed [profile.{name}]. Its key and certificate stay: hwsigner retire deletes them too"
+    return _print_change(arguments, name, file, change)
 
 
 def _values(arguments: Arguments) -> dict[str, Any]:
@@ -97,25 +96,25 @@ def _write(arguments: Arguments, name: str) -> int:
     except UnicodeEncodeError:
         # Not chained: the exception contains the values, which may be secret.
         raise UsageError("a value is not text, so config.toml can't contain it", "Use UTF-8 text") from None
-    if any(flag.secret for flag, value in arguments.given if value) and file.stat().st_mode & 0o044:
+    if any(flag.secret for flag, value in arguments.given if value) and os.stat(file).st_mode & 0o044:
         problem = f"{file} contains a password and others can read it"
         warnings.warn(UnsafeKeyWarning(problem, f"Run chmod 600 {file}"), stacklevel=1)
-    return _print_change(arguments, name, str(file), f"[profile.{name}]")
+    return _print_change(arguments, name, file, f"[profile.{name}]")
 
 
-def _print_change(arguments: Arguments, name: str, file: str, told: str) -> int:
+def _print_change(arguments: Arguments, name: str, file: str, change: str) -> int:
     """Print the file that has the profile, or had it."""
-    text = json.dumps({"name": name, "file": file}, indent=2) if arguments.json else f"{file}: {told}"
+    text = json.dumps({"name": name, "file": file}, indent=2) if arguments.json else f"{file}: {change}"
     print_outcome(f"{file} was changed", text)
     return 0
 
 
-def _add(arguments: Arguments, name: str, values: dict[str, Any]) -> Path:
+def _add(arguments: Arguments, name: str, values: dict[str, Any]) -> str:
     check_known_arns(values)
     return add_profile(name, values, os.environ, replace=arguments.replace)
 
 
-def _edit(name: str, values: dict[str, Any], unset: list[str]) -> Path:
+def _edit(name: str, values: dict[str, Any], unset: list[str]) -> str:
     found = profile(name, os.environ)
     removed = [flag.removeprefix("--") for flag in unset]
     for flag in removed:
@@ -132,9 +131,9 @@ def _edit(name: str, values: dict[str, Any], unset: list[str]) -> Path:
 def _show(found: Profile, *, as_json: bool) -> int:
     if as_json:
         values = {key: without_secret(key, value) for key, value in found.values.items()}
-        print(json.dumps({"name": found.name, "file": str(found.file), "values": values}, indent=2, default=str))
+        print(json.dumps({"name": found.name, "file": found.file, "values": values}, indent=2, default=str))
         return 0
-    print(f"# {printable(str(found.file))}")
+    print(f"# {printable(found.file)}")
     for key, value in found.values.items():
         shown = without_secret(key, value)
         text = json.dumps(shown, ensure_ascii=False, default=str)
@@ -145,7 +144,7 @@ def _show(found: Profile, *, as_json: bool) -> int:
 def _list(name: str | None, *, as_json: bool) -> int:
     if name is not None:
         raise UsageError("profile list takes no other arguments", "Write hwsigner profile list")
-    found = {each: str(one.file) for each, one in sorted(profiles(os.environ).items())}
+    found = {each: one.file for each, one in sorted(profiles(os.environ).items())}
     if as_json:
         print(json.dumps({"profiles": [{"name": each, "file": file} for each, file in found.items()]}, indent=2))
     elif found:

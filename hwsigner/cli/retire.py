@@ -73,7 +73,7 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: Arguments) -> int:
     """Show all that would be gone, then ask for each step and do it. With JSON on stdout, this goes to stderr."""
     found = profile(arguments.name, os.environ)
-    if not os.access(found.file.parent, os.W_OK):
+    if not os.access(os.path.dirname(found.file), os.W_OK):
         problem = f"you can't change {found.file}, which has profile {found.name!r}"
         hint = "Run it as the owner. If its file system is read-only here, run it where it is not"
         raise HwsignerError(problem, hint)

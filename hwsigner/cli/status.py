@@ -125,7 +125,7 @@ def _data(row: _Row) -> dict[str, Any]:
     leaf, served = row.certificate, row.served
     return {
         "name": row.profile.name,
-        "file": str(row.profile.file),
+        "file": row.profile.file,
         "key": row.key and {"uri": row.key.name, "place": _place(row.key)},
         "certificate": leaf
         and {

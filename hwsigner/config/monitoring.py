@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hwsigner.config import profiles
 from hwsigner.config.flags import Flag, one_of, table_values
-from hwsigner.config.places import SYSTEM_FILE, user_file
 from hwsigner.errors import ConfigError, UsageError
-from hwsigner.system.files import open_trusted
 
 # The defaults are of `read_monitoring`: a flag that is given takes precedence over config.toml.
 MONITORING = (
@@ -63,10 +62,10 @@ def read_monitoring(environ: Mapping[str, str], given: Mapping[str, Any] | None 
         ConfigError: config.toml can't be read or has an invalid table.
         UsageError: the audit log is required, and there is none; or its path is relative.
     """
-    file = user_file(environ)
+    file = profiles.user_file(environ)
     table = _table(file)
     if table is None:
-        file = SYSTEM_FILE
+        file = profiles.SYSTEM_FILE
         table = _table(file) or {}
     of_flags = {name: value for name in _ATTRIBUTES if (value := (given or {}).get(name)) is not None}
     found = Monitoring({name: value for name, value in (table | of_flags).items() if value is not None})
@@ -83,13 +82,7 @@ def read_monitoring(environ: Mapping[str, str], given: Mapping[str, Any] | None 
 
 def _table(file: str) -> dict[str, Any] | None:
     """Return a file's table by attribute; None if it has none, or this user may not read it."""
-    try:
-        with open_trusted(file, ConfigError) as stream:
-            data = stream.read()
-    except (FileNotFoundError, NotADirectoryError, PermissionError):  # The home of some system users is /dev/null.
-        return None
-    except OSError as error:
-        raise ConfigError(f"can't read {file}: {error.strerror}", "It must be a file that you may read") from error
+    data, _ = profiles.read_file(file, may_be_hidden=True) or (b"", False)
     if b"monitoring" not in data:  # Most commands need nothing else of the file.
         return None
     from hwsigner.system.toml import parse_toml

@@ -8,26 +8,20 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import takewhile
-from pathlib import Path
 from typing import Any
 
-from hwsigner.config import places
 from hwsigner.errors import ConfigError, NoProfileError, UsageError, check_text, suggestion
+from hwsigner.system.environment import home_folder
 from hwsigner.system.files import create_file, edit_file, open_trusted
-from hwsigner.system.toml import parse_toml
-from hwsigner.system.users import share_with_agent
 from hwsigner.uri import KeyURI
 
-SYSTEM_FILE = Path(places.SYSTEM_FILE)
+SYSTEM_FILE = "/etc/hwsigner/config.toml"  # Not a Path: importing pathlib takes longer than reading the file.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _BLOCK = re.compile(r"^(?=[ \t]*\[)", re.MULTILINE)
 
 
-@dataclass(frozen=True)
 class Profile:
     """A named set of flags.
 
@@ -38,18 +32,26 @@ class Profile:
         exposed: whether others can read the file.
     """
 
-    name: str
-    file: Path
-    values: Mapping[str, Any]
-    exposed: bool
+    def __init__(self, name: str, file: str, values: Mapping[str, Any], *, exposed: bool) -> None:
+        self.name = name
+        self.file = file
+        self.values = values
+        self.exposed = exposed
+
+    def __eq__(self, other: object) -> bool:
+        return vars(self) == vars(other) if isinstance(other, Profile) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"Profile({self.name!r}, {str(self.file)!r})"
+        return f"Profile({self.name!r}, {self.file!r})"
 
 
-def user_file(environ: Mapping[str, str]) -> Path:
-    """Return the path of the user's file, as `hwsigner.config.places` has it."""
-    return Path(places.user_file(environ))
+def user_file(environ: Mapping[str, str]) -> str:
+    """Return the path of the user's file, which may be missing. As XDG says, a relative XDG_CONFIG_HOME is ignored."""
+    folder = environ.get("XDG_CONFIG_HOME", "")
+    base = folder if os.path.isabs(folder) else os.path.join(home_folder(environ), ".config")
+    return os.path.join(base, "hwsigner", "config.toml")
 
 
 def profiles(environ: Mapping[str, str]) -> dict[str, Profile]:
@@ -121,7 +123,7 @@ def in_full_if_there(text: str) -> str:
     return in_full(uri) if has_file and uri.pin_value is None else text
 
 
-def change_profile(name: str, values: Mapping[str, Any], environ: Mapping[str, str], *, system: bool = False) -> Path:
+def change_profile(name: str, values: Mapping[str, Any], environ: Mapping[str, str], *, system: bool = False) -> str:
     """Set some values of a profile, which is made if there is none; return its file's path.
 
     Its other values and comments do not change.
@@ -140,10 +142,10 @@ def change_profile(name: str, values: Mapping[str, Any], environ: Mapping[str, s
         return add_profile(name, _merged({}, values), environ, system=system)
 
     def edit(text: bytes) -> bytes:
-        before = _read(existing.file).get(name)
+        before = _tables(text, existing.file).get(name)
         if before is None:
             raise ConfigError(f"{existing.file} has no profile {name!r} any more", "Run the command again")
-        wanted = _merged(before.values, values)
+        wanted = _merged(before, values)
         # tomlkit can't change some tables in their place: a value that becomes one of another type, or the reverse.
         edited = _with_values(text.decode(), name, values, wanted) or _with_profile(text.decode(), name, wanted)
         if edited is None:
@@ -151,7 +153,7 @@ def change_profile(name: str, values: Mapping[str, Any], environ: Mapping[str, s
         return edited.encode()
 
     if _merged(existing.values, values) != existing.values:
-        edit_file(str(existing.file), edit)
+        edit_file(existing.file, edit)
     return existing.file
 
 
@@ -166,7 +168,7 @@ def add_profile(
     *,
     replace: bool = False,
     system: bool = False,
-) -> Path:
+) -> str:
     """Write a profile into the user's file, or the system's, and return its path. The rest of it does not change.
 
     A new file of a user gets mode 0600, in a folder of mode 0700. One of the system can also be read by the group of
@@ -181,10 +183,10 @@ def add_profile(
     file = file_of_new(environ, system=system)
 
     def edit(text: bytes) -> bytes:
-        existing = _read(file).get(name)
-        if existing and existing.values == values:
+        existing = _tables(text, file).get(name)
+        if existing == values:
             return text
-        if existing and not replace:
+        if existing is not None and not replace:
             raise ConfigError(f"{file} already has a different profile {name!r}", "Replace it with --replace")
         edited = _with_profile(text.decode(), name, values)
         if edited is None:
@@ -193,25 +195,27 @@ def add_profile(
 
     written = _read(file).get(name)
     if written is None or written.values != values:
-        if system and not file.exists():
+        if system and not os.path.exists(file):
             _make_system_file()
-        edit_file(str(file), edit)
+        edit_file(file, edit)
     return file
 
 
-def file_of_new(environ: Mapping[str, str], *, system: bool) -> Path:
+def file_of_new(environ: Mapping[str, str], *, system: bool) -> str:
     """Return the path of the file for a new profile."""
     return SYSTEM_FILE if system else user_file(environ)
 
 
 def _make_system_file() -> None:
     """Make the system's file, empty. `edit_file` keeps its mode and group."""
-    SYSTEM_FILE.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    create_file(str(SYSTEM_FILE), b"")
-    share_with_agent(str(SYSTEM_FILE))
+    from hwsigner.system.users import share_with_agent
+
+    os.makedirs(os.path.dirname(SYSTEM_FILE), mode=0o755, exist_ok=True)
+    create_file(SYSTEM_FILE, b"")
+    share_with_agent(SYSTEM_FILE)
 
 
-def remove_profile(name: str, environ: Mapping[str, str]) -> Path | None:
+def remove_profile(name: str, environ: Mapping[str, str]) -> str | None:
     """Take a profile out of its file, and return the file's path; None if there is no such profile.
 
     The rest of the file does not change. Comments above and below the profile stay.
@@ -230,16 +234,14 @@ def remove_profile(name: str, environ: Mapping[str, str]) -> Path | None:
             raise ConfigError(f"{existing.file} can't be changed without changing other lines", "Edit it by hand")
         return edited.encode()
 
-    edit_file(str(existing.file), edit)
+    edit_file(existing.file, edit)
     return existing.file
 
 
 def _without_profile(text: str, name: str) -> str | None:
     """Return a file's text without a profile; None if that would change anything else."""
     blocks = [_tail(block) if _is_of_profile(block, name) else block for block in _BLOCK.split(text)]
-    before = tomllib.loads(text)
-    others = {other: values for other, values in before.get("profile", {}).items() if other != name}
-    return _only_with("".join(blocks), before, others)
+    return _only_with("".join(blocks), text, name, None)
 
 
 def _with_profile(text: str, name: str, values: Mapping[str, Any]) -> str | None:
@@ -253,8 +255,7 @@ def _with_profile(text: str, name: str, values: Mapping[str, Any]) -> str | None
         blocks[index] = (table if index == own[0] else "") + _tail(blocks[index])
     if not own:
         blocks += ["\n" if text and not text.endswith("\n") else "", "\n" if text else "", table]
-    before = tomllib.loads(text)
-    return _only_with("".join(blocks), before, {**before.get("profile", {}), name: values})
+    return _only_with("".join(blocks), text, name, values)
 
 
 def _with_values(text: str, name: str, values: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
@@ -281,18 +282,22 @@ def _with_values(text: str, name: str, values: Mapping[str, Any], wanted: Mappin
         blocks[index] = tomlkit.dumps(block) + tail
     except TOMLKitError:
         return None
+    return _only_with("".join(blocks), text, name, wanted)
+
+
+def _only_with(edited: str, text: str, name: str, wanted: Mapping[str, Any] | None) -> str | None:
+    """Return a file's edited text; None unless a profile is as wanted and all else as it was in the text before."""
+    import tomllib
+
     before = tomllib.loads(text)
-    return _only_with("".join(blocks), before, {**before["profile"], name: wanted})
-
-
-def _only_with(edited: str, before: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
-    """Return a file's edited text; None unless it has the wanted profiles and otherwise what was there before."""
+    others = {other: values for other, values in before.get("profile", {}).items() if other != name}
+    before["profile"] = others if wanted is None else {**others, name: wanted}
     try:
         document = tomllib.loads(edited)
     except tomllib.TOMLDecodeError:
         return None
     # As text, because nan does not equal itself.
-    found, expected = map(_sorted_json, ({"profile": {}, **document}, {**before, "profile": wanted}))
+    found, expected = map(_sorted_json, ({"profile": {}, **document}, before))
     return edited if found == expected else None
 
 
@@ -302,12 +307,14 @@ def _sorted_json(document: Mapping[str, Any]) -> str:
     return json.dumps(document, sort_keys=True, default=repr)
 
 
-def _unchangeable(file: Path, name: str) -> ConfigError:
+def _unchangeable(file: str, name: str) -> ConfigError:
     return ConfigError(f"{file} can't be changed without changing other lines", f"Write [profile.{name}] by hand")
 
 
 def _is_of_profile(block: str, name: str) -> bool:
     """Return whether a block starts with the header of a profile's table, or of a table within it."""
+    import tomllib
+
     try:
         return name in tomllib.loads(block.partition("\n")[0].strip()).get("profile", {})
     except tomllib.TOMLDecodeError:
@@ -322,16 +329,37 @@ def _tail(block: str) -> str:
     return "".join(reversed(list(tail)))
 
 
-def _read(file: Path) -> dict[str, Profile]:
+def read_file(file: str, *, may_be_hidden: bool = False) -> tuple[bytes, bool] | None:
+    """Return the content of a config.toml, and whether others can read it.
+
+    Returns None if there is no such file, or it may be hidden and this user may not read it.
+
+    Raises:
+        ConfigError: it can't be read, or others can write it.
+    """
     try:
-        with open_trusted(str(file), ConfigError) as stream:
-            status = os.fstat(stream.fileno())
-            data = stream.read()
+        with open_trusted(file, ConfigError) as stream:
+            return stream.read(), bool(os.fstat(stream.fileno()).st_mode & 0o044)
     except (FileNotFoundError, NotADirectoryError):  # The home of some system users is /dev/null.
-        return {}
+        return None
     except OSError as error:
+        if may_be_hidden and isinstance(error, PermissionError):
+            return None
         raise ConfigError(f"can't read {file}: {error.strerror}", "It must be a file that you may read") from error
-    document = parse_toml(data, str(file))
+
+
+def _read(file: str) -> dict[str, Profile]:
+    data, exposed = read_file(file) or (b"", False)
+    return {name: Profile(name, file, values, exposed=exposed) for name, values in _tables(data, file).items()}
+
+
+def _tables(data: bytes, file: str) -> dict[str, dict[str, Any]]:
+    """Return the tables of the profiles in the content of a config.toml."""
+    if not data:
+        return {}
+    from hwsigner.system.toml import parse_toml
+
+    document = parse_toml(data, file)
     tables = document.get("profile", {})
     unknown = sorted(document.keys() - {"profile", "monitoring"})
     if unknown or not isinstance(tables, dict):
@@ -340,4 +368,4 @@ def _read(file: Path) -> dict[str, Profile]:
     for name, values in tables.items():
         if not isinstance(values, dict):
             raise ConfigError(f"{file} has profile.{name}, which is not a table", "Write [profile.NAME] and its keys")
-    return {name: Profile(name, file, values, bool(status.st_mode & 0o044)) for name, values in tables.items()}
+    return tables

@@ -17,8 +17,6 @@ from hwsigner.pins.sources import serve_place
 from hwsigner.uri import KeyURI, check_no_pin
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from hwsigner.aws.create_session import Service, SessionRequest
     from hwsigner.config.profiles import Profile
     from hwsigner.identity import IdentitySource
@@ -129,7 +127,7 @@ def of_profile(found: Profile, given: Mapping[str, Any] | None = None) -> Settin
     return Settings({**own, **(given or {})})
 
 
-def warn_of_secrets(values: Settings, *, given: Collection[str], exposed: Path | None) -> None:
+def warn_of_secrets(values: Settings, *, given: Collection[str], exposed: str | None) -> None:
     """Warn of each PIN on the command line, or in a profile whose file others can read.
 
     Args:

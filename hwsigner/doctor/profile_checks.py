@@ -8,13 +8,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from hwsigner.aws.region import Arn, parse_arn
 from hwsigner.config import settings
 from hwsigner.config.flags import ARNS, IN_PROFILES, session_duration
+from hwsigner.config.profiles import Profile
 from hwsigner.config.settings import Settings
 from hwsigner.errors import (
     CertificateError,
@@ -42,7 +43,6 @@ from hwsigner.system.files import check_no_pipe
 from hwsigner.uri import KeyURI
 
 if TYPE_CHECKING:
-    from hwsigner.config.profiles import Profile
     from hwsigner.identity.certificate import Rule
 
 _DURATION = "session-duration"
@@ -121,7 +121,8 @@ def _read_settings(state: ProfileState) -> Iterator[Finding]:
         raw[_DURATION] = duration
     except ValueError as error:
         yield local.DURATION_INVALID.found(f"{_DURATION} is {duration[:100]!r}: {error}")
-    state.settings = settings.of_profile(replace(state.profile, values=raw))
+    known = Profile(state.profile.name, state.profile.file, raw, exposed=state.profile.exposed)
+    state.settings = settings.of_profile(known)
 
 
 def _read_key(state: ProfileState) -> None:

@@ -142,7 +142,7 @@ def enroll(asked: Enrolment, prompts: Prompts = lambda _: ()) -> Enrolled:
             chain.leaf,
             there is None,
             installed,
-            str(file),
+            file,
             _edit_aws_config(asked, region, write=True) if asked.command else None,
             _missing(found, kept),
         )

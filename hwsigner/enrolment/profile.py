@@ -6,7 +6,6 @@ import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from hwsigner.config import settings
@@ -36,7 +35,7 @@ _RENEWAL_SECONDS = 120.0
 
 
 @contextmanager
-def profile_lock(name: str, config: Path, *, system: bool = False) -> Iterator[int]:
+def profile_lock(name: str, config: str, *, system: bool = False) -> Iterator[int]:
     """Let one process at a time enrol or renew a profile. Give a descriptor of its lock file, for `Failures`.
 
     Args:
@@ -48,27 +47,29 @@ def profile_lock(name: str, config: Path, *, system: bool = False) -> Iterator[i
         LockError: another one has been doing it for ten seconds.
         HwsignerError: the folder of config.toml can't be written.
     """
-    path, running = config.parent / f".{name}.hwsigner-enroll", f"another hwsigner enroll or renew of {name} is running"
+    path = os.path.join(os.path.dirname(config), f".{name}.hwsigner-enroll")
+    running = f"another hwsigner enroll or renew of {name} is running"
     with _locked(path, LOCK_TIMEOUT, running, folder_mode=0o755 if system else 0o700) as file:
         yield file
 
 
 @contextmanager
-def renewal_lock(config: Path) -> Iterator[None]:
+def renewal_lock(config: str) -> Iterator[None]:
     """Let one process at a time renew the profiles of a config.toml: for /etc/hwsigner, one on the whole machine.
 
     Raises:
         LockError: another one has been doing it for two minutes.
         HwsignerError: the folder of config.toml can't be written.
     """
-    with _locked(config.parent / ".hwsigner-renew", _RENEWAL_SECONDS, "another hwsigner renew is running"):
+    path = os.path.join(os.path.dirname(config), ".hwsigner-renew")
+    with _locked(path, _RENEWAL_SECONDS, "another hwsigner renew is running"):
         yield
 
 
 @contextmanager
-def _locked(path: Path, seconds: float, running: str, *, folder_mode: int = 0o700) -> Iterator[int]:
+def _locked(path: str, seconds: float, running: str, *, folder_mode: int = 0o700) -> Iterator[int]:
     try:
-        path.parent.mkdir(mode=folder_mode, parents=True, exist_ok=True)
+        os.makedirs(os.path.dirname(path), mode=folder_mode, exist_ok=True)
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise HwsignerError(f"can't lock {path}: {error.strerror}", "Check who may write its folder") from error

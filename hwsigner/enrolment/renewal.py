@@ -142,7 +142,7 @@ def _renew(found: Profile, old: Certificate, new_key: str | None, prompts: Promp
         warnings.warn(HwsignerWarning(problem, untried.hint), stacklevel=3)
     kept = {"private-key": in_full(target.access.uri)} if new_key else {}
     file = change_profile(found.name, with_certificate(kept, installed), os.environ)
-    return Renewed(chain.leaf, str(file), found.values["private-key"] if new_key else None)
+    return Renewed(chain.leaf, file, found.values["private-key"] if new_key else None)
 
 
 def _try(values: Settings, key: Key, chain: Chain, *, may_skip: bool) -> HwsignerError | None:

@@ -173,7 +173,7 @@ class TestStartOfTheSystemAgent:
     def asked(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HWSIGNER_AGENT", "asked")
         monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-        monkeypatch.setattr(config, "SYSTEM_FILE", tmp_path / "config.toml")
+        monkeypatch.setattr(config, "SYSTEM_FILE", str(tmp_path / "config.toml"))
         monkeypatch.setattr(client, "_PAUSE", 0.01)
 
     @pytest.fixture

@@ -570,7 +570,7 @@ class TestConfiguration:
     ) -> None:
         home.write_profiles(web={"allow-users": ["root"]}, free={})
         file = home.folder / "config" / "hwsigner" / "config.toml"
-        monkeypatch.setattr("hwsigner.config.profiles.SYSTEM_FILE", file)
+        monkeypatch.setattr("hwsigner.config.profiles.SYSTEM_FILE", str(file))
         monkeypatch.setattr("hwsigner.config.profiles.user_file", lambda _: home.folder / "none")
         with run_agent(home) as running:
             assert running.get() == b"1 unknown\n"

@@ -59,7 +59,7 @@ def enrolment(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("AWS_CONFIG_FILE", str(home / "aws" / "config"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(home / "none"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setattr(profiles, "SYSTEM_FILE", tmp_path / "etc" / "config.toml")
+    monkeypatch.setattr(profiles, "SYSTEM_FILE", str(tmp_path / "etc" / "config.toml"))
     (home / "ca.pem").write_bytes(scene.ca.pem)
     certs.write_key(home / "ca.key", scene.ca.key)
     return Enrolment(scene, home, str(home / "keys" / "web.key"))

@@ -27,7 +27,6 @@ NEVER = {
     "asyncio",
     "getpass",
     "gettext",
-    "hwsigner.config.profiles",
     "hwsigner.emulator",
     "hwsigner.identity.selector",
     "hwsigner.pins.terminal",

@@ -185,7 +185,7 @@ class TestKilled:
         self, enrolment: Enrolment, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(profile, "LOCK_TIMEOUT", 0.0)
-        with profile.profile_lock("web", enrolment.config):
+        with profile.profile_lock("web", str(enrolment.config)):
             refused(enrolment.run(), 7, "another hwsigner enroll or renew of web is running")
 
 
@@ -398,7 +398,7 @@ class TestSystem:
 
     def test_profile_goes_into_the_system_s_file_and_no_user_s_files_are_written(self, enrolment: Enrolment) -> None:
         rows = succeeds(enrolment.run("--system"))
-        file = profiles.SYSTEM_FILE
+        file = Path(profiles.SYSTEM_FILE)
         assert rows["Profile"] == f"{file}: [profile.web]"
         assert rows["Next"] == "systemctl enable --now hwsigner-renew@web.timer"
         assert "SDKs" not in rows
@@ -413,7 +413,7 @@ class TestSystem:
     ) -> None:
         monkeypatch.setattr(users, "agent_group", lambda: 12345)
         succeeds(enrolment.run("--system"))
-        status = profiles.SYSTEM_FILE.stat()
+        status = Path(profiles.SYSTEM_FILE).stat()
         assert (status.st_gid, status.st_mode & 0o777) == (12345, 0o640)
         assert os.stat(enrolment.key).st_mode & 0o777 == 0o600
 
@@ -425,7 +425,7 @@ class TestSystem:
         first, second = (str(Path(enrolment.key).with_name(name)) for name in ("first.tss2", "second.tss2"))
         enrolment.key, enrolment.flags = f"tpm2:path={first}", ["--tcti", swtpm.tcti]
         succeeds(enrolment.run("--system"))
-        profiles.SYSTEM_FILE.write_text(profiles.SYSTEM_FILE.read_text().replace("-days 2", "-days 3"))
+        Path(profiles.SYSTEM_FILE).write_text(Path(profiles.SYSTEM_FILE).read_text().replace("-days 2", "-days 3"))
         succeeds(enrolment.scene.call("renew", "web", "--new-key", f"tpm2:path={second}"))
         for status in map(os.stat, (first, second)):
             assert (status.st_gid, status.st_mode & 0o777) == (12345, 0o640)
@@ -440,8 +440,8 @@ class TestSystem:
     def test_renewal_changes_the_system_s_file(self, enrolment: Enrolment) -> None:
         succeeds(enrolment.run("--system"))
         enrolment.config.parent.mkdir(parents=True)
-        text = profiles.SYSTEM_FILE.read_text()
-        profiles.SYSTEM_FILE.write_text(text.replace("-days 2", "-days 3"))
+        text = Path(profiles.SYSTEM_FILE).read_text()
+        Path(profiles.SYSTEM_FILE).write_text(text.replace("-days 2", "-days 3"))
         rows = succeeds(enrolment.scene.call("renew", "web"))
         assert rows["Profile"].startswith(str(profiles.SYSTEM_FILE))
         assert not list(enrolment.config.parent.iterdir())

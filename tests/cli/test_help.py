@@ -29,7 +29,7 @@ FIVE = ["certificate", "private-key", "trust-anchor-arn", "profile-arn", "role-a
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The path of the user's config.toml, in a folder that is there."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    monkeypatch.setattr("hwsigner.config.profiles.SYSTEM_FILE", tmp_path / "system.toml")
+    monkeypatch.setattr("hwsigner.config.profiles.SYSTEM_FILE", str(tmp_path / "system.toml"))
     path = tmp_path / "hwsigner" / "config.toml"
     path.parent.mkdir(mode=0o700)
     return path

@@ -33,7 +33,7 @@ def config_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A config.toml of the test's own."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    monkeypatch.setattr("hwsigner.config.profiles.SYSTEM_FILE", tmp_path / "none")
+    monkeypatch.setattr("hwsigner.config.profiles.SYSTEM_FILE", str(tmp_path / "none"))
 
 
 def fields(command: str) -> set[str]:

@@ -232,7 +232,7 @@ class TestComplete:
     def test_exposed_is_the_file_that_others_can_read(self, mode: int, config: Path, environ: dict[str, str]) -> None:
         config.write_text("[profile.web]\n")
         config.chmod(mode)
-        assert complete(environ, "--profile=web").exposed == (config if mode == 0o644 else None)
+        assert complete(environ, "--profile=web").exposed == (str(config) if mode == 0o644 else None)
 
 
 def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:

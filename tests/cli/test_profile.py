@@ -28,7 +28,7 @@ ARNS = {
 def user_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The user's config.toml. It does not exist, and neither does the system's."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
-    monkeypatch.setattr(profiles, "SYSTEM_FILE", tmp_path / "etc" / "config.toml")
+    monkeypatch.setattr(profiles, "SYSTEM_FILE", str(tmp_path / "etc" / "config.toml"))
     return tmp_path / "xdg" / "hwsigner" / "config.toml"
 
 
@@ -259,8 +259,8 @@ class TestList:
         assert outcome.err.startswith("hwsigner: there are no profiles. Make one with hwsigner enroll")
 
     def test_list_shows_names_and_files(self, call: Call, user_file: Path) -> None:
-        profiles.SYSTEM_FILE.parent.mkdir()
-        profiles.SYSTEM_FILE.write_text('[profile.web]\n[profile.sys]\npkcs8-password = "hunter2"\n')
+        Path(profiles.SYSTEM_FILE).parent.mkdir()
+        Path(profiles.SYSTEM_FILE).write_text('[profile.web]\n[profile.sys]\npkcs8-password = "hunter2"\n')
         call("profile", "add", "web", "--region=x")
         assert call("profile", "list") == Outcome(0, f"sys\t{profiles.SYSTEM_FILE}\nweb\t{user_file}\n", "")
 

@@ -246,10 +246,10 @@ class TestRefusals:
         self, enrolled: Enrolment, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(profile, "LOCK_TIMEOUT", 0.1)
-        with profile.profile_lock("web", enrolled.config):
+        with profile.profile_lock("web", str(enrolled.config)):
             refused(run(enrolled), 7, "another hwsigner enroll or renew of web is running")
         monkeypatch.setattr(profile, "_RENEWAL_SECONDS", 0.1)
-        with profile.renewal_lock(enrolled.config):
+        with profile.renewal_lock(str(enrolled.config)):
             refused(run(enrolled), 7, "another hwsigner renew is running")
 
 

@@ -35,7 +35,7 @@ REST = "\n# Last\n[profile.third]\nregion = 'eu-west-2'\n"
 def config_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of config.toml; there is no system's file."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.setattr(config, "SYSTEM_FILE", tmp_path / "none")
+    monkeypatch.setattr(config, "SYSTEM_FILE", str(tmp_path / "none"))
     return tmp_path / "config"
 
 

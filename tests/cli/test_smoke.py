@@ -137,7 +137,7 @@ def place(scene: Scene, short_folder: Path, monkeypatch: pytest.MonkeyPatch, pro
         monkeypatch.setenv(f"XDG_{name}", str(short_folder / name))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(short_folder / "aws"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(short_folder / "credentials"))
-    monkeypatch.setattr(profiles, "SYSTEM_FILE", short_folder / "none")
+    monkeypatch.setattr(profiles, "SYSTEM_FILE", str(short_folder / "none"))
     # A thread that hangs would end the tests, and on a busy machine one may seem to.
     monkeypatch.setattr("hwsigner.cli.server_run._CLOSE_SECONDS", 20.0)
     monkeypatch.setattr(os, "_exit", lambda status: pytest.fail(f"a thread hangs; status {status}"))

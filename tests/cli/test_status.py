@@ -35,7 +35,7 @@ def home(
     variables = {**made.environ, "AWS_ENDPOINT_URL": shared_emulator.url, "AWS_EC2_METADATA_DISABLED": "true"}
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(profiles, "SYSTEM_FILE", tmp_path / "etc" / "config.toml")
+    monkeypatch.setattr(profiles, "SYSTEM_FILE", str(tmp_path / "etc" / "config.toml"))
     monkeypatch.setattr(address, "SYSTEM_FOLDER", str(tmp_path / "system"))
     yield made
     shared_emulator.clear_faults()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tomllib
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,7 +24,7 @@ from hwsigner.errors import ConfigError, UsageError
 
 FLAGS = {flag.name: flag for flag in IDENTITY + SESSION + PROFILE}
 SECRET = "hunter2"
-FILE = Path("/home/me/config.toml")
+FILE = "/home/me/config.toml"
 
 
 def refused(name: str, text: str) -> str:

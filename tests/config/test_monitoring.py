@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hwsigner.config import monitoring
+from hwsigner.config import profiles as config
 from hwsigner.config.monitoring import MONITORING, Monitoring, read_monitoring
 from hwsigner.config.profiles import add_profile, change_profile, profiles, remove_profile
 from hwsigner.errors import ConfigError, UsageError
@@ -17,7 +17,7 @@ TABLE = '[monitoring]\nlog-format = "json"\naudit-log = "/var/log/hwsigner/audit
 @pytest.fixture
 def environ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """An environment with a configuration of its own; the system's file is `system.toml` beside it."""
-    monkeypatch.setattr(monitoring, "SYSTEM_FILE", str(tmp_path / "system.toml"))
+    monkeypatch.setattr(config, "SYSTEM_FILE", str(tmp_path / "system.toml"))
     (tmp_path / "hwsigner").mkdir()
     return {"XDG_CONFIG_HOME": str(tmp_path)}
 

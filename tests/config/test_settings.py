@@ -45,7 +45,7 @@ def write_profile(folder: Path, content: str) -> dict[str, str]:
 
 @pytest.fixture(autouse=True)
 def system_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "SYSTEM_FILE", tmp_path / "none.toml")
+    monkeypatch.setattr(config, "SYSTEM_FILE", str(tmp_path / "none.toml"))
 
 
 class TestSettings:

@@ -34,7 +34,7 @@ def patient(
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    monkeypatch.setattr(profiles, "SYSTEM_FILE", tmp_path / "etc" / "config.toml")
+    monkeypatch.setattr(profiles, "SYSTEM_FILE", str(tmp_path / "etc" / "config.toml"))
     monkeypatch.setattr(address, "SYSTEM_FOLDER", str(tmp_path / "system"))
     monkeypatch.setattr(machine, "UNIT_FOLDERS", ("~/units",))
     made = Patient(tmp_path, ca, shared_emulator, call)

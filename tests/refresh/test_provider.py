@@ -1041,7 +1041,7 @@ class TestClose:
 class TestFromProfile:
     @pytest.fixture(autouse=True)
     def system_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(config, "SYSTEM_FILE", tmp_path / "none.toml")
+        monkeypatch.setattr(config, "SYSTEM_FILE", str(tmp_path / "none.toml"))
         monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
 
     @pytest.fixture

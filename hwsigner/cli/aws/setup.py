@@ -147,7 +147,7 @@ def _identity(arguments: Arguments) -> dict[str, str | None]:
 def _write_profile(name: str, values: Mapping[str, str | None]) -> str:
     """Write the values into a profile of config.toml, and return the file."""
     try:
-        return str(change_profile(name, values, os.environ))
+        return change_profile(name, values, os.environ)
     except HwsignerError as error:
         again = "run the same command again"
         hint = f"{error.hint}. Once it can be written, {again}" if error.hint else again.capitalize()
