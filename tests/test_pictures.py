@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from hwsigner.refresh.schedule import POLICY
+from hwsigner.refresh.schedule import SESSION_TIMING
 from pages import ROOT
 
 FOLDER = ROOT / "docs" / "how-it-works"
@@ -37,9 +37,9 @@ def test_picture_has_title_and_description_and_loads_nothing(path: Path) -> None
 
 
 def test_minutes_of_the_refresh_are_those_of_the_schedule() -> None:
-    earliest, latest = (POLICY.lifetime(0.0, 3600.0, chance) for chance in (lambda: 1.0, lambda: 0.0))
+    earliest, latest = (SESSION_TIMING.lifetime(0.0, 3600.0, chance) for chance in (lambda: 1.0, lambda: 0.0))
     minutes = [f"{(3600 - lifetime.ahead) / 60:.0f}" for lifetime in (earliest, latest)]
     page, picture = ((FOLDER / f"refresh{suffix}").read_text() for suffix in (".md", ".svg"))
     assert f"| {minutes[0]} to {minutes[1]} |" in page
     assert all(f">{minute} min<" in picture for minute in minutes)
-    assert all(f"{POLICY.longest_pause:.0f} s" in text for text in (page, picture))
+    assert all(f"{SESSION_TIMING.longest_pause:.0f} s" in text for text in (page, picture))

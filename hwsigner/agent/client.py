@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from hwsigner.agent import protocol
 from hwsigner.agent.address import VARIABLE, Address, runtime_folder, system_address, user_address
-from hwsigner.agent.protocol import Channel, Head, Request, Verb
+from hwsigner.agent.protocol import AgentRequest, Channel, Head, Verb
 from hwsigner.errors import AgentError, PinRequiredError
 from hwsigner.pins import AskPin, PinRequest
 from hwsigner.pins.child import VARIABLE as PIN_VARIABLE
@@ -87,7 +87,7 @@ def _get(address: Address, name: str, limit: float) -> tuple[Head, bytes]:
         with _connected(address) as channel:
             if channel is None:
                 return Head("unknown"), b""
-            channel.send(Request(Verb.GET, name, with_notes).line())
+            channel.send(AgentRequest(Verb.GET, name, with_notes).line())
             try:
                 return channel.answer(limit, notices.notify)
             except AgentError:
@@ -103,7 +103,7 @@ def _checked(head: Head, body: bytes) -> bytes:
     return body
 
 
-def command(address: Address, request: Request, ask: AskPin | None = None) -> str:
+def command(address: Address, request: AgentRequest, ask: AskPin | None = None) -> str:
     """Send a command to an agent and return its answer. What a token waits for is shown as a notice.
 
     Args:

@@ -88,7 +88,7 @@ def _unlock(channel: _Waiting, profile: AgentProfile, memory: LockedMemory) -> b
         if request is None:
             break
         channel.send(protocol.with_body("ask", "\n".join(map(printable, request[:-1])).encode()))
-        progress = channel.wait(profile.bring(request, _receive_pin(channel, request, memory)))
+        progress = channel.wait(profile.unlock_with(request, _receive_pin(channel, request, memory)))
     return progress.answer
 
 

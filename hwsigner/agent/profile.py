@@ -140,9 +140,9 @@ class AgentProfile:
         """Queue trying the profile; the future has the PIN that is still needed, if any."""
         return self._queue.submit(self._unlock)
 
-    def bring(self, request: PinRequest, pin: memoryview) -> Future[UnlockProgress]:
+    def unlock_with(self, request: PinRequest, pin: memoryview) -> Future[UnlockProgress]:
         """Queue creating a session with a PIN, which is UTF-8 in locked memory. A profile locked by then drops it."""
-        return self._queue.submit(partial(self._bring, request, pin))
+        return self._queue.submit(partial(self._unlock_with, request, pin))
 
     def lock(self) -> Future[None]:
         """Queue forgetting the PINs and credentials and closing the key. From now on nothing is given out."""
@@ -194,13 +194,13 @@ class AgentProfile:
         finally:
             self._pins.is_unlocking = False
 
-    def _bring(self, request: PinRequest, pin: memoryview) -> UnlockProgress:
+    def _unlock_with(self, request: PinRequest, pin: memoryview) -> UnlockProgress:
         if self._state is _State.OPEN:
-            self._pins.bring(request, pin)
+            self._pins.add(request, pin)
         return self._progress(lambda: self._open().refresh(fixed=True), PinRequiredError)
 
     def _progress(self, act: Callable[[], object], kind: type[PinError]) -> UnlockProgress:
-        """Do something, and return the progress, with the PIN that was wanted if bringing one may help.
+        """Do something, and return the progress, with the PIN that was wanted if another one may help.
 
         That is so after an error of this kind, or a wrong PIN that may be asked again.
         """

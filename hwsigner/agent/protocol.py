@@ -54,7 +54,7 @@ def read_status(answer: str) -> list[tuple[str, ...]]:
     return [tuple(first[:2]), *(tuple(fields[:4]) for fields in rest)]
 
 
-class Request(NamedTuple):
+class AgentRequest(NamedTuple):
     """A request.
 
     Attributes:
@@ -91,12 +91,12 @@ def is_name(name: str) -> bool:
     return re.fullmatch(_NAME, name) is not None
 
 
-def parse_request(line: bytes) -> Request | None:
+def parse_request(line: bytes) -> AgentRequest | None:
     """Return the request of a line without its newline, or None if it is invalid."""
     match = _REQUEST.fullmatch(line)
     if match is None or match[1].decode() not in set(Verb):
         return None
-    request = Request(Verb(match[1].decode()), (match[2] or b"").decode(), bool(match[3]))
+    request = AgentRequest(Verb(match[1].decode()), (match[2] or b"").decode(), bool(match[3]))
     wrong = _WITHOUT_NAME if request.name else _WITH_NAME
     is_wrong = request.verb in wrong or (request.with_notes and request.verb is not Verb.GET)
     return None if is_wrong else request

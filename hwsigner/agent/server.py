@@ -26,7 +26,7 @@ from hwsigner.agent.listener import Acceptor
 from hwsigner.agent.memory import LockedMemory
 from hwsigner.agent.profile import AgentProfile, Answer, Log
 from hwsigner.agent.profiles import Profiles
-from hwsigner.agent.protocol import Request, Verb
+from hwsigner.agent.protocol import AgentRequest, Verb
 from hwsigner.aws.credentials import Credentials, Reply
 from hwsigner.errors import AuditError
 from hwsigner.refresh.outcome import Rendered
@@ -203,7 +203,7 @@ class AgentServer:
             self._clients.enter(client)
             self._watch(client, partial(self._read, client))
 
-    def _serve(self, client: Client, request: Request) -> None:
+    def _serve(self, client: Client, request: AgentRequest) -> None:
         profile = self._profiles.find(request.name) if request.name else None
         if request.name and profile is None:
             self._finish(client, protocol.UNKNOWN)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from hwsigner.agent.address import system_address, user_address
 from hwsigner.agent.client import command, is_running
-from hwsigner.agent.protocol import Request, Verb, read_status
+from hwsigner.agent.protocol import AgentRequest, Verb, read_status
 from hwsigner.errors import AgentError
 
 
@@ -37,7 +37,7 @@ def ask_agents(environ: Mapping[str, str]) -> Agents:
         if not is_running(address):
             continue
         try:
-            _, *rows = read_status(command(address, Request(Verb.STATUS, "")))
+            _, *rows = read_status(command(address, AgentRequest(Verb.STATUS, "")))
             agents.served.update({profile: Served(name, *words) for profile, *words in rows})
         except AgentError as error:
             if not (address.is_system and os.geteuid()):  # The system's agent refuses this command of most users.

@@ -1,4 +1,4 @@
-"""The PINs of one profile that `hwsigner agent unlock` brought."""
+"""The PINs of one profile that `hwsigner agent unlock` was given."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from hwsigner.pins import PinRequest
 
 
 class UnlockedPins:
-    """The PINs of a profile that `hwsigner agent unlock` brought; the provider's `ask_pin`. The agent never prompts.
+    """The PINs of a profile that `hwsigner agent unlock` was given; the provider's `ask_pin`. The agent never prompts.
 
     Attributes:
         wanted: the last PIN that was asked for, or None.
-        is_unlocking: whether `unlock` runs, so that a PIN can be brought.
+        is_unlocking: whether `unlock` runs, so that a PIN can be added.
     """
 
     def __init__(self) -> None:
         self.wanted: PinRequest | None = None
         self.is_unlocking = False
-        self._brought: dict[PinRequest, memoryview] = {}
+        self._pins: dict[PinRequest, memoryview] = {}
 
     def __call__(self, request: PinRequest) -> str | None:
         """Return the PIN for a request, or None to leave it to the stored places."""
         self.wanted = request
         key = _key(request)
-        brought = self._brought.pop(key, None) if request.for_one_signature else self._brought.get(key)
-        return None if brought is None else str(brought, "utf-8")
+        pin = self._pins.pop(key, None) if request.for_one_signature else self._pins.get(key)
+        return None if pin is None else str(pin, "utf-8")
 
     def prompt(self, request: PinRequest) -> str | None:
         """Return the PIN for a request that the stored places do not answer, or None.
@@ -37,13 +37,13 @@ class UnlockedPins:
             raise PinRequiredError(f"{request.subject} may need its {request.kind}")
         return pin
 
-    def bring(self, request: PinRequest, pin: memoryview) -> None:
+    def add(self, request: PinRequest, pin: memoryview) -> None:
         """Keep the PIN for a request: UTF-8 in locked memory."""
-        self._brought[_key(request)] = pin
+        self._pins[_key(request)] = pin
 
     def forget(self) -> None:
         """Forget all PINs: they are overwritten with their views."""
-        self._brought.clear()
+        self._pins.clear()
 
 
 def _key(request: PinRequest) -> PinRequest:

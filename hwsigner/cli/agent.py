@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hwsigner.agent.address import Address
     from hwsigner.agent.profile import ProfileStatus
     from hwsigner.agent.server import AgentServer
-    from hwsigner.monitoring.metrics import ProfileState
+    from hwsigner.monitoring.metrics import ProfileHealth
 
 HELP = "run the agent, which keeps credentials ready"
 
@@ -63,7 +63,7 @@ def run(arguments: Arguments) -> int:
 
 def _command(arguments: Arguments, address: Address) -> None:
     from hwsigner.agent.client import command
-    from hwsigner.agent.protocol import Request, Verb, is_name, parse_request
+    from hwsigner.agent.protocol import AgentRequest, Verb, is_name, parse_request
 
     action, name = arguments.action, arguments.name or ""
     if action not in _ACTIONS:
@@ -71,7 +71,7 @@ def _command(arguments: Arguments, address: Address) -> None:
         raise UsageError(f"agent has no command {action[:40]!r}", hint)
     if name and not is_name(name):
         raise UsageError(f"a profile can't have the name {name[:100]!r}", "Names are letters, digits and ._@-")
-    request = Request(Verb(action), name)
+    request = AgentRequest(Verb(action), name)
     if parse_request(request.line().removesuffix(b"\n")) is None:
         hint = f"Write hwsigner agent {action}{'' if name else ' NAME'}"
         raise UsageError(f"agent {action} takes {'no profile' if name else 'the name of a profile'}", hint)
@@ -157,10 +157,10 @@ def _serve(
         return server.run(notifier, waiting)
 
 
-def _state(status: ProfileStatus) -> ProfileState:
-    from hwsigner.monitoring.metrics import ProfileState
+def _state(status: ProfileStatus) -> ProfileHealth:
+    from hwsigner.monitoring.metrics import ProfileHealth
 
-    return ProfileState(status.name, status.state, status.expiration, status.failure.cause if status.failure else "")
+    return ProfileHealth(status.name, status.state, status.expiration, status.failure.cause if status.failure else "")
 
 
 def _handlers(server: AgentServer) -> dict[signal.Signals, Callable[..., None]]:

@@ -59,14 +59,14 @@ def metrics_output(arguments: Arguments, metrics: Metrics, log: Log) -> Iterator
 def _served(place: str, is_remote: bool, metrics: Metrics, log: Log) -> Iterator[None]:
     from hwsigner.monitoring.metrics import MEDIA_TYPE
     from hwsigner.serving.application import Application
-    from hwsigner.serving.responses import JSON, Response, response
+    from hwsigner.serving.responses import JSON, HTTPResponse, response
     from hwsigner.serving.server import HTTPServer
 
     with _listener(place, is_remote) as (listener, names):
         application = Application(names, log.refused)
         text = _kept(metrics.render)
 
-        def health() -> Response:
+        def health() -> HTTPResponse:
             is_healthy, body = metrics.health()
             return response(body.encode(), JSON, status=HTTPStatus.OK if is_healthy else HTTPStatus.SERVICE_UNAVAILABLE)
 

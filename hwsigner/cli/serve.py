@@ -66,7 +66,7 @@ def run(arguments: Arguments) -> int:
     from hwsigner.cli.process import raise_descriptor_limit
     from hwsigner.cli.server_run import ServerRun
     from hwsigner.monitoring.audit import open_audit
-    from hwsigner.monitoring.metrics import Metrics, ProfileState
+    from hwsigner.monitoring.metrics import Metrics, ProfileHealth
     from hwsigner.refresh.monitor import Monitor
     from hwsigner.serving.admission import Users
     from hwsigner.serving.application import Application
@@ -99,7 +99,7 @@ def run(arguments: Arguments) -> int:
         first = profiles[0]
         application.add_imds(first.role, first.credentials, keep_imds_key(folder), users, gives[first.name])
     base = _base_url(sockets[0], arguments.host_name, tls)
-    monitor.metrics = Metrics(__version__, lambda: [ProfileState(one.name, *one.state()) for one in profiles])
+    monitor.metrics = Metrics(__version__, lambda: [ProfileHealth(one.name, *one.state()) for one in profiles])
     with metrics_output(arguments, monitor.metrics, log):
         if log.is_text:
             _announce(base, {name: token.path for name, token in tokens.items()}, has_imds)

@@ -44,10 +44,10 @@ from hwsigner.identity.certificate import Certificate, Chain, latest_expiring, l
 from hwsigner.key import Key, find_certificates
 from hwsigner.key.management import KeyRequest
 from hwsigner.pins import PinSource
-from hwsigner.refresh.schedule import RENEWAL
+from hwsigner.refresh.schedule import RENEWAL_TIMING
 
 _NOT_IN_PLACE = "the new certificate was tried and not put in place, and the old one stays in use"
-_SOON = 2 * RENEWAL.longest_pause  # The timer may be late.
+_SOON = 2 * RENEWAL_TIMING.longest_pause  # The timer may be late.
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def due_at(leaf: Certificate) -> datetime:
     """
     begin, end = leaf.x509.not_valid_before_utc, leaf.x509.not_valid_after_utc
     chance = int.from_bytes(hashlib.sha256(leaf.der).digest()[:8]) / 2**64
-    lifetime = RENEWAL.lifetime(0.0, (end - begin).total_seconds(), lambda: chance)
+    lifetime = RENEWAL_TIMING.lifetime(0.0, (end - begin).total_seconds(), lambda: chance)
     return end - timedelta(seconds=lifetime.ahead)
 
 
@@ -242,7 +242,7 @@ class Failures:
         _, last, next_try = self._read()
         if now < last:  # The clock was wrong then, or is now.
             return 0.0
-        return max(0.0, min(next_try - now, RENEWAL.longest_pause + RENEWAL.longest_asked))
+        return max(0.0, min(next_try - now, RENEWAL_TIMING.longest_pause + RENEWAL_TIMING.longest_asked))
 
     def add(self, error: Exception, now: float, left: float) -> None:
         """Note a failure.
@@ -254,7 +254,9 @@ class Failures:
         """
         count = self._read()[0] + 1
         asked = error.retry_after if isinstance(error, ServiceError) else 0.0
-        pause = RENEWAL.pause(count, random.random, asked=min(asked, max(left / 2, RENEWAL.longest_pause)))
+        pause = RENEWAL_TIMING.pause(
+            count, random.random, asked=min(asked, max(left / 2, RENEWAL_TIMING.longest_pause))
+        )
         with suppress(OSError):  # The disk is full, and the failure itself is to be reported.
             self._write(f"{count} {int(now)} {now + pause:.0f}\n")
 

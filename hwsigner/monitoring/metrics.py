@@ -16,7 +16,7 @@ _BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _HEALTHY = ("ready", "idle")
 
 
-class ProfileState(NamedTuple):
+class ProfileHealth(NamedTuple):
     """The state of a profile.
 
     Attributes:
@@ -55,7 +55,7 @@ class Metrics:
         states: returns the states of the profiles as they are now. Others are not shown.
     """
 
-    def __init__(self, version: str, states: Callable[[], Iterable[ProfileState]]) -> None:
+    def __init__(self, version: str, states: Callable[[], Iterable[ProfileHealth]]) -> None:
         self._version = version
         self._states = states
         self._profiles: dict[str, _Profile] = {}
@@ -104,7 +104,7 @@ class Metrics:
         with self._lock:
             return "".join(f"{line}\n" for line in self._lines(states))
 
-    def _lines(self, states: list[ProfileState]) -> Iterator[str]:
+    def _lines(self, states: list[ProfileHealth]) -> Iterator[str]:
         counted = [(one, self._profiles.get(one.name, _Profile())) for one in states]
         yield from _family("hwsigner_build_info", "gauge", "The version.", [({"version": self._version}, 1)])
         yield from _family(
@@ -158,12 +158,12 @@ class Metrics:
         yield _sample(f"{name}_count", {}, self._requests)
 
 
-_Counted = list[tuple[ProfileState, _Profile]]
+_Counted = list[tuple[ProfileHealth, _Profile]]
 _Samples = list[tuple[dict[str, str], float]]
 
 
 def _timestamp(
-    name: str, text: str, counted: _Counted, value: Callable[[ProfileState, _Profile], float | None]
+    name: str, text: str, counted: _Counted, value: Callable[[ProfileHealth, _Profile], float | None]
 ) -> Iterator[str]:
     found = [(one.name, seconds) for one, own in counted if (seconds := value(one, own)) is not None]
     samples: _Samples = [({"profile": profile}, seconds) for profile, seconds in found]

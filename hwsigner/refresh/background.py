@@ -95,7 +95,7 @@ class BackgroundProvider:
         self._is_wanted = False
         self._is_retried = False
         provider._listener = self._note
-        provider._hear = on_notice
+        provider._on_notice = on_notice
         _providers.add(self)
 
     def __repr__(self) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from hwsigner.aws.credentials import Credentials, Reply
 from hwsigner.errors import HwsignerError, HwsignerWarning, PinError, ServiceError
-from hwsigner.refresh.schedule import POLICY, Lifetime
+from hwsigner.refresh.schedule import SESSION_TIMING, Lifetime
 from hwsigner.system.clocks import Clocks
 
 
@@ -32,11 +32,11 @@ class Session:
             clocks: the clocks.
         """
         life = min((credentials.expiration - clocks.now()).total_seconds(), duration)
-        return cls(credentials, POLICY.lifetime(begin, life, random.random))
+        return cls(credentials, SESSION_TIMING.lifetime(begin, life, random.random))
 
     def postponed(self, clocks: Clocks) -> Session:
         """Return the session after a failure to replace it."""
-        return replace(self, lifetime=POLICY.postponed(self.lifetime, self.left(clocks), random.random))
+        return replace(self, lifetime=SESSION_TIMING.postponed(self.lifetime, self.left(clocks), random.random))
 
     def is_due(self, clocks: Clocks) -> bool:
         """Return whether a caller creates the next session."""

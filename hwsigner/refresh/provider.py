@@ -25,7 +25,7 @@ from hwsigner.pins import AskPin
 from hwsigner.refresh.expiry import ExpiryWatch
 from hwsigner.refresh.outcome import Failure, Session
 from hwsigner.refresh.reopening import ReopeningIdentity
-from hwsigner.refresh.schedule import POLICY, Lifetime, until_refresh
+from hwsigner.refresh.schedule import SESSION_TIMING, Lifetime, until_refresh
 from hwsigner.system.clocks import Clocks, boot_time, utc_now
 from hwsigner.system.notices import observed_by
 
@@ -86,7 +86,7 @@ class Provider:
         self._expiry = ExpiryWatch()
         # A background provider's: called by the thread that made an attempt, before it lets others go on.
         self._listener: Callable[[Session | Failure], None] | None = None
-        self._hear: Callable[[str | None], None] | None = None
+        self._on_notice: Callable[[str | None], None] | None = None
         _providers.add(self)
 
     @classmethod
@@ -309,7 +309,7 @@ class Provider:
             return session  # Another thread created it.
         if failure is None or self._clocks.monotonic() >= failure.next_try:
             try:
-                with observed_by(self._hear):
+                with observed_by(self._on_notice):
                     return self._request_session()
             except Exception as error:
                 self._note_failure(error)
@@ -343,7 +343,7 @@ class Provider:
     def _note_failure(self, error: Exception) -> None:
         def next_try(failures: int) -> float:
             asked = error.retry_after if isinstance(error, ServiceError) else 0.0
-            return self._clocks.monotonic() + POLICY.pause(failures, random.random, asked=asked)
+            return self._clocks.monotonic() + SESSION_TIMING.pause(failures, random.random, asked=asked)
 
         # First of all, so that no PIN is sent twice, whatever fails below.
         self._failure = failure = Failure.after(error, self._failure, next_try)

@@ -41,7 +41,7 @@ class Lifetime:
 
 
 @dataclass(frozen=True)
-class Policy:
+class Timing:
     """Constants for refresh and retry times; durations are seconds.
 
     Attributes:
@@ -89,9 +89,9 @@ class Policy:
         return min(self.longest_asked, asked) + min(self.longest_pause, doubled) * (1 - self.jitter * chance())
 
 
-POLICY = Policy()
+SESSION_TIMING = Timing()
 # For certificates: each is renewed at a moment between two thirds and three quarters of its life.
-RENEWAL = Policy(
+RENEWAL_TIMING = Timing(
     margin=math.inf,
     margin_share=1 / 4,
     spread=1 / 9,

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from hwsigner.http.address import host_and_port
 from hwsigner.serving.peer import Peer
-from hwsigner.serving.responses import Headers, Refusal
+from hwsigner.serving.responses import Headers, HTTPRefusal
 
 HOST = b"host"
 AUTHORIZATION = b"authorization"
@@ -29,7 +29,7 @@ _READ = frozenset({HOST, AUTHORIZATION, IMDS_TOKEN, IMDS_SECONDS, _LENGTH, _ENCO
 _CANNOT_TELL = {errno.ENOENT, errno.EPERM, errno.EACCES, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT}
 
 
-class Request(NamedTuple):
+class HTTPRequest(NamedTuple):
     """The head of a request.
 
     Attributes:
@@ -47,7 +47,7 @@ class Request(NamedTuple):
     peer: Peer
 
 
-def read_headers(request: Request, hosts: Collection[bytes] | None) -> Headers:
+def read_headers(request: HTTPRequest, hosts: Collection[bytes] | None) -> Headers:
     """Return the headers that this server reads.
 
     Args:
@@ -56,24 +56,25 @@ def read_headers(request: Request, hosts: Collection[bytes] | None) -> Headers:
             whose name resolves to this machine (DNS rebinding) sends that name. None for anything.
 
     Raises:
-        Refusal: 400 if one of them is repeated, `Host` is missing, or there is a body; 403 if the request is foreign.
+        HTTPRefusal: 400 if one of them is repeated, `Host` is missing, or there is a body; 403 if the request is
+            foreign.
     """
     found = [header for header in request.headers if header[0] in _READ]
     headers = dict(found)
     if len(headers) != len(found):
-        raise Refusal(HTTPStatus.BAD_REQUEST, "a header is repeated")
+        raise HTTPRefusal(HTTPStatus.BAD_REQUEST, "a header is repeated")
     if not _FOREIGN.isdisjoint(headers):
         name = min(_FOREIGN & headers.keys()).decode()
-        raise Refusal(HTTPStatus.FORBIDDEN, f"the request has {name}: it comes from a web page or through a proxy")
+        raise HTTPRefusal(HTTPStatus.FORBIDDEN, f"the request has {name}: it comes from a web page or through a proxy")
     if HOST not in headers:
-        raise Refusal(HTTPStatus.BAD_REQUEST, "there is no Host header")
+        raise HTTPRefusal(HTTPStatus.BAD_REQUEST, "there is no Host header")
     host = headers[HOST].lower()
     if hosts is not None and host not in hosts:
         address, port = request.peer.server
         if host.decode("latin-1") not in (host_and_port(address, port), host_and_port(address, None)):
-            raise Refusal(HTTPStatus.FORBIDDEN, f"the Host header is {host[:100].decode('latin-1')!r}")
+            raise HTTPRefusal(HTTPStatus.FORBIDDEN, f"the Host header is {host[:100].decode('latin-1')!r}")
     if headers.get(_LENGTH, b"0") != b"0" or _ENCODING in headers:
-        raise Refusal(HTTPStatus.BAD_REQUEST, "the request has a body")
+        raise HTTPRefusal(HTTPStatus.BAD_REQUEST, "the request has a body")
     return headers
 
 
@@ -97,7 +98,7 @@ class Users:
             has_secret: whether it has a secret token. That is enough if the kernel can't tell users apart.
 
         Raises:
-            Refusal: 403 if the client is another user; 503 if the kernel does not say which.
+            HTTPRefusal: 403 if the client is another user; 503 if the kernel does not say which.
         """
         try:
             uid = peer.uid
@@ -112,7 +113,7 @@ class Users:
                 if has_secret:
                     return
             reason = f"the kernel does not tell which user the client is. {_CURE}"
-            raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, reason) from None
+            raise HTTPRefusal(HTTPStatus.SERVICE_UNAVAILABLE, reason) from None
         if uid not in self._uids:
             whose = "that of another machine or namespace" if uid is None else f"uid {uid}'s"
-            raise Refusal(HTTPStatus.FORBIDDEN, f"the connection is {whose}; --allow-user would let one in")
+            raise HTTPRefusal(HTTPStatus.FORBIDDEN, f"the connection is {whose}; --allow-user would let one in")

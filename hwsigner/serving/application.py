@@ -7,14 +7,14 @@ from http import HTTPStatus
 from urllib.parse import quote, unquote
 
 from hwsigner.http.address import host_and_port
-from hwsigner.serving.admission import AUTHORIZATION, Request, Users, read_headers
+from hwsigner.serving.admission import AUTHORIZATION, HTTPRequest, Users, read_headers
 from hwsigner.serving.credentials import CredentialResponses, CredentialSource, Give, container_json, imds_json
 from hwsigner.serving.imds import FOLDER, IMDS, ROLES_PATH, TOKEN_PATH, SessionTokens
 from hwsigner.serving.peer import Peer
-from hwsigner.serving.responses import Headers, Refusal, Response
+from hwsigner.serving.responses import Headers, HTTPRefusal, HTTPResponse
 
-# Gives the response to a request, at once or later; may raise a Refusal.
-Handler = Callable[[Headers, Peer], Response | Awaitable[Response]]
+# Gives the response to a request, at once or later; may raise an HTTPRefusal.
+Handler = Callable[[Headers, Peer], HTTPResponse | Awaitable[HTTPResponse]]
 
 _METHODS = ("GET", "PUT")
 _SHOWN = 200
@@ -59,9 +59,9 @@ class Application:
         """
         credentials = CredentialResponses(source, container_json, name, give)
 
-        def respond(headers: Headers, peer: Peer) -> Response | Awaitable[Response]:
+        def respond(headers: Headers, peer: Peer) -> HTTPResponse | Awaitable[HTTPResponse]:
             if not is_token(headers.get(AUTHORIZATION, b"")):
-                raise Refusal(HTTPStatus.UNAUTHORIZED, "the Authorization header is not the token of this profile")
+                raise HTTPRefusal(HTTPStatus.UNAUTHORIZED, "the Authorization header is not the token of this profile")
             if users and peer.is_local:
                 users.check(peer, has_secret=True)
             return credentials.respond(peer)
@@ -89,11 +89,11 @@ class Application:
                 f"{ROLES_PATH}/{role}{end}": ("GET", imds.respond_credentials),
             }
 
-    def add(self, path: str, respond: Callable[[], Response]) -> None:
+    def add(self, path: str, respond: Callable[[], HTTPResponse]) -> None:
         """Answer any client that gets a path."""
         self._routes[path] = "GET", lambda headers, peer: respond()
 
-    def respond(self, request: Request) -> Response | Awaitable[Response]:
+    def respond(self, request: HTTPRequest) -> HTTPResponse | Awaitable[HTTPResponse]:
         """Return the response, or what gives it later. Neither raises an exception."""
         try:
             headers = read_headers(request, self._hosts)
@@ -103,34 +103,34 @@ class Application:
             response = handler(headers, request.peer)
         except Exception as error:
             return self.refuse(error, request.peer, request)
-        return response if isinstance(response, Response) else self._wait(request, response)
+        return response if isinstance(response, HTTPResponse) else self._wait(request, response)
 
-    async def _wait(self, request: Request, response: Awaitable[Response]) -> Response:
+    async def _wait(self, request: HTTPRequest, response: Awaitable[HTTPResponse]) -> HTTPResponse:
         try:
             return await response
         except Exception as error:
             return self.refuse(error, request.peer, request)
 
-    def _astray(self, headers: Headers, request: Request, method: str) -> Refusal:
+    def _astray(self, headers: Headers, request: HTTPRequest, method: str) -> HTTPRefusal:
         """Return the refusal of an unknown path, or of a method that the path does not have."""
         allowed = [method] if method else _METHODS
         if request.method not in allowed:
             reason = f"the method is not {' or '.join(allowed)}"
-            return Refusal(HTTPStatus.METHOD_NOT_ALLOWED, reason, {b"allow": ", ".join(allowed).encode()})
+            return HTTPRefusal(HTTPStatus.METHOD_NOT_ALLOWED, reason, {b"allow": ", ".join(allowed).encode()})
         if self._imds and request.path.startswith(FOLDER):
             self._imds.check(headers, request.peer)
-        return Refusal(HTTPStatus.NOT_FOUND, "there is nothing at this path")
+        return HTTPRefusal(HTTPStatus.NOT_FOUND, "there is nothing at this path")
 
-    def refuse(self, error: Exception, peer: Peer, request: Request | None = None) -> Response:
+    def refuse(self, error: Exception, peer: Peer, request: HTTPRequest | None = None) -> HTTPResponse:
         """Log a refusal and return its response.
 
         Args:
-            error: a Refusal; of any other error only the class is shown, since its text may hold a secret.
+            error: an HTTPRefusal; of any other error only the class is shown, since its text may hold a secret.
             peer: the client.
             request: None if the client sent no valid request.
         """
-        if not isinstance(error, Refusal):
-            error = Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, f"internal error: {type(error).__name__}")
+        if not isinstance(error, HTTPRefusal):
+            error = HTTPRefusal(HTTPStatus.INTERNAL_SERVER_ERROR, f"internal error: {type(error).__name__}")
         what = f" {request.method} {request.path[:_SHOWN]}" if request else ""
         self._log(f"refused {host_and_port(*peer.client)}{what}: {int(error.status)}, {error.reason}")
         return error.response()

@@ -12,7 +12,7 @@ from http import HTTPStatus
 from itertools import chain
 from typing import Protocol
 
-from hwsigner.serving.responses import Refusal
+from hwsigner.serving.responses import HTTPRefusal
 
 MAX_CONNECTIONS = 2048
 # Descriptors that are left for anything else, if the process may have fewer.
@@ -38,7 +38,7 @@ class Connection(Protocol):
     def end(self) -> None:
         """Close it after the response that is being waited for, if any."""
 
-    def refuse(self, refusal: Refusal) -> None:
+    def refuse(self, refusal: HTTPRefusal) -> None:
         """Send a refusal instead of the response that is being waited for, and close it."""
 
 
@@ -122,7 +122,7 @@ class Connections:
         while self._busy and self._clock() < end:
             await asyncio.sleep(_DRAIN_LOOK_SECONDS)
         for connection in list(self._busy):
-            connection.refuse(Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "the server is being stopped"))
+            connection.refuse(HTTPRefusal(HTTPStatus.SERVICE_UNAVAILABLE, "the server is being stopped"))
 
     def _look_later(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(self.LOOK_SECONDS, self._look)

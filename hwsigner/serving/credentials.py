@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 from hwsigner.aws.credentials import Credentials
 from hwsigner.errors import AuditError, HwsignerError, HwsignerWarning
 from hwsigner.serving.peer import Peer
-from hwsigner.serving.responses import JSON, Refusal, Response, response
+from hwsigner.serving.responses import JSON, HTTPRefusal, HTTPResponse, response
 
 # How long a request waits for its credentials: longer than SDKs do.
 WAIT_SECONDS = 10.0
@@ -40,11 +40,11 @@ class CredentialSource(Protocol):
 Give = Callable[[Credentials, int | None, tuple[str, int]], None]
 
 
-class _Rendered(NamedTuple):
+class _RenderedResponse(NamedTuple):
     """The response with a set of credentials. Made where they are rendered, so that both are of one session."""
 
     credentials: Credentials
-    response: Response
+    response: HTTPResponse
 
 
 class CredentialResponses:
@@ -68,15 +68,15 @@ class CredentialResponses:
         self._render = render
         self._profile = profile
         self._give = give
-        self._last: _Rendered | None = None
+        self._last: _RenderedResponse | None = None
         self._next_look = 0.0
-        self._fetch: asyncio.Future[Credentials | Refusal] | None = None
+        self._fetch: asyncio.Future[Credentials | HTTPRefusal] | None = None
 
-    def respond(self, peer: Peer) -> Response | Awaitable[Response]:
+    def respond(self, peer: Peer) -> HTTPResponse | Awaitable[HTTPResponse]:
         """Return the response for a client, or what waits for it; all that wait cause one call of the source.
 
         Raises:
-            Refusal: 503, perhaps later: the source failed or took too long, or an audit line can't be written.
+            HTTPRefusal: 503, perhaps later: the source failed or took too long, or an audit line can't be written.
         """
         now = time.monotonic()
         if self._last and now < self._next_look:
@@ -87,22 +87,22 @@ class CredentialResponses:
         self._next_look = now + LOOK_SECONDS
         return self._given(self._rendered(credentials), peer)
 
-    async def _wait(self, peer: Peer) -> Response:
+    async def _wait(self, peer: Peer) -> HTTPResponse:
         if self._fetch is None or self._fetch.done():
             self._fetch = _in_thread(self._ask)
         fetch = self._fetch  # When it is done, another request may already have begun the next.
         await asyncio.wait([fetch], timeout=WAIT_SECONDS)
         result = fetch.result() if fetch.done() else self._refusal(f"none came within {WAIT_SECONDS:g} s")
-        if isinstance(result, Refusal):
+        if isinstance(result, HTTPRefusal):
             raise result
         return self._given(self._rendered(result), peer)
 
-    def _rendered(self, credentials: Credentials) -> _Rendered:
+    def _rendered(self, credentials: Credentials) -> _RenderedResponse:
         if self._last is None or self._last.credentials is not credentials:
-            self._last = _Rendered(credentials, response(self._render(credentials), JSON))
+            self._last = _RenderedResponse(credentials, response(self._render(credentials), JSON))
         return self._last
 
-    def _given(self, rendered: _Rendered, peer: Peer) -> Response:
+    def _given(self, rendered: _RenderedResponse, peer: Peer) -> HTTPResponse:
         if self._give:
             try:
                 self._give(rendered.credentials, _uid(peer), peer.client)
@@ -110,10 +110,10 @@ class CredentialResponses:
                 raise self._refusal(str(error)) from None
         return rendered.response
 
-    def _refusal(self, reason: str) -> Refusal:
-        return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, f"no credentials for {self._profile}: {reason}")
+    def _refusal(self, reason: str) -> HTTPRefusal:
+        return HTTPRefusal(HTTPStatus.SERVICE_UNAVAILABLE, f"no credentials for {self._profile}: {reason}")
 
-    def _ask(self) -> Credentials | Refusal:
+    def _ask(self) -> Credentials | HTTPRefusal:
         """Return the credentials, or a refusal instead of an exception, whose frames may hold a PIN."""
         try:
             return self._source()
@@ -130,9 +130,9 @@ def _uid(peer: Peer) -> int | None:
         return None
 
 
-def _in_thread(call: Callable[[], Credentials | Refusal]) -> asyncio.Future[Credentials | Refusal]:
+def _in_thread(call: Callable[[], Credentials | HTTPRefusal]) -> asyncio.Future[Credentials | HTTPRefusal]:
     """Call a function in a thread for which the program does not wait at its end: a token or network may hang."""
-    future: concurrent.futures.Future[Credentials | Refusal] = concurrent.futures.Future()
+    future: concurrent.futures.Future[Credentials | HTTPRefusal] = concurrent.futures.Future()
     threading.Thread(target=lambda: future.set_result(call()), name="hwsigner-fetch", daemon=True).start()
     return asyncio.wrap_future(future)
 

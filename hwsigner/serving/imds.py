@@ -11,7 +11,7 @@ from pathlib import Path
 from hwsigner.serving.admission import IMDS_SECONDS, IMDS_TOKEN, Users
 from hwsigner.serving.credentials import CredentialResponses
 from hwsigner.serving.peer import Peer
-from hwsigner.serving.responses import TEXT, Headers, Refusal, Response, response
+from hwsigner.serving.responses import TEXT, Headers, HTTPRefusal, HTTPResponse, response
 from hwsigner.system.clocks import boot_time
 
 FOLDER = "/latest/"
@@ -75,22 +75,22 @@ class IMDS:
         self._users = users
         self._tokens = tokens
 
-    def respond_token(self, headers: Headers, peer: Peer) -> Response:
+    def respond_token(self, headers: Headers, peer: Peer) -> HTTPResponse:
         """Return a new token.
 
         Raises:
-            Refusal: 400 if its life in seconds is missing or invalid; 403 or 503 as `Users.check`.
+            HTTPRefusal: 400 if its life in seconds is missing or invalid; 403 or 503 as `Users.check`.
         """
         seconds = _seconds(headers.get(IMDS_SECONDS, b""))
         self._users.check(peer)
         return response(self._tokens.issue(seconds), TEXT, headers={IMDS_SECONDS: b"%d" % seconds})
 
-    def respond_role(self, headers: Headers, peer: Peer) -> Response:
+    def respond_role(self, headers: Headers, peer: Peer) -> HTTPResponse:
         """Return the role's name, and the seconds that the token is still valid; raises as `check`."""
         left = self.check(headers, peer)
         return response(self._role, TEXT, headers={IMDS_SECONDS: b"%d" % left})
 
-    def respond_credentials(self, headers: Headers, peer: Peer) -> Response | Awaitable[Response]:
+    def respond_credentials(self, headers: Headers, peer: Peer) -> HTTPResponse | Awaitable[HTTPResponse]:
         """Return the role's credentials; raises as `check`."""
         self.check(headers, peer)
         return self._credentials.respond(peer)
@@ -99,19 +99,19 @@ class IMDS:
         """Return for how many seconds the token of a request is still valid.
 
         Raises:
-            Refusal: 401 if it has none, or an invalid or expired one; 403 or 503 as `Users.check`.
+            HTTPRefusal: 401 if it has none, or an invalid or expired one; 403 or 503 as `Users.check`.
         """
         self._users.check(peer)
         expiry = self._tokens.expiry(headers.get(IMDS_TOKEN, b""))
         if expiry is None:
-            raise Refusal(HTTPStatus.UNAUTHORIZED, f"the request has no {IMDS_TOKEN.decode()} of this server")
+            raise HTTPRefusal(HTTPStatus.UNAUTHORIZED, f"the request has no {IMDS_TOKEN.decode()} of this server")
         left = expiry - self._tokens.clock()
         if left <= 0:
-            raise Refusal(HTTPStatus.UNAUTHORIZED, "the token has expired")
+            raise HTTPRefusal(HTTPStatus.UNAUTHORIZED, "the token has expired")
         return left
 
 
 def _seconds(text: bytes) -> int:
     if text.isdigit() and len(text) < 9 and 1 <= int(text) <= LONGEST_SECONDS:
         return int(text)
-    raise Refusal(HTTPStatus.BAD_REQUEST, f"{IMDS_SECONDS.decode()} is not 1 to {LONGEST_SECONDS}")
+    raise HTTPRefusal(HTTPStatus.BAD_REQUEST, f"{IMDS_SECONDS.decode()} is not 1 to {LONGEST_SECONDS}")

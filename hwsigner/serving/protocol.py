@@ -10,11 +10,11 @@ from urllib.parse import unquote
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
-from hwsigner.serving.admission import Request
+from hwsigner.serving.admission import HTTPRequest
 from hwsigner.serving.application import Application
 from hwsigner.serving.connections import Connections
 from hwsigner.serving.peer import Peer
-from hwsigner.serving.responses import Refusal, Response
+from hwsigner.serving.responses import HTTPRefusal, HTTPResponse
 
 # Of a request's head, and of what arrives with it.
 MAX_BYTES = 16384
@@ -38,10 +38,10 @@ class ClientConnection(asyncio.Protocol):
         self._target = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._unparsed = 0  # Bytes since the last whole head.
-        self._queue: deque[Request] = deque()
+        self._queue: deque[HTTPRequest] = deque()
         self._is_paused = self._is_ending = False
         # Gives the response that is being waited for.
-        self._task: asyncio.Task[Response] | None = None
+        self._task: asyncio.Task[HTTPResponse] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Account for the connection. Called by the event loop, like the next four methods."""
@@ -59,15 +59,15 @@ class ClientConnection(asyncio.Protocol):
         self._unparsed += len(data)
         try:
             if self._unparsed > MAX_BYTES:
-                raise Refusal(HTTPStatus.BAD_REQUEST, f"the request is over {MAX_BYTES} bytes long")
+                raise HTTPRefusal(HTTPStatus.BAD_REQUEST, f"the request is over {MAX_BYTES} bytes long")
             self._parser.feed_data(data)
         except HttpParserUpgrade:
             pass  # The request is answered as if it had not asked for another protocol.
-        except (HttpParserError, Refusal) as error:
+        except (HttpParserError, HTTPRefusal) as error:
             # The parser's own error hides a refusal that a method of ours has raised.
-            cause = error if isinstance(error, Refusal) else error.__context__
-            if not isinstance(cause, Refusal):
-                cause = Refusal(HTTPStatus.BAD_REQUEST, "the request is not valid HTTP")
+            cause = error if isinstance(error, HTTPRefusal) else error.__context__
+            if not isinstance(cause, HTTPRefusal):
+                cause = HTTPRefusal(HTTPStatus.BAD_REQUEST, "the request is not valid HTTP")
             self.refuse(cause)
             return
         self._answer()
@@ -90,17 +90,17 @@ class ClientConnection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Add a header."""
         if len(self._headers) >= MAX_HEADERS:
-            raise Refusal(HTTPStatus.BAD_REQUEST, f"the request has over {MAX_HEADERS} headers")
+            raise HTTPRefusal(HTTPStatus.BAD_REQUEST, f"the request has over {MAX_HEADERS} headers")
         self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """Queue the request."""
         if len(self._queue) > MAX_QUEUED - (self._task is not None):
-            raise Refusal(HTTPStatus.BAD_REQUEST, "too many requests were sent ahead")
+            raise HTTPRefusal(HTTPStatus.BAD_REQUEST, "too many requests were sent ahead")
         parser, path = self._parser, self._target.partition(b"?")[0].decode("latin-1")
         keeps_open = parser.should_keep_alive() and parser.get_http_version() == "1.1"
         path = unquote(path) if "%" in path else path
-        self._queue.append(Request(parser.get_method().decode(), path, self._headers, keeps_open, self._peer))
+        self._queue.append(HTTPRequest(parser.get_method().decode(), path, self._headers, keeps_open, self._peer))
         self._target, self._headers, self._unparsed = b"", [], 0
 
     def drop(self) -> None:
@@ -113,7 +113,7 @@ class ClientConnection(asyncio.Protocol):
         if self._task is None:
             self._transport.close()
 
-    def refuse(self, refusal: Refusal) -> None:
+    def refuse(self, refusal: HTTPRefusal) -> None:
         """Send a refusal instead of the responses that are due, and close the connection."""
         self._send(self._application.refuse(refusal, self._peer))
         self._connections.rest(self)
@@ -123,7 +123,7 @@ class ClientConnection(asyncio.Protocol):
         while self._queue and self._task is None and not self._is_paused and not self._transport.is_closing():
             request = self._queue.popleft()
             response = self._application.respond(request)
-            if isinstance(response, Response):
+            if isinstance(response, HTTPResponse):
                 self._send(response if request.keeps_open else response.closing())
             else:
                 self._is_ending = not request.keeps_open
@@ -136,13 +136,13 @@ class ClientConnection(asyncio.Protocol):
         else:
             self._connections.rest(self)
 
-    def _finish(self, task: asyncio.Task[Response]) -> None:
+    def _finish(self, task: asyncio.Task[HTTPResponse]) -> None:
         self._task = None
         if not self._transport.is_closing():  # Else the client has left, or was refused.
             self._send(task.result().closing() if self._is_ending else task.result())
             self._answer()
 
-    def _send(self, response: Response) -> None:
+    def _send(self, response: HTTPResponse) -> None:
         self._transport.write(response.data)
         if response.closes:
             self._transport.close()

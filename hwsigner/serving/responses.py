@@ -13,7 +13,7 @@ JSON = b"application/json"
 TEXT = b"text/plain"
 
 
-class Response(NamedTuple):
+class HTTPResponse(NamedTuple):
     """A response.
 
     Attributes:
@@ -24,21 +24,21 @@ class Response(NamedTuple):
     data: bytes
     closes: bool = False
 
-    def closing(self) -> Response:
+    def closing(self) -> HTTPResponse:
         """Return the same response, after which the connection is closed."""
-        return self if self.closes else Response(self.data.replace(b"\r\n", b"\r\nconnection: close\r\n", 1), True)
+        return self if self.closes else HTTPResponse(self.data.replace(b"\r\n", b"\r\nconnection: close\r\n", 1), True)
 
 
 def response(
     body: bytes, media_type: bytes, *, status: HTTPStatus = HTTPStatus.OK, headers: Headers | None = None
-) -> Response:
+) -> HTTPResponse:
     """Return a response after which the connection stays open."""
     fields = {b"content-type": media_type, b"content-length": b"%d" % len(body), **(headers or {})}
     lines = [b"HTTP/1.1 %d %s" % (status, status.phrase.encode()), *(b"%s: %s" % field for field in fields.items())]
-    return Response(b"\r\n".join([*lines, b"", body]))
+    return HTTPResponse(b"\r\n".join([*lines, b"", body]))
 
 
-class Refusal(Exception):  # noqa: N818  a response, not an error of this program
+class HTTPRefusal(Exception):  # noqa: N818  a response, not an error of this program
     """A request that gets no credentials.
 
     Attributes:
@@ -53,7 +53,7 @@ class Refusal(Exception):  # noqa: N818  a response, not an error of this progra
         self.reason = reason
         self.headers = headers or {}
 
-    def response(self) -> Response:
+    def response(self) -> HTTPResponse:
         """Return the response. It closes the connection, so that refused clients hold none open."""
         text = json.dumps({"code": self.status.phrase.replace(" ", ""), "message": self.reason})
         return response(text.encode(), JSON, status=self.status, headers=self.headers).closing()

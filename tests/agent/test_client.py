@@ -22,7 +22,7 @@ from hwsigner.agent import address as module
 from hwsigner.agent import client, protocol
 from hwsigner.agent.address import Address
 from hwsigner.agent.client import command, find_credentials, is_running, start_agent
-from hwsigner.agent.protocol import Request, Verb
+from hwsigner.agent.protocol import AgentRequest, Verb
 from hwsigner.cli import main
 from hwsigner.config import profiles as config
 from hwsigner.errors import AgentError, HwsignerError
@@ -32,7 +32,7 @@ from hwsigner.system.files import open_trusted
 from scene import Outcome
 
 Start = Callable[[Path, Talk], FakeAgent]
-STATUS = Request(Verb.STATUS)
+STATUS = AgentRequest(Verb.STATUS)
 
 
 @pytest.fixture(autouse=True)
@@ -277,7 +277,7 @@ class TestCommand:
             return "1234"
 
         address = Address(str(runtime / "hwsigner"), is_system=False)
-        assert command(address, Request(Verb.UNLOCK, "web"), ask) == "done"
+        assert command(address, AgentRequest(Verb.UNLOCK, "web"), ask) == "done"
         assert asked == ["kind", ""]
 
 

@@ -16,7 +16,7 @@ from agent.homes import PASSPHRASE, Home, run_agent
 from hwsigner.agent import desktop as module
 from hwsigner.agent.client import command
 from hwsigner.agent.desktop import Desktop
-from hwsigner.agent.protocol import Request, Verb
+from hwsigner.agent.protocol import AgentRequest, Verb
 from hwsigner.key import open_key
 from pkcs11_shim import Shim
 
@@ -209,14 +209,14 @@ class TestAgent:
         with run_agent(home, desktop=Desktop(session.environ)) as running:
             for _ in range(3):
                 assert running.get().startswith(b"1 error 3 ")
-            command(home.address, Request(Verb.UNLOCK, "web"), lambda _: PASSPHRASE)
+            command(home.address, AgentRequest(Verb.UNLOCK, "web"), lambda _: PASSPHRASE)
             text = session.next()
             assert text[3].startswith("it is locked: ")
             assert text[3].endswith(" needs its passphrase. Run hwsigner agent unlock web")
             assert session.next() == ["closed", 7]
-            command(home.address, Request(Verb.LOCK, "web"))
+            command(home.address, AgentRequest(Verb.LOCK, "web"))
             assert running.get().startswith(b"1 error 3 ")  # The user has locked it, and knows.
-            command(home.address, Request(Verb.UNLOCK, "web"), lambda _: PASSPHRASE)
+            command(home.address, AgentRequest(Verb.UNLOCK, "web"), lambda _: PASSPHRASE)
         session.stop()
         assert session.rest() == b""
 

@@ -10,12 +10,12 @@ import pytest
 from agent.homes import PASSPHRASE, Home, Running, run_agent
 from hwsigner.agent import control
 from hwsigner.agent.client import command, find_credentials
-from hwsigner.agent.protocol import Request, Verb, with_body
+from hwsigner.agent.protocol import AgentRequest, Verb, with_body
 from hwsigner.agent.unlocked_pins import UnlockedPins
 from hwsigner.errors import AgentError, PinRequiredError
 from hwsigner.pins import PinRequest
 
-UNLOCK = Request(Verb.UNLOCK, "web")
+UNLOCK = AgentRequest(Verb.UNLOCK, "web")
 
 
 def locked_home(home: Home) -> Path:
@@ -200,21 +200,21 @@ class TestLock:
 
     def test_lock_of_an_unknown_profile_is_an_error(self, running: Running) -> None:
         with pytest.raises(AgentError, match="no profile 'other'"):
-            command(running.home.address, Request(Verb.LOCK, "other"))
+            command(running.home.address, AgentRequest(Verb.LOCK, "other"))
 
 
 class TestPins:
     REQUEST = PinRequest("user PIN", "token 'alpha'", serial="1")
 
     @pytest.fixture
-    def bring(self) -> Callable[[UnlockedPins, PinRequest, str], None]:
-        return lambda pins, request, pin: pins.bring(request, memoryview(pin.encode()))
+    def add_pin(self) -> Callable[[UnlockedPins, PinRequest, str], None]:
+        return lambda pins, request, pin: pins.add(request, memoryview(pin.encode()))
 
     def test_pin_is_given_only_for_the_request_it_answers(
-        self, bring: Callable[[UnlockedPins, PinRequest, str], None]
+        self, add_pin: Callable[[UnlockedPins, PinRequest, str], None]
     ) -> None:
         pins = UnlockedPins()
-        bring(pins, self.REQUEST, "1234")
+        add_pin(pins, self.REQUEST, "1234")
         others = [
             PinRequest("passphrase", "token 'alpha'", serial="1"),
             PinRequest("user PIN", "token 'beta'", serial="1"),
@@ -226,17 +226,17 @@ class TestPins:
         assert pins.wanted.state == "an earlier try failed"
 
     def test_pin_is_given_again_unless_it_is_for_one_signature(
-        self, bring: Callable[[UnlockedPins, PinRequest, str], None]
+        self, add_pin: Callable[[UnlockedPins, PinRequest, str], None]
     ) -> None:
         pins = UnlockedPins()
         once = PinRequest("PIN for this signature", "token 'alpha'", serial="1", for_one_signature=True)
-        bring(pins, self.REQUEST, "1234")
-        bring(pins, once, "1234")
+        add_pin(pins, self.REQUEST, "1234")
+        add_pin(pins, once, "1234")
         assert [pins(request) for request in (self.REQUEST, once) * 2] == ["1234", "1234", "1234", None]
 
-    def test_pins_are_forgotten(self, bring: Callable[[UnlockedPins, PinRequest, str], None]) -> None:
+    def test_pins_are_forgotten(self, add_pin: Callable[[UnlockedPins, PinRequest, str], None]) -> None:
         pins = UnlockedPins()
-        bring(pins, self.REQUEST, "1234")
+        add_pin(pins, self.REQUEST, "1234")
         pins.forget()
         assert pins(self.REQUEST) is None
 

@@ -19,7 +19,7 @@ from agent.processes import AgentProcess, agent_process
 from examples import scaled
 from hwsigner.agent import protocol
 from hwsigner.agent.client import command
-from hwsigner.agent.protocol import Request, Verb
+from hwsigner.agent.protocol import AgentRequest, Verb
 
 PROFILES, HANGING, CLIENTS = scaled(2000), 20, 8
 # The loop, the timer, the thread for notices, and workers that are about to end.
@@ -51,7 +51,7 @@ def test_two_thousand_profiles_are_served_by_few_threads_while_keys_hang(many: A
         client = socket.socket(socket.AF_UNIX)
         client.settimeout(60)
         client.connect(home.address.socket)
-        client.sendall(Request(Verb.GET, name).line())
+        client.sendall(AgentRequest(Verb.GET, name).line())
         return client
 
     def get(number: int) -> tuple[str, int]:
@@ -73,7 +73,7 @@ def test_two_thousand_profiles_are_served_by_few_threads_while_keys_hang(many: A
     assert [key for key, _ in again] == keys
     assert max(threads for _, threads in first) <= HANGING + CLIENTS + OTHER_THREADS
     assert many.status("VmRSS") < 150_000
-    states = [line.split("\t")[1] for line in command(home.address, Request(Verb.STATUS)).splitlines()[1:]]
+    states = [line.split("\t")[1] for line in command(home.address, AgentRequest(Verb.STATUS)).splitlines()[1:]]
     assert (states.count("ready"), states.count("idle")) == (PROFILES, HANGING)
     wait_until_idle(many)
 

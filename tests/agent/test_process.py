@@ -21,7 +21,7 @@ import pytest
 from agent.homes import PASSPHRASE, Home, read_end
 from agent.processes import AGENT, agent_process, ask
 from hwsigner.agent.client import command, is_running
-from hwsigner.agent.protocol import Request, Verb
+from hwsigner.agent.protocol import AgentRequest, Verb
 from hwsigner.errors import AgentError
 from hwsigner.sigv4.canonical import IMPLEMENTATION
 from terminals import Terminal
@@ -206,7 +206,7 @@ class TestProcess:
             assert "is not TOML" in done.stderr
         else:
             with agent_process(home), pytest.raises(AgentError, match="is not a flag") as caught:
-                command(home.address, Request(Verb.REFRESH, "web"))
+                command(home.address, AgentRequest(Verb.REFRESH, "web"))
             assert caught.value.exit_status == 2
 
     def test_stop_ends_the_agent(self, home: Home, real_program: Path) -> None:
@@ -261,12 +261,12 @@ class TestSocketActivation:
     def test_first_client_starts_the_agent(self, activated: Home, real_program: Path) -> None:
         # From the agent or not: on a slow machine the program does not wait until the agent has started.
         key_id(ask(real_program, activated, *PROFILE))
-        assert command(activated.address, Request(Verb.UNLOCK, "web"))
+        assert command(activated.address, AgentRequest(Verb.UNLOCK, "web"))
         assert key_id(ask(real_program, activated, *PROFILE)) == key_id(ask(real_program, activated, *PROFILE))
 
     def test_socket_stays_systemd_s(self, activated: Home, real_program: Path) -> None:
         key_id(ask(real_program, activated, *PROFILE))
-        command(activated.address, Request(Verb.STATUS))
+        command(activated.address, AgentRequest(Verb.STATUS))
         assert not (Path(activated.address.folder) / "agent.lock").exists()
 
 
@@ -277,7 +277,7 @@ class TestAuto:
         home.write_profiles(web={"agent": "auto"})
         yield home
         if is_running(home.address):
-            command(home.address, Request(Verb.STOP))
+            command(home.address, AgentRequest(Verb.STOP))
 
     def started(self, home: Home) -> int:
         """Wait for the agent and return its process's id."""
@@ -285,7 +285,7 @@ class TestAuto:
         while not is_running(home.address):
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        match = re.search(r"process (\d+)", command(home.address, Request(Verb.STATUS)))
+        match = re.search(r"process (\d+)", command(home.address, AgentRequest(Verb.STATUS)))
         assert match
         return int(match[1])
 

@@ -93,7 +93,7 @@ class TestClosed:
         AgentProfile.answer,
         AgentProfile.renew,
         AgentProfile.unlock,
-        lambda profile: profile.bring(REQUEST, memoryview(b"1234")),
+        lambda profile: profile.unlock_with(REQUEST, memoryview(b"1234")),
     )
 
     @pytest.mark.parametrize("act", ACTS)

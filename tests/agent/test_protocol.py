@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwsigner.agent import protocol
-from hwsigner.agent.protocol import Channel, Head, Request, Verb, parse_head, parse_request
+from hwsigner.agent.protocol import AgentRequest, Channel, Head, Verb, parse_head, parse_request
 from hwsigner.errors import AgentError
 
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}", fullmatch=True)
@@ -23,7 +23,7 @@ SOURCE = Path(__file__).parents[2] / "native" / "credentials.c"
 class TestRequest:
     @given(st.sampled_from(list(Verb)), NAMES | st.just(""), st.booleans())
     def test_request_survives_the_line(self, verb: Verb, name: str, with_notes: bool) -> None:
-        request = Request(verb, name, with_notes and bool(name))
+        request = AgentRequest(verb, name, with_notes and bool(name))
         line = request.line()
         assert line.endswith(b"\n")
         assert len(line) <= protocol.MAX_LINE

@@ -17,14 +17,14 @@ from agent.homes import Home, Running, run_agent
 from emulators import InProcessSoftHSM
 from hwsigner.agent import client
 from hwsigner.agent.client import command
-from hwsigner.agent.protocol import Request, Verb
+from hwsigner.agent.protocol import AgentRequest, Verb
 from hwsigner.errors import AgentError, PinRequiredError
 from hwsigner.pins import PinRequest
 from softhsm.token import PIN
 from softhsm.tpm import SoftTPM
 from softhsm.yubikey import YKCS11, YubiKey
 
-UNLOCK = Request(Verb.UNLOCK, "web")
+UNLOCK = AgentRequest(Verb.UNLOCK, "web")
 SIGNATURE, AUTHENTICATION = 0x9C, 0x9A
 _HANDLE = 0x81000078
 TOUCH_ALWAYS = 2
@@ -143,7 +143,7 @@ class TestYubiKey:
             command(home.address, UNLOCK, mistaken)
             assert not is_locked(running)
             assert [request.state for request in mistaken.asked] == ["", "the last one was wrong"]
-            command(home.address, Request(Verb.LOCK, "web"))
+            command(home.address, AgentRequest(Verb.LOCK, "web"))
             with pytest.raises(AgentError, match="one try is left"):
                 command(home.address, UNLOCK, stubborn)
         assert len(stubborn.asked) == 2
@@ -179,7 +179,7 @@ class TestYubiKey:
             # The next session needs another signature, and the PIN of the last is gone.
             assert running.ask(b"1 refresh web\n").count(b"1 error 3 ") == 1
             assert not is_locked(running)  # The last credentials live.
-            command(home.address, Request(Verb.LOCK, "web"))
+            command(home.address, AgentRequest(Verb.LOCK, "web"))
             command(home.address, UNLOCK, person)
         assert set(card.pin_tries) == {0x9000}
 

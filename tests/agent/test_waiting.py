@@ -13,7 +13,7 @@ import certs
 from agent.homes import PASSPHRASE, Home, Running, read_all, run_agent
 from hwsigner.agent import protocol
 from hwsigner.agent.client import command
-from hwsigner.agent.protocol import Request, Verb
+from hwsigner.agent.protocol import AgentRequest, Verb
 from hwsigner.key import open_key
 from pkcs11_shim import LOGIN, SIGN, Shim
 from terminals import Terminal
@@ -173,7 +173,7 @@ class TestInterrupt:
             shim.hold(held=False)
             assert read_all(other).replace(protocol.WORKING, b"").startswith(b"1 ok ")
         assert (shim.count(LOGIN), shim.count(SIGN)) == (1, 1)
-        assert command(running.home.address, Request(Verb.STATUS)).count("\tready\t") == 1
+        assert command(running.home.address, AgentRequest(Verb.STATUS)).count("\tready\t") == 1
 
     @pytest.mark.parametrize("waiter", ["credential-process", "exec"], indirect=True)
     def test_ctrl_c_ends_a_command_whose_own_key_waits_for_a_touch(
@@ -214,4 +214,4 @@ class TestInterrupt:
             terminal.type(b"half\x03")
             assert process.communicate(timeout=60) == (b"", b"")
             assert (process.returncode, terminal.echoes()) == (130, True)
-            assert command(running.home.address, Request(Verb.UNLOCK, "web"), lambda _: PASSPHRASE)
+            assert command(running.home.address, AgentRequest(Verb.UNLOCK, "web"), lambda _: PASSPHRASE)

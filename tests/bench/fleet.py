@@ -25,7 +25,7 @@ sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
 from hwsigner.aws.create_session import _BACKOFF_BASE, _BACKOFF_CAP  # noqa: E402
 from hwsigner.http.defaults import MAX_ATTEMPTS  # noqa: E402
-from hwsigner.refresh.schedule import POLICY, RENEWAL, Lifetime, Policy, until_refresh  # noqa: E402
+from hwsigner.refresh.schedule import RENEWAL_TIMING, SESSION_TIMING, Lifetime, Timing, until_refresh  # noqa: E402
 
 MINUTE, HOUR = 60.0, 3600.0
 BOOT_SECONDS = 10.0
@@ -40,7 +40,7 @@ class Fleet:
         life: the seconds of life of each session.
         quota: how many CreateSession requests the account has in each second.
         burst: how many of them it may save up.
-        policy: when they refresh and retry.
+        timing: when they refresh and retry.
         first_requests: how many requests the first attempt sends at most.
         later_requests: and each that follows a failure.
     """
@@ -49,7 +49,7 @@ class Fleet:
     life: float = HOUR
     quota: float = 10.0
     burst: float = 10.0
-    policy: Policy = POLICY
+    timing: Timing = SESSION_TIMING
     first_requests: int = MAX_ATTEMPTS
     later_requests: int = 1
 
@@ -123,7 +123,7 @@ class Simulation:
     def start_warm(self) -> None:
         """Give all providers sessions of different ages."""
         for _ in range(self.fleet.providers):
-            lifetime = self.fleet.policy.lifetime(0, self.fleet.life, self.random.random)
+            lifetime = self.fleet.timing.lifetime(0, self.fleet.life, self.random.random)
             age = self.random.random() * (lifetime.end - lifetime.ahead)
             lifetime = replace(lifetime, end=lifetime.end - age)
             self._add(SimulatedProvider(lifetime.end, lifetime), lifetime.end - lifetime.ahead)
@@ -153,7 +153,7 @@ class Simulation:
     def _grant(self, now: float, provider: SimulatedProvider) -> float:
         if now > provider.wanting_since:
             self.history.waits.append((now, now - provider.wanting_since))
-        lifetime = self.fleet.policy.lifetime(now, self.fleet.life, self.random.random)
+        lifetime = self.fleet.timing.lifetime(now, self.fleet.life, self.random.random)
         provider.lifetime, provider.wanting_since, provider.failures, provider.requests = lifetime, lifetime.end, 0, 0
         return now + until_refresh(lifetime, lifetime.end - now, next_try=-math.inf, now=now)
 
@@ -164,11 +164,11 @@ class Simulation:
             return now + self.random.uniform(0, min(_BACKOFF_CAP, _BACKOFF_BASE * 2 ** (provider.requests - 1)))
         provider.requests = 0
         provider.failures += 1
-        policy, chance = self.fleet.policy, self.random.random
+        timing, chance = self.fleet.timing, self.random.random
         left = provider.lifetime.end - now if provider.lifetime else 0.0
         if provider.lifetime:
-            provider.lifetime = policy.postponed(provider.lifetime, left, chance)
-        next_try = now + policy.pause(provider.failures, chance)
+            provider.lifetime = timing.postponed(provider.lifetime, left, chance)
+        next_try = now + timing.pause(provider.failures, chance)
         return now + until_refresh(provider.lifetime, left, next_try=next_try, now=now)
 
 
@@ -203,7 +203,7 @@ def renewals(days: float, down_hours: float = 0, *, fleet: Fleet = Fleet()) -> t
     """
     life = days * 24 * HOUR
     begin = life * 2 / 3
-    certified = replace(fleet, policy=RENEWAL, life=life, first_requests=1)
+    certified = replace(fleet, timing=RENEWAL_TIMING, life=life, first_requests=1)
     simulation = Simulation(certified, outage=(begin, begin + down_hours * HOUR))
     simulation.start_cold(HOUR)
     return simulation.run(life * 0.99 + HOUR), begin, life
@@ -212,28 +212,28 @@ def renewals(days: float, down_hours: float = 0, *, fleet: Fleet = Fleet()) -> t
 CHOSEN = "**chosen**"
 BACKOFFS = {
     CHOSEN: Fleet(),
-    "no jitter": Fleet(policy=replace(POLICY, jitter=0.0)),
-    "pauses up to a tenth shorter": Fleet(policy=replace(POLICY, jitter=0.1)),
-    "pauses of any shorter length": Fleet(policy=replace(POLICY, jitter=1.0)),
+    "no jitter": Fleet(timing=replace(SESSION_TIMING, jitter=0.0)),
+    "pauses up to a tenth shorter": Fleet(timing=replace(SESSION_TIMING, jitter=0.1)),
+    "pauses of any shorter length": Fleet(timing=replace(SESSION_TIMING, jitter=1.0)),
     "three requests in each attempt": Fleet(later_requests=3),
-    "pauses up to 30 s": Fleet(policy=replace(POLICY, longest_pause=30.0)),
-    "pauses up to 300 s": Fleet(policy=replace(POLICY, longest_pause=300.0)),
-    "pauses up to 900 s": Fleet(policy=replace(POLICY, longest_pause=900.0)),
-    "pauses from 5 s": Fleet(policy=replace(POLICY, first_pause=5.0)),
+    "pauses up to 30 s": Fleet(timing=replace(SESSION_TIMING, longest_pause=30.0)),
+    "pauses up to 300 s": Fleet(timing=replace(SESSION_TIMING, longest_pause=300.0)),
+    "pauses up to 900 s": Fleet(timing=replace(SESSION_TIMING, longest_pause=900.0)),
+    "pauses from 5 s": Fleet(timing=replace(SESSION_TIMING, first_pause=5.0)),
 }
 PATIENCES = {
-    "0": Fleet(policy=replace(POLICY, patience=0.0)),
-    "1/4": Fleet(policy=replace(POLICY, patience=0.25)),
+    "0": Fleet(timing=replace(SESSION_TIMING, patience=0.0)),
+    "1/4": Fleet(timing=replace(SESSION_TIMING, patience=0.25)),
     "**1/2**": Fleet(),
-    "1": Fleet(policy=replace(POLICY, patience=1.0)),
+    "1": Fleet(timing=replace(SESSION_TIMING, patience=1.0)),
 }
 SPREADS = {
-    "0": Fleet(policy=replace(POLICY, spread=0.0)),
-    "1/10": Fleet(policy=replace(POLICY, spread=0.1)),
-    "1/4": Fleet(policy=replace(POLICY, spread=0.25)),
+    "0": Fleet(timing=replace(SESSION_TIMING, spread=0.0)),
+    "1/10": Fleet(timing=replace(SESSION_TIMING, spread=0.1)),
+    "1/4": Fleet(timing=replace(SESSION_TIMING, spread=0.25)),
     "**1/2**": Fleet(),
-    "3/4": Fleet(policy=replace(POLICY, spread=0.75)),
-    "1": Fleet(policy=replace(POLICY, spread=1.0)),
+    "3/4": Fleet(timing=replace(SESSION_TIMING, spread=0.75)),
+    "1": Fleet(timing=replace(SESSION_TIMING, spread=1.0)),
 }
 
 # Days of life, and hours for which the issuer is down.

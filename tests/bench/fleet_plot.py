@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from bench.fleet import HOUR, MINUTE, Fleet, History, cold_start, outage, steady
 from bench.svg import head
-from hwsigner.refresh.schedule import POLICY
+from hwsigner.refresh.schedule import SESSION_TIMING
 
 WIDTH, HEIGHT = 860, 170
 LEFT, TOP, GAP = 60, 40, 62
@@ -53,7 +53,7 @@ class Panel:
 
 def draw() -> str:
     """Return the plot."""
-    narrow = Fleet(policy=replace(POLICY, spread=0.25))
+    narrow = Fleet(timing=replace(SESSION_TIMING, spread=0.25))
     panels = [
         Panel("A cold start of the whole fleet", 6, _curves(cold_start(Fleet(), 6), 6, cold_start(narrow, 6))),
         Panel("An outage of the service, from 1 h to 2 h", 7, _curves(outage(Fleet(), 7), 7, outage(narrow, 7))),

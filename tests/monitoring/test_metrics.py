@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from hwsigner.monitoring import textfile
-from hwsigner.monitoring.metrics import Metrics, ProfileState
+from hwsigner.monitoring.metrics import Metrics, ProfileHealth
 from hwsigner.monitoring.textfile import Textfile
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
-READY = ProfileState("web", "ready", NOW + timedelta(hours=1))
+READY = ProfileHealth("web", "ready", NOW + timedelta(hours=1))
 
 
 def samples(text: str) -> dict[tuple[str, ...], float]:
@@ -62,7 +62,7 @@ def test_histogram_counts_each_request_in_every_bucket_that_it_fits(durations: l
 
 @given(st.text(), st.sampled_from(["pin", "service"]))
 def test_any_name_is_read_back_as_it_was(name: str, cause: str) -> None:
-    metrics = Metrics("1.2", lambda: [ProfileState(name, "failing", None, cause)])
+    metrics = Metrics("1.2", lambda: [ProfileHealth(name, "failing", None, cause)])
     metrics.failed(name, cause)
     text = metrics.render().encode("utf-8", "replace").decode()
     assert ("hwsigner_session_failures_total", name.encode("utf-8", "replace").decode(), cause) in samples(text)
@@ -92,13 +92,13 @@ def test_labels_are_profile_and_cause_alone() -> None:
 @pytest.mark.parametrize(
     ("states", "failing"),
     [
-        ([READY, ProfileState("db", "idle", NOW)], {}),
-        ([READY, ProfileState("db", "failing", None, "service")], {"db": "service"}),
-        ([ProfileState("db", "locked"), ProfileState("web", "starting")], {"db": "locked", "web": "starting"}),
+        ([READY, ProfileHealth("db", "idle", NOW)], {}),
+        ([READY, ProfileHealth("db", "failing", None, "service")], {"db": "service"}),
+        ([ProfileHealth("db", "locked"), ProfileHealth("web", "starting")], {"db": "locked", "web": "starting"}),
         ([], {}),
     ],
 )
-def test_health_names_the_profiles_without_credentials(states: list[ProfileState], failing: dict[str, str]) -> None:
+def test_health_names_the_profiles_without_credentials(states: list[ProfileHealth], failing: dict[str, str]) -> None:
     is_healthy, body = Metrics("1.2", lambda: states).health()
     assert is_healthy is not bool(failing)
     assert json.loads(body) == {

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from hwsigner.monitoring.audit import Audit
-from hwsigner.monitoring.metrics import Metrics, ProfileState
+from hwsigner.monitoring.metrics import Metrics, ProfileHealth
 from monitoring.credentials import AuditedSet
 from monitoring.test_metrics import NOW
 from pages import ROOT
@@ -79,7 +79,7 @@ def test_rules_fire_when_they_should_and_not_before(tmp_path: Path) -> None:
 
 
 def test_rules_use_only_metrics_that_exist() -> None:
-    metrics = Metrics("1.2", lambda: [ProfileState("web", "ready", NOW)])
+    metrics = Metrics("1.2", lambda: [ProfileHealth("web", "ready", NOW)])
     metrics.failed("web", "pin")
     metrics.succeeded("web", 1.0, (NOW, NOW))
     used = set(re.findall(r"\bhwsigner_\w+", RULES.read_text()))

@@ -10,7 +10,7 @@ from typing import Any
 from hwsigner import errors
 from hwsigner.cli.metrics import METRICS
 from hwsigner.config.monitoring import MONITORING
-from hwsigner.monitoring.metrics import Metrics, ProfileState
+from hwsigner.monitoring.metrics import Metrics, ProfileHealth
 from pages import ROOT
 
 PAGE = (ROOT / "docs" / "how-to" / "monitoring.md").read_text()
@@ -43,7 +43,7 @@ def test_flags_are_those_of_the_program() -> None:
 
 def metrics() -> Metrics:
     """Return what the example of the page is of."""
-    found = Metrics("0.9.0", lambda: [ProfileState("web", "ready", datetime.now(UTC))])
+    found = Metrics("0.9.0", lambda: [ProfileHealth("web", "ready", datetime.now(UTC))])
     for _ in range(12):
         found.succeeded("web", 1.0, (datetime.now(UTC), datetime.now(UTC)))
     found.failed("web", "service")
@@ -61,7 +61,7 @@ def test_table_of_metrics_has_all_metrics() -> None:
 
 
 def test_example_of_health_is_what_the_program_answers() -> None:
-    states = [ProfileState("web", "ready"), ProfileState("db", "failing", None, "service")]
+    states = [ProfileHealth("web", "ready"), ProfileHealth("db", "failing", None, "service")]
     assert json.loads(re.findall(r"```json\n(.*)\n```", PAGE)[2]) == json.loads(
         Metrics("0.9.0", lambda: states).health()[1]
     )

@@ -28,7 +28,7 @@ from hwsigner.identity import IdentitySource
 from hwsigner.refresh import reopening
 from hwsigner.refresh.background import BackgroundProvider
 from hwsigner.refresh.provider import Provider
-from hwsigner.refresh.schedule import POLICY
+from hwsigner.refresh.schedule import SESSION_TIMING
 from stage import FakeClock
 
 # A tenth of the fleet in docs/how-it-works/fleet.md.
@@ -61,7 +61,7 @@ def test_cold_start_takes_little_more_than_the_quota_demands() -> None:
 def test_sessions_that_began_together_are_refreshed_apart() -> None:
     history = cold_start(SMALL)
     assert max(history.rates(history.requests, 1.25 * LEAST, 6 * HOUR)) <= 1.1 * SMALL.quota
-    herd = cold_start(replace(SMALL, policy=replace(POLICY, spread=0.1)))
+    herd = cold_start(replace(SMALL, timing=replace(SESSION_TIMING, spread=0.1)))
     assert max(herd.rates(herd.requests, 1.25 * LEAST, 6 * HOUR)) > 1.5 * SMALL.quota
 
 
@@ -69,7 +69,7 @@ def test_backlog_of_an_outage_drains() -> None:
     history = outage(SMALL)
     assert last_wait(history) - 2 * HOUR < 1.25 * LEAST
     meanwhile = history.rates(history.requests, HOUR, 2 * HOUR)
-    assert max(meanwhile) < 2 * SMALL.providers / POLICY.longest_pause
+    assert max(meanwhile) < 2 * SMALL.providers / SESSION_TIMING.longest_pause
 
 
 def test_short_outage_leaves_no_provider_without_credentials() -> None:
@@ -79,7 +79,7 @@ def test_short_outage_leaves_no_provider_without_credentials() -> None:
 
 
 def test_pauses_without_jitter_make_a_cold_start_too_long() -> None:
-    history = cold_start(replace(SMALL, policy=replace(POLICY, jitter=0.0)), 3)
+    history = cold_start(replace(SMALL, timing=replace(SESSION_TIMING, jitter=0.0)), 3)
     assert history.dry or last_wait(history) > 1.5 * LEAST
 
 

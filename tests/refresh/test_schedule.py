@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwsigner.refresh.schedule import POLICY, Lifetime, Policy, until_refresh
+from hwsigner.refresh.schedule import SESSION_TIMING, Lifetime, Timing, until_refresh
 
 QUARTER = 900
 CHANCES = st.floats(0, 1, exclude_max=True)
@@ -17,7 +17,7 @@ TIMES = st.floats(0, 1e9)
 
 
 def ahead(chance: float) -> float:
-    return POLICY.lifetime(0, 3600, lambda: chance).ahead
+    return SESSION_TIMING.lifetime(0, 3600, lambda: chance).ahead
 
 
 class TestLifetime:
@@ -26,13 +26,16 @@ class TestLifetime:
         [(900, 300, 600), (1800, 600, 1200), (2880, 960, 1920), (3600, 960, 2280), (43200, 960, 22080)],
     )
     def test_lifetime_follows_from_the_session_s_life(self, life: int, margin: float, earliest: float) -> None:
-        latest, first = POLICY.lifetime(5000, life, lambda: 0.0), POLICY.lifetime(5000, life, lambda: 1.0)
+        latest, first = (
+            SESSION_TIMING.lifetime(5000, life, lambda: 0.0),
+            SESSION_TIMING.lifetime(5000, life, lambda: 1.0),
+        )
         assert latest == Lifetime(5000 + life, margin, margin)
         assert first == Lifetime(5000 + life, margin, earliest)
 
     @given(life=LIVES, chance=CHANCES, now=TIMES)
     def test_background_provider_refreshes_before_a_caller_has_to(self, life: int, chance: float, now: float) -> None:
-        lifetime = POLICY.lifetime(now, life, lambda: chance)
+        lifetime = SESSION_TIMING.lifetime(now, life, lambda: chance)
         assert lifetime.margin <= lifetime.ahead <= life
         # A session is used for at least a third of its life: refreshing must not become a stream of requests.
         assert life - lifetime.ahead >= life / 3 - 1e-6
@@ -57,17 +60,17 @@ class TestPause:
         ("failures", "longest"), [(1, 1), (2, 2), (3, 4), (7, 64), (8, 120), (9, 120), (5000, 120)]
     )
     def test_pause_doubles_to_two_minutes(self, failures: int, longest: float) -> None:
-        assert POLICY.pause(failures, lambda: 0.0) == longest
-        assert POLICY.pause(failures, lambda: 1.0) == longest / 2
+        assert SESSION_TIMING.pause(failures, lambda: 0.0) == longest
+        assert SESSION_TIMING.pause(failures, lambda: 1.0) == longest / 2
 
     @pytest.mark.parametrize(("asked", "first"), [(0, 0), (7.0, 7), (900, 900), (901, 900), (1e9, 900)])
     def test_pause_begins_after_what_the_service_asks_for(self, asked: float, first: float) -> None:
-        assert POLICY.pause(1, lambda: 0.0, asked=asked) == first + 1
-        assert POLICY.pause(3, lambda: 1.0, asked=asked) == first + 2
+        assert SESSION_TIMING.pause(1, lambda: 0.0, asked=asked) == first + 1
+        assert SESSION_TIMING.pause(3, lambda: 1.0, asked=asked) == first + 2
 
     @given(failures=st.integers(1, 10**6), chance=CHANCES)
     def test_pause_is_never_zero(self, failures: int, chance: float) -> None:
-        policy = Policy(first_pause=3, longest_pause=300, jitter=0.25)
+        policy = Timing(first_pause=3, longest_pause=300, jitter=0.25)
         assert 0.75 * 3 <= policy.pause(failures, lambda: chance) <= 300
 
 
@@ -75,7 +78,7 @@ class TestPostponed:
     @given(left=st.floats(-1e4, 4e4), ahead=st.floats(960, 3e4), chance=CHANCES)
     def test_provider_with_more_time_left_waits_longer(self, left: float, ahead: float, chance: float) -> None:
         lifetime = Lifetime(50000, 960, ahead)
-        postponed = POLICY.postponed(lifetime, left, lambda: chance)
+        postponed = SESSION_TIMING.postponed(lifetime, left, lambda: chance)
         assert (postponed.end, postponed.margin) == (lifetime.end, lifetime.margin)
         assert 960 <= postponed.ahead <= ahead
         if 960 < left <= ahead:
@@ -84,7 +87,7 @@ class TestPostponed:
 
     @given(left=st.floats(-1e4, 960), chance=CHANCES)
     def test_provider_with_no_time_left_does_not_wait(self, left: float, chance: float) -> None:
-        assert POLICY.postponed(Lifetime(50000, 960, 960), left, lambda: chance).is_due_ahead(left)
+        assert SESSION_TIMING.postponed(Lifetime(50000, 960, 960), left, lambda: chance).is_due_ahead(left)
 
 
 class TestUntilRefresh:

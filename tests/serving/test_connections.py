@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hwsigner.serving import connections as module
 from hwsigner.serving.connections import Connections, most_connections
-from hwsigner.serving.responses import Refusal
+from hwsigner.serving.responses import HTTPRefusal
 
 HEAD_SECONDS, IDLE_SECONDS = Connections.HEAD_SECONDS, Connections.IDLE_SECONDS
 
@@ -29,7 +29,7 @@ class FakeConnection:
     def end(self) -> None:
         self.is_ended = True
 
-    def refuse(self, refusal: Refusal) -> None:
+    def refuse(self, refusal: HTTPRefusal) -> None:
         self.refused.append(refusal.status)
 
 

@@ -13,7 +13,7 @@ from hwsigner.aws.credentials import Credentials
 from hwsigner.errors import ServiceError
 from hwsigner.serving.credentials import CredentialResponses, container_json
 from hwsigner.serving.peer import Peer
-from hwsigner.serving.responses import Refusal, Response
+from hwsigner.serving.responses import HTTPRefusal, HTTPResponse
 
 PEER = Peer(asyncio.BaseTransport())
 
@@ -40,8 +40,8 @@ class Source:
 
 async def reason(credentials: CredentialResponses) -> str:
     waiting = credentials.respond(PEER)
-    assert not isinstance(waiting, Response)
-    with pytest.raises(Refusal) as refused:
+    assert not isinstance(waiting, HTTPResponse)
+    with pytest.raises(HTTPRefusal) as refused:
         await waiting
     return refused.value.reason
 
@@ -81,6 +81,6 @@ def test_source_is_read_once_in_a_tenth_of_a_second(monkeypatch: pytest.MonkeyPa
     for moment in (100.0, 100.05, 100.125):
         now[0] = moment
         response = credentials.respond(PEER)
-        assert isinstance(response, Response)
+        assert isinstance(response, HTTPResponse)
         bodies.append(response.data.rpartition(b"arn:")[2])
     assert bodies == [b'1"}', b'1"}', b'2"}']

@@ -9,10 +9,10 @@ from contextlib import nullcontext
 import pytest
 
 from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError
-from hwsigner.serving.admission import Request, read_headers
+from hwsigner.serving.admission import HTTPRequest, read_headers
 from hwsigner.serving.listener import hold_localhost, listen, names_of
 from hwsigner.serving.peer import Peer
-from hwsigner.serving.responses import Refusal
+from hwsigner.serving.responses import HTTPRefusal
 from ports import reserve_port
 
 
@@ -105,6 +105,6 @@ def test_client_may_send_the_address_by_which_it_reached_a_wildcard(host: str, i
             return "10.1.2.3", 9911
 
     peer = Peer(Transport())  # type: ignore[arg-type]
-    request = Request("GET", "/", [(b"host", host.encode())], keeps_open=True, peer=peer)
-    with nullcontext() if is_known else pytest.raises(Refusal):
+    request = HTTPRequest("GET", "/", [(b"host", host.encode())], keeps_open=True, peer=peer)
+    with nullcontext() if is_known else pytest.raises(HTTPRefusal):
         assert read_headers(request, {b"0.0.0.0"}) == {b"host": host.encode()}
