@@ -24,11 +24,11 @@ from urllib.parse import quote, unquote_to_bytes
 from hwsigner.backends import BACKENDS, SHORT_FORMS, Backend, find_backend
 from hwsigner.errors import UsageError, suggestion
 
-_ANY_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")  # RFC 3986, 3.1.
+_ANY_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*:"  # RFC 3986, 3.1.
 _PINS = frozenset({"pin-value", "pin-source"})
 _MISPLACED_PIN = re.compile(rb"pin-(value|source)=", re.IGNORECASE)
 _BINARY = frozenset({"id"})
-_BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_BAD_PERCENT = r"%(?![0-9A-Fa-f]{2})"
 _SAFE_IN_PATH = ":[]@!$'()*+,=&"  # RFC 7512, 2.3. Other schemes than pkcs11 also have the slash.
 _SAFE_IN_QUERY = ":[]@!$'()*+,=/?|"
 _EXAMPLES = {"tpm2": "path=/etc/pki/web.tss2", "pkcs11": "token=alpha;object=web"}
@@ -87,7 +87,7 @@ class KeyURI:
                 scheme would put a key into a file.
         """
         parsed = cls.of(uri)
-        if isinstance(uri, str) and parsed.path.get("path") == _bytes(uri) and _ANY_SCHEME.match(uri):
+        if isinstance(uri, str) and parsed.path.get("path") == _bytes(uri) and re.match(_ANY_SCHEME, uri):
             hint = f"Correct its scheme, or write ./{uri} for a file of that name"
             raise UsageError(f"{uri} looks like a key URI of an unknown scheme, so no file was made", hint)
         return parsed
@@ -307,7 +307,7 @@ def _attributes(scheme: str, text: str, separator: str) -> dict[str, bytes]:
 
 
 def _value(scheme: str, name: str, value: str, *, allow_nul: bool = False) -> bytes:
-    if _BAD_PERCENT.search(value):
+    if re.search(_BAD_PERCENT, value):
         raise UsageError(f"a {scheme}: URI has a bad percent-encoding in {name!r}", "Write a percent sign as %25")
     decoded = unquote_to_bytes(_bytes(value))
     if b"\0" in decoded and not (allow_nul or name in _BINARY):

@@ -27,6 +27,7 @@ import hwsigner.botocore
 from agent.homes import Home, run_agent
 from hwsigner.emulator import Emulator, Fault
 from hwsigner.errors import ServiceError
+from hwsigner.system.clocks import Clocks
 
 pytestmark = pytest.mark.slow
 
@@ -178,7 +179,7 @@ def test_live_credentials_are_used_until_they_expire_when_no_others_can_be_had(
     assert session.get_credentials().get_frozen_credentials() == before
 
     source = hwsigner.botocore._sources["web"]
-    source._clocks = source._clocks._replace(now=lambda: datetime.now(UTC) + timedelta(seconds=301))
+    source._clocks = Clocks(lambda: datetime.now(UTC) + timedelta(seconds=301))
     with pytest.raises(hwsigner.botocore.CredentialsError, match="no profile 'web'"):
         session.get_credentials().get_frozen_credentials()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from hwsigner.errors import ConfigError
 from hwsigner.system.environment import home_folder
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _NAMES = ("endpoint_url", "ca_bundle", "max_attempts", "ignore_configured_endpoint_urls")
 
 
-class Setting(NamedTuple):
+class Setting:
     """A setting.
 
     Attributes:
@@ -26,9 +26,10 @@ class Setting(NamedTuple):
         file: the path of the file, and its status when it was read.
     """
 
-    value: str
-    source: str
-    file: tuple[str, os.stat_result]
+    def __init__(self, value: str, source: str, file: tuple[str, os.stat_result]) -> None:
+        self.value: Final = value
+        self.source: Final = source
+        self.file: Final = file
 
     def trusted(self) -> str:
         """Return the value of a setting that decides which servers are trusted.

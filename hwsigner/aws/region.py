@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Final
 
 from hwsigner.aws.config_file import Setting
 from hwsigner.errors import UnsafeConnectionWarning, UsageError, check_text
@@ -28,6 +28,7 @@ _PARTITION = re.compile(r"aws(-[a-z]{1,12}){0,3}")
 _ACCOUNT = re.compile(r"[0-9]{12}")
 # Shaped like a UUID. As in the service's own pattern, the characters need not be hexadecimal.
 _UUID = r"[0-9A-Za-z]{8}(-[0-9A-Za-z]{4}){3}-[0-9A-Za-z]{12}"
+_ROLE = r"([\x21-\x7e]*/)?[A-Za-z0-9_+=,.@-]{1,64}"
 # An alias's name, as in the service's own pattern.
 _ALIAS = r"(?!.*//)[A-Za-z]([A-Za-z0-9_/-]{0,254}[A-Za-z0-9_-])?"
 
@@ -45,34 +46,39 @@ _DOMAINS = (
 )
 
 
-class Arn(NamedTuple):
+class Arn:
     """A parsed ARN. `region` is empty for a role; `resource` is, for example, `profile/UUID` or `alias/profile/web`."""
 
-    partition: str
-    service: str
-    region: str
-    account: str
-    resource: str
+    def __init__(self, partition: str, service: str, region: str, account: str, resource: str) -> None:
+        self.partition: Final = partition
+        self.service: Final = service
+        self.region: Final = region
+        self.account: Final = account
+        self.resource: Final = resource
 
 
-class _Kind(NamedTuple):
-    name: str
-    service: str
-    resource: str
-    example: str
+class _Kind:
+    def __init__(self, name: str, service: str, resource: str, pattern: str, example: str) -> None:
+        self.name: Final = name
+        self.service: Final = service
+        self.resource: Final = resource
+        self.pattern: Final = pattern
+        self.example: Final = example
 
-
-def _resource(kind: str) -> str:
-    return f"{kind}/{_UUID}|alias/{kind}/{_ALIAS}"
+    def names(self, resource: str) -> bool:
+        """Return whether an ARN's resource is of this kind, or an alias of one."""
+        alias = resource.removeprefix(f"alias/{self.resource}/")
+        if alias != resource:
+            return self.pattern == _UUID and bool(re.fullmatch(_ALIAS, alias))
+        kind, _, name = resource.partition("/")
+        return kind == self.resource and bool(re.fullmatch(self.pattern, name))
 
 
 _ARN = "arn:aws:rolesanywhere:REGION:ACCOUNT:"
 _KINDS = {
-    "--trust-anchor-arn": _Kind("trust anchor", "rolesanywhere", _resource("trust-anchor"), f"{_ARN}trust-anchor/UUID"),
-    "--profile-arn": _Kind("profile", "rolesanywhere", _resource("profile"), f"{_ARN}profile/UUID"),
-    "--role-arn": _Kind(
-        "role", "iam", r"role/([\x21-\x7e]*/)?[A-Za-z0-9_+=,.@-]{1,64}", "arn:aws:iam::ACCOUNT:role/NAME"
-    ),
+    "--trust-anchor-arn": _Kind("trust anchor", "rolesanywhere", "trust-anchor", _UUID, f"{_ARN}trust-anchor/UUID"),
+    "--profile-arn": _Kind("profile", "rolesanywhere", "profile", _UUID, f"{_ARN}profile/UUID"),
+    "--role-arn": _Kind("role", "iam", "role", _ROLE, "arn:aws:iam::ACCOUNT:role/NAME"),
 }
 
 
@@ -200,7 +206,7 @@ def _match(text: str, kind: _Kind) -> Arn | None:
         and arn.service == kind.service
         and (arn.service != "iam" or not arn.region)
         and _ACCOUNT.fullmatch(arn.account)
-        and re.fullmatch(kind.resource, arn.resource)
+        and kind.names(arn.resource)
     )
     return arn if fits else None
 

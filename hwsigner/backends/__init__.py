@@ -19,7 +19,7 @@ ENTRY_POINTS = "hwsigner.backends"
 _OUR_OWN = "hwsigner.backends."
 # The dynamic linker's message.
 _LIBRARY = r"(\S+\.so\S*): cannot open shared object file"
-_SCHEME = re.compile(r"[a-z][a-z0-9+.-]+")
+_SCHEME = r"[a-z][a-z0-9+.-]+"
 
 
 class Backend(NamedTuple):
@@ -108,7 +108,7 @@ def register(scheme: str, backend: Backend) -> None:
     Raises:
         UsageError: the scheme is invalid, or belongs to another backend.
     """
-    if not _SCHEME.fullmatch(scheme) or scheme in SHORT_FORMS or BACKENDS.get(scheme, backend) != backend:
+    if not re.fullmatch(_SCHEME, scheme) or scheme in SHORT_FORMS or BACKENDS.get(scheme, backend) != backend:
         raise UsageError(f"a backend can't have the scheme {scheme!r}", "Use a valid scheme that no other backend has")
     BACKENDS[scheme] = backend
 
@@ -121,7 +121,7 @@ def find_backend(scheme: str) -> Backend | None:
     Raises:
         BackendUnavailableError: an entry point names a backend that can't be loaded.
     """
-    if scheme not in BACKENDS and _SCHEME.fullmatch(scheme):
+    if scheme not in BACKENDS and re.fullmatch(_SCHEME, scheme):
         _load_entry_point(scheme)
     return BACKENDS.get(scheme)
 

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterator
 from itertools import islice, zip_longest
-from typing import NamedTuple
+from typing import Final
 
 from hwsigner.errors import HwsignerError
 
@@ -49,7 +49,7 @@ _HINTS: dict[type[OSError], str] = {
 }
 
 
-class Block(NamedTuple):
+class Block:
     """One block of a file.
 
     Attributes:
@@ -58,9 +58,10 @@ class Block(NamedTuple):
         headers: the lines of RFC 1421 before the base64 of a legacy-encrypted key.
     """
 
-    label: str
-    data: bytes
-    headers: bytes = b""
+    def __init__(self, label: str, data: bytes, headers: bytes = b"") -> None:
+        self.label: Final = label
+        self.data: Final = data
+        self.headers: Final = headers
 
     def __repr__(self) -> str:
         return f"Block({self.label!r})"  # The data may be a private key.
@@ -79,11 +80,12 @@ class Block(NamedTuple):
         return b"-----BEGIN %b-----\n%b%b-----END %b-----\n" % (label, headers, b"".join(lines), label)
 
 
-class Contents(NamedTuple):
+class Contents:
     """The blocks of a file, at least one, and the status of the opened file, or None for one that has no path."""
 
-    blocks: tuple[Block, ...]
-    status: os.stat_result | None
+    def __init__(self, blocks: tuple[Block, ...], status: os.stat_result | None) -> None:
+        self.blocks: Final = blocks
+        self.status: Final = status
 
     def __str__(self) -> str:
         return " and ".join(dict.fromkeys(_in_words(block.label) for block in self.blocks))
@@ -126,12 +128,13 @@ def read_blocks(data: bytes) -> tuple[Block, ...]:
     return tuple(_blocks(data))
 
 
-class Element(NamedTuple):
+class Element:
     """An element of DER: the class and number of its tag, and its content."""
 
-    tag_class: int
-    tag: int
-    content: bytes
+    def __init__(self, tag_class: int, tag: int, content: bytes) -> None:
+        self.tag_class: Final = tag_class
+        self.tag: Final = tag
+        self.content: Final = content
 
 
 def elements(der: bytes) -> Iterator[Element]:
@@ -202,7 +205,7 @@ def _label(der: bytes) -> str:
     """Return the label of a DER file."""
     try:
         outer = next(elements(der), None)
-        if outer is None or outer[:2] != (UNIVERSAL, SEQUENCE):
+        if outer is None or (outer.tag_class, outer.tag) != (UNIVERSAL, SEQUENCE):
             raise ValueError("it is not a SEQUENCE")
         inner = list(islice(elements(outer.content), 3))
     except ValueError as error:

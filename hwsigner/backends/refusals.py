@@ -12,7 +12,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import NamedTuple
+from typing import Final
 
 from hwsigner.errors import BackendUnavailableError, UnsafeKeyWarning
 from hwsigner.system.environment import is_private, is_usable, runtime_folders, state_folders, temporary_folders
@@ -23,7 +23,7 @@ _MAX_NOTE = 8192
 _LOGIN_SECONDS = 30.0
 
 
-class Refusal(NamedTuple):
+class KeptRefusal:
     """A PIN was refused.
 
     Attributes:
@@ -31,12 +31,13 @@ class Refusal(NamedTuple):
         failures: how many wrong auth values the TPM counted then; 0 for a token, or if the file does not say.
     """
 
-    time: float
-    failures: int
+    def __init__(self, time: float, failures: int) -> None:
+        self.time: Final = time
+        self.failures: Final = failures
 
 
 # Refusals that no folder can keep: at least this process knows them.
-_unplaced: dict[str, Refusal] = {}
+_unplaced: dict[str, KeptRefusal] = {}
 
 
 def has_place() -> bool:
@@ -67,7 +68,7 @@ def keep(name: str, failures: int = 0) -> None:
         failures: how many wrong auth values the TPM counts now.
     """
     if not _write(name, b"%d" % failures if failures else b""):
-        _unplaced[name] = Refusal(time.time(), failures)
+        _unplaced[name] = KeptRefusal(time.time(), failures)
 
 
 def note(name: str, text: str) -> bool:
@@ -83,11 +84,11 @@ def noted(name: str) -> str:
     return ""
 
 
-def kept(name: str) -> Iterator[Refusal]:
+def kept(name: str) -> Iterator[KeptRefusal]:
     """Yield the refusals that are kept for a token or key."""
     for path in _paths(name):
         with suppress(OSError):
-            yield Refusal(os.lstat(path).st_mtime, _failures_in(path))
+            yield KeptRefusal(os.lstat(path).st_mtime, _failures_in(path))
     if name in _unplaced:
         yield _unplaced[name]
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hwsigner.identity import IdentitySource
     from hwsigner.identity.certificate import Certificate
 
-_SESSION_NAME = re.compile(r"[\w+=,.@-]{2,64}", re.ASCII)
+_SESSION_NAME = r"[\w+=,.@-]{2,64}"
 _MAX_INSTANCE_PROPERTIES = 50
 
 
@@ -316,7 +316,7 @@ def session_request(values: Settings) -> SessionRequest:
     from hwsigner.aws.create_session import SessionRequest
 
     name = values.role_session_name
-    if name is not None and not _SESSION_NAME.fullmatch(name):
+    if name is not None and not re.fullmatch(_SESSION_NAME, name, re.ASCII):
         raise UsageError(
             f"--role-session-name is {name[:100]!r}, which the service refuses",
             "Use 2 to 64 characters of letters, digits and _+=,.@-",

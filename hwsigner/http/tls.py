@@ -12,7 +12,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import lru_cache
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import Final, NamedTuple, ParamSpec, TypeVar
 
 from hwsigner.errors import ConfigError, ServiceUnreachableError
 from hwsigner.http.connection import Deadline, Stream
@@ -58,7 +58,7 @@ def find_cas(environ: Mapping[str, str]) -> TrustedCAs:
     return _system_cas()
 
 
-class TlsSettings(NamedTuple):
+class TlsSettings:
     """What TLS connections that trust the same CAs share.
 
     Attributes:
@@ -66,8 +66,9 @@ class TlsSettings(NamedTuple):
         trusted: the name of its CAs in messages.
     """
 
-    context: ssl.SSLContext
-    trusted: str
+    def __init__(self, context: ssl.SSLContext, trusted: str) -> None:
+        self.context: Final = context
+        self.trusted: Final = trusted
 
 
 def make_settings(cas: TrustedCAs, *, verify: bool = True) -> TlsSettings:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from hwsigner.errors import ServiceUnreachableError
 from hwsigner.http import defaults
@@ -29,7 +29,7 @@ MAX_BODY_BYTES = 1 << 20
 _LINE = re.compile(r"[\x20-\x7e\t]+")
 
 
-class Response(NamedTuple):
+class Response:
     """A complete HTTP response.
 
     Attributes:
@@ -38,9 +38,10 @@ class Response(NamedTuple):
         body: the body, at most MAX_BODY_BYTES.
     """
 
-    status: int
-    headers: http.client.HTTPMessage
-    body: bytes
+    def __init__(self, status: int, headers: http.client.HTTPMessage, body: bytes) -> None:
+        self.status: Final = status
+        self.headers: Final = headers
+        self.body: Final = body
 
     def json_object(self) -> dict[str, Any]:
         """Return the JSON object in the body, or an empty one if the body is something else."""

@@ -10,7 +10,7 @@ import base64
 import warnings
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -261,12 +261,13 @@ def preflight(leaf: Certificate, now: datetime) -> None:
     _ = leaf.algorithm
 
 
-class BrokenRule(NamedTuple):
+class BrokenRule:
     """A rule that a leaf breaks: the rule's name, such as `expired`, what is wrong with the leaf, and what to do."""
 
-    rule: Rule
-    problem: str
-    hint: str
+    def __init__(self, rule: Rule, problem: str, hint: str) -> None:
+        self.rule: Final = rule
+        self.problem: Final = problem
+        self.hint: Final = hint
 
 
 def broken_rules(leaf: Certificate, now: datetime) -> Iterator[BrokenRule]:

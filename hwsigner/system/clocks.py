@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
-from typing import NamedTuple
+from typing import Final
 
 utc_now: Callable[[], datetime] = partial(datetime.now, UTC)
 """Returns the present time, in UTC."""
@@ -14,7 +14,7 @@ boot_time: Callable[[], float] = partial(time.clock_gettime, time.CLOCK_BOOTTIME
 """Returns the seconds since the machine started, suspension included. This clock can't be set."""
 
 
-class Clocks(NamedTuple):
+class Clocks:
     """The clocks that a session's life is measured with.
 
     Attributes:
@@ -23,6 +23,12 @@ class Clocks(NamedTuple):
         sleep: waits some seconds.
     """
 
-    now: Callable[[], datetime] = utc_now
-    monotonic: Callable[[], float] = boot_time
-    sleep: Callable[[float], None] = time.sleep
+    def __init__(
+        self,
+        now: Callable[[], datetime] = utc_now,
+        monotonic: Callable[[], float] = boot_time,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.now: Final = now
+        self.monotonic: Final = monotonic
+        self.sleep: Final = sleep

@@ -15,7 +15,7 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, Final
 
 from hwsigner.errors import HwsignerError, LockError, SigningKeyError
 
@@ -258,18 +258,20 @@ def _check_regular(path: str, status: os.stat_result) -> None:
         raise HwsignerError(f"{path} is not a regular file", hint)
 
 
-class _Content(NamedTuple):
-    data: bytes
-    status: os.stat_result
-    acl: bytes | None
+class _Content:
+    def __init__(self, data: bytes, status: os.stat_result, acl: bytes | None) -> None:
+        self.data: Final = data
+        self.status: Final = status
+        self.acl: Final = acl
 
 
-class _File(NamedTuple):
+class _File:
     """A file, by its name in an open folder: the folder may be renamed meanwhile."""
 
-    path: str
-    name: str
-    directory: int
+    def __init__(self, path: str, name: str, directory: int) -> None:
+        self.path: Final = path
+        self.name: Final = name
+        self.directory: Final = directory
 
     def check(self) -> None:
         """Refuse another user's file before a lock is made that its owner could not open."""

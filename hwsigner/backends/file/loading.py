@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import warnings
 from contextlib import nullcontext, suppress
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
@@ -31,11 +31,12 @@ _BER_SEQUENCE = b"\x30\x80"  # Of indefinite length.
 _LOAD_ERRORS = (ValueError, TypeError, UnsupportedAlgorithm)
 
 
-class Bundle(NamedTuple):
+class Bundle:
     """The content of a PKCS #12 file: its key, if any, and its certificates as DER, the key's own first."""
 
-    key: LoadedKey | None
-    certificates: list[bytes]
+    def __init__(self, key: LoadedKey | None, certificates: list[bytes]) -> None:
+        self.key: Final = key
+        self.certificates: Final = certificates
 
 
 def load_key(uri: KeyURI, block: Block, pins: PinSource) -> LoadedKey:

@@ -14,7 +14,6 @@ from tpm2_pytss import TPM2B_DIGEST, TPMT_SIG_SCHEME, TSS2_Exception
 from hwsigner.backends.tpm2.auth import NO_AUTH, AuthAttempt, Guarded, ParentAuth, is_held_back, key_auth
 from hwsigner.backends.tpm2.connection import TPMConnection, connect, connected
 from hwsigner.backends.tpm2.errors import HASH, SCHEME, code
-from hwsigner.backends.tpm2.nv import nv_name, read_certificates
 from hwsigner.backends.tpm2.objects import KeyObject
 from hwsigner.backends.tpm2.public_area import HASHES, PublicArea, encoded, read_public_area
 from hwsigner.backends.tpm2.tpm import TPM, SessionSettings
@@ -104,6 +103,8 @@ def find_certificates(uri: KeyURI, pins: PinSource) -> list[FoundCertificate]:
         BackendUnavailableError: the TPM can't be reached.
         CertificateError: there is no such index, it can't be read, or holds no certificate.
     """
+    from hwsigner.backends.tpm2.nv import nv_name, read_certificates
+
     index = named_nv_index(uri)
     with connected(tcti_of(uri), object()) as connection:
         found = connection.run(lambda tpm: read_certificates(tpm, index), nv_name(index), SessionSettings())

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Final, Literal, NamedTuple, TypeVar
+from typing import Final, Literal, TypeVar
 
 from tpm2_pytss import ESYS_TR, TSS2_Exception
 
@@ -78,7 +78,7 @@ class Auth:
 NO_AUTH = Auth(b"", STORED)
 
 
-class Guarded(NamedTuple):
+class Guarded:
     """What an auth value opens: a key, its parent, or a hierarchy.
 
     Attributes:
@@ -90,12 +90,13 @@ class Guarded(NamedTuple):
         file: the path of the key file, if it says that there is none; else an empty string.
     """
 
-    kind: str
-    subject: str
-    name: str
-    risks_lockout: bool
-    source: str
-    file: str = ""
+    def __init__(self, kind: str, subject: str, name: str, risks_lockout: bool, source: str, file: str = "") -> None:
+        self.kind: Final = kind
+        self.subject: Final = subject
+        self.name: Final = name
+        self.risks_lockout: Final = risks_lockout
+        self.source: Final = source
+        self.file: Final = file
 
     @property
     def was_empty(self) -> bool:
@@ -314,13 +315,13 @@ class AuthAttempt:
         )
 
     def _wrong(self, tpm: TPM) -> PinError:
-        kind, subject, name, risks_lockout, *_ = self._guarded
+        kind, subject = self._guarded.kind, self._guarded.subject
         left, may_ask_again = "", True
-        if risks_lockout:
+        if self._guarded.risks_lockout:
             if not self.auth.value:
                 self._guarded.keep_whether_empty(is_right=False)
             lockout = tpm.lockout()
-            keep_refusal(name, self._kind, lockout.failures)
+            keep_refusal(self._guarded.name, self._kind, lockout.failures)
             if lockout.left is not None:
                 attempts = "attempt is" if lockout.left == 1 else "attempts are"
                 left = f": {lockout.left} {attempts} left before the TPM locks"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from typing import NamedTuple
+from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from tpm2_pytss import (
@@ -40,7 +40,7 @@ _ECDSA = int(TPM2_ALG.ECDSA)
 _HEAD = struct.Struct(">HHH")  # The scheme, its hash, and the length of the first part.
 
 
-class PublicArea(NamedTuple):
+class PublicArea:
     """What a key's public area says (TPM 2.0 Library, part 2, 12.2).
 
     Attributes:
@@ -52,12 +52,21 @@ class PublicArea(NamedTuple):
         name: the TPM Name in hexadecimal (TPM 2.0 Library, part 1, 16).
     """
 
-    algorithm: Algorithm
-    public_key: bytes
-    only_hash: HashName | None
-    restricted: bool
-    risks_lockout: bool
-    name: str
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        public_key: bytes,
+        only_hash: HashName | None,
+        restricted: bool,
+        risks_lockout: bool,
+        name: str,
+    ) -> None:
+        self.algorithm: Final = algorithm
+        self.public_key: Final = public_key
+        self.only_hash: Final = only_hash
+        self.restricted: Final = restricted
+        self.risks_lockout: Final = risks_lockout
+        self.name: Final = name
 
     def scheme(self, hash: HashName) -> TPMT_SIG_SCHEME:
         """Return the signing scheme for a hash."""

@@ -15,7 +15,7 @@ import select
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 os.environ.setdefault("TSS2_LOG", "all+NONE")  # The libraries print a line for each refusal otherwise.
 
@@ -72,7 +72,7 @@ class SessionSettings(NamedTuple):
     srk: TrustedSRK = TrustedSRK()
 
 
-class Lockout(NamedTuple):
+class Lockout:
     """The TPM's protection against guessing (TPM 2.0 Library, part 1, 19.8).
 
     Attributes:
@@ -81,9 +81,10 @@ class Lockout(NamedTuple):
         interval: seconds until one failure is forgotten; 0 if the protection is off.
     """
 
-    failures: int
-    limit: int
-    interval: int
+    def __init__(self, failures: int, limit: int, interval: int) -> None:
+        self.failures: Final = failures
+        self.limit: Final = limit
+        self.interval: Final = interval
 
     @property
     def left(self) -> int | None:

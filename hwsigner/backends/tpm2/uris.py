@@ -43,10 +43,7 @@ _HANDLE = r"(?:0[xX])?81[0-9a-fA-F]{6}"
 _NV_INDEX = r"0[xX]0?1[0-9a-fA-F]{6}"
 _LEGACY_LABEL = "TSS2 KEY BLOB"
 
-_HARMLESS = re.compile(
-    r"device(:/dev/tpm(rm)?[0-9]+)?|tabrmd(:.*)?|(swtpm|mssim)(:path=[^,]*|:port=[0-9]+)?", re.DOTALL
-)
-
+_HARMLESS = r"device(:/dev/tpm(rm)?[0-9]+)?|tabrmd(:.*)?|(swtpm|mssim)(:path=[^,]*|:port=[0-9]+)?"
 _TABRMD = "com.intel.tss2.Tabrmd"
 _BUS = "unix:path=/run/dbus/system_bus_socket"
 _SECONDS = 1.0
@@ -201,7 +198,7 @@ def check_tcti(uri: KeyURI) -> None:
         UsageError: it is not one of a few known ones.
     """
     tcti = uri.text("tcti")
-    if tcti and not _HARMLESS.fullmatch(tcti):
+    if tcti and not re.fullmatch(_HARMLESS, tcti, re.DOTALL):
         raise UsageError(
             f"TCTI {tcti} is not one of the system's ways to a TPM: it can load, run, write or send any file",
             "Give allow_modules=True if the key URI may do that",
