@@ -156,7 +156,7 @@ class KeyURI:
         Raises:
             UsageError: there is none.
         """
-        found = find_backend(self.scheme)
+        found = BACKENDS.get(self.scheme) or find_backend(self.scheme)
         if found is None:
             raise UsageError(f"no backend is installed for {self.scheme}: keys", "Install its package")
         return found

@@ -169,7 +169,8 @@ def create_session(
             pause = max(jitter, asked)
             if not error.retryable or attempt >= service.max_attempts or pause >= deadline.remaining():
                 raise
-            _note(service, f"attempt {attempt} failed: {error.message}; retrying in {pause:.2f} s")
+            if service.trace:
+                service.trace(f"attempt {attempt} failed: {error.message}; retrying in {pause:.2f} s")
         sleep(pause)
         attempt += 1
 
@@ -230,13 +231,14 @@ def _send(identity: Identity, request: SessionRequest, service: Service, deadlin
         now=now,
     )
     if service.trace:
-        _note(service, f"canonical request:\n{canonical_request(signed.request).decode()}")
-    _note(service, f"string to sign:\n{signed.string_to_sign.decode()}")
-    _note(service, f"signed in {_milliseconds(begin)}; sending to {service.endpoint.url}")
+        service.trace(f"canonical request:\n{canonical_request(signed.request).decode()}")
+        service.trace(f"string to sign:\n{signed.string_to_sign.decode()}")
+        service.trace(f"signed in {_milliseconds(begin)}; sending to {service.endpoint.url}")
     begin = time.monotonic()
     http = signed.request
     found = post(service.endpoint, signed.target, http.headers, http.body, options=service.transport, deadline=deadline)
-    _note(service, f"response {found.status} after {_milliseconds(begin)}")
+    if service.trace:
+        service.trace(f"response {found.status} after {_milliseconds(begin)}")
     return found
 
 
@@ -248,11 +250,6 @@ def _max_attempts(environ: Mapping[str, str], config: Mapping[str, Setting]) -> 
     if not (text.isascii() and text.isdigit() and len(text) < 7 and int(text)):
         raise UsageError(f"{source} is {text[:100]!r}, which is not a number of attempts", "Set it to 1 or more")
     return int(text)
-
-
-def _note(service: Service, line: str) -> None:
-    if service.trace:
-        service.trace(line)
 
 
 def _milliseconds(begin: float) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 from hwsigner.aws.config_file import Setting
 from hwsigner.errors import UnsafeConnectionWarning, UsageError, check_text
@@ -46,15 +46,14 @@ _DOMAINS = (
 )
 
 
-class Arn:
+class Arn(NamedTuple):
     """A parsed ARN. `region` is empty for a role; `resource` is, for example, `profile/UUID` or `alias/profile/web`."""
 
-    def __init__(self, partition: str, service: str, region: str, account: str, resource: str) -> None:
-        self.partition: Final = partition
-        self.service: Final = service
-        self.region: Final = region
-        self.account: Final = account
-        self.resource: Final = resource
+    partition: str
+    service: str
+    region: str
+    account: str
+    resource: str
 
 
 class _Kind:

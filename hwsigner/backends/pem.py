@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterator
 from itertools import islice, zip_longest
-from typing import Final
+from typing import Final, NamedTuple
 
 from hwsigner.errors import HwsignerError
 
@@ -128,13 +128,12 @@ def read_blocks(data: bytes) -> tuple[Block, ...]:
     return tuple(_blocks(data))
 
 
-class Element:
+class Element(NamedTuple):
     """An element of DER: the class and number of its tag, and its content."""
 
-    def __init__(self, tag_class: int, tag: int, content: bytes) -> None:
-        self.tag_class: Final = tag_class
-        self.tag: Final = tag
-        self.content: Final = content
+    tag_class: int
+    tag: int
+    content: bytes
 
 
 def elements(der: bytes) -> Iterator[Element]:
@@ -205,7 +204,7 @@ def _label(der: bytes) -> str:
     """Return the label of a DER file."""
     try:
         outer = next(elements(der), None)
-        if outer is None or (outer.tag_class, outer.tag) != (UNIVERSAL, SEQUENCE):
+        if outer is None or outer[:2] != (UNIVERSAL, SEQUENCE):
             raise ValueError("it is not a SEQUENCE")
         inner = list(islice(elements(outer.content), 3))
     except ValueError as error:

@@ -185,11 +185,12 @@ def _request(
 def _exchange(
     method: str, endpoint: Endpoint, request: bytes, options: TransportOptions, deadline: Deadline
 ) -> Response:
-    stream = _open(endpoint, options, deadline.within(options.connect_timeout, "--connect-timeout"))
+    peer = endpoint.host_header
+    stream = _open(endpoint, options, peer, deadline.within(options.connect_timeout, "--connect-timeout"))
     try:
         limit = deadline.within(options.read_timeout, "--read-timeout")
         stream.send(request, limit)
-        response = _read_response(method, stream, endpoint.host_header, limit)
+        response = _read_response(method, stream, peer, limit)
     finally:
         stream.close()
     if options.proxy and response.status == 407:
@@ -197,8 +198,8 @@ def _exchange(
     return response
 
 
-def _open(endpoint: Endpoint, options: TransportOptions, deadline: Deadline) -> Stream:
-    proxy, peer = options.proxy, endpoint.host_header
+def _open(endpoint: Endpoint, options: TransportOptions, peer: str, deadline: Deadline) -> Stream:
+    proxy = options.proxy
     if endpoint.scheme == "https":
         # Report a missing CA file before the network is used.
         options.read_cas()

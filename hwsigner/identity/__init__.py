@@ -133,7 +133,7 @@ def open_identity(source: IdentitySource, now: datetime | None = None) -> Identi
     find = partial(find_certificates, allow_modules=source.allow_modules)
     certificates = _certificates_of(certificate, find(certificate, certificate_pins))
     extra = load(find(source.intermediates, pins.without_pin())) if source.intermediates else []
-    candidates = [c for c in certificates if c.der == source.selected] or leaves(certificates)
+    candidates = [c for c in certificates if source.selected and c.der == source.selected] or leaves(certificates)
     public_key = _common_public_key(candidates)
     if public_key is not None:
         candidates = [_only(candidates, latest=source.latest)]

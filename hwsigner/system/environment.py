@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from itertools import chain
 
 _LOGINS = "/run/user"
 _TEMPORARY = "/tmp"  # noqa: S108  # The folder in it is checked before it is used.
@@ -50,9 +51,8 @@ def _overwrite(name: str) -> None:
 def state_folders(name: str) -> Iterator[str]:
     """Yield the folder for what outlasts a login, if there is one: this user's, or that of the systemd service."""
     service = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
-    places = (os.environ.get("XDG_STATE_HOME", ""), service, _home_state())
-    place = next(filter(os.path.isabs, places), None)
-    if place:
+    place = next(filter(os.path.isabs, (os.environ.get("XDG_STATE_HOME", ""), service)), "") or _home_state()
+    if os.path.isabs(place):
         yield os.path.join(place, "hwsigner", name)
 
 
@@ -98,7 +98,7 @@ def open_lock_file(kind: str, subject: str) -> int | None:
         subject: what it is for.
     """
     name = f"{kind}-{hashlib.sha256(os.fsencode(subject)).hexdigest()[:16]}.lock"
-    for folder in filter(is_usable, (*runtime_folders(), *state_folders("locks"), *temporary_folders())):
+    for folder in filter(is_usable, chain(runtime_folders(), state_folders("locks"), temporary_folders())):
         with suppress(OSError):
             return os.open(os.path.join(folder, name), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     return None

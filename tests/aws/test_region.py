@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from hwsigner.aws.region import (
     FIPS_REGIONS,
+    Arn,
     check_arns,
     check_region,
     parse_arn,
@@ -42,12 +43,11 @@ REGION = "eu-west-1"
 
 
 def test_arn_is_parsed_into_its_fields() -> None:
-    anchor, role = parse_arn(ANCHOR, "--trust-anchor-arn"), parse_arn(ROLE, "--role-arn")
-    assert (anchor.partition, anchor.service) == ("aws", "rolesanywhere")
-    assert (anchor.region, anchor.account) == ("eu-west-1", "123456789012")
-    assert anchor.resource == f"trust-anchor/{UUID}"
+    assert parse_arn(ANCHOR, "--trust-anchor-arn") == Arn(
+        "aws", "rolesanywhere", "eu-west-1", "123456789012", f"trust-anchor/{UUID}"
+    )
     assert parse_arn(PROFILE, "--profile-arn").resource == f"profile/{UUID}"
-    assert (role.service, role.region, role.resource) == ("iam", "", "role/path/to/Example+=,.@-_role")
+    assert parse_arn(ROLE, "--role-arn") == Arn("aws", "iam", "", "123456789012", "role/path/to/Example+=,.@-_role")
 
 
 def test_alias_arn_is_parsed_into_its_fields() -> None:
@@ -166,7 +166,7 @@ def test_alias_is_accepted_exactly_when_the_service_accepts_it(name: str) -> Non
 
 
 def test_alias_is_an_error_where_only_the_canonical_arn_counts() -> None:
-    assert vars(parse_canonical_arn(ANCHOR, "--trust-anchor-arn")) == vars(parse_arn(ANCHOR, "--trust-anchor-arn"))
+    assert parse_canonical_arn(ANCHOR, "--trust-anchor-arn") == parse_arn(ANCHOR, "--trust-anchor-arn")
     with pytest.raises(UsageError, match=r"^--trust-anchor-arn is .*, which is an alias") as caught:
         parse_canonical_arn(ANCHOR_ALIAS, "--trust-anchor-arn")
     assert "trust-anchor/UUID" in caught.value.hint
@@ -224,7 +224,7 @@ _PIECES = st.lists(st.one_of(_PARTS, st.text(max_size=12)), max_size=8).map(":".
 def test_any_text_is_an_arn_or_a_usage_error(text: str) -> None:
     for flag in FLAGS:
         try:
-            shown = ":".join(["arn", *vars(parse_arn(text, flag)).values()])
+            shown = ":".join(["arn", *parse_arn(text, flag)])
         except UsageError as error:
             shown = str(error)
         else:

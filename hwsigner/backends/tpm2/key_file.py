@@ -155,11 +155,11 @@ def _fields(der: bytes) -> tuple[dict[int, bytes], list[bytes]]:
     """Return the optional fields by tag, and the contents of the four others."""
     optional: dict[int, bytes] = {}
     others: list[tuple[int, bytes]] = []
-    for element in elements(_content(der, SEQUENCE)):
-        if element.tag_class == CONTEXT:
-            optional[element.tag] = element.content
+    for tag_class, tag, content in elements(_content(der, SEQUENCE)):
+        if tag_class == CONTEXT:
+            optional[tag] = content
         else:
-            others.append((element.tag, element.content))
+            others.append((tag, content))
     if [tag for tag, _ in others] != [OID, INTEGER, OCTET_STRING, OCTET_STRING]:
         raise ValueError("it has other fields")
     return optional, [content for _, content in others]
@@ -187,13 +187,13 @@ def _auth_policies(der: bytes | None) -> tuple[AuthPolicy, ...]:
 def _sequences(der: bytes) -> list[bytes]:
     """Return the contents of the SEQUENCEs in a SEQUENCE OF them."""
     found = list(elements(_content(der, SEQUENCE)))
-    if any((one.tag_class, one.tag) != (UNIVERSAL, SEQUENCE) for one in found):
+    if any(element[:2] != (UNIVERSAL, SEQUENCE) for element in found):
         raise ValueError("its policy can't be read")
     return [element.content for element in found]
 
 
 def _tagged(content: bytes) -> dict[int, bytes]:
-    return {one.tag: one.content for one in elements(content) if one.tag_class == CONTEXT}
+    return {tag: inner for tag_class, tag, inner in elements(content) if tag_class == CONTEXT}
 
 
 def _text(der: bytes | None) -> str:
@@ -218,6 +218,6 @@ def _sized(data: bytes) -> bytes:
 def _content(der: bytes, tag: int) -> bytes:
     """Return the content of bytes that are one element with this tag."""
     found = list(elements(der))
-    if [(one.tag_class, one.tag) for one in found] != [(UNIVERSAL, tag)]:
+    if [element[:2] for element in found] != [(UNIVERSAL, tag)]:
         raise ValueError(f"an element of ASN.1 tag {tag} is missing")
     return found[0].content
