@@ -1,17 +1,22 @@
-"""The agent's client in Python: asks for credentials, as hwsigner-credentials does, sends commands, starts an agent."""
+"""The agent's client in Python: asks for credentials, as hwsigner-credentials does, sends commands, starts an agent.
+
+Agents listen at a socket in the user's runtime folder, or at the system's; never in /tmp. Only the folder's owner can
+create a socket in it, so the other end must be that user; or root, as systemd may listen for the agent.
+"""
 
 from __future__ import annotations
 
 import os
 import socket
+import stat
 import struct
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from hwsigner.agent import protocol
-from hwsigner.agent.address import VARIABLE, Address, runtime_folder, system_address, user_address
 from hwsigner.agent.protocol import AgentRequest, Channel, Head, Verb
 from hwsigner.errors import AgentError, PinRequiredError
 from hwsigner.pins import AskPin, PinRequest
@@ -19,10 +24,56 @@ from hwsigner.pins.child import VARIABLE as PIN_VARIABLE
 from hwsigner.system import notices
 from hwsigner.system.users import peer_uid
 
+SYSTEM_FOLDER = "/run/hwsigner"
+# `none`: no agent is asked or started. `asked`: hwsigner-credentials has asked the agents, so they are not asked again.
+# Any other value has no effect. `native/credentials.c` has the same rule.
+VARIABLE = "HWSIGNER_AGENT"
 CONNECT_LIMIT = 1.0
 # Seconds for the start of the system's agent, and between two attempts to reach it. Go's SDK waits 60 s for a process.
 START_LIMIT = 45.0
 _PAUSE = 0.2
+
+
+class Address(NamedTuple):
+    """Where an agent listens: a folder, and whether it is the system's agent."""
+
+    folder: str
+    is_system: bool
+
+    @property
+    def socket(self) -> str:
+        """The path of the socket."""
+        return f"{self.folder}/agent.sock"
+
+    def owner(self) -> int | None:
+        """Return the uid of the folder's owner, or None if the folder is missing or can't be trusted."""
+        try:
+            status = os.lstat(self.folder)
+        except OSError:
+            return None
+        is_mine = status.st_uid == os.geteuid()
+        return status.st_uid if is_closed_folder(status) and (is_mine or self.is_system) else None
+
+
+def is_closed_folder(status: os.stat_result) -> bool:
+    """Return whether a file is a folder that only its owner can write to."""
+    return stat.S_ISDIR(status.st_mode) and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def runtime_folder(environ: Mapping[str, str]) -> str:
+    """Return the user's runtime folder, which may be missing: XDG_RUNTIME_DIR if it is absolute, else systemd's."""
+    folder = environ.get("XDG_RUNTIME_DIR", "")
+    return folder if folder.startswith("/") else f"/run/user/{os.geteuid()}"
+
+
+def user_address(environ: Mapping[str, str]) -> Address:
+    """Return where the user's agent listens."""
+    return Address(f"{runtime_folder(environ)}/hwsigner", is_system=False)
+
+
+def system_address() -> Address:
+    """Return where the system's agent listens."""
+    return Address(SYSTEM_FOLDER, is_system=True)
 
 
 def find_credentials(name: str, environ: Mapping[str, str] = os.environ) -> bytes | None:
@@ -131,6 +182,39 @@ def command(address: Address, request: AgentRequest, ask: AskPin | None = None) 
     if head.kind == "unknown":
         raise AgentError(f"the agent has no profile {request.name!r}", "Make one with hwsigner profile add")
     return _checked(head, body).decode("utf-8", "replace")
+
+
+class ReportedProfile:
+    """What an agent says of a profile.
+
+    Attributes:
+        agent: which agent says it, "user" or "system".
+        state: the profile's state.
+        expiration: when its credentials expire; maybe empty.
+        failure: the last failure; maybe empty.
+    """
+
+    def __init__(self, agent: str, state: str, expiration: str, failure: str) -> None:
+        self.agent, self.state, self.expiration, self.failure = agent, state, expiration, failure
+
+
+def ask_agents(environ: Mapping[str, str]) -> tuple[dict[str, ReportedProfile], list[str]]:
+    """Return what the running agents say by profile, and a sentence for each agent that does not answer.
+
+    The user's agent takes precedence over the system's.
+    """
+    served: dict[str, ReportedProfile] = {}
+    problems: list[str] = []
+    for name, address in (("system", system_address()), ("user", user_address(environ))):
+        if not is_running(address):
+            continue
+        try:
+            _, *rows = protocol.read_status(command(address, AgentRequest(Verb.STATUS, "")))
+            served.update({profile: ReportedProfile(name, *words) for profile, *words in rows})
+        except AgentError as error:
+            if not (address.is_system and os.geteuid()):  # The system's agent refuses this command of most users.
+                problems.append(f"the {name}'s agent can't be asked: {error.message}")
+    return served, problems
 
 
 def is_running(address: Address) -> bool:

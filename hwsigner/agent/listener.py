@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager, suppress
 
-from hwsigner.agent.address import Address, is_closed_folder
+from hwsigner.agent.client import Address, is_closed_folder
 from hwsigner.agent.protocol import WORKING
 from hwsigner.errors import AgentError
 from hwsigner.system.files import file_id

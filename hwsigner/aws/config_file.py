@@ -1,4 +1,4 @@
-"""The settings of the AWS SDKs' config file that also apply to CreateSession: its endpoint, CAs and attempts."""
+"""Where the AWS SDKs' files are, and the settings that also apply to CreateSession: its endpoint, CAs and attempts."""
 
 from __future__ import annotations
 
@@ -46,6 +46,17 @@ def config_path(environ: Mapping[str, str]) -> str:
     path = environ.get("AWS_CONFIG_FILE")
     if not path:
         return os.path.join(home_folder(environ), ".aws", "config")
+    return os.path.expanduser(os.path.expandvars(path))
+
+
+def credentials_path(environ: Mapping[str, str]) -> str:
+    """Return the path of the credentials file, which need not exist.
+
+    It is AWS_SHARED_CREDENTIALS_FILE, with `~` and variables expanded as in botocore, or else `~/.aws/credentials`.
+    """
+    path = environ.get("AWS_SHARED_CREDENTIALS_FILE")
+    if not path:
+        return os.path.join(home_folder(environ), ".aws", "credentials")
     return os.path.expanduser(os.path.expandvars(path))
 
 

@@ -11,14 +11,12 @@ from __future__ import annotations
 import codecs
 import configparser
 import io
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from hwsigner.aws.credentials import Credentials
 from hwsigner.errors import HwsignerError, ServiceError, UsageError
-from hwsigner.system.environment import home_folder
 
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 _HEADER = re.compile(r"\[(?P<name>.+)\]")
@@ -59,17 +57,6 @@ class _Line(NamedTuple):
         """Return the line with another value. Spacing that every SDK understands is kept."""
         kept = re.match(rf"{self.option}[ \t]*=[ \t]*", self.text)
         return f"{kept[0] if kept else f'{self.option} = '}{value}{self.end}"
-
-
-def credentials_path(environ: Mapping[str, str]) -> str:
-    """Return the path of the credentials file, which need not exist.
-
-    It is AWS_SHARED_CREDENTIALS_FILE, with `~` and variables expanded as in botocore, or else `~/.aws/credentials`.
-    """
-    path = environ.get("AWS_SHARED_CREDENTIALS_FILE")
-    if not path:
-        return os.path.join(home_folder(environ), ".aws", "credentials")
-    return os.path.expanduser(os.path.expandvars(path))
 
 
 def check_section(name: str) -> str:

@@ -6,8 +6,7 @@ import configparser
 import re
 from collections.abc import Mapping
 
-from hwsigner.aws.config_file import config_path
-from hwsigner.aws.credentials_file import credentials_path
+from hwsigner.aws.config_file import config_path, credentials_path
 from hwsigner.system.files import read_text
 
 _CREDENTIAL_SETTINGS = (

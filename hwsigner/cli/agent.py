@@ -25,7 +25,7 @@ from hwsigner.pins import PinSource
 from hwsigner.system import notices
 
 if TYPE_CHECKING:
-    from hwsigner.agent.address import Address
+    from hwsigner.agent.client import Address
     from hwsigner.agent.profile import ProfileStatus
     from hwsigner.agent.server import AgentServer
     from hwsigner.monitoring.metrics import ProfileHealth
@@ -51,7 +51,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Arguments) -> int:
     """Run an agent until SIGTERM; or send a command to the running one and print its answer."""
-    from hwsigner.agent.address import system_address, user_address
+    from hwsigner.agent.client import system_address, user_address
 
     address = system_address() if arguments.system else user_address(os.environ)
     if arguments.action is None:

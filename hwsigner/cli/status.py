@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from hwsigner.agent.status import Served, ask_agents
+from hwsigner.agent.client import ReportedProfile, ask_agents
 from hwsigner.aws.region import check_arns
 from hwsigner.cli.parser import Arguments, Command, Parser
 from hwsigner.cli.process import report
@@ -34,7 +34,7 @@ class _Row:
     profile: Profile
     key: KeyURI | None
     certificate: Certificate | None
-    served: Served | None
+    served: ReportedProfile | None
     problem: str
 
 
@@ -45,10 +45,10 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Arguments) -> int:
     """Print JSON, a table on a terminal, or otherwise lines of fields separated by tabs. No PIN is sent."""
-    known = ask_agents(os.environ)
-    for problem in known.problems:
+    served, problems = ask_agents(os.environ)
+    for problem in problems:
         report(f"warning: {problem}")
-    rows = [_row(found, known.served.get(name)) for name, found in sorted(profiles(os.environ).items())]
+    rows = [_row(found, served.get(name)) for name, found in sorted(profiles(os.environ).items())]
     if arguments.json:
         print(json.dumps({"profiles": [_data(row) for row in rows]}, indent=2))
     elif not rows:
@@ -61,7 +61,7 @@ def run(arguments: Arguments) -> int:
     return 0
 
 
-def _row(found: Profile, served: Served | None) -> _Row:
+def _row(found: Profile, served: ReportedProfile | None) -> _Row:
     key = certificate = None
     problem = served.failure if served else ""
     try:

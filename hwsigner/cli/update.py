@@ -60,7 +60,8 @@ def run(arguments: Arguments) -> int:
         0, once written or stopped.
     """
     from hwsigner.agent.source import AgentOrOwn
-    from hwsigner.aws.credentials_file import check_section, credentials_path
+    from hwsigner.aws.config_file import credentials_path
+    from hwsigner.aws.credentials_file import check_section
 
     section = check_section(arguments.profile or "default")  # --profile may be empty.
     path, audit = credentials_path(os.environ), audit_of_sessions()

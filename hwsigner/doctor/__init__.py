@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple, ParamSpec
 
 from hwsigner.config.monitoring import read_monitoring
 from hwsigner.config.profiles import Profile, is_system_file_hidden, profile, profiles
-from hwsigner.doctor import machine, sdks, service
-from hwsigner.doctor.profile_checks import ProfileState, check_certificate, check_request, read
+from hwsigner.doctor import machine, sdks
+from hwsigner.doctor.profile_checks import ProfileState, check_certificate, check_connection, check_request, read
 from hwsigner.errors import ConfigError, HwsignerError, NoProfileError, UsageError, place_of
 from hwsigner.findings import Finding, local
 
@@ -122,7 +122,7 @@ def _of_profile(state: ProfileState, checks: Checks) -> list[Finding]:
     _run(of_request, "the ARNs", check_request, state)
     findings += of_request
     _run(findings, "the certificate", check_certificate, state)
-    _run(findings, "the connection", service.check_connection, state)
+    _run(findings, "the connection", check_connection, state)
     _run(findings, "the key", machine.check_key, state)
     _run(findings, "the hybrid node", machine.check_hybrid_node, state)
     grave = {one.mistake for one in findings} - _HARMLESS
@@ -133,8 +133,9 @@ def _of_profile(state: ProfileState, checks: Checks) -> list[Finding]:
             _run(findings, "the trust policy", aws.check_policy, state, checks.policy)
         elif checks.clients:
             _run(findings, "the AWS account", aws.check_account, state, checks.clients)
-    if checks.online and grave <= _BY_CLOCK:
-        # A PIN or a session is not spent on what can't succeed.
+    if checks.online and grave <= _BY_CLOCK:  # A PIN or a session is not spent on what can't succeed.
+        from hwsigner.doctor import service
+
         prompts = checks.prompts(state.settings)
         _run(findings, "the session", service.check_online, state, prompts, clock_only=bool(grave))
     return findings

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hwsigner.agent.status import ask_agents
+from hwsigner.agent.client import ask_agents
 from hwsigner.doctor.profile_checks import ProfileState, no_pins, warnings_as_findings
 from hwsigner.errors import HwsignerError, PinError, SigningKeyError
 from hwsigner.findings import Finding, local
@@ -105,10 +105,10 @@ def _check_pin(key: KeyURI, *, is_stored: bool) -> Iterator[Finding]:
 
 def check_agents(environ: Mapping[str, str], names: Collection[str]) -> Iterator[Finding]:
     """Yield agents that do not answer, and those of the named profiles that an agent has no credentials for."""
-    agents = ask_agents(environ)
-    for problem in agents.problems:
+    served, problems = ask_agents(environ)
+    for problem in problems:
         yield local.AGENT_SILENT.found(problem)
-    for name, state in agents.served.items():
+    for name, state in served.items():
         of, flag = f"the {state.agent}'s agent", " --system" if state.agent == "system" else ""
         if name not in names:
             continue

@@ -1,6 +1,6 @@
-"""A profile of config.toml: what could be read of it, and mistakes of its ARNs, its certificate and the chain.
+"""A profile of config.toml: what could be read of it; its ARNs, the way to the service, the certificate and the chain.
 
-No PIN is sent.
+Nothing is sent.
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from hwsigner.aws.region import Arn, parse_arn
+from hwsigner.aws.config_file import read_config
+from hwsigner.aws.create_session import find_service
+from hwsigner.aws.region import Arn, parse_arn, region_of, sessions_endpoint
 from hwsigner.config import settings
 from hwsigner.config.flags import ARNS, IN_PROFILES, session_duration
 from hwsigner.config.profiles import Profile
 from hwsigner.config.settings import Settings
 from hwsigner.errors import (
     CertificateError,
+    ConfigError,
     HwsignerWarning,
     PinError,
     PinRequiredError,
@@ -28,6 +31,8 @@ from hwsigner.errors import (
 )
 from hwsigner.findings import Finding, Mistake, local
 from hwsigner.http import defaults
+from hwsigner.http.address import is_loopback
+from hwsigner.http.connection import find_proxy
 from hwsigner.identity.certificate import (
     Certificate,
     broken_rules,
@@ -199,6 +204,46 @@ def _check_together(arns: dict[str, Arn], region: str) -> Iterator[Finding]:
             is_flag = len({value for flag, value in values.items() if flag != "--region"}) == 1
             fix = "Run hwsigner profile edit NAME --unset region" if is_flag else ""
             yield mistake.found(f"{name}s differ: {listed}", fix)
+
+
+def check_connection(state: ProfileState) -> Iterator[Finding]:
+    """Yield what keeps CreateSession's server from being found. Nothing is sent."""
+    parts = str(state.settings.trust_anchor_arn or "").split(":")
+    if len(parts) == 6:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", HwsignerWarning)  # That a flag is unsafe, the commands say.
+            yield from _check_region(state, parts[3])
+
+
+def _check_region(state: ProfileState, region: str) -> Iterator[Finding]:
+    environ, given, verify = state.environ, state.settings.endpoint, not state.settings.no_verify_ssl
+    try:
+        config = read_config(environ)
+        endpoint = sessions_endpoint(region, environ=environ, endpoint=given, verify=verify, config=config)
+    except UsageError as error:
+        yield local.ENDPOINT_INVALID.found_by(error)
+        return
+    signed = state.settings.region or region
+    if region_of(endpoint.host) not in ("", signed):
+        found = f"the endpoint {endpoint.host} is in {region_of(endpoint.host)}, and requests are signed for {signed}"
+        yield local.ENDPOINT_REGION.found(found, "Run hwsigner profile edit NAME --unset endpoint" if given else "")
+    if not verify and not is_loopback(endpoint.host):
+        fix = "Run hwsigner profile edit NAME --unset no-verify-ssl, and name the server's CA with AWS_CA_BUNDLE"
+        yield local.SETTING_UNSAFE.found("no-verify-ssl accepts any server's certificate", fix)
+    try:
+        find_proxy(endpoint, environ)
+    except UsageError as error:
+        yield local.PROXY_INVALID.found_by(error)
+        return
+    try:
+        transport = find_service(region, endpoint=given, verify=verify, environ=environ).transport
+        if transport.cas and transport.cas.file:
+            check_no_pipe(transport.cas.file, ConfigError)
+        transport.read_cas()
+    except ConfigError as error:
+        yield local.CA_UNREADABLE.found_by(error)
+    except UsageError as error:
+        yield local.CONNECTION_SETTING.found_by(error)
 
 
 def check_certificate(state: ProfileState) -> Iterator[Finding]:

@@ -12,9 +12,8 @@ import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from hwsigner.aws.config_file import config_path
+from hwsigner.aws.config_file import config_path, credentials_path
 from hwsigner.aws.config_lines import unreadable_reason
-from hwsigner.aws.credentials_file import credentials_path
 from hwsigner.config.profiles import is_system_file_hidden
 from hwsigner.errors import ConfigError, NoProfileError, UsageError
 from hwsigner.findings import Finding, local

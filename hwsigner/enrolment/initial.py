@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from hwsigner.aws.config_file import config_path
+from hwsigner.aws.config_file import config_path, credentials_path
 from hwsigner.aws.config_lines import check_no_keys, with_credential_process
-from hwsigner.aws.credentials_file import credentials_path
 from hwsigner.aws.region import check_arns, check_known_arns
 from hwsigner.config.flags import ARNS, attribute_of
 from hwsigner.config.profiles import Profile, add_profile, change_profile, check_name, file_of_new, profiles

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 import certs
 from hwsigner.agent import protocol
-from hwsigner.agent.address import Address, user_address
+from hwsigner.agent.client import Address, user_address
 from hwsigner.agent.desktop import Desktop
 from hwsigner.agent.listener import open_listener
 from hwsigner.agent.memory import LockedMemory

@@ -18,10 +18,8 @@ import pytest
 from agent.conftest import FakeAgent, Talk, read_line, says
 from agent.homes import Home
 from agent.test_program import GOOD, JSON
-from hwsigner.agent import address as module
 from hwsigner.agent import client, protocol
-from hwsigner.agent.address import Address
-from hwsigner.agent.client import command, find_credentials, is_running, start_agent
+from hwsigner.agent.client import Address, command, find_credentials, is_running, start_agent
 from hwsigner.agent.protocol import AgentRequest, Verb
 from hwsigner.cli import main
 from hwsigner.config import profiles as config
@@ -40,7 +38,7 @@ def system_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that stands for the system's."""
     folder = tmp_path / "system"
     folder.mkdir(mode=0o755)
-    monkeypatch.setattr(module, "SYSTEM_FOLDER", str(folder))
+    monkeypatch.setattr(client, "SYSTEM_FOLDER", str(folder))
     return folder
 
 
@@ -283,7 +281,7 @@ class TestCommand:
 
 START_AND_STOP = """
 import os, time
-from hwsigner.agent.address import user_address
+from hwsigner.agent.client import user_address
 from hwsigner.agent.client import is_running, start_agent
 agent = start_agent(os.environ)
 while agent.poll() is None and not is_running(user_address(os.environ)):

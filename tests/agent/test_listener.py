@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hwsigner.agent.address import Address, runtime_folder, system_address, user_address
+from hwsigner.agent.client import Address, runtime_folder, system_address, user_address
 from hwsigner.agent.listener import greet, open_listener
 from hwsigner.errors import AgentError
 from hwsigner.system import systemd
@@ -77,7 +77,7 @@ class TestOwnSocket:
         code = (
             "import sys\n"
             "from hwsigner.agent.listener import open_listener\n"
-            "from hwsigner.agent.address import Address\n"
+            "from hwsigner.agent.client import Address\n"
             "from hwsigner.errors import AgentError\n"
             "try:\n"
             "    with open_listener(Address(sys.argv[1], False), {}): print('here', flush=True); sys.stdin.read()\n"

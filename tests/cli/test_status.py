@@ -15,7 +15,7 @@ import pytest
 import certs
 from agent.homes import Home, run_agent
 from emulators import InProcessSoftHSM
-from hwsigner.agent import address
+from hwsigner.agent import client
 from hwsigner.config import profiles
 from hwsigner.emulator import Emulator, Fault
 from json_output import read
@@ -36,7 +36,7 @@ def home(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(profiles, "SYSTEM_FILE", str(tmp_path / "etc" / "config.toml"))
-    monkeypatch.setattr(address, "SYSTEM_FOLDER", str(tmp_path / "system"))
+    monkeypatch.setattr(client, "SYSTEM_FOLDER", str(tmp_path / "system"))
     yield made
     shared_emulator.clear_faults()
 

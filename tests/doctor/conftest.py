@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import certs
-from hwsigner.agent import address
+from hwsigner.agent import client
 from hwsigner.config import profiles
 from hwsigner.doctor import machine
 from hwsigner.emulator import Emulator
@@ -35,7 +35,7 @@ def patient(
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setattr(profiles, "SYSTEM_FILE", str(tmp_path / "etc" / "config.toml"))
-    monkeypatch.setattr(address, "SYSTEM_FOLDER", str(tmp_path / "system"))
+    monkeypatch.setattr(client, "SYSTEM_FOLDER", str(tmp_path / "system"))
     monkeypatch.setattr(machine, "UNIT_FOLDERS", ("~/units",))
     made = Patient(tmp_path, ca, shared_emulator, call)
     made.set_up()
