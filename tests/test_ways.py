@@ -22,7 +22,7 @@ BOUNDS = {
     "enroll": Bound(931, 53),
     "renew": Bound(798, 56),
     "aws setup": Bound(1043, 40),
-    "doctor": Bound(785, 64),
+    "doctor": Bound(545, 50),
     "agent": Bound(22, 8),
 }
 ROOM = 1.03
