@@ -19,7 +19,7 @@ from hwsigner.pins import sources as pin_sources
 from hwsigner.system import notices
 
 if TYPE_CHECKING:
-    from hwsigner.cli.parser import Arguments, Command, Parser
+    from hwsigner.cli.parser import Arguments, CommandModule, Parser
 
 COMMANDS = {
     "credential-process": "hwsigner.cli.credential_process",
@@ -58,6 +58,7 @@ COMMANDS = {
     "emulator": "hwsigner.cli.emulator",
     "version": "hwsigner.cli.version",
 }
+_GROUPS = {name.partition(" ")[0] for name in COMMANDS if " " in name}
 _INTERRUPTED = 130
 _READER_LEFT = 141  # As of a program that SIGPIPE ends.
 # Errors of writing to stdout. Errors of other files become HwsignerErrors where they are opened.
@@ -140,12 +141,12 @@ def _run(arguments: Sequence[str]) -> int:
         return 0
     if name == "--version":
         name = "version"
-    if name in _groups() - COMMANDS.keys() and rest[:1] in ([], ["--help"], ["-h"]):
+    if name in _GROUPS - COMMANDS.keys() and rest[:1] in ([], ["--help"], ["-h"]):
         from hwsigner.cli.help import overview_of
 
         print(overview_of(name, COMMANDS))
         return 0
-    if name not in COMMANDS or (name in _groups() and rest and not rest[0].startswith("-")):
+    if name not in COMMANDS or (name in _GROUPS and rest and not rest[0].startswith("-")):
         raise _unknown(name, rest)
     command, parser = command_parser(name)
     try:
@@ -165,11 +166,11 @@ def _run(arguments: Sequence[str]) -> int:
     return _run_completed(command, completed)
 
 
-def command_parser(name: str) -> tuple[Command, Parser]:
+def command_parser(name: str) -> tuple[CommandModule, Parser]:
     """Return the module of a command and the parser of its arguments."""
     from hwsigner.cli.parser import Parser
 
-    command: Command = importlib.import_module(COMMANDS[name])
+    command: CommandModule = importlib.import_module(COMMANDS[name])
     parser = Parser(name, command.HELP)
     command.add_arguments(parser)
     return command, parser
@@ -177,13 +178,13 @@ def command_parser(name: str) -> tuple[Command, Parser]:
 
 def _unknown(name: str, rest: Sequence[str]) -> UsageError:
     """Return the error for a command that there is not. `rest` may be the second word of one of a group."""
-    is_group = name in _groups()
+    is_group = name in _GROUPS
     # What follows `=` may be a password.
     word = (f"{name} {rest[0]}" if is_group and rest else name).partition("=")[0]
     if word.startswith("-"):
         hint = suggestion(word, ("--help", "--version"), "Write the command first: hwsigner COMMAND [flags]")
         return UsageError(f"{word} is not a command", hint)
-    known = [each for each in COMMANDS if each.startswith(f"{name} ")] if is_group else [*COMMANDS, *_groups()]
+    known = [each for each in COMMANDS if each.startswith(f"{name} ")] if is_group else [*COMMANDS, *_GROUPS]
     listed = f"hwsigner {name} --help" if is_group else "hwsigner --help"
     return UsageError(f"unknown command {word!r}", suggestion(word, known, f"See {listed}"))
 
@@ -196,12 +197,7 @@ def _split(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
     return (two, arguments[2:]) if two in COMMANDS else (arguments[0], arguments[1:])
 
 
-def _groups() -> set[str]:
-    """Return the first words of commands that have two."""
-    return {name.partition(" ")[0] for name in COMMANDS if " " in name}
-
-
-def _run_completed(command: Command, parsed: Arguments) -> int:
+def _run_completed(command: CommandModule, parsed: Arguments) -> int:
     from hwsigner.config.settings import warn_of_secrets
 
     notices.silence(on=not parsed.settings.debug)
@@ -224,7 +220,7 @@ def _print_help(name: str | None, *, alone: bool) -> None:
     if name in (None, "--help", "-h"):
         print(next_steps(os.environ) if alone else overview(COMMANDS))
         return
-    if name in COMMANDS or name in _groups():
+    if name in COMMANDS or name in _GROUPS:
         _run([*name.split(), "--help"])
     elif name not in names():
         known = sorted({*COMMANDS, *names_without(COMMANDS)})

@@ -16,7 +16,7 @@ from hwsigner._version import __version__
 from hwsigner.cli import options
 from hwsigner.cli.metrics import METRICS, metrics_output
 from hwsigner.cli.monitoring import monitoring_values, open_log
-from hwsigner.cli.parser import Arguments, Command, Parser
+from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.cli.process import print_outcome, raise_descriptor_limit, report_thread_failures, signals_handled
 from hwsigner.config.flags import OUTPUT, Flag, switch
 from hwsigner.config.monitoring import MONITORING
@@ -176,4 +176,4 @@ def _handlers(server: AgentServer) -> dict[signal.Signals, Callable[..., None]]:
 if TYPE_CHECKING:
     import hwsigner.cli.agent
 
-    _: Command = hwsigner.cli.agent
+    _: CommandModule = hwsigner.cli.agent

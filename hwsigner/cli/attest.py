@@ -12,7 +12,7 @@ from hwsigner import attestation
 from hwsigner.attestation.documents import Document
 from hwsigner.cli import options
 from hwsigner.cli.documents import create_document, read_bytes, read_document
-from hwsigner.cli.parser import Arguments, Command, Parser
+from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.config.flags import KEY, OUTPUT, Flag, switch
 from hwsigner.errors import HwsignerWarning, UsageError
 from hwsigner.key import find_certificates
@@ -93,4 +93,4 @@ def _answer(arguments: Arguments, uri: KeyURI, pins: PinSource) -> Document:
 if TYPE_CHECKING:
     import hwsigner.cli.attest
 
-    _: Command = hwsigner.cli.attest
+    _: CommandModule = hwsigner.cli.attest

@@ -14,7 +14,7 @@ from hwsigner.cli import COMMANDS, command_parser
 from hwsigner.cli.flag_groups import help_of
 from hwsigner.cli.help import ABOUT
 from hwsigner.cli.pages import names
-from hwsigner.cli.parser import Arguments, Command, Parser
+from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.config.flags import Flag
 from hwsigner.errors import HwsignerError, UsageError, install_command, suggestion
 
@@ -134,4 +134,4 @@ def _complete(action: argparse.Action, completion: object) -> None:
 if TYPE_CHECKING:
     import hwsigner.cli.completion
 
-    _: Command = hwsigner.cli.completion
+    _: CommandModule = hwsigner.cli.completion

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from hwsigner.cli.parser import Arguments, Command, Parser
+from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.config.flags import IDENTITY, PROFILE, SESSION
 
 HELP = "print credentials for the AWS SDKs"
@@ -100,4 +100,4 @@ def _only_profile(given: Mapping[str, Any]) -> str | None:
 if TYPE_CHECKING:
     import hwsigner.cli.credential_process
 
-    _: Command = hwsigner.cli.credential_process
+    _: CommandModule = hwsigner.cli.credential_process

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from hwsigner.cli import options
-from hwsigner.cli.parser import Arguments, Command, Parser
+from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.cli.process import print_outcome
 from hwsigner.config.flags import KEY, NAMES, OUTPUT, Flag
 from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError
@@ -65,4 +65,4 @@ def _replaced(path: str, pem: bytes, old: bytes) -> bytes:
 if TYPE_CHECKING:
     import hwsigner.cli.csr
 
-    _: Command = hwsigner.cli.csr
+    _: CommandModule = hwsigner.cli.csr

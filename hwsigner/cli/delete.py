@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hwsigner.cli import options
 from hwsigner.cli.asking import ask
-from hwsigner.cli.parser import Arguments, Command, Parser
+from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.cli.process import print_outcome
 from hwsigner.config.flags import KEY, OUTPUT, switch
 from hwsigner.errors import printable
@@ -47,4 +47,4 @@ def _ask(doomed: Sequence[str]) -> None:
 if TYPE_CHECKING:
     import hwsigner.cli.delete
 
-    _: Command = hwsigner.cli.delete
+    _: CommandModule = hwsigner.cli.delete

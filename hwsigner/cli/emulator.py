@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from hwsigner.cli.parser import Arguments, Command, Parser
+from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.cli.process import report, stop_signals
 from hwsigner.config.flags import Flag, switch, whole_number
 from hwsigner.errors import CertificateError, HwsignerError, UsageError
@@ -206,4 +206,4 @@ def _reporter(records: list[Record], log: TextIO | None) -> Callable[[Record], N
 if TYPE_CHECKING:
     import hwsigner.cli.emulator
 
-    _: Command = hwsigner.cli.emulator
+    _: CommandModule = hwsigner.cli.emulator

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hwsigner.cli.keygen import NEW_KEY, key_request
 from hwsigner.cli.options import prompts
-from hwsigner.cli.parser import Arguments, Command, Parser
+from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.cli.process import print_outcome, print_rows
 from hwsigner.config.flags import ISSUER, KEY, NAMES, OUTPUT, PLACE, PROOF, SESSION, Flag, switch
 from hwsigner.enrolment.initial import Enrolled, Enrolment, enroll
@@ -100,4 +100,4 @@ def _next(arguments: Arguments, missing: Sequence[str]) -> str:
 if TYPE_CHECKING:
     import hwsigner.cli.enroll
 
-    _: Command = hwsigner.cli.enroll
+    _: CommandModule = hwsigner.cli.enroll

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hwsigner.aws.default_profile import find_default_credentials
-from hwsigner.cli.parser import Arguments, Command, Parser
+from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.config.flags import IDENTITY, PROFILE, SESSION
 from hwsigner.errors import HwsignerWarning, UsageError
 from hwsigner.monitoring.log import Log
@@ -174,4 +174,4 @@ def _warn_of_default_profile() -> None:
 if TYPE_CHECKING:
     import hwsigner.cli.exec
 
-    _: Command = hwsigner.cli.exec
+    _: CommandModule = hwsigner.cli.exec

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from hwsigner.aws.region import check_known_arns
 from hwsigner.cli import options
-from hwsigner.cli.parser import Arguments, Command, Parser
+from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.cli.process import print_outcome, print_rows
 from hwsigner.config import settings
 from hwsigner.config.flags import ARNS, KEY, OUTPUT, PLACE, Flag, switch
@@ -133,4 +133,4 @@ def _write_profile(name: str, flags: Mapping[str, str], text: str) -> str:
 if TYPE_CHECKING:
     import hwsigner.cli.install_certificate
 
-    _: Command = hwsigner.cli.install_certificate
+    _: CommandModule = hwsigner.cli.install_certificate

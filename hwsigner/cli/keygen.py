@@ -7,7 +7,7 @@ import shlex
 from typing import TYPE_CHECKING, get_args
 
 from hwsigner.cli import options
-from hwsigner.cli.parser import Arguments, Command, Parser
+from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.cli.process import print_outcome, print_rows
 from hwsigner.cli.show import key_data, key_rows
 from hwsigner.config.flags import KEY, OUTPUT, Flag, boolean, one_of, switch
@@ -73,4 +73,4 @@ def key_request(arguments: Arguments) -> KeyRequest:
 if TYPE_CHECKING:
     import hwsigner.cli.keygen
 
-    _: Command = hwsigner.cli.keygen
+    _: CommandModule = hwsigner.cli.keygen

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hwsigner.cli import options
-from hwsigner.cli.parser import Arguments, Command, Parser
+from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.cli.process import report
 from hwsigner.config import settings
 from hwsigner.config.flags import IDENTITY, OUTPUT, switch
@@ -223,4 +223,4 @@ def _print_tables(tokens: Sequence[ListedToken]) -> None:
 if TYPE_CHECKING:
     import hwsigner.cli.list
 
-    _: Command = hwsigner.cli.list
+    _: CommandModule = hwsigner.cli.list

@@ -39,7 +39,7 @@ class Arguments(SimpleNamespace):
     exposed: str | None
 
 
-class Command(Protocol):
+class CommandModule(Protocol):
     """The module of a command, which is imported by its name.
 
     Attributes:

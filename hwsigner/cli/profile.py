@@ -8,7 +8,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from hwsigner.aws.region import check_known_arns
-from hwsigner.cli.parser import Arguments, Command, Parser
+from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.cli.process import print_outcome, report
 from hwsigner.cli.without_secrets import URIS, without_secret
 from hwsigner.config.flags import (
@@ -158,4 +158,4 @@ def _list(name: str | None, *, as_json: bool) -> int:
 if TYPE_CHECKING:
     import hwsigner.cli.profile
 
-    _: Command = hwsigner.cli.profile
+    _: CommandModule = hwsigner.cli.profile

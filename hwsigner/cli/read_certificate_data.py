@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hwsigner.cli import options
-from hwsigner.cli.parser import Arguments, Command, Parser
+from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.config import settings
 from hwsigner.config.flags import IDENTITY, OUTPUT, PROFILE, SESSION
 from hwsigner.errors import UsageError, printable
@@ -89,4 +89,4 @@ def _match(certificate: Certificate) -> dict[str, str]:
 if TYPE_CHECKING:
     import hwsigner.cli.read_certificate_data
 
-    _: Command = hwsigner.cli.read_certificate_data
+    _: CommandModule = hwsigner.cli.read_certificate_data

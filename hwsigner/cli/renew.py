@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from hwsigner.cli.options import prompts
-from hwsigner.cli.parser import Arguments, Command, Parser
+from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.cli.process import print_outcome, print_rows
 from hwsigner.config.flags import OUTPUT, Flag, switch
 from hwsigner.enrolment.renewal import Renewed, renew
@@ -54,4 +54,4 @@ def _print(arguments: Arguments, renewed: Renewed) -> None:
 if TYPE_CHECKING:
     import hwsigner.cli.renew
 
-    _: Command = hwsigner.cli.renew
+    _: CommandModule = hwsigner.cli.renew

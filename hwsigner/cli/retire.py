@@ -12,7 +12,7 @@ from hwsigner.cli import options
 from hwsigner.cli.asking import ask
 from hwsigner.cli.aws.arguments import read_leaf
 from hwsigner.cli.aws.revoking import CA, EXISTING_SESSIONS, REVOCATION, prepare
-from hwsigner.cli.parser import Arguments, Command, Parser
+from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.cli.process import print_outcome, report
 from hwsigner.config.flags import OUTPUT, switch
 from hwsigner.config.profiles import Profile, profile, profiles, remove_profile
@@ -225,4 +225,4 @@ def _is_same_key(text: str, other: object) -> bool:
 if TYPE_CHECKING:
     import hwsigner.cli.retire
 
-    _: Command = hwsigner.cli.retire
+    _: CommandModule = hwsigner.cli.retire

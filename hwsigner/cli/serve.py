@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from hwsigner._version import __version__
 from hwsigner.cli.metrics import METRICS, metrics_output
 from hwsigner.cli.monitoring import monitoring_values, open_log
-from hwsigner.cli.parser import Arguments, Command, Parser
+from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.config.flags import IDENTITY, PROFILE, SESSION, Flag, boolean, whole_number
 from hwsigner.config.monitoring import MONITORING
 from hwsigner.errors import UsageError, printable
@@ -199,4 +199,4 @@ def _announce(base: str, token_files: dict[str, Path], has_imds: bool) -> None:
 if TYPE_CHECKING:
     import hwsigner.cli.serve
 
-    _: Command = hwsigner.cli.serve
+    _: CommandModule = hwsigner.cli.serve

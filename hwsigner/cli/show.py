@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from hwsigner.cli import options
-from hwsigner.cli.parser import Arguments, Command, Parser
+from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.config import settings
 from hwsigner.config.flags import IDENTITY, OUTPUT, PROFILE
 from hwsigner.errors import CertificateError, UsageError, printable
@@ -215,4 +215,4 @@ def _wrapped(name: str, value: str) -> str:
 if TYPE_CHECKING:
     import hwsigner.cli.show
 
-    _: Command = hwsigner.cli.show
+    _: CommandModule = hwsigner.cli.show

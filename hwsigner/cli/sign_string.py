@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from hwsigner.cli import options
-from hwsigner.cli.parser import Arguments, Command, Parser
+from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.config import settings
 from hwsigner.config.flags import IDENTITY, PROFILE, SESSION, Flag, one_of
 from hwsigner.errors import KeyMismatchError, UsageError
@@ -76,4 +76,4 @@ def _verified_signature(key: Key, digest: HashName) -> bytes:
 if TYPE_CHECKING:
     import hwsigner.cli.sign_string
 
-    _: Command = hwsigner.cli.sign_string
+    _: CommandModule = hwsigner.cli.sign_string

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hwsigner.agent.client import ReportedProfile, ask_agents
 from hwsigner.aws.region import check_arns
-from hwsigner.cli.parser import Arguments, Command, Parser
+from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.cli.process import report
 from hwsigner.config import settings
 from hwsigner.config.flags import ARNS, OUTPUT
@@ -166,4 +166,4 @@ def _print_table(rows: Sequence[_Row]) -> None:
 if TYPE_CHECKING:
     import hwsigner.cli.status
 
-    _: Command = hwsigner.cli.status
+    _: CommandModule = hwsigner.cli.status

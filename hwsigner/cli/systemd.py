@@ -14,7 +14,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hwsigner.cli.parser import Arguments, Command, Parser
+from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.cli.process import print_outcome
 from hwsigner.config.flags import switch
 from hwsigner.errors import HwsignerError, UsageError, suggestion
@@ -213,4 +213,4 @@ def _print(done: str) -> None:
 if TYPE_CHECKING:
     import hwsigner.cli.systemd
 
-    _: Command = hwsigner.cli.systemd
+    _: CommandModule = hwsigner.cli.systemd

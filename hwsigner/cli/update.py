@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from hwsigner.cli import options
 from hwsigner.cli.monitoring import audit_of_sessions
-from hwsigner.cli.parser import Arguments, Command, Parser
+from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.cli.process import report
 from hwsigner.config.flags import CONFIG_PROFILE, IDENTITY, SESSION, Flag, switch
 from hwsigner.errors import (
@@ -212,4 +212,4 @@ class Updater:
 if TYPE_CHECKING:
     import hwsigner.cli.update
 
-    _: Command = hwsigner.cli.update
+    _: CommandModule = hwsigner.cli.update

@@ -11,7 +11,7 @@ from hwsigner import attestation
 from hwsigner.attestation.documents import MAX_BYTES, Document
 from hwsigner.attestation.findings import Findings
 from hwsigner.cli.documents import create_document, read_document, read_trust
-from hwsigner.cli.parser import Arguments, Command, Parser
+from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.config.flags import OUTPUT, Flag, switch
 from hwsigner.errors import AttestationError, KeyMismatchError, UsageError, printable
 from hwsigner.key.public_key import kind_of, to_pem
@@ -124,4 +124,4 @@ def _rows(findings: Findings) -> Iterator[tuple[str, str]]:
 if TYPE_CHECKING:
     import hwsigner.cli.verify_attestation
 
-    _: Command = hwsigner.cli.verify_attestation
+    _: CommandModule = hwsigner.cli.verify_attestation

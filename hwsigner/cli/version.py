@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from hwsigner._version import __version__
-from hwsigner.cli.parser import Arguments, Command, Parser
+from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.config.flags import OUTPUT, switch
 
 HELP = "print the version"
@@ -60,4 +60,4 @@ def _version(library: str) -> str | None:
 if TYPE_CHECKING:
     import hwsigner.cli.version
 
-    _: Command = hwsigner.cli.version
+    _: CommandModule = hwsigner.cli.version

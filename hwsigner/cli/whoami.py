@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from hwsigner.aws.apis import endpoint_of_variables, translated
-from hwsigner.cli.parser import Arguments, Command, Parser
+from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.config.flags import OUTPUT, Flag
 from hwsigner.config.profiles import profiles
 from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError, install_command, printable
@@ -59,4 +59,4 @@ def _region(name: str) -> str | None:
 if TYPE_CHECKING:
     import hwsigner.cli.whoami
 
-    _: Command = hwsigner.cli.whoami
+    _: CommandModule = hwsigner.cli.whoami

@@ -307,7 +307,7 @@ def profile_values(found: Profile, given: Mapping[str, Any]) -> dict[str, Any]:
     where = f"{found.file}: [profile.{found.name}]"
     values = table_values(found.values, IN_PROFILES, where, "See hwsigner profile --help")
     check_exclusive(values, ConfigError, f"{where}: ")
-    check_readable_again(values, ConfigError, f"{where}: ")
+    check_readable_again(found.values, ConfigError, f"{where}: ")
     said = _said(given)
     for one, other in EXCLUSIVE:
         if one in said:
@@ -360,7 +360,7 @@ def check_readable_again(values: Mapping[str, Any], error: type[UsageError] = Us
     """Check that a profile names no open file: those of the next process are others.
 
     Args:
-        values: the values by attribute or flag.
+        values: the values by flag.
         error: the class to raise.
         where: the start of its message.
 
@@ -368,7 +368,7 @@ def check_readable_again(values: Mapping[str, Any], error: type[UsageError] = Us
         UsageError: it does.
     """
     for name in ("certificate", "private-key", "intermediates"):
-        place = str(values.get(attribute_of(name)) or values.get(name) or "").partition("?")[0]
+        place = str(values.get(name) or "").partition("?")[0]
         if place == "-" or place.lower().startswith("fd:"):
             hint = "Use a path, a key URI or env:NAME, or give the flag on the command line"
             raise error(f"{where}--{name} is {place[:20]!r}, which a profile can't name", hint)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hwsigner.backends import BACKENDS
 from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.config import flags, settings
 from hwsigner.config import profiles as config
@@ -64,6 +65,11 @@ class TestSettings:
         else:
             assert declared == (kind if flag.default is not None else kind | None)
             assert default == flag.default
+
+    @pytest.mark.parametrize("scheme", BACKENDS)
+    def test_flag_of_a_backend_is_a_setting(self, scheme: str) -> None:
+        backend = BACKENDS[scheme]
+        assert {*backend.query_flags.values(), *filter(None, [backend.password_flag])} <= IN_PROFILES.keys()
 
     @given(chosen=st.dictionaries(st.sampled_from([*IN_PROFILES.values()]), st.text()))
     def test_settings_are_what_is_said_or_the_default(self, chosen: dict[Flag, str]) -> None:

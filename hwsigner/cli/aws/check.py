@@ -13,7 +13,7 @@ from hwsigner.cli import options
 from hwsigner.cli.aws.arguments import AWS, service_clients
 from hwsigner.cli.colours import GREEN, RED, YELLOW, coloured, indented
 from hwsigner.cli.documents import read_bytes
-from hwsigner.cli.parser import Arguments, Command, Parser
+from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.config import settings
 from hwsigner.config.flags import ARNS, IDENTITY, OUTPUT, PROFILE, SESSION, Flag
 from hwsigner.control_plane.facts import read_facts
@@ -118,4 +118,4 @@ def _decided(report: Report) -> Iterator[str]:
 if TYPE_CHECKING:
     import hwsigner.cli.aws.check
 
-    _: Command = hwsigner.cli.aws.check
+    _: CommandModule = hwsigner.cli.aws.check

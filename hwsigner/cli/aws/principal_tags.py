@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from hwsigner.cli.aws.arguments import CERTIFICATE, read_leaf, warn_of_untaggable
-from hwsigner.cli.parser import Arguments, Command, Parser
+from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.config.flags import KEY, OUTPUT
 from hwsigner.errors import printable
 from hwsigner.identity.session_tags import session_tags
@@ -36,4 +36,4 @@ def run(arguments: Arguments) -> int:
 if TYPE_CHECKING:
     import hwsigner.cli.aws.principal_tags
 
-    _: Command = hwsigner.cli.aws.principal_tags
+    _: CommandModule = hwsigner.cli.aws.principal_tags

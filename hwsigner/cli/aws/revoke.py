@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from hwsigner.cli.asking import ask
 from hwsigner.cli.aws.arguments import CERTIFICATE, read_leaf
 from hwsigner.cli.aws.revoking import CA, REVOCATION, prepare
-from hwsigner.cli.parser import Arguments, Command, Parser
+from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.cli.process import print_outcome
 from hwsigner.config.flags import OUTPUT, Flag, switch
 from hwsigner.config.settings import read_profile
@@ -80,4 +80,4 @@ def _print_plan(arguments: Arguments, prepared: Prepared) -> None:
 if TYPE_CHECKING:
     import hwsigner.cli.aws.revoke
 
-    _: Command = hwsigner.cli.aws.revoke
+    _: CommandModule = hwsigner.cli.aws.revoke

@@ -19,7 +19,7 @@ from hwsigner.cli.aws.arguments import (
     service_clients,
     warn_of_untaggable,
 )
-from hwsigner.cli.parser import Arguments, Command, Parser
+from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.cli.process import print_outcome, report
 from hwsigner.cli.without_secrets import without_secret
 from hwsigner.config.flags import IDENTITY, KEY, OUTPUT, Flag, session_duration, switch
@@ -175,4 +175,4 @@ def _print(arguments: Arguments, name: str, file: str, values: Mapping[str, str 
 if TYPE_CHECKING:
     import hwsigner.cli.aws.setup
 
-    _: Command = hwsigner.cli.aws.setup
+    _: CommandModule = hwsigner.cli.aws.setup

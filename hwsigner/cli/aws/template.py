@@ -14,7 +14,7 @@ from hwsigner.cli.aws.arguments import (
     warn_of_refused,
     warn_of_untaggable,
 )
-from hwsigner.cli.parser import Arguments, Command, Parser
+from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.cli.process import report
 from hwsigner.config.flags import KEY, Flag, session_duration
 from hwsigner.control_plane.policies import checked_policy, compared_tags, what_it_lets_in
@@ -65,4 +65,4 @@ def run(arguments: Arguments) -> int:
 if TYPE_CHECKING:
     import hwsigner.cli.aws.template
 
-    _: Command = hwsigner.cli.aws.template
+    _: CommandModule = hwsigner.cli.aws.template

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hwsigner.aws.region import parse_canonical_arn
 from hwsigner.cli.aws.arguments import CERTIFICATE, MATCH, read_leaf, warn_of_refused, warn_of_untaggable
-from hwsigner.cli.parser import Arguments, Command, Parser
+from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.cli.process import report
 from hwsigner.config.flags import KEY, Flag
 from hwsigner.control_plane.policies import also_shared, checked_policy, compared_tags, what_it_lets_in
@@ -51,4 +51,4 @@ def run(arguments: Arguments) -> int:
 if TYPE_CHECKING:
     import hwsigner.cli.aws.trust_policy
 
-    _: Command = hwsigner.cli.aws.trust_policy
+    _: CommandModule = hwsigner.cli.aws.trust_policy

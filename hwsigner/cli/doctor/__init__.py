@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from hwsigner.cli.colours import GREEN, RED, coloured, indented
-from hwsigner.cli.parser import Arguments, Command, Parser
+from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.config.flags import OUTPUT, Flag, switch
 from hwsigner.errors import printable
 
@@ -97,4 +97,4 @@ def _lines(examination: Examination) -> Iterator[str]:
 if TYPE_CHECKING:
     import hwsigner.cli.doctor
 
-    _: Command = hwsigner.cli.doctor
+    _: CommandModule = hwsigner.cli.doctor

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from hwsigner import attestation
 from hwsigner.attestation import Document, Trust
 from hwsigner.cli.documents import read_bytes, read_trust
-from hwsigner.cli.parser import Arguments, Command, Parser
+from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.cli.process import print_outcome
 from hwsigner.cli.registrar import POLICY
 from hwsigner.config.flags import OUTPUT, Flag, switch
@@ -112,4 +112,4 @@ def _common_name(subject: str) -> str:
 if TYPE_CHECKING:
     import hwsigner.cli.registrar.allow
 
-    _: Command = hwsigner.cli.registrar.allow
+    _: CommandModule = hwsigner.cli.registrar.allow

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from hwsigner.cli.parser import Arguments, Command, Parser
+from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.cli.process import print_outcome
 from hwsigner.cli.registrar import KEYS
 from hwsigner.config.flags import OUTPUT
@@ -33,4 +33,4 @@ def run(arguments: Arguments) -> int:
 if TYPE_CHECKING:
     import hwsigner.cli.registrar.rotate_keys
 
-    _: Command = hwsigner.cli.registrar.rotate_keys
+    _: CommandModule = hwsigner.cli.registrar.rotate_keys

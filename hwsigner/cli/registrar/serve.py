@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from hwsigner.cli.documents import read_trust
-from hwsigner.cli.parser import Arguments, Command, Parser
+from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.cli.process import report_thread_failures
 from hwsigner.cli.registrar import KEYS, POLICY
 from hwsigner.config.flags import ISSUER, Flag, whole_number
@@ -136,4 +136,4 @@ def _tls(arguments: Arguments) -> ssl.SSLContext | None:
 if TYPE_CHECKING:
     import hwsigner.cli.registrar.serve
 
-    _: Command = hwsigner.cli.registrar.serve
+    _: CommandModule = hwsigner.cli.registrar.serve
