@@ -59,8 +59,8 @@ _CAUSES = (
     ("set rolesessionname", "Set acceptRoleSessionName in the Roles Anywhere profile, or omit --role-session-name"),
 )
 _CAUSES_BY_TYPE = {
-    "AccessDeniedException": "Check the role's trust policy, the profile's roles, and that the profile is enabled: "
-    "an administrator can run hwsigner aws check",
+    "AccessDeniedException": "Check the role's trust policy, the Roles Anywhere profile's roles, and that this profile "
+    "is enabled: an administrator can run hwsigner aws check",
     "ResourceNotFoundException": "Check the ARNs, the account and the region",
     "ValidationException": "Check the value that the message names",
     "ThrottlingException": "AWS allows an account ten CreateSession calls a second: call less often",
@@ -182,7 +182,7 @@ def build_request(request: SessionRequest, endpoint: Endpoint) -> Request:
         UsageError: an ARN is not a str.
     """
     check_text(request.trust_anchor_arn, "the trust anchor's ARN")
-    check_text(request.profile_arn, "the profile's ARN")
+    check_text(request.profile_arn, "the Roles Anywhere profile's ARN")
     check_text(request.role_arn, "the role's ARN")
     body: dict[str, object] = {"durationSeconds": request.duration}
     if request.session_name is not None:

@@ -115,7 +115,9 @@ def read_credentials(
     answer = _json(body)
     entry = _field(answer, "credentialSet")
     if not isinstance(entry, list) or not entry:
-        raise ServiceError("the service's response has no credentials", "Check the role and the profile in AWS")
+        raise ServiceError(
+            "the service's response has no credentials", "Check the role and the Roles Anywhere profile in AWS"
+        )
     found = _field(entry[0], "credentials")
     credentials = Credentials(
         access_key_id=_text(found, "accessKeyId"),

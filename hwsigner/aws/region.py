@@ -167,7 +167,7 @@ def check_arns(
     if profile_arn.region != anchor_arn.region:
         raise UsageError(
             f"--trust-anchor-arn is in region {anchor_arn.region}, but --profile-arn is in {profile_arn.region}",
-            "Use a trust anchor and a profile in the same region",
+            "Use a trust anchor and a Roles Anywhere profile in the same region",
         )
     if region and check_region(region) != anchor_arn.region:
         raise UsageError(

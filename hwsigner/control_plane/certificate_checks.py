@@ -68,7 +68,9 @@ def check_tags(chain: Chain, profile: Detail) -> Iterator[Finding]:
             yield account.TAG_REFUSED.found(problem)
     source = origin_source(profile)
     if source and source not in mapped_tags(session_tags(chain.leaf), profile):
-        yield account.ORIGIN_MISSING.found(f"{source} is not in the certificate, or the profile does not map it")
+        yield account.ORIGIN_MISSING.found(
+            f"{source} is not in the certificate, or the Roles Anywhere profile does not map it"
+        )
 
 
 def check_lists(chain: Chain | None, anchor: Detail, facts: Facts, now: datetime) -> Iterator[Finding]:

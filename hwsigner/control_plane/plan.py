@@ -43,6 +43,11 @@ class Step:
     lines: tuple[str, ...] = ()
 
     @property
+    def title(self) -> str:
+        """What it makes or changes, for the user."""
+        return "Roles Anywhere profile" if self.resource == "profile" else self.resource
+
+    @property
     def short(self) -> str:
         """The first of the words, such as "create 'web'"."""
         return self.words.partition(":")[0].partition(",")[0]
@@ -89,17 +94,16 @@ def notes(existing: Existing, setup: Setup) -> list[str]:
     if anchor and not anchor.missing(setup.cas) and (others := without(anchor.bundle or (), setup.cas)):
         found.append(f"the trust anchor also trusts {subjects(others)}")
     if existing.profile and (rest := len({*existing.profile.roles} - {existing.role.arn if existing.role else ""})):
-        found.append(f"the profile also has {rest} other role{'s' if rest > 1 else ''}")
+        found.append(f"the Roles Anywhere profile also has {rest} other role{'s' if rest > 1 else ''}")
     return found
 
 
 def described(existing: Existing, setup: Setup, steps: Sequence[Step]) -> list[str]:
     """Return a plan in lines for people: what there is, the steps, whom they let in, and notes."""
-    lines = [
-        f"{kind.removesuffix('-arn').replace('-', ' ')}: {arn} exists" for kind, arn in existing.arns.items() if arn
-    ]
+    titles = ("trust anchor", "role", "Roles Anywhere profile")
+    lines = [f"{title}: {arn} exists" for title, arn in zip(titles, existing.arns.values(), strict=True) if arn]
     for step in steps:
-        lines += [f"{step.resource}: {step.words}", *(f"    {line}" for line in step.lines)]
+        lines += [f"{step.title}: {step.words}", *(f"    {line}" for line in step.lines)]
     if any(step.lines for step in steps):
         lines += [f"This {each}" for each in what_it_lets_in(setup.tags, "the trust anchor")]
     return [*lines, *(f"Note: {each}" for each in notes(existing, setup))]
@@ -209,7 +213,7 @@ def apply(clients: ServiceClients, existing: Existing, setup: Setup, done: Calla
             raise _with_what_was_made(error, made) from error
         existing = _after(existing, step, response)
         left = plan(existing, setup)
-        made.append(f"{step.resource}: {step.short}")
+        made.append(f"{step.title}: {step.short}")
         done(step)
     if left:
         raise HwsignerError("more is to be done than the plan said", _AGAIN)
@@ -223,7 +227,9 @@ def check_unchanged(clients: ServiceClients, existing: Existing, setup: Setup) -
         HwsignerError: something changed, or as `read`.
     """
     if read(clients, setup) != existing:
-        raise HwsignerError("the trust anchor, role or profile changed meanwhile, so nothing was done", _AGAIN)
+        raise HwsignerError(
+            "the trust anchor, role or Roles Anywhere profile changed meanwhile, so nothing was done", _AGAIN
+        )
 
 
 def _after(existing: Existing, step: Step, response: Mapping[str, Any]) -> Existing:

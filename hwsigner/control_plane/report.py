@@ -121,7 +121,9 @@ def _canonical(anchor: Detail, request: SessionRequest) -> str:
 def _check_mappings(document: Detail, profile: Detail) -> Iterator[Finding]:
     for tag in named_tags(document) if profile else ():
         if tag.lower().startswith("x509") and not is_mapped(tag, profile):
-            yield account.TAG_UNMAPPED.found(f"the trust policy compares {tag}, which the profile does not map")
+            yield account.TAG_UNMAPPED.found(
+                f"the trust policy compares {tag}, which the Roles Anywhere profile does not map"
+            )
 
 
 def _context(chain: Chain, profile: Detail, trust_anchor: str, session_name: str | None, now: datetime) -> Context:
@@ -210,7 +212,7 @@ def _ways(facts: Facts, document: Detail, role_arn: str) -> Iterator[str]:
         yield f"trust anchor {enabled[arn].get('name', '')} ({arn.rpartition('/')[2]})"
     for each in sorted(facts.profiles or (), key=lambda each: (each.get("name", ""), each["profileArn"])):
         if each.get("enabled") and role_arn in each.get("roleArns", ()):
-            yield f"profile {each.get('name', '')} ({each['profileArn'].rpartition('/')[2]})"
+            yield f"Roles Anywhere profile {each.get('name', '')} ({each['profileArn'].rpartition('/')[2]})"
 
 
 def _of_certificate(chain: Chain, facts: Facts) -> Iterator[str]:

@@ -28,7 +28,7 @@ def check_resources(facts: Facts, request: SessionRequest) -> Iterator[Finding]:
     if anchor is not None:
         yield from _check_state("anchor", f"trust anchor {request.trust_anchor_arn}", anchor)
     if profile is not None:
-        yield from _check_state("profile", f"profile {request.profile_arn}", profile)
+        yield from _check_state("profile", f"Roles Anywhere profile {request.profile_arn}", profile)
     if profile:
         yield from _check_profile(profile, request)
     if role is not None and role.get("Arn") != request.role_arn and _account(request.role_arn) == facts.account:
@@ -92,7 +92,7 @@ def _check_accounts(facts: Facts, request: SessionRequest) -> Iterator[Finding]:
         return
     for what, arn in (
         ("the trust anchor", request.trust_anchor_arn),
-        ("the profile", request.profile_arn),
+        ("the Roles Anywhere profile", request.profile_arn),
         ("the role", request.role_arn),
     ):
         if _account(arn) != facts.account:
@@ -115,12 +115,16 @@ def _check_profile(profile: Detail, request: SessionRequest) -> Iterator[Finding
     roles = profile.get("roleArns", ())
     if request.role_arn not in roles:
         listed = ", ".join(roles) or "none"
-        yield account.PROFILE_WITHOUT_ROLE.found(f"the profile does not list {request.role_arn}; its roles: {listed}")
+        yield account.PROFILE_WITHOUT_ROLE.found(
+            f"the Roles Anywhere profile does not list {request.role_arn}; its roles: {listed}"
+        )
     if request.session_name and not profile.get("acceptRoleSessionName"):
-        found = f"role-session-name is {request.session_name!r}, and the profile does not accept session names"
+        found = f"role-session-name is {request.session_name!r}, and the Roles Anywhere profile accepts no names"
         yield account.SESSION_NAME_REFUSED.found(found)
     if request.duration > duration_of(profile):
-        found = f"session-duration is {request.duration} s, and the profile's is {duration_of(profile)} s"
+        found = (
+            f"session-duration is {request.duration} s, and the Roles Anywhere profile's is {duration_of(profile)} s"
+        )
         yield account.DURATION_SHORTENED.found(found)
 
 

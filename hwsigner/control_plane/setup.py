@@ -51,7 +51,7 @@ class Setup:
             raise UsageError(f"{self.role[:100]!r} is not a role's name", "Use 1 to 64 letters, digits and +=,.@_-")
         if not _NAME.fullmatch(self.name):
             hint = "Give --name with letters, digits, spaces, _ and -"
-            raise UsageError(f"{self.name[:100]!r} is not a name for a trust anchor and a profile", hint)
+            raise UsageError(f"{self.name[:100]!r} is not a name for a trust anchor and a Roles Anywhere profile", hint)
         for arn in self.policies:
             if not _POLICY.fullmatch(arn):
                 hint = "Use an ARN such as arn:aws:iam::aws:policy/ReadOnlyAccess"
@@ -144,11 +144,13 @@ def choose_profile(
     of_name = [each for each in profiles if each.name == setup.name]
     with_role = [each for each in profiles if each.has(role_arn, setup.role)]
     both = [each for each in of_name if each in with_role]
-    found = _only(both or of_name or with_role, f"profiles of the name {setup.name!r} or with this role", flag)
+    found = _only(
+        both or of_name or with_role, f"Roles Anywhere profiles of the name {setup.name!r} or with this role", flag
+    )
     if found and found.roles and not found.has(role_arn, setup.role):
         raise UsageError(
-            f"profile {found.arn} has other roles: {', '.join(found.roles)}",
-            f"Give {flag} to add this role to it, or --name to make another profile",
+            f"Roles Anywhere profile {found.arn} has other roles: {', '.join(found.roles)}",
+            f"Give {flag} to add this role to it, or --name to make another Roles Anywhere profile",
         )
     return found
 

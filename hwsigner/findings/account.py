@@ -12,7 +12,7 @@ CALL_FAILED = Mistake(
 )
 ACCOUNT_OTHER = Mistake(
     "account-other",
-    "Trust anchor, profile and role must be in one account, and these credentials can't read another account's",
+    "Trust anchor, Roles Anywhere profile and role must be in one account, and these credentials can't read another's",
     "Use the credentials of the right account, with --aws-profile, or correct the ARN",
 )
 ANCHOR_MISSING = Mistake(
@@ -38,20 +38,22 @@ CHAIN_UNTRUSTED = Mistake(
     "Give the missing --intermediates, use the right trust anchor, or add the CA with hwsigner aws setup --add-ca",
 )
 PROFILE_MISSING = Mistake(
-    "profile-missing", "Every session is refused", "Correct the profile's ARN, or make one with hwsigner aws setup"
+    "profile-missing",
+    "Every session is refused",
+    "Correct the Roles Anywhere profile's ARN, or make one with hwsigner aws setup",
 )
 PROFILE_DISABLED = Mistake(
     "profile-disabled", "Every session is refused", "Run aws rolesanywhere enable-profile, if it should be in use"
 )
 PROFILE_WITHOUT_ROLE = Mistake(
     "profile-without-role",
-    "A session can only have a role that its profile lists",
-    "Add the role to the profile with hwsigner aws setup",
+    "A session can only have a role that its Roles Anywhere profile lists",
+    "Add the role to the Roles Anywhere profile with hwsigner aws setup",
 )
 DURATION_SHORTENED = Mistake(
     "duration-shortened",
     "A session lasts as long as the shorter of the two allows",
-    "Set the profile's durationSeconds higher, or ask for less with --session-duration",
+    "Set the Roles Anywhere profile's durationSeconds higher, or ask for less with --session-duration",
 )
 DURATION_OVER_ROLE = Mistake(
     "duration-over-role",
@@ -61,22 +63,22 @@ DURATION_OVER_ROLE = Mistake(
 SESSION_NAME_REFUSED = Mistake(
     "session-name-refused",
     "The service refuses the request",
-    "Leave role-session-name out, or let the profile accept it (acceptRoleSessionName)",
+    "Leave role-session-name out, or let the Roles Anywhere profile accept it (acceptRoleSessionName)",
 )
 TAG_UNMAPPED = Mistake(
     "tag-unmapped",
-    "A name that the profile does not map becomes no session tag, so the trust policy's condition can't be met",
+    "A name that the Roles Anywhere profile does not map becomes no session tag, so the condition can't be met",
     "Map it with aws rolesanywhere put-attribute-mapping, or compare another name",
 )
 TAG_REFUSED = Mistake(
     "tag-refused",
     "The service refuses a session if a mapped name can't become a session tag",
-    "Reissue the certificate without that name, or remove it from the profile's attribute mappings",
+    "Reissue the certificate without that name, or remove it from the Roles Anywhere profile's attribute mappings",
 )
 ORIGIN_MISSING = Mistake(
     "origin-missing",
-    "The profile has trusted identity propagation, and the service refuses a session without its subject",
-    "Reissue the certificate with that name, map it, or set another subjectSource in the profile",
+    "The Roles Anywhere profile has trusted identity propagation, and the service refuses sessions without its subject",
+    "Reissue the certificate with that name, map it, or set another subjectSource in the Roles Anywhere profile",
 )
 CERTIFICATE_REFUSED = Mistake("certificate-refused", "The service refuses such a certificate", "Renew or reissue it")
 CERTIFICATE_REVOKED = Mistake(

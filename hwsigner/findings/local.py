@@ -25,8 +25,12 @@ PROFILE_INVALID = Mistake(
 )
 ARN_INVALID = Mistake("arn-invalid", "Without all three ARNs, hwsigner can't ask for a session", f"{_EDIT} ARN")
 ARN_SWAPPED = Mistake("arn-swapped", "An ARN of another kind is refused", f"{_EDIT} ARN")
-ARN_REGION = Mistake("arn-region", "Trust anchor and profile must be in the region that hwsigner asks", f"{_EDIT} ARN")
-ARN_ACCOUNT = Mistake("arn-account", "Trust anchor, profile and role must be in one account", f"{_EDIT} ARN")
+ARN_REGION = Mistake(
+    "arn-region", "Trust anchor and Roles Anywhere profile must be in the region that hwsigner asks", f"{_EDIT} ARN"
+)
+ARN_ACCOUNT = Mistake(
+    "arn-account", "Trust anchor, Roles Anywhere profile and role must be in one account", f"{_EDIT} ARN"
+)
 ARN_PARTITION = Mistake("arn-partition", "Partitions, such as aws and aws-cn, share nothing", f"{_EDIT} ARN")
 DURATION_INVALID = Mistake(
     "duration-invalid", "A session lasts 900 to 43200 seconds", "Run hwsigner profile edit NAME --session-duration 3600"
@@ -90,7 +94,7 @@ NAME_EMPTY = Mistake(
 NAME_UNTAGGABLE = Mistake(
     "name-untaggable",
     "The service refuses a session if a name of the certificate can't become a session tag",
-    "Have it issued again with another name, or take the name out of the profile's attribute mappings",
+    "Have it issued again with another name, or take the name out of the Roles Anywhere profile's attribute mappings",
 )
 
 # The key.
@@ -241,7 +245,7 @@ SESSION_REFUSED = Mistake(
 # With --aws.
 AWS_NOT_ASKED = Mistake(
     "aws-not-asked",
-    "Trust anchor, profile and role were not compared with what AWS has",
+    "Trust anchor, Roles Anywhere profile and role were not compared with what AWS has",
     "Give --aws-profile NAME with an administrator's credentials",
 )
 

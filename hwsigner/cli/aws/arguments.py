@@ -104,7 +104,7 @@ def warn_of_refused(leaf: Certificate) -> None:
 def warn_of_untaggable(leaf: Certificate) -> None:
     """Warn of each name of a leaf that can't become a session tag."""
     for problem in untaggable(leaf):
-        hint = "Reissue it without that name, or leave the name out of the profile's attribute mappings"
+        hint = "Reissue it without that name, or leave the name out of the Roles Anywhere profile's attribute mappings"
         warnings.warn(HwsignerWarning(problem, hint), stacklevel=2)
 
 

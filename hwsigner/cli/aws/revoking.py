@@ -11,14 +11,13 @@ from hwsigner.cli.parser import Arguments
 from hwsigner.config.flags import KEY, Flag, one_of, whole_number
 from hwsigner.control_plane.resources import TrustAnchor
 from hwsigner.control_plane.revocation import Revocation
-from hwsigner.control_plane.revoking import EXISTING_SESSIONS, Prepared, prepare_list, prepare_private
+from hwsigner.control_plane.revoking import EXISTING_SESSIONS as EXISTING_SESSIONS
+from hwsigner.control_plane.revoking import Prepared, prepare_list, prepare_private
 from hwsigner.errors import AmbiguousCertificateError, UsageError
 from hwsigner.identity.certificate import Certificate
 from hwsigner.identity.next_revocation_list import REASONS, Draft
 from hwsigner.identity.revocation_list import RevocationList
 from hwsigner.key import open_key
-
-__all__ = ["CA", "EXISTING_SESSIONS", "REVOCATION", "prepare"]
 
 CA = (
     Flag("ca-key", "the CA's key, as a key URI or a path", "KEY-URI"),

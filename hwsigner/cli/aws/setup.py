@@ -30,7 +30,7 @@ from hwsigner.control_plane.setup import Setup, read
 from hwsigner.errors import HwsignerError, UsageError, printable
 from hwsigner.uri import KeyURI
 
-HELP = "make or complete trust anchor, role and profile in AWS"
+HELP = "make or complete trust anchor, role and Roles Anywhere profile"
 
 _COMMON = (
     switch("plan", "show what would be done, and change nothing"),
@@ -40,7 +40,12 @@ _FLAGS = (
     switch("yes", "do not ask first; needed without a terminal"),
     *OUTPUT,
     NAME,
-    Flag("duration", "longest session of the profile, 900 to 43200 (default: 3600)", "SECONDS", session_duration),
+    Flag(
+        "duration",
+        "longest session of the Roles Anywhere profile, 900 to 43200 (default: 3600)",
+        "SECONDS",
+        session_duration,
+    ),
     Flag("policy", "ARN of a policy to attach to the role; repeatable", "ARN", many=True),
     Flag("trust-anchor-arn", "trust anchor to use, if several match", "ARN"),
     Flag("profile-arn", "Roles Anywhere profile to use, if several match", "ARN"),
@@ -82,7 +87,7 @@ def run(arguments: Arguments) -> int:
 
     def done(step: Step) -> None:
         made.append(step)
-        report(printable(f"done: {step.resource}: {step.short}"))
+        report(printable(f"done: {step.title}: {step.short}"))
 
     values = {**apply(clients, existing, setup, done).arns, **identity}
     _print(arguments, name, _write_profile(name, values), values, made)

@@ -1,4 +1,4 @@
-"""`hwsigner aws template cloudformation|terraform`: trust anchor, role and profile as a template."""
+"""`hwsigner aws template cloudformation|terraform`: trust anchor, role and Roles Anywhere profile as a template."""
 
 from __future__ import annotations
 
@@ -26,7 +26,11 @@ from hwsigner.errors import UsageError, suggestion
 HELP = "print a template for CloudFormation or Terraform"
 
 _DURATION = Flag(
-    "duration", "longest session of the profile, 900 to 43200", "SECONDS", session_duration, DEFAULT_DURATION
+    "duration",
+    "longest session of the Roles Anywhere profile, 900 to 43200",
+    "SECONDS",
+    session_duration,
+    DEFAULT_DURATION,
 )
 # As long as any trust anchor's ARN. The template refers to the ARN of its own.
 _PLACEHOLDER = (

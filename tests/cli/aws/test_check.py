@@ -269,7 +269,7 @@ def test_check_finds_nothing_wrong_in_a_good_set_up(account: Account) -> None:
         "CA CN=Example CA",
         "may do sts:AssumeRole, sts:TagSession, sts:SetSourceIdentity",
         "x509Subject/CN is 'bamboo-01'",
-        f"profile web ({_id(account.profile)})",
+        f"Roles Anywhere profile web ({_id(account.profile)})",
         "the service has not seen this subject",
     ):
         assert words in outcome.out
@@ -295,7 +295,11 @@ def test_check_names_every_enabled_way_to_the_role(account: Account) -> None:
         plane.create_trust_anchor(name=name, source=source, enabled=enabled)
         plane.create_profile(name=f"{name}-profile", roleArns=[account.role], enabled=enabled)
     ways = json.loads(account.check("--json").out)["facts"]["ways to the role"]
-    assert [each.partition(" (")[0] for each in ways] == ["trust anchor web", "profile second-profile", "profile web"]
+    assert [each.partition(" (")[0] for each in ways] == [
+        "trust anchor web",
+        "Roles Anywhere profile second-profile",
+        "Roles Anywhere profile web",
+    ]
     _open_policy(account)
     ways = json.loads(account.check("--json").out)["facts"]["ways to the role"]
     assert "trust anchor second" in {each.partition(" (")[0] for each in ways}
