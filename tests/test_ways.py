@@ -21,7 +21,7 @@ BOUNDS = {
     "credential-process": Bound(594, 48),
     "enroll": Bound(931, 53),
     "renew": Bound(798, 56),
-    "aws setup": Bound(1043, 40),
+    "aws setup": Bound(934, 38),
     "doctor": Bound(545, 50),
     "agent": Bound(22, 8),
 }

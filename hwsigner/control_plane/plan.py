@@ -9,8 +9,16 @@ from typing import Any, Literal
 
 from hwsigner.aws.apis import ServiceClients
 from hwsigner.control_plane.policies import difference, lets_in_otherwise, refusal, what_it_lets_in, with_statement
-from hwsigner.control_plane.resources import DEFAULT_DURATION, Role, RolesAnywhereProfile, TrustAnchor, without
-from hwsigner.control_plane.setup import Existing, Setup, read
+from hwsigner.control_plane.resources import (
+    DEFAULT_DURATION,
+    Existing,
+    Role,
+    RolesAnywhereProfile,
+    Setup,
+    TrustAnchor,
+    read,
+    without,
+)
 from hwsigner.errors import HwsignerError
 from hwsigner.identity.bundle import subjects, write_bundle
 from hwsigner.identity.certificate import Certificate

@@ -1,18 +1,23 @@
-"""Trust anchors, roles and Roles Anywhere profiles, from the descriptions of the APIs."""
+"""Trust anchors, roles and Roles Anywhere profiles: as AWS has them, and as a set-up should have them."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from typing import Any, TypeVar
 
-from hwsigner.aws.apis import not_from_aws
-from hwsigner.errors import ServiceError
-from hwsigner.identity.bundle import read_bundle
-from hwsigner.identity.certificate import Certificate
+from hwsigner.aws.apis import ServiceClients, not_from_aws
+from hwsigner.errors import CertificateError, ServiceError, UsageError
+from hwsigner.identity.bundle import read_bundle, subjects
+from hwsigner.identity.certificate import Certificate, is_ca, key_usage
 
 DEFAULT_DURATION = 3600  # Seconds, of Roles Anywhere profiles and roles that do not say another one.
 _BUNDLE = "CERTIFICATE_BUNDLE"
+_ROLE = re.compile(r"[A-Za-z0-9+=,.@_-]{1,64}")
+_POLICY = re.compile(r"arn:aws[a-z-]*:iam::(?:aws|[0-9]{12}):policy/[!-~]{1,512}")
+_NAME = re.compile(r"[ A-Za-z0-9_-]{1,255}")
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,160 @@ class RolesAnywhereProfile:
         return role_arn in self.roles if role_arn else any(each.endswith(f":role/{name}") for each in self.roles)
 
 
+@dataclass(frozen=True)
+class Setup:
+    """What a set-up should be.
+
+    Attributes:
+        name: the name of a new trust anchor and a new Roles Anywhere profile.
+        role: the name of the role.
+        cas: the certificates of the CA.
+        tags: what a certificate must have to assume the role: for each session tag one or more values, as
+            `write_trust_policy` takes them.
+        duration: the longest session in seconds; None for the existing profile's, or one hour.
+        policies: ARNs of policies that the role should have.
+        add_ca: whether to add the CA to a trust anchor that has others.
+        trust_anchor_arn: the trust anchor to use; an empty string to find or make one.
+        profile_arn: the Roles Anywhere profile to use; an empty string to find or make one.
+    """
+
+    name: str
+    role: str
+    cas: tuple[Certificate, ...]
+    tags: Mapping[str, Sequence[str]]
+    duration: int | None = None
+    policies: tuple[str, ...] = ()
+    add_ca: bool = False
+    trust_anchor_arn: str = ""
+    profile_arn: str = ""
+
+    def __post_init__(self) -> None:
+        if not _ROLE.fullmatch(self.role):
+            raise UsageError(f"{self.role[:100]!r} is not a role's name", "Use 1 to 64 letters, digits and +=,.@_-")
+        if not _NAME.fullmatch(self.name):
+            hint = "Give --name with letters, digits, spaces, _ and -"
+            raise UsageError(f"{self.name[:100]!r} is not a name for a trust anchor and a Roles Anywhere profile", hint)
+        for arn in self.policies:
+            if not _POLICY.fullmatch(arn):
+                hint = "Use an ARN such as arn:aws:iam::aws:policy/ReadOnlyAccess"
+                raise UsageError(f"--policy is {arn[:200]!r}, which is not a policy's ARN", hint)
+
+    @property
+    def accounts(self) -> dict[str, str]:
+        """The account of each ARN that was given. AWS's own policies are in none."""
+        given = (self.trust_anchor_arn, self.profile_arn, *self.policies)
+        return {arn: account for arn in given if arn and (account := arn.split(":")[4]) != "aws"}
+
+
+@dataclass(frozen=True)
+class Existing:
+    """What there is already. None is missing."""
+
+    anchor: TrustAnchor | None = None
+    role: Role | None = None
+    profile: RolesAnywhereProfile | None = None
+
+    @property
+    def arns(self) -> dict[str, str]:
+        """The ARNs as a profile of config.toml has them. Those that are not known yet are empty."""
+        return {
+            "trust-anchor-arn": self.anchor.arn if self.anchor else "",
+            "role-arn": self.role.arn if self.role else "",
+            "profile-arn": self.profile.arn if self.profile else "",
+        }
+
+
+def read(clients: ServiceClients, setup: Setup) -> Existing:
+    """Read what there is already of a set-up.
+
+    Raises:
+        HwsignerError: as `ServiceClient.call`.
+        CertificateError: a trust anchor has a certificate that can't be read.
+        UsageError: an ARN is of another account, more than one trust anchor or profile may be meant, or one of that
+            name is for something else.
+    """
+    for arn, account in setup.accounts.items():
+        if account != clients.account:
+            hint = "Use credentials of that account, for example with --aws-profile"
+            raise UsageError(f"{arn} is of another account than the credentials, which are of {clients.account}", hint)
+    anchors = [TrustAnchor.of(each) for each in clients.rolesanywhere.items("list_trust_anchors", "trustAnchors")]
+    anchor = choose_anchor(anchors, setup)
+    role = _read_role(clients, setup)
+    profiles = [RolesAnywhereProfile.of(each) for each in clients.rolesanywhere.items("list_profiles", "profiles")]
+    return Existing(anchor, role, choose_profile(profiles, setup, role.arn if role else ""))
+
+
+def choose_anchor(anchors: Sequence[TrustAnchor], setup: Setup) -> TrustAnchor | None:
+    """Return the trust anchor that a set-up means: the one that was named, of its name, or with its CA.
+
+    Raises:
+        UsageError: several may be meant, or it has other CAs.
+    """
+    flag = "--trust-anchor-arn"
+    found: TrustAnchor | None
+    if setup.trust_anchor_arn:
+        found = _named([each for each in anchors if each.arn == setup.trust_anchor_arn], flag, setup.trust_anchor_arn)
+    else:
+        of_name = [each for each in anchors if each.name == setup.name]
+        with_ca = [each for each in anchors if each.bundle is not None and not each.missing(setup.cas)]
+        both = [each for each in of_name if each in with_ca]
+        found = _only(both or of_name or with_ca, f"trust anchors of the name {setup.name!r} or with this CA", flag)
+    if found is not None:
+        _check_anchor(found, setup)
+    elif setup.add_ca:
+        hint = f"Give {flag}, or --name with the name of the trust anchor"
+        raise UsageError(f"there is no trust anchor {setup.name!r} to add the CA to", hint)
+    return found
+
+
+def choose_profile(
+    profiles: Sequence[RolesAnywhereProfile], setup: Setup, role_arn: str
+) -> RolesAnywhereProfile | None:
+    """Return the Roles Anywhere profile that a set-up means: the one that was named, of its name, or with its role.
+
+    Args:
+        profiles: all of the region.
+        setup: the set-up.
+        role_arn: the ARN of the role, or an empty string if there is none yet.
+
+    Raises:
+        UsageError: several may be meant, or the one of that name has other roles only.
+    """
+    flag = "--profile-arn"
+    if setup.profile_arn:
+        return _named([each for each in profiles if each.arn == setup.profile_arn], flag, setup.profile_arn)
+    of_name = [each for each in profiles if each.name == setup.name]
+    with_role = [each for each in profiles if each.has(role_arn, setup.role)]
+    both = [each for each in of_name if each in with_role]
+    found = _only(
+        both or of_name or with_role, f"Roles Anywhere profiles of the name {setup.name!r} or with this role", flag
+    )
+    if found and found.roles and not found.has(role_arn, setup.role):
+        raise UsageError(
+            f"Roles Anywhere profile {found.arn} has other roles: {', '.join(found.roles)}",
+            f"Give {flag} to add this role to it, or --name to make another Roles Anywhere profile",
+        )
+    return found
+
+
+def check_ca(certificates: Sequence[Certificate], now: datetime) -> None:
+    """Check that the service would accept each certificate in a trust anchor.
+
+    Raises:
+        CertificateError: one is not a CA's, or not valid now.
+    """
+    for each in certificates:
+        where, hint = f"certificate {each.subject} of {each.source}", "Give the CA's certificate"
+        usage = key_usage(each.x509)
+        if not is_ca(each.x509) or (usage is not None and not usage.key_cert_sign):
+            raise CertificateError(f"{where} is not a CA certificate that may sign others", hint)
+        if each.x509.not_valid_after_utc <= now:
+            raise CertificateError(f"{where} expired on {each.x509.not_valid_after_utc:%Y-%m-%d}", hint)
+        if each.x509.not_valid_before_utc > now:
+            begin = f"{each.x509.not_valid_before_utc:%Y-%m-%d}"
+            raise CertificateError(f"{where} is not valid before {begin}", "Wait, or check the clock")
+
+
 def without(certificates: Sequence[Certificate], others: Sequence[Certificate]) -> list[Certificate]:
     """Return those certificates that are not among others, wherever they are from."""
     known = {each.der for each in others}
@@ -130,3 +289,41 @@ def _texts(detail: Mapping[str, Any], *members: str) -> list[str]:
     if len(texts) < len(members):
         raise not_from_aws(f"a call that describes {' and '.join(members)}")
     return texts
+
+
+def _read_role(clients: ServiceClients, setup: Setup) -> Role | None:
+    found = clients.iam.find("get_role", RoleName=setup.role)
+    if found is None:
+        return None
+    attached = []
+    if setup.policies:
+        attached = clients.iam.items("list_attached_role_policies", "AttachedPolicies", RoleName=setup.role)
+    return Role.of(found["Role"], [each["PolicyArn"] for each in attached])
+
+
+def _check_anchor(found: TrustAnchor, setup: Setup) -> None:
+    if found.bundle is None:
+        hint = "Give --name to make another one"
+        raise UsageError(f"trust anchor {found.arn} has no certificate bundle, but another kind of source", hint)
+    if found.missing(setup.cas) and not setup.add_ca:
+        raise UsageError(
+            f"trust anchor {found.arn} has other CAs: {subjects(found.bundle)}",
+            "Add this one with --add-ca, or give --name to make another trust anchor",
+        )
+
+
+_Resource = TypeVar("_Resource", TrustAnchor, RolesAnywhereProfile)
+
+
+def _named(found: Sequence[_Resource], flag: str, arn: str) -> _Resource:
+    if not found:
+        hint = "Check the ARN, its account and its region"
+        raise UsageError(f"{flag} is {arn}, which these credentials do not find in this region", hint)
+    return found[0]
+
+
+def _only(found: Sequence[_Resource], what: str, flag: str) -> _Resource | None:
+    if len(found) > 1:
+        listed = ", ".join(each.arn for each in found)
+        raise UsageError(f"there are {len(found)} {what}: {listed}", f"Choose one with {flag}")
+    return found[0] if found else None

@@ -7,8 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hwsigner.control_plane.resources import DEFAULT_DURATION
-from hwsigner.control_plane.setup import Setup
+from hwsigner.control_plane.resources import DEFAULT_DURATION, Setup
 from hwsigner.errors import UsageError
 from hwsigner.identity.bundle import write_bundle
 from hwsigner.trust_policy.writing import for_trust_anchor

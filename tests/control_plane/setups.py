@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import certs
-from hwsigner.control_plane.resources import Role, RolesAnywhereProfile, TrustAnchor
-from hwsigner.control_plane.setup import Existing, Setup
+from hwsigner.control_plane.resources import Existing, Role, RolesAnywhereProfile, Setup, TrustAnchor
 from hwsigner.identity.certificate import Certificate
 from hwsigner.trust_policy.writing import write_trust_policy
 

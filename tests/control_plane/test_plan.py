@@ -23,7 +23,7 @@ from control_plane.setups import (
 )
 from hwsigner.control_plane.plan import notes, plan
 from hwsigner.control_plane.policies import with_statement
-from hwsigner.control_plane.setup import Existing, choose_anchor, choose_profile
+from hwsigner.control_plane.resources import Existing, choose_anchor, choose_profile
 from hwsigner.errors import UsageError
 from hwsigner.trust_policy.writing import size, write_trust_policy
 

@@ -1,15 +1,19 @@
-"""Descriptions of resources that lack what every resource has: an error of the service, and no crash."""
+"""Trust anchors, roles and Roles Anywhere profiles: what describes them, and what a set-up may be made of."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from control_plane.setups import ANCHOR_ARN, PROFILE_ARN, ROLE_ARN, TAGS
+import certs
+from control_plane.setups import ANCHOR_ARN, CA, PROFILE_ARN, ROLE_ARN, TAGS, setup
 from hwsigner.control_plane.policies import with_statement
-from hwsigner.control_plane.resources import Role, RolesAnywhereProfile, TrustAnchor
-from hwsigner.errors import ServiceError
+from hwsigner.control_plane.resources import Role, RolesAnywhereProfile, TrustAnchor, check_ca
+from hwsigner.errors import CertificateError, ServiceError, UsageError
+from hwsigner.identity.certificate import Certificate
 
 ANCHOR = {"trustAnchorArn": ANCHOR_ARN, "name": "web"}
 PROFILE = {"profileArn": PROFILE_ARN, "name": "web"}
@@ -41,3 +45,44 @@ def test_statement_is_added_beside_odd_ones() -> None:
     after = with_statement({"Statement": odd}, TAGS, ANCHOR_ARN)
     assert after["Statement"][:-1] == odd
     assert after["Statement"][-1]["Sid"] == "Hwsigner1"
+
+
+def issued(shape: certs.Shape) -> Certificate:
+    return Certificate(certs.issue(CA, ec.generate_private_key(ec.SECP256R1()).public_key(), shape), "ca.pem")
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        (certs.Shape("Old", is_ca=True, begin=certs.ago(9), end=certs.ago(1)), "expired on"),
+        (certs.Shape("New", is_ca=True, begin=certs.ago(-1)), "is not valid before"),
+        (certs.LEAF, "is not a CA certificate"),
+        (certs.Shape("Bare", is_ca=None), "is not a CA certificate"),
+    ],
+)
+def test_certificate_that_cannot_be_a_trust_anchor_is_refused(shape: certs.Shape, words: str) -> None:
+    with pytest.raises(CertificateError, match=words):
+        check_ca([Certificate(CA.certificate, "ca.pem"), issued(shape)], datetime.now(UTC))
+
+
+@pytest.mark.parametrize("usage", [True, None])
+def test_ca_is_accepted_with_and_without_key_usage(usage: bool | None) -> None:
+    check_ca([issued(certs.Shape("Sub CA", is_ca=True, digital_signature=usage))], datetime.now(UTC))
+
+
+@pytest.mark.parametrize("more", [{"role": "a b"}, {"role": ""}, {"name": "a/b"}, {"policies": ("ReadOnly",)}])
+def test_invalid_names_are_usage_errors(more: dict[str, str]) -> None:
+    with pytest.raises(UsageError):
+        setup(**more)
+
+
+def test_accounts_are_those_of_given_arns_without_policies_of_aws() -> None:
+    policies = ("arn:aws:iam::aws:policy/ReadOnlyAccess", "arn:aws:iam::210987654321:policy/x")
+    found = setup(policies=policies, trust_anchor_arn=ANCHOR_ARN).accounts
+    assert found == {ANCHOR_ARN: "123456789012", policies[1]: "210987654321"}
+
+
+def test_trust_anchor_with_a_broken_bundle_is_named() -> None:
+    source = {"sourceType": "CERTIFICATE_BUNDLE", "sourceData": {"x509CertificateData": "nonsense"}}
+    with pytest.raises(CertificateError, match=ANCHOR_ARN):
+        TrustAnchor.of({"trustAnchorArn": ANCHOR_ARN, "name": "web", "source": source, "enabled": True})

@@ -13,7 +13,7 @@ from hwsigner.cli.parser import Arguments
 from hwsigner.config.flags import Flag
 from hwsigner.config.settings import Settings
 from hwsigner.control_plane.policies import DEFAULT_MATCH
-from hwsigner.control_plane.setup import check_ca
+from hwsigner.control_plane.resources import check_ca
 from hwsigner.errors import AmbiguousCertificateError, CertificateError, CertificateWarning, HwsignerWarning, UsageError
 from hwsigner.http.address import check_protected, read_url
 from hwsigner.identity.certificate import Certificate, latest_expiring, leaves, load, preflight

@@ -26,11 +26,11 @@ from hwsigner.config.flags import IDENTITY, KEY, OUTPUT, Flag, session_duration,
 from hwsigner.config.profiles import change_profile, check_name, in_full_if_there, profiles
 from hwsigner.control_plane.plan import Step, apply, check_unchanged, described, notes, plan
 from hwsigner.control_plane.policies import checked_policy, compared_tags
-from hwsigner.control_plane.setup import Setup, read
+from hwsigner.control_plane.resources import Setup, read
 from hwsigner.errors import HwsignerError, UsageError, printable
 from hwsigner.uri import KeyURI
 
-HELP = "make or complete trust anchor, role and Roles Anywhere profile"
+HELP = "set up trust anchor, role and Roles Anywhere profile"
 
 _COMMON = (
     switch("plan", "show what would be done, and change nothing"),

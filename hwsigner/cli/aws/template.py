@@ -18,8 +18,7 @@ from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.cli.process import report
 from hwsigner.config.flags import KEY, Flag, session_duration
 from hwsigner.control_plane.policies import checked_policy, compared_tags, what_it_lets_in
-from hwsigner.control_plane.resources import DEFAULT_DURATION
-from hwsigner.control_plane.setup import Setup
+from hwsigner.control_plane.resources import DEFAULT_DURATION, Setup
 from hwsigner.control_plane.templates import TEMPLATES, check_characters
 from hwsigner.errors import UsageError, suggestion
 
