@@ -14,7 +14,7 @@ from tpm2_pytss import TPM2B_DIGEST, TPMT_SIG_SCHEME, TSS2_Exception
 from hwsigner.backends.tpm2.auth import NO_AUTH, AuthAttempt, Guarded, ParentAuth, is_held_back, key_auth
 from hwsigner.backends.tpm2.connection import TPMConnection, connect, connected
 from hwsigner.backends.tpm2.errors import HASH, SCHEME, code
-from hwsigner.backends.tpm2.objects import KeyObject
+from hwsigner.backends.tpm2.objects import LoadableKey
 from hwsigner.backends.tpm2.public_area import HASHES, PublicArea, encoded, read_public_area
 from hwsigner.backends.tpm2.tpm import TPM, SessionSettings
 from hwsigner.backends.tpm2.uris import (
@@ -148,7 +148,7 @@ class TPMKey(Key):
         self,
         connection: TPMConnection,
         settings: SessionSettings,
-        key: KeyObject,
+        key: LoadableKey,
         public: PublicArea,
         attempt: AuthAttempt,
         ask_again: Callable[[str], FoundPin],

@@ -13,7 +13,7 @@ from hwsigner.backends.tpm2 import examine
 from hwsigner.backends.tpm2.auth import AuthAttempt, Guarded, ParentAuth, key_auth
 from hwsigner.backends.tpm2.connection import connected
 from hwsigner.backends.tpm2.endorsement import Endorsement
-from hwsigner.backends.tpm2.objects import KeyObject
+from hwsigner.backends.tpm2.objects import LoadableKey
 from hwsigner.backends.tpm2.pcrs import PCRSelection
 from hwsigner.backends.tpm2.public_area import PublicArea, read_public_area
 from hwsigner.backends.tpm2.tpm import TPM
@@ -130,7 +130,7 @@ def answer_challenge(uri: KeyURI, pins: PinSource, challenge: Mapping[str, bytes
         return values
 
 
-def _check_certifiable(tpm: TPM, subject: str, key: KeyObject) -> None:
+def _check_certifiable(tpm: TPM, subject: str, key: LoadableKey) -> None:
     """Check a key's public area.
 
     Raises:
@@ -151,7 +151,9 @@ def _public(tpm: TPM, handle: ESYS_TR) -> bytes:
     return bytes(outer.publicArea.marshal())
 
 
-def _certified(tpm: TPM, endorsement: Endorsement, key: KeyObject, attempt: AuthAttempt, qualifying: bytes) -> _Values:
+def _certified(
+    tpm: TPM, endorsement: Endorsement, key: LoadableKey, attempt: AuthAttempt, qualifying: bytes
+) -> _Values:
     """Certify a key. That is for its administrator: it takes the key's auth value, even if signatures need a policy."""
     with attempt.sending(tpm), key.loaded(tpm) as handle:
         session = tpm.authorize(handle, attempt.auth.value)

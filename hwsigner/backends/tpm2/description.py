@@ -10,7 +10,7 @@ from tpm2_pytss import TPM2B_PUBLIC, TPMA_OBJECT
 from hwsigner.backends.tpm2.auth import ParentAuth
 from hwsigner.backends.tpm2.connection import connected
 from hwsigner.backends.tpm2.key_file import HIERARCHIES, PolicyCommand, TSS2Key
-from hwsigner.backends.tpm2.objects import KeyObject
+from hwsigner.backends.tpm2.objects import LoadableKey
 from hwsigner.backends.tpm2.policy_commands import POLICY_PCR, PolicyPCR, command_name, read_command
 from hwsigner.backends.tpm2.public_area import spki_of
 from hwsigner.backends.tpm2.tpm import TPM, SessionSettings
@@ -51,7 +51,7 @@ def describe_key(uri: KeyURI, pins: PinSource) -> KeyDescription:
     return describe_file(uri, file) if file else describe_persistent(uri, key)
 
 
-def describe_persistent(uri: KeyURI, key: KeyObject, has_auth: bool | None = None) -> KeyDescription:
+def describe_persistent(uri: KeyURI, key: LoadableKey, has_auth: bool | None = None) -> KeyDescription:
     """Return what is known of the key at a persistent handle; raises as `describe_key`.
 
     Args:

@@ -34,7 +34,7 @@ _DAMAGED = "Restore the file, or make a new key"
 _Structure = TypeVar("_Structure", TPM2B_ENCRYPTED_SECRET, TPM2B_PRIVATE, TPM2B_PUBLIC)
 
 
-class KeyObject(ABC):
+class LoadableKey(ABC):
     """A key that a TPM holds or can load.
 
     Attributes:
@@ -82,7 +82,7 @@ class KeyObject(ABC):
         return self._policy.session(tpm, handle, auth)
 
 
-class PersistentObject(KeyObject):
+class PersistentObject(LoadableKey):
     """A key at a persistent handle."""
 
     def __init__(self, handle: int, name: str) -> None:
@@ -92,7 +92,7 @@ class PersistentObject(KeyObject):
         self._found: tuple[TPM, ESYS_TR] | None = None
 
     def public(self, tpm: TPM) -> TPMT_PUBLIC:
-        """See `KeyObject`.
+        """See `LoadableKey`.
 
         Raises:
             KeyNotFoundError: there is no key at the handle.
@@ -105,7 +105,7 @@ class PersistentObject(KeyObject):
 
     @contextmanager
     def loaded(self, tpm: TPM) -> Iterator[ESYS_TR]:
-        """See `KeyObject`. It never takes up a slot."""
+        """See `LoadableKey`. It never takes up a slot."""
         if self._found is None or self._found[0] is not tpm:
             self._found = tpm, self._find(tpm)
         try:
@@ -132,7 +132,7 @@ class PersistentObject(KeyObject):
         return found
 
 
-class LoadableObject(KeyObject):
+class LoadableObject(LoadableKey):
     """The key of a TSS2 file, loaded or imported under its parent once.
 
     Args:
@@ -154,7 +154,7 @@ class LoadableObject(KeyObject):
         self._set_policy(self._public.publicArea, file)
 
     def public(self, tpm: TPM) -> TPMT_PUBLIC:
-        """See `KeyObject`.
+        """See `LoadableKey`.
 
         Raises:
             SigningKeyError: the TPM does not accept the key.
@@ -165,7 +165,7 @@ class LoadableObject(KeyObject):
             return self._public.publicArea
 
     def loaded(self, tpm: TPM) -> AbstractContextManager[ESYS_TR]:
-        """See `KeyObject`. Raises as `public`."""
+        """See `LoadableKey`. Raises as `public`."""
         return tpm.loaded(self, lambda: self._load(tpm))
 
     def _load(self, tpm: TPM) -> ESYS_TR:

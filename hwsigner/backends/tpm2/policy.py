@@ -17,7 +17,7 @@ from hwsigner.backends.tpm2.errors import POLICY_FAIL, code
 from hwsigner.backends.tpm2.key_file import AuthPolicy, PolicyCommand, TSS2Key
 from hwsigner.backends.tpm2.policy_commands import (
     HASHES,
-    Command,
+    ExecutableCommand,
     NotSatisfiedError,
     PolicyAuthorize,
     PolicyAuthValue,
@@ -42,7 +42,7 @@ class PolicyBranch(NamedTuple):
     """
 
     name: str
-    commands: tuple[Command, ...]
+    commands: tuple[ExecutableCommand, ...]
 
     @property
     def takes_auth(self) -> bool:

@@ -41,7 +41,7 @@ class UnknownCommandError(Exception):
     """A command that hwsigner does not know. Its text names it."""
 
 
-class Command(Protocol):
+class ExecutableCommand(Protocol):
     """A command of a policy."""
 
     def extended(self, digest: bytes | None, hash_name: str) -> bytes | None:
@@ -85,13 +85,13 @@ class PolicyPCR(NamedTuple):
     digest: bytes
 
     def extended(self, digest: bytes | None, hash_name: str) -> bytes | None:
-        """See `Command`."""
+        """See `ExecutableCommand`."""
         if digest is None or not self.digest:
             return None
         return _hash(hash_name, digest, _code(POLICY_PCR), self.selection, self.digest)
 
     def run(self, tpm: TPM, session: ESYS_TR, hash_name: str) -> None:
-        """See `Command`. The policy has one digest of all PCRs, so it does not show which of them differ."""
+        """See `ExecutableCommand`. The policy has one digest of all PCRs, so it does not show which of them differ."""
         try:
             tpm.esys.policy_pcr(session, self.digest, TPML_PCR_SELECTION.unmarshal(self.selection)[0])
         except TSS2_Exception as error:
@@ -108,11 +108,11 @@ class PolicyAuthValue:
     """The key's auth value must be proven. PolicyPassword extends a digest the same, and sends the value itself."""
 
     def extended(self, digest: bytes | None, hash_name: str) -> bytes | None:
-        """See `Command`."""
+        """See `ExecutableCommand`."""
         return None if digest is None else _hash(hash_name, digest, _code(POLICY_AUTH_VALUE))
 
     def run(self, tpm: TPM, session: ESYS_TR, hash_name: str) -> None:
-        """See `Command`."""
+        """See `ExecutableCommand`."""
         tpm.esys.policy_auth_value(session)
 
 
@@ -122,13 +122,13 @@ class PolicyOR(NamedTuple):
     digests: tuple[bytes, ...]
 
     def extended(self, digest: bytes | None, hash_name: str) -> bytes | None:
-        """See `Command`."""
+        """See `ExecutableCommand`."""
         if digest is not None and digest not in self.digests:
             raise ValueError("the commands before a PolicyOR are none of its branches")
         return _hash(hash_name, _zeros(hash_name), _code(POLICY_OR), *self.digests)
 
     def run(self, tpm: TPM, session: ESYS_TR, hash_name: str) -> None:
-        """See `Command`."""
+        """See `ExecutableCommand`."""
         try:
             tpm.esys.policy_or(session, TPML_DIGEST(list(self.digests)))
         except TSS2_Exception as error:
@@ -151,12 +151,12 @@ class PolicyAuthorize(NamedTuple):
     signature: TPMT_SIGNATURE | None
 
     def extended(self, digest: bytes | None, hash_name: str) -> bytes | None:
-        """See `Command`."""
+        """See `ExecutableCommand`."""
         name = bytes(self.public.get_name())
         return _hash(hash_name, _hash(hash_name, _zeros(hash_name), _code(POLICY_AUTHORIZE), name), self.reference)
 
     def run(self, tpm: TPM, session: ESYS_TR, hash_name: str) -> None:
-        """See `Command`."""
+        """See `ExecutableCommand`."""
         approved = bytes(tpm.esys.policy_get_digest(session))
         signed = _hash(hash_name, approved, self.reference)
         # A ticket of the null hierarchy would prove nothing.
@@ -170,7 +170,7 @@ class PolicyAuthorize(NamedTuple):
         tpm.esys.policy_authorize(session, approved, bytes(self.public.get_name()), ticket, self.reference)
 
 
-def read_command(command: PolicyCommand) -> Command:
+def read_command(command: PolicyCommand) -> ExecutableCommand:
     """Read a command.
 
     Raises:

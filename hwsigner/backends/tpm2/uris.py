@@ -18,7 +18,7 @@ from hwsigner.backends.pem import read_contents
 from hwsigner.backends.tpm2.auth import ParentAuth
 from hwsigner.backends.tpm2.errors import DEVICES, NAME_IT, environment_tctis
 from hwsigner.backends.tpm2.key_file import HIERARCHIES, LABEL, TSS2Key, parse_tss2
-from hwsigner.backends.tpm2.objects import KeyObject, LoadableObject, PersistentObject
+from hwsigner.backends.tpm2.objects import LoadableKey, LoadableObject, PersistentObject
 from hwsigner.backends.tpm2.srk import PROVISIONED, TrustedSRK
 from hwsigner.backends.tpm2.tpm import SessionSettings
 from hwsigner.errors import (
@@ -63,7 +63,7 @@ class NamedKey(NamedTuple):
 
     subject: str
     file: TSS2Key | None
-    key: KeyObject
+    key: LoadableKey
 
 
 def session_settings(uri: KeyURI, parent: int | None = None) -> SessionSettings:
