@@ -10,6 +10,8 @@ Public are the names in `__all__` and these modules; everything else is private 
 - `hwsigner.sigv4.access_key`: the same with an access key;
 - `hwsigner.attestation`: prove, or verify, that a key is in hardware;
 - `hwsigner.emulator`: a local service for tests;
+- `hwsigner.doctor`: what is wrong with profiles, keys and this machine;
+- `hwsigner.findings`: what that returns;
 - `hwsigner.trust_policy`: who may assume a role, by its trust policy;
 - `hwsigner.backends`: `Backend` and `register`, for keys in places that hwsigner does not know;
 - `hwsigner.testing`: tests for such a backend;

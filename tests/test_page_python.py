@@ -75,6 +75,11 @@ def test_one_session_without_a_profile(run: Run, scene: Scene) -> None:
     assert names["credentials"].access_key_id.startswith("ASIA")
 
 
+def test_findings_of_doctor(run: Run, scene: Scene) -> None:
+    run(python_block("docs/how-to/doctor.md", "## In a program", "Without a name"))
+    assert scene.emulator.requests[-1].accepted
+
+
 def test_life_of_a_key(run: Run, softhsm: InProcessSoftHSM, ca: certs.Authority) -> None:
     code = python_block(LIBRARY, "## A key's life", "These do what").replace("token=alpha", f"token={softhsm.label}")
 

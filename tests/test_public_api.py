@@ -26,7 +26,7 @@ MODULES = {
         "sigv4",
         "sigv4.access_key",
         "testing",
-        *("boto3", "botocore", "trust_policy"),
+        *("boto3", "botocore", "doctor", "findings", "trust_policy"),
         *("enrolment.issuers", "enrolment.testing"),
     )
 }

@@ -64,6 +64,16 @@ MISTAKES = {
     ),
     "a command's add_arguments is renamed": Mistake("cli/csr.py", "def add_arguments(", "def add_argument("),
     "a command's run takes nothing": Mistake("cli/version.py", "def run(arguments: Arguments)", "def run()"),
+    "doctor finds what no table has": Mistake("doctor/machine.py", "local.KEY_MISMATCH", "local.KEY_MISSMATCH"),
+    "a review of a policy finds what no table has": Mistake(
+        "trust_policy/review.py", "policies.DENIED_ALWAYS", "policies.DENIED_ALLWAYS"
+    ),
+    "a check of an account finds what no table has": Mistake(
+        "control_plane/report.py", "account.ROLE_REFUSES", "account.ROLE_REFUSED"
+    ),
+    "a certificate breaks a rule for which doctor has no finding": Mistake(
+        "identity/certificate.py", 'BrokenRule("hash"', 'BrokenRule("signature-hash"'
+    ),
     "a command has no HELP": Mistake("cli/doctor/__init__.py", "\nHELP = ", "\nHEPL = "),
     "a setting is misspelt in the configuration": Mistake(
         "config/settings.py", "values.private_key", "values.privat_key"

@@ -17,8 +17,6 @@ from hwsigner.errors import ConfigError, HwsignerError, NoProfileError, UsageErr
 from hwsigner.findings import Finding, local
 
 if TYPE_CHECKING:
-    from hwsigner.aws.apis import ServiceClients
-    from hwsigner.config.settings import Settings
     from hwsigner.pins import AskPin
 
 __all__ = ["Checks", "Examination", "Finding", "examine"]
@@ -36,16 +34,20 @@ class Checks:
 
     Attributes:
         online: whether to use each key, with its PIN, and to ask for a session.
-        prompts: returns what asks the user for a PIN of a profile with these settings.
+        prompts: returns what asks the user for a PIN that no other place gives, for the `pinentry` of a profile.
         policy: a trust policy in JSON, for the certificates of the profiles.
-        clients: returns clients of the AWS APIs in a region, to compare the profiles with what AWS has.
+        aws: whether to compare the profiles with what AWS has, by read-only calls. Not done if a policy is given.
+        aws_profile: the profile of the AWS SDKs' files for that, with an administrator's credentials.
+        aws_endpoint: the URL of the AWS APIs for that; None for those that the SDKs choose.
         check_command: checks the flags of a `credential_process` line, and raises a UsageError; None to check none.
     """
 
     online: bool = False
-    prompts: Callable[[Settings], Sequence[AskPin]] = lambda _: ()
+    prompts: Callable[[str | None], Sequence[AskPin]] = lambda _: ()
     policy: bytes | None = None
-    clients: Callable[[str], ServiceClients] | None = None
+    aws: bool = False
+    aws_profile: str | None = None
+    aws_endpoint: str | None = None
     check_command: Callable[[Sequence[str]], None] | None = None
 
 
@@ -83,9 +85,9 @@ def examine(
             one.about(each.name) for one in _of_profile(ProfileState(each, environ, datetime.now(UTC)), checks)
         ]
     if not checked and checks.policy is not None:
-        from hwsigner.doctor import aws
+        from hwsigner.doctor.aws import check_policy
 
-        _run(findings, "the trust policy", aws.check_policy, None, checks.policy)
+        _run(findings, "the trust policy", check_policy, None, checks.policy)
     return Examination([each.name for each in checked], list(dict.fromkeys(findings)))
 
 
@@ -126,17 +128,18 @@ def _of_profile(state: ProfileState, checks: Checks) -> list[Finding]:
     _run(findings, "the key", machine.check_key, state)
     _run(findings, "the hybrid node", machine.check_hybrid_node, state)
     grave = {one.mistake for one in findings} - _HARMLESS
-    if checks.policy is not None or (checks.clients and not of_request):
-        from hwsigner.doctor import aws
+    if checks.policy is not None:
+        from hwsigner.doctor.aws import check_policy
 
-        if checks.policy is not None:
-            _run(findings, "the trust policy", aws.check_policy, state, checks.policy)
-        elif checks.clients:
-            _run(findings, "the AWS account", aws.check_account, state, checks.clients)
+        _run(findings, "the trust policy", check_policy, state, checks.policy)
+    elif checks.aws and not of_request:
+        from hwsigner.doctor.aws import check_account
+
+        _run(findings, "AWS", check_account, state, checks.aws_profile, checks.aws_endpoint)
     if checks.online and grave <= _BY_CLOCK:  # A PIN or a session is not spent on what can't succeed.
         from hwsigner.doctor import service
 
-        prompts = checks.prompts(state.settings)
+        prompts = checks.prompts(state.settings.pinentry)
         _run(findings, "the session", service.check_online, state, prompts, clock_only=bool(grave))
     return findings
 

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
+from hwsigner.aws.apis import ServiceClients
 from hwsigner.aws.region import check_arns, parse_arn
 from hwsigner.config import settings
 from hwsigner.control_plane.facts import read_facts
 from hwsigner.control_plane.report import report, report_policy
 from hwsigner.errors import CertificateError, HwsignerError, UsageError
 from hwsigner.findings import Finding, local
+from hwsigner.http.address import check_protected, read_url
 from hwsigner.identity.certificate import Certificate, Chain, build_chain
 from hwsigner.identity.session_tags import alternative_names, other_names
 
 if TYPE_CHECKING:
-    from hwsigner.aws.apis import ServiceClients
     from hwsigner.doctor.profile_checks import ProfileState
 
 
@@ -37,13 +38,16 @@ def check_policy(state: ProfileState | None, document: bytes) -> Iterator[Findin
         yield from _check_names(_conditions(document), state.leaf)
 
 
-def check_account(state: ProfileState, clients: Callable[[str], ServiceClients]) -> Iterator[Finding]:
+def check_account(state: ProfileState, aws_profile: str | None, endpoint: str | None) -> Iterator[Finding]:
     """Yield what is wrong between a profile and what AWS has. Only read-only calls are made."""
     values, chain = state.settings, _chain(state)
     try:
         region = check_arns(values.trust_anchor_arn, values.profile_arn, role=values.role_arn, region=None)
         request = settings.session_request(values)
-        facts = read_facts(clients(region), request, [chain.leaf.subject] if chain else [])
+        if endpoint:
+            check_protected("--endpoint", read_url("--endpoint", endpoint))
+        clients = ServiceClients(region, profile=aws_profile, endpoint=endpoint)
+        facts = read_facts(clients, request, [chain.leaf.subject] if chain else [])
         yield from report(facts, request, chain, datetime.now(UTC)).findings
     except HwsignerError as error:
         yield local.AWS_NOT_ASKED.found_by(error)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 from hwsigner.cli.colours import GREEN, RED, coloured, indented
@@ -14,7 +13,6 @@ from hwsigner.config.flags import OUTPUT, Flag, switch
 from hwsigner.errors import printable
 
 if TYPE_CHECKING:
-    from hwsigner.aws.apis import ServiceClients
     from hwsigner.doctor import Examination, Finding
 
 HELP = "find what is wrong, and say how to fix it"
@@ -40,13 +38,16 @@ def run(arguments: Arguments) -> int:
     """Print the findings. The status is 1 if there are any."""
     from hwsigner.cli.documents import read_bytes
     from hwsigner.cli.options import prompts
+    from hwsigner.config.settings import Settings
     from hwsigner.doctor import Checks, examine
 
     checks = Checks(
         online=arguments.online,
-        prompts=prompts,
+        prompts=lambda pinentry: prompts(Settings({"pinentry": pinentry})),
         policy=read_bytes(arguments.policy) if arguments.policy else None,
-        clients=partial(_clients, arguments) if arguments.aws else None,
+        aws=arguments.aws,
+        aws_profile=arguments.aws_profile,
+        aws_endpoint=arguments.settings.endpoint,
         check_command=_check_command,
     )
     examination = examine(arguments.profile or os.environ.get("HWSIGNER_PROFILE"), checks=checks)
@@ -55,12 +56,6 @@ def run(arguments: Arguments) -> int:
     else:
         print("\n".join(_lines(examination)))
     return _FOUND if examination.findings else 0
-
-
-def _clients(arguments: Arguments, region: str) -> ServiceClients:
-    from hwsigner.cli.aws.arguments import service_clients
-
-    return service_clients(arguments, region=region)
 
 
 def _check_command(arguments: Sequence[str]) -> None:
