@@ -29,8 +29,6 @@ from hwsigner.emulator import Emulator, Fault
 from hwsigner.errors import ServiceError
 from hwsigner.system.clocks import Clocks
 
-pytestmark = pytest.mark.slow
-
 PROCESS = """#!/bin/sh
 echo ran >> "$0.ran"
 echo '{"Version": 1, "AccessKeyId": "AKIAPROCESS", "SecretAccessKey": "secret"}'
@@ -102,6 +100,7 @@ def test_nothing_is_opened_before_a_client_is_made(home: Home) -> None:
     assert sessions(home) == 0
 
 
+@pytest.mark.slow
 def test_twenty_sessions_in_as_many_threads_create_one(home: Home) -> None:
     made = [hwsigner.boto3.session("web") for _ in range(20)]
     with ThreadPoolExecutor(20) as pool:

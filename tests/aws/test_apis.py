@@ -16,8 +16,6 @@ from hwsigner.emulator import Emulator, World
 from hwsigner.errors import ConfigError, HwsignerError, ServiceError, ServiceUnreachableError, UsageError
 from ports import reserve_port
 
-pytestmark = pytest.mark.slow
-
 REGION = "eu-central-1"
 ROLE_ARN = "arn:aws:iam::123456789012:role/web"
 

@@ -37,12 +37,11 @@ from softhsm.tpm import SoftTPM
 from softhsm.yubikey import FIRMWARE_5_7, YKCS11, YubiKey
 from yubikeys import forget_cards
 
-pytestmark = pytest.mark.slow
-
 MANAGEMENT_KEY = "0102030405060708" * 3
 
 
 class TestWay:
+    @pytest.mark.slow
     def test_one_command_goes_from_nothing_to_a_role(self, enrolment: Enrolment) -> None:
         rows = succeeds(enrolment.run("--dns", "bamboo-01.example.com"))
         assert "made now" in rows["Key"]
@@ -62,6 +61,7 @@ class TestWay:
         assert [(file.read_bytes(), file.stat().st_mtime_ns) for file in files] == before
         assert enrolment.issued == 1
 
+    @pytest.mark.slow
     def test_token_key_gets_a_role(
         self, enrolment: Enrolment, softhsm: InProcessSoftHSM, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -73,12 +73,14 @@ class TestWay:
         assert "already there" in succeeds(enrolment.again())["Certified"]
         assert enrolment.issued == 1
 
+    @pytest.mark.slow
     def test_tpm_key_gets_a_role(self, enrolment: Enrolment, swtpm: SoftTPM) -> None:
         enrolment.key = str(enrolment.home / "keys" / "web.pem")
         succeeds(enrolment.run(f"--private-key=tpm2:path={enrolment.key}", f"--tcti={swtpm.tcti}"))
         assert enrolment.gets_credentials()
         assert "already there" in succeeds(enrolment.again())["Certified"]
 
+    @pytest.mark.slow
     def test_tpm_key_at_a_handle_has_its_certificate_in_the_tpm(
         self, enrolment: Enrolment, cleaned_tpm: SoftTPM
     ) -> None:
@@ -89,6 +91,7 @@ class TestWay:
         assert "already there" in succeeds(enrolment.again())["Certified"]
         assert enrolment.issued == 1
 
+    @pytest.mark.slow
     def test_expired_certificate_is_replaced(self, enrolment: Enrolment) -> None:
         succeeds(enrolment.run())
         key = Path(enrolment.key).read_bytes()
@@ -130,6 +133,7 @@ STEPS = [
 
 
 class TestKilled:
+    @pytest.mark.slow
     @pytest.mark.parametrize("is_done", [False, True], ids=["before", "after"])
     @pytest.mark.parametrize("step", STEPS)
     def test_next_run_goes_on_where_the_last_one_was_killed(
@@ -155,6 +159,7 @@ class TestKilled:
         assert enrolment.issued == (2 if (step, is_done) in (("request_certificate", True), ("install", False)) else 1)
 
     @pytest.mark.slow
+    @pytest.mark.slow
     def test_processes_killed_at_random_leave_one_key_and_one_certificate(self, enrolment: Enrolment) -> None:
         command = [sys.executable, "-m", "hwsigner", *enrolment.arguments()]
         key = None
@@ -173,6 +178,7 @@ class TestKilled:
             *("web.crt", "web.key")
         ]
 
+    @pytest.mark.slow
     def test_two_at_once_make_one_key_and_one_certificate(self, enrolment: Enrolment) -> None:
         command = [sys.executable, "-m", "hwsigner", *enrolment.arguments()]
         both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in "ab"]
@@ -270,6 +276,7 @@ def test_old_certificate_stays_when_the_disk_is_full(enrolment: Enrolment) -> No
 
 
 class TestRefused:
+    @pytest.mark.slow
     @judges.needs_libykcs11
     def test_management_key_of_a_yubikey_is_not_sent_as_its_pin(
         self, enrolment: Enrolment, pcsc: SoftPcsc, new_yubikey: Callable[..., YubiKey]
@@ -417,6 +424,7 @@ class TestSystem:
         assert (status.st_gid, status.st_mode & 0o777) == (12345, 0o640)
         assert os.stat(enrolment.key).st_mode & 0o777 == 0o600
 
+    @pytest.mark.slow
     @pytest.mark.root
     def test_agent_s_group_may_read_a_new_tpm_key_and_a_changed_mode_stays(
         self, enrolment: Enrolment, swtpm: SoftTPM, monkeypatch: pytest.MonkeyPatch

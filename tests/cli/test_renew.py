@@ -20,8 +20,6 @@ from hwsigner.enrolment import profile, renewal
 from scene import Outcome
 from softhsm.tpm import SoftTPM
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture
 def enrolled(enrolment: Enrolment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Enrolment:
@@ -79,11 +77,13 @@ class TestWay:
         assert Path(before["private-key"]).exists()
         assert enrolled.gets_credentials()
 
+    @pytest.mark.slow
     def test_new_key_may_get_a_certificate_that_ends_earlier(self, enrolled: Enrolment) -> None:
         age(enrolled, 2, -3000)  # Its key may have been copied: that must not go on for years.
         succeeds(run(enrolled, f"--new-key={enrolled.home / 'keys' / 'next.key'}"))
         assert enrolled.gets_credentials()
 
+    @pytest.mark.slow
     def test_profile_set_up_by_hand_keeps_the_names_of_its_certificate(self, enrolled: Enrolment) -> None:
         succeeds(enrolled.again("--dns", "a.example", "--uri", "spiffe://a/b"))
         old = age(enrolled, 1, -1)
@@ -98,6 +98,7 @@ class TestWay:
             assert names.get_values_for_type(x509.DNSName) == ["a.example"]
             assert names.get_values_for_type(x509.UniformResourceIdentifier) == ["spiffe://a/b"]
 
+    @pytest.mark.slow
     def test_certificate_in_a_token_is_renewed(
         self, enrolment: Enrolment, softhsm: InProcessSoftHSM, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -109,6 +110,7 @@ class TestWay:
         assert "object=renewed" in enrolment.profile()["private-key"]
         assert enrolment.gets_credentials()
 
+    @pytest.mark.slow
     def test_certificate_in_a_tpm_is_renewed(self, enrolment: Enrolment, cleaned_tpm: SoftTPM) -> None:
         enrolment.key = "handle:0x81000dee"
         succeeds(
@@ -169,6 +171,7 @@ class TestDue:
 
 
 class TestRefusals:
+    @pytest.mark.slow
     def test_certificate_that_the_service_refuses_is_not_put_in_place(self, enrolled: Enrolment) -> None:
         old, config = age(enrolled, 2, -1), enrolled.config.read_bytes()
         enrolled.scene.emulator.misbehave(Fault.parse("deny"))
@@ -176,6 +179,7 @@ class TestRefusals:
         assert (leaf(enrolled), enrolled.config.read_bytes()) == (old, config)
         assert enrolled.gets_credentials()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("before", "status", "problem"),
         [
@@ -194,6 +198,7 @@ class TestRefusals:
         assert leaf(enrolled) == old
         assert enrolled.gets_credentials()
 
+    @pytest.mark.slow
     def test_unreachable_service_leaves_the_old_certificate(
         self, enrolled: Enrolment, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -203,6 +208,7 @@ class TestRefusals:
         refused(run(enrolled), 6, "the old one stays in use")
         assert leaf(enrolled) == old
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("end", [-1 / 24, 1])
     @pytest.mark.parametrize("fault", ["unavailable", "unreachable"])
     def test_certificate_without_a_trial_is_better_than_one_that_expires(
@@ -253,6 +259,7 @@ class TestRefusals:
             refused(run(enrolled), 7, "another hwsigner renew is running")
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_renewal_that_is_killed_leaves_a_pair_that_works(enrolled: Enrolment) -> None:
     program = [sys.executable, "-m", "hwsigner", "renew", "web"]

@@ -23,8 +23,6 @@ from revocations import Account, Machine, account, denied, interrupted
 from softhsm.tpm import SoftTPM
 from terminals import Terminal
 
-pytestmark = pytest.mark.slow
-
 __all__ = ["account"]
 
 COMMENTED = "# First\n\n[profile.other]\nregion = 'eu-west-1' # keep\n\n# About web\n"
@@ -197,12 +195,12 @@ def test_running_agent_closes_the_profile(account: Account, monkeypatch: pytest.
 def test_profile_in_a_file_that_can_t_be_changed_keeps_everything(
     account: Account, machine: Machine, config_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, access = config_home / "hwsigner", os.access
-    monkeypatch.setattr(os, "access", lambda path, mode: access(path, mode) and (path, mode) != (folder, os.W_OK))
+    folder, access = str(config_home / "hwsigner"), os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: access(path, mode) and (str(path), mode) != (folder, os.W_OK))
     outcome = account.call("retire", "web", "--yes", *with_ca(account))
     assert (outcome.status, outcome.out, machine.key.exists(), account.lists()) == (1, "", True, [])
     hint = "Run it as the owner. If its file system is read-only here, run it where it is not"
-    problem = f"you can't change {folder / 'config.toml'}, which has profile 'web'"
+    problem = f"you can't change {folder}/config.toml, which has profile 'web'"
     assert outcome.err == f"hwsigner: {problem}. {hint}\n"
 
 
@@ -255,6 +253,7 @@ def test_profile_that_selects_its_certificate_is_not_removed_before_its_key(acco
 COMMAND = (sys.executable, "-m", "hwsigner", "retire", "web")
 
 
+@pytest.mark.slow
 def test_each_step_is_asked_for(account: Account, machine: Machine, config_home: Path, terminal: Terminal) -> None:
     keys = {"AWS_ACCESS_KEY_ID": planes.KEY[0], "AWS_SECRET_ACCESS_KEY": planes.KEY[1]}
     process = terminal.start(*COMMAND, *with_ca(account), XDG_CONFIG_HOME=str(config_home), **keys)
@@ -286,6 +285,7 @@ def test_without_a_terminal_it_needs_yes(account: Account, machine: Machine, con
 
 
 class TestHardware:
+    @pytest.mark.slow
     def test_key_and_certificate_in_a_token_are_gone(self, account: Account, softhsm: InProcessSoftHSM) -> None:
         pin = account.folder / "pin"
         pin.touch(0o600)
@@ -293,6 +293,7 @@ class TestHardware:
         uri = softhsm.uri("web", pin)
         self.live_and_retire(account, uri, uri)
 
+    @pytest.mark.slow
     def test_key_and_certificate_in_a_tpm_are_gone(self, account: Account, swtpm: SoftTPM) -> None:
         uri, index = f"tpm2:handle=0x81000777?tcti={swtpm.tcti}", "0x01c20077"
         self.live_and_retire(account, uri, f"tpm2:nv={index}?tcti={swtpm.tcti}", "--nv-index", index)

@@ -19,8 +19,6 @@ from hwsigner.doctor import sdks
 from hwsigner.system.files import read_text
 from patients import Patient
 
-pytestmark = pytest.mark.slow
-
 Plant = Callable[[Patient], object]
 
 _OTHER_REGION = "arn:aws:rolesanywhere:eu-west-1:123456789012:profile/11111111-2222-4333-8444-555555555555"

@@ -17,8 +17,6 @@ from emulator.signing import USER, Plan, add_credentials, ask, error_code
 from hwsigner.emulator import Emulator, Profile, World
 from hwsigner.emulator.control.operations import OPERATIONS, Operation
 
-pytestmark = pytest.mark.slow
-
 PLAN = Plan("rolesanywhere", "POST", "/profiles", (("Content-Type", "application/json"),), credentials=USER)
 BODY = {"name": "p", "roleArns": []}
 ROOT = f"arn:aws:rolesanywhere:{REGION}:{ACCOUNT}"
@@ -42,6 +40,7 @@ def crowded() -> Any:
         yield emulator
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(numbers=NUMBERS, leaving=NUMBERS, size=st.integers(1, 5))
 def test_pages_have_every_resource_that_stays_once(
@@ -165,6 +164,7 @@ def test_member_that_the_emulator_does_not_know_is_named(emulator: Emulator) -> 
     assert reply.json["message"] == "The emulator does not know the member tipConfiguration.new"
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(operation=st.sampled_from(list(OPERATIONS.values())), data=st.data())
 def test_any_request_gets_a_response_of_the_api(crowded: Emulator, operation: Operation, data: st.DataObject) -> None:

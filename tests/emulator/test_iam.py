@@ -18,8 +18,6 @@ from emulator.client import Caller, create_session, draft, send
 from emulator.planes import ACCOUNT, KEY, REGION, client
 from hwsigner.emulator import Emulator, Role, World
 
-pytestmark = pytest.mark.slow
-
 ACTIONS = ["sts:AssumeRole", "sts:TagSession", "sts:SetSourceIdentity"]
 READ_ONLY = "arn:aws:iam::aws:policy/ReadOnlyAccess"
 
@@ -121,6 +119,7 @@ def missing(call: Callable[..., object], parameters: dict[str, Any]) -> tuple[in
     return refused(lambda: call(**parameters))[:2]
 
 
+@pytest.mark.slow
 def test_program_sees_the_same_as_with_moto(emulator: Emulator, iam: Any) -> None:
     ours = [call() for call in program(iam)]
     with mock_aws(config={"iam": {"load_aws_managed_policies": True}}):
@@ -176,6 +175,7 @@ def tag(value: str) -> str:
     return document(Condition={"StringEquals": {"aws:PrincipalTag/x509Subject/CN": value}})
 
 
+@pytest.mark.slow
 def test_session_is_judged_by_the_trust_policy_that_iam_has(emulator: Emulator, caller: Caller, iam: Any) -> None:
     role, session = {"RoleName": "hwsigner-demo"}, draft(emulator, caller)
     for value, status in (("bamboo-01", 201), ("bamboo-02", 403), ("bamboo-01", 201)):

@@ -16,8 +16,6 @@ from emulator.planes import ACCOUNT, KEY, REGION, bundle, client
 from hwsigner.emulator import Emulator, Fault
 from hwsigner.errors import UsageError
 
-pytestmark = pytest.mark.slow
-
 USER = f"arn:aws:iam::{ACCOUNT}:user/{KEY[0]}"
 PREFIX = f"arn:aws:rolesanywhere:{REGION}:{ACCOUNT}"
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/hwsigner-demo"
@@ -149,6 +147,7 @@ def test_fault_has_the_form_of_the_service_and_nothing_changes(program: Program,
     program.call(action)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("service", ["iam", "rolesanywhere"])
 def test_boto3_retries_when_it_is_throttled(emulator: Emulator, service: str) -> None:
     emulator.add_credentials(*KEY)

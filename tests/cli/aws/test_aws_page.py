@@ -16,8 +16,6 @@ from pages import ROOT, run_shell, shell_blocks
 from scene import Outcome
 from transcripts import follow
 
-pytestmark = pytest.mark.slow
-
 PAGE = "docs/how-to/aws.md"
 ANCHOR = "arn:aws:rolesanywhere:eu-central-1:123456789012:trust-anchor/0e5a7c1e-2b9d-4c3f-8a64-51d0f7b3c9aa"
 GOOD = {
@@ -51,6 +49,7 @@ def going_ahead(script: str) -> str:
     return script.replace("# asks", "--yes")
 
 
+@pytest.mark.slow
 def test_commands_of_the_page_lead_to_credentials(tmp_path: Path) -> None:
     environment = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "xdg")}
     steps = run_shell(
@@ -96,14 +95,17 @@ def account(short_folder: Path) -> Iterator[tuple[Path, dict[str, str]]]:
         yield short_folder, environment
 
 
+@pytest.mark.slow
 def test_aws_check_prints_what_its_page_shows(account: tuple[Path, dict[str, str]]) -> None:
     follow("docs/reference/aws-check.md", *account)
 
 
+@pytest.mark.slow
 def test_aws_revoke_prints_what_its_page_shows(account: tuple[Path, dict[str, str]]) -> None:
     follow("docs/reference/aws-revoke.md", *account, {r"Type yes to [a-z ]+: ": "yes"})
 
 
+@pytest.mark.slow
 def test_commands_of_readme_set_up_aws(administrator: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_bytes(certs.make_ca("Example CA").pem)
     script = going_ahead(shell_blocks("README.md", "## Use it", "**A server with a TPM**"))

@@ -24,8 +24,6 @@ from json_output import read
 from ports import reserve_port
 from scene import Outcome
 
-pytestmark = pytest.mark.slow
-
 REGION, ACCOUNT = "us-east-1", "123456789012"
 KEYS = {"AWS_ACCESS_KEY_ID": "AKIDADMIN", "AWS_SECRET_ACCESS_KEY": "an-admins-secret"}
 OTHER_ID = "11111111-2222-4333-8444-555555555555"
@@ -252,6 +250,7 @@ PLANTS: dict[str, tuple[Callable[[Account], list[str]], set[str]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("plant", "expected"), PLANTS.values(), ids=list(PLANTS))
 def test_check_names_the_planted_mistake_and_no_other(
     account: Account, plant: Callable[[Account], list[str]], expected: set[str]

@@ -24,8 +24,6 @@ from scene import Outcome
 from softhsm.tpm import SoftTPM
 from terminals import Terminal
 
-pytestmark = pytest.mark.slow
-
 __all__ = ["account"]
 
 CALLS = ("GetTrustAnchor", "ListCrls", "ImportCrl", "GetCrl", "UpdateCrl", "EnableCrl")
@@ -219,6 +217,7 @@ def test_plan_changes_nothing_and_needs_no_key(account: Account) -> None:
     assert account.lists() == []
 
 
+@pytest.mark.slow
 def test_json_names_the_list(account: Account) -> None:
     machine = account.machine()
     shown = read(account.revoke(machine.path, "--output=json", "--days=10"), "aws revoke", alone=True)
@@ -237,6 +236,7 @@ def test_renew_makes_a_list_with_the_same_entries_and_a_later_end(account: Accou
     assert (number_of(made), made.next_update_utc > datetime.now(UTC) + timedelta(days=300)) == (8, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("entries", "status"), [(4000, 0), (4900, 0), (5850, 1)])
 def test_size_is_a_warning_at_80_percent_and_an_error_above_the_limit(
     account: Account, entries: int, status: int
@@ -343,6 +343,7 @@ def test_broken_list_is_a_warning_and_left_alone(account: Account) -> None:
     assert stored.data == b"nothing"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("typed", "status"), [(b"yes\n", 0), (b"y\n", 1)])
 def test_user_is_asked_on_the_terminal(account: Account, tmp_path: Path, typed: bytes, status: int) -> None:
     one = account.emulator
@@ -361,6 +362,7 @@ def test_user_is_asked_on_the_terminal(account: Account, tmp_path: Path, typed: 
 
 
 class TestHardware:
+    @pytest.mark.slow
     def test_ca_key_in_a_token_signs_with_the_pin(self, account: Account, softhsm: InProcessSoftHSM) -> None:
         softhsm.generate("ca", b"\x01", "rsa:2048")
         softhsm.reload()
@@ -369,6 +371,7 @@ class TestHardware:
         pin.write_text(softhsm.pin)
         self.revoke(account, softhsm.uri("ca", pin), softhsm.public_key(b"\x01"))
 
+    @pytest.mark.slow
     def test_ca_key_in_a_tpm_signs(self, account: Account, swtpm: SoftTPM) -> None:
         path = account.folder / "tpm.key"
         swtpm.create_key_file(path, "EC:P-256")

@@ -21,8 +21,6 @@ from json_output import read
 from scene import Outcome
 from terminals import Terminal
 
-pytestmark = pytest.mark.slow
-
 REGION = "us-east-1"
 MATCH = "CN=bamboo-01,OU=devops"
 READ_ONLY = "arn:aws:iam::aws:policy/ReadOnlyAccess"
@@ -166,6 +164,7 @@ def test_json_has_the_arns_and_what_was_done(place: Place) -> None:
     assert data["next"].startswith("hwsigner ")
 
 
+@pytest.mark.slow
 def test_setup_needs_yes_when_there_is_no_terminal(place: Place) -> None:
     command = [*PROGRAM, *place.command()]
     ran = subprocess.run(command, input=b"yes\n", capture_output=True, start_new_session=True, env=place.environ())
@@ -174,6 +173,7 @@ def test_setup_needs_yes_when_there_is_no_terminal(place: Place) -> None:
     assert place.anchors() == []
 
 
+@pytest.mark.slow
 def test_typed_yes_carries_the_plan_out(place: Place, terminal: Terminal) -> None:
     process = terminal.start(*PROGRAM, *place.command(), **place.environ())
     shown = terminal.shown_until("Type yes to do this: ")
@@ -185,6 +185,7 @@ def test_typed_yes_carries_the_plan_out(place: Place, terminal: Terminal) -> Non
     assert len(place.anchors()) == 1
 
 
+@pytest.mark.slow
 def test_any_other_answer_changes_nothing(place: Place, terminal: Terminal) -> None:
     process = terminal.start(*PROGRAM, *place.command(), **place.environ())
     terminal.shown_until("Type yes to do this: ")
@@ -194,6 +195,7 @@ def test_any_other_answer_changes_nothing(place: Place, terminal: Terminal) -> N
     assert (place.anchors(), place.profiles()) == ([], [])
 
 
+@pytest.mark.slow
 def test_nothing_is_done_when_something_changed_while_the_user_read_the_plan(place: Place, terminal: Terminal) -> None:
     place.setup()
     process = terminal.start(*PROGRAM, *place.command("CN=other"), **place.environ())
@@ -207,6 +209,7 @@ def test_nothing_is_done_when_something_changed_while_the_user_read_the_plan(pla
     assert place.role()["AssumeRolePolicyDocument"] == json.loads(policy)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", range(1, 6))
 def test_next_run_completes_what_a_killed_one_left(place: Place, last: int, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = 0
@@ -387,6 +390,7 @@ def test_missing_permission_is_named_when_all_is_to_be_made(place: Place, action
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize("action", COMPLETING)
 def test_missing_permission_is_named_when_a_set_up_is_completed(place: Place, action: str) -> None:
     client, other = place.client("rolesanywhere"), certs.make_ca("Other CA")
@@ -399,6 +403,7 @@ def test_missing_permission_is_named_when_a_set_up_is_completed(place: Place, ac
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize("action", MAKING[:-1])
 def test_each_throttled_call_is_repeated(place: Place, action: str) -> None:
     place.emulator.misbehave(Fault("throttle", 2), action=action)
@@ -406,6 +411,7 @@ def test_each_throttled_call_is_repeated(place: Place, action: str) -> None:
     assert (len(place.anchors()), len(place.profiles())) == (1, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["html", "not-json", "redirect", "cut-off", "close", "fail"])
 @pytest.mark.parametrize("action", ["rolesanywhere:ListTrustAnchors", "rolesanywhere:CreateProfile", "iam:CreateRole"])

@@ -48,8 +48,6 @@ from hwsigner.enrolment.registrar.registrar import Registrar
 from hwsigner.enrolment.registrar.sealing import LIFE_SECONDS, rotate_keys
 from hwsigner.errors import CertificateError, HwsignerError, ServiceError, ServiceUnreachableError, UsageError
 
-pytestmark = pytest.mark.slow
-
 CLIENT = "192.0.2.1"
 
 

@@ -33,8 +33,6 @@ from hwsigner.pins import PinSource
 from hwsigner.uri import KeyURI
 from loopback import Server, ServerCA, answering
 
-pytestmark = pytest.mark.slow
-
 KEY = KeyAccess(KeyURI.of("pkcs11:token=YubiKey;id=%01"), PinSource())
 
 
