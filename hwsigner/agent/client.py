@@ -10,11 +10,10 @@ import os
 import socket
 import stat
 import struct
-import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from hwsigner.agent import protocol
 from hwsigner.agent.protocol import AgentRequest, Channel, Head, Verb
@@ -23,6 +22,9 @@ from hwsigner.pins import AskPin, PinRequest
 from hwsigner.pins.child import VARIABLE as PIN_VARIABLE
 from hwsigner.system import notices
 from hwsigner.system.users import peer_uid
+
+if TYPE_CHECKING:
+    import subprocess
 
 SYSTEM_FOLDER = "/run/hwsigner"
 # `none`: no agent is asked or started. `asked`: hwsigner-credentials has asked the agents, so they are not asked again.
@@ -270,6 +272,8 @@ def start_agent(environ: Mapping[str, str]) -> subprocess.Popen[bytes] | None:
     Returns:
         The process, or None if none was started.
     """
+    import subprocess
+
     from hwsigner.system.processes import python_command
 
     has_folder = os.path.isdir(runtime_folder(environ))

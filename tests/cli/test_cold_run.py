@@ -44,7 +44,11 @@ OF_TPMS = {"asn1crypto", "hwsigner.backends.tpm2", "logging", "shutil", "tempfil
 
 def loaded(scene: Scene, environ: Mapping[str, str], **instead: str | Path) -> set[str]:
     """Return the modules that a run in a process of its own loads; `dataclass:NAME` for one that uses `dataclass`."""
-    command = [sys.executable, "-c", CODE, "credential-process", *scene.flags(**instead)]
+    return loaded_with(scene.flags(**instead), environ)
+
+
+def loaded_with(flags: list[str], environ: Mapping[str, str]) -> set[str]:
+    command = [sys.executable, "-c", CODE, "credential-process", *flags]
     done = subprocess.run(command, env={**os.environ, **environ}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = set(done.stderr.splitlines()[-1].split())
@@ -59,6 +63,15 @@ def ours_with_dataclasses(found: set[str]) -> list[str]:
 def test_run_with_a_key_file_loads_only_what_it_uses(scene: Scene) -> None:
     found = loaded(scene, {})
     assert found & (NEVER | OF_TOKENS | OF_TPMS | {"hwsigner.system.users"}) == set()
+    assert ours_with_dataclasses(found) == []
+
+
+def test_run_with_a_profile_also_loads_what_reads_it_and_asks_an_agent(scene: Scene) -> None:
+    lines = [flag.removeprefix("--").replace("=", ' = "', 1) + '"' for flag in scene.flags()]
+    (scene.folder / "hwsigner").mkdir(mode=0o700)
+    scene.write("hwsigner/config.toml", "\n".join(["[profile.web]", *lines]).encode()).chmod(0o600)
+    found = loaded_with(["--profile=web"], {"XDG_CONFIG_HOME": str(scene.folder), "HWSIGNER_AGENT": ""})
+    assert found & (NEVER | OF_TOKENS | OF_TPMS) == {"tomllib"}
     assert ours_with_dataclasses(found) == []
 
 
