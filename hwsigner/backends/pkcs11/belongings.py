@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from hwsigner.backends.pkcs11.errors import PKCS11Error
 from hwsigner.backends.pkcs11.functions import Attribute, ObjectClass, Session
-from hwsigner.backends.pkcs11.objects import CertificateObject, KeyObject, find_certificates, find_keys, public_keys_of
+from hwsigner.backends.pkcs11.objects import CertificateObject, KeyObject, find_certificates, find_keys
+from hwsigner.backends.pkcs11.pairing import public_keys_of
 from hwsigner.backends.pkcs11.token import OpenToken
 from hwsigner.backends.pkcs11.writing import WritingSession
 from hwsigner.errors import SigningKeyError

@@ -7,7 +7,8 @@ from typing import Any
 from hwsigner.backends.pkcs11.belongings import belongings
 from hwsigner.backends.pkcs11.functions import Attribute, ObjectClass, Session, TokenFlag
 from hwsigner.backends.pkcs11.module import token_uri
-from hwsigner.backends.pkcs11.objects import KeyObject, count_names, find_keys, object_uri, public_keys_of
+from hwsigner.backends.pkcs11.objects import KeyObject, count_names, find_keys, object_uri
+from hwsigner.backends.pkcs11.pairing import public_keys_of
 from hwsigner.backends.pkcs11.pins import has_keypad
 from hwsigner.backends.pkcs11.token import OpenToken
 from hwsigner.key.management import KeyDescription

@@ -293,9 +293,10 @@ class Session:
         """Log the user out, of all sessions of the process with this token."""
         check(self._functions.logout(self._handle))
 
-    def find(self, kind: int, template: Mapping[int, bytes]) -> list[int]:
-        """Return the handles of the objects of a class that have all these attributes."""
-        template = {Attribute.CLASS: from_number(kind), **template}
+    def find(self, kind: int | None, template: Mapping[int, bytes]) -> list[int]:
+        """Return the handles of the objects of a class, or of all with None, that have all these attributes."""
+        if kind is not None:
+            template = {Attribute.CLASS: from_number(kind), **template}
         values = {name: buffer(len(value), value) for name, value in template.items()}
         functions, handles, count = self._functions, (_ULONG * _BATCH)(), _ULONG(_BATCH)
         found: list[int] = []
@@ -308,6 +309,14 @@ class Session:
         finally:
             functions.find_objects_final(self._handle)
         return found
+
+    def class_of(self, found: int) -> int:
+        """Return an object's CKA_CLASS, or -1 if it can't be read."""
+        value = buffer(ctypes.sizeof(_ULONG))
+        with suppress(PKCS11Error):
+            if self._get(found, {Attribute.CLASS: value}):
+                return to_number(value.raw)
+        return -1
 
     def read(self, found: int, names: Iterable[int]) -> dict[int, bytes]:
         """Return those of an object's attributes that the token shows."""

@@ -11,14 +11,8 @@ from hwsigner.backends.pkcs11.der import certificate_names, certificate_public_k
 from hwsigner.backends.pkcs11.errors import PKCS11Error
 from hwsigner.backends.pkcs11.functions import Attribute, ObjectClass, Session, from_number
 from hwsigner.backends.pkcs11.module import token_uri
-from hwsigner.backends.pkcs11.objects import (
-    CertificateObject,
-    KeyObject,
-    count_names,
-    find_certificates,
-    object_uri,
-    public_keys_of,
-)
+from hwsigner.backends.pkcs11.objects import CertificateObject, KeyObject, count_names, find_certificates, object_uri
+from hwsigner.backends.pkcs11.pairing import public_keys_of
 from hwsigner.backends.pkcs11.search import FoundToken, find_named_key
 from hwsigner.backends.pkcs11.token import OpenToken
 from hwsigner.backends.pkcs11.writing import FALSE, TRUE, Template, WritingSession, writing

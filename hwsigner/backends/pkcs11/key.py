@@ -18,7 +18,8 @@ from hwsigner.backends.pkcs11.errors import (
     SessionLostError,
 )
 from hwsigner.backends.pkcs11.functions import KeyType, Session
-from hwsigner.backends.pkcs11.objects import ALGORITHMS, ORDER_BYTES, KeyObject, public_keys_of
+from hwsigner.backends.pkcs11.objects import ALGORITHMS, ORDER_BYTES, KeyObject
+from hwsigner.backends.pkcs11.pairing import public_keys_of
 from hwsigner.backends.pkcs11.search import find_key
 from hwsigner.backends.pkcs11.token import OpenToken
 from hwsigner.errors import SigningKeyError

@@ -8,15 +8,8 @@ from collections.abc import Iterator
 
 from hwsigner.backends.pkcs11.functions import ObjectClass, TokenFlag
 from hwsigner.backends.pkcs11.module import load_module
-from hwsigner.backends.pkcs11.objects import (
-    KeyObject,
-    count_names,
-    find_certificates,
-    find_keys,
-    key_kind,
-    object_uri,
-    public_keys_of,
-)
+from hwsigner.backends.pkcs11.objects import KeyObject, count_names, find_certificates, find_keys, key_kind, object_uri
+from hwsigner.backends.pkcs11.pairing import public_keys_of
 from hwsigner.backends.pkcs11.paths import listed_paths, names_module, unconfigured_paths
 from hwsigner.backends.pkcs11.pins import has_keypad, listed_pin_state
 from hwsigner.backends.pkcs11.search import FoundToken, uris_of_tokens, using

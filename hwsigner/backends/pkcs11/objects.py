@@ -1,12 +1,12 @@
-"""Objects of a token: the keys and certificates that a URI names, and which public key belongs to which private key."""
+"""Objects of a token: the keys and certificates that a URI names."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from functools import partial
+from functools import cached_property, partial
 from typing import NamedTuple, TypeVar
 
 from hwsigner.backends.pkcs11.der import (
@@ -91,115 +91,57 @@ Found = TypeVar("Found", KeyObject, CertificateObject)
 _Template = Mapping[int, bytes]
 
 
-def find_private_keys(session: Session, uri: KeyURI, wanted: bytes | None = None) -> list[KeyObject]:
-    """Return the private keys that a URI names; if some of them can sign, only those.
+class Objects:
+    """All objects that have some names, found by one search. Those of a class are read when they are first needed.
 
-    A URI may name a certificate or a public key of the token: the private key has the same CKA_ID, else the same
-    public key. `wanted` is the certificate's DER SubjectPublicKeyInfo, if it is known.
+    Args:
+        session: the session.
+        names: the CKA_ID and CKA_LABEL that they have; an empty one means that they have none.
     """
-    named = find_keys(session, ObjectClass.PRIVATE_KEY, uri)
-    is_sure = wanted is None or uri.path.get("type") == b"private"
-    if {"object", "id"} & uri.path.keys() and not (named and (is_sure or with_public_key(session, named, {wanted}))):
-        named = _keys_of_others(session, uri, wanted) or named
-    return [key for key in named if key.can_sign] or named
+
+    def __init__(self, session: Session, names: _Template) -> None:
+        self._session = session
+        self._names = names
+        self._handles: defaultdict[int, list[int]] = defaultdict(list)
+        for handle in session.find(None, _filled(names)):
+            self._handles[session.class_of(handle)].append(handle)
+
+    def __bool__(self) -> bool:
+        return bool(self._handles)
+
+    @cached_property
+    def privates(self) -> list[KeyObject]:
+        """The private keys, as far as they can be read."""
+        return self._keys(ObjectClass.PRIVATE_KEY)
+
+    @cached_property
+    def publics(self) -> list[KeyObject]:
+        """The public keys, as far as they can be read."""
+        return self._keys(ObjectClass.PUBLIC_KEY)
+
+    @cached_property
+    def certificates(self) -> list[CertificateObject]:
+        """The X.509 certificates, but for those that the token has as a URL."""
+        return _without(self._names, _certificates_at(self._session, self._handles[ObjectClass.CERTIFICATE]))
+
+    @property
+    def visible(self) -> list[AnyObject]:
+        """The public keys and certificates, which tokens mostly show without a login."""
+        return [*self.publics, *self.certificates]
+
+    def has_all(self, name: tuple[int, bytes]) -> bool:
+        """Whether everything on the token that has a name is among them."""
+        return self._names.items() <= {name}
+
+    def _keys(self, kind: int) -> list[KeyObject]:
+        return _without(self._names, _keys_at(self._session, kind, self._handles[kind]))
 
 
-def _keys_of_others(session: Session, uri: KeyURI, wanted: bytes | None) -> list[KeyObject]:
-    """Return the private keys that belong to the certificates and public keys that a URI names."""
-    others = _visible(session, uri)
-    shown: set[bytes | None] = {one.public_key for one in others} - {None}
-    ids = sorted({one.id for one in others} - {b""})
-    keys = [key for key_id in ids for key in _read_keys(session, ObjectClass.PRIVATE_KEY, {Attribute.ID: key_id})]
-    if wanted in shown:  # A CKA_ID that leads to another key than the certificate's is not followed.
-        shown = {wanted}
-        keys = with_public_key(session, keys, shown)
-    if keys or not shown:
-        return keys
-    return with_public_key(session, _read_keys(session, ObjectClass.PRIVATE_KEY, {}), shown)
-
-
-def with_public_key(session: Session, keys: Sequence[KeyObject], wanted: Collection[bytes | None]) -> list[KeyObject]:
-    """Return one private key for each of these public keys; if there is none, the keys whose public key is hidden.
-
-    Several private keys with one public key are copies of one key.
-    """
-    shown = list(zip(keys, public_keys_of(session, keys), strict=True))
-    by_public = {public: key for key, public in reversed(shown) if public in wanted}
-    return list(by_public.values()) or [key for key, public in shown if public is None]
-
-
-def public_keys_of(session: Session, keys: Sequence[KeyObject]) -> list[bytes | None]:
-    """Return the public half of each private key as DER SubjectPublicKeyInfo, or None if the token does not show it.
-
-    It is in the private key object itself; else in the public key object of the same CKA_ID (of the same label, if
-    there is no CKA_ID); else in the certificate of the same CKA_ID, unless other keys or certificates share that: some
-    tokens give it to an attestation certificate as well.
-
-    The token is searched for one key by its name; for several, all objects are read once.
-    """
-    bare = [key for key in keys if not key.public_key and (key.id or key.label)]
-    publics = _by_name(bare, partial(_read_keys, session, ObjectClass.PUBLIC_KEY))
-    privates = _by_name(bare, partial(_read_keys, session, ObjectClass.PRIVATE_KEY))
-    shown = {key.handle: _public_keys_beside(key, publics, privates) for key in bare}
-    orphans = [key for key in bare if key.id and not shown[key.handle]]
-    certificates = _by_name(orphans, partial(_read_certificates, session))
-    for key in orphans:
-        if len(privates[_name(key)]) == 1:
-            shown[key.handle] = {one.public_key for one in certificates[_name(key)] if one.public_key}
-    single = {handle: found.pop() for handle, found in shown.items() if len(found) == 1}
-    return [key.public_key or single.get(key.handle) for key in keys]
-
-
-def _by_name(
-    keys: Sequence[KeyObject], read: Callable[[_Template], list[Found]]
-) -> defaultdict[tuple[int, bytes], list[Found]]:
-    """Return objects by their names: for one key those that have its name, for several all."""
-    found: list[Found] = []
-    if keys:
-        found = read(dict([_name(keys[0])]) if len(keys) == 1 else {})
-    by_name: defaultdict[tuple[int, bytes], list[Found]] = defaultdict(list)
-    for one in found:
-        by_name[Attribute.ID, one.id].append(one)
-        by_name[Attribute.LABEL, one.label].append(one)
-    return by_name
-
-
-def _name(key: KeyObject) -> tuple[int, bytes]:
-    """Return the attribute by which a private key's public key is found, and its value."""
-    return (Attribute.ID, key.id) if key.id else (Attribute.LABEL, key.label)
-
-
-def _public_keys_beside(
-    key: KeyObject,
-    publics: Mapping[tuple[int, bytes], list[KeyObject]],
-    privates: Mapping[tuple[int, bytes], list[KeyObject]],
-) -> set[bytes]:
-    found = [one for one in publics[_name(key)] if one.key_type == key.key_type]
-    alike = [one for one in found if one.label == key.label]
-    rivals = [one for one in privates[_name(key)] if one.key_type == key.key_type]
-    if len(rivals) > len(found):  # Some public key is gone: one that is left may be another private key's.
-        found = alike if [one.label for one in rivals].count(key.label) == 1 else []
-    elif len(found) > 1:  # A CKA_ID given twice: the label may tell the keys apart.
-        found = alike or found
-    return {one.public_key for one in found if one.public_key}
-
-
-def visible_keys(session: Session, uri: KeyURI) -> set[bytes]:
-    """Return the DER SubjectPublicKeyInfo of the certificates and public keys that a URI names."""
-    return {one.public_key for one in _visible(session, uri) if one.public_key}
-
-
-def has_visible_match(session: Session, uri: KeyURI, wanted: bytes | None) -> bool:
-    """Return whether a certificate or key shows that the token has the key, without a login."""
-    found = _visible(session, uri)
-    shown = {one.public_key for one in found if one.public_key}
-    if wanted is not None and shown:
-        return wanted in shown
-    return bool(found or find_keys(session, ObjectClass.PRIVATE_KEY, uri))
-
-
-def _visible(session: Session, uri: KeyURI) -> list[AnyObject]:
-    return [*find_keys(session, ObjectClass.PUBLIC_KEY, uri), *find_certificates(session, uri)]
+def find_objects(session: Session, uri: KeyURI) -> Objects:
+    """Return the objects that a URI names by `object` and `id`."""
+    found = Objects(session, _names_of(uri))
+    half_encoded = None if found else _half_encoded(uri)
+    return Objects(session, half_encoded) if half_encoded else found
 
 
 def supported(key: KeyObject, uri: KeyURI) -> KeyObject:
@@ -258,7 +200,7 @@ def _uri_type(found: AnyObject) -> bytes:
 
 def find_keys(session: Session, kind: int, uri: KeyURI) -> list[KeyObject]:
     """Return the keys of a class that a URI names by `object` and `id`."""
-    return _named(uri, partial(_read_keys, session, kind))
+    return _named(uri, partial(read_keys, session, kind))
 
 
 def find_certificates(session: Session, uri: KeyURI) -> list[CertificateObject]:
@@ -268,27 +210,41 @@ def find_certificates(session: Session, uri: KeyURI) -> list[CertificateObject]:
 
 def _named(uri: KeyURI, read: Callable[[_Template], list[Found]]) -> list[Found]:
     """Return the objects that a URI names. An empty name means that the object has none."""
-    names = {_NAMES[name]: uri.path[name] for name in _NAMES.keys() & uri.path.keys()}
-    found = _with_names(names, read)
-    half_encoded = _HALF_ENCODED.fullmatch(names.get(Attribute.ID, b""))
-    if not found and half_encoded:
-        key_id = half_encoded[1] + bytes.fromhex(half_encoded[2].decode())
-        found = _with_names({**names, Attribute.ID: key_id}, read)
-    return found
+    names = _names_of(uri)
+    found = _without(names, read(_filled(names)))
+    half_encoded = None if found else _half_encoded(uri)
+    return _without(half_encoded, read(_filled(half_encoded))) if half_encoded else found
 
 
-def _with_names(names: _Template, read: Callable[[_Template], list[Found]]) -> list[Found]:
-    # A template with an empty value would miss the objects without that attribute.
-    found = read({name: value for name, value in names.items() if value})
+def _names_of(uri: KeyURI) -> _Template:
+    return {_NAMES[name]: uri.path[name] for name in _NAMES.keys() & uri.path.keys()}
+
+
+def _half_encoded(uri: KeyURI) -> _Template | None:
+    """Return the names that pkcs11-tool may mean with a URI's `id`; None if it wrote no part of it as plain text."""
+    match = _HALF_ENCODED.fullmatch(uri.path.get("id", b""))
+    return match and {**_names_of(uri), Attribute.ID: match[1] + bytes.fromhex(match[2].decode())}
+
+
+def _filled(names: _Template) -> _Template:
+    """Return the names to search for. A template with an empty value would miss the objects without that attribute."""
+    return {name: value for name, value in names.items() if value}
+
+
+def _without(names: _Template, found: list[Found]) -> list[Found]:
+    """Return the objects that lack the names that are empty."""
     if names.get(Attribute.ID) == b"":
         found = [one for one in found if not one.id]
     return [one for one in found if not one.label] if names.get(Attribute.LABEL) == b"" else found
 
 
-def _read_keys(session: Session, kind: int, template: _Template) -> list[KeyObject]:
+def read_keys(session: Session, kind: int, template: _Template) -> list[KeyObject]:
     """Return the keys of a class that have these attributes, but not those that can't be read."""
-    found = (read_key(session, kind, handle) for handle in session.find(kind, template))
-    return [key for key in found if key is not None]
+    return _keys_at(session, kind, session.find(kind, template))
+
+
+def _keys_at(session: Session, kind: int, handles: Iterable[int]) -> list[KeyObject]:
+    return [key for handle in handles if (key := read_key(session, kind, handle)) is not None]
 
 
 def read_key(session: Session, kind: int, handle: int) -> KeyObject | None:
@@ -312,8 +268,12 @@ def read_key(session: Session, kind: int, handle: int) -> KeyObject | None:
 
 
 def _read_certificates(session: Session, template: _Template) -> list[CertificateObject]:
+    return _certificates_at(session, session.find(ObjectClass.CERTIFICATE, template))
+
+
+def _certificates_at(session: Session, handles: Iterable[int]) -> list[CertificateObject]:
     found = []
-    for handle in session.find(ObjectClass.CERTIFICATE, template):
+    for handle in handles:
         values = session.read(handle, (Attribute.VALUE, Attribute.ID, Attribute.LABEL, Attribute.CERTIFICATE_TYPE))
         is_x509 = to_number(values.get(Attribute.CERTIFICATE_TYPE), default=0) == 0
         if is_x509 and values.get(Attribute.VALUE):

@@ -10,7 +10,7 @@ from hwsigner.backends import refusals
 from hwsigner.backends.pkcs11.errors import PinRefusedError, PKCS11Error
 from hwsigner.backends.pkcs11.functions import Session, TokenFlag, TokenInfo
 from hwsigner.backends.pkcs11.module import Module, token_uri
-from hwsigner.backends.pkcs11.objects import has_visible_match, visible_keys
+from hwsigner.backends.pkcs11.pairing import has_visible_match, visible_keys
 from hwsigner.errors import PinError, PinLockedError, PinRequiredError, printable
 from hwsigner.pins import FoundPin, PinRequest, PinSource
 from hwsigner.uri import KeyURI

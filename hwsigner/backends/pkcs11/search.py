@@ -16,12 +16,10 @@ from hwsigner.backends.pkcs11.objects import (
     count_names,
     find_certificates,
     find_keys,
-    find_private_keys,
-    has_visible_match,
     object_uri,
     supported,
-    with_public_key,
 )
+from hwsigner.backends.pkcs11.pairing import find_private_keys, has_visible_match
 from hwsigner.backends.pkcs11.paths import module_paths, names_module, unconfigured_paths
 from hwsigner.backends.pkcs11.token import OpenToken, acquire
 from hwsigner.errors import (
@@ -175,8 +173,6 @@ def find_any_key(token: OpenToken, uri: KeyURI, pins: PinSource, public_key: byt
     if not keys and token.can_log_in:
         token.log_in(uri, pins, public_key)
         keys = find_private_keys(token.current_session(), uri, public_key)
-    if len(keys) > 1 and public_key is not None:
-        keys = with_public_key(token.current_session(), keys, {public_key}) or keys
     return _only_key(token, uri, keys)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -72,7 +73,24 @@ def test_key_is_found_among_many_by_its_public_key_with_few_searches(shim: Shim,
 
     few, _ = calls(shim, lambda: work(FEW, tokens[FEW - 1]))
     many, _ = calls(shim, lambda: work(MANY, tokens[-1]))
-    assert few == many
+    assert few == many == 2
+
+
+@pytest.mark.parametrize("number", [0, 1])  # Its public key is in an object, or in a certificate.
+@pytest.mark.parametrize("name", ["object=key%20{0}", "id=%{0:02x}%{0:02x}", "object=key%20{0};id=%{0:02x}%{0:02x}"])
+@pytest.mark.parametrize("is_certified", [True, False])
+def test_key_that_is_named_is_opened_with_a_search_before_the_login_and_one_after(
+    shim: Shim, tokens: list[bytes], name: str, number: int, is_certified: bool
+) -> None:
+    uri = f"pkcs11:token=with%20{MANY};{name.format(number)}?module-path={shim.path}"
+    public_key = tokens[FEW + number]
+    work = partial(open_key, uri, "1234", public_key=public_key if is_certified else None)
+    searches, _ = calls(shim, lambda: work().close())
+    assert searches == 2
+    with work() as key:
+        searches, _ = calls(shim, lambda: key.public_key())
+        assert key.public_key() == public_key
+    assert searches <= (0 if is_certified and number == 0 else 1)
 
 
 def test_key_that_is_named_is_opened_without_reading_the_others(shim: Shim, tokens: list[bytes]) -> None:
