@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -165,8 +164,7 @@ def create_session(
             return _attempt(identity, request, service, deadline, now)
         except (ServiceError, ServiceUnreachableError) as error:
             asked = error.retry_after if isinstance(error, ServiceError) else 0.0
-            jitter = random.uniform(0, min(_BACKOFF_CAP, _BACKOFF_BASE * 2 ** (attempt - 1)))  # noqa: S311  no secret
-            pause = max(jitter, asked)
+            pause = max(_backoff(attempt), asked)
             if not error.retryable or attempt >= service.max_attempts or pause >= deadline.remaining():
                 raise
             if service.trace:
@@ -240,6 +238,13 @@ def _send(identity: Identity, request: SessionRequest, service: Service, deadlin
     if service.trace:
         service.trace(f"response {found.status} after {_milliseconds(begin)}")
     return found
+
+
+def _backoff(attempt: int) -> float:
+    """Return the seconds before the next attempt, random so that clients that fail together do not retry together."""
+    import random
+
+    return random.uniform(0, min(_BACKOFF_CAP, _BACKOFF_BASE * 2 ** (attempt - 1)))  # noqa: S311  no secret
 
 
 def _max_attempts(environ: Mapping[str, str], config: Mapping[str, Setting]) -> int:

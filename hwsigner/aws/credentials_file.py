@@ -172,13 +172,13 @@ def _read_as_javascript(text: str) -> Settings:
     settings: Settings = {}
     section = parent = ""
     for line in _LINE.findall(text):
-        bare = re.split(r"(?:^|\s)[#;]", line)[0].strip()
-        name, equals, value = (part.strip() for part in bare.partition("="))
-        if bare.startswith("[") and bare.endswith("]"):
-            section, parent = bare[1:-1], ""
+        content = re.split(r"(?:^|\s)[#;]", line)[0].strip()
+        name, equals, value = (part.strip() for part in content.partition("="))
+        if content.startswith("[") and content.endswith("]"):
+            section, parent = content[1:-1], ""
         elif equals and name and not value:
             parent = name
-        elif equals and name and not _REST_OF_TOKEN.fullmatch(bare):
+        elif equals and name and not _REST_OF_TOKEN.fullmatch(content):
             parent = parent if line[0].isspace() else ""
             settings[section, f"{parent}.{name}" if parent else name] = [value]
     return settings
@@ -208,14 +208,14 @@ def _read(text: str) -> Iterator[_Line]:
     # Of the setting whose value the next lines may continue.
     indent, owner, value = 0, "", ""
     for text_line in _LINE.findall(text):
-        bare = text_line.strip()
-        if bare[:1] in ("", "#", ";"):
+        stripped = text_line.strip()
+        if stripped[:1] in ("", "#", ";"):
             yield _Line(text_line, is_blank=True)
             continue
         depth = len(text_line) - len(text_line.lstrip())
-        option = _OPTION.match(bare)
+        option = _OPTION.match(stripped)
         name = option["name"].lower() if option else ""
-        header = _HEADER.match(bare)
+        header = _HEADER.match(stripped)
         if owner and depth > indent:
             # Below a setting without a value, it may be a nested setting.
             nested = header or value[:1] in ("", "#", ";")

@@ -28,7 +28,7 @@ from hwsigner.backends.tpm2.tpm import TPM
 from hwsigner.errors import KeyNotFoundError, SigningKeyError, UnsupportedKeyError
 
 if TYPE_CHECKING:
-    from hwsigner.backends.tpm2.policy import Policy
+    from hwsigner.backends.tpm2.policy import KeyPolicy
 
 _DAMAGED = "Restore the file, or make a new key"
 _Structure = TypeVar("_Structure", TPM2B_ENCRYPTED_SECRET, TPM2B_PRIVATE, TPM2B_PUBLIC)
@@ -43,7 +43,7 @@ class LoadableKey(ABC):
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._policy: Policy | None = None  # None if its auth value unlocks it.
+        self._policy: KeyPolicy | None = None  # None if its auth value unlocks it.
 
     @property
     def takes_auth(self) -> bool:

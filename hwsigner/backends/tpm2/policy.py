@@ -60,7 +60,7 @@ class PolicyBranch(NamedTuple):
         return current is None or current == digest
 
 
-class Policy(NamedTuple):
+class KeyPolicy(NamedTuple):
     """What must hold for a use of a key.
 
     Attributes:
@@ -131,7 +131,7 @@ class Policy(NamedTuple):
         return SigningKeyError(f"the policy of key {self.key} is not satisfied: {reason}", _NOT_SATISFIED_HINT)
 
 
-def read_policy(public: TPMT_PUBLIC, file: TSS2Key | None, name: str) -> Policy:
+def read_policy(public: TPMT_PUBLIC, file: TSS2Key | None, name: str) -> KeyPolicy:
     """Return the policy of a key that its auth value does not unlock.
 
     Args:
@@ -153,7 +153,7 @@ def read_policy(public: TPMT_PUBLIC, file: TSS2Key | None, name: str) -> Policy:
     if not possible:
         raise _not_listed(file, name)
     ordered = sorted(possible, key=lambda branch: branch.takes_auth)
-    return Policy(tuple(ordered), int(public.nameAlg), name)
+    return KeyPolicy(tuple(ordered), int(public.nameAlg), name)
 
 
 def _not_listed(file: TSS2Key | None, name: str) -> UnsupportedKeyError:
