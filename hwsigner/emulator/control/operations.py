@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from hwsigner.emulator.control.shapes import Binary, Choice, Items, Shape, Structure, Text, Truth, Whole
@@ -70,186 +70,81 @@ def _identifier(kind: str) -> Text:
     return Text(1, 1011, f"({_ID}|{_SERVICE}:({kind}|alias/{kind})/.*)")
 
 
-def _only(name: str, shape: Shape) -> Structure:
-    return Structure({name: shape}, (name,))
+# The shapes of members, by their names. "sessionPolicy" and "trustAnchorId" have another one in some requests.
+_SHAPES: Mapping[str, Shape] = {
+    "acceptRoleSessionName": Truth(),
+    "aliasName": ALIAS,
+    "certificateField": FIELD,
+    "crlData": CRL_DATA,
+    "crlDpRevocationEnabled": Truth(),
+    "crlId": _identifier("crl"),
+    "durationSeconds": DURATION,
+    "enabled": Truth(),
+    "managedPolicyArns": MANAGED_POLICIES,
+    "mappingRules": RULES,
+    "name": NAME,
+    "notificationSettingKeys": NOTIFICATION_KEYS,
+    "notificationSettings": NOTIFICATIONS,
+    "profileId": _identifier("profile"),
+    "requireInstanceProperties": Truth(),
+    "resourceArn": ARN,
+    "roleArns": ROLES,
+    "sessionPolicy": Text(),
+    "source": SOURCE,
+    "specifiers": Items(Text()),
+    "subjectId": UUID,
+    "tagKeys": Items(TAG_KEY, 0, 200),
+    "tags": TAGS,
+    "tipConfiguration": TIP,
+    "trustAnchorArn": Text(1, 1011, f"{_SERVICE}(:trust-anchor.*|:alias/trust-anchor/.*)"),
+    "trustAnchorId": _identifier("trust-anchor"),
+}
 
 
-_ANCHOR_ID, _PROFILE_ID, _CRL_ID = map(_identifier, ("trust-anchor", "profile", "crl"))
-_ANCHOR = _only("trustAnchorId", _ANCHOR_ID)
-_PROFILE = _only("profileId", _PROFILE_ID)
-_CRL = _only("crlId", _CRL_ID)
-_PAGES = ("nextToken", "pageSize")
+def _takes(required: str, optional: str = "", **others: Shape) -> Structure:
+    """Return the shape of a request by the names of its members. `others` have a shape of their own in it."""
+    names, shapes = (*required.split(), *optional.split()), {**_SHAPES, **others}
+    return Structure({name: shapes[name] for name in names}, tuple(required.split()))
 
-_ANCHORS = (
-    Operation(
-        "CreateTrustAnchor",
-        "POST",
-        "/trustanchors",
-        Structure(
-            {
-                "name": NAME,
-                "source": SOURCE,
-                "enabled": Truth(),
-                "crlDpRevocationEnabled": Truth(),
-                "tags": TAGS,
-                "notificationSettings": NOTIFICATIONS,
-                "aliasName": ALIAS,
-            },
-            ("name", "source"),
-        ),
-        201,
-    ),
-    Operation(
-        "UpdateTrustAnchor",
-        "PATCH",
-        "/trustanchor/{trustAnchorId}",
-        Structure(
-            {
-                "trustAnchorId": _ANCHOR_ID,
-                "name": NAME,
-                "source": SOURCE,
-                "crlDpRevocationEnabled": Truth(),
-                "aliasName": ALIAS,
-            },
-            ("trustAnchorId",),
-        ),
-    ),
-    Operation("ListTrustAnchors", "GET", "/trustanchors", PAGE, query=_PAGES),
-    Operation("GetTrustAnchor", "GET", "/trustanchor/{trustAnchorId}", _ANCHOR),
-    Operation("DeleteTrustAnchor", "DELETE", "/trustanchor/{trustAnchorId}", _ANCHOR),
-    Operation("EnableTrustAnchor", "POST", "/trustanchor/{trustAnchorId}/enable", _ANCHOR),
-    Operation("DisableTrustAnchor", "POST", "/trustanchor/{trustAnchorId}/disable", _ANCHOR),
-    Operation(
-        "PutNotificationSettings",
-        "PATCH",
-        "/put-notifications-settings",
-        Structure(
-            {"trustAnchorId": UUID, "notificationSettings": NOTIFICATIONS}, ("trustAnchorId", "notificationSettings")
-        ),
-    ),
-    Operation(
-        "ResetNotificationSettings",
-        "PATCH",
-        "/reset-notifications-settings",
-        Structure(
-            {"trustAnchorId": UUID, "notificationSettingKeys": NOTIFICATION_KEYS},
-            ("trustAnchorId", "notificationSettingKeys"),
-        ),
-    ),
+
+def _common(kind: str, member: str) -> Iterator[Operation]:
+    """Yield the operations that trust anchors, profiles and CRLs have in common."""
+    path, only = f"/{kind.lower()}/{{{member}}}", _takes(member)
+    yield Operation(f"List{kind}s", "GET", f"/{kind.lower()}s", PAGE, query=("nextToken", "pageSize"))
+    yield Operation(f"Get{kind}", "GET", path, only)
+    yield Operation(f"Delete{kind}", "DELETE", path, only)
+    yield Operation(f"Enable{kind}", "POST", f"{path}/enable", only)
+    yield Operation(f"Disable{kind}", "POST", f"{path}/disable", only)
+
+
+_ANCHOR, _PROFILE, _CRL = "/trustanchor/{trustAnchorId}", "/profile/{profileId}", "/crl/{crlId}"
+_MAPPINGS = "/profiles/{profileId}/mappings"
+_NEW_ANCHOR = _takes("name source", "enabled crlDpRevocationEnabled tags notificationSettings aliasName")
+_CHANGED_ANCHOR = _takes("trustAnchorId", "name source crlDpRevocationEnabled aliasName")
+_PROFILE_SETTINGS = "sessionPolicy managedPolicyArns durationSeconds acceptRoleSessionName aliasName tipConfiguration"
+_NEW_PROFILE = _takes("name roleArns", f"requireInstanceProperties enabled tags {_PROFILE_SETTINGS}")
+_CHANGED_PROFILE = _takes("profileId", f"name roleArns {_PROFILE_SETTINGS}", sessionPolicy=Text(1, 100000))
+_SET_NOTIFICATIONS = _takes("trustAnchorId notificationSettings", trustAnchorId=UUID)
+_RESET_NOTIFICATIONS = _takes("trustAnchorId notificationSettingKeys", trustAnchorId=UUID)
+_UNMAPPED = _takes("profileId certificateField", "specifiers")
+_ALL = (
+    *_common("TrustAnchor", "trustAnchorId"),
+    *_common("Profile", "profileId"),
+    *_common("Crl", "crlId"),
+    Operation("CreateTrustAnchor", "POST", "/trustanchors", _NEW_ANCHOR, 201),
+    Operation("UpdateTrustAnchor", "PATCH", _ANCHOR, _CHANGED_ANCHOR),
+    Operation("PutNotificationSettings", "PATCH", "/put-notifications-settings", _SET_NOTIFICATIONS),
+    Operation("ResetNotificationSettings", "PATCH", "/reset-notifications-settings", _RESET_NOTIFICATIONS),
+    Operation("CreateProfile", "POST", "/profiles", _NEW_PROFILE, 201),
+    Operation("UpdateProfile", "PATCH", _PROFILE, _CHANGED_PROFILE),
+    Operation("PutAttributeMapping", "PUT", _MAPPINGS, _takes("profileId certificateField mappingRules")),
+    Operation("DeleteAttributeMapping", "DELETE", _MAPPINGS, _UNMAPPED, query=("certificateField", "specifiers")),
+    Operation("ImportCrl", "POST", "/crls", _takes("name crlData trustAnchorArn", "enabled tags aliasName"), 201),
+    Operation("UpdateCrl", "PATCH", _CRL, _takes("crlId", "name crlData aliasName")),
+    Operation("ListSubjects", "GET", "/subjects", PAGE, query=("nextToken", "pageSize")),
+    Operation("GetSubject", "GET", "/subject/{subjectId}", _takes("subjectId")),
+    Operation("ListTagsForResource", "GET", "/ListTagsForResource", _takes("resourceArn"), query=("resourceArn",)),
+    Operation("TagResource", "POST", "/TagResource", _takes("resourceArn tags"), 201),
+    Operation("UntagResource", "POST", "/UntagResource", _takes("resourceArn tagKeys")),
 )
-_PROFILES = (
-    Operation(
-        "CreateProfile",
-        "POST",
-        "/profiles",
-        Structure(
-            {
-                "name": NAME,
-                "requireInstanceProperties": Truth(),
-                "sessionPolicy": Text(),
-                "roleArns": ROLES,
-                "managedPolicyArns": MANAGED_POLICIES,
-                "durationSeconds": DURATION,
-                "enabled": Truth(),
-                "tags": TAGS,
-                "acceptRoleSessionName": Truth(),
-                "aliasName": ALIAS,
-                "tipConfiguration": TIP,
-            },
-            ("name", "roleArns"),
-        ),
-        201,
-    ),
-    Operation(
-        "UpdateProfile",
-        "PATCH",
-        "/profile/{profileId}",
-        Structure(
-            {
-                "profileId": _PROFILE_ID,
-                "name": NAME,
-                "sessionPolicy": Text(1, 100000),
-                "roleArns": ROLES,
-                "managedPolicyArns": MANAGED_POLICIES,
-                "durationSeconds": DURATION,
-                "acceptRoleSessionName": Truth(),
-                "aliasName": ALIAS,
-                "tipConfiguration": TIP,
-            },
-            ("profileId",),
-        ),
-    ),
-    Operation("ListProfiles", "GET", "/profiles", PAGE, query=_PAGES),
-    Operation("GetProfile", "GET", "/profile/{profileId}", _PROFILE),
-    Operation("DeleteProfile", "DELETE", "/profile/{profileId}", _PROFILE),
-    Operation("EnableProfile", "POST", "/profile/{profileId}/enable", _PROFILE),
-    Operation("DisableProfile", "POST", "/profile/{profileId}/disable", _PROFILE),
-    Operation(
-        "PutAttributeMapping",
-        "PUT",
-        "/profiles/{profileId}/mappings",
-        Structure(
-            {"profileId": _PROFILE_ID, "certificateField": FIELD, "mappingRules": RULES},
-            ("profileId", "certificateField", "mappingRules"),
-        ),
-    ),
-    Operation(
-        "DeleteAttributeMapping",
-        "DELETE",
-        "/profiles/{profileId}/mappings",
-        Structure(
-            {"profileId": _PROFILE_ID, "certificateField": FIELD, "specifiers": Items(Text())},
-            ("profileId", "certificateField"),
-        ),
-        query=("certificateField", "specifiers"),
-    ),
-)
-_CRLS = (
-    Operation(
-        "ImportCrl",
-        "POST",
-        "/crls",
-        Structure(
-            {
-                "name": NAME,
-                "crlData": CRL_DATA,
-                "enabled": Truth(),
-                "tags": TAGS,
-                "trustAnchorArn": Text(1, 1011, f"{_SERVICE}(:trust-anchor.*|:alias/trust-anchor/.*)"),
-                "aliasName": ALIAS,
-            },
-            ("name", "crlData", "trustAnchorArn"),
-        ),
-        201,
-    ),
-    Operation(
-        "UpdateCrl",
-        "PATCH",
-        "/crl/{crlId}",
-        Structure({"crlId": _CRL_ID, "name": NAME, "crlData": CRL_DATA, "aliasName": ALIAS}, ("crlId",)),
-    ),
-    Operation("ListCrls", "GET", "/crls", PAGE, query=_PAGES),
-    Operation("GetCrl", "GET", "/crl/{crlId}", _CRL),
-    Operation("DeleteCrl", "DELETE", "/crl/{crlId}", _CRL),
-    Operation("EnableCrl", "POST", "/crl/{crlId}/enable", _CRL),
-    Operation("DisableCrl", "POST", "/crl/{crlId}/disable", _CRL),
-)
-_OTHERS = (
-    Operation("ListSubjects", "GET", "/subjects", PAGE, query=_PAGES),
-    Operation("GetSubject", "GET", "/subject/{subjectId}", _only("subjectId", UUID)),
-    Operation("ListTagsForResource", "GET", "/ListTagsForResource", _only("resourceArn", ARN), query=("resourceArn",)),
-    Operation(
-        "TagResource",
-        "POST",
-        "/TagResource",
-        Structure({"resourceArn": ARN, "tags": TAGS}, ("resourceArn", "tags")),
-        201,
-    ),
-    Operation(
-        "UntagResource",
-        "POST",
-        "/UntagResource",
-        Structure({"resourceArn": ARN, "tagKeys": Items(TAG_KEY, 0, 200)}, ("resourceArn", "tagKeys")),
-    ),
-)
-OPERATIONS: Mapping[str, Operation] = {each.name: each for each in (*_ANCHORS, *_PROFILES, *_CRLS, *_OTHERS)}
+OPERATIONS: Mapping[str, Operation] = {each.name: each for each in _ALL}
