@@ -1,9 +1,10 @@
-"""Checks of a request's certificates: the leaf, and the path to a trust anchor (RFC 5280, 6.1)."""
+"""Checks of a request's certificates: the leaf, the path to a trust anchor (RFC 5280, 6.1), and revocation."""
 
 from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Iterable
 from datetime import datetime
 from typing import TypeVar
 
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, mldsa, padding, rsa
 from cryptography.x509.oid import SignatureAlgorithmOID
 
 from hwsigner.emulator.refusals import RefusalError, denied, invalid
+from hwsigner.emulator.resources import Crl, TrustAnchor
 
 MAX_CHAIN = 5
 _KEYS = "RSA of at least 2048 bits, P-256, P-384, P-521 or ML-DSA"
@@ -215,3 +217,38 @@ def _extension(certificate: x509.Certificate, kind: type[_Extension]) -> _Extens
 
 def _untrusted(reason: str) -> RefusalError:
     return denied("Untrusted Signing Certificate", reason)
+
+
+def is_signed_by(crl: x509.CertificateRevocationList, issuer: x509.Certificate) -> bool:
+    """Return whether a CA's name matches and its key signed the list."""
+    key = issuer.public_key()
+    try:
+        if isinstance(key, _MLDSA_KEYS):
+            key.verify(crl.signature, crl.tbs_certlist_bytes)
+            is_valid = True
+        else:
+            is_valid = crl.is_signature_valid(key)  # type: ignore[arg-type]
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return is_valid and crl.issuer == issuer.subject
+
+
+def check_revocation(certificates: Iterable[x509.Certificate], anchor: TrustAnchor, crls: Iterable[Crl]) -> None:
+    """Check certificates that lead to a trust anchor against its enabled lists, even expired ones.
+
+    A list is for the certificates of the CA that signed it.
+
+    Raises:
+        RefusalError: AccessDeniedException, "Certificate revoked".
+    """
+    certificates = list(certificates)
+    for crl in crls:
+        if not crl.enabled or crl.trust_anchor != anchor.arn:
+            continue
+        parsed = crl.parsed
+        issuers = [each for each in anchor.certificates if is_signed_by(parsed, each)]
+        for certificate in certificates:
+            revoked = parsed.get_revoked_certificate_by_serial_number(certificate.serial_number)
+            if revoked and any(is_issued_by(certificate, issuer) for issuer in issuers):
+                serial = f"{certificate.serial_number:x}"
+                raise denied("Certificate revoked", f"the serial number {serial} is in the CRL {crl.name} ({crl.arn})")

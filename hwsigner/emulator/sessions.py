@@ -7,15 +7,23 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from hwsigner.emulator import tags
 from hwsigner.emulator.canonical import canonical_request
-from hwsigner.emulator.certificates import algorithm_of, check_leaf, check_path, read_certificate, read_chain, verifies
+from hwsigner.emulator.certificates import (
+    algorithm_of,
+    check_leaf,
+    check_path,
+    check_revocation,
+    read_certificate,
+    read_chain,
+    verifies,
+)
 from hwsigner.emulator.parameters import Parameters, read_parameters
 from hwsigner.emulator.record import Record
 from hwsigner.emulator.refusals import RefusalError, denied, invalid, invalid_signature, json_response
-from hwsigner.emulator.resources import Profile, Role, TrustAnchor, by_arn
-from hwsigner.emulator.revocation import check_revocation
+from hwsigner.emulator.resources import Profile, Role, Subject, TrustAnchor, by_arn
 from hwsigner.emulator.signature import (
     Authorization,
     SignatureError,
@@ -24,7 +32,6 @@ from hwsigner.emulator.signature import (
     parse_authorization,
     string_to_sign,
 )
-from hwsigner.emulator.subjects import record_attempt
 from hwsigner.emulator.vault import Vault
 from hwsigner.emulator.wire import Request, Response
 from hwsigner.emulator.world import World
@@ -32,6 +39,9 @@ from hwsigner.trust_policy import request_context
 
 ALGORITHMS = ("AWS4-X509-RSA-SHA256", "AWS4-X509-ECDSA-SHA256", "AWS4-X509-MLDSA")
 _SIGNED_HEADERS = {"host", "content-type", "x-amz-date", "x-amz-x509"}
+# The oldest are dropped, so that an emulator that runs for days does not grow without limit.
+MAX_SUBJECTS = 10_000
+MAX_CERTIFICATES = 100
 
 
 class _Target(NamedTuple):
@@ -223,3 +233,38 @@ def _duration(parameters: Parameters, target: _Target) -> timedelta:
     if seconds > target.role.max_session_duration:
         raise invalid("The requested DurationSeconds exceeds the MaxSessionDuration set for this role.")
     return timedelta(seconds=seconds)
+
+
+def record_attempt(
+    world: World, arn: str, leaf: x509.Certificate, properties: dict[str, str], *, now: datetime, failed: bool
+) -> None:
+    """Add a request to its subject. The first one makes the subject.
+
+    Args:
+        world: gets the subject.
+        arn: the subject's ARN.
+        leaf: the certificate of the request.
+        properties: its instance properties.
+        now: the time.
+        failed: whether the request was refused.
+    """
+    subject = world.subjects.setdefault(
+        arn, Subject(arn, leaf.subject.rfc4514_string(), now, created_at=now, updated_at=now)
+    )
+    subject.last_seen_at = subject.updated_at = now
+    if len(world.subjects) > MAX_SUBJECTS:
+        del world.subjects[next(iter(world.subjects))]
+    issuer, serial = leaf.issuer.rfc4514_string(), str(leaf.serial_number)
+    seen = now.isoformat(timespec="microseconds")
+    subject.credentials[issuer, serial] = {
+        "seenAt": seen,
+        "serialNumber": serial,
+        "issuer": issuer,
+        "enabled": True,
+        "x509CertificateData": leaf.public_bytes(Encoding.PEM).decode(),
+        "failed": failed,
+    }
+    if len(subject.credentials) > MAX_CERTIFICATES:
+        del subject.credentials[next(iter(subject.credentials))]
+    if properties:
+        subject.instance_properties = [{"seenAt": seen, "properties": properties, "failed": failed}]

@@ -160,8 +160,8 @@ def test_subject_shows_the_instance_properties_of_the_last_request(
 def test_emulator_keeps_a_bounded_number_of_subjects_and_certificates(
     emulator: Emulator, ca: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hwsigner.emulator.subjects.MAX_SUBJECTS", 2)
-    monkeypatch.setattr("hwsigner.emulator.subjects.MAX_CERTIFICATES", 2)
+    monkeypatch.setattr("hwsigner.emulator.sessions.MAX_SUBJECTS", 2)
+    monkeypatch.setattr("hwsigner.emulator.sessions.MAX_CERTIFICATES", 2)
     for name in ("a", "b", "c", "c", "c"):
         assert outcome(emulator, caller_of(ca, Form(name)))[0] == 201
     known = {each.x509_subject[:4]: len(each.credentials) for each in emulator.world.subjects.values()}

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from emulator.client import Caller, Reply, connect, create_session, draft, read_reply
-from hwsigner.emulator import KINDS, Emulator, Fault, listener
+from hwsigner.emulator import KINDS, Emulator, Fault, server
 from hwsigner.errors import UsageError
 
 
@@ -212,7 +212,7 @@ def test_faults_do_not_affect_other_paths(emulator: Emulator, caller: Caller) ->
 def test_stopping_ends_a_fault(
     emulator: Emulator, asked: Callable[..., Any], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listener, "_JOIN_SECONDS", 60)  # The thread ends, or the test fails by its time limit.
+    monkeypatch.setattr(server, "_JOIN_SECONDS", 60)  # The thread ends, or the test fails by its time limit.
     assert emulator._listener
     before = set(threading.enumerate()) - {emulator._listener._accepting}
     connection = asked(name)

@@ -12,7 +12,7 @@ import pytest
 
 from certs import Authority
 from emulator.client import Caller, Request, connect, draft, read_reply, send
-from hwsigner.emulator import Emulator, Record, World, listener
+from hwsigner.emulator import Emulator, Record, World, server
 from hwsigner.errors import HwsignerError, UsageError
 
 
@@ -182,7 +182,7 @@ def test_record_keeps_the_request_as_sent(emulator: Emulator) -> None:
 
 
 def test_stopping_ends_idle_and_half_sent_connections(ca: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listener, "_JOIN_SECONDS", 60)  # The threads end, or the test fails by its time limit.
+    monkeypatch.setattr(server, "_JOIN_SECONDS", 60)  # The threads end, or the test fails by its time limit.
     before = set(threading.enumerate())
     emulator = Emulator(World.simple(ca.pem), tls=True)
     emulator.start()

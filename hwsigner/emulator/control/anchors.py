@@ -1,7 +1,8 @@
-"""Trust anchors: their certificates, and what is done with them."""
+"""Trust anchors: their certificates, their notification settings, and what is done with them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from cryptography import x509
@@ -10,13 +11,16 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hwsigner.emulator.certificates import anchor_problem
 from hwsigner.emulator.control.calls import Call, base_detail
 from hwsigner.emulator.control.kinds import Kind
-from hwsigner.emulator.control.notifications import merged_settings, setting_details
 from hwsigner.emulator.refusals import invalid
 from hwsigner.emulator.resources import TrustAnchor
 
 # AWS's quotas of a region.
 MAX_ANCHORS = 50
 MAX_CERTIFICATES = 2
+# The setting that AWS gives to every trust anchor, for each of its events.
+_DEFAULT = {"enabled": True, "threshold": 45, "channel": "ALL", "configuredBy": "rolesanywhere.amazonaws.com"}
+_EVENTS = ("CA_CERTIFICATE_EXPIRY", "END_ENTITY_CERTIFICATE_EXPIRY")
+Settings = dict[str, Mapping[str, object]]
 
 
 def _detail(anchor: TrustAnchor) -> dict[str, Any]:
@@ -119,3 +123,20 @@ def _read_bundle(text: str) -> list[x509.Certificate]:
         if problem:
             raise invalid(problem)
     return certificates
+
+
+def merged_settings(settings: Settings, more: list[dict[str, Any]]) -> Settings:
+    """Return settings, by event, with those of a request. ALL is the only channel.
+
+    Raises:
+        RefusalError: ValidationException: the request has an event twice.
+    """
+    added = {each["event"]: {"channel": "ALL", "threshold": _DEFAULT["threshold"], **each} for each in more}
+    if len(added) < len(more):
+        raise invalid("notificationSettings has an event twice")
+    return {**settings, **added}
+
+
+def setting_details(settings: Settings) -> list[dict[str, object]]:
+    """Return the settings of all events, with AWS's defaults for those that are not set."""
+    return [{"event": event, **settings.get(event, _DEFAULT)} for event in _EVENTS]

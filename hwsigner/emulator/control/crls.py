@@ -7,11 +7,11 @@ from typing import Any
 
 from cryptography import x509
 
+from hwsigner.emulator.certificates import is_signed_by
 from hwsigner.emulator.control.calls import Call, base_detail, not_found
 from hwsigner.emulator.control.kinds import Kind
 from hwsigner.emulator.refusals import invalid
 from hwsigner.emulator.resources import Crl, TrustAnchor
-from hwsigner.emulator.revocation import is_signed_by
 
 # AWS's quota, which can't be raised.
 MAX_CRLS = 2
