@@ -18,6 +18,7 @@ from emulator import planes
 from emulators import InProcessSoftHSM
 from hwsigner.cli import retire
 from hwsigner.config import profiles as config
+from hwsigner.enrolment import retirement
 from hwsigner.key.management import delete_key
 from revocations import Account, Machine, account, denied, interrupted
 from softhsm.tpm import SoftTPM
@@ -161,11 +162,13 @@ def test_run_after_one_that_was_killed_completes_it(
             with interrupted("ImportCrl", KeyboardInterrupt(), after=True):
                 assert account.call("retire", "web", "--yes", *with_ca(account)).status == 130
         elif stage == "delete":
-            patch.setattr(retire, "delete_key", lambda uri, ask, pins, **m: (delete_key(uri, ask, pins, **m), killed()))
+            patch.setattr(
+                retirement, "delete_key", lambda uri, ask, pins, **m: (delete_key(uri, ask, pins, **m), killed())
+            )
             assert account.call("retire", "web", "--yes", *with_ca(account)).status == 130
             assert not machine.key.exists()
         else:
-            patch.setattr(retire, "remove_profile", killed)
+            patch.setattr(retirement, "remove_profile", killed)
             assert account.call("retire", "web", "--yes", *with_ca(account)).status == 130
     outcome = account.call("retire", "web", "--yes", *with_ca(account))
     assert (outcome.status, outcome.err) == (0, "")
