@@ -29,6 +29,7 @@ from hwsigner.identity.certificate import Certificate, Chain
 from hwsigner.identity.session_tags import session_tags
 from hwsigner.trust_policy import ACTIONS, Context, Decision, TrustPolicy, request_context
 from hwsigner.trust_policy.openness import ANY_ANCHOR, named_anchors, named_tags
+from hwsigner.trust_policy.reading import Reader
 from hwsigner.trust_policy.review import review
 from hwsigner.trust_policy.sentences import admitted_anchors, who_may_assume
 from hwsigner.trust_policy.writing import SIZE_LIMIT
@@ -105,6 +106,16 @@ def report_policy(
             anchor = trust_anchor or next(iter(named_anchors(policy)), ANY_ANCHOR)
             decisions = list(_decisions(document, _context(chain, {}, anchor, session_name, now)))
     return Report(facts, decisions, [*findings, *_refusals(decisions)])
+
+
+def compared_values(document: bytes) -> list[tuple[str, str]]:
+    """Return the keys of a trust policy's conditions, each with a value; nothing of what can't be read."""
+    try:
+        policy = json.loads(document)
+    except (ValueError, RecursionError):
+        return []
+    statements = Reader(policy).statements if isinstance(policy, Mapping) else []
+    return [(each.key, value) for one in statements for each in one.conditions for value in each.values]
 
 
 def _document(role: Detail) -> Detail:

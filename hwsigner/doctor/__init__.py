@@ -73,6 +73,8 @@ def examine(
     """
     checks = checks or Checks()
     checked, findings = _profiles(name, environ)
+    if not findings:
+        _run(findings, "the monitoring", _check_monitoring, environ)
     if not checked and not findings and not is_system_file_hidden():
         findings.append(local.PROFILE_NONE.found("there are no profiles in config.toml"))
     _run(findings, "the profiles' names", _check_names, checked, environ)
@@ -92,18 +94,20 @@ def examine(
 
 
 def _profiles(name: str | None, environ: Mapping[str, str]) -> tuple[list[Profile], list[Finding]]:
-    """Return the profiles to check, and a finding if config.toml is wrong beyond one profile."""
+    """Return the profiles to check, and a finding if config.toml can't be read."""
     try:
-        found = [profile(name, environ)] if name else list(profiles(environ).values())
+        return [profile(name, environ)] if name else list(profiles(environ).values()), []
     except NoProfileError:
         raise  # A misspelt name is not a mistake of the set-up.
     except ConfigError as error:
         return [], [local.PROFILES_UNREADABLE.found_by(error)]
+
+
+def _check_monitoring(environ: Mapping[str, str]) -> Iterator[Finding]:
     try:
         read_monitoring(environ)
     except UsageError as error:
-        return found, [local.MONITORING_INVALID.found_by(error)]
-    return found, []
+        yield local.MONITORING_INVALID.found_by(error)
 
 
 def _check_names(checked: Sequence[Profile], environ: Mapping[str, str]) -> Iterator[Finding]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hwsigner.aws.apis import ServiceClients
 from hwsigner.aws.region import check_arns, parse_arn
 from hwsigner.config import settings
 from hwsigner.control_plane.facts import read_facts
-from hwsigner.control_plane.report import report, report_policy
+from hwsigner.control_plane.report import compared_values, report, report_policy
 from hwsigner.errors import CertificateError, HwsignerError, UsageError
 from hwsigner.findings import Finding, local
 from hwsigner.http.address import check_protected, read_url
@@ -35,7 +34,7 @@ def check_policy(state: ProfileState | None, document: bytes) -> Iterator[Findin
         anchor, name = _anchor(state), state.settings.role_session_name
     yield from report_policy(document, _chain(state), now, trust_anchor=anchor, session_name=name).findings
     if state and state.leaf:
-        yield from _check_names(_conditions(document), state.leaf)
+        yield from _check_names(compared_values(document), state.leaf)
 
 
 def check_account(state: ProfileState, aws_profile: str | None, endpoint: str | None) -> Iterator[Finding]:
@@ -72,30 +71,7 @@ def _chain(state: ProfileState | None) -> Chain | None:
         return Chain(state.leaf)
 
 
-def _conditions(document: bytes) -> list[tuple[str, str]]:
-    """Return the keys and values of all conditions; nothing if the policy can't be read, which the review says."""
-    try:
-        statements = json.loads(document)["Statement"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return []
-    found = []
-    for statement in statements if isinstance(statements, list) else [statements]:
-        conditions = statement.get("Condition", {}) if isinstance(statement, Mapping) else {}
-        for pairs in conditions.values() if isinstance(conditions, Mapping) else ():
-            found += [(key, each) for key, value in _items(pairs) for each in _texts(value)]
-    return found
-
-
-def _items(pairs: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(pairs, Mapping):
-        yield from pairs.items()
-
-
-def _texts(value: Any) -> list[str]:
-    return [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, str)]
-
-
-def _check_names(conditions: list[tuple[str, str]], leaf: Certificate) -> Iterator[Finding]:
+def _check_names(conditions: Iterable[tuple[str, str]], leaf: Certificate) -> Iterator[Finding]:
     """Yield the conditions on names of the subjectAltName that become no session tag."""
     names, others = alternative_names(leaf), other_names(leaf)
     for key, pattern in conditions:
