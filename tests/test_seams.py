@@ -30,7 +30,7 @@ class Mistake(NamedTuple):
 
     file: str
     text: str
-    instead: str
+    replacement: str
 
 
 # Each room whose modules are loaded by name adds what can go wrong there.
@@ -131,7 +131,7 @@ def planted(copy: Path, mistake: str) -> Iterator[Path]:
     file = copy / "hwsigner" / planted.file
     right = file.read_text()
     assert planted.text in right, f"{planted.file} has changed: plant another mistake"
-    file.write_text(right.replace(planted.text, planted.instead))
+    file.write_text(right.replace(planted.text, planted.replacement))
     yield copy
     file.write_text(right)
 

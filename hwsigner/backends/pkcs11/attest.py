@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from hwsigner.backends.pkcs11 import open_key
-from hwsigner.backends.pkcs11.functions import Attribute, Session
+from hwsigner.backends.pkcs11.functions import Attribute, PKCS11Session
 from hwsigner.backends.pkcs11.objects import KeyObject, find_certificates
 from hwsigner.backends.pkcs11.search import choose_token, find_key, using
 from hwsigner.backends.pkcs11.token import OpenToken
@@ -76,7 +76,7 @@ def answer_challenge(uri: KeyURI, pins: PinSource, challenge: Mapping[str, Any],
         return {"signature": key.sign(cast(bytes, challenge["message"]))}
 
 
-def _slot_certificate(session: Session, key: KeyObject, public_key: bytes, uri: KeyURI) -> bytes:
+def _slot_certificate(session: PKCS11Session, key: KeyObject, public_key: bytes, uri: KeyURI) -> bytes:
     """Return the attestation certificate of a key in a YubiKey."""
     for one in find_certificates(session, KeyURI("pkcs11", {"id": key.id})):
         if one.label.startswith(_F9 + b" ") and one.public_key == public_key:
@@ -90,7 +90,7 @@ def _description(token: OpenToken) -> str:
     return printable(f"token {info.label!r} ({info.manufacturer}, {info.model}, serial number {info.serial})")
 
 
-def _claims(session: Session, key: KeyObject) -> dict[str, str]:
+def _claims(session: PKCS11Session, key: KeyObject) -> dict[str, str]:
     """Return what the token says of a key, without what it does not say."""
     values = session.read(key.handle, _CLAIMS.values())
     return {name: "yes" if any(values[flag]) else "no" for name, flag in _CLAIMS.items() if flag in values}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from hwsigner.backends.pkcs11.belongings import belongings
-from hwsigner.backends.pkcs11.functions import Attribute, ObjectClass, Session, TokenFlag
+from hwsigner.backends.pkcs11.functions import Attribute, ObjectClass, PKCS11Session, TokenFlag
 from hwsigner.backends.pkcs11.module import token_uri
 from hwsigner.backends.pkcs11.objects import KeyObject, count_names, find_keys, object_uri
 from hwsigner.backends.pkcs11.pairing import public_keys_of
 from hwsigner.backends.pkcs11.pins import has_keypad
+from hwsigner.backends.pkcs11.stored import stored_with
 from hwsigner.backends.pkcs11.token import OpenToken
 from hwsigner.key.management import KeyDescription
 from hwsigner.uri import KeyURI
@@ -33,7 +33,7 @@ def describe(token: OpenToken, key: KeyObject, uri: KeyURI) -> KeyDescription:
     session = token.current_session()
     flags = _read_flags(session, key.handle)
     is_behind_pin = bool(token.info.flags & TokenFlag.LOGIN_REQUIRED) and flags["private"] is not False
-    objects = belongings(session, key)
+    objects = stored_with(session, key)
     names = count_names(find_keys(session, ObjectClass.PRIVATE_KEY, KeyURI("pkcs11", {})))
     place = token_uri(token.info, uri)
     source = {name: value for name, value in uri.query.items() if name == "pin-source"}
@@ -58,7 +58,7 @@ def describe(token: OpenToken, key: KeyObject, uri: KeyURI) -> KeyDescription:
     )
 
 
-def _read_flags(session: Session, private: int) -> dict[str, bool | None]:
+def _read_flags(session: PKCS11Session, private: int) -> dict[str, bool | None]:
     """Return the flags of a private key by the names of properties; None for those that the token does not show."""
     values = session.read(private, _FLAGS.values())
     return {name: any(values[number]) if values.get(number) else None for name, number in _FLAGS.items()}

@@ -217,9 +217,9 @@ class Functions:
         code = self._get_mechanism_info(slot, mechanism, info)
         return None if code else MechanismInfo(*_MECHANISM_INFO.unpack_from(info))
 
-    def open_session(self, slot: int) -> Session:
+    def open_session(self, slot: int) -> PKCS11Session:
         """Open a session that can read and sign."""
-        return Session(self, self.new_session(slot))
+        return PKCS11Session(self, self.new_session(slot))
 
     def new_session(self, slot: int, *, writing: bool = False) -> int:
         """Open a session, which can change the token only if it is for writing; return its handle."""
@@ -250,7 +250,7 @@ class Functions:
         self._get_token_info = function(6, number, pointer)
         self._get_mechanism_info = function(8, number, number, pointer)
         self._open_session = function(12, number, number, pointer, pointer, pointer)
-        # The others are used by `Session` and `WritingSession`.
+        # The others are used by `PKCS11Session` and `WritingSession`.
         self.close_session = function(13, number)
         self.get_session_info = function(15, number, pointer)
         self.login = function(18, number, number, ctypes.c_char_p, number)
@@ -267,7 +267,7 @@ class Functions:
         self.generate_key_pair = function(59, number, *(pointer, pointer, number, pointer, number), pointer, pointer)
 
 
-class Session:
+class PKCS11Session:
     """A session with a token. Not to be used by two threads at once."""
 
     def __init__(self, functions: Functions, handle: int) -> None:

@@ -6,14 +6,14 @@ import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from hwsigner.backends.pkcs11.belongings import Stored, destroy
 from hwsigner.backends.pkcs11.der import certificate_names, certificate_public_key, common_name, key_id
 from hwsigner.backends.pkcs11.errors import PKCS11Error
-from hwsigner.backends.pkcs11.functions import Attribute, ObjectClass, Session, from_number
+from hwsigner.backends.pkcs11.functions import Attribute, ObjectClass, PKCS11Session, from_number
 from hwsigner.backends.pkcs11.module import token_uri
 from hwsigner.backends.pkcs11.objects import CertificateObject, KeyObject, count_names, find_certificates, object_uri
 from hwsigner.backends.pkcs11.pairing import public_keys_of
 from hwsigner.backends.pkcs11.search import FoundToken, find_named_key
+from hwsigner.backends.pkcs11.stored import Stored, destroy
 from hwsigner.backends.pkcs11.token import OpenToken
 from hwsigner.backends.pkcs11.writing import FALSE, TRUE, Template, WritingSession, writing
 from hwsigner.errors import HwsignerWarning, KeyMismatchError, SigningKeyError
@@ -60,7 +60,7 @@ def install_certificate(
         return InstalledCertificate(object_uri(new, token_uri(token.info, uri), uri, names))
 
 
-def _require_match(token: OpenToken, session: Session, key: KeyObject, public_key: bytes | None) -> None:
+def _require_match(token: OpenToken, session: PKCS11Session, key: KeyObject, public_key: bytes | None) -> None:
     own = public_keys_of(session, [key])[0]
     if own is not None and own != public_key:
         message = f"the certificate is for another key than {key.label.decode(errors='backslashreplace')!r}"

@@ -17,7 +17,7 @@ from hwsigner.backends.pkcs11.errors import (
     PKCS11Error,
     SessionLostError,
 )
-from hwsigner.backends.pkcs11.functions import KeyType, Session
+from hwsigner.backends.pkcs11.functions import KeyType, PKCS11Session
 from hwsigner.backends.pkcs11.objects import ALGORITHMS, ORDER_BYTES, KeyObject
 from hwsigner.backends.pkcs11.pairing import public_keys_of
 from hwsigner.backends.pkcs11.search import find_key
@@ -123,7 +123,7 @@ class PKCS11Key(Key):
                 token.drop_session()
                 raise token.failure(action, error) from error
 
-    def _session(self) -> Session:
+    def _session(self) -> PKCS11Session:
         """Return the token's session, with the key found again if the session is a new one."""
         # Thoroughly, so that the user is not asked for a PIN in vain.
         self._token.drop_lost_session(thoroughly=self._key.always_authenticate)
@@ -134,10 +134,10 @@ class PKCS11Key(Key):
             session = self._token.current_session()
         return session
 
-    def _find_public_key(self, session: Session) -> bytes | None:
+    def _find_public_key(self, session: PKCS11Session) -> bytes | None:
         return public_keys_of(session, [self._key])[0]
 
-    def _sign(self, session: Session, message: bytes, hash: HashName) -> bytes:
+    def _sign(self, session: PKCS11Session, message: bytes, hash: HashName) -> bytes:
         method = self._methods.get(hash) or self._methods.setdefault(hash, self._method(hash))
         data = method.prepare(message)
         if self._key.always_authenticate:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import NamedTuple
 
-from hwsigner.backends.pkcs11.belongings import Stored, destroy, find_stored
 from hwsigner.backends.pkcs11.der import key_id
 from hwsigner.backends.pkcs11.description import describe
 from hwsigner.backends.pkcs11.errors import (
@@ -21,10 +20,11 @@ from hwsigner.backends.pkcs11.errors import (
     TEMPLATE_INCONSISTENT,
     PKCS11Error,
 )
-from hwsigner.backends.pkcs11.functions import Attribute, KeyType, ObjectClass, Session, from_number
+from hwsigner.backends.pkcs11.functions import Attribute, KeyType, ObjectClass, PKCS11Session, from_number
 from hwsigner.backends.pkcs11.objects import ORDER_BYTES, KeyObject, read_key
 from hwsigner.backends.pkcs11.pins import token_name
 from hwsigner.backends.pkcs11.search import FoundToken
+from hwsigner.backends.pkcs11.stored import Stored, destroy, find_stored
 from hwsigner.backends.pkcs11.token import OpenToken
 from hwsigner.backends.pkcs11.writing import FALSE, TRUE, KeyPair, Template, WritingSession, writing
 from hwsigner.errors import SigningKeyError, UnsupportedKeyError, UsageError
@@ -154,7 +154,7 @@ def _require_mechanism(found: FoundToken, plan: _Plan, request: KeyRequest) -> N
         raise UnsupportedKeyError(f"{name} makes {sizes}, so not {request.algorithm}", _OTHER)
 
 
-def _refuse_existing(token: OpenToken, session: Session, plan: _Plan) -> None:
+def _refuse_existing(token: OpenToken, session: PKCS11Session, plan: _Plan) -> None:
     """Check that no key or certificate has the label or the id of the new key.
 
     Raises:
@@ -210,7 +210,7 @@ def _stored(token: OpenToken, session: WritingSession, draft: KeyPair) -> KeyPai
                 session.destroy(handle)
 
 
-def _differences(session: Session, pair: KeyPair, plan: _Plan) -> list[str]:
+def _differences(session: PKCS11Session, pair: KeyPair, plan: _Plan) -> list[str]:
     """Return in what a new key pair differs from its plan."""
     public = read_key(session, ObjectClass.PUBLIC_KEY, pair.public)
     if public is None or public.public_key is None:

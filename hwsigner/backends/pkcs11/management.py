@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hwsigner.backends.pkcs11 import check_uri, installing, keygen, piv
-from hwsigner.backends.pkcs11.belongings import Stored, belongings, destroy
 from hwsigner.backends.pkcs11.der import certificate_public_key
 from hwsigner.backends.pkcs11.description import describe
 from hwsigner.backends.pkcs11.functions import ObjectClass
 from hwsigner.backends.pkcs11.objects import find_keys
 from hwsigner.backends.pkcs11.search import choose_token, find_any_key, find_named_key, only_token, using
+from hwsigner.backends.pkcs11.stored import Stored, destroy, stored_with
 from hwsigner.backends.pkcs11.token import OpenToken
 from hwsigner.backends.pkcs11.writing import WritingSession, writing
 from hwsigner.errors import KeyNotFoundError, UsageError
@@ -85,12 +85,12 @@ def _require_private(uri: KeyURI) -> None:
 def _doomed(token: OpenToken, session: WritingSession, uri: KeyURI) -> list[Stored]:
     """Return what is deleted with the key that a URI names, or what is left of a key that was not deleted wholly."""
     try:
-        return belongings(session, find_named_key(token, uri))
+        return stored_with(session, find_named_key(token, uri))
     except KeyNotFoundError:
         left = find_keys(session, ObjectClass.PUBLIC_KEY, uri)
         if len(left) != 1 or not (uri.path.get("object") or uri.path.get("id")):
             raise
-        return belongings(session, left[0])
+        return stored_with(session, left[0])
 
 
 if TYPE_CHECKING:

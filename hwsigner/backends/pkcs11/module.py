@@ -23,7 +23,7 @@ from typing import TypeVar
 
 from hwsigner.backends.pkcs11 import access
 from hwsigner.backends.pkcs11.errors import GENERAL_ERROR, TOKEN_NOT_PRESENT, TOKEN_NOT_RECOGNIZED, PKCS11Error
-from hwsigner.backends.pkcs11.functions import Functions, Session, TokenFlag, TokenInfo
+from hwsigner.backends.pkcs11.functions import Functions, PKCS11Session, TokenFlag, TokenInfo
 from hwsigner.backends.pkcs11.paths import FLAG_HINT
 from hwsigner.errors import BackendUnavailableError, SigningKeyError
 from hwsigner.system import pcsc
@@ -56,7 +56,7 @@ class TokenSession:
     """
 
     def __init__(self) -> None:
-        self.session: Session | None = None
+        self.session: PKCS11Session | None = None
         self.lock = threading.RLock()
         self.asks_user = False
 

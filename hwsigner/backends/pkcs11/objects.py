@@ -18,7 +18,7 @@ from hwsigner.backends.pkcs11.der import (
     raw_point,
     without_padding,
 )
-from hwsigner.backends.pkcs11.functions import Attribute, KeyType, ObjectClass, Session, to_number
+from hwsigner.backends.pkcs11.functions import Attribute, KeyType, ObjectClass, PKCS11Session, to_number
 from hwsigner.errors import UnsupportedKeyError
 from hwsigner.key import ECDSA, MLDSA, RSA, RSA_BITS, SUPPORTED_KEYS, Algorithm, is_rsa_exponent
 from hwsigner.uri import KeyURI
@@ -99,7 +99,7 @@ class Objects:
         names: the CKA_ID and CKA_LABEL that they have; an empty one means that they have none.
     """
 
-    def __init__(self, session: Session, names: _Template) -> None:
+    def __init__(self, session: PKCS11Session, names: _Template) -> None:
         self._session = session
         self._names = names
         self._handles: defaultdict[int, list[int]] = defaultdict(list)
@@ -137,7 +137,7 @@ class Objects:
         return _without(self._names, _keys_at(self._session, kind, self._handles[kind]))
 
 
-def find_objects(session: Session, uri: KeyURI) -> Objects:
+def find_objects(session: PKCS11Session, uri: KeyURI) -> Objects:
     """Return the objects that a URI names by `object` and `id`."""
     found = Objects(session, _names_of(uri))
     half_encoded = None if found else _half_encoded(uri)
@@ -198,12 +198,12 @@ def _uri_type(found: AnyObject) -> bytes:
     return b"cert" if isinstance(found, CertificateObject) else b"private"
 
 
-def find_keys(session: Session, kind: int, uri: KeyURI) -> list[KeyObject]:
+def find_keys(session: PKCS11Session, kind: int, uri: KeyURI) -> list[KeyObject]:
     """Return the keys of a class that a URI names by `object` and `id`."""
     return _named(uri, partial(read_keys, session, kind))
 
 
-def find_certificates(session: Session, uri: KeyURI) -> list[CertificateObject]:
+def find_certificates(session: PKCS11Session, uri: KeyURI) -> list[CertificateObject]:
     """Return the certificates that a URI names by `object` and `id`, but not those that the token has as a URL."""
     return _named(uri, partial(_read_certificates, session))
 
@@ -238,16 +238,16 @@ def _without(names: _Template, found: list[Found]) -> list[Found]:
     return [one for one in found if not one.label] if names.get(Attribute.LABEL) == b"" else found
 
 
-def read_keys(session: Session, kind: int, template: _Template) -> list[KeyObject]:
+def read_keys(session: PKCS11Session, kind: int, template: _Template) -> list[KeyObject]:
     """Return the keys of a class that have these attributes, but not those that can't be read."""
     return _keys_at(session, kind, session.find(kind, template))
 
 
-def _keys_at(session: Session, kind: int, handles: Iterable[int]) -> list[KeyObject]:
+def _keys_at(session: PKCS11Session, kind: int, handles: Iterable[int]) -> list[KeyObject]:
     return [key for handle in handles if (key := read_key(session, kind, handle)) is not None]
 
 
-def read_key(session: Session, kind: int, handle: int) -> KeyObject | None:
+def read_key(session: PKCS11Session, kind: int, handle: int) -> KeyObject | None:
     """Return a key of a class by its handle, or None if it can't be read."""
     values = session.read(handle, _PRIVATE if kind == ObjectClass.PRIVATE_KEY else _PUBLIC)
     if not values:
@@ -267,11 +267,11 @@ def read_key(session: Session, kind: int, handle: int) -> KeyObject | None:
     )
 
 
-def _read_certificates(session: Session, template: _Template) -> list[CertificateObject]:
+def _read_certificates(session: PKCS11Session, template: _Template) -> list[CertificateObject]:
     return _certificates_at(session, session.find(ObjectClass.CERTIFICATE, template))
 
 
-def _certificates_at(session: Session, handles: Iterable[int]) -> list[CertificateObject]:
+def _certificates_at(session: PKCS11Session, handles: Iterable[int]) -> list[CertificateObject]:
     found = []
     for handle in handles:
         values = session.read(handle, (Attribute.VALUE, Attribute.ID, Attribute.LABEL, Attribute.CERTIFICATE_TYPE))

@@ -6,14 +6,14 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from hwsigner.backends.pkcs11.functions import Attribute, ObjectClass, Session
+from hwsigner.backends.pkcs11.functions import Attribute, ObjectClass, PKCS11Session
 from hwsigner.backends.pkcs11.objects import CertificateObject, KeyObject, Objects, find_keys, find_objects, read_keys
 from hwsigner.uri import KeyURI
 
 Found = TypeVar("Found", KeyObject, CertificateObject)
 
 
-def find_private_keys(session: Session, uri: KeyURI, wanted: bytes | None = None) -> list[KeyObject]:
+def find_private_keys(session: PKCS11Session, uri: KeyURI, wanted: bytes | None = None) -> list[KeyObject]:
     """Return the private keys that a URI names; if some of them can sign, only those.
 
     A URI may name a certificate or a public key of the token: the private key has the same CKA_ID, else the same
@@ -49,7 +49,7 @@ def _is_settled(named: Sequence[KeyObject], found: Objects, wanted: bytes) -> bo
     return is_certified or not found.visible
 
 
-def _keys_of_others(session: Session, found: Objects, wanted: bytes | None) -> list[KeyObject]:
+def _keys_of_others(session: PKCS11Session, found: Objects, wanted: bytes | None) -> list[KeyObject]:
     """Return the private keys that belong to the certificates and public keys that were found."""
     others = found.visible
     shown: set[bytes | None] = {one.public_key for one in others} - {None}
@@ -64,7 +64,7 @@ def _keys_of_others(session: Session, found: Objects, wanted: bytes | None) -> l
 
 
 def with_public_key(
-    session: Session, keys: Sequence[KeyObject], wanted: Collection[bytes | None], found: Objects | None = None
+    session: PKCS11Session, keys: Sequence[KeyObject], wanted: Collection[bytes | None], found: Objects | None = None
 ) -> list[KeyObject]:
     """Return one private key for each of these public keys; if there is none, the keys whose public key is hidden.
 
@@ -75,7 +75,9 @@ def with_public_key(
     return list(by_public.values()) or [key for key, public in shown if public is None]
 
 
-def public_keys_of(session: Session, keys: Sequence[KeyObject], found: Objects | None = None) -> list[bytes | None]:
+def public_keys_of(
+    session: PKCS11Session, keys: Sequence[KeyObject], found: Objects | None = None
+) -> list[bytes | None]:
     """Return the public half of each private key as DER SubjectPublicKeyInfo, or None if the token does not show it.
 
     It is in the private key object itself; else in the public key object of the same CKA_ID (of the same label, if
@@ -149,12 +151,12 @@ def _public_keys_beside(
     return {one.public_key for one in found if one.public_key}
 
 
-def visible_keys(session: Session, uri: KeyURI) -> set[bytes]:
+def visible_keys(session: PKCS11Session, uri: KeyURI) -> set[bytes]:
     """Return the DER SubjectPublicKeyInfo of the certificates and public keys that a URI names."""
     return {one.public_key for one in find_objects(session, uri).visible if one.public_key}
 
 
-def has_visible_match(session: Session, uri: KeyURI, wanted: bytes | None) -> bool:
+def has_visible_match(session: PKCS11Session, uri: KeyURI, wanted: bytes | None) -> bool:
     """Return whether a certificate or key shows that the token has the key, without a login."""
     found = find_objects(session, uri)
     shown = {one.public_key for one in found.visible if one.public_key}

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 
 from hwsigner.backends import refusals
 from hwsigner.backends.pkcs11.errors import PinRefusedError, PKCS11Error
-from hwsigner.backends.pkcs11.functions import Session, TokenFlag, TokenInfo
+from hwsigner.backends.pkcs11.functions import PKCS11Session, TokenFlag, TokenInfo
 from hwsigner.backends.pkcs11.module import Module, token_uri
 from hwsigner.backends.pkcs11.pairing import has_visible_match, visible_keys
 from hwsigner.errors import PinError, PinLockedError, PinRequiredError, printable
@@ -24,7 +24,7 @@ _STATES = (
 _NAMING = frozenset({"token", "serial", "slot-id", "slot-description"})
 # Marks a refusal that the token's flags show too. The flags say when it is over, for another program may log in. But
 # libykcs11 does not see what another process did before it lists its slots again.
-_IN_FLAGS = ".told"
+_IN_FLAGS = ".shown"
 # A login has begun and not ended.
 _OPEN = ".open"
 _BY_HAND = (
@@ -98,7 +98,7 @@ def refuse_risk(token: TokenInfo, pins: PinSource, found: FoundPin | None = None
         raise _has_failed(token)
 
 
-def refuse_stranger(session: Session, token: TokenInfo, uri: KeyURI, public_key: bytes | None) -> None:
+def refuse_stranger(session: PKCS11Session, token: TokenInfo, uri: KeyURI, public_key: bytes | None) -> None:
     """Check that a token may be the one that a URI means, before a stored PIN is sent to it.
 
     It is not if the URI names no token, and this one shows keys or certificates without a login, none of which is the
@@ -158,14 +158,14 @@ class TokenFingerprint:
         self._uri: KeyURI | None = None
         self._shown: set[bytes] = set()
 
-    def take(self, session: Session, uri: KeyURI) -> None:
+    def take(self, session: PKCS11Session, uri: KeyURI) -> None:
         """Remember what a URI names on the token, unless this was done before."""
         if self._uri is None:
             self._uri = uri
             with suppress(PKCS11Error):  # Some tokens can't be searched before a login.
                 self._shown = visible_keys(session, uri)
 
-    def fits(self, session: Session) -> bool:
+    def fits(self, session: PKCS11Session) -> bool:
         """Whether the token shows one of these keys again. A token that showed none at first always fits."""
         return self._uri is None or not self._shown or bool(self._shown & visible_keys(session, self._uri))
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from hwsigner.backends.pkcs11.der import certificate_public_key, without_padding
-from hwsigner.backends.pkcs11.functions import Attribute, ObjectClass, Session, TokenInfo
+from hwsigner.backends.pkcs11.functions import Attribute, ObjectClass, PKCS11Session, TokenInfo
 from hwsigner.backends.pkcs11.module import token_uri
 from hwsigner.backends.pkcs11.objects import AnyObject, KeyObject, find_certificates, find_keys
 from hwsigner.backends.pkcs11.token import OpenToken
@@ -84,7 +84,7 @@ class PIVSlot(NamedTuple):
     has_data: bool
 
     @classmethod
-    def read(cls, session: Session, key_id: bytes) -> PIVSlot:
+    def read(cls, session: PKCS11Session, key_id: bytes) -> PIVSlot:
         """Read the slot with this CKA_ID."""
         key = next(iter(find_keys(session, ObjectClass.PUBLIC_KEY, KeyURI("pkcs11", {"id": key_id}))), None)
         local = session.read(key.handle, (Attribute.LOCAL,)).get(Attribute.LOCAL, b"") if key else b""
@@ -137,7 +137,7 @@ def named_slot(uri: KeyURI) -> bytes | None:
     return named
 
 
-def find_slot(session: Session, uri: KeyURI, name: str) -> PIVSlot:
+def find_slot(session: PKCS11Session, uri: KeyURI, name: str) -> PIVSlot:
     """Return the slot that a URI names by `id` or by the label of a certificate or public key, or the only one in use.
 
     Args:
@@ -169,7 +169,7 @@ def firmware(info: TokenInfo) -> tuple[int, int, int]:
     return major, *divmod(minor, 10)
 
 
-def _ids(session: Session, uri: KeyURI) -> set[bytes]:
+def _ids(session: PKCS11Session, uri: KeyURI) -> set[bytes]:
     """Return the CKA_IDs of the slots whose public key or certificate a URI names."""
     found: list[AnyObject] = [*find_keys(session, ObjectClass.PUBLIC_KEY, uri), *find_certificates(session, uri)]
     return {one.id for one in found} & SLOTS.keys()

@@ -14,7 +14,7 @@ from hwsigner.backends.pkcs11.errors import (
     PinRefusedError,
     PKCS11Error,
 )
-from hwsigner.backends.pkcs11.functions import Session, TokenFlag, TokenInfo
+from hwsigner.backends.pkcs11.functions import PKCS11Session, TokenFlag, TokenInfo
 from hwsigner.backends.pkcs11.module import Module, TokenSession, registry_lock
 from hwsigner.backends.pkcs11.pins import (
     TokenFingerprint,
@@ -76,7 +76,7 @@ class OpenToken(TokenSession):
         """Whether a login is still possible."""
         return not self._logged_in and bool(self.info.flags & TokenFlag.USER_PIN_INITIALIZED)
 
-    def current_session(self) -> Session:
+    def current_session(self) -> PKCS11Session:
         """Return the session. If it was dropped, open a new one and log in as before.
 
         Raises:
@@ -230,12 +230,12 @@ class OpenToken(TokenSession):
                 self._logged_in = False
                 self._fingerprint = TokenFingerprint()
 
-    def _open_session(self) -> Session:
+    def _open_session(self) -> PKCS11Session:
         if self._is_lost:
             self.module.refresh_tokens()
             self._is_lost = False
 
-        def open_session() -> Session:
+        def open_session() -> PKCS11Session:
             self.refresh()
             try:
                 return self.module.functions.open_session(self.info.slot)
@@ -256,7 +256,7 @@ class OpenToken(TokenSession):
             with suppress(PKCS11Error):
                 session.close()
 
-    def _recognise(self, session: Session) -> None:
+    def _recognise(self, session: PKCS11Session) -> None:
         """Check, before a PIN is sent, that the token in the slot is not another one with the same details."""
         if not self._fingerprint.fits(session):
             self.drop_session()
@@ -328,7 +328,7 @@ class OpenToken(TokenSession):
         self._logged_in = False
         self.drop_session()
 
-    def _signature_pin(self, session: Session, uri: KeyURI, pins: PinSource) -> FoundPin | None:
+    def _signature_pin(self, session: PKCS11Session, uri: KeyURI, pins: PinSource) -> FoundPin | None:
         if has_keypad(self.info):
             return None
         if pins.reuse:
@@ -344,7 +344,7 @@ class OpenToken(TokenSession):
         checked(self.info, found.pin)
         return found
 
-    def _find_pin(self, session: Session, uri: KeyURI, pins: PinSource) -> FoundPin:
+    def _find_pin(self, session: PKCS11Session, uri: KeyURI, pins: PinSource) -> FoundPin:
         with self._asking():
             found = pins.find(uri, self._request)
         refuse_risk(self.info, pins, found)
@@ -363,7 +363,7 @@ class OpenToken(TokenSession):
             with registry_lock:  # A fork that has seen the user asked is over.
                 self.asks_user = False
 
-    def _send(self, session: Session, found: FoundPin | None, *, for_signature: bool = False) -> None:
+    def _send(self, session: PKCS11Session, found: FoundPin | None, *, for_signature: bool = False) -> None:
         keypad = f"type the PIN of {self.name} at its keypad"
         with notices.waiting(keypad, at_once=True) if found is None else nullcontext(), quiet():
             session.log_in(found.pin if found else None, for_signature=for_signature)

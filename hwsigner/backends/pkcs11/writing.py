@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from hwsigner.backends.pkcs11.errors import PKCS11Error
-from hwsigner.backends.pkcs11.functions import Functions, Mechanism, Session, attributes, buffer, check
+from hwsigner.backends.pkcs11.functions import Functions, Mechanism, PKCS11Session, attributes, buffer, check
 from hwsigner.backends.pkcs11.search import FoundToken
 from hwsigner.backends.pkcs11.token import OpenToken, acquire
 from hwsigner.errors import BackendUnavailableError
@@ -32,7 +32,7 @@ class KeyPair(NamedTuple):
     private: int
 
 
-class WritingSession(Session):
+class WritingSession(PKCS11Session):
     """A session that can change its token. It shares the login of the process. A method raises a PKCS11Error."""
 
     def __init__(self, functions: Functions, slot: int) -> None:

@@ -270,9 +270,9 @@ def test_refusal_is_kept_before_the_record_of_the_login_goes(silent: Shim, monke
 
 _KILLED = """
 import os, sys
-from hwsigner.backends.pkcs11.functions import Session
+from hwsigner.backends.pkcs11.functions import PKCS11Session
 from hwsigner.key import open_key
-Session.log_in = lambda *_, **__: os._exit(9)
+PKCS11Session.log_in = lambda *_, **__: os._exit(9)
 open_key(sys.argv[1], allow_modules=True)
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from hwsigner.backends.pkcs11.errors import PKCS11Error
-from hwsigner.backends.pkcs11.functions import Attribute, ObjectClass, Session
+from hwsigner.backends.pkcs11.functions import Attribute, ObjectClass, PKCS11Session
 from hwsigner.backends.pkcs11.objects import CertificateObject, KeyObject, find_certificates, find_keys
 from hwsigner.backends.pkcs11.pairing import public_keys_of
 from hwsigner.backends.pkcs11.token import OpenToken
@@ -37,7 +37,7 @@ class Stored(NamedTuple):
         return f"{_KINDS[self.kind]} ({', '.join(names) or 'without label and id'})"
 
 
-def find_stored(session: Session, name: KeyURI) -> list[Stored]:
+def find_stored(session: PKCS11Session, name: KeyURI) -> list[Stored]:
     """Return the private keys, certificates and public keys, in this order, that a URI names by `object` and `id`."""
     return [
         *(Stored(ObjectClass.PRIVATE_KEY, one) for one in find_keys(session, ObjectClass.PRIVATE_KEY, name)),
@@ -46,7 +46,7 @@ def find_stored(session: Session, name: KeyURI) -> list[Stored]:
     ]
 
 
-def belongings(session: Session, key: KeyObject) -> list[Stored]:
+def stored_with(session: PKCS11Session, key: KeyObject) -> list[Stored]:
     """Return a key with its certificates and its public key object: what has its CKA_ID, or its label if it has no ID.
 
     If another private key has that too, only the objects with the key's own public key are returned.
