@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from struct import Struct
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from hwsigner.backends.pkcs11.errors import CRYPTOKI_NOT_INITIALIZED, PKCS11Error, error_for
 from hwsigner.errors import SigningKeyError
@@ -112,12 +112,13 @@ class TokenInfo(NamedTuple):
     firmware: tuple[int, int] = (0, 0)
 
 
-class MechanismInfo(NamedTuple):
+class MechanismInfo:
     """What a token says of a mechanism (CK_MECHANISM_INFO): the sizes of its keys in bits, and its flags."""
 
-    smallest: int
-    largest: int
-    flags: int
+    def __init__(self, smallest: int, largest: int, flags: int) -> None:
+        self.smallest: Final = smallest
+        self.largest: Final = largest
+        self.flags: Final = flags
 
 
 class Functions:

@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import Final, TypeVar
 
 from hwsigner.backends.pkcs11 import module
 from hwsigner.backends.pkcs11.der import encode_ecdsa_signature
@@ -42,12 +42,13 @@ _DIGEST_INFO = {
 T = TypeVar("T")
 
 
-class SigningMethod(NamedTuple):
+class SigningMethod:
     """How a key signs: the mechanism, what it gets of a message, and what becomes of its signature."""
 
-    mechanism: int
-    prepare: Callable[[bytes], bytes]
-    finish: Callable[[bytes], bytes]
+    def __init__(self, mechanism: int, prepare: Callable[[bytes], bytes], finish: Callable[[bytes], bytes]) -> None:
+        self.mechanism: Final = mechanism
+        self.prepare: Final = prepare
+        self.finish: Final = finish
 
 
 class PKCS11Key(Key):

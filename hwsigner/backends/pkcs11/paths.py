@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Final
 
 from hwsigner.errors import BackendUnavailableError, UsageError
 from hwsigner.uri import KeyURI
@@ -138,7 +138,7 @@ def _named(name: str, folders: Iterable[str]) -> str:
     )
 
 
-class ConfiguredModule(NamedTuple):
+class ConfiguredModule:
     """A module of p11-kit's configuration.
 
     Attributes:
@@ -147,9 +147,10 @@ class ConfiguredModule(NamedTuple):
         has_user_keys: whether p11-kit's proxy shows it. It does not show stores of trusted CAs.
     """
 
-    name: str
-    path: str
-    has_user_keys: bool
+    def __init__(self, name: str, path: str, has_user_keys: bool) -> None:
+        self.name: Final = name
+        self.path: Final = path
+        self.has_user_keys: Final = has_user_keys
 
 
 def configured_modules() -> list[ConfiguredModule]:
