@@ -38,7 +38,7 @@ _CLOCKED = """if True:
 
     ahead, boot_time = Path(sys.argv[1]), clocks.boot_time
     clocks.boot_time = lambda: boot_time() + float(ahead.read_text())
-    clocks.Clocks.__new__.__defaults__ = clocks.utc_now, clocks.boot_time, time.sleep
+    clocks.Clocks.__init__.__defaults__ = clocks.utc_now, clocks.boot_time, time.sleep
 
     from hwsigner.cli import main, server_run  # These take their clocks as they are imported.
     from hwsigner.refresh import background
