@@ -22,7 +22,7 @@ BOUNDS = {
     "enroll": Bound(931, 53),
     "renew": Bound(798, 56),
     "aws setup": Bound(934, 38),
-    "doctor": Bound(545, 50),
+    "doctor": Bound(531, 50),
     "agent": Bound(22, 8),
 }
 ROOM = 1.03
