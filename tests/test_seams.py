@@ -14,6 +14,7 @@ from typing import NamedTuple
 import pytest
 
 import hwsigner
+from hwsigner.attestation import _VERIFIERS
 from hwsigner.backends import BACKENDS
 from hwsigner.cli import COMMANDS
 from hwsigner.enrolment.issuers import ISSUERS
@@ -21,7 +22,7 @@ from hwsigner.enrolment.issuers import ISSUERS
 ROOT = Path(hwsigner.__file__).parents[1]
 BUILT_IN = sorted(
     {name for backend in BACKENDS.values() for name in (backend.module, backend.management, backend.attestation)} - {""}
-    | {*ISSUERS.values(), *COMMANDS.values()}
+    | {*ISSUERS.values(), *COMMANDS.values(), *_VERIFIERS.values()}
 )
 
 
@@ -50,6 +51,7 @@ MISTAKES = {
     "an attestation module's answer_challenge is renamed": Mistake(
         "backends/pkcs11/attest.py", "def answer_challenge(", "def answer("
     ),
+    "a verifier's challenge is renamed": Mistake("attestation/tpm2.py", "def challenge(", "def add_challenge("),
     "a capability's function is renamed in its Protocol": Mistake(
         "key/__init__.py", "    def find_certificates(self", "    def find_certificate(self"
     ),

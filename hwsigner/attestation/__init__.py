@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from hwsigner.attestation.chain import Trust, VendorCertificate
 from hwsigner.attestation.documents import NONCE_BYTES, Document, Kind, Value, binding, new, read
@@ -30,12 +30,28 @@ from hwsigner.uri import KeyURI
 __all__ = ["answer_challenge", "challenge", "endorsement_key", "examine", "make_statement", "read", "read_trust"]
 __all__ += ["Document", "Findings", "Kind", "Trust", "Value", "VendorCertificate", "verify_answer"]
 
-# By format, a module with `examine` and `verify`. One with `challenge` adds members to the challenge and its state.
+# By format, a module that is a VerifiesStatements.
 _VERIFIERS = {name: f"hwsigner.attestation.{name}" for name in ("tpm2", "piv", "pkcs11")}
 _SUFFIXES = (".pem", ".crt", ".cer", ".der")
 _Given = ParamSpec("_Given")
 _Result = TypeVar("_Result")
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
+
+
+class VerifiesStatements(Protocol):
+    """The module that verifies the documents of a format."""
+
+    def examine(self, statement: Document, trust: Trust) -> Findings:
+        """Return what a statement claims; see `examine`."""
+        ...
+
+    def challenge(self, statement: Document) -> tuple[dict[str, Value], dict[str, Value]]:
+        """Return what a challenge has besides its nonce, and what the verifier keeps for itself."""
+        ...
+
+    def verify(self, statement: Document, state: Document, answer: Document, trust: Trust) -> Findings:
+        """Return what an answer proves; see `verify_answer`."""
+        ...
 
 
 def make_statement(
@@ -159,8 +175,7 @@ def challenge(statement: Document, trust: Trust) -> tuple[Document, Document]:
     """
     examine(statement, trust)
     common = {"statement": statement.digest(), "nonce": secrets.token_bytes(NONCE_BYTES)}
-    add = getattr(_verifier(statement), "challenge", None)
-    values, own = add(statement) if add else ({}, {})
+    values, own = _verifier(statement).challenge(statement)
     created = trust.time().astimezone(UTC).strftime(_TIME)
     state = new("state", statement.format, {**common, **own, "created": created})
     return new("challenge", statement.format, {**common, **values}), state
@@ -183,7 +198,7 @@ def verify_answer(statement: Document, state: Document, answer: Document, trust:
         raise AttestationError("the state is of the challenge to another statement", "Give the statement's own state")
     if (answer.format, answer.blob("nonce")) != (state.format, state.blob("nonce")):
         raise AttestationError("the answer is to another challenge", "Ask for the answer to this one")
-    found: Findings = _verifier(statement).verify(statement, state, answer, trust)
+    found = _verifier(statement).verify(statement, state, answer, trust)
     since = f"All this was so after {state.text('created')}, when the challenge was made"
     return _with_csr(replace(found, proven=(*found.proven, since)), statement)
 
@@ -196,8 +211,9 @@ def _proving(
     return capability(uri, function, uri.backend.attestation, lack, allow_modules=allow_modules)
 
 
-def _verifier(statement: Document) -> Any:
-    return importlib.import_module(_VERIFIERS[statement.format])
+def _verifier(statement: Document) -> VerifiesStatements:
+    module: VerifiesStatements = importlib.import_module(_VERIFIERS[statement.format])
+    return module
 
 
 def _with_csr(found: Findings, statement: Document) -> Findings:

@@ -15,9 +15,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from hwsigner.attestation.chain import UNREADABLE, Trust, VendorCertificate
-from hwsigner.attestation.documents import Document
+from hwsigner.attestation.documents import Document, Value
 from hwsigner.attestation.findings import Findings
 from hwsigner.attestation.proof_of_possession import PROOF_OF_POSSESSION, verify_proof_of_possession
 from hwsigner.attestation.weaknesses import is_roca_of_yubikey, weaknesses_of_yubikey
@@ -79,6 +80,11 @@ def examine(statement: Document, trust: Trust) -> Findings:
     """
     attestation = _read(statement, trust)
     return _findings(attestation, claimed=_sentences(attestation))
+
+
+def challenge(statement: Document) -> tuple[dict[str, Value], dict[str, Value]]:
+    """Return nothing for the challenge and its state: the nonce is enough."""
+    return {}, {}
 
 
 def verify(statement: Document, state: Document, answer: Document, trust: Trust) -> Findings:
@@ -189,3 +195,9 @@ def _serial(certificate: VendorCertificate) -> int:
 
 def _refusal(problem: str) -> AttestationError:
     return AttestationError(f"the slot's certificate {problem}", "Make the statement again, with a YubiKey")
+
+
+if TYPE_CHECKING:
+    from hwsigner.attestation import VerifiesStatements, piv
+
+    _: VerifiesStatements = piv

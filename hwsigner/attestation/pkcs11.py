@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from hwsigner.attestation.chain import UNREADABLE, Trust
-from hwsigner.attestation.documents import Document
+from hwsigner.attestation.documents import Document, Value
 from hwsigner.attestation.findings import Findings
 from hwsigner.attestation.proof_of_possession import PROOF_OF_POSSESSION, verify_proof_of_possession
 from hwsigner.attestation.weaknesses import is_roca
@@ -43,6 +44,11 @@ def examine(statement: Document, trust: Trust) -> Findings:
     return Findings(given, claimed=tuple(claims), warnings=warnings)
 
 
+def challenge(statement: Document) -> tuple[dict[str, Value], dict[str, Value]]:
+    """Return nothing for the challenge and its state: the nonce is enough."""
+    return {}, {}
+
+
 def verify(statement: Document, state: Document, answer: Document, trust: Trust) -> Findings:
     """Return what an answer proves: that the key is at hand.
 
@@ -52,3 +58,9 @@ def verify(statement: Document, state: Document, answer: Document, trust: Trust)
     found = examine(statement, trust)
     verify_proof_of_possession(found.public_key, state, answer)
     return replace(found, proven=(PROOF_OF_POSSESSION,))
+
+
+if TYPE_CHECKING:
+    from hwsigner.attestation import VerifiesStatements, pkcs11
+
+    _: VerifiesStatements = pkcs11

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hwsigner.attestation.chain import Trust, VendorCertificate, in_usual_form
 from hwsigner.attestation.credential import make_credential
@@ -230,3 +230,9 @@ def _pcr_policy(key: Public, quoted: Quoted) -> list[str]:
 def _check_extra_data(found: bytes, expected: bytes, name: str) -> None:
     if found != expected:
         raise AttestationError(f"{name} was made for another challenge", "Ask for the answer to this one")
+
+
+if TYPE_CHECKING:
+    from hwsigner.attestation import VerifiesStatements, tpm2
+
+    _: VerifiesStatements = tpm2
