@@ -248,7 +248,8 @@ class AgentProfile:
     def _make_provider(self) -> BackgroundProvider:
         try:
             service = settings.service_for_daemon(self._settings, self._shared.environ)
-            provider = Provider._from_settings(self._settings, service, self._pins, [self._pins.prompt])
+            self._settings.prompts = [self._pins.prompt]
+            provider = Provider._from_settings(self._settings, service, self._pins)
         except (HwsignerError, HwsignerWarning) as error:
             self._unopened = without_frames(error)
             raise

@@ -13,7 +13,15 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from hwsigner.cli.process import ExitOnInterrupt, abandon_stdout, discard_frames, forbid_dumps, report, report_to
+from hwsigner.cli.process import (
+    ExitOnInterrupt,
+    abandon_stdout,
+    discard_frames,
+    forbid_dumps,
+    let_ask,
+    report,
+    report_to,
+)
 from hwsigner.errors import HwsignerError, HwsignerWarning, NoProfileError, UsageError, place_of, suggestion
 from hwsigner.pins import sources as pin_sources
 from hwsigner.system import notices
@@ -201,6 +209,7 @@ def _run_completed(command: CommandModule, parsed: Arguments) -> int:
     from hwsigner.config.settings import warn_of_secrets
 
     notices.silence(on=not parsed.settings.debug)
+    let_ask(parsed.settings)
     with warnings.catch_warnings():
         _show_warnings(strict=parsed.settings.strict)
         warn_of_secrets(parsed.settings, given={flag.name for flag, _ in parsed.given}, exposed=parsed.exposed)

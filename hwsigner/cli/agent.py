@@ -13,7 +13,6 @@ from itertools import chain, repeat
 from typing import TYPE_CHECKING
 
 from hwsigner._version import __version__
-from hwsigner.cli import options
 from hwsigner.cli.metrics import METRICS, metrics_output
 from hwsigner.cli.monitoring import monitoring_values, open_log
 from hwsigner.cli.parser import Arguments, CommandModule, Parser
@@ -80,7 +79,7 @@ def _command(arguments: Arguments, address: Address) -> None:
             raise UsageError(f"--{flag.name} is for an agent that is started", f"Leave it out of agent {action}")
     if arguments.json and action != "status":
         raise UsageError(f"agent {action} has no JSON output", "Leave out --output json, which is for agent status")
-    answer = command(address, request, PinSource(prompts=options.prompts(arguments.settings)).prompt)
+    answer = command(address, request, PinSource(prompts=arguments.settings.prompts).prompt)
     text = _status_json(answer) if arguments.json else "\n".join(map(_shown, answer.splitlines()))
     if action == "status":
         print(text)

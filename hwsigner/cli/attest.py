@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from hwsigner import attestation
 from hwsigner.attestation.documents import Document
-from hwsigner.cli import options
 from hwsigner.cli.documents import create_document, read_bytes, read_document
 from hwsigner.cli.parser import Arguments, CommandModule, Parser
+from hwsigner.config import settings
 from hwsigner.config.flags import KEY, OUTPUT, Flag, switch
 from hwsigner.errors import HwsignerWarning, UsageError
 from hwsigner.key import find_certificates
@@ -40,8 +40,8 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: Arguments) -> int:
     """Print the document as JSON, or write it into a file."""
     _check(arguments)
-    uri = options.key_uri(arguments.settings, arguments.key or "tpm2:")
-    pins = options.pin_source(arguments.settings, uri)
+    uri = settings.argument_uri(arguments.settings, arguments.key or "tpm2:")
+    pins = settings.pin_source(arguments.settings, uri)
     if arguments.ek:
         found = hashlib.sha256(attestation.endorsement_key(uri, pins, allow_modules=True)).hexdigest()
         print(json.dumps({"endorsementKey": found}, indent=2) if arguments.json else found)

@@ -56,14 +56,13 @@ def run(arguments: Arguments) -> int:
     Mistakes in the flags are reported before the key is used.
     """
     from hwsigner.aws.create_session import create_session
-    from hwsigner.cli import options
     from hwsigner.cli.monitoring import audit_of_sessions
     from hwsigner.config import settings
     from hwsigner.identity import open_identity
 
-    service, request = options.service(arguments.settings), settings.session_request(arguments.settings)
+    service, request = settings.service(arguments.settings), settings.session_request(arguments.settings)
     audit = audit_of_sessions()
-    with open_identity(options.identity_source(arguments.settings)) as identity:
+    with open_identity(settings.identity_source(arguments.settings)) as identity:
         credentials = create_session(identity, request, service)
         if audit:
             profile = arguments.profile or arguments.config_profile or ""

@@ -8,9 +8,9 @@ import warnings
 from functools import partial
 from typing import TYPE_CHECKING
 
-from hwsigner.cli import options
 from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.cli.process import print_outcome
+from hwsigner.config import settings
 from hwsigner.config.flags import KEY, NAMES, OUTPUT, Flag
 from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError
 from hwsigner.identity.certificate_request import check_names, sign_certificate_request
@@ -36,8 +36,8 @@ def run(arguments: Arguments) -> int:
         raise UsageError("no subject was given", "Add --subject CN=bamboo-01")
     alternative = {"dns_names": arguments.settings.dns, "uris": arguments.settings.uri}
     check_names(arguments.settings.subject, **alternative)
-    uri = options.key_uri(arguments.settings, arguments.key)
-    with open_key(uri, options.pin_source(arguments.settings, uri), allow_modules=True) as key:
+    uri = settings.argument_uri(arguments.settings, arguments.key)
+    with open_key(uri, settings.pin_source(arguments.settings, uri), allow_modules=True) as key:
         request = sign_certificate_request(key, arguments.settings.subject, **alternative)
     for problem in untaggable(request):
         hint = "Choose another name, or leave it out of the Roles Anywhere profile's attribute mappings"

@@ -6,10 +6,10 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from hwsigner.cli import options
 from hwsigner.cli.asking import ask
 from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.cli.process import print_outcome
+from hwsigner.config import settings
 from hwsigner.config.flags import KEY, OUTPUT, switch
 from hwsigner.errors import printable
 from hwsigner.key.management import delete_key
@@ -25,9 +25,9 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Arguments) -> int:
     """Ask on the terminal, delete the key, and print what is gone."""
-    uri = options.key_uri(arguments.settings, arguments.key)
+    uri = settings.argument_uri(arguments.settings, arguments.key)
     gone = delete_key(
-        uri, _agree if arguments.yes else _ask, options.pin_source(arguments.settings, uri), allow_modules=True
+        uri, _agree if arguments.yes else _ask, settings.pin_source(arguments.settings, uri), allow_modules=True
     )
     lines = "\n".join(printable(f"deleted {line}") for line in gone)
     text = json.dumps({"deleted": list(gone)}, indent=2) if arguments.json else lines

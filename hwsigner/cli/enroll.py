@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from hwsigner.cli.keygen import NEW_KEY, key_request
-from hwsigner.cli.options import prompts
 from hwsigner.cli.parser import Arguments, CommandModule, Parser
-from hwsigner.cli.process import print_outcome, print_rows
+from hwsigner.cli.process import print_outcome, print_rows, prompts
 from hwsigner.config.flags import ISSUER, KEY, NAMES, OUTPUT, PLACE, PROOF, SESSION, Flag, switch
 from hwsigner.enrolment.initial import Enrolled, Enrolment, enroll
 from hwsigner.errors import UsageError

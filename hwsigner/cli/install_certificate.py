@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from hwsigner.aws.region import check_known_arns
-from hwsigner.cli import options
 from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.cli.process import print_outcome, print_rows
 from hwsigner.config import settings
@@ -46,8 +45,8 @@ def run(arguments: Arguments) -> int:
     """Check the certificate, install it, and print the flags for credential-process."""
     if arguments.profile:
         _check_profile(arguments.profile)
-    uri = options.key_uri(arguments.settings, arguments.key)
-    pins = options.pin_source(arguments.settings, uri)
+    uri = settings.argument_uri(arguments.settings, arguments.key)
+    pins = settings.pin_source(arguments.settings, uri)
     installed = install_leaf(
         KeyAccess(uri, pins, allow_modules=True),
         _certificates(arguments),

@@ -6,10 +6,10 @@ import json
 import shlex
 from typing import TYPE_CHECKING, get_args
 
-from hwsigner.cli import options
 from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.cli.process import print_outcome, print_rows
 from hwsigner.cli.show import key_data, key_rows
+from hwsigner.config import settings
 from hwsigner.config.flags import KEY, OUTPUT, Flag, boolean, one_of, switch
 from hwsigner.key.management import KeyAlgorithm, KeyRequest, generate_key
 from hwsigner.uri import KeyURI
@@ -47,8 +47,8 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: Arguments) -> int:
     """Make the key and print what is known of it."""
     KeyURI.of_new(arguments.key)
-    uri = options.key_uri(arguments.settings, arguments.key)
-    made = generate_key(uri, key_request(arguments), options.pin_source(arguments.settings, uri), allow_modules=True)
+    uri = settings.argument_uri(arguments.settings, arguments.key)
+    made = generate_key(uri, key_request(arguments), settings.pin_source(arguments.settings, uri), allow_modules=True)
     done = f"{made.uri} was made"
     if arguments.json:
         print_outcome(done, json.dumps(key_data(made), indent=2))

@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hwsigner.cli import options
 from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.cli.process import report
 from hwsigner.config import settings
@@ -57,7 +56,7 @@ def run(arguments: Arguments) -> int:
     uri = settings.key_uri(arguments.settings, arguments.uri or "pkcs11:")
     if uri.scheme in ("file", "env", "fd"):
         raise UsageError(f"{uri.name} is neither a pkcs11: nor a tpm2: URI", "Use hwsigner show for a key file")
-    listed = list_tokens(uri, options.pin_source(arguments.settings, uri), log_in=arguments.login, allow_modules=True)
+    listed = list_tokens(uri, settings.pin_source(arguments.settings, uri), log_in=arguments.login, allow_modules=True)
     if arguments.uri or arguments.settings.pkcs11_lib or arguments.login:
         tokens = _each_once(listed)
     else:

@@ -1,4 +1,4 @@
-"""The process of a command: its output streams, Ctrl-C, resource limits, and what may read its memory."""
+"""The process of a command: its user, output streams, Ctrl-C, resource limits, and what may read its memory."""
 
 from __future__ import annotations
 
@@ -10,15 +10,22 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING
 
 from hwsigner.errors import HwsignerError, printable
 from hwsigner.system.systemd import ERROR, is_journal, line_priority
+
+if TYPE_CHECKING:
+    from hwsigner.config.settings import Settings
+    from hwsigner.pins import AskPin, PinRequest
 
 _DESCRIPTORS = 4096
 _PR_SET_DUMPABLE = 4  # From <linux/prctl.h>; Python has no name for it.
 # How long Python gets to raise KeyboardInterrupt by itself.
 _INTERRUPT_SECONDS = 0.2
 _log: Callable[[str], None] | None = None
+_one_prompt = threading.Lock()  # Threads share the user and the terminal.
 
 
 def report(text: str) -> None:
@@ -41,6 +48,38 @@ def report_to(log: Callable[[str], None] | None) -> None:
     """Let `report` write its lines to a log, or to stderr again with None."""
     global _log
     _log = log
+
+
+def let_ask(values: Settings) -> None:
+    """Let what is done with settings ask the user for PINs, and report its trace if `--debug` is given."""
+    values.prompts = prompts(values.pinentry)
+    values.trace = _trace if values.debug else None
+
+
+def prompts(pinentry: str | None) -> list[AskPin]:
+    """Return what asks the user for a PIN: a pinentry, then the terminal. One question is open at a time."""
+
+    def ask_pinentry(request: PinRequest) -> str | None:
+        from hwsigner.pins.pinentry import find_pinentry
+
+        found = find_pinentry(pinentry, os.environ)
+        return found.ask(request) if found else None
+
+    def ask_on_terminal(request: PinRequest) -> str | None:
+        from hwsigner.pins.terminal import ask_pin
+
+        return ask_pin(request)
+
+    return [partial(_ask_alone, ask) for ask in (ask_pinentry, ask_on_terminal)]
+
+
+def _ask_alone(ask: AskPin, request: PinRequest) -> str | None:
+    with _one_prompt:
+        return ask(request)
+
+
+def _trace(text: str) -> None:
+    report("\n".join(f"debug: {line}" for line in text.splitlines()))
 
 
 def report_thread_failures() -> None:

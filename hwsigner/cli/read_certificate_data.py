@@ -8,7 +8,6 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from hwsigner.cli import options
 from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.config import settings
 from hwsigner.config.flags import IDENTITY, OUTPUT, PROFILE, SESSION
@@ -36,7 +35,7 @@ def run(arguments: Arguments) -> int:
     if arguments.settings.cert_selector is not None:
         uri = settings.key_uri(arguments.settings, "pkcs11:")
         found = select(
-            parse_selector(arguments.settings.cert_selector), uri, options.pin_source(arguments.settings, uri)
+            parse_selector(arguments.settings.cert_selector), uri, settings.pin_source(arguments.settings, uri)
         )
         _print_matches(found, as_json=arguments.json)
         return 0
@@ -44,9 +43,9 @@ def run(arguments: Arguments) -> int:
         raise UsageError("no certificate was given", "Add --certificate or --cert-selector")
     uri = settings.key_uri(arguments.settings, arguments.settings.certificate)
     if uri.backend.shares_store:
-        _print_matches(select(Selector(), uri, options.pin_source(arguments.settings, uri)), as_json=arguments.json)
+        _print_matches(select(Selector(), uri, settings.pin_source(arguments.settings, uri)), as_json=arguments.json)
     else:
-        certificates = load(find_certificates(uri, options.pin_source(arguments.settings, uri), allow_modules=True))
+        certificates = load(find_certificates(uri, settings.pin_source(arguments.settings, uri), allow_modules=True))
         print(json.dumps(_data(leaves(certificates)[0]), separators=(",", ":")))
     return 0
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from hwsigner.cli.options import prompts
 from hwsigner.cli.parser import Arguments, CommandModule, Parser
-from hwsigner.cli.process import print_outcome, print_rows
+from hwsigner.cli.process import print_outcome, print_rows, prompts
 from hwsigner.config.flags import OUTPUT, Flag, switch
 from hwsigner.enrolment.renewal import Renewed, renew
 
@@ -27,7 +26,12 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Arguments) -> int:
     """Renew the certificate, or do nothing if it is too early, and print what there is then."""
-    renewed = renew(arguments.name, if_due=arguments.if_due, new_key=arguments.new_key, prompts=prompts)
+    renewed = renew(
+        arguments.name,
+        if_due=arguments.if_due,
+        new_key=arguments.new_key,
+        prompts=prompts,
+    )
     if renewed:
         _print(arguments, renewed)
     elif arguments.json:

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 from hwsigner.cli.asking import ask
 from hwsigner.cli.aws.arguments import read_leaf
 from hwsigner.cli.aws.revoking import CA, EXISTING_SESSIONS, REVOCATION, prepare
-from hwsigner.cli.options import prompts
 from hwsigner.cli.parser import Arguments, CommandModule, Parser
-from hwsigner.cli.process import print_outcome, report
+from hwsigner.cli.process import print_outcome, prompts, report
 from hwsigner.config.flags import OUTPUT, switch
 from hwsigner.config.profiles import profile
 from hwsigner.config.settings import Settings

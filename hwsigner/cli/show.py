@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from hwsigner.cli import options
 from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.config import settings
 from hwsigner.config.flags import IDENTITY, OUTPUT, PROFILE
@@ -57,7 +56,7 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: Arguments) -> int:
     """Print JSON, or lines for people."""
     uri, certificate = _named(arguments)
-    pins = options.pin_source(arguments.settings, uri)
+    pins = settings.pin_source(arguments.settings, uri)
     key = describe_key(uri, pins, allow_modules=True)
     if certificate is None:
         found = certificates_of_key(uri, key.public_key, allow_modules=True)
@@ -81,12 +80,12 @@ def _named(arguments: Arguments) -> tuple[KeyURI, KeyURI | None]:
     values = arguments.settings
     certificate = None
     if values.cert_selector is not None:
-        certificate = KeyURI.of(options.identity_source(arguments.settings, check=False).certificate)
+        certificate = KeyURI.of(settings.identity_source(arguments.settings, check=False).certificate)
     elif values.certificate:
         certificate = settings.key_uri(values, values.certificate)
     if arguments.key:
         values.profile_name = None  # The profile's PIN is for the profile's key.
-        return options.key_uri(arguments.settings, arguments.key), certificate
+        return settings.argument_uri(arguments.settings, arguments.key), certificate
     if values.private_key:
         return settings.key_uri(values, values.private_key), certificate
     if certificate is None:

@@ -6,7 +6,6 @@ import hashlib
 import sys
 from typing import TYPE_CHECKING
 
-from hwsigner.cli import options
 from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.config import settings
 from hwsigner.config.flags import IDENTITY, PROFILE, SESSION, Flag, one_of
@@ -51,12 +50,12 @@ def _signature(arguments: Arguments) -> bytes:
         from hwsigner.identity import open_identity
         from hwsigner.key.public_key import plain_public_key
 
-        with open_identity(options.identity_source(arguments.settings, check=False)) as identity:
+        with open_identity(settings.identity_source(arguments.settings, check=False)) as identity:
             return identity.sign(fixed_string(plain_public_key(identity.chain.leaf.public_key())), digest)
     if not arguments.settings.private_key:
         raise UsageError("no key was given", "Add --private-key, or --certificate if the key is in the same place")
     uri = settings.key_uri(arguments.settings, arguments.settings.private_key)
-    with open_key(uri, options.pin_source(arguments.settings, uri), allow_modules=True) as key:
+    with open_key(uri, settings.pin_source(arguments.settings, uri), allow_modules=True) as key:
         return _verified_signature(key, digest)
 
 

@@ -6,8 +6,8 @@ import os
 from typing import TYPE_CHECKING
 
 from hwsigner.agent.served_profile import ServedProfile
-from hwsigner.cli import options
 from hwsigner.cli.parser import Arguments
+from hwsigner.cli.process import let_ask
 from hwsigner.config import settings
 
 if TYPE_CHECKING:
@@ -27,7 +27,9 @@ def of_profile(name: str, monitor: Monitor | None = None) -> ServedProfile:
     Raises:
         ConfigError: there is no such profile, or it contains a key that is not a flag.
     """
-    return _served(settings.read_profile(name, os.environ), name, monitor, asks_agent=True)
+    values = settings.read_profile(name, os.environ)
+    let_ask(values)
+    return _served(values, name, monitor, asks_agent=True)
 
 
 def of_flags(arguments: Arguments, monitor: Monitor | None = None, *, asks_agent: bool) -> ServedProfile:
@@ -49,12 +51,15 @@ def _served(values: settings.Settings, name: str | None, monitor: Monitor | None
 
     def make() -> BackgroundProvider:
         from hwsigner.refresh.background import BackgroundProvider
+        from hwsigner.refresh.provider import Provider
 
         def note(outcome: Credentials | Failure) -> None:
             if monitor:
                 monitor.attempted(shown, outcome, made)
 
-        made = BackgroundProvider(options.provider(values), attended=values.attended, on_try=note)
+        made = BackgroundProvider(
+            Provider._from_settings(values, settings.service_for_daemon(values)), attended=values.attended, on_try=note
+        )
         return made
 
     return ServedProfile(shown, role_arn, make, asks_agent=asks_agent and name is not None)

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from hwsigner.cli import options
 from hwsigner.cli.monitoring import audit_of_sessions
 from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.cli.process import report
+from hwsigner.config import settings
 from hwsigner.config.flags import CONFIG_PROFILE, IDENTITY, SESSION, Flag, switch
 from hwsigner.errors import (
     CertificateError,
@@ -68,7 +68,10 @@ def run(arguments: Arguments) -> int:
     with ExitStack() as stack:
 
         def make() -> Provider:
-            return stack.enter_context(options.provider(arguments.settings))
+            from hwsigner.refresh.provider import Provider
+
+            found = settings.service_for_daemon(arguments.settings)
+            return stack.enter_context(Provider._from_settings(arguments.settings, found))
 
         def write(credentials: Credentials) -> None:
             if audit and credentials.assumed_role_arn:  # Those of an agent have none, and the agent wrote their line.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,9 @@ class Settings:
     """
 
     profile_name: str | None = None  # The profile, if it names the key: it may have a stored PIN.
+    # Of a command line alone: what asks the user for a PIN that no other place gives, and what takes a trace's lines.
+    prompts: Sequence[AskPin] = ()
+    trace: Callable[[str], None] | None = None
 
     certificate: str | None = None
     private_key: str | None = None
@@ -162,11 +165,20 @@ def key_uri(values: Settings, text: str) -> KeyURI:
     return uri
 
 
-def warn_of_pin(uri: KeyURI) -> None:
-    """Warn of a PIN in a key URI of a command line."""
+def argument_uri(values: Settings, text: str) -> KeyURI:
+    """Return `key_uri` of a command line's key URI.
+
+    Raises:
+        UsageError: it is malformed.
+
+    Warns:
+        UnsafeKeyWarning: it has a PIN.
+    """
+    uri = key_uri(values, text)
     if uri.pin_value is not None:
         hint = "pin-source= in the key URI is safer, with file:, env: or cmd:"
-        warnings.warn(UnsafeKeyWarning("pin-value on the command line is visible to other users", hint), stacklevel=3)
+        warnings.warn(UnsafeKeyWarning("pin-value on the command line is visible to other users", hint), stacklevel=2)
+    return uri
 
 
 def certificates_at(place: str | KeyURI, *, pipes: bool = True) -> list[Certificate]:
@@ -190,20 +202,19 @@ def certificates_at(place: str | KeyURI, *, pipes: bool = True) -> list[Certific
     return load(find_certificates(uri, PinSource().without_pin(), allow_modules=True))
 
 
-def pin_source(values: Settings, uri: KeyURI, ask: AskPin | None = None, prompts: Sequence[AskPin] = ()) -> PinSource:
+def pin_source(values: Settings, uri: KeyURI, ask: AskPin | None = None) -> PinSource:
     """Return the places for the PIN of a key. A password flag is for keys of its own backend only.
 
     Args:
         values: the settings.
         uri: the key.
         ask: the caller's callable, the first place.
-        prompts: callables that ask the user, the last places.
     """
     flag = uri.resolved().backend.password_flag
     return PinSource(
         "" if getattr(values, attribute_of(f"no-{flag}"), False) else getattr(values, attribute_of(flag), None),
         ask,
-        prompts=prompts,
+        prompts=values.prompts,
         allow_commands=True,  # The URI is from a command line or a profile.
         reuse=values.reuse_pin,
         allow_final_try=values.allow_final_pin_try,
@@ -239,15 +250,12 @@ def is_inherited(values: Mapping[str, Any]) -> bool:
     return any(place.lower().startswith("env:") for place in places)
 
 
-def identity_source(
-    values: Settings, ask: AskPin | None = None, prompts: Sequence[AskPin] = (), *, check: bool = True
-) -> IdentitySource:
+def identity_source(values: Settings, ask: AskPin | None = None, *, check: bool = True) -> IdentitySource:
     """Return where the identity comes from. With `--cert-selector`, this searches the tokens.
 
     Args:
         values: the settings.
         ask: the caller's callable for a PIN, the first place.
-        prompts: callables that ask the user for a PIN that no other place gives.
         check: whether to check the leaf before the key is used. With `--no-preflight` it is not checked either way.
 
     Raises:
@@ -257,12 +265,12 @@ def identity_source(
     """
     from hwsigner.identity import IdentitySource
 
-    certificate, private_key, selected = _names(values, ask, prompts)
+    certificate, private_key, selected = _names(values, ask)
     return IdentitySource(
         certificate=certificate,
         private_key=private_key,
         intermediates=KeyURI.parse(values.intermediates) if values.intermediates else None,
-        pin=pin_source(values, private_key or certificate, ask, prompts),
+        pin=pin_source(values, private_key or certificate, ask),
         check=check and not values.no_preflight,
         latest=values.use_latest_expiring_certificate,
         selected=selected,
@@ -270,11 +278,9 @@ def identity_source(
     )
 
 
-def _names(
-    values: Settings, ask: AskPin | None, prompts: Sequence[AskPin]
-) -> tuple[KeyURI, KeyURI | None, bytes | None]:
+def _names(values: Settings, ask: AskPin | None) -> tuple[KeyURI, KeyURI | None, bytes | None]:
     if values.cert_selector is not None:
-        chosen = _selected(values, values.cert_selector, ask, prompts)
+        chosen = _selected(values, values.cert_selector, ask)
         return key_uri(values, chosen.source), None, chosen.der
     if not values.certificate:
         hint = "Give --certificate, or --cert-selector for one on a token"
@@ -287,13 +293,13 @@ def _names(
     return certificate, key_uri(values, values.private_key) if values.private_key else None, None
 
 
-def _selected(values: Settings, text: str, ask: AskPin | None, prompts: Sequence[AskPin]) -> Certificate:
+def _selected(values: Settings, text: str, ask: AskPin | None) -> Certificate:
     from hwsigner.identity.certificate import latest_expiring
     from hwsigner.identity.selector import parse_selector, select
 
     selector = parse_selector(text)
     uri = key_uri(values, "pkcs11:")
-    found = select(selector, uri, pin_source(values, uri, ask, prompts))
+    found = select(selector, uri, pin_source(values, uri, ask))
     if not found:
         hint = "hwsigner read-certificate-data --certificate pkcs11: shows those on tokens"
         raise CertificateError("--cert-selector matches no certificate on any token", hint)
@@ -353,7 +359,7 @@ def service(values: Settings, environ: Mapping[str, str] = os.environ) -> Servic
     verify = not values.no_verify_ssl
     found = find_service(region, endpoint=values.endpoint, verify=verify, environ=environ)
     transport = found.transport.with_limits(values.connect_timeout, values.read_timeout)
-    return found._replace(transport=transport, timeout=values.timeout)
+    return found._replace(transport=transport, timeout=values.timeout, trace=values.trace)
 
 
 def service_for_daemon(values: Settings, environ: Mapping[str, str] = os.environ) -> Service:

@@ -73,7 +73,8 @@ def _check_clock(state: ProfileState) -> Iterator[Finding]:
 def _create_session(state: ProfileState, prompts: Sequence[AskPin]) -> None:
     from hwsigner.identity import open_identity
 
-    source = settings.identity_source(state.settings, prompts=prompts)
+    state.settings.prompts = prompts
+    source = settings.identity_source(state.settings)
     with open_identity(source) as identity:
         service = settings.service(state.settings, state.environ)
         create_session(identity, settings.session_request(state.settings), service)

@@ -24,7 +24,7 @@ from hwsigner.pins.sources import read_pin_source
 from hwsigner.system.files import LOCK_TIMEOUT, lock_within
 from hwsigner.uri import KeyURI
 
-Prompts = Callable[[Settings], Sequence[AskPin]]
+Prompts = Callable[[str | None], Sequence[AskPin]]
 # Of the flags, what a profile keeps. A PIN is not among them: its place may be, in the key URI.
 _PASSING = ("debug", "strict", "accept-new-srk", "allow-final-pin-try", "overwrite")
 _KEPT = {flag.name: flag for flag in (*IDENTITY, *SESSION, *ENROLMENT) if not flag.secret and flag.name not in _PASSING}
@@ -111,7 +111,7 @@ def key_to_certify(values: Settings, new_key: KeyRequest, prompts: Prompts) -> K
     Args:
         values: the settings.
         new_key: what the key must be like if it is to be made.
-        prompts: returns what asks the user for a PIN.
+        prompts: returns what asks the user for a PIN, for the setting `pinentry`.
 
     Raises:
         UsageError: no key or no subject is named, or a name is invalid.
@@ -125,10 +125,10 @@ def key_to_certify(values: Settings, new_key: KeyRequest, prompts: Prompts) -> K
         raise UsageError("no subject was given", "Add --subject CN=bamboo-01")
     check_names(values.subject, dns_names=values.dns, uris=values.uri)
     KeyURI.of_new(values.private_key)
-    uri = settings.key_uri(values, values.private_key)
-    settings.warn_of_pin(uri)
+    values.prompts = prompts(values.pinentry)
+    uri = settings.argument_uri(values, values.private_key)
     secret_place(uri.text("pin-source") or "")
-    pins = settings.pin_source(values, uri, prompts=prompts(values))
+    pins = settings.pin_source(values, uri)
     return KeyToCertify(
         KeyAccess(uri, pins, allow_modules=True),
         values.subject,

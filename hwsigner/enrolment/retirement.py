@@ -81,9 +81,9 @@ def plan_retirement(
     if not place:
         first = "" if own.cert_selector is None else "hwsigner delete KEY-URI, then "  # The key is on a token.
         raise UsageError(f"profile {found.name!r} names no key", f"Run {first}hwsigner profile remove {found.name}")
-    uri = settings.key_uri(own, place)
-    settings.warn_of_pin(uri)
-    pins = settings.pin_source(own, uri, prompts=prompts(own))
+    own.prompts = prompts(own.pinentry)
+    uri = settings.argument_uri(own, place)
+    pins = settings.pin_source(own, uri)
     delete = None if keep_key else _plan_deletion(plan, KeyAccess(uri, pins, allow_modules=True))
     revocation = plan_revocation(own, bool(delete or keep_key))
     plan.done += revocation.done

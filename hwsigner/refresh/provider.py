@@ -7,7 +7,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -119,23 +119,20 @@ class Provider:
         return cls._from_settings(values, settings.service(values, environ), ask_pin)
 
     @classmethod
-    def _from_settings(
-        cls, values: settings.Settings, service: Service, ask_pin: AskPin | None = None, prompts: Sequence[AskPin] = ()
-    ) -> Self:
+    def _from_settings(cls, values: settings.Settings, service: Service, ask_pin: AskPin | None = None) -> Self:
         """Return a provider for the settings of a command line or a profile.
 
         Args:
             values: the settings.
             service: the service to ask.
             ask_pin: asked first for a PIN that the settings do not hold themselves.
-            prompts: ask a person for a PIN that no other place gives.
 
         Raises:
             UsageError: a key URI or another value is invalid.
         """
         from hwsigner.config import settings
 
-        source = partial(settings.identity_source, values, ask_pin, prompts)
+        source = partial(settings.identity_source, values, ask_pin)
         if values.cert_selector is None:
             source()  # Invalid values are found now. Tokens are searched when the key is opened.
         return cls(source, settings.session_request(values), service)

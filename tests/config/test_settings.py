@@ -52,7 +52,7 @@ def system_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 class TestSettings:
     def test_settings_have_an_attribute_for_each_flag_and_the_profile_s_name(self) -> None:
         attributes = [flag.attribute for flag in IN_PROFILES.values()]
-        assert list(Settings.__annotations__) == ["profile_name", *attributes]
+        assert list(Settings.__annotations__) == ["profile_name", "prompts", "trace", *attributes]
 
     @pytest.mark.parametrize("name", IN_PROFILES)
     def test_setting_has_the_type_and_the_default_of_its_flag(self, name: str) -> None:

@@ -36,9 +36,9 @@ def test_threads_ask_one_after_another(terminal: Terminal) -> None:
     program = """
 import argparse
 from concurrent.futures import ThreadPoolExecutor
-from hwsigner.cli.options import prompts
+from hwsigner.cli.process import prompts
 from hwsigner.pins import PinRequest
-_, ask = prompts(argparse.Namespace(pinentry="none"))
+_, ask = prompts("none")
 with ThreadPoolExecutor(4) as pool:
     print([*pool.map(lambda number: ask(PinRequest("PIN", str(number))), range(4))])
 """

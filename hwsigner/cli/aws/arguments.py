@@ -8,10 +8,9 @@ from datetime import UTC, datetime
 
 from hwsigner.aws.apis import ServiceClients
 from hwsigner.aws.region import check_region
-from hwsigner.cli import options
 from hwsigner.cli.parser import Arguments
 from hwsigner.config.flags import Flag
-from hwsigner.config.settings import Settings
+from hwsigner.config.settings import Settings, argument_uri, pin_source
 from hwsigner.control_plane.policies import DEFAULT_MATCH
 from hwsigner.control_plane.resources import check_ca
 from hwsigner.errors import AmbiguousCertificateError, CertificateError, CertificateWarning, HwsignerWarning, UsageError
@@ -63,11 +62,11 @@ def service_clients(arguments: Arguments, *, region: str | None = None) -> Servi
     return ServiceClients(chosen, profile=given.get("aws-profile"), endpoint=endpoint)
 
 
-def read_leaf(settings: Settings, text: str) -> Certificate:
+def read_leaf(values: Settings, text: str) -> Certificate:
     """Return the leaf of a file, token or TPM.
 
     Args:
-        settings: the command's, which have the flags of `KEY`.
+        values: the command's settings, which have the flags of `KEY`.
         text: a path or a key URI.
 
     Raises:
@@ -75,7 +74,7 @@ def read_leaf(settings: Settings, text: str) -> Certificate:
         CertificateError: there is no readable certificate.
         AmbiguousCertificateError: there are several leaves, and they are not one and its renewals.
     """
-    found = leaves(read_all(settings, text))
+    found = leaves(read_all(values, text))
     subjects = dict.fromkeys(each.subject for each in found)
     if len(subjects) > 1:
         problem = f"{found[0].source} has {len(subjects)} leaf certificates: {', '.join(subjects)}"
@@ -83,14 +82,14 @@ def read_leaf(settings: Settings, text: str) -> Certificate:
     return latest_expiring(found)
 
 
-def read_all(settings: Settings, text: str) -> list[Certificate]:
+def read_all(values: Settings, text: str) -> list[Certificate]:
     """Return all certificates of a file, token or TPM, as `read_leaf` finds them.
 
     Raises:
         UsageError, CertificateError: as `read_leaf`.
     """
-    uri = options.key_uri(settings, text)
-    return load(find_certificates(uri, options.pin_source(settings, uri), allow_modules=True))
+    uri = argument_uri(values, text)
+    return load(find_certificates(uri, pin_source(values, uri), allow_modules=True))
 
 
 def warn_of_refused(leaf: Certificate) -> None:

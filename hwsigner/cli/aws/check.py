@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from hwsigner.aws.region import check_arns, parse_arn
-from hwsigner.cli import options
 from hwsigner.cli.aws.arguments import AWS, service_clients
 from hwsigner.cli.colours import GREEN, RED, YELLOW, coloured, indented
 from hwsigner.cli.documents import read_bytes
@@ -78,9 +77,9 @@ def _chain(arguments: Arguments) -> Chain | None:
     """Return the certificate with its intermediates, or None if none is named. No key is opened."""
     if not arguments.settings.certificate and not arguments.settings.cert_selector:
         return None
-    source = options.identity_source(arguments.settings, check=False)
+    source = settings.identity_source(arguments.settings, check=False)
     uri = KeyURI.of(source.certificate)
-    found = load(find_certificates(uri, options.pin_source(arguments.settings, uri), allow_modules=True))
+    found = load(find_certificates(uri, settings.pin_source(arguments.settings, uri), allow_modules=True))
     extra = load(find_certificates(source.intermediates, allow_modules=True)) if source.intermediates else []
     leaf = latest_expiring([each for each in found if each.der == source.selected] or leaves(found))
     return build_chain(leaf, [*found, *extra])[0]

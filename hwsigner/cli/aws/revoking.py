@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hwsigner.aws.region import parse_arn
-from hwsigner.cli import options
 from hwsigner.cli.aws.arguments import AWS, read_all, service_clients
 from hwsigner.cli.parser import Arguments
+from hwsigner.config import settings
 from hwsigner.config.flags import KEY, Flag, one_of, whole_number
 from hwsigner.control_plane.resources import TrustAnchor
 from hwsigner.control_plane.revocation import Revocation
@@ -60,8 +60,8 @@ def prepare(
     ca = _read_ca(arguments)
 
     def sign(draft: Draft) -> RevocationList:
-        uri = options.key_uri(arguments.settings, arguments.ca_key)
-        pins = options.pin_source(arguments.settings, uri)
+        uri = settings.argument_uri(arguments.settings, arguments.ca_key)
+        pins = settings.pin_source(arguments.settings, uri)
         with open_key(uri, pins, public_key=ca.public_key(), allow_modules=True) as key:
             return draft.sign(key)
 

@@ -37,13 +37,12 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: Arguments) -> int:
     """Print the findings. The status is 1 if there are any."""
     from hwsigner.cli.documents import read_bytes
-    from hwsigner.cli.options import prompts
-    from hwsigner.config.settings import Settings
+    from hwsigner.cli.process import prompts
     from hwsigner.doctor import Checks, examine
 
     checks = Checks(
         online=arguments.online,
-        prompts=lambda pinentry: prompts(Settings({"pinentry": pinentry})),
+        prompts=prompts,
         policy=read_bytes(arguments.policy) if arguments.policy else None,
         aws=arguments.aws,
         aws_profile=arguments.aws_profile,
