@@ -8,20 +8,24 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from hwsigner.aws.create_session import SessionRequest
-from hwsigner.control_plane.certificate_checks import (
+from hwsigner.control_plane.checks import (
     check_certificate,
     check_lists,
+    check_resources,
     check_subject,
     check_tags,
     check_trust,
     credential_of,
+    duration_of,
+    is_mapped,
+    mapped_tags,
+    origin_identity,
     serial_name,
     source_identity,
     time_of,
     trusted,
 )
 from hwsigner.control_plane.facts import Detail, Facts
-from hwsigner.control_plane.resource_checks import check_resources, duration_of, is_mapped, mapped_tags, origin_identity
 from hwsigner.control_plane.resources import DEFAULT_DURATION
 from hwsigner.errors import ConfigError
 from hwsigner.findings import LEVELS, Finding, account

@@ -16,8 +16,8 @@ from datetime import datetime, timedelta
 from threading import Event, Lock
 from typing import Any
 
-from hwsigner.emulator.permissions import matches
 from hwsigner.emulator.refusals import RefusalError, denied, invalid_signature
+from hwsigner.emulator.vault import matches
 from hwsigner.emulator.wire import Response, http_date
 from hwsigner.errors import UsageError, suggestion
 

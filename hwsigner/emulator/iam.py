@@ -15,10 +15,10 @@ from hwsigner.emulator.arns import parse_arn, partition_of
 from hwsigner.emulator.canonical import query_pairs
 from hwsigner.emulator.iam_parameters import MAX_TAGS, VERSION, Form
 from hwsigner.emulator.iam_policies import open_policy, read_policy
-from hwsigner.emulator.permissions import require
 from hwsigner.emulator.record import Record
 from hwsigner.emulator.refusals import IAM_NAMESPACE, RefusalError
 from hwsigner.emulator.resources import Role
+from hwsigner.emulator.vault import require
 from hwsigner.emulator.wire import Request, Response
 from hwsigner.emulator.world import World
 

@@ -18,11 +18,11 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from hwsigner.emulator.faults import Delivery, Fault, FaultQueue
-from hwsigner.emulator.permissions import check_action
 from hwsigner.emulator.record import Record
 from hwsigner.emulator.refusals import json_error
 from hwsigner.emulator.service import CREATE_SESSION, Service
 from hwsigner.emulator.tls import make_tls
+from hwsigner.emulator.vault import check_action
 from hwsigner.emulator.wire import MalformedRequestError, Response, read_request
 from hwsigner.emulator.world import World
 from hwsigner.errors import HwsignerError, UsageError

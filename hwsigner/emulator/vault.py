@@ -1,13 +1,16 @@
-"""The credentials that the emulator accepts: those that it issued, and those that a test added."""
+"""The credentials that the emulator accepts, and what callers may do: everything, except actions that a test denies."""
 
 from __future__ import annotations
 
 import base64
 import re
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
+from fnmatch import fnmatchcase
 
+from hwsigner.emulator.refusals import denied
 from hwsigner.errors import UsageError
 
 _KEY_ID_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
@@ -15,6 +18,7 @@ _ACCESS_KEY_ID = re.compile(r"\w{1,128}", re.ASCII)
 _TEXT = re.compile(r"[\x21-\x7e]+")
 # Older credentials are dropped, so that an emulator that runs for days does not grow without limit.
 _MAX_CREDENTIALS = 10_000
+_ACTION = re.compile(r"[a-z0-9-]+:[A-Za-z*?]+|\*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -84,3 +88,38 @@ def _store(known: dict[str, Credentials], credentials: Credentials) -> None:
     known[credentials.access_key_id] = credentials
     if len(known) > _MAX_CREDENTIALS:
         del known[next(iter(known))]
+
+
+def check_action(pattern: str) -> str:
+    """Return the name of an action, which may have wildcards, checked.
+
+    Raises:
+        UsageError: it is malformed.
+    """
+    if not _ACTION.fullmatch(pattern):
+        raise UsageError(f"{pattern!r} is not an action", "Write SERVICE:ACTION, such as iam:PassRole or iam:*")
+    return pattern
+
+
+def matches(action: str, pattern: str) -> bool:
+    """Return whether an action is one of those that a name with wildcards means, in upper or lower case."""
+    return fnmatchcase(action.lower(), pattern.lower())
+
+
+def require(denied_actions: Iterable[str], caller: Credentials, action: str, resource: str) -> None:
+    """Check that a caller may do an action.
+
+    Args:
+        denied_actions: those that no caller may do, as in World.denied.
+        caller: who asks.
+        action: such as "iam:GetRole".
+        resource: the ARN of what the action is about, or "*".
+
+    Raises:
+        RefusalError: it is denied, in the words of AWS.
+    """
+    if any(matches(action, pattern) for pattern in denied_actions):
+        raise denied(
+            f"User: {caller.arn} is not authorized to perform: {action} on resource: {resource} "
+            f"because no identity-based policy allows the {action} action"
+        )

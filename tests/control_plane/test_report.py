@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 import certs
 from hwsigner.aws.create_session import SessionRequest
+from hwsigner.control_plane.checks import is_mapped
 from hwsigner.control_plane.facts import Facts
 from hwsigner.control_plane.report import Report, report
-from hwsigner.control_plane.resource_checks import is_mapped
 from hwsigner.emulator.tags import parse_mappings, principal_tags
 from hwsigner.identity.certificate import Certificate, Chain
 from hwsigner.identity.session_tags import session_tags

@@ -11,13 +11,13 @@ from urllib.parse import unquote
 
 from hwsigner.emulator.access_key import Signed
 from hwsigner.emulator.canonical import query_pairs
-from hwsigner.emulator.control import anchors, crls, profiles, subjects, tagging
+from hwsigner.emulator.control import anchors, crls, profiles, subjects_and_tags
 from hwsigner.emulator.control.calls import Call
 from hwsigner.emulator.control.operations import OPERATIONS, Operation
 from hwsigner.emulator.control.shapes import Items, Whole
-from hwsigner.emulator.permissions import require
 from hwsigner.emulator.record import Record
 from hwsigner.emulator.refusals import RefusalError, invalid, json_response
+from hwsigner.emulator.vault import require
 from hwsigner.emulator.wire import Request, Response
 from hwsigner.emulator.world import World
 
@@ -47,11 +47,11 @@ HANDLERS: Mapping[str, Callable[[Call], dict[str, Any]]] = {
     "DeleteCrl": crls.KIND.delete,
     "EnableCrl": crls.KIND.enable,
     "DisableCrl": crls.KIND.disable,
-    "ListSubjects": subjects.list_all,
-    "GetSubject": subjects.get,
-    "ListTagsForResource": tagging.list_tags,
-    "TagResource": tagging.tag,
-    "UntagResource": tagging.untag,
+    "ListSubjects": subjects_and_tags.list_subjects,
+    "GetSubject": subjects_and_tags.get_subject,
+    "ListTagsForResource": subjects_and_tags.list_tags,
+    "TagResource": subjects_and_tags.tag,
+    "UntagResource": subjects_and_tags.untag,
 }
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from hwsigner.emulator.control.calls import Call, base_detail
 from hwsigner.emulator.control.kinds import Kind
-from hwsigner.emulator.permissions import require
 from hwsigner.emulator.refusals import denied, invalid
 from hwsigner.emulator.resources import Profile
 from hwsigner.emulator.tags import Mappings, parse_mappings
+from hwsigner.emulator.vault import require
 from hwsigner.errors import ConfigError
 
 MAX_PROFILES = 250

@@ -1,13 +1,15 @@
-"""Tags of trust anchors, profiles, CRLs and subjects."""
+"""Tags of all resources, and subjects, which CreateSession records."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from hwsigner.emulator.control.calls import Call, merged_tags
+from hwsigner.emulator.control.calls import Call, merged_tags, timestamp
 from hwsigner.emulator.refusals import RefusalError
-from hwsigner.emulator.resources import Resource
+from hwsigner.emulator.resources import Resource, Subject
+
+_SUBJECT = "subject"
 
 
 def list_tags(call: Call) -> dict[str, Any]:
@@ -38,3 +40,28 @@ def _find(call: Call) -> Resource:
     if found is None or not arn.startswith(call.prefix):
         raise RefusalError("ResourceNotFoundException", 404, f"Resource {arn} not found")
     return found
+
+
+def get_subject(call: Call) -> dict[str, Any]:
+    """GetSubject."""
+    subject = call.find(call.world.subjects, _SUBJECT, call.members["subjectId"])
+    details = {"credentials": list(subject.credentials.values()), "instanceProperties": subject.instance_properties}
+    return {"subject": {**_summary(subject), **details}}
+
+
+def list_subjects(call: Call) -> dict[str, Any]:
+    """ListSubjects."""
+    subjects, more = call.page(call.world.subjects, _SUBJECT)
+    return {"subjects": [_summary(each) for each in subjects], **more}
+
+
+def _summary(subject: Subject) -> dict[str, Any]:
+    return {
+        "subjectArn": subject.arn,
+        "subjectId": subject.id,
+        "enabled": subject.enabled,
+        "x509Subject": subject.x509_subject,
+        "lastSeenAt": timestamp(subject.last_seen_at),
+        "createdAt": timestamp(subject.created_at),
+        "updatedAt": timestamp(subject.updated_at),
+    }
