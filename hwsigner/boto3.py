@@ -10,7 +10,7 @@ try:
 except ImportError as error:
     raise ImportError("hwsigner.boto3 needs boto3; install hwsigner with its extra aws") from error
 
-from hwsigner.botocore import insert
+from hwsigner.botocore import _insert
 
 __all__ = ["session"]
 
@@ -27,5 +27,5 @@ def session(profile: str, **options: Any) -> boto3.Session:
         options: passed to `boto3.Session`, such as region_name.
     """
     made = get_session()
-    insert(made, profile, before="env")
+    _insert(made, profile, before="env")
     return boto3.Session(botocore_session=made, **options)

@@ -22,7 +22,7 @@ from hwsigner.system.notices import observed_by, show_unless_notified
 
 __all__ = ["CredentialsError", "register"]
 
-METHOD = "hwsigner"
+_METHOD = "hwsigner"
 
 
 class CredentialsError(CredentialRetrievalError):  # type: ignore[misc]  # botocore has no types.
@@ -41,10 +41,10 @@ def register(session: Session, profile: str) -> None:
             `boto3.Session(botocore_session=session)`, or `boto3.setup_default_session(botocore_session=session)`.
         profile: the name of the profile of config.toml.
     """
-    insert(session, profile, before="custom-process")
+    _insert(session, profile, before="custom-process")
 
 
-def insert(session: Session, profile: str, *, before: str) -> None:
+def _insert(session: Session, profile: str, *, before: str) -> None:
     """Put a profile's credentials before one of botocore's own providers, which is named as botocore names it."""
     session.get_component("credential_provider").insert_before(before, _ProfileProvider(profile))
 
@@ -52,8 +52,8 @@ def insert(session: Session, profile: str, *, before: str) -> None:
 class _ProfileProvider(CredentialProvider):  # type: ignore[misc]  # botocore has no types.
     """A profile's credentials, as botocore loads them."""
 
-    METHOD = METHOD
-    CANONICAL_NAME = METHOD
+    METHOD = _METHOD
+    CANONICAL_NAME = _METHOD
 
     def __init__(self, profile: str) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class _ProfileProvider(CredentialProvider):  # type: ignore[misc]  # botocore ha
 
     def load(self) -> RefreshableCredentials:
         refresh = partial(_credentials, self._profile)
-        return RefreshableCredentials.create_from_metadata(refresh(), refresh, METHOD)
+        return RefreshableCredentials.create_from_metadata(refresh(), refresh, _METHOD)
 
 
 # By profile. A dict's setdefault is atomic, and unlike a lock it can't be left locked in a child process.
@@ -80,7 +80,7 @@ def _credentials(profile: str) -> dict[str, str]:
         with observed_by(show_unless_notified):
             found = source()
     except (HwsignerError, HwsignerWarning) as error:
-        raise CredentialsError(provider=METHOD, error_msg=str(error)) from error
+        raise CredentialsError(provider=_METHOD, error_msg=str(error)) from error
     return {
         "access_key": found.access_key_id,
         "secret_key": found.secret_access_key,

@@ -51,6 +51,13 @@ def test_page_lists_what_the_package_exports_and_its_public_modules() -> None:
     assert sorted(found) == sorted([*set(hwsigner.__all__) - {"__version__"}, *MODULES])
 
 
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_what_a_public_module_does_not_export_has_a_private_name(module: str) -> None:
+    exported = getattr(importlib.import_module(module), "__all__", None)
+    defined = [node.name for node in _tree(module).body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    assert exported is None or [name for name in defined if name[0] != "_" and name not in exported] == []
+
+
 def test_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no_such_name"):
         getattr(hwsigner, "no_such" + "_name")

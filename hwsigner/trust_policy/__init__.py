@@ -148,7 +148,7 @@ def request_context(
     return {"aws:tagkeys": tuple(tags), **{key.lower(): (value,) for key, value in values.items()}}
 
 
-def names_action(text: str, action: str) -> bool:
+def _names_action(text: str, action: str) -> bool:
     """Return whether an action is one of those that a policy's text with wildcards names."""
     pattern = re.escape(text).replace(r"\*", ".*").replace(r"\?", ".")
     return re.fullmatch(pattern, action, re.IGNORECASE) is not None
@@ -175,7 +175,7 @@ class _Statement:
         """Return why the statement does not concern an action, or None if it does."""
         if not self._is_for_service:
             return f"is not for {SERVICE}"
-        if not any(names_action(text, action) for text in self._actions):
+        if not any(_names_action(text, action) for text in self._actions):
             return "does not have this action"
         return None
 
@@ -253,7 +253,7 @@ def _actions(value: object, where: str) -> list[str]:
     """Return a statement's actions. Each must name an action of trust policies."""
     texts = _texts(value, f"the Action of {where}")
     for text in texts:
-        known = any(names_action(text, action) for action in (*ACTIONS, *OTHER_ACTIONS))
+        known = any(_names_action(text, action) for action in (*ACTIONS, *OTHER_ACTIONS))
         if not text.lower().startswith("sts:") or not known:
             raise _bad(f"{where} has the action {text!r}, which is not one of {', '.join((*ACTIONS, *OTHER_ACTIONS))}")
     return texts

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hwsigner.findings import Finding, Mistake, policies
-from hwsigner.trust_policy import ACTIONS, OTHER_ACTIONS, SERVICE, names_action
+from hwsigner.trust_policy import ACTIONS, OTHER_ACTIONS, SERVICE, _names_action
 from hwsigner.trust_policy.conditions import KEYS, OPERATORS, Condition, kind_of
 
 _ELEMENTS = ("Effect", "Principal", "Action", "NotAction", "Condition", "Sid")
@@ -82,7 +82,7 @@ class Reader:
         if "NotAction" in entry:
             self._add(policies.NOT_JUDGED, f"{statement.name} has NotAction", "Name the three actions in Action")
             excluded = list(_texts(entry["NotAction"]))
-            statement.actions |= {each for each in ACTIONS if not any(names_action(text, each) for text in excluded)}
+            statement.actions |= {each for each in ACTIONS if not any(_names_action(text, each) for text in excluded)}
         if statement.concerns_service:  # The keys and tags of other principals are other ones.
             self._read_conditions(entry.get("Condition", {}), statement)
         return statement
@@ -116,8 +116,8 @@ class Reader:
 
     def _read_actions(self, value: object, statement: Statement) -> None:
         for text in _texts(value):
-            meant = {each for each in ACTIONS if names_action(text, each)}
-            other = any(names_action(text, each) for each in OTHER_ACTIONS)
+            meant = {each for each in ACTIONS if _names_action(text, each)}
+            other = any(_names_action(text, each) for each in OTHER_ACTIONS)
             if not text.lower().startswith("sts:") or not (meant or other):
                 likely = _closest(text if ":" in text else f"sts:{text}", ACTIONS)
                 hint = f"Write {likely}" if likely else ""
