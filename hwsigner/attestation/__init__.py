@@ -30,7 +30,7 @@ from hwsigner.uri import KeyURI
 __all__ = ["answer_challenge", "challenge", "endorsement_key", "examine", "make_statement", "read", "read_trust"]
 __all__ += ["Document", "Findings", "Kind", "Trust", "Value", "VendorCertificate", "verify_answer"]
 
-# By format, a module that is a VerifiesStatements.
+# By format, a module that is a _VerifiesStatements.
 _VERIFIERS = {name: f"hwsigner.attestation.{name}" for name in ("tpm2", "piv", "pkcs11")}
 _SUFFIXES = (".pem", ".crt", ".cer", ".der")
 _Given = ParamSpec("_Given")
@@ -38,7 +38,7 @@ _Result = TypeVar("_Result")
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
-class VerifiesStatements(Protocol):
+class _VerifiesStatements(Protocol):
     """The module that verifies the documents of a format."""
 
     def examine(self, statement: Document, trust: Trust) -> Findings:
@@ -211,8 +211,8 @@ def _proving(
     return capability(uri, function, uri.backend.attestation, lack, allow_modules=allow_modules)
 
 
-def _verifier(statement: Document) -> VerifiesStatements:
-    module: VerifiesStatements = importlib.import_module(_VERIFIERS[statement.format])
+def _verifier(statement: Document) -> _VerifiesStatements:
+    module: _VerifiesStatements = importlib.import_module(_VERIFIERS[statement.format])
     return module
 
 

@@ -198,6 +198,6 @@ def _refusal(problem: str) -> AttestationError:
 
 
 if TYPE_CHECKING:
-    from hwsigner.attestation import VerifiesStatements, piv
+    from hwsigner.attestation import _VerifiesStatements, piv
 
-    _: VerifiesStatements = piv
+    _: _VerifiesStatements = piv

@@ -61,6 +61,6 @@ def verify(statement: Document, state: Document, answer: Document, trust: Trust)
 
 
 if TYPE_CHECKING:
-    from hwsigner.attestation import VerifiesStatements, pkcs11
+    from hwsigner.attestation import _VerifiesStatements, pkcs11
 
-    _: VerifiesStatements = pkcs11
+    _: _VerifiesStatements = pkcs11

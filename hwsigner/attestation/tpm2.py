@@ -233,6 +233,6 @@ def _check_extra_data(found: bytes, expected: bytes, name: str) -> None:
 
 
 if TYPE_CHECKING:
-    from hwsigner.attestation import VerifiesStatements, tpm2
+    from hwsigner.attestation import _VerifiesStatements, tpm2
 
-    _: VerifiesStatements = tpm2
+    _: _VerifiesStatements = tpm2
