@@ -28,6 +28,7 @@ from hwsigner.key.management import (
     KeyRequest,
     generate_key,
     install_certificate,
+    require_place_for_certificate,
 )
 from hwsigner.system.users import share_with_agent
 
@@ -100,10 +101,11 @@ def sign_request(target: KeyToCertify, key: Key) -> CertificateRequest:
 
     Raises:
         CertificateError: the place beside the key has something else than a certificate of this key.
-        UsageError: a name is invalid.
+        UsageError: a name is invalid, or the key's backend has no place for certificates.
         SigningKeyError: as `Key.sign`.
     """
     uri, public_key = target.access.uri.resolved(), key.public_key()
+    require_place_for_certificate(uri, allow_modules=target.access.allow_modules)
     if public_key and "path" in uri.path and not target.nv_index:
         check_replaceable(certificate_files(uri.file)[0], public_key)
     return sign_certificate_request(key, target.subject, dns_names=target.dns_names, uris=target.uris)

@@ -127,6 +127,7 @@ class KeyAccess:
 
 
 Confirm = Callable[[Sequence[str]], None]
+_CERTIFIED = "given their certificates"
 _Given = ParamSpec("_Given")
 _Result = TypeVar("_Result")
 
@@ -279,9 +280,17 @@ def install_certificate(
     parsed = KeyURI.of(uri).resolved()
     if not _is_der(chain):
         raise UsageError("the chain is not of certificates in DER", "Pass a list of FoundCertificate with DER bytes")
-    lack = "given their certificates"
-    install = _managing(InstallsCertificates.install_certificate, parsed, lack, allow_modules=allow_modules)
+    install = _managing(InstallsCertificates.install_certificate, parsed, _CERTIFIED, allow_modules=allow_modules)
     return install(parsed, PinSource.of(pin), chain, nv_index=nv_index)
+
+
+def require_place_for_certificate(uri: KeyURI, *, allow_modules: bool = False) -> None:
+    """Check that the backend of a key has a place for its certificate, before one is issued.
+
+    Raises:
+        UsageError: it has none.
+    """
+    _managing(InstallsCertificates.install_certificate, uri, _CERTIFIED, allow_modules=allow_modules)
 
 
 def delete_key(

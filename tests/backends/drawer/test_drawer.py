@@ -171,6 +171,7 @@ def test_enrolment_names_what_is_lacking(
     monkeypatch.delattr(module, "install_certificate")
     outcome = enrolment.run(f"--private-key={drawer.uri(with_pin=True)}", "--subject=CN=bamboo-01")
     refused(outcome, 2, "drawer: keys can't be given their certificates by hwsigner")
+    assert enrolment.issued == 0
 
 
 class TestFailure:
