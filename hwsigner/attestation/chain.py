@@ -179,9 +179,8 @@ class Trust:
             AttestationError: no chain leads to a root, or a certificate in it is not valid now.
         """
         if len(others) > _MOST_OTHERS:
-            raise AttestationError(
-                f"there are more than {_MOST_OTHERS} certificates", "Leave out what the chain does not need"
-            )
+            problem = f"there are more than {_MOST_OTHERS} certificates"
+            raise AttestationError(problem, "Leave out what the chain does not need")
         chain = self._path((leaf,), others, may_issue)
         if chain is None:
             raise AttestationError(
@@ -226,9 +225,8 @@ class Trust:
             raise AttestationError(f"{name} is valid from {dates} only", "Fix the clock if it is wrong")
         if certificate.unknown_critical:
             unknown = ", ".join(certificate.unknown_critical)
-            raise AttestationError(
-                f"{name} has a critical extension that is unknown here: {unknown}", "Update hwsigner"
-            )
+            problem = f"{name} has a critical extension that is unknown here: {unknown}"
+            raise AttestationError(problem, "Update hwsigner")
 
 
 def in_usual_form(public_key: bytes) -> bytes:

@@ -154,12 +154,7 @@ def _findings(attestation: _Attestation, *, proven: tuple[str, ...] = (), claime
     except UNREADABLE as error:
         raise AttestationError("the attested key is of an unknown kind", "Make another key") from error
     return Findings(
-        public_key,
-        str(attestation.serial),
-        proven=proven,
-        claimed=claimed,
-        warnings=warnings,
-        in_hardware=in_hardware,
+        public_key, str(attestation.serial), proven=proven, claimed=claimed, warnings=warnings, in_hardware=in_hardware
     )
 
 

@@ -209,9 +209,8 @@ def verify_signature(public: Public, signature: bytes, message: bytes, name: str
     try:
         public.key.verify(encode_dss_signature(r, s), message, ec.ECDSA(HASHES[hash_number]()))
     except InvalidSignature as error:
-        raise AttestationError(
-            f"{name} was not signed by the statement's attestation key", "It was changed, or is of another chip"
-        ) from error
+        problem = f"{name} was not signed by the statement's attestation key"
+        raise AttestationError(problem, "It was changed, or is of another chip") from error
     return HASH_NAMES[hash_number]
 
 

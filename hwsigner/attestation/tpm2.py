@@ -88,10 +88,8 @@ def verify(statement: Document, state: Document, answer: Document, trust: Trust)
     parts = _read(statement, trust)
     secret = state.blob("secret")
     if not hmac.compare_digest(answer.blob("secret"), secret):
-        raise AttestationError(
-            "the answer does not have the challenge's secret",
-            "Only the statement's own chip can open it: make statement and answer on the same machine",
-        )
+        hint = "Only the statement's own chip can open it: make statement and answer on the same machine"
+        raise AttestationError("the answer does not have the challenge's secret", hint)
     expected = hashlib.sha256(binding(state) + secret).digest()
     info = answer.blob("certifyInfo")
     verify_signature(parts.ak, answer.blob("certifySignature"), info, "the certification")
@@ -112,10 +110,8 @@ def _read(statement: Document, trust: Trust) -> _Parts:
     _require(key, "the key does not sign", SIGN)
     _require(ak, "the attestation key can be copied or was not made in the TPM", *_STAYS)
     if ak.type != ECC or not ak.has(RESTRICTED, SIGN) or ak.has(DECRYPT):
-        raise AttestationError(
-            "the attestation key is not an ECC key restricted to what the TPM makes",
-            "Make the statement with hwsigner attest",
-        )
+        problem = "the attestation key is not an ECC key restricted to what the TPM makes"
+        raise AttestationError(problem, "Make the statement with hwsigner attest")
     if not ek.has(*_STAYS, RESTRICTED, DECRYPT) or ek.has(SIGN):
         raise AttestationError("the endorsement key is not a TPM's storage key", "Use a standard endorsement key")
     others = [VendorCertificate.read(one, "an EK certificate") for one in statement.blobs("ekCertificates")]
@@ -131,18 +127,14 @@ def _ek_certificate(ek: Public, given: Sequence[VendorCertificate], trust: Trust
     """Return the certificate of the endorsement key, after verifying that it leads to a root."""
     leaf = next((one for one in given if in_usual_form(one.public_key) == ek.spki), None)
     if leaf is None:
-        raise AttestationError(
-            "the statement has no certificate of the endorsement key",
-            "If the TPM holds none, get it from its vendor and add it with --vendor-certificates",
-        )
+        hint = "If the TPM holds none, get it from its vendor and add it with --vendor-certificates"
+        raise AttestationError("the statement has no certificate of the endorsement key", hint)
     trust.verify(leaf, given)
     usage = leaf.extensions.get("extended_key_usage")
     is_for_ek = _EK_USAGE in [one.dotted for one in usage] if usage else bool(_chip_names(leaf))
     if leaf.is_ca or not is_for_ek:
-        raise AttestationError(
-            f"the certificate of {leaf.subject or 'the endorsement key'} is not one of an endorsement key",
-            "Trust only roots of TPM vendors",
-        )
+        problem = f"the certificate of {leaf.subject or 'the endorsement key'} is not one of an endorsement key"
+        raise AttestationError(problem, "Trust only roots of TPM vendors")
     return leaf
 
 

@@ -90,10 +90,8 @@ class RequestAuth(AuthBase):
         if type(r) is PreparedRequest:
             r.__class__ = SignedPreparedRequest
         elif not isinstance(r, SignedPreparedRequest):
-            raise UsageError(
-                f"hwsigner can't control the redirects of a request of the class {type(r).__name__}",
-                "Sign a requests.PreparedRequest",
-            )
+            problem = f"hwsigner can't control the redirects of a request of the class {type(r).__name__}"
+            raise UsageError(problem, "Sign a requests.PreparedRequest")
         self.sign(r)  # type: ignore[arg-type]  # Its class was changed above.
         return r
 
@@ -147,15 +145,11 @@ class RequestAuth(AuthBase):
         if hashed is not None:
             return hashed
         if not self._unsigned_payload and not self._s3:
-            raise UsageError(
-                "the body can be read only once, so it can't be hashed before it is sent",
-                f"Give bytes or a seekable file, or the body's SHA-256 in the header {CONTENT_HASH}",
-            )
+            hint = f"Give bytes or a seekable file, or the body's SHA-256 in the header {CONTENT_HASH}"
+            raise UsageError("the body can be read only once, so it can't be hashed before it is sent", hint)
         if not server.secure:
-            raise UsageError(
-                "over plain http an attacker could change a body that is not signed",
-                f"Use https, give a body that can be read twice, or set the header {CONTENT_HASH} yourself",
-            )
+            hint = f"Use https, give a body that can be read twice, or set the header {CONTENT_HASH} yourself"
+            raise UsageError("over plain http an attacker could change a body that is not signed", hint)
         return UNSIGNED_PAYLOAD
 
     def _settings(self) -> tuple[object, ...]:
@@ -197,8 +191,6 @@ def _given_hash(
 def _refusal(signed: Signed, error: Exception) -> UsageError:
     for name, value in signed:
         if isinstance(value, str) and not value.isascii():
-            return UsageError(
-                f"the header {name} has characters outside ASCII",
-                "Give its value as bytes, encoded as the service expects",
-            )
+            problem = f"the header {name} has characters outside ASCII"
+            return UsageError(problem, "Give its value as bytes, encoded as the service expects")
     return UsageError(f"the request can't be signed: {error}", "Check its method, URL and headers")

@@ -55,8 +55,6 @@ def _hash_stream(stream: Any) -> str | None:
         digest.update(chunk.encode() if isinstance(chunk, str) else chunk)
     stream.seek(start)
     if stream.tell() != start:
-        raise UsageError(
-            "the body was read to hash it, and its stream does not go back to where it was",
-            "Give bytes, or a stream whose seek() works",
-        )
+        problem = "the body was read to hash it, and its stream does not go back to where it was"
+        raise UsageError(problem, "Give bytes, or a stream whose seek() works")
     return digest.hexdigest()

@@ -82,10 +82,8 @@ def _wire_path(path: str, s3: bool) -> str:
         return f"{path[:-1]}%3B" if path.endswith(";") else path
     path = percent_encode(percent_decode(path), slash=True).decode("ascii")
     if _DOT_SEGMENT(path):
-        raise UsageError(
-            "the path for S3 has a segment . or .., which clients and proxies remove after signing",
-            "Give the path without it; objects whose key has such a segment can't be requested",
-        )
+        problem = "the path for S3 has a segment . or .., which clients and proxies remove after signing"
+        raise UsageError(problem, "Give the path without it; objects whose key has such a segment can't be requested")
     return path
 
 

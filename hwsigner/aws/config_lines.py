@@ -15,10 +15,7 @@ _HEADER = re.compile(r"\[(?P<name>[^\]]+)\]")
 _VALUE = re.compile(rf"(?P<name>{_OPTION}[ \t]*[=:][ \t]*)(?P<value>[^\r\n]*)", re.IGNORECASE)
 # With one of these, the SDKs don't come to the credential_process, or ask the user.
 _OTHERS = frozenset(
-    {
-        *("aws_access_key_id", "role_arn", "web_identity_token_file", "login_session"),
-        *("sso_session", "sso_start_url"),
-    }
+    {*("aws_access_key_id", "role_arn", "web_identity_token_file", "login_session"), *("sso_session", "sso_start_url")}
 )
 _BY_HAND = "Edit it by hand, or name another profile"
 

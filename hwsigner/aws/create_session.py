@@ -195,11 +195,7 @@ def build_request(request: SessionRequest, endpoint: Endpoint) -> Request:
             ("roleArn", request.role_arn),
             ("trustAnchorArn", request.trust_anchor_arn),
         ),
-        headers=(
-            ("Host", endpoint.host_header),
-            ("Content-Type", "application/json"),
-            ("User-Agent", USER_AGENT),
-        ),
+        headers=(("Host", endpoint.host_header), ("Content-Type", "application/json"), ("User-Agent", USER_AGENT)),
         body=json.dumps(body, separators=(",", ":")).encode(),
     )
 
@@ -293,18 +289,15 @@ def unexpected_response(response: Response) -> ServiceError:
     start = b"" if _first_byte(response) in (b"{", b"[") else response.body[:1000].partition(b"{")[0]
     words = printable(" ".join(start.decode("utf-8", "replace").split()))[:_SHOWN_UNEXPECTED]
     what = words or ("unexpected JSON" if response.body.strip() else "an empty body")
-    return ServiceError(
-        f"the response ({response.status}) is not from the service: {what}", "Check --endpoint and look for a proxy"
-    )
+    problem = f"the response ({response.status}) is not from the service: {what}"
+    return ServiceError(problem, "Check --endpoint and look for a proxy")
 
 
 def _explained(response: Response, body: dict[str, object], kind: str, now: datetime) -> ServiceError:
     if 300 <= response.status < 400:
         location = response.headers.get("Location", "nowhere")[:_SHOWN_CHARACTERS]
-        return ServiceError(
-            f"the service redirects ({response.status}) to {location}, which hwsigner does not follow",
-            "Set the right URL with --endpoint, or look for a proxy",
-        )
+        problem = f"the service redirects ({response.status}) to {location}, which hwsigner does not follow"
+        return ServiceError(problem, "Set the right URL with --endpoint, or look for a proxy")
     if not body and not kind:
         return unexpected_response(response)
     message = str(body.get("message") or body.get("Message") or "no message")[:_SHOWN_CHARACTERS]

@@ -115,9 +115,8 @@ def read_credentials(
     answer = _json(body)
     entry = _field(answer, "credentialSet")
     if not isinstance(entry, list) or not entry:
-        raise ServiceError(
-            "the service's response has no credentials", "Check the role and the Roles Anywhere profile in AWS"
-        )
+        problem = "the service's response has no credentials"
+        raise ServiceError(problem, "Check the role and the Roles Anywhere profile in AWS")
     found = _field(entry[0], "credentials")
     credentials = Credentials(
         access_key_id=_text(found, "accessKeyId"),
@@ -131,15 +130,11 @@ def read_credentials(
         certificate_serial=certificate_serial,
     )
     if credentials.role_arn != role_arn:
-        raise ServiceError(
-            f"the service gave credentials for {credentials.role_arn[:200]}, not for {role_arn}",
-            _HINT,
-        )
+        problem = f"the service gave credentials for {credentials.role_arn[:200]}, not for {role_arn}"
+        raise ServiceError(problem, _HINT)
     if credentials.expiration <= now:
-        raise ServiceError(
-            f"the service gave credentials that expired at {credentials.expiration:%Y-%m-%dT%H:%M:%SZ}",
-            "Check this machine's clock",
-        )
+        problem = f"the service gave credentials that expired at {credentials.expiration:%Y-%m-%dT%H:%M:%SZ}"
+        raise ServiceError(problem, "Check this machine's clock")
     return credentials
 
 

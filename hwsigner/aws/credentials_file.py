@@ -66,15 +66,11 @@ def check_section(name: str) -> str:
         UsageError: it would break the file, or some SDK would not find it.
     """
     if not name.isprintable() or name != name.strip() or not name or _NOT_IN_NAMES.intersection(name):
-        raise UsageError(
-            f"--profile is {name[:100]!r}, which can't be the name of a section",
-            "Use a name without [, ], #, ; and control characters, and without blanks around it",
-        )
+        problem = f"--profile is {name[:100]!r}, which can't be the name of a section"
+        raise UsageError(problem, "Use a name without [, ], #, ; and control characters, and without blanks around it")
     if name == "DEFAULT":
-        raise UsageError(
-            "--profile is 'DEFAULT', whose settings the AWS CLI applies to all other sections",
-            "Use default, in lower case",
-        )
+        problem = "--profile is 'DEFAULT', whose settings the AWS CLI applies to all other sections"
+        raise UsageError(problem, "Use default, in lower case")
     return name
 
 
@@ -103,10 +99,8 @@ def with_credentials(data: bytes, section: str, credentials: Credentials) -> byt
         edited = _edited(text, section, values, place)
         if _keeps_others(text, edited, section, values):
             return mark + edited.encode("utf-8", "surrogateescape")
-    raise HwsignerError(
-        f"[{section}] of the credentials file can't get new credentials without changing other settings",
-        "Remove the spaces at the start of the file's lines",
-    )
+    problem = f"[{section}] of the credentials file can't get new credentials without changing other settings"
+    raise HwsignerError(problem, "Remove the spaces at the start of the file's lines")
 
 
 def _edited(text: str, section: str, values: Mapping[str, str], place: str) -> str:

@@ -95,9 +95,8 @@ def parse_arn(text: str | None, flag: str, *, name: str = "") -> Arn:
     kind = _KINDS[flag]
     if not text:
         if name:
-            raise UsageError(
-                f"profile '{name}' has no {flag.removeprefix('--')}", f"Run hwsigner profile edit {name} {flag} ARN"
-            )
+            problem = f"profile '{name}' has no {flag.removeprefix('--')}"
+            raise UsageError(problem, f"Run hwsigner profile edit {name} {flag} ARN")
         hint = f"Give it, such as {kind.example}, or name a profile of config.toml that has it"
         raise UsageError(f"{flag} is missing", hint)
     arn = _match(text, kind)
@@ -160,20 +159,14 @@ def check_arns(
     role_arn = parse_arn(role, "--role-arn", name=name)
     for flag, other in (("--profile-arn", profile_arn), ("--role-arn", role_arn)):
         if other.partition != anchor_arn.partition:
-            raise UsageError(
-                f"--trust-anchor-arn is in partition {anchor_arn.partition}, but {flag} is in {other.partition}",
-                "Use ARNs of the same partition",
-            )
+            problem = f"--trust-anchor-arn is in partition {anchor_arn.partition}, but {flag} is in {other.partition}"
+            raise UsageError(problem, "Use ARNs of the same partition")
     if profile_arn.region != anchor_arn.region:
-        raise UsageError(
-            f"--trust-anchor-arn is in region {anchor_arn.region}, but --profile-arn is in {profile_arn.region}",
-            "Use a trust anchor and a Roles Anywhere profile in the same region",
-        )
+        problem = f"--trust-anchor-arn is in region {anchor_arn.region}, but --profile-arn is in {profile_arn.region}"
+        raise UsageError(problem, "Use a trust anchor and a Roles Anywhere profile in the same region")
     if region and check_region(region) != anchor_arn.region:
-        raise UsageError(
-            f"--region is {region}, but the trust anchor is in {anchor_arn.region}",
-            "Omit --region, or use the trust anchor's region",
-        )
+        problem = f"--region is {region}, but the trust anchor is in {anchor_arn.region}"
+        raise UsageError(problem, "Omit --region, or use the trust anchor's region")
     return anchor_arn.region
 
 
@@ -214,10 +207,8 @@ def _wrong_arn(text: str, flag: str) -> UsageError:
     kind = _KINDS[flag]
     for other_flag, other in _KINDS.items():
         if _match(text, other):
-            return UsageError(
-                f"{flag} is {_shown(text)}, which is a {other.name} ARN",
-                f"Give it to {other_flag}, and use {kind.example} for {flag}",
-            )
+            problem = f"{flag} is {_shown(text)}, which is a {other.name} ARN"
+            return UsageError(problem, f"Give it to {other_flag}, and use {kind.example} for {flag}")
     return UsageError(f"{flag} is {_shown(text)}, which is not a {kind.name} ARN", f"Use {kind.example}")
 
 
@@ -273,10 +264,8 @@ def service_host(region: str, *, fips: bool = False, dual_stack: bool = False) -
     """
     check_region(region)
     if fips and region not in FIPS_REGIONS:
-        raise UsageError(
-            f"AWS_USE_FIPS_ENDPOINT is true, but region {region} has no FIPS endpoint",
-            f"Use one of {', '.join(FIPS_REGIONS)}, or unset AWS_USE_FIPS_ENDPOINT",
-        )
+        problem = f"AWS_USE_FIPS_ENDPOINT is true, but region {region} has no FIPS endpoint"
+        raise UsageError(problem, f"Use one of {', '.join(FIPS_REGIONS)}, or unset AWS_USE_FIPS_ENDPOINT")
     domain, dual_stack_domain = next(names for prefix, *names in _DOMAINS if region.startswith(prefix))
     service = "rolesanywhere-fips" if fips else "rolesanywhere"
     return f"{service}.{region}.{dual_stack_domain if dual_stack else domain}"

@@ -110,10 +110,8 @@ def read_url(source: str, url: str) -> Endpoint:
     try:
         return parse_url(url)
     except ValueError:
-        raise UsageError(
-            f"{source} is {url[:200]!r}, which is not an endpoint URL",
-            "Use https://host, followed by :port and /path if needed, without a query",
-        ) from None
+        problem = f"{source} is {url[:200]!r}, which is not an endpoint URL"
+        raise UsageError(problem, "Use https://host, followed by :port and /path if needed, without a query") from None
 
 
 def check_protected(source: str, endpoint: Endpoint, hint: str = "Use https:") -> None:

@@ -169,9 +169,8 @@ def connect(host: str, port: int, *, peer: str, deadline: Deadline) -> SocketStr
     if isinstance(failure, TimeoutError):
         raise timeout_error(peer, deadline) from failure
     reason = failure.strerror if failure else "it has no address"
-    raise ServiceUnreachableError(
-        f"can't connect to {peer}: {reason}", "Check the URL, the network and the proxy settings"
-    ) from failure
+    problem = f"can't connect to {peer}: {reason}"
+    raise ServiceUnreachableError(problem, "Check the URL, the network and the proxy settings") from failure
 
 
 def time_left(deadline: Deadline, peer: str) -> float:
@@ -188,9 +187,8 @@ def time_left(deadline: Deadline, peer: str) -> float:
 
 def timeout_error(peer: str, deadline: Deadline) -> ServiceUnreachableError:
     """Return the error for a deadline that has passed."""
-    return ServiceUnreachableError(
-        f"{peer} did not answer within {deadline}", "Check the network, or allow more time with that flag"
-    )
+    problem = f"{peer} did not answer within {deadline}"
+    return ServiceUnreachableError(problem, "Check the network, or allow more time with that flag")
 
 
 def _look_up(host: str, port: int, peer: str, deadline: Deadline) -> list[_AddressInfo]:
@@ -214,14 +212,11 @@ def _look_up(host: str, port: int, peer: str, deadline: Deadline) -> list[_Addre
     thread.start()
     thread.join(time_left(deadline, peer))
     if failures:
-        raise ServiceUnreachableError(
-            f"can't look up {host}: {failures[0].strerror}",
-            "Check the name, the region, the proxy settings and this machine's DNS",
-        ) from failures[0]
+        hint = "Check the name, the region, the proxy settings and this machine's DNS"
+        raise ServiceUnreachableError(f"can't look up {host}: {failures[0].strerror}", hint) from failures[0]
     if thread.is_alive():
-        raise ServiceUnreachableError(
-            f"looking up {host} took longer than {deadline}", "Check this machine's DNS, or allow more time"
-        )
+        problem = f"looking up {host} took longer than {deadline}"
+        raise ServiceUnreachableError(problem, "Check this machine's DNS, or allow more time")
     return found
 
 
@@ -348,10 +343,8 @@ def _parse(variable: str, value: str) -> Proxy:
     try:
         host, port = parse_host(netloc)
     except ValueError:
-        raise UsageError(
-            f"{variable} is not the URL of a proxy",
-            "Use http://host:port; percent-encode special characters in a user name or password",
-        ) from None
+        hint = "Use http://host:port; percent-encode special characters in a user name or password"
+        raise UsageError(f"{variable} is not the URL of a proxy", hint) from None
     # As in Go, the default port is the scheme's.
     return Proxy(scheme, host, port or DEFAULT_PORTS[scheme], variable, _basic(user) if user else None)
 

@@ -180,19 +180,16 @@ class TlsStream:
 
 def _failure(error: ssl.SSLError, peer: str, trusted: str) -> ServiceUnreachableError:
     if isinstance(error, ssl.SSLCertVerificationError):
-        return ServiceUnreachableError(
-            f"the certificate of {peer} is not trusted: {error.verify_message.rstrip('.')} (trusted: {trusted})",
-            "Set AWS_CA_BUNDLE to a PEM file with its CA, and check the name in the URL and this machine's clock",
-            retryable=False,
-        )
+        problem = f"the certificate of {peer} is not trusted: {error.verify_message.rstrip('.')} (trusted: {trusted})"
+        hint = "Set AWS_CA_BUNDLE to a PEM file with its CA, and check the name in the URL and this machine's clock"
+        return ServiceUnreachableError(problem, hint, retryable=False)
     # Python 3.11.2 has no class for it.
     if isinstance(error, ssl.SSLEOFError) or error.reason == "UNEXPECTED_EOF_WHILE_READING":
         hint = "Retry later, or check the network and the proxy"
         return ServiceUnreachableError(f"{peer} closed the connection early", hint)
     reason = (error.reason or str(error)).replace("_", " ").lower()
-    return ServiceUnreachableError(
-        f"TLS with {peer} failed: {reason}", "Check its URL, and that it speaks TLS 1.2 or later", retryable=False
-    )
+    problem = f"TLS with {peer} failed: {reason}"
+    return ServiceUnreachableError(problem, "Check its URL, and that it speaks TLS 1.2 or later", retryable=False)
 
 
 def _system_cas() -> TrustedCAs:

@@ -274,11 +274,8 @@ def _read_response(method: str, stream: Stream, peer: str, deadline: Deadline) -
         body = b"" if too_long else response.read(MAX_BODY_BYTES + 1)
         missing = response.length
     if too_long or len(body) > MAX_BODY_BYTES:
-        raise ServiceUnreachableError(
-            f"the response of {peer} is longer than {MAX_BODY_BYTES} bytes",
-            "Check the URL and the proxy settings",
-            retryable=False,
-        )
+        problem = f"the response of {peer} is longer than {MAX_BODY_BYTES} bytes"
+        raise ServiceUnreachableError(problem, "Check the URL and the proxy settings", retryable=False)
     if missing:
         raise _cut_off(peer)
     return Response(response.status, response.msg, body)
@@ -296,6 +293,5 @@ def _http_errors(peer: str) -> Iterator[None]:
     except (http.client.RemoteDisconnected, http.client.IncompleteRead):
         raise _cut_off(peer) from None
     except (http.client.HTTPException, ValueError):
-        raise ServiceUnreachableError(
-            f"{peer} did not answer with HTTP", "Check the URL and the proxy settings"
-        ) from None
+        problem = f"{peer} did not answer with HTTP"
+        raise ServiceUnreachableError(problem, "Check the URL and the proxy settings") from None

@@ -200,10 +200,9 @@ def _only(candidates: Sequence[Certificate], *, latest: bool) -> Certificate:
     """Return the only candidate, or the one that expires last if the others are its renewals."""
     kinds = {(one.public_key(), one.x509.subject, one.x509.issuer) for one in candidates}
     if len(kinds) > 1 and not latest:
-        raise AmbiguousCertificateError(
-            f"{len(candidates)} certificates may be the leaf: {', '.join(map(_described, candidates))}",
-            "Remove the others, name one alone or, without --private-key, add --use-latest-expiring-certificate",
-        )
+        problem = f"{len(candidates)} certificates may be the leaf: {', '.join(map(_described, candidates))}"
+        hint = "Remove the others, name one alone or, without --private-key, add --use-latest-expiring-certificate"
+        raise AmbiguousCertificateError(problem, hint)
     return latest_expiring(candidates)
 
 
@@ -227,7 +226,5 @@ def _described(certificate: Certificate) -> str:
 
 
 def _mismatch(leaf: Certificate) -> KeyMismatchError:
-    return KeyMismatchError(
-        f"the private key does not belong to certificate {leaf.source} ({leaf.subject})",
-        "Give the key that the certificate was issued for",
-    )
+    problem = f"the private key does not belong to certificate {leaf.source} ({leaf.subject})"
+    return KeyMismatchError(problem, "Give the key that the certificate was issued for")

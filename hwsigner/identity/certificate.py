@@ -90,10 +90,8 @@ class Certificate(NamedTuple):
             return ECDSA
         if isinstance(key, MLDSA_KEYS):
             return MLDSA
-        raise CertificateError(
-            f"certificate {self.source} has a kind of key that the service does not accept",
-            f"Use {SUPPORTED_KEYS}",
-        )
+        problem = f"certificate {self.source} has a kind of key that the service does not accept"
+        raise CertificateError(problem, f"Use {SUPPORTED_KEYS}")
 
     def public_key(self) -> bytes:
         """Return the DER SubjectPublicKeyInfo."""
@@ -255,9 +253,8 @@ def preflight(leaf: Certificate, now: datetime) -> None:
         CertificateError: the leaf breaks a rule, which the message names.
     """
     for broken in broken_rules(leaf, now):
-        raise CertificateError(
-            f"certificate {leaf.source} {broken.problem}", f"{broken.hint}, or skip this check with --no-preflight"
-        )
+        problem = f"certificate {leaf.source} {broken.problem}"
+        raise CertificateError(problem, f"{broken.hint}, or skip this check with --no-preflight")
     _ = leaf.algorithm
 
 

@@ -85,9 +85,8 @@ def parse_selector(text: str) -> Selector:
             raise UsageError(f"--cert-selector has {key} twice", "Give each key once")
         values[key] = value
     if not values:
-        raise UsageError(
-            "--cert-selector names no key and value", "Write Key=x509Subject,Value=CN=… or file:///selector.json"
-        )
+        problem = "--cert-selector names no key and value"
+        raise UsageError(problem, "Write Key=x509Subject,Value=CN=… or file:///selector.json")
     return Selector(values.get("x509Subject"), values.get("x509Issuer"), _serial(values))
 
 
@@ -116,10 +115,8 @@ def _from_text(text: str) -> list[tuple[str, str]]:
     if text[end:].strip():
         held = text[end:].strip()
         shown = "a key URI" if "pin-" in held else repr(held[:100])
-        raise UsageError(
-            f"--cert-selector has {shown}, which is not a key with its value",
-            "Write Key=x509Subject,Value=CN=… or file:///selector.json",
-        )
+        problem = f"--cert-selector has {shown}, which is not a key with its value"
+        raise UsageError(problem, "Write Key=x509Subject,Value=CN=… or file:///selector.json")
     return pairs
 
 
@@ -132,9 +129,8 @@ def _from_file(path: str) -> list[tuple[str, str]]:
     except (ValueError, RecursionError) as error:
         raise UsageError(f"the --cert-selector file {path} is not JSON: {error}") from error
     if not isinstance(entries, list) or not all(map(_is_entry, entries)):
-        raise UsageError(
-            f"the --cert-selector file {path} is not a list of keys and values", 'Write [{"Key": …, "Value": …}, …]'
-        )
+        problem = f"the --cert-selector file {path} is not a list of keys and values"
+        raise UsageError(problem, 'Write [{"Key": …, "Value": …}, …]')
     return [(entry["Key"], entry["Value"]) for entry in entries]
 
 

@@ -83,12 +83,7 @@ class SignedRequest(NamedTuple):
 
 
 def sign_request(
-    request: Request,
-    sign: Callable[[bytes], bytes],
-    *,
-    certificate: SigningCertificate,
-    region: str,
-    now: datetime,
+    request: Request, sign: Callable[[bytes], bytes], *, certificate: SigningCertificate, region: str, now: datetime
 ) -> SignedRequest:
     """Return the request with a date and a signature. They replace earlier ones.
 

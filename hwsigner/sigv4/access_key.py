@@ -199,13 +199,7 @@ def signing_context(
 
 
 def sign_request(
-    request: Request,
-    access_key: AccessKey,
-    *,
-    region: str,
-    service: str,
-    now: datetime,
-    also_sign: Iterable[str] = (),
+    request: Request, access_key: AccessKey, *, region: str, service: str, now: datetime, also_sign: Iterable[str] = ()
 ) -> SignedRequest:
     """Return the request with a date and an Authorization header. They replace earlier ones.
 

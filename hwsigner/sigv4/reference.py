@@ -223,13 +223,7 @@ def payload_hash(payload: Text, /) -> bytes:
 
 
 def request_to_sign(
-    method: Text,
-    target: Text,
-    headers: Pairs,
-    payload: Text,
-    context: tuple[Text, Text, Text],
-    s3: bool = False,
-    /,
+    method: Text, target: Text, headers: Pairs, payload: Text, context: tuple[Text, Text, Text], s3: bool = False, /
 ) -> tuple[bytes, bytes]:
     """Return the string to sign of a request as it goes on the wire: all stages in one call.
 
@@ -263,14 +257,7 @@ def request_to_sign(
 
 
 def sign_hmac(
-    method: Text,
-    target: Text,
-    headers: Pairs,
-    payload: Text,
-    context: tuple[Text, Text, Text],
-    s3: bool,
-    key: Text,
-    /,
+    method: Text, target: Text, headers: Pairs, payload: Text, context: tuple[Text, Text, Text], s3: bool, key: Text, /
 ) -> tuple[bytes, bytes]:
     """Return the signature of a request with a signing key (AWS4-HMAC-SHA256): all stages in one call.
 

@@ -203,9 +203,8 @@ def delete_files(doomed: Mapping[str, str], confirm: Callable[[], None]) -> None
     stamps = _stamps(doomed)
     confirm()
     if changed := dict(_stamps(doomed).items() ^ stamps.items()):
-        raise SigningKeyError(
-            f"{min(changed)} was replaced meanwhile, so nothing was deleted", "Look at it, then retry"
-        )
+        problem = f"{min(changed)} was replaced meanwhile, so nothing was deleted"
+        raise SigningKeyError(problem, "Look at it, then retry")
     for path, words in doomed.items():
         folder, name = os.path.split(path)
         try:
@@ -281,10 +280,8 @@ class _File:
     def _check(self, status: os.stat_result) -> None:
         _check_regular(self.path, status)
         if status.st_uid != os.geteuid():
-            raise HwsignerError(
-                f"{self.path} belongs to user {status.st_uid}, and replacing it would change its owner",
-                f"Run this as user {status.st_uid}",
-            )
+            problem = f"{self.path} belongs to user {status.st_uid}, and replacing it would change its owner"
+            raise HwsignerError(problem, f"Run this as user {status.st_uid}")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
