@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from hwsigner.config.flags import IDENTITY, IN_PROFILES, attribute_of, converted, profile_values
+from hwsigner.config.flags import IDENTITY, attribute_of, converted, profile_values
 from hwsigner.errors import AmbiguousCertificateError, CertificateError, HwsignerError, UnsafeKeyWarning, UsageError
 from hwsigner.http import defaults
 from hwsigner.pins import AskPin, PinSource
@@ -157,7 +157,7 @@ def key_uri(values: Settings, text: str) -> KeyURI:
     uri = KeyURI.parse(text)
     backend = uri.resolved().backend
     for attribute, flag in backend.query_flags.items():
-        value = getattr(values, IN_PROFILES[flag].attribute)
+        value = getattr(values, flag.replace("-", "_"), None)  # A backend from elsewhere may name no flag of ours.
         if value and (backend.flags_win or attribute not in uri.query):
             value = "true" if value is True else value
             check_no_pin(os.fsencode(value))
