@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import resource
 import signal
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Generator, Iterator
@@ -156,6 +158,31 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     allow_hardware(item.get_closest_marker("hardware") is not None)
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()  # What exists now stays, and is not looked at after each test.
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None]:
+    """Let a test fail that leaves something open in a reference cycle. Otherwise, a later test would fail for it.
+
+    The younger generations cost 0.3 ms. What has become older is found at the end of the file.
+    """
+    yield
+    left: list[str] = []
+    is_last = nextitem is None or nextitem.path != item.path
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            sys, "unraisablehook", lambda failure: left.append(f"{failure.exc_value!r} in {failure.object!r}")
+        )
+        gc.collect(2 if is_last else 1)
+    if left:
+        pytest.fail(f"{'a test of this file' if is_last else 'this test'} has left: {'; '.join(left)}", pytrace=False)
+    if is_last:
+        gc.freeze()
 
 
 def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:

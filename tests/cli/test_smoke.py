@@ -112,13 +112,14 @@ def _answers(port: int) -> bool:
 
 
 @pytest.fixture
-def process() -> Iterator[None]:
+def process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Undo what a server does to its process."""
     limit, hook, numbers = (
         resource.getrlimit(resource.RLIMIT_NOFILE),
         threading.excepthook,
         (signal.SIGINT, signal.SIGTERM),
     )
+    monkeypatch.setattr(gc, "freeze", lambda: None)
     handlers = {number: signal.getsignal(number) for number in numbers}
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, limit)
@@ -126,7 +127,6 @@ def process() -> Iterator[None]:
     for number, handler in handlers.items():
         signal.signal(number, handler)
     notices.set_notifier(None)
-    gc.unfreeze()
 
 
 @pytest.fixture
