@@ -11,13 +11,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import certs
 from hwsigner.backends import BACKENDS
 from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.config import flags, settings
 from hwsigner.config import profiles as config
 from hwsigner.config.flags import AGENT, EXCLUSIVE, IDENTITY, IN_PROFILES, SESSION, Flag
 from hwsigner.config.settings import Settings
-from hwsigner.errors import ConfigError, UnsafeKeyWarning, UsageError
+from hwsigner.errors import (
+    AmbiguousCertificateError,
+    CertificateError,
+    ConfigError,
+    HwsignerError,
+    UnsafeKeyWarning,
+    UsageError,
+)
+from hwsigner.identity.certificate import Certificate
 from hwsigner.pins import PinRequest
 from hwsigner.uri import KeyURI
 
@@ -191,6 +200,21 @@ class TestIdentitySource:
     def test_missing_certificate_of_a_profile_is_an_error_that_names_the_commands(self) -> None:
         with pytest.raises(UsageError, match=r"install-certificate .* --profile web, or hwsigner enroll web"):
             settings.identity_source(values(private_key="/k", profile_name="web"), None)
+
+    @pytest.mark.parametrize(
+        ("number", "kind", "message"),
+        [
+            (0, CertificateError, "matches no certificate"),
+            (2, AmbiguousCertificateError, "matches 2 certificates: a, a"),
+        ],
+    )
+    def test_selector_that_does_not_match_one_certificate_is_an_error(
+        self, number: int, kind: type[HwsignerError], message: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        one = Certificate(certs.make_ca().certificate, "a")
+        monkeypatch.setattr("hwsigner.identity.selector.select", lambda *_: [one] * number)
+        with pytest.raises(kind, match=message):
+            settings.identity_source(values(cert_selector="Key=x509Subject,Value=CN=a"))
 
 
 class TestSession:
