@@ -50,7 +50,8 @@ def home(ca: certs.Authority, shared_emulator: Emulator, tmp_path: Path) -> Home
     found = Home(tmp_path, ca, shared_emulator)
     certs.write_key(tmp_path / "ca.key", ca.key)
     (tmp_path / "ca.pem").write_bytes(ca.pem)
-    flags = f"-CA {tmp_path / 'ca.pem'} -CAkey {tmp_path / 'ca.key'} -copy_extensions copy -days 30"
+    # They end a day after the one in use, which may be of the same second.
+    flags = f"-CA {tmp_path / 'ca.pem'} -CAkey {tmp_path / 'ca.key'} -copy_extensions copy -days 31"
     found.write_profiles(web={"issuer-command": f"openssl x509 -req {flags}"})
     return found
 
