@@ -89,22 +89,14 @@ MISTAKES = {
 }
 
 
-def _statement_at_the_foot(module: str) -> ast.AnnAssign:
-    """Return the last statement of a module, `_: Protocol = module`, which only a type checker reads."""
+@pytest.mark.parametrize("module", BUILT_IN)
+def test_module_that_is_loaded_by_name_is_checked_against_its_protocol(module: str) -> None:
     found = importlib.util.find_spec(module)
     assert found
     assert found.origin
-    last = ast.parse(Path(found.origin).read_text()).body[-1]
-    assert isinstance(last, ast.If)
-    assert ast.unparse(last.test) == "TYPE_CHECKING"
-    statement = last.body[-1]
-    assert isinstance(statement, ast.AnnAssign)
-    return statement
-
-
-@pytest.mark.parametrize("module", BUILT_IN)
-def test_module_that_is_loaded_by_name_is_checked_against_its_protocol_at_its_foot(module: str) -> None:
-    statement = _statement_at_the_foot(module)
+    blocks = [part for part in ast.parse(Path(found.origin).read_text()).body if isinstance(part, ast.If)]
+    for_mypy = [part for block in blocks if ast.unparse(block.test) == "TYPE_CHECKING" for part in block.body]
+    [statement] = [part for part in for_mypy if isinstance(part, ast.AnnAssign)]  # `_: Protocol = module`
     assert ast.unparse(statement.target) == "_"
     assert statement.value
     assert ast.unparse(statement.value) in (module, module.rpartition(".")[2])

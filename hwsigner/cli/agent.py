@@ -24,10 +24,13 @@ from hwsigner.pins import PinSource
 from hwsigner.system import notices
 
 if TYPE_CHECKING:
+    import hwsigner.cli.agent
     from hwsigner.agent.client import Address
     from hwsigner.agent.profile import ProfileStatus
     from hwsigner.agent.server import AgentServer
     from hwsigner.monitoring.metrics import ProfileHealth
+
+    _: CommandModule = hwsigner.cli.agent
 
 HELP = "run the agent, which keeps credentials ready"
 
@@ -114,10 +117,7 @@ def _run_agent(arguments: Arguments, address: Address) -> None:
 
 
 def _serve(
-    arguments: Arguments,
-    address: Address,
-    listener: socket.socket,
-    waiting: list[tuple[socket.socket, int]],
+    arguments: Arguments, address: Address, listener: socket.socket, waiting: list[tuple[socket.socket, int]]
 ) -> bool:
     from hwsigner.agent.desktop import Desktop
     from hwsigner.agent.memory import LockedMemory
@@ -170,9 +170,3 @@ def _handlers(server: AgentServer) -> dict[signal.Signals, Callable[..., None]]:
         signal.SIGINT: lambda *_: server.post(next(ends)),
         signal.SIGHUP: lambda *_: server.post(server.reload),
     }
-
-
-if TYPE_CHECKING:
-    import hwsigner.cli.agent
-
-    _: CommandModule = hwsigner.cli.agent

@@ -19,6 +19,11 @@ from hwsigner.key import find_certificates
 from hwsigner.pins import PinSource
 from hwsigner.uri import KeyURI
 
+if TYPE_CHECKING:
+    import hwsigner.cli.attest
+
+    _: CommandModule = hwsigner.cli.attest
+
 HELP = "prove that a key is in hardware"
 
 _FLAGS = (
@@ -88,9 +93,3 @@ def _statement(arguments: Arguments, uri: KeyURI, pins: PinSource) -> Document:
 def _answer(arguments: Arguments, uri: KeyURI, pins: PinSource) -> Document:
     challenge = read_document(arguments.challenge, "challenge")
     return attestation.answer_challenge(uri, challenge, pins, pcrs=arguments.pcrs or "", allow_modules=True)
-
-
-if TYPE_CHECKING:
-    import hwsigner.cli.attest
-
-    _: CommandModule = hwsigner.cli.attest

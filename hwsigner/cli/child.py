@@ -63,12 +63,7 @@ def run_program(
         prepare()
         try:
             child = os.posix_spawnp(
-                command[0],
-                list(command),
-                dict(environ),
-                file_actions=closes,
-                setsigmask=before,
-                setsigdef=_DEFAULTS,
+                command[0], list(command), dict(environ), file_actions=closes, setsigmask=before, setsigdef=_DEFAULTS
             )
         except OSError as error:
             report(f"can't run {command[0]}: {error.strerror}")

@@ -18,6 +18,11 @@ from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.config.flags import Flag
 from hwsigner.errors import HwsignerError, UsageError, install_command, suggestion
 
+if TYPE_CHECKING:
+    import hwsigner.cli.completion
+
+    _: CommandModule = hwsigner.cli.completion
+
 HELP = "print a script for Tab completion in your shell"
 
 _SHELLS = ("bash", "zsh", "fish")
@@ -129,9 +134,3 @@ def _complete(action: argparse.Action, completion: object) -> None:
     """Say how shtab completes a value."""
     if completion is not None:
         action.complete = completion  # type: ignore[attr-defined]
-
-
-if TYPE_CHECKING:
-    import hwsigner.cli.completion
-
-    _: CommandModule = hwsigner.cli.completion

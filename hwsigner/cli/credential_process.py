@@ -11,6 +11,11 @@ from typing import TYPE_CHECKING, Any
 from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.config.flags import IDENTITY, PROFILE, SESSION
 
+if TYPE_CHECKING:
+    import hwsigner.cli.credential_process
+
+    _: CommandModule = hwsigner.cli.credential_process
+
 HELP = "print credentials for the AWS SDKs"
 
 
@@ -94,9 +99,3 @@ def _only_profile(given: Mapping[str, Any]) -> str | None:
         return None
     names = set(filter(None, given.values()))
     return names.pop() if len(names) == 1 else None
-
-
-if TYPE_CHECKING:
-    import hwsigner.cli.credential_process
-
-    _: CommandModule = hwsigner.cli.credential_process

@@ -18,6 +18,11 @@ from hwsigner.identity.session_tags import untaggable
 from hwsigner.key import open_key
 from hwsigner.system.files import edit_file
 
+if TYPE_CHECKING:
+    import hwsigner.cli.csr
+
+    _: CommandModule = hwsigner.cli.csr
+
 HELP = "make a certificate request (PKCS #10) for a key"
 
 _FLAGS = (*NAMES, Flag("out", "file for the request (default: stdout)", "FILE"))
@@ -60,9 +65,3 @@ def _replaced(path: str, pem: bytes, old: bytes) -> bytes:
         problem = f"{path} is there already, and is not a certificate request"
         raise HwsignerError(problem, "Name another file: it is not overwritten")
     return pem
-
-
-if TYPE_CHECKING:
-    import hwsigner.cli.csr
-
-    _: CommandModule = hwsigner.cli.csr

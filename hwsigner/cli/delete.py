@@ -14,6 +14,11 @@ from hwsigner.config.flags import KEY, OUTPUT, switch
 from hwsigner.errors import printable
 from hwsigner.key.management import delete_key
 
+if TYPE_CHECKING:
+    import hwsigner.cli.delete
+
+    _: CommandModule = hwsigner.cli.delete
+
 HELP = "delete a key and what belongs to it"
 
 
@@ -42,9 +47,3 @@ def _agree(_: Sequence[str]) -> None:
 def _ask(doomed: Sequence[str]) -> None:
     lines = ["This would be deleted for good:", *(f"  {line}" for line in doomed)]
     ask(lines, "Type yes to delete it", nothing="nothing was deleted")
-
-
-if TYPE_CHECKING:
-    import hwsigner.cli.delete
-
-    _: CommandModule = hwsigner.cli.delete

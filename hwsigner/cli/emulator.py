@@ -22,7 +22,10 @@ from hwsigner.errors import CertificateError, HwsignerError, UsageError
 from hwsigner.http.address import host_name
 
 if TYPE_CHECKING:
+    import hwsigner.cli.emulator
     from hwsigner.emulator import Emulator, Record, World
+
+    _: CommandModule = hwsigner.cli.emulator
 
 HELP = "run a strict local IAM Roles Anywhere for tests"
 REGION = "us-east-1"
@@ -201,9 +204,3 @@ def _reporter(records: list[Record], log: TextIO | None) -> Callable[[Record], N
             records.clear()
 
     return write
-
-
-if TYPE_CHECKING:
-    import hwsigner.cli.emulator
-
-    _: CommandModule = hwsigner.cli.emulator

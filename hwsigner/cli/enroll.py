@@ -17,6 +17,11 @@ from hwsigner.enrolment.initial import Enrolled, Enrolment, enroll
 from hwsigner.errors import UsageError
 from hwsigner.system.processes import python_command
 
+if TYPE_CHECKING:
+    import hwsigner.cli.enroll
+
+    _: CommandModule = hwsigner.cli.enroll
+
 HELP = "make a key, have it certified, and write its profile"
 
 _KEY = Flag("private-key", "where the key is, or is to be made: a path or a key URI", "KEY")
@@ -94,9 +99,3 @@ def _next(arguments: Arguments, missing: Sequence[str]) -> str:
         return f"systemctl enable --now hwsigner-renew@{name}.timer"
     command = "hwsigner credential-process" if arguments.no_aws_config else "aws sts get-caller-identity"
     return f"{command} --profile {name}"
-
-
-if TYPE_CHECKING:
-    import hwsigner.cli.enroll
-
-    _: CommandModule = hwsigner.cli.enroll

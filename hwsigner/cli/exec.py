@@ -20,8 +20,11 @@ from hwsigner.monitoring.log import Log
 from hwsigner.refresh.monitor import Monitor
 
 if TYPE_CHECKING:
+    import hwsigner.cli.exec
     from hwsigner.agent.served_profile import ServedProfile
     from hwsigner.serving.server import HTTPServer
+
+    _: CommandModule = hwsigner.cli.exec
 
 HELP = "run a command with credentials"
 
@@ -169,9 +172,3 @@ def _warn_of_default_profile() -> None:
     if found:
         problem = f"the command's SDK may prefer the credentials of {found} to those of hwsigner"
         warnings.warn(HwsignerWarning(problem, "Rename that profile"), stacklevel=1)
-
-
-if TYPE_CHECKING:
-    import hwsigner.cli.exec
-
-    _: CommandModule = hwsigner.cli.exec

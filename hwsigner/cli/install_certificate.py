@@ -20,6 +20,11 @@ from hwsigner.errors import CertificateError, HwsignerError, UsageError
 from hwsigner.identity.certificate import Certificate
 from hwsigner.key.management import KeyAccess
 
+if TYPE_CHECKING:
+    import hwsigner.cli.install_certificate
+
+    _: CommandModule = hwsigner.cli.install_certificate
+
 HELP = "check a certificate, and put it beside its key"
 
 _MOST_CERTIFICATES = 64
@@ -127,9 +132,3 @@ def _write_profile(name: str, flags: Mapping[str, str], text: str) -> str:
         return change_profile(name, {**dict.fromkeys(EXCLUDED), **flags}, os.environ)
     except HwsignerError as error:
         raise type(error)(f"the certificate is installed, but {error.message}", f"Its flags are {text}") from error
-
-
-if TYPE_CHECKING:
-    import hwsigner.cli.install_certificate
-
-    _: CommandModule = hwsigner.cli.install_certificate

@@ -14,6 +14,11 @@ from hwsigner.config.flags import KEY, OUTPUT, Flag, boolean, one_of, switch
 from hwsigner.key.management import KeyAlgorithm, KeyRequest, generate_key
 from hwsigner.uri import KeyURI
 
+if TYPE_CHECKING:
+    import hwsigner.cli.keygen
+
+    _: CommandModule = hwsigner.cli.keygen
+
 HELP = "make a key in a token, a TPM or a file"
 
 NEW_KEY = (
@@ -68,9 +73,3 @@ def key_request(arguments: Arguments) -> KeyRequest:
         pcrs=arguments.pcrs or "",
         overwrite=arguments.overwrite,
     )
-
-
-if TYPE_CHECKING:
-    import hwsigner.cli.keygen
-
-    _: CommandModule = hwsigner.cli.keygen

@@ -28,6 +28,11 @@ from hwsigner.key.public_key import kind_of
 from hwsigner.system import pcsc
 from hwsigner.uri import KeyURI
 
+if TYPE_CHECKING:
+    import hwsigner.cli.list
+
+    _: CommandModule = hwsigner.cli.list
+
 HELP = "list tokens, keys and certificates, with their URIs"
 
 _SHARED_FLAGS = ("pkcs11-lib", "tcti", "pinentry", "reuse-pin", "allow-final-pin-try", "strict", "debug")
@@ -217,9 +222,3 @@ def _print_tables(tokens: Sequence[ListedToken]) -> None:
         for name, one in (("token", uri), *((str(number), row[-1]) for number, row in enumerate(rows, 1))):
             console.print(Text(printable(f"{name:>5}  {one}")), soft_wrap=True)
         console.print()
-
-
-if TYPE_CHECKING:
-    import hwsigner.cli.list
-
-    _: CommandModule = hwsigner.cli.list

@@ -11,16 +11,7 @@ from hwsigner.aws.region import check_known_arns
 from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.cli.process import print_outcome, report
 from hwsigner.cli.without_secrets import URIS, without_secret
-from hwsigner.config.flags import (
-    AGENT,
-    ENROLMENT,
-    IDENTITY,
-    OUTPUT,
-    SESSION,
-    Flag,
-    check_readable_again,
-    switch,
-)
+from hwsigner.config.flags import AGENT, ENROLMENT, IDENTITY, OUTPUT, SESSION, Flag, check_readable_again, switch
 from hwsigner.config.profiles import (
     Profile,
     add_profile,
@@ -33,6 +24,11 @@ from hwsigner.config.profiles import (
     remove_profile,
 )
 from hwsigner.errors import UnsafeKeyWarning, UsageError, printable, suggestion
+
+if TYPE_CHECKING:
+    import hwsigner.cli.profile
+
+    _: CommandModule = hwsigner.cli.profile
 
 HELP = "add, edit, show, remove and list profiles"
 
@@ -153,9 +149,3 @@ def _list(name: str | None, *, as_json: bool) -> int:
     else:
         report(no_profiles())
     return 0
-
-
-if TYPE_CHECKING:
-    import hwsigner.cli.profile
-
-    _: CommandModule = hwsigner.cli.profile

@@ -16,6 +16,11 @@ from hwsigner.identity.certificate import Certificate, leaves, load
 from hwsigner.identity.selector import Selector, parse_selector, select
 from hwsigner.key import ECDSA, MLDSA, RSA, find_certificates
 
+if TYPE_CHECKING:
+    import hwsigner.cli.read_certificate_data
+
+    _: CommandModule = hwsigner.cli.read_certificate_data
+
 HELP = "show what hwsigner reads from a certificate"
 
 _KEY_TYPES = {
@@ -83,9 +88,3 @@ def _match(certificate: Certificate) -> dict[str, str]:
         "serialNumber": str(certificate.x509.serial_number),
         "uri": certificate.source,
     }
-
-
-if TYPE_CHECKING:
-    import hwsigner.cli.read_certificate_data
-
-    _: CommandModule = hwsigner.cli.read_certificate_data

@@ -10,6 +10,11 @@ from hwsigner.cli.process import print_outcome, print_rows, prompts
 from hwsigner.config.flags import OUTPUT, Flag, switch
 from hwsigner.enrolment.renewal import Renewed, renew
 
+if TYPE_CHECKING:
+    import hwsigner.cli.renew
+
+    _: CommandModule = hwsigner.cli.renew
+
 HELP = "renew the certificate of a profile"
 
 _FLAGS = (
@@ -26,12 +31,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Arguments) -> int:
     """Renew the certificate, or do nothing if it is too early, and print what there is then."""
-    renewed = renew(
-        arguments.name,
-        if_due=arguments.if_due,
-        new_key=arguments.new_key,
-        prompts=prompts,
-    )
+    renewed = renew(arguments.name, if_due=arguments.if_due, new_key=arguments.new_key, prompts=prompts)
     if renewed:
         _print(arguments, renewed)
     elif arguments.json:
@@ -53,9 +53,3 @@ def _print(arguments: Arguments, renewed: Renewed) -> None:
     if renewed.old_key:
         rows.append(("Old key", f"{renewed.old_key} is no longer used: hwsigner delete deletes it"))
     print_rows(f"{name} is renewed", rows)
-
-
-if TYPE_CHECKING:
-    import hwsigner.cli.renew
-
-    _: CommandModule = hwsigner.cli.renew

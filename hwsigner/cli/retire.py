@@ -19,6 +19,11 @@ from hwsigner.enrolment.retirement import Retirement, RetirementStep, plan_retir
 from hwsigner.errors import CertificateError, printable
 from hwsigner.identity.certificate import Certificate
 
+if TYPE_CHECKING:
+    import hwsigner.cli.retire
+
+    _: CommandModule = hwsigner.cli.retire
+
 HELP = "revoke a certificate, delete its key and its profile"
 
 _FLAGS = (
@@ -87,9 +92,3 @@ def _for_an_administrator(leaf: Certificate, arn: str) -> str:
     command = f"hwsigner aws revoke --serial 0x{leaf.x509.serial_number:x} --trust-anchor-arn {arn or 'ARN'}"
     flags = "--ca-key KEY-URI --ca CA.pem (both omitted for AWS Private CA)"
     return f"This does not revoke {leaf.subject}, which expires on {end}. An administrator can: {command} {flags}"
-
-
-if TYPE_CHECKING:
-    import hwsigner.cli.retire
-
-    _: CommandModule = hwsigner.cli.retire

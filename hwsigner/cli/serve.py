@@ -25,8 +25,11 @@ if TYPE_CHECKING:
     import socket
     import ssl
 
+    import hwsigner.cli.serve
     from hwsigner.agent.served_profile import ServedProfile
     from hwsigner.refresh.monitor import Monitor
+
+    _: CommandModule = hwsigner.cli.serve
 
 HELP = "serve credentials over HTTP, as ECS and EC2 do"
 
@@ -194,9 +197,3 @@ def _announce(base: str, token_files: dict[str, Path], has_imds: bool) -> None:
     if sys.stderr is not None:
         with suppress(OSError):  # A full or closed stderr does not stop the server.
             os.write(sys.stderr.fileno(), os.fsencode("".join(f"{line}\n" for line in lines)))
-
-
-if TYPE_CHECKING:
-    import hwsigner.cli.serve
-
-    _: CommandModule = hwsigner.cli.serve

@@ -22,6 +22,11 @@ from hwsigner.key.public_key import kind_of, to_pem
 from hwsigner.pins import PinSource
 from hwsigner.uri import KeyURI
 
+if TYPE_CHECKING:
+    import hwsigner.cli.show
+
+    _: CommandModule = hwsigner.cli.show
+
 HELP = "show a key, what guards it, and its certificate"
 
 _WIDTH = 80
@@ -209,9 +214,3 @@ def _wrapped(name: str, value: str) -> str:
     blank = " " * _NAME_WIDTH
     lines = textwrap.wrap(printable(value), _WIDTH - _NAME_WIDTH, break_long_words=False, break_on_hyphens=False)
     return "\n".join(f"{blank if number else name:<{_NAME_WIDTH}}{line}" for number, line in enumerate(lines))
-
-
-if TYPE_CHECKING:
-    import hwsigner.cli.show
-
-    _: CommandModule = hwsigner.cli.show

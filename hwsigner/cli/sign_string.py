@@ -12,6 +12,11 @@ from hwsigner.config.flags import IDENTITY, PROFILE, SESSION, Flag, one_of
 from hwsigner.errors import KeyMismatchError, UsageError
 from hwsigner.key import HashName, Key, open_key
 
+if TYPE_CHECKING:
+    import hwsigner.cli.sign_string
+
+    _: CommandModule = hwsigner.cli.sign_string
+
 HELP = "sign a fixed test string"
 
 _PREFIX = b"AWS Roles Anywhere Credential Helper Signing Test"
@@ -70,9 +75,3 @@ def _verified_signature(key: Key, digest: HashName) -> bytes:
     if not verify(public_key, message, signature=signature, hash=digest):
         raise KeyMismatchError("the signature does not match the key's public key", "Check if the key is damaged")
     return signature
-
-
-if TYPE_CHECKING:
-    import hwsigner.cli.sign_string
-
-    _: CommandModule = hwsigner.cli.sign_string

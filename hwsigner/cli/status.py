@@ -21,6 +21,11 @@ from hwsigner.errors import HwsignerError, PinError, UsageError, printable
 from hwsigner.identity.certificate import Certificate, broken_rules, latest_expiring, leaves
 from hwsigner.uri import KeyURI
 
+if TYPE_CHECKING:
+    import hwsigner.cli.status
+
+    _: CommandModule = hwsigner.cli.status
+
 HELP = "show all profiles: key, certificate, session, agent"
 
 _COLUMNS = ("PROFILE", "KEY", "CERTIFICATE", "SESSION", "STATE", "PROBLEM")
@@ -161,9 +166,3 @@ def _print_table(rows: Sequence[_Row]) -> None:
     for row in rows:
         if row.problem:
             console.print(Text(printable(f"{row.profile.name}: {row.problem}"), style="red"), soft_wrap=True)
-
-
-if TYPE_CHECKING:
-    import hwsigner.cli.status
-
-    _: CommandModule = hwsigner.cli.status

@@ -19,6 +19,11 @@ from hwsigner.cli.process import print_outcome
 from hwsigner.config.flags import switch
 from hwsigner.errors import HwsignerError, UsageError, suggestion
 
+if TYPE_CHECKING:
+    import hwsigner.cli.systemd
+
+    _: CommandModule = hwsigner.cli.systemd
+
 HELP = "write or remove systemd units that run this program"
 
 _TPM = Path("/dev/tpmrm0")
@@ -36,12 +41,7 @@ _REMOVE = (
 def add_arguments(parser: Parser) -> None:
     """Add the action, and the flags that say whose units to write."""
     parser.add_argument("action", metavar="install|uninstall", help="write the units, or stop and remove them")
-    parser.add_flags(
-        [
-            switch("system", "the system's units; needs root"),
-            switch("user", "your own units"),
-        ]
-    )
+    parser.add_flags([switch("system", "the system's units; needs root"), switch("user", "your own units")])
 
 
 def run(arguments: Arguments) -> int:
@@ -208,9 +208,3 @@ def _call(*command: str) -> None:
 def _print(done: str) -> None:
     """Print a step that was done. If that fails, the error names the step, after which nothing more is done."""
     print_outcome(done, done)
-
-
-if TYPE_CHECKING:
-    import hwsigner.cli.systemd
-
-    _: CommandModule = hwsigner.cli.systemd

@@ -18,19 +18,15 @@ from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.cli.process import report
 from hwsigner.config import settings
 from hwsigner.config.flags import CONFIG_PROFILE, IDENTITY, SESSION, Flag, switch
-from hwsigner.errors import (
-    CertificateError,
-    HwsignerError,
-    HwsignerWarning,
-    PinError,
-    UnsafeKeyWarning,
-    UsageError,
-)
+from hwsigner.errors import CertificateError, HwsignerError, HwsignerWarning, PinError, UnsafeKeyWarning, UsageError
 
 if TYPE_CHECKING:
+    import hwsigner.cli.update
     from hwsigner.agent.source import LiveCredentials
     from hwsigner.aws.credentials import Credentials
     from hwsigner.refresh.provider import Provider
+
+    _: CommandModule = hwsigner.cli.update
 
 HELP = "keep the SDKs' shared credentials file fresh"
 
@@ -210,9 +206,3 @@ class Updater:
             self._failed_writes, self._next_write = self._failed_writes + 1, self._clock() + pause
         else:
             self._written, self._failed_writes, self._next_write = credentials, 0, -math.inf
-
-
-if TYPE_CHECKING:
-    import hwsigner.cli.update
-
-    _: CommandModule = hwsigner.cli.update

@@ -17,6 +17,11 @@ from hwsigner.errors import AttestationError, KeyMismatchError, UsageError, prin
 from hwsigner.key.public_key import kind_of, to_pem
 from hwsigner.system.files import open_trusted
 
+if TYPE_CHECKING:
+    import hwsigner.cli.verify_attestation
+
+    _: CommandModule = hwsigner.cli.verify_attestation
+
 HELP = "verify on another machine that a key is in hardware"
 
 _FLAGS = (
@@ -119,9 +124,3 @@ def _rows(findings: Findings) -> Iterator[tuple[str, str]]:
     if findings.chip:
         yield "chip", findings.chip
     yield "key", kind_of(findings.public_key) or "of an unknown kind"
-
-
-if TYPE_CHECKING:
-    import hwsigner.cli.verify_attestation
-
-    _: CommandModule = hwsigner.cli.verify_attestation

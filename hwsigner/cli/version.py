@@ -9,6 +9,11 @@ from hwsigner._version import __version__
 from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.config.flags import OUTPUT, switch
 
+if TYPE_CHECKING:
+    import hwsigner.cli.version
+
+    _: CommandModule = hwsigner.cli.version
+
 HELP = "print the version"
 
 _LIBRARIES = ("cryptography", "python-pkcs11", "tpm2-pytss", "requests")
@@ -55,9 +60,3 @@ def _version(library: str) -> str | None:
         return metadata.version(library)
     except metadata.PackageNotFoundError:
         return None
-
-
-if TYPE_CHECKING:
-    import hwsigner.cli.version
-
-    _: CommandModule = hwsigner.cli.version

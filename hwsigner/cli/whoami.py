@@ -12,6 +12,11 @@ from hwsigner.config.flags import OUTPUT, Flag
 from hwsigner.config.profiles import profiles
 from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError, install_command, printable
 
+if TYPE_CHECKING:
+    import hwsigner.cli.whoami
+
+    _: CommandModule = hwsigner.cli.whoami
+
 HELP = "ask AWS STS for the identity of a profile's credentials"
 
 _FIELDS = ("Arn", "Account", "UserId")
@@ -54,9 +59,3 @@ def _region(name: str) -> str | None:
     found = profiles(os.environ).get(name)
     parts = str(found.values.get("trust-anchor-arn", "")).split(":") if found else []
     return parts[3] if len(parts) > 3 else None
-
-
-if TYPE_CHECKING:
-    import hwsigner.cli.whoami
-
-    _: CommandModule = hwsigner.cli.whoami

@@ -24,14 +24,7 @@ from hwsigner.enrolment.profile import (
     settings_of,
     with_certificate,
 )
-from hwsigner.enrolment.steps import (
-    ensure_key,
-    install,
-    installed_chain,
-    request_certificate,
-    share_key,
-    sign_request,
-)
+from hwsigner.enrolment.steps import ensure_key, install, installed_chain, request_certificate, share_key, sign_request
 from hwsigner.errors import ConfigError, UsageError
 from hwsigner.identity.certificate import Certificate
 from hwsigner.key.management import InstalledCertificate, KeyAccess, KeyDescription, KeyRequest

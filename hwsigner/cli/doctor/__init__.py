@@ -13,7 +13,10 @@ from hwsigner.config.flags import OUTPUT, Flag, switch
 from hwsigner.errors import printable
 
 if TYPE_CHECKING:
+    import hwsigner.cli.doctor
     from hwsigner.doctor import Examination, Finding
+
+    _: CommandModule = hwsigner.cli.doctor
 
 HELP = "find what is wrong, and say how to fix it"
 
@@ -86,9 +89,3 @@ def _lines(examination: Examination) -> Iterator[str]:
         yield indented(one.found)
         yield indented(f"Why: {one.why}")
         yield indented(f"Fix: {one.fix}")
-
-
-if TYPE_CHECKING:
-    import hwsigner.cli.doctor
-
-    _: CommandModule = hwsigner.cli.doctor

@@ -19,6 +19,11 @@ from hwsigner.enrolment.registrar.policy import HASH, TPM, YUBIKEY, Machine, add
 from hwsigner.errors import AttestationError, UsageError
 from hwsigner.identity.certificate_request import check_names, parse_name
 
+if TYPE_CHECKING:
+    import hwsigner.cli.registrar.allow
+
+    _: CommandModule = hwsigner.cli.registrar.allow
+
 HELP = "add a chip, and the names it may have, to the policy"
 
 _FLAGS = (
@@ -107,9 +112,3 @@ def _common_name(subject: str) -> str:
         if attribute.rfc4514_attribute_name == "CN":
             return str(attribute.value)
     raise UsageError("the subject has no CN to name the machine by", "Add --name NAME")
-
-
-if TYPE_CHECKING:
-    import hwsigner.cli.registrar.allow
-
-    _: CommandModule = hwsigner.cli.registrar.allow

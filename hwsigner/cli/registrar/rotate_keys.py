@@ -11,6 +11,11 @@ from hwsigner.cli.registrar import KEYS
 from hwsigner.config.flags import OUTPUT
 from hwsigner.enrolment.registrar.sealing import rotate_keys
 
+if TYPE_CHECKING:
+    import hwsigner.cli.registrar.rotate_keys
+
+    _: CommandModule = hwsigner.cli.registrar.rotate_keys
+
 HELP = "make a new sealing key, and keep the last one too"
 
 
@@ -28,9 +33,3 @@ def run(arguments: Arguments) -> int:
         text = json.dumps({"file": arguments.keys, "keys": identifiers}, indent=2)
     print_outcome("the keys were changed", text)
     return 0
-
-
-if TYPE_CHECKING:
-    import hwsigner.cli.registrar.rotate_keys
-
-    _: CommandModule = hwsigner.cli.registrar.rotate_keys

@@ -31,6 +31,11 @@ from hwsigner.monitoring.log import Log
 from hwsigner.serving.listener import listen, tls_context
 from hwsigner.system.systemd import ERROR, INFO, WARNING, Notifier, is_journal
 
+if TYPE_CHECKING:
+    import hwsigner.cli.registrar.serve
+
+    _: CommandModule = hwsigner.cli.registrar.serve
+
 HELP = "certify keys that are proven to be in known chips"
 
 _COUNT = whole_number(1, 10**6)
@@ -131,9 +136,3 @@ def _tls(arguments: Arguments) -> ssl.SSLContext | None:
     if not is_loopback(arguments.address):
         raise UsageError("other machines can reach the address, and there is no TLS", "Give --tls-certificate")
     return None
-
-
-if TYPE_CHECKING:
-    import hwsigner.cli.registrar.serve
-
-    _: CommandModule = hwsigner.cli.registrar.serve

@@ -20,7 +20,7 @@ from hwsigner.identity.certificate_request import CertificateRequest
 from hwsigner.key.management import KeyAccess
 
 __all__ = [
-    *("CertificateRequest", "Issued", "Issuer", "IssuerSettings", "KeyAccess", "OpensIssuer", "Pending", "open_issuer"),
+    *("CertificateRequest", "Issued", "Issuer", "IssuerSettings", "KeyAccess", "OpensIssuer", "Pending", "open_issuer")
 ]
 ENTRY_POINTS = "hwsigner.issuers"
 ISSUERS = {

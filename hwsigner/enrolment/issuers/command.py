@@ -16,6 +16,11 @@ from hwsigner.enrolment.issuers import Issued, IssuerSettings, OpensIssuer, Pend
 from hwsigner.errors import ServiceError, ServiceUnreachableError, UsageError
 from hwsigner.identity.certificate_request import CertificateRequest
 
+if TYPE_CHECKING:
+    from hwsigner.enrolment.issuers import command
+
+    _: OpensIssuer = command
+
 MAX_OUTPUT_BYTES = 1 << 20
 _SHOWN = 300
 _CHUNK = 1 << 16
@@ -62,11 +67,7 @@ class CommandIssuer:
             stdin.seek(0)
             try:
                 process = subprocess.Popen(
-                    self.words,
-                    stdin=stdin,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    start_new_session=True,
+                    self.words, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
                 )
             except (OSError, ValueError) as error:
                 reason = error.strerror if isinstance(error, OSError) else "it has a null character"
@@ -151,9 +152,3 @@ def _quoted(messages: bytes) -> str:
     """Return the last line of a program's messages, for an error."""
     lines = [line.strip() for line in messages.decode("utf-8", "replace").splitlines() if line.strip()]
     return f": {lines[-1][:_SHOWN].rstrip('.')}" if lines else ""
-
-
-if TYPE_CHECKING:
-    from hwsigner.enrolment.issuers import command
-
-    _: OpensIssuer = command

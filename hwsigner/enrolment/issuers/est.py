@@ -13,6 +13,11 @@ from hwsigner.errors import CertificateError, UsageError
 from hwsigner.http.transport import Response
 from hwsigner.identity.certificate_request import CertificateRequest
 
+if TYPE_CHECKING:
+    from hwsigner.enrolment.issuers import est
+
+    _: OpensIssuer = est
+
 _PATH = "/.well-known/est"
 _HINTS = {
     400: "The request must have the names that the server allows, and a kind of key that it accepts",
@@ -110,9 +115,3 @@ def _words(answer: Response) -> str:
     """Return the text of an error, if it is one: RFC 7030, section 4.2.3, allows plain text."""
     text = " ".join(answer.body.decode("utf-8", "replace").split())
     return "" if text.startswith("<") else text
-
-
-if TYPE_CHECKING:
-    from hwsigner.enrolment.issuers import est
-
-    _: OpensIssuer = est

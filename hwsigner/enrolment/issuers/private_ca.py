@@ -21,6 +21,9 @@ from hwsigner.identity.certificate_request import CertificateRequest
 
 if TYPE_CHECKING:
     from hwsigner.aws.apis import ServiceClient
+    from hwsigner.enrolment.issuers import private_ca
+
+    _: OpensIssuer = private_ca
 
 _DAYS, _SHORT_DAYS = 30, 7  # A CA for short-lived certificates issues them for a week at most.
 _ARN = re.compile(
@@ -116,9 +119,3 @@ class PrivateCA:
 def _token(request: CertificateRequest) -> str:
     """Return the token of idempotency: of what is signed, as a new signature is another one for most keys."""
     return hashlib.sha256(request.x509.tbs_certrequest_bytes).hexdigest()[:36]
-
-
-if TYPE_CHECKING:
-    from hwsigner.enrolment.issuers import private_ca
-
-    _: OpensIssuer = private_ca

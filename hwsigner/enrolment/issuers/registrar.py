@@ -15,6 +15,11 @@ from hwsigner.http.transport import Response
 from hwsigner.identity.certificate_request import CertificateRequest
 from hwsigner.key.management import KeyAccess
 
+if TYPE_CHECKING:
+    from hwsigner.enrolment.issuers import registrar
+
+    _: OpensIssuer = registrar
+
 # A challenge may be too old, or its sealing key removed: then another one helps.
 _ATTEMPTS = 2
 _CONFLICT, _UNAVAILABLE = 409, 503
@@ -72,11 +77,7 @@ class RegistrarIssuer:
         """Return the response to an answer, or to the statement if there is no challenge."""
         key = self.key
         statement = attestation.make_statement(
-            key.uri,
-            key.pins,
-            csr=request.der,
-            certificates=self.vendor_certificates,
-            allow_modules=key.allow_modules,
+            key.uri, key.pins, csr=request.der, certificates=self.vendor_certificates, allow_modules=key.allow_modules
         )
         response = self._post(messages.CHALLENGE_PATH, {"statement": messages.members(statement)})
         given = self._members(response, "challenge", "state")
@@ -119,9 +120,3 @@ class RegistrarIssuer:
 def _words(value: object) -> str:
     """Return what a registrar says, in one line that is not too long."""
     return " ".join(str(value).split())[:_SHOWN]
-
-
-if TYPE_CHECKING:
-    from hwsigner.enrolment.issuers import registrar
-
-    _: OpensIssuer = registrar

@@ -16,6 +16,11 @@ from hwsigner.errors import ServiceError, UsageError
 from hwsigner.http.transport import Response
 from hwsigner.identity.certificate_request import CertificateRequest
 
+if TYPE_CHECKING:
+    from hwsigner.enrolment.issuers import vault
+
+    _: OpensIssuer = vault
+
 _LOGIN, _CERTIFICATE_LOGIN = "/v1/auth/approle/login", "/v1/auth/cert/login"
 _HINTS = {
     400: "The role must exist, and allow the names of the request",
@@ -105,9 +110,3 @@ def _reasons(response: Response) -> str:
     """Return the server's errors, each without its line breaks."""
     errors = response.json_object().get("errors")
     return "; ".join(" ".join(str(one).split()) for one in errors) if isinstance(errors, list) else ""
-
-
-if TYPE_CHECKING:
-    from hwsigner.enrolment.issuers import vault
-
-    _: OpensIssuer = vault
