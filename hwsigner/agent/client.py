@@ -79,16 +79,11 @@ def system_address() -> Address:
 
 
 def find_credentials(name: str, environ: Mapping[str, str] = os.environ) -> bytes | None:
-    """Return the JSON that `credential_process` prints, with a newline, from a running agent.
+    """Return the JSON that `credential_process` prints, with a newline, from a running agent; None if none knows the
+    profile.
 
-    Asks the user's agent; if there is none, or it does not know the profile, the system's.
-
-    Args:
-        name: the profile.
-        environ: says where the user's agent listens. With HWSIGNER_AGENT=none or =asked, no agent is asked.
-
-    Returns:
-        None if there is no agent that can be used, or none knows the profile.
+    Asks the user's agent, and the system's if there is none or it does not know the profile. With HWSIGNER_AGENT=none
+    or =asked, and after an agent that can't be used, no agent is asked.
 
     Raises:
         AgentError: an agent answered that it can't give credentials; the error has the exit status.
@@ -106,12 +101,9 @@ def find_credentials(name: str, environ: Mapping[str, str] = os.environ) -> byte
 
 
 def wait_for_system_agent(name: str) -> bytes | None:
-    """Return what `find_credentials` does, from the system's agent, which may be starting.
+    """Return what `find_credentials` does, from the system's agent, which may be starting; None if nothing listens.
 
     systemd listens for an agent that starts, or starts again after a crash, so clients can connect and get no answer.
-
-    Returns:
-        None if nothing listens, or the agent does not know the profile.
 
     Raises:
         AgentError: as `find_credentials`; or no answer came within START_LIMIT.
@@ -131,9 +123,8 @@ def wait_for_system_agent(name: str) -> bytes | None:
 
 
 def _get(address: Address, name: str, limit: float) -> tuple[Head, bytes]:
-    """Return an agent's answer, whose first line may take some seconds; `unknown` if there is no agent.
-
-    Meanwhile, what a token waits for is shown as a notice.
+    """Return an agent's answer; `unknown` if there is no agent. What a token waits for meanwhile is shown as a
+    notice.
     """
     with_notes = True
     while True:
@@ -157,12 +148,9 @@ def _checked(head: Head, body: bytes) -> bytes:
 
 
 def command(address: Address, request: AgentRequest, ask: AskPin | None = None) -> str:
-    """Send a command to an agent and return its answer. What a token waits for is shown as a notice.
+    """Send a command to an agent and return its answer; `ask` answers its questions for PINs.
 
-    Args:
-        address: where the agent listens.
-        request: the command.
-        ask: answers the agent's questions for PINs.
+    What a token waits for is shown as a notice.
 
     Raises:
         AgentError: no agent runs there, or the command failed.
@@ -187,13 +175,8 @@ def command(address: Address, request: AgentRequest, ask: AskPin | None = None) 
 
 
 class ReportedProfile:
-    """What an agent says of a profile.
-
-    Attributes:
-        agent: which agent says it, "user" or "system".
-        state: the profile's state.
-        expiration: when its credentials expire; maybe empty.
-        failure: the last failure; maybe empty.
+    """What an agent, "user" or "system", says of a profile. The expiration of its credentials and its failure may be
+    empty.
     """
 
     def __init__(self, agent: str, state: str, expiration: str, failure: str) -> None:
@@ -261,16 +244,11 @@ def _answer_question(question: bytes, ask: AskPin | None) -> bytes:
 
 
 def start_agent(environ: Mapping[str, str]) -> subprocess.Popen[bytes] | None:
-    """Start the user's agent, unless one runs or there is no runtime folder. If two start at once, one ends.
+    """Start the user's agent, unless one runs, there is no runtime folder or HWSIGNER_AGENT is none; return its
+    process.
 
-    It gets a session of its own, /dev/null for stdin, stdout and stderr, and no other descriptors, so that programs
-    which wait for this command do not wait for the agent.
-
-    Args:
-        environ: its environment, from which PINs are removed. With HWSIGNER_AGENT=none, none is started.
-
-    Returns:
-        The process, or None if none was started.
+    If two start at once, one ends. It gets the environment without PINs, a session of its own, /dev/null for stdin,
+    stdout and stderr, and no other descriptors, so that programs which wait for this command do not wait for the agent.
     """
     import subprocess
 

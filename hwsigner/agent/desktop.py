@@ -30,8 +30,7 @@ _NORMAL, _CRITICAL = 1, 2
 class Desktop:
     """Shows a notification for each profile that waits for the user. Thread-safe. It never waits and never fails.
 
-    Args:
-        environ: says where the session bus is. Without one, nothing is shown.
+    `environ` says where the session bus is. Without one, nothing is shown.
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
@@ -40,12 +39,9 @@ class Desktop:
         self._shown: dict[str, int] = {}
 
     def show(self, name: str, text: str | None, *, is_urgent: bool = True) -> None:
-        """Show a text in place of a profile's last notification, or close that one.
+        """Show a text in place of a profile's last notification, or close that one if the text is None.
 
-        Args:
-            name: the profile.
-            text: the text; None to close.
-            is_urgent: whether the user has only seconds, so that the desktop does not take it away before.
+        If it is urgent, the user has only seconds, so the desktop must not take it away before.
         """
         if _has_bus(self._environ):
             self._queue.submit(partial(self._send, name, text, _CRITICAL if is_urgent else _NORMAL))

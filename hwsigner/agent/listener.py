@@ -31,11 +31,10 @@ _SYSTEM_HINT = (
 
 @contextmanager
 def open_listener(address: Address, environ: MutableMapping[str, str]) -> Iterator[socket.socket]:
-    """Open the listening socket. One that is made here is removed at the end.
+    """Open the listening socket: systemd's if it passes one, else at the address. One that is made here is removed at
+    the end.
 
-    Args:
-        address: where to listen if systemd passes no socket.
-        environ: the environment; the variables for systemd's sockets are removed.
+    The variables for systemd's sockets are removed from the environment.
 
     Raises:
         AgentError: an agent is running already, or the socket can't be made.

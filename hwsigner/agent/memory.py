@@ -23,10 +23,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def lock_process() -> None:
     """Lock all memory of this process, if no limit applies: RLIMIT_MEMLOCK is infinite, or root runs it.
 
-    Under a limit, threads and allocations would fail when it is reached: then only LockedMemory is locked.
-
-    Raises:
-        AgentError: not even a page can be locked.
+    Under a limit, threads and allocations would fail when it is reached: then only LockedMemory is locked. Raises an
+    AgentError if not even a page can be locked.
     """
     limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (limit, limit))
@@ -42,10 +40,7 @@ class LockedMemory:
     """Memory for secrets, which grows with them: a mapping of whole pages for each. Thread-safe.
 
     Once RLIMIT_MEMLOCK is reached (8 MiB for most users, some 2,000 secrets), further secrets lie in memory that may be
-    swapped. All else is the same for them, and the log gets one line.
-
-    Args:
-        log: takes that line.
+    swapped. All else is the same for them, and `log` takes one line.
     """
 
     def __init__(self, log: Callable[[str], None]) -> None:

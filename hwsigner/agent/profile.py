@@ -36,15 +36,8 @@ Log = Callable[..., None]
 
 
 class Shared(NamedTuple):
-    """What profiles share.
-
-    Attributes:
-        environ: the agent's environment.
-        memory: the memory for replies and PINs.
-        log: takes lines.
-        is_system: whether this is the system's agent.
-        monitor: takes sessions and failures.
-        desktop: shows notifications to the agent's user; None for none.
+    """What profiles share: the agent's environment, the memory for replies and PINs, what takes lines, whether this is
+    the system's agent, what takes sessions and failures, and what shows notifications to the agent's user, if anything.
     """
 
     environ: Mapping[str, str]
@@ -200,9 +193,8 @@ class AgentProfile:
         return self._progress(lambda: self._open().refresh(fixed=True), PinRequiredError)
 
     def _progress(self, act: Callable[[], object], kind: type[PinError]) -> UnlockProgress:
-        """Do something, and return the progress, with the PIN that was wanted if another one may help.
-
-        That is so after an error of this kind, or a wrong PIN that may be asked again.
+        """Do something; return the progress, with the PIN wanted after an error of this kind, or a wrong PIN to ask
+        again.
         """
         answer = self._report(act)
         failure, wanted = self._provider and self._provider.failure, self._pins.wanted

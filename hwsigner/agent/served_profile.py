@@ -21,11 +21,6 @@ class ServedProfile:
         role_arn: the role's ARN. Without one, no provider can be made.
         make: makes the provider of this process; raises a UsageError for invalid settings.
         asks_agent: whether an agent may have the same credentials.
-
-    Attributes:
-        name: its name.
-        role: the role's name, the last part of its ARN.
-        credentials: its credentials.
     """
 
     def __init__(

@@ -29,8 +29,7 @@ class UnlockedPins:
     def prompt(self, request: PinRequest) -> str | None:
         """Return the PIN for a request that the stored places do not answer, or None.
 
-        Raises:
-            PinRequiredError: there may be no PIN, and the user can be asked: a wrong empty one would be an attempt.
+        While `unlock` runs, raises a PinRequiredError if there may be no PIN: a wrong empty one would be an attempt.
         """
         pin = self(request)
         if pin is None and request.may_be_empty and self.is_unlocking:

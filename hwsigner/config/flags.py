@@ -60,11 +60,7 @@ session_duration = whole_number(900, 43200, "seconds")
 
 
 class one_of:  # noqa: N801  used like the functions above
-    """A conversion for one of a few words.
-
-    Args:
-        choices: the words.
-    """
+    """A conversion for one of a few words."""
 
     def __init__(self, *choices: str) -> None:
         self.choices = choices
@@ -79,8 +75,7 @@ class one_of:  # noqa: N801  used like the functions above
 def secret_place(text: str) -> str:
     """Return the place of a secret, as `pin-source` names it, before it is kept: it may be the secret itself.
 
-    Raises:
-        UsageError: it is not such a place. The message does not quote it.
+    Raises a UsageError, which does not quote it, if it is not such a place.
     """
     if text and not text.startswith(("/", "file:", "env:", "credential:", "cmd:")):
         raise UsageError("a secret is given where its place is wanted", "Write file:/path, env:NAME or cmd:PROGRAM")
@@ -121,11 +116,7 @@ class Flag:
         self.secret, self.names_profile = secret, names_profile
 
     def value(self, text: str) -> Any:
-        """Convert a value.
-
-        Raises:
-            UsageError: it is invalid. The message has the flag, and the value unless that is secret.
-        """
+        """Convert a value. If it is invalid, raises a UsageError with the flag, and the value unless that is secret."""
         try:
             return self.convert(text)
         except ValueError as error:
@@ -320,13 +311,9 @@ def profile_values(found: Profile, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def table_values(table: Mapping[str, Any], flags: Mapping[str, Flag], where: str, hint: str) -> dict[str, Any]:
-    """Return the values of a table of config.toml by attribute.
+    """Return the values of a table of config.toml by attribute. It may have these flags, by name.
 
-    Args:
-        table: the table.
-        flags: the flags that it may have, by name.
-        where: what to call it in errors.
-        hint: what to do about a key that is not a flag and like none.
+    `where` is what errors call it. The hint is for a key that is not a flag, and like none.
 
     Raises:
         ConfigError: it has a key that is not a flag, or an invalid value.
@@ -344,8 +331,7 @@ def table_values(table: Mapping[str, Any], flags: Mapping[str, Flag], where: str
 def converted(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return values by attribute that a program gives, converted as a profile's are.
 
-    Raises:
-        UsageError: one is not for a flag or is invalid, or two exclude each other.
+    Raises a UsageError if one is not for a flag or is invalid, or two exclude each other.
     """
     flags = {flag.attribute: flag for flag in IDENTITY + SESSION + AGENT}
     for name in given.keys() - flags.keys():
@@ -357,15 +343,9 @@ def converted(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_readable_again(values: Mapping[str, Any], error: type[UsageError] = UsageError, where: str = "") -> None:
-    """Check that a profile names no open file: those of the next process are others.
+    """Check that a profile, its values by flag, names no open file: those of the next process are others.
 
-    Args:
-        values: the values by flag.
-        error: the class to raise.
-        where: the start of its message.
-
-    Raises:
-        UsageError: it does.
+    Raises a UsageError of the class, whose message begins with where they are.
     """
     for name in ("certificate", "private-key", "intermediates"):
         place = str(values.get(name) or "").partition("?")[0]
@@ -375,15 +355,9 @@ def check_readable_again(values: Mapping[str, Any], error: type[UsageError] = Us
 
 
 def check_exclusive(values: Mapping[str, Any], error: type[UsageError] = UsageError, where: str = "") -> None:
-    """Check that no two values exclude each other.
+    """Check that no two values, by attribute, exclude each other.
 
-    Args:
-        values: the values by attribute.
-        error: the class to raise.
-        where: the start of its message.
-
-    Raises:
-        UsageError: two exclude each other.
+    Raises a UsageError of the class, whose message begins with where they are.
     """
     said = _said(values)
     for one, other in EXCLUSIVE:

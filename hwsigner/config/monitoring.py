@@ -36,11 +36,7 @@ _ATTRIBUTES = [flag.attribute for flag in MONITORING]
 
 
 class Monitoring:
-    """The values of the flags of MONITORING, by attribute.
-
-    Args:
-        values: those that are not the defaults. They come from the table of flags.
-    """
+    """The values of the flags of MONITORING, by attribute; the default where nothing is given."""
 
     log_level: str = "info"
     log_format: str = "auto"
@@ -54,9 +50,7 @@ class Monitoring:
 def read_monitoring(environ: Mapping[str, str], given: Mapping[str, Any] | None = None) -> Monitoring:
     """Return how this program logs and audits. A table in the user's file replaces the system's.
 
-    Args:
-        environ: says where config.toml is.
-        given: the values of a command line, by attribute. Those that are not None take precedence.
+    The values of a command line that are given, by attribute, and are not None take precedence.
 
     Raises:
         ConfigError: config.toml can't be read or has an invalid table.

@@ -29,8 +29,8 @@ _MAX_INSTANCE_PROPERTIES = 50
 class Settings:
     """What a profile can say: an attribute for each flag of `IN_PROFILES`, the default where nothing is said.
 
-    Args:
-        values: what a command line and a profile say, converted, by attribute. It comes from the tables of flags alone.
+    The values are what a command line and a profile say, converted, by attribute. They come from the tables of flags
+    alone.
     """
 
     profile_name: str | None = None  # The profile, if it names the key: it may have a stored PIN.
@@ -98,10 +98,7 @@ class Settings:
 def read_profile(name: str, environ: Mapping[str, str], overrides: Mapping[str, Any] | None = None) -> Settings:
     """Return the settings of a profile of config.toml.
 
-    Args:
-        name: the profile's name.
-        environ: the environment, which says where config.toml is.
-        overrides: values by attribute, as TOML would have them. They take precedence over the profile's.
+    Overrides, by attribute and as TOML would have them, take precedence over the profile's values.
 
     Raises:
         ConfigError: there is no such profile, or as `of_profile`.
@@ -115,9 +112,7 @@ def read_profile(name: str, environ: Mapping[str, str], overrides: Mapping[str, 
 def of_profile(found: Profile, given: Mapping[str, Any] | None = None) -> Settings:
     """Return the settings of a profile of config.toml, with the defaults for what it does not have.
 
-    Args:
-        found: the profile.
-        given: values by attribute that take precedence over the profile's.
+    Values that are given, by attribute, take precedence over the profile's.
 
     Raises:
         ConfigError: it has a key that is not a flag, or an invalid value.
@@ -131,12 +126,9 @@ def of_profile(found: Profile, given: Mapping[str, Any] | None = None) -> Settin
 
 
 def warn_of_secrets(values: Settings, *, given: Collection[str], exposed: str | None) -> None:
-    """Warn of each PIN on the command line, or in a profile whose file others can read.
+    """Warn of each PIN on the command line, or in a profile whose file others can read: the exposed one.
 
-    Args:
-        values: the settings.
-        given: the names of the flags on the command line.
-        exposed: the file with the other values, if others can read it.
+    `given` has the names of the flags on the command line.
     """
     for flag in IDENTITY:
         value = getattr(values, flag.attribute)
@@ -151,8 +143,7 @@ def warn_of_secrets(values: Settings, *, given: Collection[str], exposed: str | 
 def key_uri(values: Settings, text: str) -> KeyURI:
     """Parse a key URI and add the query attributes that its backend takes from flags, such as `--tcti` for a TPM.
 
-    Raises:
-        UsageError: it is malformed.
+    Raises a UsageError if it is malformed.
     """
     uri = KeyURI.parse(text)
     backend = uri.resolved().backend
@@ -166,13 +157,8 @@ def key_uri(values: Settings, text: str) -> KeyURI:
 
 
 def argument_uri(values: Settings, text: str) -> KeyURI:
-    """Return `key_uri` of a command line's key URI.
-
-    Raises:
-        UsageError: it is malformed.
-
-    Warns:
-        UnsafeKeyWarning: it has a PIN.
+    """Return `key_uri` of a command line's key URI, and raise as that does. Warns with an UnsafeKeyWarning of a PIN in
+    it.
     """
     uri = key_uri(values, text)
     if uri.pin_value is not None:
@@ -182,11 +168,9 @@ def argument_uri(values: Settings, text: str) -> KeyURI:
 
 
 def certificates_at(place: str | KeyURI, *, pipes: bool = True) -> list[Certificate]:
-    """Return the certificates of a file, token or TPM. No PIN is sent for them.
+    """Return the certificates of a file, by its path, or of a token or TPM. No PIN is sent for them.
 
-    Args:
-        place: the file's path, or the key URI.
-        pipes: whether the file may be a pipe or device. A command that only looks must not wait for one, or empty it.
+    Without `pipes`, the file may not be a pipe or device: a command that only looks must not wait for one, or empty it.
 
     Raises:
         UsageError: the URI is malformed.
@@ -203,12 +187,8 @@ def certificates_at(place: str | KeyURI, *, pipes: bool = True) -> list[Certific
 
 
 def pin_source(values: Settings, uri: KeyURI, ask: AskPin | None = None) -> PinSource:
-    """Return the places for the PIN of a key. A password flag is for keys of its own backend only.
-
-    Args:
-        values: the settings.
-        uri: the key.
-        ask: the caller's callable, the first place.
+    """Return the places for the PIN of a key, of which `ask` is the first. A password flag is for its own backend
+    only.
     """
     flag = uri.resolved().backend.password_flag
     return PinSource(
@@ -225,11 +205,8 @@ def pin_source(values: Settings, uri: KeyURI, ask: AskPin | None = None) -> PinS
 def serve_profile(name: str, values: Settings) -> None:
     """Record that this process serves a profile.
 
-    A PIN that names no token is used only if all these profiles use one token or file.
-
-    Args:
-        name: its name.
-        values: its values. They may be invalid, which is reported when the key is opened.
+    A PIN that names no token is used only if all these profiles use one token or file. The values may be invalid, which
+    is reported when the key is opened.
     """
     try:
         uri = KeyURI.parse(values.private_key or values.certificate or "pkcs11:")
@@ -241,10 +218,9 @@ def serve_profile(name: str, values: Settings) -> None:
 
 
 def is_inherited(values: Mapping[str, Any]) -> bool:
-    """Return whether the key, or a certificate, is in what one process inherits, so that an agent can't have it.
+    """Return whether a profile's values, by flag, name a key or certificate in what one process inherits.
 
-    Args:
-        values: the values of a profile, by flag.
+    An agent can't have it then.
     """
     places = (str(values.get(name) or "") for name in ("certificate", "private-key", "intermediates"))
     return any(place.lower().startswith("env:") for place in places)
@@ -253,10 +229,8 @@ def is_inherited(values: Mapping[str, Any]) -> bool:
 def identity_source(values: Settings, ask: AskPin | None = None, *, check: bool = True) -> IdentitySource:
     """Return where the identity comes from. With `--cert-selector`, this searches the tokens.
 
-    Args:
-        values: the settings.
-        ask: the caller's callable for a PIN, the first place.
-        check: whether to check the leaf before the key is used. With `--no-preflight` it is not checked either way.
+    `ask` is the first place for a PIN. `check` says whether to check the leaf before the key is used; with
+    `--no-preflight` it is not checked either way.
 
     Raises:
         UsageError: no certificate is named.
@@ -316,8 +290,7 @@ def _selected(values: Settings, text: str, ask: AskPin | None) -> Certificate:
 def session_request(values: Settings) -> SessionRequest:
     """Return what to ask the service for. `service` checks the ARNs.
 
-    Raises:
-        UsageError: the session name or the instance properties are invalid.
+    Raises a UsageError if the session name or the instance properties are invalid.
     """
     from hwsigner.aws.create_session import SessionRequest
 
@@ -343,8 +316,7 @@ def session_request(values: Settings) -> SessionRequest:
 def service(values: Settings, environ: Mapping[str, str] = os.environ) -> Service:
     """Return the service to ask, from the values and the environment.
 
-    Raises:
-        UsageError: an ARN, the region, the endpoint or an environment variable is invalid.
+    Raises a UsageError if an ARN, the region, the endpoint or an environment variable is invalid.
     """
     from hwsigner.aws.create_session import find_service
     from hwsigner.aws.region import check_arns
@@ -365,8 +337,7 @@ def service(values: Settings, environ: Mapping[str, str] = os.environ) -> Servic
 def service_for_daemon(values: Settings, environ: Mapping[str, str] = os.environ) -> Service:
     """Return the service to ask, for a program that keeps running, as no user reads its warnings.
 
-    Raises:
-        UsageError: as `service`, or `no-verify-ssl` is set and the endpoint is not on loopback.
+    Raises a UsageError as `service`, or if `no-verify-ssl` is set and the endpoint is not on loopback.
     """
     from hwsigner.http.address import is_loopback
 

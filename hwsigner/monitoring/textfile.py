@@ -13,10 +13,7 @@ WRITE_SECONDS = 15.0
 class Textfile:
     """Writes a file every 15 seconds, whole: the time of its last change says that the program runs.
 
-    Args:
-        path: the file, which gets mode 0644.
-        render: returns what to write.
-        log: takes a line if it can't be written, once until it can be again.
+    It has mode 0644. `log` takes a line if it can't be written, once until it can be again.
     """
 
     def __init__(self, path: str, render: Callable[[], str], log: Callable[[str], None]) -> None:

@@ -114,9 +114,6 @@ class BackgroundProvider:
 
         While a refresh is in progress, and after one that failed, it is the last reply.
 
-        Args:
-            name: the format's name.
-
         Raises:
             UsageError: there is no such format, and the replies are there.
         """
@@ -125,9 +122,6 @@ class BackgroundProvider:
 
     def reply(self, name: str) -> bytes | memoryview:
         """Return the finished reply of a format; wait for a refresh if there are no live credentials.
-
-        Args:
-            name: the format's name.
 
         Raises:
             UsageError: there is no such format.
@@ -297,9 +291,8 @@ class _RenderedSession:
 class _Timer:
     """The thread that waits for all background providers of a process, and lets workers refresh those that are due.
 
-    Attributes:
-        changes: takes a provider whose state has changed, with None; or one whose worker is done, with the seconds
-            until it is due again.
+    `changes` takes a provider whose state has changed, with None; or one whose worker is done, with the seconds until
+    it is due again.
     """
 
     def __init__(self) -> None:

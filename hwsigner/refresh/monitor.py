@@ -19,14 +19,7 @@ if TYPE_CHECKING:
 class Monitor:
     """Logs and counts sessions and failures, and writes an audit line about each process that gets credentials.
 
-    Thread-safe.
-
-    Args:
-        log: takes the lines.
-        audit: the audit log, or None for none.
-
-    Attributes:
-        metrics: counts, unless it is None.
+    Thread-safe. It counts in `metrics`, unless that is None.
     """
 
     def __init__(self, log: Log, audit: Audit | None = None) -> None:
@@ -40,13 +33,7 @@ class Monitor:
         return self._audit is not None or self._log.has_debug
 
     def attempted(self, profile: str, outcome: Credentials | Failure, provider: BackgroundProvider) -> None:
-        """Count and log an attempt to create a session, and log that its certificate nears its end.
-
-        Args:
-            profile: the profile's name.
-            outcome: the session's credentials, or the failure.
-            provider: made the attempt.
-        """
+        """Count and log a provider's attempt to create a session, and log that its certificate nears its end."""
         if self.metrics:
             _count(self.metrics, profile, outcome, provider)
         if isinstance(outcome, Failure):
@@ -67,8 +54,7 @@ class Monitor:
     def given(self, profile: str, credentials: Credentials, uid: int, pid: int) -> None:
         """Write that a process is about to get credentials.
 
-        Raises:
-            AuditError: the audit line can't be written, and it is required: they must not be given.
+        Raises an AuditError if the audit line can't be written, and it is required: they must not be given.
         """
         if self._audit:
             try:
@@ -82,19 +68,10 @@ class Monitor:
             self._log.debug(text, profile=profile, access_key_id=credentials.access_key_id, uid=uid, pid=pid)
 
     def given_to_peer(self, profile: str, credentials: Credentials, uid: int | None, address: tuple[str, int]) -> None:
-        """Write that the client of a connection is about to get credentials.
+        """Write that the client of a connection is about to get credentials; raises as `given`.
 
-        The kernel tells the user at the other end, and not the process: so there is an audit line for each user. From
-        another machine, there is one for each address.
-
-        Args:
-            profile: the profile's name.
-            credentials: the credentials.
-            uid: the user, or None if it is not known.
-            address: the client's address and port.
-
-        Raises:
-            AuditError: as `given`.
+        The kernel tells the user at the other end, if any, and not the process: so there is an audit line for each
+        user. From another machine, there is one for each address.
         """
         host, port = address
         if self._audit:

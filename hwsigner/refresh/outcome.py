@@ -85,12 +85,9 @@ class Failure:
 
     @classmethod
     def after(cls, error: Exception, last: Failure | None, next_try: Callable[[int], float]) -> Failure:
-        """Return the failure for an error.
+        """Return the failure for an error, after the last attempt's failure, if any.
 
-        Args:
-            error: the error.
-            last: the failure of the attempt before; None if that succeeded.
-            next_try: returns when the next attempt is allowed after this many failures. Not called after a PinError.
+        `next_try` returns when the next attempt is allowed after this many failures. It is not called after a PinError.
         """
         number = last.number + 1 if last else 1
         return cls(without_frames(error), number, math.inf if isinstance(error, PinError) else next_try(number))

@@ -120,15 +120,8 @@ class Provider:
 
     @classmethod
     def _from_settings(cls, values: settings.Settings, service: Service, ask_pin: AskPin | None = None) -> Self:
-        """Return a provider for the settings of a command line or a profile.
-
-        Args:
-            values: the settings.
-            service: the service to ask.
-            ask_pin: asked first for a PIN that the settings do not hold themselves.
-
-        Raises:
-            UsageError: a key URI or another value is invalid.
+        """Return a provider for the settings of a command line or a profile; raises a UsageError for an invalid
+        value.
         """
         from hwsigner.config import settings
 
@@ -231,9 +224,7 @@ class Provider:
     def _is_good(self, session: Session, *, is_retried: bool) -> bool:
         """Return, without waiting, whether a session can be given out, or this must be called for another.
 
-        Args:
-            session: one of its sessions.
-            is_retried: whether a background provider makes the attempts that follow a failure.
+        `is_retried` says whether a background provider makes the attempts that follow a failure.
         """
         left, failure = session.left(self._clocks), self._failure
         if self._is_closed or left <= 0:
@@ -243,10 +234,8 @@ class Provider:
         return failure is not None and (is_retried or self._clocks.monotonic() < failure.next_try)
 
     def _refresh_ahead(self) -> bool:
-        """Create a session if it is time to in the background; raises as a call.
-
-        Returns:
-            False if another thread is refreshing.
+        """Create a session if it is time to in the background; raises as a call. Returns False if another thread
+        does.
         """
         if not self._lock.acquire(blocking=False):
             return False

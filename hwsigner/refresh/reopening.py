@@ -20,9 +20,7 @@ PERSON_SECONDS = 2.0
 class ReopeningIdentity:
     """An identity that is reopened when its files have changed or its leaf has expired.
 
-    Args:
-        source: the identity; or a callable that returns it, called each time that it is opened.
-        monotonic: seconds by a clock that can't be set.
+    If its source is a callable, that is called each time that it is opened. The clock can't be set.
     """
 
     def __init__(

@@ -14,9 +14,6 @@ class CurrentProvider:
     """A profile's provider: the same until the profile changes in config.toml. Thread-safe.
 
     While config.toml can't be read, for example because it is being edited, the last provider stays.
-
-    Args:
-        name: the profile's name.
     """
 
     def __init__(self, name: str) -> None:

@@ -71,7 +71,7 @@ class Application:
     def add_imds(
         self, role: str, source: CredentialSource, secret: bytes, users: Users, give: Give | None = None
     ) -> None:
-        """Serve a role's credentials by IMDSv2.
+        """Serve a role's credentials by IMDSv2 to the processes of some users.
 
         Args:
             role: the role's name.
@@ -122,12 +122,9 @@ class Application:
         return HTTPRefusal(HTTPStatus.NOT_FOUND, "there is nothing at this path")
 
     def refuse(self, error: Exception, peer: Peer, request: HTTPRequest | None = None) -> HTTPResponse:
-        """Log a refusal and return its response.
+        """Log a refusal and return its response. `request` is None if the client sent no valid request.
 
-        Args:
-            error: an HTTPRefusal; of any other error only the class is shown, since its text may hold a secret.
-            peer: the client.
-            request: None if the client sent no valid request.
+        Of an error that is not an HTTPRefusal only the class is shown, since its text may hold a secret.
         """
         if not isinstance(error, HTTPRefusal):
             error = HTTPRefusal(HTTPStatus.INTERNAL_SERVER_ERROR, f"internal error: {type(error).__name__}")

@@ -43,13 +43,9 @@ class Connection(Protocol):
 
 
 class Connections:
-    """Closes connections that send nothing for too long and, if there are too many, the oldest of them.
+    """Closes connections that send nothing for too long and, if there are more than `most`, the oldest of them.
 
     A client that floods the server with connections thus loses its own: one that sends its request at once is answered.
-
-    Args:
-        most: how many there may be.
-        clock: tells seconds.
     """
 
     # From the connection, or the first byte of a further request, to the end of the request's head.

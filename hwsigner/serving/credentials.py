@@ -58,11 +58,7 @@ class CredentialResponses:
     """
 
     def __init__(
-        self,
-        source: CredentialSource,
-        render: Callable[[Credentials], bytes],
-        profile: str,
-        give: Give | None = None,
+        self, source: CredentialSource, render: Callable[[Credentials], bytes], profile: str, give: Give | None = None
     ) -> None:
         self._source = source
         self._render = render
@@ -75,8 +71,7 @@ class CredentialResponses:
     def respond(self, peer: Peer) -> HTTPResponse | Awaitable[HTTPResponse]:
         """Return the response for a client, or what waits for it; all that wait cause one call of the source.
 
-        Raises:
-            HTTPRefusal: 503, perhaps later: the source failed or took too long, or an audit line can't be written.
+        Raises an HTTPRefusal, perhaps later: the source failed or took too long, or an audit line can't be written.
         """
         now = time.monotonic()
         if self._last and now < self._next_look:

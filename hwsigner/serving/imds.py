@@ -28,11 +28,8 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 class SessionTokens:
     """Issues tokens and recognises them, in a later run with the same secret too, until the machine restarts.
 
-    Some SDKs (Ruby's) keep a token for six hours, and fail for minutes when it is no longer recognised.
-
-    Args:
-        secret: 32 random bytes or more. It can't be found from the tokens.
-        clock: tells seconds by a clock that can't be set.
+    Some SDKs (Ruby's) keep a token for six hours, and fail for minutes when it is no longer recognised. The secret is
+    32 random bytes or more, and can't be found from the tokens. The clock can't be set.
     """
 
     def __init__(self, secret: bytes, clock: Callable[[], float] = boot_time) -> None:
@@ -60,13 +57,8 @@ class SessionTokens:
 
 
 class IMDS:
-    """The endpoint: gives out tokens, and a role's credentials to clients with a token, if these users run the clients.
-
-    Args:
-        role: the role's name.
-        credentials: its credentials.
-        users: the users whose processes may have tokens and credentials.
-        tokens: issues the tokens.
+    """The endpoint: gives out tokens, and a role's credentials to clients with a token, if these users run the
+    clients.
     """
 
     def __init__(self, role: str, credentials: CredentialResponses, *, users: Users, tokens: SessionTokens) -> None:
@@ -76,10 +68,8 @@ class IMDS:
         self._tokens = tokens
 
     def respond_token(self, headers: Headers, peer: Peer) -> HTTPResponse:
-        """Return a new token.
-
-        Raises:
-            HTTPRefusal: 400 if its life in seconds is missing or invalid; 403 or 503 as `Users.check`.
+        """Return a new token. Raises an HTTPRefusal if its life in seconds is missing or invalid, or as
+        `Users.check`.
         """
         seconds = _seconds(headers.get(IMDS_SECONDS, b""))
         self._users.check(peer)

@@ -44,11 +44,8 @@ _is_loopback = lru_cache(maxsize=64)(is_loopback)
 
 
 class Socket(NamedTuple):
-    """A socket of this machine.
-
-    Attributes:
-        state: of TCP, such as `ESTABLISHED`.
-        uid: its owner; 0 if it is closed.
+    """A socket of this machine: its state of TCP, such as `ESTABLISHED`, and its owner's uid, which is 0 if it is
+    closed.
     """
 
     state: int
@@ -56,11 +53,7 @@ class Socket(NamedTuple):
 
 
 class Peer:
-    """The client of a connection.
-
-    Args:
-        transport: the connection.
-    """
+    """The client of a connection."""
 
     def __init__(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
@@ -93,11 +86,8 @@ class Peer:
 def find_uid(client: Address, server: Address) -> int | None:
     """Return the uid of the process that made a connection to this server.
 
-    Returns:
-        None for a client on another machine or in another network namespace, and for a closed socket.
-
-    Raises:
-        OSError: the kernel can't tell. ENOENT: it has no tcp_diag module.
+    It is None for a client on another machine or in another network namespace, and for a closed socket. Raises an
+    OSError if the kernel can't tell: ENOENT, if it has no tcp_diag module.
     """
     found = find_socket(client, server)
     # The kernel knows the socket of our own end, or at least the one that listens.
@@ -109,8 +99,7 @@ def find_uid(client: Address, server: Address) -> int | None:
 def find_socket(own: Address, other: Address) -> Socket | None:
     """Return the socket with these ends, or one that listens at the first; None if the kernel finds none.
 
-    Raises:
-        OSError: this process may not ask, or the kernel did not answer.
+    Raises an OSError if this process may not ask, or the kernel did not answer.
     """
     question, number = _question(own, other), next(_numbers) % 2**32
     header = _HEADER.pack(_HEADER.size + len(question), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, number, 0)

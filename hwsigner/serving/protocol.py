@@ -24,12 +24,7 @@ MAX_QUEUED = 2
 
 
 class ClientConnection(asyncio.Protocol):
-    """A connection: reads requests, and writes their responses in order.
-
-    Args:
-        application: answers the requests.
-        connections: accounts for the connection.
-    """
+    """A connection: reads requests, and writes their responses in order."""
 
     def __init__(self, application: Application, connections: Connections) -> None:
         self._application = application

@@ -14,12 +14,7 @@ TEXT = b"text/plain"
 
 
 class HTTPResponse(NamedTuple):
-    """A response.
-
-    Attributes:
-        data: the status line, the headers and the body.
-        closes: whether the connection is closed after it.
-    """
+    """A response: the status line, the headers and the body; and whether the connection is closed after it."""
 
     data: bytes
     closes: bool = False
@@ -39,12 +34,8 @@ def response(
 
 
 class HTTPRefusal(Exception):  # noqa: N818  a response, not an error of this program
-    """A request that gets no credentials.
-
-    Attributes:
-        status: the response's status.
-        reason: why, for the client and the log; not secret.
-        headers: further headers of the response.
+    """A request that gets no credentials: the response's status, why (for the client and the log; not secret), and
+    headers.
     """
 
     def __init__(self, status: HTTPStatus, reason: str, headers: Headers | None = None) -> None:
