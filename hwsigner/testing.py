@@ -54,13 +54,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from hwsigner import Algorithm, HashName, Key, PinRequest, PinSource
-from hwsigner.errors import (
-    KeyNotFoundError,
-    PinRequiredError,
-    SigningKeyError,
-    UnsupportedKeyError,
-    WrongPinError,
-)
+from hwsigner.errors import KeyNotFoundError, PinRequiredError, SigningKeyError, UnsupportedKeyError, WrongPinError
 
 MakeKey = Callable[[str], tuple[Key, bytes]]
 OpenKey = Callable[[], Key]

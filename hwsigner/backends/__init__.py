@@ -74,12 +74,7 @@ class Backend(NamedTuple):
         return Plugin(ENTRY_POINTS, scheme, module).guarded(function)
 
     def load(self, module: str) -> ModuleType:
-        """Import one of its modules.
-
-        Raises:
-            BackendUnavailableError: its library is not installed.
-            PluginError: it is not built in, and its import failed otherwise.
-        """
+        """Import one of its modules; raise a BackendUnavailableError if its library is missing, or a PluginError."""
         try:
             return importlib.import_module(module)
         except ImportError as error:

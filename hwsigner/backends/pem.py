@@ -35,10 +35,7 @@ _SHAPES = (
     ((SEQUENCE, BIT_STRING), "PUBLIC KEY"),
 )
 # The label of one that starts with an OID: 2.23.133.10.1 and one more (TSS2), 1.2.840.113549.1.7 and one more.
-_OIDS = (
-    (bytes.fromhex("6781050a01"), "TSS2 PRIVATE KEY"),
-    (bytes.fromhex("2a864886f70d0107"), PKCS7),
-)
+_OIDS = ((bytes.fromhex("6781050a01"), "TSS2 PRIVATE KEY"), (bytes.fromhex("2a864886f70d0107"), PKCS7))
 
 _PLAIN = frozenset({"CERTIFICATE", "PUBLIC KEY", "CERTIFICATE REQUEST"})
 _NAMES = {PKCS7: "PKCS #7", PKCS12: "PKCS #12"}
@@ -94,12 +91,7 @@ class Contents:
 def read_contents(path: str, error: type[HwsignerError]) -> Contents:
     """Read a file, once from start to end, so that it may be a pipe.
 
-    Args:
-        path: its path.
-        error: the class of errors to raise.
-
-    Raises:
-        HwsignerError: the file can't be read, is longer than 1 MiB, or is neither PEM nor DER.
+    It raises an error of the given class if it can't be read, is longer than 1 MiB, or is neither PEM nor DER.
     """
     try:
         with open(path, "rb") as file:
@@ -120,11 +112,7 @@ def read_contents(path: str, error: type[HwsignerError]) -> Contents:
 
 
 def read_blocks(data: bytes) -> tuple[Block, ...]:
-    """Return the blocks of PEM data, or one block for DER data.
-
-    Raises:
-        ValueError: it is neither.
-    """
+    """Return the blocks of PEM data, or one block for DER data; raise a ValueError if it is neither."""
     return tuple(_blocks(data))
 
 
@@ -137,11 +125,7 @@ class Element(NamedTuple):
 
 
 def elements(der: bytes) -> Iterator[Element]:
-    """Yield the elements in some bytes, one after the other. BER, whose lengths may be indefinite, is read too.
-
-    Raises:
-        ValueError: the bytes are not elements, or the last one is cut short.
-    """
+    """Yield the elements in some bytes, one after the other, or raise a ValueError. Indefinite lengths are read too."""
     from asn1crypto import parser
 
     while der:
@@ -151,11 +135,7 @@ def elements(der: bytes) -> Iterator[Element]:
 
 
 def first_element(der: bytes) -> bytes:
-    """Return the bytes of the first element, without what follows it.
-
-    Raises:
-        ValueError: it is cut short.
-    """
+    """Return the bytes of the first element, without what follows it; raise a ValueError if it is cut short."""
     from asn1crypto import parser
 
     return der[: parser.peek(der)]

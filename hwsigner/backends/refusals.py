@@ -46,14 +46,7 @@ def has_place() -> bool:
 
 
 def warn_without_place(subject: str) -> None:
-    """Warn that no folder can keep a refusal of a stored auth value, so that only the TPM's counter holds it back.
-
-    Args:
-        subject: what it unlocks, as messages name it.
-
-    Warns:
-        UnsafeKeyWarning: no folder can.
-    """
+    """Warn that no folder can keep a refusal of a stored auth value, so that only the TPM's counter holds it back."""
     if not has_place():
         problem = f"no folder can keep whether the stored PIN of {subject} is wrong"
         text = f"{problem}, so it is not sent while the TPM counts a wrong one for any key"
@@ -61,11 +54,9 @@ def warn_without_place(subject: str) -> None:
 
 
 def keep(name: str, failures: int = 0) -> None:
-    """Keep a refusal; if no folder can keep it, in this process alone.
+    """Keep a refusal; if no folder can keep it, in this process alone. The name must be valid as a file name.
 
-    Args:
-        name: a name for the token or key, valid as a file name.
-        failures: how many wrong auth values the TPM counts now.
+    `failures` is how many wrong auth values the TPM counts now.
     """
     if not _write(name, b"%d" % failures if failures else b""):
         _unplaced[name] = KeptRefusal(time.time(), failures)
@@ -99,12 +90,7 @@ def is_kept(name: str, since: float = 0.0) -> bool:
 
 
 def forget(*names: str, more_than: int = -1) -> None:
-    """Remove what is kept for tokens or keys.
-
-    Args:
-        names: their names.
-        more_than: keep refusals at which the TPM counted this many wrong auth values or fewer.
-    """
+    """Remove what is kept for tokens or keys, but no refusals at which the TPM counted `more_than` failures or less."""
     for path in _paths(*names):
         with suppress(OSError):
             if more_than < 0 or _failures_in(path) > more_than:
@@ -118,11 +104,7 @@ def forget(*names: str, more_than: int = -1) -> None:
 def one_process(name: str) -> Iterator[None]:
     """Keep this user's other processes from logging in to a token, from looking for its refusals to keeping one.
 
-    Args:
-        name: the token's. Other tokens are not affected.
-
-    Raises:
-        BackendUnavailableError: another process was logging in for too long.
+    It raises a BackendUnavailableError if another process was logging in for too long.
     """
     with ExitStack() as held:
         folder = next(filter(is_usable, _folders()), None)

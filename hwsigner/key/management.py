@@ -294,11 +294,7 @@ def require_place_for_certificate(uri: KeyURI, *, allow_modules: bool = False) -
 
 
 def delete_key(
-    uri: str | KeyURI,
-    confirm: Confirm,
-    pin: str | AskPin | PinSource | None = None,
-    *,
-    allow_modules: bool = False,
+    uri: str | KeyURI, confirm: Confirm, pin: str | AskPin | PinSource | None = None, *, allow_modules: bool = False
 ) -> tuple[str, ...]:
     """Delete a key and what belongs to it, and read back whether it is gone.
 

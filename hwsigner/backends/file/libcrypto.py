@@ -72,11 +72,7 @@ class EvpKey:
         return _to_der(self._lib.i2d_PrivateKey, self._pointer)
 
     def sign(self, message: bytes) -> bytes:
-        """Sign with ML-DSA, in its pure form with an empty context (FIPS 204, 5.2).
-
-        Raises:
-            SigningKeyError: libcrypto can't.
-        """
+        """Sign with ML-DSA, in its pure form with an empty context (FIPS 204, 5.2)."""
         context = self._lib.EVP_MD_CTX_new()
         size = c_size_t()
         arguments = (bytes(memoryview(message)), len(message))
@@ -93,12 +89,7 @@ class EvpKey:
 
 
 def load_key(name: str, pem: bytes, passphrase: bytes) -> EvpKey | None:
-    """Load one PEM private key, encrypted or not; None if it can't be read or the passphrase is wrong.
-
-    Args:
-        name: the name of its file, for messages.
-        pem: the key.
-        passphrase: empty for a key that is not encrypted.
+    """Load one PEM private key; None if it can't be read or the passphrase is wrong, which is empty for a plain key.
 
     Raises:
         UnsupportedKeyError: libcrypto is missing, or lacks the kind of key or the cipher.
@@ -114,11 +105,7 @@ def load_key(name: str, pem: bytes, passphrase: bytes) -> EvpKey | None:
 
 
 def load_pkcs12(name: str, data: bytes, passphrase: bytes) -> tuple[EvpKey | None, list[bytes]] | None:
-    """Load a PKCS #12 file's key, and its certificates as DER; None if it can't be read or the passphrase is wrong.
-
-    Raises:
-        UnsupportedKeyError: libcrypto is missing, or lacks the kind of key or the cipher.
-    """
+    """Load a PKCS #12 file's key, and its certificates as DER; None as for `load_key`, which has the errors."""
     lib = _library()
     bio = lib.BIO_new_mem_buf(data, len(data))
     bundle = lib.d2i_PKCS12_bio(bio, None)

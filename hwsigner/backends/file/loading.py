@@ -40,12 +40,7 @@ class Bundle:
 
 
 def load_key(uri: KeyURI, block: Block, pins: PinSource) -> LoadedKey:
-    """Load a PKCS #1, SEC1 or PKCS #8 key. If it is encrypted, ask for its passphrase.
-
-    Raises:
-        UnsupportedKeyError: it is damaged, or its kind or form is not supported.
-        PinError: the passphrase is missing or wrong.
-    """
+    """Load a PKCS #1, SEC1 or PKCS #8 key, with its passphrase if it is encrypted."""
     if not block.encrypted:
         return _load_key(uri, block, None)
     return use_until_right(
@@ -71,12 +66,7 @@ def _load_key(uri: KeyURI, block: Block, passphrase: bytes | None) -> LoadedKey:
 
 
 def load_pkcs12(uri: KeyURI, block: Block, pins: PinSource) -> Bundle:
-    """Load a PKCS #12 file, without a passphrase if possible.
-
-    Raises:
-        UnsupportedKeyError: its key is of a kind or in a form that is not supported.
-        PinError: the passphrase is missing or wrong.
-    """
+    """Load a PKCS #12 file, without a passphrase if possible."""
     bundle = _pkcs12(uri, block.data, b"")
     if bundle is not None:
         return bundle
@@ -122,11 +112,7 @@ def passphrase_request(uri: KeyURI, state: str = "") -> PinRequest:
 
 
 def encoded(uri: KeyURI, passphrase: str) -> bytes:
-    """Return a passphrase as bytes. Bytes on the command line that were not UTF-8 are unchanged.
-
-    Raises:
-        PinError: it is not Unicode text.
-    """
+    """Return a passphrase as bytes. Bytes on the command line that were not UTF-8 are unchanged."""
     try:
         return passphrase.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:

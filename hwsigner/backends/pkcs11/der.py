@@ -48,11 +48,7 @@ class CertificateNames(NamedTuple):
 
 
 def certificate_names(der: bytes) -> CertificateNames:
-    """Return the names and the serial number of an X.509 certificate.
-
-    Raises:
-        ValueError: it is not one.
-    """
+    """Return the names and the serial number of an X.509 certificate; raise a ValueError if it is not one."""
     serial, _, issuer, _, subject, *_ = _certificate_fields(der)
     return CertificateNames(
         encode(_TAG_INTEGER, serial.content),

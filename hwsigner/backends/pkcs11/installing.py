@@ -74,11 +74,7 @@ def _is_certificate_of(one: CertificateObject, key: KeyObject, public_key: bytes
 
 
 def _create(token: OpenToken, session: WritingSession, new: CertificateObject, undo: ExitStack) -> None:
-    """Store a certificate, and read it back.
-
-    Raises:
-        SigningKeyError: the token has stored something else.
-    """
+    """Store a certificate, and read it back; raise a SigningKeyError if the token has stored something else."""
     handle = session.create(_template(new))
     undo.callback(_discard, token, session, new._replace(handle=handle))
     if session.read(handle, (Attribute.VALUE,)).get(Attribute.VALUE) != new.der:

@@ -139,11 +139,7 @@ def _planned(uri: KeyURI, request: KeyRequest) -> _Plan:
 
 
 def _require_mechanism(found: FoundToken, plan: _Plan, request: KeyRequest) -> None:
-    """Ask a token whether it makes such keys.
-
-    Raises:
-        UnsupportedKeyError: it does not.
-    """
+    """Check that a token makes such keys; raise an UnsupportedKeyError if not."""
     info = found.module.functions.mechanism(found.info.slot, plan.kind.mechanism)
     name = token_name(found.info)
     family = "EC" if plan.kind.mechanism == _CKM_EC_KEY_PAIR_GEN else "RSA"
@@ -155,11 +151,7 @@ def _require_mechanism(found: FoundToken, plan: _Plan, request: KeyRequest) -> N
 
 
 def _refuse_existing(token: OpenToken, session: PKCS11Session, plan: _Plan) -> None:
-    """Check that no key or certificate has the label or the id of the new key.
-
-    Raises:
-        SigningKeyError: there is one.
-    """
+    """Raise a SigningKeyError if a key or certificate has the label or the id of the new key."""
     there = find_stored(session, KeyURI("pkcs11", {"object": plan.label}))
     if plan.id:
         there += find_stored(session, KeyURI("pkcs11", {"id": plan.id}))
@@ -227,11 +219,7 @@ def _differences(session: PKCS11Session, pair: KeyPair, plan: _Plan) -> list[str
 
 
 def _remove(token: OpenToken, session: WritingSession, pair: KeyPair, plan: _Plan, message: str) -> None:
-    """Remove a key pair that is not as asked, as the message says.
-
-    Raises:
-        SigningKeyError: it may still be there.
-    """
+    """Remove a key pair that is not as asked, as the message says; raise a SigningKeyError if it may still be there."""
     try:
         for kind, handle in ((ObjectClass.PRIVATE_KEY, pair.private), (ObjectClass.PUBLIC_KEY, pair.public)):
             destroy(token, session, Stored(kind, KeyObject(handle, -1, plan.id, plan.label)))

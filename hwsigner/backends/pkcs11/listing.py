@@ -24,9 +24,7 @@ from hwsigner.uri import KeyURI
 def list_tokens(uri: KeyURI, login: PinSource | None) -> Iterator[ListedToken]:
     """Yield the tokens that a URI names, in the order of the modules; see `hwsigner.key.listing.list_tokens`.
 
-    Args:
-        uri: the URI.
-        login: where the PIN for the single token that it names comes from, or None to log in to none.
+    `login` gives the PIN for the single token that it names; without it, none is logged in to.
     """
     tokens = _present_tokens(uri)
     if login is not None and len(tokens) > 1:

@@ -93,11 +93,7 @@ class Module:
         self._is_lost = False
 
     def initialise(self) -> None:
-        """Load and initialise the module, unless it is.
-
-        Raises:
-            BackendUnavailableError: the file is missing, is not a PKCS #11 module, or does not start.
-        """
+        """Load and initialise the module, unless it is; raise a BackendUnavailableError if that fails."""
         if self._is_ready:
             return
         if self._is_lost:
@@ -119,16 +115,13 @@ class Module:
                 raise BackendUnavailableError(f"PKCS #11 module {self.path} can't be used: {why}", hint) from error
 
     def retry(self, call: Callable[[], T]) -> T:
-        """Make a call that looks for a token. If it fails, repeat it, with the module initialised again.
+        """Make a call that looks for a token. After a SigningKeyError, repeat it, with the module initialised again.
 
         The call must not send a PIN, since each may count as an attempt.
 
         SoftHSM empties a token's file for a moment at each login. A process that looks then overlooks the token, and
         never finds it if it initialises then (https://github.com/softhsm/SoftHSMv2/issues/757). Other modules find the
         readers of a restarted service (pcscd) only when they are initialised again. Sessions in use are not ended.
-
-        Raises:
-            SigningKeyError: raised by the last call.
         """
         for _ in range(_LOOKS):
             self.initialise()
@@ -151,11 +144,7 @@ class Module:
                 self._slots()
 
     def tokens(self) -> list[TokenInfo]:
-        """Return the initialised tokens that are present. Those that don't answer are left out, if others do.
-
-        Raises:
-            SigningKeyError: they can't be listed.
-        """
+        """Return the initialised tokens that are present. Those that don't answer are left out, if others do."""
         found: list[TokenInfo] = []
         first_error: PKCS11Error | None = None
         with self.lock:
@@ -177,11 +166,7 @@ class Module:
         return found
 
     def matching_tokens(self, uri: KeyURI) -> list[TokenInfo]:
-        """Return the present tokens that have a URI's attributes of token, slot and module; padding does not count.
-
-        Raises:
-            SigningKeyError: the tokens can't be listed.
-        """
+        """Return the present tokens that have a URI's attributes of token, slot and module; padding does not count."""
         return [token for token in self.tokens() if self._matches(token, uri)]
 
     def hold(self, held: ExitStack, deadline: float) -> bool:
@@ -277,11 +262,7 @@ def token_uri(token: TokenInfo, uri: KeyURI, others: Iterable[TokenInfo] = ()) -
 
 
 def load_module(path: str) -> Module:
-    """Return a module, initialised, by its path or by a bare name that the dynamic linker looks up.
-
-    Raises:
-        BackendUnavailableError: there is no such module; the message names the path.
-    """
+    """Return a module, initialised, by its path or by a bare name that the dynamic linker looks up."""
     file = path
     if "/" in path:
         if not os.path.isfile(path):

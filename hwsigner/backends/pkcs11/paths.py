@@ -48,10 +48,6 @@ def module_paths(uri: KeyURI) -> list[str]:
 
     `module-path` may be a bare name, for the dynamic linker to look up, or a folder, with `module-name` a module in it.
     `module-name` is a name in p11-kit's configuration or a file's, without `lib` and `.so` (RFC 7512, 2.3).
-
-    Raises:
-        UsageError: a `module-name` that is a path, or an empty `module-path`.
-        BackendUnavailableError: there is no such module; the message says what was tried.
     """
     path, name = uri.text("module-path"), uri.text("module-name")
     if name is not None and "/" in name:
@@ -68,10 +64,7 @@ def module_paths(uri: KeyURI) -> list[str]:
 
 
 def listed_paths(uri: KeyURI) -> list[str]:
-    """Return the path of the module that a key URI names, or of all modules that are configured or known.
-
-    Raises as `module_paths`.
-    """
+    """Return the path of the module that a key URI names, or of all modules that are configured or known."""
     if names_module(uri):
         return module_paths(uri)
     paths = [module.path for module in configured_modules() if module.has_user_keys] + unconfigured_paths()
@@ -104,10 +97,8 @@ def names_module(uri: KeyURI) -> bool:
 def is_trusted(path: str) -> bool:
     """Return whether a URI from elsewhere may load a module: the system's, p11-kit's, or one of a well-known kind.
 
-    Links are not followed, because another user could change one before the module is loaded.
-
-    Args:
-        path: its path, or a bare name that the dynamic linker looks up.
+    The path may be a bare name, which the dynamic linker looks up. Links are not followed, because another user could
+    change one before the module is loaded.
     """
     if "/" not in path:
         return True

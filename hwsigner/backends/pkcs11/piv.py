@@ -37,12 +37,7 @@ def is_piv(info: TokenInfo) -> bool:
 
 
 def describe_key(found: FoundToken, uri: KeyURI) -> KeyDescription:
-    """Return what the card shows of a key without a PIN.
-
-    Raises:
-        UsageError: no slot has the URI's id.
-        KeyNotFoundError, AmbiguousKeyError: it names no key, or several.
-    """
+    """Return what the card shows of a key without a PIN."""
     with using(found) as token:
         return describe(token, uri, find_slot(token.current_session(), uri, token.name))
 
@@ -52,13 +47,8 @@ def install_certificate(
 ) -> InstalledCertificate:
     """Write a leaf into its key's slot, and the certificates above it into a file: a slot holds one certificate.
 
-    The file is in the state folder and named after its content, so that no other chain is overwritten.
-
-    Raises:
-        KeyNotFoundError, AmbiguousKeyError: the URI names no key, or several.
-        KeyMismatchError: the leaf is not the key's.
-        SigningKeyError: a certificate could not be written. The message says what is in the slot.
-        PinError: the management key is missing, wrong (it was sent once), or not one.
+    The file is in the state folder and named after its content, so that no other chain is overwritten. If a certificate
+    could not be written, the error says what is in the slot.
     """
     leaf = chain[0].der
     with managing(found) as card:
@@ -83,12 +73,7 @@ def install_certificate(
 
 
 def refuse_deletion(found: FoundToken, uri: KeyURI) -> NoReturn:
-    """Refuse to delete a key: asked to, libykcs11 deletes the slot's certificate, keeps the key and reports success.
-
-    Raises:
-        KeyNotFoundError, AmbiguousKeyError: the URI names no key, or several.
-        SigningKeyError: otherwise. The message says why, and what to do.
-    """
+    """Refuse to delete a key: asked to, libykcs11 deletes the slot's certificate, keeps the key and reports success."""
     with using(found) as token:
         slot = find_slot(token.current_session(), uri, token.name)
     problem = f"the key in {slot.name} of {token.name} was not deleted: libykcs11 reports success and keeps it"
@@ -100,11 +85,7 @@ def refuse_deletion(found: FoundToken, uri: KeyURI) -> NoReturn:
 
 
 def _check_unchanged(card: ManagedCard, before: PIVSlot) -> None:
-    """Check that a slot is still what it was before the user was asked.
-
-    Raises:
-        SigningKeyError: it has another key or certificate.
-    """
+    """Raise a SigningKeyError if a slot is not what it was before the user was asked."""
     now = PIVSlot.read(card.session, before.id)
     if (now.public_key, now.certificate) != (before.public_key, before.certificate):
         problem = f"{before.name} of {card.token.name} was changed meanwhile, so nothing was done"

@@ -48,11 +48,7 @@ class ManagedCard:
             self.session.close()
 
     def ask(self, uri: KeyURI, pins: PinSource) -> None:
-        """Get the management key without sending it. The card is read again: it may have changed meanwhile.
-
-        Raises:
-            PinError: no place gives a key, or it is not a management key.
-        """
+        """Get the management key without sending it. The card is read again: it may have changed meanwhile."""
         if not self._asked:
             self._asked = _checked(self.token.name, pins.get(uri, _request(self.token.info)).strip())
             self.reopen()
@@ -60,12 +56,7 @@ class ManagedCard:
     def log_in(self, uri: KeyURI, pins: PinSource) -> tuple[str, ...]:
         """Prove the management key. It is asked for once, and sent again only after it was right.
 
-        Returns:
-            What the card's owner should know: whether it is the default, which is public.
-
-        Raises:
-            PinError: no place gives a key, or it is not a management key, so that it was not sent.
-            WrongPinError: it is wrong. It was sent once.
+        Returns what the card's owner should know: whether it is the default, which is public.
         """
         self.ask(uri, pins)
         key = self._asked
@@ -99,12 +90,7 @@ class _OfficerSession(WritingSession):
 
 @contextmanager
 def managing(found: FoundToken) -> Iterator[ManagedCard]:
-    """Lock a card and open a session that can change it. No management key is sent yet.
-
-    Raises:
-        BackendUnavailableError: see `changing`.
-        SigningKeyError: one of its keys is open in this process; or as for `changing`.
-    """
+    """Lock a card and open a session that can change it, unless one of its keys is open. No management key is sent."""
     with changing(found, "can't be changed") as token:
         if token.users > 1:
             problem = f"{token.name} can't be changed while one of its keys is open in this process"

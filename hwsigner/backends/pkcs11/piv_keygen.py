@@ -36,14 +36,7 @@ _SINCE: dict[KeyAlgorithm, tuple[int, int, int]] = {
 
 
 def generate_key(found: FoundToken, uri: KeyURI, pins: PinSource, request: KeyRequest) -> KeyDescription:
-    """Make a key in the slot that a URI names by its `id`. The PIN that is asked for is the card's management key.
-
-    Raises:
-        UsageError: the URI names no slot, or a label; or something was asked for that PIV cards do not have.
-        UnsupportedKeyError: the card makes no such keys.
-        SigningKeyError: the slot is not empty, or can't be shown to be; or the card failed, or made another key.
-        PinError: the management key is missing, wrong (it was sent once), or not one.
-    """
+    """Make a key in the slot that a URI names by its `id`. The PIN that is asked for is the card's management key."""
     key_id = _new_slot(uri)
     _check_request(request, found.info)
     kind = KeyKind.of(request.algorithm)
@@ -86,12 +79,7 @@ def _new_slot(uri: KeyURI) -> bytes:
 
 
 def _check_request(request: KeyRequest, info: TokenInfo) -> None:
-    """Check that a card can make such a key.
-
-    Raises:
-        UsageError: something else was asked for that PIV cards do not have.
-        UnsupportedKeyError: the card makes no such keys.
-    """
+    """Raise a UsageError or UnsupportedKeyError if a card can't make such a key."""
     request.require_only("pin_policy", "touch_policy", "overwrite", kind="keys on a PIV card")
     version, since = firmware(info), _SINCE.get(request.algorithm)
     able = [name for name, first in _SINCE.items() if version >= first]
@@ -105,11 +93,7 @@ def _check_request(request: KeyRequest, info: TokenInfo) -> None:
 
 
 def _check_empty(card: ManagedCard, slot: PIVSlot) -> None:
-    """Check that a slot shows nothing, and that a key that was imported into it would be shown.
-
-    Raises:
-        SigningKeyError: one of these is not so.
-    """
+    """Raise a SigningKeyError unless a slot shows nothing, and would show a key that was imported into it."""
     place = f"{slot.name} of {card.token.name}"
     if slot.content:
         hint = "Name another slot, or add --overwrite to lose what is in it"

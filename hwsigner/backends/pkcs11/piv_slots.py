@@ -125,10 +125,9 @@ class PIVSlot(NamedTuple):
 
 
 def named_slot(uri: KeyURI) -> bytes | None:
-    """Return the CKA_ID of the slot that a URI names, or None if it has no `id`.
+    """Return the CKA_ID of the slot that a URI names, or None if it has no `id`; raise a UsageError for another id.
 
-    Raises:
-        UsageError: no slot has that id. libykcs11 would take its first byte, and overwrite that slot.
+    libykcs11 would take its first byte, and overwrite that slot.
     """
     named = uri.path.get("id")
     if named is not None and named not in SLOTS:
@@ -140,14 +139,7 @@ def named_slot(uri: KeyURI) -> bytes | None:
 def find_slot(session: PKCS11Session, uri: KeyURI, name: str) -> PIVSlot:
     """Return the slot that a URI names by `id` or by the label of a certificate or public key, or the only one in use.
 
-    Args:
-        session: a session with the card.
-        uri: the URI.
-        name: the token as messages name it.
-
-    Raises:
-        UsageError: no slot has this id.
-        KeyNotFoundError, AmbiguousKeyError: no slot or several.
+    It raises a KeyNotFoundError or AmbiguousKeyError for no slot or several. `name` is the token in messages.
     """
     named = named_slot(uri)
     ids = {named} if named else _ids(session, uri)

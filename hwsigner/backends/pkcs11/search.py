@@ -22,12 +22,7 @@ from hwsigner.backends.pkcs11.objects import (
 from hwsigner.backends.pkcs11.pairing import find_private_keys, has_visible_match
 from hwsigner.backends.pkcs11.paths import module_paths, names_module, unconfigured_paths
 from hwsigner.backends.pkcs11.token import OpenToken, acquire
-from hwsigner.errors import (
-    AmbiguousKeyError,
-    BackendUnavailableError,
-    KeyNotFoundError,
-    SigningKeyError,
-)
+from hwsigner.errors import AmbiguousKeyError, BackendUnavailableError, KeyNotFoundError, SigningKeyError
 from hwsigner.pins import PinSource
 from hwsigner.system import pcsc
 from hwsigner.system.notices import quiet
@@ -51,12 +46,7 @@ class FoundToken(NamedTuple):
 
 
 def find_tokens(uri: KeyURI) -> list[FoundToken]:
-    """Return the tokens that a URI names, at least one.
-
-    Raises:
-        UsageError: the URI's `module-name` is a path.
-        BackendUnavailableError: the module or a token is missing.
-    """
+    """Return the tokens that a URI names, at least one; raise a BackendUnavailableError if there is none."""
     paths = module_paths(uri)
     found: list[FoundToken] = []
     errors: list[SigningKeyError] = []
@@ -92,11 +82,9 @@ def _matching(module: Module, uri: KeyURI) -> list[TokenInfo]:
 
 
 def choose_token(uri: KeyURI, public_key: bytes | None) -> FoundToken:
-    """Return the one token that the URI names. A PIN goes to one token only: in doubt there is an error before a login.
+    """Return the one token that the URI names, or raise an AmbiguousKeyError. A PIN goes to one token only.
 
-    Raises:
-        AmbiguousKeyError: several are named, and what they show does not decide.
-        BackendUnavailableError: there is none.
+    If several are named, what they show without a login may decide.
     """
     tokens = find_tokens(uri)
     if len(tokens) == 1:
@@ -108,12 +96,7 @@ def choose_token(uri: KeyURI, public_key: bytes | None) -> FoundToken:
 
 
 def only_token(uri: KeyURI) -> FoundToken:
-    """Return the one token that the URI names, whatever is on it.
-
-    Raises:
-        AmbiguousKeyError: several are named.
-        BackendUnavailableError: there is none.
-    """
+    """Return the one token that the URI names, whatever is on it, or raise an AmbiguousKeyError."""
     tokens = find_tokens(uri)
     if len(tokens) > 1:
         raise _several(uri, tokens)
@@ -152,20 +135,14 @@ def using(found: FoundToken) -> Iterator[OpenToken]:
 
 
 def find_key(token: OpenToken, uri: KeyURI, pins: PinSource, public_key: bytes | None) -> KeyObject:
-    """Return the private key that the URI names on a token, if it can sign for the service; see `find_any_key`.
-
-    Raises:
-        UnsupportedKeyError: it may not sign, or the service does not accept its kind.
-    """
+    """Return the private key that the URI names on a token, if it can sign for the service; see `find_any_key`."""
     return supported(find_any_key(token, uri, pins, public_key), uri)
 
 
 def find_any_key(token: OpenToken, uri: KeyURI, pins: PinSource, public_key: bytes | None = None) -> KeyObject:
     """Return the private key that the URI names on a token, after a login if the token wants one or shows none.
 
-    Raises:
-        KeyNotFoundError, AmbiguousKeyError: there is none, or several, and the public key does not decide.
-        PinError: see `OpenToken.log_in`.
+    It raises a KeyNotFoundError or AmbiguousKeyError if there is none, or several and the public key does not decide.
     """
     if token.wants_login:
         token.log_in(uri, pins, public_key)
@@ -179,10 +156,8 @@ def find_any_key(token: OpenToken, uri: KeyURI, pins: PinSource, public_key: byt
 def find_named_key(token: OpenToken, uri: KeyURI) -> KeyObject:
     """Return the private key that has the URI's own label and id, on a token that is logged in to.
 
-    `find_any_key` also follows certificates and public keys, and may then guess: not for what changes the token.
-
-    Raises:
-        KeyNotFoundError, AmbiguousKeyError: there is none, or several.
+    Raises as `find_any_key`, which also follows certificates and public keys, and may then guess: not for what changes
+    the token.
     """
     return _only_key(token, uri, find_keys(token.current_session(), ObjectClass.PRIVATE_KEY, uri))
 

@@ -63,11 +63,7 @@ def stored_with(session: PKCS11Session, key: KeyObject) -> list[Stored]:
 
 
 def destroy(token: OpenToken, session: WritingSession, doomed: Stored) -> None:
-    """Delete an object, and look whether it is gone.
-
-    Raises:
-        SigningKeyError: the token refused, or reported success and keeps it.
-    """
+    """Delete an object; raise a SigningKeyError if the token refused, or reported success and keeps it."""
     names = {Attribute.ID: doomed.object.id, Attribute.LABEL: doomed.object.label}
     template = {name: value for name, value in names.items() if value}
     try:

@@ -32,17 +32,9 @@ def formats() -> tuple[str, ...]:
 
 
 def make_statement(uri: KeyURI, pins: PinSource, *, certificates: tuple[bytes, ...]) -> tuple[str, _Values]:
-    """Return the format and the members of a statement about a key.
+    """Return the format and the members of a statement about a key. Its own auth value is not needed.
 
-    Args:
-        uri: the key's URI, as for `open_key`; the query's `endorsement-pin-source` too.
-        pins: where auth values come from. The key's own is not needed.
-        certificates: certificates that the TPM does not hold.
-
-    Raises:
-        UnsupportedKeyError: the TPM does not certify this key.
-        SigningKeyError: as for `open_key`, or the TPM refused.
-        PinError: the endorsement hierarchy's auth value is missing or wrong; it was sent once.
+    The certificates are those that the TPM does not hold.
     """
     auth = ParentAuth(uri, pins)
     endorsement = Endorsement(auth)
@@ -65,16 +57,7 @@ def make_statement(uri: KeyURI, pins: PinSource, *, certificates: tuple[bytes, .
 
 
 def endorsement_key(uri: KeyURI, pins: PinSource) -> bytes:
-    """Return the endorsement key of a TPM as DER SubjectPublicKeyInfo.
-
-    Args:
-        uri: any `tpm2:` URI.
-        pins: where the auth value of the endorsement hierarchy comes from.
-
-    Raises:
-        BackendUnavailableError: the TPM can't be reached.
-        PinError: as `make_statement`.
-    """
+    """Return the endorsement key of the TPM that any `tpm2:` URI names as DER SubjectPublicKeyInfo."""
     uri.require_known(frozenset({"handle", "path"}), QUERY)
     endorsement = Endorsement(ParentAuth(uri, pins))
 
@@ -88,20 +71,7 @@ def endorsement_key(uri: KeyURI, pins: PinSource) -> bytes:
 
 
 def answer_challenge(uri: KeyURI, pins: PinSource, challenge: Mapping[str, bytes], *, pcrs: str) -> _Values:
-    """Return the members of the answer to a challenge.
-
-    Args:
-        uri: the key's URI.
-        pins: where auth values come from. Certifying a key needs its own.
-        challenge: the challenge's members, and `message`.
-        pcrs: the PCRs to quote, such as `sha256:7,14`; empty for none.
-
-    Raises:
-        UsageError: `pcrs` are malformed.
-        AttestationError: the challenge is for another chip.
-        SigningKeyError: as `make_statement`.
-        PinError: an auth value is missing, wrong or locked. A wrong one was sent once.
-    """
+    """Return the members of the answer to a challenge. Certifying a key takes its own auth value."""
     selection = PCRSelection(pcrs) if pcrs else None
     auth = ParentAuth(uri, pins)
     endorsement = Endorsement(auth)
@@ -131,11 +101,7 @@ def answer_challenge(uri: KeyURI, pins: PinSource, challenge: Mapping[str, bytes
 
 
 def _check_certifiable(tpm: TPM, subject: str, key: LoadableKey) -> None:
-    """Check a key's public area.
-
-    Raises:
-        UnsupportedKeyError: the TPM does not certify such a key.
-    """
+    """Raise an UnsupportedKeyError if the TPM does not certify a key with this public area."""
     public = key.public(tpm)
     if public.objectAttributes & TPMA_OBJECT.ADMINWITHPOLICY:
         raise UnsupportedKeyError(

@@ -141,11 +141,7 @@ def guarded_hierarchy(name: str) -> Guarded:
 def auth_of(
     found: FoundPin | None, guarded: Guarded, *, allow_final_try: bool, missing: PinRequiredError | None = None
 ) -> Auth:
-    """Return the auth value that was found, or the empty one if none was.
-
-    Raises:
-        PinError: it is longer than a TPM's can be.
-    """
+    """Return the auth value that was found, or the empty one; raise a PinError if it is too long for a TPM."""
     origin = UNSTATED if found is None else STORED if found.is_stored else TYPED
     value = (found.pin if found else "").encode("utf-8", "surrogateescape")
     if len(value) > _MAX_AUTH_BYTES:
@@ -157,12 +153,9 @@ def auth_of(
 
 
 def keep_refusal(name: str, kind: str, failures: int) -> None:
-    """Keep for the next process that the TPM refused an auth value.
+    """Keep for the next process that the TPM refused an auth value, of one of `_KINDS`, of what has a TPM Name.
 
-    Args:
-        name: the TPM Name of what it should have opened, in hexadecimal.
-        kind: one of `given`, `given-empty` and `unstated`.
-        failures: how many wrong auth values the TPM counts, this one among them.
+    `failures` is how many wrong auth values the TPM counts, this one among them.
     """
     refusals.keep(f"tpm2-{name}.{kind}", failures)
 
@@ -362,10 +355,6 @@ def key_auth(uri: KeyURI, pins: PinSource, key: Guarded, *, wants_auth: bool, is
         key: the key.
         wants_auth: whether its file says that it has one.
         is_held_back: whether the empty one was tried before, and is wrong.
-
-    Raises:
-        PinRequiredError: no place gives one.
-        PinError: it is longer than a TPM's can be, or can't be read.
     """
     request = PinRequest(key.kind, key.subject, _EARLIER_FAILED if is_held_back else "")
     found, missing = None, None
@@ -401,13 +390,7 @@ class ParentAuth:
         self._attempts: dict[str, AuthAttempt] = {}
 
     def prove(self, tpm: TPM, handle: ESYS_TR, guarded: Guarded, work: Callable[[ESYS_TR], _T]) -> _T:
-        """Return what a command returns that an auth value authorizes.
-
-        Args:
-            tpm: the TPM.
-            handle: the parent or hierarchy.
-            guarded: the same.
-            work: the command; its argument is the session that proves the auth value.
+        """Return what a command returns that an auth value authorizes: that of `handle`, which `guarded` describes.
 
         Raises:
             AuthWantedError: it must be asked for.
@@ -429,13 +412,7 @@ class ParentAuth:
             tpm.esys.tr_set_auth(handle, b"")
 
     def as_owner(self, tpm: TPM, command: Callable[..., _T], *arguments: object) -> _T:
-        """Return what a command returns that the owner's auth value authorizes; raises as `prove`.
-
-        Args:
-            tpm: the TPM.
-            command: a method of the ESAPI context.
-            arguments: its arguments, without the session.
-        """
+        """Return what a method of the ESAPI context returns that the owner's auth value authorizes."""
 
         def work(session: ESYS_TR) -> _T:
             return command(*arguments, session1=session)

@@ -65,11 +65,6 @@ class TPMConnection:
             subject: the key that it is for, as messages name it.
             settings: how auth values are proven.
             one_process: keep this user's other processes from such work, even behind a resource manager.
-
-        Raises:
-            SigningKeyError: the TPM refused something; what it says is in the message.
-            BackendUnavailableError: the TPM does not answer, or other processes keep it busy.
-            PinError: an auth value that it wants is missing, or the TPM is in lockout.
         """
         turn = self._process_lock if one_process or not self._is_managed else nullcontext()
         while True:
@@ -107,11 +102,7 @@ class TPMConnection:
                     raise signing_error(error, self.tcti, subject) from error
 
     def release(self, user: object) -> None:
-        """Give the connection back. It is closed when its last user does that. Releasing twice is allowed.
-
-        Args:
-            user: what `connect` was given; an object of the TPM that is loaded for it is flushed.
-        """
+        """Give the connection back, also twice, and flush what is loaded for its user. The last user closes it."""
         with _registry_lock:
             self.users.discard(user)
             is_last = not self.users
@@ -195,11 +186,7 @@ class ProcessLock:
         self._file: int | None = None
 
     def __enter__(self) -> None:
-        """Take the lock, waiting for other processes if needed.
-
-        Raises:
-            BackendUnavailableError: other processes held it for too long.
-        """
+        """Take the lock, or raise a BackendUnavailableError if other processes hold it for too long."""
         if self._file is not None and not os.fstat(self._file).st_nlink:
             self.close()  # The file was removed, so other processes lock a new one.
         if self._file is None:

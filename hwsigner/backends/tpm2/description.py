@@ -35,30 +35,13 @@ _FLAGS = {
 
 
 def describe_key(uri: KeyURI, pins: PinSource) -> KeyDescription:
-    """Return what is known of the key that a `tpm2:` URI names. A key file is read without asking the TPM.
-
-    Args:
-        uri: the key's URI.
-        pins: not used; what is said is public.
-
-    Raises:
-        UsageError: the URI names neither a handle nor a file, or has an unknown attribute.
-        BackendUnavailableError: the TPM can't be reached.
-        KeyNotFoundError: there is nothing at the handle, or no such file.
-        UnsupportedKeyError: the file holds no key, or is damaged.
-    """
+    """Return what is known of the key that a `tpm2:` URI names. A key file is read without asking the TPM."""
     _, file, key = named_key(uri, ParentAuth(uri, pins))
     return describe_file(uri, file) if file else describe_persistent(uri, key)
 
 
 def describe_persistent(uri: KeyURI, key: LoadableKey, has_auth: bool | None = None) -> KeyDescription:
-    """Return what is known of the key at a persistent handle; raises as `describe_key`.
-
-    Args:
-        uri: its URI.
-        key: the key.
-        has_auth: whether it has an auth value; None if that is not known, as the handle does not say.
-    """
+    """Return what is known of the key at a persistent handle. Whether it has an auth value, the handle does not say."""
 
     def read(tpm: TPM) -> bytes:
         with key.loaded(tpm) as loaded:

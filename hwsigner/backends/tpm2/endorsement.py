@@ -75,11 +75,7 @@ class Endorsement:
         self._auth = auth
 
     def attestation_key(self, tpm: TPM) -> AbstractContextManager[ESYS_TR]:
-        """Make the attestation key for a `with` statement. Its own auth value is empty.
-
-        Raises:
-            PinError: the hierarchy's auth value is missing or wrong; it was sent once.
-        """
+        """Make the attestation key for a `with` statement. Its own auth value is empty."""
         template = TPM2B_PUBLIC.parse("ecc256:ecdsa-sha256:null", objectAttributes=_AK_ATTRIBUTES)
         template.publicArea.unique.ecc.x = _AK_LABEL.ljust(_COORDINATE_BYTES, b"\0")
         template.publicArea.unique.ecc.y = bytes(_COORDINATE_BYTES)
@@ -89,11 +85,7 @@ class Endorsement:
     def endorsement_key(self, tpm: TPM) -> Iterator[tuple[ESYS_TR, bytes]]:
         """Find or make the endorsement key for a `with` statement: the first one that the TPM has a certificate for.
 
-        Yields:
-            The key, and its certificate in DER, which is empty if the TPM has none.
-
-        Raises:
-            PinError: as `attestation_key`.
+        It comes with its certificate in DER, which is empty if the TPM has none.
         """
         certificate, template = _certified_template(tpm)
         persistent = _persistent(tpm, certificate) if certificate else None
@@ -113,17 +105,9 @@ class Endorsement:
             tpm: the TPM.
             credential: a TPM2B_ID_OBJECT (TPM 2.0 Library, part 2, 12.4.3).
             encrypted_secret: a TPM2B_ENCRYPTED_SECRET (11.4.33).
-
-        Raises:
-            AttestationError: they are not, or the challenge is damaged.
-            PinError: as `attestation_key`.
         """
         blob, encrypted = _read(TPM2B_ID_OBJECT, credential), _read(TPM2B_ENCRYPTED_SECRET, encrypted_secret)
-        with (
-            self.attestation_key(tpm) as ak,
-            self.endorsement_key(tpm) as (ek, _),
-            self._session(tpm, ek) as session,
-        ):
+        with self.attestation_key(tpm) as ak, self.endorsement_key(tpm) as (ek, _), self._session(tpm, ek) as session:
             try:
                 return bytes(tpm.esys.activate_credential(ak, ek, blob, encrypted, session2=session))
             except TSS2_Exception as error:

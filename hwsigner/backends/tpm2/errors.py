@@ -69,13 +69,7 @@ def code(error: TSS2_Exception) -> int:
 
 
 def signing_error(error: TSS2_Exception, tcti: str, subject: str) -> SigningKeyError:
-    """Return the error of ours for an error of the TPM or of the connection to it.
-
-    Args:
-        error: the error.
-        tcti: the TPM's TCTI.
-        subject: the key that was used, as messages name it.
-    """
+    """Return the error of ours for an error of the TPM or of the connection to it, while a key was used."""
     if not is_answer(error):
         return unavailable(tcti, error)
     if code(error) == OBJECT_MEMORY:

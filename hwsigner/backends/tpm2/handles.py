@@ -17,11 +17,7 @@ _RESERVED = {"storage root keys": range(0x81000000, 0x81000100), "endorsement ke
 
 
 def check_own_handle(handle: int) -> None:
-    """Check that a key of ours may be at a persistent handle.
-
-    Raises:
-        UsageError: the handle is the platform's, or reserved for storage root keys or endorsement keys.
-    """
+    """Raise a UsageError if a persistent handle is the platform's, or reserved for storage root or endorsement keys."""
     whose = next((whose for whose, handles in _RESERVED.items() if handle in handles), "")
     if handle in _PLATFORM:
         whose = "the platform's firmware"
@@ -43,29 +39,13 @@ def name_at(tpm: TPM, handle: int) -> bytes:
 
 
 def check_free(tpm: TPM, handle: int) -> None:
-    """Check that nothing is at a persistent handle.
-
-    Raises:
-        SigningKeyError: something is.
-    """
+    """Raise a SigningKeyError if something is at a persistent handle."""
     if name_at(tpm, handle):
         raise _taken(handle)
 
 
 def persist(tpm: TPM, auth: ParentAuth, loaded: ESYS_TR, name: bytes, handle: int) -> None:
-    """Put a loaded key at a persistent handle, unless it is there already, as after an answer that was lost.
-
-    Args:
-        tpm: the TPM.
-        auth: gives the owner's auth value.
-        loaded: the key.
-        name: its TPM Name.
-        handle: the handle.
-
-    Raises:
-        SigningKeyError: another key is there, or the TPM has no room.
-        PinError: the owner's auth value is missing, wrong or locked.
-    """
+    """Put a loaded key at a persistent handle, unless it is there already, as after an answer that was lost."""
     there = name_at(tpm, handle)
     if there == name:
         return
@@ -85,18 +65,7 @@ def persist(tpm: TPM, auth: ParentAuth, loaded: ESYS_TR, name: bytes, handle: in
 
 
 def remove(tpm: TPM, auth: ParentAuth, name: bytes, handle: int) -> None:
-    """Remove a key from a persistent handle, unless it is gone already.
-
-    Args:
-        tpm: the TPM.
-        auth: gives the owner's auth value.
-        name: the key's TPM Name.
-        handle: the handle.
-
-    Raises:
-        SigningKeyError: another key is there now. It stays.
-        PinError: the owner's auth value is missing, wrong or locked.
-    """
+    """Remove a key from a persistent handle, unless it is gone already. Another key that is there now stays."""
     there = name_at(tpm, handle)
     if not there:
         return

@@ -51,20 +51,6 @@ def install_certificate(
     fits into what the TPM writes at once, mostly 1,024 bytes, is written in one step; after a power failure between two
     steps, the index must be written again. The intermediates go into `web.chain.crt`. For a key at a handle, they stay
     where they are, and a note says so.
-
-    Args:
-        uri: the key's URI. If it names a handle, there is no file beside the key, so `nv_index` is required.
-        pins: where the owner's auth value comes from, for an NV index.
-        chain: the leaf, then the intermediates in order. They belong to the key.
-        nv_index: the index, such as `0x01c20000`, or an empty string for the file.
-
-    Raises:
-        UsageError: there is no file beside a handle, or the index is malformed or reserved for other certificates.
-        CertificateError: a file of that name has anything else than certificates of this key.
-        SigningKeyError: there is no such key; the leaf does not fit, the TPM has no room, or the index holds something
-            else; or the file can't be written.
-        BackendUnavailableError: the TPM can't be reached.
-        PinError: the owner's auth value is missing or wrong; it was sent once.
     """
     leaf, *intermediates = [found.der for found in chain]
     is_file = named_handle(uri) is None
@@ -96,12 +82,7 @@ def install_certificate(
 
 
 def installed_indices(tpm: TPM, public_key: bytes) -> list[int]:
-    """Return the NV indices that `install_certificate` defined, and that hold a certificate of this key and no other.
-
-    Args:
-        tpm: the TPM.
-        public_key: the key's DER SubjectPublicKeyInfo.
-    """
+    """Return the NV indices that `install_certificate` defined, and that hold one certificate, of this key."""
     by_index: dict[int, list[bytes]] = {}
     for index, leaf in list_certificates(tpm):
         by_index.setdefault(index, []).append(leaf)
@@ -113,11 +94,7 @@ def installed_indices(tpm: TPM, public_key: bytes) -> list[int]:
 
 
 def remove_index(tpm: TPM, auth: ParentAuth, public_key: bytes, index: int) -> None:
-    """Remove one of `installed_indices`, unless it is gone already, or holds something else by now.
-
-    Raises:
-        PinError: the owner's auth value is missing, wrong or locked.
-    """
+    """Remove one of `installed_indices`, unless it is gone already, or holds something else by now."""
     if index in installed_indices(tpm, public_key):
         _undefine(tpm, auth, index)
 
@@ -173,12 +150,7 @@ class _Index:
         self._old = b""  # What it held, if it was written before.
 
     def examine(self, tpm: TPM) -> None:
-        """Find out whether the leaf fits, and keep what the index holds.
-
-        Raises:
-            SigningKeyError: the leaf does not fit, or the index is not for certificates.
-            CertificateError: the index can't be read.
-        """
+        """Find out whether the leaf fits, and keep what the index holds."""
         most = min(_MAX_BYTES, tpm.property(_NV_INDEX_MAX))
         if len(self._leaf) > most:
             raise self._too_long(f"an NV index of the TPM at {tpm.tcti} has {most} at most")
@@ -208,11 +180,7 @@ class _Index:
         self._fill(tpm, self._leaf.ljust(self._size, b"\0"))
 
     def check(self, tpm: TPM) -> None:
-        """Read the leaf back.
-
-        Raises:
-            SigningKeyError: it is another one.
-        """
+        """Read the leaf back; raise a SigningKeyError if it is another one."""
         if read_certificates(tpm, self._index) != [self._leaf]:
             raise SigningKeyError(f"{self.name} does not hold what was written", "Install the certificate again")
 

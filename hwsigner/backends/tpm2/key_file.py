@@ -108,11 +108,7 @@ class TSS2Key(NamedTuple):
 
 
 def parse_tss2(der: bytes, name: str) -> TSS2Key:
-    """Read the DER of a TSS2 PRIVATE KEY.
-
-    Args:
-        der: the DER, decoded from PEM.
-        name: the key, as messages name it.
+    """Read the DER of a TSS2 PRIVATE KEY, which messages call `name`.
 
     Raises:
         UnsupportedKeyError: it is damaged, not a loadable or importable key, or has an unknown parent.

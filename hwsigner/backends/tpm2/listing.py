@@ -20,13 +20,7 @@ _MANUFACTURER = 0x105  # TPM2_PT_MANUFACTURER (TPM 2.0 Library, part 2, 6.13).
 
 
 def objects_of_tpm(uri: KeyURI, tcti: str, tpm: TPM) -> ListedToken:
-    """Return the TPM with what it shows without an auth value.
-
-    Args:
-        uri: the URI that names it, whose query is that of each object's URI.
-        tcti: its TCTI.
-        tpm: the TPM.
-    """
+    """Return the TPM with what it shows without an auth value. The query of its URI is that of each object's URI."""
     _, answer = tpm.esys.get_capability(TPM2_CAP.HANDLES, TPM2_HC.PERSISTENT_FIRST, _LISTED)
     keys, others = [], []
     for handle in [int(one) for one in answer.data.handles]:

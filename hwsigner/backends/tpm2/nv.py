@@ -46,15 +46,7 @@ def nv_name(index: int) -> str:
 
 
 def read_certificates(tpm: TPM, index: int) -> list[bytes]:
-    """Return the DER of the certificates in an NV index, at least one.
-
-    Args:
-        tpm: the TPM.
-        index: the index, from 0x01000000 to 0x01ffffff.
-
-    Raises:
-        CertificateError: there is no such index, it can't be read with an empty auth value, or holds no certificate.
-    """
+    """Return the DER of the certificates in an NV index, at least one, or raise a CertificateError."""
     return certificates_in(read_index(tpm, index), index)
 
 
@@ -150,11 +142,7 @@ def _authority(tpm: TPM, index: NVIndex) -> ESYS_TR:
 
 
 def certificates_in(data: bytes, index: int) -> list[bytes]:
-    """Return the DER of the certificates in the bytes of an NV index, at least one.
-
-    Raises:
-        CertificateError: there is none.
-    """
+    """Return the DER of the certificates in the bytes of an NV index, at least one, or raise a CertificateError."""
     certificates = []
     try:
         if data.startswith(_DER_SEQUENCE):

@@ -70,13 +70,7 @@ class LoadableKey(ABC):
             self._policy = read_policy(public, file, self.name)
 
     def session(self, tpm: TPM, handle: ESYS_TR, auth: bytes) -> AbstractContextManager[ESYS_TR]:
-        """Open the session that authorizes a use of the loaded key, for a `with` statement.
-
-        Args:
-            tpm: the TPM.
-            handle: the loaded key.
-            auth: its auth value.
-        """
+        """Open the session that authorizes a use of the loaded key with its auth value, for a `with` statement."""
         if self._policy is None:
             return nullcontext(tpm.authorize(handle, auth))
         return self._policy.session(tpm, handle, auth)
@@ -92,12 +86,7 @@ class PersistentObject(LoadableKey):
         self._found: tuple[TPM, ESYS_TR] | None = None
 
     def public(self, tpm: TPM) -> TPMT_PUBLIC:
-        """See `LoadableKey`.
-
-        Raises:
-            KeyNotFoundError: there is no key at the handle.
-            UnsupportedKeyError: it has a policy other than that of its auth value.
-        """
+        """See `LoadableKey`. Raises a KeyNotFoundError if there is no key at the handle."""
         with self.loaded(tpm) as key:
             public = tpm.esys.read_public(key)[0].publicArea
         self._set_policy(public, None)
@@ -154,13 +143,7 @@ class LoadableObject(LoadableKey):
         self._set_policy(self._public.publicArea, file)
 
     def public(self, tpm: TPM) -> TPMT_PUBLIC:
-        """See `LoadableKey`.
-
-        Raises:
-            SigningKeyError: the TPM does not accept the key.
-            KeyNotFoundError: the TPM has no such parent.
-            PinError: the auth value of the parent, or of its hierarchy, is missing, wrong or locked.
-        """
+        """See `LoadableKey`. Raises a SigningKeyError if the TPM does not accept the key, or has no such parent."""
         with self.loaded(tpm):
             return self._public.publicArea
 
@@ -230,11 +213,7 @@ class LoadableObject(LoadableKey):
 
 
 def _unmarshal(kind: type[_Structure], data: bytes, name: str) -> _Structure:
-    """Read a part of a key.
-
-    Raises:
-        UnsupportedKeyError: it is damaged.
-    """
+    """Read a part of a key; raise an UnsupportedKeyError if it is damaged."""
     try:
         structure, length = kind.unmarshal(data)
     except TSS2_Exception as error:

@@ -61,13 +61,8 @@ class PCRSelection:
     def policy(self, tpm: TPM, *, with_auth: bool) -> tuple[PolicyCommand, ...]:
         """Return the commands of the policy, for the present values.
 
-        Args:
-            tpm: the TPM.
-            with_auth: whether a use takes the key's auth value too.
-
-        Raises:
-            UnsupportedKeyError: the TPM has no such bank.
-            SigningKeyError: a value changes at this moment.
+        It raises an UnsupportedKeyError if the TPM has no such bank, and a SigningKeyError if a value changes at this
+        moment.
         """
         digest = hashlib.new(_NAME_HASH, b"".join(self.values(tpm))).digest()
         command = PolicyCommand(POLICY_PCR, struct.pack(">H", len(digest)) + digest + self._marshalled(self.numbers))
@@ -83,11 +78,7 @@ class PCRSelection:
         return TPML_PCR_SELECTION.unmarshal(self._marshalled(self.numbers))[0]
 
     def values(self, tpm: TPM) -> Iterator[bytes]:
-        """Yield the values in ascending order. The TPM gives eight at once at most.
-
-        Raises:
-            UnsupportedKeyError: the TPM has no such bank.
-        """
+        """Yield the values in ascending order. The TPM gives eight at once at most."""
         left = self.numbers
         while left:
             _, _, digests = tpm.esys.pcr_read(TPML_PCR_SELECTION.unmarshal(self._marshalled(left))[0])

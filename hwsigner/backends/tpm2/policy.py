@@ -87,13 +87,8 @@ class KeyPolicy(NamedTuple):
     def session(self, tpm: TPM, handle: ESYS_TR, auth: bytes) -> Iterator[ESYS_TR]:
         """Open a session in which the policy is satisfied, and flush it after the `with` statement.
 
-        Args:
-            tpm: the TPM.
-            handle: the loaded key.
-            auth: its auth value, for the branches that take it.
-
-        Raises:
-            SigningKeyError: no branch is satisfied now; the message says what is wrong with each.
+        It raises a SigningKeyError if no branch is satisfied now, with what is wrong with each. `handle` is the loaded
+        key, `auth` its auth value for the branches that take it.
         """
         reasons = []
         for branch in self.branches:
@@ -134,10 +129,7 @@ class KeyPolicy(NamedTuple):
 def read_policy(public: TPMT_PUBLIC, file: TSS2Key | None, name: str) -> KeyPolicy:
     """Return the policy of a key that its auth value does not unlock.
 
-    Args:
-        public: the key's public area.
-        file: its file, which lists the policy's commands; None for a handle, for which nothing lists them.
-        name: the key, as messages name it.
+    Its file lists the policy's commands; for a handle (None), nothing does.
 
     Raises:
         UnsupportedKeyError: the policy is not listed, can't be read, has an unknown command, or the list leads to
@@ -192,8 +184,7 @@ def _read_branch(own: Sequence[PolicyCommand], auth_policy: AuthPolicy, name: st
         # It only says whose signed policies may stand in its place.
         if not before:
             raise UnsupportedKeyError(
-                f"key {name} needs a signed policy, and its file has none",
-                "Add one that the holder of its key signed",
+                f"key {name} needs a signed policy, and its file has none", "Add one that the holder of its key signed"
             )
         after = after[1:]
     return PolicyBranch(auth_policy.name, (*before, *after))

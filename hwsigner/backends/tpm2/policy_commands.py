@@ -53,11 +53,7 @@ class ExecutableCommand(Protocol):
         ...
 
     def run(self, tpm: TPM, session: ESYS_TR, hash_name: str) -> None:
-        """Execute it.
-
-        Raises:
-            NotSatisfiedError: it can't be satisfied now.
-        """
+        """Execute it; raise a NotSatisfiedError if it can't be satisfied now."""
         ...
 
 
@@ -171,12 +167,7 @@ class PolicyAuthorize(NamedTuple):
 
 
 def read_command(command: PolicyCommand) -> ExecutableCommand:
-    """Read a command.
-
-    Raises:
-        UnknownCommandError: hwsigner does not know it.
-        ValueError: its parameters can't be read.
-    """
+    """Read a command; raise an UnknownCommandError, or a ValueError if its parameters can't be read."""
     if command.code == POLICY_PCR:
         return _read_pcr(command.body)
     if command.code in (POLICY_AUTH_VALUE, POLICY_PASSWORD):
@@ -204,11 +195,7 @@ def _read_pcr(body: bytes) -> PolicyPCR:
 
 
 def read_selection(data: bytes) -> tuple[tuple[PCR, ...], bytes, bytes]:
-    """Return the PCRs that a TPML_PCR_SELECTION at the start of bytes selects, the selection itself and the rest.
-
-    Raises:
-        ValueError: the selection is cut short.
-    """
+    """Return the PCRs that a TPML_PCR_SELECTION at the start of bytes selects, the selection itself and the rest."""
     try:
         (count,) = struct.unpack_from(">I", data)
         offset, pcrs = 4, []

@@ -76,22 +76,14 @@ class PublicArea:
         return TPMT_SIG_SCHEME(scheme=TPM2_ALG.RSASSA, details=TPMU_SIG_SCHEME(rsassa=details))
 
     def digest(self, tpm: TPM, message: bytes, hash: HashName) -> tuple[bytes, TPMT_TK_HASHCHECK]:
-        """Return the digest of a message, and for a restricted key the TPM's ticket that it made the digest itself.
-
-        Raises:
-            UnsupportedKeyError: restricted keys do not sign this message.
-        """
+        """Return the digest of a message, and for a restricted key the TPM's ticket that it made the digest itself."""
         if self.restricted:
             return _hash_in_tpm(tpm, message, HASHES[hash])
         return hashlib.new(hash, message).digest(), _NO_TICKET
 
 
 def read_public_area(public: TPMT_PUBLIC, name: str) -> PublicArea:
-    """Read a public area, before a signature is tried.
-
-    Raises:
-        UnsupportedKeyError: the key can't make signatures of SigV4-X509.
-    """
+    """Read a public area, before a signature is tried; raise an UnsupportedKeyError if the key can't make ours."""
     attributes = public.objectAttributes
     use = "decrypts and does not sign" if attributes & TPMA_OBJECT.DECRYPT else "does not sign"
     _refuse_if(not attributes & TPMA_OBJECT.SIGN_ENCRYPT, name, use)
@@ -135,11 +127,7 @@ def encoded(signature: TPMT_SIGNATURE) -> bytes:
 
 
 def _hash_in_tpm(tpm: TPM, message: bytes, algorithm: int) -> tuple[bytes, TPMT_TK_HASHCHECK]:
-    """Return the digest of a message, and the ticket that the TPM made it.
-
-    Raises:
-        UnsupportedKeyError: the message begins like the TPM's own structures.
-    """
+    """Return the digest of a message, and the ticket that the TPM made it."""
     if message.startswith(_TPM_GENERATED):
         raise UnsupportedKeyError(
             "a restricted TPM key does not sign a message that begins with TPM_GENERATED_VALUE",

@@ -69,10 +69,6 @@ def storage_root_key(
 
     If the owner hierarchy has an auth value, which must not be sent yet, it is a primary key of the null hierarchy.
     That key changes at each reset, so it can't be pinned, and is an error if another one is pinned.
-
-    Raises:
-        SigningKeyError: it is not the pinned key.
-        TSS2_Exception: the TPM refused it.
     """
     with ExitStack() as stack:
         found = _storage_key(esys, lambda: stack.enter_context(persistent(trusted.handle)))
@@ -121,14 +117,7 @@ def _primary(esys: ESAPI, hierarchy: ESYS_TR) -> ESYS_TR:
 
 
 def _check(esys: ESAPI, key: ESYS_TR, tcti: str, trusted: TrustedSRK) -> None:
-    """Check that a storage key is the pinned one, and pin it if none is.
-
-    Raises:
-        SigningKeyError: it is another key, or the pin can't be trusted.
-
-    Warns:
-        UnsafeConnectionWarning: it can't be pinned.
-    """
+    """Check that a storage key is the pinned one, and pin it if none is, or warn that this is not possible."""
     # Computed from the very public area that salts are encrypted to: anything can claim a Name.
     name, pinned, path = bytes(_public_area(esys, key).get_name()).hex(), _pinned(tcti, trusted), _path(tcti, trusted)
     if name == pinned:
@@ -177,11 +166,7 @@ def _path(tcti: str, trusted: TrustedSRK) -> str:
 
 
 def _read(path: str) -> str:
-    """Return the Name that is pinned in a file, or an empty string if there is no file.
-
-    Raises:
-        SigningKeyError: the file is not a pin, or others can write it or its folder.
-    """
+    """Return the Name that is pinned in a file, or an empty string if there is no file."""
     folder = os.path.dirname(path)
     with suppress(OSError):
         status = os.stat(folder)

@@ -100,12 +100,7 @@ class Lockout:
         )
 
     def error(self, tcti: str, subject: str) -> PinLockedError:
-        """Return the error of a key that can't be used now.
-
-        Args:
-            tcti: the TPM's TCTI.
-            subject: the key, as messages name it.
-        """
+        """Return the error of a key, as messages name it, that can't be used now."""
         return PinLockedError(f"the TPM at {tcti} is in lockout, so {subject} can't be used", self.way_out)
 
 
@@ -159,12 +154,7 @@ class TPM:
 
     @contextmanager
     def loaded(self, owner: object, load: Load) -> Iterator[ESYS_TR]:
-        """Load an object that is used again and again, unless it is loaded, for a `with` statement.
-
-        Args:
-            owner: what stands for it.
-            load: loads it if it is not loaded or saved.
-        """
+        """Load an object that is used again and again, unless it is loaded or saved, for a `with` statement."""
         if not self._is_managed:
             with self.temporary(lambda: self._restored(owner) or load()) as handle:
                 if owner not in self._saved:
@@ -195,9 +185,6 @@ class TPM:
         """Open a persistent object for a `with` statement.
 
         Before tpm2-tss 4, the first one to close an object closes it for all, so an inner `with` leaves it open.
-
-        Raises:
-            TSS2_Exception: there is none at the handle, or the TPM failed.
         """
         if handle in self._persistent:
             yield self._persistent[handle]
@@ -216,10 +203,7 @@ class TPM:
     def authorize(self, handle: ESYS_TR, auth: bytes, *, encrypts: bool = False) -> ESYS_TR:
         """Set a handle's auth value, and return the session that proves it: the first one of a command.
 
-        Args:
-            handle: the handle.
-            auth: its auth value.
-            encrypts: whether the command carries a secret, so that even an empty auth value needs a session.
+        If the command carries a secret (`encrypts`), even an empty auth value needs a session.
         """
         if not (auth or encrypts) and handle >= _FIRST_OBJECT:
             return ESYS_TR.PASSWORD  # An object has the empty one, unless another was set.
@@ -233,11 +217,7 @@ class TPM:
         return session
 
     def policy_session(self, hash: int) -> AbstractContextManager[ESYS_TR]:
-        """Start a policy session, salted and encrypting unless it is plain, and flush it after the `with` statement.
-
-        Args:
-            hash: the number of its hash, which is the key's nameAlg (TPM 2.0 Library, part 2, 6.3).
-        """
+        """Start a policy session, salted and encrypting unless it is plain, and flush it after the `with` statement."""
         return self.temporary(lambda: self._start_session(TPM2_SE.POLICY, hash))
 
     def property(self, number: int) -> int:
@@ -253,8 +233,7 @@ class TPM:
     def end_use(self, error: BaseException | None) -> bool:
         """Flush what must not outlast a use: all sessions after an error or without a resource manager.
 
-        Returns:
-            Whether the context can be used again.
+        Returns whether the context can be used again.
         """
         if error is not None or not self._is_managed:
             while self._sessions:
@@ -264,8 +243,7 @@ class TPM:
     def flush_left(self) -> None:
         """Flush what an earlier context could not. By handle: ESYS gets no hold of a hash sequence.
 
-        Raises:
-            TSS2_Exception: the connection broke. The rest is kept for the next context.
+        If the connection breaks, the rest is kept for the next context.
         """
         for handle in tuple(self._unflushed):
             tcti = self.esys.get_tcti()

@@ -67,14 +67,9 @@ class NamedKey(NamedTuple):
 
 
 def session_settings(uri: KeyURI, parent: int | None = None) -> SessionSettings:
-    """Return how auth values are proven for a key.
+    """Return how auth values are proven for a key, whose parent's handle may not be known.
 
-    Args:
-        uri: its URI: the query's `session`, `encrypted` or `plain`; `srk-name`; `accept-new-srk`, `true` or `false`.
-        parent: the handle of its parent, persistent or a hierarchy's, or None if that is not known.
-
-    Raises:
-        UsageError: an attribute has an invalid value.
+    The URI's query may have `session`, `encrypted` or `plain`; `srk-name`; `accept-new-srk`, `true` or `false`.
     """
     name = uri.text("srk-name") or ""
     if name and not re.fullmatch(_NAME, name):
@@ -88,18 +83,7 @@ def session_settings(uri: KeyURI, parent: int | None = None) -> SessionSettings:
 
 
 def named_key(uri: KeyURI, auth: ParentAuth) -> NamedKey:
-    """Return the key that a URI names, without asking the TPM.
-
-    Args:
-        uri: the URI.
-        auth: see `LoadableObject`.
-
-    Raises:
-        UsageError: the URI names neither a handle nor a file, or has an unknown attribute.
-        KeyNotFoundError: there is no such file.
-        AmbiguousKeyError: the file holds another private key too.
-        UnsupportedKeyError: it holds no usable key.
-    """
+    """Return the key that a URI names, without asking the TPM."""
     handle = named_handle(uri)
     if handle is None:
         file = _read_file(uri.file)
@@ -109,11 +93,7 @@ def named_key(uri: KeyURI, auth: ParentAuth) -> NamedKey:
 
 
 def named_handle(uri: KeyURI) -> int | None:
-    """Return the persistent handle that a key's URI names, or None if it names a file, which need not exist.
-
-    Raises:
-        UsageError: the URI names neither a handle nor a file, or has an unknown attribute.
-    """
+    """Return the persistent handle that a key's URI names, or None if it names a file, which need not exist."""
     if "nv" in uri.path:
         raise UsageError(f"{uri.name} names a certificate, not a key", "Name its key with --private-key")
     uri.require_known(frozenset({"handle", "path"}), QUERY)
@@ -131,11 +111,7 @@ def handle_name(handle: int) -> str:
 
 
 def named_nv_index(uri: KeyURI) -> int:
-    """Return the NV index that a certificate's URI names.
-
-    Raises:
-        UsageError: the URI names none, or has an unknown attribute.
-    """
+    """Return the NV index that a certificate's URI names."""
     if "nv" not in uri.path and uri.path.keys() & {"handle", "path"}:
         hint = "Name a certificate file, or a certificate in the TPM as tpm2:nv=0x1c10000, with --certificate"
         raise UsageError(f"{uri.name} can't name a certificate: it names a key", hint)
@@ -167,11 +143,7 @@ def _read_file(path: str) -> TSS2Key:
 
 
 def tcti_of(uri: KeyURI) -> str:
-    """Return the TCTI of a key URI: its own, the environment's, tabrmd if it runs, or the kernel's TPM device.
-
-    Raises:
-        BackendUnavailableError: none is named, and none of these exists.
-    """
+    """Return the TCTI of a key URI: its own, the environment's, tabrmd if it runs, or the kernel's TPM device."""
     given = uri.text("tcti") or next((tcti for _, tcti in environment_tctis()), None)
     if given:
         return given
@@ -193,9 +165,6 @@ def check_tcti(uri: KeyURI) -> None:
     (`cmd`), another TCTI (`pcap`, and the loader itself as `libtss2-tctildr.so.0`), or a file to be written: `device`
     writes into any file that it can open, and `libtpms` keeps its state in one. `swtpm` and `mssim` may name another
     host, which would get what `pin-source` names.
-
-    Raises:
-        UsageError: it is not one of a few known ones.
     """
     tcti = uri.text("tcti")
     if tcti and not re.fullmatch(_HARMLESS, tcti, re.DOTALL):
