@@ -22,20 +22,11 @@ _LONGEST_PREFIXED = 61
 
 
 def check_resources(facts: Facts, request: SessionRequest) -> Iterator[Finding]:
-    """Yield what is wrong with what a session needs.
-
-    Args:
-        facts: what AWS has.
-        request: the session.
-    """
+    """Yield what is wrong with what a session needs."""
     for error in facts.failures:
         yield account.CALL_FAILED.found(error.message, error.hint)
     yield from _check_accounts(facts, request)
-    anchor, profile, role = (
-        facts.anchor(request.trust_anchor_arn),
-        facts.profile(request.profile_arn),
-        facts.role,
-    )
+    anchor, profile, role = (facts.anchor(request.trust_anchor_arn), facts.profile(request.profile_arn), facts.role)
     if anchor is not None:
         yield from _check_state("anchor", f"trust anchor {request.trust_anchor_arn}", anchor)
     if profile is not None:
@@ -155,14 +146,7 @@ def check_certificate(chain: Chain, now: datetime) -> Iterator[Finding]:
 
 
 def check_trust(chain: Chain, anchor: Detail, authorities: Sequence[Certificate], now: datetime) -> Iterator[Finding]:
-    """Yield why a certificate does not chain to a trust anchor.
-
-    Args:
-        chain: the certificate and its intermediates.
-        anchor: the trust anchor.
-        authorities: its certificates.
-        now: the time, with its zone.
-    """
+    """Yield why a certificate, with its intermediates, does not chain to the certificates of a trust anchor."""
     name = f"trust anchor {anchor.get('name', '')}"
     if not authorities:
         kind = anchor.get("source", {}).get("sourceType", "")

@@ -51,12 +51,7 @@ class Facts:
 
 
 def read_facts(clients: ServiceClients, request: SessionRequest, subjects: Sequence[str]) -> Facts:
-    """Read what AWS has about a session.
-
-    Args:
-        clients: of the trust anchor's region.
-        request: the session.
-        subjects: the ways in which the service may write the certificate's subject; empty if there is no certificate.
+    """Read what AWS has about a session, and about a certificate's subject, whose spellings `subjects` has.
 
     Raises:
         HwsignerError: every call failed; or no answer came, or there are no credentials.
@@ -92,14 +87,7 @@ class _Calls:
 
 
 def _resources(calls: _Calls, region: ServiceClient, names: tuple[str, str], arn: str) -> list[Detail] | None:
-    """Return the resources of a kind; if the credentials may not list them, only the one with an ARN.
-
-    Args:
-        calls: makes the calls.
-        region: the client.
-        names: the kind's name in boto3's operations, and in their members.
-        arn: the ARN.
-    """
+    """Return the resources of a kind; if the credentials may not list them, only the one with an ARN."""
     kind, member = names
     found = calls.attempt(lambda: region.items(f"list_{kind}s", f"{member}s"))
     if found is not None:

@@ -32,23 +32,14 @@ _NEW_ROLE = "arn:aws:iam::ACCOUNT:role/NEW"
 
 @dataclass(frozen=True)
 class Step:
-    """A call of an API.
-
-    Attributes:
-        resource: what it makes or changes: "trust anchor", "role" or "profile".
-        words: what it does, for the user.
-        service: the name of the client in `ServiceClients`.
-        operation: the operation's name in boto3.
-        parameters: its parameters.
-        lines: the difference in the trust policy, if there is one.
-    """
+    """A call of an API."""
 
     resource: Literal["trust anchor", "role", "profile"]
     words: str
-    service: str
+    service: str  # The name of the client in `ServiceClients`.
     operation: str
     parameters: dict[str, Any] = field(repr=False)
-    lines: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()  # The difference in the trust policy, if there is one.
 
     @property
     def title(self) -> str:
@@ -63,12 +54,7 @@ class Step:
     @property
     def data(self) -> dict[str, Any]:
         """The step for programs, as JSON has it."""
-        return {
-            "resource": self.resource,
-            "words": self.words,
-            "call": self.operation,
-            "difference": list(self.lines),
-        }
+        return {"resource": self.resource, "words": self.words, "call": self.operation, "difference": list(self.lines)}
 
 
 def plan(existing: Existing, setup: Setup) -> list[Step]:
@@ -229,11 +215,7 @@ def apply(clients: ServiceClients, existing: Existing, setup: Setup, done: Calla
 
 
 def check_unchanged(clients: ServiceClients, existing: Existing, setup: Setup) -> None:
-    """Check that everything is as it was when the plan was shown.
-
-    Raises:
-        HwsignerError: something changed, or as `read`.
-    """
+    """Check that everything is as it was when the plan was shown."""
     if read(clients, setup) != existing:
         raise HwsignerError(
             "the trust anchor, role or Roles Anywhere profile changed meanwhile, so nothing was done", _AGAIN

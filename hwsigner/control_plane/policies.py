@@ -82,11 +82,6 @@ def checked_policy(
 ) -> dict[str, Any]:
     """Return the trust policy that requires these tags, and check that it lets in the certificates.
 
-    Args:
-        tags: as `compared_tags` returns them.
-        certificates: those that must be let in.
-        trust_anchor: the trust anchor's ARN, or None for any.
-
     Raises:
         CertificateError: it would refuse one.
         UsageError: the policy is too large.
@@ -131,12 +126,8 @@ def with_statement(
 ) -> dict[str, Any]:
     """Return a trust policy to which a statement was added: certificates with these tags may assume the role.
 
-    The policy is returned as it is if it has such a statement, or allows the same in another way.
-
-    Args:
-        policy: the policy of the role; None if there is no role yet.
-        tags: for each session tag, one or more values.
-        trust_anchor: the ARN of the trust anchor.
+    The policy is None if there is no role yet. It is returned as it is if it has such a statement, or allows the same
+    in another way.
 
     Raises:
         UsageError: the new policy is larger than IAM accepts.

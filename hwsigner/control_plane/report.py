@@ -41,28 +41,15 @@ from hwsigner.trust_policy.writing import SIZE_LIMIT
 
 @dataclass(frozen=True)
 class Report:
-    """What was found.
+    """What was found."""
 
-    Attributes:
-        facts: sentences about what AWS has, by what they are about, such as "trust anchor".
-        decisions: whether the trust policy allows each action for this certificate; empty if that is not known.
-        findings: what is wrong, open or unclear.
-    """
-
-    facts: dict[str, list[str]] = field(default_factory=dict)
-    decisions: Sequence[Decision] = ()
+    facts: dict[str, list[str]] = field(default_factory=dict)  # Sentences, by their subject, such as "trust anchor".
+    decisions: Sequence[Decision] = ()  # Whether this certificate may do each action; empty if that is not known.
     findings: Sequence[Finding] = ()
 
 
 def report(facts: Facts, request: SessionRequest, chain: Chain | None, now: datetime) -> Report:
-    """Compare what AWS has with a session.
-
-    Args:
-        facts: what AWS has.
-        request: the session.
-        chain: the certificate and its intermediates; None if there is none to compare.
-        now: the time, with its zone.
-    """
+    """Compare what AWS has with a session, and with a certificate and its intermediates if there is one."""
     anchor, profile = facts.anchor(request.trust_anchor_arn) or {}, facts.profile(request.profile_arn) or {}
     authorities, role = trusted(anchor, facts), facts.role or {}
     role = role if role.get("Arn") == request.role_arn else {}

@@ -22,23 +22,14 @@ _NAME = re.compile(r"[ A-Za-z0-9_-]{1,255}")
 
 @dataclass(frozen=True)
 class TrustAnchor:
-    """A trust anchor.
+    """A trust anchor."""
 
-    Attributes:
-        arn: its ARN, not an alias's.
-        name: its name.
-        enabled: whether it is in use.
-        bundle: its certificates; None if they come from elsewhere, such as AWS Private CA.
-        private_ca: the ARN of its CA in AWS Private CA, or an empty string.
-        reads_distribution_points: whether the service also reads the CRLs that certificates name.
-    """
-
-    arn: str
+    arn: str  # Never an alias's.
     name: str
     enabled: bool
-    bundle: tuple[Certificate, ...] | None
-    private_ca: str = ""
-    reads_distribution_points: bool = False
+    bundle: tuple[Certificate, ...] | None  # None if they come from elsewhere, such as AWS Private CA.
+    private_ca: str = ""  # The ARN of its CA in AWS Private CA.
+    reads_distribution_points: bool = False  # Whether the service also reads the CRLs that certificates name.
 
     @classmethod
     def of(cls, detail: Mapping[str, Any]) -> TrustAnchor:
@@ -124,29 +115,16 @@ class RolesAnywhereProfile:
 
 @dataclass(frozen=True)
 class Setup:
-    """What a set-up should be.
+    """What a set-up should be."""
 
-    Attributes:
-        name: the name of a new trust anchor and a new Roles Anywhere profile.
-        role: the name of the role.
-        cas: the certificates of the CA.
-        tags: what a certificate must have to assume the role: for each session tag one or more values, as
-            `write_trust_policy` takes them.
-        duration: the longest session in seconds; None for the existing profile's, or one hour.
-        policies: ARNs of policies that the role should have.
-        add_ca: whether to add the CA to a trust anchor that has others.
-        trust_anchor_arn: the trust anchor to use; an empty string to find or make one.
-        profile_arn: the Roles Anywhere profile to use; an empty string to find or make one.
-    """
-
-    name: str
+    name: str  # Of a new trust anchor and a new Roles Anywhere profile.
     role: str
     cas: tuple[Certificate, ...]
-    tags: Mapping[str, Sequence[str]]
-    duration: int | None = None
+    tags: Mapping[str, Sequence[str]]  # What a certificate must have, as `write_trust_policy` takes it.
+    duration: int | None = None  # The longest session in seconds; None for the existing profile's, or one hour.
     policies: tuple[str, ...] = ()
-    add_ca: bool = False
-    trust_anchor_arn: str = ""
+    add_ca: bool = False  # Whether to add the CA to a trust anchor that has others.
+    trust_anchor_arn: str = ""  # The one to use; empty to find or make one, as for the profile.
     profile_arn: str = ""
 
     def __post_init__(self) -> None:
@@ -233,10 +211,7 @@ def choose_profile(
 ) -> RolesAnywhereProfile | None:
     """Return the Roles Anywhere profile that a set-up means: the one that was named, of its name, or with its role.
 
-    Args:
-        profiles: all of the region.
-        setup: the set-up.
-        role_arn: the ARN of the role, or an empty string if there is none yet.
+    The role's ARN is empty if there is none yet.
 
     Raises:
         UsageError: several may be meant, or the one of that name has other roles only.

@@ -27,38 +27,23 @@ _NOT_IN_NAMES = re.compile(r"[^ A-Za-z0-9_-]+")
 
 @dataclass(frozen=True)
 class ImportedList:
-    """A CRL that the service has.
-
-    Attributes:
-        id: the list's ID.
-        name: its name.
-        is_enabled: whether the service obeys it.
-        contents: the list.
-    """
+    """A CRL that the service has."""
 
     id: str
     name: str
-    is_enabled: bool
+    is_enabled: bool  # Whether the service obeys it.
     contents: RevocationList
 
 
 @dataclass(frozen=True)
 class Revocation:
-    """What is to be revoked, and how.
-
-    Attributes:
-        certificates: the certificates.
-        serials: serial numbers of more.
-        reason: why, one of `hwsigner.identity.next_revocation_list.REASONS`.
-        days: for how long the new list is good, or None for the default.
-        renews: whether a new list is made even if the old one has all the serial numbers.
-    """
+    """What is to be revoked, and how."""
 
     certificates: Sequence[Certificate] = ()
-    serials: Sequence[int] = ()
-    reason: str = "unspecified"
-    days: int | None = None
-    renews: bool = False
+    serials: Sequence[int] = ()  # Those of more certificates.
+    reason: str = "unspecified"  # One of `hwsigner.identity.next_revocation_list.REASONS`.
+    days: int | None = None  # For how long the new list is good; None for the default.
+    renews: bool = False  # Whether a new list is made even if the old one has all the serial numbers.
 
     @property
     def all_serials(self) -> list[int]:
@@ -68,25 +53,15 @@ class Revocation:
 
 @dataclass(frozen=True)
 class RevocationPlan:
-    """What revoking would do.
-
-    Attributes:
-        anchor: the trust anchor.
-        ca: the CA.
-        current: the CA's list that the service has, or None.
-        draft: the next list, or None if the current one need not change.
-        new: the serial numbers that it adds.
-        already: when the others were revoked, by serial number.
-        other_lists: what else the trust anchor has, a line each.
-    """
+    """What revoking would do."""
 
     anchor: TrustAnchor
     ca: Certificate
-    current: ImportedList | None
-    draft: Draft | None
-    new: Sequence[int]
-    already: dict[int, datetime] = field(default_factory=dict)
-    other_lists: Sequence[str] = ()
+    current: ImportedList | None  # The CA's list that the service has.
+    draft: Draft | None  # The next list; None if the current one need not change.
+    new: Sequence[int]  # The serial numbers that it adds.
+    already: dict[int, datetime] = field(default_factory=dict)  # When the others were revoked.
+    other_lists: Sequence[str] = ()  # What else the trust anchor has, a line each.
 
     @property
     def enables(self) -> bool:
@@ -98,13 +73,6 @@ def plan_revocation(
     client: ServiceClient, anchor: TrustAnchor, ca: Certificate, revocation: Revocation, now: datetime
 ) -> RevocationPlan:
     """Find out what must change so that the service refuses certificates of a CA. Nothing is changed.
-
-    Args:
-        client: the client of rolesanywhere.
-        anchor: the trust anchor.
-        ca: the CA.
-        revocation: what to revoke.
-        now: the time, with its zone.
 
     Raises:
         CertificateError: the CA may not sign lists or is not the trust anchor's, or its list can't be continued.
@@ -134,15 +102,7 @@ def plan_revocation(
 
 
 def carry_out(client: ServiceClient, plan: RevocationPlan, signed: RevocationList | None) -> ImportedList:
-    """Import or update the CA's CRL, enable it, and read it back.
-
-    Args:
-        client: the client of rolesanywhere.
-        plan: the plan.
-        signed: its draft, signed; None if it has none.
-
-    Returns:
-        The list as the service has it.
+    """Import or update the CA's CRL, enable it, and return it as the service has it then.
 
     Raises:
         HwsignerError: as `ServiceClient.call`, or the service has another list than it was given, or it has changed
@@ -199,11 +159,7 @@ def _imported(found: dict[str, Any]) -> ImportedList:
 
 
 def _list_of(lists: Iterable[ImportedList], ca: Certificate) -> ImportedList | None:
-    """Return a CA's CRL. Of several, it is the one with the highest number.
-
-    Raises:
-        CertificateError: one has the CA's name, and another key signed it.
-    """
+    """Return a CA's CRL. Of several, it is the one with the highest number."""
     own = []
     for one in lists:
         if not one.contents.names_issuer(ca):

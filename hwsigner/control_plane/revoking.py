@@ -42,18 +42,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A revocation that is not carried out yet.
+    """A revocation that is not carried out yet."""
 
-    Attributes:
-        steps: what would be done, a line each; none if nothing has to be.
-        done: what is so already, a line each.
-        notes: what the user should know, a sentence each.
-        carry_out: does it.
-    """
-
-    steps: Sequence[str]
-    done: Sequence[str]
-    notes: Sequence[str]
+    steps: Sequence[str]  # What would be done, a line each; none if nothing has to be.
+    done: Sequence[str]  # What is so already, a line each.
+    notes: Sequence[str]  # What the user should know, a sentence each.
     carry_out: Callable[[], Outcome]
 
 
@@ -67,12 +60,7 @@ def prepare_list(
 ) -> Prepared:
     """Find out what must change so that a CA's CRL revokes certificates. Nothing is changed.
 
-    Args:
-        client: the client of rolesanywhere.
-        anchor: the trust anchor.
-        revocation: what to revoke.
-        ca: the CA.
-        sign: signs the next CRL with the CA's key. Called when the revocation is carried out.
+    `sign` signs the next CRL with the CA's key. It is called when the revocation is carried out.
 
     Raises:
         CertificateError: the CA did not issue a certificate, or as `plan_revocation`.
@@ -101,12 +89,7 @@ def prepare_list(
 
 
 def prepare_private(client: ServiceClient, anchor: TrustAnchor, revocation: Revocation) -> Prepared:
-    """Find out what AWS Private CA, which makes its own CRLs, would revoke. Nothing is changed.
-
-    Args:
-        client: the client of acm-pca.
-        anchor: a trust anchor whose CA is there.
-        revocation: what to revoke.
+    """Find out what the AWS Private CA of a trust anchor, which makes its own CRLs, would revoke. Nothing is changed.
 
     Raises:
         UsageError: a new CRL should be made, whatever is to be revoked.

@@ -73,10 +73,7 @@ def cloudformation(setup: Setup, policy: Mapping[str, Any]) -> str:
     """Return a CloudFormation template in JSON. The policy's trust anchor becomes the template's own."""
     anchor = {"Fn::GetAtt": ["TrustAnchor", "TrustAnchorArn"]}
     duration = setup.duration or DEFAULT_DURATION
-    source = {
-        "SourceType": "CERTIFICATE_BUNDLE",
-        "SourceData": {"X509CertificateData": write_bundle(setup.cas)},
-    }
+    source = {"SourceType": "CERTIFICATE_BUNDLE", "SourceData": {"X509CertificateData": write_bundle(setup.cas)}}
     resources = {
         "TrustAnchor": _resource("RolesAnywhere::TrustAnchor", Name=setup.name, Enabled=True, Source=source),
         "Role": _resource(

@@ -77,11 +77,7 @@ class AccessKeyService:
         self._clock = clock
 
     def get_caller_identity(self, record: Record) -> Response:
-        """Verify a request and name its caller, in XML.
-
-        Raises:
-            RefusalError: the request is refused, with STS's error code.
-        """
+        """Verify a request and name its caller, in XML."""
         _check_action(record.request)
         try:
             authorization = read_authorization(record.request)
@@ -101,11 +97,7 @@ class AccessKeyService:
         return Response(200, "text/xml", body.encode())
 
     def authenticate(self, record: Record) -> Signed:
-        """Verify a request to any service.
-
-        Raises:
-            RefusalError: the request is refused, with the error code of its service.
-        """
+        """Verify a request to any service."""
         request = record.request
         try:
             authorization = read_authorization(request)
@@ -118,16 +110,7 @@ class AccessKeyService:
         return Signed(caller, authorization, payload)
 
     def _verify(self, record: Record, authorization: Authorization, payload: str | None = None) -> Credentials:
-        """Verify a request, and return the credentials that signed it.
-
-        Args:
-            record: the raw request; the canonical request and the string to sign are added to it.
-            authorization: what the request says about its signature.
-            payload: the last line of the canonical request. Default: the SHA-256 of the body.
-
-        Raises:
-            SignatureError: a check fails.
-        """
+        """Verify a request, and return the credentials that signed it. A payload of None is the SHA-256 of the body."""
         credentials = self._find(authorization)
         if authorization.algorithm != ALGORITHM:
             raise SignatureError(f"{authorization.algorithm} is not {ALGORITHM}", Flaw.ALGORITHM)

@@ -27,50 +27,30 @@ _SPEC = re.compile(r"([a-z-]+)(?:\*(\d+|always))?(?::(.+))?", re.DOTALL)
 
 @dataclass(frozen=True)
 class Delivery:
-    """A response to send, and the connection to send it on.
-
-    Attributes:
-        connection: the connected socket, plain or TLS. It is closed after the fault.
-        head: status line and headers.
-        body: the body.
-        values: the fault's parameters.
-        stopping: set when the emulator stops. A fault that waits must wait for this.
-    """
+    """A response to send, and the connection to send it on, which is closed after the fault."""
 
     connection: socket.socket
     head: bytes
     body: bytes
     values: Values
-    stopping: Event
+    stopping: Event  # Set when the emulator stops. A fault that waits must wait for this.
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One row of the table of faults.
-
-    Attributes:
-        summary: what the fault does, for the command's help.
-        parameters: names and defaults. The type of a default is the type of the parameter.
-        error: returns the error to respond with. Each service has its own form of it.
-        replace: returns the response to send instead of the true one, or of the error. `now` is the emulator's time.
-        deliver: sends the response, if it is not sent as usual.
-        responds: whether the client gets at least the beginning of a response.
-        has_length: whether the response has a Content-Length.
-        before_request: whether the fault applies to a new connection, before TLS and before a request is read.
-        acts: whether IAM and the control plane do what the request asks for, although the client does not learn of it.
-        sessions_only: whether the fault is for CreateSession only.
-    """
+    """One row of the table of faults."""
 
     summary: str
-    parameters: Values = field(default_factory=dict)
-    error: Callable[[Values], RefusalError] | None = None
+    parameters: Values = field(default_factory=dict)  # Names and defaults, which have the type of the parameter.
+    error: Callable[[Values], RefusalError] | None = None  # What to respond with, in each service's form.
+    # Returns the response to send instead of the true one, or of the error, at the emulator's time.
     replace: Callable[[Response, Values, datetime], Response] | None = None
-    deliver: Callable[[Delivery], None] | None = None
-    responds: bool = True
+    deliver: Callable[[Delivery], None] | None = None  # Sends the response, if it is not sent as usual.
+    responds: bool = True  # Whether the client gets at least the beginning of a response.
     has_length: bool = True
-    before_request: bool = False
-    acts: bool = True
-    sessions_only: bool = False
+    before_request: bool = False  # Whether it applies to a new connection, before TLS.
+    acts: bool = True  # Whether IAM and the control plane do what the request asks for all the same.
+    sessions_only: bool = False  # Whether it is for CreateSession only.
 
 
 class Fault:
@@ -265,10 +245,7 @@ KINDS: dict[str, Kind] = {
     "html": Kind("an HTML page, as from a proxy", {"status": 200}, replace=_html, acts=False),
     "not-json": Kind("201 with a body that is not JSON", {"body": '{"credentialSet": ['}, replace=_not_json),
     "redirect": Kind(
-        "a redirect",
-        {"status": 307, "location": "https://elsewhere.invalid/sessions"},
-        replace=_redirect,
-        acts=False,
+        "a redirect", {"status": 307, "location": "https://elsewhere.invalid/sessions"}, replace=_redirect, acts=False
     ),
     "wrong-clock": Kind(
         "403 Invalid signature, with a Date header that is off",

@@ -53,11 +53,7 @@ class IamService:
         return f"iam:{name}" if name in _ACTIONS else ""
 
     def respond(self, record: Record, signed: Signed) -> Response:
-        """Do what a verified request asks for, and respond in XML.
-
-        Raises:
-            RefusalError: the request is refused, with IAM's error code.
-        """
+        """Do what a verified request asks for, and respond in XML."""
         region = signed.authorization.region
         if region not in REGIONS:
             message = f"Credential should be scoped to a valid region, such as {REGIONS[0]}, and not {region}"

@@ -51,14 +51,7 @@ _NUMBERS = {"MaxSessionDuration": (3600, 43200), "MaxItems": (1, 1000)}
 
 
 class Form:
-    """The parameters of a request, checked.
-
-    Args:
-        request: a POST with a form.
-
-    Raises:
-        RefusalError: it is not a form, or has a parameter twice.
-    """
+    """The parameters of a request, which must be a POST with a form."""
 
     def __init__(self, request: Request) -> None:
         content_type = (request.value("content-type") or "").partition(";")[0].strip().lower()
@@ -72,11 +65,7 @@ class Form:
         self.version = self._values.pop("Version", "")
 
     def check(self, required: Sequence[str], optional: Sequence[str] = ()) -> None:
-        """Check that required parameters are given, and that all values are within their limits.
-
-        Raises:
-            RefusalError: ValidationError, which names the parameter.
-        """
+        """Check that required parameters are given, and that all values are within their limits."""
         lists = {(match[1] or match[4]) if (match := _MEMBER.fullmatch(name)) else name for name in self._values}
         for name in required:
             if name not in lists:
@@ -98,11 +87,7 @@ class Form:
         return int(self._values.get(name, default))
 
     def tags(self) -> dict[str, str]:
-        """Return the tags.
-
-        Raises:
-            RefusalError: a tag has no key or value, is malformed, or is given twice.
-        """
+        """Return the tags."""
         found: dict[str, dict[str, str]] = {}
         for name, value in self._values.items():
             match = _MEMBER.fullmatch(name)
@@ -120,11 +105,7 @@ class Form:
         return {tag["Key"]: tag["Value"] for tag in found.values()}
 
     def tag_keys(self) -> list[str]:
-        """Return the keys of tags to remove.
-
-        Raises:
-            RefusalError: a key is malformed, or there are too many.
-        """
+        """Return the keys of tags to remove."""
         keys = [value for name, value in self._values.items() if name.startswith("TagKeys.")]
         for key in keys:
             if not _TAG_KEY.fullmatch(key):
@@ -133,15 +114,7 @@ class Form:
         return keys
 
     def page(self, items: Iterable[tuple[str, Any]], name: str) -> dict[str, Any]:
-        """Return one page of a list, with its marker if there are more pages.
-
-        Args:
-            items: each item, after the text that it is sorted by.
-            name: the list's name in the response.
-
-        Raises:
-            RefusalError: the marker is not one of an earlier response.
-        """
+        """Return one page of a list, with its marker if there are more. The items come with what they are sorted by."""
         first = _decoded(self.text("Marker"))
         waiting = sorted((each for each in items if each[0] >= first), key=lambda each: each[0])
         count = self.number("MaxItems", _PAGE)

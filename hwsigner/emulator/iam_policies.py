@@ -29,12 +29,7 @@ _OPERATOR = re.compile(
 
 
 class UnknownPolicy:
-    """A trust policy that IAM stores but that hwsigner can't judge. It refuses every session.
-
-    Attributes:
-        document: the document, to the letter.
-        reason: what is unknown.
-    """
+    """A trust policy that IAM stores but that hwsigner can't judge. It refuses every session."""
 
     def __init__(self, document: str, reason: str) -> None:
         self.document = document
@@ -55,11 +50,7 @@ def open_policy(principal_tags: Mapping[str, str]) -> str:
 
 
 def read_policy(document: str) -> TrustPolicy | UnknownPolicy:
-    """Read a trust policy as IAM does when a role is made or changed.
-
-    Raises:
-        RefusalError: MalformedPolicyDocument, or LimitExceeded if it is too long.
-    """
+    """Read a trust policy as IAM does when a role is made or changed."""
     _check_form(document)
     # IAM does not count white space.
     if len("".join(document.split())) > MAX_LENGTH:

@@ -24,35 +24,20 @@ MAX_PROPERTY_LENGTH = 200
 
 @dataclass(frozen=True)
 class Parameters:
-    """What a CreateSession request asks for.
+    """What a CreateSession request asks for."""
 
-    Attributes:
-        trust_anchor: the ARN or alias ARN of the trust anchor.
-        profile: the ARN or alias ARN of the profile.
-        role: the ARN of the role.
-        role_parts: the parts of that ARN.
-        region: the region of both trust anchor and profile.
-        duration: the duration in seconds, or None.
-        session_name: the name of the session, or None.
-        instance_properties: what the client says about its instance.
-    """
-
-    trust_anchor: str
+    trust_anchor: str  # An ARN or alias ARN, as the profile's.
     profile: str
     role: str
     role_parts: Arn
-    region: str
+    region: str  # Of both trust anchor and profile.
     duration: int | None
     session_name: str | None
     instance_properties: dict[str, str]
 
 
 def read_parameters(request: Request) -> Parameters:
-    """Read and check the parameters.
-
-    Raises:
-        RefusalError: ValidationException that names the parameter.
-    """
+    """Read and check the parameters."""
     body = _read_body(request)
     query = _read_query(request.query)
     texts = {name: _only_text(name, query, body) for name in _ARNS}

@@ -24,15 +24,13 @@ class Record:
         time: when the request had arrived.
         request: the raw request.
         request_id: the value of x-amzn-RequestId.
-        action: what the request asks for, such as "rolesanywhere:CreateSession" or "iam:GetRole", or an empty string if
-            it is an action that the emulator does not know.
+        action: what the request asks for, such as "iam:GetRole"; empty if the emulator does not know the action.
         status: the status of the response, or None if a fault suppressed the response.
         answer_type: the type of the error, "Success", or an empty string for a response that a fault made up.
         message: the error message that the client got.
         reason: what exactly failed, or an empty string if nothing failed.
         accepted: whether the request passed every check, even if a fault then changed the response.
-        findings: what the service reports about the client: missingSignedHeaders (with the names), postEmptyBody,
-            algorithmMismatch.
+        findings: what the service reports: missingSignedHeaders (with the names), postEmptyBody, algorithmMismatch.
         fault: the name of the fault that was applied, or an empty string.
         string_to_sign: as recomputed from the request, or empty if an earlier check failed.
         canonical_request: likewise. It may contain a session token.

@@ -32,11 +32,7 @@ class Handler(Protocol):
 
 
 class Service:
-    """CreateSession, GetCallerIdentity and requests to other services, with one world and one clock.
-
-    Attributes:
-        vault: the credentials that it accepts.
-    """
+    """CreateSession, GetCallerIdentity and requests to other services, with one world, one clock and one vault."""
 
     def __init__(self, world: World, clock: Callable[[], datetime]) -> None:
         self.vault = Vault()
@@ -60,12 +56,7 @@ class Service:
         return handler.action(request) if handler else ""
 
     def respond(self, record: Record, *, act: bool = True) -> Response:
-        """Respond to a record's request, and add the result to the record.
-
-        Args:
-            record: the record, with a request and nothing else.
-            act: whether to do what a request asks for. If not, requests to IAM and the control plane are verified only.
-        """
+        """Respond to a request, and complete its record. Without `act`, IAM and the control plane only verify."""
         family, handle = self._route(record.request)
         try:
             with self._lock:

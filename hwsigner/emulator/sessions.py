@@ -61,14 +61,7 @@ class SessionService:
         self._clock = clock
 
     def create_session(self, record: Record) -> Response:
-        """Verify a request and issue credentials.
-
-        Args:
-            record: the raw request; findings, canonical request and string to sign are added to it.
-
-        Raises:
-            RefusalError: the request is refused.
-        """
+        """Verify a request and issue credentials. The record gets findings, canonical request and string to sign."""
         request = record.request
         if not request.body:
             record.findings.append("postEmptyBody")
@@ -238,16 +231,7 @@ def _duration(parameters: Parameters, target: _Target) -> timedelta:
 def record_attempt(
     world: World, arn: str, leaf: x509.Certificate, properties: dict[str, str], *, now: datetime, failed: bool
 ) -> None:
-    """Add a request to its subject. The first one makes the subject.
-
-    Args:
-        world: gets the subject.
-        arn: the subject's ARN.
-        leaf: the certificate of the request.
-        properties: its instance properties.
-        now: the time.
-        failed: whether the request was refused.
-    """
+    """Add a request to its subject. The first one makes the subject."""
     subject = world.subjects.setdefault(
         arn, Subject(arn, leaf.subject.rfc4514_string(), now, created_at=now, updated_at=now)
     )

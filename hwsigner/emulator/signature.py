@@ -51,11 +51,7 @@ class Flaw(Enum):
 
 
 class SignatureError(Exception):
-    """A signature that is wrong or can't be checked. The text is the reason.
-
-    Attributes:
-        flaw: the kind of error.
-    """
+    """A signature that is wrong or can't be checked, and why. Whatever reads or checks one may raise it."""
 
     def __init__(self, reason: str, flaw: Flaw = Flaw.FORM) -> None:
         self.flaw = flaw
@@ -64,31 +60,18 @@ class SignatureError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Authorization:
-    """The parts of a signature, from the header or from the query.
-
-    Attributes:
-        algorithm: such as "AWS4-X509-RSA-SHA256".
-        key_name: the first part of Credential: a serial number or an access key ID.
-        date: the date of the scope, YYYYMMDD.
-        region: the region of the scope.
-        service: the service of the scope.
-        signed_headers: the names, in order.
-        signature: the bytes of the signature.
-        time: the text of X-Amz-Date, or an empty string unless it is given exactly once.
-        session_token: the session token, or an empty string unless it is given exactly once.
-        expires: the lifetime of a presigned URL in seconds; None if the signature is in the header.
-    """
+    """The parts of a signature, from the header or from the query."""
 
     algorithm: str
-    key_name: str
+    key_name: str  # The first part of Credential: a serial number or an access key ID.
     date: str
     region: str
     service: str
     signed_headers: tuple[str, ...]
     signature: bytes
-    time: str
+    time: str  # The text of X-Amz-Date, and the session token: empty unless given exactly once.
     session_token: str = field(repr=False)
-    expires: int | None = None
+    expires: int | None = None  # The lifetime of a presigned URL in seconds; None if the signature is in the header.
 
     @property
     def scope(self) -> str:
@@ -119,11 +102,7 @@ def claimed_service(request: Request) -> str:
 
 
 def read_authorization(request: Request) -> Authorization:
-    """Parse the signature in the header or in the query.
-
-    Raises:
-        SignatureError: the request has no signature or both, or the signature is malformed.
-    """
+    """Parse the signature in the header or in the query."""
     if not is_presigned(request):
         if not request.values("authorization"):
             raise SignatureError("the request is not signed", Flaw.UNSIGNED)
@@ -136,11 +115,7 @@ def read_authorization(request: Request) -> Authorization:
 
 
 def parse_authorization(request: Request) -> Authorization:
-    """Parse `ALGORITHM Credential=…, SignedHeaders=…, Signature=…`.
-
-    Raises:
-        SignatureError: the header is missing, repeated or malformed.
-    """
+    """Parse `ALGORITHM Credential=…, SignedHeaders=…, Signature=…`."""
     algorithm, _, rest = (request.value("authorization") or "").partition(" ")
     pairs = [part.strip(" ").partition("=") for part in rest.split(",")]
     fields = {name: value for name, _, value in pairs}
@@ -186,11 +161,7 @@ def _authorization(fields: dict[str, str], expires: int | None = None) -> Author
 
 
 def check_signed_headers(request: Request, names: tuple[str, ...], required: set[str]) -> list[str]:
-    """Check the form of SignedHeaders, and return the required and X-Amz-* headers that it omits.
-
-    Raises:
-        SignatureError: a name is not in lower case, is out of order, is repeated, or names a header that was not sent.
-    """
+    """Check the form of SignedHeaders, and return the required and X-Amz-* headers that it omits."""
     if list(names) != sorted(set(names)):
         raise SignatureError("SignedHeaders is not sorted, or repeats a name", Flaw.SCOPE)
     sent = {name.lower() for name, _ in request.headers}
@@ -207,9 +178,6 @@ def check_time(authorization: Authorization, now: datetime) -> None:
     """Check X-Amz-Date: its form, its match with the scope's date, and its age.
 
     It may be at most five minutes off. That of a presigned URL may be older, until the URL expires.
-
-    Raises:
-        SignatureError: one of these checks fails.
     """
     text = authorization.time
     try:

@@ -21,14 +21,9 @@ _OTHER_USAGES = (
 
 
 def make_tls(folder: Path, host_names: Iterable[str]) -> tuple[ssl.SSLContext, Path]:
-    """Make a CA and a server certificate in a private folder.
+    """Make a CA and a server certificate. Return the server's TLS context, and the file of the CA's certificate (PEM).
 
-    Args:
-        folder: where the files are written, including the server's private key.
-        host_names: DNS names and IP addresses of the server.
-
-    Returns:
-        the server's TLS context, and the path of the CA's certificate (PEM).
+    The folder must be private: it also gets the server's key.
     """
     ca_key, server_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     ca = _certificate("hwsigner emulator CA", ca_key, ca_key, None)

@@ -23,21 +23,11 @@ _ACTION = re.compile(r"[a-z0-9-]+:[A-Za-z*?]+|\*", re.ASCII)
 
 @dataclass(frozen=True)
 class Credentials:
-    """Credentials, and the caller that they authenticate.
-
-    Attributes:
-        access_key_id: identifies the credentials.
-        secret_access_key: signs requests.
-        session_token: must be sent with each request, or an empty string.
-        expiration: when the credentials expire, or None.
-        arn: the caller's ARN.
-        user_id: the caller's unique ID.
-        account: twelve digits.
-    """
+    """Credentials, and the caller that they authenticate."""
 
     access_key_id: str
     secret_access_key: str = field(repr=False)
-    session_token: str = field(repr=False)
+    session_token: str = field(repr=False)  # Must be sent with each request; empty if there is none.
     expiration: datetime | None
     arn: str
     user_id: str
@@ -64,8 +54,7 @@ class Vault:
         """Add credentials of an account's user that never expire. They replace added ones with the same access key ID.
 
         Raises:
-            UsageError: the access key ID is not 1 to 128 letters and digits, the account is not twelve digits, or the
-                secret or session token is empty or not visible ASCII.
+            UsageError: a value is malformed.
         """
         if not _ACCESS_KEY_ID.fullmatch(access_key_id):
             raise UsageError("not an access key ID", "Give 1 to 128 letters and digits")
@@ -91,11 +80,7 @@ def _store(known: dict[str, Credentials], credentials: Credentials) -> None:
 
 
 def check_action(pattern: str) -> str:
-    """Return the name of an action, which may have wildcards, checked.
-
-    Raises:
-        UsageError: it is malformed.
-    """
+    """Return the name of an action, which may have wildcards. A UsageError says that it is malformed."""
     if not _ACTION.fullmatch(pattern):
         raise UsageError(f"{pattern!r} is not an action", "Write SERVICE:ACTION, such as iam:PassRole or iam:*")
     return pattern
@@ -107,17 +92,7 @@ def matches(action: str, pattern: str) -> bool:
 
 
 def require(denied_actions: Iterable[str], caller: Credentials, action: str, resource: str) -> None:
-    """Check that a caller may do an action.
-
-    Args:
-        denied_actions: those that no caller may do, as in World.denied.
-        caller: who asks.
-        action: such as "iam:GetRole".
-        resource: the ARN of what the action is about, or "*".
-
-    Raises:
-        RefusalError: it is denied, in the words of AWS.
-    """
+    """Check that a caller may do an action. The resource is the ARN of what the action is about, or "*"."""
     if any(matches(action, pattern) for pattern in denied_actions):
         raise denied(
             f"User: {caller.arn} is not authorized to perform: {action} on resource: {resource} "

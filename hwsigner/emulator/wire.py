@@ -23,11 +23,7 @@ _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})(?:[ \t]*;[\t\x20-\x7e]*)?")
 
 
 class MalformedRequestError(Exception):
-    """Bytes that are not an HTTP/1.1 request, or a request that is too large.
-
-    Attributes:
-        status: the HTTP status to respond with.
-    """
+    """Bytes that are not an HTTP/1.1 request, or a request that is too large, and the status to respond with."""
 
     def __init__(self, message: str, status: int = 400) -> None:
         self.status = status
@@ -36,18 +32,11 @@ class MalformedRequestError(Exception):
 
 @dataclass(frozen=True)
 class Request:
-    """A raw request. Text is decoded as ISO-8859-1, so each character is one byte on the wire.
-
-    Attributes:
-        method: as sent.
-        target: path and query as sent.
-        headers: names and values as sent, in order, repeats included. Only the blanks around a value are removed.
-        body: the bytes of the body.
-    """
+    """A raw request, as sent but for the blanks around headers' values. Each character is one byte on the wire."""
 
     method: str
     target: str
-    headers: tuple[tuple[str, str], ...]
+    headers: tuple[tuple[str, str], ...]  # In order, repeats included.
     body: bytes = b""
 
     @property
@@ -72,20 +61,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Response:
-    """An HTTP response, without the headers that every response gets.
-
-    Attributes:
-        status: the HTTP status.
-        content_type: the value of Content-Type.
-        body: the bytes of the body.
-        error_type: the type of the error ("AccessDeniedException"), or an empty string.
-        headers: more headers, in order.
-    """
+    """An HTTP response, without the headers that every response gets."""
 
     status: int
     content_type: str
     body: bytes
-    error_type: str = ""
+    error_type: str = ""  # Such as "AccessDeniedException".
     headers: tuple[tuple[str, str], ...] = ()
 
     def with_header(self, name: str, value: str) -> Response:
@@ -93,14 +74,7 @@ class Response:
         return replace(self, headers=(*self.headers, (name, value)))
 
     def head(self, *, now: datetime, request_id: str, length: int | None, close: bool) -> bytes:
-        """Return the status line and headers, including the blank line.
-
-        Args:
-            now: the time for the Date header, unless the response has its own.
-            request_id: the value of x-amzn-RequestId.
-            length: the value of Content-Length, or None to omit it.
-            close: whether to announce that the connection closes after this response.
-        """
+        """Return the status line and headers, including the blank line. A length of None omits Content-Length."""
         headers = [("x-amzn-RequestId", request_id), ("Content-Type", self.content_type), *self.headers]
         if not any(name == "Date" for name, _ in self.headers):
             headers.append(("Date", http_date(now)))
@@ -118,10 +92,7 @@ def http_date(moment: datetime) -> str:
 
 
 def read_request(stream: BinaryIO, send: Callable[[bytes], object]) -> Request | None:
-    """Read one request, and send `100 Continue` if the client expects it.
-
-    Returns:
-        the request, or None if the client closed the connection before it sent anything.
+    """Read one request, and send `100 Continue` if the client expects it. Return None if the client sent nothing.
 
     Raises:
         MalformedRequestError: the request is not HTTP/1.1, is cut off, or exceeds a limit of this module.

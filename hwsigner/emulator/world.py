@@ -56,8 +56,7 @@ class World:
         """Make a world with one profile and one role, with fixed ARNs.
 
         Args:
-            trust_anchor: a certificate, or PEM bytes with one or more, or several of these, each for its own trust
-                anchor.
+            trust_anchor: a certificate, PEM bytes with one or more, or several of these, each for its own anchor.
             region: the region of the trust anchors and the profile.
             account: twelve digits.
             accept_role_session_name: whether the profile lets callers name their sessions.
@@ -85,11 +84,7 @@ class World:
 
 
 def read_certificates(source: CertificateSource) -> list[x509.Certificate]:
-    """Return the certificates in PEM or DER bytes.
-
-    Raises:
-        CertificateError: the bytes contain no certificate.
-    """
+    """Return the certificates in PEM or DER bytes. A CertificateError says that there are none."""
     if isinstance(source, x509.Certificate):
         return [source]
     try:

@@ -210,34 +210,20 @@ class Judgement(NamedTuple):
 
 @dataclass(frozen=True)
 class Condition:
-    """One operator with one key and its values, as written in a policy. Make it with `parse`.
+    """One operator with one key and its values, as written in a policy. Make it with `parse`."""
 
-    Attributes:
-        operator: the operator, such as "ForAnyValue:StringLikeIfExists".
-        key: the key, such as "aws:PrincipalTag/x509Subject/CN".
-        values: one or more, as text.
-        parts: the operator, split.
-        variables: the keys of the policy variables in the values.
-    """
-
-    operator: str
-    key: str
+    operator: str  # Such as "ForAnyValue:StringLikeIfExists".
+    key: str  # Such as "aws:PrincipalTag/x509Subject/CN".
     values: tuple[str, ...]
     parts: OperatorParts
-    variables: tuple[str, ...]
+    variables: tuple[str, ...]  # The keys of the policy variables in the values.
     _tests: tuple[Compiled, ...]
     _has_variables: bool
     _unknown: str  # Why no request can be judged, or an empty string.
 
     @classmethod
     def parse(cls, name: str, key: str, values: tuple[str, ...], *, has_variables: bool) -> Condition:
-        """Return a condition.
-
-        Args:
-            name: the operator.
-            key: the key.
-            values: the values.
-            has_variables: whether the policy's Version has policy variables.
+        """Return a condition. Whether it has policy variables depends on the policy's Version.
 
         Raises:
             ValueError: the operator is unknown, or a value is not of its type. The text completes "…: ".

@@ -32,12 +32,7 @@ _FEW_LETTERS = 2  # A pattern with fewer letters and digits names no one.
 
 
 def open_statements(statements: Sequence[Statement], trust_anchor: str = "") -> Iterator[Finding]:
-    """Yield what lets strangers in.
-
-    Args:
-        statements: the policy's.
-        trust_anchor: the ARN of the trust anchor that should be let in, if known.
-    """
+    """Yield what lets strangers in, other than by the trust anchor that should be let in, if it is known."""
     anchor_open = _admitting(statements, ANCHOR_KEYS, _strange_anchors(statements, trust_anchor))
     certificate_open = _admitting(statements, CERTIFICATE_KEYS, _strange_certificates(statements))
     for statement in statements:

@@ -24,27 +24,16 @@ _SPELLINGS = {each.lower(): each for each in KEYS}
 
 @dataclass
 class Statement:
-    """What a statement means.
+    """What a statement means."""
 
-    Attributes:
-        name: for messages, such as "statement 2 (OnlyDevops)".
-        allows: whether its Effect is Allow.
-        everyone: whether its Principal is everyone.
-        others: its principals that are not Roles Anywhere, as written.
-        concerns_service: whether it is for Roles Anywhere, misspelt or not.
-        actions: those of ACTIONS that it has, misspelt or not.
-        conditions: those that can be read.
-        unread: the keys of the others.
-    """
-
-    name: str
+    name: str  # For messages, such as "statement 2 (OnlyDevops)".
     allows: bool = True
-    everyone: bool = False
-    others: list[str] = field(default_factory=list)
-    concerns_service: bool = False
-    actions: set[str] = field(default_factory=set)
-    conditions: list[Condition] = field(default_factory=list)
-    unread: list[str] = field(default_factory=list)
+    everyone: bool = False  # Whether its Principal is everyone.
+    others: list[str] = field(default_factory=list)  # Its principals that are not Roles Anywhere, as written.
+    concerns_service: bool = False  # Whether it is for Roles Anywhere, misspelt or not.
+    actions: set[str] = field(default_factory=set)  # Those of ACTIONS that it has, misspelt or not.
+    conditions: list[Condition] = field(default_factory=list)  # Those that can be read.
+    unread: list[str] = field(default_factory=list)  # The keys of the others.
 
 
 class Reader:

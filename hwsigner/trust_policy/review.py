@@ -145,12 +145,7 @@ def _may_be_anchor(value: str, has_wildcards: bool) -> bool:
 
 
 def _never_met(statements: Sequence[Statement], now: datetime) -> Iterator[Finding]:
-    """Yield why Allow statements match no request any more.
-
-    Args:
-        statements: the policy's.
-        now: the time, with its zone.
-    """
+    """Yield why Allow statements match no request any more."""
     for statement in statements:
         if statement.allows:
             yield from _about_values(statement)

@@ -64,12 +64,7 @@ def write_trust_policy(tags: Mapping[str, Sequence[str]], *, trust_anchor: str |
         condition.setdefault(operator, {})[f"aws:PrincipalTag/{name}"] = unique[0] if len(unique) == 1 else unique
     if trust_anchor is not None:
         condition["ArnEquals"] = {"aws:SourceArn": trust_anchor}
-    statement = {
-        "Effect": "Allow",
-        "Principal": {"Service": SERVICE},
-        "Action": list(ACTIONS),
-        "Condition": condition,
-    }
+    statement = {"Effect": "Allow", "Principal": {"Service": SERVICE}, "Action": list(ACTIONS), "Condition": condition}
     return {"Version": "2012-10-17", "Statement": [statement]}
 
 
@@ -79,15 +74,7 @@ def size(policy: Mapping[str, Any]) -> int:
 
 
 def check_size(policy: Mapping[str, Any], limit: int = HIGHEST_SIZE_LIMIT) -> None:
-    """Check that IAM accepts a policy of this size.
-
-    Args:
-        policy: the policy.
-        limit: the account's limit in characters.
-
-    Raises:
-        UsageError: the policy is larger.
-    """
+    """Check that IAM accepts a policy of this size, with the account's limit. A UsageError says that it does not."""
     if size(policy) > limit:
         hint = "Use a pattern such as CN=web-*, a name that the certificates share, or another role"
         raise UsageError(f"the trust policy would have {size(policy)} characters, and IAM accepts {limit}", hint)

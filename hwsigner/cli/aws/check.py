@@ -24,10 +24,7 @@ from hwsigner.uri import KeyURI
 HELP = "check the AWS side of a profile: what is wrong or open"
 
 _FOUND = 1  # The exit status if there are findings.
-_FLAGS = (
-    Flag("policy", "file with a trust policy to check, without AWS", "FILE"),
-    *OUTPUT,
-)
+_FLAGS = (Flag("policy", "file with a trust policy to check, without AWS", "FILE"), *OUTPUT)
 _OF_SESSION = (*ARNS, "session-duration", "role-session-name")
 
 

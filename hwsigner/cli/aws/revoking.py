@@ -19,10 +19,7 @@ from hwsigner.identity.next_revocation_list import REASONS, Draft
 from hwsigner.identity.revocation_list import RevocationList
 from hwsigner.key import open_key
 
-CA = (
-    Flag("ca-key", "the CA's key, as a key URI or a path", "KEY-URI"),
-    Flag("ca", "the CA's certificate", "FILE"),
-)
+CA = (Flag("ca-key", "the CA's key, as a key URI or a path", "KEY-URI"), Flag("ca", "the CA's certificate", "FILE"))
 REVOCATION = (
     Flag("reason", f"why: {', '.join(REASONS)}", "REASON", one_of(*REASONS), "unspecified"),
     Flag(
@@ -38,11 +35,7 @@ def prepare(
 ) -> Prepared:
     """Read what the service has, and find out what must change. Nothing is changed.
 
-    Args:
-        arguments: the command's arguments, which have the flags of `CA` and `REVOCATION`, and perhaps `renew`.
-        arn: the trust anchor.
-        certificates: the certificates to revoke.
-        serials: serial numbers of more.
+    The arguments have the flags of `CA` and `REVOCATION`, and perhaps `renew`.
 
     Raises:
         UsageError: the ARN is malformed, or the CA's flags are missing or do not apply.

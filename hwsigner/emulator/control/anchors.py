@@ -126,11 +126,7 @@ def _read_bundle(text: str) -> list[x509.Certificate]:
 
 
 def merged_settings(settings: Settings, more: list[dict[str, Any]]) -> Settings:
-    """Return settings, by event, with those of a request. ALL is the only channel.
-
-    Raises:
-        RefusalError: ValidationException: the request has an event twice.
-    """
+    """Return settings, by event, with those of a request. ALL is the only channel."""
     added = {each["event"]: {"channel": "ALL", "threshold": _DEFAULT["threshold"], **each} for each in more}
     if len(added) < len(more):
         raise invalid("notificationSettings has an event twice")

@@ -29,20 +29,12 @@ _Kind = TypeVar("_Kind", bound=Resource)
 
 @dataclass(frozen=True)
 class Call:
-    """A call whose signature and members are checked.
-
-    Attributes:
-        world: the resources of all accounts and regions.
-        caller: who signed it. Its resources are those of the caller's account.
-        region: the region that it was signed for.
-        members: the members of the request, decoded.
-        now: the time.
-    """
+    """A call whose signature and members are checked. The caller reaches the resources of its account."""
 
     world: World
     caller: Credentials
     region: str
-    members: Mapping[str, Any]
+    members: Mapping[str, Any]  # Those of the request, decoded.
     now: datetime
 
     @property
@@ -64,11 +56,7 @@ class Call:
         return f"{self.prefix}{kind}/{uuid.uuid4()}"
 
     def base_fields(self) -> dict[str, Any]:
-        """Return the name, alias, tags and times of a resource that the request creates.
-
-        Raises:
-            RefusalError: ValidationException or TooManyTagsException: the tags are invalid.
-        """
+        """Return the name, alias, tags and times of a resource that the request creates."""
         return {
             "name": self.members["name"],
             "alias": self.members.get("aliasName", ""),
@@ -82,11 +70,7 @@ class Call:
         return [resources[arn] for arn in sorted(resources) if arn.startswith(self.prefix)]
 
     def find(self, resources: Mapping[str, _Kind], kind: str, identifier: str) -> _Kind:
-        """Return a resource of the caller's account and region by its ID, ARN or alias ARN.
-
-        Raises:
-            RefusalError: ResourceNotFoundException.
-        """
+        """Return a resource of the caller's account and region by its ID, ARN or alias ARN."""
         arn = identifier if ":" in identifier else f"{self.prefix}{kind}/{identifier}"
         found = by_arn(resources, arn) if arn.startswith(self.prefix) else None
         if found is None:
@@ -94,15 +78,7 @@ class Call:
         return found
 
     def check_alias(self, resources: Mapping[str, Resource], holder: Resource | None = None) -> None:
-        """Check the request's alias, before anything is changed.
-
-        Args:
-            resources: those of the type.
-            holder: the resource that gets the alias, or None if it does not exist yet.
-
-        Raises:
-            RefusalError: ValidationException: the alias is reserved, or another resource has it.
-        """
+        """Check the request's alias, before anything is changed. `holder` is the resource that gets it, if any."""
         alias = self.members.get("aliasName", "")
         if alias.lower().startswith("aws/"):
             raise invalid(f"The alias {alias} is reserved")
@@ -110,11 +86,7 @@ class Call:
             raise invalid(f"The alias {alias} is already in use")
 
     def rename(self, resource: Resource) -> dict[str, str]:
-        """Set a resource's name and alias if the request has them, and the time of the update.
-
-        Returns:
-            previousAliasName, if an alias was changed or removed.
-        """
+        """Set a resource's name and alias if the request has them. Return previousAliasName, if that changed."""
         previous = resource.alias
         resource.name = self.members.get("name", resource.name)
         resource.alias = self.members.get("aliasName", resource.alias)
@@ -125,9 +97,6 @@ class Call:
         """Return a page of the caller's resources, and nextToken if there are more.
 
         The token names the last resource, so that resources which come and go shift no others.
-
-        Raises:
-            RefusalError: ValidationException: the token or the size is invalid.
         """
         size = self.members.get("pageSize", PAGE_SIZE)
         if size < 1:
@@ -160,11 +129,7 @@ def timestamp(moment: datetime) -> str:
 
 
 def merged_tags(tags: Mapping[str, str], more: list[dict[str, str]]) -> dict[str, str]:
-    """Return tags with more of them.
-
-    Raises:
-        RefusalError: ValidationException: a key is reserved or given twice. TooManyTagsException: more than 50.
-    """
+    """Return tags with more of them."""
     added = {tag["key"]: tag["value"] for tag in more}
     if len(added) < len(more):
         raise invalid("A tag key is given twice")

@@ -40,11 +40,7 @@ def import_crl(call: Call) -> dict[str, Any]:
     if sum(each.trust_anchor == anchor.arn for each in crls.values()) >= MAX_CRLS:
         raise invalid(f"The trust anchor has {MAX_CRLS} CRLs, which is its quota")
     crl = Crl(
-        call.new_arn(KIND.name),
-        members["crlData"],
-        anchor.arn,
-        members.get("enabled", False),
-        **call.base_fields(),
+        call.new_arn(KIND.name), members["crlData"], anchor.arn, members.get("enabled", False), **call.base_fields()
     )
     return KIND.add(call, crl)
 

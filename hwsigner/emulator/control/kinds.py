@@ -15,17 +15,11 @@ _Resource = TypeVar("_Resource", TrustAnchor, Profile, Crl)
 
 @dataclass(frozen=True)
 class Kind(Generic[_Resource]):
-    """A kind of resource that can be enabled.
+    """A kind of resource that can be enabled."""
 
-    Attributes:
-        name: its name in ARNs, such as "trust-anchor".
-        member: the member of responses that has one resource, such as "trustAnchor". With "Id" it is the member of
-            requests that names one, and with "s" the member of responses that has a list.
-        resources: returns those of a world, by ARN.
-        detail: returns what responses say of a resource.
-    """
-
-    name: str
+    name: str  # In ARNs, such as "trust-anchor".
+    # The member of responses that has one resource, such as "trustAnchor". With "Id" it is the member of requests that
+    # names one, and with "s" the member of responses that has a list.
     member: str
     resources: Callable[[World], dict[str, _Resource]]
     detail: Callable[[_Resource], dict[str, Any]]
@@ -36,11 +30,7 @@ class Kind(Generic[_Resource]):
         return self.document(resource)
 
     def find(self, call: Call) -> _Resource:
-        """Return the resource that a request names.
-
-        Raises:
-            RefusalError: ResourceNotFoundException.
-        """
+        """Return the resource that a request names."""
         return call.find(self.resources(call.world), self.name, call.members[f"{self.member}Id"])
 
     def document(self, resource: _Resource, more: dict[str, str] | None = None) -> dict[str, Any]:

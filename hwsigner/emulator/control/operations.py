@@ -50,19 +50,14 @@ PAGE = Structure({"nextToken": Text(1, 10000), "pageSize": Whole()})
 
 
 class Operation(NamedTuple):
-    """An operation, with the members of its request. Members named in the path's braces are in the path.
-
-    Attributes:
-        status: the HTTP status of its response.
-        query: the members that are in the query.
-    """
+    """An operation, with the members of its request. Members named in the path's braces are in the path."""
 
     name: str
     method: str
     path: str
     input: Structure
-    status: int = 200
-    query: tuple[str, ...] = ()
+    status: int = 200  # Of its response.
+    query: tuple[str, ...] = ()  # The members that are in the query.
 
 
 def _identifier(kind: str) -> Text:

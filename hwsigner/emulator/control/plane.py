@@ -56,11 +56,7 @@ HANDLERS: Mapping[str, Callable[[Call], dict[str, Any]]] = {
 
 
 def find_operation(request: Request) -> tuple[Operation, dict[str, Any]]:
-    """Return the operation that a request is for, and the members in its path.
-
-    Raises:
-        RefusalError: UnknownOperationException.
-    """
+    """Return the operation that a request is for, and the members in its path."""
     segments = request.path.split("/")
     for operation in OPERATIONS.values():
         names = operation.path.split("/")
@@ -76,11 +72,7 @@ def find_operation(request: Request) -> tuple[Operation, dict[str, Any]]:
 
 
 def read_members(operation: Operation, request: Request, in_path: dict[str, Any]) -> dict[str, Any]:
-    """Return the members of a request, decoded and checked against the operation's shapes.
-
-    Raises:
-        RefusalError: ValidationException or SerializationException.
-    """
+    """Return the members of a request, decoded and checked against the operation's shapes."""
     given = {**_read_query(operation, request), **_read_body(request), **in_path}
     return operation.input.read(given, "")
 
@@ -132,11 +124,7 @@ class ControlPlane:
             return ""
 
     def respond(self, record: Record, signed: Signed) -> Response:
-        """Run the operation of a verified request.
-
-        Raises:
-            RefusalError: the request is refused.
-        """
+        """Run the operation of a verified request."""
         operation, in_path = find_operation(record.request)
         members = read_members(operation, record.request, in_path)
         call = Call(self._world, signed.caller, signed.authorization.region, members, self._clock())

@@ -16,12 +16,7 @@ class Shape(Protocol):
     """The form of a value in JSON."""
 
     def read(self, value: Any, where: str) -> Any:
-        """Check a value and return it, decoded if JSON encodes it.
-
-        Raises:
-            RefusalError: ValidationException, or SerializationException if the value has another type. Both name
-                `where` the value is.
-        """
+        """Check a value and return it, decoded if JSON encodes it."""
 
 
 @dataclass(frozen=True)
