@@ -217,12 +217,7 @@ def _run_completed(command: CommandModule, parsed: Arguments) -> int:
 
 
 def _print_help(name: str | None, *, alone: bool) -> None:
-    """Print a command's flags, and then the page of the docs with this name, if there is one; or the commands.
-
-    Args:
-        name: the name.
-        alone: whether there are no arguments: then what to do next is printed.
-    """
+    """Print a command's flags and the page of its name; or the commands, or what to do next if `alone`."""
     from hwsigner.cli.help import next_steps, overview
     from hwsigner.cli.pages import names, names_without, page, page_of
 

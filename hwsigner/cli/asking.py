@@ -9,12 +9,12 @@ from hwsigner.errors import HwsignerError, UsageError, printable
 
 
 def ask(lines: Sequence[str], question: str, *, nothing: str) -> None:
-    """Show lines on the terminal device and ask; return if the user types yes.
+    """Show lines on the terminal device, with control characters escaped, and ask; return if the user types yes.
 
     Args:
-        lines: what would be done. Control characters are escaped.
+        lines: what would be done.
         question: what to ask, such as "Type yes to delete it".
-        nothing: what the error says if the user types something else, such as "nothing was deleted".
+        nothing: what the error says otherwise, such as "nothing was deleted".
 
     Raises:
         UsageError: there is no terminal.

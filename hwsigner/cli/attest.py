@@ -62,11 +62,7 @@ def run(arguments: Arguments) -> int:
 
 
 def _check(arguments: Arguments) -> None:
-    """Check that the flags fit together.
-
-    Raises:
-        UsageError: they don't, or no key is given.
-    """
+    """Check that a key is given and that the flags fit together."""
     if not arguments.key and not arguments.ek:
         raise UsageError("no key was given", "Give the key URI of the key to attest")
     of_answers, of_statements = ("pcrs",), ("csr", "vendor-certificates")

@@ -104,9 +104,6 @@ def _send(child: int, number: int) -> None:
 
 
 def _has_reached_all(received: signal.struct_siginfo) -> bool:
-    """Return whether the whole process group, and so the program, got the signal: it came from the terminal.
-
-    When a terminal is closed, only the leader of its session gets SIGHUP.
-    """
+    """Return whether a terminal sent the signal to the whole group. A closed one sends SIGHUP to its leader alone."""
     is_for_leader = received.si_signo == signal.SIGHUP and os.getsid(0) == os.getpid()
     return received.si_code == _FROM_KERNEL and not is_for_leader

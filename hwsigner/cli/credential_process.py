@@ -26,12 +26,9 @@ def add_arguments(parser: Parser) -> None:
 
 
 def _run_before_profile(given: Arguments) -> bool:
-    """Print a running agent's credentials, if the flags only name a profile.
+    """Print a running agent's credentials, if the flags only name a profile, and return whether it had any.
 
     This comes before config.toml is read, as perhaps only the agent can read it.
-
-    Returns:
-        Whether credentials were printed. If not, call `run`.
     """
     name = _only_profile(vars(given))
     if name is None:
@@ -42,11 +39,7 @@ def _run_before_profile(given: Arguments) -> bool:
 
 
 def _run_without_profile(given: Arguments) -> bool:
-    """Print the credentials of the system's agent, which may be starting: this user can't read such a profile.
-
-    Returns:
-        Whether credentials were printed. If not, there is no such profile.
-    """
+    """Print the credentials of the system's agent, which may be starting: this user can't read such a profile."""
     name = _only_profile(vars(given))
     if name is None:
         return False
@@ -56,10 +49,7 @@ def _run_without_profile(given: Arguments) -> bool:
 
 
 def run(arguments: Arguments) -> int:
-    """Create a session and print its credentials. Then start an agent, if the profile has `agent = "auto"`.
-
-    Mistakes in the flags are reported before the key is used.
-    """
+    """Create a session and print its credentials. Then start an agent, if the profile has `agent = "auto"`."""
     from hwsigner.aws.create_session import create_session
     from hwsigner.cli.monitoring import audit_of_sessions
     from hwsigner.config import settings

@@ -63,14 +63,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: Arguments) -> int:
-    """Serve until SIGINT, SIGTERM or SIGHUP.
-
-    Returns:
-        0, once stopped.
-
-    Raises:
-        HwsignerError: a flag, a file or the address is invalid.
-    """
+    """Serve until SIGINT, SIGTERM or SIGHUP."""
     from hwsigner.emulator import Emulator, Fault
 
     gc.enable()  # Unlike most commands, this one keeps running.

@@ -63,14 +63,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: Arguments) -> int:
-    """Get a session, then run the command with an endpoint that gives its credentials and refreshes them.
-
-    Returns:
-        The command's exit status.
-
-    Raises:
-        HwsignerError: there is no session. The command was not run.
-    """
+    """Run the command with an endpoint that gives credentials and refreshes them. Without a session, it is not run."""
     from hwsigner.cli.child import inheritable_descriptors, run_program
     from hwsigner.cli.process import report_thread_failures
     from hwsigner.cli.server_run import close_in_time
@@ -120,8 +113,7 @@ class _NameAndCommand(argparse.Action):
 def _profile(arguments: Arguments) -> ServedProfile:
     """Return the profile that is named, or else the one that the flags describe or name.
 
-    Its sessions and failures are not logged: lines would mix with the command's. If there are no credentials, the
-    command's SDK is told why.
+    Its sessions and failures are not logged, as lines would mix with the command's: the SDK gets the reason.
     """
     from hwsigner.cli.sources import of_flags, of_profile
 

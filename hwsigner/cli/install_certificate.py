@@ -63,12 +63,7 @@ def run(arguments: Arguments) -> int:
 
 
 def _check_profile(name: str) -> None:
-    """Check the profile to be written, before anything is changed.
-
-    Raises:
-        UsageError: the name is invalid, or the profile has an ARN that is malformed.
-        ConfigError: a config.toml can't be read.
-    """
+    """Check the name and the ARNs of the profile to be written, before anything is changed."""
     check_name(name)
     existing = profiles(os.environ).get(name)
     if existing is not None:
@@ -79,11 +74,7 @@ def _check_profile(name: str) -> None:
 
 
 def _certificates(arguments: Arguments) -> list[Certificate]:
-    """Return the certificates of the argument and of `--intermediates`.
-
-    Raises:
-        CertificateError: there are too many.
-    """
+    """Return the certificates of the argument and of `--intermediates`."""
     places = filter(None, (arguments.certificate, arguments.settings.intermediates))
     found = [one for place in places for one in settings.certificates_at(place)]
     if len(found) > _MOST_CERTIFICATES:  # More would make looking for the chain slow.

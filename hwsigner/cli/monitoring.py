@@ -21,7 +21,6 @@ def audit_of_sessions() -> Audit | None:
 
     Raises:
         AuditError: it can't be opened, and it is required.
-        ConfigError: config.toml is invalid.
     """
     found = read_monitoring(os.environ)
     if not found.audit_log:

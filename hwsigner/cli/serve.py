@@ -57,15 +57,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: Arguments) -> int:
-    """Serve until SIGINT, SIGTERM or SIGHUP.
-
-    Returns:
-        0, once interrupted.
-
-    Raises:
-        HwsignerError: a flag, a file or the address can't be used; or there are no credentials, at the start or later,
-            and another attempt would not help.
-    """
+    """Serve until SIGINT, SIGTERM or SIGHUP. Raises if there are no credentials, and another attempt would not help."""
     from hwsigner.cli.process import raise_descriptor_limit
     from hwsigner.cli.server_run import ServerRun
     from hwsigner.monitoring.audit import open_audit

@@ -139,11 +139,7 @@ def _groups() -> str:
 
 
 def _program(*, system: bool) -> Path:
-    """Return the path of this program, which the units run.
-
-    Raises:
-        UsageError: the system's units can't run it.
-    """
+    """Return the path of this program, which the units run, once it is known that the system's units can run it."""
     program = Path(os.path.abspath(sys.argv[0]))
     if program.name != "hwsigner" or not os.access(program, os.X_OK):
         raise UsageError("the path of this program is not known", "Run it by its path: /opt/hwsigner/bin/hwsigner")

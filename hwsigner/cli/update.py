@@ -48,13 +48,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: Arguments) -> int:
-    """Write once, or keep the section fresh until SIGINT or SIGTERM.
-
-    Mistakes in the flags are reported before the key is used.
-
-    Returns:
-        0, once written or stopped.
-    """
+    """Write once, or keep the section fresh until SIGINT or SIGTERM. Wrong flags are errors before the key is used."""
     from hwsigner.agent.source import AgentOrOwn
     from hwsigner.aws.config_file import credentials_path
     from hwsigner.aws.credentials_file import check_section
@@ -85,11 +79,7 @@ def run(arguments: Arguments) -> int:
 
 
 def _only_profile(arguments: Arguments) -> str | None:
-    """Return the profile of config.toml that the flags name, if they set nothing else of a session.
-
-    Raises:
-        UsageError: they set nothing at all.
-    """
+    """Return the profile of config.toml that the flags name, if they set nothing else of a session."""
     if not {flag.name for flag, _ in arguments.given} <= {flag.name for flag in _FLAGS}:
         return None
     if not arguments.config_profile:

@@ -67,12 +67,7 @@ def run(arguments: Arguments) -> int:
 
 
 def _read_state(path: str) -> Document:
-    """Read the state. Another user who can write it could answer any challenge.
-
-    Raises:
-        UsageError: another user can, or it can't be read.
-        AttestationError: it is not a state.
-    """
+    """Read the state. Another user who can write it could answer any challenge."""
     try:
         with open_trusted(path, UsageError) as file:
             return attestation.read(file.read(MAX_BYTES + 1), "state")

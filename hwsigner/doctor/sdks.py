@@ -68,10 +68,7 @@ def check_files(environ: Mapping[str, str], check_command: CheckCommand | None) 
 
 
 def _read(path: str, *, is_named: bool) -> tuple[Sections, Finding | None]:
-    """Return the settings by section, and why botocore or hwsigner can't read the file; None if they can.
-
-    A missing file is a mistake only if a variable or a link names it.
-    """
+    """Return the settings by section, and the finding about the file. That it is missing is one only if it is named."""
     try:
         text, status = read_text(path)
     except (FileNotFoundError, NotADirectoryError):

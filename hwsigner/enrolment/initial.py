@@ -83,10 +83,6 @@ class Enrolled:
 def enroll(asked: Enrolment, prompts: Prompts = lambda _: ()) -> Enrolled:
     """Make what is missing of a key, its certificate, its profile and the line for the SDKs.
 
-    Args:
-        asked: what to bring about.
-        prompts: returns what asks the user for a PIN that no other place gives.
-
     Raises:
         UsageError: a name, an ARN or another setting is missing or invalid.
         ConfigError: a file can't be read or changed.
@@ -162,11 +158,7 @@ def _check_pin(access: KeyAccess, key: KeyDescription) -> None:
 
 
 def _region(values: Settings) -> str:
-    """Check the ARNs that are known, and return the region; an empty string if it is not known.
-
-    Raises:
-        UsageError: an ARN is malformed, or their regions differ.
-    """
+    """Check the ARNs that are known, and return the region; an empty string if it is not known."""
     known = {name: value for name in ARNS if (value := getattr(values, attribute_of(name)))}
     check_known_arns(known)
     if len(known) < len(ARNS):

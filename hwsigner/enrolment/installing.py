@@ -66,16 +66,7 @@ def install_leaf(
 
 
 def _chain_of(uri: KeyURI, public_key: bytes | None, certificates: Sequence[Certificate]) -> Chain:
-    """Return the chain of a key's certificate.
-
-    Raises:
-        KeyMismatchError: no certificate is for the key.
-        AmbiguousCertificateError: several are.
-        CertificateError: the chain is longer than the service accepts.
-
-    Warns:
-        CertificateWarning: a certificate is not in the chain.
-    """
+    """Return the chain of a key's certificate, and warn of the certificates that are not in it."""
     different = list({one.der: one for one in certificates}.values())
     if public_key is None:
         candidates = leaves(different)

@@ -45,7 +45,6 @@ def profile_lock(name: str, config: str, *, system: bool = False) -> Iterator[in
 
     Raises:
         LockError: another one has been doing it for ten seconds.
-        HwsignerError: the folder of config.toml can't be written.
     """
     path = os.path.join(os.path.dirname(config), f".{name}.hwsigner-enroll")
     running = f"another hwsigner enroll or renew of {name} is running"
@@ -59,7 +58,6 @@ def renewal_lock(config: str) -> Iterator[None]:
 
     Raises:
         LockError: another one has been doing it for two minutes.
-        HwsignerError: the folder of config.toml can't be written.
     """
     path = os.path.join(os.path.dirname(config), ".hwsigner-renew")
     with _locked(path, _RENEWAL_SECONDS, "another hwsigner renew is running"):
@@ -82,11 +80,7 @@ def _locked(path: str, seconds: float, running: str, *, folder_mode: int = 0o700
 
 
 def settings_of(found: Profile | None, given: Mapping[str, Any]) -> Settings:
-    """Return the settings: those given, by attribute, else the profile's, else the defaults.
-
-    Raises:
-        ConfigError: the profile is invalid.
-    """
+    """Return the settings: those given, by attribute, else the profile's, else the defaults."""
     return Settings({**(profile_values(found, given) if found else {}), **given})
 
 
@@ -107,11 +101,6 @@ def kept_values(given: Settings) -> dict[str, Any]:
 
 def key_to_certify(values: Settings, new_key: KeyRequest, prompts: Prompts) -> KeyToCertify:
     """Return the key and the names that the settings ask for.
-
-    Args:
-        values: the settings.
-        new_key: what the key must be like if it is to be made.
-        prompts: returns what asks the user for a PIN, for the setting `pinentry`.
 
     Raises:
         UsageError: no key or no subject is named, or a name is invalid.
@@ -148,7 +137,6 @@ def issuer_of(values: Settings, key: KeyAccess | None = None) -> Issuer:
 
     Raises:
         UsageError: they choose none, or a setting is missing or invalid.
-        CertificateError: the vendor's certificates can't be read.
     """
     name = values.issuer or ("command" if values.issuer_command else None)
     if name is None:
@@ -203,10 +191,5 @@ def certificate_values(installed: InstalledCertificate, key: str | KeyURI = "") 
 
 
 def with_certificate(kept: Mapping[str, Any], installed: InstalledCertificate | None) -> dict[str, Any]:
-    """Return what to write into a profile that names an installed certificate; None removes what excludes it.
-
-    Args:
-        kept: the other values, as TOML has them.
-        installed: where the certificate was put; None if the profile names it already.
-    """
+    """Return what to write into a profile: what it keeps, and the places of a certificate that was installed now."""
     return {**dict.fromkeys(EXCLUDED), **kept, **certificate_values(installed)} if installed else dict(kept)

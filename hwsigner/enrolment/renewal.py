@@ -146,20 +146,9 @@ def _renew(found: Profile, old: Certificate, new_key: str | None, prompts: Promp
 
 
 def _try(values: Settings, key: Key, chain: Chain, *, may_skip: bool) -> HwsignerError | None:
-    """Get credentials with a new certificate, if the profile has its ARNs.
+    """Get credentials with a new certificate, if the profile has its ARNs. The key is closed.
 
-    Args:
-        values: the profile's settings.
-        key: the open key. It is closed.
-        chain: the certificate.
-        may_skip: whether a service that can't say yes or no now is no error.
-
-    Returns:
-        Why the service has not said yes or no.
-
-    Raises:
-        ServiceError: the service refused it.
-        ServiceUnreachableError: the service was not reached.
+    If `may_skip`, return the error of a service that can't say yes or no now, instead of raising it.
     """
     if not all(getattr(values, attribute_of(arn)) for arn in ARNS):
         return None
@@ -198,11 +187,7 @@ def seconds_left(leaf: Certificate, now: datetime) -> float:
 
 
 def _check_later(new: Certificate, old: Certificate) -> None:
-    """Check that a new certificate ends after the old one.
-
-    Raises:
-        CertificateError: it does not.
-    """
+    """Check that a new certificate ends after the old one."""
     end = new.x509.not_valid_after_utc
     if end <= old.x509.not_valid_after_utc:
         problem = f"the certificate from the issuer ends on {end:%Y-%m-%dT%H:%MZ}, no later than the one in use"
@@ -210,11 +195,7 @@ def _check_later(new: Certificate, old: Certificate) -> None:
 
 
 def _alternative_names(leaf: Certificate) -> tuple[list[str], list[str]]:
-    """Return the DNS names and URIs of a certificate.
-
-    Raises:
-        CertificateError: it has other alternative names too.
-    """
+    """Return the DNS names and URIs of a certificate, which must have no other alternative names."""
     try:
         names = leaf.x509.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:

@@ -69,8 +69,7 @@ def plan_retirement(
 
     Raises:
         UsageError: it names no key.
-        HwsignerError: its file can't be changed.
-        SigningKeyError, PinError: the key can't be deleted.
+        HwsignerError: its file can't be changed, or the key can't be deleted.
     """
     if not os.access(os.path.dirname(found.file), os.W_OK):
         problem = f"you can't change {found.file}, which has profile {found.name!r}"

@@ -63,14 +63,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: Arguments) -> int:
-    """Serve until SIGINT or SIGTERM.
-
-    Returns:
-        0, once stopped.
-
-    Raises:
-        HwsignerError: a flag, a file or the address can't be used.
-    """
+    """Serve until SIGINT or SIGTERM."""
     gc.enable()  # Unlike most commands, this one keeps running.
     report_thread_failures()
     tls = _tls(arguments)
@@ -88,11 +81,7 @@ def run(arguments: Arguments) -> int:
 
 
 def _write_audit(facts: Mapping[str, object]) -> None:
-    """Write the facts of a decision to stderr, as a line of JSON in ASCII.
-
-    Raises:
-        OSError: it can't be written.
-    """
+    """Write the facts of a decision to stderr, as a line of JSON in ASCII; raises an OSError if it can't."""
     descriptor = sys.__stderr__.fileno() if sys.__stderr__ else 2
     decision = str(facts.get("decision"))
     line = json.dumps({"time": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), "decision": decision, **facts})

@@ -53,7 +53,7 @@ class Issued:
             source: what it is, for messages, such as `the output of the issuer's command`.
 
         Raises:
-            CertificateError: there is none, there are too many, or the base64 of one is broken.
+            CertificateError: as `from_der`, or the base64 of one is broken.
         """
         try:
             found = [binascii.a2b_base64(b"".join(block.split())) for block in _BLOCK.findall(answer)]

@@ -27,11 +27,7 @@ _CHUNK = 1 << 16
 
 
 def open_issuer(settings: IssuerSettings) -> CommandIssuer:
-    """Return the issuer that runs `settings.command`.
-
-    Raises:
-        UsageError: there is no command, or it has an open quote.
-    """
+    """Return the issuer that runs `settings.command`; raises a UsageError if there is none, or it has an open quote."""
     try:
         words = shlex.split(settings.command)
     except ValueError:
@@ -54,14 +50,7 @@ class CommandIssuer:
     timeout: float
 
     def issue(self, request: CertificateRequest) -> Issued | Pending:
-        """Run the program. Exit status 75 (EX_TEMPFAIL) means that there is no certificate yet.
-
-        Raises:
-            UsageError: it can't be run.
-            CertificateError: it printed no certificate.
-            ServiceError: it exited with another status than 0, or printed more than MAX_OUTPUT_BYTES.
-            ServiceUnreachableError: it took too long.
-        """
+        """Run the program. Exit status 75 (EX_TEMPFAIL): there is no certificate yet. Raises as `Issuer.issue`."""
         with open(os.memfd_create("request"), "w+b") as stdin:  # Unlike a pipe, it takes any request at once.
             stdin.write(request.pem)
             stdin.seek(0)
@@ -100,10 +89,7 @@ class CommandIssuer:
 def _outputs(process: subprocess.Popen[bytes], deadline: float) -> tuple[bytes, bytes]:
     """Return what a program prints until it ends, or until its stdout is too long. Of its stderr, return the end.
 
-    Processes that it leaves behind may keep its pipes open: they are not waited for.
-
-    Raises:
-        TimeoutError: the deadline came first.
+    Processes that it leaves behind may keep its pipes open: they are not waited for. Raises a TimeoutError.
     """
     stdout, stderr = cast("IO[bytes]", process.stdout), cast("IO[bytes]", process.stderr)
     texts = {stdout: b"", stderr: b""}

@@ -28,11 +28,7 @@ _MAY_PASS = frozenset({409, 429, 500, 502, 503, 504})
 
 
 def open_issuer(settings: IssuerSettings) -> RegistrarIssuer:
-    """Return the registrar at `settings.url`.
-
-    Raises:
-        UsageError: as `open_website`; or there is no key to attest.
-    """
+    """Return the registrar at `settings.url`; raises as `open_website`, or if there is no key to attest."""
     if settings.key is None:
         raise UsageError("the registrar needs proof of where the key is", "Use a key in a TPM or a YubiKey")
     return RegistrarIssuer(open_website(settings), settings.key, settings.vendor_certificates)
@@ -55,11 +51,7 @@ class RegistrarIssuer:
     def issue(self, request: CertificateRequest) -> Issued | Pending:
         """Prove that the request's key is in hardware, and return the certificates.
 
-        Raises:
-            SigningKeyError, PinError: the key's hardware made no statement or answer.
-            CertificateError: the registrar's answer can't be read.
-            ServiceError: the registrar refused.
-            ServiceUnreachableError: it gave no complete answer in time.
+        Raises as `Issuer.issue`, or a SigningKeyError or PinError if the key's hardware made no statement or answer.
         """
         for attempt in range(_ATTEMPTS):
             response = self._attested(request)
@@ -94,12 +86,7 @@ class RegistrarIssuer:
         return self.site.post(self.site.endpoint.path + path, headers, messages.write_object(members))
 
     def _members(self, response: Response, *names: str) -> dict[str, Any]:
-        """Return the members of an answer.
-
-        Raises:
-            ServiceError: it is a refusal.
-            CertificateError: it can't be read.
-        """
+        """Return the members of an answer; raises a ServiceError for a refusal."""
         try:
             if response.status == 200:
                 return messages.read_object(response.body, *names)

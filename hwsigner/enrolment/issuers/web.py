@@ -41,7 +41,6 @@ class Website:
 
         Raises:
             ServiceUnreachableError: no complete response came in time.
-            ConfigError: the CAs can't be read.
         """
         sent, deadline = self._all(headers), Deadline(self.timeout)
         if self.client is None:
@@ -56,13 +55,7 @@ class Website:
         return [("Host", self.endpoint.host_header), ("User-Agent", "hwsigner"), *headers]
 
     def refusal(self, response: Response, reason: str = "", hint: str = "") -> ServiceError:
-        """Return the error for a response that is not what was asked for.
-
-        Args:
-            response: the response.
-            reason: what the server says; it is shortened.
-            hint: what to do.
-        """
+        """Return the error for a response that is not what was asked for, with what the server says, shortened."""
         status = response.status
         if 300 <= status < 400:
             reason, hint = "a redirect, which is not followed", "Give the URL of the server that it names"
@@ -77,11 +70,7 @@ class Website:
 
 
 def open_website(settings: IssuerSettings, default_path: str = "") -> Website:
-    """Return the server of `settings.url`.
-
-    Args:
-        settings: the settings.
-        default_path: the path if the URL has none.
+    """Return the server of `settings.url`, with the default path if the URL has none.
 
     Raises:
         UsageError: there is no URL, or it is malformed, or `http:` on another machine.
@@ -102,11 +91,7 @@ def open_website(settings: IssuerSettings, default_path: str = "") -> Website:
 
 
 def _client(settings: IssuerSettings) -> ClientCertificate | None:
-    """Return the certificate to log in with.
-
-    Raises:
-        UsageError: its key is not one that TLS can use.
-    """
+    """Return the certificate to log in with; raises a UsageError if its key is not one that TLS can use."""
     if not settings.certificate:
         return None
     uri = settings.key.uri.resolved() if settings.key else None
@@ -120,14 +105,10 @@ def _client(settings: IssuerSettings) -> ClientCertificate | None:
 
 
 def secret(settings: IssuerSettings, what: str) -> str:
-    """Return the secret of an issuer, for a header.
-
-    Args:
-        settings: the settings.
-        what: what it is, for the message.
+    """Return the secret of an issuer, for a header. The messages say what it is, and do not show it.
 
     Raises:
-        UsageError: there is none, or it has a character that a header can't have. The message does not show it.
+        UsageError: there is none, or it has a character that a header can't have.
         PinError: its place can't be read.
     """
     if settings.secret is None:

@@ -54,11 +54,7 @@ class Registrar:
     clock: Callable[[], float] = time.time
 
     def challenge(self, body: bytes, client: str) -> dict[str, Any]:
-        """Answer a statement with the challenge to it and the sealed state.
-
-        Args:
-            body: the request's body.
-            client: the client's address, for the audit line.
+        """Answer the body of a request, a statement, with the challenge to it and the sealed state.
 
         Raises:
             RefusedRequest: the statement can't be true, or the policy does not allow its request.
@@ -73,11 +69,7 @@ class Registrar:
         return {"challenge": messages.members(challenge), "state": messages.encode(sealed)}
 
     def certify(self, body: bytes, client: str) -> dict[str, Any]:
-        """Verify an answer and return the certificates for the statement's request.
-
-        Args:
-            body: the request's body.
-            client: the client's address, for the audit line.
+        """Verify the body of a request, an answer, and return the certificates for the statement's request.
 
         Raises:
             RefusedRequest: the answer proves nothing, the policy does not allow the request, or the issuer has no
@@ -102,12 +94,7 @@ class Registrar:
             raise RefusedRequest(HTTPStatus.CONFLICT, str(error), "Start again with a new statement") from None
 
     def _allowed(self, statement: Document, facts: dict[str, object]) -> tuple[CertificateRequest, Trust]:
-        """Return a statement's request, which the policy allows the chip of the statement, and the trust in that chip.
-
-        Raises:
-            AttestationError: the statement can't be true.
-            RefusedRequest: the policy does not allow it.
-        """
+        """Return a statement's request, which the policy allows its chip, and the trust in that chip."""
         request = CertificateRequest(statement.blob("certificateRequest"))
         found = attestation.examine(statement, self.trust)
         facts |= {"chip": found.chip, "request": hashlib.sha256(request.der).hexdigest()}
@@ -152,12 +139,7 @@ class Registrar:
     def _decision(self, client: str, *, otherwise: str = "refused") -> Iterator[dict[str, object]]:
         """Write the audit line of a decision, whose facts the body of the `with` statement collects.
 
-        Args:
-            client: the client's address.
-            otherwise: the decision if the body raises a refusal.
-
-        Raises:
-            RefusedRequest: the body raised it, an AttestationError or a ValueError.
+        An error of the body is raised as a RefusedRequest, and the decision is `otherwise`.
         """
         facts: dict[str, object] = {"client": client}
         try:
