@@ -11,7 +11,7 @@ import importlib
 import re
 from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple, ParamSpec, TypeVar, cast
 
 from hwsigner.errors import BackendUnavailableError, PluginError, UsageError, install_command
 
@@ -20,6 +20,10 @@ _OUR_OWN = "hwsigner.backends."
 # The dynamic linker's message.
 _LIBRARY = r"(\S+\.so\S*): cannot open shared object file"
 _SCHEME = r"[a-z][a-z0-9+.-]+"
+
+_Given = ParamSpec("_Given")
+_Result = TypeVar("_Result")
+_Key = TypeVar("_Key")
 
 
 class Backend(NamedTuple):
@@ -59,7 +63,7 @@ class Backend(NamedTuple):
     attestation: str = ""
     recognises: Callable[[bytes], bool] | None = None
 
-    def guarded(self, scheme: str, module: str, function: Callable[..., Any]) -> Any:
+    def _guarded(self, scheme: str, module: str, function: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
         """Return a function of one of its modules. If it is not built in, its failures are PluginErrors that name it.
 
         Args:
@@ -72,6 +76,14 @@ class Backend(NamedTuple):
         from hwsigner.backends.plugins import Plugin
 
         return Plugin(ENTRY_POINTS, scheme, module).guarded(function)
+
+    def _guarded_key(self, scheme: str, key: _Key) -> _Key:
+        """Return a key that it opened, such that the key's failures are those of `_guarded`."""
+        if self.module.startswith(_OUR_OWN):
+            return key
+        from hwsigner.backends.plugins import Plugin, PluginKey
+
+        return cast(_Key, PluginKey(Plugin(ENTRY_POINTS, scheme, self.module), key))
 
     def load(self, module: str) -> ModuleType:
         """Import one of its modules; raise a BackendUnavailableError if its library is missing, or a PluginError."""

@@ -6,9 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import entry_points
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ParamSpec, Self, TypeVar, cast
 
 from hwsigner.errors import HwsignerError, HwsignerWarning, PluginError
+
+_Given = ParamSpec("_Given")
+_Result = TypeVar("_Result")
 
 
 class Plugin:
@@ -25,15 +28,13 @@ class Plugin:
         self._scheme = scheme
         self._module = module
 
-    def guarded(self, function: Callable[..., Any]) -> Any:
-        """Return one of its functions, such that failures are PluginErrors: also those of the keys that it opens."""
+    def guarded(self, function: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
+        """Return one of its functions, such that its failures are PluginErrors."""
 
-        def call(*arguments: Any, **named: Any) -> Any:
+        def call(*arguments: _Given.args, **named: _Given.kwargs) -> _Result:
             with self.blamed():
                 result = function(*arguments, **named)
-            if function.__name__ == "open_key":
-                return PluginKey(self, result)
-            return self._items(result) if isinstance(result, Iterator) else result
+            return cast(_Result, self._items(result)) if isinstance(result, Iterator) else result
 
         return call
 

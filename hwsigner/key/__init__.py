@@ -153,7 +153,7 @@ def open_key(
     parsed = KeyURI.of(uri).resolved()
     lack = f"{parsed.scheme}: keys can't be opened", "Report it to the authors of their backend"
     open_named = capability(parsed, OpensKeys.open_key, parsed.backend.module, lack, allow_modules=allow_modules)
-    return open_named(parsed, PinSource.of(pin), public_key=public_key)
+    return parsed.backend._guarded_key(parsed.scheme, open_named(parsed, PinSource.of(pin), public_key=public_key))
 
 
 def find_certificates(
@@ -208,9 +208,9 @@ def capability(
     found: Callable[_Given, _Result] | None = getattr(module and backend.load(module), function.__name__, None)
     if found is None:
         raise UsageError(*lack)
-    found = backend.guarded(uri.scheme, module, found)
+    found = backend._guarded(uri.scheme, module, found)
     name = ChecksModules.check_modules.__name__
     check = None if allow_modules else getattr(backend.load(backend.module), name, None)
     if check:
-        backend.guarded(uri.scheme, backend.module, check)(uri)
+        backend._guarded(uri.scheme, backend.module, check)(uri)
     return found

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -221,6 +222,15 @@ class TestFailure:
         monkeypatch.setattr(module.DrawerKey, name, property(failing) if name == "algorithm" else failing)
         with pytest.raises(PluginError, match=self.BLAMED):
             use(key)
+
+    def test_of_a_key_names_the_package_when_open_key_has_another_name(
+        self, drawer: Drawer, module: ModuleType, failing: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        generate_key(drawer.uri(), None, PIN)
+        monkeypatch.setattr(module, "open_key", partial(module.open_key))
+        monkeypatch.setattr(module.DrawerKey, "sign", failing)
+        with open_key(drawer.uri(), PIN) as key, pytest.raises(PluginError, match=self.BLAMED):
+            key.sign(b"message")
 
     def test_of_a_command_is_not_an_internal_error_of_hwsigner(
         self, drawer: Drawer, module: ModuleType, scene: Scene, failing: Any, monkeypatch: pytest.MonkeyPatch
