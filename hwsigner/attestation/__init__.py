@@ -182,13 +182,7 @@ def challenge(statement: Document, trust: Trust) -> tuple[Document, Document]:
 
 
 def verify_answer(statement: Document, state: Document, answer: Document, trust: Trust) -> Findings:
-    """Return what an answer proves.
-
-    Args:
-        statement: the statement.
-        state: the state of its challenge.
-        answer: the answer to that.
-        trust: the trusted roots.
+    """Return what an answer proves, given the statement and the state of its challenge.
 
     Raises:
         AttestationError: it proves nothing: it answers another challenge or statement, it is not from the chip of the

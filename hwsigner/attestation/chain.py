@@ -26,15 +26,8 @@ _MOST_OTHERS = 8  # More would make looking for the chain slow.
 _LONGEST_KEY_BITS = 8192
 _KNOWN_EXTENSIONS = frozenset(
     {
-        "basic_constraints",
-        "key_usage",
-        "extended_key_usage",
-        "subject_alt_name",
-        "subject_directory_attributes",
-        "certificate_policies",
-        "authority_key_identifier",
-        "key_identifier",
-        "crl_distribution_points",
+        *("basic_constraints", "key_usage", "extended_key_usage", "subject_alt_name", "subject_directory_attributes"),
+        *("certificate_policies", "authority_key_identifier", "key_identifier", "crl_distribution_points"),
         "authority_information_access",
     }
 )
@@ -168,12 +161,7 @@ class Trust:
         *,
         may_issue: Callable[[VendorCertificate], bool] = lambda certificate: certificate.is_ca,
     ) -> tuple[VendorCertificate, ...]:
-        """Return the chain from a leaf to a root.
-
-        Args:
-            leaf: the leaf.
-            others: certificates that may stand between leaf and root.
-            may_issue: whether a certificate that is not a root may issue others.
+        """Return the chain from a leaf to a root, through others that `may_issue` certificates.
 
         Raises:
             AttestationError: no chain leads to a root, or a certificate in it is not valid now.

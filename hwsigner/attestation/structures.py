@@ -35,12 +35,7 @@ _Key = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
 
 
 class _Reader:
-    """Reads a structure from its start to its end.
-
-    Args:
-        data: the structure.
-        name: what it is, for errors.
-    """
+    """Reads a structure, whose name is for errors, from its start to its end."""
 
     def __init__(self, data: bytes, name: str) -> None:
         self._rest = data
@@ -133,11 +128,7 @@ class Quoted(NamedTuple):
 
 
 def read_public(data: bytes, name: str) -> Public:
-    """Read a TPMT_PUBLIC of an RSA or ECC key.
-
-    Args:
-        data: its bytes.
-        name: what it is, for errors.
+    """Read a TPMT_PUBLIC of an RSA or ECC key. The name is for errors.
 
     Raises:
         AttestationError: it is invalid, or of an algorithm that is not known here.

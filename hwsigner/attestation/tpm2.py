@@ -16,29 +16,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hwsigner.attestation import structures as tpm
 from hwsigner.attestation.chain import Trust, VendorCertificate, in_usual_form
 from hwsigner.attestation.credential import make_credential
 from hwsigner.attestation.documents import Document, Value, binding
 from hwsigner.attestation.findings import Findings
-from hwsigner.attestation.structures import (
-    BANKS,
-    DECRYPT,
-    ECC,
-    FIXED_PARENT,
-    FIXED_TPM,
-    HASH_NAMES,
-    NO_DA,
-    RESTRICTED,
-    SENSITIVE_DATA_ORIGIN,
-    SIGN,
-    USER_WITH_AUTH,
-    Public,
-    Quoted,
-    read_certified,
-    read_public,
-    read_quoted,
-    verify_signature,
-)
+from hwsigner.attestation.structures import Public, Quoted, read_certified, read_public, read_quoted, verify_signature
 from hwsigner.attestation.weaknesses import is_roca, weaknesses_of_tpm
 from hwsigner.errors import AttestationError
 
@@ -46,7 +29,7 @@ _SECRET_BYTES = 32
 # TCG EK Credential Profile, 3.2.16: the extended key usage of an endorsement key's certificate.
 _EK_USAGE = "2.23.133.8.1"
 _POLICY_AUTH_VALUE, _POLICY_PCR = 0x16B, 0x17F  # TPM_CC (part 2, 6.5.2).
-_STAYS = (FIXED_TPM, FIXED_PARENT, SENSITIVE_DATA_ORIGIN)
+_STAYS = (tpm.FIXED_TPM, tpm.FIXED_PARENT, tpm.SENSITIVE_DATA_ORIGIN)
 
 
 @dataclass(frozen=True)
@@ -107,12 +90,12 @@ def _read(statement: Document, trust: Trust) -> _Parts:
     ak = read_public(statement.blob("akPublic"), "the public area of the attestation key")
     ek = read_public(statement.blob("ekPublic"), "the public area of the endorsement key")
     _require(key, "the key can be copied or was not made in the TPM", *_STAYS)
-    _require(key, "the key does not sign", SIGN)
+    _require(key, "the key does not sign", tpm.SIGN)
     _require(ak, "the attestation key can be copied or was not made in the TPM", *_STAYS)
-    if ak.type != ECC or not ak.has(RESTRICTED, SIGN) or ak.has(DECRYPT):
+    if ak.type != tpm.ECC or not ak.has(tpm.RESTRICTED, tpm.SIGN) or ak.has(tpm.DECRYPT):
         problem = "the attestation key is not an ECC key restricted to what the TPM makes"
         raise AttestationError(problem, "Make the statement with hwsigner attest")
-    if not ek.has(*_STAYS, RESTRICTED, DECRYPT) or ek.has(SIGN):
+    if not ek.has(*_STAYS, tpm.RESTRICTED, tpm.DECRYPT) or ek.has(tpm.SIGN):
         raise AttestationError("the endorsement key is not a TPM's storage key", "Use a standard endorsement key")
     others = [VendorCertificate.read(one, "an EK certificate") for one in statement.blobs("ekCertificates")]
     return _Parts(key, ak, ek, _ek_certificate(ek, others, trust))
@@ -173,17 +156,17 @@ def _vendor(certificate: VendorCertificate) -> str:
 
 def _guards(key: Public) -> list[str]:
     guards = []
-    if key.has(USER_WITH_AUTH):
-        counted = "are not counted" if key.has(NO_DA) else "put the TPM in lockout"
+    if key.has(tpm.USER_WITH_AUTH):
+        counted = "are not counted" if key.has(tpm.NO_DA) else "put the TPM in lockout"
         guards.append(f"The key signs for any user with its auth value, which may be empty; wrong ones {counted}")
     if key.policy:
-        signs = "The key also signs" if key.has(USER_WITH_AUTH) else "The key signs only"
+        signs = "The key also signs" if key.has(tpm.USER_WITH_AUTH) else "The key signs only"
         guards.append(f"{signs} while its policy is satisfied, which has the digest {key.policy.hex()}")
     elif not guards:
         guards.append("Nothing satisfies the key's policy, so it never signs")
-    if key.has(RESTRICTED):
+    if key.has(tpm.RESTRICTED):
         guards.append("The key signs only messages that the TPM hashed itself")
-    if key.has(DECRYPT):
+    if key.has(tpm.DECRYPT):
         guards.append("The key also decrypts")
     return guards
 
@@ -197,12 +180,12 @@ def _quoted(key: Public, ak: Public, answer: Document, expected: bytes) -> list[
     quoted = read_quoted(info)
     _check_extra_data(quoted.extra_data, expected, "the quote")
     # Their lengths too: else the same bytes, cut at other places, would be other values.
-    lengths = [hashlib.new(BANKS[bank]).digest_size if bank in BANKS else 0 for bank, _ in quoted.pcrs]
+    lengths = [hashlib.new(tpm.BANKS[bank]).digest_size if bank in tpm.BANKS else 0 for bank, _ in quoted.pcrs]
     joined = hashlib.new(hash_name, b"".join(values)).digest()
     if [len(value) for value in values] != lengths or joined != quoted.digest:
         raise AttestationError("the answer's PCR values are not those of the quote", "Ask for another answer")
     named = [
-        (f"{BANKS.get(bank, hex(bank))}:{number}", value.hex())
+        (f"{tpm.BANKS.get(bank, hex(bank))}:{number}", value.hex())
         for (bank, number), value in zip(quoted.pcrs, values, strict=True)
     ]
     return [*(f"PCR {name} is {value}" for name, value in named), *_pcr_policy(key, quoted)]
@@ -211,9 +194,9 @@ def _quoted(key: Public, ak: Public, answer: Document, expected: bytes) -> list[
 def _pcr_policy(key: Public, quoted: Quoted) -> list[str]:
     """Return a sentence if the key's policy is that of the quoted PCRs' values (part 3, 23.7 and 23.17)."""
     pcrs = struct.pack(">I", _POLICY_PCR) + quoted.selection + quoted.digest
-    digest = hashlib.new(HASH_NAMES[key.name_hash], bytes(len(key.policy)) + pcrs).digest()
-    with_auth = hashlib.new(HASH_NAMES[key.name_hash], digest + struct.pack(">I", _POLICY_AUTH_VALUE)).digest()
-    if key.has(USER_WITH_AUTH) or key.policy not in (digest, with_auth):
+    digest = hashlib.new(tpm.HASH_NAMES[key.name_hash], bytes(len(key.policy)) + pcrs).digest()
+    with_auth = hashlib.new(tpm.HASH_NAMES[key.name_hash], digest + struct.pack(">I", _POLICY_AUTH_VALUE)).digest()
+    if key.has(tpm.USER_WITH_AUTH) or key.policy not in (digest, with_auth):
         return []
     needed = ", and with its auth value, which may be empty" if key.policy == with_auth else ""
     return [f"The key signs only while these PCRs have these values{needed}"]

@@ -35,12 +35,7 @@ _NO_CONTEXT = (None, 0, None)
 class SigV4Auth(RequestAuth):
     """Signs requests with an access key (AWS4-HMAC-SHA256).
 
-    Each region and service needs its own object.
-
-    Attributes:
-        credentials: the credentials to sign with, or a callable that returns them.
-        region: the region of the service's endpoint.
-        service: the service's name in credential scopes.
+    Each region and service needs its own object, with the attributes `credentials`, `region` and `service`.
     """
 
     def __init__(
@@ -122,19 +117,11 @@ class SigV4Auth(RequestAuth):
         _, target, server = wire_url(_prepared(url), self._s3)
         path, _, query = target.partition("?")
         try:
-            request = Request(
-                method.upper(),
-                path,
-                tuple(parse_qsl(query, keep_blank_values=True, errors="strict")),
-                (("Host", server.host), *(headers or {}).items()),
-            )
+            parameters = tuple(parse_qsl(query, keep_blank_values=True, errors="strict"))
+            request = Request(method.upper(), path, parameters, (("Host", server.host), *(headers or {}).items()))
+            now = datetime.fromtimestamp(self._clock(), UTC)
             signed = presign_request(
-                request,
-                access_key,
-                region=self.region,
-                service=self.service,
-                now=datetime.fromtimestamp(self._clock(), UTC),
-                expires=expires,
+                request, access_key, region=self.region, service=self.service, now=now, expires=expires
             )
         except (TypeError, ValueError) as error:
             raise UsageError(f"the URL can't be signed: {error}", "Check its path, query and headers") from None
@@ -159,12 +146,7 @@ def _prepared(url: str) -> str:
 class SigV4X509Auth(RequestAuth):
     """Signs requests with a certificate's key (SigV4-X509), for IAM Roles Anywhere.
 
-    Each region and service needs its own object.
-
-    Attributes:
-        identity: the identity to sign with.
-        region: the region of the service's endpoint.
-        service: the service's name in credential scopes.
+    Each region and service needs its own object, with the attributes `identity`, `region` and `service`.
     """
 
     def __init__(
@@ -176,14 +158,7 @@ class SigV4X509Auth(RequestAuth):
         also_sign: Iterable[str] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Sign for one region. The identity must stay open while this object is used.
-
-        Args:
-            identity: see `hwsigner.open_identity`.
-            region: as in the name of the service's endpoint.
-            service: the service's name in credential scopes.
-            also_sign: as for `SigV4Auth`.
-            clock: returns the seconds since 1970.
+        """Sign for one region. The identity must stay open while this object is used; the rest is as for `SigV4Auth`.
 
         Raises:
             UsageError: a header to sign changes on the way; the region or service is empty or invalid.

@@ -45,12 +45,8 @@ class X509Context(NamedTuple):
     def authorize(self, method: str, target: str, headers: Signed, payload: str) -> str:
         """Return the value of the Authorization header; see `SigningContext.authorize`."""
         to_sign, names = canonical.request_to_sign(method, target, headers, payload, self.context)
-        return authorization_header(
-            self.identity.chain,
-            self.context[2],
-            signed_headers=names.decode("ascii"),
-            signature=self.identity.sign(to_sign),
-        )
+        chain, signature = self.identity.chain, self.identity.sign(to_sign)
+        return authorization_header(chain, self.context[2], signed_headers=names.decode("ascii"), signature=signature)
 
 
 class RequestAuth(AuthBase):

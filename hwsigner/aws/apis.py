@@ -34,15 +34,8 @@ _NOT_FOUND = frozenset({"NoSuchEntity", "NoSuchEntityException", "ResourceNotFou
 _DENIED = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"})
 _THROTTLED = frozenset({"Throttling", "ThrottlingException", "TooManyRequestsException", "RequestLimitExceeded"})
 _OF_CLOCK = frozenset({"RequestExpired", "RequestTimeTooSkewed", "SignatureDoesNotMatch", "InvalidSignatureException"})
-_OF_CREDENTIALS = frozenset(
-    {
-        "ExpiredToken",
-        "ExpiredTokenException",
-        "InvalidClientTokenId",
-        "UnrecognizedClientException",
-        "InvalidAccessKeyId",
-    }
-)
+_OF_CREDENTIALS = frozenset({"InvalidClientTokenId", "UnrecognizedClientException", "InvalidAccessKeyId"})
+_OF_CREDENTIALS |= {"ExpiredToken", "ExpiredTokenException"}
 # Calls that need a second permission, which the service does not always name.
 _ALSO = {"rolesanywhere:CreateProfile": "iam:PassRole", "rolesanywhere:UpdateProfile": "iam:PassRole"}
 # "User: ARN is not authorized to perform: iam:GetRole on resource: role web because no … policy allows it"
@@ -305,10 +298,7 @@ def _denial(what: str, action: str, message: str) -> tuple[str, str]:
     missing = parts["action"] + (f" on {parts['resource']}" if parts["resource"] else "")
     problem = f"{what} was refused: {parts['caller'] or 'the caller'} lacks {missing}"
     if "explicit deny" in message:
-        return (
-            f"{problem}{parts['reason'] or ''}",
-            f"Ask for an exception to the policy that denies {parts['action']}",
-        )
+        return f"{problem}{parts['reason'] or ''}", f"Ask for an exception to the policy that denies {parts['action']}"
     return problem, f"Ask for a policy that allows {parts['action']}"
 
 

@@ -208,8 +208,7 @@ def _attempt(
         raise service_error(response, now())
     if not is_from_service(response):
         raise unexpected_response(response)
-    number = request_id_of(response)
-    serial = identity.chain.leaf.x509.serial_number
+    number, serial = request_id_of(response), identity.chain.leaf.x509.serial_number
     return read_credentials(
         response.body, role_arn=request.role_arn, now=now(), request_id=number, certificate_serial=serial
     )
@@ -217,13 +216,8 @@ def _attempt(
 
 def _send(identity: Identity, request: SessionRequest, service: Service, deadline: Deadline, now: datetime) -> Response:
     begin = time.monotonic()
-    signed = sign_request(
-        build_request(request, service.endpoint),
-        identity.sign,
-        certificate=identity.chain,
-        region=service.region,
-        now=now,
-    )
+    unsigned = build_request(request, service.endpoint)
+    signed = sign_request(unsigned, identity.sign, certificate=identity.chain, region=service.region, now=now)
     if service.trace:
         service.trace(f"canonical request:\n{canonical_request(signed.request).decode()}")
         service.trace(f"string to sign:\n{signed.string_to_sign.decode()}")
@@ -258,12 +252,7 @@ def _milliseconds(begin: float) -> str:
 
 
 def service_error(response: Response, now: datetime) -> ServiceError:
-    """Return the error for a response that is not a success.
-
-    Args:
-        response: the response.
-        now: this machine's time when it came, with a time zone.
-    """
+    """Return the error for a response that is not a success and came at a time, by this machine's clock."""
     body = response.json_object()
     kind = _type(response, body)
     error = _explained(response, body, kind, now)

@@ -74,11 +74,7 @@ class Credentials:
 
 
 def read_agent_credentials(body: bytes, *, role_arn: str) -> Credentials:
-    """Read credentials from an agent's reply, which `process_json` wrote.
-
-    Args:
-        body: the JSON.
-        role_arn: the role, which the reply does not contain.
+    """Read credentials from an agent's reply, which `process_json` wrote. It does not contain the role.
 
     Raises:
         AgentError: the reply has no credentials.

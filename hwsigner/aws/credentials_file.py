@@ -116,11 +116,10 @@ def _edited(text: str, section: str, values: Mapping[str, str], place: str) -> s
             texts += (line.text for line in found)
         else:
             following = sections[index + 1][0].text if index + 1 < len(sections) else ""
-            texts += (
-                _renewed_as_block(found, values, newline, following, place)
-                if place
-                else _renewed_in_place(found, values, newline)
-            )
+            if place:
+                texts += _renewed_as_block(found, values, newline, following, place)
+            else:
+                texts += _renewed_in_place(found, values, newline)
             is_missing = is_missing and header.header != section
     if is_missing:
         texts += _appended("".join(texts), section, values, newline)

@@ -10,11 +10,7 @@ from hwsigner.aws.config_file import config_path, credentials_path
 from hwsigner.system.files import read_text
 
 _CREDENTIAL_SETTINGS = (
-    "aws_access_key_id",
-    "credential_process",
-    "login_session",
-    "role_arn",
-    "sso_account_id",
+    *("aws_access_key_id", "credential_process", "login_session", "role_arn", "sso_account_id"),
     "web_identity_token_file",
 )
 _CREDENTIALS_SECTION = re.compile("default")

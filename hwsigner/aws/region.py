@@ -108,11 +108,7 @@ def parse_arn(text: str | None, flag: str, *, name: str = "") -> Arn:
 
 
 def parse_canonical_arn(text: str | None, flag: str) -> Arn:
-    """Parse the value of an ARN flag that must not be the ARN of an alias, as in IAM policies.
-
-    Args:
-        text: the ARN; None or an empty string if the flag was not given.
-        flag: `--trust-anchor-arn`, `--profile-arn` or `--role-arn`.
+    """Parse the value of an ARN flag, as `parse_arn`, that must not be the ARN of an alias, as in IAM policies.
 
     Raises:
         UsageError: as `parse_arn`, or it is the ARN of an alias.
@@ -124,11 +120,7 @@ def parse_canonical_arn(text: str | None, flag: str) -> Arn:
 
 
 def check_region(text: str, source: str = "--region") -> str:
-    """Return a region's name, checked.
-
-    Args:
-        text: the name.
-        source: what contains it, for the message.
+    """Return a region's name, checked. Its source is for the message.
 
     Raises:
         UsageError: it does not look like a region.
@@ -303,9 +295,7 @@ def _is_true(environ: Mapping[str, str], name: str) -> bool:
 
 def _check_safety(source: str, endpoint: Endpoint, verify: bool) -> None:
     if not verify:
-        warnings.warn(
-            UnsafeConnectionWarning(f"--no-verify-ssl: nothing proves that {endpoint.host_header} is the service"),
-            stacklevel=3,
-        )
+        message = f"--no-verify-ssl: nothing proves that {endpoint.host_header} is the service"
+        warnings.warn(UnsafeConnectionWarning(message), stacklevel=3)
     else:
         check_protected(source, endpoint, "Use https:, or accept an unprotected connection with --no-verify-ssl")

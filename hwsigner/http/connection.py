@@ -75,12 +75,7 @@ class Stream(Protocol):
 
 
 class SocketStream:
-    """A Stream on a connected socket, which it closes.
-
-    Args:
-        sock: the socket.
-        peer: the peer's name, for messages.
-    """
+    """A Stream on a connected socket, which it closes. The peer's name is for messages."""
 
     def __init__(self, sock: socket.socket, peer: str) -> None:
         self._sock = sock
@@ -297,13 +292,8 @@ def _covers(entry: str, host: str, port: int) -> bool:
     name, only_port = _split_port(entry)
     if only_port and only_port != str(port):
         return False
-    excepted = ip_address(name)
-    if excepted is not None:
+    if (excepted := ip_address(name)) is not None:
         return address == excepted
-    return _under(name, host)
-
-
-def _under(name: str, host: str) -> bool:
     name = name.removeprefix("*") if name.startswith("*.") else name
     if name.startswith("."):
         return host.endswith(name)

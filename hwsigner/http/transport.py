@@ -52,11 +52,7 @@ class Response:
         return value if isinstance(value, dict) else {}
 
     def retry_after(self, now: datetime) -> float:
-        """Return the seconds that the server asks to wait (RFC 9110, section 10.2.3); 0.0 if it does not ask.
-
-        Args:
-            now: the time, with its zone.
-        """
+        """Return the seconds that the server asks to wait (RFC 9110, section 10.2.3); 0.0 if it does not ask."""
         text = self.headers.get("Retry-After", "").strip()
         if text.isascii() and text.isdigit():
             return float(text[:9])
@@ -116,11 +112,7 @@ class TransportOptions:
         _ = self._tls
 
     def present_certificate(self, certificate: str, key: str) -> None:
-        """Present a client certificate to all servers, in this whole process.
-
-        Args:
-            certificate: the path of the leaf and its intermediates, in PEM.
-            key: the path of its key.
+        """Present a client certificate to all servers, in this process: PEM files with its chain and with its key.
 
         Raises:
             ConfigError: the CAs can't be read.
@@ -245,9 +237,8 @@ def _authorization(proxy: Proxy) -> list[tuple[str, str]]:
 def _proxy_error(proxy: Proxy, status: int) -> ServiceUnreachableError:
     phrase = http.client.responses.get(status, "")
     hint = f"Add user:password@ to {proxy.variable}" if status == 407 else "Ask the proxy's administrator"
-    return ServiceUnreachableError(
-        f"the proxy {proxy} answered {status} {phrase}".rstrip(), hint, retryable=status >= 500
-    )
+    problem = f"the proxy {proxy} answered {status} {phrase}".rstrip()
+    return ServiceUnreachableError(problem, hint, retryable=status >= 500)
 
 
 def _head(method: str, target: str, headers: Sequence[tuple[str, str]]) -> bytes:

@@ -157,10 +157,7 @@ def _certificates_of(uri: KeyURI, found: list[FoundCertificate]) -> list[Certifi
 def _others_on_token(
     leaf: Certificate, uri: KeyURI, find: Callable[[KeyURI, PinSource], list[FoundCertificate]]
 ) -> list[Certificate]:
-    """Return the other certificates on the leaf's token, if the URI named the leaf alone.
-
-    No PIN is sent for them. If the key is on the same token, it has already logged in.
-    """
+    """Return the other certificates on the leaf's token, if the URI named the leaf alone. No PIN is sent for them."""
     if not uri.backend.shares_store or uri.token == uri or leaf.is_root():
         return []
     try:
@@ -210,12 +207,8 @@ def _chain_of(leaf: Certificate, certificates: Sequence[Certificate], extra: Seq
     chain, strangers = build_chain(leaf, [*certificates, *extra])
     unused = [c for c in strangers if c in extra]
     if unused:
-        warnings.warn(
-            CertificateWarning(
-                f"{unused[0].source} has a certificate that is not in the chain: {unused[0].subject}", "Remove it"
-            ),
-            stacklevel=3,
-        )
+        message = f"{unused[0].source} has a certificate that is not in the chain: {unused[0].subject}"
+        warnings.warn(CertificateWarning(message, "Remove it"), stacklevel=3)
     return chain
 
 

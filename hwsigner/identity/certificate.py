@@ -221,10 +221,9 @@ def build_chain(leaf: Certificate, others: Sequence[Certificate]) -> tuple[Chain
     if len(chain) > MAX_INTERMEDIATES:
         chain = _follow(leaf, others, past_roots=False)
     if len(chain) > MAX_INTERMEDIATES:
-        raise CertificateError(
-            f"certificate {leaf.source} has {len(chain)} intermediates and the service accepts {MAX_INTERMEDIATES}",
-            "Import one of the intermediates as the trust anchor and leave out those above it",
-        )
+        problem = f"{leaf.source} has {len(chain)} intermediates and the service accepts {MAX_INTERMEDIATES}"
+        hint = "Import one of the intermediates as the trust anchor and leave out those above it"
+        raise CertificateError(f"certificate {problem}", hint)
     return Chain(leaf, tuple(chain)), [c for c in others if c not in chain and not c.is_root()]
 
 
@@ -246,8 +245,8 @@ def preflight(leaf: Certificate, now: datetime) -> None:
     """Check a leaf as the service does, before its key is used.
 
     Args:
-        leaf: the leaf.
-        now: the time, with its zone. As clocks differ, a leaf may start to be valid up to five minutes later.
+        leaf: the leaf, which may start to be valid up to five minutes later, as clocks differ.
+        now: the time, with its zone.
 
     Raises:
         CertificateError: the leaf breaks a rule, which the message names.
@@ -275,9 +274,8 @@ def broken_rules(leaf: Certificate, now: datetime) -> Iterator[BrokenRule]:
         hint = "Renew it, or fix the clock if it is wrong"
         yield BrokenRule("expired", f"expired at {_iso(end)} (now {_iso(now)})", hint)
     if now + _CLOCK_TOLERANCE < begin:
-        yield BrokenRule(
-            "not-yet-valid", f"is not valid before {_iso(begin)} (now {_iso(now)})", "Wait, or fix the clock"
-        )
+        problem = f"is not valid before {_iso(begin)} (now {_iso(now)})"
+        yield BrokenRule("not-yet-valid", problem, "Wait, or fix the clock")
     if certificate.version is not x509.Version.v3:
         yield BrokenRule("version", "is not an X.509 version 3 certificate", "Reissue it with extensions")
     if is_ca(certificate):

@@ -84,14 +84,8 @@ def sign_certificate_request(
 ) -> CertificateRequest:
     """Return a certificate request that a key signs itself.
 
-    It asks for keyUsage digitalSignature and basicConstraints CA:FALSE, as the service demands, and for
-    extendedKeyUsage clientAuth.
-
-    Args:
-        key: the key.
-        subject: the subject, as `parse_name` takes it.
-        dns_names: DNS names for the subjectAltName.
-        uris: URIs for the subjectAltName.
+    The subject is one that `parse_name` takes; DNS names and URIs go into the subjectAltName. The request asks for
+    keyUsage digitalSignature and basicConstraints CA:FALSE, as the service demands, and extendedKeyUsage clientAuth.
 
     Raises:
         UsageError: the subject, a DNS name or a URI is invalid.
@@ -102,7 +96,7 @@ def sign_certificate_request(
     from asn1crypto.keys import PublicKeyInfo
     from asn1crypto.x509 import Name
 
-    name, extensions = _names(subject, dns_names, uris)
+    name, extensions = check_names(subject, dns_names=dns_names, uris=uris)
     public_key = key.public_key()
     if public_key is None:
         raise KeyMismatchError("the token has no public key for this key", "Make a key that has one beside it")
@@ -123,15 +117,6 @@ def sign_certificate_request(
         {"certification_request_info": info, "signature_algorithm": algorithm, "signature": signature}
     )
     return CertificateRequest(request.dump())
-
-
-def check_names(subject: str, *, dns_names: Sequence[str] = (), uris: Sequence[str] = ()) -> None:
-    """Check the names of a request before its key is opened, which may ask for a PIN.
-
-    Raises:
-        UsageError: as `sign_certificate_request`.
-    """
-    _names(subject, dns_names, uris)
 
 
 def parse_name(text: str) -> x509.Name:
@@ -200,10 +185,14 @@ def _unescaped(name: str, text: str) -> str:
         raise ValueError(f"{name} has a value that is not UTF-8") from None
 
 
-def _names(
-    subject: str, dns_names: Sequence[str], uris: Sequence[str]
+def check_names(
+    subject: str, *, dns_names: Sequence[str] = (), uris: Sequence[str] = ()
 ) -> tuple[x509.Name, list[x509.Extension[x509.ExtensionType]]]:
-    """Return the subject and the extensions to ask for."""
+    """Check the names of a request, also before its key is opened; return the subject and the extensions to ask for.
+
+    Raises:
+        UsageError: as `sign_certificate_request`.
+    """
     check_text(subject, "the subject")
     _check_list(dns_names, "dns_names")
     _check_list(uris, "uris")
@@ -246,12 +235,7 @@ def _as_asn1(extensions: list[x509.Extension[x509.ExtensionType]]) -> list[dict[
 
 
 def signature_algorithm(algorithm: Algorithm, public_key: bytes) -> Any:
-    """Return the AlgorithmIdentifier of a key's signatures, for asn1crypto. For ML-DSA it is the key's (RFC 9881, 3).
-
-    Args:
-        algorithm: the key's algorithm.
-        public_key: its DER SubjectPublicKeyInfo.
-    """
+    """Return the AlgorithmIdentifier of a key's signatures, for asn1crypto; for ML-DSA the key's (RFC 9881, 3)."""
     from asn1crypto.algos import SignedDigestAlgorithm
     from asn1crypto.core import Sequence as Elements
 

@@ -65,7 +65,7 @@ class Draft:
             SigningKeyError: it can't sign.
         """
         public_key = key.public_key()
-        if public_key is not None and not _same_key(public_key, self.ca):
+        if public_key is not None and plain_public_key(public_key) != plain_public_key(self.ca.public_key()):
             raise _mismatch(self.ca)
         signature = key.sign(self.body)
         if not self.ca.verify(self.body, signature=signature):
@@ -224,10 +224,6 @@ def _longest_signature(ca: Certificate) -> int:
     if isinstance(key, ec.EllipticCurvePublicKey):
         return 2 * ((key.key_size + 7) // 8 + 4) + 3
     return _LONGEST_MLDSA
-
-
-def _same_key(public_key: bytes, ca: Certificate) -> bool:
-    return plain_public_key(public_key) == plain_public_key(ca.public_key())
 
 
 def _mismatch(ca: Certificate) -> KeyMismatchError:

@@ -56,8 +56,7 @@ class PinRequest(NamedTuple):
     @property
     def question(self) -> str:
         """The question as one line. It may have control characters from a token's label."""
-        details = (self.serial and f"serial {self.serial}", self.state)
-        notes = ", ".join(filter(None, details))
+        notes = ", ".join(filter(None, (self.serial and f"serial {self.serial}", self.state)))
         return f"{self.kind} for {self.subject}" + (f" ({notes})" if notes else "")
 
 
@@ -164,12 +163,8 @@ class PinSource:
 
     def without_pin(self) -> PinSource:
         """Return these places for another token or file than the key's: without the PIN, and those that name no key."""
-        other = PinSource(
-            ask=self._ask,
-            prompts=self._prompts,
-            allow_commands=self._allow_commands,
-            allow_final_try=self.allow_final_try,
-        )
+        other = PinSource(ask=self._ask, prompts=self._prompts, allow_commands=self._allow_commands)
+        other.allow_final_try = self.allow_final_try
         other._is_for_key = False
         return other
 

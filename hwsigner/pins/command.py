@@ -65,16 +65,13 @@ def _words(command: str) -> list[str]:
 def _first_line(output: int, deadline: float) -> bytes:
     """Read a program's output until it closes it, and return the first line."""
     line = b""
-    while chunk := _read(output, deadline):
+    while wait_until_readable(output, deadline):
+        chunk = os.read(output, MAX_PIN_BYTES)
+        if not chunk:
+            return line.partition(b"\n")[0].removesuffix(b"\r")
         if b"\n" not in line and len(line) <= MAX_PIN_BYTES:
             line += chunk
-    return line.partition(b"\n")[0].removesuffix(b"\r")
-
-
-def _read(output: int, deadline: float) -> bytes:
-    if not wait_until_readable(output, deadline):
-        raise TimeoutError
-    return os.read(output, MAX_PIN_BYTES)
+    raise TimeoutError
 
 
 def _text(line: bytes, program: str) -> str:

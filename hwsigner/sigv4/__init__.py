@@ -99,16 +99,10 @@ def sign_request(
     """
     request = add_x509_headers(request, certificate, now)
     scope, target = credential_scope(now, region), request.target
-    to_sign, names = canonical.request_to_sign(
-        request.method,
-        target,
-        headers_to_sign(request.headers),
-        request.body,
-        (certificate.algorithm, timestamp(now), scope),
-    )
-    authorization = authorization_header(
-        certificate, scope, signed_headers=names.decode("ascii"), signature=sign(to_sign)
-    )
+    context, signed = (certificate.algorithm, timestamp(now), scope), headers_to_sign(request.headers)
+    to_sign, names = canonical.request_to_sign(request.method, target, signed, request.body, context)
+    signature = sign(to_sign)
+    authorization = authorization_header(certificate, scope, signed_headers=names.decode(), signature=signature)
     headers = (*request.headers, ("Authorization", authorization))
     return SignedRequest(request._replace(headers=headers), target, to_sign)
 
