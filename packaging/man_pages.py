@@ -16,8 +16,7 @@ from pathlib import Path
 
 from hwsigner import __version__
 from hwsigner.cli import COMMANDS, command_parser
-from hwsigner.cli.examples import EXAMPLES
-from hwsigner.cli.flag_groups import flag_groups, help_of, usage_of
+from hwsigner.cli.flag_groups import EXAMPLES, flag_groups, help_of, usage_of
 from hwsigner.cli.help import ABOUT, sections
 from hwsigner.cli.pages import names, page_of
 from hwsigner.cli.parser import Parser

@@ -35,14 +35,7 @@ _NAME_WIDTH = 13
 
 @dataclass(frozen=True)
 class _Certified:
-    """A key's certificate, and what is known of it.
-
-    Attributes:
-        leaf: the certificate.
-        path: the certificates from the root, or the highest that is there, down to the leaf.
-        matches: whether it is the key's; None if the public key is not shown.
-        warnings: what its owner should know, a sentence each.
-    """
+    """A key's certificate, and the path down to it. `matches` is None if the public key is not shown."""
 
     leaf: Certificate
     path: tuple[Certificate, ...]

@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hwsigner.cli import COMMANDS, command_parser
-from hwsigner.cli.examples import EXAMPLES
-from hwsigner.cli.flag_groups import flag_groups, help_of, usage_of
+from hwsigner.cli.flag_groups import EXAMPLES, flag_groups, help_of, usage_of
 from hwsigner.cli.help import sections
 from hwsigner.cli.pages import page_of
 from hwsigner.cli.parser import Parser

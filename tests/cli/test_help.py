@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from hwsigner.cli import COMMANDS
-from hwsigner.cli.examples import EXAMPLES
-from hwsigner.cli.flag_groups import flag_groups
+from hwsigner.cli.flag_groups import EXAMPLES, flag_groups
 from hwsigner.cli.help import sections
 from hwsigner.cli.parser import Parser
 from hwsigner.config.flags import IDENTITY, PROFILE, SESSION

@@ -39,11 +39,9 @@ def open_issuer(settings: IssuerSettings) -> CommandIssuer:
 
 @dataclass(frozen=True, repr=False)  # Its arguments may be secret.
 class CommandIssuer:
-    """A program that issues certificates. No shell is used.
+    """A program that issues certificates, looked up on the PATH. No shell is used.
 
-    Attributes:
-        words: the program, looked up on the PATH, and its arguments.
-        timeout: the seconds after which it is killed, with the processes that it started.
+    After `timeout` seconds it is killed, with the processes that it started.
     """
 
     words: tuple[str, ...]

@@ -40,12 +40,7 @@ def open_issuer(settings: IssuerSettings) -> Est:
 
 @dataclass(frozen=True)
 class Est:
-    """A CA label of a server.
-
-    Attributes:
-        site: the server, with the path before the operations.
-        settings: who asks.
-    """
+    """A CA label of a server: `site` has the path before the operations."""
 
     site: Website
     settings: IssuerSettings

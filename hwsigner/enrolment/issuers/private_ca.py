@@ -47,15 +47,7 @@ def open_issuer(settings: IssuerSettings) -> PrivateCA:
 
 @dataclass(frozen=True)
 class PrivateCA:
-    """A private CA, with the credentials that boto3 finds.
-
-    Attributes:
-        settings: its ARN, and how long to wait.
-        region: its region.
-        template: the ARN of the template, for client authentication.
-        sleep: sleeps some seconds.
-        clock: returns monotonic seconds.
-    """
+    """A private CA, with the credentials that boto3 finds. `template` is for client authentication."""
 
     settings: IssuerSettings
     region: str

@@ -36,13 +36,7 @@ def open_issuer(settings: IssuerSettings) -> RegistrarIssuer:
 
 @dataclass(frozen=True)
 class RegistrarIssuer:
-    """A registrar, as a machine sees it.
-
-    Attributes:
-        site: its server.
-        key: the request's key.
-        vendor_certificates: the DER of certificates that the key's chip does not hold.
-    """
+    """A registrar, as a machine sees it."""
 
     site: Website
     key: KeyAccess

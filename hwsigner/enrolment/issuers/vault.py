@@ -49,12 +49,7 @@ def open_issuer(settings: IssuerSettings) -> Vault:
 
 @dataclass(frozen=True)
 class Vault:
-    """A role of a PKI.
-
-    Attributes:
-        site: the server, with the role's path.
-        settings: who asks.
-    """
+    """A role of a PKI, whose path `site` has."""
 
     site: Website
     settings: IssuerSettings

@@ -17,7 +17,6 @@ from hwsigner.enrolment import registrar_messages as messages
 from hwsigner.enrolment.checking import check_issued
 from hwsigner.enrolment.issuers import Issued, Issuer
 from hwsigner.enrolment.registrar.policy import YUBIKEY, Machine, RegistrarPolicy
-from hwsigner.enrolment.registrar.refusals import RefusedRequest
 from hwsigner.enrolment.registrar.requests import problem_with
 from hwsigner.enrolment.registrar.sealing import SealError, SealingKeys
 from hwsigner.errors import AttestationError, HwsignerError, ServiceError, ServiceUnreachableError
@@ -31,6 +30,28 @@ _NOT_ALLOWED = "the registrar's policy does not give this chip a certificate wit
 
 # Takes the facts of one decision.
 Audit = Callable[[Mapping[str, object]], None]
+
+
+class RefusedRequest(Exception):  # noqa: N818  an answer, not an error of this program
+    """A request that is refused.
+
+    Attributes:
+        status: the HTTP status. 409: the same client may start again at once. 429, 502, 503: later.
+        message: what is wrong, for the client and the audit line.
+        hint: what to do, for the client.
+        detail: more for the audit line; the client does not see it.
+        retry_after: after how many seconds another attempt may help; 0 if none will.
+    """
+
+    def __init__(
+        self, status: HTTPStatus, message: str, hint: str = "", *, detail: str = "", retry_after: float = 0.0
+    ) -> None:
+        super().__init__(status, message)
+        self.status = status
+        self.message = message
+        self.hint = hint
+        self.detail = detail
+        self.retry_after = retry_after
 
 
 @dataclass(frozen=True)

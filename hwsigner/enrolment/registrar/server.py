@@ -22,8 +22,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
 
 from hwsigner.enrolment.registrar.limits import RateLimit, network
-from hwsigner.enrolment.registrar.refusals import RefusedRequest
-from hwsigner.enrolment.registrar.registrar import Audit, Registrar
+from hwsigner.enrolment.registrar.registrar import Audit, RefusedRequest, Registrar
 from hwsigner.enrolment.registrar_messages import CERTIFICATE_PATH, CHALLENGE_PATH, MAX_BODY_BYTES, write_object
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from examples import scaled
 from hwsigner import attestation
 from hwsigner.attestation import Document
 from hwsigner.enrolment.registrar.policy import YUBIKEY, Machine
-from hwsigner.enrolment.registrar.refusals import RefusedRequest
+from hwsigner.enrolment.registrar.registrar import RefusedRequest
 from hwsigner.errors import AttestationError, ServiceError, SigningKeyError
 from hwsigner.identity.certificate_request import CertificateRequest, sign_certificate_request
 from hwsigner.key import open_key

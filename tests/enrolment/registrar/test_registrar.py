@@ -43,8 +43,7 @@ from hwsigner.attestation import Trust
 from hwsigner.attestation.chain import VendorCertificate
 from hwsigner.attestation.documents import new
 from hwsigner.enrolment import issuers
-from hwsigner.enrolment.registrar.refusals import RefusedRequest
-from hwsigner.enrolment.registrar.registrar import Registrar
+from hwsigner.enrolment.registrar.registrar import RefusedRequest, Registrar
 from hwsigner.enrolment.registrar.sealing import LIFE_SECONDS, rotate_keys
 from hwsigner.errors import CertificateError, HwsignerError, ServiceError, ServiceUnreachableError, UsageError
 
