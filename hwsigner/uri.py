@@ -202,7 +202,7 @@ class KeyURI:
         except OSError:
             return self  # The file backend reports it.
         for scheme, backend in tuple(BACKENDS.items()):
-            if backend.recognises and backend.recognises(start):
+            if backend.recognises and backend._guarded(scheme, backend.module, backend.recognises)(start):
                 return KeyURI(scheme, self.path, self.query, self.pin_value)
         return self
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -80,7 +80,7 @@ def make_statement(
     request = read_request(csr) if csr else b""
     make = _proving(ProvesKeys.make_statement, parsed, allow_modules=allow_modules)
     hardware, values = make(parsed, PinSource.of(pin), certificates=tuple(certificates))
-    return new("statement", hardware, {**values, "certificateRequest": request})
+    return _made(parsed)("statement", hardware, {**values, "certificateRequest": request})
 
 
 def answer_challenge(
@@ -112,7 +112,7 @@ def answer_challenge(
         raise UsageError(f"the challenge is for a {challenge.format} key, not for {parsed.name}", "Name another key")
     given = {name: challenge.blob(name) for name in challenge.values} | {"message": binding(challenge)}
     values = answer(parsed, PinSource.of(pin), given, pcrs=pcrs)
-    return new("answer", challenge.format, {**values, "nonce": challenge.blob("nonce")})
+    return _made(parsed)("answer", challenge.format, {**values, "nonce": challenge.blob("nonce")})
 
 
 def endorsement_key(
@@ -203,6 +203,11 @@ def _proving(
     """Return a function of the backend's attestation module, which is imported for it; see `capability`."""
     lack = f"{uri.scheme}: keys can't be attested", "Use a key in a TPM or a PKCS #11 token"
     return capability(uri, function, uri.backend.attestation, lack, allow_modules=allow_modules)
+
+
+def _made(uri: KeyURI) -> Callable[[Kind, str, Mapping[str, Value]], Document]:
+    """Return `new`, which blames a backend from elsewhere for members that the document can't have."""
+    return uri.backend._guarded(uri.scheme, uri.backend.attestation, new)
 
 
 def _verifier(statement: Document) -> _VerifiesStatements:

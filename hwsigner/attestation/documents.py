@@ -112,11 +112,9 @@ class Document:
 
 
 def new(kind: Kind, format: str, values: Mapping[str, Value]) -> Document:
-    """Make a document. Empty members that may be absent are left out."""
-    schema = _SCHEMAS[kind, format]
-    return Document(
-        kind, format, {name: value for name, value in values.items() if value or not schema[name].endswith("?")}
-    )
+    """Make a document. Empty members that may be absent are left out; an unknown one is a KeyError."""
+    types = {name: _SCHEMAS[kind, format][name] for name in values}
+    return Document(kind, format, {name: value for name, value in values.items() if value or types[name][-1] != "?"})
 
 
 def read(data: bytes, kind: Kind) -> Document:

@@ -17,7 +17,8 @@ import pytest
 
 from cli.conftest import call, enrolment, scene
 from enrolments import Enrolment, refused, succeeds
-from hwsigner import Key, KeyRequest, generate_key, open_key
+from hwsigner import Key, KeyRequest, backends, generate_key, open_key
+from hwsigner.attestation import make_statement
 from hwsigner.errors import HwsignerError, PluginError
 from hwsigner.key.listing import list_tokens
 from hwsigner.testing import KeyContract, LockedKey, MakeKey, OpenKey, PinContract
@@ -254,6 +255,22 @@ class TestFailure:
         monkeypatch.setattr("hwsigner.backends.importlib.import_module", failing)
         with pytest.raises(PluginError, match="hwsigner_drawer, a backend, failed"):
             open_key(drawer.uri())
+
+    def test_recognising_files_names_the_package(
+        self, drawer: Drawer, failing: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        generate_key(drawer.uri(), None, PIN)
+        monkeypatch.setitem(backends.BACKENDS, "drawer", backends.BACKENDS["drawer"]._replace(recognises=failing))
+        with pytest.raises(PluginError, match=self.BLAMED):
+            open_key(str(drawer.folder / "web.key"))
+
+    def test_statement_with_an_unknown_member_names_the_package(
+        self, drawer: Drawer, module: ModuleType, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        generate_key(drawer.uri(), None, PIN)
+        monkeypatch.setattr(module, "make_statement", lambda *_, **__: ("pkcs11", {"publicKey": b"misspelt"}))
+        with pytest.raises(PluginError, match=r"hwsigner_drawer of the package .* failed: KeyError"):
+            make_statement(drawer.uri(), PIN)
 
     def test_its_own_errors_stay_as_they_are(self, drawer: Drawer, module: ModuleType) -> None:
         with pytest.raises(HwsignerError, match="no key is named by") as caught:
