@@ -13,38 +13,23 @@ from hwsigner.agent.profile import AgentProfile
 
 @dataclass(eq=False, slots=True)
 class Client:
-    """A connected client.
-
-    Attributes:
-        sock: its connection.
-        uid: the user at the other end.
-        deadline: when its request must be complete.
-        line: what it has sent of its request.
-        profile: the profile that it waits for.
-        is_watched: whether the selector has its connection.
-        with_notes: whether it understands notes.
-        noted: the last note that it was sent.
-    """
+    """A connected client."""
 
     sock: socket.socket
     uid: int
-    deadline: float
-    line: bytes = b""
-    profile: AgentProfile | None = None
-    is_watched: bool = False
-    with_notes: bool = False
-    noted: str | None = None
+    deadline: float  # When its request must be complete.
+    line: bytes = b""  # What it has sent of its request.
+    profile: AgentProfile | None = None  # Which it waits for.
+    is_watched: bool = False  # By the selector.
+    with_notes: bool = False  # Whether it understands notes.
+    noted: str | None = None  # The last note that it was sent.
 
 
 _Group = dict[Client, None]
 
 
 class Clients:
-    """The agent's clients. Used by one thread only. What a new one costs grows with the users, not with the clients.
-
-    Attributes:
-        count: how many there are.
-    """
+    """The agent's clients. Used by one thread only. What a new one costs grows with the users, not with the clients."""
 
     def __init__(self) -> None:
         self._reading: _Group = {}  # In the order of their deadlines.

@@ -178,14 +178,8 @@ def _is_running(address: Address) -> AgentError:
 class Acceptor:
     """Accepts the clients of a listening socket, which is closed with this. Used by the loop's thread only.
 
-    Args:
-        listener: the socket.
-        selector: the loop's, whose data are what it calls.
-        enter: takes each client's socket and uid.
-        refused: takes what is wrong if the system refuses a client; descriptors may have run out.
-
-    Attributes:
-        opens: when a pause is over; infinity without one.
+    `selector` is the loop's, whose data are what it calls. `enter` takes each client's socket and uid; `refused` takes
+    what is wrong if the system refuses a client, as descriptors may have run out.
     """
 
     def __init__(
@@ -203,7 +197,7 @@ class Acceptor:
         self._path = os.path.realpath(listener.getsockname())
         self._file_id = file_id(self._path)
         self._is_closed = False
-        self.opens = math.inf
+        self.opens = math.inf  # When a pause is over.
         listener.setblocking(False)
 
     def open(self) -> None:

@@ -13,7 +13,6 @@ from typing import NamedTuple
 from hwsigner.agent import protocol
 from hwsigner.agent.desktop import Desktop
 from hwsigner.agent.memory import LockedMemory
-from hwsigner.agent.unlocked_pins import UnlockedPins
 from hwsigner.aws.credentials import Credentials, Reply
 from hwsigner.config import settings
 from hwsigner.config.profiles import Profile
@@ -49,19 +48,12 @@ class Shared(NamedTuple):
 
 
 class ProfileStatus(NamedTuple):
-    """How a profile is. Nothing in it is secret.
-
-    Attributes:
-        name: its name.
-        state: `ready`, `idle`, `locked`, `failing` or `closed`.
-        expiration: when its last credentials expire or expired, or None.
-        failure: why it can't be used, or its last attempt failed; or None.
-    """
+    """How a profile is: `ready`, `idle`, `locked`, `failing` or `closed`. Nothing in it is secret."""
 
     name: str
     state: str
-    expiration: datetime | None
-    failure: HwsignerError | HwsignerWarning | None
+    expiration: datetime | None  # Of its last credentials.
+    failure: HwsignerError | HwsignerWarning | None  # Why it can't be used, or its last attempt failed.
 
 
 class UnlockProgress(NamedTuple):
@@ -69,6 +61,42 @@ class UnlockProgress(NamedTuple):
 
     wanted: PinRequest | None
     answer: bytes
+
+
+class UnlockedPins:
+    """The PINs of a profile that `hwsigner agent unlock` was given; the provider's `ask_pin`. The agent never
+    prompts.
+    """
+
+    def __init__(self) -> None:
+        self.wanted: PinRequest | None = None  # The last that was asked for.
+        self.is_unlocking = False  # Whether `unlock` runs, so that a PIN can be added.
+        self._pins: dict[PinRequest, memoryview] = {}
+
+    def __call__(self, request: PinRequest) -> str | None:
+        """Return the PIN for a request, or None to leave it to the stored places."""
+        self.wanted = request
+        key = request._replace(state="")  # The state may differ each time.
+        pin = self._pins.pop(key, None) if request.for_one_signature else self._pins.get(key)
+        return None if pin is None else str(pin, "utf-8")
+
+    def prompt(self, request: PinRequest) -> str | None:
+        """Return the PIN for a request that the stored places do not answer, or None.
+
+        While `unlock` runs, raises a PinRequiredError if there may be no PIN: a wrong empty one would be an attempt.
+        """
+        pin = self(request)
+        if pin is None and request.may_be_empty and self.is_unlocking:
+            raise PinRequiredError(f"{request.subject} may need its {request.kind}")
+        return pin
+
+    def add(self, request: PinRequest, pin: memoryview) -> None:
+        """Keep the PIN for a request: UTF-8 in locked memory."""
+        self._pins[request._replace(state="")] = pin
+
+    def forget(self) -> None:
+        """Forget all PINs: they are overwritten with their views."""
+        self._pins.clear()
 
 
 class _State(StrEnum):
@@ -81,10 +109,7 @@ class AgentProfile:
     """A profile of config.toml that the agent serves. If it can't be used, every answer says why. Thread-safe.
 
     What takes time is queued, and done one thing after another by a worker, which alone changes the state. `allows`,
-    `read` and `status` only look.
-
-    Attributes:
-        notice: what its token waits for just now, such as a touch; None for nothing.
+    `read` and `status` only look, and so does `notice`: what its token waits for just now, such as a touch.
     """
 
     def __init__(self, config: Profile, shared: Shared) -> None:

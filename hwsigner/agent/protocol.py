@@ -55,17 +55,11 @@ def read_status(answer: str) -> list[tuple[str, ...]]:
 
 
 class AgentRequest(NamedTuple):
-    """A request.
-
-    Attributes:
-        verb: what is requested.
-        name: the profile's name, which may be empty.
-        with_notes: for `get`: whether the client understands notes. Those of earlier versions do not.
-    """
+    """A request. A profile's name may be empty."""
 
     verb: Verb
     name: str = ""
-    with_notes: bool = False
+    with_notes: bool = False  # For `get`: whether the client understands notes. Those of earlier versions do not.
 
     def line(self) -> bytes:
         """Return the line that is sent."""
@@ -73,17 +67,11 @@ class AgentRequest(NamedTuple):
 
 
 class Head(NamedTuple):
-    """A line of an answer.
-
-    Attributes:
-        kind: `working`, `unknown`, `ok`, `part`, `note`, `ask`, `pin` or `error`.
-        size: the bytes of the body that follows; 0 for none.
-        status: the exit status of an error, 1 to 7, else 0.
-    """
+    """A line of an answer: `working`, `unknown`, `ok`, `part`, `note`, `ask`, `pin` or `error`."""
 
     kind: str
-    size: int = 0
-    status: int = 0
+    size: int = 0  # Of the body that follows, in bytes; 0 for none.
+    status: int = 0  # The exit status of an error, 1 to 7, else 0.
 
 
 def is_name(name: str) -> bool:
@@ -138,16 +126,12 @@ def error(status: int, text: str) -> bytes:
 
 
 class Channel:
-    """A connection to a client or to the agent, which waits for each message. The socket is closed by the caller.
-
-    Attributes:
-        is_refused: whether the other end has closed it without a byte.
-    """
+    """A connection to a client or to the agent, which waits for each message. The socket is closed by the caller."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._is_silent = True
-        self.is_refused = False
+        self.is_refused = False  # Whether the other end has closed it without a byte.
 
     def send(self, data: bytes) -> None:
         """Send all of some bytes; raises OSError."""

@@ -49,14 +49,9 @@ _OWN_DESCRIPTORS = 64
 class AgentServer:
     """Answers the clients of one listening socket, which is closed when the server stops.
 
-    Args:
-        listener: the socket.
-        profiles: the profiles.
-        memory: holds the PINs that `unlock` brings.
-        is_open: whether other users may ask. `allow-users` says for which profiles.
-        log: takes a line for each refusal. There may be a flood of them.
-        give: called with a profile's name and the credentials that a user's process is about to get. Raises an
-            AuditError if it must not.
+    `memory` holds the PINs that `unlock` brings. If `is_open`, other users may ask; `allow-users` says for which
+    profiles. `log` takes a line for each refusal, of which there may be a flood. `give` is called with a profile's name
+    and the credentials that a user's process is about to get, and raises an AuditError if it must not.
     """
 
     def __init__(
@@ -91,12 +86,8 @@ class AgentServer:
     def run(self, notifier: Notifier, waiting: Iterable[tuple[socket.socket, int]] = ()) -> bool:
         """Serve until `stop`, and then until waiting clients are answered, DRAIN_LIMIT has passed, or `end`.
 
-        Args:
-            notifier: reports to systemd.
-            waiting: clients that were accepted before, each with its uid.
-
-        Returns:
-            Whether all keys are closed. If one hangs, so does its thread, and the interpreter would wait for it.
+        Clients that were accepted before wait, each with its uid. Returns whether all keys are closed. If one hangs, so
+        does its thread, and the interpreter would wait for it.
         """
         self._notifier = notifier
         self._acceptor.open()

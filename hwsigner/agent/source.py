@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from hwsigner.agent.client import find_credentials
 from hwsigner.agent.protocol import LOCKED
 from hwsigner.aws.credentials import Credentials, read_agent_credentials
 from hwsigner.errors import AgentError, HwsignerError, HwsignerWarning
 from hwsigner.refresh.outcome import Session
-from hwsigner.system.clocks import Clocks
+from hwsigner.system.clocks import Clocks, utc_now
+
+if TYPE_CHECKING:
+    from hwsigner.refresh.background import BackgroundProvider
 
 # How old an answer of the agent may be when a client asks: `hwsigner agent lock` takes effect here within this time.
 ASK_SECONDS = 1.0
@@ -48,14 +51,9 @@ _Own = TypeVar("_Own", bound=OwnProvider)
 class AgentOrOwn(Generic[_Own]):
     """Credentials of a profile: a running agent's, or else of a provider of this process. Thread-safe.
 
-    An agent is asked before the provider, and again once its answer is a second old. Its last credentials are given out
-    until the next are due, also if no agent runs any more; then the provider's.
-
-    Args:
-        name: the profile's name; None to ask no agent.
-        make_own: makes the provider, without side effects. Called when no agent has credentials.
-        role_arn: the profile's role, which an agent's reply does not contain.
-        clocks: what time it is.
+    An agent is asked before the provider, and again once its answer is a second old; none is, without a name. Its last
+    credentials are given out until the next are due, also if no agent runs any more; then the provider's. `make_own`
+    makes that, without side effects, once no agent has credentials. An agent's reply does not contain the role's ARN.
     """
 
     # No lock: a child process could find it locked. What several threads use is replaced whole.
@@ -162,3 +160,50 @@ class AgentOrOwn(Generic[_Own]):
             return
         credentials = read_agent_credentials(body, role_arn=self._role_arn)
         self._session = Session.begin(credentials, begin, duration=_LONGEST_LIFE, clocks=self._clocks)
+
+
+class ServedProfile:
+    """A profile and its credentials. If there is no profile, its name is the role's.
+
+    Without a role's ARN, no provider can be made. Else `make` makes that of this process, and raises a UsageError for
+    invalid settings. `asks_agent` says whether an agent may have the same credentials.
+    """
+
+    def __init__(
+        self, name: str, role_arn: str, make: Callable[[], BackgroundProvider], *, asks_agent: bool = False
+    ) -> None:
+        self.name = name
+        self.role = role_arn.rpartition("/")[2]
+        self.credentials = AgentOrOwn(name if asks_agent else None, self._make_started, role_arn=role_arn)
+        self._make = make
+        self._is_started = False
+
+    def start(self) -> None:
+        """Let the provider refresh in the background, now or when it is made."""
+        self._is_started = True
+        if own := self.credentials.own_if_made():
+            own.start()
+
+    def close(self) -> None:
+        """Close the provider, if it was made."""
+        if own := self.credentials.own_if_made():
+            own.close()
+
+    def state(self) -> tuple[str, datetime | None, str]:
+        """Return the state, when the last credentials expire, and the cause of the last failure.
+
+        The state is `ready`, `failing`, `starting` until the first session, or `idle` once one has expired and no
+        client has asked since.
+        """
+        own, failure = self.credentials.own_if_made(), self.credentials.failure
+        expiration = self.credentials.expiration or (own.status().expiration if own else None)
+        cause = failure.cause if failure else ""
+        if expiration and expiration > utc_now():
+            return "ready", expiration, cause
+        return "failing" if cause else "idle" if expiration else "starting", expiration, cause
+
+    def _make_started(self) -> BackgroundProvider:
+        made = self._make()
+        if self._is_started:
+            made.start()
+        return made

@@ -21,7 +21,7 @@ from hwsigner.refresh.monitor import Monitor
 
 if TYPE_CHECKING:
     import hwsigner.cli.exec
-    from hwsigner.agent.served_profile import ServedProfile
+    from hwsigner.agent.source import ServedProfile
     from hwsigner.serving.server import HTTPServer
 
     _: CommandModule = hwsigner.cli.exec

@@ -47,7 +47,7 @@ def metrics_output(arguments: Arguments, metrics: Metrics, log: Log) -> Iterator
         if arguments.metrics_listen:
             stack.enter_context(_served(arguments.metrics_listen, arguments.metrics_remote, metrics, log))
         if arguments.metrics_textfile:
-            from hwsigner.monitoring.textfile import Textfile
+            from hwsigner.monitoring.metrics import Textfile
 
             textfile = Textfile(os.path.abspath(arguments.metrics_textfile), metrics.render, log.note)
             textfile.start()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import ssl
 
     import hwsigner.cli.serve
-    from hwsigner.agent.served_profile import ServedProfile
+    from hwsigner.agent.source import ServedProfile
     from hwsigner.refresh.monitor import Monitor
 
     _: CommandModule = hwsigner.cli.serve

@@ -25,7 +25,7 @@ from hwsigner.serving.server import HTTPServer
 from hwsigner.system.systemd import Notifier
 
 if TYPE_CHECKING:
-    from hwsigner.agent.served_profile import ServedProfile
+    from hwsigner.agent.source import ServedProfile
 
 # What may pass, or be fixed, while the server runs.
 _TEMPORARY = (BackendUnavailableError, ServiceError, ServiceUnreachableError, TokenRemovedError)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from hwsigner.agent.served_profile import ServedProfile
+from hwsigner.agent.source import ServedProfile
 from hwsigner.cli.parser import Arguments
 from hwsigner.cli.process import let_ask
 from hwsigner.config import settings

@@ -135,6 +135,11 @@ def switch(name: str, help: str) -> Flag:
     return Flag(name, help, convert=boolean, default=False)
 
 
+def choice(name: str, help: str, *words: str) -> Flag:
+    """Return a flag whose value is one of a few words."""
+    return Flag(name, help, "|".join(words), one_of(*words))
+
+
 def attribute_of(name: str) -> str:
     """Return the attribute for the name of a flag."""
     return name.replace("-", "_")
@@ -218,7 +223,7 @@ SESSION = (
 
 # Of profiles alone: what an agent, or another program that stays, does with them.
 AGENT = (
-    Flag("agent", "auto: using the profile starts an agent; none: it does not", "auto|none", one_of("auto", "none")),
+    choice("agent", "auto: using the profile starts an agent; none: it does not", "auto", "none"),
     Flag(
         "attended",
         "the key needs a touch or typed PIN for each session, so don't refresh ahead of need (default: judged by time)",

@@ -6,29 +6,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from hwsigner.config import profiles
-from hwsigner.config.flags import Flag, one_of, table_values
+from hwsigner.config.flags import Flag, choice, table_values
 from hwsigner.errors import ConfigError, UsageError
 
 # The defaults are of `read_monitoring`: a flag that is given takes precedence over config.toml.
 MONITORING = (
-    Flag(
-        "log-level",
-        "least important lines to log (default: info)",
-        "error|warning|info|debug",
-        one_of("error", "warning", "info", "debug"),
-    ),
-    Flag(
+    choice("log-level", "least important lines to log (default: info)", "error", "warning", "info", "debug"),
+    choice(
         "log-format",
         "format of the log (default: auto, the journal with fields if it reads stderr, else text)",
-        "auto|text|json|journald",
-        one_of("auto", "text", "json", "journald"),
+        *("auto", "text", "json", "journald"),
     ),
     Flag("audit-log", "where to log who got which credentials: a file, journal or stderr (default: nowhere)", "PLACE"),
-    Flag(
+    choice(
         "audit",
         "if an audit line can't be written: give no credentials (required), or warn (the default)",
-        "required|warn",
-        one_of("required", "warn"),
+        *("required", "warn"),
     ),
 )
 _TABLE = {flag.name: flag for flag in MONITORING}

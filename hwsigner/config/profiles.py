@@ -23,13 +23,8 @@ _BLOCK = re.compile(r"^(?=[ \t]*\[)", re.MULTILINE)
 
 
 class Profile:
-    """A named set of flags.
-
-    Attributes:
-        name: its name.
-        file: its file.
-        values: its keys and values, as TOML has them. They may be secret.
-        exposed: whether others can read the file.
+    """A named set of flags of a file: its keys and values as TOML has them, which may be secret and `exposed` to
+    others.
     """
 
     def __init__(self, name: str, file: str, values: Mapping[str, Any], *, exposed: bool) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from hwsigner.config.flags import IDENTITY, attribute_of, converted, profile_values
+from hwsigner.config.flags import IDENTITY, converted, profile_values
 from hwsigner.errors import AmbiguousCertificateError, CertificateError, HwsignerError, UnsafeKeyWarning, UsageError
 from hwsigner.http import defaults
 from hwsigner.pins import AskPin, PinSource
@@ -190,9 +190,14 @@ def pin_source(values: Settings, uri: KeyURI, ask: AskPin | None = None) -> PinS
     """Return the places for the PIN of a key, of which `ask` is the first. A password flag is for its own backend
     only.
     """
-    flag = uri.resolved().backend.password_flag
+    password = None
+    match uri.resolved().backend.password_flag:
+        case "pkcs8-password":
+            password = values.pkcs8_password
+        case "tpm-key-password":
+            password = "" if values.no_tpm_key_password else values.tpm_key_password
     return PinSource(
-        "" if getattr(values, attribute_of(f"no-{flag}"), False) else getattr(values, attribute_of(flag), None),
+        password,
         ask,
         prompts=values.prompts,
         allow_commands=True,  # The URI is from a command line or a profile.
@@ -328,8 +333,7 @@ def service(values: Settings, environ: Mapping[str, str] = os.environ) -> Servic
         region=values.region,
         name=values.profile_name or "",
     )
-    verify = not values.no_verify_ssl
-    found = find_service(region, endpoint=values.endpoint, verify=verify, environ=environ)
+    found = find_service(region, endpoint=values.endpoint, verify=not values.no_verify_ssl, environ=environ)
     transport = found.transport.with_limits(values.connect_timeout, values.read_timeout)
     return found._replace(transport=transport, timeout=values.timeout, trace=values.trace)
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import os
-import select
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
 from hwsigner.errors import UsageError, printable
+from hwsigner.monitoring.audit import printable_fields, takes_now, written
 from hwsigner.system.systemd import DEBUG, ERROR, INFO, WARNING, has_journal, is_journal, line_priority, send_entry
 
 LEVELS = ("error", "warning", "info", "debug")
-FORMATS = ("auto", "text", "json", "journald")
 MAX_REFUSALS_PER_SECOND = 20
 
 # The journal's priorities and the levels of logging.
@@ -36,8 +35,8 @@ class Log:
     Args:
         clock: returns seconds.
         level: one of LEVELS. Less important lines are not written.
-        format: one of FORMATS. With `auto`, lines go to the journal with their fields if it reads stderr, and to stderr
-            as text otherwise.
+        format: `text`, `json`, `journald` or `auto`. With `auto`, lines go to the journal with their fields if it reads
+            stderr, and to stderr as text otherwise.
 
     Raises:
         UsageError: the journal is wanted, and this system has none.
@@ -64,7 +63,7 @@ class Log:
             fields: what the line is about, for JSON lines and the journal. Those that are None or empty are left out.
         """
         level = _LEVELS[priority or line_priority(text)]
-        self._logger.log(level, "%s", printable(text), extra={"fields": _printable_fields(fields)})
+        self._logger.log(level, "%s", printable(text), extra={"fields": printable_fields(fields)})
 
     def debug(self, text: str, **fields: str | int | None) -> None:
         """Write a line that is wanted at the level debug only."""
@@ -80,11 +79,6 @@ class Log:
         self._count += 1
         if self._count <= MAX_REFUSALS_PER_SECOND:
             self.note(text, WARNING, **fields)
-
-
-def _printable_fields(fields: dict[str, str | int | None]) -> dict[str, str | int]:
-    found = {name: value for name, value in fields.items() if value not in (None, "")}
-    return {name: printable(value) if isinstance(value, str) else value or 0 for name, value in found.items()}
 
 
 def _handler(format: str) -> _Handler:
@@ -136,9 +130,7 @@ class _StderrHandler(_Handler):
 
     def write(self, records: list[logging.LogRecord]) -> bool:
         data = "".join(f"{self.format(record)}\n" for record in records).encode()
-        poll = select.poll()
-        poll.register(self._descriptor, select.POLLOUT)
-        is_ready = any(event & select.POLLOUT for _, event in poll.poll(0))
+        is_ready = takes_now(self._descriptor)
         if is_ready:
             os.write(self._descriptor, data)
         return is_ready
@@ -169,8 +161,8 @@ class _TextFormatter(logging.Formatter):
 
 class _JSONFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        head = {"time": time, "level": record.levelname.lower(), "message": _message(record)}
+        time = datetime.fromtimestamp(record.created, UTC)
+        head = {"time": written(time), "level": record.levelname.lower(), "message": _message(record)}
         line = json.dumps({**head, **record.__dict__["fields"]})
         if len(line) > _MAX_JSON_BYTES:
             head["message"] = head["message"][:_MAX_JSON_CHARACTERS]

@@ -1,11 +1,13 @@
-"""Metrics in the text format of Prometheus, version 0.0.4, and the answer to a health check."""
+"""Metrics in the text format of Prometheus, version 0.0.4, also in a file, and the answer to a health check."""
 
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
@@ -14,22 +16,17 @@ MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # Seconds: the buckets of the histogram.
 _BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _HEALTHY = ("ready", "idle")
+# Between two writes of a textfile.
+WRITE_SECONDS = 15.0
 
 
 class ProfileHealth(NamedTuple):
-    """The state of a profile.
-
-    Attributes:
-        name: its name.
-        state: `ready` if it has credentials, or `idle` if it has none and nothing failed; any other is not healthy.
-        expiration: when its last credentials expire or expired; None without any.
-        cause: the cause of its last failure, or an empty string.
-    """
+    """The state of a profile."""
 
     name: str
-    state: str
-    expiration: datetime | None = None
-    cause: str = ""
+    state: str  # `ready` if it has credentials, or `idle` if it has none and nothing failed; any other is not healthy.
+    expiration: datetime | None = None  # Of its last credentials.
+    cause: str = ""  # Of its last failure.
 
     @property
     def is_healthy(self) -> bool:
@@ -44,7 +41,8 @@ class _Profile:
     sessions: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     created: float | None = None
-    certificate: tuple[float, float] | None = None
+    begins: float | None = None  # Its last certificate.
+    ends: float | None = None
 
 
 class Metrics:
@@ -69,7 +67,7 @@ class Metrics:
             counted.sessions += 1
             counted.created = now
             if certificate:
-                counted.certificate = certificate[0].timestamp(), certificate[1].timestamp()
+                counted.begins, counted.ends = (time.timestamp() for time in certificate)
 
     def failed(self, profile: str, cause: str) -> None:
         """Count a failed attempt by its cause."""
@@ -99,44 +97,22 @@ class Metrics:
     def _lines(self, states: list[ProfileHealth]) -> Iterator[str]:
         counted = [(one, self._profiles.get(one.name, _Profile())) for one in states]
         yield from _family("hwsigner_build_info", "gauge", "The version.", [({"version": self._version}, 1)])
-        yield from _family(
-            "hwsigner_sessions_created_total",
-            "counter",
-            "Sessions that were created.",
-            [({"profile": one.name}, own.sessions) for one, own in counted],
-        )
-        yield from _family(
-            "hwsigner_session_failures_total",
-            "counter",
-            "Failed attempts to create a session.",
-            [
-                ({"profile": one.name, "cause": cause}, count)
-                for one, own in counted
-                for cause, count in sorted(own.failures.items())
-            ],
-        )
-        yield from _family(
-            "hwsigner_profile_healthy",
-            "gauge",
-            "1 if the profile has credentials or none were asked for, 0 if it has none.",
-            [({"profile": one.name}, int(one.is_healthy)) for one in states],
-        )
-        yield from _timestamp(
-            "session_created", "When the last session was created.", counted, lambda _, own: own.created
-        )
-        yield from _timestamp(
-            "session_expiry",
-            "When the last session expires.",
-            counted,
-            lambda one, _: one.expiration.timestamp() if one.expiration else None,
-        )
-        for name, index, text in (("start", 0, "begins"), ("expiry", 1, "ends")):
-            yield from _timestamp(
-                f"certificate_{name}",
-                f"When the validity of the last session's certificate {text}.",
-                counted,
-                lambda _, own, index=index: own.certificate[index] if own.certificate else None,  # type: ignore[misc]
-            )
+        created = [({"profile": one.name}, own.sessions) for one, own in counted]
+        yield from _family("hwsigner_sessions_created_total", "counter", "Sessions that were created.", created)
+        failures = [(one.name, cause, count) for one, own in counted for cause, count in sorted(own.failures.items())]
+        failed: _Samples = [({"profile": name, "cause": cause}, count) for name, cause, count in failures]
+        text = "Failed attempts to create a session."
+        yield from _family("hwsigner_session_failures_total", "counter", text, failed)
+        text = "1 if the profile has credentials or none were asked for, 0 if it has none."
+        healthy = [({"profile": one.name}, int(one.is_healthy)) for one in states]
+        yield from _family("hwsigner_profile_healthy", "gauge", text, healthy)
+        times = {one.name: own.created for one, own in counted}
+        yield from _timestamp("session_created", "When the last session was created.", times)
+        times = {one.name: one.expiration.timestamp() if one.expiration else None for one in states}
+        yield from _timestamp("session_expiry", "When the last session expires.", times)
+        text = "When the validity of the last session's certificate"
+        yield from _timestamp("certificate_start", f"{text} begins.", {one.name: own.begins for one, own in counted})
+        yield from _timestamp("certificate_expiry", f"{text} ends.", {one.name: own.ends for one, own in counted})
         yield from self._histogram()
 
     def _histogram(self) -> Iterator[str]:
@@ -150,15 +126,11 @@ class Metrics:
         yield _sample(f"{name}_count", {}, self._requests)
 
 
-_Counted = list[tuple[ProfileHealth, _Profile]]
-_Samples = list[tuple[dict[str, str], float]]
+_Samples = Sequence[tuple[dict[str, str], float]]
 
 
-def _timestamp(
-    name: str, text: str, counted: _Counted, value: Callable[[ProfileHealth, _Profile], float | None]
-) -> Iterator[str]:
-    found = [(one.name, seconds) for one, own in counted if (seconds := value(one, own)) is not None]
-    samples: _Samples = [({"profile": profile}, seconds) for profile, seconds in found]
+def _timestamp(name: str, text: str, times: Mapping[str, float | None]) -> Iterator[str]:
+    samples: _Samples = [({"profile": name}, seconds) for name, seconds in times.items() if seconds is not None]
     return _family(f"hwsigner_{name}_timestamp_seconds", "gauge", f"{text} Seconds since 1970.", samples)
 
 
@@ -176,3 +148,52 @@ def _sample(name: str, labels: dict[str, str], value: float) -> str:
 
 def _escaped(text: str) -> str:
     return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+
+class Textfile:
+    """Writes a file every 15 seconds, whole: the time of its last change says that the program runs.
+
+    It has mode 0644. `log` takes a line if it can't be written, once until it can be again.
+    """
+
+    def __init__(self, path: str, render: Callable[[], str], log: Callable[[str], None]) -> None:
+        self._path = path
+        self._render = render
+        self._log = log
+        self._is_failing = False
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="hwsigner-textfile", daemon=True)
+
+    def start(self) -> None:
+        """Write the file, and from now on every 15 seconds."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop writing, and remove the file, so that nobody takes its metrics for those of a running program."""
+        self._ending.set()
+        self._thread.join(1.0)
+        with suppress(OSError):
+            os.unlink(self._path)
+
+    def _run(self) -> None:
+        while True:
+            self._write()
+            if self._ending.wait(WRITE_SECONDS):
+                return
+
+    def _write(self) -> None:
+        new = f"{self._path}.{os.getpid()}.new"  # The collector reads *.prom only.
+        try:
+            descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            with open(descriptor, "w", encoding="utf-8") as file:
+                os.fchmod(descriptor, 0o644)  # Whatever the umask is.
+                file.write(self._render())
+            os.replace(new, self._path)
+        except OSError as error:
+            with suppress(OSError):
+                os.unlink(new)
+            if not self._is_failing:
+                self._log(f"warning: the metrics can't be written to {self._path}: {error.strerror or error}")
+            self._is_failing = True
+        else:
+            self._is_failing = False

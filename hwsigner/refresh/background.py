@@ -11,16 +11,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from queue import Empty, SimpleQueue
-from types import TracebackType
 from typing import NamedTuple, Self
 from weakref import WeakSet
 
 from hwsigner.aws.credentials import Credentials
 from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError, suggestion
 from hwsigner.identity.certificate import Certificate
-from hwsigner.refresh.expiry import ExpiryWatch
 from hwsigner.refresh.outcome import Failure, Rendered, Session
 from hwsigner.refresh.provider import Provider
+from hwsigner.refresh.reopening import ExpiryWatch
 from hwsigner.refresh.workers import start_work
 
 # Waiting does not count the time that the machine is suspended, and nothing reports that a clock was set.
@@ -236,9 +235,7 @@ class BackgroundProvider:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _want(self) -> None:

@@ -61,17 +61,11 @@ class Rendered:
 
 @dataclass(frozen=True)
 class Failure:
-    """A failed attempt.
+    """A failed attempt."""
 
-    Attributes:
-        error: its error, without the traceback, whose frames may hold a PIN, and without its causes.
-        number: how many attempts failed in a row, this one included.
-        next_try: when the next attempt is allowed, in seconds of the provider's clock; infinity for never.
-    """
-
-    error: HwsignerError | HwsignerWarning
-    number: int
-    next_try: float
+    error: HwsignerError | HwsignerWarning  # Without causes, and without the traceback, whose frames may hold a PIN.
+    number: int  # How many attempts failed in a row, this one included.
+    next_try: float  # When the next attempt is allowed, by the provider's clock; infinity for never.
 
     @property
     def request_id(self) -> str:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakSet
 
@@ -22,9 +21,8 @@ from hwsigner.identity import IdentitySource
 from hwsigner.identity.certificate import Certificate
 from hwsigner.monitoring import logger
 from hwsigner.pins import AskPin
-from hwsigner.refresh.expiry import ExpiryWatch
 from hwsigner.refresh.outcome import Failure, Session
-from hwsigner.refresh.reopening import ReopeningIdentity
+from hwsigner.refresh.reopening import ExpiryWatch, ReopeningIdentity
 from hwsigner.refresh.schedule import SESSION_TIMING, Lifetime, until_refresh
 from hwsigner.system.clocks import Clocks, boot_time, utc_now
 from hwsigner.system.notices import observed_by
@@ -203,9 +201,7 @@ class Provider:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     # For background providers, and for those who may ask an agent first:

@@ -19,17 +19,11 @@ Chance = Callable[[], float]
 
 @dataclass(frozen=True)
 class Lifetime:
-    """When a session expires, and when it is replaced.
-
-    Attributes:
-        end: when it expires.
-        margin: once no more seconds than these are left, a caller creates the next session.
-        ahead: once no more seconds than these are left, a background provider does. At least the margin.
-    """
+    """When a session expires, and when it is replaced."""
 
     end: float
-    margin: float
-    ahead: float
+    margin: float  # Once no more seconds than these are left, a caller creates the next session.
+    ahead: float  # Once no more than these are left, a background provider does. At least the margin.
 
     def is_due(self, left: float) -> bool:
         """Return whether a caller creates the next session when this many seconds are left."""

@@ -30,20 +30,12 @@ _CANNOT_TELL = {errno.ENOENT, errno.EPERM, errno.EACCES, errno.EAFNOSUPPORT, err
 
 
 class HTTPRequest(NamedTuple):
-    """The head of a request.
-
-    Attributes:
-        method: such as `GET`.
-        path: without the query, percent-decoded.
-        headers: names in lower case, and values, as sent.
-        keeps_open: whether the client may send more requests.
-        peer: the client.
-    """
+    """The head of a request."""
 
     method: str
-    path: str
-    headers: Sequence[tuple[bytes, bytes]]
-    keeps_open: bool
+    path: str  # Without the query, percent-decoded.
+    headers: Sequence[tuple[bytes, bytes]]  # Names in lower case, and values, as sent.
+    keeps_open: bool  # Whether the client may send more requests.
     peer: Peer
 
 

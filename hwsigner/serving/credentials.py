@@ -48,14 +48,7 @@ class _RenderedResponse(NamedTuple):
 
 
 class CredentialResponses:
-    """The responses with a source's credentials: rendered once for each set of them.
-
-    Args:
-        source: gives the credentials.
-        render: writes them in an endpoint's format.
-        profile: the profile's name, for refusals.
-        give: called for each response.
-    """
+    """The responses with a source's credentials: rendered once for each set of them."""
 
     def __init__(
         self, source: CredentialSource, render: Callable[[Credentials], bytes], profile: str, give: Give | None = None

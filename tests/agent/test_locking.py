@@ -10,8 +10,8 @@ import pytest
 from agent.homes import PASSPHRASE, Home, Running, run_agent
 from hwsigner.agent import control
 from hwsigner.agent.client import command, find_credentials
+from hwsigner.agent.profile import UnlockedPins
 from hwsigner.agent.protocol import AgentRequest, Verb, with_body
-from hwsigner.agent.unlocked_pins import UnlockedPins
 from hwsigner.errors import AgentError, PinRequiredError
 from hwsigner.pins import PinRequest
 

@@ -10,7 +10,7 @@ import pytest
 from agent.homes import Home
 from hwsigner.agent import source as source_module
 from hwsigner.agent.protocol import LOCKED
-from hwsigner.agent.served_profile import ServedProfile
+from hwsigner.agent.source import ServedProfile
 from hwsigner.aws.credentials import Credentials
 from hwsigner.cli.sources import of_profile
 from hwsigner.errors import AgentError, ServiceError, UsageError

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwsigner.errors import AuditError
-from hwsigner.monitoring import audit_places
+from hwsigner.monitoring import audit as module
 from hwsigner.monitoring.audit import MAX_ASKERS, Audit
 from monitoring.credentials import AuditedSet
 from monitoring.pipes import almost_full_pipe, ends
@@ -252,14 +252,14 @@ def test_each_process_of_a_program_that_stays_has_its_line(path: Path, monkeypat
 
 
 def test_closed_stderr_is_an_error_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit_places, "_STDERR", -1)
+    monkeypatch.setattr(module, "_STDERR", -1)
     with pytest.raises(AuditError, match="the audit log stderr can't be written: Bad file descriptor"):
         Opened("stderr", required=True)
 
 
 def test_stderr_without_a_reader_is_an_error_and_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     reader, writer = os.pipe()
-    monkeypatch.setattr(audit_places, "_STDERR", writer)
+    monkeypatch.setattr(module, "_STDERR", writer)
     audit = Opened("stderr", required=True).audit
     with suppress(AuditError):
         for who in range(10_000):
@@ -272,7 +272,7 @@ def test_stderr_without_a_reader_is_an_error_and_is_not_waited_for(monkeypatch: 
 
 def test_asker_with_a_long_path_does_not_block_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
     with almost_full_pipe() as (reader, writer):
-        monkeypatch.setattr(audit_places, "_STDERR", writer)
+        monkeypatch.setattr(module, "_STDERR", writer)
         audit = Opened("stderr", required=True).audit
         path = "/" + "\U0001f511" * 1000 + "/program"
         assert ends(lambda: audit.give("web", AuditedSet(), 1, lambda: {"executable": path, "parent_executable": path}))

@@ -14,9 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from hwsigner.monitoring import textfile
-from hwsigner.monitoring.metrics import Metrics, ProfileHealth
-from hwsigner.monitoring.textfile import Textfile
+from hwsigner.monitoring import metrics as module
+from hwsigner.monitoring.metrics import Metrics, ProfileHealth, Textfile
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
 READY = ProfileHealth("web", "ready", NOW + timedelta(hours=1))
@@ -111,7 +110,7 @@ def test_health_names_the_profiles_without_credentials(states: list[ProfileHealt
 def test_textfile_is_written_whole_for_all_to_read_and_removed_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(textfile, "WRITE_SECONDS", 0.01)
+    monkeypatch.setattr(module, "WRITE_SECONDS", 0.01)
     path, texts = tmp_path / "hwsigner.prom", ["a 1\n" * 10_000, "b 2\n" * 10_000]
     before = os.umask(0o077)
     file = Textfile(str(path), lambda: texts[int(time.monotonic() * 1000) % 2], lambda text: None)
@@ -131,7 +130,7 @@ def test_textfile_is_written_whole_for_all_to_read_and_removed_at_the_end(
 
 
 def test_textfile_that_can_t_be_written_is_logged_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(textfile, "WRITE_SECONDS", 0.001)
+    monkeypatch.setattr(module, "WRITE_SECONDS", 0.001)
     logged, tries = list[str](), list[int]()
 
     def render() -> str:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import certs
 from hwsigner.identity.certificate import Certificate, load
 from hwsigner.key import FoundCertificate
-from hwsigner.refresh.expiry import ExpiryWatch
+from hwsigner.refresh.reopening import ExpiryWatch
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 CA = certs.make_ca()

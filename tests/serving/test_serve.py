@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 import certs
 from hwsigner import __version__
-from hwsigner.agent.served_profile import ServedProfile
+from hwsigner.agent.source import ServedProfile
 from hwsigner.cli import server_run
 from hwsigner.cli.server_run import ServerRun
 from hwsigner.config.profiles import add_profile
