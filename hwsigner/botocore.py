@@ -70,11 +70,7 @@ _sources: dict[str, AgentOrOwn[CurrentProvider]] = {}
 
 
 def _credentials(profile: str) -> dict[str, str]:
-    """Return live credentials of a profile in botocore's form. All sessions of this process share them.
-
-    Raises:
-        CredentialsError: there are none.
-    """
+    """Return live credentials of a profile in botocore's form. All sessions of this process share them."""
     source = _sources.setdefault(profile, AgentOrOwn(profile, partial(CurrentProvider, profile)))
     try:
         with observed_by(show_unless_notified):

@@ -267,11 +267,7 @@ def check_no_pin(value: bytes) -> None:
 
 
 def _check_is_place(text: str) -> None:
-    """Check that a text is not a key itself, as an expanded $KEY would be. It would be shown as a path that is missing.
-
-    Raises:
-        UsageError: it is. The message does not quote it.
-    """
+    """Refuse a text that is a key itself, as an expanded $KEY would be, without quoting it as a missing path."""
     if text.startswith(_PEM_STARTS) or re.match(_DER_START, text):
         raise UsageError("a key or certificate is given where its place is wanted", "For a variable, write env:NAME")
 

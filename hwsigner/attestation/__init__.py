@@ -168,11 +168,7 @@ def examine(statement: Document, trust: Trust) -> Findings:
 
 
 def challenge(statement: Document, trust: Trust) -> tuple[Document, Document]:
-    """Return the challenge to a statement, and the state that the verifier keeps for itself until the answer.
-
-    Raises:
-        AttestationError: as `examine`.
-    """
+    """Return the challenge to a statement, and the state that the verifier keeps for itself; raises as `examine`."""
     examine(statement, trust)
     common = {"statement": statement.digest(), "nonce": secrets.token_bytes(NONCE_BYTES)}
     values, own = _verifier(statement).challenge(statement)
@@ -216,11 +212,7 @@ def _verifier(statement: Document) -> _VerifiesStatements:
 
 
 def _with_csr(found: Findings, statement: Document) -> Findings:
-    """Return the findings with whether the statement's request is signed by its key.
-
-    Raises:
-        AttestationError: the key is too short to prove anything.
-    """
+    """Return the findings with whether the statement's request is signed by its key, which must be long enough."""
     if is_short(found.public_key):
         raise AttestationError("the key is an RSA key of less than 2048 bits", "Make one with hwsigner keygen")
     csr = statement.blob("certificateRequest")

@@ -171,10 +171,10 @@ class Trust:
             raise AttestationError(problem, "Leave out what the chain does not need")
         chain = self._path((leaf,), others, may_issue)
         if chain is None:
-            raise AttestationError(
-                f"the certificate of {leaf.subject or 'the chip'}, issued by {leaf.issuer}, leads to none of the roots",
-                "Add the vendor's root and intermediate certificates to the folder, if you trust that vendor",
-            )
+            name = leaf.subject or "the chip"
+            problem = f"the certificate of {name}, issued by {leaf.issuer}, leads to none of the roots"
+            hint = "Add the vendor's root and intermediate certificates to the folder, if you trust that vendor"
+            raise AttestationError(problem, hint)
         for certificate in chain:
             self.check(certificate)
         return chain

@@ -27,47 +27,30 @@ _PREFIX = "hwsigner-attestation-"
 _LABEL = b"hwsigner-attestation-1\0"
 _HINT = "Ask for it again; it must arrive unchanged"
 
+
+def _schema(binary: str, **others: Type) -> Mapping[str, Type]:
+    """Return the types of a document's members: the names of those that are bytes, and the others."""
+    plain: Type = "bytes"
+    return {**dict.fromkeys(binary.split(), plain), **others}
+
+
 _SCHEMAS: dict[tuple[Kind, str], Mapping[str, Type]] = {
-    ("statement", "tpm2"): {
-        "keyPublic": "bytes",
-        "akPublic": "bytes",
-        "ekPublic": "bytes",
-        "ekCertificates": "list",
-        "certificateRequest": "bytes?",
-    },
-    ("challenge", "tpm2"): {
-        "statement": "bytes",
-        "nonce": "bytes",
-        "credentialBlob": "bytes",
-        "encryptedSecret": "bytes",
-    },
-    ("answer", "tpm2"): {
-        "nonce": "bytes",
-        "secret": "bytes",
-        "certifyInfo": "bytes",
-        "certifySignature": "bytes",
-        "quoteInfo": "bytes?",
-        "quoteSignature": "bytes?",
-        "pcrValues": "list?",
-    },
-    ("state", "tpm2"): {"statement": "bytes", "nonce": "bytes", "secret": "bytes", "created": "text"},
-    ("statement", "piv"): {
-        "slotCertificate": "bytes",
-        "attestationCertificate": "bytes",
-        "intermediates": "list?",
-        "certificateRequest": "bytes?",
-    },
+    ("statement", "tpm2"): _schema("keyPublic akPublic ekPublic", ekCertificates="list", certificateRequest="bytes?"),
+    ("challenge", "tpm2"): _schema("statement nonce credentialBlob encryptedSecret"),
+    ("answer", "tpm2"): _schema(
+        "nonce secret certifyInfo certifySignature", quoteInfo="bytes?", quoteSignature="bytes?", pcrValues="list?"
+    ),
+    ("state", "tpm2"): _schema("statement nonce secret", created="text"),
+    ("statement", "piv"): _schema(
+        "slotCertificate attestationCertificate", intermediates="list?", certificateRequest="bytes?"
+    ),
     ("statement", "pkcs11"): {
-        "keyPublic": "bytes",
+        **_schema("keyPublic", certificateRequest="bytes?", sensitive="text?", neverExtractable="text?", local="text?"),
         "token": "text",
-        "sensitive": "text?",
-        "neverExtractable": "text?",
-        "local": "text?",
-        "certificateRequest": "bytes?",
     },
-    **{("challenge", name): {"statement": "bytes", "nonce": "bytes"} for name in ("piv", "pkcs11")},
-    **{("answer", name): {"nonce": "bytes", "signature": "bytes"} for name in ("piv", "pkcs11")},
-    **{("state", name): {"statement": "bytes", "nonce": "bytes", "created": "text"} for name in ("piv", "pkcs11")},
+    **{("challenge", name): _schema("statement nonce") for name in ("piv", "pkcs11")},
+    **{("answer", name): _schema("nonce signature") for name in ("piv", "pkcs11")},
+    **{("state", name): _schema("statement nonce", created="text") for name in ("piv", "pkcs11")},
 }
 
 

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING
 
 from hwsigner.attestation.chain import UNREADABLE, Trust, VendorCertificate
 from hwsigner.attestation.documents import Document, Value
-from hwsigner.attestation.findings import Findings
-from hwsigner.attestation.proof_of_possession import PROOF_OF_POSSESSION, verify_proof_of_possession
+from hwsigner.attestation.findings import PROOF_OF_POSSESSION, Findings, verify_proof_of_possession
 from hwsigner.attestation.weaknesses import is_roca_of_yubikey, weaknesses_of_yubikey
 from hwsigner.errors import AttestationError
 

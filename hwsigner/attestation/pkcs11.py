@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from hwsigner.attestation.chain import UNREADABLE, Trust
 from hwsigner.attestation.documents import Document, Value
-from hwsigner.attestation.findings import Findings
-from hwsigner.attestation.proof_of_possession import PROOF_OF_POSSESSION, verify_proof_of_possession
+from hwsigner.attestation.findings import PROOF_OF_POSSESSION, Findings, verify_proof_of_possession
 from hwsigner.attestation.weaknesses import is_roca
 from hwsigner.errors import AttestationError, printable
 

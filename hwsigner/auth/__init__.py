@@ -72,12 +72,7 @@ class SigV4Auth(RequestAuth):
         self._last_context: tuple[_Access | None, int, SigningContext | None] = _NO_CONTEXT
 
     def _context(self) -> SigningContext:
-        """Return what to sign with now.
-
-        Raises:
-            UsageError: the credentials contain characters that can't be part of a header.
-            HwsignerError: raised by the credentials' callable.
-        """
+        """Return what to sign with now."""
         key = self.credentials() if callable(self.credentials) else self.credentials
         # Compare the values, not the objects: credentials may be refreshed in place.
         access = key.access_key_id, key.secret_access_key, key.session_token

@@ -184,12 +184,8 @@ class ServiceClients:
 
         from hwsigner.aws.create_session import USER_AGENT
 
-        config = Config(
-            retries={"mode": "standard"},
-            connect_timeout=_CONNECT_TIMEOUT,
-            read_timeout=_READ_TIMEOUT,
-            user_agent_extra=USER_AGENT,
-        )
+        limits = {"connect_timeout": _CONNECT_TIMEOUT, "read_timeout": _READ_TIMEOUT}
+        config = Config(retries={"mode": "standard"}, user_agent_extra=USER_AGENT, **limits)
         with translated("boto3", ""):
             region = self._iam_region() if service == "iam" else None
             endpoint = self._endpoint or endpoint_of_variables(service)
@@ -263,14 +259,8 @@ def _failure(what: str, error: Exception) -> HwsignerError:
         return ConfigError(_flat(error), "Correct or unset AWS_PROFILE, or name a profile of ~/.aws/config")
     if isinstance(error, botocore.NoRegionError):
         return UsageError("no region was given", "Give --region, such as eu-central-1, or set AWS_REGION")
-    of_credentials = (
-        botocore.NoCredentialsError,
-        botocore.PartialCredentialsError,
-        botocore.CredentialRetrievalError,
-        botocore.TokenRetrievalError,
-        botocore.SSOError,
-    )
-    if isinstance(error, of_credentials):
+    of_sso = botocore.CredentialRetrievalError, botocore.TokenRetrievalError, botocore.SSOError
+    if isinstance(error, (botocore.NoCredentialsError, botocore.PartialCredentialsError, *of_sso)):
         hint = "Run aws configure or aws sso login, or name a profile of the SDKs' files with --aws-profile"
         return ConfigError(f"no credentials for the AWS APIs: {_flat(error)}", hint)
     return ConfigError(f"{what} failed: {_flat(error)}", "Check the settings of the AWS SDKs")

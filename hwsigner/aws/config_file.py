@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from configparser import RawConfigParser
 
 _NAMES = ("endpoint_url", "ca_bundle", "max_attempts", "ignore_configured_endpoint_urls")
+_CREDENTIAL_SETTINGS = (
+    *("aws_access_key_id", "credential_process", "login_session", "role_arn", "sso_account_id"),
+    "web_identity_token_file",
+)
+_CREDENTIALS_SECTION = re.compile("default")
+# If both are there, botocore uses the last one, and other SDKs the longer name.
+_CONFIG_SECTION = re.compile(r"""default|profile\s+(["']?)default\1\s*""")
 
 
 class Setting:
@@ -121,3 +128,23 @@ def _sections(parser: RawConfigParser, kind: str, name: str) -> Iterator[str]:
 def _value(text: str) -> str:
     """Return a value without a comment, which some SDKs allow."""
     return re.split(r"(?:^|\s)[#;]", text)[0].strip()
+
+
+def find_default_credentials(environ: Mapping[str, str]) -> str | None:
+    """Return the setting that gives the default profile credentials, with section and file; None if none does.
+
+    The SDKs prefer them to a container endpoint.
+    """
+    from configparser import Error, RawConfigParser
+
+    for path, section in ((credentials_path(environ), _CREDENTIALS_SECTION), (config_path(environ), _CONFIG_SECTION)):
+        parser = RawConfigParser(strict=False)
+        try:
+            parser.read_string(read_text(path)[0])
+        except (OSError, ValueError, Error):
+            continue  # The SDK will report it.
+        for name in filter(section.fullmatch, parser.sections()):
+            found = next((key for key in _CREDENTIAL_SETTINGS if parser.has_option(name, key)), None)
+            if found:
+                return f"{found} in [{name}] of {path}"
+    return None

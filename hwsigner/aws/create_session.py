@@ -187,14 +187,11 @@ def build_request(request: SessionRequest, endpoint: Endpoint) -> Request:
         body["roleSessionName"] = request.session_name
     if request.instance_properties:
         body["instanceProperties"] = dict(request.instance_properties)
+    profile, role, anchor = request.profile_arn, request.role_arn, request.trust_anchor_arn
     return Request(
         method="POST",
         path=endpoint.path,
-        query=(
-            ("profileArn", request.profile_arn),
-            ("roleArn", request.role_arn),
-            ("trustAnchorArn", request.trust_anchor_arn),
-        ),
+        query=(("profileArn", profile), ("roleArn", role), ("trustAnchorArn", anchor)),
         headers=(("Host", endpoint.host_header), ("Content-Type", "application/json"), ("User-Agent", USER_AGENT)),
         body=json.dumps(body, separators=(",", ":")).encode(),
     )
@@ -290,12 +287,10 @@ def _explained(response: Response, body: dict[str, object], kind: str, now: date
     if not body and not kind:
         return unexpected_response(response)
     message = str(body.get("message") or body.get("Message") or "no message")[:_SHOWN_CHARACTERS]
-    request_id = request_id_of(response)
     what = f"{kind} ({response.status})" if kind else f"status {response.status}"
-    return ServiceError(
-        f"the service refused: {what}: {message.rstrip('.')}" + (f" (request id {request_id})" if request_id else ""),
-        _clock_hint(response, message, now) or _cause(response.status, kind, message),
-    )
+    number = f" (request id {request_id_of(response)})" if request_id_of(response) else ""
+    hint = _clock_hint(response, message, now) or _cause(response.status, kind, message)
+    return ServiceError(f"the service refused: {what}: {message.rstrip('.')}{number}", hint)
 
 
 def _cause(status: int, kind: str, message: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from hwsigner.aws.default_profile import find_default_credentials
+from hwsigner.aws.config_file import find_default_credentials
 from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.config.flags import IDENTITY, PROFILE, SESSION
 from hwsigner.errors import HwsignerWarning, UsageError

@@ -13,7 +13,6 @@ import os
 import ssl
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from http.client import HTTPMessage
 from typing import Any
@@ -22,7 +21,7 @@ from hwsigner.errors import ConfigError, HwsignerError, ServiceUnreachableError
 from hwsigner.http.address import Endpoint
 from hwsigner.http.connection import RETRY_HINT, Deadline, Proxy
 from hwsigner.http.tls import TrustedCAs
-from hwsigner.http.transport import Response, TransportOptions, post
+from hwsigner.http.transport import Headers, Response, TransportOptions, post
 from hwsigner.system.processes import python_command
 
 # The provider is for this key alone: it also offers to verify signatures and to agree on keys, but not for all curves.
@@ -60,7 +59,7 @@ class ClientCertificate:
         self,
         endpoint: Endpoint,
         target: str,
-        headers: Sequence[tuple[str, str]],
+        headers: Headers,
         body: bytes,
         *,
         options: TransportOptions,
@@ -97,8 +96,7 @@ def _run_child(client: ClientCertificate, request: str, seconds: float, peer: st
         config.write(_CONFIG.encode())
         config.flush()
         variables = {"OPENSSL_CONF": f"/proc/self/fd/{config.fileno()}", "TSS2_LOG": "all+NONE"}
-        if client.tcti:
-            variables["TPM2OPENSSL_TCTI"] = client.tcti
+        variables |= {"TPM2OPENSSL_TCTI": client.tcti} if client.tcti else {}
         try:
             ran = subprocess.run(
                 python_command(__name__),
@@ -122,12 +120,9 @@ def _run_child(client: ClientCertificate, request: str, seconds: float, peer: st
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
     """Send a request, in the child."""
     connect, read, whole = request["limits"]
-    options = TransportOptions(
-        connect,
-        read,
-        cas=TrustedCAs(*request["cas"]) if request["cas"] else None,
-        proxy=Proxy(**request["proxy"]) if request["proxy"] else None,
-    )
+    cas = TrustedCAs(*request["cas"]) if request["cas"] else None
+    proxy = Proxy(**request["proxy"]) if request["proxy"] else None
+    options = TransportOptions(connect, read, cas=cas, proxy=proxy)
     certificate, key = request["certificate"]
     try:
         options.present_certificate(certificate, key)
@@ -137,14 +132,9 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
             "Install OpenSSL's provider tpm2 (Debian: tpm2-openssl) for the OpenSSL of this Python, and check the TPM"
         )
         raise ConfigError(problem, hint) from None
-    response = post(
-        Endpoint(*request["endpoint"]),
-        request["target"],
-        [(name, value) for name, value in request["headers"]],
-        base64.b64decode(request["body"]),
-        options=options,
-        deadline=Deadline(whole),
-    )
+    headers, sent = [(name, value) for name, value in request["headers"]], base64.b64decode(request["body"])
+    endpoint = Endpoint(*request["endpoint"])
+    response = post(endpoint, request["target"], headers, sent, options=options, deadline=Deadline(whole))
     body = base64.b64encode(response.body).decode()
     return {"status": response.status, "headers": response.headers.items(), "body": body}
 

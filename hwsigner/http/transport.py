@@ -25,6 +25,7 @@ from hwsigner.http.tls import TlsSettings, TlsStream, TrustedCAs, find_cas, make
 if TYPE_CHECKING:
     import socket
 
+Headers = Sequence[tuple[str, str]]
 MAX_BODY_BYTES = 1 << 20
 _LINE = re.compile(r"[\x20-\x7e\t]+")
 
@@ -122,13 +123,7 @@ class TransportOptions:
 
 
 def post(
-    endpoint: Endpoint,
-    target: str,
-    headers: Sequence[tuple[str, str]],
-    body: bytes,
-    *,
-    options: TransportOptions,
-    deadline: Deadline,
+    endpoint: Endpoint, target: str, headers: Headers, body: bytes, *, options: TransportOptions, deadline: Deadline
 ) -> Response:
     """Send a POST request and return its response.
 
@@ -151,21 +146,14 @@ def post(
 
 
 def get(
-    endpoint: Endpoint,
-    target: str,
-    headers: Sequence[tuple[str, str]],
-    *,
-    options: TransportOptions,
-    deadline: Deadline,
+    endpoint: Endpoint, target: str, headers: Headers, *, options: TransportOptions, deadline: Deadline
 ) -> Response:
     """Send a GET request and return its response; the rest is as for `post`."""
     request = _request("GET", endpoint, target, headers, options)
     return _exchange("GET", endpoint, request, options, deadline)
 
 
-def _request(
-    method: str, endpoint: Endpoint, target: str, headers: Sequence[tuple[str, str]], options: TransportOptions
-) -> bytes:
+def _request(method: str, endpoint: Endpoint, target: str, headers: Headers, options: TransportOptions) -> bytes:
     """Return the head of a request as it is sent to the server, or to the proxy."""
     sent = [*headers, ("Connection", "close")]
     if options.proxy and endpoint.scheme == "http":
@@ -241,7 +229,7 @@ def _proxy_error(proxy: Proxy, status: int) -> ServiceUnreachableError:
     return ServiceUnreachableError(problem, hint, retryable=status >= 500)
 
 
-def _head(method: str, target: str, headers: Sequence[tuple[str, str]]) -> bytes:
+def _head(method: str, target: str, headers: Headers) -> bytes:
     lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers)]
     if not all(_LINE.fullmatch(line) for line in lines):
         raise ValueError("the request's target or a header contains a control or non-ASCII character")

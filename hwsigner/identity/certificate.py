@@ -311,9 +311,6 @@ def _copy(found: FoundCertificate) -> bytes:
 
     openssl and Go accept what cryptography refuses: a pathLenConstraint without CA:TRUE, an encoded default, parameters
     of ECDSA signatures, and extensions that can't be parsed.
-
-    Raises:
-        CertificateError: it has an RSA key with an impossible exponent.
     """
     from asn1crypto.algos import SignedDigestAlgorithm
     from asn1crypto.x509 import BasicConstraints, Certificate, Extension

@@ -150,12 +150,10 @@ def canonical_request(request: Request) -> bytes:
     Raises:
         ValueError: a part of the request can't go on the wire.
     """
+    parameters, headers = _encoded_parameters(request), headers_to_sign(request.headers)
+    hashed = reference.payload_hash(request.body)
     return reference.canonical_request(
-        request.method,
-        request.path,
-        parameters=_encoded_parameters(request),
-        headers=headers_to_sign(request.headers),
-        payload_hash=reference.payload_hash(request.body),
+        request.method, request.path, parameters=parameters, headers=headers, payload_hash=hashed
     )
 
 

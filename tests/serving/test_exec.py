@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 from botocore.configloader import load_config
 
-from hwsigner.aws.config_file import read_config
-from hwsigner.aws.default_profile import find_default_credentials
+from hwsigner.aws.config_file import find_default_credentials, read_config
 from hwsigner.cli.child import run_program
 from hwsigner.cli.exec import child_environment
 from scene import Outcome
