@@ -12,12 +12,21 @@ from hwsigner.system.files import check_not_writable_by_others, create_file
 
 
 def read_document(path: str, kind: Kind) -> Document:
-    """Read a document. Raises as `read_bytes`, or an AttestationError if it is not such a document."""
+    """Read a document.
+
+    Raises:
+        UsageError: the file can't be read.
+        AttestationError: it is not such a document.
+    """
     return read(read_bytes(path), kind)
 
 
 def read_bytes(path: str) -> bytes:
-    """Read a file, but no more than shows that it is too long; raises a UsageError if it can't be read."""
+    """Read a file, but no more of it than is needed to see that it is too long.
+
+    Raises:
+        UsageError: it can't be read.
+    """
     try:
         with open(path, "rb") as file:
             return file.read(MAX_BYTES + 1)
@@ -26,7 +35,11 @@ def read_bytes(path: str) -> bytes:
 
 
 def create_document(path: str, document: Document) -> None:
-    """Write a document into a new file of mode 0600; raises a UsageError if it is there, or can't be written."""
+    """Write a document into a new file of mode 0600.
+
+    Raises:
+        UsageError: there is such a file already, or it can't be written.
+    """
     try:
         create_file(path, document.to_json().encode("ascii"))
     except FileExistsError as error:
@@ -36,7 +49,11 @@ def create_document(path: str, document: Document) -> None:
 
 
 def read_trust(folder: str) -> attestation.Trust:
-    """Read the roots; raises a UsageError if another user can write them, who could make up chips."""
+    """Read the roots. Another user who can write to them could make up chips.
+
+    Raises:
+        UsageError: another user can. Or as `attestation.read_trust`.
+    """
     for path in filter(os.path.exists, (folder, *glob.glob(os.path.join(glob.escape(folder), "*")))):
         check_not_writable_by_others(path, os.stat(path), UsageError)
     return attestation.read_trust(folder)

@@ -112,7 +112,11 @@ def abandon_stdout() -> None:
 
 
 def print_outcome(done: str, text: str) -> None:
-    """Print the text of a command that has changed something.
+    """Print what a command that has changed something prints.
+
+    Args:
+        done: what it has done, for the error.
+        text: what to print.
 
     Raises:
         HwsignerError: stdout can't be written. The message says what was done.
@@ -127,7 +131,15 @@ def print_outcome(done: str, text: str) -> None:
 
 
 def print_rows(done: str, rows: Sequence[tuple[str, str]]) -> None:
-    """Print rows of a title and a text, as `print_outcome` prints a text. Control characters are escaped."""
+    """Print what a command has done in rows of a title and a text.
+
+    Args:
+        done: what it has done, for the error.
+        rows: the rows. Control characters in them are escaped.
+
+    Raises:
+        HwsignerError: as `print_outcome`.
+    """
     width = max(len(title) for title, _ in rows)
     print_outcome(done, "\n".join(printable(f"{title:<{width}}  {text}") for title, text in rows))
 

@@ -23,6 +23,9 @@ def of_profile(name: str, monitor: Monitor | None = None) -> ServedProfile:
     Args:
         name: its name.
         monitor: takes sessions and failures; None for nothing.
+
+    Raises:
+        ConfigError: there is no such profile, or it contains a key that is not a flag.
     """
     values = settings.read_profile(name, os.environ)
     let_ask(values)

@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 
 
 def check_policy(state: ProfileState | None, document: bytes) -> Iterator[Finding]:
-    """Yield what is open or wrong in a trust policy in JSON, also for the certificate and trust anchor of a profile."""
+    """Yield what is open or wrong in a trust policy.
+
+    Args:
+        state: a profile, whose certificate and trust anchor should be let in; None for none.
+        document: the policy in JSON, or what else the file has.
+    """
     anchor, name, now = "", None, datetime.now(UTC)
     if state:
         anchor, name = _anchor(state), state.settings.role_session_name

@@ -25,6 +25,11 @@ def check_issued(request: CertificateRequest, issued: Issued, now: datetime) -> 
     no less. Its validity and that of its CAs cover now, and the service will accept it. If CAs came with it, one of
     them issued it; CAs that are not in the chain are ignored, as an issuer sends old and new ones while it changes.
 
+    Args:
+        request: the request.
+        issued: the certificates, in any order.
+        now: the time, with its zone.
+
     Raises:
         CertificateError: something does not fit. The message says what.
     """
@@ -46,7 +51,11 @@ def check_issued(request: CertificateRequest, issued: Issued, now: datetime) -> 
 
 
 def check_names(request: x509.CertificateSigningRequest, certificate: x509.Certificate) -> None:
-    """Check that a certificate has the names of a request, and no others; raises a CertificateError if it has not."""
+    """Check that a certificate has the names of a request, and no others.
+
+    Raises:
+        CertificateError: it has not.
+    """
     _check_same("subject", _parts(request.subject), _parts(certificate.subject))
     _check_same("subjectAltName", _alternatives(request.extensions), _alternatives(certificate.extensions))
 

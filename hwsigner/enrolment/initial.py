@@ -83,6 +83,10 @@ class Enrolled:
 def enroll(asked: Enrolment, prompts: Prompts = lambda _: ()) -> Enrolled:
     """Make what is missing of a key, its certificate, its profile and the line for the SDKs.
 
+    Args:
+        asked: what to bring about.
+        prompts: returns what asks the user for a PIN that no other place gives.
+
     Raises:
         UsageError: a name, an ARN or another setting is missing or invalid.
         ConfigError: a file can't be read or changed.

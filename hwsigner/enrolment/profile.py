@@ -45,6 +45,7 @@ def profile_lock(name: str, config: str, *, system: bool = False) -> Iterator[in
 
     Raises:
         LockError: another one has been doing it for ten seconds.
+        HwsignerError: the folder of config.toml can't be written.
     """
     path = os.path.join(os.path.dirname(config), f".{name}.hwsigner-enroll")
     running = f"another hwsigner enroll or renew of {name} is running"
@@ -80,7 +81,11 @@ def _locked(path: str, seconds: float, running: str, *, folder_mode: int = 0o700
 
 
 def settings_of(found: Profile | None, given: Mapping[str, Any]) -> Settings:
-    """Return the settings: those given, by attribute, else the profile's, else the defaults."""
+    """Return the settings: those given, by attribute, else the profile's, else the defaults.
+
+    Raises:
+        ConfigError: the profile is invalid.
+    """
     return Settings({**(profile_values(found, given) if found else {}), **given})
 
 
@@ -101,6 +106,11 @@ def kept_values(given: Settings) -> dict[str, Any]:
 
 def key_to_certify(values: Settings, new_key: KeyRequest, prompts: Prompts) -> KeyToCertify:
     """Return the key and the names that the settings ask for.
+
+    Args:
+        values: the settings.
+        new_key: what the key must be like if it is to be made.
+        prompts: returns what asks the user for a PIN, for the setting `pinentry`.
 
     Raises:
         UsageError: no key or no subject is named, or a name is invalid.
@@ -137,6 +147,7 @@ def issuer_of(values: Settings, key: KeyAccess | None = None) -> Issuer:
 
     Raises:
         UsageError: they choose none, or a setting is missing or invalid.
+        CertificateError: the vendor's certificates can't be read.
     """
     name = values.issuer or ("command" if values.issuer_command else None)
     if name is None:
@@ -191,5 +202,10 @@ def certificate_values(installed: InstalledCertificate, key: str | KeyURI = "") 
 
 
 def with_certificate(kept: Mapping[str, Any], installed: InstalledCertificate | None) -> dict[str, Any]:
-    """Return what to write into a profile: what it keeps, and the places of a certificate that was installed now."""
+    """Return what to write into a profile that names an installed certificate; None removes what excludes it.
+
+    Args:
+        kept: the other values, as TOML has them.
+        installed: where the certificate was put; None if the profile names it already.
+    """
     return {**dict.fromkeys(EXCLUDED), **kept, **certificate_values(installed)} if installed else dict(kept)

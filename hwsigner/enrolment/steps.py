@@ -57,7 +57,11 @@ class KeyToCertify:
 
 
 def ensure_key(target: KeyToCertify) -> tuple[KeyDescription, bool]:
-    """Return the key, and whether it was made now. A key that is there is never replaced."""
+    """Return the key, and whether it was made now. A key that is there is never replaced.
+
+    Raises:
+        UsageError, SigningKeyError, PinError: as `describe_key` and `generate_key`.
+    """
     access = target.access
     try:
         return access.describe(), False
@@ -70,6 +74,9 @@ def share_key(access: KeyAccess) -> None:
     """Let the system's agent read the key file of a new TPM key, which is of no use without the TPM.
 
     A file whose group or mode was changed since, a link, and what belongs to another user stay as they are.
+
+    Raises:
+        HwsignerError: the file's group or mode can't be changed.
     """
     if access.uri.scheme != "tpm2" or "path" not in access.uri.path:
         return
@@ -95,6 +102,7 @@ def sign_request(target: KeyToCertify, key: Key) -> CertificateRequest:
     Raises:
         CertificateError: the place beside the key has something else than a certificate of this key.
         UsageError: a name is invalid, or the key's backend has no place for certificates.
+        SigningKeyError: as `Key.sign`.
     """
     uri, public_key = target.access.uri.resolved(), key.public_key()
     require_place_for_certificate(uri, allow_modules=target.access.allow_modules)
@@ -104,7 +112,13 @@ def sign_request(target: KeyToCertify, key: Key) -> CertificateRequest:
 
 
 def installed_chain(target: KeyToCertify, request: CertificateRequest, now: datetime) -> Chain | None:
-    """Return the chain of the certificate beside the key, if it fits the request and is valid now; otherwise None."""
+    """Return the chain of the certificate beside the key, if it is as wanted and valid now; otherwise None.
+
+    Args:
+        target: the key and its names.
+        request: the request of its key.
+        now: the time, with its zone.
+    """
     public_key = request.public_key()
     access = target.access
     found = certificates_of_key(access.uri, public_key, allow_modules=access.allow_modules)
@@ -138,7 +152,10 @@ def request_certificate(
         pause: sleeps some seconds.
 
     Raises:
-        ServiceError: the issuer has no certificate yet. Otherwise as `Issuer.issue` and `check_issued`.
+        CertificateError: the answer does not fit the request.
+        ServiceError: the issuer refused, or has no certificate yet.
+        ServiceUnreachableError: it gave no complete answer in time.
+        HwsignerError: as `Issuer.issue`.
     """
     step, begin = _FIRST_PAUSE, now()
     while isinstance(answer := issuer.issue(request), Pending):
@@ -157,7 +174,11 @@ def request_certificate(
 
 
 def install(target: KeyToCertify, chain: Chain) -> InstalledCertificate:
-    """Put a chain beside the key, as `install_certificate`. The old certificate stays until the new one is in."""
+    """Put a chain beside the key. The old certificate stays until the new one is in.
+
+    Raises:
+        UsageError, SigningKeyError, PinError, CertificateError: as `install_certificate`.
+    """
     access = target.access
     found = [FoundCertificate(one.der, one.source) for one in chain.certificates]
     return install_certificate(

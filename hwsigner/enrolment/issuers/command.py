@@ -27,7 +27,11 @@ _CHUNK = 1 << 16
 
 
 def open_issuer(settings: IssuerSettings) -> CommandIssuer:
-    """Return the issuer that runs `settings.command`; raises a UsageError if there is none, or it has an open quote."""
+    """Return the issuer that runs `settings.command`.
+
+    Raises:
+        UsageError: there is no command, or it has an open quote.
+    """
     try:
         words = shlex.split(settings.command)
     except ValueError:
@@ -48,7 +52,11 @@ class CommandIssuer:
     timeout: float
 
     def issue(self, request: CertificateRequest) -> Issued | Pending:
-        """Run the program. Exit status 75 (EX_TEMPFAIL): there is no certificate yet. Raises as `Issuer.issue`."""
+        """Run the program. Exit status 75 (EX_TEMPFAIL) means that there is no certificate yet.
+
+        Raises:
+            HwsignerError: as `Issuer.issue`.
+        """
         with open(os.memfd_create("request"), "w+b") as stdin:  # Unlike a pipe, it takes any request at once.
             stdin.write(request.pem)
             stdin.seek(0)

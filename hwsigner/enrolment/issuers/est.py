@@ -32,6 +32,9 @@ def open_issuer(settings: IssuerSettings) -> Est:
 
     With `settings.user`, each request has that user and the secret as the password (HTTP Basic). With
     `settings.certificate`, that certificate is renewed, and logs in.
+
+    Raises:
+        UsageError: the URL is missing or malformed, or the user has a colon or a control character.
     """
     if ":" in settings.user or not settings.user.isprintable():
         raise UsageError("--issuer-user has a colon or a control character", "Use a name without them")
@@ -46,7 +49,12 @@ class Est:
     settings: IssuerSettings
 
     def issue(self, request: CertificateRequest) -> Issued | Pending:
-        """Enrol, and fetch the CAs. Raises as `Issuer.issue`, or a PinError if the password can't be read."""
+        """Enrol, and fetch the CAs.
+
+        Raises:
+            PinError: the place of the password can't be read.
+            HwsignerError: as `Issuer.issue`.
+        """
         headers = [("Content-Type", "application/pkcs10"), ("Content-Transfer-Encoding", "base64")]
         body = base64.encodebytes(request.der)
         operation = "simplereenroll" if self.site.client else "simpleenroll"
@@ -79,7 +87,11 @@ class Est:
 
 
 def read_pkcs7(answer: bytes, source: str) -> list[bytes]:
-    """Return the certificates of a PKCS #7 SignedData without signatures (RFC 5272, section 4.1), in DER."""
+    """Return the certificates of a PKCS #7 SignedData without signatures (RFC 5272, section 4.1), in DER.
+
+    Raises:
+        CertificateError: it can't be read.
+    """
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import Encoding
     from cryptography.hazmat.primitives.serialization.pkcs7 import load_der_pkcs7_certificates

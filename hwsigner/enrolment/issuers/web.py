@@ -41,6 +41,7 @@ class Website:
 
         Raises:
             ServiceUnreachableError: no complete response came in time.
+            ConfigError: the CAs can't be read.
         """
         sent, deadline = self._all(headers), Deadline(self.timeout)
         if self.client is None:
@@ -55,7 +56,13 @@ class Website:
         return [("Host", self.endpoint.host_header), ("User-Agent", "hwsigner"), *headers]
 
     def refusal(self, response: Response, reason: str = "", hint: str = "") -> ServiceError:
-        """Return the error for a response that is not what was asked for, with what the server says, shortened."""
+        """Return the error for a response that is not what was asked for.
+
+        Args:
+            response: the response.
+            reason: what the server says; it is shortened.
+            hint: what to do.
+        """
         status = response.status
         if 300 <= status < 400:
             reason, hint = "a redirect, which is not followed", "Give the URL of the server that it names"
@@ -70,7 +77,11 @@ class Website:
 
 
 def open_website(settings: IssuerSettings, default_path: str = "") -> Website:
-    """Return the server of `settings.url`, with the default path if the URL has none.
+    """Return the server of `settings.url`.
+
+    Args:
+        settings: the settings.
+        default_path: the path if the URL has none.
 
     Raises:
         UsageError: there is no URL, or it is malformed, or `http:` on another machine.
@@ -105,10 +116,14 @@ def _client(settings: IssuerSettings) -> ClientCertificate | None:
 
 
 def secret(settings: IssuerSettings, what: str) -> str:
-    """Return the secret of an issuer, for a header. The messages say what it is, and do not show it.
+    """Return the secret of an issuer, for a header.
+
+    Args:
+        settings: the settings.
+        what: what it is, for the message.
 
     Raises:
-        UsageError: there is none, or it has a character that a header can't have.
+        UsageError: there is none, or it has a character that a header can't have. The message does not show it.
         PinError: its place can't be read.
     """
     if settings.secret is None:

@@ -72,22 +72,29 @@ class RegistrarPolicy:
 
 
 def read_policy(path: str) -> RegistrarPolicy:
-    """Read a policy; raises a ConfigError if it can't be read, is invalid, or other users can write it."""
+    """Read a policy.
+
+    Raises:
+        ConfigError: it can't be read, is invalid, or other users can write it.
+    """
     return _parse(read_file(path), path)
 
 
 def add_machine(path: str, machine: Machine, *, replace: bool = False) -> bool:
-    """Add a machine to a policy, and return whether that was changed: it may have had this very machine.
-
-    Comments and the other machines stay as they are. A new file gets mode 0644.
+    """Add a machine to a policy. Comments and the other machines stay as they are. A new file gets mode 0644.
 
     Args:
         path: the policy's path.
         machine: the machine.
         replace: whether it may replace another one of its name, as after a swap of the mainboard.
 
+    Returns:
+        Whether the policy was changed: it may have had this very machine.
+
     Raises:
         ConfigError: the policy is invalid, has another machine of this name, or another name for this chip.
+        HwsignerError: it can't be written.
+        LockError: another process has been writing it for too long.
     """
     changed = False
 

@@ -75,7 +75,11 @@ class Registrar:
     clock: Callable[[], float] = time.time
 
     def challenge(self, body: bytes, client: str) -> dict[str, Any]:
-        """Answer the body of a request, a statement, with the challenge to it and the sealed state.
+        """Answer a statement with the challenge to it and the sealed state.
+
+        Args:
+            body: the request's body.
+            client: the client's address, for the audit line.
 
         Raises:
             RefusedRequest: the statement can't be true, or the policy does not allow its request.
@@ -90,7 +94,11 @@ class Registrar:
         return {"challenge": messages.members(challenge), "state": messages.encode(sealed)}
 
     def certify(self, body: bytes, client: str) -> dict[str, Any]:
-        """Verify the body of a request, an answer, and return the certificates for the statement's request.
+        """Verify an answer and return the certificates for the statement's request.
+
+        Args:
+            body: the request's body.
+            client: the client's address, for the audit line.
 
         Raises:
             RefusedRequest: the answer proves nothing, the policy does not allow the request, or the issuer has no

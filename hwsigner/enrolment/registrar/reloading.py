@@ -15,10 +15,15 @@ _T = TypeVar("_T")
 
 
 def read_file(path: str, *, private: bool = False, hint: str = "Check the path and who may read it") -> bytes:
-    """Read a file that only this user and root can write; if it is private, no other user can read it either.
+    """Read a file that only this user and root can write.
+
+    Args:
+        path: its path.
+        private: whether other users must not be able to read it either.
+        hint: what to do if it can't be opened.
 
     Raises:
-        ConfigError: it can't be read, with this hint; or is too long, or other users can do what they must not.
+        ConfigError: it can't be read, is too long, or other users can write it, or read it if it is private.
     """
     try:
         with open_trusted(path, ConfigError) as file:

@@ -59,7 +59,11 @@ class SealingKeys:
         return head + nonce + ChaCha20Poly1305(key).encrypt(nonce, plain, _LABEL + head)
 
     def open(self, sealed: bytes, now: float) -> bytes:
-        """Return a state; raises a SealError if none of the keys sealed it, it was changed, or its time is over."""
+        """Return a state.
+
+        Raises:
+            SealError: it was not sealed with one of the keys, was changed, or its time is over.
+        """
         head, nonce = sealed[: _HEAD_BYTES - _NONCE_BYTES], sealed[_HEAD_BYTES - _NONCE_BYTES : _HEAD_BYTES]
         key = dict(self.keys).get(head[len(_VERSION) :])
         if head[: len(_VERSION)] != _VERSION or key is None:
@@ -75,7 +79,11 @@ class SealingKeys:
 
 
 def read_keys(path: str) -> SealingKeys:
-    """Read a file of keys: one or two lines of ID and key, in hexadecimal. Lines that start with # are comments."""
+    """Read a file of keys: one or two lines of ID and key, in hexadecimal. Lines that start with # are comments.
+
+    Raises:
+        ConfigError: it can't be read, is something else, or other users can read or write it.
+    """
     return _parse(read_file(path, private=True, hint=_MAKE.format(path)), path)
 
 
@@ -84,6 +92,8 @@ def rotate_keys(path: str) -> SealingKeys:
 
     Raises:
         ConfigError: the file is not a file of keys, or other users can read or write it.
+        HwsignerError: it can't be written.
+        LockError: another process has been writing it for too long.
     """
     new = (secrets.token_bytes(_ID_BYTES), secrets.token_bytes(_KEY_BYTES))
 
