@@ -86,7 +86,12 @@ class Backend(NamedTuple):
         return cast(_Key, PluginKey(Plugin(ENTRY_POINTS, scheme, self.module), key))
 
     def load(self, module: str) -> ModuleType:
-        """Import one of its modules; raise a BackendUnavailableError if its library is missing, or a PluginError."""
+        """Import one of its modules.
+
+        Raises:
+            BackendUnavailableError: its library is not installed.
+            PluginError: it is not built in, and its import failed otherwise.
+        """
         try:
             return importlib.import_module(module)
         except ImportError as error:

@@ -17,7 +17,11 @@ _MODE = 0o644  # Certificates are public.
 
 
 def check_new_key_file(path: str) -> None:
-    """Check that a key file can be made, before its key is; raise a SigningKeyError if not."""
+    """Check that a key file can be made, before its key is.
+
+    Raises:
+        SigningKeyError: there is something at the path, or its folder can't be written.
+    """
     if os.path.lexists(path):
         raise _exists(path)
     folder = os.path.dirname(os.path.abspath(path))
@@ -30,7 +34,11 @@ def check_new_key_file(path: str) -> None:
 
 
 def write_new_key_file(path: str, data: bytes) -> None:
-    """Write a key file of mode 0600, and overwrite nothing; raise a SigningKeyError if that fails."""
+    """Write a key file of mode 0600, and overwrite nothing.
+
+    Raises:
+        SigningKeyError: there is something at the path, or it can't be written.
+    """
     try:
         create_file(path, data)
     except FileExistsError as error:
@@ -52,10 +60,15 @@ def certificate_files(key: str) -> tuple[str, str]:
 
 
 def write_certificates(path: str, certificates: Sequence[bytes], public_key: bytes | None) -> None:
-    """Write certificates in DER into a PEM file, in mode 0644 if it is new.
+    """Write certificates in DER into a PEM file. One that holds anything else than a key's certificates stays.
+
+    Args:
+        path: the file, which gets mode 0644 if it is new.
+        certificates: the certificates in order.
+        public_key: the key's DER SubjectPublicKeyInfo; None to replace certificates of any key.
 
     Raises:
-        CertificateError: the file has anything else than certificates of this public key, or of any if that is None.
+        CertificateError: the file has anything else than certificates of this key.
         SigningKeyError: it can't be written.
     """
     pem = b"".join(Block("CERTIFICATE", der).pem for der in certificates)
@@ -74,7 +87,11 @@ def write_certificates(path: str, certificates: Sequence[bytes], public_key: byt
 
 
 def check_replaceable(path: str, public_key: bytes) -> None:
-    """Check that `write_certificates` may replace a file, or that there is none; raise a CertificateError if not."""
+    """Check that `write_certificates` may replace a file, or that there is none.
+
+    Raises:
+        CertificateError: the file has anything else than certificates of this key.
+    """
     if os.path.isfile(path) and os.path.getsize(path) and not holds_certificates(path, public_key):
         raise _foreign(path)
 

@@ -91,7 +91,12 @@ class Contents:
 def read_contents(path: str, error: type[HwsignerError]) -> Contents:
     """Read a file, once from start to end, so that it may be a pipe.
 
-    It raises an error of the given class if it can't be read, is longer than 1 MiB, or is neither PEM nor DER.
+    Args:
+        path: its path.
+        error: the class of errors to raise.
+
+    Raises:
+        HwsignerError: the file can't be read, is longer than 1 MiB, or is neither PEM nor DER.
     """
     try:
         with open(path, "rb") as file:
@@ -112,7 +117,11 @@ def read_contents(path: str, error: type[HwsignerError]) -> Contents:
 
 
 def read_blocks(data: bytes) -> tuple[Block, ...]:
-    """Return the blocks of PEM data, or one block for DER data; raise a ValueError if it is neither."""
+    """Return the blocks of PEM data, or one block for DER data.
+
+    Raises:
+        ValueError: it is neither.
+    """
     return tuple(_blocks(data))
 
 
@@ -125,7 +134,11 @@ class Element(NamedTuple):
 
 
 def elements(der: bytes) -> Iterator[Element]:
-    """Yield the elements in some bytes, one after the other, or raise a ValueError. Indefinite lengths are read too."""
+    """Yield the elements in some bytes, one after the other. BER, whose lengths may be indefinite, is read too.
+
+    Raises:
+        ValueError: the bytes are not elements, or the last one is cut short.
+    """
     from asn1crypto import parser
 
     while der:
@@ -135,7 +148,11 @@ def elements(der: bytes) -> Iterator[Element]:
 
 
 def first_element(der: bytes) -> bytes:
-    """Return the bytes of the first element, without what follows it; raise a ValueError if it is cut short."""
+    """Return the bytes of the first element, without what follows it.
+
+    Raises:
+        ValueError: it is cut short.
+    """
     from asn1crypto import parser
 
     return der[: parser.peek(der)]

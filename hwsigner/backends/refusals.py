@@ -54,9 +54,11 @@ def warn_without_place(subject: str) -> None:
 
 
 def keep(name: str, failures: int = 0) -> None:
-    """Keep a refusal; if no folder can keep it, in this process alone. The name must be valid as a file name.
+    """Keep a refusal; if no folder can keep it, in this process alone.
 
-    `failures` is how many wrong auth values the TPM counts now.
+    Args:
+        name: a name for the token or key, valid as a file name.
+        failures: how many wrong auth values the TPM counts now.
     """
     if not _write(name, b"%d" % failures if failures else b""):
         _unplaced[name] = KeptRefusal(time.time(), failures)
@@ -90,7 +92,12 @@ def is_kept(name: str, since: float = 0.0) -> bool:
 
 
 def forget(*names: str, more_than: int = -1) -> None:
-    """Remove what is kept for tokens or keys, but no refusals at which the TPM counted `more_than` failures or less."""
+    """Remove what is kept for tokens or keys.
+
+    Args:
+        names: their names.
+        more_than: keep refusals at which the TPM counted this many wrong auth values or fewer.
+    """
     for path in _paths(*names):
         with suppress(OSError):
             if more_than < 0 or _failures_in(path) > more_than:
@@ -104,7 +111,11 @@ def forget(*names: str, more_than: int = -1) -> None:
 def one_process(name: str) -> Iterator[None]:
     """Keep this user's other processes from logging in to a token, from looking for its refusals to keeping one.
 
-    It raises a BackendUnavailableError if another process was logging in for too long.
+    Args:
+        name: the token's. Other tokens are not affected.
+
+    Raises:
+        BackendUnavailableError: another process was logging in for too long.
     """
     with ExitStack() as held:
         folder = next(filter(is_usable, _folders()), None)

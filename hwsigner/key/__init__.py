@@ -98,7 +98,13 @@ class OpensKeys(Protocol):
     """A backend: it opens keys."""
 
     def open_key(self, uri: KeyURI, pins: PinSource, *, public_key: bytes | None = None) -> Key:
-        """Open the key that a key URI names, with a file's URI resolved; see `open_key`."""
+        """Open the key that a key URI names; see `open_key`.
+
+        Args:
+            uri: the key URI, with a file's resolved to the backend of its content.
+            pins: where the PIN comes from.
+            public_key: the certificate's DER SubjectPublicKeyInfo, which chooses if the URI names several keys.
+        """
         ...
 
 

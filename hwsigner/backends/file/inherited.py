@@ -23,7 +23,13 @@ _lock = threading.Lock()
 def read_inherited(uri: KeyURI, error: type[HwsignerError]) -> Contents:
     """Return what is in the variable or open file that an `env:` or `fd:` URI names: PEM or DER, or base64 of it.
 
-    It raises an error of the given class if there is nothing, or if it is a terminal, too long, or something else.
+    Args:
+        uri: the URI.
+        error: the class of errors to raise.
+
+    Raises:
+        HwsignerError: there is no such variable or open file; it is a terminal, empty, longer than 1 MiB, or neither
+            PEM nor DER.
     """
     with _lock:
         read = _read_variable if uri.scheme == "env" else _read_open_file

@@ -48,7 +48,13 @@ _CAN_BE_COPIED = "A program that can read the file can copy the key, so it is fo
 
 
 def generate_key(uri: KeyURI, pins: PinSource, request: KeyRequest) -> KeyDescription:
-    """Write a new key into a file of mode 0600: PKCS #8 in PEM, encrypted if there is a passphrase."""
+    """Write a new key into a file of mode 0600: PKCS #8 in PEM, encrypted if there is a passphrase.
+
+    Raises:
+        UsageError: the URI or the request does not fit keys in files.
+        SigningKeyError: there is a file of that name, or it can't be written.
+        PinError: the passphrase is empty, or can't be read.
+    """
     uri.require_known({"path"}, set())
     request.require_only(kind="keys in files")
     path = uri.file
@@ -64,7 +70,11 @@ def generate_key(uri: KeyURI, pins: PinSource, request: KeyRequest) -> KeyDescri
 
 
 def describe_key(uri: KeyURI, pins: PinSource) -> KeyDescription:
-    """Return what is known of the key in a file. An encrypted one is decrypted for its public key."""
+    """Return what is known of the key in a file. An encrypted one is decrypted for its public key.
+
+    Raises:
+        SigningKeyError, PinError: as `open_key`.
+    """
     path = uri.file
     contents = read_contents(path, KeyNotFoundError)
     block = private_key_block(path, contents)
@@ -88,7 +98,14 @@ def describe_key(uri: KeyURI, pins: PinSource) -> KeyDescription:
 def install_certificate(
     uri: KeyURI, pins: PinSource, chain: Sequence[FoundCertificate], *, nv_index: str = ""
 ) -> InstalledCertificate:
-    """Write a leaf and its intermediates into a PEM file beside the key: for `web.key`, `web.crt`."""
+    """Write a leaf and its intermediates into a PEM file beside the key: for `web.key`, `web.crt`.
+
+    Raises:
+        UsageError: `nv_index` is given.
+        CertificateError: a file of that name has anything else than certificates of this key.
+        SigningKeyError: it can't be written.
+        PinError: as `open_key`.
+    """
     if nv_index:
         raise inapplicable("nv-index", "keys in files")
     with open_key(uri, pins) as key:
@@ -102,6 +119,10 @@ def delete_key(uri: KeyURI, pins: PinSource, confirm: Confirm) -> tuple[str, ...
     """Delete a key's file, with all that is in it, and the file that `install_certificate` wrote.
 
     An encrypted key is decrypted first, to find out whether the certificate is its own.
+
+    Raises:
+        SigningKeyError: there is no key, or a file can't be deleted.
+        PinError: as `open_key`.
     """
     with open_key(uri, pins) as key:
         public_key = key.public_key()

@@ -32,8 +32,15 @@ def formats() -> tuple[str, ...]:
 def make_statement(uri: KeyURI, pins: PinSource, *, certificates: Sequence[bytes] = ()) -> tuple[str, dict[str, Any]]:
     """Return the format and the members of the statement about a key.
 
-    The certificates are those between that of slot f9 of a YubiKey and a root. A key that the YubiKey did not generate
-    is refused.
+    Args:
+        uri: the key URI.
+        pins: where the user PIN comes from.
+        certificates: YubiKeys: the DER of certificates between that of slot f9 and a root.
+
+    Raises:
+        UnsupportedKeyError: the token shows no public key, or is a YubiKey that did not generate the key.
+        UsageError: there are certificates, and the token is not a YubiKey behind libykcs11.
+        SigningKeyError, PinError: as `open_key`.
     """
     with open_key(uri, pins) as opened:
         public_key = opened.public_key()
@@ -53,7 +60,12 @@ def make_statement(uri: KeyURI, pins: PinSource, *, certificates: Sequence[bytes
 
 
 def answer_challenge(uri: KeyURI, pins: PinSource, challenge: Mapping[str, Any], *, pcrs: str = "") -> dict[str, bytes]:
-    """Return the members of the answer to a challenge: the key's signature of its message."""
+    """Return the members of the answer to a challenge: the key's signature of its message.
+
+    Raises:
+        UsageError: PCRs are asked for.
+        SigningKeyError, PinError: as `open_key` and `Key.sign`.
+    """
     if pcrs:
         raise inapplicable("pcrs", "keys on a PKCS #11 token")
     with open_key(uri, pins) as key:

@@ -83,10 +83,15 @@ class PKCS11Key(Key):
         return self._public_key
 
     def sign(self, message: bytes, hash: HashName = "sha256") -> bytes:
-        """Sign a message; see `Key.sign`. Digests for ECDSA are made here; for RSA by the token, if it offers that.
+        """Sign a message: ECDSA with a digest made here, RSA with the token's own hash, if it offers that.
 
         If the session has ended since the last signature, because the token was removed and is back, the signature is
         made in a new one, unless a PIN was sent for this signature.
+
+        Raises:
+            TokenRemovedError: the token is not there, or was removed meanwhile.
+            SigningKeyError: the key is closed, or the token can't sign; the message has the token's reason.
+            PinError: the PIN for this signature is missing, wrong or locked.
         """
         return self._use("could not sign", self._sign, message, hash)
 

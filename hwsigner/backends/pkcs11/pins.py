@@ -79,7 +79,7 @@ def signature_pin_request(token: TokenInfo) -> PinRequest:
 
 
 def refuse_risk(token: TokenInfo, pins: PinSource, found: FoundPin | None = None) -> None:
-    """Check that a wrong PIN would do no harm: a stored one would be sent again and again.
+    """Check that a wrong PIN would do no harm. A stored one would be sent again and again.
 
     Raises:
         PinLockedError: the PIN is locked, would be with one more wrong attempt, or is a stored one after a wrong
@@ -99,10 +99,13 @@ def refuse_risk(token: TokenInfo, pins: PinSource, found: FoundPin | None = None
 
 
 def refuse_stranger(session: PKCS11Session, token: TokenInfo, uri: KeyURI, public_key: bytes | None) -> None:
-    """Raise a PinRequiredError if a token may not be the one that a URI means, before a stored PIN is sent to it.
+    """Check that a token may be the one that a URI means, before a stored PIN is sent to it.
 
     It is not if the URI names no token, and this one shows keys or certificates without a login, none of which is the
     certificate's (`public_key`, if it is known) or has the URI's label and id.
+
+    Raises:
+        PinRequiredError: the token is another one.
     """
     if names_token(uri):
         return
@@ -133,7 +136,11 @@ def locked(token: TokenInfo) -> PinLockedError:
 
 
 def checked(token: TokenInfo, pin: str) -> str:
-    """Return a PIN that can be sent; raise a PinError if it is empty or not text."""
+    """Return a PIN that can be sent.
+
+    Raises:
+        PinError: it is empty, or not text.
+    """
     if not pin:
         raise PinError(f"the PIN for {token_name(token)} is empty, so it was not sent", "Give the token's user PIN")
     try:

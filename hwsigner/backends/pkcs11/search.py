@@ -46,7 +46,12 @@ class FoundToken(NamedTuple):
 
 
 def find_tokens(uri: KeyURI) -> list[FoundToken]:
-    """Return the tokens that a URI names, at least one; raise a BackendUnavailableError if there is none."""
+    """Return the tokens that a URI names, at least one.
+
+    Raises:
+        UsageError: the URI's `module-name` is a path.
+        BackendUnavailableError: the module or a token is missing.
+    """
     paths = module_paths(uri)
     found: list[FoundToken] = []
     errors: list[SigningKeyError] = []
@@ -82,9 +87,11 @@ def _matching(module: Module, uri: KeyURI) -> list[TokenInfo]:
 
 
 def choose_token(uri: KeyURI, public_key: bytes | None) -> FoundToken:
-    """Return the one token that the URI names, or raise an AmbiguousKeyError. A PIN goes to one token only.
+    """Return the one token that the URI names. A PIN goes to one token only: in doubt there is an error before a login.
 
-    If several are named, what they show without a login may decide.
+    Raises:
+        AmbiguousKeyError: several are named, and what they show does not decide.
+        BackendUnavailableError: there is none.
     """
     tokens = find_tokens(uri)
     if len(tokens) == 1:
@@ -96,7 +103,12 @@ def choose_token(uri: KeyURI, public_key: bytes | None) -> FoundToken:
 
 
 def only_token(uri: KeyURI) -> FoundToken:
-    """Return the one token that the URI names, whatever is on it, or raise an AmbiguousKeyError."""
+    """Return the one token that the URI names, whatever is on it.
+
+    Raises:
+        AmbiguousKeyError: several are named.
+        BackendUnavailableError: there is none.
+    """
     tokens = find_tokens(uri)
     if len(tokens) > 1:
         raise _several(uri, tokens)
@@ -142,7 +154,9 @@ def find_key(token: OpenToken, uri: KeyURI, pins: PinSource, public_key: bytes |
 def find_any_key(token: OpenToken, uri: KeyURI, pins: PinSource, public_key: bytes | None = None) -> KeyObject:
     """Return the private key that the URI names on a token, after a login if the token wants one or shows none.
 
-    It raises a KeyNotFoundError or AmbiguousKeyError if there is none, or several and the public key does not decide.
+    Raises:
+        KeyNotFoundError, AmbiguousKeyError: there is none, or several, and the public key does not decide.
+        PinError: see `OpenToken.log_in`.
     """
     if token.wants_login:
         token.log_in(uri, pins, public_key)
@@ -156,8 +170,10 @@ def find_any_key(token: OpenToken, uri: KeyURI, pins: PinSource, public_key: byt
 def find_named_key(token: OpenToken, uri: KeyURI) -> KeyObject:
     """Return the private key that has the URI's own label and id, on a token that is logged in to.
 
-    Raises as `find_any_key`, which also follows certificates and public keys, and may then guess: not for what changes
-    the token.
+    `find_any_key` also follows certificates and public keys, and may then guess: not for what changes the token.
+
+    Raises:
+        KeyNotFoundError, AmbiguousKeyError: there is none, or several.
     """
     return _only_key(token, uri, find_keys(token.current_session(), ObjectClass.PRIVATE_KEY, uri))
 

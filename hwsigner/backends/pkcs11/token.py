@@ -79,7 +79,10 @@ class OpenToken(TokenSession):
     def current_session(self) -> PKCS11Session:
         """Return the session. If it was dropped, open a new one and log in as before.
 
-        After any failure of a login, the token counts as logged out.
+        Raises:
+            TokenRemovedError: the token is not there.
+            SigningKeyError: it can't be opened.
+            PinError: the login failed. After any failure of a login, the token counts as logged out.
         """
         if self.session is not None:
             return self.session
@@ -134,6 +137,10 @@ class OpenToken(TokenSession):
         """Begin a signature of a key that wants a PIN each time (CKA_ALWAYS_AUTHENTICATE), and log in for it.
 
         `begin` is called once there is a PIN that may be sent, since a signature that was begun can't be cancelled.
+
+        Raises:
+            PinError: no place gives one, or an attempt would risk locking the PIN.
+            PKCS11Error: the token's, of beginning or of the login.
         """
         session = self.current_session()
         self.refresh()
@@ -166,7 +173,12 @@ class OpenToken(TokenSession):
         self._refusal = None
 
     def refresh(self) -> TokenInfo:
-        """Return the token as it is now, in its slot or in another; raise a TokenRemovedError if it is gone."""
+        """Return the token with its flags as they are now, if it is still there, in its slot or in another.
+
+        Raises:
+            TokenRemovedError: it is not.
+            SigningKeyError: the tokens can't be listed.
+        """
         found: TokenInfo | None = None
         with suppress(PKCS11Error):
             found = self.module.functions.token(self.info.slot)

@@ -41,12 +41,21 @@ def open_key(uri: KeyURI, pins: PinSource, *, public_key: bytes | None = None) -
     The auth value is the PIN. It is asked for if the key file says that there is one, or if the TPM refused the empty
     one and still counts that. Otherwise it is the empty one, unless a place gives one.
 
+    Args:
+        uri: either `handle`, from 0x81000000 to 0x81ffffff, or `path`; the query's `tcti`, `pin-source`,
+            `parent-pin-source`, `owner-pin-source`, `session`, `srk-name` and `accept-new-srk`.
+        pins: where the auth value comes from.
+        public_key: not used; a URI names one key.
+
     Raises:
         UsageError: the URI names neither a handle nor a file, or has an unknown attribute.
         BackendUnavailableError: the TPM can't be reached.
         KeyNotFoundError: there is nothing at the handle, or no such file.
         UnsupportedKeyError: the key is of a kind that can't be used, or the file holds none.
-        PinError: the auth value of the key, its parent or its hierarchy is missing, too long, wrong or held back.
+        PinRequiredError: the key, its parent or its hierarchy has an auth value, and no place gives it.
+        WrongPinError: that of the parent or hierarchy is wrong; it was sent once.
+        PinLockedError: the TPM is in lockout, and the key's parent is subject to that; or an auth value was held back.
+        PinError: the auth value is longer than a TPM's can be.
         SigningKeyError: the storage root key is another one than before.
     """
     named = named_key(uri, ParentAuth(uri, pins))
@@ -79,7 +88,13 @@ def examine(uri: KeyURI, pins: PinSource, named: NamedKey, tpm: TPM) -> tuple[Pu
 
 
 def find_certificates(uri: KeyURI, pins: PinSource) -> list[FoundCertificate]:
-    """Return the certificates in the NV index that a `tpm2:nv=` URI names."""
+    """Return the certificates in the NV index that a `tpm2:nv=` URI names.
+
+    Raises:
+        UsageError: the URI names no NV index.
+        BackendUnavailableError: the TPM can't be reached.
+        CertificateError: there is no such index, it can't be read, or holds no certificate.
+    """
     from hwsigner.backends.tpm2.nv import nv_name, read_certificates
 
     index = named_nv_index(uri)
@@ -89,7 +104,12 @@ def find_certificates(uri: KeyURI, pins: PinSource) -> list[FoundCertificate]:
 
 
 def list_tokens(uri: KeyURI, pins: PinSource, *, log_in: bool = False) -> Iterator[ListedToken]:
-    """Yield the TPM that a `tpm2:` URI names, with what can be used of it. That is public, and a TPM has no login."""
+    """Yield the TPM that a `tpm2:` URI names, with what can be used of it.
+
+    Raises:
+        UsageError: the URI names something in the TPM.
+        BackendUnavailableError: the TPM can't be reached.
+    """
     from hwsigner.backends.tpm2.listing import objects_of_tpm
 
     uri.require_known(frozenset(), QUERY)
@@ -100,7 +120,11 @@ def list_tokens(uri: KeyURI, pins: PinSource, *, log_in: bool = False) -> Iterat
 
 
 def check_modules(uri: KeyURI) -> None:
-    """Refuse a URI whose TCTI can load or run any file."""
+    """Refuse a URI whose TCTI can load or run any file: see `Backend`.
+
+    Raises:
+        UsageError: it has such a TCTI.
+    """
     check_tcti(uri)
 
 
@@ -139,13 +163,15 @@ class TPMKey(Key):
         return self._public.public_key
 
     def sign(self, message: bytes, hash: HashName = "sha256") -> bytes:
-        """Sign a message; see `Key.sign`. Its digest is made here, or in the TPM if the key is restricted.
+        """Sign a message. Its digest is made here, or in the TPM if the key is restricted.
 
         Raises:
+            UnsupportedKeyError: the key or the TPM does not sign with this hash.
             WrongPinError: the auth value is wrong; it was sent once, and this key does not send it again. If the user
                 typed it, and more than one attempt is left, the user was asked again before.
             PinLockedError: nothing was sent: the TPM is in lockout, or one more wrong auth value would put it there, or
                 an earlier one was wrong and this one is stored.
+            SigningKeyError: the key is closed, or the TPM refused it; what it says is in the message.
         """
         connection, name, only_hash = self._connection, self._key.name, self._public.only_hash
         if connection is None:

@@ -32,9 +32,17 @@ def formats() -> tuple[str, ...]:
 
 
 def make_statement(uri: KeyURI, pins: PinSource, *, certificates: tuple[bytes, ...]) -> tuple[str, _Values]:
-    """Return the format and the members of a statement about a key. Its own auth value is not needed.
+    """Return the format and the members of a statement about a key.
 
-    The certificates are those that the TPM does not hold.
+    Args:
+        uri: the key's URI, as for `open_key`; the query's `endorsement-pin-source` too.
+        pins: where auth values come from. The key's own is not needed.
+        certificates: certificates that the TPM does not hold.
+
+    Raises:
+        UnsupportedKeyError: the TPM does not certify this key.
+        SigningKeyError: as for `open_key`, or the TPM refused.
+        PinError: the endorsement hierarchy's auth value is missing or wrong; it was sent once.
     """
     auth = ParentAuth(uri, pins)
     endorsement = Endorsement(auth)
@@ -57,7 +65,12 @@ def make_statement(uri: KeyURI, pins: PinSource, *, certificates: tuple[bytes, .
 
 
 def endorsement_key(uri: KeyURI, pins: PinSource) -> bytes:
-    """Return the endorsement key of the TPM that any `tpm2:` URI names as DER SubjectPublicKeyInfo."""
+    """Return the endorsement key of a TPM as DER SubjectPublicKeyInfo.
+
+    Raises:
+        BackendUnavailableError: the TPM can't be reached.
+        PinError: as `make_statement`.
+    """
     uri.require_known(frozenset({"handle", "path"}), QUERY)
     endorsement = Endorsement(ParentAuth(uri, pins))
 
@@ -71,7 +84,14 @@ def endorsement_key(uri: KeyURI, pins: PinSource) -> bytes:
 
 
 def answer_challenge(uri: KeyURI, pins: PinSource, challenge: Mapping[str, bytes], *, pcrs: str) -> _Values:
-    """Return the members of the answer to a challenge. Certifying a key takes its own auth value."""
+    """Return the members of the answer to a challenge.
+
+    Raises:
+        UsageError: `pcrs` are malformed.
+        AttestationError: the challenge is for another chip.
+        SigningKeyError: as `make_statement`.
+        PinError: an auth value is missing, wrong or locked. A wrong one was sent once.
+    """
     selection = PCRSelection(pcrs) if pcrs else None
     auth = ParentAuth(uri, pins)
     endorsement = Endorsement(auth)

@@ -390,7 +390,13 @@ class ParentAuth:
         self._attempts: dict[str, AuthAttempt] = {}
 
     def prove(self, tpm: TPM, handle: ESYS_TR, guarded: Guarded, work: Callable[[ESYS_TR], _T]) -> _T:
-        """Return what a command returns that an auth value authorizes: that of `handle`, which `guarded` describes.
+        """Return what a command returns that an auth value authorizes.
+
+        Args:
+            tpm: the TPM.
+            handle: the parent or hierarchy.
+            guarded: the same.
+            work: the command; its argument is the session that proves the auth value.
 
         Raises:
             AuthWantedError: it must be asked for.

@@ -65,6 +65,11 @@ class TPMConnection:
             subject: the key that it is for, as messages name it.
             settings: how auth values are proven.
             one_process: keep this user's other processes from such work, even behind a resource manager.
+
+        Raises:
+            SigningKeyError: the TPM refused something; what it says is in the message.
+            BackendUnavailableError: the TPM does not answer, or other processes keep it busy.
+            PinError: an auth value that it wants is missing, or the TPM is in lockout.
         """
         turn = self._process_lock if one_process or not self._is_managed else nullcontext()
         while True:

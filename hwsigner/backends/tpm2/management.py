@@ -35,10 +35,16 @@ def delete_key(uri: KeyURI, pins: PinSource, confirm: Confirm) -> tuple[str, ...
     """Delete a key file with the certificate files that `install_certificate` wrote beside it, or a persistent key.
 
     With a persistent key, its certificates in NV indices go that `install_certificate` defined. With a key file, they
-    stay: its TPM may be another one. Storage root and endorsement keys, and the parents of other keys, are not deleted.
+    stay: its TPM may be another one.
 
     If the path is a symbolic link, its target is deleted and the link stays. A copy of a key file can still be used
     with its TPM.
+
+    Raises:
+        UsageError: the handle is reserved for keys of the platform, or for storage root or endorsement keys.
+        KeyNotFoundError: there is no such key.
+        SigningKeyError: it is the parent of other keys, was replaced meanwhile, or is still there.
+        PinError: the owner's auth value is missing or wrong; it was sent once.
     """
     handle = named_handle(uri)
     if handle is None:

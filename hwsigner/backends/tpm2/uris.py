@@ -67,9 +67,14 @@ class NamedKey(NamedTuple):
 
 
 def session_settings(uri: KeyURI, parent: int | None = None) -> SessionSettings:
-    """Return how auth values are proven for a key, whose parent's handle may not be known.
+    """Return how auth values are proven for a key.
 
-    The URI's query may have `session`, `encrypted` or `plain`; `srk-name`; `accept-new-srk`, `true` or `false`.
+    Args:
+        uri: its URI: the query's `session`, `encrypted` or `plain`; `srk-name`; `accept-new-srk`, `true` or `false`.
+        parent: the handle of its parent, persistent or a hierarchy's, or None if that is not known.
+
+    Raises:
+        UsageError: an attribute has an invalid value.
     """
     name = uri.text("srk-name") or ""
     if name and not re.fullmatch(_NAME, name):
@@ -83,7 +88,14 @@ def session_settings(uri: KeyURI, parent: int | None = None) -> SessionSettings:
 
 
 def named_key(uri: KeyURI, auth: ParentAuth) -> NamedKey:
-    """Return the key that a URI names, without asking the TPM."""
+    """Return the key that a URI names, without asking the TPM.
+
+    Raises:
+        UsageError: the URI names neither a handle nor a file, or has an unknown attribute.
+        KeyNotFoundError: there is no such file.
+        AmbiguousKeyError: the file holds another private key too.
+        UnsupportedKeyError: it holds no usable key.
+    """
     handle = named_handle(uri)
     if handle is None:
         file = _read_file(uri.file)
@@ -93,7 +105,11 @@ def named_key(uri: KeyURI, auth: ParentAuth) -> NamedKey:
 
 
 def named_handle(uri: KeyURI) -> int | None:
-    """Return the persistent handle that a key's URI names, or None if it names a file, which need not exist."""
+    """Return the persistent handle that a key's URI names, or None if it names a file, which need not exist.
+
+    Raises:
+        UsageError: the URI names neither a handle nor a file, or has an unknown attribute.
+    """
     if "nv" in uri.path:
         raise UsageError(f"{uri.name} names a certificate, not a key", "Name its key with --private-key")
     uri.require_known(frozenset({"handle", "path"}), QUERY)
@@ -111,7 +127,11 @@ def handle_name(handle: int) -> str:
 
 
 def named_nv_index(uri: KeyURI) -> int:
-    """Return the NV index that a certificate's URI names."""
+    """Return the NV index that a certificate's URI names.
+
+    Raises:
+        UsageError: the URI names none, or has an unknown attribute.
+    """
     if "nv" not in uri.path and uri.path.keys() & {"handle", "path"}:
         hint = "Name a certificate file, or a certificate in the TPM as tpm2:nv=0x1c10000, with --certificate"
         raise UsageError(f"{uri.name} can't name a certificate: it names a key", hint)
@@ -143,7 +163,11 @@ def _read_file(path: str) -> TSS2Key:
 
 
 def tcti_of(uri: KeyURI) -> str:
-    """Return the TCTI of a key URI: its own, the environment's, tabrmd if it runs, or the kernel's TPM device."""
+    """Return the TCTI of a key URI: its own, the environment's, tabrmd if it runs, or the kernel's TPM device.
+
+    Raises:
+        BackendUnavailableError: none is named, and none of these exists.
+    """
     given = uri.text("tcti") or next((tcti for _, tcti in environment_tctis()), None)
     if given:
         return given
