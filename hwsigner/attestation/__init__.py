@@ -168,7 +168,11 @@ def examine(statement: Document, trust: Trust) -> Findings:
 
 
 def challenge(statement: Document, trust: Trust) -> tuple[Document, Document]:
-    """Return the challenge to a statement, and the state that the verifier keeps for itself; raises as `examine`."""
+    """Return the challenge to a statement, and the state that the verifier keeps for itself until the answer.
+
+    Raises:
+        AttestationError: as `examine`.
+    """
     examine(statement, trust)
     common = {"statement": statement.digest(), "nonce": secrets.token_bytes(NONCE_BYTES)}
     values, own = _verifier(statement).challenge(statement)
@@ -178,7 +182,13 @@ def challenge(statement: Document, trust: Trust) -> tuple[Document, Document]:
 
 
 def verify_answer(statement: Document, state: Document, answer: Document, trust: Trust) -> Findings:
-    """Return what an answer proves, given the statement and the state of its challenge.
+    """Return what an answer proves.
+
+    Args:
+        statement: the statement.
+        state: the state of its challenge.
+        answer: the answer to that.
+        trust: the trusted roots.
 
     Raises:
         AttestationError: it proves nothing: it answers another challenge or statement, it is not from the chip of the

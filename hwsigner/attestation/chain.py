@@ -161,7 +161,12 @@ class Trust:
         *,
         may_issue: Callable[[VendorCertificate], bool] = lambda certificate: certificate.is_ca,
     ) -> tuple[VendorCertificate, ...]:
-        """Return the chain from a leaf to a root, through others that `may_issue` certificates.
+        """Return the chain from a leaf to a root.
+
+        Args:
+            leaf: the leaf.
+            others: certificates that may stand between leaf and root.
+            may_issue: whether a certificate that is not a root may issue others.
 
         Raises:
             AttestationError: no chain leads to a root, or a certificate in it is not valid now.

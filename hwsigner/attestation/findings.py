@@ -38,10 +38,15 @@ class Findings:
 
 
 def verify_proof_of_possession(public_key: bytes, state: Document, answer: Document) -> None:
-    """Verify that a key signed what binds the answer to the challenge of a state, with SHA-256.
+    """Verify that a key signed what binds the answer to its challenge, with SHA-256.
 
     No certificate, request, TLS handshake or AWS request starts like those bytes, so that the signature serves as
     nothing else, and none of theirs serves as an answer.
+
+    Args:
+        public_key: the key's DER SubjectPublicKeyInfo.
+        state: the state of the challenge.
+        answer: the answer.
 
     Raises:
         AttestationError: the key did not.

@@ -27,7 +27,12 @@ def read_request(data: bytes) -> bytes:
 
 
 def is_signed_by(public_key: bytes, request: bytes) -> bool:
-    """Return whether a DER request is for a DER SubjectPublicKeyInfo, and signed by its private key."""
+    """Return whether a request is for a public key and signed by its private key.
+
+    Args:
+        public_key: the DER SubjectPublicKeyInfo.
+        request: the DER of the request.
+    """
     try:
         parsed = CertificationRequest.load(request, strict=True)
         info, signature = parsed["certification_request_info"], parsed["signature"].native

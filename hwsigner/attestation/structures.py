@@ -128,7 +128,11 @@ class Quoted(NamedTuple):
 
 
 def read_public(data: bytes, name: str) -> Public:
-    """Read a TPMT_PUBLIC of an RSA or ECC key. The name is for errors.
+    """Read a TPMT_PUBLIC of an RSA or ECC key.
+
+    Args:
+        data: its bytes.
+        name: what it is, for errors.
 
     Raises:
         AttestationError: it is invalid, or of an algorithm that is not known here.

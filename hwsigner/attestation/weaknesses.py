@@ -12,10 +12,13 @@ _PRIMES += (101, 103, 107, 109, 113, 127, 131, 137, 139, 149, 151, 157, 163, 167
 
 
 def is_roca(public_key: bytes) -> bool:
-    """Return whether a DER SubjectPublicKeyInfo has the fingerprint of Infineon's library before 2017 (ROCA).
+    """Return whether an RSA key has the fingerprint of CVE-2017-15361 (ROCA), of Infineon's library before 2017.
 
     Its primes are k * M + (65537 ** a mod M), where M is the product of the first primes. So the modulus is a power of
     65537 modulo each of them. One in 2 ** 27 other keys has this property too.
+
+    Args:
+        public_key: the DER SubjectPublicKeyInfo.
     """
     key = load_der_public_key(public_key)
     if not isinstance(key, rsa.RSAPublicKey):
@@ -27,7 +30,11 @@ def is_roca(public_key: bytes) -> bool:
 
 
 def is_short(public_key: bytes) -> bool:
-    """Return whether an RSA key has less than 2,048 bits, which the service refuses, and which may be factored."""
+    """Return whether an RSA key has less than 2,048 bits, which the service does not take, and which may be factored.
+
+    Args:
+        public_key: the DER SubjectPublicKeyInfo.
+    """
     key = load_der_public_key(public_key)
     return isinstance(key, rsa.RSAPublicKey) and key.key_size < _LEAST_BITS
 
@@ -61,7 +68,13 @@ def is_roca_of_yubikey(public_key: bytes, firmware: tuple[int, ...]) -> bool:
 
 
 def weaknesses_of_yubikey(public_key: bytes, firmware: tuple[int, ...], *, is_bio: bool) -> tuple[str, ...]:
-    """Return what is known to be wrong with a PIV key that a YubiKey (Bio: with a fingerprint reader) generated."""
+    """Return what is known to be wrong with a PIV key that a YubiKey generated, a sentence each.
+
+    Args:
+        public_key: the DER SubjectPublicKeyInfo.
+        firmware: the firmware's version.
+        is_bio: whether the YubiKey has a fingerprint reader.
+    """
     is_ec = isinstance(load_der_public_key(public_key), ec.EllipticCurvePublicKey)
     version = ".".join(map(str, firmware))
     found = []

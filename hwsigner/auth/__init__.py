@@ -35,7 +35,12 @@ _NO_CONTEXT = (None, 0, None)
 class SigV4Auth(RequestAuth):
     """Signs requests with an access key (AWS4-HMAC-SHA256).
 
-    Each region and service needs its own object, with the attributes `credentials`, `region` and `service`.
+    Each region and service needs its own object.
+
+    Attributes:
+        credentials: the credentials to sign with, or a callable that returns them.
+        region: the region of the service's endpoint.
+        service: the service's name in credential scopes.
     """
 
     def __init__(
@@ -141,7 +146,12 @@ def _prepared(url: str) -> str:
 class SigV4X509Auth(RequestAuth):
     """Signs requests with a certificate's key (SigV4-X509), for IAM Roles Anywhere.
 
-    Each region and service needs its own object, with the attributes `identity`, `region` and `service`.
+    Each region and service needs its own object.
+
+    Attributes:
+        identity: the identity to sign with.
+        region: the region of the service's endpoint.
+        service: the service's name in credential scopes.
     """
 
     def __init__(
@@ -153,7 +163,14 @@ class SigV4X509Auth(RequestAuth):
         also_sign: Iterable[str] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Sign for one region. The identity must stay open while this object is used; the rest is as for `SigV4Auth`.
+        """Sign for one region. The identity must stay open while this object is used.
+
+        Args:
+            identity: see `hwsigner.open_identity`.
+            region: as in the name of the service's endpoint.
+            service: the service's name in credential scopes.
+            also_sign: as for `SigV4Auth`.
+            clock: returns the seconds since 1970.
 
         Raises:
             UsageError: a header to sign changes on the way; the region or service is empty or invalid.

@@ -41,12 +41,16 @@ class Server(NamedTuple):
 
 
 def wire_url(url: str, s3: bool) -> tuple[str, str, Server]:
-    """Return the URL to send for `PreparedRequest.url`, so that the service reads what was signed.
+    """Return the URL to send for a prepared request, so that the service reads what was signed.
 
     A `+` in the query, which is how `requests` writes a space, becomes `%20`. Empty parameters are removed, because
     services read them differently. Escapes get upper-case hex digits, characters that urllib3 would escape are escaped,
     and dot segments are removed. S3 verifies the path that it builds from the decoded key, so a path for S3 is escaped
     as S3 does it.
+
+    Args:
+        url: as in `PreparedRequest.url`.
+        s3: use S3's rule for the path.
 
     Returns:
         An equivalent URL that goes on the wire as it is; its path and query; and its server.

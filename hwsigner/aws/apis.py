@@ -50,7 +50,10 @@ _CLOCK_TOLERANCE = 60
 def endpoint_of_variables(service: str) -> str | None:
     """Return the URL in AWS_ENDPOINT_URL_SERVICE, else AWS_ENDPOINT_URL, if botocore reads neither.
 
-    Before 1.31, as in Debian 12, it would ask AWS itself in place of an emulator. The service is named as in boto3.
+    Before 1.31, as in Debian 12, it would ask AWS itself in place of an emulator.
+
+    Args:
+        service: its name in boto3, such as "iam".
     """
     from botocore import __version__
 
@@ -86,11 +89,19 @@ class ServiceClient:
             return self._answer(operation, parameters)
 
     def find(self, operation: str, **parameters: Any) -> dict[str, Any] | None:
-        """Call an operation that reads a resource. Return None if the service has no such resource."""
+        """Call an operation that reads a resource. Return None if the service has no such resource.
+
+        Raises:
+            HwsignerError: as `call`.
+        """
         return self.call_unless(_NOT_FOUND, operation, **parameters)
 
     def call_unless(self, codes: Collection[str], operation: str, **parameters: Any) -> dict[str, Any] | None:
-        """Call an operation. Return None if the service refuses it with one of these codes."""
+        """Call an operation. Return None if the service refuses it with one of these codes.
+
+        Raises:
+            HwsignerError: as `call`.
+        """
         with translated(self._action(operation), _resource(parameters)):
             try:
                 return self._answer(operation, parameters)
@@ -100,7 +111,12 @@ class ServiceClient:
                 raise
 
     def items(self, operation: str, member: str, **parameters: Any) -> list[Any]:
-        """Return all items of an operation that lists them in pages, such as `profiles` of "list_profiles".
+        """Return all items of an operation that lists them in pages.
+
+        Args:
+            operation: its name in boto3, such as "list_profiles".
+            member: the member of its responses that has the items, such as "profiles".
+            parameters: its parameters, as for `call`.
 
         Raises:
             HwsignerError: as `call`.
@@ -212,7 +228,10 @@ def not_from_aws(what: str) -> ServiceError:
 def _check_json(response_dict: Mapping[str, Any] | None, **_: Any) -> None:
     """Check that a successful answer is a JSON object, as botocore takes anything else for an empty one.
 
-    For botocore's event "response-received". `translated` names the call.
+    For botocore's event "response-received".
+
+    Raises:
+        ResponseParserError: it is not. `translated` names the call.
     """
     from botocore.parsers import ResponseParserError
 
@@ -227,7 +246,15 @@ def _check_json(response_dict: Mapping[str, Any] | None, **_: Any) -> None:
 
 @contextmanager
 def translated(action: str, resource: str) -> Iterator[None]:
-    """Turn the errors of botocore into those of hwsigner, which name the action and, if there is one, the resource."""
+    """Turn the errors of botocore into those of hwsigner.
+
+    Args:
+        action: what is called, such as "iam:GetRole".
+        resource: what the call is about, or an empty string.
+
+    Raises:
+        ServiceError, ServiceUnreachableError, UsageError, ConfigError, HwsignerError: instead of botocore's errors.
+    """
     from botocore import exceptions as botocore
     from botocore.parsers import ResponseParserError
 

@@ -67,6 +67,11 @@ def with_credential_process(data: bytes, profile: str, command: str, *, path: st
 def check_no_keys(data: bytes, profile: str, *, path: str) -> None:
     """Check that a credentials file has no access key of a profile: the SDKs prefer it to a `credential_process`.
 
+    Args:
+        data: the file's content.
+        profile: the profile's name.
+        path: the file's path, for messages.
+
     Raises:
         ConfigError: it has one, or can't be read as the SDKs do.
     """

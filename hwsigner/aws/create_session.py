@@ -249,7 +249,12 @@ def _milliseconds(begin: float) -> str:
 
 
 def service_error(response: Response, now: datetime) -> ServiceError:
-    """Return the error for a response that is not a success and came at a time, by this machine's clock."""
+    """Return the error for a response that is not a success.
+
+    Args:
+        response: the response.
+        now: this machine's time when it came, with a time zone.
+    """
     body = response.json_object()
     kind = _type(response, body)
     error = _explained(response, body, kind, now)

@@ -74,7 +74,11 @@ class Credentials:
 
 
 def read_agent_credentials(body: bytes, *, role_arn: str) -> Credentials:
-    """Read credentials from an agent's reply, which `process_json` wrote. It does not contain the role.
+    """Read credentials from an agent's reply, which `process_json` wrote.
+
+    Args:
+        body: the JSON.
+        role_arn: the role, which the reply does not contain.
 
     Raises:
         AgentError: the reply has no credentials.

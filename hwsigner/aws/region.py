@@ -108,7 +108,11 @@ def parse_arn(text: str | None, flag: str, *, name: str = "") -> Arn:
 
 
 def parse_canonical_arn(text: str | None, flag: str) -> Arn:
-    """Parse the value of an ARN flag, as `parse_arn`, that must not be the ARN of an alias, as in IAM policies.
+    """Parse the value of an ARN flag that must not be the ARN of an alias, as in IAM policies.
+
+    Args:
+        text: the ARN; None or an empty string if the flag was not given.
+        flag: `--trust-anchor-arn`, `--profile-arn` or `--role-arn`.
 
     Raises:
         UsageError: as `parse_arn`, or it is the ARN of an alias.
@@ -120,7 +124,11 @@ def parse_canonical_arn(text: str | None, flag: str) -> Arn:
 
 
 def check_region(text: str, source: str = "--region") -> str:
-    """Return a region's name, checked. Its source is for the message.
+    """Return a region's name, checked.
+
+    Args:
+        text: the name.
+        source: what contains it, for the message.
 
     Raises:
         UsageError: it does not look like a region.

@@ -32,7 +32,12 @@ class Mistake:
     level: str = WRONG
 
     def found(self, what: str, fix: str = "") -> Finding:
-        """Return a finding of this. `fix` can be more exact than that of the table."""
+        """Return a finding.
+
+        Args:
+            what: what was found.
+            fix: what to do, if that of the table can be made more exact.
+        """
         return Finding(self, what, fix or self.fix)
 
     def found_by(self, error: HwsignerError | HwsignerWarning) -> Finding:

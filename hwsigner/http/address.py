@@ -48,7 +48,10 @@ def host_and_port(host: str, port: int | None) -> str:
 
 
 def parse_host(netloc: str) -> tuple[str, int | None]:
-    """Parse the `host:port` of a URL, without a user name.
+    """Parse the `host:port` of a URL.
+
+    Args:
+        netloc: the text, without a user name.
 
     Returns:
         The host (a name in lower case, or an IP address without brackets), and the port or None.
@@ -93,7 +96,11 @@ def parse_url(url: str) -> Endpoint:
 
 
 def read_url(source: str, url: str) -> Endpoint:
-    """Parse the URL that a flag, variable or setting gives. Its source is for messages.
+    """Parse the URL that a flag, variable or setting gives.
+
+    Args:
+        source: what gives it, for messages.
+        url: the URL.
 
     Raises:
         UsageError: it is malformed. The message does not show a URL that may contain a password.

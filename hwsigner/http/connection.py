@@ -75,7 +75,12 @@ class Stream(Protocol):
 
 
 class SocketStream:
-    """A Stream on a connected socket, which it closes. The peer's name is for messages."""
+    """A Stream on a connected socket, which it closes.
+
+    Args:
+        sock: the socket.
+        peer: the peer's name, for messages.
+    """
 
     def __init__(self, sock: socket.socket, peer: str) -> None:
         self._sock = sock

@@ -72,9 +72,13 @@ class TlsSettings:
 
 
 def make_settings(cas: TrustedCAs, *, verify: bool = True) -> TlsSettings:
-    """Return the settings of a client, TLS 1.2 or later, that trusts these CAs, or any if `verify` is False.
+    """Return the settings of a client, TLS 1.2 or later, that trusts these CAs.
 
     All clients with the same CAs share a context, which takes up to a megabyte, until the bundle's file changes.
+
+    Args:
+        cas: the CAs; not read if `verify` is False.
+        verify: False to accept any certificate for any name.
 
     Raises:
         ConfigError: the CAs can't be read.

@@ -53,7 +53,11 @@ class Response:
         return value if isinstance(value, dict) else {}
 
     def retry_after(self, now: datetime) -> float:
-        """Return the seconds that the server asks to wait (RFC 9110, section 10.2.3); 0.0 if it does not ask."""
+        """Return the seconds that the server asks to wait (RFC 9110, section 10.2.3); 0.0 if it does not ask.
+
+        Args:
+            now: the time, with its zone.
+        """
         text = self.headers.get("Retry-After", "").strip()
         if text.isascii() and text.isdigit():
             return float(text[:9])
@@ -113,7 +117,11 @@ class TransportOptions:
         _ = self._tls
 
     def present_certificate(self, certificate: str, key: str) -> None:
-        """Present a client certificate to all servers, in this process: PEM files with its chain and with its key.
+        """Present a client certificate to all servers, in this whole process.
+
+        Args:
+            certificate: the path of the leaf and its intermediates, in PEM.
+            key: the path of its key.
 
         Raises:
             ConfigError: the CAs can't be read.

@@ -84,8 +84,14 @@ def sign_certificate_request(
 ) -> CertificateRequest:
     """Return a certificate request that a key signs itself.
 
-    The subject is one that `parse_name` takes; DNS names and URIs go into the subjectAltName. The request asks for
-    keyUsage digitalSignature and basicConstraints CA:FALSE, as the service demands, and extendedKeyUsage clientAuth.
+    It asks for keyUsage digitalSignature and basicConstraints CA:FALSE, as the service demands, and for
+    extendedKeyUsage clientAuth.
+
+    Args:
+        key: the key.
+        subject: the subject, as `parse_name` takes it.
+        dns_names: DNS names for the subjectAltName.
+        uris: URIs for the subjectAltName.
 
     Raises:
         UsageError: the subject, a DNS name or a URI is invalid.
@@ -235,7 +241,12 @@ def _as_asn1(extensions: list[x509.Extension[x509.ExtensionType]]) -> list[dict[
 
 
 def signature_algorithm(algorithm: Algorithm, public_key: bytes) -> Any:
-    """Return the AlgorithmIdentifier of a key's signatures, for asn1crypto; for ML-DSA the key's (RFC 9881, 3)."""
+    """Return the AlgorithmIdentifier of a key's signatures, for asn1crypto. For ML-DSA it is the key's (RFC 9881, 3).
+
+    Args:
+        algorithm: the key's algorithm.
+        public_key: its DER SubjectPublicKeyInfo.
+    """
     from asn1crypto.algos import SignedDigestAlgorithm
     from asn1crypto.core import Sequence as Elements
 

@@ -42,7 +42,11 @@ def read_pin_source(source: str, *, allow_commands: bool = False) -> str:
 
     `file:` and a path, or a path alone: a file, without one trailing newline. `env:` and a name: an environment
     variable. `credential:` and a name: a systemd credential. `cmd:` and a program with its arguments, quoted as for a
-    shell: the first line that it prints, if `allow_commands`.
+    shell: the first line that it prints.
+
+    Args:
+        source: the `pin-source`.
+        allow_commands: whether `cmd:` may run a program.
 
     Raises:
         PinError: the kind of source is unknown; a file is missing, too long, not text, or others can write it; a
@@ -155,8 +159,10 @@ def unnamed_pin(taker: Hashable) -> str | None:
     """Return the PIN that names no token: that of the credential `hwsigner.pin`, else of HWSIGNER_PIN; or None.
 
     Each goes only to the first taker in a process, as it would be wrong for another token. If the profiles that this
-    process serves use several tokens or files, the first need not be the right one, so none gets it. The taker is what
-    the PIN would unlock.
+    process serves use several tokens or files, the first need not be the right one, so none gets it.
+
+    Args:
+        taker: what it would unlock.
 
     Raises:
         PinError: the credential can't be read or trusted.

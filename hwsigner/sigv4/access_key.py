@@ -143,7 +143,13 @@ class SignedNames(dict[str, bool]):
 
 
 def signing_key(secret: str, date: str, region: str, service: str) -> bytes:
-    """Return the signing key, 32 bytes: a chain of HMAC-SHA256 from the secret over `YYYYMMDD`, region and service.
+    """Return the signing key, 32 bytes: a chain of HMAC-SHA256, from `AWS4` and the secret over date to service.
+
+    Args:
+        secret: the secret access key.
+        date: `YYYYMMDD`, the first part of the credential scope.
+        region: the second part.
+        service: the third part.
 
     Raises:
         ValueError: the secret has an unprintable character, such as the line feed at the end of its file.
@@ -225,8 +231,15 @@ def presign_request(
     """Return the request with a signature in its query. Its `target` is the path and query of the presigned URL.
 
     Every header is signed, so the client must send them all. Without X-Amz-Content-SHA256 among them, the body of a
-    request to S3 is not signed, and that of a request to another service must be empty. `expires` is the
-    lifetime of the URL in seconds, from 1 to 604800; the other arguments are as for `sign_request`.
+    request to S3 is not signed, and that of a request to another service must be empty.
+
+    Args:
+        request: the request that a client will send, with a Host header. Its body is ignored.
+        access_key: the credentials to sign with.
+        region: the region of the service's endpoint.
+        service: the service's name in credential scopes.
+        now: the time, aware.
+        expires: the lifetime of the URL in seconds, from 1 to 604800.
 
     Raises:
         ValueError: `expires` is out of range or not an `int`; or as `sign_request`.

@@ -65,11 +65,14 @@ def percent_decode(data: Text, /) -> bytes:
 
 
 def canonical_path(path: Text, /) -> bytes:
-    """Return the canonical form of a path as on the wire, by the rule of every service except S3. Empty means `/`.
+    """Return the canonical form of a path, by the rule of every service except S3.
 
     Dot segments and empty segments are removed, as in RFC 3986, 5.2.4. As in the SDKs, a path that ends in a dot
     segment then has no slash at its end (`/a/b/..` is `/a`). Each segment is percent-encoded once more than it is on
     the wire: `%2F` becomes `%252F`. An encoded dot, `%2E`, is not a dot segment.
+
+    Args:
+        path: as on the wire, percent-encoded once. Empty means `/`.
 
     Raises:
         TypeError, ValueError: path is not text.
@@ -99,10 +102,13 @@ def canonical_path_s3(path: Text, /) -> bytes:
 
 
 def canonical_query(parameters: Pairs, /) -> bytes:
-    """Return the canonical query of decoded parameters: `name=value` joined by `&`, with `=` even without a value.
+    """Return the canonical query string: `name=value` joined by `&`, with the `=` even if the value is empty.
 
     Names and values are encoded first, then sorted by encoded name and, for equal names, by encoded value. Sorting the
     decoded ones or the joined pairs gives another order: `%` sorts before letters, and `=` after `-` and `.`.
+
+    Args:
+        parameters: names and values, decoded.
 
     Raises:
         TypeError, ValueError: a name or value is not text, or a parameter is not a tuple of two.
@@ -112,11 +118,14 @@ def canonical_query(parameters: Pairs, /) -> bytes:
 
 
 def parse_query(query: Text) -> list[tuple[bytes, bytes]]:
-    """Return the decoded parameters of a query string on the wire, in order. An empty one has none.
+    """Return the decoded parameters of a query string on the wire, in order.
 
     Each part between `&` is a parameter, even an empty part, and its first `=` ends the name: `a` and `a=` are the same
     parameter, and `&&` contains one with an empty name. A `+` stays a plus, unlike in HTML forms: Signature Version 4
     encodes a space as `%20` and a plus as `%2B`.
+
+    Args:
+        query: what follows the `?`. Empty means no parameters.
 
     Raises:
         TypeError, ValueError: query is not text.
@@ -131,10 +140,13 @@ def parse_query(query: Text) -> list[tuple[bytes, bytes]]:
 
 
 def canonical_headers(headers: Pairs, /) -> tuple[bytes, bytes]:
-    r"""Return the canonical headers and the signed headers, from the headers to sign as on the wire.
+    r"""Return the canonical headers and the signed headers.
 
     Names are in lower case and sorted. Values are trimmed, and each run of white space (space, `\t`, `\v`, `\f`)
     becomes one space, even inside quotes. The values of a repeated header are joined by `,` in their order.
+
+    Args:
+        headers: names and values of the headers to sign, as on the wire.
 
     Returns:
         The canonical headers, `name:value` and a newline each; and the signed headers, their names joined by `;`.
@@ -249,7 +261,14 @@ def sign_hmac(
 ) -> tuple[bytes, bytes]:
     """Return the signature of a request with a signing key (AWS4-HMAC-SHA256): all stages in one call.
 
-    The signing key has 32 bytes, as from `access_key.signing_key`; the other arguments are those of `request_to_sign`.
+    Args:
+        method: this and the next five are those of `request_to_sign`.
+        target: see `request_to_sign`.
+        headers: see `request_to_sign`.
+        payload: see `request_to_sign`.
+        context: see `request_to_sign`.
+        s3: see `request_to_sign`.
+        key: the signing key, 32 bytes; see `hwsigner.sigv4.access_key.signing_key`.
 
     Returns:
         The signature, 64 lower-case hex digits, and the signed headers.

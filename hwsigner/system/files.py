@@ -111,7 +111,15 @@ def check_not_writable_by_others(path: str, status: os.stat_result, error: type[
 
 
 def lock_within(file: int, seconds: float) -> bool:
-    """Lock an open file within some seconds, and return whether that succeeded. Closing every copy releases it."""
+    """Lock an open file, waiting for other processes if needed.
+
+    Args:
+        file: its descriptor. Closing every copy releases the lock.
+        seconds: the longest time to wait.
+
+    Returns:
+        Whether the lock was taken.
+    """
     end = time.monotonic() + seconds
     while True:
         try:
@@ -317,7 +325,11 @@ class _File:
 
 
 def sync_folder(folder: str | int) -> None:
-    """Write a folder's entries, such as a renamed file, to disk. Some network file systems can't; that is no error."""
+    """Write a folder's entries, such as a renamed file, to disk. Some network file systems can't; that is no error.
+
+    Args:
+        folder: its path or descriptor.
+    """
     with suppress(OSError):
         if isinstance(folder, int):
             os.fsync(folder)

@@ -10,7 +10,11 @@ from hwsigner.errors import ConfigError
 
 
 def parse_toml(data: bytes, path: str) -> dict[str, Any]:
-    """Parse the content of a TOML file. Its path is for the error.
+    """Parse a TOML file.
+
+    Args:
+        data: its content.
+        path: its path, for the error.
 
     Raises:
         ConfigError: it is not TOML.

@@ -35,6 +35,9 @@ def agent_group() -> int | None:
 def share_with_agent(file: str | int) -> None:
     """Let the system's agent read a file: its group gets the file, of mode 0640. Without that group, nothing changes.
 
+    Args:
+        file: its path, or a descriptor.
+
     Raises:
         OSError: the file's group or mode can't be changed.
     """
