@@ -8,23 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from hwsigner.aws.create_session import SessionRequest
-from hwsigner.control_plane.checks import (
-    check_certificate,
-    check_lists,
-    check_resources,
-    check_subject,
-    check_tags,
-    check_trust,
-    credential_of,
-    duration_of,
-    is_mapped,
-    mapped_tags,
-    origin_identity,
-    serial_name,
-    source_identity,
-    time_of,
-    trusted,
-)
+from hwsigner.control_plane import checks
 from hwsigner.control_plane.facts import Detail, Facts
 from hwsigner.control_plane.resources import DEFAULT_DURATION
 from hwsigner.errors import ConfigError
@@ -51,15 +35,15 @@ class Report:
 def report(facts: Facts, request: SessionRequest, chain: Chain | None, now: datetime) -> Report:
     """Compare what AWS has with a session, and with a certificate and its intermediates if there is one."""
     anchor, profile = facts.anchor(request.trust_anchor_arn) or {}, facts.profile(request.profile_arn) or {}
-    authorities, role = trusted(anchor, facts), facts.role or {}
+    authorities, role = checks.trusted(anchor, facts), facts.role or {}
     role = role if role.get("Arn") == request.role_arn else {}
     document = _document(role)
-    findings = [*check_resources(facts, request), *check_lists(chain, anchor, facts, now)]
+    findings = [*checks.check_resources(facts, request), *checks.check_lists(chain, anchor, facts, now)]
     if chain:
-        findings += check_certificate(chain, now)
-        findings += check_trust(chain, anchor, authorities, now) if anchor else ()
-        findings += check_tags(chain, profile) if profile else ()
-        findings += check_subject(chain, facts.subject or {})
+        findings += checks.check_certificate(chain, now)
+        findings += checks.check_trust(chain, anchor, authorities, now) if anchor else ()
+        findings += checks.check_tags(chain, profile) if profile else ()
+        findings += checks.check_subject(chain, facts.subject or {})
     decisions: list[Decision] = []
     if role:
         findings += review(document, trust_anchor=_canonical(anchor, request), now=now)
@@ -122,7 +106,7 @@ def _canonical(anchor: Detail, request: SessionRequest) -> str:
 
 def _check_mappings(document: Detail, profile: Detail) -> Iterator[Finding]:
     for tag in named_tags(document) if profile else ():
-        if tag.lower().startswith("x509") and not is_mapped(tag, profile):
+        if tag.lower().startswith("x509") and not checks.is_mapped(tag, profile):
             yield account.TAG_UNMAPPED.found(
                 f"the trust policy compares {tag}, which the Roles Anywhere profile does not map"
             )
@@ -130,13 +114,13 @@ def _check_mappings(document: Detail, profile: Detail) -> Iterator[Finding]:
 
 def _context(chain: Chain, profile: Detail, trust_anchor: str, session_name: str | None, now: datetime) -> Context:
     """Return the keys and values of a request with a certificate, by the mappings of a profile."""
-    tags = mapped_tags(session_tags(chain.leaf), profile)
+    tags = checks.mapped_tags(session_tags(chain.leaf), profile)
     return request_context(
         trust_anchor=trust_anchor,
         tags=tags,
-        origin_identity=origin_identity(tags, profile),
-        session_name=session_name or serial_name(chain),
-        source_identity=source_identity(chain),
+        origin_identity=checks.origin_identity(tags, profile),
+        session_name=session_name or checks.serial_name(chain),
+        source_identity=checks.source_identity(chain),
         now=now,
     )
 
@@ -197,7 +181,8 @@ def _of_anchor(anchor: Detail, facts: Facts, authorities: Sequence[Certificate])
 
 def _of_profile(profile: Detail) -> Iterator[str]:
     names = "accepts" if profile.get("acceptRoleSessionName") else "does not accept"
-    yield f"{profile.get('name', '')}, {_state(profile)}, sessions of {duration_of(profile)} s, {names} session names"
+    duration = checks.duration_of(profile)
+    yield f"{profile.get('name', '')}, {_state(profile)}, sessions of {duration} s, {names} session names"
     mappings = profile.get("attributeMappings")
     for each in mappings or ():
         rules = ", ".join(rule["specifier"] for rule in each.get("mappingRules", ()))
@@ -225,10 +210,10 @@ def _of_certificate(chain: Chain, facts: Facts) -> Iterator[str]:
     if not facts.subject:
         yield "the service has not seen this subject"
         return
-    yield f"the service last saw this subject at {time_of(facts.subject.get('lastSeenAt'))}"
-    seen = credential_of(chain, facts.subject)
+    yield f"the service last saw this subject at {checks.time_of(facts.subject.get('lastSeenAt'))}"
+    seen = checks.credential_of(chain, facts.subject)
     yield (
-        f"it last saw this certificate at {time_of(seen['seenAt'])}"
+        f"it last saw this certificate at {checks.time_of(seen['seenAt'])}"
         if seen.get("seenAt")
         else "it has not seen this certificate"
     )

@@ -156,8 +156,28 @@ class SessionService:
         return json_response(201, {"credentialSet": [entry], "subjectArn": _subject_arn(parameters, leaf)})
 
     def _record(self, parameters: Parameters, leaf: x509.Certificate, *, failed: bool) -> None:
-        arn, properties = _subject_arn(parameters, leaf), parameters.instance_properties
-        record_attempt(self._world, arn, leaf, properties, now=self._clock(), failed=failed)
+        """Add a request to its subject. The first one makes the subject."""
+        arn, now, subjects = _subject_arn(parameters, leaf), self._clock(), self._world.subjects
+        made = Subject(arn, leaf.subject.rfc4514_string(), now, created_at=now, updated_at=now)
+        subject = subjects.setdefault(arn, made)
+        subject.last_seen_at = subject.updated_at = now
+        if len(subjects) > MAX_SUBJECTS:
+            del subjects[next(iter(subjects))]
+        issuer, serial = leaf.issuer.rfc4514_string(), str(leaf.serial_number)
+        seen = now.isoformat(timespec="microseconds")
+        subject.credentials[issuer, serial] = {
+            "seenAt": seen,
+            "serialNumber": serial,
+            "issuer": issuer,
+            "enabled": True,
+            "x509CertificateData": leaf.public_bytes(Encoding.PEM).decode(),
+            "failed": failed,
+        }
+        if len(subject.credentials) > MAX_CERTIFICATES:
+            del subject.credentials[next(iter(subject.credentials))]
+        if parameters.instance_properties:
+            properties = {"seenAt": seen, "properties": parameters.instance_properties, "failed": failed}
+            subject.instance_properties = [properties]
 
 
 def _read_authorization(request: Request) -> Authorization:
@@ -226,29 +246,3 @@ def _duration(parameters: Parameters, target: _Target) -> timedelta:
     if seconds > target.role.max_session_duration:
         raise invalid("The requested DurationSeconds exceeds the MaxSessionDuration set for this role.")
     return timedelta(seconds=seconds)
-
-
-def record_attempt(
-    world: World, arn: str, leaf: x509.Certificate, properties: dict[str, str], *, now: datetime, failed: bool
-) -> None:
-    """Add a request to its subject. The first one makes the subject."""
-    subject = world.subjects.setdefault(
-        arn, Subject(arn, leaf.subject.rfc4514_string(), now, created_at=now, updated_at=now)
-    )
-    subject.last_seen_at = subject.updated_at = now
-    if len(world.subjects) > MAX_SUBJECTS:
-        del world.subjects[next(iter(world.subjects))]
-    issuer, serial = leaf.issuer.rfc4514_string(), str(leaf.serial_number)
-    seen = now.isoformat(timespec="microseconds")
-    subject.credentials[issuer, serial] = {
-        "seenAt": seen,
-        "serialNumber": serial,
-        "issuer": issuer,
-        "enabled": True,
-        "x509CertificateData": leaf.public_bytes(Encoding.PEM).decode(),
-        "failed": failed,
-    }
-    if len(subject.credentials) > MAX_CERTIFICATES:
-        del subject.credentials[next(iter(subject.credentials))]
-    if properties:
-        subject.instance_properties = [{"seenAt": seen, "properties": properties, "failed": failed}]

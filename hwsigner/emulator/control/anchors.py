@@ -9,8 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from hwsigner.emulator.certificates import anchor_problem
-from hwsigner.emulator.control.calls import Call, base_detail
-from hwsigner.emulator.control.kinds import Kind
+from hwsigner.emulator.control.calls import Call, Kind, base_detail
 from hwsigner.emulator.refusals import invalid
 from hwsigner.emulator.resources import TrustAnchor
 

@@ -1,18 +1,18 @@
-"""A call of the control plane: its members, and whose resources it may reach."""
+"""A call of the control plane, and the operations that trust anchors, profiles and CRLs have in common."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from hwsigner.emulator.arns import partition_of
 from hwsigner.emulator.refusals import RefusalError, invalid
-from hwsigner.emulator.resources import Resource, by_arn
+from hwsigner.emulator.resources import Crl, Profile, Resource, TrustAnchor, by_arn
 from hwsigner.emulator.vault import Credentials
 from hwsigner.emulator.world import World
 
@@ -104,6 +104,62 @@ class Call:
         last = _read_token(self.members["nextToken"], kind) if "nextToken" in self.members else ""
         rest = [each for each in self.own(resources) if each.arn > last]
         return rest[:size], {"nextToken": _make_token(rest[size - 1].arn, kind)} if len(rest) > size else {}
+
+
+_Switched = TypeVar("_Switched", TrustAnchor, Profile, Crl)
+
+
+@dataclass(frozen=True)
+class Kind(Generic[_Switched]):
+    """A kind of resource that can be enabled."""
+
+    name: str  # In ARNs, such as "trust-anchor".
+    # The member of responses that has one resource, such as "trustAnchor". With "Id" it is the member of requests that
+    # names one, and with "s" the member of responses that has a list.
+    member: str
+    resources: Callable[[World], dict[str, _Switched]]
+    detail: Callable[[_Switched], dict[str, Any]]
+
+    def add(self, call: Call, resource: _Switched) -> dict[str, Any]:
+        """Add a new resource, and return the response about it."""
+        self.resources(call.world)[resource.arn] = resource
+        return self.document(resource)
+
+    def find(self, call: Call) -> _Switched:
+        """Return the resource that a request names."""
+        return call.find(self.resources(call.world), self.name, call.members[f"{self.member}Id"])
+
+    def document(self, resource: _Switched, more: dict[str, str] | None = None) -> dict[str, Any]:
+        """Return the response about one resource."""
+        return {self.member: {**self.detail(resource), **(more or {})}}
+
+    def get(self, call: Call) -> dict[str, Any]:
+        """GetTrustAnchor, GetProfile and GetCrl."""
+        return self.document(self.find(call))
+
+    def list_all(self, call: Call) -> dict[str, Any]:
+        """ListTrustAnchors, ListProfiles and ListCrls."""
+        found, more = call.page(self.resources(call.world), self.name)
+        return {f"{self.member}s": [self.detail(each) for each in found], **more}
+
+    def delete(self, call: Call) -> dict[str, Any]:
+        """DeleteTrustAnchor, DeleteProfile and DeleteCrl."""
+        resource = self.find(call)
+        del self.resources(call.world)[resource.arn]
+        return self.document(resource)
+
+    def enable(self, call: Call) -> dict[str, Any]:
+        """EnableTrustAnchor, EnableProfile and EnableCrl."""
+        return self._switch(call, enabled=True)
+
+    def disable(self, call: Call) -> dict[str, Any]:
+        """DisableTrustAnchor, DisableProfile and DisableCrl."""
+        return self._switch(call, enabled=False)
+
+    def _switch(self, call: Call, *, enabled: bool) -> dict[str, Any]:
+        resource = self.find(call)
+        resource.enabled, resource.updated_at = enabled, call.now
+        return self.document(resource)
 
 
 def not_found(kind: str, identifier: str) -> RefusalError:

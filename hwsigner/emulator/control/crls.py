@@ -8,8 +8,7 @@ from typing import Any
 from cryptography import x509
 
 from hwsigner.emulator.certificates import is_signed_by
-from hwsigner.emulator.control.calls import Call, base_detail, not_found
-from hwsigner.emulator.control.kinds import Kind
+from hwsigner.emulator.control.calls import Call, Kind, base_detail, not_found
 from hwsigner.emulator.refusals import invalid
 from hwsigner.emulator.resources import Crl, TrustAnchor
 

@@ -1,10 +1,12 @@
-"""The operations of the control plane: how each is sent, and what it takes."""
+"""The operations of the control plane: how each is sent, what it takes, and what runs it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
+from hwsigner.emulator.control import anchors, crls, profiles, subjects_and_tags
+from hwsigner.emulator.control.calls import Call, Kind
 from hwsigner.emulator.control.shapes import Binary, Choice, Items, Shape, Structure, Text, Truth, Whole
 
 _ID = "[a-f0-9]{8}-([a-z0-9]{4}-){3}[a-z0-9]{12}"
@@ -56,6 +58,7 @@ class Operation(NamedTuple):
     method: str
     path: str
     input: Structure
+    run: Callable[[Call], dict[str, Any]]
     status: int = 200  # Of its response.
     query: tuple[str, ...] = ()  # The members that are in the query.
 
@@ -102,18 +105,20 @@ def _takes(required: str, optional: str = "", **others: Shape) -> Structure:
     return Structure({name: shapes[name] for name in names}, tuple(required.split()))
 
 
-def _common(kind: str, member: str) -> Iterator[Operation]:
+def _common(kind: str, own: Kind[Any]) -> Iterator[Operation]:
     """Yield the operations that trust anchors, profiles and CRLs have in common."""
+    member = f"{own.member}Id"
     path, only = f"/{kind.lower()}/{{{member}}}", _takes(member)
-    yield Operation(f"List{kind}s", "GET", f"/{kind.lower()}s", PAGE, query=("nextToken", "pageSize"))
-    yield Operation(f"Get{kind}", "GET", path, only)
-    yield Operation(f"Delete{kind}", "DELETE", path, only)
-    yield Operation(f"Enable{kind}", "POST", f"{path}/enable", only)
-    yield Operation(f"Disable{kind}", "POST", f"{path}/disable", only)
+    yield Operation(f"List{kind}s", "GET", f"/{kind.lower()}s", PAGE, own.list_all, query=_OF_PAGE)
+    yield Operation(f"Get{kind}", "GET", path, only, own.get)
+    yield Operation(f"Delete{kind}", "DELETE", path, only, own.delete)
+    yield Operation(f"Enable{kind}", "POST", f"{path}/enable", only, own.enable)
+    yield Operation(f"Disable{kind}", "POST", f"{path}/disable", only, own.disable)
 
 
 _ANCHOR, _PROFILE, _CRL = "/trustanchor/{trustAnchorId}", "/profile/{profileId}", "/crl/{crlId}"
 _MAPPINGS = "/profiles/{profileId}/mappings"
+_PUT, _RESET = "/put-notifications-settings", "/reset-notifications-settings"
 _NEW_ANCHOR = _takes("name source", "enabled crlDpRevocationEnabled tags notificationSettings aliasName")
 _CHANGED_ANCHOR = _takes("trustAnchorId", "name source crlDpRevocationEnabled aliasName")
 _PROFILE_SETTINGS = "sessionPolicy managedPolicyArns durationSeconds acceptRoleSessionName aliasName tipConfiguration"
@@ -122,24 +127,29 @@ _CHANGED_PROFILE = _takes("profileId", f"name roleArns {_PROFILE_SETTINGS}", ses
 _SET_NOTIFICATIONS = _takes("trustAnchorId notificationSettings", trustAnchorId=UUID)
 _RESET_NOTIFICATIONS = _takes("trustAnchorId notificationSettingKeys", trustAnchorId=UUID)
 _UNMAPPED = _takes("profileId certificateField", "specifiers")
+_MAPPED = _takes("profileId certificateField mappingRules")
+_NEW_CRL = _takes("name crlData trustAnchorArn", "enabled tags aliasName")
+_CHANGED_CRL = _takes("crlId", "name crlData aliasName")
+_TAGS, _SUBJECT = "/ListTagsForResource", "/subject/{subjectId}"
+_ARN, _OF_PAGE, _OF_MAPPING = ("resourceArn",), ("nextToken", "pageSize"), ("certificateField", "specifiers")
 _ALL = (
-    *_common("TrustAnchor", "trustAnchorId"),
-    *_common("Profile", "profileId"),
-    *_common("Crl", "crlId"),
-    Operation("CreateTrustAnchor", "POST", "/trustanchors", _NEW_ANCHOR, 201),
-    Operation("UpdateTrustAnchor", "PATCH", _ANCHOR, _CHANGED_ANCHOR),
-    Operation("PutNotificationSettings", "PATCH", "/put-notifications-settings", _SET_NOTIFICATIONS),
-    Operation("ResetNotificationSettings", "PATCH", "/reset-notifications-settings", _RESET_NOTIFICATIONS),
-    Operation("CreateProfile", "POST", "/profiles", _NEW_PROFILE, 201),
-    Operation("UpdateProfile", "PATCH", _PROFILE, _CHANGED_PROFILE),
-    Operation("PutAttributeMapping", "PUT", _MAPPINGS, _takes("profileId certificateField mappingRules")),
-    Operation("DeleteAttributeMapping", "DELETE", _MAPPINGS, _UNMAPPED, query=("certificateField", "specifiers")),
-    Operation("ImportCrl", "POST", "/crls", _takes("name crlData trustAnchorArn", "enabled tags aliasName"), 201),
-    Operation("UpdateCrl", "PATCH", _CRL, _takes("crlId", "name crlData aliasName")),
-    Operation("ListSubjects", "GET", "/subjects", PAGE, query=("nextToken", "pageSize")),
-    Operation("GetSubject", "GET", "/subject/{subjectId}", _takes("subjectId")),
-    Operation("ListTagsForResource", "GET", "/ListTagsForResource", _takes("resourceArn"), query=("resourceArn",)),
-    Operation("TagResource", "POST", "/TagResource", _takes("resourceArn tags"), 201),
-    Operation("UntagResource", "POST", "/UntagResource", _takes("resourceArn tagKeys")),
+    *_common("TrustAnchor", anchors.KIND),
+    *_common("Profile", profiles.KIND),
+    *_common("Crl", crls.KIND),
+    Operation("CreateTrustAnchor", "POST", "/trustanchors", _NEW_ANCHOR, anchors.create, 201),
+    Operation("UpdateTrustAnchor", "PATCH", _ANCHOR, _CHANGED_ANCHOR, anchors.update),
+    Operation("PutNotificationSettings", "PATCH", _PUT, _SET_NOTIFICATIONS, anchors.put_notifications),
+    Operation("ResetNotificationSettings", "PATCH", _RESET, _RESET_NOTIFICATIONS, anchors.reset_notifications),
+    Operation("CreateProfile", "POST", "/profiles", _NEW_PROFILE, profiles.create, 201),
+    Operation("UpdateProfile", "PATCH", _PROFILE, _CHANGED_PROFILE, profiles.update),
+    Operation("PutAttributeMapping", "PUT", _MAPPINGS, _MAPPED, profiles.put_mapping),
+    Operation("DeleteAttributeMapping", "DELETE", _MAPPINGS, _UNMAPPED, profiles.delete_mapping, query=_OF_MAPPING),
+    Operation("ImportCrl", "POST", "/crls", _NEW_CRL, crls.import_crl, 201),
+    Operation("UpdateCrl", "PATCH", _CRL, _CHANGED_CRL, crls.update),
+    Operation("ListSubjects", "GET", "/subjects", PAGE, subjects_and_tags.list_subjects, query=_OF_PAGE),
+    Operation("GetSubject", "GET", _SUBJECT, _takes("subjectId"), subjects_and_tags.get_subject),
+    Operation("ListTagsForResource", "GET", _TAGS, _takes("resourceArn"), subjects_and_tags.list_tags, query=_ARN),
+    Operation("TagResource", "POST", "/TagResource", _takes("resourceArn tags"), subjects_and_tags.tag, 201),
+    Operation("UntagResource", "POST", "/UntagResource", _takes("resourceArn tagKeys"), subjects_and_tags.untag),
 )
 OPERATIONS: Mapping[str, Operation] = {each.name: each for each in _ALL}

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 from urllib.parse import unquote
 
 from hwsigner.emulator.access_key import Signed
 from hwsigner.emulator.canonical import query_pairs
-from hwsigner.emulator.control import anchors, crls, profiles, subjects_and_tags
 from hwsigner.emulator.control.calls import Call
 from hwsigner.emulator.control.operations import OPERATIONS, Operation
 from hwsigner.emulator.control.shapes import Items, Whole
@@ -20,39 +19,6 @@ from hwsigner.emulator.refusals import RefusalError, invalid, json_response
 from hwsigner.emulator.vault import require
 from hwsigner.emulator.wire import Request, Response
 from hwsigner.emulator.world import World
-
-HANDLERS: Mapping[str, Callable[[Call], dict[str, Any]]] = {
-    "CreateTrustAnchor": anchors.create,
-    "UpdateTrustAnchor": anchors.update,
-    "ListTrustAnchors": anchors.KIND.list_all,
-    "GetTrustAnchor": anchors.KIND.get,
-    "DeleteTrustAnchor": anchors.KIND.delete,
-    "EnableTrustAnchor": anchors.KIND.enable,
-    "DisableTrustAnchor": anchors.KIND.disable,
-    "PutNotificationSettings": anchors.put_notifications,
-    "ResetNotificationSettings": anchors.reset_notifications,
-    "CreateProfile": profiles.create,
-    "UpdateProfile": profiles.update,
-    "ListProfiles": profiles.KIND.list_all,
-    "GetProfile": profiles.KIND.get,
-    "DeleteProfile": profiles.KIND.delete,
-    "EnableProfile": profiles.KIND.enable,
-    "DisableProfile": profiles.KIND.disable,
-    "PutAttributeMapping": profiles.put_mapping,
-    "DeleteAttributeMapping": profiles.delete_mapping,
-    "ImportCrl": crls.import_crl,
-    "UpdateCrl": crls.update,
-    "ListCrls": crls.KIND.list_all,
-    "GetCrl": crls.KIND.get,
-    "DeleteCrl": crls.KIND.delete,
-    "EnableCrl": crls.KIND.enable,
-    "DisableCrl": crls.KIND.disable,
-    "ListSubjects": subjects_and_tags.list_subjects,
-    "GetSubject": subjects_and_tags.get_subject,
-    "ListTagsForResource": subjects_and_tags.list_tags,
-    "TagResource": subjects_and_tags.tag,
-    "UntagResource": subjects_and_tags.untag,
-}
 
 
 def find_operation(request: Request) -> tuple[Operation, dict[str, Any]]:
@@ -69,12 +35,6 @@ def find_operation(request: Request) -> tuple[Operation, dict[str, Any]]:
             return operation, {name[1:-1]: unquote(each) for name, each in found if name.startswith("{")}
     message = f"IAM Roles Anywhere has no operation {request.method} {request.path}"
     raise RefusalError("UnknownOperationException", 404, message)
-
-
-def read_members(operation: Operation, request: Request, in_path: dict[str, Any]) -> dict[str, Any]:
-    """Return the members of a request, decoded and checked against the operation's shapes."""
-    given = {**_read_query(operation, request), **_read_body(request), **in_path}
-    return operation.input.read(given, "")
 
 
 def _read_query(operation: Operation, request: Request) -> dict[str, Any]:
@@ -126,7 +86,8 @@ class ControlPlane:
     def respond(self, record: Record, signed: Signed) -> Response:
         """Run the operation of a verified request."""
         operation, in_path = find_operation(record.request)
-        members = read_members(operation, record.request, in_path)
+        given = {**_read_query(operation, record.request), **_read_body(record.request), **in_path}
+        members = operation.input.read(given, "")
         call = Call(self._world, signed.caller, signed.authorization.region, members, self._clock())
         require(self._world.denied, signed.caller, f"rolesanywhere:{operation.name}", call.resource)
-        return json_response(operation.status, HANDLERS[operation.name](call))
+        return json_response(operation.status, operation.run(call))

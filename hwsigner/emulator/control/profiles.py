@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hwsigner.emulator.control.calls import Call, base_detail
-from hwsigner.emulator.control.kinds import Kind
+from hwsigner.emulator.control.calls import Call, Kind, base_detail
 from hwsigner.emulator.refusals import denied, invalid
 from hwsigner.emulator.resources import Profile
 from hwsigner.emulator.tags import Mappings, parse_mappings
