@@ -80,23 +80,27 @@ class PluginError(HwsignerError):
     """A backend or issuer from a package of its own raised or returned what it must not."""
 
     @classmethod
-    def of(cls, plugin: str, error: Exception) -> PluginError:
+    def of(cls, plugin: str, error: Exception, package: str = "") -> PluginError:
         """Return the error that names a plugin, and where it failed. What the failure says could be a secret.
 
         Args:
             plugin: what failed, such as `the issuer acme, hwsigner_acme`.
             error: the failure.
+            package: the plugin's module, whose last line in the traceback is named.
         """
-        return cls(f"{plugin}, failed: {place_of(error)}", "Report it to the authors of that package")
+        return cls(f"{plugin}, failed: {place_of(error, package)}", "Report it to the authors of that package")
 
 
-def place_of(error: BaseException) -> str:
-    """Return the type of an exception, and the file and line that raised it."""
+def place_of(error: BaseException, package: str = "") -> str:
+    """Return the type of an exception, and the file and line that raised it, in a package's modules if it is there."""
+    last = own = ""
     trace = error.__traceback__
-    while trace and trace.tb_next:
+    while trace:
+        last = f" at {trace.tb_frame.f_code.co_filename.rpartition('/')[2]}:{trace.tb_lineno}"
+        if trace.tb_frame.f_globals.get("__name__", "").startswith(package):
+            own = last
         trace = trace.tb_next
-    where = f" at {trace.tb_frame.f_code.co_filename.rpartition('/')[2]}:{trace.tb_lineno}" if trace else ""
-    return f"{type(error).__name__}{where}"
+    return f"{type(error).__name__}{own or last}"
 
 
 class UsageError(HwsignerError):

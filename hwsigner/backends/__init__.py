@@ -11,7 +11,7 @@ import importlib
 import re
 from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import NamedTuple, ParamSpec, TypeVar, cast
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar, cast
 
 from hwsigner.errors import BackendUnavailableError, PluginError, UsageError, install_command
 
@@ -38,8 +38,9 @@ class Backend(NamedTuple):
         install: the command that installs the module's library, for the error if that is missing.
         object_attributes: the path attributes that name an object on a token. Key URIs that differ only in these
             name the same token, so they share its PIN.
-        shares_store: whether a token holds certificates beside its keys. If so, a certificate there that can't be
-            read is skipped, and the leaf's issuers are looked for on its token.
+        shares_store: whether a token holds certificates beside its keys. If so, `find_certificates` gets URIs without
+            the object attributes, too, and returns all that the token shows without a PIN; one that can't be read is
+            skipped.
         password_flag: the flag that gives the PIN of its keys, such as `tpm-key-password`. The flag's name with `no-`
             in front says that the PIN is empty.
         query_flags: by query attribute of a key URI, the flag that sets it.
@@ -63,19 +64,26 @@ class Backend(NamedTuple):
     attestation: str = ""
     recognises: Callable[[bytes], bool] | None = None
 
-    def _guarded(self, scheme: str, module: str, function: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
+    def _guarded(
+        self,
+        scheme: str,
+        module: str,
+        function: Callable[_Given, _Result],
+        protocol: Callable[Concatenate[Any, _Given], _Result] | None = None,
+    ) -> Callable[_Given, _Result]:
         """Return a function of one of its modules. If it is not built in, its failures are PluginErrors that name it.
 
         Args:
             scheme: the scheme of the key URI.
             module: the module's name.
             function: the function.
+            protocol: the method of its Protocol, which says what it must return, if there is one.
         """
         if self.module.startswith(_OUR_OWN):
             return function
         from hwsigner.backends.plugins import Plugin
 
-        return Plugin(ENTRY_POINTS, scheme, module).guarded(function)
+        return Plugin(ENTRY_POINTS, scheme, module).guarded(function, protocol)
 
     def _guarded_key(self, scheme: str, key: _Key) -> _Key:
         """Return a key that it opened, such that the key's failures are those of `_guarded`."""

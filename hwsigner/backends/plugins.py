@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import entry_points
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar, cast
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from hwsigner.errors import HwsignerError, HwsignerWarning, PluginError
 
@@ -28,13 +28,21 @@ class Plugin:
         self._scheme = scheme
         self._module = module
 
-    def guarded(self, function: Callable[_Given, _Result]) -> Callable[_Given, _Result]:
-        """Return one of its functions, such that its failures are PluginErrors."""
+    def guarded(
+        self, function: Callable[_Given, _Result], protocol: Callable[Concatenate[Any, _Given], _Result] | None
+    ) -> Callable[_Given, _Result]:
+        """Return one of its functions, such that its failures are PluginErrors; see `Backend`."""
+        returned = get_type_hints(protocol)["return"] if protocol else object
+        kind = get_origin(returned) or returned
 
         def call(*arguments: _Given.args, **named: _Given.kwargs) -> _Result:
             with self.blamed():
                 result = function(*arguments, **named)
-            return cast(_Result, self._items(result)) if isinstance(result, Iterator) else result
+                if kind in (list, Iterator):
+                    return cast(_Result, self._items(cast(Any, result), get_args(returned)[0]))
+                if not getattr(kind, "_is_protocol", False):  # `PluginKey` checks what a key returns.
+                    _check_type(result, kind)
+                return result
 
         return call
 
@@ -49,11 +57,18 @@ class Plugin:
             found = [entry.dist for entry in entry_points(group=self._group, name=self._scheme) if entry.dist]
             package = f" of the package {found[0].name} {found[0].version}" if found else ""
             title = f"{self._module}{package}, the backend for {self._scheme}: keys"
-            raise PluginError.of(title, error) from error
+            raise PluginError.of(title, error, self._module) from error
 
-    def _items(self, items: Iterator[object]) -> Iterator[object]:
+    def _items(self, items: Iterable[object], kind: type) -> Iterator[object]:
         with self.blamed():
-            yield from items
+            for item in items:
+                _check_type(item, kind)
+                yield item
+
+
+def _check_type(result: object, kind: type) -> None:
+    if not isinstance(result, kind):
+        raise TypeError
 
 
 class PluginKey:

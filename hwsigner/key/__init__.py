@@ -214,9 +214,9 @@ def capability(
     found: Callable[_Given, _Result] | None = getattr(module and backend.load(module), function.__name__, None)
     if found is None:
         raise UsageError(*lack)
-    found = backend._guarded(uri.scheme, module, found)
+    found = backend._guarded(uri.scheme, module, found, function)
     name = ChecksModules.check_modules.__name__
     check = None if allow_modules else getattr(backend.load(backend.module), name, None)
     if check:
-        backend._guarded(uri.scheme, backend.module, check)(uri)
+        backend._guarded(uri.scheme, backend.module, check, ChecksModules.check_modules)(uri)
     return found

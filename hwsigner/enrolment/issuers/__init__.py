@@ -174,6 +174,7 @@ class _PluginIssuer:
             hint = suggestion(name, ISSUERS, f"Use one of {', '.join(ISSUERS)}")
             raise UsageError(f"there is no issuer {name[:40]!r}", hint)
         self._title = f"the issuer {name}, {found[0].value}"
+        self._module = found[0].module
         with self._blamed():
             opens: OpensIssuer = found[0].load()
             self._issuer = opens.open_issuer(settings)
@@ -194,4 +195,4 @@ class _PluginIssuer:
         except (HwsignerError, HwsignerWarning):
             raise
         except Exception as error:
-            raise PluginError.of(self._title, error) from error
+            raise PluginError.of(self._title, error, self._module) from error

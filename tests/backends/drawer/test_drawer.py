@@ -17,7 +17,7 @@ import pytest
 
 from cli.conftest import call, enrolment, scene
 from enrolments import Enrolment, refused, succeeds
-from hwsigner import Key, KeyRequest, backends, generate_key, open_key
+from hwsigner import Key, KeyRequest, backends, delete_key, describe_key, find_certificates, generate_key, open_key
 from hwsigner.attestation import make_statement
 from hwsigner.errors import HwsignerError, PluginError
 from hwsigner.key.listing import list_tokens
@@ -248,6 +248,37 @@ class TestFailure:
         monkeypatch.setattr(module.DrawerKey, "sign", lambda *_: None)
         with open_key(drawer.uri(), PIN) as key, pytest.raises(PluginError, match="failed: TypeError"):
             key.sign(b"message")
+
+    @pytest.mark.parametrize(
+        ("name", "result", "use"),
+        [
+            ("describe_key", None, lambda uri: describe_key(uri, PIN)),
+            ("delete_key", None, lambda uri: delete_key(uri, lambda _: None, PIN)),
+            ("find_certificates", None, find_certificates),
+            ("find_certificates", [b"DER"], find_certificates),
+            ("list_tokens", ["web"], lambda uri: list(list_tokens(uri))),
+        ],
+    )
+    def test_result_of_another_type_names_the_package(
+        self,
+        drawer: Drawer,
+        module: ModuleType,
+        monkeypatch: pytest.MonkeyPatch,
+        name: str,
+        result: object,
+        use: Callable[[str], object],
+    ) -> None:
+        monkeypatch.setattr(module, name, lambda *_, **__: result)
+        with pytest.raises(PluginError, match=r"hwsigner_drawer .* failed: TypeError at "):
+            use(drawer.uri())
+
+    def test_is_placed_in_the_package_though_a_library_raised_it(
+        self, drawer: Drawer, module: ModuleType, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        generate_key(drawer.uri(), None, PIN)
+        monkeypatch.setattr(module.DrawerKey, "public_key", module._read)
+        with open_key(drawer.uri(), PIN) as key, pytest.raises(PluginError, match=r"at hwsigner_drawer\.py:"):
+            key.public_key()
 
     def test_import_that_fails_names_the_module(
         self, drawer: Drawer, module: ModuleType, monkeypatch: pytest.MonkeyPatch, failing: Any
