@@ -7,19 +7,7 @@ from typing import NamedTuple
 
 from hwsigner.backends.pkcs11.der import key_id
 from hwsigner.backends.pkcs11.description import describe
-from hwsigner.backends.pkcs11.errors import (
-    ACTION_PROHIBITED,
-    ATTRIBUTE_READ_ONLY,
-    ATTRIBUTE_VALUE_INVALID,
-    CURVE_NOT_SUPPORTED,
-    DOMAIN_PARAMS_INVALID,
-    FUNCTION_NOT_SUPPORTED,
-    KEY_SIZE_RANGE,
-    MECHANISM_INVALID,
-    TEMPLATE_INCOMPLETE,
-    TEMPLATE_INCONSISTENT,
-    PKCS11Error,
-)
+from hwsigner.backends.pkcs11.errors import CANT_COPY, CANT_MAKE, PKCS11Error
 from hwsigner.backends.pkcs11.functions import Attribute, KeyType, ObjectClass, PKCS11Session, from_number
 from hwsigner.backends.pkcs11.objects import ORDER_BYTES, KeyObject, read_key
 from hwsigner.backends.pkcs11.pins import token_name
@@ -53,14 +41,8 @@ _PRIVATE: Template = {
 # What a token sets by itself for a key that was made in it.
 _ORIGIN = dict.fromkeys((Attribute.LOCAL, Attribute.ALWAYS_SENSITIVE, Attribute.NEVER_EXTRACTABLE), TRUE)
 _STORED: Template = {Attribute.TOKEN: TRUE, Attribute.MODIFIABLE: FALSE}
-# The token can't change the id, or make a key for a session only.
-_CANT_COPY = (
-    *(ACTION_PROHIBITED, ATTRIBUTE_READ_ONLY, ATTRIBUTE_VALUE_INVALID, FUNCTION_NOT_SUPPORTED),
-    *(TEMPLATE_INCOMPLETE, TEMPLATE_INCONSISTENT),
-)
 _NAMES = {number: name for name, number in vars(Attribute).items() if isinstance(number, int)}
 _OTHER = "Choose another --algorithm, or use the token's own tool"
-_CANT_MAKE = (CURVE_NOT_SUPPORTED, DOMAIN_PARAMS_INVALID, KEY_SIZE_RANGE, MECHANISM_INVALID)
 
 
 class KeyKind(NamedTuple):
@@ -175,9 +157,9 @@ def _make(token: OpenToken, session: WritingSession, plan: _Plan) -> KeyPair:
         draft = session.generate_key_pair(plan.kind.mechanism, plan.public, plan.private)
         return _stored(token, session, draft)
     except PKCS11Error as error:
-        if error.code in _CANT_MAKE:
+        if error.code in CANT_MAKE:
             raise UnsupportedKeyError(f"{token.name} can't make such a key: {error}", _OTHER) from error
-        if error.code in _CANT_COPY and not plan.id:
+        if error.code in CANT_COPY and not plan.id:
             message = f"{token.name} can't give a key the id of its public key: {error}"
             raise UnsupportedKeyError(message, "Add an id to the key URI, such as id=%01") from error
         raise

@@ -21,10 +21,9 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from typing import TypeVar
 
-from hwsigner.backends.pkcs11 import access
 from hwsigner.backends.pkcs11.errors import GENERAL_ERROR, TOKEN_NOT_PRESENT, TOKEN_NOT_RECOGNIZED, PKCS11Error
 from hwsigner.backends.pkcs11.functions import Functions, PKCS11Session, TokenFlag, TokenInfo
-from hwsigner.backends.pkcs11.paths import FLAG_HINT
+from hwsigner.backends.pkcs11.paths import FLAG_HINT, access_hint
 from hwsigner.errors import BackendUnavailableError, SigningKeyError
 from hwsigner.system import pcsc
 from hwsigner.system.notices import quiet
@@ -111,7 +110,7 @@ class Module:
                     why = "it is not a PKCS #11 module: it has no C_GetFunctionList"
                 hint = FLAG_HINT
                 if isinstance(error, PKCS11Error) and error.code == GENERAL_ERROR:
-                    hint = access.hint(self.path, error.hint)
+                    hint = access_hint(self.path, error.hint)
                 raise BackendUnavailableError(f"PKCS #11 module {self.path} can't be used: {why}", hint) from error
 
     def retry(self, call: Callable[[], T]) -> T:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from hwsigner.errors import BackendUnavailableError, UsageError
+from hwsigner.system.users import reading_group
 from hwsigner.uri import KeyURI
 
 FLAG_HINT = "Name the PKCS #11 module with --pkcs11-lib, or with module-path in the key URI"
@@ -41,6 +42,9 @@ _KNOWN = (
 _SYSTEM = "/etc/pkcs11"
 _PACKAGES = "/usr/share/p11-kit/modules"
 _MAX_BYTES = 65536
+_SOFTHSM_FILES = ("~/.config/softhsm2/softhsm2.conf", "/etc/softhsm/softhsm2.conf", "/etc/softhsm2.conf")
+_SOFTHSM_TOKENS = "/var/lib/softhsm/tokens"
+_TOKEN_FOLDER = re.compile(r"^\s*directories\.tokendir\s*=\s*(\S.*?)\s*$", re.MULTILINE)
 
 
 def module_paths(uri: KeyURI) -> list[str]:
@@ -197,3 +201,31 @@ def _is_shown(settings: dict[str, str]) -> bool:
     if enabled is not None and not names & set(enabled.replace(",", " ").split()):
         return False
     return settings.get("trust-policy") != "yes" and not names & set(disabled.replace(",", " ").split())
+
+
+def access_hint(module: str, otherwise: str) -> str:
+    """Return the hint if a module does not start: the group to join, or `otherwise`.
+
+    A module reports a file that this user may not read as a general error. Those of SoftHSM are known.
+    """
+    if "softhsm" not in os.path.basename(module):
+        return otherwise
+    for path in _softhsm_files():
+        group = reading_group(path)
+        if group:
+            return f"Join the group {group}, which may read {path}, and log in again"
+    return otherwise
+
+
+def _softhsm_files() -> Iterator[str]:
+    """Yield SoftHSM's configuration file, and the folder of its tokens."""
+    chosen = os.environ.get("SOFTHSM2_CONF")
+    for path in [chosen] if chosen else map(os.path.expanduser, _SOFTHSM_FILES):
+        yield path
+        try:
+            with open(path, encoding="utf-8", errors="replace") as file:
+                match = _TOKEN_FOLDER.search(file.read())
+        except OSError:
+            continue
+        yield match[1] if match else _SOFTHSM_TOKENS
+        return

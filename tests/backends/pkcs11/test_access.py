@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from emulators import InProcessSoftHSM
-from hwsigner.backends.pkcs11 import access
+from hwsigner.backends.pkcs11 import paths
 
 ROOT = Path(__file__).parents[3]
 IS_ROOT = os.geteuid() == 0
@@ -85,8 +85,8 @@ def test_list_names_no_group_when_none_would_help(softhsm: InProcessSoftHSM, con
 
 def test_files_of_other_modules_are_not_known(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOFTHSM2_CONF", str(config))
-    assert access.hint("/usr/lib/opensc-pkcs11.so", "otherwise") == "otherwise"
-    assert access.hint("/usr/lib/softhsm/libsofthsm2.so", "otherwise") == "otherwise"
+    assert paths.access_hint("/usr/lib/opensc-pkcs11.so", "otherwise") == "otherwise"
+    assert paths.access_hint("/usr/lib/softhsm/libsofthsm2.so", "otherwise") == "otherwise"
 
 
 def test_first_configuration_that_can_be_read_names_the_tokens(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,4 +99,4 @@ def test_first_configuration_that_can_be_read_names_the_tokens(folder: Path, mon
         ("log.level = ERROR\n", "/var/lib/softhsm/tokens"),
     ):
         file.write_text(text)
-        assert list(access._files()) == [str(file), tokens]
+        assert list(paths._softhsm_files()) == [str(file), tokens]
