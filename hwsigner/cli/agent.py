@@ -83,7 +83,8 @@ def _command(arguments: Arguments, address: Address) -> None:
     if arguments.json and action != "status":
         raise UsageError(f"agent {action} has no JSON output", "Leave out --output json, which is for agent status")
     answer = command(address, request, PinSource(prompts=arguments.settings.prompts).prompt)
-    text = _status_json(answer) if arguments.json else "\n".join(map(_shown, answer.splitlines()))
+    rows = [line.split("\t") for line in answer.splitlines()]
+    text = _status_json(answer) if arguments.json else "\n".join("\t".join(map(printable, row)) for row in rows)
     if action == "status":
         print(text)
     else:
@@ -98,10 +99,6 @@ def _status_json(answer: str) -> str:
     names = ("name", "state", "expiration", "failure")
     profiles = [{name: text or None for name, text in zip(names, row, strict=True)} for row in rows]
     return json.dumps({**data, "profiles": profiles}, indent=2)
-
-
-def _shown(line: str) -> str:
-    return "\t".join(map(printable, line.split("\t")))
 
 
 def _run_agent(arguments: Arguments, address: Address) -> None:

@@ -32,8 +32,7 @@ def ask(lines: Sequence[str], question: str, *, nothing: str) -> None:
                 if not answer.endswith(b"\n"):  # Ctrl-C or Ctrl-D: what comes next has a line of its own.
                     terminal.write(b"\n")
     except (OSError, termios.error) as error:
-        raise UsageError(
-            f"there is no terminal to ask, so {nothing}", "Add --yes to do it without a question"
-        ) from error
+        problem = f"there is no terminal to ask, so {nothing}"
+        raise UsageError(problem, "Add --yes to do it without a question") from error
     if answer.strip().lower() != b"yes":
         raise HwsignerError(nothing, question)

@@ -56,15 +56,13 @@ def run(arguments: Arguments) -> int:
     """Print the script. It asks `hwsigner profile list` for names when a key is pressed, and never looks at a token."""
     shell = arguments.shell
     if shell not in _SHELLS:
-        raise UsageError(
-            f"there is no completion for {shell[:40]!r}", suggestion(shell, _SHELLS, f"Use one of {', '.join(_SHELLS)}")
-        )
+        problem = f"there is no completion for {shell[:40]!r}"
+        raise UsageError(problem, suggestion(shell, _SHELLS, f"Use one of {', '.join(_SHELLS)}"))
     try:
         import shtab
     except ImportError as error:
-        raise HwsignerError(
-            f"hwsigner completion needs {error.name}", f"Run {install_command('completion')}"
-        ) from error
+        problem = f"hwsigner completion needs {error.name}"
+        raise HwsignerError(problem, f"Run {install_command('completion')}") from error
     command = _NAMES % shlex.quote(_program())
     completions = {
         "profiles": {

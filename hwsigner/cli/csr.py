@@ -39,16 +39,16 @@ def run(arguments: Arguments) -> int:
     """Print the request as PEM, or write it into a file; or print JSON."""
     if not arguments.settings.subject:
         raise UsageError("no subject was given", "Add --subject CN=bamboo-01")
-    alternative = {"dns_names": arguments.settings.dns, "uris": arguments.settings.uri}
-    check_names(arguments.settings.subject, **alternative)
+    subject, dns, uris = arguments.settings.subject, arguments.settings.dns, arguments.settings.uri
+    check_names(subject, dns_names=dns, uris=uris)
     uri = settings.argument_uri(arguments.settings, arguments.key)
     with open_key(uri, settings.pin_source(arguments.settings, uri), allow_modules=True) as key:
-        request = sign_certificate_request(key, arguments.settings.subject, **alternative)
+        request = sign_certificate_request(key, subject, dns_names=dns, uris=uris)
     for problem in untaggable(request):
         hint = "Choose another name, or leave it out of the Roles Anywhere profile's attribute mappings"
         warnings.warn(HwsignerWarning(problem, hint), stacklevel=2)
-    names = {"subject": arguments.settings.subject, "dns": arguments.settings.dns, "uris": arguments.settings.uri}
-    data = json.dumps({"file": arguments.out, **names, "request": request.pem.decode()}, indent=2)
+    about = {"file": arguments.out, "subject": subject, "dns": dns, "uris": uris, "request": request.pem.decode()}
+    data = json.dumps(about, indent=2)
     if arguments.out:
         edit_file(arguments.out, partial(_replaced, arguments.out, request.pem))
         if arguments.json:

@@ -111,10 +111,8 @@ def _world(arguments: Arguments) -> World:
         return World()
     if arguments.config:
         if arguments.trust_anchor or arguments.settings.region or arguments.account or arguments.trust_policy:
-            raise UsageError(
-                "--config can't be combined with --trust-anchor, --region, --account or --trust-policy",
-                "Set them in the file",
-            )
+            problem = "--config can't be combined with --trust-anchor, --region, --account or --trust-policy"
+            raise UsageError(problem, "Set them in the file")
         return load_world(Path(arguments.config))
     if not arguments.trust_anchor:
         raise UsageError("the emulator has no trust anchor", "Give --trust-anchor FILE, --config FILE or --empty")

@@ -30,13 +30,8 @@ def page(name: str) -> str:
 
 def _pages() -> dict[str, Traversable]:
     """Return the pages by name. Each is in a folder of docs/, such as how-to."""
-    folders = [folder for folder in _folder().iterdir() if folder.is_dir()]
-    files = [path for folder in folders for path in folder.iterdir() if path.name.endswith(".md")]
-    return {path.name.removesuffix(".md"): path for path in files}
-
-
-def _folder() -> Traversable:
-    """Return the folder of the pages: in the wheel or, for an editable install, in the repository."""
     package = files("hwsigner")
-    docs = package / "docs"
-    return docs if docs.is_dir() else package / ".." / "docs"
+    docs = package / "docs"  # In the wheel; for an editable install, they are in the repository.
+    folders = [one for one in (docs if docs.is_dir() else package / ".." / "docs").iterdir() if one.is_dir()]
+    pages = [path for folder in folders for path in folder.iterdir() if path.name.endswith(".md")]
+    return {path.name.removesuffix(".md"): path for path in pages}

@@ -122,10 +122,8 @@ class Parser:
             named = [flag.name for flag in self._naming()] or [name for name in ("profile",) if name in self._flags]
             naming = " or ".join(f"--{flag}" for flag in named)
             certificate = ", and for a certificate --certificate" if "certificate" in self._flags else ""
-            raise UsageError(
-                "unexpected argument" if len(rest) == 1 else f"{len(rest)} unexpected arguments",
-                f"To name a profile, use {naming}{certificate}" if naming else self.hint,
-            )
+            problem = "unexpected argument" if len(rest) == 1 else f"{len(rest)} unexpected arguments"
+            raise UsageError(problem, f"To name a profile, use {naming}{certificate}" if naming else self.hint)
         check_exclusive(values)
         if values.get("output") == "json":
             values["json"] = True

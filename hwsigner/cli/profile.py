@@ -82,10 +82,8 @@ def _write(arguments: Arguments, name: str) -> int:
     values = {flag: value for flag, value in _values(arguments).items() if value is not None}
     check_readable_again(values)
     if not (values or arguments.unset):
-        raise UsageError(
-            f"profile {name!r} would be empty" if arguments.action == "add" else "no change was given",
-            "Add flags, such as --certificate FILE: hwsigner profile --help lists them",
-        )
+        problem = f"profile {name!r} would be empty" if arguments.action == "add" else "no change was given"
+        raise UsageError(problem, "Add flags, such as --certificate FILE: hwsigner profile --help lists them")
     values |= {flag: in_full_if_there(values[flag]) for flag in URIS if flag in values}
     try:
         file = _edit(name, values, arguments.unset) if arguments.action == "edit" else _add(arguments, name, values)
@@ -115,9 +113,8 @@ def _edit(name: str, values: dict[str, Any], unset: list[str]) -> str:
     removed = [flag.removeprefix("--") for flag in unset]
     for flag in removed:
         if flag not in found.values:
-            raise UsageError(
-                f"profile {name!r} has no {flag}", suggestion(flag, found.values, f"It has {', '.join(found.values)}")
-            )
+            problem = f"profile {name!r} has no {flag}"
+            raise UsageError(problem, suggestion(flag, found.values, f"It has {', '.join(found.values)}"))
         if flag in values:
             raise UsageError(f"--{flag} is set and unset", "Leave out one of the two")
     check_known_arns({**found.values, **values})

@@ -175,12 +175,8 @@ def _rows(key: KeyDescription, certified: _Certified | None) -> Iterator[tuple[s
     yield "Certificate", leaf.source
     yield "Subject", leaf.subject
     yield "Expires", f"{end:%Y-%m-%d} ({'expired' if left < 0 else '1 day left' if left == 1 else f'{left} days left'})"
-    yield (
-        "Matches",
-        {True: "yes, it is for this key", False: "no: it is for another key", None: "unknown: the key is hidden"}[
-            certified.matches
-        ],
-    )
+    matches = {True: "yes, it is for this key", False: "no: it is for another key", None: "unknown: the key is hidden"}
+    yield "Matches", matches[certified.matches]
     yield from (("Tag", f"{name} = {value}") for name, value in session_tags(leaf).items())
     yield from (("Warning", warning) for warning in certified.warnings)
     yield from (("Path" if number == 0 else "", line) for number, line in enumerate(_tree(certified.path)))

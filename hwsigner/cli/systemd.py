@@ -51,9 +51,8 @@ def run(arguments: Arguments) -> int:
         hint = suggestion(arguments.action, actions, "Write hwsigner systemd install|uninstall")
         raise UsageError(f"systemd has no action {arguments.action[:40]!r}", hint)
     if arguments.system == arguments.user:
-        raise UsageError(
-            "systemd needs one of --system and --user", f"Write hwsigner systemd {arguments.action} --user"
-        )
+        problem = "systemd needs one of --system and --user"
+        raise UsageError(problem, f"Write hwsigner systemd {arguments.action} --user")
     if arguments.system and os.geteuid() != 0:
         raise UsageError("the system's units are root's to write", "Run it as root, or use --user")
     for program in ("systemctl", "systemd-sysusers") if arguments.system else ("systemctl",):
@@ -85,9 +84,8 @@ def _check_no_package(*, system: bool) -> None:
     folder = _PACKAGED / ("system" if system else "user")
     if (folder / "hwsigner-agent.socket").exists():
         enable = "systemctl enable --now" if system else "systemctl --user enable --now"
-        raise UsageError(
-            f"a package has put the units into {folder}", f"Start the agent with: {enable} hwsigner-agent.socket"
-        )
+        problem = f"a package has put the units into {folder}"
+        raise UsageError(problem, f"Start the agent with: {enable} hwsigner-agent.socket")
 
 
 def _uninstall(*, system: bool) -> None:

@@ -58,9 +58,8 @@ def run(arguments: Arguments) -> int:
     if findings.matches_csr is False:
         raise KeyMismatchError("the certificate request is not signed by this key", "Do not certify it")
     if arguments.answer and not (findings.in_hardware or arguments.accept_claims):
-        raise AttestationError(
-            "it is not proven that the key is only in hardware", "Read the warnings; --accept-claims accepts it"
-        )
+        problem = "it is not proven that the key is only in hardware"
+        raise AttestationError(problem, "Read the warnings; --accept-claims accepts it")
     if arguments.challenge:
         _write(*attestation.challenge(statement, trust), arguments)
     return 0

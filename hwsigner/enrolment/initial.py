@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from hwsigner.aws.config_file import config_path, credentials_path
 from hwsigner.aws.config_lines import check_no_keys, with_credential_process
@@ -136,14 +134,8 @@ def enroll(asked: Enrolment, prompts: Prompts = lambda _: ()) -> Enrolled:
             installed,
             file,
             _edit_aws_config(asked, region, write=True) if asked.command else None,
-            _missing(found, kept),
+            tuple(arn for arn in ARNS if arn not in {*(found.values if found else ()), *kept}),
         )
-
-
-def _missing(found: Profile | None, kept: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the ARNs that a profile does not have once it keeps some values."""
-    known = {*(found.values if found else ()), *kept}
-    return tuple(arn for arn in ARNS if arn not in known)
 
 
 def _check_system(found: Profile | None) -> None:

@@ -73,10 +73,8 @@ def _chain_of(uri: KeyURI, public_key: bytes | None, certificates: Sequence[Cert
     else:
         candidates = [one for one in different if one.public_key() == public_key]
     if not candidates:
-        raise KeyMismatchError(
-            f"no certificate in {certificates[0].source} is for key {uri.name}",
-            "Give the certificate that was issued for this key's certificate request",
-        )
+        problem = f"no certificate in {certificates[0].source} is for key {uri.name}"
+        raise KeyMismatchError(problem, "Give the certificate that was issued for this key's certificate request")
     if len(candidates) > 1:
         known = ", ".join(f"{one.subject}, serial {one.x509.serial_number:X}" for one in candidates)
         problem = f"{len(candidates)} certificates in {candidates[0].source} may be the one for the key: {known}"

@@ -128,14 +128,8 @@ def key_to_certify(values: Settings, new_key: KeyRequest, prompts: Prompts) -> K
     uri = settings.argument_uri(values, values.private_key)
     secret_place(uri.text("pin-source") or "")
     pins = settings.pin_source(values, uri)
-    return KeyToCertify(
-        KeyAccess(uri, pins, allow_modules=True),
-        values.subject,
-        tuple(values.dns),
-        tuple(values.uri),
-        new_key,
-        values.nv_index or "",
-    )
+    access, nv_index = KeyAccess(uri, pins, allow_modules=True), values.nv_index or ""
+    return KeyToCertify(access, values.subject, tuple(values.dns), tuple(values.uri), new_key, nv_index)
 
 
 def issuer_of(values: Settings, key: KeyAccess | None = None) -> Issuer:
@@ -152,7 +146,7 @@ def issuer_of(values: Settings, key: KeyAccess | None = None) -> Issuer:
     name = values.issuer or ("command" if values.issuer_command else None)
     if name is None:
         raise UsageError("no issuer was given", "Add --issuer NAME, or --issuer-command PROGRAM")
-    source = values.issuer_secret
+    source, vendor = values.issuer_secret, values.vendor_certificates
     settings = IssuerSettings(
         url=values.issuer_url or "",
         command=values.issuer_command or "",
@@ -163,7 +157,7 @@ def issuer_of(values: Settings, key: KeyAccess | None = None) -> Issuer:
         certificate=(values.certificate or "") if values.issuer_certificate else "",
         timeout=values.timeout,
         key=key,
-        vendor_certificates=_certificates(values.vendor_certificates),
+        vendor_certificates=tuple(one.der for one in find_certificates(vendor, allow_modules=True)) if vendor else (),
     )
     return open_issuer(name, settings)
 
@@ -174,10 +168,6 @@ def _secret(source: str) -> str:
     except PinError as error:
         # It is read like a PIN, and the error speaks of one.
         raise PinError(f"the secret of --issuer-secret can't be read: {error.message}", error.hint) from error
-
-
-def _certificates(path: str | None) -> tuple[bytes, ...]:
-    return tuple(found.der for found in find_certificates(path, allow_modules=True)) if path else ()
 
 
 def names_certificate(found: Profile | None, access: KeyAccess, chain: Chain) -> bool:

@@ -164,9 +164,8 @@ def request_certificate(
         if seconds > wait:
             again = f" in {seconds:.0f} s" if answer.retry_after else ""
             problem = "the issuer took the request and has no certificate yet"
-            raise ServiceError(
-                problem, f"Run the same command again{again}", retryable=True, retry_after=answer.retry_after
-            )
+            hint = f"Run the same command again{again}"
+            raise ServiceError(problem, hint, retryable=True, retry_after=answer.retry_after)
         pause(seconds)
         wait -= seconds
         step, begin = min(2 * step, _LONGEST_PAUSE), now()

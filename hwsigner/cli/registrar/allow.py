@@ -53,17 +53,10 @@ def run(arguments: Arguments) -> int:
     """Add the machine and print its chip."""
     if not arguments.settings.subject:
         raise UsageError("no subject was given", "Add --subject CN=web-01,OU=web")
-    check_names(arguments.settings.subject, dns_names=arguments.settings.dns, uris=arguments.settings.uri)
+    subject, dns, uris = arguments.settings.subject, arguments.settings.dns, arguments.settings.uri
+    check_names(subject, dns_names=dns, uris=uris)
     kind, chip, root = _chip(arguments)
-    machine = Machine(
-        arguments.name or _common_name(arguments.settings.subject),
-        kind,
-        chip,
-        root,
-        arguments.settings.subject,
-        tuple(arguments.settings.dns),
-        tuple(arguments.settings.uri),
-    )
+    machine = Machine(arguments.name or _common_name(subject), kind, chip, root, subject, tuple(dns), tuple(uris))
     changed = add_machine(arguments.policy, machine, replace=arguments.replace)
     done = "added to" if changed else "is in"
     text = f"{machine.name} {done} {arguments.policy} with the chip {chip}"
