@@ -23,7 +23,7 @@ BOUNDS = {
     "renew": Bound(800, 53),
     "aws setup": Bound(931, 37),
     "doctor": Bound(531, 50),
-    "agent": Bound(22, 8),
+    "agent": Bound(23, 8),
 }
 ROOM = 1.03
 

@@ -51,9 +51,10 @@ _Own = TypeVar("_Own", bound=OwnProvider)
 class AgentOrOwn(Generic[_Own]):
     """Credentials of a profile: a running agent's, or else of a provider of this process. Thread-safe.
 
-    An agent is asked before the provider, and again once its answer is a second old; none is, without a name. Its last
-    credentials are given out until the next are due, also if no agent runs any more; then the provider's. `make_own`
-    makes that, without side effects, once no agent has credentials. An agent's reply does not contain the role's ARN.
+    An agent is asked before the provider, and again once its answer is a second old. Without a name, none is asked. Its
+    last credentials are given out until the next are due, also if no agent runs any more; then the provider's.
+    `make_own` makes that, once no agent has credentials; of several that threads make at once, one is used. An agent's
+    reply does not contain the role's ARN.
     """
 
     # No lock: a child process could find it locked. What several threads use is replaced whole.
@@ -65,7 +66,7 @@ class AgentOrOwn(Generic[_Own]):
         self._make_own = make_own
         self._role_arn = role_arn
         self._clocks = clocks or Clocks()
-        self._own: dict[str, _Own] = {}
+        self._made: list[_Own] = []  # The first is used. Several threads may make one at once.
         self._session: Session | None = None  # The agent's.
         # Once the provider has given credentials. Before, reading would make it create a session in the background.
         self._uses_own = False
@@ -75,11 +76,13 @@ class AgentOrOwn(Generic[_Own]):
 
     def own(self) -> _Own:
         """Return the provider; make it if need be. Raises a HwsignerError for invalid settings."""
-        return self.own_if_made() or self._own.setdefault("", self._make_own())
+        if not self._made:
+            self._made.append(self._make_own())
+        return self._made[0]
 
     def own_if_made(self) -> _Own | None:
         """Return the provider, or None if it was not needed so far."""
-        return self._own.get("")
+        return self._made[0] if self._made else None
 
     @property
     def expiration(self) -> datetime | None:

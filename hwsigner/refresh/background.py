@@ -156,8 +156,7 @@ class BackgroundProvider:
         if last is None or not (is_fresh or provider._is_good(last.session, is_retried=self._is_retried)):
             self._is_wanted = True
             return None
-        if not self._is_wanted:
-            self._want()
+        self._want()
         return last
 
     def _unknown(self, name: str) -> UsageError:
