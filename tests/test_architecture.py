@@ -185,7 +185,7 @@ def test_room_imports_only_what_its_rule_allows(room: str) -> None:
 # What a server does not need, and the commands that use it.
 OF_ADMINISTRATORS = {
     "emulator": ("cli.emulator",),
-    "control_plane": ("cli.aws", "doctor.aws"),
+    "control_plane": ("cli.aws", "cli.retire", "doctor.aws"),
     "trust_policy": ("cli.aws", "control_plane", "emulator"),
     "enrolment.registrar": ("cli.registrar",),
 }

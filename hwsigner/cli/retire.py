@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 from hwsigner.cli.asking import ask
 from hwsigner.cli.aws.arguments import read_leaf
-from hwsigner.cli.aws.revoking import CA, EXISTING_SESSIONS, REVOCATION, prepare
+from hwsigner.cli.aws.revoking import CA, REVOCATION, prepare
 from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.cli.process import print_outcome, prompts, report
 from hwsigner.config.flags import OUTPUT, switch
 from hwsigner.config.profiles import profile
 from hwsigner.config.settings import Settings
+from hwsigner.control_plane.revoking import EXISTING_SESSIONS
 from hwsigner.enrolment.retirement import Retirement, RetirementStep, plan_retirement
 from hwsigner.errors import CertificateError, printable
 from hwsigner.identity.certificate import Certificate

@@ -42,7 +42,7 @@ def run(arguments: Arguments) -> int:
     if not (serials or arguments.certificate or arguments.renew):
         raise UsageError("nothing was given to revoke", "Give a certificate or --serial")
     certificates = [read_leaf(arguments.settings, text) for text in arguments.certificate]
-    prepared = prepare(arguments, _trust_anchor(arguments), certificates, serials)
+    prepared = prepare(arguments, _trust_anchor(arguments), certificates, serials, renews=arguments.renew)
     if arguments.plan:
         _print_plan(arguments, prepared)
         return 0

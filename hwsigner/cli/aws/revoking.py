@@ -11,7 +11,6 @@ from hwsigner.config import settings
 from hwsigner.config.flags import KEY, Flag, one_of, whole_number
 from hwsigner.control_plane.resources import TrustAnchor
 from hwsigner.control_plane.revocation import Revocation
-from hwsigner.control_plane.revoking import EXISTING_SESSIONS as EXISTING_SESSIONS
 from hwsigner.control_plane.revoking import Prepared, prepare_list, prepare_private
 from hwsigner.errors import AmbiguousCertificateError, UsageError
 from hwsigner.identity.certificate import Certificate
@@ -31,11 +30,16 @@ REVOCATION = (
 
 
 def prepare(
-    arguments: Arguments, arn: str, certificates: Sequence[Certificate], serials: Sequence[int] = ()
+    arguments: Arguments,
+    arn: str,
+    certificates: Sequence[Certificate],
+    serials: Sequence[int] = (),
+    *,
+    renews: bool = False,
 ) -> Prepared:
     """Read what the service has, and find out what must change. Nothing is changed.
 
-    The arguments have the flags of `CA` and `REVOCATION`, and perhaps `renew`.
+    The arguments have the flags of `CA` and `REVOCATION`. `renews` makes a new CRL even if nothing else is to revoke.
 
     Raises:
         UsageError: the ARN is malformed, or the CA's flags are missing or do not apply.
@@ -43,7 +47,6 @@ def prepare(
     """
     aws = service_clients(arguments, region=parse_arn(arn, "--trust-anchor-arn").region)
     anchor = TrustAnchor.of(aws.rolesanywhere.call("get_trust_anchor", trustAnchorId=arn)["trustAnchor"])
-    renews = getattr(arguments, "renew", False)
     revocation = Revocation(certificates, serials, arguments.reason, arguments.days, renews)
     if anchor.private_ca:
         if arguments.ca_key or arguments.ca:
