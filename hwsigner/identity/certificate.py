@@ -10,7 +10,7 @@ import base64
 import warnings
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -40,6 +40,7 @@ _WEAK_HASHES = frozenset({"md5", "sha1", "sha224"})
 _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 # Extensions of a YubiKey's attestation certificates, which have the same public key as the user's certificate.
 _ATTESTATION_OIDS = "1.3.6.1.4.1.41482.3."
+Extension = TypeVar("Extension", bound=x509.ExtensionType)
 # What cryptography and asn1crypto raise for a certificate that they can't read.
 _BROKEN = (
     ArithmeticError,
@@ -346,12 +347,18 @@ def _without_copies(certificates: Sequence[Certificate]) -> list[Certificate]:
     return list(first.values())
 
 
+def extension_of(extensions: x509.Extensions, kind: type[Extension]) -> Extension | None:
+    """Return the extension of a kind, such as x509.KeyUsage, or None if there is none."""
+    try:
+        return extensions.get_extension_for_class(kind).value
+    except x509.ExtensionNotFound:
+        return None
+
+
 def is_ca(certificate: x509.Certificate) -> bool:
     """Return whether it is a CA's: basicConstraints with CA:TRUE (RFC 5280, 4.2.1.9)."""
-    try:
-        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except x509.ExtensionNotFound:
-        return False
+    basic = extension_of(certificate.extensions, x509.BasicConstraints)
+    return basic is not None and basic.ca
 
 
 def is_attestation(certificate: x509.Certificate) -> bool:
@@ -361,10 +368,7 @@ def is_attestation(certificate: x509.Certificate) -> bool:
 
 def key_usage(certificate: x509.Certificate) -> x509.KeyUsage | None:
     """Return its keyUsage (RFC 5280, 4.2.1.3), or None if it has none."""
-    try:
-        return certificate.extensions.get_extension_for_class(x509.KeyUsage).value
-    except x509.ExtensionNotFound:
-        return None
+    return extension_of(certificate.extensions, x509.KeyUsage)
 
 
 def _may_sign(certificate: x509.Certificate) -> bool:

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import CRLEntryExtensionOID, ExtensionOID
 
 from hwsigner.errors import CertificateError, KeyMismatchError
-from hwsigner.identity.certificate import Certificate, is_ca, key_usage
+from hwsigner.identity.certificate import Certificate, extension_of, is_ca, key_usage
 from hwsigner.identity.certificate_request import signature_algorithm
 from hwsigner.identity.revocation_list import RevocationList
 from hwsigner.key import Key
@@ -179,12 +179,10 @@ def _check_extension(extension: Any, old: RevocationList | None) -> None:
 
 
 def _key_identifier(ca: Certificate) -> bytes:
-    try:
-        own = ca.x509.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    if own := extension_of(ca.x509.extensions, x509.SubjectKeyIdentifier):
         return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own).public_bytes()
-    except x509.ExtensionNotFound:
-        key: Any = ca.x509.public_key()
-        return x509.AuthorityKeyIdentifier.from_issuer_public_key(key).public_bytes()
+    key: Any = ca.x509.public_key()
+    return x509.AuthorityKeyIdentifier.from_issuer_public_key(key).public_bytes()
 
 
 def _extension(oid: str, value: bytes) -> Any:

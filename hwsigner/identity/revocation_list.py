@@ -13,7 +13,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from hwsigner.errors import CertificateError
-from hwsigner.identity.certificate import Certificate
+from hwsigner.identity.certificate import Certificate, extension_of
 
 if TYPE_CHECKING:
     from asn1crypto.crl import TbsCertList
@@ -56,10 +56,8 @@ class RevocationList:
     @property
     def number(self) -> int | None:
         """The CRLNumber, or None if it has none."""
-        try:
-            return self.x509.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
-        except x509.ExtensionNotFound:
-            return None
+        number = extension_of(self.x509.extensions, x509.CRLNumber)
+        return number.crl_number if number else None
 
     @cached_property
     def revoked(self) -> Mapping[int, datetime]:
@@ -70,12 +68,9 @@ class RevocationList:
         """Return whether it says that it is the CRL of a CA and this key of it. Its signature may prove otherwise."""
         if self.x509.issuer != ca.x509.subject:
             return False
-        try:
-            named = self.x509.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
-            own = ca.x509.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
-        except x509.ExtensionNotFound:
-            return True
-        return named is None or named == own
+        named = extension_of(self.x509.extensions, x509.AuthorityKeyIdentifier)
+        own = extension_of(ca.x509.extensions, x509.SubjectKeyIdentifier)
+        return not (named and own) or named.key_identifier in (None, own.digest)
 
     def is_signed_by(self, ca: Certificate) -> bool:
         """Return whether a CA's key signed it."""

@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from hwsigner.errors import CertificateError
-from hwsigner.identity.certificate import Certificate
+from hwsigner.identity.certificate import Certificate, extension_of
 from hwsigner.identity.certificate_request import CertificateRequest
 
 MAX_LENGTH = 256
@@ -78,7 +78,7 @@ def comparable_value(certificate: Certificate, tag: str) -> str:
 
 def alternative_names(certificate: Certificate) -> dict[str, list[str]]:
     """Return all DNS names and URIs of the subjectAltName, by the tag that the first one of each kind becomes."""
-    found = _alternatives(certificate.x509)
+    found = extension_of(certificate.x509.extensions, x509.SubjectAlternativeName)
     if found is None:
         return {}
     uris = found.get_values_for_type(x509.UniformResourceIdentifier)
@@ -90,7 +90,7 @@ def other_names(certificate: Certificate) -> set[str]:
     from asn1crypto.core import load
 
     found: set[str] = set()
-    alternatives = _alternatives(certificate.x509)
+    alternatives = extension_of(certificate.x509.extensions, x509.SubjectAlternativeName)
     for name in alternatives.get_values_for_type(x509.OtherName) if alternatives else ():
         with suppress(ValueError):
             found.add(str(load(name.value).native))
@@ -114,7 +114,7 @@ def _pairs(parsed: x509.Certificate | x509.CertificateSigningRequest) -> Iterato
     yield from _of_name("x509Subject", parsed.subject)
     if isinstance(parsed, x509.Certificate):
         yield from _of_name("x509Issuer", parsed.issuer)
-    alternatives = _alternatives(parsed)
+    alternatives = extension_of(parsed.extensions, x509.SubjectAlternativeName)
     if alternatives is None:
         return
     for value in alternatives.get_values_for_type(x509.DNSName)[:1]:
@@ -123,13 +123,6 @@ def _pairs(parsed: x509.Certificate | x509.CertificateSigningRequest) -> Iterato
         yield "x509SAN/URI", value
     for name in alternatives.get_values_for_type(x509.DirectoryName)[:1]:
         yield from _of_name("x509SAN/Name", name)
-
-
-def _alternatives(parsed: x509.Certificate | x509.CertificateSigningRequest) -> x509.SubjectAlternativeName | None:
-    try:
-        return parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return None
 
 
 def _of_name(prefix: str, name: x509.Name) -> Iterator[tuple[str, str]]:
