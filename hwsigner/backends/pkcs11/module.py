@@ -92,7 +92,11 @@ class Module:
         self._is_lost = False
 
     def initialise(self) -> None:
-        """Load and initialise the module, unless it is; raise a BackendUnavailableError if that fails."""
+        """Load and initialise the module, unless it is.
+
+        Raises:
+            BackendUnavailableError: the file is missing, is not a PKCS #11 module, or does not start.
+        """
         if self._is_ready:
             return
         if self._is_lost:
@@ -261,7 +265,11 @@ def token_uri(token: TokenInfo, uri: KeyURI, others: Iterable[TokenInfo] = ()) -
 
 
 def load_module(path: str) -> Module:
-    """Return a module, initialised, by its path or by a bare name that the dynamic linker looks up."""
+    """Return a module, initialised, by its path or by a bare name that the dynamic linker looks up.
+
+    Raises:
+        BackendUnavailableError: there is no such module; the message names the path.
+    """
     file = path
     if "/" in path:
         if not os.path.isfile(path):

@@ -145,7 +145,11 @@ def find_objects(session: PKCS11Session, uri: KeyURI) -> Objects:
 
 
 def supported(key: KeyObject, uri: KeyURI) -> KeyObject:
-    """Return the key; raise an UnsupportedKeyError if it may not sign or the service does not accept its kind."""
+    """Return the key, if it may sign and the service accepts its kind.
+
+    Raises:
+        UnsupportedKeyError: it may not, or it has another kind, size or curve.
+    """
     kind = ""
     if key.key_type not in ALGORITHMS:
         kind = key_kind(key.key_type)

@@ -52,6 +52,10 @@ def module_paths(uri: KeyURI) -> list[str]:
 
     `module-path` may be a bare name, for the dynamic linker to look up, or a folder, with `module-name` a module in it.
     `module-name` is a name in p11-kit's configuration or a file's, without `lib` and `.so` (RFC 7512, 2.3).
+
+    Raises:
+        UsageError: a `module-name` that is a path, or an empty `module-path`.
+        BackendUnavailableError: there is no such module; the message says what was tried.
     """
     path, name = uri.text("module-path"), uri.text("module-name")
     if name is not None and "/" in name:

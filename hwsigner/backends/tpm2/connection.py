@@ -29,8 +29,7 @@ _T = TypeVar("_T")
 _PATIENCE_SECONDS = 10.0
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.01, 0.5
 _EXIT_SECONDS = 1.0
-
-_EXCLUSIVE = ("device:",)
+_EXCLUSIVE = ("device:",)  # Only one process at a time can open /dev/tpm0.
 _LONGEST_WAIT_SECONDS = 30.0
 
 
@@ -42,7 +41,8 @@ class TPMConnection:
 
     def __init__(self, tcti: str) -> None:
         self.tcti = tcti
-        self._is_managed, self._is_exclusive = is_managed(tcti), is_exclusive(tcti)
+        self._is_managed = is_managed(tcti)
+        self._is_exclusive = tcti.startswith(_EXCLUSIVE) and not self._is_managed
         self.users: set[object] = set()
         self._lock = threading.Lock()
         self._process_lock = ProcessLock(tcti)
@@ -173,11 +173,6 @@ class TPMConnection:
         if self._tpm is not None:
             self._tpm.close()
             self._tpm = None
-
-
-def is_exclusive(tcti: str) -> bool:
-    """Return whether only one process at a time can open the TPM at a TCTI, as with /dev/tpm0."""
-    return tcti.startswith(_EXCLUSIVE) and not is_managed(tcti)
 
 
 class ProcessLock:

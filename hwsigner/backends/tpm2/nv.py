@@ -46,7 +46,11 @@ def nv_name(index: int) -> str:
 
 
 def read_certificates(tpm: TPM, index: int) -> list[bytes]:
-    """Return the DER of the certificates in an NV index, at least one, or raise a CertificateError."""
+    """Return the DER of the certificates in an NV index, at least one.
+
+    Raises:
+        CertificateError: there is no such index, it can't be read with an empty auth value, or holds no certificate.
+    """
     return certificates_in(read_index(tpm, index), index)
 
 

@@ -243,25 +243,20 @@ def _ask(bus: socket.socket) -> bool:
 
 def _call(serial: int, member: str, argument: str = "") -> bytes:
     """Return a call of a method of the bus."""
-    body = _string(argument) if argument else b""
-    fields = [
-        _field(_PATH, "o", "/org/freedesktop/DBus"),
-        _field(_INTERFACE, "s", "org.freedesktop.DBus"),
-        _field(_MEMBER, "s", member),
-        _field(_DESTINATION, "s", "org.freedesktop.DBus"),
-    ]
+    bus = "org.freedesktop.DBus"
+    fields = (
+        (_PATH, "o", "/org/freedesktop/DBus"),
+        (_INTERFACE, "s", bus),
+        (_MEMBER, "s", member),
+        (_DESTINATION, "s", bus),
+    )
+    header, body = b"", _string(argument) if argument else b""
+    for code, kind, value in fields:  # Each has its code, the signature of its value, and the value.
+        header += bytes(-len(header) % 8) + struct.pack("<B3s", code, b"\1%c\0" % ord(kind)) + _string(value)
     if body:
-        fields.append(struct.pack("<B3sB2s", _SIGNATURE, b"\1g\0", 1, b"s\0"))
-    header = b""
-    for field in fields:
-        header += bytes(-len(header) % 8) + field
+        header += bytes(-len(header) % 8) + struct.pack("<B3sB2s", _SIGNATURE, b"\1g\0", 1, b"s\0")
     start = struct.pack("<cBBBIII", b"l", _METHOD_CALL, _NO_FLAGS, _VERSION, len(body), serial, len(header))
     return start + header + bytes(-len(header) % 8) + body
-
-
-def _field(code: int, kind: str, value: str) -> bytes:
-    """Return a field of a header: its code, the signature of its value, and the value."""
-    return struct.pack("<B3s", code, b"\1%c\0" % ord(kind)) + _string(value)
 
 
 def _string(text: str) -> bytes:
