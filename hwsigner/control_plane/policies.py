@@ -23,19 +23,9 @@ from hwsigner.errors import CertificateError, ConfigError, HwsignerWarning, Usag
 from hwsigner.findings.policies import SOURCE_ARN_NONE
 from hwsigner.identity.certificate import Certificate
 from hwsigner.identity.session_tags import MAX_LENGTH, TAGS, bad_characters, comparable_value, session_tags
-from hwsigner.trust_policy import TrustPolicy, request_context
+from hwsigner.trust_policy import TrustPolicy, request_context, writing
 from hwsigner.trust_policy.openness import ANY_ANCHOR, request_by
 from hwsigner.trust_policy.review import review
-from hwsigner.trust_policy.writing import (
-    HIGHEST_SIZE_LIMIT,
-    SIZE_LIMIT,
-    check_size,
-    has_wildcard,
-    in_words,
-    literal,
-    size,
-    write_trust_policy,
-)
 
 DEFAULT_MATCH = "CN"
 # The short forms, by the tag in lower case: "cn" and "subject/cn" for x509Subject/CN.
@@ -67,7 +57,7 @@ def compared_tags(match: str | None, certificates: Sequence[Certificate]) -> dic
         if equals:
             values = [_checked(name, value)]
         elif certificates:
-            values = [literal(comparable_value(each, tag)) for each in certificates]
+            values = [writing.literal(comparable_value(each, tag)) for each in certificates]
         else:
             problem = (
                 f"--match is {match or DEFAULT_MATCH}: {name} has no value, and there is no certificate to take it from"
@@ -82,6 +72,11 @@ def checked_policy(
 ) -> dict[str, Any]:
     """Return the trust policy that requires these tags, and check that it lets in the certificates.
 
+    Args:
+        tags: as `compared_tags` returns them.
+        certificates: those that must be let in.
+        trust_anchor: the trust anchor's ARN, or None for any.
+
     Raises:
         CertificateError: it would refuse one.
         UsageError: the policy is too large.
@@ -89,12 +84,12 @@ def checked_policy(
     Warns:
         HwsignerWarning: the policy is larger than IAM's usual limit, or lets in more than it names.
     """
-    policy = write_trust_policy(tags, trust_anchor=trust_anchor)
-    check_size(policy)
+    policy = writing.write_trust_policy(tags, trust_anchor=trust_anchor)
+    writing.check_size(policy)
     for each in certificates:
         if reason := TrustPolicy(policy).refusal(request_by(trust_anchor or ANY_ANCHOR, session_tags(each))):
             raise CertificateError(f"{each.source} would be refused: {reason}", "Leave it out, or change --match")
-    for found in review(policy, trust_anchor=trust_anchor or "", size_limit=SIZE_LIMIT):
+    for found in review(policy, trust_anchor=trust_anchor or "", size_limit=writing.SIZE_LIMIT):
         if found.mistake is not SOURCE_ARN_NONE:  # The caller knows.
             warnings.warn(HwsignerWarning(f"{found.found}. {found.why}", found.fix), stacklevel=2)
     return policy
@@ -103,7 +98,7 @@ def checked_policy(
 def what_it_lets_in(tags: Mapping[str, Sequence[str]], trust_anchor: str | None) -> Iterator[str]:
     """Yield sentences that say which certificates a policy of these tags lets in."""
     where = "the trust anchor" if trust_anchor else "any trust anchor of the account"
-    yield f"lets in every certificate of {where} with {in_words(tags)}"
+    yield f"lets in every certificate of {where} with {writing.in_words(tags)}"
     issuer = "" if any(tag.startswith("x509Issuer/") for tag in tags) else ", and come from any CA below the anchor"
     yield f"compares only these names: a certificate may differ in all others, and in its key{issuer}"
     if any(value.endswith("*") or value.startswith("*") for values in tags.values() for value in values):
@@ -126,27 +121,31 @@ def with_statement(
 ) -> dict[str, Any]:
     """Return a trust policy to which a statement was added: certificates with these tags may assume the role.
 
-    The policy is None if there is no role yet. It is returned as it is if it has such a statement, or allows the same
-    in another way.
+    The policy is returned as it is if it has such a statement, or allows the same in another way.
+
+    Args:
+        policy: the policy of the role; None if there is no role yet.
+        tags: for each session tag, one or more values.
+        trust_anchor: the ARN of the trust anchor.
 
     Raises:
         UsageError: the new policy is larger than IAM accepts.
     """
     others = _statements(policy) if policy is not None else []
-    new = write_trust_policy(tags, trust_anchor=trust_anchor)
+    new = writing.write_trust_policy(tags, trust_anchor=trust_anchor)
     statement = {"Sid": _sid(others), **new["Statement"][0]}
     if policy is not None and (_has(others, statement) or _allows(policy, tags, trust_anchor)):
         return dict(policy)
     longer = {**(new if policy is None else policy), "Statement": [*others, statement]}
     # If IAM accepted a larger one, the account has a higher limit.
-    is_raised = policy is not None and size(policy) > SIZE_LIMIT
-    check_size(longer, HIGHEST_SIZE_LIMIT if is_raised else SIZE_LIMIT)
+    is_raised = policy is not None and writing.size(policy) > writing.SIZE_LIMIT
+    writing.check_size(longer, writing.HIGHEST_SIZE_LIMIT if is_raised else writing.SIZE_LIMIT)
     return longer
 
 
 def lets_in_otherwise(policy: Mapping[str, Any], tags: Mapping[str, Sequence[str]], trust_anchor: str) -> bool:
     """Return whether a policy lets in certificates with these tags, though no statement says just that."""
-    [statement] = write_trust_policy(tags, trust_anchor=trust_anchor)["Statement"]
+    [statement] = writing.write_trust_policy(tags, trust_anchor=trust_anchor)["Statement"]
     return not _has(_statements(policy), statement) and _allows(policy, tags, trust_anchor)
 
 
@@ -155,7 +154,7 @@ def refusal(policy: Mapping[str, Any], tags: Mapping[str, Sequence[str]], trust_
 
     Wildcards, and parts of a policy that the evaluator does not know, leave it open. That counts as no reason.
     """
-    if any(map(has_wildcard, (value for values in tags.values() for value in values))):
+    if any(map(writing.has_wildcard, (value for values in tags.values() for value in values))):
         return ""
     try:
         return TrustPolicy(policy).refusal(_request(tags, trust_anchor, datetime.now(UTC)))
@@ -202,7 +201,7 @@ def _has(statements: Sequence[Any], statement: Mapping[str, Any]) -> bool:
 def _allows(policy: Mapping[str, Any], tags: Mapping[str, Sequence[str]], trust_anchor: str) -> bool:
     values = [value for values in tags.values() for value in values]
     # With wildcards or several values, one request says nothing about the others.
-    if len(values) > len(tags) or any(map(has_wildcard, values)):
+    if len(values) > len(tags) or any(map(writing.has_wildcard, values)):
         return False
     now = datetime.now(UTC)
     others = dict.fromkeys(TAGS, "any")

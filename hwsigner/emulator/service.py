@@ -5,9 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from datetime import datetime
-from typing import Protocol
 
-from hwsigner.emulator.access_key import AccessKeyService, Signed, describe, is_for_sts
+from hwsigner.emulator.access_key import AccessKeyService, describe, is_for_sts
 from hwsigner.emulator.control.plane import ControlPlane
 from hwsigner.emulator.iam import IamService
 from hwsigner.emulator.record import Record
@@ -21,16 +20,6 @@ from hwsigner.emulator.world import World
 CREATE_SESSION = "rolesanywhere:CreateSession"
 
 
-class Handler(Protocol):
-    """A service with several actions, for requests that are signed with an access key."""
-
-    def action(self, request: Request) -> str:
-        """Return the name of a request's action, such as "iam:GetRole", or an empty string if it has none."""
-
-    def respond(self, record: Record, signed: Signed) -> Response:
-        """Respond to a request whose signature is verified, or raise a RefusalError."""
-
-
 class Service:
     """CreateSession, GetCallerIdentity and requests to other services, with one world, one clock and one vault."""
 
@@ -41,7 +30,7 @@ class Service:
         self._sessions = SessionService(world, self.vault, clock)
         self._access_keys = AccessKeyService(self.vault, clock)
         # By the service in the credential scope. Requests to other services are described.
-        self._handlers: dict[str, Handler] = {
+        self._handlers: dict[str, ControlPlane | IamService] = {
             "rolesanywhere": ControlPlane(world, clock),
             "iam": IamService(world, clock),
         }

@@ -9,17 +9,8 @@ from typing import NamedTuple
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from hwsigner.emulator import tags
+from hwsigner.emulator import certificates, tags
 from hwsigner.emulator.canonical import canonical_request
-from hwsigner.emulator.certificates import (
-    algorithm_of,
-    check_leaf,
-    check_path,
-    check_revocation,
-    read_certificate,
-    read_chain,
-    verifies,
-)
 from hwsigner.emulator.parameters import Parameters, read_parameters
 from hwsigner.emulator.record import Record
 from hwsigner.emulator.refusals import RefusalError, denied, invalid, invalid_signature, json_response
@@ -103,18 +94,18 @@ class SessionService:
             raise invalid("X-Amz-X509 is missing, or given twice")
         if len(request.values("x-amz-x509-chain")) > 1:
             raise invalid("X-Amz-X509-Chain is given twice")
-        leaf = read_certificate(text, "X-Amz-X509")
-        chain = read_chain(request.value("x-amz-x509-chain"), leaf)
+        leaf = certificates.read_certificate(text, "X-Amz-X509")
+        chain = certificates.read_chain(request.value("x-amz-x509-chain"), leaf)
         now = self._clock()
-        check_leaf(leaf, now)
-        check_path(leaf, chain, anchor.certificates, now)
-        check_revocation((leaf, *chain), anchor, self._world.crls.values())
+        certificates.check_leaf(leaf, now)
+        certificates.check_path(leaf, chain, anchor.certificates, now)
+        certificates.check_revocation((leaf, *chain), anchor, self._world.crls.values())
         return leaf
 
     def _verify_signature(
         self, request: Request, authorization: Authorization, leaf: x509.Certificate, record: Record
     ) -> None:
-        if authorization.algorithm != algorithm_of(leaf):
+        if authorization.algorithm != certificates.algorithm_of(leaf):
             record.findings.append("algorithmMismatch")
             raise invalid_signature(f"{authorization.algorithm} is not the algorithm of the certificate's key")
         try:
@@ -128,7 +119,7 @@ class SessionService:
         canonical = canonical_request(request, authorization.signed_headers)
         message = string_to_sign(canonical, authorization)
         record.canonical_request, record.string_to_sign = canonical.decode("latin-1"), message.decode("latin-1")
-        if not verifies(leaf, authorization.signature, message):
+        if not certificates.verifies(leaf, authorization.signature, message):
             raise invalid_signature("the signature does not verify with the certificate's key over the string to sign")
 
     def _issue(self, parameters: Parameters, leaf: x509.Certificate, role: Role, duration: timedelta) -> Response:

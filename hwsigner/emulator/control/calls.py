@@ -148,15 +148,8 @@ class Kind(Generic[_Switched]):
         del self.resources(call.world)[resource.arn]
         return self.document(resource)
 
-    def enable(self, call: Call) -> dict[str, Any]:
-        """EnableTrustAnchor, EnableProfile and EnableCrl."""
-        return self._switch(call, enabled=True)
-
-    def disable(self, call: Call) -> dict[str, Any]:
-        """DisableTrustAnchor, DisableProfile and DisableCrl."""
-        return self._switch(call, enabled=False)
-
-    def _switch(self, call: Call, *, enabled: bool) -> dict[str, Any]:
+    def switch(self, call: Call, *, enabled: bool) -> dict[str, Any]:
+        """EnableTrustAnchor, DisableTrustAnchor and the like."""
         resource = self.find(call)
         resource.enabled, resource.updated_at = enabled, call.now
         return self.document(resource)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from hwsigner.emulator.control import anchors, crls, profiles, subjects_and_tags
@@ -112,8 +113,8 @@ def _common(kind: str, own: Kind[Any]) -> Iterator[Operation]:
     yield Operation(f"List{kind}s", "GET", f"/{kind.lower()}s", PAGE, own.list_all, query=_OF_PAGE)
     yield Operation(f"Get{kind}", "GET", path, only, own.get)
     yield Operation(f"Delete{kind}", "DELETE", path, only, own.delete)
-    yield Operation(f"Enable{kind}", "POST", f"{path}/enable", only, own.enable)
-    yield Operation(f"Disable{kind}", "POST", f"{path}/disable", only, own.disable)
+    yield Operation(f"Enable{kind}", "POST", f"{path}/enable", only, partial(own.switch, enabled=True))
+    yield Operation(f"Disable{kind}", "POST", f"{path}/disable", only, partial(own.switch, enabled=False))
 
 
 _ANCHOR, _PROFILE, _CRL = "/trustanchor/{trustAnchorId}", "/profile/{profileId}", "/crl/{crlId}"
