@@ -51,7 +51,12 @@ class Facts:
 
 
 def read_facts(clients: ServiceClients, request: SessionRequest, subjects: Sequence[str]) -> Facts:
-    """Read what AWS has about a session, and about a certificate's subject, whose spellings `subjects` has.
+    """Read what AWS has about a session.
+
+    Args:
+        clients: of the trust anchor's region.
+        request: the session.
+        subjects: the ways in which the service may write the certificate's subject; empty if there is no certificate.
 
     Raises:
         HwsignerError: every call failed; or no answer came, or there are no credentials.

@@ -211,7 +211,10 @@ def choose_profile(
 ) -> RolesAnywhereProfile | None:
     """Return the Roles Anywhere profile that a set-up means: the one that was named, of its name, or with its role.
 
-    The role's ARN is empty if there is none yet.
+    Args:
+        profiles: all of the region.
+        setup: the set-up.
+        role_arn: the ARN of the role, or an empty string if there is none yet.
 
     Raises:
         UsageError: several may be meant, or the one of that name has other roles only.

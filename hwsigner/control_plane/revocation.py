@@ -74,6 +74,13 @@ def plan_revocation(
 ) -> RevocationPlan:
     """Find out what must change so that the service refuses certificates of a CA. Nothing is changed.
 
+    Args:
+        client: the client of rolesanywhere.
+        anchor: the trust anchor.
+        ca: the CA.
+        revocation: what to revoke.
+        now: the time, with its zone.
+
     Raises:
         CertificateError: the CA may not sign lists or is not the trust anchor's, or its list can't be continued.
         HwsignerError: the next list would be too large, or as `ServiceClient.call`.
@@ -102,7 +109,15 @@ def plan_revocation(
 
 
 def carry_out(client: ServiceClient, plan: RevocationPlan, signed: RevocationList | None) -> ImportedList:
-    """Import or update the CA's CRL, enable it, and return it as the service has it then.
+    """Import or update the CA's CRL, enable it, and read it back.
+
+    Args:
+        client: the client of rolesanywhere.
+        plan: the plan.
+        signed: its draft, signed; None if it has none.
+
+    Returns:
+        The list as the service has it.
 
     Raises:
         HwsignerError: as `ServiceClient.call`, or the service has another list than it was given, or it has changed

@@ -60,7 +60,12 @@ def prepare_list(
 ) -> Prepared:
     """Find out what must change so that a CA's CRL revokes certificates. Nothing is changed.
 
-    `sign` signs the next CRL with the CA's key. It is called when the revocation is carried out.
+    Args:
+        client: the client of rolesanywhere.
+        anchor: the trust anchor.
+        revocation: what to revoke.
+        ca: the CA.
+        sign: signs the next CRL with the CA's key. Called when the revocation is carried out.
 
     Raises:
         CertificateError: the CA did not issue a certificate, or as `plan_revocation`.
@@ -89,7 +94,12 @@ def prepare_list(
 
 
 def prepare_private(client: ServiceClient, anchor: TrustAnchor, revocation: Revocation) -> Prepared:
-    """Find out what the AWS Private CA of a trust anchor, which makes its own CRLs, would revoke. Nothing is changed.
+    """Find out what AWS Private CA, which makes its own CRLs, would revoke. Nothing is changed.
+
+    Args:
+        client: the client of acm-pca.
+        anchor: a trust anchor whose CA is there.
+        revocation: what to revoke.
 
     Raises:
         UsageError: a new CRL should be made, whatever is to be revoked.

@@ -54,7 +54,8 @@ class Vault:
         """Add credentials of an account's user that never expire. They replace added ones with the same access key ID.
 
         Raises:
-            UsageError: a value is malformed.
+            UsageError: the access key ID is not 1 to 128 letters and digits, the account is not twelve digits, or the
+                secret or session token is empty or not visible ASCII.
         """
         if not _ACCESS_KEY_ID.fullmatch(access_key_id):
             raise UsageError("not an access key ID", "Give 1 to 128 letters and digits")
@@ -80,7 +81,11 @@ def _store(known: dict[str, Credentials], credentials: Credentials) -> None:
 
 
 def check_action(pattern: str) -> str:
-    """Return the name of an action, which may have wildcards. A UsageError says that it is malformed."""
+    """Return the name of an action, which may have wildcards, checked.
+
+    Raises:
+        UsageError: it is malformed.
+    """
     if not _ACTION.fullmatch(pattern):
         raise UsageError(f"{pattern!r} is not an action", "Write SERVICE:ACTION, such as iam:PassRole or iam:*")
     return pattern

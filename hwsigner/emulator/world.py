@@ -84,7 +84,11 @@ class World:
 
 
 def read_certificates(source: CertificateSource) -> list[x509.Certificate]:
-    """Return the certificates in PEM or DER bytes. A CertificateError says that there are none."""
+    """Return the certificates in PEM or DER bytes.
+
+    Raises:
+        CertificateError: the bytes contain no certificate.
+    """
     if isinstance(source, x509.Certificate):
         return [source]
     try:

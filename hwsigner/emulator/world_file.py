@@ -30,7 +30,11 @@ _REQUIRED = {"trust_anchor": {"arn", "certificates"}, "profile": {"arn", "roles"
 
 
 def read_trust_policy(path: Path) -> TrustPolicy:
-    """Read a trust policy from a JSON file. A ConfigError says what is wrong."""
+    """Read a trust policy from a JSON file.
+
+    Raises:
+        ConfigError: the file can't be read, or is not a trust policy that the emulator knows.
+    """
     try:
         return TrustPolicy(path.read_bytes())
     except OSError as error:
@@ -45,7 +49,8 @@ def load_world(path: Path) -> World:
     Paths of certificates and trust policies are relative to the file.
 
     Raises:
-        ConfigError: a file can't be read, or a key is unknown, missing or of the wrong type.
+        ConfigError: the file, a certificate or a trust policy can't be read, or a key is unknown, missing or of the
+            wrong type.
     """
     try:
         document = tomllib.loads(path.read_text())

@@ -223,7 +223,13 @@ class Condition:
 
     @classmethod
     def parse(cls, name: str, key: str, values: tuple[str, ...], *, has_variables: bool) -> Condition:
-        """Return a condition. Whether it has policy variables depends on the policy's Version.
+        """Return a condition.
+
+        Args:
+            name: the operator.
+            key: the key.
+            values: the values.
+            has_variables: whether the policy's Version has policy variables.
 
         Raises:
             ValueError: the operator is unknown, or a value is not of its type. The text completes "…: ".

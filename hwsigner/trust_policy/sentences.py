@@ -36,12 +36,21 @@ _SHORT = {
 
 
 def who_may_assume(policy: Mapping[str, Any]) -> list[str]:
-    """Return sentences that say who may assume a role. Parts of the policy that can't be read are left out."""
+    """Return sentences that say who may assume a role. Parts of the policy that can't be read are left out.
+
+    Args:
+        policy: the trust policy's document, as an object.
+    """
     return [sentence for statement in Reader(policy).statements for sentence in _sentences(statement)]
 
 
 def admitted_anchors(policy: Mapping[str, Any], trust_anchors: Sequence[str]) -> list[str]:
-    """Return the ARNs of those trust anchors that a policy does not keep out, whatever the certificate is."""
+    """Return those of some trust anchors that a policy does not keep out, whatever the certificate is.
+
+    Args:
+        policy: the trust policy's document, as an object.
+        trust_anchors: their ARNs.
+    """
     statements = Reader(policy).statements
     return [each for each in trust_anchors if admits(statements, ANCHOR_KEYS, request_by(each))]
 

@@ -74,7 +74,15 @@ def size(policy: Mapping[str, Any]) -> int:
 
 
 def check_size(policy: Mapping[str, Any], limit: int = HIGHEST_SIZE_LIMIT) -> None:
-    """Check that IAM accepts a policy of this size, with the account's limit. A UsageError says that it does not."""
+    """Check that IAM accepts a policy of this size.
+
+    Args:
+        policy: the policy.
+        limit: the account's limit in characters.
+
+    Raises:
+        UsageError: the policy is larger.
+    """
     if size(policy) > limit:
         hint = "Use a pattern such as CN=web-*, a name that the certificates share, or another role"
         raise UsageError(f"the trust policy would have {size(policy)} characters, and IAM accepts {limit}", hint)

@@ -63,7 +63,11 @@ def service_clients(arguments: Arguments, *, region: str | None = None) -> Servi
 
 
 def read_leaf(values: Settings, text: str) -> Certificate:
-    """Return the leaf of a file, token or TPM, by the settings, which have the flags of `KEY`.
+    """Return the leaf of a file, token or TPM.
+
+    Args:
+        values: the command's settings, which have the flags of `KEY`.
+        text: a path or a key URI.
 
     Raises:
         UsageError: the URI is malformed.
@@ -79,7 +83,11 @@ def read_leaf(values: Settings, text: str) -> Certificate:
 
 
 def read_all(values: Settings, text: str) -> list[Certificate]:
-    """Return all certificates of a file, token or TPM, as `read_leaf` finds them."""
+    """Return all certificates of a file, token or TPM, as `read_leaf` finds them.
+
+    Raises:
+        UsageError, CertificateError: as `read_leaf`.
+    """
     uri = argument_uri(values, text)
     return load(find_certificates(uri, pin_source(values, uri), allow_modules=True))
 

@@ -39,7 +39,12 @@ def prepare(
 ) -> Prepared:
     """Read what the service has, and find out what must change. Nothing is changed.
 
-    The arguments have the flags of `CA` and `REVOCATION`. `renews` makes a new CRL even if nothing else is to revoke.
+    Args:
+        arguments: the command's arguments, which have the flags of `CA` and `REVOCATION`.
+        arn: the trust anchor.
+        certificates: the certificates to revoke.
+        serials: serial numbers of more.
+        renews: whether a new CRL is made even if nothing else is to be revoked.
 
     Raises:
         UsageError: the ARN is malformed, or the CA's flags are missing or do not apply.
