@@ -85,10 +85,10 @@ class AgentOrOwn(Generic[_Own]):
         return self._made[0] if self._made else None
 
     @property
-    def expiration(self) -> datetime | None:
-        """When the last credentials of an agent expire, or None if an agent gave none."""
+    def of_agent(self) -> Credentials | None:
+        """The last credentials of an agent, or None if it gave none. The agent has written their audit line."""
         session = self._session
-        return session.credentials.expiration if session else None
+        return session.credentials if session else None
 
     @property
     def failure(self) -> HwsignerError | HwsignerWarning | None:
@@ -198,8 +198,8 @@ class ServedProfile:
         The state is `ready`, `failing`, `starting` until the first session, or `idle` once one has expired and no
         client has asked since.
         """
-        own, failure = self.credentials.own_if_made(), self.credentials.failure
-        expiration = self.credentials.expiration or (own.status().expiration if own else None)
+        own, failure, of_agent = self.credentials.own_if_made(), self.credentials.failure, self.credentials.of_agent
+        expiration = of_agent.expiration if of_agent else own.status().expiration if own else None
         cause = failure.cause if failure else ""
         if expiration and expiration > utc_now():
             return "ready", expiration, cause

@@ -64,7 +64,7 @@ def run(arguments: Arguments) -> int:
             return stack.enter_context(Provider._from_settings(arguments.settings, found))
 
         def write(credentials: Credentials) -> None:
-            if audit and credentials.assumed_role_arn:  # Those of an agent have none, and the agent wrote their line.
+            if audit and credentials is not source.of_agent:
                 audit.give_process(arguments.config_profile or "", credentials, os.geteuid(), os.getpid())
             _write(path, section, credentials)
 

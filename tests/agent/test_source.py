@@ -87,9 +87,12 @@ def test_agent_s_credentials_are_given_and_cached(agent: Agent) -> None:
     source = agent.source()
     assert source.at_once() is None
     expiration = datetime(2030, 1, 1, 1, tzinfo=UTC)
-    assert source() == Credentials("ASIA1", "s", "t", expiration, ROLE_ARN, "")
+    assert source.of_agent is None
+    found = source()
+    assert found == Credentials("ASIA1", "s", "t", expiration, ROLE_ARN, "")
+    assert found is source.of_agent
     assert _key(source.at_once()) == "ASIA1"
-    assert (agent.asked, source.expiration, source.own_if_made()) == (1, expiration, None)
+    assert (agent.asked, source.own_if_made()) == (1, None)
 
 
 def test_agent_is_asked_again_when_its_answer_is_a_second_old_and_a_client_asks(agent: Agent) -> None:
@@ -166,7 +169,7 @@ def test_provider_gives_the_credentials_when_no_agent_has_them(agent: Agent) -> 
     source = agent.source()
     assert source.at_once() is None
     assert source() == OWN
-    assert source.at_once() == OWN
+    assert (source.at_once(), source.of_agent) == (OWN, None)
 
 
 def test_provider_replaces_an_agent_that_ended_when_its_credentials_are_due(agent: Agent) -> None:
