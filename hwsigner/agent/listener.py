@@ -31,10 +31,11 @@ _SYSTEM_HINT = (
 
 @contextmanager
 def open_listener(address: Address, environ: MutableMapping[str, str]) -> Iterator[socket.socket]:
-    """Open the listening socket: systemd's if it passes one, else at the address. One that is made here is removed at
-    the end.
+    """Open the listening socket. One that is made here is removed at the end.
 
-    The variables for systemd's sockets are removed from the environment.
+    Args:
+        address: where to listen if systemd passes no socket.
+        environ: the environment; the variables for systemd's sockets are removed.
 
     Raises:
         AgentError: an agent is running already, or the socket can't be made.

@@ -23,8 +23,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def lock_process() -> None:
     """Lock all memory of this process, if no limit applies: RLIMIT_MEMLOCK is infinite, or root runs it.
 
-    Under a limit, threads and allocations would fail when it is reached: then only LockedMemory is locked. Raises an
-    AgentError if not even a page can be locked.
+    Under a limit, threads and allocations would fail when it is reached: then only LockedMemory is locked.
+
+    Raises:
+        AgentError: not even a page can be locked.
     """
     limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (limit, limit))

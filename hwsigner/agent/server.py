@@ -49,9 +49,14 @@ _OWN_DESCRIPTORS = 64
 class AgentServer:
     """Answers the clients of one listening socket, which is closed when the server stops.
 
-    `memory` holds the PINs that `unlock` brings. If `is_open`, other users may ask; `allow-users` says for which
-    profiles. `log` takes a line for each refusal, of which there may be a flood. `give` is called with a profile's name
-    and the credentials that a user's process is about to get, and raises an AuditError if it must not.
+    Args:
+        listener: the socket.
+        profiles: the profiles.
+        memory: holds the PINs that `unlock` brings.
+        is_open: whether other users may ask. `allow-users` says for which profiles.
+        log: takes a line for each refusal. There may be a flood of them.
+        give: called with a profile's name and the credentials that a user's process is about to get. Raises an
+            AuditError if it must not.
     """
 
     def __init__(

@@ -51,10 +51,14 @@ _Own = TypeVar("_Own", bound=OwnProvider)
 class AgentOrOwn(Generic[_Own]):
     """Credentials of a profile: a running agent's, or else of a provider of this process. Thread-safe.
 
-    An agent is asked before the provider, and again once its answer is a second old. Without a name, none is asked. Its
-    last credentials are given out until the next are due, also if no agent runs any more; then the provider's.
-    `make_own` makes that, once no agent has credentials; of several that threads make at once, one is used. An agent's
-    reply does not contain the role's ARN.
+    An agent is asked before the provider, and again once its answer is a second old. Its last credentials are given out
+    until the next are due, also if no agent runs any more; then the provider's.
+
+    Args:
+        name: the profile's name; None to ask no agent.
+        make_own: makes the provider, once no agent has credentials. Of several that threads make at once, one is used.
+        role_arn: the profile's role, which an agent's reply does not contain.
+        clocks: what time it is.
     """
 
     # No lock: a child process could find it locked. What several threads use is replaced whole.
@@ -166,10 +170,18 @@ class AgentOrOwn(Generic[_Own]):
 
 
 class ServedProfile:
-    """A profile and its credentials. If there is no profile, its name is the role's.
+    """A profile and its credentials.
 
-    Without a role's ARN, no provider can be made. Else `make` makes that of this process, and raises a UsageError for
-    invalid settings. `asks_agent` says whether an agent may have the same credentials.
+    Args:
+        name: its name; the role's name if there is no profile.
+        role_arn: the role's ARN. Without one, no provider can be made.
+        make: makes the provider of this process; raises a UsageError for invalid settings.
+        asks_agent: whether an agent may have the same credentials.
+
+    Attributes:
+        name: its name.
+        role: the role's name, the last part of its ARN.
+        credentials: its credentials.
     """
 
     def __init__(

@@ -5,8 +5,8 @@ A command's arguments and a profile's values both have a flag's value under its 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from hwsigner.errors import ConfigError, UsageError, suggestion
@@ -28,12 +28,9 @@ def boolean(text: str) -> bool:
 
 def seconds(text: str) -> float:
     """Convert a time limit in seconds."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if 0 < value <= 86400:
-        return value
+    with suppress(ValueError):
+        if 0 < float(text) <= 86400:
+            return float(text)
     raise ValueError("write a number of seconds above 0 and up to 86400")
 
 
@@ -75,7 +72,8 @@ class one_of:  # noqa: N801  used like the functions above
 def secret_place(text: str) -> str:
     """Return the place of a secret, as `pin-source` names it, before it is kept: it may be the secret itself.
 
-    Raises a UsageError, which does not quote it, if it is not such a place.
+    Raises:
+        UsageError: it is not such a place. The message does not quote it.
     """
     if text and not text.startswith(("/", "file:", "env:", "credential:", "cmd:")):
         raise UsageError("a secret is given where its place is wanted", "Write file:/path, env:NAME or cmd:PROGRAM")
@@ -89,7 +87,7 @@ class Flag:
         name: its name, without the dashes.
         attribute: the name of the attribute with its value.
         help: what it is for.
-        metavar: the placeholder for its value in help; empty for a boolean.
+        metavar: the placeholder for its value in help, by default the words to choose from; empty for a boolean.
         convert: converts the value from text; its ValueError says what to write.
         default: its value if it is not given.
         many: whether it may be repeated, and all its values are kept.
@@ -111,12 +109,17 @@ class Flag:
         secret: bool = False,
         names_profile: bool = False,
     ) -> None:
-        self.name, self.attribute, self.help, self.metavar = name, attribute_of(name), help, metavar
+        words = "|".join(convert.choices) if isinstance(convert, one_of) else ""
+        self.name, self.attribute, self.help, self.metavar = name, attribute_of(name), help, metavar or words
         self.convert, self.default, self.many = convert, default, many
         self.secret, self.names_profile = secret, names_profile
 
     def value(self, text: str) -> Any:
-        """Convert a value. If it is invalid, raises a UsageError with the flag, and the value unless that is secret."""
+        """Convert a value.
+
+        Raises:
+            UsageError: it is invalid. The message has the flag, and the value unless that is secret.
+        """
         try:
             return self.convert(text)
         except ValueError as error:
@@ -133,11 +136,6 @@ class Flag:
 def switch(name: str, help: str) -> Flag:
     """Return a boolean flag, false by default."""
     return Flag(name, help, convert=boolean, default=False)
-
-
-def choice(name: str, help: str, *words: str) -> Flag:
-    """Return a flag whose value is one of a few words."""
-    return Flag(name, help, "|".join(words), one_of(*words))
 
 
 def attribute_of(name: str) -> str:
@@ -223,7 +221,7 @@ SESSION = (
 
 # Of profiles alone: what an agent, or another program that stays, does with them.
 AGENT = (
-    choice("agent", "auto: using the profile starts an agent; none: it does not", "auto", "none"),
+    Flag("agent", "auto: using the profile starts an agent; none: it does not", convert=one_of("auto", "none")),
     Flag(
         "attended",
         "the key needs a touch or typed PIN for each session, so don't refresh ahead of need (default: judged by time)",
@@ -316,27 +314,28 @@ def profile_values(found: Profile, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def table_values(table: Mapping[str, Any], flags: Mapping[str, Flag], where: str, hint: str) -> dict[str, Any]:
-    """Return the values of a table of config.toml by attribute. It may have these flags, by name.
+    """Return the values of a table of config.toml by attribute.
 
-    `where` is what errors call it. The hint is for a key that is not a flag, and like none.
+    Args:
+        table: the table.
+        flags: the flags that it may have, by name.
+        where: what errors call it.
+        hint: what to do about a key that is not a flag and like none.
 
     Raises:
         ConfigError: it has a key that is not a flag, or an invalid value.
     """
-    values = {}
-    for key, value in table.items():
-        flag = flags.get(key)
-        if flag is None:
-            problem = f"{where} has the key {key!r}, which is not a flag"
-            raise ConfigError(problem, suggestion(key, flags, hint))
-        values[flag.attribute] = _from_toml(flag, value, where)
-    return values
+    for key in table:
+        if key not in flags:
+            raise ConfigError(f"{where} has the key {key!r}, which is not a flag", suggestion(key, flags, hint))
+    return {flags[key].attribute: _from_toml(flags[key], value, where) for key, value in table.items()}
 
 
 def converted(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return values by attribute that a program gives, converted as a profile's are.
 
-    Raises a UsageError if one is not for a flag or is invalid, or two exclude each other.
+    Raises:
+        UsageError: one is not for a flag or is invalid, or two exclude each other.
     """
     flags = {flag.attribute: flag for flag in IDENTITY + SESSION + AGENT}
     for name in given.keys() - flags.keys():
@@ -350,7 +349,8 @@ def converted(given: Mapping[str, Any]) -> dict[str, Any]:
 def check_readable_again(values: Mapping[str, Any], error: type[UsageError] = UsageError, where: str = "") -> None:
     """Check that a profile, its values by flag, names no open file: those of the next process are others.
 
-    Raises a UsageError of the class, whose message begins with where they are.
+    Raises:
+        UsageError: it does; an error of the class, whose message begins with `where`.
     """
     for name in ("certificate", "private-key", "intermediates"):
         place = str(values.get(name) or "").partition("?")[0]
@@ -362,7 +362,8 @@ def check_readable_again(values: Mapping[str, Any], error: type[UsageError] = Us
 def check_exclusive(values: Mapping[str, Any], error: type[UsageError] = UsageError, where: str = "") -> None:
     """Check that no two values, by attribute, exclude each other.
 
-    Raises a UsageError of the class, whose message begins with where they are.
+    Raises:
+        UsageError: two do; an error of the class, whose message begins with `where`.
     """
     said = _said(values)
     for one, other in EXCLUSIVE:

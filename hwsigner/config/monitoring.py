@@ -6,22 +6,24 @@ from collections.abc import Mapping
 from typing import Any
 
 from hwsigner.config import profiles
-from hwsigner.config.flags import Flag, choice, table_values
+from hwsigner.config.flags import Flag, one_of, table_values
 from hwsigner.errors import ConfigError, UsageError
 
 # The defaults are of `read_monitoring`: a flag that is given takes precedence over config.toml.
 MONITORING = (
-    choice("log-level", "least important lines to log (default: info)", "error", "warning", "info", "debug"),
-    choice(
+    Flag(
+        "log-level", "least important lines to log (default: info)", convert=one_of("error", "warning", "info", "debug")
+    ),
+    Flag(
         "log-format",
         "format of the log (default: auto, the journal with fields if it reads stderr, else text)",
-        *("auto", "text", "json", "journald"),
+        convert=one_of("auto", "text", "json", "journald"),
     ),
     Flag("audit-log", "where to log who got which credentials: a file, journal or stderr (default: nowhere)", "PLACE"),
-    choice(
+    Flag(
         "audit",
         "if an audit line can't be written: give no credentials (required), or warn (the default)",
-        *("required", "warn"),
+        convert=one_of("required", "warn"),
     ),
 )
 _TABLE = {flag.name: flag for flag in MONITORING}
@@ -43,7 +45,9 @@ class Monitoring:
 def read_monitoring(environ: Mapping[str, str], given: Mapping[str, Any] | None = None) -> Monitoring:
     """Return how this program logs and audits. A table in the user's file replaces the system's.
 
-    The values of a command line that are given, by attribute, and are not None take precedence.
+    Args:
+        environ: says where config.toml is.
+        given: the values of a command line, by attribute. Those that are not None take precedence.
 
     Raises:
         ConfigError: config.toml can't be read or has an invalid table.

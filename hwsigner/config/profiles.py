@@ -23,8 +23,13 @@ _BLOCK = re.compile(r"^(?=[ \t]*\[)", re.MULTILINE)
 
 
 class Profile:
-    """A named set of flags of a file: its keys and values as TOML has them, which may be secret and `exposed` to
-    others.
+    """A named set of flags.
+
+    Attributes:
+        name: its name.
+        file: its file.
+        values: its keys and values, as TOML has them. They may be secret.
+        exposed: whether others can read the file.
     """
 
     def __init__(self, name: str, file: str, values: Mapping[str, Any], *, exposed: bool) -> None:
@@ -52,7 +57,8 @@ def user_file(environ: Mapping[str, str]) -> str:
 def profiles(environ: Mapping[str, str]) -> dict[str, Profile]:
     """Return all profiles by name. The system's file is skipped if this user may not read it: it may be for an agent.
 
-    Raises a ConfigError if a file can't be read or is invalid, or others can write it.
+    Raises:
+        ConfigError: a file can't be read or is invalid, or others can write it.
     """
     of_system = {} if is_system_file_hidden() else _read(SYSTEM_FILE)
     return {**of_system, **_read(user_file(environ))}
@@ -91,7 +97,11 @@ def no_profiles() -> str:
 
 
 def check_name(name: str) -> None:
-    """Check the name of a profile to be written; raises a UsageError if it is invalid."""
+    """Check the name of a profile to be written.
+
+    Raises:
+        UsageError: it is invalid.
+    """
     if not _NAME.fullmatch(name):
         hint = "Use at most 64 letters, digits and ._@-"
         raise UsageError(f"{name[:100]!r} is not a valid profile name", hint)
@@ -114,10 +124,18 @@ def in_full_if_there(text: str) -> str:
 
 
 def change_profile(name: str, values: Mapping[str, Any], environ: Mapping[str, str], *, system: bool = False) -> str:
-    """Set some values of a profile, which is made if there is none; None removes a value. Return its file's path.
+    """Set some values of a profile, which is made if there is none; return its file's path.
 
-    Its other values and comments do not change. If it is new, `system` says that it is for the system's file, not the
-    user's. Raises as `add_profile`.
+    Its other values and comments do not change.
+
+    Args:
+        name: the profile's name.
+        values: the new values. None removes one.
+        environ: the environment, which says where the user's file is.
+        system: whether a new profile is for the system's file, not the user's.
+
+    Raises:
+        ConfigError, HwsignerError, LockError: as `add_profile`.
     """
     existing = profiles(environ).get(name)
     if existing is None:
@@ -195,8 +213,11 @@ def _make_system_file() -> None:
 def remove_profile(name: str, environ: Mapping[str, str]) -> str | None:
     """Take a profile out of its file, and return the file's path; None if there is no such profile.
 
-    The rest of the file does not change. Comments above and below the profile stay. Raises a ConfigError if that is not
-    possible, and other errors as `add_profile`.
+    The rest of the file does not change. Comments above and below the profile stay.
+
+    Raises:
+        ConfigError: the profile can't be taken out without changing something else.
+        HwsignerError, LockError: as `add_profile`.
     """
     existing = profiles(environ).get(name)
     if existing is None:
@@ -306,8 +327,10 @@ def _tail(block: str) -> str:
 def read_file(file: str, *, may_be_hidden: bool = False) -> tuple[bytes, bool] | None:
     """Return the content of a config.toml, and whether others can read it.
 
-    Returns None if there is no such file, or it may be hidden and this user may not read it. Raises a ConfigError if it
-    can't be read, or others can write it.
+    Returns None if there is no such file, or it may be hidden and this user may not read it.
+
+    Raises:
+        ConfigError: it can't be read, or others can write it.
     """
     try:
         with open_trusted(file, ConfigError) as stream:

@@ -98,7 +98,10 @@ class Settings:
 def read_profile(name: str, environ: Mapping[str, str], overrides: Mapping[str, Any] | None = None) -> Settings:
     """Return the settings of a profile of config.toml.
 
-    Overrides, by attribute and as TOML would have them, take precedence over the profile's values.
+    Args:
+        name: the profile's name.
+        environ: the environment, which says where config.toml is.
+        overrides: values by attribute, as TOML would have them. They take precedence over the profile's.
 
     Raises:
         ConfigError: there is no such profile, or as `of_profile`.
@@ -112,7 +115,9 @@ def read_profile(name: str, environ: Mapping[str, str], overrides: Mapping[str, 
 def of_profile(found: Profile, given: Mapping[str, Any] | None = None) -> Settings:
     """Return the settings of a profile of config.toml, with the defaults for what it does not have.
 
-    Values that are given, by attribute, take precedence over the profile's.
+    Args:
+        found: the profile.
+        given: values by attribute that take precedence over the profile's.
 
     Raises:
         ConfigError: it has a key that is not a flag, or an invalid value.
@@ -126,9 +131,12 @@ def of_profile(found: Profile, given: Mapping[str, Any] | None = None) -> Settin
 
 
 def warn_of_secrets(values: Settings, *, given: Collection[str], exposed: str | None) -> None:
-    """Warn of each PIN on the command line, or in a profile whose file others can read: the exposed one.
+    """Warn of each PIN on the command line, or in a profile whose file others can read.
 
-    `given` has the names of the flags on the command line.
+    Args:
+        values: the settings.
+        given: the names of the flags on the command line.
+        exposed: the file with the other values, if others can read it.
     """
     for flag in IDENTITY:
         value = getattr(values, flag.attribute)
@@ -143,7 +151,8 @@ def warn_of_secrets(values: Settings, *, given: Collection[str], exposed: str | 
 def key_uri(values: Settings, text: str) -> KeyURI:
     """Parse a key URI and add the query attributes that its backend takes from flags, such as `--tcti` for a TPM.
 
-    Raises a UsageError if it is malformed.
+    Raises:
+        UsageError: it is malformed.
     """
     uri = KeyURI.parse(text)
     backend = uri.resolved().backend
@@ -157,8 +166,10 @@ def key_uri(values: Settings, text: str) -> KeyURI:
 
 
 def argument_uri(values: Settings, text: str) -> KeyURI:
-    """Return `key_uri` of a command line's key URI, and raise as that does. Warns with an UnsafeKeyWarning of a PIN in
-    it.
+    """Return `key_uri` of a command line's key URI, and raise as that does.
+
+    Warns:
+        UnsafeKeyWarning: it has a PIN.
     """
     uri = key_uri(values, text)
     if uri.pin_value is not None:
@@ -168,9 +179,11 @@ def argument_uri(values: Settings, text: str) -> KeyURI:
 
 
 def certificates_at(place: str | KeyURI, *, pipes: bool = True) -> list[Certificate]:
-    """Return the certificates of a file, by its path, or of a token or TPM. No PIN is sent for them.
+    """Return the certificates of a file, token or TPM. No PIN is sent for them.
 
-    Without `pipes`, the file may not be a pipe or device: a command that only looks must not wait for one, or empty it.
+    Args:
+        place: the file's path, or the key URI.
+        pipes: whether the file may be a pipe or device. A command that only looks must not wait for one, or empty it.
 
     Raises:
         UsageError: the URI is malformed.
@@ -210,8 +223,11 @@ def pin_source(values: Settings, uri: KeyURI, ask: AskPin | None = None) -> PinS
 def serve_profile(name: str, values: Settings) -> None:
     """Record that this process serves a profile.
 
-    A PIN that names no token is used only if all these profiles use one token or file. The values may be invalid, which
-    is reported when the key is opened.
+    A PIN that names no token is used only if all these profiles use one token or file.
+
+    Args:
+        name: its name.
+        values: its values. They may be invalid, which is reported when the key is opened.
     """
     try:
         uri = KeyURI.parse(values.private_key or values.certificate or "pkcs11:")
@@ -234,8 +250,10 @@ def is_inherited(values: Mapping[str, Any]) -> bool:
 def identity_source(values: Settings, ask: AskPin | None = None, *, check: bool = True) -> IdentitySource:
     """Return where the identity comes from. With `--cert-selector`, this searches the tokens.
 
-    `ask` is the first place for a PIN. `check` says whether to check the leaf before the key is used; with
-    `--no-preflight` it is not checked either way.
+    Args:
+        values: the settings.
+        ask: the caller's callable for a PIN, the first place.
+        check: whether to check the leaf before the key is used. With `--no-preflight` it is not checked either way.
 
     Raises:
         UsageError: no certificate is named.
@@ -295,7 +313,8 @@ def _selected(values: Settings, text: str, ask: AskPin | None) -> Certificate:
 def session_request(values: Settings) -> SessionRequest:
     """Return what to ask the service for. `service` checks the ARNs.
 
-    Raises a UsageError if the session name or the instance properties are invalid.
+    Raises:
+        UsageError: the session name or the instance properties are invalid.
     """
     from hwsigner.aws.create_session import SessionRequest
 
@@ -321,7 +340,8 @@ def session_request(values: Settings) -> SessionRequest:
 def service(values: Settings, environ: Mapping[str, str] = os.environ) -> Service:
     """Return the service to ask, from the values and the environment.
 
-    Raises a UsageError if an ARN, the region, the endpoint or an environment variable is invalid.
+    Raises:
+        UsageError: an ARN, the region, the endpoint or an environment variable is invalid.
     """
     from hwsigner.aws.create_session import find_service
     from hwsigner.aws.region import check_arns
@@ -341,7 +361,8 @@ def service(values: Settings, environ: Mapping[str, str] = os.environ) -> Servic
 def service_for_daemon(values: Settings, environ: Mapping[str, str] = os.environ) -> Service:
     """Return the service to ask, for a program that keeps running, as no user reads its warnings.
 
-    Raises a UsageError as `service`, or if `no-verify-ssl` is set and the endpoint is not on loopback.
+    Raises:
+        UsageError: as `service`, or `no-verify-ssl` is set and the endpoint is not on loopback.
     """
     from hwsigner.http.address import is_loopback
 

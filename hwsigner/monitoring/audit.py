@@ -129,7 +129,12 @@ class Audit:
     ) -> None:
         """Write the line for a process of this machine; see `give`.
 
-        It may ask for the process that ran it, its parent, as hwsigner-credentials does in any case.
+        Args:
+            profile: the profile's name.
+            credentials: the set.
+            uid: the user.
+            pid: the process.
+            for_parent: whether it asks for the process that ran it, as hwsigner-credentials does in any case.
         """
         process = asks = find_process(pid)
         parent = None

@@ -48,7 +48,9 @@ class _Profile:
 class Metrics:
     """Counts sessions and failures, and shows them with the states of the profiles. Thread-safe.
 
-    `states` returns the states of the profiles as they are now. Others are not shown.
+    Args:
+        version: the program's version.
+        states: returns the states of the profiles as they are now. Others are not shown.
     """
 
     def __init__(self, version: str, states: Callable[[], Iterable[ProfileHealth]]) -> None:
@@ -61,7 +63,13 @@ class Metrics:
         self._lock = threading.Lock()
 
     def succeeded(self, profile: str, now: float, certificate: tuple[datetime, datetime] | None) -> None:
-        """Count a session, created now (seconds since 1970), and the times between which its certificate is valid."""
+        """Count a session.
+
+        Args:
+            profile: the profile's name.
+            now: the time, in seconds since 1970.
+            certificate: the times between which the certificate is valid.
+        """
         with self._lock:
             counted = self._profiles.setdefault(profile, _Profile())
             counted.sessions += 1

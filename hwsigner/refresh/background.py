@@ -113,6 +113,9 @@ class BackgroundProvider:
 
         While a refresh is in progress, and after one that failed, it is the last reply.
 
+        Args:
+            name: the format's name.
+
         Raises:
             UsageError: there is no such format, and the replies are there.
         """
@@ -121,6 +124,9 @@ class BackgroundProvider:
 
     def reply(self, name: str) -> bytes | memoryview:
         """Return the finished reply of a format; wait for a refresh if there are no live credentials.
+
+        Args:
+            name: the format's name.
 
         Raises:
             UsageError: there is no such format.

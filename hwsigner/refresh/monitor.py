@@ -54,7 +54,8 @@ class Monitor:
     def given(self, profile: str, credentials: Credentials, uid: int, pid: int) -> None:
         """Write that a process is about to get credentials.
 
-        Raises an AuditError if the audit line can't be written, and it is required: they must not be given.
+        Raises:
+            AuditError: the audit line can't be written, and it is required: they must not be given.
         """
         if self._audit:
             try:
@@ -68,10 +69,19 @@ class Monitor:
             self._log.debug(text, profile=profile, access_key_id=credentials.access_key_id, uid=uid, pid=pid)
 
     def given_to_peer(self, profile: str, credentials: Credentials, uid: int | None, address: tuple[str, int]) -> None:
-        """Write that the client of a connection is about to get credentials; raises as `given`.
+        """Write that the client of a connection is about to get credentials.
 
-        The kernel tells the user at the other end, if any, and not the process: so there is an audit line for each
-        user. From another machine, there is one for each address.
+        The kernel tells the user at the other end, and not the process: so there is an audit line for each user. From
+        another machine, there is one for each address.
+
+        Args:
+            profile: the profile's name.
+            credentials: the credentials.
+            uid: the user, or None if it is not known.
+            address: the client's address and port.
+
+        Raises:
+            AuditError: as `given`.
         """
         host, port = address
         if self._audit:

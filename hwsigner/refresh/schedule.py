@@ -71,10 +71,13 @@ class Timing:
         return replace(lifetime, ahead=max(lifetime.margin, min(lifetime.ahead, left - wait)))
 
     def pause(self, failures: int, chance: Chance, *, asked: float = 0.0) -> float:
-        """Return the seconds until the next attempt, after this many failures in a row, at least one.
+        """Return the seconds until the next attempt.
 
-        `asked` is what the service asks to wait. Chance does not shorten it; the pause that follows keeps a fleet that
-        was told the same apart.
+        Args:
+            failures: how many attempts failed in a row, at least one.
+            chance: shortens the pause.
+            asked: the seconds that the service asks to wait. Chance does not shorten them; the pause that follows keeps
+                a fleet that was told the same apart.
         """
         doubled = self.first_pause * 2.0 ** min(failures - 1, _MAX_DOUBLINGS)
         return min(self.longest_asked, asked) + min(self.longest_pause, doubled) * (1 - self.jitter * chance())

@@ -42,11 +42,14 @@ class HTTPRequest(NamedTuple):
 def read_headers(request: HTTPRequest, hosts: Collection[bytes] | None) -> Headers:
     """Return the headers that this server reads.
 
-    `hosts` is what `Host` may be, in lower case, besides the address at which the client reached the server; None for
-    anything. A web page whose name resolves to this machine (DNS rebinding) sends that name.
+    Args:
+        request: the request.
+        hosts: what `Host` may be, in lower case, besides the address at which the client reached the server. A web page
+            whose name resolves to this machine (DNS rebinding) sends that name. None for anything.
 
     Raises:
-        HTTPRefusal: 400 if one is repeated, `Host` is missing, or there is a body; 403 if the request is foreign.
+        HTTPRefusal: 400 if one of them is repeated, `Host` is missing, or there is a body; 403 if the request is
+            foreign.
     """
     found = [header for header in request.headers if header[0] in _READ]
     headers = dict(found)
@@ -68,8 +71,11 @@ def read_headers(request: HTTPRequest, hosts: Collection[bytes] | None) -> Heade
 
 
 class Users:
-    """The users, by uid, whose processes may have credentials. `log` takes a line if the kernel can't tell users
-    apart.
+    """The users whose processes may have credentials.
+
+    Args:
+        uids: their uids.
+        log: takes a line if the kernel can't tell users apart.
     """
 
     def __init__(self, uids: Iterable[int], log: Callable[[str], None]) -> None:
@@ -77,7 +83,11 @@ class Users:
         self._log: Callable[[str], None] | None = log
 
     def check(self, peer: Peer, *, has_secret: bool = False) -> None:
-        """Refuse the clients of other users. A secret token is enough if the kernel can't tell users apart.
+        """Refuse the clients of other users.
+
+        Args:
+            peer: the client.
+            has_secret: whether it has a secret token. That is enough if the kernel can't tell users apart.
 
         Raises:
             HTTPRefusal: 403 if the client is another user; 503 if the kernel does not say which.

@@ -26,9 +26,11 @@ def container_path(profile: str) -> str:
 
 
 class Application:
-    """The endpoints. Clients may call the server by names, besides its address; None is for anything.
+    """The endpoints.
 
-    `log` takes a line for each refusal, which may contain what a client sent.
+    Args:
+        names: what clients may call the server, besides its address; None for anything.
+        log: takes a line for each refusal. The line may contain what a client sent.
     """
 
     def __init__(self, names: Iterable[str] | None, log: Callable[[str], None]) -> None:
@@ -48,8 +50,12 @@ class Application:
     ) -> None:
         """Serve a profile's credentials at the container endpoint of ECS and EKS.
 
-        `is_token` tells whether the whole value of `Authorization` is the token. If there are users, only their
-        processes may have the credentials over loopback. `give` is called for each response with credentials.
+        Args:
+            name: the profile's name.
+            source: its credentials.
+            is_token: whether the whole value of `Authorization` is the token.
+            users: the users whose processes may have them over loopback; None: any that have the token.
+            give: called for each response with credentials.
         """
         credentials = CredentialResponses(source, container_json, name, give)
 
@@ -65,7 +71,15 @@ class Application:
     def add_imds(
         self, role: str, source: CredentialSource, secret: bytes, users: Users, give: Give | None = None
     ) -> None:
-        """Serve a role's credentials by IMDSv2 to the processes of some users. For `secret`, see `SessionTokens`."""
+        """Serve a role's credentials by IMDSv2.
+
+        Args:
+            role: the role's name.
+            source: its credentials.
+            secret: what tokens are made from; see `SessionTokens`.
+            users: the users whose processes may have tokens, and credentials with them.
+            give: called for each response with credentials.
+        """
         credentials = CredentialResponses(source, imds_json, role, give)
         self._imds = imds = IMDS(role, credentials, users=users, tokens=SessionTokens(secret))
         for end in ("", "/"):

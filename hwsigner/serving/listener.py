@@ -21,7 +21,12 @@ _NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
 
 def listen(address: str, port: int, hop_limit: int) -> socket.socket:
-    """Return a listening socket on an IP address. Port 0 is any free one.
+    """Return a listening socket.
+
+    Args:
+        address: an IP address.
+        port: its port; 0 for any free one.
+        hop_limit: the IP TTL or hop limit of what connections send.
 
     Raises:
         UsageError: it is not an IP address.
@@ -48,7 +53,12 @@ def listen(address: str, port: int, hop_limit: int) -> socket.socket:
 def hold_localhost(listeners: list[socket.socket], hop_limit: int) -> bool:
     """Listen on the other address of `localhost` too, if one is listened on: else another user could take it.
 
-    The socket is added to the listeners. Returns whether clients may say `localhost`.
+    Args:
+        listeners: the sockets, to which others are added.
+        hop_limit: as for `listen`.
+
+    Returns:
+        Whether clients may say `localhost`.
 
     Warns:
         HwsignerWarning: another process has the other address.
@@ -81,7 +91,8 @@ def limit_hops(listener: socket.socket, hop_limit: int) -> None:
 def take_activated(environ: MutableMapping[str, str]) -> list[socket.socket]:
     """Return the sockets that systemd passed to this process, and remove them from the environment.
 
-    Raises a UsageError if one is not a listening TCP socket.
+    Raises:
+        UsageError: one is not a listening TCP socket.
     """
     found = take_sockets(environ)
     for one in found:
@@ -99,10 +110,14 @@ def names_of(listener: socket.socket, host_names: list[str]) -> list[str]:
 
 
 def tls_context(certificate: str, key: str | None) -> ssl.SSLContext:
-    """Return a server's TLS settings for a certificate with its chain, and its key: paths of PEM files, maybe the same
-    one.
+    """Return a server's TLS settings.
 
-    Raises a UsageError if they can't be read, or don't match.
+    Args:
+        certificate: the path of its certificate and chain (PEM).
+        key: the path of its private key (PEM); None if it is in the same file.
+
+    Raises:
+        UsageError: they can't be read, or don't match.
     """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:

@@ -28,8 +28,14 @@ HANDSHAKE_SECONDS = 5.0
 
 
 class HTTPServer:
-    """Answers the requests of sockets, which are closed at the end. `log` takes a line for each error in a
-    connection.
+    """A server.
+
+    Args:
+        application: answers the requests.
+        sockets: what to listen on; closed at the end.
+        log: takes a line for each error in a connection.
+        tls: for HTTPS.
+        most: how many connections there may be; None for as many as there is room for.
     """
 
     def __init__(
