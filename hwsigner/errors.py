@@ -80,7 +80,7 @@ class PluginError(HwsignerError):
     """A backend or issuer from a package of its own raised or returned what it must not."""
 
     @classmethod
-    def of(cls, plugin: str, error: Exception, package: str = "") -> PluginError:
+    def of(cls, plugin: str, error: BaseException, package: str = "") -> PluginError:
         """Return the error that names a plugin, and where it failed. What the failure says could be a secret.
 
         Args:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar, cast
 
-from hwsigner.errors import BackendUnavailableError, PluginError, UsageError, install_command
+from hwsigner.errors import BackendUnavailableError, PluginError, UsageError, install_command, place_of
 
 ENTRY_POINTS = "hwsigner.backends"
 _OUR_OWN = "hwsigner.backends."
@@ -112,7 +112,7 @@ class Backend(NamedTuple):
             else:
                 problem = f"{module} needs a library that can't be loaded ({error})"
             raise BackendUnavailableError(problem, self.install and f"Run {self.install}") from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if self.module.startswith(_OUR_OWN):
                 raise
             raise PluginError.of(f"{module}, a backend", error) from error
@@ -153,8 +153,12 @@ def _load_entry_point(scheme: str) -> None:
     for entry in entry_points(group=ENTRY_POINTS, name=scheme):
         try:
             backend = entry.load()
-        except Exception as error:
-            problem = f"{entry.value}, the backend for {scheme}: keys, can't be loaded ({error})"
+            if not isinstance(backend, Backend):
+                raise ImportError(f"it is of type {type(backend).__name__}, not Backend")
+        except (Exception, SystemExit) as error:
+            # Another message could be a secret.
+            reason = str(error) if isinstance(error, ImportError | AttributeError) else place_of(error)
+            problem = f"{entry.value}, the backend for {scheme}: keys, can't be loaded ({reason})"
             raise BackendUnavailableError(problem, "Install its package again") from error
         register(scheme, backend)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import entry_points
-from types import TracebackType
+from types import TracebackType, UnionType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast, get_args, get_origin, get_type_hints
+
+from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from hwsigner.errors import HwsignerError, HwsignerWarning, PluginError
 
@@ -51,9 +53,9 @@ class Plugin:
         """Raise a failure in the body of the `with` statement as a PluginError."""
         try:
             yield
-        except (HwsignerError, HwsignerWarning):
+        except (HwsignerError, HwsignerWarning, KeyboardInterrupt):
             raise
-        except Exception as error:
+        except BaseException as error:  # SystemExit too: it would end a command without credentials as done.
             found = [entry.dist for entry in entry_points(group=self._group, name=self._scheme) if entry.dist]
             package = f" of the package {found[0].name} {found[0].version}" if found else ""
             title = f"{self._module}{package}, the backend for {self._scheme}: keys"
@@ -61,12 +63,17 @@ class Plugin:
 
     def _items(self, items: Iterable[object], kind: type) -> Iterator[object]:
         with self.blamed():
-            for item in items:
-                _check_type(item, kind)
-                yield item
+            rest = iter(items)
+        while True:
+            with self.blamed():
+                item = next(rest, None)
+                _check_type(item, kind | None)
+            if item is None:
+                return
+            yield item
 
 
-def _check_type(result: object, kind: type) -> None:
+def _check_type(result: object, kind: type | UnionType) -> None:
     if not isinstance(result, kind):
         raise TypeError
 
@@ -99,7 +106,10 @@ class PluginKey:
         """Return the DER SubjectPublicKeyInfo, or None if the backend does not have it."""
         with self._plugin.blamed():
             found = self._key.public_key()
-            return None if found is None else bytes(memoryview(found))
+            if found is None:
+                return None
+            load_der_public_key(bytes(memoryview(found)))  # Raises for what is no SubjectPublicKeyInfo.
+            return bytes(found)
 
     def sign(self, message: bytes, hash: Any = "sha256") -> bytes:
         """Sign a message; see `Key.sign`."""

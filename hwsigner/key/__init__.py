@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, Protocol, Self, TypeVar
 
-from hwsigner.errors import UnsupportedKeyError, UsageError
+from hwsigner.errors import CertificateError, UnsupportedKeyError, UsageError
 from hwsigner.pins import AskPin, PinSource
 from hwsigner.uri import KeyURI
 
@@ -185,7 +185,10 @@ def find_certificates(
     lack = problem, "Name a certificate file or a token's certificate with --certificate"
     module = parsed.backend.module
     find = capability(parsed, FindsCertificates.find_certificates, module, lack, allow_modules=allow_modules)
-    return list(find(parsed, PinSource.of(pin)))
+    found = list(find(parsed, PinSource.of(pin)))
+    if not found:  # A backend from elsewhere may break its Protocol.
+        raise CertificateError(f"{parsed.name} names no certificate")
+    return found
 
 
 def capability(

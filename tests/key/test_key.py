@@ -6,7 +6,7 @@ import importlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,8 +14,10 @@ import pytest
 import hwsigner
 from hwsigner import backends
 from hwsigner.backends import BACKENDS, Backend, register
-from hwsigner.errors import BackendUnavailableError, KeyNotFoundError, UsageError
+from hwsigner.errors import BackendUnavailableError, CertificateError, KeyNotFoundError, PluginError, UsageError
 from hwsigner.key import find_certificates, open_key
+from hwsigner.key.listing import list_tokens
+from hwsigner.key.management import delete_key, describe_key, generate_key
 from hwsigner.pins import PinRequest, PinSource
 from hwsigner.uri import KeyURI
 
@@ -223,6 +225,66 @@ class TestOtherBackends:
                 open_key("drawer:number=3")
             sys.modules.pop("keys_in_a_drawer", None)
             importlib.invalidate_caches()
+
+    @pytest.mark.parametrize("code", ["raise SystemExit(0)", "BACKEND = 'drawer'", "raise OSError('right-4711')"])
+    def test_entry_point_with_anything_but_a_backend_is_named(self, installed: Path, code: str) -> None:
+        (installed / "keys_in_a_drawer.py").write_text(code)
+        with pytest.raises(BackendUnavailableError, match="keys_in_a_drawer:BACKEND, the backend for drawer") as caught:
+            open_key("drawer:number=3")
+        assert "right-4711" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("function", "call"),
+        [
+            ("def open_key(*_, **__): raise SystemExit(0)", open_key),
+            ("def open_key(*_, **__): raise GeneratorExit", open_key),
+            ("open_key = functools.partial(int, 'drawer')", open_key),
+            ("def find_certificates(*_): return None", find_certificates),
+            ("def find_certificates(*_): return [b'der']", find_certificates),
+            ("def list_tokens(*_, **__): return [1]", lambda uri: list(list_tokens(uri))),
+            ("def list_tokens(*_, **__): yield 1", lambda uri: list(list_tokens(uri))),
+            ("def list_tokens(*_, **__): return None", lambda uri: list(list_tokens(uri))),
+            ("def generate_key(*_): return None", generate_key),
+            ("def describe_key(*_): return {}", describe_key),
+            ("def delete_key(*_): return None", lambda uri: delete_key(uri, print)),
+        ],
+    )
+    def test_what_its_protocol_does_not_allow_is_blamed_on_the_package(
+        self, installed: Path, function: str, call: Callable[[str], object]
+    ) -> None:
+        lines = ["import functools", "from hwsigner.backends import Backend"]
+        lines += ["BACKEND = Backend(__name__, management=__name__)", function]
+        (installed / "keys_in_a_drawer.py").write_text("\n".join(lines))
+        with pytest.raises(PluginError, match="keys_in_a_drawer of the package drawer 1, the backend for drawer: keys"):
+            call("drawer:number=3")
+
+    def test_no_certificates_are_a_certificate_error(self, installed: Path) -> None:
+        (installed / "keys_in_a_drawer.py").write_text(
+            "from hwsigner.backends import Backend\nBACKEND = Backend(__name__)\ndef find_certificates(*_): return []\n"
+        )
+        with pytest.raises(CertificateError, match="drawer:number=3 names no certificate"):
+            find_certificates("drawer:number=3")
+
+    def test_file_that_a_backend_fails_to_recognise_is_blamed_on_the_package(
+        self, installed: Path, key_file: Path
+    ) -> None:
+        (installed / "keys_in_a_drawer.py").write_text(
+            "from hwsigner.backends import Backend\nBACKEND = Backend(__name__, recognises=lambda start: 1 / 0)\n"
+        )
+        assert KeyURI.parse("drawer:number=3").scheme == "drawer"
+        with pytest.raises(PluginError, match="keys_in_a_drawer of the package drawer 1"):
+            open_key(str(key_file))
+
+    def test_garbage_in_place_of_a_public_key_is_blamed_on_the_package(self, installed: Path) -> None:
+        (installed / "keys_in_a_drawer.py").write_text(
+            "from hwsigner.backends import Backend\n"
+            "BACKEND = Backend(__name__)\n"
+            "def open_key(uri, pins, *, public_key=None): return DrawerKey()\n"
+            "class DrawerKey:\n"
+            "    def public_key(self): return b'garbage'\n"
+        )
+        with pytest.raises(PluginError, match="keys_in_a_drawer of the package drawer 1"):
+            open_key("drawer:number=3").public_key()
 
     def test_uri_of_a_missing_backend_is_a_usage_error(self) -> None:
         with pytest.raises(UsageError, match="no backend is installed for cupboard: keys"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import binascii
 import importlib
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -183,16 +184,18 @@ class _PluginIssuer:
         with self._blamed():
             answer = self._issuer.issue(request)
             if isinstance(answer, Issued):
-                return Issued(tuple(bytes(memoryview(one)) for one in answer.certificates))
+                return Issued.from_der([bytes(memoryview(one)) for one in answer.certificates], self._title)
             if not isinstance(answer, Pending):
                 raise TypeError
-            return answer
+            if not 0 <= answer.retry_after < math.inf:
+                raise ValueError
+            return Pending(float(answer.retry_after))
 
     @contextmanager
     def _blamed(self) -> Iterator[None]:
         try:
             yield
-        except (HwsignerError, HwsignerWarning):
+        except (HwsignerError, HwsignerWarning, KeyboardInterrupt):
             raise
-        except Exception as error:
+        except BaseException as error:  # SystemExit too: it would end a command as done.
             raise PluginError.of(self._title, error, self._module) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,9 +18,9 @@ import certs
 from cli.conftest import call, enrolment, scene
 from enrolment.authority import Requested
 from enrolments import Enrolment, refused, succeeds
-from hwsigner.enrolment.issuers import Issued, IssuerSettings, open_issuer
+from hwsigner.enrolment.issuers import Issued, IssuerSettings, Pending, open_issuer
 from hwsigner.enrolment.testing import IssuerContract
-from hwsigner.errors import PluginError
+from hwsigner.errors import HwsignerError, PluginError
 
 pytestmark = pytest.mark.slow  # pip installs the package.
 
@@ -82,9 +83,9 @@ def test_enroll_and_renew_use_it(issuer_settings: IssuerSettings, enrolment: Enr
 class TestFailure:
     """A failure of the package itself: its name is in the message, and no text that may be a secret."""
 
-    @pytest.mark.parametrize("failure", [OSError(28, "hunter2"), KeyError("hunter2"), AssertionError("hunter2")])
+    @pytest.mark.parametrize("failure", [OSError(28, "hunter2"), KeyError("hunter2"), SystemExit("hunter2")])
     def test_names_the_package(
-        self, module: ModuleType, asked: Requested, monkeypatch: pytest.MonkeyPatch, failure: Exception
+        self, module: ModuleType, asked: Requested, monkeypatch: pytest.MonkeyPatch, failure: BaseException
     ) -> None:
         def fail(*arguments: Any) -> Any:
             raise failure
@@ -104,6 +105,17 @@ class TestFailure:
     ) -> None:
         monkeypatch.setattr(module.FolderCA, "issue", lambda *_: answer)
         with pytest.raises(PluginError, match="the issuer folder-ca, hwsigner_folder_ca, failed: TypeError"):
+            open_issuer("folder-ca", IssuerSettings(url="file:///none")).issue(asked.request)
+
+    @pytest.mark.parametrize(
+        "answer",
+        [Issued(()), Issued((b"",) * 65), Pending(math.nan), Pending(-1.0), Pending(math.inf)],
+    )
+    def test_answer_that_makes_no_sense_names_the_package(
+        self, module: ModuleType, asked: Requested, monkeypatch: pytest.MonkeyPatch, answer: Any
+    ) -> None:
+        monkeypatch.setattr(module.FolderCA, "issue", lambda *_: answer)
+        with pytest.raises(HwsignerError, match="the issuer folder-ca, hwsigner_folder_ca"):
             open_issuer("folder-ca", IssuerSettings(url="file:///none")).issue(asked.request)
 
     def test_package_that_can_not_be_imported_is_named(
