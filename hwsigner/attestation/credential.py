@@ -5,7 +5,6 @@ The chip opens it only while it holds the object with the given Name, so both ar
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import os
 import struct
@@ -13,8 +12,11 @@ import struct
 from cryptography.hazmat.decrepit.ciphers import modes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+from cryptography.hazmat.primitives.hashes import HashAlgorithm
+from cryptography.hazmat.primitives.kdf.concatkdf import ConcatKDFHash
+from cryptography.hazmat.primitives.kdf.kbkdf import KBKDFHMAC, CounterLocation, Mode
 
-from hwsigner.attestation.structures import AES, CFB, HASH_NAMES, HASHES, Public
+from hwsigner.attestation.structures import AES, CFB, HASHES, Public
 from hwsigner.errors import AttestationError
 
 _KEY_BITS = (128, 192, 256)
@@ -37,42 +39,33 @@ def make_credential(ek: Public, name: bytes, secret: bytes) -> tuple[bytes, byte
     cipher, bits, mode = ek.cipher
     if (cipher, mode) != (AES, CFB) or bits not in _KEY_BITS:
         raise AttestationError("the endorsement key does not use AES in CFB mode", "Use a standard endorsement key")
-    hash_name = HASH_NAMES[ek.name_hash]
-    seed, encrypted_seed = _seed(ek, hash_name)
-    key = kdfa(hash_name, seed, b"STORAGE", name, bits)
+    digest = HASHES[ek.name_hash]()
+    seed, encrypted_seed = _seed(ek, digest)
+    key = _kdfa(digest, seed, b"STORAGE", name, bits)
     encryptor = Cipher(algorithms.AES(key), modes.CFB(bytes(16))).encryptor()
     identity = encryptor.update(_sized(secret)) + encryptor.finalize()
-    mac_key = kdfa(hash_name, seed, b"INTEGRITY", b"", 8 * len(seed))
-    mac = hmac.digest(mac_key, identity + name, hash_name)
+    mac_key = _kdfa(digest, seed, b"INTEGRITY", b"", 8 * len(seed))
+    mac = hmac.digest(mac_key, identity + name, digest.name)
     return _sized(_sized(mac) + identity), _sized(encrypted_seed)
 
 
-def kdfa(hash_name: str, key: bytes, label: bytes, context: bytes, bits: int) -> bytes:
+def _kdfa(digest: HashAlgorithm, key: bytes, label: bytes, context: bytes, bits: int) -> bytes:
     """Derive a key: KDFa of part 1, 11.4.10.2, with one context."""
-    made, counter = b"", 0
-    while len(made) < bits // 8:
-        counter += 1
-        block = struct.pack(">I", counter) + label + b"\0" + context + struct.pack(">I", bits)
-        made += hmac.digest(key, block, hash_name)
-    return made[: bits // 8]
+    counter, place = Mode.CounterMode, CounterLocation.BeforeFixed
+    return KBKDFHMAC(digest, counter, bits // 8, 4, 4, place, label, context, None).derive(key)
 
 
-def kdfe(hash_name: str, shared: bytes, label: bytes, ours: bytes, theirs: bytes) -> bytes:
-    """Derive a key of the length of one digest from an ECDH secret: KDFe of part 1, 11.4.10.3."""
-    return hashlib.new(hash_name, struct.pack(">I", 1) + shared + label + b"\0" + ours + theirs).digest()
-
-
-def _seed(ek: Public, hash_name: str) -> tuple[bytes, bytes]:
+def _seed(ek: Public, digest: HashAlgorithm) -> tuple[bytes, bytes]:
     """Return a new seed, and the same encrypted for the chip."""
     if isinstance(ek.key, rsa.RSAPublicKey):
-        digest = HASHES[ek.name_hash]()
         seed = os.urandom(digest.digest_size)
         return seed, ek.key.encrypt(seed, padding.OAEP(padding.MGF1(digest), digest, b"IDENTITY\0"))
     size = (ek.key.curve.key_size + 7) // 8
     ephemeral = ec.generate_private_key(ek.key.curve)
     x, y = _coordinates(ephemeral.public_key(), size)
     shared = ephemeral.exchange(ec.ECDH(), ek.key)
-    seed = kdfe(hash_name, shared, b"IDENTITY", x, _coordinates(ek.key, size)[0])
+    fixed = b"IDENTITY\0" + x + _coordinates(ek.key, size)[0]
+    seed = ConcatKDFHash(digest, digest.digest_size, fixed).derive(shared)  # KDFe of part 1, 11.4.10.3.
     return seed, _sized(x) + _sized(y)
 
 
