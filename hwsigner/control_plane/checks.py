@@ -146,7 +146,14 @@ def check_certificate(chain: Chain, now: datetime) -> Iterator[Finding]:
 
 
 def check_trust(chain: Chain, anchor: Detail, authorities: Sequence[Certificate], now: datetime) -> Iterator[Finding]:
-    """Yield why a certificate, with its intermediates, does not chain to the certificates of a trust anchor."""
+    """Yield why a certificate does not chain to a trust anchor.
+
+    Args:
+        chain: the certificate and its intermediates.
+        anchor: the trust anchor.
+        authorities: its certificates.
+        now: the time, with its zone.
+    """
     name = f"trust anchor {anchor.get('name', '')}"
     if not authorities:
         kind = anchor.get("source", {}).get("sourceType", "")

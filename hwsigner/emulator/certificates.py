@@ -27,7 +27,11 @@ _MLDSA_OIDS = (SignatureAlgorithmOID.ML_DSA_44, SignatureAlgorithmOID.ML_DSA_65,
 
 
 def read_certificate(text: str, where: str) -> x509.Certificate:
-    """Read a certificate in base64 DER."""
+    """Read a certificate in base64 DER.
+
+    Raises:
+        RefusalError: ValidationException that names `where` the text is.
+    """
     try:
         return x509.load_der_x509_certificate(base64.b64decode(text, validate=True))
     except (binascii.Error, ValueError) as error:
@@ -35,7 +39,11 @@ def read_certificate(text: str, where: str) -> x509.Certificate:
 
 
 def read_chain(text: str | None, leaf: x509.Certificate) -> list[x509.Certificate]:
-    """Read X-Amz-X509-Chain: up to five certificates joined by commas, without the leaf and without a root."""
+    """Read X-Amz-X509-Chain: up to five certificates joined by commas, without the leaf and without a root.
+
+    Raises:
+        RefusalError: ValidationException that names the broken rule.
+    """
     if text is None:
         return []
     chain = [read_certificate(each.strip(" "), "an item of X-Amz-X509-Chain") for each in text.split(",")]
@@ -51,7 +59,11 @@ def read_chain(text: str | None, leaf: x509.Certificate) -> list[x509.Certificat
 
 
 def check_leaf(leaf: x509.Certificate, now: datetime) -> None:
-    """Check the service's requirements for an end-entity certificate."""
+    """Check the service's requirements for an end-entity certificate.
+
+    Raises:
+        RefusalError: AccessDeniedException, "Untrusted certificate. Insufficient certificate".
+    """
     try:
         problem = _leaf_problem(leaf) or _common_problem(leaf, now)
     except (ValueError, UnsupportedAlgorithm):
@@ -67,6 +79,9 @@ def check_path(
 
     Each certificate of the chain must have issued the one before it, so unrelated certificates are refused. A trust
     anchor that is itself an intermediate certificate may be part of the chain.
+
+    Raises:
+        RefusalError: AccessDeniedException, "Untrusted Signing Certificate".
     """
     below, problem = leaf, "not checked"
     for depth, issuer in enumerate(chain):
@@ -219,6 +234,9 @@ def check_revocation(certificates: Iterable[x509.Certificate], anchor: TrustAnch
     """Check certificates that lead to a trust anchor against its enabled lists, even expired ones.
 
     A list is for the certificates of the CA that signed it.
+
+    Raises:
+        RefusalError: AccessDeniedException, "Certificate revoked".
     """
     certificates = list(certificates)
     for crl in crls:

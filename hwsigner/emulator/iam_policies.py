@@ -50,7 +50,11 @@ def open_policy(principal_tags: Mapping[str, str]) -> str:
 
 
 def read_policy(document: str) -> TrustPolicy | UnknownPolicy:
-    """Read a trust policy as IAM does when a role is made or changed."""
+    """Read a trust policy as IAM does when a role is made or changed.
+
+    Raises:
+        RefusalError: MalformedPolicyDocument, or LimitExceeded if it is too long.
+    """
     _check_form(document)
     # IAM does not count white space.
     if len("".join(document.split())) > MAX_LENGTH:

@@ -60,6 +60,9 @@ def principal_tags(leaf: x509.Certificate, role_arn: str, mappings: Mappings = D
 
     As AWS documents ("Trust policy" in the Roles Anywhere User Guide), the first SAN of each kind is mapped. Several
     values of a name, such as two OUs, are joined by slashes in the certificate's order.
+
+    Raises:
+        RefusalError: a value has characters that session tags can't have, or more than 256.
     """
     values: dict[tuple[str, str], list[str]] = {}
     for field, name, value in (
@@ -87,6 +90,9 @@ def source_identity(leaf: x509.Certificate, role_arn: str) -> str:
 
     It is the subject's CN after "CN=", or alone if it has 62 characters or more. Without a CN it is the serial number
     after "ID=".
+
+    Raises:
+        RefusalError: the CN has characters that a source identity can't have.
     """
     names = [str(each.value) for each in leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     if not names:
