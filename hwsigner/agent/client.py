@@ -79,11 +79,13 @@ def system_address() -> Address:
 
 
 def find_credentials(name: str, environ: Mapping[str, str] = os.environ) -> bytes | None:
-    """Return the JSON that `credential_process` prints, with a newline, from a running agent; None if none knows the
-    profile.
+    """Return the JSON that `credential_process` prints, with a newline, from a running agent.
 
-    Asks the user's agent, and the system's if there is none or it does not know the profile. With HWSIGNER_AGENT=none
-    or =asked, and after an agent that can't be used, no agent is asked.
+    Asks the user's agent; if there is none, or it does not know the profile, the system's. With HWSIGNER_AGENT=none or
+    =asked, and after an agent that can't be used, no agent is asked.
+
+    Returns:
+        None if there is no agent that can be used, or none knows the profile.
 
     Raises:
         AgentError: an agent answered that it can't give credentials; the error has the exit status.
@@ -123,9 +125,7 @@ def wait_for_system_agent(name: str) -> bytes | None:
 
 
 def _get(address: Address, name: str, limit: float) -> tuple[Head, bytes]:
-    """Return an agent's answer; `unknown` if there is no agent. What a token waits for meanwhile is shown as a
-    notice.
-    """
+    """Return an agent's answer; `unknown` if there is no agent. What a token waits for is shown as a notice."""
     with_notes = True
     while True:
         with _connected(address) as channel:
@@ -175,9 +175,7 @@ def command(address: Address, request: AgentRequest, ask: AskPin | None = None) 
 
 
 class ReportedProfile:
-    """What an agent, "user" or "system", says of a profile. The expiration of its credentials and its failure may be
-    empty.
-    """
+    """What an agent, "user" or "system", says of a profile. The expiration and the failure may be empty."""
 
     def __init__(self, agent: str, state: str, expiration: str, failure: str) -> None:
         self.agent, self.state, self.expiration, self.failure = agent, state, expiration, failure
@@ -244,11 +242,16 @@ def _answer_question(question: bytes, ask: AskPin | None) -> bytes:
 
 
 def start_agent(environ: Mapping[str, str]) -> subprocess.Popen[bytes] | None:
-    """Start the user's agent, unless one runs, there is no runtime folder or HWSIGNER_AGENT is none; return its
-    process.
+    """Start the user's agent, unless one runs or there is no runtime folder. If two start at once, one ends.
 
-    If two start at once, one ends. It gets the environment without PINs, a session of its own, /dev/null for stdin,
-    stdout and stderr, and no other descriptors, so that programs which wait for this command do not wait for the agent.
+    It gets a session of its own, /dev/null for stdin, stdout and stderr, and no other descriptors, so that programs
+    which wait for this command do not wait for the agent.
+
+    Args:
+        environ: its environment, from which PINs are removed. With HWSIGNER_AGENT=none, none is started.
+
+    Returns:
+        The process, or None if none was started.
     """
     import subprocess
 

@@ -64,9 +64,7 @@ class UnlockProgress(NamedTuple):
 
 
 class UnlockedPins:
-    """The PINs of a profile that `hwsigner agent unlock` was given; the provider's `ask_pin`. The agent never
-    prompts.
-    """
+    """The PINs of a profile that `hwsigner agent unlock` was given. The agent never prompts."""
 
     def __init__(self) -> None:
         self.wanted: PinRequest | None = None  # The last that was asked for.
@@ -218,9 +216,7 @@ class AgentProfile:
         return self._progress(lambda: self._open().refresh(fixed=True), PinRequiredError)
 
     def _progress(self, act: Callable[[], object], kind: type[PinError]) -> UnlockProgress:
-        """Do something; return the progress, with the PIN wanted after an error of this kind, or a wrong PIN to ask
-        again.
-        """
+        """Do something; return the progress, with the PIN that was wanted if another one may help."""
         answer = self._report(act)
         failure, wanted = self._provider and self._provider.failure, self._pins.wanted
         may_ask_again = isinstance(failure, WrongPinError) and failure.may_ask_again

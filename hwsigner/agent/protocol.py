@@ -139,9 +139,7 @@ class Channel:
         self._sock.sendall(data)
 
     def head(self, limit: float) -> Head:
-        """Return the next line, which may take some seconds in all; raises an AgentError if no valid one came in
-        time.
-        """
+        """Return the next line, which may take some seconds in all; raises an AgentError if none came in time."""
         deadline = time.monotonic() + limit
         line, byte = b"", memoryview(bytearray(1))
         # Byte by byte: a PIN may follow, which is read straight into locked memory.
@@ -156,12 +154,14 @@ class Channel:
     def answer(
         self, limit: float = FIRST_BYTE_LIMIT, note: Callable[[str], None] = lambda _: None
     ) -> tuple[Head, bytes]:
-        """Return the last line of an answer, and the body with all of its parts; raises an AgentError if none came in
-        time.
+        """Return the last line of an answer, and the body with all of its parts.
 
         Args:
             limit: the seconds that the first line may take. It can be long if a person waits.
             note: shows the user what a token waits for.
+
+        Raises:
+            AgentError: no valid answer came in time.
         """
         deadline = time.monotonic() + ANSWER_LIMIT
         head, body = self.head(limit), bytearray()

@@ -200,9 +200,7 @@ def certificates_at(place: str | KeyURI, *, pipes: bool = True) -> list[Certific
 
 
 def pin_source(values: Settings, uri: KeyURI, ask: AskPin | None = None) -> PinSource:
-    """Return the places for the PIN of a key, of which `ask` is the first. A password flag is for its own backend
-    only.
-    """
+    """Return the places for the PIN of a key; `ask` is the first. A password flag is for its own backend only."""
     password = None
     match uri.resolved().backend.password_flag:
         case "pkcs8-password":

@@ -118,9 +118,7 @@ class Provider:
 
     @classmethod
     def _from_settings(cls, values: settings.Settings, service: Service, ask_pin: AskPin | None = None) -> Self:
-        """Return a provider for the settings of a command line or a profile; raises a UsageError for an invalid
-        value.
-        """
+        """Return a provider for the settings of a command line or a profile; raises a UsageError if one is invalid."""
         from hwsigner.config import settings
 
         source = partial(settings.identity_source, values, ask_pin)
@@ -230,9 +228,7 @@ class Provider:
         return failure is not None and (is_retried or self._clocks.monotonic() < failure.next_try)
 
     def _refresh_ahead(self) -> bool:
-        """Create a session if it is time to in the background; raises as a call. Returns False if another thread
-        does.
-        """
+        """Create a session if it is time to in the background; raises as a call. Returns False if another thread is."""
         if not self._lock.acquire(blocking=False):
             return False
         try:

@@ -57,9 +57,7 @@ class SessionTokens:
 
 
 class IMDS:
-    """The endpoint: gives out tokens, and a role's credentials to clients with a token, if these users run the
-    clients.
-    """
+    """The endpoint: gives tokens, and with a token a role's credentials, to the processes of these users."""
 
     def __init__(self, role: str, credentials: CredentialResponses, *, users: Users, tokens: SessionTokens) -> None:
         self._role = role.encode()
@@ -68,8 +66,10 @@ class IMDS:
         self._tokens = tokens
 
     def respond_token(self, headers: Headers, peer: Peer) -> HTTPResponse:
-        """Return a new token. Raises an HTTPRefusal if its life in seconds is missing or invalid, or as
-        `Users.check`.
+        """Return a new token.
+
+        Raises:
+            HTTPRefusal: 400 if its life in seconds is missing or invalid; 403 or 503 as `Users.check`.
         """
         seconds = _seconds(headers.get(IMDS_SECONDS, b""))
         self._users.check(peer)

@@ -44,9 +44,7 @@ _is_loopback = lru_cache(maxsize=64)(is_loopback)
 
 
 class Socket(NamedTuple):
-    """A socket of this machine: its state of TCP, such as `ESTABLISHED`, and its owner's uid, which is 0 if it is
-    closed.
-    """
+    """A socket of this machine: its state of TCP, such as `ESTABLISHED`, and its owner's uid; 0 if it is closed."""
 
     state: int
     uid: int

@@ -34,9 +34,7 @@ def response(
 
 
 class HTTPRefusal(Exception):  # noqa: N818  a response, not an error of this program
-    """A request that gets no credentials: the response's status, why (for the client and the log; not secret), and
-    headers.
-    """
+    """A request that gets no credentials: the status, why (for the client and the log; not secret), and headers."""
 
     def __init__(self, status: HTTPStatus, reason: str, headers: Headers | None = None) -> None:
         super().__init__(status, reason)
