@@ -102,7 +102,7 @@ def enroll(asked: Enrolment, prompts: Prompts = lambda _: ()) -> Enrolled:
         found = profiles(environ).get(name)
         if asked.system:
             _check_system(found)
-        values = settings_of(found, vars(asked.given))
+        values = settings_of(found, asked.given)
         region = _region(values)
         if asked.command:
             _edit_aws_config(asked, region, write=False)  # What can't be written is an error before anything changes.

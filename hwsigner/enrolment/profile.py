@@ -80,13 +80,13 @@ def _locked(path: str, seconds: float, running: str, *, folder_mode: int = 0o700
         os.close(lock)
 
 
-def settings_of(found: Profile | None, given: Mapping[str, Any]) -> Settings:
-    """Return the settings: those given, by attribute, else the profile's, else the defaults.
+def settings_of(found: Profile | None, given: Settings) -> Settings:
+    """Return the settings: those that were given, else the profile's, else the defaults.
 
     Raises:
         ConfigError: the profile is invalid.
     """
-    return Settings({**(profile_values(found, given) if found else {}), **given})
+    return Settings({**(profile_values(found, vars(given)) if found else {}), **vars(given)})
 
 
 def kept_values(given: Settings) -> dict[str, Any]:

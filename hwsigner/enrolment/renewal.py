@@ -120,7 +120,10 @@ def _current(found: Profile) -> Certificate:
 
 def _renew(found: Profile, old: Certificate, new_key: str | None, prompts: Prompts) -> Renewed:
     """Have a certificate issued, try it and put it in place."""
-    values = settings_of(found, {"private_key": new_key} if new_key else {})
+    given = Settings()
+    if new_key:
+        given.private_key = new_key
+    values = settings_of(found, given)
     if not values.subject:  # It was not enrolled, but set up by hand.
         values.subject = old.subject
         values.dns, values.uri = _alternative_names(old)
