@@ -244,7 +244,8 @@ NAMES = (
 ISSUER = (
     Flag(
         "issuer",
-        "issuer: command, est, private-ca, registrar or vault (default: command, if --issuer-command is given)",
+        "issuer: command, est, private-ca, registrar, vault or one that a package adds (default: command, if "
+        "--issuer-command is given)",
         "NAME",
     ),
     Flag("issuer-url", "URL of the issuer", "URL"),

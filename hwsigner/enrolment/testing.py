@@ -8,11 +8,11 @@ class TestAcme(IssuerContract):
 
     @pytest.fixture
     def issuer_settings(self, acme_server):
-        return IssuerSettings(url=acme_server.url, secret=lambda: "right")
+        return IssuerSettings(url=acme_server.url, secret=lambda: "right-4711")
 
     @pytest.fixture
     def refused_settings(self, acme_server):
-        return IssuerSettings(url=acme_server.url, secret=lambda: "wrong")
+        return IssuerSettings(url=acme_server.url, secret=lambda: "wrong-4711")
 """
 
 from __future__ import annotations

@@ -172,7 +172,7 @@ class _PluginIssuer:
 
         found = list(entry_points(group=ENTRY_POINTS, name=name))
         if not found:
-            hint = suggestion(name, ISSUERS, f"Use one of {', '.join(ISSUERS)}")
+            hint = suggestion(name, ISSUERS, f"Use {', '.join(ISSUERS)}, or install the package that adds it")
             raise UsageError(f"there is no issuer {name[:40]!r}", hint)
         self._title = f"the issuer {name}, {found[0].value}"
         self._module = found[0].module
