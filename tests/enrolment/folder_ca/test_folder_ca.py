@@ -6,6 +6,7 @@ import importlib
 import math
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -75,6 +76,7 @@ def test_enroll_and_renew_use_it(issuer_settings: IssuerSettings, enrolment: Enr
     assert "issued now" in succeeds(enrolment.again())["Certified"]
     assert enrolment.gets_credentials()
     first = enrolment.leaf()
+    time.sleep(1.1)  # The new one must end later than the old one, by whole seconds.
     succeeds(enrolment.scene.call("renew", "web"))
     assert enrolment.leaf().serial_number != first.serial_number
     assert enrolment.gets_credentials()
