@@ -36,12 +36,13 @@ class Plugin:
         """Return one of its functions, such that its failures are PluginErrors; see `Backend`."""
         returned = get_type_hints(protocol)["return"] if protocol else object
         kind = get_origin(returned) or returned
+        name = protocol.__name__ if protocol else ""
 
         def call(*arguments: _Given.args, **named: _Given.kwargs) -> _Result:
-            with self.blamed():
+            with self.blamed(name):
                 result = function(*arguments, **named)
                 if kind in (list, Iterator):
-                    return cast(_Result, self._items(cast(Any, result), get_args(returned)[0]))
+                    return cast(_Result, self._items(name, cast(Any, result), get_args(returned)[0]))
                 if not getattr(kind, "_is_protocol", False):  # `PluginKey` checks what a key returns.
                     _check_type(result, kind)
                 return result
@@ -49,8 +50,8 @@ class Plugin:
         return call
 
     @contextmanager
-    def blamed(self) -> Iterator[None]:
-        """Raise a failure in the body of the `with` statement as a PluginError."""
+    def blamed(self, function: str = "") -> Iterator[None]:
+        """Raise a failure in the body of the `with` statement as a PluginError. The function is named, if any."""
         try:
             yield
         except (HwsignerError, HwsignerWarning, KeyboardInterrupt):
@@ -58,14 +59,14 @@ class Plugin:
         except BaseException as error:  # SystemExit too: it would end a command without credentials as done.
             found = [entry.dist for entry in entry_points(group=self._group, name=self._scheme) if entry.dist]
             package = f" of the package {found[0].name} {found[0].version}" if found else ""
-            title = f"{self._module}{package}, the backend for {self._scheme}: keys"
+            title = f"{self._module}{function and '.' + function}{package}, the backend for {self._scheme}: keys"
             raise PluginError.of(title, error, self._module) from error
 
-    def _items(self, items: Iterable[object], kind: type) -> Iterator[object]:
-        with self.blamed():
+    def _items(self, name: str, items: Iterable[object], kind: type) -> Iterator[object]:
+        with self.blamed(name):
             rest = iter(items)
         while True:
-            with self.blamed():
+            with self.blamed(name):
                 item = next(rest, None)
                 _check_type(item, kind | None)
             if item is None:
