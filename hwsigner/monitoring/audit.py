@@ -11,6 +11,7 @@ import os
 import select
 import threading
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -234,8 +235,19 @@ class _FilePlace:
             os.close(self._descriptor)
             self._descriptor = None
         descriptor, status = _open_own(self._path)
-        self._descriptor, self._id, self._is_torn = descriptor, (status.st_dev, status.st_ino), False
+        self._descriptor, self._id = descriptor, (status.st_dev, status.st_ino)
+        self._is_torn = _is_torn(descriptor, status.st_size)
         return self._descriptor
+
+
+def _is_torn(descriptor: int, size: int) -> bool:
+    """Return whether a file ends in a part of a line, as another program leaves it on a full disk."""
+    if size:  # A pipe or device has none.
+        # The same file, whatever its path names by now. One that can't be read is taken as whole.
+        with suppress(OSError), open(f"/proc/self/fd/{descriptor}", "rb", buffering=0) as file:
+            file.seek(size - 1)
+            return file.read(1) != b"\n"
+    return False
 
 
 def _open_own(path: str) -> tuple[int, os.stat_result]:

@@ -140,6 +140,14 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
+def test_line_of_another_program_begins_on_a_line_of_its_own_after_a_torn_one(tmp_path: Path) -> None:
+    path = tmp_path / "audit.log"
+    path.write_text('{"time": "2026')
+    audit = Audit(str(path), required=True, log=print)
+    audit.give_process("web", AuditedSet("ASIA1"), os.geteuid(), os.getpid())
+    assert json.loads(path.read_text().splitlines()[-1])["access_key_id"] == "ASIA1"
+
+
 @pytest.mark.root
 def test_full_disk_refuses_credentials_if_the_audit_log_is_required(full_disk: Path) -> None:
     path, ballast = full_disk / "audit.log", full_disk / "ballast"
