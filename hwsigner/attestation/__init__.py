@@ -46,7 +46,7 @@ class _VerifiesStatements(Protocol):
         ...
 
     def challenge(self, statement: Document) -> tuple[dict[str, Value], dict[str, Value]]:
-        """Return what a challenge has besides its nonce, and what the verifier keeps for itself."""
+        """Return what a challenge has in addition to its nonce, and what the verifier keeps for itself."""
         ...
 
     def verify(self, statement: Document, state: Document, answer: Document, trust: Trust) -> Findings:

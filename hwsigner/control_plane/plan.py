@@ -183,7 +183,7 @@ def _source(cas: Sequence[Certificate]) -> dict[str, Any]:
 def apply(clients: ServiceClients, existing: Existing, setup: Setup, done: Callable[[Step], None]) -> Existing:
     """Carry out the plan for a set-up, and return what there is then.
 
-    After each call, what is left is planned anew with the ARNs that the call returned. So a set-up that was cut off
+    After each call, what is left is planned again with the ARNs that the call returned. So a set-up that was cut off
     anywhere is completed by the next one.
 
     Args:

@@ -177,7 +177,7 @@ class Textfile:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop writing, and remove the file, so that nobody takes its metrics for those of a running program."""
+        """Stop writing, and remove the file, so that its metrics are not taken for those of a running program."""
         self._ending.set()
         self._thread.join(1.0)
         with suppress(OSError):
