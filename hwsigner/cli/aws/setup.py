@@ -30,7 +30,7 @@ from hwsigner.control_plane.resources import Setup, read
 from hwsigner.errors import HwsignerError, UsageError, printable
 from hwsigner.uri import KeyURI
 
-HELP = "set up trust anchor, role and Roles Anywhere profile"
+HELP = "make or complete what sessions need in AWS"
 
 _COMMON = (
     switch("plan", "show what would be done, and change nothing"),
