@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import hwsigner
 
+# Frames of their own before Python 3.12 alone.
+COMPREHENSIONS = {"<listcomp>", "<setcomp>", "<dictcomp>"}
 ROOT = f"{Path(hwsigner.__file__).parent}/"
 
 
@@ -48,7 +50,7 @@ class Recorder:
         sys.setprofile(self._previous)
 
     def frames(self) -> Frames:
-        codes = [frame.f_code for frame in self._entered.values()]
+        codes = [each.f_code for each in self._entered.values() if each.f_code.co_name not in COMPREHENSIONS]
         return Frames.of([f"{code.co_filename.removeprefix(ROOT)}: {code.co_name}" for code in codes])
 
     def _note(self, frame: FrameType, event: str, _: object) -> None:
