@@ -85,7 +85,7 @@ def find_credentials(name: str, environ: Mapping[str, str] = os.environ) -> byte
     =asked, and after an agent that can't be used, no agent is asked.
 
     Returns:
-        None if there is no agent that can be used, or none knows the profile.
+        The JSON; or None if no agent can be used, or no agent knows the profile.
 
     Raises:
         AgentError: an agent answered that it can't give credentials; the error has the exit status.

@@ -10,7 +10,7 @@ from cryptography import x509
 
 from hwsigner.enrolment.issuers import Issued
 from hwsigner.errors import AmbiguousCertificateError, CertificateError
-from hwsigner.identity.certificate import Certificate, Chain, build_chain, load, preflight
+from hwsigner.identity.certificate import Certificate, Chain, build_chain, extension_of, load, preflight
 from hwsigner.identity.certificate_request import CertificateRequest
 from hwsigner.key import FoundCertificate
 
@@ -78,10 +78,7 @@ def _parts(name: x509.Name) -> Counter[str]:
 
 
 def _alternatives(extensions: x509.Extensions) -> Counter[str]:
-    try:
-        names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return Counter()
+    names = extension_of(extensions, x509.SubjectAlternativeName) or ()
     return Counter(f"{type(one).__name__} {one.value}" for one in names)
 
 
@@ -101,7 +98,6 @@ def _check_authorities(chain: Chain, now: datetime) -> None:
     for one in chain.intermediates:
         begin, end = one.x509.not_valid_before_utc, one.x509.not_valid_after_utc
         if not begin <= now <= end:
-            problem = (
-                f"the CA certificate {one.subject} from the issuer is valid from {begin:%Y-%m-%d} to {end:%Y-%m-%d}"
-            )
+            problem = f"the CA certificate {one.subject} from the issuer is valid"
+            problem += f" from {begin:%Y-%m-%d} to {end:%Y-%m-%d}"
             raise CertificateError(problem, "Fix this machine's clock if it is wrong; else the issuer must renew it")

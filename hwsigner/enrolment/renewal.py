@@ -40,7 +40,7 @@ from hwsigner.errors import (
     ServiceUnreachableError,
 )
 from hwsigner.identity import Identity
-from hwsigner.identity.certificate import Certificate, Chain, latest_expiring, leaves, load
+from hwsigner.identity.certificate import Certificate, Chain, extension_of, latest_expiring, leaves, load
 from hwsigner.key import Key, find_certificates
 from hwsigner.key.management import KeyRequest
 from hwsigner.pins import PinSource
@@ -199,9 +199,8 @@ def _check_later(new: Certificate, old: Certificate) -> None:
 
 def _alternative_names(leaf: Certificate) -> tuple[list[str], list[str]]:
     """Return the DNS names and URIs of a certificate, which must have no other alternative names."""
-    try:
-        names = leaf.x509.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
+    names = extension_of(leaf.x509.extensions, x509.SubjectAlternativeName)
+    if names is None:
         return [], []
     dns, uris = names.get_values_for_type(x509.DNSName), names.get_values_for_type(x509.UniformResourceIdentifier)
     if len(dns) + len(uris) < len(list(names)):
@@ -238,9 +237,8 @@ class Failures:
         """
         count = self._read()[0] + 1
         asked = error.retry_after if isinstance(error, ServiceError) else 0.0
-        pause = RENEWAL_TIMING.pause(
-            count, random.random, asked=min(asked, max(left / 2, RENEWAL_TIMING.longest_pause))
-        )
+        asked = min(asked, max(left / 2, RENEWAL_TIMING.longest_pause))
+        pause = RENEWAL_TIMING.pause(count, random.random, asked=asked)
         with suppress(OSError):  # The disk is full, and the failure itself is to be reported.
             self._write(f"{count} {int(now)} {now + pause:.0f}\n")
 

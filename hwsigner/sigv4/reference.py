@@ -261,14 +261,7 @@ def sign_hmac(
 ) -> tuple[bytes, bytes]:
     """Return the signature of a request with a signing key (AWS4-HMAC-SHA256): all stages in one call.
 
-    Args:
-        method: this and the next five are those of `request_to_sign`.
-        target: see `request_to_sign`.
-        headers: see `request_to_sign`.
-        payload: see `request_to_sign`.
-        context: see `request_to_sign`.
-        s3: see `request_to_sign`.
-        key: the signing key, 32 bytes; see `hwsigner.sigv4.access_key.signing_key`.
+    The key, 32 bytes, is that of `hwsigner.sigv4.access_key.signing_key`; all before it are as for `request_to_sign`.
 
     Returns:
         The signature, 64 lower-case hex digits, and the signed headers.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from hwsigner.aws.apis import ServiceClients
@@ -92,12 +93,14 @@ def read_all(values: Settings, text: str) -> list[Certificate]:
     return load(find_certificates(uri, pin_source(values, uri), allow_modules=True))
 
 
-def warn_of_refused(leaf: Certificate) -> None:
-    """Warn of a leaf that the service would refuse, such as a CA's certificate or one that has expired."""
-    try:
-        preflight(leaf, datetime.now(UTC))
-    except CertificateError as error:
-        warnings.warn(CertificateWarning(error.message, "The service refuses such a certificate"), stacklevel=2)
+def warn_of_leaves(leaves: Iterable[Certificate]) -> None:
+    """Warn of each leaf that the service would refuse, such as an expired one, and of names as `warn_of_untaggable`."""
+    for leaf in leaves:
+        try:
+            preflight(leaf, datetime.now(UTC))
+        except CertificateError as error:
+            warnings.warn(CertificateWarning(error.message, "The service refuses such a certificate"), stacklevel=2)
+        warn_of_untaggable(leaf)
 
 
 def warn_of_untaggable(leaf: Certificate) -> None:

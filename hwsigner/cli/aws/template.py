@@ -4,16 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hwsigner.cli.aws.arguments import (
-    CA_AND_ROLE,
-    CERTIFICATE,
-    MATCH,
-    NAME,
-    read_ca,
-    read_leaf,
-    warn_of_refused,
-    warn_of_untaggable,
-)
+from hwsigner.cli.aws.arguments import CA_AND_ROLE, CERTIFICATE, MATCH, NAME, read_ca, read_leaf, warn_of_leaves
 from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.cli.process import report
 from hwsigner.config.flags import KEY, Flag, session_duration
@@ -24,13 +15,8 @@ from hwsigner.errors import UsageError, suggestion
 
 HELP = "print a template for CloudFormation or Terraform"
 
-_DURATION = Flag(
-    "duration",
-    "longest session of the Roles Anywhere profile, 900 to 43200",
-    "SECONDS",
-    session_duration,
-    DEFAULT_DURATION,
-)
+_LONGEST = "longest session of the Roles Anywhere profile, 900 to 43200"
+_DURATION = Flag("duration", _LONGEST, "SECONDS", session_duration, DEFAULT_DURATION)
 # As long as any trust anchor's ARN. The template refers to the ARN of its own.
 _PLACEHOLDER = (
     "arn:aws-us-gov:rolesanywhere:us-gov-west-1:000000000000:trust-anchor/00000000-0000-4000-8000-000000000000"
@@ -55,9 +41,7 @@ def run(arguments: Arguments) -> int:
     check_characters(tags)
     setup = Setup(arguments.name or arguments.role, arguments.role, cas, tags, arguments.duration)
     policy = checked_policy(tags, certificates, _PLACEHOLDER)
-    for each in certificates:
-        warn_of_refused(each)
-        warn_of_untaggable(each)
+    warn_of_leaves(certificates)
     print(TEMPLATES[arguments.format](setup, policy))
     for sentence in what_it_lets_in(tags, _PLACEHOLDER):
         report(f"this role {sentence}")

@@ -7,7 +7,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from hwsigner.aws.region import parse_canonical_arn
-from hwsigner.cli.aws.arguments import CERTIFICATE, MATCH, read_leaf, warn_of_refused, warn_of_untaggable
+from hwsigner.cli.aws.arguments import CERTIFICATE, MATCH, read_leaf, warn_of_leaves
 from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.cli.process import report
 from hwsigner.config.flags import KEY, Flag
@@ -33,9 +33,7 @@ def run(arguments: Arguments) -> int:
     certificates = [read_leaf(arguments.settings, text) for text in arguments.certificates]
     tags = compared_tags(arguments.match, certificates)
     policy = checked_policy(tags, certificates, anchor)
-    for each in certificates:
-        warn_of_refused(each)
-        warn_of_untaggable(each)
+    warn_of_leaves(certificates)
     if anchor is None:
         problem = "any trust anchor of the account can reach this role, whatever CA it trusts"
         hint = "Give --trust-anchor-arn; a condition on aws:SourceAccount alone would not name one"
