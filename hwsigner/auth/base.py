@@ -13,21 +13,12 @@ from hwsigner.auth.payload import hash_body
 from hwsigner.auth.redirect import SignedPreparedRequest
 from hwsigner.auth.url import Server, wire_url
 from hwsigner.errors import UsageError
-from hwsigner.sigv4 import authorization_header, canonical
-from hwsigner.sigv4.access_key import (
-    CONTENT_HASH,
-    EMPTY_PAYLOAD_HASH,
-    SET_BY_SIGNING,
-    UNSIGNED_PAYLOAD,
-    Signed,
-    SignedNames,
-    SigningContext,
-)
+from hwsigner.sigv4 import access_key, authorization_header, canonical
 
 if TYPE_CHECKING:
     from hwsigner.identity import Identity
 
-_HASH = CONTENT_HASH.lower()
+_HASH = access_key.CONTENT_HASH.lower()
 _NO_URL = "", "", Server("", "")
 _WHITE_SPACE = " \t\v\f"
 # Without the characters that separate the parts of a credential scope or of an Authorization header.
@@ -42,7 +33,7 @@ class X509Context(NamedTuple):
     signed: tuple[tuple[str, str], ...]
     identity: Identity
 
-    def authorize(self, method: str, target: str, headers: Signed, payload: str) -> str:
+    def authorize(self, method: str, target: str, headers: access_key.Signed, payload: str) -> str:
         """Return the value of the Authorization header; see `SigningContext.authorize`."""
         to_sign, names = canonical.request_to_sign(method, target, headers, payload, self.context)
         chain, signature = self.identity.chain, self.identity.sign(to_sign)
@@ -61,13 +52,13 @@ class RequestAuth(AuthBase):
                 raise UsageError(f"{name!r} is not a {what}", f"Give a name as in credential scopes, such as {example}")
         self.region = region
         self.service = service
-        self._signs = SignedNames(also_sign)
+        self._signs = access_key.SignedNames(also_sign)
         self._s3 = s3
         self._unsigned_payload = unsigned_payload
         self._last_url: tuple[str | None, tuple[str, str, Server]] = None, _NO_URL
-        self._no_body = UNSIGNED_PAYLOAD if unsigned_payload else EMPTY_PAYLOAD_HASH
+        self._no_body = access_key.UNSIGNED_PAYLOAD if unsigned_payload else access_key.EMPTY_PAYLOAD_HASH
 
-    def _context(self) -> SigningContext | X509Context:
+    def _context(self) -> access_key.SigningContext | X509Context:
         """Return what to sign with now."""
         raise NotImplementedError
 
@@ -119,8 +110,8 @@ class RequestAuth(AuthBase):
             payload = self._payload(request, server, payload)
         elif payload is None:
             payload = self._no_body
-        if own_hash and (self._s3 or payload == UNSIGNED_PAYLOAD):
-            headers[CONTENT_HASH] = own[_HASH] = payload
+        if own_hash and (self._s3 or payload == access_key.UNSIGNED_PAYLOAD):
+            headers[access_key.CONTENT_HASH] = own[_HASH] = payload
         signed = (*own.items(), *context.signed)
         try:
             headers["Authorization"] = context.authorize(request.method or "", target, signed, payload)
@@ -141,12 +132,14 @@ class RequestAuth(AuthBase):
         if hashed is not None:
             return hashed
         if not self._unsigned_payload and not self._s3:
-            hint = f"Give bytes or a seekable file, or the body's SHA-256 in the header {CONTENT_HASH}"
+            hint = f"Give bytes or a seekable file, or the body's SHA-256 in the header {access_key.CONTENT_HASH}"
             raise UsageError("the body can be read only once, so it can't be hashed before it is sent", hint)
         if not server.secure:
-            hint = f"Use https, give a body that can be read twice, or set the header {CONTENT_HASH} yourself"
+            hint = (
+                f"Use https, give a body that can be read twice, or set the header {access_key.CONTENT_HASH} yourself"
+            )
             raise UsageError("over plain http an attacker could change a body that is not signed", hint)
-        return UNSIGNED_PAYLOAD
+        return access_key.UNSIGNED_PAYLOAD
 
     def _settings(self) -> tuple[object, ...]:
         """Return what makes this object equal to another."""
@@ -161,7 +154,7 @@ class RequestAuth(AuthBase):
 
 def _remove_earlier(own: dict[str, str | bytes], headers: MutableMapping[str, Any]) -> None:
     """Remove the headers that an earlier signature set."""
-    for name in SET_BY_SIGNING & own.keys():
+    for name in access_key.SET_BY_SIGNING & own.keys():
         del headers[name], own[name]
 
 
@@ -180,11 +173,11 @@ def _given_hash(
     is_ours = request.signature is not None and request.signature[2:] == (given, True)
     if given and not is_ours:
         return False, given
-    del request.headers[CONTENT_HASH], own[_HASH]
+    del request.headers[access_key.CONTENT_HASH], own[_HASH]
     return True, payload
 
 
-def _refusal(signed: Signed, error: Exception) -> UsageError:
+def _refusal(signed: access_key.Signed, error: Exception) -> UsageError:
     for name, value in signed:
         if isinstance(value, str) and not value.isascii():
             problem = f"the header {name} has characters outside ASCII"

@@ -13,15 +13,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from hwsigner.cli.process import (
-    ExitOnInterrupt,
-    abandon_stdout,
-    discard_frames,
-    forbid_dumps,
-    let_ask,
-    report,
-    report_to,
-)
+from hwsigner.cli import process
 from hwsigner.errors import HwsignerError, HwsignerWarning, NoProfileError, UsageError, place_of, suggestion
 from hwsigner.pins import sources as pin_sources
 from hwsigner.system import notices
@@ -75,7 +67,7 @@ _OUTPUT_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 def entry_point() -> int:
     """Run a command, as `main` does, in a process of its own, which other programs can't read."""
-    forbid_dumps()
+    process.forbid_dumps()
     # Collecting garbage would cost a process of 100 ms some 10 ms. Commands that stay enable it.
     gc.disable()
     statuses: list[int] = []
@@ -104,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     pin_sources.forget()
     pin_sources.take_environment_pin()
-    report_to(None)
+    process.report_to(None)
     try:
         if sys.stdout is None:
             raise HwsignerError("stdout is closed", "Leave it open for the command's output")
@@ -114,23 +106,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except (HwsignerError, HwsignerWarning) as error:
-        report(str(error))
+        process.report(str(error))
         return error.exit_status
     except KeyboardInterrupt as interruption:
-        discard_frames(interruption)
+        process.discard_frames(interruption)
         return _INTERRUPTED
     except BrokenPipeError:  # As in `hwsigner list | head -1`: the reader has seen enough, and expects no error.
-        abandon_stdout()
+        process.abandon_stdout()
         return _READER_LEFT
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _OUTPUT_ERRORS and error.filename is None:
-            abandon_stdout()
-            report(f"can't write to stdout: {error.strerror}. Check where the output goes")
+            process.abandon_stdout()
+            process.report(f"can't write to stdout: {error.strerror}. Check where the output goes")
         elif isinstance(error, FileNotFoundError) and _is_working_folder_gone():
-            report("the working folder was deleted. Change to another folder")
+            process.report("the working folder was deleted. Change to another folder")
         else:
             # No traceback: it could show a secret.
-            report(f"internal error: {place_of(error)}. Please report it")
+            process.report(f"internal error: {place_of(error)}. Please report it")
         return 1
 
 
@@ -161,7 +153,7 @@ def _run(arguments: Sequence[str]) -> int:
         given = parser.parse(rest)
     except SystemExit:
         return 0  # --help has been printed.
-    notices.set_notifier(notices.show_on_terminal, ExitOnInterrupt(_INTERRUPTED))
+    notices.set_notifier(notices.show_on_terminal, process.ExitOnInterrupt(_INTERRUPTED))
     # credential-process asks the agent before it reads config.toml.
     if parser.run_before_profile and parser.run_before_profile(given):
         return 0
@@ -209,7 +201,7 @@ def _run_completed(command: CommandModule, parsed: Arguments) -> int:
     from hwsigner.config.settings import warn_of_secrets
 
     notices.silence(on=not parsed.settings.debug)
-    let_ask(parsed.settings)
+    process.let_ask(parsed.settings)
     with warnings.catch_warnings():
         _show_warnings(strict=parsed.settings.strict)
         warn_of_secrets(parsed.settings, given={flag.name for flag, _ in parsed.given}, exposed=parsed.exposed)
@@ -237,4 +229,4 @@ def _show_warnings(*, strict: bool) -> None:
     # Warnings of libraries are for developers.
     warnings.simplefilter("ignore")
     warnings.simplefilter("error" if strict else "always", HwsignerWarning)
-    warnings.showwarning = lambda message, *_: report(f"warning: {message}")
+    warnings.showwarning = lambda message, *_: process.report(f"warning: {message}")

@@ -33,14 +33,7 @@ from hwsigner.findings import Finding, Mistake, local
 from hwsigner.http import defaults
 from hwsigner.http.address import is_loopback
 from hwsigner.http.connection import find_proxy
-from hwsigner.identity.certificate import (
-    Certificate,
-    broken_rules,
-    build_chain,
-    is_attestation,
-    latest_expiring,
-    leaves,
-)
+from hwsigner.identity import certificate
 from hwsigner.identity.selector import parse_selector, select
 from hwsigner.identity.session_tags import session_tags, untaggable
 from hwsigner.pins import PinRequest, PinSource
@@ -74,8 +67,8 @@ class ProfileState:
     now: datetime
     settings: Settings = field(default_factory=Settings)
     key: KeyURI | None = None
-    certificates: Sequence[Certificate] = ()
-    leaf: Certificate | None = None
+    certificates: Sequence[certificate.Certificate] = ()
+    leaf: certificate.Certificate | None = None
 
 
 def read(state: ProfileState) -> Iterator[Finding]:
@@ -145,7 +138,7 @@ def _read_key(state: ProfileState) -> None:
     state.key = settings.key_uri(values, place).resolved().without_pin()
 
 
-def _selected(values: Settings, text: str) -> list[Certificate]:
+def _selected(values: Settings, text: str) -> list[certificate.Certificate]:
     if text.startswith("file://"):
         check_no_pipe(text.removeprefix("file://"), CertificateError)
     found = select(parse_selector(text), settings.key_uri(values, "pkcs11:"), no_pins())
@@ -161,7 +154,7 @@ def _read_certificates(state: ProfileState) -> None:
             raise CertificateError("the profile names no certificate", f"Run hwsigner enroll {state.profile.name}")
         uri = settings.key_uri(values, values.certificate).without_pin()
         found = settings.certificates_at(uri, pipes=False)
-    leaf = latest_expiring(leaves(found))
+    leaf = certificate.latest_expiring(certificate.leaves(found))
     if values.intermediates:
         found += settings.certificates_at(values.intermediates, pipes=False)
     state.certificates, state.leaf = found, leaf
@@ -251,9 +244,9 @@ def check_certificate(state: ProfileState) -> Iterator[Finding]:
     leaf = state.leaf
     if leaf is None:
         return
-    if is_attestation(leaf.x509):
+    if certificate.is_attestation(leaf.x509):
         yield local.CERTIFICATE_ATTESTATION.found(f"{leaf.source} attests a key of a YubiKey")
-    for broken in broken_rules(leaf, state.now):
+    for broken in certificate.broken_rules(leaf, state.now):
         yield _mistake_of(broken.rule).found(f"certificate {leaf.source} {broken.problem}")
     try:
         _ = leaf.algorithm
@@ -284,9 +277,9 @@ def _mistake_of(rule: Rule) -> Mistake:
             return local.CERTIFICATE_HASH
 
 
-def _check_chain(leaf: Certificate, certificates: Sequence[Certificate]) -> Iterator[Finding]:
+def _check_chain(leaf: certificate.Certificate, certificates: Sequence[certificate.Certificate]) -> Iterator[Finding]:
     try:
-        chain, strangers = build_chain(leaf, certificates)
+        chain, strangers = certificate.build_chain(leaf, certificates)
     except CertificateError as error:
         yield local.CHAIN_TOO_LONG.found_by(error)
         return

@@ -9,20 +9,12 @@ from typing import NamedTuple
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from hwsigner.emulator import certificates, tags
+from hwsigner.emulator import certificates, signature, tags
 from hwsigner.emulator.canonical import canonical_request
 from hwsigner.emulator.parameters import Parameters, read_parameters
 from hwsigner.emulator.record import Record
 from hwsigner.emulator.refusals import RefusalError, denied, invalid, invalid_signature, json_response
 from hwsigner.emulator.resources import Profile, Role, Subject, TrustAnchor, by_arn
-from hwsigner.emulator.signature import (
-    Authorization,
-    SignatureError,
-    check_signed_headers,
-    check_time,
-    parse_authorization,
-    string_to_sign,
-)
 from hwsigner.emulator.vault import Vault
 from hwsigner.emulator.wire import Request, Response
 from hwsigner.emulator.world import World
@@ -103,21 +95,21 @@ class SessionService:
         return leaf
 
     def _verify_signature(
-        self, request: Request, authorization: Authorization, leaf: x509.Certificate, record: Record
+        self, request: Request, authorization: signature.Authorization, leaf: x509.Certificate, record: Record
     ) -> None:
         if authorization.algorithm != certificates.algorithm_of(leaf):
             record.findings.append("algorithmMismatch")
             raise invalid_signature(f"{authorization.algorithm} is not the algorithm of the certificate's key")
         try:
-            missing = check_signed_headers(request, authorization.signed_headers, _SIGNED_HEADERS)
-            check_time(authorization, self._clock())
-        except SignatureError as error:
+            missing = signature.check_signed_headers(request, authorization.signed_headers, _SIGNED_HEADERS)
+            signature.check_time(authorization, self._clock())
+        except signature.SignatureError as error:
             raise invalid_signature(str(error)) from error
         if missing:
             record.findings.append(f"missingSignedHeaders: {', '.join(missing)}")
             raise invalid_signature(f"SignedHeaders lacks {', '.join(missing)}")
         canonical = canonical_request(request, authorization.signed_headers)
-        message = string_to_sign(canonical, authorization)
+        message = signature.string_to_sign(canonical, authorization)
         record.canonical_request, record.string_to_sign = canonical.decode("latin-1"), message.decode("latin-1")
         if not certificates.verifies(leaf, authorization.signature, message):
             raise invalid_signature("the signature does not verify with the certificate's key over the string to sign")
@@ -171,19 +163,19 @@ class SessionService:
             subject.instance_properties = [properties]
 
 
-def _read_authorization(request: Request) -> Authorization:
+def _read_authorization(request: Request) -> signature.Authorization:
     if not request.values("authorization"):
         raise RefusalError("MissingAuthenticationTokenException", 403, "Missing Authentication Token")
     try:
-        authorization = parse_authorization(request)
-    except SignatureError as error:
+        authorization = signature.parse_authorization(request)
+    except signature.SignatureError as error:
         raise invalid_signature(str(error)) from error
     if authorization.algorithm not in ALGORITHMS:
         raise invalid_signature(f"{authorization.algorithm} is not one of {', '.join(ALGORITHMS)}")
     return authorization
 
 
-def _check_scope(authorization: Authorization, leaf: x509.Certificate, region: str) -> None:
+def _check_scope(authorization: signature.Authorization, leaf: x509.Certificate, region: str) -> None:
     if authorization.key_name != str(leaf.serial_number):
         raise invalid_signature(f"Credential begins with {authorization.key_name}, not the serial number in decimal")
     if authorization.service != "rolesanywhere":

@@ -20,16 +20,7 @@ from hwsigner.errors import CertificateError, HwsignerError, KeyNotFoundError, S
 from hwsigner.identity.certificate import Chain, build_chain, latest_expiring, preflight
 from hwsigner.identity.certificate_request import CertificateRequest, sign_certificate_request
 from hwsigner.identity.key_certificates import certificates_of_key
-from hwsigner.key import FoundCertificate, Key
-from hwsigner.key.management import (
-    InstalledCertificate,
-    KeyAccess,
-    KeyDescription,
-    KeyRequest,
-    generate_key,
-    install_certificate,
-    require_place_for_certificate,
-)
+from hwsigner.key import FoundCertificate, Key, management
 from hwsigner.system.users import share_with_agent
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 15.0
@@ -48,15 +39,15 @@ class KeyToCertify:
         nv_index: TPM: the NV index for the leaf; empty for a file beside the key.
     """
 
-    access: KeyAccess
+    access: management.KeyAccess
     subject: str
     dns_names: tuple[str, ...] = ()
     uris: tuple[str, ...] = ()
-    new_key: KeyRequest = field(default_factory=KeyRequest)
+    new_key: management.KeyRequest = field(default_factory=management.KeyRequest)
     nv_index: str = ""
 
 
-def ensure_key(target: KeyToCertify) -> tuple[KeyDescription, bool]:
+def ensure_key(target: KeyToCertify) -> tuple[management.KeyDescription, bool]:
     """Return the key, and whether it was made now. A key that is there is never replaced.
 
     Raises:
@@ -66,11 +57,11 @@ def ensure_key(target: KeyToCertify) -> tuple[KeyDescription, bool]:
     try:
         return access.describe(), False
     except KeyNotFoundError:
-        made = generate_key(access.uri, target.new_key, access.pins, allow_modules=access.allow_modules)
+        made = management.generate_key(access.uri, target.new_key, access.pins, allow_modules=access.allow_modules)
         return made, True
 
 
-def share_key(access: KeyAccess) -> None:
+def share_key(access: management.KeyAccess) -> None:
     """Let the system's agent read the key file of a new TPM key, which is of no use without the TPM.
 
     A file whose group or mode was changed since, a link, and what belongs to another user stay as they are.
@@ -105,7 +96,7 @@ def sign_request(target: KeyToCertify, key: Key) -> CertificateRequest:
         SigningKeyError: as `Key.sign`.
     """
     uri, public_key = target.access.uri.resolved(), key.public_key()
-    require_place_for_certificate(uri, allow_modules=target.access.allow_modules)
+    management.require_place_for_certificate(uri, allow_modules=target.access.allow_modules)
     if public_key and "path" in uri.path and not target.nv_index:
         check_replaceable(certificate_files(uri.file)[0], public_key)
     return sign_certificate_request(key, target.subject, dns_names=target.dns_names, uris=target.uris)
@@ -172,7 +163,7 @@ def request_certificate(
     return check_issued(request, answer, now())
 
 
-def install(target: KeyToCertify, chain: Chain) -> InstalledCertificate:
+def install(target: KeyToCertify, chain: Chain) -> management.InstalledCertificate:
     """Put a chain beside the key. The old certificate stays until the new one is in.
 
     Raises:
@@ -180,6 +171,6 @@ def install(target: KeyToCertify, chain: Chain) -> InstalledCertificate:
     """
     access = target.access
     found = [FoundCertificate(one.der, one.source) for one in chain.certificates]
-    return install_certificate(
+    return management.install_certificate(
         access.uri, found, access.pins, nv_index=target.nv_index, allow_modules=access.allow_modules
     )

@@ -17,15 +17,9 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
+from hwsigner.backends import key_files
 from hwsigner.backends.file import open_key, private_key_block
 from hwsigner.backends.file.loading import encoded, passphrase_request
-from hwsigner.backends.key_files import (
-    certificate_files,
-    check_new_key_file,
-    holds_certificates,
-    write_certificates,
-    write_new_key_file,
-)
 from hwsigner.backends.pem import PKCS12, read_contents
 from hwsigner.errors import KeyNotFoundError, PinError, SigningKeyError
 from hwsigner.key import FoundCertificate
@@ -58,11 +52,11 @@ def generate_key(uri: KeyURI, pins: PinSource, request: KeyRequest) -> KeyDescri
     uri.require_known({"path"}, set())
     request.require_only(kind="keys in files")
     path = uri.file
-    check_new_key_file(path)
+    key_files.check_new_key_file(path)
     encryption = _encryption(uri, pins)
     with waiting(f"making the {request.algorithm} key, which may take some seconds"):
         key = _new_key(request.algorithm)
-    write_new_key_file(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
+    key_files.write_new_key_file(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
     made = describe_key(uri, pins)
     if made.public_key != key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo):
         raise SigningKeyError(f"{path} has another key than the one written", "Find out which program replaced it")
@@ -110,8 +104,8 @@ def install_certificate(
         raise inapplicable("nv-index", "keys in files")
     with open_key(uri, pins) as key:
         public_key = key.public_key()
-    path, _ = certificate_files(uri.file)
-    write_certificates(path, [found.der for found in chain], public_key)
+    path, _ = key_files.certificate_files(uri.file)
+    key_files.write_certificates(path, [found.der for found in chain], public_key)
     return InstalledCertificate(path)
 
 
@@ -126,9 +120,9 @@ def delete_key(uri: KeyURI, pins: PinSource, confirm: Confirm) -> tuple[str, ...
     """
     with open_key(uri, pins) as key:
         public_key = key.public_key()
-    path, (certificate, _) = os.path.realpath(uri.file), certificate_files(uri.file)
+    path, (certificate, _) = os.path.realpath(uri.file), key_files.certificate_files(uri.file)
     doomed = {path: f"the key in {path}"}
-    if holds_certificates(certificate, public_key):
+    if key_files.holds_certificates(certificate, public_key):
         doomed[certificate] = f"its certificate in {certificate}"
     delete_files(doomed, lambda: confirm(tuple(doomed.values())))
     return tuple(doomed.values())

@@ -7,18 +7,10 @@ from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
+from hwsigner.backends.pkcs11 import objects
 from hwsigner.backends.pkcs11.errors import PKCS11Error
 from hwsigner.backends.pkcs11.functions import ObjectClass, TokenInfo
 from hwsigner.backends.pkcs11.module import Module, load_module, token_uri
-from hwsigner.backends.pkcs11.objects import (
-    AnyObject,
-    KeyObject,
-    count_names,
-    find_certificates,
-    find_keys,
-    object_uri,
-    supported,
-)
 from hwsigner.backends.pkcs11.pairing import find_private_keys, has_visible_match
 from hwsigner.backends.pkcs11.paths import module_paths, names_module, unconfigured_paths
 from hwsigner.backends.pkcs11.token import OpenToken, acquire
@@ -146,12 +138,12 @@ def using(found: FoundToken) -> Iterator[OpenToken]:
         token.release()
 
 
-def find_key(token: OpenToken, uri: KeyURI, pins: PinSource, public_key: bytes | None) -> KeyObject:
+def find_key(token: OpenToken, uri: KeyURI, pins: PinSource, public_key: bytes | None) -> objects.KeyObject:
     """Return the private key that the URI names on a token, if it can sign for the service; see `find_any_key`."""
-    return supported(find_any_key(token, uri, pins, public_key), uri)
+    return objects.supported(find_any_key(token, uri, pins, public_key), uri)
 
 
-def find_any_key(token: OpenToken, uri: KeyURI, pins: PinSource, public_key: bytes | None = None) -> KeyObject:
+def find_any_key(token: OpenToken, uri: KeyURI, pins: PinSource, public_key: bytes | None = None) -> objects.KeyObject:
     """Return the private key that the URI names on a token, after a login if the token wants one or shows none.
 
     Raises:
@@ -167,7 +159,7 @@ def find_any_key(token: OpenToken, uri: KeyURI, pins: PinSource, public_key: byt
     return _only_key(token, uri, keys)
 
 
-def find_named_key(token: OpenToken, uri: KeyURI) -> KeyObject:
+def find_named_key(token: OpenToken, uri: KeyURI) -> objects.KeyObject:
     """Return the private key that has the URI's own label and id, on a token that is logged in to.
 
     `find_any_key` also follows certificates and public keys, and may then guess: not for what changes the token.
@@ -175,10 +167,10 @@ def find_named_key(token: OpenToken, uri: KeyURI) -> KeyObject:
     Raises:
         KeyNotFoundError, AmbiguousKeyError: there is none, or several.
     """
-    return _only_key(token, uri, find_keys(token.current_session(), ObjectClass.PRIVATE_KEY, uri))
+    return _only_key(token, uri, objects.find_keys(token.current_session(), ObjectClass.PRIVATE_KEY, uri))
 
 
-def _only_key(token: OpenToken, uri: KeyURI, keys: Sequence[KeyObject]) -> KeyObject:
+def _only_key(token: OpenToken, uri: KeyURI, keys: Sequence[objects.KeyObject]) -> objects.KeyObject:
     if len(keys) > 1:
         are_alike = len({(key.id, key.label) for key in keys}) < len(keys)
         advice = "Give each a label or id of its own" if are_alike else "Use one of"
@@ -192,13 +184,13 @@ def _only_key(token: OpenToken, uri: KeyURI, keys: Sequence[KeyObject]) -> KeyOb
 
 def _not_found(token: OpenToken, uri: KeyURI) -> KeyNotFoundError:
     anything = KeyURI("pkcs11", {}, uri.query)
-    found: list[AnyObject] = [*find_private_keys(token.current_session(), anything)]
-    found += find_certificates(token.current_session(), anything)
+    found: list[objects.AnyObject] = [*find_private_keys(token.current_session(), anything)]
+    found += objects.find_certificates(token.current_session(), anything)
     hint = f"It has {_uris_of(token, found, uri)}" if found else "It has no keys and no certificates"
     return KeyNotFoundError(f"no key is named by {uri.name} on {token.name}", hint)
 
 
-def _uris_of(token: OpenToken, found: Sequence[AnyObject], uri: KeyURI) -> str:
-    place, names = token_uri(token.info, uri), count_names(found)
-    uris = [object_uri(one, place, uri, names) for one in found[:_LISTED]]
+def _uris_of(token: OpenToken, found: Sequence[objects.AnyObject], uri: KeyURI) -> str:
+    place, names = token_uri(token.info, uri), objects.count_names(found)
+    uris = [objects.object_uri(one, place, uri, names) for one in found[:_LISTED]]
     return ", ".join(uris) + (f" and {len(found) - _LISTED} more" if len(found) > _LISTED else "")

@@ -11,21 +11,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from tpm2_pytss import TPM2B_DIGEST, TPMT_SIG_SCHEME, TSS2_Exception
 
+from hwsigner.backends.tpm2 import uris
 from hwsigner.backends.tpm2.auth import NO_AUTH, AuthAttempt, Guarded, ParentAuth, is_held_back, key_auth
 from hwsigner.backends.tpm2.connection import TPMConnection, connect, connected
 from hwsigner.backends.tpm2.errors import HASH, SCHEME, code
 from hwsigner.backends.tpm2.objects import LoadableKey
 from hwsigner.backends.tpm2.public_area import HASHES, PublicArea, encoded, read_public_area
 from hwsigner.backends.tpm2.tpm import TPM, SessionSettings
-from hwsigner.backends.tpm2.uris import (
-    QUERY,
-    NamedKey,
-    check_tcti,
-    named_key,
-    named_nv_index,
-    session_settings,
-    tcti_of,
-)
 from hwsigner.errors import SigningKeyError, UnsupportedKeyError
 from hwsigner.key import Algorithm, FoundCertificate, HashName, Key, unknown_hash
 from hwsigner.pins import FoundPin, PinRequest, PinSource, use_until_right
@@ -58,10 +50,10 @@ def open_key(uri: KeyURI, pins: PinSource, *, public_key: bytes | None = None) -
         PinError: the auth value is longer than a TPM's can be.
         SigningKeyError: the storage root key is another one than before.
     """
-    named = named_key(uri, ParentAuth(uri, pins))
+    named = uris.named_key(uri, ParentAuth(uri, pins))
     subject, file, key = named
-    settings = session_settings(uri, file.parent if file else None)
-    connection = connect(tcti_of(uri), key)
+    settings = uris.session_settings(uri, file.parent if file else None)
+    connection = connect(uris.tcti_of(uri), key)
     try:
         public, guarded, held_back = connection.run(partial(examine, uri, pins, named), subject, settings)
         wants_auth = file is not None and not file.empty_auth and key.needs_auth
@@ -78,7 +70,7 @@ def open_key(uri: KeyURI, pins: PinSource, *, public_key: bytes | None = None) -
         raise
 
 
-def examine(uri: KeyURI, pins: PinSource, named: NamedKey, tpm: TPM) -> tuple[PublicArea, Guarded, bool]:
+def examine(uri: KeyURI, pins: PinSource, named: uris.NamedKey, tpm: TPM) -> tuple[PublicArea, Guarded, bool]:
     """Return a key's public area, what its auth value opens, and whether the empty one was wrong before."""
     subject, file, key = named
     public = read_public_area(key.public(tpm), subject)
@@ -97,8 +89,8 @@ def find_certificates(uri: KeyURI, pins: PinSource) -> list[FoundCertificate]:
     """
     from hwsigner.backends.tpm2.nv import nv_name, read_certificates
 
-    index = named_nv_index(uri)
-    with connected(tcti_of(uri), object()) as connection:
+    index = uris.named_nv_index(uri)
+    with connected(uris.tcti_of(uri), object()) as connection:
         found = connection.run(lambda tpm: read_certificates(tpm, index), nv_name(index), SessionSettings())
     return [FoundCertificate(der, uri.name) for der in found]
 
@@ -112,8 +104,8 @@ def list_tokens(uri: KeyURI, pins: PinSource, *, log_in: bool = False) -> Iterat
     """
     from hwsigner.backends.tpm2.listing import objects_of_tpm
 
-    uri.require_known(frozenset(), QUERY)
-    tcti = tcti_of(uri)
+    uri.require_known(frozenset(), uris.QUERY)
+    tcti = uris.tcti_of(uri)
     with connected(tcti, object()) as connection:
         listed = connection.run(partial(objects_of_tpm, uri, tcti), uri.name, SessionSettings())
     yield listed
@@ -125,7 +117,7 @@ def check_modules(uri: KeyURI) -> None:
     Raises:
         UsageError: it has such a TCTI.
     """
-    check_tcti(uri)
+    uris.check_tcti(uri)
 
 
 class TPMKey(Key):

@@ -7,20 +7,11 @@ from collections.abc import Sequence
 from tpm2_pytss import ESYS_TR, TPM2_ALG, TPM2B_NV_PUBLIC, TPMA_NV, TPMS_NV_PUBLIC, TSS2_Exception
 
 from hwsigner.backends.key_files import certificate_files, is_certificate_of, write_certificates
+from hwsigner.backends.tpm2 import nv
 from hwsigner.backends.tpm2.auth import ParentAuth
 from hwsigner.backends.tpm2.connection import connected
 from hwsigner.backends.tpm2.description import describe_key
 from hwsigner.backends.tpm2.errors import NV_SPACE, code
-from hwsigner.backends.tpm2.nv import (
-    EK_CERTIFICATES,
-    NV_BUFFER_MAX,
-    certificates_in,
-    list_certificates,
-    nv_name,
-    open_index,
-    read_certificates,
-    read_index,
-)
 from hwsigner.backends.tpm2.tpm import TPM
 from hwsigner.backends.tpm2.uris import named_handle, named_nv_index, session_settings, tcti_of
 from hwsigner.errors import CertificateError, HwsignerError, SigningKeyError, UsageError
@@ -75,11 +66,11 @@ def install_certificate(
     query = {name: value for name, value in uri.query.items() if name == "tcti"}
     named = KeyURI("tpm2", {"nv": nv_index.encode("utf-8", "surrogateescape")}, query)
     index = named_nv_index(named)
-    if index in EK_CERTIFICATES:
+    if index in nv.EK_CERTIFICATES:
         hint = "Use another one, such as 0x01c20000"
-        raise UsageError(f"{nv_name(index)} is reserved for certificates of endorsement keys", hint)
+        raise UsageError(f"{nv.nv_name(index)} is reserved for certificates of endorsement keys", hint)
     _write_index(uri, _Index(index, leaf, ParentAuth(uri, pins)))
-    notes = [f"Any program with the owner's auth value can change or remove {nv_name(index)}"]
+    notes = [f"Any program with the owner's auth value can change or remove {nv.nv_name(index)}"]
     path = ""
     if intermediates and is_file:
         path = certificate_files(uri.file)[1]
@@ -92,7 +83,7 @@ def install_certificate(
 def installed_indices(tpm: TPM, public_key: bytes) -> list[int]:
     """Return the NV indices that `install_certificate` defined, and that hold one certificate, of this key."""
     by_index: dict[int, list[bytes]] = {}
-    for index, leaf in list_certificates(tpm):
+    for index, leaf in nv.list_certificates(tpm):
         by_index.setdefault(index, []).append(leaf)
     return [
         index
@@ -108,13 +99,13 @@ def remove_index(tpm: TPM, auth: ParentAuth, public_key: bytes, index: int) -> N
 
 
 def _undefine(tpm: TPM, auth: ParentAuth, index: int) -> None:
-    with open_index(tpm, index) as found:
+    with nv.open_index(tpm, index) as found:
         if found is not None:
             auth.as_owner(tpm, tpm.esys.nv_undefine_space, found.handle)
 
 
 def _is_defined_here(tpm: TPM, index: int) -> bool:
-    with open_index(tpm, index) as found:
+    with nv.open_index(tpm, index) as found:
         return found is not None and found.attributes == int(_ATTRIBUTES | TPMA_NV.WRITTEN)
 
 
@@ -149,7 +140,7 @@ class _Index:
     """
 
     def __init__(self, index: int, leaf: bytes, auth: ParentAuth) -> None:
-        self.name = nv_name(index)
+        self.name = nv.nv_name(index)
         self._index = index
         self._leaf = leaf
         self._auth = auth
@@ -162,7 +153,7 @@ class _Index:
         most = min(_MAX_BYTES, tpm.property(_NV_INDEX_MAX))
         if len(self._leaf) > most:
             raise self._too_long(f"an NV index of the TPM at {tpm.tcti} has {most} at most")
-        with open_index(tpm, self._index) as found:
+        with nv.open_index(tpm, self._index) as found:
             self._is_new = found is None
         if found is None:
             self._size = min(-(-len(self._leaf) // _STEP) * _STEP, most)
@@ -173,23 +164,23 @@ class _Index:
         if len(self._leaf) > self._size:
             raise self._too_long(f"{self.name} has {self._size}")
         if attributes & TPMA_NV.WRITTEN:
-            self._old = read_index(tpm, self._index)
+            self._old = nv.read_index(tpm, self._index)
             try:
-                certificates_in(self._old, self._index)
+                nv.certificates_in(self._old, self._index)
             except CertificateError as error:
                 raise SigningKeyError(f"{error.message}, so it is not overwritten", _ANOTHER) from error
 
     def write(self, tpm: TPM) -> None:
         """Define the index if it is new, and write the leaf, padded with zeros."""
         if self._is_new:
-            with open_index(tpm, self._index) as found:
+            with nv.open_index(tpm, self._index) as found:
                 if found is None:
                     self._define(tpm)
         self._fill(tpm, self._leaf.ljust(self._size, b"\0"))
 
     def check(self, tpm: TPM) -> None:
         """Read the leaf back; raise a SigningKeyError if it is another one."""
-        if read_certificates(tpm, self._index) != [self._leaf]:
+        if nv.read_certificates(tpm, self._index) != [self._leaf]:
             raise SigningKeyError(f"{self.name} does not hold what was written", "Install the certificate again")
 
     def restore(self, tpm: TPM) -> None:
@@ -211,8 +202,8 @@ class _Index:
         tpm.esys.tr_close(defined)
 
     def _fill(self, tpm: TPM, data: bytes) -> None:
-        at_once, owner = tpm.property(NV_BUFFER_MAX), ESYS_TR.RH_OWNER
-        with open_index(tpm, self._index) as found:
+        at_once, owner = tpm.property(nv.NV_BUFFER_MAX), ESYS_TR.RH_OWNER
+        with nv.open_index(tpm, self._index) as found:
             if found is None:
                 raise SigningKeyError(f"{self.name} is gone", "Install the certificate again")
             for start in range(0, len(data), at_once):

@@ -27,17 +27,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from hwsigner.backends.pem import (
-    BOOLEAN,
-    CONTEXT,
-    INTEGER,
-    OCTET_STRING,
-    OID,
-    SEQUENCE,
-    UNIVERSAL,
-    UTF8_STRING,
-    elements,
-)
+from hwsigner.backends import pem
 from hwsigner.errors import UnsupportedKeyError
 
 LABEL = "TSS2 PRIVATE KEY"
@@ -120,7 +110,7 @@ def parse_tss2(der: bytes, name: str) -> TSS2Key:
             parent=_number(parent),
             public=public,
             private=private,
-            secret=_sized(_content(optional[SECRET], OCTET_STRING)) if SECRET in optional else b"",
+            secret=_sized(_content(optional[SECRET], pem.OCTET_STRING)) if SECRET in optional else b"",
             policy=_commands(optional.get(POLICY)),
             auth_policies=_auth_policies(optional.get(AUTH_POLICY)),
             description=_text(optional.get(DESCRIPTION)),
@@ -151,12 +141,12 @@ def _fields(der: bytes) -> tuple[dict[int, bytes], list[bytes]]:
     """Return the optional fields by tag, and the contents of the four others."""
     optional: dict[int, bytes] = {}
     others: list[tuple[int, bytes]] = []
-    for tag_class, tag, content in elements(_content(der, SEQUENCE)):
-        if tag_class == CONTEXT:
+    for tag_class, tag, content in pem.elements(_content(der, pem.SEQUENCE)):
+        if tag_class == pem.CONTEXT:
             optional[tag] = content
         else:
             others.append((tag, content))
-    if [tag for tag, _ in others] != [OID, INTEGER, OCTET_STRING, OCTET_STRING]:
+    if [tag for tag, _ in others] != [pem.OID, pem.INTEGER, pem.OCTET_STRING, pem.OCTET_STRING]:
         raise ValueError("it has other fields")
     return optional, [content for _, content in others]
 
@@ -169,8 +159,8 @@ def _commands(der: bytes | None) -> tuple[PolicyCommand, ...]:
 
 def _command(content: bytes) -> PolicyCommand:
     fields = _tagged(content)
-    code = _content(fields.get(COMMAND_CODE, b""), INTEGER)
-    return PolicyCommand(_number(code), _content(fields.get(COMMAND_POLICY, b""), OCTET_STRING))
+    code = _content(fields.get(COMMAND_CODE, b""), pem.INTEGER)
+    return PolicyCommand(_number(code), _content(fields.get(COMMAND_POLICY, b""), pem.OCTET_STRING))
 
 
 def _auth_policies(der: bytes | None) -> tuple[AuthPolicy, ...]:
@@ -182,18 +172,18 @@ def _auth_policies(der: bytes | None) -> tuple[AuthPolicy, ...]:
 
 def _sequences(der: bytes) -> list[bytes]:
     """Return the contents of the SEQUENCEs in a SEQUENCE OF them."""
-    found = list(elements(_content(der, SEQUENCE)))
-    if any(element[:2] != (UNIVERSAL, SEQUENCE) for element in found):
+    found = list(pem.elements(_content(der, pem.SEQUENCE)))
+    if any(element[:2] != (pem.UNIVERSAL, pem.SEQUENCE) for element in found):
         raise ValueError("its policy can't be read")
     return [element.content for element in found]
 
 
 def _tagged(content: bytes) -> dict[int, bytes]:
-    return {tag: inner for tag_class, tag, inner in elements(content) if tag_class == CONTEXT}
+    return {tag: inner for tag_class, tag, inner in pem.elements(content) if tag_class == pem.CONTEXT}
 
 
 def _text(der: bytes | None) -> str:
-    return "" if der is None else _content(der, UTF8_STRING).decode("utf-8", "replace")
+    return "" if der is None else _content(der, pem.UTF8_STRING).decode("utf-8", "replace")
 
 
 def _number(content: bytes) -> int:
@@ -203,7 +193,7 @@ def _number(content: bytes) -> int:
 
 
 def _flag(optional: dict[int, bytes], tag: int) -> bool:
-    return tag in optional and any(_content(optional[tag], BOOLEAN))
+    return tag in optional and any(_content(optional[tag], pem.BOOLEAN))
 
 
 def _sized(data: bytes) -> bytes:
@@ -213,7 +203,7 @@ def _sized(data: bytes) -> bytes:
 
 def _content(der: bytes, tag: int) -> bytes:
     """Return the content of bytes that are one element with this tag."""
-    found = list(elements(der))
-    if [element[:2] for element in found] != [(UNIVERSAL, tag)]:
+    found = list(pem.elements(der))
+    if [element[:2] for element in found] != [(pem.UNIVERSAL, tag)]:
         raise ValueError(f"an element of ASN.1 tag {tag} is missing")
     return found[0].content
