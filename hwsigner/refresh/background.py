@@ -194,8 +194,8 @@ class BackgroundProvider:
         """How long the last attempt's request took, with its signature and retries; None if it got no so far."""
         return self._provider._seconds
 
-    def expiry_notice(self) -> str | None:
-        """Return a line for the log if the certificate is near its end, or None.
+    def expiry_notice(self) -> tuple[str, str] | None:
+        """Return the level and the text of a line for the log if the certificate is near its end, or None.
 
         The first is due once a quarter of its life is left, and the next ones each time that a tenth of what was left
         has passed. Call it in `on_try`.

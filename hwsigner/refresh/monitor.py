@@ -49,7 +49,7 @@ class Monitor:
                 request_id=outcome.request_id,
             )
             if notice := provider.expiry_notice():
-                self._log.note(f"{notice} (profile {profile!r})", profile=profile)
+                self._log.note(f"{': '.join(notice)} (profile {profile!r})", profile=profile)
 
     def given(self, profile: str, credentials: Credentials, uid: int, pid: int) -> None:
         """Write that a process is about to get credentials.

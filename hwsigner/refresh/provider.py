@@ -251,7 +251,7 @@ class Provider:
     def _needs_person(self) -> bool:
         return self._identity.needs_person(self._clocks.now())
 
-    def _expiry_notice(self, watch: ExpiryWatch) -> str | None:
+    def _expiry_notice(self, watch: ExpiryWatch) -> tuple[str, str] | None:
         leaf = self.leaf
         return watch.notice(leaf, self._clocks.now()) if leaf else None
 
@@ -315,7 +315,7 @@ class Provider:
             self._listener(session)
         logger.session_created(self._request.role_arn, credentials.expiration)
         if notice := self._expiry_notice(self._expiry):
-            logger.certificate_expires(notice)
+            logger.certificate_expires(*notice)
         return session
 
     def _note_failure(self, error: Exception) -> None:

@@ -126,10 +126,10 @@ class ExpiryWatch:
         self._serial = 0
         self._quiet_until: datetime | None = None
 
-    def notice(self, leaf: Certificate, now: datetime) -> str | None:
-        """Return a line for the log, or None if it is too early for the first or the next one.
+    def notice(self, leaf: Certificate, now: datetime) -> tuple[str, str] | None:
+        """Return the level and text of a line for the log, or None if it is too early for the first or the next one.
 
-        It begins with `warning:`, or with `error:` if less than a tenth of the certificate's life is left.
+        The level is `warning`, or `error` if less than a tenth of the certificate's life is left.
         """
         begin, end = leaf.x509.not_valid_before_utc, leaf.x509.not_valid_after_utc
         life, left = end - begin, end - now
@@ -138,8 +138,8 @@ class ExpiryWatch:
         if leaf.x509.serial_number == self._serial and self._quiet_until and now < self._quiet_until:
             return None
         self._serial, self._quiet_until = leaf.x509.serial_number, now + left * _REPEAT_AFTER
-        kind = "error" if left <= life * _URGENT_BELOW else "warning"
-        return f"{kind}: the certificate {leaf.subject} expires in {_words(left)}, on {end:%Y-%m-%dT%H:%MZ}. Renew it"
+        level = "error" if left <= life * _URGENT_BELOW else "warning"
+        return level, f"the certificate {leaf.subject} expires in {_words(left)}, on {end:%Y-%m-%dT%H:%MZ}. Renew it"
 
 
 def _words(left: timedelta) -> str:

@@ -45,7 +45,7 @@ def test_failure_is_logged_with_its_hint(stage: Stage, caplog: pytest.LogCapture
 
 @pytest.mark.parametrize("level", ["WARNING", "ERROR"])
 def test_notice_of_a_certificate_has_its_level(level: str, caplog: pytest.LogCaptureFixture) -> None:
-    logger.certificate_expires(f"{level.lower()}: the certificate CN=web expires in 2 days")
+    logger.certificate_expires(level.lower(), "the certificate CN=web expires in 2 days")
     assert records(caplog) == [(level, "the certificate CN=web expires in 2 days")]
 
 
