@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from hwsigner.aws.config_file import config_path, credentials_path
 from hwsigner.aws.config_lines import check_no_keys, with_credential_process
 from hwsigner.aws.region import check_arns, check_known_arns
-from hwsigner.config.flags import ARNS, attribute_of
+from hwsigner.config.flags import ARNS
 from hwsigner.config.profiles import Profile, add_profile, change_profile, check_name, file_of_new, profiles
 from hwsigner.config.settings import Settings
 from hwsigner.enrolment.profile import (
@@ -155,7 +155,8 @@ def _check_pin(access: KeyAccess, key: KeyDescription) -> None:
 
 def _region(values: Settings) -> str:
     """Check the ARNs that are known, and return the region; an empty string if it is not known."""
-    known = {name: value for name in ARNS if (value := getattr(values, attribute_of(name)))}
+    arns = zip(ARNS, (values.trust_anchor_arn, values.profile_arn, values.role_arn), strict=True)
+    known = {name: value for name, value in arns if value}
     check_known_arns(known)
     if len(known) < len(ARNS):
         return values.region or ""

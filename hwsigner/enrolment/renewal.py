@@ -17,7 +17,6 @@ from datetime import UTC, datetime, timedelta
 from cryptography import x509
 
 from hwsigner.aws.create_session import create_session
-from hwsigner.config.flags import ARNS, attribute_of
 from hwsigner.config.profiles import Profile, change_profile, check_name, file_of_new, in_full, profile
 from hwsigner.config.settings import Settings, service_for_daemon, session_request
 from hwsigner.enrolment.profile import (
@@ -153,7 +152,7 @@ def _try(values: Settings, key: Key, chain: Chain, *, may_skip: bool) -> Hwsigne
 
     If `may_skip`, return the error of a service that can't say yes or no now, instead of raising it.
     """
-    if not all(getattr(values, attribute_of(arn)) for arn in ARNS):
+    if not (values.trust_anchor_arn and values.profile_arn and values.role_arn):
         return None
     request, service = session_request(values), service_for_daemon(values)
     try:
