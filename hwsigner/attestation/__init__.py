@@ -78,7 +78,7 @@ def make_statement(
     """
     parsed = KeyURI.of(uri).resolved()
     request = read_request(csr) if csr else b""
-    make = _proving(ProvesKeys.make_statement, parsed, allow_modules=allow_modules)
+    make = _proving(ProvesKeys.make_statement, tuple, parsed, allow_modules=allow_modules)
     hardware, values = make(parsed, PinSource.of(pin), certificates=tuple(certificates))
     return _made(parsed)("statement", hardware, {**values, "certificateRequest": request})
 
@@ -107,8 +107,8 @@ def answer_challenge(
         PinError: a PIN is missing, wrong or locked.
     """
     parsed = KeyURI.of(uri).resolved()
-    answer = _proving(ProvesKeys.answer_challenge, parsed, allow_modules=allow_modules)
-    if challenge.format not in _proving(ProvesKeys.formats, parsed, allow_modules=allow_modules)():
+    answer = _proving(ProvesKeys.answer_challenge, Mapping, parsed, allow_modules=allow_modules)
+    if challenge.format not in _proving(ProvesKeys.formats, Sequence, parsed, allow_modules=allow_modules)():
         raise UsageError(f"the challenge is for a {challenge.format} key, not for {parsed.name}", "Name another key")
     given = {name: challenge.blob(name) for name in challenge.values} | {"message": binding(challenge)}
     values = answer(parsed, PinSource.of(pin), given, pcrs=pcrs)
@@ -133,7 +133,7 @@ def endorsement_key(
     parsed = KeyURI.of(uri).resolved()
     lack = f"{parsed.scheme}: keys have no endorsement key", "Give a tpm2: URI"
     function, module = ShowsEndorsementKey.endorsement_key, parsed.backend.attestation
-    read_public = capability(parsed, function, module, lack, allow_modules=allow_modules)
+    read_public = capability(parsed, function, module, lack, returns=bytes, allow_modules=allow_modules)
     return read_public(parsed, PinSource.of(pin))
 
 
@@ -204,11 +204,11 @@ def verify_answer(statement: Document, state: Document, answer: Document, trust:
 
 
 def _proving(
-    function: Callable[Concatenate[Any, _Given], _Result], uri: KeyURI, *, allow_modules: bool
+    function: Callable[Concatenate[Any, _Given], _Result], returns: type, uri: KeyURI, *, allow_modules: bool
 ) -> Callable[_Given, _Result]:
     """Return a function of the backend's attestation module, which is imported for it; see `capability`."""
     lack = f"{uri.scheme}: keys can't be attested", "Use a key in a TPM or a PKCS #11 token"
-    return capability(uri, function, uri.backend.attestation, lack, allow_modules=allow_modules)
+    return capability(uri, function, uri.backend.attestation, lack, returns=returns, allow_modules=allow_modules)
 
 
 def _made(uri: KeyURI) -> Callable[[Kind, str, Mapping[str, Value]], Document]:

@@ -11,9 +11,12 @@ import importlib
 import re
 from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, NamedTuple, ParamSpec, TypeVar, cast
 
 from hwsigner.errors import BackendUnavailableError, PluginError, UsageError, install_command, place_of
+
+if TYPE_CHECKING:
+    from hwsigner.backends.plugins import Plugin
 
 ENTRY_POINTS = "hwsigner.backends"
 _OUR_OWN = "hwsigner.backends."
@@ -69,7 +72,9 @@ class Backend(NamedTuple):
         scheme: str,
         module: str,
         function: Callable[_Given, _Result],
-        protocol: Callable[Concatenate[Any, _Given], _Result] | None = None,
+        *,
+        name: str = "",
+        returns: type | list[type] = object,
     ) -> Callable[_Given, _Result]:
         """Return a function of one of its modules. If it is not built in, its failures are PluginErrors that name it.
 
@@ -77,21 +82,23 @@ class Backend(NamedTuple):
             scheme: the scheme of the key URI.
             module: the module's name.
             function: the function.
-            protocol: the method of its Protocol, which says what it must return, if there is one.
+            name: the function's name, if it is one of a Protocol.
+            returns: the type that its result must have, or a list with that of each item.
         """
         if self.module.startswith(_OUR_OWN):
             return function
-        from hwsigner.backends.plugins import Plugin
-
-        return Plugin(ENTRY_POINTS, scheme, module).guarded(function, protocol)
+        return self._plugin(scheme, module).guarded(function, name, returns)
 
     def _guarded_key(self, scheme: str, key: _Key) -> _Key:
         """Return a key that it opened, such that the key's failures are those of `_guarded`."""
         if self.module.startswith(_OUR_OWN):
             return key
-        from hwsigner.backends.plugins import Plugin, PluginKey
+        return cast(_Key, self._plugin(scheme, self.module).guarded_key(key))
 
-        return cast(_Key, PluginKey(Plugin(ENTRY_POINTS, scheme, self.module), key))
+    def _plugin(self, scheme: str, module: str) -> Plugin:
+        from hwsigner.backends.plugins import Plugin
+
+        return Plugin(ENTRY_POINTS, scheme, module, f"the backend for {scheme}: keys")
 
     def load(self, module: str) -> ModuleType:
         """Import one of its modules.

@@ -1,12 +1,11 @@
-"""Backends from packages of their own: what one raises or returns against the rules names it and its package."""
+"""Plugins: what one raises or returns against the rules names it and its package."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import entry_points
-from types import TracebackType, UnionType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, ParamSpec, Self, TypeVar, cast
 
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
@@ -16,38 +15,40 @@ _Given = ParamSpec("_Given")
 _Result = TypeVar("_Result")
 
 
-class Plugin:
-    """A backend that is not built in.
+class Plugin(NamedTuple):
+    """A backend or an issuer that is not built in.
 
-    Args:
+    Attributes:
         group: the group of its entry point.
-        scheme: the scheme of its key URIs.
+        name: the name of its entry point.
         module: the module of what is called.
+        role: what it is, for messages, such as `the issuer acme`.
     """
 
-    def __init__(self, group: str, scheme: str, module: str) -> None:
-        self._group = group
-        self._scheme = scheme
-        self._module = module
+    group: str
+    name: str
+    module: str
+    role: str
 
     def guarded(
-        self, function: Callable[_Given, _Result], protocol: Callable[Concatenate[Any, _Given], _Result] | None
+        self, function: Callable[_Given, _Result], name: str, returns: type | list[type]
     ) -> Callable[_Given, _Result]:
         """Return one of its functions, such that its failures are PluginErrors; see `Backend`."""
-        returned = get_type_hints(protocol)["return"] if protocol else object
-        kind = get_origin(returned) or returned
-        name = protocol.__name__ if protocol else ""
 
         def call(*arguments: _Given.args, **named: _Given.kwargs) -> _Result:
             with self.blamed(name):
                 result = function(*arguments, **named)
-                if kind in (list, Iterator):
-                    return cast(_Result, self._items(name, cast(Any, result), get_args(returned)[0]))
-                if not getattr(kind, "_is_protocol", False):  # `PluginKey` checks what a key returns.
-                    _check_type(result, kind)
+                if isinstance(returns, list):
+                    return cast(_Result, self._items(name, iter(cast(Any, result)), returns[0]))
+                if not isinstance(result, returns):
+                    raise TypeError
                 return result
 
         return call
+
+    def guarded_key(self, key: object) -> PluginKey:
+        """Return a key, such that its failures are PluginErrors."""
+        return PluginKey(self, key)
 
     @contextmanager
     def blamed(self, function: str = "") -> Iterator[None]:
@@ -56,27 +57,21 @@ class Plugin:
             yield
         except (HwsignerError, HwsignerWarning, KeyboardInterrupt):
             raise
-        except BaseException as error:  # SystemExit too: it would end a command without credentials as done.
-            found = [entry.dist for entry in entry_points(group=self._group, name=self._scheme) if entry.dist]
+        except BaseException as error:  # SystemExit too: it would end a command as done.
+            found = [entry.dist for entry in entry_points(group=self.group, name=self.name) if entry.dist]
             package = f" of the package {found[0].name} {found[0].version}" if found else ""
-            title = f"{self._module}{function and '.' + function}{package}, the backend for {self._scheme}: keys"
-            raise PluginError.of(title, error, self._module) from error
+            title = f"{self.module}{function and '.' + function}{package}, {self.role}"
+            raise PluginError.of(title, error, self.module) from error
 
-    def _items(self, name: str, items: Iterable[object], kind: type) -> Iterator[object]:
-        with self.blamed(name):
-            rest = iter(items)
+    def _items(self, name: str, items: Iterator[object], kind: type) -> Iterator[object]:
         while True:
             with self.blamed(name):
-                item = next(rest, None)
-                _check_type(item, kind | None)
+                item = next(items, None)
+                if not isinstance(item, kind | None):
+                    raise TypeError
             if item is None:
                 return
             yield item
-
-
-def _check_type(result: object, kind: type | UnionType) -> None:
-    if not isinstance(result, kind):
-        raise TypeError
 
 
 class PluginKey:
@@ -92,9 +87,7 @@ class PluginKey:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property

@@ -7,7 +7,6 @@ for tokens, and `management.py` those for a key's life. A backend need only open
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, Protocol, Self, TypeVar
 
 from hwsigner.errors import CertificateError, UnsupportedKeyError, UsageError
@@ -81,9 +80,7 @@ class Key(Protocol):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -183,8 +180,8 @@ def find_certificates(
         parsed = KeyURI(parsed.scheme, parsed.path)  # The query is for the key in the same file.
     problem = f"{parsed.name} can't name a certificate: {parsed.scheme}: URIs name keys"
     lack = problem, "Name a certificate file or a token's certificate with --certificate"
-    module = parsed.backend.module
-    find = capability(parsed, FindsCertificates.find_certificates, module, lack, allow_modules=allow_modules)
+    function, module = FindsCertificates.find_certificates, parsed.backend.module
+    find = capability(parsed, function, module, lack, returns=[FoundCertificate], allow_modules=allow_modules)
     found = list(find(parsed, PinSource.of(pin)))
     if not found:  # A backend from elsewhere may break its Protocol.
         raise CertificateError(f"{parsed.name} names no certificate")
@@ -197,6 +194,7 @@ def capability(
     module: str,
     lack: tuple[str, str],
     *,
+    returns: type | list[type] = object,
     allow_modules: bool,
 ) -> Callable[_Given, _Result]:
     """Return a function of a key's backend. The backend may refuse to load the library that the key URI names.
@@ -206,6 +204,7 @@ def capability(
         function: the function, as the Protocol of the capability has it: `FindsCertificates.find_certificates`.
         module: which of the backend's modules has it. It is imported.
         lack: the problem and the hint for a backend without it.
+        returns: the type of its result, or a list with that of each item. A plugin's result is checked.
         allow_modules: whether the URI may name any library to load, as in `open_key`.
 
     Raises:
@@ -217,9 +216,9 @@ def capability(
     found: Callable[_Given, _Result] | None = getattr(module and backend.load(module), function.__name__, None)
     if found is None:
         raise UsageError(*lack)
-    found = backend._guarded(uri.scheme, module, found, function)
+    found = backend._guarded(uri.scheme, module, found, name=function.__name__, returns=returns)
     name = ChecksModules.check_modules.__name__
     check = None if allow_modules else getattr(backend.load(backend.module), name, None)
     if check:
-        backend._guarded(uri.scheme, backend.module, check, ChecksModules.check_modules)(uri)
+        backend._guarded(uri.scheme, backend.module, check, name=name)(uri)
     return found

@@ -103,5 +103,6 @@ def list_tokens(
     """
     parsed = KeyURI.of(uri).resolved()
     lack = f"{parsed.scheme}: keys can't be listed", "Give a pkcs11: or tpm2: URI, or none"
-    list_named = capability(parsed, ListsTokens.list_tokens, parsed.backend.module, lack, allow_modules=allow_modules)
+    function, module = ListsTokens.list_tokens, parsed.backend.module
+    list_named = capability(parsed, function, module, lack, returns=[ListedToken], allow_modules=allow_modules)
     yield from list_named(parsed, PinSource.of(pin), log_in=log_in)

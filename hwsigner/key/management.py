@@ -229,7 +229,7 @@ def generate_key(
         PinError: a PIN is missing, wrong or locked. A wrong PIN is sent once.
     """
     parsed = KeyURI.of_new(uri)
-    make = _managing(MakesKeys.generate_key, parsed, "made", allow_modules=allow_modules)
+    make = _managing(MakesKeys.generate_key, KeyDescription, parsed, "made", allow_modules=allow_modules)
     return make(parsed, PinSource.of(pin), request or KeyRequest())
 
 
@@ -249,7 +249,7 @@ def describe_key(
         PinError: it is hidden behind a PIN that is missing, wrong or locked.
     """
     parsed = KeyURI.of(uri).resolved()
-    describe = _managing(DescribesKeys.describe_key, parsed, "described", allow_modules=allow_modules)
+    describe = _managing(DescribesKeys.describe_key, KeyDescription, parsed, "described", allow_modules=allow_modules)
     return describe(parsed, PinSource.of(pin))
 
 
@@ -280,7 +280,8 @@ def install_certificate(
     parsed = KeyURI.of(uri).resolved()
     if not _is_der(chain):
         raise UsageError("the chain is not of certificates in DER", "Pass a list of FoundCertificate with DER bytes")
-    install = _managing(InstallsCertificates.install_certificate, parsed, _CERTIFIED, allow_modules=allow_modules)
+    function = InstallsCertificates.install_certificate
+    install = _managing(function, InstalledCertificate, parsed, _CERTIFIED, allow_modules=allow_modules)
     return install(parsed, PinSource.of(pin), chain, nv_index=nv_index)
 
 
@@ -290,7 +291,8 @@ def require_place_for_certificate(uri: KeyURI, *, allow_modules: bool = False) -
     Raises:
         UsageError: it has none.
     """
-    _managing(InstallsCertificates.install_certificate, uri, _CERTIFIED, allow_modules=allow_modules)
+    function = InstallsCertificates.install_certificate
+    _managing(function, InstalledCertificate, uri, _CERTIFIED, allow_modules=allow_modules)
 
 
 def delete_key(
@@ -312,7 +314,7 @@ def delete_key(
         PinError: a PIN is missing, wrong or locked.
     """
     parsed = KeyURI.of(uri).resolved()
-    delete = _managing(DeletesKeys.delete_key, parsed, "deleted", allow_modules=allow_modules)
+    delete = _managing(DeletesKeys.delete_key, tuple, parsed, "deleted", allow_modules=allow_modules)
     return delete(parsed, PinSource.of(pin), confirm)
 
 
@@ -324,8 +326,8 @@ def _is_der(chain: object) -> bool:
 
 
 def _managing(
-    function: Callable[Concatenate[Any, _Given], _Result], uri: KeyURI, done: str, *, allow_modules: bool
+    function: Callable[Concatenate[Any, _Given], _Result], returns: type, uri: KeyURI, done: str, *, allow_modules: bool
 ) -> Callable[_Given, _Result]:
     """Return a function of the backend's management module, which is imported for it; see `capability`."""
     lack = f"{uri.scheme}: keys can't be {done} by hwsigner", "Use the tool that comes with them"
-    return capability(uri, function, uri.backend.management, lack, allow_modules=allow_modules)
+    return capability(uri, function, uri.backend.management, lack, returns=returns, allow_modules=allow_modules)

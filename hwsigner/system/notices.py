@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from types import TracebackType
+from typing import Any
 
 from hwsigner.errors import printable
 
@@ -116,16 +116,14 @@ class _Wait:
             self.show()
         _watch.begin(self)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: Any) -> None:
         _watch.end(self)
         if self.observer:
             with self._lock:  # The watch may be showing it: the None comes last.
                 self._is_over = True
                 if self.is_shown:
                     self.observer(None)
-        self._guard.__exit__(kind, error, trace)
+        self._guard.__exit__(*error)
 
     def show(self) -> None:
         """Show the notice, once."""

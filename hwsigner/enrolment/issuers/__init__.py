@@ -11,12 +11,11 @@ import binascii
 import importlib
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from hwsigner.errors import CertificateError, HwsignerError, HwsignerWarning, PluginError, UsageError, suggestion
+from hwsigner.errors import CertificateError, UsageError, suggestion
 from hwsigner.identity.certificate_request import CertificateRequest
 from hwsigner.key.management import KeyAccess
 
@@ -170,32 +169,24 @@ class _PluginIssuer:
     def __init__(self, name: str, settings: IssuerSettings) -> None:
         from importlib.metadata import entry_points
 
+        from hwsigner.backends.plugins import Plugin
+
         found = list(entry_points(group=ENTRY_POINTS, name=name))
         if not found:
             hint = suggestion(name, ISSUERS, f"Use {', '.join(ISSUERS)}, or install the package that adds it")
             raise UsageError(f"there is no issuer {name[:40]!r}", hint)
-        self._title = f"the issuer {name}, {found[0].value}"
-        self._module = found[0].module
-        with self._blamed():
+        self._plugin = Plugin(ENTRY_POINTS, name, found[0].module, f"the issuer {name}")
+        with self._plugin.blamed():
             opens: OpensIssuer = found[0].load()
             self._issuer = opens.open_issuer(settings)
 
     def issue(self, request: CertificateRequest) -> Issued | Pending:
-        with self._blamed():
+        with self._plugin.blamed():
             answer = self._issuer.issue(request)
             if isinstance(answer, Issued):
-                return Issued.from_der([bytes(memoryview(one)) for one in answer.certificates], self._title)
+                return Issued.from_der([bytes(memoryview(one)) for one in answer.certificates], self._plugin.role)
             if not isinstance(answer, Pending):
                 raise TypeError
             if not 0 <= answer.retry_after < math.inf:
                 raise ValueError
             return Pending(float(answer.retry_after))
-
-    @contextmanager
-    def _blamed(self) -> Iterator[None]:
-        try:
-            yield
-        except (HwsignerError, HwsignerWarning, KeyboardInterrupt):
-            raise
-        except BaseException as error:  # SystemExit too: it would end a command as done.
-            raise PluginError.of(self._title, error, self._module) from error

@@ -28,6 +28,7 @@ pytestmark = pytest.mark.slow  # pip installs the package.
 __all__ = ["call", "enrolment", "scene"]  # fixtures
 
 HERE = Path(__file__).parent
+PACKAGE = "hwsigner_folder_ca of the package hwsigner-folder-ca 1.0, the issuer folder-ca"
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +95,7 @@ class TestFailure:
 
         monkeypatch.setattr(module.FolderCA, "issue", fail)
         issuer = open_issuer("folder-ca", IssuerSettings(url="file:///none"))
-        with pytest.raises(PluginError, match=r"issuer folder-ca, hwsigner_folder_ca, failed: \w+ at test_f") as caught:
+        with pytest.raises(PluginError, match=rf"{PACKAGE}, failed: \w+ at test_f") as caught:
             issuer.issue(asked.request)
         assert "hunter2" not in str(caught.value)
         monkeypatch.setattr(module, "open_issuer", fail)
@@ -106,7 +107,7 @@ class TestFailure:
         self, module: ModuleType, asked: Requested, monkeypatch: pytest.MonkeyPatch, answer: Any
     ) -> None:
         monkeypatch.setattr(module.FolderCA, "issue", lambda *_: answer)
-        with pytest.raises(PluginError, match="the issuer folder-ca, hwsigner_folder_ca, failed: TypeError"):
+        with pytest.raises(PluginError, match=f"{PACKAGE}, failed: TypeError"):
             open_issuer("folder-ca", IssuerSettings(url="file:///none")).issue(asked.request)
 
     @pytest.mark.parametrize(
@@ -117,11 +118,11 @@ class TestFailure:
         self, module: ModuleType, asked: Requested, monkeypatch: pytest.MonkeyPatch, answer: Any
     ) -> None:
         monkeypatch.setattr(module.FolderCA, "issue", lambda *_: answer)
-        with pytest.raises(HwsignerError, match="the issuer folder-ca, hwsigner_folder_ca"):
+        with pytest.raises(HwsignerError, match="the issuer folder-ca"):
             open_issuer("folder-ca", IssuerSettings(url="file:///none")).issue(asked.request)
 
     def test_package_that_can_not_be_imported_is_named(
         self, module: ModuleType, monkeypatch: pytest.MonkeyPatch, enrolment: Enrolment
     ) -> None:
         monkeypatch.setitem(sys.modules, "hwsigner_folder_ca", None)
-        refused(enrolment.run("--issuer=folder-ca"), 1, "the issuer folder-ca, hwsigner_folder_ca, failed: Module")
+        refused(enrolment.run("--issuer=folder-ca"), 1, f"{PACKAGE}, failed: Module")
