@@ -261,7 +261,7 @@ class AgentProfile:
     def _make_provider(self) -> BackgroundProvider:
         try:
             service = settings.service_for_daemon(self._settings, self._shared.environ)
-            self._settings.prompts = [self._pins.prompt]
+            self._settings.prompts = lambda _: [self._pins.prompt]
             provider = Provider._from_settings(self._settings, service, self._pins)
         except (HwsignerError, HwsignerWarning) as error:
             self._unopened = without_frames(error)

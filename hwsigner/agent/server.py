@@ -91,8 +91,8 @@ class AgentServer:
     def run(self, notifier: Notifier, waiting: Iterable[tuple[socket.socket, int]] = ()) -> bool:
         """Serve until `stop`, and then until waiting clients are answered, DRAIN_LIMIT has passed, or `end`.
 
-        Clients that were accepted before wait, each with its uid. Returns whether all keys are closed. If one hangs, so
-        does its thread, and the interpreter would wait for it.
+        `waiting` are clients that were accepted before, each with its uid. The result is whether all keys are closed:
+        if one hangs, so does its thread, and the interpreter would wait for it.
         """
         self._notifier = notifier
         self._acceptor.open()

@@ -82,7 +82,8 @@ def _command(arguments: Arguments, address: Address) -> None:
             raise UsageError(f"--{flag.name} is for an agent that is started", f"Leave it out of agent {action}")
     if arguments.json and action != "status":
         raise UsageError(f"agent {action} has no JSON output", "Leave out --output json, which is for agent status")
-    answer = command(address, request, PinSource(prompts=arguments.settings.prompts).prompt)
+    values = arguments.settings
+    answer = command(address, request, PinSource(prompts=values.prompts(values.pinentry)).prompt)
     rows = [line.split("\t") for line in answer.splitlines()]
     text = _status_json(answer) if arguments.json else "\n".join("\t".join(map(printable, row)) for row in rows)
     if action == "status":

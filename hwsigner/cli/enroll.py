@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hwsigner.cli.keygen import NEW_KEY, key_request
 from hwsigner.cli.parser import Arguments, CommandModule, Parser
-from hwsigner.cli.process import print_outcome, print_rows, prompts
+from hwsigner.cli.process import print_outcome, print_rows
 from hwsigner.config.flags import ISSUER, KEY, NAMES, OUTPUT, PLACE, PROOF, SESSION, Flag, switch
 from hwsigner.enrolment.initial import Enrolled, Enrolment, enroll
 from hwsigner.errors import UsageError
@@ -42,7 +42,7 @@ def run(arguments: Arguments) -> int:
     name = arguments.name
     command = "" if arguments.no_aws_config or arguments.system else _command(name)
     asked = Enrolment(name, arguments.settings, key_request(arguments), system=arguments.system, command=command)
-    enrolled = enroll(asked, prompts)
+    enrolled = enroll(asked)
     following = _next(arguments, enrolled.missing)
     if arguments.json:
         print_outcome(f"{name} is enrolled", json.dumps({**_data(name, enrolled), "next": following}, indent=2))

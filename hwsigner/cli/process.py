@@ -52,7 +52,7 @@ def report_to(log: Callable[[str], None] | None) -> None:
 
 def let_ask(values: Settings) -> None:
     """Let what is done with settings ask the user for PINs, and report its trace if `--debug` is given."""
-    values.prompts = prompts(values.pinentry)
+    values.prompts = prompts
     values.trace = _trace if values.debug else None
 
 

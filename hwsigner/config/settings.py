@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hwsigner.identity import IdentitySource
     from hwsigner.identity.certificate import Certificate
 
+Prompts = Callable[[str | None], Sequence[AskPin]]
 _SESSION_NAME = r"[\w+=,.@-]{2,64}"
 _MAX_INSTANCE_PROPERTIES = 50
 
@@ -34,8 +35,9 @@ class Settings:
     """
 
     profile_name: str | None = None  # The profile, if it names the key: it may have a stored PIN.
-    # Of a command line alone: what asks the user for a PIN that no other place gives, and what takes a trace's lines.
-    prompts: Sequence[AskPin] = ()
+    # Of a command line alone: returns what asks the user for a PIN that no other place gives, for a `pinentry`; and
+    # what takes a trace's lines.
+    prompts: Prompts = staticmethod(lambda _: ())
     trace: Callable[[str], None] | None = None
 
     certificate: str | None = None
@@ -210,7 +212,7 @@ def pin_source(values: Settings, uri: KeyURI, ask: AskPin | None = None) -> PinS
     return PinSource(
         password,
         ask,
-        prompts=values.prompts,
+        prompts=values.prompts(values.pinentry),
         allow_commands=True,  # The URI is from a command line or a profile.
         reuse=values.reuse_pin,
         allow_final_try=values.allow_final_pin_try,

@@ -143,8 +143,8 @@ def _of_profile(state: ProfileState, checks: Checks) -> list[Finding]:
     if checks.online and grave <= _BY_CLOCK:  # A PIN or a session is not spent on what can't succeed.
         from hwsigner.doctor import service
 
-        prompts = checks.prompts(state.settings.pinentry)
-        _run(findings, "the session", service.check_online, state, prompts, clock_only=bool(grave))
+        state.settings.prompts = checks.prompts
+        _run(findings, "the session", service.check_online, state, clock_only=bool(grave))
     return findings
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,6 @@ from hwsigner.http.transport import get, parse_date
 
 if TYPE_CHECKING:
     from hwsigner.doctor.profile_checks import ProfileState
-    from hwsigner.pins import AskPin
 
 _TOLERANCE = 60  # Seconds. The service takes five minutes; a clock that is off by one will be off by five.
 # In this order: the first class that fits names the mistake.
@@ -41,7 +40,7 @@ _MISTAKES: tuple[tuple[type[HwsignerError], Mistake], ...] = (
 )
 
 
-def check_online(state: ProfileState, prompts: Sequence[AskPin], *, clock_only: bool) -> Iterator[Finding]:
+def check_online(state: ProfileState, *, clock_only: bool) -> Iterator[Finding]:
     """Compare the clock with the service's. Then open the key, with its PIN, and ask for a session; yield what fails.
 
     The credentials are not kept.
@@ -51,7 +50,7 @@ def check_online(state: ProfileState, prompts: Sequence[AskPin], *, clock_only: 
         try:
             yield from _check_clock(state)
             if not clock_only:
-                _create_session(state, prompts)
+                _create_session(state)
         except HwsignerError as error:
             mistake = next((mistake for kind, mistake in _MISTAKES if isinstance(error, kind)), local.SESSION_REFUSED)
             yield mistake.found_by(error)
@@ -70,10 +69,9 @@ def _check_clock(state: ProfileState) -> Iterator[Finding]:
         yield local.CLOCK_WRONG.found(f"the clock is {clock_difference(off)} the service's")
 
 
-def _create_session(state: ProfileState, prompts: Sequence[AskPin]) -> None:
+def _create_session(state: ProfileState) -> None:
     from hwsigner.identity import open_identity
 
-    state.settings.prompts = prompts
     source = settings.identity_source(state.settings)
     with open_identity(source) as identity:
         service = settings.service(state.settings, state.environ)

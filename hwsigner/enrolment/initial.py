@@ -13,7 +13,6 @@ from hwsigner.config.flags import ARNS
 from hwsigner.config.profiles import Profile, add_profile, change_profile, check_name, file_of_new, profiles
 from hwsigner.config.settings import Settings
 from hwsigner.enrolment.profile import (
-    Prompts,
     issuer_of,
     kept_values,
     key_to_certify,
@@ -78,12 +77,11 @@ class Enrolled:
         return (*self.key.notes, *(self.installed.notes if self.installed else ()))
 
 
-def enroll(asked: Enrolment, prompts: Prompts = lambda _: ()) -> Enrolled:
+def enroll(asked: Enrolment) -> Enrolled:
     """Make what is missing of a key, its certificate, its profile and the line for the SDKs.
 
     Args:
         asked: what to bring about.
-        prompts: returns what asks the user for a PIN that no other place gives.
 
     Raises:
         UsageError: a name, an ARN or another setting is missing or invalid.
@@ -109,7 +107,7 @@ def enroll(asked: Enrolment, prompts: Prompts = lambda _: ()) -> Enrolled:
         kept = kept_values(asked.given)
         if "issuer-command" in kept and "issuer" not in kept and values.issuer:
             values.issuer = kept["issuer"] = "command"  # Not the issuer that the profile had.
-        target = key_to_certify(values, asked.new_key, prompts)
+        target = key_to_certify(values, asked.new_key)
         issuer = issuer_of(values, target.access)
         if found is None:
             add_profile(name, kept, environ, system=asked.system)  # If this run does not end, the next needs no flags.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,12 +19,11 @@ from hwsigner.identity.certificate import Chain, load
 from hwsigner.identity.certificate_request import check_names
 from hwsigner.key import find_certificates
 from hwsigner.key.management import InstalledCertificate, KeyAccess, KeyRequest
-from hwsigner.pins import AskPin, PinSource
+from hwsigner.pins import PinSource
 from hwsigner.pins.sources import read_pin_source
 from hwsigner.system.files import LOCK_TIMEOUT, lock_within
 from hwsigner.uri import KeyURI
 
-Prompts = Callable[[str | None], Sequence[AskPin]]
 # Of the flags, what a profile keeps. A PIN is not among them: its place may be, in the key URI.
 _PASSING = ("debug", "strict", "accept-new-srk", "allow-final-pin-try", "overwrite")
 _KEPT = {flag.name: flag for flag in (*IDENTITY, *SESSION, *ENROLMENT) if not flag.secret and flag.name not in _PASSING}
@@ -104,13 +103,12 @@ def kept_values(given: Settings) -> dict[str, Any]:
     return kept
 
 
-def key_to_certify(values: Settings, new_key: KeyRequest, prompts: Prompts) -> KeyToCertify:
+def key_to_certify(values: Settings, new_key: KeyRequest) -> KeyToCertify:
     """Return the key and the names that the settings ask for.
 
     Args:
         values: the settings.
         new_key: what the key must be like if it is to be made.
-        prompts: returns what asks the user for a PIN, for the setting `pinentry`.
 
     Raises:
         UsageError: no key or no subject is named, or a name is invalid.
@@ -124,7 +122,6 @@ def key_to_certify(values: Settings, new_key: KeyRequest, prompts: Prompts) -> K
         raise UsageError("no subject was given", "Add --subject CN=bamboo-01")
     check_names(values.subject, dns_names=values.dns, uris=values.uri)
     KeyURI.of_new(values.private_key)
-    values.prompts = prompts(values.pinentry)
     uri = settings.argument_uri(values, values.private_key)
     secret_place(uri.text("pin-source") or "")
     pins = settings.pin_source(values, uri)

@@ -18,9 +18,8 @@ from cryptography import x509
 
 from hwsigner.aws.create_session import create_session
 from hwsigner.config.profiles import Profile, change_profile, check_name, file_of_new, in_full, profile
-from hwsigner.config.settings import Settings, service_for_daemon, session_request
+from hwsigner.config.settings import Prompts, Settings, service_for_daemon, session_request
 from hwsigner.enrolment.profile import (
-    Prompts,
     issuer_of,
     key_to_certify,
     profile_lock,
@@ -65,7 +64,7 @@ class Renewed:
 
 
 def renew(
-    name: str, *, if_due: bool = False, new_key: str | None = None, prompts: Prompts = lambda _: ()
+    name: str, *, if_due: bool = False, new_key: str | None = None, prompts: Prompts = Settings.prompts
 ) -> Renewed | None:
     """Renew the certificate of a profile; return None if it is too early, or too soon after a failure.
 
@@ -120,13 +119,14 @@ def _current(found: Profile) -> Certificate:
 def _renew(found: Profile, old: Certificate, new_key: str | None, prompts: Prompts) -> Renewed:
     """Have a certificate issued, try it and put it in place."""
     given = Settings()
+    given.prompts = prompts
     if new_key:
         given.private_key = new_key
     values = settings_of(found, given)
     if not values.subject:  # It was not enrolled, but set up by hand.
         values.subject = old.subject
         values.dns, values.uri = _alternative_names(old)
-    target = key_to_certify(values, KeyRequest(), prompts)
+    target = key_to_certify(values, KeyRequest())
     issuer = issuer_of(values, target.access)
     if new_key:
         ensure_key(target)

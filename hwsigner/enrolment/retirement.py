@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 
 from hwsigner.config import settings
 from hwsigner.config.profiles import Profile, profiles, remove_profile
-from hwsigner.config.settings import Settings, of_profile
-from hwsigner.enrolment.profile import Prompts
+from hwsigner.config.settings import Prompts, Settings, of_profile
 from hwsigner.errors import HwsignerError, KeyNotFoundError, SigningKeyError, UsageError
 from hwsigner.key.management import KeyAccess, delete_key
 from hwsigner.uri import KeyURI
@@ -55,7 +54,7 @@ class Retirement:
 def plan_retirement(
     found: Profile,
     plan_revocation: Callable[[Settings, bool], Retirement],
-    prompts: Prompts = lambda _: (),
+    prompts: Prompts = Settings.prompts,
     *,
     keep_key: bool = False,
 ) -> Retirement:
@@ -80,7 +79,7 @@ def plan_retirement(
     if not place:
         first = "" if own.cert_selector is None else "hwsigner delete KEY-URI, then "  # The key is on a token.
         raise UsageError(f"profile {found.name!r} names no key", f"Run {first}hwsigner profile remove {found.name}")
-    own.prompts = prompts(own.pinentry)
+    own.prompts = prompts
     uri = settings.argument_uri(own, place)
     pins = settings.pin_source(own, uri)
     delete = None if keep_key else _plan_deletion(plan, KeyAccess(uri, pins, allow_modules=True))
