@@ -93,7 +93,9 @@ class Backend(NamedTuple):
         """Return a key that it opened, such that the key's failures are those of `_guarded`."""
         if self.module.startswith(_OUR_OWN):
             return key
-        return cast(_Key, self._plugin(scheme, self.module).guarded_key(key))
+        from hwsigner.backends.plugins import PluginKey
+
+        return cast(_Key, PluginKey(self._plugin(scheme, self.module), key))
 
     def _plugin(self, scheme: str, module: str) -> Plugin:
         from hwsigner.backends.plugins import Plugin

@@ -46,10 +46,6 @@ class Plugin(NamedTuple):
 
         return call
 
-    def guarded_key(self, key: object) -> PluginKey:
-        """Return a key, such that its failures are PluginErrors."""
-        return PluginKey(self, key)
-
     @contextmanager
     def blamed(self, function: str = "") -> Iterator[None]:
         """Raise a failure in the body of the `with` statement as a PluginError. The function is named, if any."""

@@ -31,17 +31,12 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: Arguments) -> int:
     """Ask on the terminal, delete the key, and print what is gone."""
     uri = settings.argument_uri(arguments.settings, arguments.key)
-    gone = delete_key(
-        uri, _agree if arguments.yes else _ask, settings.pin_source(arguments.settings, uri), allow_modules=True
-    )
+    pins = settings.pin_source(arguments.settings, uri)
+    gone = delete_key(uri, (lambda _: None) if arguments.yes else _ask, pins, allow_modules=True)
     lines = "\n".join(printable(f"deleted {line}") for line in gone)
     text = json.dumps({"deleted": list(gone)}, indent=2) if arguments.json else lines
     print_outcome(f"{gone[0]} was deleted", text)
     return 0
-
-
-def _agree(_: Sequence[str]) -> None:
-    """Keep nothing: `--yes` has answered."""
 
 
 def _ask(doomed: Sequence[str]) -> None:

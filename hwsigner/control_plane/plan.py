@@ -65,9 +65,10 @@ def plan(existing: Existing, setup: Setup) -> list[Step]:
     """
     anchor_arn = existing.anchor.arn if existing.anchor else NEW_ANCHOR
     role_arn = existing.role.arn if existing.role else ""
+    duration = setup.duration or (existing.profile.duration if existing.profile else DEFAULT_DURATION)
     return [
         *_of_anchor(existing.anchor, setup),
-        *_of_role(existing.role, setup, anchor_arn, _duration(existing.profile, setup)),
+        *_of_role(existing.role, setup, anchor_arn, duration),
         *_of_profile(existing.profile, setup, role_arn),
     ]
 
@@ -101,10 +102,6 @@ def described(existing: Existing, setup: Setup, steps: Sequence[Step]) -> list[s
     if any(step.lines for step in steps):
         lines += [f"This {each}" for each in what_it_lets_in(setup.tags, "the trust anchor")]
     return [*lines, *(f"Note: {each}" for each in notes(existing, setup))]
-
-
-def _duration(profile: RolesAnywhereProfile | None, setup: Setup) -> int:
-    return setup.duration or (profile.duration if profile else DEFAULT_DURATION)
 
 
 def _of_anchor(anchor: TrustAnchor | None, setup: Setup) -> Iterator[Step]:

@@ -6,7 +6,6 @@ import os
 import stat
 import warnings
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from cryptography.hazmat.primitives import hashes
@@ -231,11 +230,13 @@ def _usable(path: str, loaded: LoadedKey) -> FileKey:
         exponent = loaded.public_key().public_numbers().e
         if not is_rsa_exponent(exponent):
             raise UnsupportedKeyError(f"{path} has an RSA key with the public exponent {exponent}", EXPONENT_HINT)
-        return FileKey(path, RSA, _spki(loaded), partial(_sign_rsa, loaded))
+        return FileKey(
+            path, RSA, _spki(loaded), lambda message, name: loaded.sign(message, padding.PKCS1v15(), _HASHES[name])
+        )
     if isinstance(loaded, ec.EllipticCurvePrivateKey):
         if loaded.curve.name not in _CURVES:
             raise UnsupportedKeyError(f"{path} has an EC key on the curve {loaded.curve.name}", SUPPORTED)
-        return FileKey(path, ECDSA, _spki(loaded), partial(_sign_ecdsa, loaded))
+        return FileKey(path, ECDSA, _spki(loaded), lambda message, name: loaded.sign(message, ec.ECDSA(_HASHES[name])))
     if isinstance(loaded, mldsa.MLDSA44PrivateKey | mldsa.MLDSA65PrivateKey | mldsa.MLDSA87PrivateKey):
         return FileKey(path, MLDSA, _spki(loaded), lambda message, _: loaded.sign(message))
     from hwsigner.backends.file.libcrypto import EvpKey
@@ -248,14 +249,6 @@ def _usable(path: str, loaded: LoadedKey) -> FileKey:
 
 def _spki(key: PrivateKeyTypes) -> bytes:
     return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-
-
-def _sign_rsa(key: rsa.RSAPrivateKey, message: bytes, hash: HashName) -> bytes:
-    return key.sign(message, padding.PKCS1v15(), _HASHES[hash])
-
-
-def _sign_ecdsa(key: ec.EllipticCurvePrivateKey, message: bytes, hash: HashName) -> bytes:
-    return key.sign(message, ec.ECDSA(_HASHES[hash]))
 
 
 if TYPE_CHECKING:

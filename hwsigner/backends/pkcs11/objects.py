@@ -205,7 +205,7 @@ def find_keys(session: PKCS11Session, kind: int, uri: KeyURI) -> list[KeyObject]
 
 def find_certificates(session: PKCS11Session, uri: KeyURI) -> list[CertificateObject]:
     """Return the certificates that a URI names by `object` and `id`, but not those that the token has as a URL."""
-    return _named(uri, partial(_read_certificates, session))
+    return _named(uri, lambda found: _certificates_at(session, session.find(ObjectClass.CERTIFICATE, found)))
 
 
 def _named(uri: KeyURI, read: Callable[[_Template], list[Found]]) -> list[Found]:
@@ -265,10 +265,6 @@ def read_key(session: PKCS11Session, kind: int, handle: int) -> KeyObject | None
         bits=int.from_bytes(values.get(Attribute.MODULUS, b"")).bit_length(),
         public_key=_spki(values),
     )
-
-
-def _read_certificates(session: PKCS11Session, template: _Template) -> list[CertificateObject]:
-    return _certificates_at(session, session.find(ObjectClass.CERTIFICATE, template))
 
 
 def _certificates_at(session: PKCS11Session, handles: Iterable[int]) -> list[CertificateObject]:

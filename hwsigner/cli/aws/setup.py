@@ -65,7 +65,8 @@ def run(arguments: Arguments) -> int:
     name = arguments.profile or setup.role
     check_name(name)
     known = profiles(os.environ)  # A config.toml that can't be read is an error before anything is changed.
-    clients = service_clients(arguments, region=_region(arguments))
+    given = arguments.settings.trust_anchor_arn or arguments.settings.profile_arn
+    clients = service_clients(arguments, region=given.split(":")[3] if given else None)
     existing = read(clients, setup)
     steps = plan(existing, setup)
     changes = _changes(name, known[name].values if name in known else {}, {**existing.arns, **identity})
@@ -128,11 +129,6 @@ def _setup(arguments: Arguments) -> Setup:
         trust_anchor_arn=settings.trust_anchor_arn or "",
         profile_arn=settings.profile_arn or "",
     )
-
-
-def _region(arguments: Arguments) -> str | None:
-    given = arguments.settings.trust_anchor_arn or arguments.settings.profile_arn
-    return given.split(":")[3] if given else None
 
 
 def _identity(arguments: Arguments) -> dict[str, str | None]:

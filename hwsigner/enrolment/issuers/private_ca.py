@@ -85,7 +85,8 @@ class PrivateCA:
             SigningAlgorithm=authority["CertificateAuthorityConfiguration"]["SigningAlgorithm"],
             TemplateArn=self.template,
             Validity={"Value": days, "Type": "DAYS"},
-            IdempotencyToken=_token(request),
+            # Of what is signed, as a new signature is another one for most keys.
+            IdempotencyToken=hashlib.sha256(request.x509.tbs_certrequest_bytes).hexdigest()[:36],
         )["CertificateArn"]
         pause = _FIRST_PAUSE
         while (pem := self._certificate(arn)) is None:
@@ -104,8 +105,3 @@ class PrivateCA:
                 return None
             raise
         return f"{found['Certificate']}\n{found.get('CertificateChain', '')}"
-
-
-def _token(request: CertificateRequest) -> str:
-    """Return the token of idempotency: of what is signed, as a new signature is another one for most keys."""
-    return hashlib.sha256(request.x509.tbs_certrequest_bytes).hexdigest()[:36]
