@@ -84,7 +84,7 @@ class PluginError(HwsignerError):
         """Return the error that names a plugin, and where it failed. What the failure says could be a secret.
 
         Args:
-            plugin: what failed, such as `the issuer acme, hwsigner_acme`.
+            plugin: what failed, such as `hwsigner_acme of the package acme 1.0, the issuer acme`.
             error: the failure.
             package: the plugin's module, whose last line in the traceback is named.
         """

@@ -89,7 +89,7 @@ def plan_revocation(
         HwsignerWarning: the next list has 80 % of the largest size, or another list can't be read.
     """
     check_signer(ca)
-    if not any(_is_same_ca(ca, one) for one in anchor.bundle or ()):
+    if (ca.x509.subject, ca.public_key()) not in [(one.x509.subject, one.public_key()) for one in anchor.bundle or ()]:
         held = subjects(anchor.bundle or ()) or "no certificates"
         problem = f"the CA {ca.subject} of {ca.source} is not in trust anchor {anchor.name!r}, which has {held}"
         raise CertificateError(problem, "Give the certificate of the CA that the trust anchor has")
@@ -184,10 +184,6 @@ def _list_of(lists: Iterable[ImportedList], ca: Certificate) -> ImportedList | N
             raise CertificateError(f"{one.contents.source} is of {ca.subject}, but its key did not sign it", hint)
         own.append(one)
     return max(own, key=lambda one: one.contents.number or 0, default=None)
-
-
-def _is_same_ca(one: Certificate, other: Certificate) -> bool:
-    return one.x509.subject == other.x509.subject and one.public_key() == other.public_key()
 
 
 def _check_size(size: int) -> None:

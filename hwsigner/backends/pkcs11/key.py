@@ -79,7 +79,8 @@ class PKCS11Key(Key):
     def public_key(self) -> bytes | None:
         """Return the DER SubjectPublicKeyInfo, from the key itself, its public key object or its certificate."""
         if self._public_key is None:
-            self._public_key = self._use("can't show the public key", self._find_public_key)
+            problem = "can't show the public key"
+            self._public_key = self._use(problem, lambda session: public_keys_of(session, [self._key])[0])
         return self._public_key
 
     def sign(self, message: bytes, hash: HashName = "sha256") -> bytes:
@@ -134,9 +135,6 @@ class PKCS11Key(Key):
             self._generation = self._token.generation
             session = self._token.current_session()
         return session
-
-    def _find_public_key(self, session: PKCS11Session) -> bytes | None:
-        return public_keys_of(session, [self._key])[0]
 
     def _sign(self, session: PKCS11Session, message: bytes, hash: HashName) -> bytes:
         method = self._methods.get(hash) or self._methods.setdefault(hash, self._method(hash))
