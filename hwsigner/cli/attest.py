@@ -80,9 +80,8 @@ def _statement(arguments: Arguments, uri: KeyURI, pins: PinSource) -> Document:
     statement = attestation.make_statement(uri, pins, csr=csr, certificates=certificates, allow_modules=True)
     if statement.format == "tpm2" and not statement.blobs("ekCertificates"):
         problem = "the TPM holds no certificate of its endorsement key, and verify-attestation needs one"
-        warnings.warn(
-            HwsignerWarning(problem, "Get it from the TPM's vendor; --vendor-certificates adds it"), stacklevel=2
-        )
+        hint = "Get it from the TPM's vendor; --vendor-certificates adds it"
+        warnings.warn(HwsignerWarning(problem, hint), stacklevel=2)
     return statement
 
 

@@ -133,9 +133,8 @@ def check_uri(uri: KeyURI) -> None:
     vendor = [name for name in (*uri.path, *uri.query) if _is_vendors(name)]
     uri.require_known(_PATH.union(vendor), _QUERY.union(vendor))
     for name in vendor:
-        warnings.warn(
-            HwsignerWarning(f"{name!r} of {uri.name} is ignored", "Leave it out, or correct it"), stacklevel=3
-        )
+        problem = f"{name!r} of {uri.name} is ignored"
+        warnings.warn(HwsignerWarning(problem, "Leave it out, or correct it"), stacklevel=3)
     if not uri.path.get("slot-id", b"0").isdigit():
         raise UsageError(f"{uri.name} has a slot-id that is not a number", "Write slot-id=0, or name the token")
     if uri.path.get("type", b"private") not in _TYPES:

@@ -8,15 +8,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, TypeVar
 
-from hwsigner.backends.pkcs11 import module
+from hwsigner.backends.pkcs11 import errors, module
 from hwsigner.backends.pkcs11.der import encode_ecdsa_signature
-from hwsigner.backends.pkcs11.errors import (
-    DEVICE_ERROR,
-    FUNCTION_CANCELED,
-    USER_NOT_LOGGED_IN,
-    PKCS11Error,
-    SessionLostError,
-)
 from hwsigner.backends.pkcs11.functions import KeyType, PKCS11Session
 from hwsigner.backends.pkcs11.objects import ALGORITHMS, ORDER_BYTES, KeyObject
 from hwsigner.backends.pkcs11.pairing import public_keys_of
@@ -115,12 +108,12 @@ class PKCS11Key(Key):
             try:
                 try:
                     return call(self._session(), *arguments)
-                except SessionLostError:
+                except errors.SessionLostError:
                     token.drop_session()
                     if self._key.always_authenticate:
                         raise
                     return call(self._session(), *arguments)
-            except PKCS11Error as error:
+            except errors.PKCS11Error as error:
                 # The failed operation may still be active in the session, and there is no way to cancel it.
                 token.drop_session()
                 raise token.failure(action, error) from error
@@ -148,18 +141,18 @@ class PKCS11Key(Key):
         try:
             with notices.waiting(self._notice), quiet():
                 signature = session.complete_signature(data)
-        except PKCS11Error as error:
+        except errors.PKCS11Error as error:
             # YubiKeys answer CKR_USER_NOT_LOGGED_IN, too. If a login has ended, the answer comes at once.
             has_waited = time.monotonic() - since > notices.PATIENCE_SECONDS
-            if has_waited and error.code in (FUNCTION_CANCELED, USER_NOT_LOGGED_IN):
+            if has_waited and error.code in (errors.FUNCTION_CANCELED, errors.USER_NOT_LOGGED_IN):
                 self._token.drop_session()
                 hint = "Retry, and touch it when it blinks"
                 raise SigningKeyError(f"{self._token.name} was not touched in time", hint) from error
             # libykcs11 2.2 answers so if the card was away meanwhile. It may mean anything in another module, where a
             # new session does no harm: its login sends the PIN that was right, and is not repeated if that fails. A
             # lasting fault costs one more signature, and is raised then.
-            if not has_waited and error.code == DEVICE_ERROR:
-                raise SessionLostError(error.code) from error
+            if not has_waited and error.code == errors.DEVICE_ERROR:
+                raise errors.SessionLostError(error.code) from error
             raise
         return method.finish(signature)
 

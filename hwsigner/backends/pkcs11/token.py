@@ -5,15 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 
-from hwsigner.backends.pkcs11.errors import (
-    ARGUMENTS_BAD,
-    PIN_INCORRECT,
-    PIN_LEN_RANGE,
-    PIN_LOCKED,
-    USER_ALREADY_LOGGED_IN,
-    PinRefusedError,
-    PKCS11Error,
-)
+from hwsigner.backends.pkcs11 import errors
 from hwsigner.backends.pkcs11.functions import PKCS11Session, TokenFlag, TokenInfo
 from hwsigner.backends.pkcs11.module import Module, TokenSession, registry_lock
 from hwsigner.backends.pkcs11.pins import (
@@ -155,7 +147,7 @@ class OpenToken(TokenSession):
                         begin()
                     begun = True
                     self._send(session, found, for_signature=True)
-            except PinRefusedError as error:
+            except errors.PinRefusedError as error:
                 if pins.reuse:  # What was right at the login is wrong now.
                     for source in (pins, self._pins):
                         source.forget(self._request)
@@ -180,7 +172,7 @@ class OpenToken(TokenSession):
             SigningKeyError: the tokens can't be listed.
         """
         found: TokenInfo | None = None
-        with suppress(PKCS11Error):
+        with suppress(errors.PKCS11Error):
             found = self.module.functions.token(self.info.slot)
         if found is None or found.identity != self.info.identity:
             there = next((one for one in self.module.tokens() if one.identity == self.info.identity), None)
@@ -191,9 +183,9 @@ class OpenToken(TokenSession):
         self.info = found
         return found
 
-    def error(self, action: str, error: PKCS11Error) -> SigningKeyError:
+    def error(self, action: str, error: errors.PKCS11Error) -> SigningKeyError:
         """Return what to raise for an error of the token; if its PIN is wrong, with the token's warning about it."""
-        if error.code == PIN_INCORRECT:
+        if error.code == errors.PIN_INCORRECT:
             with suppress(SigningKeyError):
                 self.refresh()
             may_ask_again = has_tries_left(self.info)
@@ -202,12 +194,12 @@ class OpenToken(TokenSession):
             wrong = WrongPinError(message, "hwsigner does not send it again: check the PIN, then retry")
             wrong.may_ask_again = may_ask_again
             return wrong
-        if error.code == PIN_LOCKED:
+        if error.code == errors.PIN_LOCKED:
             return locked(self.info)
         kind = PinError if "PIN" in error.name else TokenRemovedError if error.is_removal else SigningKeyError
         return kind(f"{self.name} {action}: {error}", error.hint)
 
-    def failure(self, action: str, error: PKCS11Error) -> SigningKeyError:
+    def failure(self, action: str, error: errors.PKCS11Error) -> SigningKeyError:
         """Return what to raise for an operation that failed: a TokenRemovedError if the token is not there now."""
         failed = self.error(action, error)
         if type(failed) is SigningKeyError:
@@ -239,7 +231,7 @@ class OpenToken(TokenSession):
             self.refresh()
             try:
                 return self.module.functions.open_session(self.info.slot)
-            except PKCS11Error as error:
+            except errors.PKCS11Error as error:
                 raise self.error("can't be opened", error) from error
 
         self.session = self.module.retry(open_session)
@@ -251,9 +243,9 @@ class OpenToken(TokenSession):
         if session is not None:
             # The token may be gone, and the session with it. A login that another part of the process made stays.
             if self._logged_in and self._owns_login:
-                with suppress(PKCS11Error):
+                with suppress(errors.PKCS11Error):
                     session.log_out()
-            with suppress(PKCS11Error):
+            with suppress(errors.PKCS11Error):
                 session.close()
 
     def _recognise(self, session: PKCS11Session) -> None:
@@ -302,8 +294,8 @@ class OpenToken(TokenSession):
             with only_try(self.module, self.info, found, self._pins):
                 self._send(self.current_session(), found)
             forget_refusals(self.info)
-        except PKCS11Error as error:
-            if error.code != USER_ALREADY_LOGGED_IN:
+        except errors.PKCS11Error as error:
+            if error.code != errors.USER_ALREADY_LOGGED_IN:
                 raise self._refused(error) from error
             # Another part of the program has logged in, and its login counts for all sessions.
             found, is_own = None, False
@@ -314,10 +306,10 @@ class OpenToken(TokenSession):
         if found is not None:
             self._pins.remember(self._request, found.pin)
 
-    def _refused(self, error: PKCS11Error) -> SigningKeyError:
+    def _refused(self, error: errors.PKCS11Error) -> SigningKeyError:
         """Log out, and return the error of a failed login. The token may have counted an attempt for any error."""
         # libykcs11 answers CKR_ARGUMENTS_BAD to a PIN that is too long or too short.
-        shown = PKCS11Error(PIN_LEN_RANGE) if error.code == ARGUMENTS_BAD else error
+        shown = errors.PKCS11Error(errors.PIN_LEN_RANGE) if error.code == errors.ARGUMENTS_BAD else error
         self._refusal = self.error("did not accept the login", shown)
         if isinstance(self._refusal, PinError):
             self._pins.forget(self._request)

@@ -37,16 +37,7 @@ from tpm2_pytss import (
     TSS2_Exception,
 )
 
-from hwsigner.backends.tpm2.errors import (
-    BAD_TR,
-    INITIALIZE,
-    OBJECT_MEMORY,
-    code,
-    is_answer,
-    is_lost,
-    is_not_now,
-    unavailable,
-)
+from hwsigner.backends.tpm2 import errors
 from hwsigner.backends.tpm2.srk import TrustedSRK, storage_root_key
 from hwsigner.errors import PinLockedError
 
@@ -166,7 +157,7 @@ class TPM:
         try:
             yield self._loaded[owner]
         except TSS2_Exception as error:
-            if is_lost(error):
+            if errors.is_lost(error):
                 with suppress(TSS2_Exception):
                     self.esys.tr_close(self._loaded.pop(owner))
             raise
@@ -238,7 +229,7 @@ class TPM:
         if error is not None or not self._is_managed:
             while self._sessions:
                 self._flush(self._sessions.popitem()[1])
-        return not self._unflushed and (not isinstance(error, TSS2_Exception) or is_answer(error))
+        return not self._unflushed and (not isinstance(error, TSS2_Exception) or errors.is_answer(error))
 
     def flush_left(self) -> None:
         """Flush what an earlier context could not. By handle: ESYS gets no hold of a hash sequence.
@@ -255,7 +246,7 @@ class TPM:
         try:
             self.esys.flush_context(handle)
         except TSS2_Exception as error:
-            if code(error) != BAD_TR:  # Otherwise a command, such as SequenceComplete, has flushed it.
+            if errors.code(error) != errors.BAD_TR:  # Otherwise a command, such as SequenceComplete, has flushed it.
                 self._unflushed.add(int(self.esys.tr_get_tpm_handle(handle)))
 
     def _restored(self, owner: object) -> ESYS_TR | None:
@@ -265,7 +256,7 @@ class TPM:
         try:
             return self.esys.context_load(self._saved[owner])
         except TSS2_Exception as error:
-            if not is_answer(error) or is_not_now(error) or code(error) == OBJECT_MEMORY:
+            if not errors.is_answer(error) or errors.is_not_now(error) or errors.code(error) == errors.OBJECT_MEMORY:
                 raise
             del self._saved[owner]  # A reset of the TPM invalidates saved contexts.
             return None
@@ -295,7 +286,7 @@ def _connect(tcti: str) -> ESAPI:
         if _is_library(tcti):
             _start_up(esys)
     except (TSS2_Exception, ValueError) as error:  # ValueError: a TCTI that is not UTF-8.
-        raise unavailable(tcti, error) from error
+        raise errors.unavailable(tcti, error) from error
     return esys
 
 
@@ -304,5 +295,5 @@ def _start_up(esys: ESAPI) -> None:
     try:
         esys.startup(TPM2_SU.CLEAR)
     except TSS2_Exception as error:
-        if code(error) != INITIALIZE:  # It was started up before.
+        if errors.code(error) != errors.INITIALIZE:  # It was started up before.
             raise

@@ -36,16 +36,12 @@ _COMMON = (
     switch("plan", "show what would be done, and change nothing"),
     Flag("profile", "profile of config.toml to write the ARNs into (default: the role's name)", "NAME"),
 )
+_LONGEST = "longest session of the Roles Anywhere profile, 900 to 43200 (default: 3600)"
 _FLAGS = (
     switch("yes", "do not ask first; needed without a terminal"),
     *OUTPUT,
     NAME,
-    Flag(
-        "duration",
-        "longest session of the Roles Anywhere profile, 900 to 43200 (default: 3600)",
-        "SECONDS",
-        session_duration,
-    ),
+    Flag("duration", _LONGEST, "SECONDS", session_duration),
     Flag("policy", "ARN of a policy to attach to the role; repeatable", "ARN", many=True),
     Flag("trust-anchor-arn", "trust anchor to use, if several match", "ARN"),
     Flag("profile-arn", "Roles Anywhere profile to use, if several match", "ARN"),
