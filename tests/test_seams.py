@@ -76,7 +76,7 @@ MISTAKES = {
     "a certificate breaks a rule for which doctor has no finding": Mistake(
         "identity/certificate.py", 'BrokenRule("hash"', 'BrokenRule("signature-hash"'
     ),
-    "a command has no HELP": Mistake("cli/doctor/__init__.py", "\nHELP = ", "\nHEPL = "),
+    "a command has no HELP": Mistake("cli/doctor.py", "\nHELP = ", "\nHEPL = "),
     "a setting is misspelt in the configuration": Mistake(
         "config/settings.py", "values.private_key", "values.privat_key"
     ),
