@@ -149,10 +149,9 @@ class AgentOrOwn(Generic[_Own]):
             self._refusal = error
 
     def _forget(self) -> None:
-        self._session = None
-        if self._uses_own:
-            self._uses_own = False
-            self.own()._forget()
+        self._session, self._uses_own = None, False
+        if own := self.own_if_made():  # Its key may be open though it gave no credentials so far.
+            own._forget()
 
     def _ask(self) -> None:
         """Ask the agent, and keep its credentials if it has any."""

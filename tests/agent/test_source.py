@@ -25,12 +25,13 @@ class Own:
 
     ready: Credentials | None = None
     failure: HwsignerError | None = None
+    is_forgotten = False
 
     def _at_once(self) -> Credentials | None:
         return self.ready
 
     def _forget(self) -> None:
-        self.ready = None
+        self.ready, self.is_forgotten = None, True
 
     def __call__(self) -> Credentials:
         if self.failure:
@@ -134,6 +135,18 @@ def test_lock_of_the_profile_ends_the_agent_s_credentials_and_the_provider_s(age
     assert own.ready is None
     agent.failure = None
     assert _key(source()) == "ASIA4"
+
+
+def test_lock_of_the_profile_closes_a_provider_that_gave_no_credentials(agent: Agent) -> None:
+    own = Own()
+    source = agent.source(own)
+    agent.runs, own.failure = False, ServiceError("no")
+    with pytest.raises(ServiceError):
+        source()
+    agent.failure = AgentError(f"profile 'web' is locked: {LOCKED}", exit_status=3)
+    with pytest.raises(AgentError, match="it was locked with"):
+        source()
+    assert own.is_forgotten
 
 
 def test_provider_s_credentials_are_given_when_an_agent_that_came_later_fails(agent: Agent) -> None:
