@@ -62,11 +62,12 @@ class Plugin(NamedTuple):
     def _items(self, name: str, items: Iterator[object], kind: type) -> Iterator[object]:
         while True:
             with self.blamed(name):
-                item = next(items, None)
-                if not isinstance(item, kind | None):
+                try:
+                    item = next(items)
+                except StopIteration:
+                    return
+                if not isinstance(item, kind):
                     raise TypeError
-            if item is None:
-                return
             yield item
 
 

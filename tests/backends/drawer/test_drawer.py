@@ -259,6 +259,7 @@ class TestFailure:
             ("find_certificates", None, find_certificates),
             ("find_certificates", [b"DER"], find_certificates),
             ("list_tokens", ["web"], lambda uri: list(list_tokens(uri))),
+            ("list_tokens", [None], lambda uri: list(list_tokens(uri))),
         ],
     )
     def test_result_of_another_type_names_the_package(
