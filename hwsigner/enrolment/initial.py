@@ -24,7 +24,13 @@ from hwsigner.enrolment.profile import (
 from hwsigner.enrolment.steps import ensure_key, install, installed_chain, request_certificate, share_key, sign_request
 from hwsigner.errors import ConfigError, UsageError
 from hwsigner.identity.certificate import Certificate
-from hwsigner.key.management import InstalledCertificate, KeyAccess, KeyDescription, KeyRequest
+from hwsigner.key.management import (
+    InstalledCertificate,
+    KeyAccess,
+    KeyDescription,
+    KeyRequest,
+    require_place_for_certificate,
+)
 from hwsigner.system.files import edit_file
 
 
@@ -109,6 +115,7 @@ def enroll(asked: Enrolment) -> Enrolled:
             values.issuer = kept["issuer"] = "command"  # Not the issuer that the profile had.
         target = key_to_certify(values, asked.new_key)
         issuer = issuer_of(values, target.access)
+        require_place_for_certificate(target.access)
         if found is None:
             add_profile(name, kept, environ, system=asked.system)  # If this run does not end, the next needs no flags.
         elif "certificate" not in found.values:

@@ -40,7 +40,7 @@ from hwsigner.errors import (
 from hwsigner.identity import Identity
 from hwsigner.identity.certificate import Certificate, Chain, extension_of, latest_expiring, leaves, load
 from hwsigner.key import Key, find_certificates
-from hwsigner.key.management import KeyRequest
+from hwsigner.key.management import KeyRequest, require_place_for_certificate
 from hwsigner.pins import PinSource
 from hwsigner.refresh.schedule import RENEWAL_TIMING
 
@@ -128,6 +128,7 @@ def _renew(found: Profile, old: Certificate, new_key: str | None, prompts: Promp
         values.dns, values.uri = _alternative_names(old)
     target = key_to_certify(values, KeyRequest())
     issuer = issuer_of(values, target.access)
+    require_place_for_certificate(target.access)
     if new_key:
         ensure_key(target)
         if found.file == file_of_new(os.environ, system=True):

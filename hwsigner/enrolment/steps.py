@@ -88,15 +88,14 @@ def share_key(access: management.KeyAccess) -> None:
 
 
 def sign_request(target: KeyToCertify, key: Key) -> CertificateRequest:
-    """Return a request for the names, signed by the open key, if there is a place for its certificate.
+    """Return a request for the names, signed by the open key, if the file for its certificate can be replaced.
 
     Raises:
         CertificateError: the place beside the key has something else than a certificate of this key.
-        UsageError: a name is invalid, or the key's backend has no place for certificates.
+        UsageError: a name is invalid.
         SigningKeyError: as `Key.sign`.
     """
     uri, public_key = target.access.uri.resolved(), key.public_key()
-    management.require_place_for_certificate(uri, allow_modules=target.access.allow_modules)
     if public_key and "path" in uri.path and not target.nv_index:
         check_replaceable(certificate_files(uri.file)[0], public_key)
     return sign_certificate_request(key, target.subject, dns_names=target.dns_names, uris=target.uris)

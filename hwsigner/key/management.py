@@ -285,14 +285,15 @@ def install_certificate(
     return install(parsed, PinSource.of(pin), chain, nv_index=nv_index)
 
 
-def require_place_for_certificate(uri: KeyURI, *, allow_modules: bool = False) -> None:
-    """Check that the backend of a key has a place for its certificate, before one is issued.
+def require_place_for_certificate(access: KeyAccess) -> None:
+    """Check that the backend of a key has a place for its certificate, before the key is made or used.
 
     Raises:
         UsageError: it has none.
     """
     function = InstallsCertificates.install_certificate
-    _managing(function, InstalledCertificate, uri, _CERTIFIED, allow_modules=allow_modules)
+    uri = access.uri.resolved()
+    _managing(function, InstalledCertificate, uri, _CERTIFIED, allow_modules=access.allow_modules)
 
 
 def delete_key(

@@ -174,6 +174,7 @@ def test_enrolment_names_what_is_lacking(
     outcome = enrolment.run(f"--private-key={drawer.uri(with_pin=True)}", "--subject=CN=bamboo-01")
     refused(outcome, 2, "drawer: keys can't be given their certificates by hwsigner")
     assert enrolment.issued == 0
+    assert list(drawer.folder.iterdir()) == []
 
 
 class TestFailure:
