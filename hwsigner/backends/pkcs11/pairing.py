@@ -40,13 +40,15 @@ def find_private_keys(session: PKCS11Session, uri: KeyURI, wanted: bytes | None 
 def _is_settled(named: Sequence[KeyObject], found: Objects, wanted: bytes) -> bool:
     """Return whether the only key that is named is the one to take, whatever else has its CKA_ID.
 
-    So it is if nothing else has its name, or a certificate with the wanted public key has its CKA_ID and label.
+    So it is if nothing else has its name, or a certificate with the wanted public key has its CKA_ID and label; but not
+    if its own public key is shown there, and is another.
     """
     if len(named) != 1 or found.has_all(_name(named[0])):
         return False
     names = named[0].id, named[0].label
+    own = {one.public_key for one in (named[0], *found.publics) if (one.id, one.label) == names}
     is_certified = any((one.id, one.label) == names and one.public_key == wanted for one in found.certificates)
-    return is_certified or not found.visible
+    return own <= {None, wanted} and (is_certified or not found.visible)
 
 
 def _keys_of_others(session: PKCS11Session, found: Objects, wanted: bytes | None) -> list[KeyObject]:

@@ -212,6 +212,17 @@ def test_public_key_is_unknown_when_two_keys_have_the_id_of_a_certificate(
         open_key(uri("id=%21", token="certified 1"), "1234", public_key=public_key)
 
 
+def test_key_of_the_certificate_is_found_when_another_has_the_certificate_s_id_and_label(
+    uri: Callable[..., str], hsm: InProcessSoftHSM
+) -> None:
+    for label, key_id in (("misfiled", b"\x41"), ("right", b"\x42")):
+        hsm.generate(label, key_id, "EC:prime256v1", "certified 2")
+    expected = hsm.public_key(b"\x42", token="certified 2")
+    hsm.write_certificate(self_made(expected, "misfiled"), "misfiled", b"\x41", "certified 2")
+    with open_key(uri("object=misfiled", token="certified 2"), "1234", public_key=expected) as key:
+        assert key.public_key() == expected
+
+
 def test_public_certificates_are_found_without_a_pin(uri: Callable[..., str], certificates: dict[str, bytes]) -> None:
     assert {found.der for found in find_certificates(uri())} == set(certificates.values())
     assert [found.der for found in find_certificates(uri("object=the-leaf;type=cert", token=None))] == [
