@@ -288,11 +288,15 @@ class Provider:
         if failure is None or self._clocks.monotonic() >= failure.next_try:
             try:
                 with observed_by(self._on_notice):
-                    return self._request_session()
+                    session = self._request_session()
             except Exception as error:
                 self._note_failure(error)
                 if session is None or self._left(session) <= 0:
                     raise
+            else:  # A log handler that raises is no failure of the session.
+                logger.session_created(self._request.role_arn, session.credentials.expiration)
+                if notice := self._expiry_notice(self._expiry):
+                    logger.certificate_expires(*notice)
         elif session is None or self._left(session) <= 0:
             raise failure.to_raise()
         return session
@@ -313,9 +317,6 @@ class Provider:
         self._created += 1
         if self._listener:
             self._listener(session)
-        logger.session_created(self._request.role_arn, credentials.expiration)
-        if notice := self._expiry_notice(self._expiry):
-            logger.certificate_expires(*notice)
         return session
 
     def _note_failure(self, error: Exception) -> None:

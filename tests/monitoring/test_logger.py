@@ -43,6 +43,25 @@ def test_failure_is_logged_with_its_hint(stage: Stage, caplog: pytest.LogCapture
     assert raised.value.hint in caplog.text
 
 
+class BrokenHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        raise RuntimeError(record.getMessage())
+
+
+def test_session_is_kept_when_a_log_handler_raises(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "hwsigner")
+    handler, provider = BrokenHandler(), stage.provider()
+    logging.getLogger("hwsigner").addHandler(handler)
+    try:
+        with pytest.raises(RuntimeError, match="session created"):
+            provider()
+    finally:
+        logging.getLogger("hwsigner").removeHandler(handler)
+    assert provider.failure is None
+    provider()
+    assert stage.count == 1
+
+
 @pytest.mark.parametrize("level", ["WARNING", "ERROR"])
 def test_notice_of_a_certificate_has_its_level(level: str, caplog: pytest.LogCaptureFixture) -> None:
     logger.certificate_expires(level.lower(), "the certificate CN=web expires in 2 days")
