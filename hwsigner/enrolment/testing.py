@@ -1,18 +1,20 @@
 """Tests that every issuer must pass, for pytest. An issuer's test file inherits them and says how to reach a CA::
 
-from hwsigner.enrolment.issuers import IssuerSettings
-from hwsigner.enrolment.testing import IssuerContract
+    from hwsigner.enrolment.issuers import IssuerSettings
+    from hwsigner.enrolment.testing import IssuerContract
 
-class TestAcme(IssuerContract):
-    NAME = "acme"
+    class TestAcme(IssuerContract):
+        NAME = "acme"
 
-    @pytest.fixture
-    def issuer_settings(self, acme_server):
-        return IssuerSettings(url=acme_server.url, secret=lambda: "right-4711")
+        @pytest.fixture
+        def issuer_settings(self, acme_server):
+            return IssuerSettings(url=acme_server.url, secret=lambda: "right-4711")
 
-    @pytest.fixture
-    def refused_settings(self, acme_server):
-        return IssuerSettings(url=acme_server.url, secret=lambda: "wrong-4711")
+        @pytest.fixture
+        def refused_settings(self, acme_server):
+            return IssuerSettings(url=acme_server.url, secret=lambda: "wrong-4711")
+
+With `refused_settings`, the CA refuses every request.
 """
 
 from __future__ import annotations

@@ -19,9 +19,7 @@ from hwsigner.errors import CertificateError, UsageError, suggestion
 from hwsigner.identity.certificate_request import CertificateRequest
 from hwsigner.key.management import KeyAccess
 
-__all__ = [
-    *("CertificateRequest", "Issued", "Issuer", "IssuerSettings", "KeyAccess", "OpensIssuer", "Pending", "open_issuer")
-]
+__all__ = [*("Issued", "Issuer", "IssuerSettings", "KeyAccess", "OpensIssuer", "Pending", "open_issuer")]
 ENTRY_POINTS = "hwsigner.issuers"
 ISSUERS = {
     "command": "hwsigner.enrolment.issuers.command",
