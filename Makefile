@@ -56,6 +56,9 @@ DATED = $(CLEAN) SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$(if [ -e .git ]; the
 SDIST = $(DATED) $(WHEELS_PYTHON) -m build --sdist --no-isolation --outdir build/sdist .
 
 PYTEST = $(CLEAN) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ORDER)
+# Name the canonicalisation that is tested, and fail if it is another one.
+named = @$(CLEAN) $(BIN)/python -m hwsigner version --verbose | grep '^canonicalisation: $(IMPLEMENTATION) ' || \
+	{ echo "The canonicalisation is not the $(IMPLEMENTATION) one; see $(BIN)/hwsigner version --verbose" >&2; exit 1; }
 ORDER = $(if $(SHUFFLE),-p randomly $(if $(filter-out yes,$(SHUFFLE)),--randomly-seed=$(SHUFFLE)))
 
 .PHONY: help demo check test test-all test-python test-clients test-debian test-machine demo-packages client-packages lint format sanitize fuzz bench wheel wheels test-wheels test-musl deb test-deb test-machine-deb rpm test-rpm image test-image pins site test-site man release setup packages clean
@@ -67,11 +70,11 @@ demo: $(DEMO_VENV)/.installed ## AWS credentials from keys in a file, a PKCS #11
 	@$(CLEAN) $(DEMO_VENV)/bin/python -m softhsm.demo
 
 check: setup ## Run the tests that need no emulated hardware: two and a half minutes on two cores
+	$(named)
 	$(PYTEST) -m 'not hardware and not slow' --hypothesis-profile=check $(TESTS)
 
 test: setup ## Run all tests, with coverage (TESTS=tests/test_uri.py runs some, SHUFFLE=yes in random order)
-	@$(CLEAN) $(BIN)/python -m hwsigner version --verbose | grep '^canonicalisation: $(IMPLEMENTATION) ' || \
-		{ echo "The canonicalisation is not the $(IMPLEMENTATION) one; see $(BIN)/hwsigner version --verbose" >&2; exit 1; }
+	$(named)
 	$(PYTEST) $(COVERAGE) $(if $(filter no,$(SLOW)),-m 'not slow') $(TESTS)
 
 test-all: packages ## Run the tests under each of Python 3.11, 3.12 and 3.13, the slow ones under the last
