@@ -39,7 +39,9 @@ def read_certificate(text: str, where: str) -> x509.Certificate:
 
 
 def read_chain(text: str | None, leaf: x509.Certificate) -> list[x509.Certificate]:
-    """Read X-Amz-X509-Chain: up to five certificates joined by commas, without the leaf and without a root.
+    """Read X-Amz-X509-Chain: up to five certificates joined by commas, without a root.
+
+    The leaf may be the first, as the vendor's client sends it if it is on a token or in PKCS #12. It is not returned.
 
     Raises:
         RefusalError: ValidationException that names the broken rule.
@@ -49,8 +51,9 @@ def read_chain(text: str | None, leaf: x509.Certificate) -> list[x509.Certificat
     chain = [read_certificate(each.strip(" "), "an item of X-Amz-X509-Chain") for each in text.split(",")]
     if len(chain) > MAX_CHAIN:
         raise invalid(f"X-Amz-X509-Chain holds {len(chain)} certificates, more than {MAX_CHAIN}")
+    chain = chain[1:] if chain[0] == leaf else chain
     if leaf in chain:
-        raise invalid("X-Amz-X509-Chain holds the certificate of X-Amz-X509 itself")
+        raise invalid("X-Amz-X509-Chain holds the certificate of X-Amz-X509 itself, and not as its first")
     if len(set(chain)) < len(chain):
         raise invalid("X-Amz-X509-Chain holds a certificate twice")
     if any(is_issued_by(each, each) for each in chain):

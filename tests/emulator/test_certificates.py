@@ -218,14 +218,25 @@ def test_chain_with_a_root_is_refused(emulator: Emulator, ca: Authority, caller:
     )
 
 
-def test_chain_with_the_leaf_is_refused(emulator: Emulator, line: list[Authority], caller: Caller) -> None:
+def test_chain_with_the_leaf_first_is_accepted(emulator: Emulator, line: list[Authority], caller: Caller) -> None:
+    for workload in (below(line[:1], caller, line[0].certificate), caller):
+        text = ",".join(map(b64, (workload.certificate, *workload.chain)))
+        assert create_session(emulator, workload, chain_text=text).status == 201
+
+
+def test_chain_with_the_leaf_elsewhere_is_refused(emulator: Emulator, line: list[Authority], caller: Caller) -> None:
     workload = below(line[:1], caller)
+    leaf, issuer = b64(workload.certificate), b64(line[0].certificate)
+    for text in (f"{issuer},{leaf}", f"{leaf},{leaf},{issuer}", f"{leaf},{issuer},{leaf}"):
+        reply = create_session(emulator, workload, chain_text=text)
+        problem = "X-Amz-X509-Chain holds the certificate of X-Amz-X509 itself, and not as its first"
+        assert (reply.status, reply.json["message"]) == (400, problem)
+
+
+def test_chain_with_the_leaf_first_is_still_checked(emulator: Emulator, line: list[Authority], caller: Caller) -> None:
+    workload = below(line[:2], caller)
     text = f"{b64(workload.certificate)},{b64(line[0].certificate)}"
-    reply = create_session(emulator, workload, chain_text=text)
-    assert (reply.status, reply.json["message"]) == (
-        400,
-        "X-Amz-X509-Chain holds the certificate of X-Amz-X509 itself",
-    )
+    assert_untrusted(emulator, create_session(emulator, workload, chain_text=text), "item 1 of")
 
 
 def test_chain_with_a_repeated_certificate_is_refused(

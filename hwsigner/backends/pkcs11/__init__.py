@@ -5,6 +5,7 @@ A token has one session and one login in a process. All its open keys share them
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
@@ -137,6 +138,8 @@ def check_uri(uri: KeyURI) -> None:
         warnings.warn(HwsignerWarning(problem, "Leave it out, or correct it"), stacklevel=3)
     if not uri.path.get("slot-id", b"0").isdigit():
         raise UsageError(f"{uri.name} has a slot-id that is not a number", "Write slot-id=0, or name the token")
+    if not re.fullmatch(rb"\d+(\.\d+)?", uri.path.get("library-version", b"0")):  # RFC 7512, 2.3.
+        raise UsageError(f"{uri.name} has a library-version that is not a version", "Write library-version=2 or 2.6")
     if uri.path.get("type", b"private") not in _TYPES:
         raise UsageError(
             f"{uri.name} has a type that is neither a key nor a certificate", "Write type=private or type=cert"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from cryptography import x509
@@ -36,6 +37,7 @@ from hwsigner.errors import (
 )
 from hwsigner.identity import IdentitySource, open_identity
 from hwsigner.key import find_certificates, open_key
+from hwsigner.key.listing import list_tokens
 from hwsigner.pins import PinRequest
 
 CA = certs.make_ca()
@@ -152,6 +154,14 @@ def test_key_without_a_public_key_is_opened_when_another_pair_has_its_id(
 def test_slot_id_that_is_not_a_number_is_a_usage_error(uri: Callable[..., str], attributes: str) -> None:
     with pytest.raises(UsageError, match="a slot-id that is not a number"):
         open_key(uri(attributes), "1234")
+
+
+@pytest.mark.parametrize("version", ["23.", ".2", "2.3.4", "v2", "-1", "2,3", "", "2 ", "٣"])
+def test_library_version_that_is_not_a_version_is_a_usage_error(uri: Callable[..., str], version: str) -> None:
+    named = uri(f"object=P-256;library-version={quote(version)}")
+    for use in (lambda: open_key(named, "1234"), lambda: find_certificates(named), lambda: list(list_tokens(named))):
+        with pytest.raises(UsageError, match="a library-version that is not a version"):
+            use()
 
 
 def test_vendors_attribute_is_ignored_with_a_warning(uri: Callable[..., str]) -> None:
