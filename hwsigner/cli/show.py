@@ -13,7 +13,15 @@ from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.config import settings
 from hwsigner.config.flags import IDENTITY, OUTPUT, PROFILE
 from hwsigner.errors import CertificateError, UsageError, printable
-from hwsigner.identity.certificate import Certificate, build_chain, latest_expiring, leaves, load, preflight
+from hwsigner.identity.certificate import (
+    Certificate,
+    build_chain,
+    late_renewal,
+    latest_expiring,
+    leaves,
+    load,
+    preflight,
+)
 from hwsigner.identity.key_certificates import certificates_of_key
 from hwsigner.identity.session_tags import session_tags, untaggable
 from hwsigner.key import find_certificates
@@ -109,10 +117,13 @@ def _certified(key: KeyDescription, found: Sequence[Certificate]) -> _Certified:
     except CertificateError as error:
         notes.append(str(error))
         path = (leaf,)
+    now = datetime.now(UTC)
     try:
-        preflight(leaf, datetime.now(UTC))
+        preflight(leaf, now)
     except CertificateError as error:
         notes.append(f"The service would refuse it: {error.message}")
+    if late := late_renewal(leaf, now):
+        notes.append(f"It {late}")
     notes += untaggable(leaf)
     return _Certified(leaf, path, None if key.public_key is None else bool(matching), tuple(notes))
 

@@ -18,7 +18,7 @@ from hwsigner.config import settings
 from hwsigner.config.flags import ARNS, OUTPUT
 from hwsigner.config.profiles import Profile, no_profiles, profiles
 from hwsigner.errors import HwsignerError, PinError, UsageError, printable
-from hwsigner.identity.certificate import Certificate, broken_rules, latest_expiring, leaves
+from hwsigner.identity.certificate import Certificate, broken_rules, late_renewal, latest_expiring, leaves
 from hwsigner.uri import KeyURI
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 @dataclass(frozen=True)
 class _Row:
-    """What is known of a profile. `problem` is its certificate's, the agent's last failure, or its ARNs'."""
+    """What is known of a profile. `problem` is what keeps sessions from being created, now or soon."""
 
     profile: Profile
     key: KeyURI | None
@@ -68,7 +68,7 @@ def run(arguments: Arguments) -> int:
 
 def _row(found: Profile, served: ReportedProfile | None) -> _Row:
     key = certificate = None
-    problem = served.failure if served else ""
+    problem, late = served.failure if served else "", ""
     try:
         values = settings.of_profile(found)
         if place := values.private_key or values.certificate:
@@ -76,7 +76,10 @@ def _row(found: Profile, served: ReportedProfile | None) -> _Row:
         if values.certificate:
             uri = settings.key_uri(values, values.certificate)
             certificate = latest_expiring(leaves(settings.certificates_at(uri, pipes=False)))
-            refused = next(broken_rules(certificate, datetime.now(UTC)), None)
+            now = datetime.now(UTC)
+            if text := late_renewal(certificate, now):
+                late = f"certificate {certificate.source} {text}"
+            refused = next(broken_rules(certificate, now), None)
             problem = f"certificate {certificate.source} {refused.problem}" if refused else problem
         elif values.cert_selector is None:
             problem = problem or "the profile names no certificate"
@@ -84,7 +87,7 @@ def _row(found: Profile, served: ReportedProfile | None) -> _Row:
         pass  # The certificate is behind a PIN, such as in a PKCS #12 file. That is not a problem.
     except HwsignerError as error:
         problem = error.message
-    return _Row(found, key, certificate, served, problem or _problem_of_arns(found))
+    return _Row(found, key, certificate, served, problem or _problem_of_arns(found) or late)
 
 
 def _problem_of_arns(found: Profile) -> str:

@@ -24,7 +24,13 @@ __all__ = ["Checks", "Examination", "Finding", "examine"]
 _P = ParamSpec("_P")
 
 # A session may be possible all the same.
-_HARMLESS = {local.SETTING_UNSAFE, local.CHAIN_ORDER, local.CHAIN_GAP, local.NAME_EMPTY}
+_HARMLESS = {
+    local.SETTING_UNSAFE,
+    local.CERTIFICATE_NOT_RENEWED,
+    local.CHAIN_ORDER,
+    local.CHAIN_GAP,
+    local.NAME_EMPTY,
+}
 _BY_CLOCK = {local.CERTIFICATE_EXPIRED, local.CERTIFICATE_NOT_YET_VALID}  # A wrong clock may be why.
 
 

@@ -17,7 +17,7 @@ from hwsigner.aws.create_session import find_service
 from hwsigner.aws.region import Arn, parse_arn, region_of, sessions_endpoint
 from hwsigner.config import settings
 from hwsigner.config.flags import ARNS, IN_PROFILES, session_duration
-from hwsigner.config.profiles import Profile
+from hwsigner.config.profiles import SYSTEM_FILE, Profile
 from hwsigner.config.settings import Settings
 from hwsigner.errors import (
     CertificateError,
@@ -248,6 +248,8 @@ def check_certificate(state: ProfileState) -> Iterator[Finding]:
         yield local.CERTIFICATE_ATTESTATION.found(f"{leaf.source} attests a key of a YubiKey")
     for broken in certificate.broken_rules(leaf, state.now):
         yield _mistake_of(broken.rule).found(f"certificate {leaf.source} {broken.problem}")
+    if late := certificate.late_renewal(leaf, state.now):
+        yield local.CERTIFICATE_NOT_RENEWED.found(f"certificate {leaf.source} {late}", _fix_of_renewal(state.profile))
     try:
         _ = leaf.algorithm
     except CertificateError as error:
@@ -259,6 +261,17 @@ def check_certificate(state: ProfileState) -> Iterator[Finding]:
     has_name = session_tags(leaf).get("x509Subject/CN") or any(each.startswith("x509Subject/CN ") for each in problems)
     if not has_name:
         yield local.NAME_EMPTY.found(f"certificate {leaf.source} has no CN in its subject, or an empty one")
+
+
+def _fix_of_renewal(profile: Profile) -> str:
+    """Return what renews the certificate of a profile, and says why it was not renewed."""
+    if not (profile.values.get("issuer") or profile.values.get("issuer-command")):
+        return (
+            "Have it issued again and run hwsigner install-certificate. After hwsigner enroll NAME, a timer renews it"
+        )
+    scope, unit = "" if profile.file == SYSTEM_FILE else " --user", f"hwsigner-renew@{profile.name}"
+    enable = f"systemctl{scope} enable --now {unit}.timer"
+    return f"Run hwsigner renew NAME, and {enable}. If that runs: journalctl{scope} -u {unit}"
 
 
 def _mistake_of(rule: Rule) -> Mistake:

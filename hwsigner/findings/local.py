@@ -51,6 +51,11 @@ CERTIFICATE_UNREADABLE = Mistake(
     "Run hwsigner profile edit NAME --certificate CERT",
 )
 CERTIFICATE_EXPIRED = Mistake("certificate-expired", _REFUSED, _RENEW)
+CERTIFICATE_NOT_RENEWED = Mistake(
+    "certificate-not-renewed",
+    "Once it has expired, no session can be created. With metrics, the alert HwsignerCertificateExpiring warns too",
+    _RENEW,
+)
 CERTIFICATE_NOT_YET_VALID = Mistake(
     "certificate-not-yet-valid", _REFUSED, "Fix the clock if it is wrong: timedatectl. Otherwise wait"
 )

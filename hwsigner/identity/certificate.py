@@ -288,6 +288,14 @@ def broken_rules(leaf: Certificate, now: datetime) -> Iterator[BrokenRule]:
         yield BrokenRule("hash", f"is signed with {hash_name.upper()}", "Reissue it with SHA-256 or better")
 
 
+def late_renewal(leaf: Certificate, now: datetime) -> str:
+    """Return what to say of a leaf in the last quarter of its life, when it should have been renewed; else nothing."""
+    begin, end = leaf.x509.not_valid_before_utc, leaf.x509.not_valid_after_utc
+    if not end - (end - begin) / 4 < now <= end:
+        return ""
+    return f"expires at {_iso(end)} (now {_iso(now)}) and was not renewed: less than a quarter of its life is left"
+
+
 def _parse(found: FoundCertificate) -> Certificate:
     try:
         return Certificate(_strictly(found.der), found.uri)

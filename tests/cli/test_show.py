@@ -143,6 +143,16 @@ class TestCertificate:
         assert said["Expires"][0].endswith("(expired)")
         assert "The service would refuse it" in said["Warning"][0]
 
+    @pytest.mark.parametrize(("begin", "is_late"), [(2, False), (4, True)])
+    def test_certificate_in_the_last_quarter_of_its_life_is_warned_of(
+        self, begin: float, is_late: bool, call: Call, scene: Scene, key: Path
+    ) -> None:
+        old = issue(scene.ca, key, certs.Shape(begin=certs.ago(begin), end=certs.ago(-1)))
+        said = rows(call("show", key, "--certificate", scene.write("old.pem", certs.pem(old))))
+        assert ("Warning" in said) == is_late
+        if is_late:
+            assert "was not renewed: less than a quarter of its life" in " ".join(said["Warning"])
+
     @pytest.mark.parametrize(("days", "left"), [(1.5, "1 day left"), (2.5, "2 days left"), (0.5, "0 days left")])
     def test_days_left_are_counted(self, days: float, left: str, call: Call, scene: Scene, key: Path) -> None:
         path = scene.write("short.pem", certs.pem(issue(scene.ca, key, certs.Shape(end=certs.ago(-days)))))

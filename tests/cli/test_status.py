@@ -94,10 +94,11 @@ class TestStatus:
         [
             (certs.Shape(begin=certs.ago(3), end=certs.ago(1)), "(expired)", "expired at"),
             (certs.Shape(end=certs.ago(-0.5)), "(11 h)", ""),
+            (certs.Shape(begin=certs.ago(2), end=certs.ago(-0.5)), "(11 h)", "and was not renewed"),
             (certs.Shape(digital_signature=False), "d)", "has no keyUsage digitalSignature"),
         ],
     )
-    def test_certificate_that_the_service_refuses_is_a_problem(
+    def test_certificate_that_the_service_refuses_now_or_soon_is_a_problem(
         self, home: Home, call: Call, shape: certs.Shape, shown: str, problem: str
     ) -> None:
         home.write_leaf("web", shape)

@@ -91,6 +91,10 @@ CERTIFICATE: dict[str, tuple[Plant, set[str]]] = {
         lambda p: p.issue(certs.Shape(begin=certs.ago(3), end=certs.ago(1))),
         {"certificate-expired"},
     ),
+    "last quarter of its life": (
+        lambda p: p.issue(certs.Shape(begin=certs.ago(89), end=certs.ago(-0.96))),
+        {"certificate-not-renewed"},
+    ),
     "not yet valid": (lambda p: p.issue(certs.Shape(begin=certs.ago(-1))), {"certificate-not-yet-valid"}),
     "key mismatch": (
         lambda p: p.issue(public_key=ec.generate_private_key(ec.SECP256R1()).public_key()),
@@ -358,6 +362,27 @@ class TestTrustPolicy:
         patient.issue_named(_named("bamboo-01"), _alternatives(upn))
         condition = {"StringEquals": {"aws:PrincipalTag/x509SAN/URI": name}}
         assert "policy-other-name" in patient.names("--policy", patient.policy(Condition=condition))
+
+
+@pytest.mark.parametrize(
+    ("values", "fix"),
+    [
+        ({}, "hwsigner install-certificate. After hwsigner enroll web, a timer renews it"),
+        ({"issuer-command": "true"}, "systemctl --user enable --now hwsigner-renew@web.timer"),
+    ],
+)
+def test_certificate_in_the_last_quarter_of_its_life_is_named_with_what_renews_it(
+    values: dict[str, str], fix: str, patient: Patient
+) -> None:
+    patient.change(values)
+    patient.issue(certs.Shape(begin=certs.ago(74), end=certs.ago(-26)))
+    assert patient.findings() == []
+    patient.issue(certs.Shape(begin=certs.ago(76), end=certs.ago(-24)))
+    (found,) = patient.findings()
+    assert "and was not renewed: less than a quarter" in found["found"]
+    assert fix in found["fix"]
+    assert "HwsignerCertificateExpiring" in found["why"]
+    assert patient.names("--online") == {"certificate-not-renewed"}  # A session is possible all the same.
 
 
 def test_sound_set_up_has_no_findings(patient: Patient) -> None:
