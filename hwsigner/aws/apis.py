@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 from hwsigner.aws.create_session import clock_difference
@@ -44,6 +45,11 @@ _MISSING = re.compile(
     r"(?: on resource: (?P<resource>.+?))?(?P<reason> because .*| with an explicit deny.*)?$"
 )
 _SHOWN_CHARACTERS = 500
+# More than an account can have of what is listed, apart from subjects, and an end for a server that always has more.
+_MOST_PAGES = 1000
+_MAKING_CLIENTS = "boto3"
+# What botocore's parsers raise for an answer of another shape or encoding, and its clients for an invalid setting.
+_BREAKAGES = (AttributeError, LookupError, OverflowError, RuntimeError, TypeError, ValueError)
 _CLOCK_TOLERANCE = 60
 
 
@@ -133,11 +139,15 @@ class ServiceClient:
         return answer
 
     def _pages(self, operation: str, member: str, parameters: dict[str, Any]) -> Iterator[Any]:
-        if self._client.can_paginate(operation):
-            for page in self._client.get_paginator(operation).paginate(**parameters):
-                yield from page.get(member, [])
-        else:
+        if not self._client.can_paginate(operation):
             yield from getattr(self._client, operation)(**parameters).get(member, [])
+            return
+        pages = iter(self._client.get_paginator(operation).paginate(**parameters))
+        for page in islice(pages, _MOST_PAGES):
+            yield from page.get(member, [])
+        if next(pages, None) is not None:
+            problem = f"the answer to {self._action(operation)} has no end: {_MOST_PAGES} pages, and more follow"
+            raise ServiceError(problem, "Check --endpoint and look for a proxy")
 
     def _action(self, operation: str) -> str:
         """Return an operation as policies name it: "iam:GetRole"."""
@@ -165,8 +175,16 @@ class ServiceClients:
         except ImportError as error:
             raise HwsignerError(f"hwsigner aws needs {error.name}", f"Run {install_command('aws')}") from error
         self._endpoint = endpoint or None
-        with translated("boto3", ""):
-            self._session = boto3.Session(profile_name=profile or None, region_name=region or None)
+        from botocore.exceptions import NoRegionError
+        from botocore.session import Session
+
+        with translated(_MAKING_CLIENTS, ""):
+            session = Session(profile=profile or None)
+            # For botocore, an empty variable or setting is the region.
+            found = region or session.get_config_variable("region") or session.get_scoped_config().get("region")
+            if not found:
+                raise NoRegionError
+            self._session = boto3.Session(botocore_session=session, region_name=found)
 
     @cached_property
     def rolesanywhere(self) -> ServiceClient:
@@ -202,7 +220,7 @@ class ServiceClients:
 
         limits = {"connect_timeout": _CONNECT_TIMEOUT, "read_timeout": _READ_TIMEOUT}
         config = Config(retries={"mode": "standard"}, user_agent_extra=USER_AGENT, **limits)
-        with translated("boto3", ""):
+        with translated(_MAKING_CLIENTS, ""):
             region = self._iam_region() if service == "iam" else None
             endpoint = self._endpoint or endpoint_of_variables(service)
             client = self._session.client(service, region_name=region, endpoint_url=endpoint, config=config)
@@ -263,14 +281,15 @@ def translated(action: str, resource: str) -> Iterator[None]:
         yield
     except botocore.ClientError as error:
         raise _refusal(what, action, error) from error
-    except (ResponseParserError, KeyError) as error:  # A KeyError comes from botocore's parsers.
+    except (ResponseParserError, botocore.PaginationError) as error:
         raise not_from_aws(what) from error
     except botocore.BotoCoreError as error:
         raise _failure(what, error) from error
-    except ValueError as error:
-        if "Invalid endpoint" not in str(error):
-            raise
-        raise UsageError("the endpoint is not a URL", "Use https://host, such as http://127.0.0.1:4566") from error
+    except _BREAKAGES as error:
+        if "Invalid endpoint" in str(error):
+            hint = "Use https://host, such as http://127.0.0.1:4566"
+            raise UsageError("the endpoint is not a URL", hint) from error
+        raise _failure(what, error) if action == _MAKING_CLIENTS else not_from_aws(what) from error
 
 
 def _failure(what: str, error: Exception) -> HwsignerError:

@@ -121,6 +121,9 @@ class StreamReader(io.RawIOBase):
         stream: the stream.
         deadline: for the whole response.
         buffer_size: how many bytes to read ahead; 1 leaves what follows the response in the stream.
+
+    Attributes:
+        ended: whether the end of the stream was read.
     """
 
     def __init__(self, stream: Stream, deadline: Deadline, *, buffer_size: int = io.DEFAULT_BUFFER_SIZE) -> None:
@@ -128,6 +131,7 @@ class StreamReader(io.RawIOBase):
         self._stream = stream
         self._deadline = deadline
         self._buffer_size = buffer_size
+        self.ended = False
 
     def makefile(self, _mode: str) -> io.BufferedReader:
         """Return this file with a buffer, as socket.makefile does."""
@@ -142,6 +146,7 @@ class StreamReader(io.RawIOBase):
         view = memoryview(buffer)
         data = self._stream.receive(len(view), self._deadline)
         view[: len(data)] = data
+        self.ended = not data
         return len(data)
 
 

@@ -248,6 +248,8 @@ def _begin_response(reader: StreamReader, method: str) -> http.client.HTTPRespon
     response = http.client.HTTPResponse(cast("socket.socket", reader), method=method)
     try:
         response.begin()
+        if reader.ended:  # http.client takes the end of the stream for that of the head.
+            raise http.client.IncompleteRead(b"")
     except BaseException:
         response.close()
         raise

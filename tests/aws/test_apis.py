@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +18,7 @@ from certs import Authority
 from hwsigner.aws.apis import ServiceClient, ServiceClients
 from hwsigner.emulator import Emulator, World
 from hwsigner.errors import ConfigError, HwsignerError, ServiceError, ServiceUnreachableError, UsageError
+from loopback import Connection, Server
 from ports import reserve_port
 
 REGION = "eu-central-1"
@@ -116,6 +121,54 @@ def test_items_are_those_of_all_pages() -> None:
         assert [item["name"] for item in client.items("list_profiles", "profiles")] == ["a", "b"]
 
 
+@pytest.mark.parametrize("tokens", [["again"], ["one", "other"]])
+def test_pages_without_an_end_are_an_error(tokens: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hwsigner.aws.apis._MOST_PAGES", 10)
+    answers = itertools.cycle(json.dumps({"profiles": [], "nextToken": token}).encode() for token in tokens)
+    with Server(lambda connection: _answer(connection, 200, next(answers))) as server:
+        with pytest.raises(ServiceError, match=r"rolesanywhere:ListProfiles (is not from AWS|has no end: 10 pages)"):
+            ServiceClients(REGION, endpoint=server.endpoint().url).rolesanywhere.items("list_profiles", "profiles")
+        assert server.accepted <= 11
+
+
+def test_last_page_that_is_read_is_complete(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hwsigner.aws.apis._MOST_PAGES", 2)
+    test_items_are_those_of_all_pages()
+
+
+def _answer(connection: Connection, status: int, body: bytes) -> None:
+    connection.read_request()
+    head = f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    connection.sock.sendall(head.encode() + body)
+
+
+_XML = b"<GetRoleResponse><GetRoleResult><Role>%s</Role></GetRoleResult></GetRoleResponse>"
+_ODD = [
+    *(b"\xff\xfe", b"\x00", b"null", b"[1]", b'"x"', b"1e999", b"9" * 5000, b'{"message":"\xff"}', b'{"message":[]}'),
+    *(b'{"profiles":1}', b'{"profiles":[1]}', b'{"profiles":["\\ud800"]}', b'{"profiles":[{"roleArns":1}]}'),
+    *(b'{"profiles":[{"createdAt":1e999}]}', b'{"profiles":[{"createdAt":[]}]}', b'{"profiles":{}}', b'{"__type":1}'),
+    *(b'{"profiles":[{"createdAt":"9999999-01-01"}]}', b'{"nextToken":1}', b'{"Error":[1]}'),
+    b'{"profiles":' + b"[" * 100_000,
+    *(b"<a/>", b"<a>\xff</a>", b"<a>" * 9999, _XML % b"<CreateDate>x</CreateDate>", _XML % b"<Path/><Path/>"),
+    *(_XML % b"<MaxSessionDuration>x</MaxSessionDuration>", _XML % b"<Tags><member>1</member></Tags>"),
+    _XML % (b"<AssumeRolePolicyDocument>" + b"[" * 100_000 + b"</AssumeRolePolicyDocument>"),
+]
+
+
+@pytest.mark.parametrize("status", [200, 307, 400, 403])
+def test_odd_answer_is_no_internal_error(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    answers: list[bytes] = []
+    with Server(lambda connection: _answer(connection, status, answers[-1])) as server:
+        clients = ServiceClients(REGION, endpoint=server.endpoint()._replace(path="").url)
+        for answer in _ODD:
+            answers.append(answer)
+            with suppress(HwsignerError):
+                clients.iam.call("get_role", RoleName="web")
+            with suppress(HwsignerError):
+                clients.rolesanywhere.items("list_profiles", "profiles")
+
+
 def test_unreachable_service_has_status_6(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with pytest.raises(ServiceUnreachableError, match=r"iam:GetRole of 'web' got no answer") as caught:
@@ -140,6 +193,38 @@ def test_invalid_settings_are_usage_errors(monkeypatch: pytest.MonkeyPatch) -> N
         ServiceClients(REGION, profile="nobody")
     with pytest.raises(UsageError, match="was not sent"):
         ServiceClients(REGION).iam.call("get_role", RoleName="")
+
+
+@pytest.mark.parametrize(
+    ("variable", "setting", "region"),
+    [
+        ("", "region = eu-west-1", "eu-west-1"),
+        ("eu-west-1", "region =", "eu-west-1"),
+        ("", "region =", ""),
+        ("", "", ""),
+    ],
+)
+def test_empty_region_counts_as_none(
+    variable: str, setting: str, region: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config").write_text(f"[default]\n{setting}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_DEFAULT_REGION", variable)
+    if region:
+        assert ServiceClients().rolesanywhere.region == region
+    else:
+        with pytest.raises(UsageError, match="no region was given"):
+            ServiceClients(endpoint="http://127.0.0.1:9")
+
+
+@pytest.mark.parametrize("setting", ["max_attempts = x", "region =\n  a = b", "metadata_service_timeout = x"])
+def test_invalid_setting_is_a_config_error(setting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config").write_text(f"[default]\n{setting}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_EC2_METADATA_DISABLED"):
+        monkeypatch.delenv(name)
+    with pytest.raises(ConfigError, match=r"boto3 failed: .* Check the settings of the AWS SDKs"):
+        _ = ServiceClients(None if "region" in setting else REGION).rolesanywhere
 
 
 def test_missing_boto3_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -193,6 +193,43 @@ def test_broken_response_is_an_error(serve: Serve, text: str, retryable: bool) -
     assert server.accepted == 1
 
 
+_HEAD = (
+    b"HTTP/1.1 201 Created\r\nDate: Mon, 30 Nov 2026 18:00:00 GMT\r\nContent-Type: application/json\r\n"
+    b"x-amzn-RequestId: 7b5c1f0e-54d9-4b36-9b0a-3f8f3f4f7c11\r\nConnection: close\r\n"
+)
+_ANSWER = b'{"credentialSet":[{"credentials":{"accessKeyId":"ASIAEXAMPLE","expiration":"2026-11-30T19:00:00Z"}}]}'
+_CHUNKED = _HEAD + b"Transfer-Encoding: chunked\r\n\r\n40\r\n" + _ANSWER[:64] + b"\r\n%x\r\n" % len(_ANSWER[64:])
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [_HEAD + b"Content-Length: %d\r\n\r\n" % len(_ANSWER) + _ANSWER, _CHUNKED + _ANSWER[64:] + b"\r\n"],
+    ids=["length", "chunked"],
+)
+def test_response_cut_anywhere_is_retryable(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    for length in range(len(answer)):
+        monkeypatch.setattr("hwsigner.http.transport.connect", lambda *_, cut=length, **__: _Cut(answer[:cut]))
+        with _unreachable("h.example"):
+            _post(Endpoint("http", "h.example", 80, ""))
+
+
+class _Cut:
+    """A Stream that gives some bytes, and then its end."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def receive(self, size: int, _: Deadline) -> bytes:
+        data, self._data = self._data[:size], self._data[size:]
+        return data
+
+    def send(self, data: bytes, deadline: Deadline) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def test_error_contains_no_part_of_the_response() -> None:
     wire = b'HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"secretAccessKey":"wJalr"'
     with Server(answering(wire)) as server, pytest.raises(ServiceUnreachableError) as caught:
