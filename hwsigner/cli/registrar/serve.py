@@ -24,7 +24,7 @@ from hwsigner.enrolment.registrar.policy import read_policy
 from hwsigner.enrolment.registrar.registrar import Registrar
 from hwsigner.enrolment.registrar.reloading import ReloadedFile
 from hwsigner.enrolment.registrar.sealing import read_keys
-from hwsigner.enrolment.registrar.server import RegistrarServer
+from hwsigner.enrolment.registrar.server import CONNECTIONS_OF_ADDRESS, MAX_CONNECTIONS, RegistrarServer
 from hwsigner.errors import HwsignerError, UsageError
 from hwsigner.http.address import host_and_port, is_loopback
 from hwsigner.monitoring.log import Log
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 HELP = "certify keys that are proven to be in known chips"
 
-_COUNT = whole_number(1, 10**6)
+_COUNT, _CONNECTIONS = whole_number(1, 10**6), whole_number(1, MAX_CONNECTIONS)
 _FLAGS = (
     POLICY,
     KEYS,
@@ -51,6 +51,7 @@ _FLAGS = (
     Flag("tls-key", "private key of the certificate, in PEM (default: in the same file)", "FILE"),
     Flag("per-address", "requests per minute from one address; an enrolment takes two", "N", _COUNT, 60),
     Flag("per-minute", "requests per minute from all addresses", "N", _COUNT, 600),
+    Flag("connections-per-address", "open connections of one address", "N", _CONNECTIONS, CONNECTIONS_OF_ADDRESS),
 )
 _HOP_LIMIT = 64
 _PRIORITIES = {"refused": WARNING, "limited": WARNING, "not issued": ERROR, "failed": ERROR, "kept": ERROR}
@@ -105,7 +106,9 @@ def _server(arguments: Arguments, tls: ssl.SSLContext | None) -> RegistrarServer
     )
     limit = RateLimit(arguments.per_address, arguments.per_minute)
     listener = listen(arguments.address, arguments.port, _HOP_LIMIT)
-    return RegistrarServer(registrar, listener, limit=limit, audit=_write_audit, tls=tls)
+    server = RegistrarServer(registrar, listener, limit=limit, audit=_write_audit, tls=tls)
+    server.connections_of_address = arguments.connections_per_address
+    return server
 
 
 def _reporter(what: str) -> Callable[[HwsignerError], None]:

@@ -25,7 +25,7 @@ from hwsigner.identity.certificate_request import CertificateRequest
 # For an issuer that does not say when to ask again, in seconds.
 RETRY_SECONDS = 10.0
 # Characters. It may quote a client, and the journal splits lines of more than 48 KiB.
-_LONGEST_REASON = 500
+LONGEST_REASON = 500
 _NOT_ALLOWED = "the registrar's policy does not give this chip a certificate with this subject and these names"
 
 # Takes the facts of one decision.
@@ -176,7 +176,7 @@ class Registrar:
         except (RefusedRequest, AttestationError, ValueError) as error:
             refusal = _refusal(error)
             reason = ": ".join(filter(None, (refusal.message, refusal.detail)))
-            self.audit(facts | {"decision": otherwise, "reason": reason[:_LONGEST_REASON]})
+            self.audit(facts | {"decision": otherwise, "reason": reason[:LONGEST_REASON]})
             raise refusal from error
         self.audit(facts)
 

@@ -22,14 +22,14 @@ from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
 
 from hwsigner.enrolment.registrar.limits import RateLimit, network
-from hwsigner.enrolment.registrar.registrar import Audit, RefusedRequest, Registrar
+from hwsigner.enrolment.registrar.registrar import LONGEST_REASON, Audit, RefusedRequest, Registrar
 from hwsigner.enrolment.registrar_messages import CERTIFICATE_PATH, CHALLENGE_PATH, MAX_BODY_BYTES, write_object
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 MAX_CONNECTIONS = 64
-MAX_CONNECTIONS_OF_ADDRESS = 16
+CONNECTIONS_OF_ADDRESS = 16
 MAX_HEAD_BYTES = 8192
 # For the handshake and the request; then for the issuer and the answer.
 RECEIVE_SECONDS = 10.0
@@ -70,12 +70,17 @@ class RegistrarServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
         registrar: makes the decisions.
         listener: the listening socket; closed at the end.
         limit: the limit of requests.
-        audit: takes the facts about a flood of requests, at most every 10 seconds.
+        audit: takes the facts about requests that do not reach the registrar, and at most every 10 seconds about a
+            flood of them.
         tls: the server's TLS; None for none.
+
+    Attributes:
+        connections_of_address: the most open connections of one address, or IPv6 network of 64 bits.
     """
 
     daemon_threads = True
     block_on_close = False
+    connections_of_address = CONNECTIONS_OF_ADDRESS
 
     def __init__(
         self,
@@ -106,14 +111,21 @@ class RegistrarServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
         while self._connections and time.monotonic() < end:
             time.sleep(_LOOK_SECONDS / 10)
 
-    def note_flood(self, address: str) -> None:
-        """Write an audit line about too many requests, unless there was one just now."""
+    def note_flood(self, address: str, of: str = "requests") -> None:
+        """Write an audit line about too many requests or connections, unless there was one just now."""
         with self._lock:
             is_due = time.monotonic() > self._flood_line + _FLOOD_LINE_SECONDS
             if is_due:
                 self._flood_line = time.monotonic()
         if is_due:
-            self.audit({"client": address, "decision": "limited", "reason": "too many requests"})
+            self.audit({"client": address, "decision": "limited", "reason": f"too many {of}"})
+
+    def note_refusal(self, address: str, reason: str) -> None:
+        """Write an audit line about a request that does not reach the registrar. It counts as one that does."""
+        if self.limit.wait_for(address):
+            self.note_flood(address)
+        else:
+            self.audit({"client": address, "decision": "refused", "reason": reason[:LONGEST_REASON]})
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Return whether there is room for a connection. If not, it is closed, without a TLS handshake."""
@@ -123,9 +135,9 @@ class RegistrarServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
                 self._connections[id(request)] = one
                 of_address = sum(other.network == one.network for other in self._connections.values())
                 is_full = len(self._connections) > MAX_CONNECTIONS
-                is_ok = of_address <= MAX_CONNECTIONS_OF_ADDRESS and (not is_full or self._make_room(one))
+                is_ok = of_address <= self.connections_of_address and (not is_full or self._make_room(one))
             if is_full or not is_ok:
-                self.note_flood(client_address[0])
+                self.note_flood(client_address[0], "open connections")
         except OSError:  # No descriptor is free, or the audit line can't be written.
             return False
         return is_ok
@@ -207,6 +219,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(RefusedRequest(HTTPStatus.INTERNAL_SERVER_ERROR, "the registrar failed", "Its log has more"))
 
     def _answer(self, body: bytes, address: str) -> dict[str, Any]:
+        if self.path not in (CHALLENGE_PATH, CERTIFICATE_PATH):
+            problem = f"the registrar has nothing at the path {self.path[:100]!r}"
+            raise self._turned_away(HTTPStatus.NOT_FOUND, problem, "Check the registrar's URL")
         wait = self.server.limit.wait_for(address)
         if wait:
             problem = "the registrar gets too many requests"
@@ -214,24 +229,26 @@ class _Handler(BaseHTTPRequestHandler):
         self._limits.answer()
         if self.path == CHALLENGE_PATH:
             return self.server.registrar.challenge(body, address)
-        if self.path == CERTIFICATE_PATH:
-            return self.server.registrar.certify(body, address)
-        raise RefusedRequest(HTTPStatus.NOT_FOUND, "the registrar has nothing at this path", "Check its URL")
+        return self.server.registrar.certify(body, address)
 
     def _body(self) -> bytes:
         lengths = self.headers.get_all("Content-Length", [])
         if len(lengths) != 1 or not _NUMBER.fullmatch(lengths[0]) or "Transfer-Encoding" in self.headers:
-            raise RefusedRequest(
-                HTTPStatus.LENGTH_REQUIRED, "the request does not have one Content-Length", "Update hwsigner"
-            )
+            problem = "the request does not have one Content-Length"
+            raise self._turned_away(HTTPStatus.LENGTH_REQUIRED, problem, "Update hwsigner")
         length = int(lengths[0])
         if length > MAX_BODY_BYTES:
             problem = f"the request has more than {MAX_BODY_BYTES} bytes"
-            raise RefusedRequest(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, problem, "Send fewer certificates")
+            raise self._turned_away(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, problem, "Send fewer certificates")
         body = self.rfile.read(length)
         if len(body) < length:
             raise ConnectionError("the client has left")
         return body
+
+    def _turned_away(self, status: HTTPStatus, problem: str, hint: str) -> RefusedRequest:
+        """Return the refusal of a request that does not reach the registrar, after its audit line."""
+        self.server.note_refusal(self.client_address[0], problem)
+        return RefusedRequest(status, problem, hint)
 
     def _refuse(self, refusal: RefusedRequest) -> None:
         headers = {"Retry-After": str(math.ceil(refusal.retry_after))} if refusal.retry_after else {}
@@ -248,7 +265,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Send a refusal. Called by the base class if the request is not HTTP, or has another method than POST."""
-        self._refuse(RefusedRequest(HTTPStatus(code), message or HTTPStatus(code).phrase, "Check the registrar's URL"))
+        problem = message or HTTPStatus(code).phrase
+        self._refuse(self._turned_away(HTTPStatus(code), problem, "Check the registrar's URL"))
 
     def log_message(self, format: str, *args: Any) -> None:
         """Write nothing: the audit lines say what happened."""

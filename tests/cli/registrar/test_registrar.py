@@ -196,6 +196,7 @@ def issuing_program(folder: Path, ca: certs.Authority) -> str:
         ("--tls-key=x", "--tls-key is given without --tls-certificate"),
         ("--tls-certificate=absent", "--tls-certificate absent and its key can't be used"),
         ("--per-address=0", "--per-address is '0'"),
+        ("--connections-per-address=65", "--connections-per-address is '65': write a whole number from 1 to 64"),
     ],
 )
 def test_registrar_does_not_start_with_a_flag_that_is_wrong(

@@ -198,13 +198,22 @@ def test_request_that_is_not_in_order_is_refused_in_json(data: bytes, status: in
     assert json.loads(answer).keys() == {"error", "hint"}
     assert b"Python" not in head
     assert site.issuer.requests == []
+    assert [(facts["client"], facts["decision"]) for facts in site.audit] == [("127.0.0.1", "refused")]
+    assert site.audit[0]["reason"] == json.loads(answer)["error"][:500]
+
+
+def test_flood_of_requests_that_are_not_in_order_does_not_flood_the_log(site: Site) -> None:
+    with site.serving(limit=RateLimit(3, 10**6, lambda: 0.0)) as server:
+        for _ in range(10):
+            assert exchange(server, b"GET / HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 501")
+    assert site.decisions == ["refused"] * 3 + ["limited"]
 
 
 def test_request_without_an_end_is_cut_off(site: Site) -> None:
     lines = b"a: " + b"b" * 60_000 + b"\r\n"  # Neither too long nor too many.
     with site.serving() as server:
         assert exchange(server, b"POST /v1/challenge HTTP/1.1\r\n" + lines * 90) == b""
-    assert site.audit == []
+    assert site.decisions == ["refused"]
 
 
 @pytest.mark.parametrize("has_tls", [False, True])
@@ -235,7 +244,8 @@ def test_flood_of_connections_of_one_address_leaves_room_for_others(site: Site) 
     with site.serving() as server:
         flood = [connect(server) for _ in range(100)]
         _wait_until(lambda: "limited" in site.decisions)
-        assert len(server._connections) <= server_module.MAX_CONNECTIONS_OF_ADDRESS + 1
+        assert len(server._connections) <= server_module.CONNECTIONS_OF_ADDRESS + 1
+        assert site.audit[-1]["reason"] == "too many open connections"
         with socket.socket() as other:
             other.bind(("127.0.0.2", 0))
             other.settimeout(30)
@@ -247,11 +257,20 @@ def test_flood_of_connections_of_one_address_leaves_room_for_others(site: Site) 
     assert site.decisions.count("limited") == 1
 
 
+def test_load_balancer_may_have_more_connections(site: Site) -> None:
+    with site.serving() as server, ExitStack() as stack:
+        server.connections_of_address = server_module.MAX_CONNECTIONS
+        for _ in range(server_module.MAX_CONNECTIONS):
+            stack.enter_context(connect(server))
+        _wait_until(lambda: len(server._connections) == server_module.MAX_CONNECTIONS)
+    assert site.audit == []
+
+
 def test_slow_clients_of_many_addresses_make_room_for_others(site: Site, asked: CertificateRequest) -> None:
     with site.serving() as server, ExitStack() as stack:
         target = server.socket.getsockname()[:2]
         for number in range(server_module.MAX_CONNECTIONS + 8):
-            source = (f"127.0.0.{10 + number // server_module.MAX_CONNECTIONS_OF_ADDRESS}", 0)
+            source = (f"127.0.0.{10 + number // server_module.CONNECTIONS_OF_ADDRESS}", 0)
             stack.enter_context(socket.create_connection(target, 30, source))
         assert isinstance(issued(url(server), asked), Issued)
     assert "limited" in site.decisions
