@@ -13,10 +13,9 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from hwsigner.attestation.chain import Trust, VendorCertificate
+from hwsigner.attestation.chain import Trust, VendorCertificate, certificate_files
 from hwsigner.attestation.documents import NONCE_BYTES, Document, Kind, Value, binding, new, read
 from hwsigner.attestation.findings import Findings
 from hwsigner.attestation.request import is_signed_by, read_request
@@ -32,7 +31,6 @@ __all__ += ["Document", "Findings", "Kind", "Trust", "Value", "VendorCertificate
 
 # By format, a module that is a _VerifiesStatements.
 _VERIFIERS = {name: f"hwsigner.attestation.{name}" for name in ("tpm2", "piv", "pkcs11")}
-_SUFFIXES = (".pem", ".crt", ".cer", ".der")
 _Given = ParamSpec("_Given")
 _Result = TypeVar("_Result")
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
@@ -148,12 +146,7 @@ def read_trust(folder: str, now: datetime | None = None) -> Trust:
         UsageError: the folder can't be read, or has no such file.
         CertificateError, AttestationError: a file can't be read as certificates.
     """
-    try:
-        files = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in _SUFFIXES)
-    except OSError as error:
-        raise UsageError(f"can't read the folder {folder}: {error.strerror}", "Name a folder with roots") from error
-    if not files:
-        raise UsageError(f"{folder} has no certificates", f"Put the vendors' roots there, named {', '.join(_SUFFIXES)}")
+    files = certificate_files(folder)
     found = [one for path in files for one in find_certificates(KeyURI("file", {"path": os.fsencode(path)}))]
     return Trust(tuple(VendorCertificate.read(one.der, one.uri) for one in found), now)
 

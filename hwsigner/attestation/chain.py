@@ -9,17 +9,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Self
 
 from asn1crypto.x509 import Certificate as Parsed
+from asn1crypto.x509 import GeneralNames
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
-from hwsigner.errors import AttestationError
+from hwsigner.errors import AttestationError, UsageError
 
 _HASHES: dict[str, type[HashAlgorithm]] = {"sha256": SHA256, "sha384": SHA384, "sha512": SHA512}
+_SUFFIXES = (".pem", ".crt", ".cer", ".der")
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 _LONGEST_CHAIN = 6
 _MOST_OTHERS = 8  # More would make looking for the chain slow.
@@ -57,7 +60,8 @@ class VendorCertificate:
             # Parsed on first use, so use it here to find what is broken.
             _ = certificate.extensions, certificate.public_key, certificate.subject, certificate.issuer
             _ = certificate.begin, certificate.end, certificate.is_ca, certificate.longest_path
-            _ = certificate.unknown_critical, [value.native for value in certificate.extensions.values()]
+            parts = [part for value in certificate.extensions.values() for part in _parts(value)]
+            _ = certificate.unknown_critical, [part.native for part in parts]
         except UNREADABLE as error:
             raise AttestationError(f"{name} can't be read as a certificate", "Get another copy") from error
         return certificate
@@ -220,6 +224,26 @@ class Trust:
             unknown = ", ".join(certificate.unknown_critical)
             problem = f"{name} has a critical extension that is unknown here: {unknown}"
             raise AttestationError(problem, "Update hwsigner")
+
+
+def _parts(value: Any) -> Sequence[Any]:
+    """Return what is read of an extension. An otherName is not: its value may be anything (RFC 5280, 4.2.1.6)."""
+    return [name for name in value if name.name != "other_name"] if isinstance(value, GeneralNames) else [value]
+
+
+def certificate_files(folder: str) -> list[Path]:
+    """Return the files with the vendors' certificates in a folder, hidden ones too.
+
+    Raises:
+        UsageError: the folder can't be read, or has no such file.
+    """
+    try:
+        files = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in _SUFFIXES)
+    except OSError as error:
+        raise UsageError(f"can't read the folder {folder}: {error.strerror}", "Name a folder with roots") from error
+    if not files:
+        raise UsageError(f"{folder} has no certificates", f"Put the vendors' roots there, named {', '.join(_SUFFIXES)}")
+    return files
 
 
 def in_usual_form(public_key: bytes) -> bytes:

@@ -143,6 +143,10 @@ def _verify_chain(
     is_old = len(chain) == 2 and f9.subject == _OLD_F9 and "basic_constraints" not in f9.extensions
     if not (f9.is_ca or is_old):
         raise AttestationError(f"the certificate of {f9.subject} is not one of slot f9", "Make the statement again")
+    # Each certificate above f9 allows a number of CAs below it, f9 included. Only a root right above f9 may allow none.
+    if len(chain) > 2 and any(one.longest_path < below for below, one in enumerate(chain[1:], start=1)):
+        problem = f"a certificate above that of {f9.subject} does not allow so many CAs below it"
+        raise AttestationError(problem, "Trust only Yubico's roots")
 
 
 def _findings(attestation: _Attestation, *, proven: tuple[str, ...] = (), claimed: tuple[str, ...] = ()) -> Findings:
@@ -179,11 +183,15 @@ def _bytes(certificate: VendorCertificate, oid: str, length: int) -> bytes:
 
 def _serial(certificate: VendorCertificate) -> int:
     """Return the serial number: an INTEGER in DER, which no YubiKey that was seen made negative or too long."""
-    value: bytes = certificate.extensions[_SERIAL].contents if _SERIAL in certificate.extensions else b""
+    if _SERIAL not in certificate.extensions:
+        version = ".".join(map(str, _bytes(certificate, _FIRMWARE, 3)))
+        problem = f"the slot's certificate, of firmware {version}, has no serial number"
+        raise AttestationError(problem, "Use a YubiKey that writes one: without it, nothing tells this one from others")
+    value: bytes = certificate.extensions[_SERIAL].contents
     number = int.from_bytes(value[2:], signed=True)
     content = number.to_bytes(number.bit_length() // 8 + 1, signed=True)
     if value != bytes([2, len(content)]) + content or not 0 <= number <= _MAX_SERIAL:
-        raise _refusal("has no serial number")
+        raise _refusal("has an invalid serial number")
     return number
 
 

@@ -109,11 +109,11 @@ def old_chain(
     return Chain(root, f9, slot_of(f9, extensions, **options))
 
 
-def new_chain() -> Chain:
+def new_chain(path_lengths: tuple[int | None, int, int] = (3, 2, 1)) -> Chain:
     """Return a chain as from firmware 5.7.4: two intermediates."""
-    root = Issued("Yubico Attestation Root 1").issue_root(3)
-    upper = root.issue("Yubico Attestation Intermediate B 1", ca=True, path_length=2)
-    lower = upper.issue("Yubico PIV Attestation B 1", ca=True, path_length=1)
+    root = Issued("Yubico Attestation Root 1").issue_root(path_lengths[0])
+    upper = root.issue("Yubico Attestation Intermediate B 1", ca=True, path_length=path_lengths[1])
+    lower = upper.issue("Yubico PIV Attestation B 1", ca=True, path_length=path_lengths[2])
     f9 = lower.issue("YubiKey PIV Attestation", ca=True, path_length=0, extensions={FIRMWARE: b"\5\7\4"})
     slot = slot_of(f9, {**YUBIKEY, FIRMWARE: b"\5\7\4"})
     return Chain(root, f9, slot, (lower, upper))

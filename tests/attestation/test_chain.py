@@ -107,6 +107,13 @@ def test_certificate_is_refused_when_a_critical_extension_is_unknown(root: _Issu
     assert _trust(root).verify(_read(issue("Leaf", root, unknown, critical=False)))
 
 
+@pytest.mark.parametrize("value", [b"\x80\x03abc", b"\xa0\x05\x0c\x03abc", b"\x0c\x03abc"])
+def test_other_name_may_have_any_value(root: _Issued, value: bytes) -> None:
+    names = [x509.DNSName("a.example"), x509.OtherName(x509.ObjectIdentifier("1.2.3.4"), value)]
+    leaf = issue("Leaf", root, x509.SubjectAlternativeName(names))
+    assert _trust(root).verify(_read(leaf))
+
+
 def test_chain_is_refused_when_there_are_many_certificates(root: _Issued) -> None:
     others = [issue("Root", root, CA)] * 9
     assert _refusal(root, issue("Leaf", root), others) == "there are more than 8 certificates"

@@ -72,13 +72,15 @@ def test_command_is_refused_in_one_line(
     assert printed.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", ["roots", "roots/root.pem", "state"])
+@pytest.mark.parametrize("name", ["roots", "roots/root.pem", "roots/.x.pem", "state"])
 def test_verifier_trusts_nothing_that_other_users_can_write(
     name: str, folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     documents = {kind: new(kind, "pkcs11", MEMBERS[kind]) for kind in MEMBERS}
     for kind, document in documents.items():
         (folder / kind).write_text(document.to_json())
+    if name == "roots/.x.pem":
+        (folder / "roots" / "root.pem").rename(folder / name)
     (folder / name).chmod(0o777 if name == "roots" else 0o666)
     command = ["verify-attestation", "statement", "--roots", "roots", "--state", "state", "--answer", "answer"]
     assert main(command) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 import subprocess
 import sys
 from datetime import timedelta
@@ -247,7 +248,16 @@ def test_extension_is_refused_when_it_is_not_as_yubikeys_write_it(extensions: di
 @pytest.mark.parametrize("oid", [FIRMWARE, SERIAL, POLICIES])
 def test_certificate_is_refused_without_an_extension(oid: str) -> None:
     rest = {key: value for key, value in YUBIKEY.items() if key != oid}
-    assert refusal(old_chain(rest)).startswith("the slot's certificate has ")
+    assert re.match("the slot's certificate(, of firmware 5.4.3,)? has no ", refusal(old_chain(rest)))
+
+
+def test_yubikey_that_writes_no_serial_number_is_told_so() -> None:
+    """As those with firmware 4.3.7 may."""
+    old = old_chain({FIRMWARE: b"\4\3\7", POLICIES: YUBIKEY[POLICIES]})
+    with pytest.raises(AttestationError) as caught:
+        examine(old.statement, old.trust)
+    assert caught.value.message == "the slot's certificate, of firmware 4.3.7, has no serial number"
+    assert caught.value.hint.startswith("Use a YubiKey that writes one")
 
 
 @pytest.mark.parametrize("slot", ["9b", "f9", "9A", "96", "81", "9a ", "9a\n", " 9a", "9", "9aa", "٩a"])
@@ -324,6 +334,20 @@ def test_key_of_a_slot_can_not_pretend_to_be_f9_from_firmware_5_7_4() -> None:
     assert "is not one of slot f9" in refusal(
         chain.but(f9=chain.slot, slot=forged, intermediates=(chain.f9, *chain.intermediates))
     )
+
+
+@pytest.mark.parametrize(
+    "allowed",
+    [pytest.param((2, 2, 1), id="root"), pytest.param((3, 1, 1), id="upper"), pytest.param((3, 2, 0), id="lower")],
+)
+def test_chain_is_refused_when_a_ca_allows_fewer_below_it(allowed: tuple[int, int, int]) -> None:
+    """f9 is one of the CAs below: its certificate says CA:TRUE, and it issues the slot's."""
+    assert "does not allow so many CAs below it" in refusal(new_chain(allowed))
+
+
+def test_chain_is_accepted_with_the_path_lengths_of_yubicos_own() -> None:
+    assert proven(new_chain((3, 2, 1))).in_hardware
+    assert proven(new_chain((None, 2, 1))).in_hardware
 
 
 @pytest.mark.parametrize(("common_name", "ca"), [("alice", None), ("alice", False), (OLD_F9, False)])

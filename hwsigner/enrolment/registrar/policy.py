@@ -117,11 +117,13 @@ def add_machine(path: str, machine: Machine, *, replace: bool = False) -> bool:
 
 def _with_machine(text: str, machine: Machine, existing: Machine | None) -> str:
     import tomlkit
+    from tomlkit.items import InlineTable
 
     document = tomlkit.parse(text)
     machines: Any = document.setdefault("machine", tomlkit.table(is_super_table=True))
     if existing is None:
-        table = tomlkit.table()
+        # An inline table can have no other kind of table in it.
+        table = tomlkit.inline_table() if isinstance(machines, InlineTable) else tomlkit.table()
         table.update(machine.values())
         machines[machine.name] = table
         return tomlkit.dumps(document)

@@ -111,6 +111,21 @@ def test_policy_that_other_users_can_write_is_refused(path: Path) -> None:
         read_policy(str(path))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "machine = {}",
+        f'machine = {{ a = {{ tpm = "{TWO}", subject = "CN=a" }} }}  # Inline.',
+        f'[machine]\na = {{ tpm = "{TWO}", subject = "CN=a" }}\n',
+    ],
+)
+def test_machine_is_added_to_inline_tables(path: Path, text: str) -> None:
+    path.write_text(text)
+    before = read_policy(str(path)).machines
+    assert add_machine(str(path), tpm(ONE))
+    assert read_policy(str(path)).machines == {**before, "web-01": tpm(ONE)}
+
+
 def test_adding_a_machine_keeps_comments_and_all_else(path: Path) -> None:
     assert add_machine(str(path), tpm(TWO, "web-02", "CN=web-02,OU=web", ("web-02.example.com",)))
     text = path.read_text()
