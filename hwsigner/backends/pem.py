@@ -8,9 +8,10 @@ from __future__ import annotations
 import binascii
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import islice, zip_longest
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from hwsigner.errors import HwsignerError
 
@@ -38,6 +39,7 @@ _SHAPES = (
 _OIDS = ((bytes.fromhex("6781050a01"), "TSS2 PRIVATE KEY"), (bytes.fromhex("2a864886f70d0107"), PKCS7))
 
 _PLAIN = frozenset({"CERTIFICATE", "PUBLIC KEY", "CERTIFICATE REQUEST"})
+_KEY_BAGS = {"key_bag": "PRIVATE KEY", "pkcs8_shrouded_key_bag": "ENCRYPTED PRIVATE KEY"}
 _NAMES = {PKCS7: "PKCS #7", PKCS12: "PKCS #12"}
 _HINTS: dict[type[OSError], str] = {
     FileNotFoundError: "Check the path",
@@ -156,6 +158,27 @@ def first_element(der: bytes) -> bytes:
     from asn1crypto import parser
 
     return der[: parser.peek(der)]
+
+
+def pkcs12_keys(data: bytes) -> list[Block]:
+    """Return the private keys in a PKCS #12 file (RFC 7292), each encrypted or not. Nothing is decrypted.
+
+    Keys inside of encrypted contents are not seen; tools encrypt only each key. A damaged file has none here.
+    """
+    from asn1crypto.pkcs12 import Pfx, SafeContents
+
+    def found(bags: Iterable[Any]) -> Iterator[Block]:
+        for bag in bags:
+            kind, value = bag["bag_id"].native, bag["bag_value"]
+            if kind == "safe_contents":
+                yield from found(value)
+            elif kind in _KEY_BAGS:
+                yield Block(_KEY_BAGS[kind], value.untag().dump())
+
+    with suppress(ValueError, TypeError, KeyError, RecursionError):
+        parts = [part for part in Pfx.load(data).authenticated_safe if part["content_type"].native == "data"]
+        return [block for part in parts for block in found(SafeContents.load(part["content"].native))]
+    return []
 
 
 def _hint(path: str, reason: OSError) -> str:

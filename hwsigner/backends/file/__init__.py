@@ -13,8 +13,15 @@ from cryptography.hazmat.primitives.asymmetric import ec, mldsa, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from hwsigner.backends.file.loading import SUPPORTED, load_certificate, load_key, load_pkcs7, load_pkcs12
-from hwsigner.backends.pem import PKCS7, PKCS12, Block, Contents, read_contents
+from hwsigner.backends.file.loading import (
+    RSA_PSS,
+    SUPPORTED,
+    load_certificate,
+    load_key,
+    load_pkcs7,
+    load_pkcs12,
+)
+from hwsigner.backends.pem import PKCS7, PKCS12, Block, Contents, pkcs12_keys, read_contents
 from hwsigner.errors import (
     AmbiguousKeyError,
     CertificateError,
@@ -212,13 +219,14 @@ def private_key_block(path: str, contents: Contents) -> Block:
     keys = [b for b in contents.blocks if b.label.endswith("PRIVATE KEY") or b.label == PKCS12]
     if not keys:
         raise KeyNotFoundError(f"{path} has {contents} and no private key", "Name the file with the private key")
-    if len(keys) > 1:
-        raise AmbiguousKeyError(f"{path} has {len(keys)} private keys", "Keep one key in the file")
+    inside = pkcs12_keys(keys[0].data) if keys[0].label == PKCS12 else []
+    if (number := max(len(keys), len(inside))) > 1:
+        raise AmbiguousKeyError(f"{path} has {number} private keys", "Keep one key in the file")
     if keys[0].label not in _PRIVATE_KEYS:
         hint = _OTHER_KEY_HINTS.get(keys[0].label, "Convert it to PKCS #8")
         raise UnsupportedKeyError(f"{path} has a private key in the form {keys[0].label}, which is not supported", hint)
-    if keys[0].label == "PRIVATE KEY" and _RSASSA_PSS in keys[0].data[:32]:
-        raise UnsupportedKeyError(f"{path} has an RSA-PSS key", SUPPORTED)
+    if any(key.label == "PRIVATE KEY" and _RSASSA_PSS in key.data[:32] for key in (*keys, *inside)):
+        raise _rsa_pss(path)
     return keys[0]
 
 
@@ -242,9 +250,15 @@ def _usable(path: str, loaded: LoadedKey) -> FileKey:
     from hwsigner.backends.file.libcrypto import EvpKey
 
     if isinstance(loaded, EvpKey):
+        if loaded.kind == RSA_PSS:
+            raise _rsa_pss(path)
         return FileKey(path, MLDSA, loaded.public_key(), lambda message, _: loaded.sign(message))
     kind = type(loaded).__name__.removesuffix("PrivateKey")
     raise UnsupportedKeyError(f"{path} has a private key of type {kind}", SUPPORTED)
+
+
+def _rsa_pss(path: str) -> UnsupportedKeyError:
+    return UnsupportedKeyError(f"{path} has an RSA-PSS key", SUPPORTED)
 
 
 def _spki(key: PrivateKeyTypes) -> bytes:

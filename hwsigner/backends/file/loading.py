@@ -11,10 +11,11 @@ from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, load_der_private_key, load_pem_private_key
 
-from hwsigner.backends.pem import Block, first_element
+from hwsigner.backends.pem import Block, first_element, pkcs12_keys
 from hwsigner.errors import PinError, UnsupportedKeyError, WrongPinError
 from hwsigner.key import SUPPORTED_KEYS
 from hwsigner.pins import FoundPin, PinRequest, PinSource, use_until_right
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     LoadedKey: TypeAlias = PrivateKeyTypes | EvpKey
 
 SUPPORTED = f"SigV4-X509 has {SUPPORTED_KEYS}"
+RSA_PSS = "RSA-PSS"
+_ENCRYPTED = "ENCRYPTED PRIVATE KEY"
 _LEGACY_CIPHER = rb"^DEK-Info: (AES-(128|256)-CBC,[0-9A-Fa-f]{32}|DES-EDE3-CBC,[0-9A-Fa-f]{16})$"
 _BER_SEQUENCE = b"\x30\x80"  # Of indefinite length.
 _LOAD_ERRORS = (ValueError, TypeError, UnsupportedAlgorithm)
@@ -51,7 +54,8 @@ def load_key(uri: KeyURI, block: Block, pins: PinSource) -> LoadedKey:
 
 def _load_key(uri: KeyURI, block: Block, passphrase: bytes | None) -> LoadedKey:
     try:
-        return _by_cryptography(block, passphrase)
+        loaded = _by_cryptography(block, passphrase)
+        return _of_its_kind(uri, loaded, block, passphrase or b"")
     except _LOAD_ERRORS as error:
         if "Incorrect password" in str(error):
             raise _wrong_passphrase(uri) from error
@@ -126,6 +130,17 @@ def _wrong_passphrase(uri: KeyURI) -> WrongPinError:
     return error
 
 
+def _of_its_kind(uri: KeyURI, loaded: PrivateKeyTypes, block: Block, passphrase: bytes) -> LoadedKey:
+    """Return the key of a block. One of RSA-PSS, which cryptography takes for RSA, is libcrypto's, if that is there."""
+    if block.label == _ENCRYPTED and isinstance(loaded, rsa.RSAPrivateKey):
+        from hwsigner.backends.file import libcrypto
+
+        with suppress(UnsupportedKeyError):
+            key = libcrypto.load_key(uri.name, block.pem, passphrase)
+            return key if key and key.kind == RSA_PSS else loaded
+    return loaded
+
+
 def _by_cryptography(block: Block, passphrase: bytes | None) -> PrivateKeyTypes:
     # Validating an RSA key takes 30 ms; instead, every signature is verified with the certificate's key.
     if not block.headers:
@@ -137,8 +152,8 @@ def _by_cryptography(block: Block, passphrase: bytes | None) -> PrivateKeyTypes:
 
 
 def _from_libcrypto(uri: KeyURI, key: EvpKey) -> LoadedKey:
-    """Return a key that libcrypto loaded: its own if it is ML-DSA, and otherwise cryptography's."""
-    if key.kind.startswith("ML-DSA-"):
+    """Return a key that libcrypto loaded: its own if it is ML-DSA or RSA-PSS, else cryptography's."""
+    if key.kind.startswith("ML-DSA-") or key.kind == RSA_PSS:
         return key
     with suppress(*_LOAD_ERRORS):
         return load_der_private_key(key.private_der(), None, unsafe_skip_rsa_key_validation=True)
@@ -161,7 +176,9 @@ def _pkcs12(uri: KeyURI, data: bytes, passphrase: bytes) -> Bundle | None:
     except (*_LOAD_ERRORS, InvalidVersion) as error:
         return None if "Invalid password" in str(error) else _pkcs12_by_libcrypto(uri, data, passphrase)
     certificates = [bundle.cert, *bundle.additional_certs] if bundle.cert else bundle.additional_certs
-    return Bundle(bundle.key, [c.certificate.public_bytes(Encoding.DER) for c in certificates])
+    keys = pkcs12_keys(data) if isinstance(bundle.key, rsa.RSAPrivateKey) else []
+    key = _of_its_kind(uri, bundle.key, keys[0], passphrase) if bundle.key and keys else bundle.key
+    return Bundle(key, [c.certificate.public_bytes(Encoding.DER) for c in certificates])
 
 
 def _pkcs12_by_libcrypto(uri: KeyURI, data: bytes, passphrase: bytes) -> Bundle | None:

@@ -48,6 +48,7 @@ from hwsigner.errors import (
 )
 from hwsigner.identity.certificate import load
 from hwsigner.key import Key, find_certificates, open_key
+from hwsigner.key.management import describe_key
 from hwsigner.pins import PinRequest, PinSource
 from hwsigner.system import users
 from hwsigner.uri import KeyURI
@@ -422,6 +423,26 @@ class TestRefusedKeys:
         assert str(path) in caught.value.message
         assert "RSA of 2048 to 4096 bits" in caught.value.hint
 
+    @pytest.mark.parametrize(
+        "command",
+        [
+            "pkcs8 -topk8 -in {key}",
+            "pkcs8 -topk8 -in {key} -v1 PBE-SHA1-3DES",
+            "pkcs8 -topk8 -scrypt -in {key} -outform DER",
+            "pkcs12 -export -in {certificate} -inkey {key}",
+            "pkcs12 -export -in {certificate} -inkey {key} -legacy",
+            "pkcs12 -export -in {certificate} -inkey {key} -keypbe NONE -certpbe NONE",
+            "pkcs12 -export -nocerts -in {key} -inkey {key}",
+        ],
+    )
+    def test_rsa_pss_key_behind_a_passphrase_is_refused(self, files: KeyFiles, command: str) -> None:
+        key = files.write("pss.key", openssl("genpkey", "-algorithm", "RSA-PSS", "-pkeyopt", "rsa_keygen_bits:2048"))
+        leaf = files.write("pss.crt", openssl("req", "-x509", "-new", "-key", str(key), "-subj", "/CN=pss"))
+        words = [word.format(key=key, certificate=leaf) for word in command.split()]
+        path = files.write("pss", openssl(*words, "-passout", f"pass:{PASSPHRASE}"))
+        with pytest.raises(UnsupportedKeyError, match=f"{path} has an RSA-PSS key"):
+            open_key(str(path), PASSPHRASE)
+
     def test_rsa_key_above_4096_bits_is_refused(self, files: KeyFiles) -> None:
         path = files.write("large", _rsa_5120())
         with pytest.raises(UnsupportedKeyError, match="RSA key of 5120 bits"):
@@ -483,6 +504,18 @@ class TestRefusedKeys:
         with pytest.raises(AmbiguousKeyError, match="2 private keys") as caught:
             open_key(str(path))
         assert str(path) in caught.value.message
+
+    @pytest.mark.parametrize("command", ["--to-p12", "--to-p12 --outder"])
+    def test_two_private_keys_in_pkcs12_are_ambiguous(self, files: KeyFiles, command: str) -> None:
+        keys = files.write("two", files.key("P-256").read_bytes() + files.key("P-384").read_bytes())
+        source = [f"--load-privkey={keys}", f"--load-certificate={files.certificate('P-256')}", "--p12-name=x"]
+        words = ["certtool", *command.split(), *source, f"--password={PASSPHRASE}"]
+        ran = subprocess.run(words, env=ENVIRONMENT, capture_output=True, check=True)
+        path = files.write("two.p12", ran.stdout)
+        for use in (open_key, describe_key):
+            with pytest.raises(AmbiguousKeyError, match=f"{path} has 2 private keys"):
+                use(str(path), PASSPHRASE)
+        assert len(find_certificates(str(path), PASSPHRASE)) == 1
 
     def test_damaged_key_is_not_reported_as_a_wrong_passphrase(self, files: KeyFiles) -> None:
         data = files.key("P-256").read_bytes().replace(b"MIG", b"MIH", 1)
@@ -589,6 +622,9 @@ class TestLibcrypto:
         assert open_key(str(path), PASSPHRASE).sign(b"message")
         with pytest.raises(WrongPinError):
             open_key(str(path), WRONG_PASSPHRASE)
+        for form in ("PBES2 aes-256-cbc", "PKCS #12"):
+            path = files.form("RSA-2048", keyfiles.ENCRYPTED[form], PASSPHRASE)
+            assert open_key(str(path), PASSPHRASE).public_key() == files.public_key("RSA-2048")
 
     @pytest.mark.usefixtures("without_libcrypto")
     def test_error_without_libcrypto_says_that_the_passphrase_may_be_wrong(self, files: KeyFiles) -> None:
