@@ -31,7 +31,7 @@ from hwsigner.aws.credentials import Credentials, Reply
 from hwsigner.errors import AuditError
 from hwsigner.refresh.outcome import Rendered
 from hwsigner.system.systemd import Notifier
-from hwsigner.system.users import known_uid, peer_pid
+from hwsigner.system.users import known_uid
 
 MAX_CLIENTS = 2048
 MAX_COMMANDS = 8
@@ -55,8 +55,8 @@ class AgentServer:
         memory: holds the PINs that `unlock` brings.
         is_open: whether other users may ask. `allow-users` says for which profiles.
         log: takes a line for each refusal. There may be a flood of them.
-        give: called with a profile's name and the credentials that a user's process is about to get. Raises an
-            AuditError if it must not.
+        give: called with a profile's name and the credentials that a user is about to get, and the user's socket.
+            Raises an AuditError if it must not.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class AgentServer:
         memory: LockedMemory,
         is_open: bool,
         log: Log,
-        give: Callable[[str, Credentials, int, int], None] | None = None,
+        give: Callable[[str, Credentials, int, socket.socket], None] | None = None,
     ) -> None:
         self._profiles = profiles
         self._memory = memory
@@ -245,7 +245,7 @@ class AgentServer:
             return
         if self._give:
             try:
-                self._give(profile.name, answer.credentials, client.uid, _pid(client.sock))
+                self._give(profile.name, answer.credentials, client.uid, client.sock)
             except AuditError as error:
                 self._finish(client, protocol.error(error.exit_status, f"profile {profile.name!r}: {error}"))
                 return
@@ -331,10 +331,3 @@ class AgentServer:
             if self._acceptor.is_lost():  # As when the user has logged out: no client can connect any more.
                 self._log("the socket is gone, so the agent stops")
                 self.stop()
-
-
-def _pid(sock: socket.socket) -> int:
-    try:
-        return peer_pid(sock)
-    except OSError:  # It has hung up.
-        return 0

@@ -137,7 +137,7 @@ def _serve(
     # The log does not wait for its reader. This is undone where the command line was read.
     warnings.showwarning = lambda message, *_: log.note(f"warning: {message}")
     memory, notifier = LockedMemory(log.note), Notifier(os.environ)
-    monitor = Monitor(log, open_audit(chosen.audit_log, chosen.audit, log.note))
+    monitor = Monitor(log, open_audit(chosen.audit_log, chosen.audit, rate=chosen.audit_rate, log=log.note))
     desktop = None if address.is_system else Desktop(environ)
     profiles = Profiles(Shared(environ, memory, log.note, address.is_system, monitor, desktop))
     server = AgentServer(

@@ -61,7 +61,7 @@ def run(arguments: Arguments) -> int:
         credentials = create_session(identity, request, service)
         if audit:
             profile = arguments.profile or arguments.config_profile or ""
-            audit.give_process(profile, credentials, os.geteuid(), os.getpid(), for_parent=True)
+            audit.give_self(profile, credentials)
     _print(f"{credentials.process_json()}\n")
     given = {flag.attribute: value for flag, value in arguments.given}
     if _only_profile(given) and arguments.settings.agent == "auto":

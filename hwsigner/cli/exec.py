@@ -78,7 +78,7 @@ def run(arguments: Arguments) -> int:
     _warn_of_default_profile()
     log = Log()
     chosen = read_monitoring(os.environ)
-    monitor = Monitor(log, open_audit(chosen.audit_log, chosen.audit, log.note))
+    monitor = Monitor(log, open_audit(chosen.audit_log, chosen.audit, rate=chosen.audit_rate, log=log.note))
     profile = _profile(arguments)
     server, variables = _endpoint(profile, monitor, log.refused)
     # In this thread, so that Ctrl-C ends it; and first, as without credentials the command is not run.

@@ -35,7 +35,7 @@ _GROUPS = {
         "pinentry",
     ),
     "Logs and metrics": (
-        *("log-level", "log-format", "audit-log", "audit"),
+        *("log-level", "log-format", "audit-log", "audit", "audit-rate"),
         *("metrics-listen", "metrics-remote", "metrics-textfile"),
     ),
 }

@@ -27,7 +27,7 @@ def audit_of_sessions() -> Audit | None:
         return None
     from hwsigner.monitoring.audit import open_audit
 
-    return open_audit(found.audit_log, found.audit, report)
+    return open_audit(found.audit_log, found.audit, rate=found.audit_rate, log=report)
 
 
 def open_log(found: Monitoring) -> Log:

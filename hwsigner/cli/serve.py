@@ -77,7 +77,7 @@ def run(arguments: Arguments) -> int:
     if tls is None:  # An unfinished handshake takes ten times the memory of an unfinished request.
         raise_descriptor_limit()
     activated = _activated(arguments, tls)
-    monitor = Monitor(log, open_audit(chosen.audit_log, chosen.audit, log.note))
+    monitor = Monitor(log, open_audit(chosen.audit_log, chosen.audit, rate=chosen.audit_rate, log=log.note))
     profiles = _profiles(arguments, monitor)
     sockets = activated or [listen(arguments.address, arguments.port, arguments.hop_limit)]
     # With TLS, clients know the server by its certificate.

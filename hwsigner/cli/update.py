@@ -65,7 +65,7 @@ def run(arguments: Arguments) -> int:
 
         def write(credentials: Credentials) -> None:
             if audit and credentials is not source.of_agent:
-                audit.give_process(arguments.config_profile or "", credentials, os.geteuid(), os.getpid())
+                audit.give_self(arguments.config_profile or "", credentials)
             _write(path, section, credentials)
 
         name = _only_profile(arguments)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hwsigner.config import profiles
-from hwsigner.config.flags import Flag, one_of, table_values
+from hwsigner.config.flags import Flag, one_of, table_values, whole_number
 from hwsigner.errors import ConfigError, UsageError
 
 # The defaults are of `read_monitoring`: a flag that is given takes precedence over config.toml.
@@ -25,6 +25,12 @@ MONITORING = (
         "if an audit line can't be written: give no credentials (required), or warn (the default)",
         convert=one_of("required", "warn"),
     ),
+    Flag(
+        "audit-rate",
+        "audit lines a minute for each user (default: 6000)",
+        "NUMBER",
+        convert=whole_number(1, 1_000_000),
+    ),
 )
 _TABLE = {flag.name: flag for flag in MONITORING}
 _ATTRIBUTES = [flag.attribute for flag in MONITORING]
@@ -37,6 +43,7 @@ class Monitoring:
     log_format: str = "auto"
     audit_log: str | None = None
     audit: str = "warn"
+    audit_rate: int = 6000
 
     def __init__(self, values: Mapping[str, object]) -> None:
         self.__dict__.update(values)

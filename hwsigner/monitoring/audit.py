@@ -1,4 +1,4 @@
-"""The audit log: a line of JSON for each set of credentials and each process or user that gets it.
+"""The audit log: a line of JSON each time that credentials are given out.
 
 The lines go to a file that may be rotated, to the journal, or to stderr.
 """
@@ -9,30 +9,31 @@ import errno
 import json
 import os
 import select
+import stat
 import threading
-from collections.abc import Callable, Hashable, Mapping
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Protocol
 
 from hwsigner.errors import AuditError, printable
 from hwsigner.system.files import file_id
-from hwsigner.system.processes import executable_of, find_process
+from hwsigner.system.processes import describe_process
 from hwsigner.system.systemd import INFO, has_journal, is_journal, send_entry
 
 Fields = dict[str, str | int]
 
-# Of one set of credentials. With more, some lines are written again.
-MAX_ASKERS = 4096
-# hwsigner-credentials, as the kernel cuts its name: it asks once, for the program that ran it.
-_HELPER = "hwsigner-creden"
+# Lines a minute for each user. With some 500 bytes each, one user can't fill a disk quickly.
+RATE = 6000
 # The first step for the user, by the reason that a line can't be written.
 _STEPS = {errno.ENOSPC: "Make room", errno.EDQUOT: "Make room", errno.ENOENT: "Make the folder"}
 
 _STDERR = 2
 # A pipe that is ready takes this many bytes at once, and may block for more (pipe(7)).
 _PIPE_BYTES = 4096
-_MAX_EXECUTABLE = 100
+_PATHS, _MAX_PATH = {"executable", "parent_executable", "cgroup"}, 50
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK | os.O_NOFOLLOW
 
 
@@ -60,98 +61,102 @@ class Audit:
     """Writes the lines. Thread-safe.
 
     A line that can't be written is an error if the audit log is required. Otherwise a warning is logged once, until
-    lines can be written again, and the line is attempted again when the same process asks again.
+    lines can be written again.
 
     Args:
         place: a path, `journal` or `stderr`.
         required: whether no credentials may be given without their line.
         log: takes the warnings.
+        rate: how many lines a user may cause in a minute. Above it, it is as if no line can be written. The user's next
+            line has the number of those left out.
+        clock: returns seconds.
 
     Raises:
         AuditError: the place can't be opened, and it is required.
     """
 
-    def __init__(self, place: str, *, required: bool, log: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        place: str,
+        *,
+        required: bool,
+        log: Callable[[str], None],
+        rate: int = RATE,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._name = place
         self._place: Place = open_place(place)
         self._required = required
         self._log = log
+        self._rate = rate
+        self._clock = clock
         self._lock = threading.Lock()
         self._is_failing = False
-        # By profile: the access key ID of the set that was given last, and those that got it.
-        self._given: dict[str, tuple[str, set[Hashable]]] = {}
+        self._minute = 0
+        self._written: Counter[int | str] = Counter()  # By user, in this minute.
+        self._left_out: Counter[int | str] = Counter()  # By user, since the user's last line.
         try:
             self._place.check()
         except OSError as error:
             self._fail(error)
 
-    def give(
-        self, profile: str, credentials: AuditedCredentials, who: Hashable, describe: Callable[[], Fields]
-    ) -> None:
-        """Write the line for credentials that are about to be given out, unless this one has got them before.
+    def give(self, profile: str, credentials: AuditedCredentials, user: int | str, fields: Fields) -> None:
+        """Write the line for credentials that are about to be given out.
 
         Args:
             profile: the profile's name, which may be empty.
             credentials: the set.
-            who: what tells those who ask apart.
-            describe: returns the fields of the line that say who asks.
+            user: whose rate it counts for: a uid, or the address of another machine.
+            fields: those of the line that say who gets them.
 
         Raises:
             AuditError: the line can't be written, and it is required.
         """
-        access_key_id, serial = credentials.access_key_id, credentials.certificate_serial
+        serial = credentials.certificate_serial
         with self._lock:
-            last_id, askers = self._given.get(profile, ("", set[Hashable]()))
-            if last_id == access_key_id and who in askers:
+            if not self._may_write(user):
                 return
-            fields: Fields = {
+            line: Fields = {
                 "profile": profile,
-                "access_key_id": access_key_id,
+                "access_key_id": credentials.access_key_id,
                 "certificate_serial": "" if serial is None else f"{serial:x}",
                 "session_arn": credentials.assumed_role_arn,
                 "request_id": credentials.request_id,
-                **describe(),
+                **fields,
+                "left_out": self._left_out[user] or "",
             }
             try:
-                self._place.write("credentials given", printable_fields(fields))
+                self._place.write("credentials given", printable_fields(line))
             except OSError as error:
                 self._fail(error)
                 return
+            self._written[user] += 1
+            del self._left_out[user]
             if self._is_failing:
                 self._is_failing = False
                 self._log(f"audit lines are written to {self._name} again")
-            if last_id != access_key_id or len(askers) >= MAX_ASKERS:
-                askers = set()
-                self._given[profile] = access_key_id, askers
-            askers.add(who)
 
-    def give_process(
-        self, profile: str, credentials: AuditedCredentials, uid: int, pid: int, *, for_parent: bool = False
-    ) -> None:
-        """Write the line for a process of this machine; see `give`.
+    def give_self(self, profile: str, credentials: AuditedCredentials) -> None:
+        """Write the line for credentials that this process prints or writes; see `give`."""
+        uid = os.geteuid()
+        self.give(profile, credentials, uid, {"uid": uid, **describe_process(os.getpid())})
 
-        Args:
-            profile: the profile's name.
-            credentials: the set.
-            uid: the user.
-            pid: the process.
-            for_parent: whether it asks for the process that ran it, as hwsigner-credentials does in any case.
-        """
-        process = asks = find_process(pid)
-        parent = None
-        if process and (for_parent or process.name in (_HELPER, "hwsigner")):
-            parent = find_process(process.parent)
-            if for_parent or process.name == _HELPER:
-                asks = parent or process
-        who = (uid, asks.pid, asks.started) if asks else (uid, pid, 0)
-
-        def describe() -> Fields:
-            fields: Fields = {"uid": uid, "pid": pid, "executable": executable_of(pid)}
-            if parent:
-                fields |= {"parent_pid": parent.pid, "parent_executable": executable_of(parent.pid)}
-            return fields
-
-        self.give(profile, credentials, who, describe)
+    def _may_write(self, user: int | str) -> bool:
+        """Return whether the user has not used up the rate; raise an AuditError if so, and lines are required."""
+        minute = int(self._clock() // 60)
+        if minute != self._minute:
+            self._minute = minute
+            self._written.clear()
+        if self._written[user] < self._rate:
+            return True
+        self._left_out[user] += 1
+        who = f"user {user}" if isinstance(user, int) else user
+        problem = f"{who} got credentials {self._rate} times within a minute, which is the rate for audit lines"
+        if self._required:
+            raise AuditError(problem, "Retry in a minute, or raise audit-rate: see hwsigner help monitoring")
+        if self._left_out[user] == 1:
+            self._log(f"warning: {problem}. The next ones in this minute have none")
+        return False
 
     def _fail(self, error: OSError) -> None:
         problem = f"the audit log {self._name} can't be written: {error.strerror or error}"
@@ -163,9 +168,9 @@ class Audit:
             self._log(f"warning: {problem}. Credentials are given without audit lines")
 
 
-def open_audit(place: str | None, audit: str, log: Callable[[str], None]) -> Audit | None:
+def open_audit(place: str | None, audit: str, *, rate: int, log: Callable[[str], None]) -> Audit | None:
     """Return the audit log that `hwsigner.config.monitoring` says, or None for none; raises as `Audit`."""
-    return Audit(place, required=audit == "required", log=log) if place else None
+    return Audit(place, required=audit == "required", log=log, rate=rate) if place else None
 
 
 class Place(Protocol):
@@ -213,41 +218,37 @@ class _FilePlace:
     def __init__(self, path: str) -> None:
         self._path = path
         self._descriptor: int | None = None
+        self._reader: int | None = None  # The same file, if it has bytes that this user may read.
         self._id: tuple[int, int] | None = None
-        self._is_torn = False
 
     def check(self) -> None:
         self._open()
 
     def write(self, message: str, fields: Fields) -> None:
         descriptor = self._open()
-        # After a part of a line, as of a full disk, the next one begins on a line of its own.
-        line = (b"\n" if self._is_torn else b"") + _line(message, fields)
-        written = os.write(descriptor, line)
-        self._is_torn = 0 < written < len(line)
-        if written < len(line):
+        # After a part of a line, as any program leaves it on a full disk, the next one begins on a line of its own.
+        line = (b"\n" if self._is_torn() else b"") + _line(message, fields)
+        if os.write(descriptor, line) < len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _open(self) -> int:
         if self._descriptor is not None and self._id == file_id(self._path):
             return self._descriptor
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-        descriptor, status = _open_own(self._path)
-        self._descriptor, self._id = descriptor, (status.st_dev, status.st_ino)
-        self._is_torn = _is_torn(descriptor, status.st_size)
+        for descriptor in (self._descriptor, self._reader):
+            if descriptor is not None:
+                os.close(descriptor)
+        self._descriptor = self._reader = None
+        self._descriptor, status = _open_own(self._path)
+        self._id = (status.st_dev, status.st_ino)
+        if stat.S_ISREG(status.st_mode):
+            with suppress(OSError):  # Whatever the path names by now.
+                self._reader = os.open(f"/proc/self/fd/{self._descriptor}", os.O_RDONLY | os.O_CLOEXEC)
         return self._descriptor
 
-
-def _is_torn(descriptor: int, size: int) -> bool:
-    """Return whether a file ends in a part of a line, as another program leaves it on a full disk."""
-    if size:  # A pipe or device has none.
-        # The same file, whatever its path names by now. One that can't be read is taken as whole.
-        with suppress(OSError), open(f"/proc/self/fd/{descriptor}", "rb", buffering=0) as file:
-            file.seek(size - 1)
-            return file.read(1) != b"\n"
-    return False
+    def _is_torn(self) -> bool:
+        """Return whether the file ends in a part of a line. One that can't be read is taken as whole."""
+        size = os.fstat(self._reader).st_size if self._reader is not None else 0
+        return self._reader is not None and size > 0 and os.pread(self._reader, 1, size - 1) not in (b"\n", b"")
 
 
 def _open_own(path: str) -> tuple[int, os.stat_result]:
@@ -292,8 +293,8 @@ class _StderrPlace:
         begin = f"<{INFO}>".encode() if is_journal(self._descriptor) else b""
         line = begin + _line(message, fields)
         if len(line) > _PIPE_BYTES:
-            # Anyone can make a path long: its end is enough.
-            cut = {name: str(path)[-_MAX_EXECUTABLE:] for name, path in fields.items() if name.endswith("executable")}
+            # A client chooses its paths.
+            cut = {name: str(fields[name])[-_MAX_PATH:] for name in _PATHS & fields.keys()}
             line = begin + _line(message, {**fields, **cut})
         if len(line) > _PIPE_BYTES:
             raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))

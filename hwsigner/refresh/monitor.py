@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from typing import TYPE_CHECKING
 
 from hwsigner.errors import AuditError
 from hwsigner.refresh.outcome import Failure
+from hwsigner.system.processes import describe_peer
 
 if TYPE_CHECKING:
     from hwsigner.aws.credentials import Credentials
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Monitor:
-    """Logs and counts sessions and failures, and writes an audit line about each process that gets credentials.
+    """Logs and counts sessions and failures, and writes an audit line each time that credentials are given out.
 
     Thread-safe. It counts in `metrics`, unless that is None.
     """
@@ -51,15 +53,17 @@ class Monitor:
             if notice := provider.expiry_notice():
                 self._log.note(f"{': '.join(notice)} (profile {profile!r})", profile=profile)
 
-    def given(self, profile: str, credentials: Credentials, uid: int, pid: int) -> None:
-        """Write that a process is about to get credentials.
+    def given(self, profile: str, credentials: Credentials, uid: int, sock: socket.socket) -> None:
+        """Write that the process at the other end of a Unix socket is about to get credentials.
 
         Raises:
             AuditError: the audit line can't be written, and it is required: they must not be given.
         """
+        fields = describe_peer(sock)
+        pid = fields.get("pid")
         if self._audit:
             try:
-                self._audit.give_process(profile, credentials, uid, pid)
+                self._audit.give(profile, credentials, uid, {"uid": uid, **fields})
             except AuditError as error:
                 text = f"profile {profile!r}: user {uid} was refused: {error.message}"
                 self._log.refused(text, profile=profile, cause=error.cause, uid=uid, pid=pid)
@@ -71,8 +75,7 @@ class Monitor:
     def given_to_peer(self, profile: str, credentials: Credentials, uid: int | None, address: tuple[str, int]) -> None:
         """Write that the client of a connection is about to get credentials.
 
-        The kernel tells the user at the other end, and not the process: so there is an audit line for each user. From
-        another machine, there is one for each address.
+        The kernel tells the user at the other end, and not the process.
 
         Args:
             profile: the profile's name.
@@ -86,7 +89,7 @@ class Monitor:
         host, port = address
         if self._audit:
             fields: dict[str, str | int] = {"uid": "" if uid is None else uid, "address": host, "port": port}
-            self._audit.give(profile, credentials, host if uid is None else uid, lambda: fields)
+            self._audit.give(profile, credentials, host if uid is None else uid, fields)
         if self._log.has_debug:
             text = f"profile {profile!r}: credentials given to {host}, port {port}"
             key_id = credentials.access_key_id

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import os
+import select
+import socket
 import sys
 from contextlib import suppress
-from typing import NamedTuple
+from functools import cache
+
+from hwsigner.system.users import peer_pid, peer_pidfd
+
+# A client chooses its paths: of a longer one, its end.
+_MAX_TEXT = 256
 
 
 def python_command(module: str) -> list[str]:
@@ -17,38 +24,97 @@ def python_command(module: str) -> list[str]:
     return [sys.executable, "-I" if sys.flags.isolated else "-P", "-m", module]
 
 
-class Process(NamedTuple):
-    """A process.
-
-    Attributes:
-        pid: its number.
-        name: its name, as it has it itself; 15 bytes at most.
-        parent: the number of its parent; 0 for none.
-        started: when it started, in clock ticks since the machine did. With the pid, it tells processes apart.
-    """
-
-    pid: int
-    name: str
-    parent: int
-    started: int
-
-
-def find_process(pid: int) -> Process | None:
-    """Return a process; None if it has ended, or this user may not see it."""
+def describe_peer(sock: socket.socket) -> dict[str, str | int]:
+    """Return what the kernel shows of the process that connected a Unix socket; see `describe_process`."""
+    pidfd = peer_pidfd(sock)
     try:
-        descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        return describe_process(peer_pid(sock), pidfd)
+    except OSError:  # The kernel can't tell.
+        return {}
+    finally:
+        if pidfd is not None:
+            os.close(pidfd)
+
+
+def describe_process(pid: int, pidfd: int | None = None) -> dict[str, str | int]:
+    """Return what the kernel shows of a process, as fields of a line. What this user may not see is empty.
+
+    Args:
+        pid: its number.
+        pidfd: a descriptor of the process. If it has ended, another one may have its number, and no more is returned.
+    """
+    fields: dict[str, str | int] = {"pid": pid}
+    if pidfd is not None:
+        fields["pidfd_id"] = _pidfd_id(pidfd)
+    cgroup, parent = _cgroup_of(pid), _parent_of(pid)
+    found: dict[str, str | int] = {
+        "executable": _executable_of(pid),
+        "executable_inode": _executable_inode(pid),
+        "cgroup": cgroup[-_MAX_TEXT:],
+        "unit": _unit_of(cgroup),
+        "parent_pid": parent or "",
+        "parent_executable": _executable_of(parent) if parent else "",
+    }
+    return fields if pidfd is not None and _has_ended(pidfd) else fields | found
+
+
+def _pidfd_id(pidfd: int) -> int | str:
+    """Return the number that no other process has until the next boot; empty before Linux 6.9, which has none."""
+    status = os.fstat(pidfd)
+    return status.st_ino if status.st_dev != _shared_device() else ""
+
+
+@cache
+def _shared_device() -> int:
+    """Return the device of all descriptors that have no inode of their own."""
+    descriptor = os.eventfd(0)
+    try:
+        return os.fstat(descriptor).st_dev
+    finally:
+        os.close(descriptor)
+
+
+def _has_ended(pidfd: int) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _read(path: str) -> bytes:
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            begin, _, rest = os.read(descriptor, 4096).rpartition(b") ")  # The name may contain anything.
+            return os.read(descriptor, 8192)
         finally:
             os.close(descriptor)
-        fields = rest.split(b" ", 20)
-        return Process(pid, begin.partition(b"(")[2].decode("utf-8", "replace"), int(fields[1]), int(fields[19]))
-    except (OSError, ValueError, IndexError):
-        return None
+    return b""
 
 
-def executable_of(pid: int) -> str:
-    """Return the path of the program that a process runs, or an empty string if this user may not see it."""
+def _parent_of(pid: int) -> int:
+    rest = _read(f"/proc/{pid}/stat").rpartition(b") ")[2]  # The name before it may contain anything.
+    return int(rest.split(b" ", 2)[1]) if rest else 0
+
+
+def _cgroup_of(pid: int) -> str:
+    """Return the control group in the unified hierarchy (cgroups(7))."""
+    text = _read(f"/proc/{pid}/cgroup").decode("utf-8", "replace")
+    return text.partition("0::")[2].rstrip("\n")
+
+
+def _unit_of(cgroup: str) -> str:
+    """Return the system's unit: the first part of the path that is no slice. The user chooses what is below it."""
+    first = next((part for part in cgroup.split("/") if part not in ("", "..") and not part.endswith(".slice")), "")
+    return first[:_MAX_TEXT] if first.endswith((".service", ".scope")) else ""
+
+
+def _executable_of(pid: int) -> str:
     with suppress(OSError):
-        return os.fsencode(os.readlink(f"/proc/{pid}/exe")).decode("utf-8", "replace")
+        return os.fsencode(os.readlink(f"/proc/{pid}/exe")).decode("utf-8", "replace")[-_MAX_TEXT:]
+    return ""
+
+
+def _executable_inode(pid: int) -> str:
+    with suppress(OSError):
+        status = os.stat(f"/proc/{pid}/exe")
+        return f"{status.st_dev}:{status.st_ino}"
     return ""

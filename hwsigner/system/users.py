@@ -8,8 +8,13 @@ import pwd
 import socket
 import stat
 import struct
+from contextlib import suppress
 
 _CREDENTIALS = struct.Struct("iII")
+# Python has no names for these socket options (SO_PEERGROUPS and SO_PEERPIDFD of <asm/socket.h>).
+_SO_PEERGROUPS, _SO_PEERPIDFD = {"sparc": (0x3D, 0x56), "paris": (0x4034, 0x404B)}.get(os.uname().machine[:5], (59, 77))
+# What Python passes to the kernel at most, in bytes.
+_MAX_GROUPS = 1024
 # Linux's number for every user that a user namespace does not map (user_namespaces(7)), and of the first namespace's
 # map, which has all users.
 _OVERFLOW = 65534
@@ -75,6 +80,14 @@ def reading_group(path: str) -> str | None:
     return None
 
 
+def find_gid(group: str) -> int | None:
+    """Return the gid of a group, or None if this machine has no such group. A number is returned as it is."""
+    try:
+        return int(group) if group.isascii() and group.isdigit() else grp.getgrnam(group).gr_gid
+    except (KeyError, ValueError):
+        return None
+
+
 def peer_pid(sock: socket.socket) -> int:
     """Return the process that connected a Unix socket; 0 if it is in a PID namespace that this one can't see.
 
@@ -91,6 +104,29 @@ def peer_uid(sock: socket.socket) -> int:
         OSError: the kernel can't tell.
     """
     return _peer(sock)[1]
+
+
+def peer_groups(sock: socket.socket) -> set[int]:
+    """Return the groups of the process that connected a Unix socket, as they were then.
+
+    Of a process in more than 256 groups, only its main one is known. Left out is what a user namespace calls each group
+    that it does not map.
+    """
+    groups, data = {_peer(sock)[2]}, b""
+    with suppress(OSError):
+        data = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MAX_GROUPS)
+    return {*groups, *struct.unpack(f"{len(data) // 4}I", data)} - {_OVERFLOW}
+
+
+def peer_pidfd(sock: socket.socket) -> int | None:
+    """Return a pidfd of the process that connected a Unix socket, for the caller to close (pidfd_open(2)).
+
+    None before Linux 6.5, or if the process has ended.
+    """
+    try:
+        return sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
+    except OSError:
+        return None
 
 
 def known_uid(uid: int) -> int:

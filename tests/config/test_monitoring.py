@@ -46,6 +46,11 @@ def test_flags_take_precedence_over_the_table(environ: dict[str, str]) -> None:
     assert not hasattr(values, "role_arn")
 
 
+def test_rate_of_audit_lines_is_a_number_of_the_table(environ: dict[str, str]) -> None:
+    write(environ, f"{TABLE}audit-rate = 100\n")
+    assert read_monitoring(environ).audit_rate == 100
+
+
 def test_each_flag_has_an_attribute_of_its_type() -> None:
     assert Monitoring.__annotations__.keys() == {flag.attribute for flag in MONITORING}
 
@@ -64,6 +69,7 @@ def test_table_of_the_user_replaces_the_system_s(environ: dict[str, str], tmp_pa
         ("monitoring = 1", "is not a table"),
         ("[monitoring]\nmetrics = true", "'metrics', which is not a flag"),
         ('[monitoring]\nlog-level = "loud"', "log-level with an invalid value"),
+        ("[monitoring]\naudit-rate = 0", "audit-rate with an invalid value"),
         ("[monitoring]\naudit-log = 1.5.", "is not TOML"),
     ],
 )

@@ -96,11 +96,11 @@ def test_logrotate_loses_no_line_of_a_running_program(tmp_path: Path) -> None:
     (tmp_path / "conf").write_text(text)
     audit = Audit(str(path), required=True, log=print)
     for who in range(3):
-        audit.give("web", AuditedSet(), who, lambda who=who: {"uid": who})  # type: ignore[misc]
+        audit.give("web", AuditedSet(), who, {"uid": who})
         tmp_path.chmod(0o755)
         command = ["logrotate", "--force", f"--state={tmp_path}/state", f"{tmp_path}/conf"]
         subprocess.run(command, check=True)
-    audit.give("web", AuditedSet(), 3, lambda: {"uid": 3})
+    audit.give("web", AuditedSet(), 3, {"uid": 3})
     texts = [
         subprocess.run(["zcat", "-f", file], capture_output=True, text=True).stdout
         for file in tmp_path.glob("audit.log*")
