@@ -5,6 +5,7 @@ They are parsed by asn1crypto: `cryptography` refuses some vendors' roots, and c
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,8 +26,17 @@ _HASHES: dict[str, type[HashAlgorithm]] = {"sha256": SHA256, "sha384": SHA384, "
 _SUFFIXES = (".pem", ".crt", ".cer", ".der")
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 _LONGEST_CHAIN = 6
-_MOST_OTHERS = 8  # More would make looking for the chain slow.
-_LONGEST_KEY_BITS = 8192
+# For one look at a statement, which any client may have sent: certificates, bytes of each, signatures to verify, and
+# processor time. Those of real chips need 4, 2 KiB, 8 and 5 ms.
+MOST_CERTIFICATES = 16
+_MOST_BYTES = 8192
+MOST_CHECKS = 32
+MOST_SECONDS = 0.2
+_NEEDLESS = "Leave out the certificates that the chain does not need"
+# What chips and their vendors use. Others make verifying slow; a TPM's exponent has 32 bits.
+_RSA_BITS = range(2048, 8193)
+_MOST_EXPONENT_BITS = 32
+_CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 _KNOWN_EXTENSIONS = frozenset(
     {
         *("basic_constraints", "key_usage", "extended_key_usage", "subject_alt_name", "subject_directory_attributes"),
@@ -69,6 +79,11 @@ class VendorCertificate:
     @cached_property
     def _body(self) -> Any:
         return Parsed.load(self.der, strict=True)["tbs_certificate"]
+
+    @cached_property
+    def _names(self) -> tuple[str | None, str | None]:
+        """The subject and the issuer, as RFC 5280, 7.1 compares them; None if it can't be compared."""
+        return _comparable(self._body["subject"]), _comparable(self._body["issuer"])
 
     @property
     def subject(self) -> str:
@@ -126,18 +141,26 @@ class VendorCertificate:
         limit = basic["path_len_constraint"].native if basic else None
         return _LONGEST_CHAIN if limit is None else int(limit)
 
-    def issued(self, other: VendorCertificate) -> bool:
-        """Return whether this certificate's name and key issued another one."""
+    @cached_property
+    def _signed(self) -> tuple[bytes, Any, bytes]:
+        """What is signed, the algorithm, and the signature; the algorithm is None if none can verify it."""
+        certificate = Parsed.load(self.der, strict=True)
+        body, algorithm = certificate["tbs_certificate"], certificate["signature_algorithm"]
+        signature = certificate["signature_value"].contents
+        # The first byte counts the bits of the last one that are not part of a BIT STRING.
+        is_whole = body["signature"].dump() == algorithm.dump() and signature[:1] == b"\0"
+        return body.dump(), algorithm if is_whole else None, signature[1:]
+
+    def is_issuer(self, other: VendorCertificate) -> bool:
+        """Return whether another certificate names this one's subject as its issuer."""
+        name = self._names[0]
+        return name is not None and name == other._names[1]
+
+    def is_signed_by(self, public_key: bytes) -> bool:
+        """Return whether a key (DER SubjectPublicKeyInfo) signed this certificate."""
         try:
-            if self._body["subject"] != other._body["issuer"]:
-                return False
-            certificate = Parsed.load(other.der, strict=True)
-            body, algorithm = certificate["tbs_certificate"], certificate["signature_algorithm"]
-            signature = certificate["signature_value"].contents
-            # The first byte counts the bits of the last one that are not part of a BIT STRING.
-            if body["signature"].dump() != algorithm.dump() or signature[:1] != b"\0":
-                return False
-            return verifies(self.public_key, algorithm, signature[1:], body.dump())
+            signed, algorithm, signature = self._signed
+            return algorithm is not None and verifies(public_key, algorithm, signature, signed)
         except UNREADABLE:
             return False
 
@@ -158,57 +181,13 @@ class Trust:
         """Return the time at which certificates must be valid."""
         return self.now or datetime.now(UTC)
 
-    def verify(
-        self,
-        leaf: VendorCertificate,
-        others: Sequence[VendorCertificate] = (),
-        *,
-        may_issue: Callable[[VendorCertificate], bool] = lambda certificate: certificate.is_ca,
-    ) -> tuple[VendorCertificate, ...]:
-        """Return the chain from a leaf to a root.
-
-        Args:
-            leaf: the leaf.
-            others: certificates that may stand between leaf and root.
-            may_issue: whether a certificate that is not a root may issue others.
-
-        Raises:
-            AttestationError: no chain leads to a root, or a certificate in it is not valid now.
-        """
-        if len(others) > _MOST_OTHERS:
-            problem = f"there are more than {_MOST_OTHERS} certificates"
-            raise AttestationError(problem, "Leave out what the chain does not need")
-        chain = self._path((leaf,), others, may_issue)
-        if chain is None:
-            name = leaf.subject or "the chip"
-            problem = f"the certificate of {name}, issued by {leaf.issuer}, leads to none of the roots"
-            hint = "Add the vendor's root and intermediate certificates to the folder, if you trust that vendor"
-            raise AttestationError(problem, hint)
-        for certificate in chain:
+    def is_valid(self, certificate: VendorCertificate) -> bool:
+        """Return whether `check` accepts a certificate."""
+        try:
             self.check(certificate)
-        return chain
-
-    def _path(
-        self,
-        chain: tuple[VendorCertificate, ...],
-        others: Sequence[VendorCertificate],
-        may_issue: Callable[[VendorCertificate], bool],
-    ) -> tuple[VendorCertificate, ...] | None:
-        last, length = chain[-1], len(chain) - 1
-        for root in self.roots:
-            if root.longest_path >= length and root.issued(last):
-                return (*chain, root)
-        if len(chain) >= _LONGEST_CHAIN:
-            return None
-        # Each name and key once: else many certificates of one CA make looking for a chain slow.
-        passed = {(one.subject, one.public_key) for one in chain}
-        for other in others:
-            is_new = (other.subject, other.public_key) not in passed
-            if is_new and may_issue(other) and other.longest_path >= length and other.issued(last):
-                found = self._path((*chain, other), others, may_issue)
-                if found:
-                    return found
-        return None
+        except AttestationError:
+            return False
+        return True
 
     def check(self, certificate: VendorCertificate) -> None:
         """Check that a certificate is valid now and says nothing critical that is unknown here.
@@ -246,6 +225,107 @@ def certificate_files(folder: str) -> list[Path]:
     return files
 
 
+class Search:
+    """The search for the chains of one statement. Its work is limited, since any client may have sent the statement.
+
+    Args:
+        trust: what is trusted.
+    """
+
+    def __init__(self, trust: Trust) -> None:
+        self._trust = trust
+        self._end = time.thread_time() + MOST_SECONDS
+        self._certificates = 0
+        # By issuer's key and certificate: many certificates of one key cost no more than one.
+        self._checked: dict[tuple[bytes, bytes], bool] = {}
+
+    def read(self, data: bytes, name: str) -> VendorCertificate:
+        """Read a certificate of the statement; padding may follow it.
+
+        Raises:
+            AttestationError: it can't be read, or verifying it would be slow; or there are too many.
+        """
+        self._certificates += 1
+        if self._certificates > MOST_CERTIFICATES:
+            raise AttestationError(f"there are more than {MOST_CERTIFICATES} certificates", _NEEDLESS)
+        if len(data) > _MOST_BYTES:
+            raise AttestationError(f"{name} has more than {_MOST_BYTES} bytes", "Get another copy")
+        self._check_time()
+        certificate = VendorCertificate.read(data, name)
+        if is_slow(certificate.public_key):
+            raise AttestationError(f"{name} has an RSA key of unusual size or exponent", "Leave it out")
+        return certificate
+
+    def issued(self, issuer: VendorCertificate, other: VendorCertificate) -> bool:
+        """Return whether a certificate's name and key issued another one.
+
+        Raises:
+            AttestationError: the statement needs too much work.
+        """
+        if not issuer.is_issuer(other):
+            return False
+        pair = issuer.public_key, other.der
+        if pair not in self._checked:
+            if len(self._checked) >= MOST_CHECKS:
+                raise AttestationError(f"more than {MOST_CHECKS} signatures would have to be verified", _NEEDLESS)
+            self._check_time()
+            self._checked[pair] = other.is_signed_by(issuer.public_key)
+        return self._checked[pair]
+
+    def verify(
+        self, leaf: VendorCertificate, others: Sequence[VendorCertificate] = ()
+    ) -> tuple[VendorCertificate, ...]:
+        """Return the chain from a leaf to a root: the shortest of those whose certificates are valid.
+
+        Args:
+            leaf: the leaf.
+            others: certificates that may stand between leaf and root.
+
+        Raises:
+            AttestationError: no chain leads to a root, or a certificate in each is not valid now; or the statement
+                needs too much work.
+        """
+        chain = self._path(leaf, others, self._trust.is_valid) or self._path(leaf, others, lambda _: True)
+        if chain is None:
+            name = leaf.subject or "the chip"
+            problem = f"the certificate of {name}, issued by {leaf.issuer}, leads to none of the roots"
+            hint = "Add the vendor's root and intermediate certificates to the folder, if you trust that vendor"
+            raise AttestationError(problem, hint)
+        for certificate in chain:
+            self._trust.check(certificate)
+        return chain
+
+    def _path(
+        self,
+        leaf: VendorCertificate,
+        others: Sequence[VendorCertificate],
+        is_usable: Callable[[VendorCertificate], bool],
+    ) -> tuple[VendorCertificate, ...] | None:
+        """Return the shortest chain of usable certificates.
+
+        A longer way to a certificate never fits where a shorter one does not, so each is reached once.
+        """
+        roots = [root for root in self._trust.roots if is_usable(root)]
+        unreached = [one for one in others if one.is_ca and is_usable(one)]
+        chains: list[tuple[VendorCertificate, ...]] = [(leaf,)]
+        for length in range(_LONGEST_CHAIN):
+            longer: list[tuple[VendorCertificate, ...]] = []
+            for chain in chains:
+                for root in roots:
+                    if root.longest_path >= length and self.issued(root, chain[-1]):
+                        return (*chain, root)
+                found = [one for one in unreached if one.longest_path >= length and self.issued(one, chain[-1])]
+                unreached = [one for one in unreached if one not in found]
+                longer += [(*chain, one) for one in found]
+            chains = longer
+        return None
+
+    def _check_time(self) -> None:
+        if time.thread_time() > self._end:
+            problem = f"the statement takes more than {MOST_SECONDS} s of processor time to verify"
+            raise AttestationError(problem, _NEEDLESS)
+
+
 def in_usual_form(public_key: bytes) -> bytes:
     """Return a DER SubjectPublicKeyInfo as `cryptography` writes it; empty if it can't be read."""
     try:
@@ -254,15 +334,30 @@ def in_usual_form(public_key: bytes) -> bytes:
         return b""
 
 
+def is_slow(public_key: bytes) -> bool:
+    """Return whether a DER SubjectPublicKeyInfo is of an RSA key whose size or exponent makes verifying slow."""
+    try:
+        key = load_der_public_key(public_key)
+    except UNREADABLE:
+        return False
+    if not isinstance(key, rsa.RSAPublicKey):
+        return False
+    return key.key_size >= _RSA_BITS.stop or key.public_numbers().e.bit_length() > _MOST_EXPONENT_BITS
+
+
 def verifies(public_key: bytes, algorithm: Any, signature: bytes, signed: bytes) -> bool:
     """Return whether a key made a signature of asn1crypto's algorithm. SHA-1 and older hashes are not accepted.
+
+    Nor are keys of kinds and sizes that no vendor uses.
 
     Raises:
         one of UNREADABLE: key, algorithm or signature can't be read.
     """
     key = load_der_public_key(public_key)
     digest = _HASHES[algorithm.hash_algo]()
-    if isinstance(key, rsa.RSAPublicKey) and key.key_size > _LONGEST_KEY_BITS:
+    if isinstance(key, rsa.RSAPublicKey) and (key.key_size not in _RSA_BITS or is_slow(public_key)):
+        return False
+    if isinstance(key, ec.EllipticCurvePublicKey) and not isinstance(key.curve, _CURVES):
         return False
     try:
         if isinstance(key, ec.EllipticCurvePublicKey) and algorithm.signature_algo == "ecdsa":
@@ -278,3 +373,10 @@ def verifies(public_key: bytes, algorithm: Any, signature: bytes, signed: bytes)
     except InvalidSignature:
         return False
     return True
+
+
+def _comparable(name: Any) -> str | None:
+    try:
+        return str(name.hashable)
+    except UNREADABLE:
+        return None

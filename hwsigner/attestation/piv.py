@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hwsigner.attestation.chain import UNREADABLE, Trust, VendorCertificate
+from hwsigner.attestation.chain import UNREADABLE, Search, Trust, VendorCertificate
 from hwsigner.attestation.documents import Document, Value
 from hwsigner.attestation.findings import PROOF_OF_POSSESSION, Findings, verify_proof_of_possession
 from hwsigner.attestation.weaknesses import is_roca_of_yubikey, weaknesses_of_yubikey
@@ -98,10 +98,12 @@ def verify(statement: Document, state: Document, answer: Document, trust: Trust)
 
 
 def _read(statement: Document, trust: Trust) -> _Attestation:
-    slot = VendorCertificate.read(statement.blob("slotCertificate"), "the slot's certificate")
-    f9 = VendorCertificate.read(statement.blob("attestationCertificate"), "the certificate of slot f9")
-    others = [VendorCertificate.read(one, "an intermediate certificate") for one in statement.blobs("intermediates")]
-    _verify_chain(slot, f9, others, trust)
+    search = Search(trust)
+    slot = search.read(statement.blob("slotCertificate"), "the slot's certificate")
+    f9 = search.read(statement.blob("attestationCertificate"), "the certificate of slot f9")
+    others = [search.read(one, "an intermediate certificate") for one in statement.blobs("intermediates")]
+    _verify_chain(slot, f9, others, search)
+    trust.check(slot)
     subject = _SUBJECT.fullmatch(slot.subject)
     if subject is None:
         raise _refusal(f"has the subject {slot.subject!r}, which is not that of a slot")
@@ -125,7 +127,7 @@ def _read(statement: Document, trust: Trust) -> _Attestation:
 
 
 def _verify_chain(
-    slot: VendorCertificate, f9: VendorCertificate, others: Sequence[VendorCertificate], trust: Trust
+    slot: VendorCertificate, f9: VendorCertificate, others: Sequence[VendorCertificate], search: Search
 ) -> None:
     """Verify the chain from the slot's certificate to a root.
 
@@ -136,10 +138,9 @@ def _verify_chain(
     Raises:
         AttestationError: it leads to no root, or a certificate in it is not valid, or is not what it should be.
     """
-    if not f9.issued(slot):
+    if not search.issued(f9, slot):
         raise AttestationError("the certificate of slot f9 did not issue the slot's certificate", "Make both again")
-    chain = trust.verify(f9, others)
-    trust.check(slot)
+    chain = search.verify(f9, others)
     is_old = len(chain) == 2 and f9.subject == _OLD_F9 and "basic_constraints" not in f9.extensions
     if not (f9.is_ca or is_old):
         raise AttestationError(f"the certificate of {f9.subject} is not one of slot f9", "Make the statement again")

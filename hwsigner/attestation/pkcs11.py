@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from hwsigner.attestation.chain import UNREADABLE, Trust
+from hwsigner.attestation.chain import UNREADABLE, Trust, is_slow
 from hwsigner.attestation.documents import Document, Value
 from hwsigner.attestation.findings import PROOF_OF_POSSESSION, Findings, verify_proof_of_possession
 from hwsigner.attestation.weaknesses import is_roca
@@ -36,6 +36,8 @@ def examine(statement: Document, trust: Trust) -> Findings:
             raise AttestationError(f"the statement has the {name} {said[:20]!r}, not 'yes' or 'no'", "Make it again")
         claims += [{"yes": yes, "no": no}[said]] if said else []
     given = statement.blob("keyPublic")
+    if is_slow(given):
+        raise AttestationError("the statement's RSA key is of unusual size or exponent", "Use another key")
     try:
         warnings = (_UNPROVEN, _ROCA) if is_roca(given) else (_UNPROVEN,)
     except UNREADABLE as error:

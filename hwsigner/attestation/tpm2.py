@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hwsigner.attestation import structures as tpm
-from hwsigner.attestation.chain import Trust, VendorCertificate, in_usual_form
+from hwsigner.attestation.chain import Search, Trust, VendorCertificate, in_usual_form
 from hwsigner.attestation.credential import make_credential
 from hwsigner.attestation.documents import Document, Value, binding
 from hwsigner.attestation.findings import Findings
@@ -97,8 +97,9 @@ def _read(statement: Document, trust: Trust) -> _Parts:
         raise AttestationError(problem, "Make the statement with hwsigner attest")
     if not ek.has(*_STAYS, tpm.RESTRICTED, tpm.DECRYPT) or ek.has(tpm.SIGN):
         raise AttestationError("the endorsement key is not a TPM's storage key", "Use a standard endorsement key")
-    others = [VendorCertificate.read(one, "an EK certificate") for one in statement.blobs("ekCertificates")]
-    return _Parts(key, ak, ek, _ek_certificate(ek, others, trust))
+    search = Search(trust)
+    given = [search.read(one, "an EK certificate") for one in statement.blobs("ekCertificates")]
+    return _Parts(key, ak, ek, _ek_certificate(ek, given, search))
 
 
 def _require(public: Public, problem: str, *attributes: int) -> None:
@@ -106,19 +107,30 @@ def _require(public: Public, problem: str, *attributes: int) -> None:
         raise AttestationError(problem, "Make a key with hwsigner keygen and attest that")
 
 
-def _ek_certificate(ek: Public, given: Sequence[VendorCertificate], trust: Trust) -> VendorCertificate:
+def _ek_certificate(ek: Public, given: Sequence[VendorCertificate], search: Search) -> VendorCertificate:
     """Return the certificate of the endorsement key, after verifying that it leads to a root."""
-    leaf = next((one for one in given if in_usual_form(one.public_key) == ek.spki), None)
-    if leaf is None:
-        hint = "If the TPM holds none, get it from its vendor and add it with --vendor-certificates"
-        raise AttestationError("the statement has no certificate of the endorsement key", hint)
-    trust.verify(leaf, given)
+    problems = []
+    for leaf in given:
+        if in_usual_form(leaf.public_key) == ek.spki:
+            try:
+                _verify_ek_certificate(leaf, given, search)
+            except AttestationError as error:  # Another one may be newer.
+                problems.append(error)
+            else:
+                return leaf
+    if problems:
+        raise problems[0]
+    hint = "If the TPM holds none, get it from its vendor and add it with --vendor-certificates"
+    raise AttestationError("the statement has no certificate of the endorsement key", hint)
+
+
+def _verify_ek_certificate(leaf: VendorCertificate, given: Sequence[VendorCertificate], search: Search) -> None:
+    search.verify(leaf, given)
     usage = leaf.extensions.get("extended_key_usage")
     is_for_ek = _EK_USAGE in [one.dotted for one in usage] if usage else bool(_chip_names(leaf))
     if leaf.is_ca or not is_for_ek:
         problem = f"the certificate of {leaf.subject or 'the endorsement key'} is not one of an endorsement key"
         raise AttestationError(problem, "Trust only roots of TPM vendors")
-    return leaf
 
 
 def _chip_names(certificate: VendorCertificate) -> dict[str, str]:

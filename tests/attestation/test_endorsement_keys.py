@@ -8,7 +8,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_der_public_key,
+    load_pem_public_key,
+)
 
 from attestation.chips import EK_USAGE, Chip, issue
 from hwsigner import attestation
@@ -32,6 +37,7 @@ class Plain:
 
     Attributes:
         public: the DER of that.
+        root: its vendor's root, with the private key.
         certificate: its certificate in DER.
     """
 
@@ -40,7 +46,7 @@ class Plain:
         run(["tpm2_createek", "-Q", "-G", algorithm, "-c", context, "-u", str(path), "-f", "pem"], tpm.env)
         run(["tpm2_flushcontext", "-t"], tpm.env)
         key = load_pem_public_key(path.read_bytes())
-        root = issue("Vendor")
+        self.root = root = issue("Vendor")
         self.tpm = tpm
         self.public = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         self.certificate = issue("", root, EK_USAGE, public_key=key, critical=False)[0].public_bytes(Encoding.DER)
@@ -110,6 +116,16 @@ def test_certificate_that_the_tpm_does_not_hold_is_given(bare: Plain, tmp_path: 
     challenge, state = attestation.challenge(statement, bare.chip.trust)
     answer = attestation.answer_challenge(bare.chip.key, challenge)
     assert attestation.verify_answer(statement, state, answer, bare.chip.trust).chip
+
+
+def test_valid_certificate_is_taken_when_an_expired_one_is_beside_it(bare: Plain) -> None:
+    key, trust = load_der_public_key(bare.public), bare.chip.trust
+    old = issue("", bare.root, EK_USAGE, public_key=key, critical=False, days=(-2, -1))[0].public_bytes(Encoding.DER)
+    for certificates in ((old, bare.certificate), (bare.certificate, old)):
+        statement = attestation.make_statement(bare.chip.key, certificates=certificates)
+        assert attestation.examine(statement, trust).chip
+    with pytest.raises(AttestationError, match="is valid from"):
+        attestation.examine(attestation.make_statement(bare.chip.key, certificates=(old,)), trust)
 
 
 def test_endorsement_key_is_not_asked_of_other_hardware() -> None:

@@ -284,7 +284,7 @@ def test_unknown_critical_extension_is_refused() -> None:
     assert "critical extension that is unknown here" in refusal(old_chain({**YUBIKEY, "1.2.3": b"\5\0"}, critical=True))
 
 
-@pytest.mark.parametrize("depth", [2000, 8000])
+@pytest.mark.parametrize("depth", [1200, 1900])
 def test_extension_that_is_nested_too_deeply_is_refused(depth: int) -> None:
     value = b"\5\0"
     for _ in range(depth):
@@ -388,7 +388,7 @@ def test_many_certificates_of_one_ca_take_few_signatures_to_verify(monkeypatch: 
 
     monkeypatch.setattr(chain_module, "verifies", counted)
     assert "leads to none of the roots" in refusal(OLD.but(f9=f9, slot=slot_of(f9), intermediates=many))
-    assert 9 <= len(calls) <= 30
+    assert len(calls) <= 9
 
 
 # Weak keys

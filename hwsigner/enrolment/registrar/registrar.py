@@ -182,10 +182,12 @@ class Registrar:
 
 
 def _narrowed(trust: Trust, machine: Machine) -> Trust:
-    """Return the trust in a machine's chip: for a YubiKey, in the root that the policy names and no other."""
+    """Return the trust in a machine's chip: for a YubiKey, in the root that the policy names, and renewals of it."""
     if machine.format != YUBIKEY:
         return trust
-    own = [root for root in trust.roots if hashlib.sha256(root.der).hexdigest() == machine.root]
+    named = [root for root in trust.roots if hashlib.sha256(root.der).hexdigest() == machine.root]
+    authorities = {(root.subject, root.public_key) for root in named}
+    own = [root for root in trust.roots if (root.subject, root.public_key) in authorities]
     return replace(trust, roots=tuple(own))
 
 

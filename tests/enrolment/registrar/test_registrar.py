@@ -6,6 +6,7 @@ import base64
 import json
 import subprocess
 from collections.abc import Callable
+from datetime import timedelta
 from http import HTTPStatus
 from ipaddress import IPv4Address
 from typing import Any
@@ -24,7 +25,7 @@ from hypothesis import strategies as st
 import certs
 from attestation import piv_chains
 from attestation.chips import changed
-from attestation.piv_chains import FIRMWARE, YUBIKEY, Chain, answered, new_chain, old_chain, slot_of
+from attestation.piv_chains import FIRMWARE, NOW, OLD_ROOT, YUBIKEY, Chain, answered, new_chain, old_chain, slot_of
 from enrolment.registrar.sites import (
     SERIAL,
     SUBJECT,
@@ -82,7 +83,7 @@ def test_key_in_a_known_chip_gets_the_certificate_that_it_asks_for(site: Site, c
 def test_line_is_short_whatever_a_statement_has(site: Site, chain: Chain) -> None:
     """The journal splits lines of more than 48 KiB, so that a client could make up the begin of one."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "\x1b" * 60)] * 100)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "\x1b" * 60)] * 50)
     builder = x509.CertificateBuilder(name, name, key.public_key(), 1, certs.ago(1), certs.ago(-1))
     der = builder.sign(key, SHA256()).public_bytes(Encoding.DER)
     given = changed(statement(chain), slotCertificate=der, attestationCertificate=der)
@@ -136,6 +137,19 @@ def test_serial_number_counts_only_under_the_root_of_the_policy(site: Site, chai
     assert registrar.challenge(body(statement=statement(chain)), CLIENT)
     refused(challenge(registrar, statement(other)), site)
     assert "leads to none of the roots" in str(site.audit[-1]["reason"])
+
+
+def test_renewal_of_the_root_in_the_policy_is_enough(site: Site, chain: Chain) -> None:
+    days = timedelta(days=1)
+    old = chain.root.issue(OLD_ROOT, chain.root.key, ca=True, begin=NOW - 2 * days, end=NOW - days)
+    fresh, stale = (VendorCertificate.read(one.der, "root") for one in (chain.root, old))
+    site.allow(yubikey(chain.but(root=old)))
+    for roots in ((fresh, stale), (stale, fresh)):
+        site.trust = Trust(roots, NOW)
+        registrar = site.registrar()
+        assert registrar.certify(body(**certificate_body(registrar, chain, statement(chain))), CLIENT)
+    site.trust = Trust((fresh,), NOW)  # Without the one in the policy, nothing tells that this is its renewal.
+    refused(challenge(site.registrar(), statement(chain)), site)
 
 
 def test_root_of_a_chain_with_intermediates_is_enough(site: Site) -> None:
