@@ -29,7 +29,7 @@ _T = TypeVar("_T")
 _PATIENCE_SECONDS = 10.0
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.01, 0.5
 _EXIT_SECONDS = 1.0
-_EXCLUSIVE = ("device:",)  # Only one process at a time can open /dev/tpm0.
+_EXCLUSIVE = ("device", "mssim")  # Only one process at a time can open /dev/tpm0, or reach a simulator.
 _LONGEST_WAIT_SECONDS = 30.0
 
 

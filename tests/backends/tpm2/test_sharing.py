@@ -17,6 +17,7 @@ from tpm2_pytss import ESAPI, ESYS_TR, TPM2_ALG, TPM2_SE, TPMT_SYM_DEF
 
 import judges
 from backends.contract import openssl_verifies
+from backends.tpm2.simulator import Simulator
 from backends.tpm2.test_faults import SIGN, uri_through
 from backends.tpm2.tpms import PASSWORD, Tools, handles_in, loaded_in
 from hwsigner.backends.tpm2 import connection
@@ -206,6 +207,19 @@ def test_device_that_only_one_process_can_open_is_closed_between_uses(
         assert len(opened) >= 4
     taken = [exchange.code for exchange in proxy.exchanges if exchange.answer[6:10] == bytes(4)]
     assert taken.count(LOAD) == 1
+
+
+def test_processes_take_turns_at_a_simulator_that_serves_one_connection(tools: Tools, locked_file: Path) -> None:
+    with Simulator(tools.tpm) as simulator:
+        uri = f"tpm2:path={locked_file}?tcti={simulator.tcti}"
+        waiting = start(SIGNER, uri, PASSWORD, "1")  # With its key open, for a line of stdin.
+        assert waiting.stdin
+        assert waiting.stdout
+        assert waiting.stdout.readline()
+        for process in [start(SIGNER, uri, PASSWORD, "3") for _ in range(2)]:
+            assert len(signatures_of(process)) == 3
+        waiting.stdin.write("again\n")
+        assert len(signatures_of(waiting)) == 1
 
 
 def test_process_that_closes_nothing_leaves_nothing_in_the_tpm(tools: Tools, locked_file: Path) -> None:
