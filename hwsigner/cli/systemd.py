@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -146,6 +147,8 @@ def _program(*, system: bool) -> Path:
     if system:
         for file in (program, Path(sys.executable)):
             _check_reachable(file)
+        for file in (program, Path(sys.executable), Path(__file__)):
+            _check_owner(file)
     return program
 
 
@@ -159,6 +162,33 @@ def _check_reachable(file: Path) -> None:
     for path in (real, *real.parents):
         if not path.stat().st_mode & 0o001:
             raise UsageError(f"the system's units can't reach {real}: {path} is closed to other users", hint)
+
+
+def _check_owner(file: Path) -> None:
+    """Check that only root can change what a path leads to: the file, its folders, and the links on the way."""
+    for place in _places(file):
+        status = place.lstat()
+        mode = stat.S_IMODE(status.st_mode)
+        # In a folder with the sticky bit, such as /tmp, other users can't replace root's files.
+        is_shared = stat.S_ISLNK(status.st_mode) or (stat.S_ISDIR(status.st_mode) and mode & stat.S_ISVTX)
+        if status.st_uid != 0 or (mode & (stat.S_IWGRP | stat.S_IWOTH) and not is_shared):
+            owner = f"it belongs to user {status.st_uid} and has mode {mode:04o}"
+            problem = f"root's units would run {file}, and other users can change {place}: {owner}"
+            change = f"chown -h root {place} && chmod go-w {place}"
+            raise UsageError(problem, f"Run {change}, or install hwsigner into /opt/hwsigner as root")
+
+
+def _places(file: Path) -> Iterator[Path]:
+    """Yield a path, the folders above it, and the same for each link among them."""
+    waiting, seen = [file], set[Path]()
+    while waiting:
+        path = waiting.pop()
+        for place in (path, *path.parents):
+            if place not in seen:
+                seen.add(place)
+                yield place
+                if place.is_symlink():
+                    waiting.append(place.parent / place.readlink())
 
 
 def _write(path: Path, text: str) -> None:

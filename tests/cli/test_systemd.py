@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -315,3 +316,55 @@ def test_program_in_a_home_folder_is_refused() -> None:
 
 def test_program_for_every_user_is_accepted() -> None:
     systemd._check_reachable(Path("/usr/bin/env"))
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    """A program of root's behind links: bin/hwsigner -> ../opt/hwsigner, and opt -> real."""
+    for folder in ("real", "bin"):
+        (tmp_path / folder).mkdir(mode=0o755)
+    (tmp_path / "real" / "hwsigner").touch(mode=0o755)
+    (tmp_path / "opt").symlink_to(tmp_path / "real")
+    (tmp_path / "bin" / "hwsigner").symlink_to("../opt/hwsigner")
+    return tmp_path / "bin" / "hwsigner"
+
+
+@pytest.mark.root
+def test_program_that_only_root_can_change_is_accepted(program: Path) -> None:
+    systemd._check_owner(program)
+    systemd._check_owner(Path("/usr/bin/env"))
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("place", ["real/hwsigner", "real", "bin", "."])
+@pytest.mark.parametrize("mode", [0o775, 0o757])
+def test_program_that_other_users_can_write_is_refused(program: Path, tmp_path: Path, place: str, mode: int) -> None:
+    (tmp_path / place).chmod(mode)
+    problem = f"root's units would run {program}, and other users can change .*{Path(place).name}.* mode {mode:04o}"
+    with pytest.raises(hwsigner.errors.UsageError, match=problem) as caught:
+        systemd._check_owner(program)
+    assert "chmod go-w" in caught.value.hint
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("place", ["real/hwsigner", "real", "bin", "bin/hwsigner", "opt", "."])
+def test_program_that_belongs_to_another_user_is_refused(program: Path, tmp_path: Path, place: str) -> None:
+    os.chown(tmp_path / place, 1234, -1, follow_symlinks=False)
+    with pytest.raises(hwsigner.errors.UsageError, match="belongs to user 1234"):
+        systemd._check_owner(program)
+
+
+@pytest.mark.root
+def test_units_of_root_do_not_run_what_other_users_can_write(
+    program: Path, tmp_path: Path, call: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[Path] = []
+    monkeypatch.setattr(systemd, "_check_reachable", lambda _: None)
+    monkeypatch.setattr(systemd, "_check_no_package", lambda **_: None)
+    monkeypatch.setattr(systemd, "_write", lambda path, _: written.append(path))
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    monkeypatch.setattr(sys, "argv", [str(program)])
+    (tmp_path / "real").chmod(0o777)
+    done = call("systemd", "install", "--system")
+    assert (done.status, done.out, written) == (2, "", [])
+    assert f"other users can change {tmp_path}" in done.err
