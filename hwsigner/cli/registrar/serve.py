@@ -10,7 +10,9 @@ import ssl
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from hwsigner.cli.documents import read_trust
@@ -20,7 +22,7 @@ from hwsigner.cli.registrar import KEYS, POLICY
 from hwsigner.config.flags import ISSUER, Flag, whole_number
 from hwsigner.enrolment.profile import issuer_of
 from hwsigner.enrolment.registrar.limits import RateLimit
-from hwsigner.enrolment.registrar.policy import read_policy
+from hwsigner.enrolment.registrar.policy import RegistrarPolicy, read_policy
 from hwsigner.enrolment.registrar.registrar import Registrar
 from hwsigner.enrolment.registrar.reloading import ReloadedFile
 from hwsigner.enrolment.registrar.sealing import read_keys
@@ -54,7 +56,15 @@ _FLAGS = (
     Flag("connections-per-address", "open connections of one address", "N", _CONNECTIONS, CONNECTIONS_OF_ADDRESS),
 )
 _HOP_LIMIT = 64
-_PRIORITIES = {"refused": WARNING, "limited": WARNING, "not issued": ERROR, "failed": ERROR, "kept": ERROR}
+_MOST_REMARKS = 20
+_PRIORITIES = {
+    "refused": WARNING,
+    "limited": WARNING,
+    "noted": WARNING,
+    "not issued": ERROR,
+    "failed": ERROR,
+    "kept": ERROR,
+}
 
 
 def add_arguments(parser: Parser) -> None:
@@ -98,7 +108,7 @@ _writing = threading.Lock()
 
 def _server(arguments: Arguments, tls: ssl.SSLContext | None) -> RegistrarServer:
     registrar = Registrar(
-        ReloadedFile(arguments.policy, read_policy, _reporter("policy")).content,
+        ReloadedFile(arguments.policy, _read_policy, _reporter("policy")).content,
         ReloadedFile(arguments.keys, read_keys, _reporter("sealing keys")).content,
         trust=read_trust(arguments.roots),
         issuer=issuer_of(arguments.settings),
@@ -109,6 +119,15 @@ def _server(arguments: Arguments, tls: ssl.SSLContext | None) -> RegistrarServer
     server = RegistrarServer(registrar, listener, limit=limit, audit=_write_audit, tls=tls)
     server.connections_of_address = arguments.connections_per_address
     return server
+
+
+def _read_policy(path: str) -> RegistrarPolicy:
+    """Read the policy, and log what an operator may not have meant."""
+    policy = read_policy(path)
+    with suppress(OSError):  # The policy counts even if the log is full.
+        for _, text in islice(policy.remarks(), _MOST_REMARKS):
+            _write_audit({"decision": "noted", "reason": text})
+    return policy
 
 
 def _reporter(what: str) -> Callable[[HwsignerError], None]:

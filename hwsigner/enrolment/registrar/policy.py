@@ -14,13 +14,15 @@ numbers mean something only under the root that they were certified by.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from hwsigner.enrolment.registrar.reloading import read_file
-from hwsigner.errors import ConfigError, UsageError
-from hwsigner.identity.certificate_request import check_names
+from hwsigner.errors import ConfigError, HwsignerWarning, UsageError
+from hwsigner.identity.certificate_request import check_names, parse_name
 from hwsigner.system.files import edit_file
 from hwsigner.system.toml import parse_toml
 
@@ -67,8 +69,22 @@ class RegistrarPolicy:
     machines: Mapping[str, Machine]
 
     def machine(self, format: str, chip: str) -> Machine | None:
-        """Return the machine with a chip."""
-        return next((one for one in self.machines.values() if (one.format, one.chip) == (format, chip)), None)
+        """Return the machine with a chip. How many there are, and where it stands, does not change the time."""
+        return self._by_chip.get((format, chip))
+
+    def remarks(self) -> Iterator[tuple[list[str], str]]:
+        """Yield the names of machines that have one subject, and a sentence about them: they may belong together."""
+        found: dict[bytes, list[Machine]] = {}
+        for machine in self.machines.values():
+            found.setdefault(parse_name(machine.subject).public_bytes(), []).append(machine)
+        for same in filter(lambda machines: len(machines) > 1, found.values()):
+            names = [machine.name for machine in same]
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            yield names, f"{', '.join(names[:3])}{more} have the same subject, {same[0].subject}"
+
+    @cached_property
+    def _by_chip(self) -> Mapping[tuple[str, str], Machine]:
+        return {(machine.format, machine.chip): machine for machine in self.machines.values()}
 
 
 def read_policy(path: str) -> RegistrarPolicy:
@@ -95,8 +111,12 @@ def add_machine(path: str, machine: Machine, *, replace: bool = False) -> bool:
         ConfigError: the policy is invalid, has another machine of this name, or another name for this chip.
         HwsignerError: it can't be written.
         LockError: another process has been writing it for too long.
+
+    Warns:
+        HwsignerWarning: the policy has another machine with this subject.
     """
     changed = False
+    remarks: list[str] = []
 
     def edit(data: bytes) -> bytes:
         nonlocal changed
@@ -107,11 +127,15 @@ def add_machine(path: str, machine: Machine, *, replace: bool = False) -> bool:
             problem = f"{path} has {machine.name} already, with another chip or other names"
             raise ConfigError(problem, "Name the machine with --name, or replace it with --replace")
         edited = _with_machine(data.decode(), machine, existing).encode()
-        _parse(edited, path)  # Not written if another machine has this chip.
+        policy = _parse(edited, path)  # Not written if another machine has this chip.
+        remarks[:] = [text for names, text in policy.remarks() if machine.name in names]
         changed = True
         return edited
 
     edit_file(path, edit, mode=0o644)
+    for text in remarks:
+        hint = "A role that trusts one by its subject trusts all. If you did not mean that, change one"
+        warnings.warn(HwsignerWarning(text, hint), stacklevel=2)
     return changed
 
 

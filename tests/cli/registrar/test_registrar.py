@@ -23,6 +23,7 @@ from attestation.chips import Chip, Vendor, chip, chips, vendors
 from attestation.piv_chains import old_chain
 from enrolment.registrar import sites
 from enrolment.registrar.sites import DNS, SUBJECT
+from hwsigner.cli.registrar import serve
 from hwsigner.enrolment.registrar.policy import TPM, YUBIKEY, Machine, read_policy
 from hwsigner.enrolment.registrar.sealing import read_keys
 from hwsigner.errors import ServiceError
@@ -128,6 +129,19 @@ def test_allow_refuses_what_is_not_in_order_and_writes_nothing(
     assert message in done.err
     assert done.err.count("\n") == 1
     assert not policy.exists()
+
+
+def test_two_chips_with_one_subject_are_remarked_on(
+    allow: Call, policy: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert allow(ONE, "--subject", "CN=web,OU=web").err == ""
+    done = allow(TWO, "--subject", "CN=web, OU=web", "--name", "other")
+    assert (done.status, done.out) == (0, f"other added to {policy} with the chip {TWO}\n")
+    assert done.err.startswith("hwsigner: warning: web, other have the same subject, CN=web,OU=web. ")
+    assert allow("3" * 64, "--subject", "CN=third").err == ""
+    serve._read_policy(str(policy))
+    line = json.loads(capfd.readouterr().err)
+    assert (line["decision"], line["reason"]) == ("noted", "web, other have the same subject, CN=web,OU=web")
 
 
 # rotate-keys
