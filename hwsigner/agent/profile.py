@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from datetime import datetime
@@ -24,7 +25,7 @@ from hwsigner.refresh.monitor import Monitor
 from hwsigner.refresh.outcome import Failure, Rendered, without_frames
 from hwsigner.refresh.provider import Provider
 from hwsigner.refresh.workers import WorkQueue
-from hwsigner.system.users import find_uid
+from hwsigner.system.users import find_gid, find_uid, peer_groups
 
 _FORMAT = "process"
 
@@ -130,11 +131,17 @@ class AgentProfile:
         except (HwsignerError, HwsignerWarning) as error:
             self._fault = error
             shared.log(f"error: profile {self.name!r} can't be used: {error}", profile=self.name, cause=error.cause)
-        self._users = _uids(self._settings.allow_users, shared.log)
+        names = self._settings.allow_users
+        self._users = _ids("user", (name for name in names if not name.startswith("@")), find_uid, shared.log)
+        self._groups = _ids("group", (name[1:] for name in names if name.startswith("@")), find_gid, shared.log)
 
     def allows(self, uid: int) -> bool:
-        """Return whether a user may have the credentials: root, the agent's user, and those of `allow-users`."""
+        """Return whether a user may have the credentials: root, the agent's user, and the users of `allow-users`."""
         return uid in (0, os.geteuid()) or uid in self._users
+
+    def allows_member(self, sock: socket.socket) -> bool:
+        """Return whether the process at the other end of a socket is in a group of `allow-users`."""
+        return bool(self._groups) and not self._groups.isdisjoint(peer_groups(sock))
 
     def read(self) -> Rendered | None:
         """Return the finished answer at once, or None if `answer` must be called."""
@@ -327,9 +334,10 @@ class AgentProfile:
         return f"locked: {problem}. Run hwsigner agent unlock{flag} {self.name}"
 
 
-def _uids(users: Iterable[str], log: Log) -> frozenset[int]:
-    """Return the uids of users given by name or number; a user that is unknown is logged and left out."""
-    found = {user: find_uid(user) for user in users}
-    for user in (user for user, uid in found.items() if uid is None):
-        log(f"warning: allow-users names {user!r}, who is not a user of this system")
-    return frozenset(uid for uid in found.values() if uid is not None)
+def _ids(kind: str, names: Iterable[str], find: Callable[[str], int | None], log: Log) -> frozenset[int]:
+    """Return the numbers of users or groups given by name or number; one that is unknown is logged and left out."""
+    found = {name: find(name) for name in names}
+    for name in (name for name, number in found.items() if number is None):
+        hint = "For a unit with DynamicUser=yes, name a group: see hwsigner help agent"
+        log(f"warning: allow-users names {name!r}, which is not a {kind} of this system. {hint}")
+    return frozenset(number for number in found.values() if number is not None)

@@ -205,7 +205,7 @@ class AgentServer:
             self._finish(client, protocol.UNKNOWN)
         elif request.verb is not Verb.GET:
             self._command(client, request.verb, [profile] if profile else self._profiles.all())
-        elif profile and profile.allows(client.uid):
+        elif profile and (profile.allows(client.uid) or profile.allows_member(client.sock)):
             rendered = profile.read()
             if rendered is None:
                 client.with_notes = request.with_notes

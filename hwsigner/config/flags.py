@@ -232,7 +232,12 @@ AGENT = (
         "whether your own agent shows a desktop notification when the key waits for you (default: true)",
         convert=boolean,
     ),
-    Flag("allow-users", "user, by name or number, that the system agent serves; repeatable", "USER", many=True),
+    Flag(
+        "allow-users",
+        "user, or @ and a group, by name or number, that the system agent serves; repeatable",
+        "USER",
+        many=True,
+    ),
 )
 
 # What a certificate is asked for, and of which issuer. In profiles, for `enroll` and the renewals after it.

@@ -496,6 +496,20 @@ class TestUsers:
             assert answer.startswith(b"1 ok " if is_served else b"1 error 7 ")
             assert ("profile 'web': user 4711 was refused" in running.log) is not is_served
 
+    @pytest.mark.parametrize(("group", "is_served"), [(os.getegid(), True), (4712, False), (65534, False)])
+    def test_system_s_agent_serves_the_groups_of_allow_users(
+        self, home: Home, monkeypatch: Patch, group: int, is_served: bool
+    ) -> None:
+        self.be(monkeypatch, 4711)
+        home.write_profiles(web={"allow-users": [f"@{group}"]})
+        with run_agent(home, is_system=True) as running:
+            assert running.get().startswith(b"1 ok " if is_served else b"1 error 7 ")
+
+    def test_unknown_group_in_allow_users_is_ignored_and_logged(self, running: Running) -> None:
+        running.home.write_profiles(web={"allow-users": ["@no-such-group"]})
+        assert credentials(running.get())
+        assert "allow-users names 'no-such-group', which is not a group of this system" in running.log[0]
+
     def test_locked_profile_of_the_system_s_agent_is_unlocked_with_system(self, home: Home) -> None:
         key = home.encrypted_key("web")
         home.write_profiles(web={"private-key": str(key)})
@@ -522,7 +536,8 @@ class TestUsers:
     def test_unknown_user_in_allow_users_is_ignored_and_logged(self, running: Running, text: str, user: str) -> None:
         running.home.write_profiles(web={"allow-users": [text]})
         assert credentials(running.get())
-        assert running.log[0] == f"warning: allow-users names {user!r}, who is not a user of this system"
+        problem = f"warning: allow-users names {user!r}, which is not a user of this system. "
+        assert running.log[0] == f"{problem}For a unit with DynamicUser=yes, name a group: see hwsigner help agent"
 
 
 class TestConfiguration:

@@ -18,6 +18,7 @@ from hwsigner.monitoring.log import MAX_REFUSALS_PER_SECOND
 pytestmark = pytest.mark.root
 
 ALLOWED, OTHER = 65533, 65532
+GROUP = 65531
 # What a user namespace calls every user that it does not map (user_namespaces(7)).
 UNMAPPED = 65534
 MOUNT = """
@@ -32,7 +33,7 @@ exec "$@"
 @pytest.fixture
 def agent(home: Home, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[AgentProcess]:
     """The system's agent, with one profile for one user, and an audit log. A parameter has what starts it."""
-    home.write_profiles(web={"allow-users": [str(ALLOWED), str(UNMAPPED)]})
+    home.write_profiles(web={"allow-users": [str(ALLOWED), str(UNMAPPED), f"@{GROUP}"]})
     with (home.folder / "config" / "hwsigner" / "config.toml").open("a") as file:
         file.write(f'[monitoring]\naudit-log = "{home.folder}/audit.log"\n')
     (tmp_path / "etc" / "hwsigner").mkdir(parents=True)
@@ -45,10 +46,11 @@ def agent(home: Home, tmp_path: Path, request: pytest.FixtureRequest) -> Iterato
         yield agent
 
 
-def ask(agent: AgentProcess, program: Path, uid: int) -> subprocess.CompletedProcess[str]:
-    """Run the program as a user, who has no agent of their own."""
+def ask(agent: AgentProcess, program: Path, uid: int, *groups: int) -> subprocess.CompletedProcess[str]:
+    """Run the program as a user, who has no agent of their own, in further groups."""
     inside = ["nsenter", f"--target={agent.process.pid}", "--mount"]
-    user = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
+    further = f"--groups={','.join(map(str, groups))}" if groups else "--clear-groups"
+    user = ["setpriv", f"--reuid={uid}", f"--regid={uid}", further]
     # Other users can't enter the program's folder.
     command = f'exec 3<"{program}"; exec {" ".join(user)} /proc/self/fd/3 --profile web'
     return subprocess.run([*inside, "sh", "-c", command], env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True)
@@ -81,6 +83,12 @@ def test_users_that_the_profile_allows_are_served(agent: AgentProcess, real_prog
     found = [ask(agent, real_program, uid) for uid in (ALLOWED, 0, ALLOWED)]
     assert [(done.returncode, done.stderr) for done in found] == [(0, "")] * 3
     assert len({json.loads(done.stdout)["AccessKeyId"] for done in found}) == 1
+
+
+def test_members_of_the_groups_that_the_profile_allows_are_served(agent: AgentProcess, real_program: Path) -> None:
+    """As a unit with DynamicUser= is, whose user has no name that could be written down."""
+    served = [ask(agent, real_program, OTHER, *groups).returncode for groups in [(GROUP,), (4711, GROUP), (4711,), ()]]
+    assert served == [0, 0, 7, 7]
 
 
 def test_audit_log_tells_users_apart(agent: AgentProcess, real_program: Path) -> None:

@@ -192,7 +192,8 @@ def _exposures(path: str, status: os.stat_result | None) -> Iterator[UnsafeKeyWa
         return
     mode = stat.S_IMODE(status.st_mode)
     others = mode & (stat.S_IRWXG | stat.S_IRWXO)
-    if others and not (others == stat.S_IRGRP and status.st_uid == 0 and _is_given_to(status.st_gid)):
+    is_given = others == stat.S_IRGRP and status.st_uid == 0
+    if others and not (is_given and (_is_given_to(status.st_gid) or _is_credential(path, status))):
         yield UnsafeKeyWarning(
             f"private key file {path} has mode {mode:04o}: other users can read or change it", f"Run chmod 600 {path}"
         )
@@ -208,6 +209,23 @@ def _is_given_to(group: int) -> bool:
     from hwsigner.system.users import agent_group
 
     return group == agent_group() if os.geteuid() == 0 else group in {os.getegid(), *os.getgroups()}
+
+
+def _is_credential(path: str, status: os.stat_result) -> bool:
+    """Return whether systemd gives this file of root's group to the unit (LoadCredential=).
+
+    It lets only the unit's user read it, by an access control list, which the mode shows as a right of the group. Only
+    a folder that root alone can write is believed to be systemd's, as anyone may have set the variable.
+    """
+    folder, name = os.environ.get("CREDENTIALS_DIRECTORY", ""), os.path.basename(path)
+    if status.st_gid != 0 or not os.path.isabs(folder):
+        return False
+    try:
+        given, above = os.lstat(os.path.join(folder, name)), os.stat(folder)
+    except OSError:
+        return False
+    is_root_s = above.st_uid == 0 and not above.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return is_root_s and os.path.samestat(given, status)
 
 
 def private_key_block(path: str, contents: Contents) -> Block:

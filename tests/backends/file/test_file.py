@@ -254,6 +254,70 @@ class TestReading:
         assert len(recwarn) == warnings
 
     @pytest.mark.root
+    @pytest.mark.parametrize("euid", [0, 4711])
+    @pytest.mark.parametrize(
+        ("mode", "group", "owner", "folder_mode", "warnings"),
+        [
+            (0o440, 0, 0, 0o550, 0),
+            (0o400, 0, 0, 0o500, 0),
+            (0o444, 0, 0, 0o550, 1),
+            (0o460, 0, 0, 0o550, 1),
+            (0o440, 4713, 0, 0o550, 1),
+            (0o440, 0, 4712, 0o550, 1),
+            (0o440, 0, 0, 0o770, 1),
+        ],
+    )
+    def test_key_of_load_credential_is_not_warned_of(
+        self,
+        files: KeyFiles,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        recwarn: pytest.WarningsRecorder,
+        euid: int,
+        mode: int,
+        group: int,
+        owner: int,
+        folder_mode: int,
+        warnings: int,
+    ) -> None:
+        """The file is root's, in a folder of root's: its access control list for the unit's user shows as 0440."""
+        folder = tmp_path / "credentials"
+        folder.mkdir()
+        path = folder / "web.key"
+        path.write_bytes(files.key("P-256").read_bytes())
+        path.chmod(mode)
+        os.chown(path, 0, group)
+        folder.chmod(folder_mode)
+        os.chown(folder, owner, 0)
+        monkeypatch.setattr(os, "geteuid", lambda: euid)
+        monkeypatch.setattr(os, "getgroups", list[int])
+        monkeypatch.setattr(os, "getegid", lambda: 4711)
+        monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder))
+        assert open_key(str(path)).sign(b"message")
+        assert len(recwarn) == warnings
+
+    @pytest.mark.root
+    @pytest.mark.parametrize("place", ["elsewhere", "link", "relative", "unset"])
+    def test_key_that_systemd_has_not_given_is_warned_of(
+        self, files: KeyFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+    ) -> None:
+        folder = tmp_path / "credentials"
+        folder.mkdir(mode=0o500)
+        path = tmp_path / "web.key"
+        path.write_bytes(files.key("P-256").read_bytes())
+        path.chmod(0o440)
+        os.chown(path, 0, 0)
+        if place == "link":
+            (folder / "web.key").symlink_to(path)
+            path = folder / "web.key"
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr("hwsigner.backends.file._is_given_to", lambda _: False)
+        values = {"relative": ".", "unset": ""}
+        monkeypatch.setenv("CREDENTIALS_DIRECTORY", values.get(place, str(folder)))
+        with pytest.warns(UnsafeKeyWarning, match="has mode 0440"):
+            assert open_key(str(path)).sign(b"message")
+
+    @pytest.mark.root
     @pytest.mark.parametrize(("mode", "group", "warnings"), [(0o640, 4712, 0), (0o660, 4712, 1), (0o640, 4713, 1)])
     def test_root_may_use_a_key_file_that_the_group_of_the_system_s_agent_may_read(
         self,
