@@ -98,22 +98,13 @@ def sign_certificate_request(
         KeyMismatchError: the key does not have its public key, or its signature is wrong.
         SigningKeyError: the key can't sign.
     """
-    from asn1crypto.csr import CertificationRequest, CertificationRequestInfo
-    from asn1crypto.keys import PublicKeyInfo
-    from asn1crypto.x509 import Name
+    from asn1crypto.csr import CertificationRequest
 
     name, extensions = check_names(subject, dns_names=dns_names, uris=uris)
     public_key = key.public_key()
     if public_key is None:
         raise KeyMismatchError("the token has no public key for this key", "Make a key that has one beside it")
-    info = CertificationRequestInfo(
-        {
-            "version": "v1",
-            "subject": Name.load(name.public_bytes()),
-            "subject_pk_info": PublicKeyInfo.load(public_key),
-            "attributes": [{"type": "extension_request", "values": [_as_asn1(extensions)]}],
-        }
-    )
+    info = request_info(name, public_key, extensions)
     signed = info.dump()
     signature = key.sign(signed)
     if not verify(public_key, signed, signature=signature):
@@ -123,6 +114,31 @@ def sign_certificate_request(
         {"certification_request_info": info, "signature_algorithm": algorithm, "signature": signature}
     )
     return CertificateRequest(request.dump())
+
+
+def request_info(
+    subject: x509.Name, public_key: bytes, extensions: Sequence[x509.Extension[x509.ExtensionType]]
+) -> Any:
+    """Return asn1crypto's CertificationRequestInfo, which has one encoding: what a request's key signs.
+
+    Args:
+        subject: the subject.
+        public_key: the DER SubjectPublicKeyInfo.
+        extensions: the extensions to ask for, in order. Without any, there is no attribute.
+    """
+    from asn1crypto.csr import CertificationRequestInfo
+    from asn1crypto.keys import PublicKeyInfo
+    from asn1crypto.x509 import Name
+
+    asked = [{"type": "extension_request", "values": [_as_asn1(extensions)]}] if extensions else []
+    return CertificationRequestInfo(
+        {
+            "version": "v1",
+            "subject": Name.load(subject.public_bytes()),
+            "subject_pk_info": PublicKeyInfo.load(public_key),
+            "attributes": asked,
+        }
+    )
 
 
 def parse_name(text: str) -> x509.Name:
@@ -227,7 +243,7 @@ def _check_list(names: object, what: str) -> None:
         check_text(name, f"a name in {what}")
 
 
-def _as_asn1(extensions: list[x509.Extension[x509.ExtensionType]]) -> list[dict[str, object]]:
+def _as_asn1(extensions: Sequence[x509.Extension[x509.ExtensionType]]) -> list[dict[str, object]]:
     from asn1crypto.core import ParsableOctetString
 
     return [

@@ -1,8 +1,8 @@
 """A certificate request against the policy: exactly the names that the machine has there, and nothing else.
 
-The issuer may put into the certificate whatever a request asks for, so all of it is checked: the subject and the form
-of the key, byte by byte, the extensions with their values, and that there is no other attribute. The order of the names
-counts: of several alternative names of a kind, AWS takes the first.
+The issuer may put into the certificate whatever a request asks for, so all of it is checked: what was read of it,
+written again, must give the same bytes. Otherwise bits that a reader skips could carry anything into the certificate.
+The order of the names counts: of several alternative names of a kind, AWS takes the first.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from hwsigner.enrolment.registrar.policy import Machine
-from hwsigner.identity.certificate_request import CertificateRequest, parse_name
+from hwsigner.identity.certificate_request import CertificateRequest, parse_name, request_info
 
 _EXTENSION_REQUEST = x509.ObjectIdentifier("1.2.840.113549.1.9.14")  # RFC 2985, 5.4.2.
 _NO_USAGE = dict.fromkeys(
@@ -42,25 +42,26 @@ def problem_with(request: CertificateRequest, machine: Machine) -> str:
     try:
         parsed = request.x509
         attributes = [attribute.oid for attribute in parsed.attributes]
-        extensions = {extension.oid: extension.value for extension in parsed.extensions}
-        subject = parsed.subject.public_bytes()
-        has_usual_key = request.public_key() in parsed.tbs_certrequest_bytes
+        extensions = list(parsed.extensions)
+        subject, public_key = parsed.subject.public_bytes(), request.public_key()
     except _UNREADABLE:
         return "the request can't be read"
-    if not has_usual_key:
-        return "the request has its key in another form than the usual one"
     if attributes not in ([], [_EXTENSION_REQUEST]):
         return "the request has another attribute than its extensions"
-    if subject != parse_name(machine.subject).public_bytes():
+    name = parse_name(machine.subject)
+    if subject != name.public_bytes():
         return "the request has another subject than the policy"
     allowed = {value.oid: value for value in _HARMLESS}
     names = [*map(x509.DNSName, machine.dns), *map(x509.UniformResourceIdentifier, machine.uris)]
     san = x509.SubjectAlternativeName.oid
     if names:
         allowed[san] = x509.SubjectAlternativeName(names)
-    if extensions.get(san) != allowed.get(san):
+    if {one.oid: one.value for one in extensions}.get(san) != allowed.get(san):
         return "the request has other alternative names than the policy"
-    for oid, value in extensions.items():
-        if allowed.get(oid) != value:
-            return f"the request asks for the extension {oid.dotted_string} with a value that is not allowed"
+    for one in extensions:
+        if allowed.get(one.oid) != one.value:
+            return f"the request asks for the extension {one.oid.dotted_string} with a value that is not allowed"
+    asked = [x509.Extension(one.oid, one.critical, allowed[one.oid]) for one in extensions]
+    if request_info(name, public_key, asked).dump() != parsed.tbs_certrequest_bytes:
+        return "the request has its key or an extension in another form than the usual one"
     return ""

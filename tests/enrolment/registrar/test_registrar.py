@@ -215,7 +215,7 @@ def test_request_with_its_key_in_another_form_is_refused(how: str, site: Site, c
     parsed["signature"] = key.sign(info.dump(), ec.ECDSA(SHA256()))
     assert x509.load_der_x509_csr(parsed.dump()).is_signature_valid
     refused(challenge(site.registrar(), statement(chain, parsed.dump())), site)
-    assert "key in another form" in str(site.audit[-1]["reason"])
+    assert "key or an extension in another form" in str(site.audit[-1]["reason"])
 
 
 def test_request_of_another_key_is_refused(site: Site, chain: Chain) -> None:
