@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import socket
 import stat
-import struct
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -34,6 +33,8 @@ CONNECT_LIMIT = 1.0
 # Seconds for the start of the system's agent, and between two attempts to reach it. Go's SDK waits 60 s for a process.
 START_LIMIT = 45.0
 _PAUSE = 0.2
+# Seconds between two attempts to enter a queue that is full.
+_QUEUE_PAUSE = 0.01
 
 
 class Address(NamedTuple):
@@ -214,12 +215,9 @@ def _connected(address: Address) -> Iterator[Channel | None]:
     """Connect to the agent at an address; None if there is none. Raises AgentError and OSError."""
     owner = address.owner()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        # Not settimeout: with that, connecting fails at once while the queue of waiting clients is full.
-        limit = struct.pack("ll", int(CONNECT_LIMIT), int(CONNECT_LIMIT % 1 * 1e6))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
         try:
             if owner is not None:
-                sock.connect(address.socket)
+                _connect(sock, address.socket)
         except (FileNotFoundError, ConnectionRefusedError):
             owner = None
         if owner is None:
@@ -229,6 +227,24 @@ def _connected(address: Address) -> Iterator[Channel | None]:
         if uid not in (0, owner):
             raise AgentError(f"user {uid} listens at {address.socket}", "Remove that socket")
         yield Channel(sock)
+
+
+def _connect(sock: socket.socket, path: str) -> None:
+    """Connect within CONNECT_LIMIT, also while the queue of waiting clients is full. Raises OSError.
+
+    Not by SO_SNDTIMEO, whose argument has another form on 32-bit systems with a time of 64 bits, as Debian 13 on ARM.
+    """
+    sock.setblocking(False)
+    deadline = time.monotonic() + CONNECT_LIMIT
+    while True:
+        try:
+            sock.connect(path)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_QUEUE_PAUSE)
+        else:
+            return
 
 
 def _answer_question(question: bytes, ask: AskPin | None) -> bytes:

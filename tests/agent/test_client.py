@@ -146,6 +146,14 @@ class TestFindCredentials:
                 assert find(runtime) is None
                 assert is_running(address)
 
+    def test_agent_is_found_when_a_limit_for_sending_can_t_be_set(
+        self, runtime: Path, fake_agent: Start, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its form is another on 32-bit ARM with a time of 64 bits."""
+        monkeypatch.setattr(socket.socket, "setsockopt", lambda *_: os.fstat(-1))
+        fake_agent(runtime / "hwsigner", says(GOOD))
+        assert find(runtime) == JSON
+
     def test_client_waits_while_the_agent_s_queue_is_full(self, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for where, limit in ((client, "CONNECT_LIMIT"), (protocol, "FIRST_BYTE_LIMIT")):
             monkeypatch.setattr(where, limit, 20.0)
