@@ -6,12 +6,13 @@ import os
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import partial
 from typing import NamedTuple
 
 from hwsigner.agent import protocol
+from hwsigner.agent.crashes import UseMark
 from hwsigner.agent.desktop import Desktop
 from hwsigner.agent.memory import LockedMemory
 from hwsigner.aws.credentials import Credentials, Reply
@@ -25,6 +26,7 @@ from hwsigner.refresh.monitor import Monitor
 from hwsigner.refresh.outcome import Failure, Rendered, without_frames
 from hwsigner.refresh.provider import Provider
 from hwsigner.refresh.workers import WorkQueue
+from hwsigner.system.clocks import utc_now
 from hwsigner.system.users import find_gid, find_uid, peer_groups
 
 _FORMAT = "process"
@@ -122,7 +124,8 @@ class AgentProfile:
         self.notice: str | None = None
         self._asks_to_unlock = False  # On the desktop.
         self._ending: set[Future[None]] = set()  # Queued locks: once there is one, `read` gives nothing.
-        self._unopened: HwsignerError | HwsignerWarning | None = None
+        self._mark = UseMark(self.name)
+        self._unopened: HwsignerError | HwsignerWarning | None = self._left_out() if self._mark.left > 0 else None
         self._fault: HwsignerError | HwsignerWarning | None = None
         self._settings = settings.Settings()
         try:
@@ -156,11 +159,13 @@ class AgentProfile:
         return self._queue.submit(self._answer)
 
     def renew(self) -> Future[bytes]:
-        """Queue creating a session now; the future has the answer."""
+        """Queue creating a session now, if the profile is left out too; the future has the answer."""
+        self._mark.until = 0.0
         return self._queue.submit(partial(self._report, lambda: self._open().refresh()))
 
     def unlock(self) -> Future[UnlockProgress]:
-        """Queue trying the profile; the future has the PIN that is still needed, if any."""
+        """Queue trying the profile, as `renew` does; the future has the PIN that is still needed, if any."""
+        self._mark.until = 0.0
         return self._queue.submit(self._unlock)
 
     def unlock_with(self, request: PinRequest, pin: memoryview) -> Future[UnlockProgress]:
@@ -174,6 +179,7 @@ class AgentProfile:
     def close(self) -> Future[None]:
         """Lock for good. What is queued already is still done; later callers are told to retry."""
         serve_place(self.name, None)
+        self._mark.remove()  # Not once the key is closed: a key that hangs is not waited for.
         return self._end(_State.CLOSED)
 
     def status(self) -> ProfileStatus:
@@ -261,6 +267,8 @@ class AgentProfile:
         if self._fault:
             raise self._fault.with_traceback(None)  # It would grow with each time that it is raised.
         if self._provider is None:
+            if self._unopened and self._mark.left > 0:
+                raise self._unopened.with_traceback(None)
             self._provider = self._make_provider()
             self._provider.start()
         return self._provider
@@ -281,7 +289,20 @@ class AgentProfile:
             attended=attended,
             on_try=self._note,
             on_notice=None if attended is False else self._show_notice,
+            guard=self._mark.used if settings.uses_library(self._settings) else None,
         )
+
+    def _left_out(self) -> AgentError:
+        """Return why the profile is left out for a while, which is logged."""
+        times = "" if self._mark.crashes == 1 else f" {self._mark.crashes} times"
+        end = utc_now() + timedelta(seconds=self._mark.left)
+        error = AgentError(
+            f"the agent ended{times} while a library used the key of profile {self.name!r}, which is left out until "
+            f"{end:%Y-%m-%dT%H:%M:%SZ}",
+            f"Check the module or library of its key, then run hwsigner agent refresh{self._flag} {self.name}",
+        )
+        self._shared.log(f"warning: {error}", profile=self.name, cause=error.cause)
+        return error
 
     def _format(self, credentials: Credentials) -> Reply:
         """Return the answer with credentials; nothing if they are too large, as clients take none in parts."""
@@ -297,6 +318,7 @@ class AgentProfile:
         if self._provider:
             self._shared.monitor.attempted(self.name, outcome, self._provider)
         if not isinstance(outcome, Failure):
+            self._mark.crashes = 0
             self._stop_asking()
         elif isinstance(outcome.error, PinError) and not isinstance(outcome.error, PinRequiredError):
             self._pins.forget()
@@ -330,8 +352,11 @@ class AgentProfile:
         wanted = self._pins.wanted
         is_missing = isinstance(error, PinRequiredError) and self._state is _State.OPEN
         problem = f"{wanted.subject} needs its {wanted.kind}" if is_missing and wanted else error.message
-        flag = " --system" if self._shared.is_system else ""
-        return f"locked: {problem}. Run hwsigner agent unlock{flag} {self.name}"
+        return f"locked: {problem}. Run hwsigner agent unlock{self._flag} {self.name}"
+
+    @property
+    def _flag(self) -> str:
+        return " --system" if self._shared.is_system else ""
 
 
 def _ids(kind: str, names: Iterable[str], find: Callable[[str], int | None], log: Log) -> frozenset[int]:

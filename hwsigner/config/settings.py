@@ -238,6 +238,12 @@ def serve_profile(name: str, values: Settings) -> None:
     serve_place(name, (uri.place, values.pkcs11_lib, values.tcti))
 
 
+def uses_library(values: Settings) -> bool:
+    """Return whether a key or certificate is reached through the library of a token or TPM, which may crash."""
+    places = filter(None, (values.certificate, values.private_key, values.intermediates))
+    return values.cert_selector is not None or any(KeyURI.parse(place).resolved().scheme != "file" for place in places)
+
+
 def is_inherited(values: Mapping[str, Any]) -> bool:
     """Return whether a profile's values, by flag, name a key or certificate in what one process inherits.
 

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from queue import Empty, SimpleQueue
@@ -68,6 +68,7 @@ class BackgroundProvider:
             may call and close this provider, and must not raise.
         on_notice: called with a notice when a refresh has begun to wait for the user, such as for a touch, and with
             None when that is over. It may be called from any thread, and must neither raise nor wait.
+        guard: returns a context manager that is open while the key is opened, and while it signs; or None.
 
     Raises:
         UsageError: the provider has a background provider already.
@@ -81,6 +82,7 @@ class BackgroundProvider:
         attended: bool | None = None,
         on_try: Callable[[Credentials | Failure], None] | None = None,
         on_notice: Callable[[str | None], None] | None = None,
+        guard: Callable[[], AbstractContextManager[None]] | None = None,
     ) -> None:
         self._provider = provider
         if provider._listener is not None:
@@ -95,6 +97,8 @@ class BackgroundProvider:
         self._is_retried = False
         provider._listener = self._note
         provider._on_notice = on_notice
+        if guard:
+            provider._identity.guard = guard
         _providers.add(self)
 
     def __repr__(self) -> str:

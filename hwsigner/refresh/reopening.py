@@ -6,7 +6,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime, timedelta
 
 from hwsigner.identity import Identity, IdentitySource, open_identity
@@ -26,6 +26,9 @@ class ReopeningIdentity:
     """An identity that is reopened when its files have changed or its leaf has expired.
 
     If its source is a callable, that is called each time that it is opened. The clock can't be set.
+
+    Attributes:
+        guard: returns a context manager that is open while the identity is opened, and while it signs.
     """
 
     def __init__(
@@ -36,6 +39,7 @@ class ReopeningIdentity:
         self._identity: Identity | None = None
         self._stamps: dict[bytes, _Stamp] = {}
         self._seconds = {"open": 0.0, "sign": 0.0}
+        self.guard: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def get(self, now: datetime) -> Identity:
         """Return the identity, opened if need be; raises as `open_identity`."""
@@ -70,7 +74,8 @@ class ReopeningIdentity:
         """Keep how long an opening or a signature takes, whether it succeeds or not."""
         begin = self._monotonic()
         try:
-            yield
+            with self.guard():
+                yield
         finally:
             self._seconds[what] = self._monotonic() - begin
 

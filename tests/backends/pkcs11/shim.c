@@ -1,6 +1,6 @@
 /* A PKCS #11 module for tests: SoftHSM whose tokens can be removed, wait and fail, with counted calls. SHIM_MODULE is the
    file of SoftHSM, SHIM_CONF its configuration, and SHIM_SECONDS, if set, a delay for each signature. With
-   SHIM_KEYPAD_SECONDS, each token has a keypad, at which a login takes as long.
+   SHIM_KEYPAD_SECONDS, each token has a keypad, at which a login takes as long. With SHIM_CRASHES, C_Sign crashes.
 
    Tests in the same process control it by the shim_* functions. A token is named by the number that shim_token returns.
    When a token is removed, its sessions end. Signatures of a held token wait until it is released. */
@@ -404,6 +404,7 @@ static ulong Sign(ulong session, const unsigned char *data, ulong size, unsigned
     unsigned digest_size;
     ulong answer = begin(SIGN, index), unused_size = sizeof unused;
     wait_for("SHIM_SECONDS");
+    if (getenv("SHIM_CRASHES")) abort();
     pthread_mutex_lock(&lock);
     tokens[slot].waiting++;
     while (tokens[slot].held && !sessions[index].dead) pthread_cond_wait(&released, &lock);

@@ -1,0 +1,68 @@
+"""What an agent leaves for the next one: which profile's key a library was using when the agent ended."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import chain
+
+from hwsigner.system.clocks import boot_time
+from hwsigner.system.environment import is_private, is_usable, runtime_folders, state_folders, temporary_folders
+
+# Seconds that a profile is left out after the first crash, by how much more after each further one, and at most. The
+# first pause is short, since an agent that was killed leaves a mark too.
+FIRST_PAUSE, GROWTH, LONGEST_PAUSE = 5.0, 4.0, 600.0
+_MOST = 99
+
+
+class UseMark:
+    """A file that is there while a library uses a profile's key. An agent that finds it follows one that ended then.
+
+    Attributes:
+        crashes: how many agents in a row ended so. Set it to 0 once the key was used without that.
+        until: when the profile may be used again, in time of `boot_time()`.
+    """
+
+    def __init__(self, profile: str) -> None:
+        self._name = f"{profile}.used"
+        self.crashes, self.until = 0, 0.0
+        for path in self._paths():
+            with suppress(OSError, ValueError), open(path, "rb") as file:
+                crashes, began = file.read(64).split()
+                if float(began) <= boot_time():  # Otherwise the machine was started since, and may have lost its power.
+                    self.crashes = min(int(crashes), _MOST)
+                    self.until = float(began) + min(FIRST_PAUSE * GROWTH ** (self.crashes - 1), LONGEST_PAUSE)
+
+    @property
+    def left(self) -> float:
+        """The seconds that the profile is still left out; 0 or less for none."""
+        return self.until - boot_time()
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Keep the file there during the body of the `with` statement, if a folder can have it."""
+        with suppress(OSError, StopIteration):
+            path = os.path.join(next(filter(is_usable, _folders())), self._name)
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                os.write(file, b"%d %f" % (self.crashes + 1, boot_time()))
+            finally:
+                os.close(file)
+        try:
+            yield
+        finally:
+            self.remove()
+
+    def remove(self) -> None:
+        """Remove the file."""
+        for path in self._paths():
+            with suppress(OSError):
+                os.unlink(path)
+
+    def _paths(self) -> Iterator[str]:
+        return (os.path.join(folder, self._name) for folder in filter(is_private, _folders()))
+
+
+def _folders() -> Iterator[str]:
+    return chain(runtime_folders(), state_folders("agent"), temporary_folders())
