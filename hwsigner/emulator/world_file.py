@@ -39,6 +39,8 @@ def read_trust_policy(path: Path) -> TrustPolicy:
         return TrustPolicy(path.read_bytes())
     except OSError as error:
         raise ConfigError(f"{path} can't be read: {error.strerror}", "Give a JSON file with a trust policy") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} can't be read: {error}", "Give a path without NUL bytes") from error
     except ConfigError as error:
         raise _in_file(path, error) from error
 
@@ -54,7 +56,7 @@ def load_world(path: Path) -> World:
     """
     try:
         document = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} can't be read as TOML: {error}", "hwsigner help emulator has an example") from error
     for key in document:
         if key not in {*_KEYS, "session_path"}:
@@ -107,7 +109,7 @@ def _trust_anchor(path: Path, table: dict[str, Any]) -> TrustAnchor:
     for name in table["certificates"]:
         try:
             certificates += read_certificates((path.parent / name).read_bytes())
-        except (OSError, CertificateError) as error:
+        except (OSError, ValueError, CertificateError) as error:  # A ValueError: the path has a NUL.
             raise _bad(path, f"a trust anchor's certificate that can't be read, {path.parent / name}") from error
     return TrustAnchor(**{**table, "certificates": certificates})
 

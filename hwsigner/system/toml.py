@@ -8,6 +8,8 @@ from typing import Any
 
 from hwsigner.errors import ConfigError
 
+_DEEPEST = 100  # Tables and arrays in each other. Python's libraries fail at about a thousand.
+
 
 def parse_toml(data: bytes, path: str) -> dict[str, Any]:
     """Parse a TOML file.
@@ -17,12 +19,12 @@ def parse_toml(data: bytes, path: str) -> dict[str, Any]:
         path: its path, for the error.
 
     Raises:
-        ConfigError: it is not TOML.
+        ConfigError: it is not TOML, or has values that no setting can have.
     """
     if data.startswith(b"\xef\xbb\xbf"):
         raise ConfigError(f"{path} begins with a byte order mark", "Save it in an editor as UTF-8 without one")
     try:
-        return tomllib.loads(data.decode())
+        document = tomllib.loads(data.decode())
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path} is not UTF-8 text at line {line}", "Save it in an editor as UTF-8") from None
@@ -30,3 +32,22 @@ def parse_toml(data: bytes, path: str) -> dict[str, Any]:
         place = re.search(r"at (line \d+, column \d+|end of document)", str(error))
         hint = 'Write KEY = "VALUE" with the quotes, and each table and key once'
         raise ConfigError(f"{path} is not TOML {place[0] if place else ''}".rstrip(), hint) from None
+    _check_values(document, path)
+    return document
+
+
+def _check_values(document: dict[str, Any], path: str) -> None:
+    """Check for numbers and depths that tomllib reads, and that fail wherever they are used."""
+    level: list[Any] = [document]
+    for _ in range(_DEEPEST):
+        if any(isinstance(value, int) and not -(2**63) <= value < 2**63 for value in level):
+            raise ConfigError(f"{path} has a number of more than 64 bits", "TOML allows none: correct it")
+        level = [
+            child
+            for value in level
+            if isinstance(value, dict | list)
+            for child in (value.values() if isinstance(value, dict) else value)
+        ]
+        if not level:
+            return
+    raise ConfigError(f"{path} has more than {_DEEPEST} tables in each other", "Write [profile.NAME] and its keys")

@@ -97,6 +97,9 @@ def test_config_file_can_set_the_path(config: Path, caller: Caller) -> None:
 
 BAD = {
     "no TOML": ("= 1", "can't be read as TOML"),
+    "deep TOML": (f"a = {'[' * 3000}{']' * 3000}", "can't be read as TOML"),
+    "a long number": (f"a = {'9' * 5000}", "can't be read as TOML"),
+    "a NUL in a path": (TOML.replace('certificates = ["', 'certificates = ["\\u0000'), "that can't be read"),
     "an unknown table": (TOML + "[[user]]\n", "unknown key user"),
     "an unknown key": (TOML + "durations = 1\n", "unknown key role.durations"),
     "text for a number": (TOML.replace("7200", '"7200"'), "wrong type for profile.duration_seconds"),

@@ -33,6 +33,28 @@ def test_error_says_where_the_mistake_is_and_what_to_do(data: bytes, message: st
     assert caught.value.__cause__ is None
 
 
+@pytest.mark.parametrize("number", ["0x" + "f" * 4000, "-9223372036854775809", "9223372036854775808", "0b1" + "0" * 64])
+def test_number_of_more_than_64_bits_is_an_error(number: str) -> None:
+    for data in (f"a = {number}", f"[b]\na = [[1], [{{c = {number}}}]]"):
+        with pytest.raises(ConfigError, match="F has a number of more than 64 bits"):
+            parse_toml(data.encode(), "F")
+
+
+def test_largest_numbers_are_read() -> None:
+    assert parse_toml(b"a = [0x7fffffffffffffff, -9223372036854775808, 1e400, true]", "F")["a"][:2] == [
+        2**63 - 1,
+        -(2**63),
+    ]
+
+
+@pytest.mark.parametrize(
+    "data", [".".join("a" * 3000) + " = 1", f"[{'.'.join('a' * 3000)}]", "a=" + "[" * 101 + "]" * 101]
+)
+def test_tables_3000_deep_are_an_error(data: str) -> None:
+    with pytest.raises(ConfigError, match="F has more than 100 tables in each other"):
+        parse_toml(data.encode(), "F")
+
+
 def test_windows_line_ends_and_tabs_are_read() -> None:
     assert parse_toml(TABLE.replace(b"\n", b"\r\n").replace(b" ", b"\t"), "F")["profile"]["web"] == {
         "private-key": "hush"
