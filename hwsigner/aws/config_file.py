@@ -14,7 +14,10 @@ from hwsigner.system.files import check_not_writable_by_others, read_text
 if TYPE_CHECKING:
     from configparser import RawConfigParser
 
-_NAMES = ("endpoint_url", "ca_bundle", "max_attempts", "ignore_configured_endpoint_urls")
+_NAMES = (
+    *("endpoint_url", "ca_bundle", "max_attempts", "ignore_configured_endpoint_urls"),
+    *("use_fips_endpoint", "use_dualstack_endpoint"),
+)
 _CREDENTIAL_SETTINGS = (
     *("aws_access_key_id", "credential_process", "login_session", "role_arn", "sso_account_id"),
     "web_identity_token_file",
@@ -82,7 +85,8 @@ def read_config(environ: Mapping[str, str]) -> dict[str, Setting]:
         text, status = read_text(path, "utf-8-sig")
     except (OSError, UnicodeDecodeError):
         return {}
-    if not any(name in text.lower() for name in _NAMES):  # Most files: importing and running the parser takes 2 ms.
+    lowered = text.lower()
+    if not any(name in lowered for name in _NAMES):  # Most files: importing and running the parser takes 2 ms.
         return {}
     profile = environ.get("AWS_PROFILE") or environ.get("AWS_DEFAULT_PROFILE") or "default"
     return {

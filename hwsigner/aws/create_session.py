@@ -15,7 +15,7 @@ from typing import NamedTuple
 from hwsigner._version import __version__
 from hwsigner.aws.config_file import Setting, read_config
 from hwsigner.aws.credentials import Credentials, read_credentials
-from hwsigner.aws.region import sessions_endpoint
+from hwsigner.aws.region import EndpointFlags, sessions_endpoint
 from hwsigner.errors import ServiceError, ServiceUnreachableError, UsageError, check_text, printable
 from hwsigner.http import defaults
 from hwsigner.http.address import Endpoint
@@ -107,7 +107,13 @@ class Service(NamedTuple):
 
 
 def find_service(
-    region: str, *, endpoint: str | None = None, verify: bool = True, environ: Mapping[str, str] = os.environ
+    region: str,
+    *,
+    endpoint: str | None = None,
+    fips: bool | None = None,
+    dual_stack: bool | None = None,
+    verify: bool = True,
+    environ: Mapping[str, str] = os.environ,
 ) -> Service:
     """Return the service of a region, with the endpoint, proxy, CAs and attempts that are set.
 
@@ -116,6 +122,8 @@ def find_service(
     Args:
         region: the region, such as `us-east-1`.
         endpoint: the service's URL, which takes precedence over the environment.
+        fips: whether to use the region's FIPS endpoint; None for what the environment says.
+        dual_stack: the same for its endpoint for IPv4 and IPv6.
         verify: False to accept any server certificate, and to allow `http:`.
         environ: the environment variables.
 
@@ -126,7 +134,8 @@ def find_service(
         UnsafeConnectionWarning: `verify` is False.
     """
     config = read_config(environ)
-    found = sessions_endpoint(region, environ=environ, endpoint=endpoint, verify=verify, config=config)
+    flags = EndpointFlags(endpoint, fips, dual_stack)
+    found, _ = sessions_endpoint(region, environ=environ, endpoint=flags, verify=verify, config=config)
     bundle = None if environ.get("AWS_CA_BUNDLE") else config.get("ca_bundle")
     cas = TrustedCAs(f"{bundle.source}: {bundle.value}", file=bundle.trusted()) if bundle else find_cas(environ)
     transport = TransportOptions(verify=verify, cas=cas, proxy=find_proxy(found, environ))

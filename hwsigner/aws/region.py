@@ -216,56 +216,76 @@ def _shown(text: str) -> str:
     return repr(text) if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]!r}…"
 
 
+class EndpointFlags(NamedTuple):
+    """What flags say about the endpoint, None if they were not given.
+
+    Attributes:
+        url: `--endpoint`.
+        fips: `--use-fips-endpoint`.
+        dual_stack: `--use-dualstack-endpoint`.
+    """
+
+    url: str | None = None
+    fips: bool | None = None
+    dual_stack: bool | None = None
+
+
 def sessions_endpoint(
     region: str,
     *,
     environ: Mapping[str, str],
-    endpoint: str | None = None,
+    endpoint: str | EndpointFlags | None = None,
     verify: bool = True,
     config: Mapping[str, Setting] | None = None,
-) -> Endpoint:
-    """Return the URL of CreateSession.
+) -> tuple[Endpoint, str]:
+    """Return the URL of CreateSession, and what chose it, for people.
 
     The order is `--endpoint`, AWS_ENDPOINT_URL_ROLESANYWHERE, AWS_ENDPOINT_URL, the config file's `endpoint_url`, and
-    the region's host, for which AWS_USE_FIPS_ENDPOINT and AWS_USE_DUALSTACK_ENDPOINT apply. If
-    AWS_IGNORE_CONFIGURED_ENDPOINT_URLS (else `ignore_configured_endpoint_urls` of the config file) is true, the two
-    variables with a URL and `endpoint_url` are ignored.
+    the region's host. That is the FIPS or dual-stack one as `--use-fips-endpoint` and `--use-dualstack-endpoint` say,
+    else AWS_USE_FIPS_ENDPOINT and AWS_USE_DUALSTACK_ENDPOINT, else `use_fips_endpoint` and `use_dualstack_endpoint` of
+    the config file. If AWS_IGNORE_CONFIGURED_ENDPOINT_URLS (else `ignore_configured_endpoint_urls` of the config file)
+    is true, the two variables with a URL and `endpoint_url` are ignored.
 
     Args:
         region: the region, such as `us-east-1`.
         environ: the environment variables.
-        endpoint: the value of `--endpoint`; None or an empty string if it was not given.
+        endpoint: the value of `--endpoint`, or of all flags about the endpoint; None or an empty string for none.
         verify: False for `--no-verify-ssl`.
         config: the settings of the SDKs' config file.
 
     Raises:
-        UsageError: the URL, region or a variable is malformed, the region has no FIPS host, or the URL is `http:` on
-            another machine and `verify` is True.
+        UsageError: the URL, region, a variable or a setting is malformed, the region has no FIPS host, or the URL is
+            `http:` on another machine and `verify` is True.
         ConfigError: the URL is the config file's, and other users can write that file.
 
     Warns:
         UnsafeConnectionWarning: `verify` is False.
     """
-    fips, dual_stack = _is_true(environ, "AWS_USE_FIPS_ENDPOINT"), _is_true(environ, "AWS_USE_DUALSTACK_ENDPOINT")
-    source, url = _configured_url(environ, endpoint, config or {})
+    flags = endpoint if isinstance(endpoint, EndpointFlags) else EndpointFlags(endpoint)
+    config = config or {}
+    fips = _variant("AWS_USE_FIPS_ENDPOINT", flags.fips, environ, config)
+    dual_stack = _variant("AWS_USE_DUALSTACK_ENDPOINT", flags.dual_stack, environ, config)
+    source, url = _configured_url(environ, flags.url, config)
     if url:
         base = read_url(source, url)
     else:
-        base = Endpoint("https", service_host(region, fips=fips, dual_stack=dual_stack), 443, "")
+        if fips and region not in FIPS_REGIONS:
+            problem = f"{fips} is true, but region {region} has no FIPS endpoint"
+            hint = f"Use one of {', '.join(FIPS_REGIONS)}, or turn it off with --use-fips-endpoint=false"
+            raise UsageError(problem, hint)
+        base = Endpoint("https", service_host(region, fips=bool(fips), dual_stack=bool(dual_stack)), 443, "")
+        source = " and ".join(filter(None, (f"region {region}", fips, dual_stack)))
     _check_safety(source, base, verify)
-    return base._replace(path=base.path.rstrip("/") + "/sessions")
+    return base._replace(path=base.path.rstrip("/") + "/sessions"), source
 
 
 def service_host(region: str, *, fips: bool = False, dual_stack: bool = False) -> str:
     """Return the host name of a region's service.
 
     Raises:
-        UsageError: the region is invalid, or has no FIPS host.
+        UsageError: the region is invalid.
     """
     check_region(region)
-    if fips and region not in FIPS_REGIONS:
-        problem = f"AWS_USE_FIPS_ENDPOINT is true, but region {region} has no FIPS endpoint"
-        raise UsageError(problem, f"Use one of {', '.join(FIPS_REGIONS)}, or unset AWS_USE_FIPS_ENDPOINT")
     domain, dual_stack_domain = next(names for prefix, *names in _DOMAINS if region.startswith(prefix))
     service = "rolesanywhere-fips" if fips else "rolesanywhere"
     return f"{service}.{region}.{dual_stack_domain if dual_stack else domain}"
@@ -282,10 +302,7 @@ def _configured_url(environ: Mapping[str, str], endpoint: str | None, config: Ma
     """Return the flag, variable or setting that gives a URL, and the URL. Both are empty if none does."""
     if endpoint:
         return "--endpoint", endpoint
-    ignore, setting = "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", config.get("ignore_configured_endpoint_urls")
-    source, values = (setting.source, {setting.source: setting.value}) if setting else (ignore, environ)
-    is_ignored = _is_true(environ, ignore) if environ.get(ignore) else _is_true(values, source)
-    if not is_ignored:
+    if not _source_of_true("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", environ, config):
         for name in ("AWS_ENDPOINT_URL_ROLESANYWHERE", "AWS_ENDPOINT_URL"):
             if environ.get(name):
                 return name, environ[name]
@@ -294,11 +311,21 @@ def _configured_url(environ: Mapping[str, str], endpoint: str | None, config: Ma
     return "", ""
 
 
-def _is_true(environ: Mapping[str, str], name: str) -> bool:
-    value = environ.get(name, "").lower()
-    if value not in ("", "true", "false"):
-        raise UsageError(f"{name} is {value!r}, which is neither true nor false", "Set it to true or false")
-    return value == "true"
+def _variant(variable: str, flag: bool | None, environ: Mapping[str, str], config: Mapping[str, Setting]) -> str:
+    """Return the flag, variable or setting that asks for a variant of the region's endpoint; empty if none does."""
+    if flag is not None:
+        return f"--{variable.removeprefix('AWS_').lower().replace('_', '-')}" if flag else ""
+    return _source_of_true(variable, environ, config)
+
+
+def _source_of_true(variable: str, environ: Mapping[str, str], config: Mapping[str, Setting]) -> str:
+    """Return the variable, or else the setting of its name, if it is true; empty if it is not."""
+    source, value = variable, environ.get(variable, "")
+    if not value and (setting := config.get(variable.removeprefix("AWS_").lower())):
+        source, value = setting.source, setting.value
+    if value.lower() not in ("", "true", "false"):
+        raise UsageError(f"{source} is {value[:100]!r}, which is neither true nor false", "Set it to true or false")
+    return source if value.lower() == "true" else ""
 
 
 def _check_safety(source: str, endpoint: Endpoint, verify: bool) -> None:

@@ -54,7 +54,8 @@ def run(arguments: Arguments) -> int:
     )
     examination = examine(arguments.profile or os.environ.get("HWSIGNER_PROFILE"), checks=checks)
     if arguments.json:
-        print(json.dumps({"findings": [_data(one) for one in examination.findings]}, indent=2))
+        findings = [_data(one) for one in examination.findings]
+        print(json.dumps({"findings": findings, "facts": examination.facts}, indent=2))
     else:
         print("\n".join(_lines(examination)))
     return _FOUND if examination.findings else 0
@@ -77,12 +78,13 @@ def _data(one: Finding) -> dict[str, str]:
 
 
 def _lines(examination: Examination) -> Iterator[str]:
-    """Yield the findings for people, 80 columns wide where words allow it."""
-    names, findings = examination
+    """Yield the findings for people, 80 columns wide where words allow it, after the facts."""
+    names, findings, facts = examination
     number = len(findings)
     of = f"profile {names[0]}" if len(names) == 1 else f"{len(names) or 'no'} profile{'s' if names else ''}"
     found = f"{number} finding{'s' if number > 1 else ''}" if number else coloured("Nothing is wrong", GREEN)
     yield f"{found}: {printable(of)}"
+    yield from (indented(f"{name}: {fact} {text}") for name, known in facts.items() for fact, text in known.items())
     for one in findings:
         yield ""
         yield coloured(printable(f"{one.profile}: {one.id}") if one.profile else one.id, RED)

@@ -28,7 +28,10 @@ _GROUPS = {
         "nv-index",
     ),
     "Session": ("session-duration", "role-session-name", "region", "instance-property"),
-    "Connection": ("endpoint", "no-verify-ssl", "with-proxy", "connect-timeout", "read-timeout", "timeout"),
+    "Connection": (
+        *("endpoint", "use-fips-endpoint", "use-dualstack-endpoint", "no-verify-ssl", "with-proxy"),
+        *("connect-timeout", "read-timeout", "timeout"),
+    ),
     "Token and TPM": ("pkcs11-lib", "tcti", "srk-name", "accept-new-srk"),
     "PIN": (
         *("reuse-pin", "tpm-key-password", "no-tpm-key-password", "pkcs8-password", "allow-final-pin-try"),

@@ -211,6 +211,10 @@ SESSION = (
     Flag("role-session-name", "session name, if the Roles Anywhere profile accepts one", "NAME"),
     Flag("region", "AWS region (default: the trust anchor's)", "REGION"),
     Flag("endpoint", "URL of the service (default: the region's)", "URL"),
+    Flag("use-fips-endpoint", "use the region's FIPS endpoint (default: as the SDKs)", convert=boolean),
+    Flag(
+        "use-dualstack-endpoint", "use the region's endpoint for IPv4 and IPv6 (default: as the SDKs)", convert=boolean
+    ),
     switch("no-verify-ssl", "accept any server certificate, and allow http:"),
     switch("with-proxy", "accepted for compatibility; HTTPS_PROXY applies either way"),
     Flag("connect-timeout", "limit for DNS, TCP, proxy and TLS together", "SECONDS", seconds, defaults.CONNECT_TIMEOUT),
@@ -287,6 +291,8 @@ EXCLUSIVE = (
     ("private-key", "use-latest-expiring-certificate"),
     ("no-tpm-key-password", "tpm-key-password"),
     ("pkcs8-password", "tpm-key-password"),
+    ("endpoint", "use-fips-endpoint"),
+    ("endpoint", "use-dualstack-endpoint"),
 )
 
 IN_PROFILES = {flag.name: flag for flag in IDENTITY + SESSION + AGENT + ENROLMENT}

@@ -67,6 +67,8 @@ class Settings:
     role_session_name: str | None = None
     region: str | None = None
     endpoint: str | None = None
+    use_fips_endpoint: bool | None = None
+    use_dualstack_endpoint: bool | None = None
     no_verify_ssl: bool = False
     with_proxy: bool = False
     connect_timeout: float = defaults.CONNECT_TIMEOUT
@@ -349,7 +351,6 @@ def service(values: Settings, environ: Mapping[str, str] = os.environ) -> Servic
     Raises:
         UsageError: an ARN, the region, the endpoint or an environment variable is invalid.
     """
-    from hwsigner.aws.create_session import find_service
     from hwsigner.aws.region import check_arns
 
     region = check_arns(
@@ -359,7 +360,25 @@ def service(values: Settings, environ: Mapping[str, str] = os.environ) -> Servic
         region=values.region,
         name=values.profile_name or "",
     )
-    found = find_service(region, endpoint=values.endpoint, verify=not values.no_verify_ssl, environ=environ)
+    return service_of_region(values, region, environ)
+
+
+def service_of_region(values: Settings, region: str, environ: Mapping[str, str]) -> Service:
+    """Return the service of a region, from the values and the environment.
+
+    Raises:
+        UsageError: the region, the endpoint or an environment variable is invalid.
+    """
+    from hwsigner.aws.create_session import find_service
+
+    found = find_service(
+        region,
+        endpoint=values.endpoint,
+        fips=values.use_fips_endpoint,
+        dual_stack=values.use_dualstack_endpoint,
+        verify=not values.no_verify_ssl,
+        environ=environ,
+    )
     transport = found.transport.with_limits(values.connect_timeout, values.read_timeout)
     return found._replace(transport=transport, timeout=values.timeout, trace=values.trace)
 

@@ -58,10 +58,11 @@ class Checks:
 
 
 class Examination(NamedTuple):
-    """The names of the profiles that were checked, and what was found."""
+    """The names of the profiles that were checked, what was found, and facts of each profile, by their names."""
 
     profiles: list[str]
     findings: list[Finding]
+    facts: dict[str, dict[str, str]]
 
 
 def examine(
@@ -88,15 +89,15 @@ def examine(
     _run(findings, "the SDKs' files", sdks.check_files, environ, checks.check_command)
     _run(findings, "the agents", machine.check_agents, environ, {each.name for each in checked})
     _run(findings, "the units", machine.check_units, environ)
-    for each in checked:
-        findings += [
-            one.about(each.name) for one in _of_profile(ProfileState(each, environ, datetime.now(UTC)), checks)
-        ]
+    states = [ProfileState(each, environ, datetime.now(UTC)) for each in checked]
+    for state in states:
+        findings += [one.about(state.profile.name) for one in _of_profile(state, checks)]
     if not checked and checks.policy is not None:
         from hwsigner.doctor.aws import check_policy
 
         _run(findings, "the trust policy", check_policy, None, checks.policy)
-    return Examination([each.name for each in checked], list(dict.fromkeys(findings)))
+    facts = {state.profile.name: state.facts for state in states}
+    return Examination([*facts], list(dict.fromkeys(findings)), facts)
 
 
 def _profiles(name: str | None, environ: Mapping[str, str]) -> tuple[list[Profile], list[Finding]]:

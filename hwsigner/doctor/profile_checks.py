@@ -13,8 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from hwsigner.aws.config_file import read_config
-from hwsigner.aws.create_session import find_service
-from hwsigner.aws.region import Arn, parse_arn, region_of, sessions_endpoint
+from hwsigner.aws.region import Arn, EndpointFlags, parse_arn, region_of, sessions_endpoint
 from hwsigner.config import settings
 from hwsigner.config.flags import ARNS, IN_PROFILES, session_duration
 from hwsigner.config.profiles import SYSTEM_FILE, Profile
@@ -60,6 +59,7 @@ class ProfileState:
         key: the key URI; None if it names none.
         certificates: those at the places that it names, in their order.
         leaf: the one to send, or None.
+        facts: what is not wrong, but good to know, by its name.
     """
 
     profile: Profile
@@ -69,6 +69,7 @@ class ProfileState:
     key: KeyURI | None = None
     certificates: Sequence[certificate.Certificate] = ()
     leaf: certificate.Certificate | None = None
+    facts: dict[str, str] = field(default_factory=dict)
 
 
 def read(state: ProfileState) -> Iterator[Finding]:
@@ -209,13 +210,16 @@ def check_connection(state: ProfileState) -> Iterator[Finding]:
 
 
 def _check_region(state: ProfileState, region: str) -> Iterator[Finding]:
-    environ, given, verify = state.environ, state.settings.endpoint, not state.settings.no_verify_ssl
+    values, environ = state.settings, state.environ
+    given, verify = values.endpoint, not values.no_verify_ssl
+    flags = EndpointFlags(given, values.use_fips_endpoint, values.use_dualstack_endpoint)
     try:
         config = read_config(environ)
-        endpoint = sessions_endpoint(region, environ=environ, endpoint=given, verify=verify, config=config)
+        endpoint, why = sessions_endpoint(region, environ=environ, endpoint=flags, verify=verify, config=config)
     except UsageError as error:
         yield local.ENDPOINT_INVALID.found_by(error)
         return
+    state.facts["endpoint"] = f"{endpoint.url} ({why})"
     signed = state.settings.region or region
     if region_of(endpoint.host) not in ("", signed):
         found = f"the endpoint {endpoint.host} is in {region_of(endpoint.host)}, and requests are signed for {signed}"
@@ -229,7 +233,7 @@ def _check_region(state: ProfileState, region: str) -> Iterator[Finding]:
         yield local.PROXY_INVALID.found_by(error)
         return
     try:
-        transport = find_service(region, endpoint=given, verify=verify, environ=environ).transport
+        transport = settings.service_of_region(values, region, environ).transport
         if transport.cas and transport.cas.file:
             check_no_pipe(transport.cas.file, ConfigError)
         transport.read_cas()

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import botocore.session
 import pytest
+from botocore.endpoint_provider import EndpointProvider
+from botocore.loaders import Loader
 
 from hwsigner.aws.config_file import read_config
 from hwsigner.aws.create_session import Service, find_service
@@ -142,6 +145,53 @@ class TestPrecedence:
         assert cas.file == "/a.pem"
 
 
+class TestVariants:
+    @pytest.mark.parametrize("fips", ["", "use_fips_endpoint=False", "use_fips_endpoint=TRUE"])
+    @pytest.mark.parametrize("dual", ["", "use_dualstack_endpoint = true", "use_dualstack_endpoint = false"])
+    @pytest.mark.parametrize("environ", [{}, {"FIPS": "true"}, {"FIPS": "false", "DUALSTACK": "true"}], ids=str)
+    @pytest.mark.parametrize("section", ["default", "profile web", "profile other"])
+    def test_host_is_that_of_botocore(
+        self, section: str, environ: dict[str, str], dual: str, fips: str, home: Home, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first = "" if section == "profile web" else "[profile web]\n"
+        home.write(f"{first}[{section}]\n{fips}\n{dual}\n[services own]\nrolesanywhere =\n  {fips}\n")
+        variables = {f"AWS_USE_{name}_ENDPOINT": value for name, value in environ.items()}
+        variables |= {} if section == "default" else {"AWS_PROFILE": "web"}
+        for name, value in (variables | {"AWS_CONFIG_FILE": str(home.file)}).items():
+            monkeypatch.setenv(name, value)
+        session = botocore.session.Session()
+        found = {
+            parameter: session.get_config_variable(name)
+            for parameter, name in (("UseFIPS", "use_fips_endpoint"), ("UseDualStack", "use_dualstack_endpoint"))
+        }
+        url = judge().resolve_endpoint(Region="us-east-1", **found).url
+        assert f"https://{home.service(**variables).endpoint.host}" == url
+
+    def test_endpoint_url_takes_precedence_as_in_botocore(self, home: Home) -> None:
+        home.write("[default]\nuse_fips_endpoint = true\nendpoint_url = https://a.example\n")
+        assert home.service().endpoint.host == "a.example"
+
+    def test_flag_takes_precedence(self, home: Home) -> None:
+        home.write("[default]\nuse_fips_endpoint = true\nuse_dualstack_endpoint = true\n")
+        assert home.service().endpoint.host == "rolesanywhere-fips.us-east-1.api.aws"
+        without = find_service("us-east-1", fips=False, environ=home.environ)
+        assert without.endpoint.host == "rolesanywhere.us-east-1.api.aws"
+
+    def test_setting_that_can_t_be_obeyed_is_named_with_section_and_file(self, home: Home) -> None:
+        home.write("[default]\nuse_dualstack_endpoint = yes\n")
+        with pytest.raises(UsageError, match=rf"use_dualstack_endpoint in \[default\] of {home.file} is 'yes'"):
+            home.service()
+        home.write("[default]\nuse_fips_endpoint = true\n")
+        with pytest.raises(UsageError, match=r"^use_fips_endpoint in \[default\] of .* region eu-west-1 has no FIPS"):
+            find_service("eu-west-1", environ=home.environ)
+
+
+@cache
+def judge() -> EndpointProvider:
+    rules = Loader().load_service_model("rolesanywhere", "endpoint-rule-set-1")
+    return EndpointProvider(rules, Loader().load_data("partitions"))
+
+
 class TestErrors:
     @pytest.mark.parametrize(
         "line", ["max_attempts = none", "endpoint_url = nowhere", "endpoint_url = http://other.example"]
@@ -173,7 +223,9 @@ class TestErrors:
         with pytest.raises(ConfigError, match="0666"):
             home.service("https://flag.example")
 
-    @pytest.mark.parametrize("name", ["endpoint_url", "ca_bundle", "max_attempts", "IGNORE_CONFIGURED_ENDPOINT_URLS"])
+    @pytest.mark.parametrize(
+        "name", ["endpoint_url", "ca_bundle", "max_attempts", "USE_FIPS_ENDPOINT", "IGNORE_CONFIGURED_ENDPOINT_URLS"]
+    )
     def test_parser_is_loaded_only_for_a_file_with_a_setting(self, name: str, home: Home) -> None:
         script = "import os, sys; from hwsigner.aws.config_file import read_config; read_config(os.environ); "
         script += "print('configparser' in sys.modules)"

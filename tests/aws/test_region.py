@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from hwsigner.aws.region import (
     FIPS_REGIONS,
     Arn,
+    EndpointFlags,
     check_arns,
     check_region,
     parse_arn,
@@ -256,8 +257,12 @@ def test_hosts_agree_with_botocore() -> None:
     assert checked > 80
 
 
+def chosen(region: str, **options: Any) -> Endpoint:
+    return sessions_endpoint(region, **options)[0]
+
+
 def test_url_is_derived_from_the_region() -> None:
-    endpoint = sessions_endpoint(REGION, environ={})
+    endpoint = chosen(REGION, environ={})
     assert endpoint == Endpoint("https", "rolesanywhere.eu-west-1.amazonaws.com", 443, "/sessions")
     assert endpoint.host_header == "rolesanywhere.eu-west-1.amazonaws.com"
     assert endpoint.url == "https://rolesanywhere.eu-west-1.amazonaws.com/sessions"
@@ -265,16 +270,21 @@ def test_url_is_derived_from_the_region() -> None:
 
 def test_environment_chooses_fips_and_dual_stack_hosts() -> None:
     fips, dual = {"AWS_USE_FIPS_ENDPOINT": "true"}, {"AWS_USE_DUALSTACK_ENDPOINT": "True"}
-    assert sessions_endpoint("us-east-1", environ=fips).host == "rolesanywhere-fips.us-east-1.amazonaws.com"
-    assert sessions_endpoint(REGION, environ=dual).host == "rolesanywhere.eu-west-1.api.aws"
-    assert sessions_endpoint("us-gov-west-1", environ=fips | dual).host == "rolesanywhere-fips.us-gov-west-1.api.aws"
+    assert chosen("us-east-1", environ=fips).host == "rolesanywhere-fips.us-east-1.amazonaws.com"
+    assert chosen(REGION, environ=dual).host == "rolesanywhere.eu-west-1.api.aws"
+    assert chosen("us-gov-west-1", environ=fips | dual).host == "rolesanywhere-fips.us-gov-west-1.api.aws"
+    for flags in (EndpointFlags(fips=True), EndpointFlags(dual_stack=False), EndpointFlags(dual_stack=True, fips=True)):
+        host = service_host("us-east-1", fips=bool(flags.fips), dual_stack=bool(flags.dual_stack))
+        for environ in ({}, {"AWS_USE_DUALSTACK_ENDPOINT": str(not flags.dual_stack)}):
+            if flags.dual_stack is not None or not environ:
+                assert chosen("us-east-1", environ=environ, endpoint=flags).host == host
     off = {"AWS_USE_FIPS_ENDPOINT": "false", "AWS_USE_DUALSTACK_ENDPOINT": ""}
-    assert sessions_endpoint(REGION, environ=off).host == "rolesanywhere.eu-west-1.amazonaws.com"
+    assert chosen(REGION, environ=off).host == "rolesanywhere.eu-west-1.amazonaws.com"
 
 
 def test_fips_in_another_region_is_an_error_that_lists_the_six() -> None:
     with pytest.raises(UsageError, match=r"AWS_USE_FIPS_ENDPOINT.*eu-west-1") as caught:
-        sessions_endpoint(REGION, environ={"AWS_USE_FIPS_ENDPOINT": "true"})
+        chosen(REGION, environ={"AWS_USE_FIPS_ENDPOINT": "true"})
     assert len(FIPS_REGIONS) == 6
     assert all(region in caught.value.hint for region in FIPS_REGIONS)
 
@@ -284,24 +294,49 @@ def test_fips_in_another_region_is_an_error_that_lists_the_six() -> None:
 )
 def test_variable_other_than_true_or_false_is_an_error(name: str) -> None:
     with pytest.raises(UsageError, match=f"^{name} is 'yes'"):
-        sessions_endpoint(REGION, environ={name: "yes"})
+        chosen(REGION, environ={name: "yes"})
+
+
+def test_flag_that_asks_for_fips_in_another_region_is_named() -> None:
+    with pytest.raises(UsageError, match=r"^--use-fips-endpoint is true, but region eu-west-1 has no FIPS endpoint"):
+        chosen(REGION, environ={}, endpoint=EndpointFlags(fips=True))
+    fips = {"AWS_USE_FIPS_ENDPOINT": "true"}
+    assert chosen(REGION, environ=fips, endpoint=EndpointFlags(fips=False)).host == service_host(REGION)
+
+
+@pytest.mark.parametrize(
+    ("environ", "endpoint", "source"),
+    [
+        ({}, None, "region us-east-1"),
+        ({"AWS_USE_FIPS_ENDPOINT": "true"}, None, "region us-east-1 and AWS_USE_FIPS_ENDPOINT"),
+        (
+            {},
+            EndpointFlags(fips=True, dual_stack=True),
+            "region us-east-1 and --use-fips-endpoint and --use-d",
+        ),
+        ({"AWS_ENDPOINT_URL": "https://a.example"}, EndpointFlags(fips=True), "AWS_ENDPOINT_URL"),
+        ({"AWS_ENDPOINT_URL": "https://a.example"}, "https://b.example", "--endpoint"),
+    ],
+)
+def test_source_of_the_endpoint_is_named(environ: dict[str, str], endpoint: Any, source: str) -> None:
+    assert sessions_endpoint("us-east-1", environ=environ, endpoint=endpoint)[1].startswith(source)
 
 
 def test_malformed_region_has_no_endpoint() -> None:
     with pytest.raises(UsageError):
-        sessions_endpoint("evil.example/", environ={})
+        chosen("evil.example/", environ={})
 
 
 def test_flag_and_variables_take_precedence_in_order() -> None:
     general = {"AWS_ENDPOINT_URL": "https://general.example"}
     service = general | {"AWS_ENDPOINT_URL_ROLESANYWHERE": "https://service.example"}
     ignore = {"AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true"}
-    assert sessions_endpoint(REGION, environ=general).host == "general.example"
-    assert sessions_endpoint(REGION, environ=service).host == "service.example"
-    assert sessions_endpoint(REGION, environ=service, endpoint="https://flag.example").host == "flag.example"
-    assert sessions_endpoint(REGION, environ=service, endpoint="").host == "service.example"
-    assert sessions_endpoint(REGION, environ=service | ignore).host == "rolesanywhere.eu-west-1.amazonaws.com"
-    assert sessions_endpoint(REGION, environ=service | ignore, endpoint="https://flag.example").host == "flag.example"
+    assert chosen(REGION, environ=general).host == "general.example"
+    assert chosen(REGION, environ=service).host == "service.example"
+    assert chosen(REGION, environ=service, endpoint="https://flag.example").host == "flag.example"
+    assert chosen(REGION, environ=service, endpoint="").host == "service.example"
+    assert chosen(REGION, environ=service | ignore).host == "rolesanywhere.eu-west-1.amazonaws.com"
+    assert chosen(REGION, environ=service | ignore, endpoint="https://flag.example").host == "flag.example"
 
 
 @pytest.mark.parametrize(
@@ -321,7 +356,7 @@ def test_flag_and_variables_take_precedence_in_order() -> None:
     ],
 )
 def test_url_is_parsed(text: str, expected: Endpoint, header: str) -> None:
-    endpoint = sessions_endpoint(REGION, environ={}, endpoint=text)
+    endpoint = chosen(REGION, environ={}, endpoint=text)
     assert endpoint == expected
     assert endpoint.host_header == header
     assert endpoint.url == f"{expected.scheme}://{header}{expected.path}"
@@ -340,25 +375,25 @@ def test_url_is_parsed(text: str, expected: Endpoint, header: str) -> None:
 )  # fmt: skip
 def test_malformed_url_is_an_error(text: str) -> None:
     with pytest.raises(UsageError, match=r"^--endpoint is ") as caught:
-        sessions_endpoint(REGION, environ={}, endpoint=text)
+        chosen(REGION, environ={}, endpoint=text)
     assert str(caught.value).isprintable()
     with pytest.raises(UsageError, match=r"^AWS_ENDPOINT_URL is "):
-        sessions_endpoint(REGION, environ={"AWS_ENDPOINT_URL": text})
+        chosen(REGION, environ={"AWS_ENDPOINT_URL": text})
 
 
 def test_url_with_a_password_is_an_error_that_hides_it() -> None:
     with pytest.raises(UsageError, match="--endpoint") as caught:
-        sessions_endpoint(REGION, environ={}, endpoint="https://me:hunter2@h.example")
+        chosen(REGION, environ={}, endpoint="https://me:hunter2@h.example")
     assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize("host", ["h.example", "192.0.2.7", "localhost.example", "127.0.0.1.example", "127.1", "[::2]"])
 def test_http_to_another_machine_is_an_error_unless_unverified(host: str) -> None:
     with pytest.raises(UsageError, match=r"^AWS_ENDPOINT_URL is http://.* for this machine only") as caught:
-        sessions_endpoint(REGION, environ={"AWS_ENDPOINT_URL": f"http://{host}"})
+        chosen(REGION, environ={"AWS_ENDPOINT_URL": f"http://{host}"})
     assert "--no-verify-ssl" in caught.value.hint
     with pytest.warns(UnsafeConnectionWarning, match="--no-verify-ssl"):
-        assert sessions_endpoint(REGION, environ={}, endpoint=f"http://{host}", verify=False).scheme == "http"
+        assert chosen(REGION, environ={}, endpoint=f"http://{host}", verify=False).scheme == "http"
 
 
 @pytest.mark.parametrize("url", [None, "https://h.example", "http://localhost:8080"])
@@ -366,7 +401,7 @@ def test_no_verify_ssl_warns_at_each_use(url: str | None) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(2):
-            sessions_endpoint(REGION, environ={}, endpoint=url, verify=False)
+            chosen(REGION, environ={}, endpoint=url, verify=False)
     assert [type(warning.message) for warning in caught] == [UnsafeConnectionWarning] * 2
 
 
@@ -378,7 +413,7 @@ def test_loopback_hosts_are_recognized() -> None:
 @given(st.one_of(st.text(), st.text().map("https://".__add__), st.from_regex(r"https://[\[\]a-z0-9.:@/?#%-]{0,30}")))
 def test_any_text_is_a_safe_url_or_a_usage_error(text: str) -> None:
     try:
-        endpoint = sessions_endpoint(REGION, environ={}, endpoint=text)
+        endpoint = chosen(REGION, environ={}, endpoint=text)
     except UsageError as error:
         shown = str(error)
     else:

@@ -334,6 +334,15 @@ class TestEndpoint:
         host = {"FIPS": "rolesanywhere-fips.us-east-1.amazonaws.com", "DUAL": "rolesanywhere.us-east-1.api.aws"}
         assert outcome.status == 6
         assert f"https://{host[name[8:12]]}/sessions" in outcome.err
+        flag = f"--{name[4:].lower().replace('_', '-')}"
+        off = scene.credentials("--debug", f"{flag}=false", endpoint=None)
+        assert "https://rolesanywhere.us-east-1.amazonaws.com/sessions" in off.err
+        monkeypatch.delenv(name)
+        (scene.folder / "config").write_text(f"[default]\n{flag[2:].replace('-', '_')} = true\n")
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(scene.folder / "config"))
+        for on in (scene.credentials("--debug", endpoint=None), scene.credentials("--debug", flag, endpoint=None)):
+            assert f"https://{host[name[8:12]]}/sessions" in on.err
+        assert scene.credentials(flag).status == 2  # Beside --endpoint.
 
 
 class TestProfiles:

@@ -421,6 +421,21 @@ def test_no_secret_is_shown(patient: Patient, monkeypatch: pytest.MonkeyPatch) -
     assert not [word for word in ("AKIDSECRET", "hunter2") if word in outcome.out + outcome.err]
 
 
+def test_endpoint_is_shown_with_what_chose_it(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"{patient.emulator.url}/sessions"
+    assert f"  web: endpoint {url} (--endpoint)" in patient.call("doctor").out.splitlines()
+    patient.change({"endpoint": None})
+    patient.aws_config(f"[default]\nuse_fips_endpoint = true\n[profile web]\ncredential_process = {patient.process}\n")
+    facts = json.loads(patient.call("doctor", "--json").out)["facts"]
+    host = "https://rolesanywhere-fips.us-east-1.amazonaws.com/sessions"
+    why = f"region us-east-1 and use_fips_endpoint in [default] of {patient.folder}/.aws/config"
+    assert facts == {"web": {"endpoint": f"{host} ({why})"}}
+    patient.change({"use-fips-endpoint": False})
+    assert "web: endpoint https://rolesanywhere.us-east-1.amazonaws.com/sessions" in patient.call("doctor").out
+    monkeypatch.setenv("AWS_USE_DUALSTACK_ENDPOINT", "perhaps")
+    assert patient.names() == {"endpoint-invalid"}
+
+
 def test_text_fits_80_columns_and_names_the_command(patient: Patient) -> None:
     patient.change({"session-duration": 600})
     patient.issue(certs.Shape(digital_signature=False))
