@@ -236,10 +236,18 @@ def _read(path: str, *, is_credential: bool) -> tuple[bytes, str]:
         with open_trusted(path, PinError, pipe=True) as file:
             status = os.fstat(file.fileno())
             mode = stat.S_IMODE(status.st_mode)
-            if stat.S_ISREG(status.st_mode) and mode & (stat.S_IRGRP | stat.S_IROTH) and not is_credential:
+            is_regular = stat.S_ISREG(status.st_mode)
+            is_open = is_regular and mode & (stat.S_IRGRP | stat.S_IROTH) and not is_credential
+            if is_open and not _is_given(path, status):
                 text = f"PIN file {path} has mode {mode:04o}: other users can read it"
                 warnings.warn(UnsafeKeyWarning(text, f"Run chmod 600 {path}"), stacklevel=2)
-            return file.read(MAX_PIN_BYTES + 1), change_stamp(path, status) if stat.S_ISREG(status.st_mode) else ""
+            return file.read(MAX_PIN_BYTES + 1), change_stamp(path, status) if is_regular else ""
     except OSError as error:
         hint = "Name a file that you can read"
         raise PinError(f"can't read PIN file {path}: {error.strerror}", hint) from error
+
+
+def _is_given(path: str, status: os.stat_result) -> bool:
+    from hwsigner.system.systemd import is_systemd_credential
+
+    return is_systemd_credential(path, status)

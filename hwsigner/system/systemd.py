@@ -1,9 +1,10 @@
-"""Sockets that systemd passes to a program (sd_listen_fds(3)), reports to it (sd_notify(3)), and its journal."""
+"""What systemd passes to a program: sockets (sd_listen_fds(3)) and files; reports to it (sd_notify(3)); its journal."""
 
 from __future__ import annotations
 
 import os
 import socket
+import stat
 import time
 from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
@@ -73,6 +74,22 @@ def take_sockets(environ: MutableMapping[str, str]) -> list[socket.socket]:
             one.close()
         raise UsageError("systemd passed a file that is not a socket", "Use ListenStream= in the socket unit") from None
     return found
+
+
+def is_systemd_credential(path: str, status: os.stat_result) -> bool:
+    """Return whether systemd gives a file to this unit (LoadCredential=), so that only the unit's user can read it.
+
+    The file is root's, with an access control list that shows as mode 0440. A folder that others can write is not
+    systemd's, whoever has set the variable.
+    """
+    folder = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    if not os.path.isabs(folder) or status.st_uid or status.st_gid or status.st_mode & ~0o440 != stat.S_IFREG:
+        return False
+    try:
+        given, above = os.lstat(os.path.join(folder, os.path.basename(path))), os.stat(folder)
+    except OSError:
+        return False
+    return os.path.samestat(given, status) and above.st_uid == 0 and not above.st_mode & 0o022
 
 
 class Notifier:

@@ -203,6 +203,15 @@ class TestCredentials:
             read_pin_source("credential:other")
         assert "LoadCredentialEncrypted=other:" in caught.value.hint
 
+    @pytest.mark.root
+    @pytest.mark.parametrize(("mode", "warnings"), [(0o440, 0), (0o444, 1), (0o640, 1)])
+    def test_path_of_a_credential_is_not_warned_of(
+        self, folder: Path, mode: int, warnings: int, recwarn: pytest.WarningsRecorder
+    ) -> None:
+        self.write(folder / "card", mode=mode)
+        assert read_pin_source(f"file:{folder}/card") == "1234"
+        assert len(recwarn) == warnings
+
     @pytest.mark.parametrize("name", ["", ".", "..", "../4711", "/4711", "4711\n"])
     def test_pin_source_names_no_credential_outside_the_folder(self, folder: Path, name: str) -> None:
         self.write(folder.parent / "4711")

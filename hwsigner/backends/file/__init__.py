@@ -192,8 +192,7 @@ def _exposures(path: str, status: os.stat_result | None) -> Iterator[UnsafeKeyWa
         return
     mode = stat.S_IMODE(status.st_mode)
     others = mode & (stat.S_IRWXG | stat.S_IRWXO)
-    is_given = others == stat.S_IRGRP and status.st_uid == 0
-    if others and not (is_given and (_is_given_to(status.st_gid) or _is_credential(path, status))):
+    if others and not (others == stat.S_IRGRP and status.st_uid == 0 and _is_given(path, status)):
         yield UnsafeKeyWarning(
             f"private key file {path} has mode {mode:04o}: other users can read or change it", f"Run chmod 600 {path}"
         )
@@ -204,28 +203,16 @@ def _exposures(path: str, status: os.stat_result | None) -> Iterator[UnsafeKeyWa
         )
 
 
-def _is_given_to(group: int) -> bool:
-    """Return whether root lets this group read a file for a service: a Secret of Kubernetes, or the system's agent."""
+def _is_given(path: str, status: os.stat_result) -> bool:
+    """Return whether root lets this file's group read it for a service.
+
+    It is a Secret of Kubernetes, for the system's agent, or a credential of systemd.
+    """
+    from hwsigner.system.systemd import is_systemd_credential
     from hwsigner.system.users import agent_group
 
-    return group == agent_group() if os.geteuid() == 0 else group in {os.getegid(), *os.getgroups()}
-
-
-def _is_credential(path: str, status: os.stat_result) -> bool:
-    """Return whether systemd gives this file of root's group to the unit (LoadCredential=).
-
-    It lets only the unit's user read it, by an access control list, which the mode shows as a right of the group. Only
-    a folder that root alone can write is believed to be systemd's, as anyone may have set the variable.
-    """
-    folder, name = os.environ.get("CREDENTIALS_DIRECTORY", ""), os.path.basename(path)
-    if status.st_gid != 0 or not os.path.isabs(folder):
-        return False
-    try:
-        given, above = os.lstat(os.path.join(folder, name)), os.stat(folder)
-    except OSError:
-        return False
-    is_root_s = above.st_uid == 0 and not above.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    return is_root_s and os.path.samestat(given, status)
+    groups = {agent_group()} if os.geteuid() == 0 else {os.getegid(), *os.getgroups()}
+    return status.st_gid in groups or is_systemd_credential(path, status)
 
 
 def private_key_block(path: str, contents: Contents) -> Block:

@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 
 from hwsigner.errors import ConfigError, HwsignerError
 from hwsigner.system.files import change_stamp, open_trusted
+from hwsigner.system.systemd import is_systemd_credential
 
 _T = TypeVar("_T")
 
@@ -27,8 +28,9 @@ def read_file(path: str, *, private: bool = False, hint: str = "Check the path a
     """
     try:
         with open_trusted(path, ConfigError) as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            if private and mode & 0o077:
+            status = os.fstat(file.fileno())
+            mode = stat.S_IMODE(status.st_mode)
+            if private and mode & 0o077 and not is_systemd_credential(path, status):
                 raise ConfigError(f"{path} has mode {mode:04o}: other users can read it", f"Run chmod 600 {path}")
             return file.read()
     except OSError as error:

@@ -311,7 +311,6 @@ class TestReading:
             (folder / "web.key").symlink_to(path)
             path = folder / "web.key"
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr("hwsigner.backends.file._is_given_to", lambda _: False)
         values = {"relative": ".", "unset": ""}
         monkeypatch.setenv("CREDENTIALS_DIRECTORY", values.get(place, str(folder)))
         with pytest.warns(UnsafeKeyWarning, match="has mode 0440"):
