@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
+from asn1crypto.keys import PublicKeyInfo
 from asn1crypto.x509 import Certificate as Parsed
 from asn1crypto.x509 import GeneralNames
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -36,6 +37,7 @@ _NEEDLESS = "Leave out the certificates that the chain does not need"
 # What chips and their vendors use. Others make verifying slow; a TPM's exponent has 32 bits.
 _RSA_BITS = range(2048, 8193)
 _MOST_EXPONENT_BITS = 32
+_SLOW_KINDS = frozenset({"dsa", "dh", "1.2.840.113549.1.3.1"})  # The last is PKCS #3's.
 _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 _KNOWN_EXTENSIONS = frozenset(
     {
@@ -253,7 +255,7 @@ class Search:
         self._check_time()
         certificate = VendorCertificate.read(data, name)
         if is_slow(certificate.public_key):
-            raise AttestationError(f"{name} has an RSA key of unusual size or exponent", "Leave it out")
+            raise AttestationError(f"{name} has a key of an unusual kind, size or exponent", "Leave it out")
         return certificate
 
     def issued(self, issuer: VendorCertificate, other: VendorCertificate) -> bool:
@@ -327,22 +329,28 @@ class Search:
 
 
 def in_usual_form(public_key: bytes) -> bytes:
-    """Return a DER SubjectPublicKeyInfo as `cryptography` writes it; empty if it can't be read."""
+    """Return a DER SubjectPublicKeyInfo as `cryptography` writes it; empty if it can't be read, or if that is slow."""
     try:
+        if is_slow(public_key):
+            return b""
         return load_der_public_key(public_key).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     except UNREADABLE:
         return b""
 
 
 def is_slow(public_key: bytes) -> bool:
-    """Return whether a DER SubjectPublicKeyInfo is of an RSA key whose size or exponent makes verifying slow."""
+    """Return whether a DER SubjectPublicKeyInfo can't be read, or is of a kind or size that is slow to use or load."""
     try:
-        key = load_der_public_key(public_key)
+        info = PublicKeyInfo.load(public_key)
+        kind: str = info["algorithm"]["algorithm"].native
+        if not kind.startswith("rsa"):
+            return kind in _SLOW_KINDS
+        key = info["public_key"].parsed
+        modulus: int = key["modulus"].native
+        exponent: int = key["public_exponent"].native
     except UNREADABLE:
-        return False
-    if not isinstance(key, rsa.RSAPublicKey):
-        return False
-    return key.key_size >= _RSA_BITS.stop or key.public_numbers().e.bit_length() > _MOST_EXPONENT_BITS
+        return True
+    return modulus.bit_length() >= _RSA_BITS.stop or exponent.bit_length() > _MOST_EXPONENT_BITS
 
 
 def verifies(public_key: bytes, algorithm: Any, signature: bytes, signed: bytes) -> bool:
@@ -353,9 +361,11 @@ def verifies(public_key: bytes, algorithm: Any, signature: bytes, signed: bytes)
     Raises:
         one of UNREADABLE: key, algorithm or signature can't be read.
     """
+    if is_slow(public_key):
+        return False
     key = load_der_public_key(public_key)
     digest = _HASHES[algorithm.hash_algo]()
-    if isinstance(key, rsa.RSAPublicKey) and (key.key_size not in _RSA_BITS or is_slow(public_key)):
+    if isinstance(key, rsa.RSAPublicKey) and key.key_size not in _RSA_BITS:
         return False
     if isinstance(key, ec.EllipticCurvePublicKey) and not isinstance(key.curve, _CURVES):
         return False

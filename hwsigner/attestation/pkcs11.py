@@ -37,7 +37,9 @@ def examine(statement: Document, trust: Trust) -> Findings:
         claims += [{"yes": yes, "no": no}[said]] if said else []
     given = statement.blob("keyPublic")
     if is_slow(given):
-        raise AttestationError("the statement's RSA key is of unusual size or exponent", "Use another key")
+        raise AttestationError(
+            "the statement's public key can't be read, or is of an unusual kind or size", "Make it again"
+        )
     try:
         warnings = (_UNPROVEN, _ROCA) if is_roca(given) else (_UNPROVEN,)
     except UNREADABLE as error:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asn1crypto.core import ObjectIdentifier, OctetBitString
+from asn1crypto.core import Sequence as Elements
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -27,8 +29,10 @@ from hwsigner.attestation.chain import (
     Search,
     Trust,
     VendorCertificate,
+    in_usual_form,
     verifies,
 )
+from hwsigner.attestation.documents import new
 from hwsigner.errors import AttestationError, HwsignerError, UsageError
 
 # Nuvoton TPM Root CA 1110, a self-signed certificate whose names are not in DER's order.
@@ -236,10 +240,24 @@ def test_certificate_is_refused_before_any_check_when_its_key_is_slow(
     der = issue("Slow", root, CA, public_key=key)[0].public_bytes(Encoding.DER)
     keys = _count_checks(monkeypatch)
     with (
-        pytest.raises(AttestationError, match="an RSA key of unusual size or exponent") if is_refused else nullcontext()
+        pytest.raises(AttestationError, match="a key of an unusual kind, size or exponent")
+        if is_refused
+        else nullcontext()
     ):
         Search(_trust(root)).read(der, "a certificate")
     assert not keys
+
+
+@pytest.mark.parametrize("kind", ["1.2.840.113549.1.3.1", "1.2.840.10046.2.1", "1.2.840.10040.4.1"])
+def test_key_that_is_slow_to_load_is_not_loaded(kind: str, root: _Issued, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenSSL checks a Diffie-Hellman key when it loads it, which takes a second for one of 10,000 bits."""
+    algorithm = Elements(contents=ObjectIdentifier(kind).dump()).dump()
+    key = Elements(contents=algorithm + OctetBitString(b"\2\1\5").dump()).dump()
+    monkeypatch.setattr(chain_module, "load_der_public_key", lambda _: pytest.fail("it was loaded"))
+    assert in_usual_form(key) == b""
+    claim = new("statement", "pkcs11", {"keyPublic": key, "token": "alpha"})
+    with pytest.raises(AttestationError, match="of an unusual kind or size"):
+        attestation.examine(claim, _trust(root))
 
 
 @pytest.mark.parametrize(
