@@ -72,6 +72,7 @@ def _rows(enrolled: Enrolled) -> list[tuple[str, str]]:
     return [
         ("Key", f"{enrolled.key.uri}, {'made now' if enrolled.made else 'already there'}"),
         ("Certified", f"{leaf.subject}, expires {end:%Y-%m-%d}, {issued}"),
+        *([("Timer", enrolled.timer)] if enrolled.timer else ()),
         *(("Note", note) for note in enrolled.notes),
     ]
 
@@ -87,6 +88,7 @@ def _data(name: str, enrolled: Enrolled) -> dict[str, Any]:
         "notes": list(enrolled.notes),
         "awsConfig": enrolled.aws_config,
         "missing": list(enrolled.missing),
+        "timer": enrolled.timer or None,
     }
 
 

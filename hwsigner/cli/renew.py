@@ -43,13 +43,22 @@ def _print(arguments: Arguments, renewed: Renewed) -> None:
     name, leaf, end = arguments.name, renewed.leaf, renewed.leaf.x509.not_valid_after_utc
     if arguments.json:
         about = {"subject": leaf.subject, "notAfter": f"{end:%Y-%m-%dT%H:%M:%SZ}"}
-        data = {"renewed": True, "profile": name, "file": renewed.file, **about, "oldKey": renewed.old_key}
+        data = {
+            "renewed": True,
+            "profile": name,
+            "file": renewed.file,
+            **about,
+            "oldKey": renewed.old_key,
+            "timer": renewed.timer or None,
+        }
         print_outcome(f"{name} is renewed", json.dumps(data, indent=2))
         return
     rows = [
         ("Renewed", f"{leaf.subject}, expires {end:%Y-%m-%dT%H:%MZ}"),
         ("Profile", f"{renewed.file}: [profile.{name}]"),
     ]
+    if renewed.timer:
+        rows.append(("Timer", renewed.timer))
     if renewed.old_key:
         rows.append(("Old key", f"{renewed.old_key} is no longer used: hwsigner delete deletes it"))
     print_rows(f"{name} is renewed", rows)

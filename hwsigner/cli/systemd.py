@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.cli.process import print_outcome
 from hwsigner.config.flags import switch
+from hwsigner.enrolment.pace import DROP_IN, unit_folder
 from hwsigner.errors import HwsignerError, UsageError, suggestion
 
 if TYPE_CHECKING:
@@ -92,6 +93,8 @@ def _check_no_package(*, system: bool) -> None:
 def _uninstall(*, system: bool) -> None:
     scope = [] if system else ["--user"]
     paths = [path for _, path in _installed(system=system) if _text_of_ours(path) is not None]
+    folder_of_units = Path(unit_folder(system=system))
+    paths += folder_of_units.glob(f"hwsigner-renew@*.timer.d/{DROP_IN}")
     units = [path.name for path in paths if path.suffix in (".service", ".socket", ".timer")]
     if units:
         _call("systemctl", *scope, "disable", "--quiet", *units)
@@ -102,6 +105,9 @@ def _uninstall(*, system: bool) -> None:
         except OSError as error:
             raise HwsignerError(f"can't remove {path}: {error.strerror}", "Check who may write its folder") from error
         _print(f"removed {path}")
+    for folder in folder_of_units.glob("hwsigner-renew@*.timer.d"):
+        with suppress(OSError):
+            folder.rmdir()  # Unless an administrator's drop-in is there.
     _call("systemctl", *scope, "daemon-reload")
     if system:
         text = f"The users and folders of the services stay. Remove them with: {_REMOVE}"
@@ -112,11 +118,9 @@ def _installed(*, system: bool) -> Iterator[tuple[Traversable, Path]]:
     """Yield each file of the package with the path it is installed at."""
     templates = files("hwsigner") / "units"
     if system:
-        folder = Path("/etc/systemd/system")
         yield templates / "hwsigner.sysusers", Path("/etc/sysusers.d/hwsigner.conf")
         yield templates / "hwsigner.rules", Path("/etc/polkit-1/rules.d/50-hwsigner.rules")
-    else:
-        folder = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "systemd" / "user"
+    folder = Path(unit_folder(system=system))
     for unit in sorted((templates / ("system" if system else "user")).iterdir(), key=lambda unit: unit.name):
         yield unit, folder / unit.name
 

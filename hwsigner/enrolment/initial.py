@@ -12,6 +12,7 @@ from hwsigner.aws.region import check_arns, check_known_arns
 from hwsigner.config.flags import ARNS
 from hwsigner.config.profiles import Profile, add_profile, change_profile, check_name, file_of_new, profiles
 from hwsigner.config.settings import Settings
+from hwsigner.enrolment.pace import set_pace
 from hwsigner.enrolment.profile import (
     issuer_of,
     kept_values,
@@ -66,6 +67,7 @@ class Enrolled:
         file: the file of the profile.
         aws_config: the SDKs' config file; None if it was not to be written.
         missing: the names of the ARNs that the profile does not have.
+        timer: how often the profile's timer looks, if not as its unit says.
     """
 
     key: KeyDescription
@@ -76,6 +78,7 @@ class Enrolled:
     file: str
     aws_config: str | None
     missing: tuple[str, ...]
+    timer: str
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -97,6 +100,7 @@ def enroll(asked: Enrolment) -> Enrolled:
 
     Warns:
         UnsafeKeyWarning: the key URI has a PIN.
+        HwsignerWarning: the timer can't be set to look often enough.
     """
     name, environ = asked.name, os.environ
     check_name(name)
@@ -140,6 +144,7 @@ def enroll(asked: Enrolment) -> Enrolled:
             file,
             _edit_aws_config(asked, region, write=True) if asked.command else None,
             tuple(arn for arn in ARNS if arn not in {*(found.values if found else ()), *kept}),
+            set_pace(name, file, chain.leaf),
         )
 
 

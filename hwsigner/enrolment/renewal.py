@@ -11,7 +11,7 @@ import random
 import time
 import warnings
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
@@ -19,6 +19,7 @@ from cryptography import x509
 from hwsigner.aws.create_session import create_session
 from hwsigner.config.profiles import Profile, change_profile, check_name, file_of_new, in_full, profile
 from hwsigner.config.settings import Prompts, Settings, service_for_daemon, session_request
+from hwsigner.enrolment.pace import life_of, set_pace
 from hwsigner.enrolment.profile import (
     issuer_of,
     key_to_certify,
@@ -42,7 +43,7 @@ from hwsigner.identity.certificate import Certificate, Chain, extension_of, late
 from hwsigner.key import Key, find_certificates
 from hwsigner.key.management import KeyRequest, require_place_for_certificate
 from hwsigner.pins import PinSource
-from hwsigner.refresh.schedule import RENEWAL_TIMING
+from hwsigner.refresh.schedule import RENEWAL_TIMING, renewal_pause
 
 _NOT_IN_PLACE = "the new certificate was tried and not put in place, and the old one stays in use"
 _SOON = 2 * RENEWAL_TIMING.longest_pause  # The timer may be late.
@@ -56,11 +57,13 @@ class Renewed:
         leaf: the new certificate.
         file: the file of the profile.
         old_key: the key URI that the profile had, if it has a new key.
+        timer: how often the profile's timer looks, if not as its unit says.
     """
 
     leaf: Certificate
     file: str
     old_key: str | None
+    timer: str = ""
 
 
 def renew(
@@ -81,7 +84,7 @@ def renew(
         HwsignerError: as the steps.
 
     Warns:
-        HwsignerWarning: the certificate is in use without a trial.
+        HwsignerWarning: the certificate is in use without a trial, or the timer can't be set to look often enough.
     """
     check_name(name)
     config = profile(name, os.environ).file
@@ -96,7 +99,7 @@ def renew(
             failures.add(error, time.time(), seconds_left(old, datetime.now(UTC)))
             raise
         failures.forget()
-        return renewed
+        return replace(renewed, timer=set_pace(name, config, renewed.leaf))
 
 
 def _current(found: Profile) -> Certificate:
@@ -173,10 +176,9 @@ def due_at(leaf: Certificate) -> datetime:
 
     Its own bytes choose the moment, so it is the same each time, and another one for each certificate.
     """
-    begin, end = leaf.x509.not_valid_before_utc, leaf.x509.not_valid_after_utc
     chance = int.from_bytes(hashlib.sha256(leaf.der).digest()[:8]) / 2**64
-    lifetime = RENEWAL_TIMING.lifetime(0.0, (end - begin).total_seconds(), lambda: chance)
-    return end - timedelta(seconds=lifetime.ahead)
+    lifetime = RENEWAL_TIMING.lifetime(0.0, life_of(leaf), lambda: chance)
+    return leaf.x509.not_valid_after_utc - timedelta(seconds=lifetime.ahead)
 
 
 def ends_soon(leaf: Certificate, now: datetime) -> bool:
@@ -231,14 +233,13 @@ class Failures:
         """Note a failure.
 
         Args:
-            error: the failure. The issuer's wish to wait counts, but for no more than half of the certificate's rest.
+            error: the failure. The issuer's wish to wait counts, but for no more than an eighth of what is left.
             now: the time, in seconds since 1970.
             left: the seconds until the certificate in use expires; negative if it has.
         """
         count = self._read()[0] + 1
         asked = error.retry_after if isinstance(error, ServiceError) else 0.0
-        asked = min(asked, max(left / 2, RENEWAL_TIMING.longest_pause))
-        pause = RENEWAL_TIMING.pause(count, random.random, asked=asked)
+        pause = renewal_pause(RENEWAL_TIMING.pause(count, random.random, asked=asked), left)
         with suppress(OSError):  # The disk is full, and the failure itself is to be reported.
             self._write(f"{count} {int(now)} {now + pause:.0f}\n")
 

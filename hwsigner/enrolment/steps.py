@@ -16,6 +16,7 @@ from datetime import datetime
 from hwsigner.backends.key_files import certificate_files, check_replaceable
 from hwsigner.enrolment.checking import check_issued, check_names
 from hwsigner.enrolment.issuers import Issuer, Pending
+from hwsigner.enrolment.pace import check_life
 from hwsigner.errors import CertificateError, HwsignerError, KeyNotFoundError, ServiceError
 from hwsigner.identity.certificate import Chain, build_chain, latest_expiring, preflight
 from hwsigner.identity.certificate_request import CertificateRequest, sign_certificate_request
@@ -142,7 +143,7 @@ def request_certificate(
         pause: sleeps some seconds.
 
     Raises:
-        CertificateError: the answer does not fit the request.
+        CertificateError: the answer does not fit the request, or the certificate lives too short.
         ServiceError: the issuer refused, or has no certificate yet.
         ServiceUnreachableError: it gave no complete answer in time.
         HwsignerError: as `Issuer.issue`.
@@ -159,7 +160,9 @@ def request_certificate(
         pause(seconds)
         wait -= seconds
         step, begin = min(2 * step, _LONGEST_PAUSE), now()
-    return check_issued(request, answer, now())
+    chain = check_issued(request, answer, now())
+    check_life(chain.leaf)
+    return chain
 
 
 def install(target: KeyToCertify, chain: Chain) -> management.InstalledCertificate:

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 _MAX_DOUBLINGS = 20
+# Of the pause after a failed renewal: no less than this many seconds, or this share of what is left.
+_SHORTEST_PAUSE, _PAUSE_SHARE = 10.0, 1 / 8
 
 Chance = Callable[[], float]
 
@@ -94,6 +96,16 @@ RENEWAL_TIMING = Timing(
     longest_asked=86400.0,
     patience=0.0,
 )
+
+
+def renewal_pause(pause: float, left: float) -> float:
+    """Return the pause after a failed renewal, short enough for several attempts in what is left.
+
+    Args:
+        pause: the pause if there were time enough, with what the issuer asks for.
+        left: the seconds until the certificate expires. After that they are negative, and pauses get longer again.
+    """
+    return min(pause, max(_SHORTEST_PAUSE, abs(left) * _PAUSE_SHARE))
 
 
 def until_refresh(lifetime: Lifetime | None, left: float, *, next_try: float, now: float) -> float:

@@ -25,7 +25,14 @@ sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
 from hwsigner.aws.create_session import _BACKOFF_BASE, _BACKOFF_CAP  # noqa: E402
 from hwsigner.http.defaults import MAX_ATTEMPTS  # noqa: E402
-from hwsigner.refresh.schedule import RENEWAL_TIMING, SESSION_TIMING, Lifetime, Timing, until_refresh  # noqa: E402
+from hwsigner.refresh.schedule import (  # noqa: E402
+    RENEWAL_TIMING,
+    SESSION_TIMING,
+    Lifetime,
+    Timing,
+    renewal_pause,
+    until_refresh,
+)
 
 MINUTE, HOUR = 60.0, 3600.0
 BOOT_SECONDS = 10.0
@@ -168,8 +175,10 @@ class Simulation:
         left = provider.lifetime.end - now if provider.lifetime else 0.0
         if provider.lifetime:
             provider.lifetime = timing.postponed(provider.lifetime, left, chance)
-        next_try = now + timing.pause(provider.failures, chance)
-        return now + until_refresh(provider.lifetime, left, next_try=next_try, now=now)
+        pause = timing.pause(provider.failures, chance)
+        if timing is RENEWAL_TIMING:
+            pause = renewal_pause(pause, left)
+        return now + until_refresh(provider.lifetime, left, next_try=now + pause, now=now)
 
 
 def cold_start(fleet: Fleet, hours: float = 6) -> History:

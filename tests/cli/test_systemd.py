@@ -193,6 +193,20 @@ def test_uninstall_removes_what_install_wrote(user_install: Path, call: Callable
     assert call("systemd", "uninstall", "--user").status == 0
 
 
+def test_uninstall_removes_the_drop_ins_of_timers_and_not_the_administrator_s(
+    user_install: Path, call: Callable[..., Outcome]
+) -> None:
+    call("systemd", "install", "--user")
+    for name, files in {"web": ["50-hwsigner.conf"], "db": ["50-hwsigner.conf", "mine.conf"], "new": []}.items():
+        folder = user_install / f"hwsigner-renew@{name}.timer.d"
+        folder.mkdir()
+        for file in files:
+            (folder / file).touch()
+    assert call("systemd", "uninstall", "--user").status == 0
+    left = sorted(str(path.relative_to(user_install)) for path in user_install.glob("**/*"))
+    assert left == ["hwsigner-renew@db.timer.d", "hwsigner-renew@db.timer.d/mine.conf"]
+
+
 @pytest.mark.parametrize(
     ("action", "problem"),
     [("install", "wrote .*/hwsigner-agent.service"), ("uninstall", "ran systemctl --user disable .*")],

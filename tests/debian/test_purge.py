@@ -65,6 +65,18 @@ def test_purge_leaves_the_user_while_a_key_belongs_to_it(uid: int, gid: int, fol
         assert "\nhwsigner:" in (tmp_path / file).read_text()
 
 
+def test_purge_deletes_hwsigner_s_drop_ins_of_timers_and_not_the_administrator_s(tmp_path: Path) -> None:
+    for name, files in {"web": ["50-hwsigner.conf"], "db": ["50-hwsigner.conf", "override.conf"]}.items():
+        folder = tmp_path / f"systemd/system/hwsigner-renew@{name}.timer.d"
+        folder.mkdir(parents=True)
+        for file in files:
+            (folder / file).touch()
+    purge(tmp_path)
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("systemd/system/**/*"))
+    kept = "systemd/system/hwsigner-renew@db.timer.d"
+    assert left == [kept, f"{kept}/override.conf"]
+
+
 def test_purge_deletes_the_links_to_the_package_s_units_and_not_those_to_the_administrator_s(tmp_path: Path) -> None:
     wants = tmp_path / "systemd/system/timers.target.wants"
     wants.mkdir(parents=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
+import random
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,10 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import certs
+from hwsigner.enrolment.pace import step_of_timer
 from hwsigner.enrolment.renewal import Failures, due_at
 from hwsigner.errors import ServiceError, ServiceUnreachableError
 from hwsigner.identity.certificate import Certificate, load
 from hwsigner.key import FoundCertificate
+from hwsigner.refresh.schedule import RENEWAL_TIMING, renewal_pause
 
 CA = certs.make_ca()
 KEY = ec.generate_private_key(ec.SECP256R1()).public_key()
@@ -84,7 +88,14 @@ def test_clock_that_was_ahead_at_a_failure_holds_nothing_up(jump: float, file: i
 @pytest.mark.parametrize("left", [8 * 3600.0, 600.0, -86400.0])
 def test_issuer_s_own_time_does_not_outlast_the_certificate(left: float, file: int) -> None:
     Failures(file).add(ServiceError("busy", retry_after=7 * 86400.0), 0.0, left)
-    assert Failures(file).pause_left(0.0) <= max(left / 2, 3600) + 3600
+    assert Failures(file).pause_left(0.0) <= abs(left) / 8 + 1
+
+
+@pytest.mark.parametrize(("left", "longest"), [(200.0, 25.0), (40.0, 10.0), (1.0, 10.0), (-600.0, 75.0)])
+def test_several_attempts_fit_into_what_is_left_of_a_certificate(left: float, longest: float, file: int) -> None:
+    for _ in range(5):
+        Failures(file).add(ServiceUnreachableError("down"), 0.0, left)
+        assert 9 <= Failures(file).pause_left(0.0) <= longest + 1
 
 
 def test_failure_that_can_not_be_noted_is_no_failure_of_its_own() -> None:
@@ -104,3 +115,31 @@ def test_damaged_file_holds_nothing_up_for_long(data: bytes) -> None:
         Failures(opened).add(ServiceUnreachableError("down"), 1.8e9, LONG)
     finally:
         os.close(opened)
+
+
+@pytest.mark.parametrize("minutes", [10, 12, 15, 20, 30, 45, 60, 180, 599])
+def test_certificate_does_not_expire_in_an_outage_of_a_fifth_of_its_life(minutes: int) -> None:
+    chance = random.Random(minutes)
+    assert not [number for number in range(2000) if not _is_renewed(minutes * 60.0, chance)]
+
+
+def _is_renewed(life: float, chance: random.Random) -> bool:
+    """Return whether a certificate is renewed before it expires, if its issuer fails for a fifth of its life.
+
+    The outage begins when the renewal is due, or before. A failed attempt takes up to 5 s; a look takes 1 s.
+    """
+    due = life - RENEWAL_TIMING.lifetime(0.0, life, chance.random).ahead
+    begin = due - chance.choice((0.0, chance.random())) * life / 5
+    step = step_of_timer(life) or math.inf
+    now, next_try, failures = due - step * chance.random(), 0.0, 0
+    while now < life:
+        now += 1
+        if now >= due and now >= next_try:
+            if not begin <= now < begin + life / 5:
+                return True
+            now, failures = now + 5 * chance.random(), failures + 1
+            asked = chance.choice((0.0, 3600.0))
+            pause = RENEWAL_TIMING.pause(failures, chance.random, asked=asked)
+            next_try = now + renewal_pause(pause, life - now)
+        now += step * (1 + chance.random()) / 2
+    return False

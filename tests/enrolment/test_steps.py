@@ -7,10 +7,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from enrolment.authority import Requested
-from hwsigner.enrolment.issuers import Pending
+import certs
+from enrolment.authority import NOW, Answer, Requested, certified
+from hwsigner.enrolment.issuers import Issued, Pending
 from hwsigner.enrolment.steps import request_certificate
-from hwsigner.errors import ServiceError
+from hwsigner.errors import CertificateError, ServiceError
 from hwsigner.identity.certificate_request import CertificateRequest
 
 
@@ -25,6 +26,34 @@ class SlowIssuer:
         self.asked += 1
         self.now += timedelta(seconds=50)
         return Pending()
+
+
+@dataclass
+class HastyIssuer:
+    """An issuer of certificates that live so many seconds."""
+
+    ca: certs.Authority
+    life: int
+
+    def issue(self, request: CertificateRequest) -> Issued:
+        begin = NOW.replace(microsecond=0)
+        answer = Answer(begin=begin, end=begin + timedelta(seconds=self.life))
+        return Issued((certified(self.ca, request, answer),))
+
+
+@pytest.mark.parametrize("life", [60, 598])
+def test_certificate_that_lives_under_ten_minutes_is_refused_with_the_reason(
+    life: int, asked: Requested, ca: certs.Authority
+) -> None:
+    with pytest.raises(CertificateError, match=rf"lives {life} s: only a look every few seconds could renew it") as e:
+        request_certificate(asked.request, HastyIssuer(ca, life), lambda: NOW, wait=0.0)
+    assert "600 s or more. Nothing was installed" in e.value.hint
+
+
+@pytest.mark.parametrize("life", [599, 600])  # Some CAs count the last second.
+def test_certificate_that_lives_ten_minutes_is_accepted(life: int, asked: Requested, ca: certs.Authority) -> None:
+    chain = request_certificate(asked.request, HastyIssuer(ca, life), lambda: NOW, wait=0.0)
+    assert chain.leaf.public_key() == asked.request.public_key()
 
 
 def test_issuer_that_answers_slowly_gets_no_more_time_than_others(asked: Requested) -> None:

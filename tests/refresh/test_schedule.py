@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwsigner.refresh.schedule import SESSION_TIMING, Lifetime, Timing, until_refresh
+from hwsigner.refresh.schedule import SESSION_TIMING, Lifetime, Timing, renewal_pause, until_refresh
 
 QUARTER = 900
 CHANCES = st.floats(0, 1, exclude_max=True)
@@ -107,3 +107,10 @@ class TestUntilRefresh:
         assert now + wait >= next_try - 1e-3
         if wait > 0:
             assert not lifetime.is_due_ahead(left) or now < next_try
+
+
+@given(pause=st.floats(0, 90000), left=st.floats(-1e6, 1e6))
+def test_pause_is_no_longer_than_an_eighth_of_what_is_left_unless_that_is_under_ten_seconds(
+    pause: float, left: float
+) -> None:
+    assert renewal_pause(pause, left) == min(pause, max(10, abs(left) / 8))

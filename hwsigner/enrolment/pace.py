@@ -1,0 +1,129 @@
+"""The pace of a profile's renewal timer. If a certificate lives for hours or minutes, a drop-in makes it look often."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import warnings
+from contextlib import suppress
+
+from hwsigner.config.profiles import file_of_new
+from hwsigner.errors import CertificateError, HwsignerWarning
+from hwsigner.identity.certificate import Certificate
+
+DROP_IN = "50-hwsigner.conf"
+# A certificate that lives less, in seconds, needs a look every few seconds, and a look takes 0.2 s of processor time.
+_SHORTEST_LIFE = 600.0
+_STEP_SHARE = 1 / 40
+_UNIT_STEP = 900.0  # Of `hwsigner-renew@.timer`, in seconds.
+_BOOTED = "/run/systemd/system"  # It is there if systemd runs this system: sd_booted(3).
+_SECONDS = 30
+# A monotonic timer recurs by OnUnitInactiveSec; OnActiveSec is the first look after a boot. Chance adds up to half.
+_TEXT = """\
+# Written by hwsigner enroll and renew, which change or remove this file with the life of the certificate.
+[Timer]
+OnCalendar=
+OnActiveSec={half}s
+OnUnitInactiveSec={half}s
+RandomizedDelaySec={half}s
+AccuracySec=1s
+"""
+
+
+def life_of(leaf: Certificate) -> float:
+    """Return the seconds that a certificate lives."""
+    return (leaf.x509.not_valid_after_utc - leaf.x509.not_valid_before_utc).total_seconds()
+
+
+def check_life(leaf: Certificate) -> None:
+    """Check that a new certificate lives long enough to be renewed in time.
+
+    Raises:
+        CertificateError: it does not.
+    """
+    life = life_of(leaf)
+    if life < _SHORTEST_LIFE - 1:  # The last second may count as a part of the life.
+        problem = f"the certificate from the issuer lives {life:.0f} s: only a look every few seconds could renew it"
+        hint = f"The issuer's settings must allow {_SHORTEST_LIFE:.0f} s or more. Nothing was installed"
+        raise CertificateError(problem, hint)
+
+
+def step_of_timer(life: float) -> float | None:
+    """Return how often to look, in seconds, whether a certificate is due; None if each quarter of an hour will do.
+
+    Chance takes away up to half of it.
+
+    Args:
+        life: the seconds that the certificate lives.
+    """
+    step = life * _STEP_SHARE
+    return step if step < _UNIT_STEP else None
+
+
+def set_pace(name: str, config: str, leaf: Certificate) -> str:
+    """Have the timer of a profile look often enough for its certificate. Nothing is written unless that changes.
+
+    Args:
+        name: the profile's name.
+        config: its config.toml, which decides whether the timer is one of the system.
+        leaf: the certificate.
+
+    Returns:
+        How often the timer looks; empty if its unit says that.
+
+    Warns:
+        HwsignerWarning: the drop-in can't be changed, or systemd does not read it again.
+    """
+    step, system = step_of_timer(life_of(leaf)), config == file_of_new(os.environ, system=True)
+    path = os.path.join(unit_folder(system=system), f"hwsigner-renew@{name}.timer.d", DROP_IN)
+    if step is None and not os.path.exists(path):
+        return ""
+    every = f"every {step:.0f} s" if step else "every quarter of an hour"
+    if step and not os.path.isdir(_BOOTED):
+        return f"systemd does not run here: run hwsigner renew --if-due {name} {every}"
+    try:
+        if _replace(path, _TEXT.format(half=max(1, int(step / 2))) if step else ""):
+            _reload(every, system=system)
+    except OSError as error:
+        problem = f"the timer can't be set to look {every}: {path}: {error.strerror}"
+        hint = f"Check who may write its folder, then run hwsigner enroll {name}, or the certificate may expire"
+        warnings.warn(HwsignerWarning(problem, hint), stacklevel=3)
+        return ""
+    return f"{path}: a look {every}" if step else ""
+
+
+def unit_folder(*, system: bool) -> str:
+    """Return the folder of an administrator's units, or of this user's."""
+    if system:
+        return "/etc/systemd/system"
+    return os.path.join(os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config"), "systemd", "user")
+
+
+def _replace(path: str, text: str) -> bool:
+    """Write a drop-in, or remove it if there is no text. Return whether that changes something."""
+    with suppress(FileNotFoundError), open(path, "rb") as old:
+        if old.read() == text.encode():
+            return False
+    if not text:
+        os.unlink(path)
+        return True
+    new = f"{path}.new"
+    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+    with open(new, "w", encoding="utf-8") as file:
+        os.fchmod(file.fileno(), 0o644)
+        file.write(text)
+    os.replace(new, path)
+    return True
+
+
+def _reload(every: str, *, system: bool) -> None:
+    """Have systemd read the units again. A timer that runs goes on with the new pace."""
+    command = ["systemctl", "daemon-reload"] if system else ["systemctl", "--user", "daemon-reload"]
+    try:
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=_SECONDS)
+        reason = " ".join(done.stderr.split())[:200] or f"status {done.returncode}" if done.returncode else ""
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = str(error)
+    if reason:
+        problem = f"systemd was not told that the timer is to look {every}: {reason}"
+        warnings.warn(HwsignerWarning(problem, f"Run {' '.join(command)}"), stacklevel=4)
