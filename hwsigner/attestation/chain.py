@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -274,20 +275,28 @@ class Search:
             self._checked[pair] = other.is_signed_by(issuer.public_key)
         return self._checked[pair]
 
+    def under(self, root: VendorCertificate) -> Search:
+        """Return a search that trusts one root alone. The work of both counts together."""
+        other = copy(self)
+        other._trust = replace(self._trust, roots=(root,))
+        return other
+
     def verify(
-        self, leaf: VendorCertificate, others: Sequence[VendorCertificate] = ()
+        self, leaf: VendorCertificate, others: Sequence[VendorCertificate] = (), *, leaf_counts: bool = False
     ) -> tuple[VendorCertificate, ...]:
         """Return the chain from a leaf to a root: the shortest of those whose certificates are valid.
 
         Args:
             leaf: the leaf.
             others: certificates that may stand between leaf and root.
+            leaf_counts: whether path lengths count the leaf as a CA, except that of a root that issued it.
 
         Raises:
             AttestationError: no chain leads to a root, or a certificate in each is not valid now; or the statement
                 needs too much work.
         """
-        chain = self._path(leaf, others, self._trust.is_valid) or self._path(leaf, others, lambda _: True)
+        extra = 1 if leaf_counts else 0
+        chain = self._path(leaf, others, extra, self._trust.is_valid) or self._path(leaf, others, extra, lambda _: True)
         if chain is None:
             name = leaf.subject or "the chip"
             problem = f"the certificate of {name}, issued by {leaf.issuer}, leads to none of the roots"
@@ -301,6 +310,7 @@ class Search:
         self,
         leaf: VendorCertificate,
         others: Sequence[VendorCertificate],
+        extra: int,
         is_usable: Callable[[VendorCertificate], bool],
     ) -> tuple[VendorCertificate, ...] | None:
         """Return the shortest chain of usable certificates.
@@ -314,9 +324,10 @@ class Search:
             longer: list[tuple[VendorCertificate, ...]] = []
             for chain in chains:
                 for root in roots:
-                    if root.longest_path >= length and self.issued(root, chain[-1]):
+                    if root.longest_path >= (length and length + extra) and self.issued(root, chain[-1]):
                         return (*chain, root)
-                found = [one for one in unreached if one.longest_path >= length and self.issued(one, chain[-1])]
+                fitting = (one for one in unreached if one.longest_path >= length + extra)
+                found = [one for one in fitting if self.issued(one, chain[-1])]
                 unreached = [one for one in unreached if one not in found]
                 longer += [(*chain, one) for one in found]
             chains = longer

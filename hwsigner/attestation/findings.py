@@ -25,6 +25,7 @@ class Findings:
         warnings: known weaknesses.
         in_hardware: whether it is proven that the key is in hardware and can't leave it. An answer can prove less: that
             the other side can use the key. A key that can be computed (ROCA) is not in hardware alone.
+        roots: of a YubiKey, the SHA-256 of each root (its DER) that alone is enough for the claims; of others, none.
         matches_csr: whether the certificate request is signed by this key; None if there is none.
     """
 
@@ -34,6 +35,7 @@ class Findings:
     claimed: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     in_hardware: bool = False
+    roots: tuple[str, ...] = ()
     matches_csr: bool | None = None
 
 

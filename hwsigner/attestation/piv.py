@@ -12,9 +12,11 @@ https://docs.yubico.com/hardware/oid/oid-piv-arc.html has the formats.
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from hwsigner.attestation.chain import UNREADABLE, Search, Trust, VendorCertificate
@@ -58,6 +60,7 @@ class _Attestation:
         form: the form factor as a number; 0 if it is unknown.
         series: `FIPS` or `CSPN` if it is of that series, otherwise an empty string.
         authority: who certified the attestation key.
+        roots: the SHA-256 of each root that alone is enough for this.
     """
 
     public_key: bytes
@@ -69,6 +72,7 @@ class _Attestation:
     form: int
     series: str
     authority: str
+    roots: tuple[str, ...]
 
 
 def examine(statement: Document, trust: Trust) -> Findings:
@@ -123,6 +127,7 @@ def _read(statement: Document, trust: Trust) -> _Attestation:
         form=form_factor & _FORM,
         series="FIPS" if is_fips else "CSPN" if _CSPN in extensions else "",
         authority=f9.issuer,
+        roots=tuple(_roots(slot, f9, others, search=search, trust=trust)),
     )
 
 
@@ -140,14 +145,24 @@ def _verify_chain(
     """
     if not search.issued(f9, slot):
         raise AttestationError("the certificate of slot f9 did not issue the slot's certificate", "Make both again")
-    chain = search.verify(f9, others)
+    chain = search.verify(f9, others, leaf_counts=True)
     is_old = len(chain) == 2 and f9.subject == _OLD_F9 and "basic_constraints" not in f9.extensions
     if not (f9.is_ca or is_old):
         raise AttestationError(f"the certificate of {f9.subject} is not one of slot f9", "Make the statement again")
-    # Each certificate above f9 allows a number of CAs below it, f9 included. Only a root right above f9 may allow none.
-    if len(chain) > 2 and any(one.longest_path < below for below, one in enumerate(chain[1:], start=1)):
-        problem = f"a certificate above that of {f9.subject} does not allow so many CAs below it"
-        raise AttestationError(problem, "Trust only Yubico's roots")
+
+
+def _roots(
+    slot: VendorCertificate,
+    f9: VendorCertificate,
+    others: Sequence[VendorCertificate],
+    *,
+    search: Search,
+    trust: Trust,
+) -> Iterator[str]:
+    for root in trust.roots:
+        with suppress(AttestationError):
+            _verify_chain(slot, f9, others, search.under(root))
+            yield hashlib.sha256(root.der).hexdigest()
 
 
 def _findings(attestation: _Attestation, *, proven: tuple[str, ...] = (), claimed: tuple[str, ...] = ()) -> Findings:
@@ -157,9 +172,8 @@ def _findings(attestation: _Attestation, *, proven: tuple[str, ...] = (), claime
         in_hardware = bool(proven) and not is_roca_of_yubikey(public_key, firmware)
     except UNREADABLE as error:
         raise AttestationError("the attested key is of an unknown kind", "Make another key") from error
-    return Findings(
-        public_key, str(attestation.serial), proven=proven, claimed=claimed, warnings=warnings, in_hardware=in_hardware
-    )
+    found = Findings(public_key, str(attestation.serial), proven=proven, claimed=claimed, roots=attestation.roots)
+    return replace(found, warnings=warnings, in_hardware=in_hardware)
 
 
 def _sentences(attestation: _Attestation) -> tuple[str, ...]:

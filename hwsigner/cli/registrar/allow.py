@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 from typing import TYPE_CHECKING
 
 from hwsigner import attestation
-from hwsigner.attestation import Document, Trust
 from hwsigner.cli.documents import read_bytes, read_trust
 from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.cli.process import print_outcome
@@ -82,22 +80,11 @@ def _chip(arguments: Arguments) -> tuple[str, str, str]:
         raise UsageError(f"{given} has neither the hash of an endorsement key nor a statement", _HINT)
     if not arguments.roots:
         raise UsageError("a statement counts only under the vendor's roots", "Add --roots DIR")
-    statement, trust = attestation.read(data, "statement"), read_trust(arguments.roots)
-    found = attestation.examine(statement, trust)
+    statement = attestation.read(data, "statement")
+    found = attestation.examine(statement, read_trust(arguments.roots))
     if statement.format not in (TPM, YUBIKEY):
         raise AttestationError("nothing proves where the statement's key is", "Use a key in a TPM or a YubiKey")
-    return statement.format, found.chip, _root(statement, trust) if statement.format == YUBIKEY else ""
-
-
-def _root(statement: Document, trust: Trust) -> str:
-    """Return the SHA-256 of the first root that alone is enough for a statement."""
-    for root in trust.roots:
-        try:
-            attestation.examine(statement, Trust((root,), trust.now))
-        except AttestationError:
-            continue
-        return hashlib.sha256(root.der).hexdigest()
-    raise AttestationError("the statement needs more than one root", "Give the root alone, without intermediates")
+    return statement.format, found.chip, found.roots[0] if statement.format == YUBIKEY else ""
 
 
 def _common_name(subject: str) -> str:
