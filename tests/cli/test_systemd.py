@@ -95,6 +95,11 @@ def test_secrets_are_neither_swapped_nor_dumped(units: Path) -> None:
         assert not [line for line in lines if line.startswith("PrivateUsers=")]
 
 
+def test_journald_drops_no_audit_line_of_what_gives_credentials_out(units: Path) -> None:
+    for unit in ("hwsigner-agent.service", "hwsigner-serve@web.service"):
+        assert "LogRateLimitIntervalSec=0" in (units / unit).read_text().splitlines()
+
+
 def test_registrar_runs_as_a_user_of_its_own() -> None:
     users = {
         service.name: re.findall("^User=(.+)$", service.read_text(), re.MULTILINE)

@@ -107,6 +107,15 @@ def test_rotation_makes_a_private_file_and_keeps_the_last_key(tmp_path: Path) ->
     assert read_keys(str(path)) == third
 
 
+@pytest.mark.root
+def test_keys_may_be_a_credential_of_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "keys"
+    rotate_keys(str(path))
+    path.chmod(0o440)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert read_keys(str(path)).keys
+
+
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o644, 0o660])
 def test_keys_that_other_users_can_read_or_write_are_refused(mode: int, tmp_path: Path) -> None:
     path = tmp_path / "keys"
