@@ -182,6 +182,24 @@ def create_session(
         attempt += 1
 
 
+def shortened(credentials: Credentials, duration: float, now: datetime) -> str:
+    """Return what to tell the user if a session is shorter than asked; an empty string if it is not.
+
+    Args:
+        credentials: the new session's.
+        duration: the seconds that were asked for.
+        now: the time, with a time zone. The service's clock may be off it by `_CLOCK_TOLERANCE`.
+    """
+    seconds = (credentials.expiration - now).total_seconds()
+    if seconds >= duration - _CLOCK_TOLERANCE:
+        return ""
+    given, asked = (f"{each / 60:.0f} minutes" for each in (seconds, duration))
+    problem = (
+        f"the session of {credentials.role_arn} lasts {given}, not {asked}: its Roles Anywhere profile allows no more"
+    )
+    return f"{problem}. Raise the duration there, or set session-duration to what it allows"
+
+
 def build_request(request: SessionRequest, endpoint: Endpoint) -> Request:
     """Return the unsigned HTTP request for a session.
 

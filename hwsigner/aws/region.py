@@ -178,11 +178,14 @@ def check_known_arns(values: Mapping[str, object]) -> None:
             skipped.
 
     Raises:
-        UsageError: one is malformed, or all three are there and do not belong together.
+        UsageError: one is malformed, two are of different accounts, or all three are there and do not belong together.
     """
     known = {flag: str(values[name]) for flag in _KINDS if values.get(name := flag.removeprefix("--"))}
-    for flag, text in known.items():
-        parse_arn(text, flag)
+    accounts = {parse_arn(text, flag).account: flag for flag, text in known.items()}
+    if len(accounts) > 1:
+        (one, flag), (other, other_flag) = [*accounts.items()][:2]
+        problem = f"{flag} is of account {one}, but {other_flag} is of {other}"
+        raise UsageError(problem, "Use a trust anchor, a Roles Anywhere profile and a role of one account")
     if len(known) == len(_KINDS):
         check_arns(known["--trust-anchor-arn"], known["--profile-arn"], role=known["--role-arn"])
 

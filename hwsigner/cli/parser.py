@@ -197,6 +197,8 @@ class Parser:
                 if flag.many:
                     value = [*values.get(flag.attribute, []), *([] if value is None else [value])]
                 values[flag.attribute] = value
+            elif argument.startswith("Key=") and values.get("cert_selector"):
+                values["cert_selector"] += f" {argument}"  # As the page of aws_signing_helper writes it.
             elif argument in ("-h", "--help"):
                 print(self.describe().format_help(), end="")  # argparse's print_help hides errors of stdout.
                 raise SystemExit(0)

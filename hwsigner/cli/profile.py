@@ -117,7 +117,7 @@ def _edit(name: str, values: dict[str, Any], unset: list[str]) -> str:
             raise UsageError(problem, suggestion(flag, found.values, f"It has {', '.join(found.values)}"))
         if flag in values:
             raise UsageError(f"--{flag} is set and unset", "Leave out one of the two")
-    check_known_arns({**found.values, **values})
+    check_known_arns({flag: value for flag, value in {**found.values, **values}.items() if flag not in removed})
     return change_profile(name, {**values, **dict.fromkeys(removed)}, os.environ)
 
 

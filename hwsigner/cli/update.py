@@ -63,10 +63,16 @@ def run(arguments: Arguments) -> int:
             found = settings.service_for_daemon(arguments.settings)
             return stack.enter_context(Provider._from_settings(arguments.settings, found))
 
+        is_told = False
+
         def write(credentials: Credentials) -> None:
+            nonlocal is_told
             if audit and credentials is not source.of_agent:
                 audit.give_self(arguments.config_profile or "", credentials)
             _write(path, section, credentials)
+            if not is_told and credentials is not source.of_agent:
+                _warn_of_life(credentials, arguments.settings.session_duration)
+                is_told = True
 
         name = _only_profile(arguments)
         source = AgentOrOwn(name, make, role_arn=arguments.settings.role_arn or "")
@@ -100,6 +106,14 @@ def _write(path: str, section: str, credentials: Credentials) -> None:
     _warn_of_readers(path)
     edit_file(path, edit)
     report(f"wrote [{section}] of {path}, good until {credentials.expiration:%Y-%m-%dT%H:%M:%SZ}")
+
+
+def _warn_of_life(credentials: Credentials, asked: int) -> None:
+    from hwsigner.aws.create_session import shortened
+    from hwsigner.system.clocks import utc_now
+
+    if text := shortened(credentials, asked, utc_now()):
+        report(f"warning: {text}")  # No HwsignerWarning: --strict must not refuse the credentials.
 
 
 def _warn_of_readers(path: str) -> None:

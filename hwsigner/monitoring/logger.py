@@ -19,6 +19,6 @@ def no_session(role_arn: str, error: Exception) -> None:
     _LOGGER.warning("%s: no session: %s", role_arn, error)
 
 
-def certificate_expires(level: str, text: str) -> None:
-    """Log a notice at the level `warning` or `error`."""
+def notice(level: str, text: str) -> None:
+    """Log a notice, such as that the certificate is near its end, at the level `warning` or `error`."""
     _LOGGER.log(logging.ERROR if level == "error" else logging.WARNING, "%s", text)

@@ -198,13 +198,14 @@ class BackgroundProvider:
         """How long the last attempt's request took, with its signature and retries; None if it got no so far."""
         return self._provider._seconds
 
-    def expiry_notice(self) -> tuple[str, str] | None:
-        """Return the level and the text of a line for the log if the certificate is near its end, or None.
+    def notices(self) -> list[tuple[str, str]]:
+        """Return the levels and texts of lines for the log: the certificate is near its end, the session is too short.
 
-        The first is due once a quarter of its life is left, and the next ones each time that a tenth of what was left
-        has passed. Call it in `on_try`.
+        The first about a certificate is due once a quarter of its life is left, and the next ones each time that a
+        tenth of what was left has passed. That sessions are shorter than asked is said with the first. Call it in
+        `on_try`, after a session was created.
         """
-        return self._provider._expiry_notice(self._expiry)
+        return list(self._provider._notices(self._expiry))
 
     def status(self) -> Status:
         """Return the state as it is now. Looks whether the key's files have changed."""

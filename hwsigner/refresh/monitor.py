@@ -35,7 +35,7 @@ class Monitor:
         return self._audit is not None or self._log.has_debug
 
     def attempted(self, profile: str, outcome: Credentials | Failure, provider: BackgroundProvider) -> None:
-        """Count and log a provider's attempt to create a session, and log that its certificate nears its end."""
+        """Count and log a provider's attempt to create a session, and log its notices."""
         if self.metrics:
             _count(self.metrics, profile, outcome, provider)
         if isinstance(outcome, Failure):
@@ -50,7 +50,7 @@ class Monitor:
                 session_arn=outcome.assumed_role_arn,
                 request_id=outcome.request_id,
             )
-            if notice := provider.expiry_notice():
+            for notice in provider.notices():
                 self._log.note(f"{': '.join(notice)} (profile {profile!r})", profile=profile)
 
     def given(self, profile: str, credentials: Credentials, uid: int, sock: socket.socket) -> None:

@@ -7,14 +7,14 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakSet
 
-from hwsigner.aws.create_session import Service, SessionRequest, create_session
+from hwsigner.aws.create_session import Service, SessionRequest, create_session, shortened
 from hwsigner.aws.credentials import Credentials
 from hwsigner.errors import HwsignerError, HwsignerWarning, ServiceError, ServiceUnreachableError, UsageError
 from hwsigner.identity import IdentitySource
@@ -251,9 +251,14 @@ class Provider:
     def _needs_person(self) -> bool:
         return self._identity.needs_person(self._clocks.now())
 
-    def _expiry_notice(self, watch: ExpiryWatch) -> tuple[str, str] | None:
-        leaf = self.leaf
-        return watch.notice(leaf, self._clocks.now()) if leaf else None
+    def _notices(self, watch: ExpiryWatch) -> Iterator[tuple[str, str]]:
+        """Yield the level and text of lines for the log, right after a session was created."""
+        leaf, session, now = self.leaf, self._session, self._clocks.now()
+        if leaf and (notice := watch.notice(leaf, now)):
+            yield notice
+        # The next sessions are as short.
+        if session and self._created == 1 and (text := shortened(session.credentials, self._request.duration, now)):
+            yield "warning", text
 
     # For all of the above:
 
@@ -295,8 +300,8 @@ class Provider:
                     raise
             else:  # A log handler that raises is no failure of the session.
                 logger.session_created(self._request.role_arn, session.credentials.expiration)
-                if notice := self._expiry_notice(self._expiry):
-                    logger.certificate_expires(*notice)
+                for notice in self._notices(self._expiry):
+                    logger.notice(*notice)
         elif session is None or self._left(session) <= 0:
             raise failure.to_raise()
         return session

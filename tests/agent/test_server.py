@@ -100,6 +100,14 @@ class TestGet:
         assert [line.partition(": the certificate ")[0] for line in notices] == ([kind] if kind else [])
         assert all(line.endswith("(profile 'web')") for line in notices)
 
+    def test_session_that_is_shorter_than_asked_is_logged(self, home: Home) -> None:
+        home.write_profiles(web={"session-duration": 43200})
+        with run_agent(home) as running:
+            credentials(running.get())
+            warnings = [line for line in running.log if "lasts 60 minutes, not 720 minutes" in line]
+        assert len(warnings) == 1
+        assert warnings[0].startswith("warning: the session of ")
+
     @pytest.mark.parametrize("key", ["certificate", "private-key"])
     def test_profile_with_a_missing_file_is_an_error(self, home: Home, key: str) -> None:
         home.write_profiles(web={key: "/nonexistent/x"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -321,6 +321,18 @@ class TestEndpoint:
         outcome = scene.credentials("--no-verify-ssl", "--timeout=0.2", endpoint="http://192.0.2.1:1")
         assert outcome.status == 6
         assert "warning: --no-verify-ssl" in outcome.err
+
+    @pytest.mark.parametrize("flags", [(), ("--strict",)])
+    def test_session_that_is_shorter_than_asked_is_a_warning_and_no_failure(
+        self, scene: Scene, flags: Sequence[str]
+    ) -> None:
+        outcome = scene.credentials("--session-duration=43200", *flags)
+        assert (outcome.status, json.loads(outcome.out)["Version"]) == (0, 1)
+        assert outcome.err == (
+            f"hwsigner: warning: the session of {scene.emulator.role_arn} lasts 60 minutes, not 720 minutes: its Roles "
+            "Anywhere profile allows no more. Raise the duration there, or set session-duration to what it allows\n"
+        )
+        assert scene.credentials("--session-duration=3600").err == ""
 
     @pytest.mark.parametrize("name", ["AWS_USE_FIPS_ENDPOINT", "AWS_USE_DUALSTACK_ENDPOINT"])
     def test_fips_and_dual_stack_variables_choose_the_host(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hwsigner.cli.parser import Arguments, Parser
 from hwsigner.config.flags import EXCLUSIVE, IDENTITY, IN_PROFILES, PROFILE, SESSION, Flag
 from hwsigner.errors import UsageError
+from hwsigner.identity.selector import parse_selector
 
 FLAGS = {flag.name: flag for flag in IDENTITY + SESSION + PROFILE}
 SWITCHES = [flag.name for flag in FLAGS.values() if not flag.metavar]
@@ -38,6 +39,15 @@ def refused(*arguments: str) -> UsageError:
 
 
 class TestValues:
+    @pytest.mark.parametrize("flag", ["--cert-selector=", "--cert-selector "])
+    def test_selector_may_be_several_arguments(self, flag: str) -> None:
+        parts = ["Key=x509Subject,Value=CN=Subject", "Key=x509Issuer,Value=CN=Issuer", "Key=x509Serial,Value=15D1"]
+        given = [*f"{flag}{' '.join(parts)}".split(), "--debug"]
+        assert vars(parse(*given)) == {"cert_selector": " ".join(parts), "debug": True}
+        assert parse_selector(parse(*given).cert_selector) == parse_selector(" ".join(parts))
+        refused(*parts)
+        refused("--cert-selector", *parts, "x")
+
     @given(name=st.sampled_from(TEXTS), value=st.text())
     def test_value_may_follow_a_space_or_an_equals_sign(self, name: str, value: str) -> None:
         attribute = name.replace("-", "_")

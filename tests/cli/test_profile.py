@@ -95,6 +95,27 @@ class TestAdd:
         refused(call("profile", "add", "web", *(f"{flag}={arn}" for flag, arn in elsewhere.items())), "eu-west-2")
         assert not user_file.parent.exists()
 
+    @pytest.mark.parametrize("flag", ARNS)
+    def test_arns_of_two_accounts_are_an_error_and_nothing_is_written(
+        self, call: Call, user_file: Path, flag: str
+    ) -> None:
+        for others in (ARNS, dict(list(ARNS.items())[:2]), dict(list(ARNS.items())[1:])):
+            elsewhere = {**others, flag: ARNS[flag].replace("123456789012", "210987654321")}
+            refused(
+                call("profile", "add", "web", *(f"{name}={arn}" for name, arn in elsewhere.items())),
+                "is of account",
+                "210987654321",
+            )
+        assert not user_file.parent.exists()
+
+    def test_edit_refuses_a_role_of_another_account_unless_the_other_arns_go(self, call: Call, user_file: Path) -> None:
+        call("profile", "add", "web", *(f"{flag}={arn}" for flag, arn in ARNS.items()))
+        before, role = user_file.read_bytes(), "--role-arn=arn:aws:iam::210987654321:role/web"
+        refused(call("profile", "edit", "web", role), "--role-arn is of 210987654321")
+        assert user_file.read_bytes() == before
+        others = ("--unset=trust-anchor-arn", "--unset=profile-arn")
+        assert call("profile", "edit", "web", role, *others).status == 0
+
     def test_flags_may_stand_before_the_name(self, call: Call, user_file: Path) -> None:
         assert call("profile", "--region", "x", "add", "--debug", "web").status == 0
         assert tomllib.loads(user_file.read_text()) == {"profile": {"web": {"debug": True, "region": "x"}}}

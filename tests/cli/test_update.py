@@ -116,6 +116,10 @@ class TestOnce:
         assert ":assumed-role/" in caller(scene, "web")
         assert b'"durationSeconds":900' in scene.emulator.requests[0].body.replace(b" ", b"")
 
+    def test_session_that_is_shorter_than_asked_is_reported(self, scene: Scene, file: Path) -> None:
+        outcome = update(scene, "--session-duration=43200", "--strict")
+        assert (outcome.status, outcome.err.count("lasts 60 minutes, not 720 minutes")) == (0, 1)
+
     def test_profile_does_not_name_a_profile_of_config_toml(self, scene: Scene, file: Path) -> None:
         scene.call("profile", "add", "web", *scene.flags())
         outcome = scene.call("update", "--once", "--profile", "web")

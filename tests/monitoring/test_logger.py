@@ -43,6 +43,17 @@ def test_failure_is_logged_with_its_hint(stage: Stage, caplog: pytest.LogCapture
     assert raised.value.hint in caplog.text
 
 
+def test_session_that_is_shorter_than_asked_is_logged_once(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    provider = stage.provider(duration=7200)
+    for _ in range(2):
+        provider.refresh()
+    ((level, text),) = records(caplog)
+    assert (level, text.partition(": ")[0]) == (
+        "WARNING",
+        f"the session of {stage.emulator.role_arn} lasts 60 minutes, not 120 minutes",
+    )
+
+
 class BrokenHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         raise RuntimeError(record.getMessage())
@@ -64,7 +75,7 @@ def test_session_is_kept_when_a_log_handler_raises(stage: Stage, caplog: pytest.
 
 @pytest.mark.parametrize("level", ["WARNING", "ERROR"])
 def test_notice_of_a_certificate_has_its_level(level: str, caplog: pytest.LogCaptureFixture) -> None:
-    logger.certificate_expires(level.lower(), "the certificate CN=web expires in 2 days")
+    logger.notice(level.lower(), "the certificate CN=web expires in 2 days")
     assert records(caplog) == [(level, "the certificate CN=web expires in 2 days")]
 
 
