@@ -1,4 +1,4 @@
-"""What one process leaves for the next: for which tokens and TPM keys a PIN was refused, and which was right.
+"""What one process leaves for the next: for which tokens and TPM keys a PIN was refused, which was right, and notes.
 
 Each refusal is a file in a folder that only this user can use, named after the token or key. So is each note. Nothing
 of the PIN is kept.

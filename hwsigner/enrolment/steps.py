@@ -7,6 +7,7 @@ in the middle goes on with the next run: a key is made once, and a certificate t
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 import time
 from collections.abc import Callable
@@ -14,10 +15,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from hwsigner.backends.key_files import certificate_files, check_replaceable
+from hwsigner.config.profiles import in_full
 from hwsigner.enrolment.checking import check_issued, check_names
 from hwsigner.enrolment.issuers import Issuer, Pending
 from hwsigner.enrolment.pace import check_life
-from hwsigner.errors import CertificateError, HwsignerError, KeyNotFoundError, ServiceError
+from hwsigner.errors import CertificateError, HwsignerError, KeyMismatchError, KeyNotFoundError, ServiceError
 from hwsigner.identity.certificate import Chain, build_chain, latest_expiring, preflight
 from hwsigner.identity.certificate_request import CertificateRequest, sign_certificate_request
 from hwsigner.identity.key_certificates import certificates_of_key
@@ -93,11 +95,16 @@ def sign_request(target: KeyToCertify, key: Key) -> CertificateRequest:
 
     Raises:
         CertificateError: the place beside the key has something else than a certificate of this key.
+        KeyMismatchError: the token shows no public key for it.
         UsageError: a name is invalid.
         SigningKeyError: as `Key.sign`.
     """
     uri, public_key = target.access.uri.resolved(), key.public_key()
-    if public_key and "path" in uri.path and not target.nv_index:
+    if public_key is None:
+        delete = f"hwsigner delete {shlex.quote(in_full(target.access.uri))}"
+        hint = f"If no program uses that key, run {delete}, then run this again: it makes another one"
+        raise KeyMismatchError(f"the token has no public key for {uri.name}", hint)
+    if "path" in uri.path and not target.nv_index:
         check_replaceable(certificate_files(uri.file)[0], public_key)
     return sign_certificate_request(key, target.subject, dns_names=target.dns_names, uris=target.uris)
 

@@ -103,7 +103,7 @@ def sign_certificate_request(
     name, extensions = check_names(subject, dns_names=dns_names, uris=uris)
     public_key = key.public_key()
     if public_key is None:
-        raise KeyMismatchError("the token has no public key for this key", "Make a key that has one beside it")
+        raise KeyMismatchError("the token has no public key for this key", "Make another key with hwsigner keygen")
     info = request_info(name, public_key, extensions)
     signed = info.dump()
     signature = key.sign(signed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -9,11 +10,13 @@ from hwsigner.backends.pkcs11.der import key_id
 from hwsigner.backends.pkcs11.description import describe
 from hwsigner.backends.pkcs11.errors import CANT_COPY, CANT_MAKE, PKCS11Error
 from hwsigner.backends.pkcs11.functions import Attribute, KeyType, ObjectClass, PKCS11Session, from_number
+from hwsigner.backends.pkcs11.module import token_uri
 from hwsigner.backends.pkcs11.objects import ORDER_BYTES, KeyObject, read_key
 from hwsigner.backends.pkcs11.pins import token_name
 from hwsigner.backends.pkcs11.search import FoundToken
 from hwsigner.backends.pkcs11.stored import Stored, destroy, find_stored
 from hwsigner.backends.pkcs11.token import OpenToken
+from hwsigner.backends.pkcs11.unfinished import Mark
 from hwsigner.backends.pkcs11.writing import FALSE, TRUE, KeyPair, Template, WritingSession, writing
 from hwsigner.errors import SigningKeyError, UnsupportedKeyError, UsageError
 from hwsigner.key.management import KeyAlgorithm, KeyDescription, KeyRequest
@@ -89,21 +92,27 @@ class _Plan(NamedTuple):
 def generate_key(found: FoundToken, uri: KeyURI, pins: PinSource, request: KeyRequest) -> KeyDescription:
     """Make a key pair on a token; see `hwsigner.key.management.generate_key`.
 
-    If hwsigner is killed meanwhile, at most an unused key is left. The next attempt then names it, and makes no other.
+    If hwsigner is killed meanwhile, the next attempt returns the key pair that is there if it is whole and as asked, or
+    deletes its parts and makes another one.
     """
     plan = _planned(uri, request)
     _require_mechanism(found, plan, request)
     with writing(found, uri, pins, "could not make the key") as (token, session):
-        _refuse_existing(token, session, plan)
-        with notices.waiting(f"{token.name} is making the key, which can take minutes"), quiet():
-            pair = _make(token, session, plan)
+        mark = Mark(token, plan.label)
+        pair = mark.clear(session)
+        if pair is None or _differences(session, pair, plan):
+            _refuse_existing(token, session, plan, uri)
+            with notices.waiting(f"{token.name} is making the key, which can take minutes"), quiet():
+                pair = _make(token, session, plan, mark)
         key = read_key(session, ObjectClass.PRIVATE_KEY, pair.private)
         wrong = _differences(session, pair, plan)
         if key is None or wrong:
             message = f"{token.name} made a key that is not as asked ({', '.join(wrong)})"
             _remove(token, session, pair, plan, message)
+            mark.remove()
             hint = "Use another token, or make the key with this one's own tool"
             raise SigningKeyError(f"{message}, so it was removed again", hint)
+        mark.remove()
         return describe(token, key, uri)
 
 
@@ -132,31 +141,39 @@ def _require_mechanism(found: FoundToken, plan: _Plan, request: KeyRequest) -> N
         raise UnsupportedKeyError(f"{name} makes {sizes}, so not {request.algorithm}", _OTHER)
 
 
-def _refuse_existing(token: OpenToken, session: PKCS11Session, plan: _Plan) -> None:
+def _refuse_existing(token: OpenToken, session: PKCS11Session, plan: _Plan, uri: KeyURI) -> None:
     """Raise a SigningKeyError if a key or certificate has the label or the id of the new key."""
     there = find_stored(session, KeyURI("pkcs11", {"object": plan.label}))
     if plan.id:
         there += find_stored(session, KeyURI("pkcs11", {"id": plan.id}))
     if there:
         listed = ", ".join(dict.fromkeys(map(str, there)))
-        hint = "Choose another label and id for the new key, or delete what is there with hwsigner delete"
+        names = {"id": there[0].object.id, "object": there[0].object.label}
+        place = token_uri(token.info, uri)
+        own = place.changed(path={**place.path, **{name: value for name, value in names.items() if value}})
+        delete = f"hwsigner delete {shlex.quote(str(own))}"
+        hint = f"Choose another label and id for the new key, or if no program uses what is there, run {delete}"
         raise SigningKeyError(f"{token.name} already has: {listed}", hint)
 
 
-def _make(token: OpenToken, session: WritingSession, plan: _Plan) -> KeyPair:
-    """Make the key pair.
+def _make(token: OpenToken, session: WritingSession, plan: _Plan, mark: Mark) -> KeyPair:
+    """Make the key pair, and mark it before anything of it is on the token.
 
     Its id can't be changed later, but may depend on it. So if the URI gives none, the key pair is made for this PKCS
     #11 session only, and copied with its id.
     """
     try:
         if plan.id:
+            mark.write(plan.id)
             return session.generate_key_pair(
                 plan.kind.mechanism, {**plan.public, **_STORED}, {**plan.private, **_STORED}
             )
         draft = session.generate_key_pair(plan.kind.mechanism, plan.public, plan.private)
-        return _stored(token, session, draft)
+        return _stored(token, session, draft, mark)
     except PKCS11Error as error:
+        with suppress(PKCS11Error, SigningKeyError):
+            if mark.clear(session) is None:
+                mark.remove()
         if error.code in CANT_MAKE:
             raise UnsupportedKeyError(f"{token.name} can't make such a key: {error}", _OTHER) from error
         if error.code in CANT_COPY and not plan.id:
@@ -165,18 +182,22 @@ def _make(token: OpenToken, session: WritingSession, plan: _Plan) -> KeyPair:
         raise
 
 
-def _stored(token: OpenToken, session: WritingSession, draft: KeyPair) -> KeyPair:
-    """Copy a key pair of the session onto the token, with the id of its public key. The session's ends with it."""
+def _stored(token: OpenToken, session: WritingSession, draft: KeyPair, mark: Mark) -> KeyPair:
+    """Copy a key pair of the session onto the token, with the id of its public key. The session's ends with it.
+
+    The public key is first: alone, it is known to be a part.
+    """
     shown = read_key(session, ObjectClass.PUBLIC_KEY, draft.public)
     if shown is None or shown.public_key is None:
         raise UnsupportedKeyError(f"{token.name} does not show the public key of a new key", "Use another token")
     # SoftHSM sets them in turn: nothing after CKA_MODIFIABLE.
     changes = {Attribute.ID: key_id(shown.public_key), **_STORED}
-    private = session.copy(draft.private, changes)
+    mark.write(changes[Attribute.ID])
+    public = session.copy(draft.public, changes)
     try:
-        return KeyPair(session.copy(draft.public, changes), private)
+        return KeyPair(public, session.copy(draft.private, changes))
     except BaseException:
-        session.destroy(private)
+        session.destroy(public)
         raise
     finally:
         for handle in draft:

@@ -467,12 +467,12 @@ def test_module_that_cannot_write_to_a_piv_card_changes_nothing(yubikey: YubiKey
     assert yubikey.state.keys == before
 
 
-def test_key_that_is_left_when_hwsigner_is_killed_is_named_next_time(hsm: InProcessSoftHSM) -> None:
+def test_key_that_is_left_by_a_kill_is_named_next_time_when_no_mark_tells_of_it(hsm: InProcessSoftHSM) -> None:
     uri = uri_of(hsm, "object=cut")
     kill_before(hsm, uri, "copy", 0, "generate_key(uri, pin='1234')")
     assert objects(hsm, "cut") == []
     kill_before(hsm, uri, "copy", 1, "generate_key(uri, pin='1234')")
-    with pytest.raises(SigningKeyError, match=r"already has: private key \(label 'cut'") as caught:
+    with pytest.raises(SigningKeyError, match=r"already has: public key \(label 'cut'") as caught:
         generate_key(uri, pin="1234")
     assert "hwsigner delete" in caught.value.hint
     delete_key(uri, agree, "1234")
