@@ -12,6 +12,7 @@ from collections.abc import MutableMapping
 from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError
 from hwsigner.http.address import host_and_port, ip_address
 from hwsigner.system.systemd import take_sockets
+from hwsigner.system.users import key_exposures
 
 BACKLOG = 1024
 
@@ -118,14 +119,20 @@ def tls_context(certificate: str, key: str | None) -> ssl.SSLContext:
 
     Raises:
         UsageError: they can't be read, or don't match.
+
+    Warns:
+        UnsafeKeyWarning: other users can read or change the key.
     """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
         context.load_cert_chain(certificate, key, password="")
+        status = os.stat(key or certificate)
     except (OSError, ValueError) as error:  # An ssl.SSLError is an OSError, without a useful text.
         reason = error.strerror if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) else None
         raise UsageError(
             f"--tls-certificate {certificate} and its key can't be used: {reason or 'no matching pair in PEM'}",
             "Give a certificate in PEM, and its key, without a passphrase, in the same file or with --tls-key",
         ) from None
+    for warning in key_exposures(key or certificate, status):
+        warnings.warn(warning, stacklevel=2)
     return context

@@ -8,7 +8,11 @@ import pwd
 import socket
 import stat
 import struct
+from collections.abc import Iterator
 from contextlib import suppress
+
+from hwsigner.errors import UnsafeKeyWarning
+from hwsigner.system.systemd import is_systemd_credential
 
 _CREDENTIALS = struct.Struct("iII")
 # Python has no names for these socket options (SO_PEERGROUPS and SO_PEERPIDFD of <asm/socket.h>).
@@ -50,6 +54,32 @@ def share_with_agent(file: str | int) -> None:
     if group is not None:
         os.chown(file, -1, group)
         os.chmod(file, 0o640)
+
+
+def key_exposures(path: str, status: os.stat_result) -> Iterator[UnsafeKeyWarning]:
+    """Yield each way in which other users except root can access a private key file; none of a pipe or device."""
+    if not stat.S_ISREG(status.st_mode):
+        return
+    mode = stat.S_IMODE(status.st_mode)
+    others = mode & (stat.S_IRWXG | stat.S_IRWXO)
+    if others and not (others == stat.S_IRGRP and status.st_uid == 0 and _is_given(path, status)):
+        yield UnsafeKeyWarning(
+            f"private key file {path} has mode {mode:04o}: other users can read or change it", f"Run chmod 600 {path}"
+        )
+    if status.st_uid not in (0, os.geteuid()):
+        yield UnsafeKeyWarning(
+            f"private key file {path} belongs to user {status.st_uid}, who can read or change it",
+            f"Change its owner to you or root: chown USER {path}",
+        )
+
+
+def _is_given(path: str, status: os.stat_result) -> bool:
+    """Return whether root lets this file's group read it for a service.
+
+    It is a Secret of Kubernetes, for the system's agent, or a credential of systemd.
+    """
+    groups = {agent_group()} if os.geteuid() == 0 else {os.getegid(), *os.getgroups()}
+    return status.st_gid in groups or is_systemd_credential(path, status)
 
 
 def reading_group(path: str) -> str | None:

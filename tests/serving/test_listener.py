@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 
-from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError
+from hwsigner.errors import HwsignerError, HwsignerWarning, UnsafeKeyWarning, UsageError
 from hwsigner.serving.admission import HTTPRequest, read_headers
-from hwsigner.serving.listener import hold_localhost, listen, names_of
+from hwsigner.serving.listener import hold_localhost, listen, names_of, tls_context
 from hwsigner.serving.peer import Peer
 from hwsigner.serving.responses import HTTPRefusal
+from loopback import ServerCA
 from ports import reserve_port
 
 
@@ -108,3 +111,52 @@ def test_client_may_send_the_address_by_which_it_reached_a_wildcard(host: str, i
     request = HTTPRequest("GET", "/", [(b"host", host.encode())], keeps_open=True, peer=peer)
     with nullcontext() if is_known else pytest.raises(HTTPRefusal):
         assert read_headers(request, {b"0.0.0.0"}) == {b"host": host.encode()}
+
+
+@pytest.mark.parametrize("has_own_file", [False, True])
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o602, 0o600])
+def test_tls_key_that_other_users_can_access_is_warned_of(
+    tmp_path: Path, mode: int, has_own_file: bool, recwarn: pytest.WarningsRecorder
+) -> None:
+    ServerCA(tmp_path).context("localhost")
+    pair, key = tmp_path / "localhost30.pem", tmp_path / "key.pem"
+    key.write_bytes(pair.read_bytes())
+    pair.chmod(0o644 if has_own_file else mode)
+    key.chmod(mode)
+    tls_context(str(pair), str(key) if has_own_file else None)
+    found = [str(one.message) for one in recwarn]
+    name = key if has_own_file else pair
+    expected = f"private key file {name} has mode {mode:04o}: other users can read or change it. Run chmod 600 {name}"
+    assert found == ([] if mode == 0o600 else [expected])
+
+
+@pytest.mark.root
+def test_tls_key_of_another_user_is_warned_of(tmp_path: Path) -> None:
+    ServerCA(tmp_path).context("localhost")
+    pair = tmp_path / "localhost30.pem"
+    pair.chmod(0o600)
+    os.chown(pair, 4711, 4711)
+    with pytest.warns(UnsafeKeyWarning, match="belongs to user 4711"):
+        tls_context(str(pair), None)
+
+
+@pytest.mark.root
+def test_tls_key_that_root_gives_to_the_service_is_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    """By its group, or as a credential of systemd: the registrar's unit has LoadCredential=."""
+    ServerCA(tmp_path).context("localhost")
+    pair = tmp_path / "localhost30.pem"
+    pair.chmod(0o640)
+    os.chown(pair, 0, 4711)
+    monkeypatch.setattr(os, "geteuid", lambda: 1234)
+    monkeypatch.setattr(os, "getgroups", lambda: [4711])
+    tls_context(str(pair), None)
+    monkeypatch.setattr(os, "getgroups", list[int])
+    pair.chmod(0o440)
+    os.chown(pair, 0, 0)
+    monkeypatch.setattr(os, "getegid", lambda: 1234)
+    tmp_path.chmod(0o500)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    tls_context(str(pair), None)
+    assert not recwarn.list

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from cryptography.hazmat.primitives import hashes
@@ -186,33 +186,12 @@ def _contents(uri: KeyURI, error: type[HwsignerError]) -> Contents:
     return read_inherited(uri, error)
 
 
-def _exposures(path: str, status: os.stat_result | None) -> Iterator[UnsafeKeyWarning]:
-    """Yield each way in which other users except root can access a private key file."""
-    if status is None or not stat.S_ISREG(status.st_mode):
-        return
-    mode = stat.S_IMODE(status.st_mode)
-    others = mode & (stat.S_IRWXG | stat.S_IRWXO)
-    if others and not (others == stat.S_IRGRP and status.st_uid == 0 and _is_given(path, status)):
-        yield UnsafeKeyWarning(
-            f"private key file {path} has mode {mode:04o}: other users can read or change it", f"Run chmod 600 {path}"
-        )
-    if status.st_uid not in (0, os.geteuid()):
-        yield UnsafeKeyWarning(
-            f"private key file {path} belongs to user {status.st_uid}, who can read or change it",
-            f"Change its owner to you or root: chown USER {path}",
-        )
+def _exposures(path: str, status: os.stat_result | None) -> Iterable[UnsafeKeyWarning]:
+    if status is None or (not status.st_mode & (stat.S_IRWXG | stat.S_IRWXO) and status.st_uid in (0, os.geteuid())):
+        return ()
+    from hwsigner.system.users import key_exposures
 
-
-def _is_given(path: str, status: os.stat_result) -> bool:
-    """Return whether root lets this file's group read it for a service.
-
-    It is a Secret of Kubernetes, for the system's agent, or a credential of systemd.
-    """
-    from hwsigner.system.systemd import is_systemd_credential
-    from hwsigner.system.users import agent_group
-
-    groups = {agent_group()} if os.geteuid() == 0 else {os.getegid(), *os.getgroups()}
-    return status.st_gid in groups or is_systemd_credential(path, status)
+    return key_exposures(path, status)
 
 
 def private_key_block(path: str, contents: Contents) -> Block:

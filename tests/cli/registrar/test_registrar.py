@@ -221,6 +221,15 @@ def test_registrar_does_not_start_with_a_flag_that_is_wrong(
     assert message in done.err
 
 
+def test_registrar_warns_of_a_tls_key_that_other_users_can_read(flags: list[str], call: Call, tmp_path: Path) -> None:
+    ServerCA(tmp_path).context("127.0.0.1")
+    pair = tmp_path / "127.0.0.130.pem"
+    pair.chmod(0o644)
+    done = call("registrar", *flags, f"--tls-certificate={pair}", "--policy=absent")
+    assert done.status == 2
+    assert done.err.startswith(f"hwsigner: warning: private key file {pair} has mode 0644: other users can read")
+
+
 @contextmanager
 def running(flags: list[str], errors: list[str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Run a registrar, and yield it with its URL. `errors` gets its lines."""
