@@ -19,9 +19,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from hwsigner.attestation.chain import UNREADABLE, Search, Trust, VendorCertificate
+from hwsigner.attestation.chain import UNREADABLE, Trust, VendorCertificate
 from hwsigner.attestation.documents import Document, Value
 from hwsigner.attestation.findings import PROOF_OF_POSSESSION, Findings, verify_proof_of_possession
+from hwsigner.attestation.search import Search
 from hwsigner.attestation.weaknesses import is_roca_of_yubikey, weaknesses_of_yubikey
 from hwsigner.errors import AttestationError
 

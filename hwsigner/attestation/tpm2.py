@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hwsigner.attestation import structures as tpm
-from hwsigner.attestation.chain import Search, Trust, VendorCertificate, in_usual_form
+from hwsigner.attestation.chain import Trust, VendorCertificate, in_usual_form
 from hwsigner.attestation.credential import make_credential
 from hwsigner.attestation.documents import Document, Value, binding
 from hwsigner.attestation.findings import Findings
+from hwsigner.attestation.search import Search
 from hwsigner.attestation.structures import Public, Quoted, read_certified, read_public, read_quoted, verify_signature
 from hwsigner.attestation.weaknesses import is_roca, weaknesses_of_tpm
 from hwsigner.errors import AttestationError

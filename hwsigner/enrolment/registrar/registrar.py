@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -27,6 +27,7 @@ RETRY_SECONDS = 10.0
 # Characters. It may quote a client, and the journal splits lines of more than 48 KiB.
 LONGEST_REASON = 500
 _NOT_ALLOWED = "the registrar's policy does not give this chip a certificate with this subject and these names"
+_AT_ONCE: AbstractContextManager[object] = nullcontext()
 
 _UNKNOWN = Machine("", "", "", "", "CN=unknown,OU=unknown")
 
@@ -76,17 +77,18 @@ class Registrar:
     audit: Audit
     clock: Callable[[], float] = time.time
 
-    def challenge(self, body: bytes, client: str) -> dict[str, Any]:
+    def challenge(self, body: bytes, client: str, turn: AbstractContextManager[object] = _AT_ONCE) -> dict[str, Any]:
         """Answer a statement with the challenge to it and the sealed state.
 
         Args:
             body: the request's body.
             client: the client's address, for the audit line.
+            turn: entered for the work on the request, which takes processor time.
 
         Raises:
             RefusedRequest: the statement can't be true, or the policy does not allow its request.
         """
-        with self._decision(client) as facts:
+        with turn, self._decision(client) as facts:
             given = messages.read_object(body, "statement")
             statement = messages.document(given["statement"], "statement")
             self._allowed(statement, facts)
@@ -95,18 +97,19 @@ class Registrar:
         sealed = self.keys().seal(state.to_json().encode("ascii"), self.clock())
         return {"challenge": messages.members(challenge), "state": messages.encode(sealed)}
 
-    def certify(self, body: bytes, client: str) -> dict[str, Any]:
+    def certify(self, body: bytes, client: str, turn: AbstractContextManager[object] = _AT_ONCE) -> dict[str, Any]:
         """Verify an answer and return the certificates for the statement's request.
 
         Args:
             body: the request's body.
             client: the client's address, for the audit line.
+            turn: entered for the work on the request, until the issuer is asked.
 
         Raises:
             RefusedRequest: the answer proves nothing, the policy does not allow the request, or the issuer has no
                 certificate.
         """
-        with self._decision(client) as facts:
+        with turn, self._decision(client) as facts:
             given = messages.read_object(body, "statement", "state", "answer")
             statement = messages.document(given["statement"], "statement")
             answer = messages.document(given["answer"], "answer")

@@ -23,7 +23,7 @@ _NO_USAGE = dict.fromkeys(
     False,
 )
 _UNREADABLE = (
-    *(ValueError, TypeError, UnsupportedAlgorithm),
+    *(ValueError, TypeError, UnsupportedAlgorithm, NotImplementedError),
     *(x509.DuplicateExtension, x509.InvalidVersion, x509.UnsupportedGeneralNameType),
 )
 # What a request may ask for besides the names.
@@ -43,25 +43,24 @@ def problem_with(request: CertificateRequest, machine: Machine) -> str:
         parsed = request.x509
         attributes = [attribute.oid for attribute in parsed.attributes]
         extensions = list(parsed.extensions)
-        subject, public_key = parsed.subject.public_bytes(), request.public_key()
+        written: bytes = request_info(parsed.subject, request.public_key(), extensions).dump()
     except _UNREADABLE:
         return "the request can't be read"
     if attributes not in ([], [_EXTENSION_REQUEST]):
         return "the request has another attribute than its extensions"
-    name = parse_name(machine.subject)
-    if subject != name.public_bytes():
+    if written != parsed.tbs_certrequest_bytes:
+        return "the request has its key or an extension in another form than the usual one"
+    if parsed.subject.public_bytes() != parse_name(machine.subject).public_bytes():
         return "the request has another subject than the policy"
     allowed = {value.oid: value for value in _HARMLESS}
     names = [*map(x509.DNSName, machine.dns), *map(x509.UniformResourceIdentifier, machine.uris)]
     san = x509.SubjectAlternativeName.oid
     if names:
         allowed[san] = x509.SubjectAlternativeName(names)
-    if {one.oid: one.value for one in extensions}.get(san) != allowed.get(san):
+    asked = {one.oid: one.value for one in extensions}
+    if asked.get(san) != allowed.get(san):
         return "the request has other alternative names than the policy"
-    for one in extensions:
-        if allowed.get(one.oid) != one.value:
-            return f"the request asks for the extension {one.oid.dotted_string} with a value that is not allowed"
-    asked = [x509.Extension(one.oid, one.critical, allowed[one.oid]) for one in extensions]
-    if request_info(name, public_key, asked).dump() != parsed.tbs_certrequest_bytes:
-        return "the request has its key or an extension in another form than the usual one"
+    for oid, value in asked.items():
+        if allowed.get(oid) != value:
+            return f"the request asks for the extension {oid.dotted_string} with a value that is not allowed"
     return ""

@@ -2,6 +2,9 @@
 
 Threads, since an issuer may take long to answer. A connection that is over its time is shut down by the thread that
 accepts connections, whatever its own thread waits for: the handshake, a byte, or a client that does not read.
+
+Verifying takes processor time, so one thread at a time does it. Behind it waits one thread of each address, and the
+others of that address behind that one, so that a flood from a few addresses delays other clients by a few turns.
 """
 
 from __future__ import annotations
@@ -9,14 +12,16 @@ from __future__ import annotations
 import io
 import math
 import re
+import select
 import socket
 import socketserver
 import ssl
 import sys
 import threading
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
@@ -43,18 +48,34 @@ _NUMBER = re.compile(r"[0-9]{1,9}")
 
 
 class _Connection:
-    """An open connection: whose it is, whether its request has come, and when it is shut down."""
+    """An open connection: whose it is, how far its request is, and when it is shut down."""
 
     def __init__(self, sock: socket.socket, address: str) -> None:
         self.network = network(address)
+        self.of_network = threading.Lock()  # The connections of a network share one.
         self.sock = sock.dup()  # TLS takes the other one over.
-        self.has_request = False
+        self.has_request = self.has_turn = False
         self.end = time.monotonic() + RECEIVE_SECONDS
 
     def answer(self) -> None:
         """Note that the request has come."""
         self.has_request = True
         self.end = time.monotonic() + ANSWER_SECONDS
+
+    @contextmanager
+    def turn(self, working: threading.Lock) -> Iterator[None]:
+        """Wait until nobody else is working.
+
+        Raises:
+            ConnectionError: the client has left meanwhile, so that there is nothing to do.
+        """
+        with self.of_network, working:
+            self.has_turn = True
+            poll = select.poll()
+            poll.register(self.sock, select.POLLRDHUP)  # POLLHUP and POLLERR too, which can't be left out.
+            if poll.poll(0):
+                raise ConnectionError("the client has left")
+            yield
 
     def shut(self) -> None:
         """Shut it down, which ends what its thread waits for."""
@@ -99,6 +120,7 @@ class RegistrarServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self.limit = limit
         self.audit = audit
         self._tls = tls
+        self.working = threading.Lock()
         self._lock = threading.Lock()
         self._connections: dict[int, _Connection] = {}  # By the id of the accepted socket.
         self._flood_line = -_FLOOD_LINE_SECONDS
@@ -133,21 +155,37 @@ class RegistrarServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
             one = _Connection(request, client_address[0])
             with self._lock:
                 self._connections[id(request)] = one
-                of_address = sum(other.network == one.network for other in self._connections.values())
+                own = [other for other in self._connections.values() if other.network == one.network]
+                one.of_network = own[0].of_network
                 is_full = len(self._connections) > MAX_CONNECTIONS
-                is_ok = of_address <= self.connections_of_address and (not is_full or self._make_room(one))
+                is_ok = len(own) <= self.connections_of_address and (not is_full or self._make_room(one))
+                [(busiest, count)] = self._networks().most_common(1)
             if is_full or not is_ok:
-                self.note_flood(client_address[0], "open connections")
+                self.note_flood(client_address[0], f"open connections, {count} of them from {busiest}")
         except OSError:  # No descriptor is free, or the audit line can't be written.
             return False
         return is_ok
 
+    def _networks(self) -> Counter[str]:
+        """Return the number of connections of each network."""
+        return Counter(one.network for one in self._connections.values())
+
     def _make_room(self, newest: _Connection) -> bool:
-        """Shut down the connection whose request takes longest to come, and return whether there is one."""
-        waiting = [one for one in self._connections.values() if one.end and not one.has_request and one is not newest]
-        if waiting:
-            min(waiting, key=lambda one: one.end).shut()
-        return bool(waiting)
+        """Shut down a connection for a new one, and return whether there is one that may be.
+
+        It is the one whose request takes longest to come. If all have come, it is the last one that waits for its turn,
+        of the network that has most connections, and more than the new one's.
+        """
+        others = [one for one in self._connections.values() if one.end and one is not newest]
+        slow = [one for one in others if not one.has_request]
+        if slow:
+            min(slow, key=lambda one: one.end).shut()
+            return True
+        count = self._networks()
+        queued = [one for one in others if not one.has_turn and count[one.network] > count[newest.network]]
+        if queued:
+            max(queued, key=lambda one: (count[one.network], one.end)).shut()
+        return bool(queued)
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Answer a connection's request, in its own thread."""
@@ -227,9 +265,11 @@ class _Handler(BaseHTTPRequestHandler):
             problem = "the registrar gets too many requests"
             raise RefusedRequest(HTTPStatus.TOO_MANY_REQUESTS, problem, "Retry later", retry_after=wait)
         self._limits.answer()
+        self.server.audit({"client": address, "decision": "received", "path": self.path})  # Before the work.
+        turn = self._limits.turn(self.server.working)
         if self.path == CHALLENGE_PATH:
-            return self.server.registrar.challenge(body, address)
-        return self.server.registrar.certify(body, address)
+            return self.server.registrar.challenge(body, address, turn)
+        return self.server.registrar.certify(body, address, turn)
 
     def _body(self) -> bytes:
         lengths = self.headers.get_all("Content-Length", [])

@@ -127,7 +127,8 @@ class Site:
 
     @property
     def decisions(self) -> list[object]:
-        return [facts["decision"] for facts in self.audit]
+        """The decisions, without the lines that requests were received."""
+        return [facts["decision"] for facts in self.audit if facts["decision"] != "received"]
 
 
 def url(server: RegistrarServer, scheme: str = "http") -> str:

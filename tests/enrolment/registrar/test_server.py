@@ -198,8 +198,9 @@ def test_request_that_is_not_in_order_is_refused_in_json(data: bytes, status: in
     assert json.loads(answer).keys() == {"error", "hint"}
     assert b"Python" not in head
     assert site.issuer.requests == []
-    assert [(facts["client"], facts["decision"]) for facts in site.audit] == [("127.0.0.1", "refused")]
-    assert site.audit[0]["reason"] == json.loads(answer)["error"][:500]
+    assert site.decisions == ["refused"]
+    assert site.audit[-1]["client"] == "127.0.0.1"
+    assert site.audit[-1]["reason"] == json.loads(answer)["error"][:500]
 
 
 def test_flood_of_requests_that_are_not_in_order_does_not_flood_the_log(site: Site) -> None:
@@ -245,7 +246,7 @@ def test_flood_of_connections_of_one_address_leaves_room_for_others(site: Site) 
         flood = [connect(server) for _ in range(100)]
         _wait_until(lambda: "limited" in site.decisions)
         assert len(server._connections) <= server_module.CONNECTIONS_OF_ADDRESS + 1
-        assert site.audit[-1]["reason"] == "too many open connections"
+        assert site.audit[-1]["reason"] == "too many open connections, 17 of them from 127.0.0.1"
         with socket.socket() as other:
             other.bind(("127.0.0.2", 0))
             other.settimeout(30)
@@ -276,6 +277,52 @@ def test_slow_clients_of_many_addresses_make_room_for_others(site: Site, asked: 
     assert "limited" in site.decisions
 
 
+def _asking(server: RegistrarServer, address: str, data: bytes) -> socket.socket:
+    """Send a request for a challenge from an address; return when the server has it."""
+    sock = socket.create_connection(server.socket.getsockname()[:2], 30, (address, 0))
+    sock.sendall(b"POST %s HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (CHALLENGE_PATH.encode(), len(data)) + data)
+    own = sock.getsockname()
+    _wait_until(
+        lambda: any(one.has_request for one in list(server._connections.values()) if one.sock.getpeername() == own)
+    )
+    return sock
+
+
+def test_request_is_in_the_log_before_it_is_worked_on(site: Site) -> None:
+    with site.serving() as server:
+        with server.working:
+            _asking(server, "127.0.0.2", b"{}").close()
+            _wait_until(lambda: bool(site.audit))
+            assert site.audit == [{"client": "127.0.0.2", "decision": "received", "path": CHALLENGE_PATH}]
+        _wait_until(lambda: not server._connections)
+
+
+def test_request_is_not_worked_on_when_its_client_has_left(site: Site) -> None:
+    with site.serving() as server:
+        with server.working:
+            _asking(server, "127.0.0.2", b"{}").close()
+            staying = _asking(server, "127.0.0.2", b"{}")
+        assert staying.recv(100).startswith(b"HTTP/1.1 400")
+        staying.close()
+        _wait_until(lambda: not server._connections)
+    assert site.decisions == ["refused"]
+
+
+def test_flood_of_requests_from_a_few_addresses_lets_others_go_ahead(site: Site, chain: Chain) -> None:
+    """The flood takes all connections before the first request is worked on."""
+    with site.serving() as server, ExitStack() as stack:
+        with server.working:
+            for number in range(server_module.MAX_CONNECTIONS):
+                stack.enter_context(_asking(server, f"127.0.0.{10 + number % 4}", b"{}"))
+            other = stack.enter_context(_asking(server, "127.0.0.2", body(statement=statement(chain))))
+        assert other.recv(100).startswith(b"HTTP/1.1 200")
+        before = site.decisions.index("challenged")
+        _wait_until(lambda: not server._connections)
+    assert before < server_module.MAX_CONNECTIONS / 2
+    assert site.decisions.count("refused") == server_module.MAX_CONNECTIONS - 1  # One made room.
+    assert "16 of them from 127.0.0.1" in next(str(one["reason"]) for one in site.audit if one["decision"] == "limited")
+
+
 def test_flood_of_requests_is_answered_with_when_to_retry(site: Site, asked: CertificateRequest) -> None:
     with site.serving(limit=RateLimit(4, 10**6, lambda: 0.0)) as server:
         for _ in range(2):
@@ -298,7 +345,7 @@ def test_clients_that_leave_or_speak_no_tls_are_no_failures(site: Site, tmp_path
 class _Broken:
     """A registrar with a fault of its own."""
 
-    def challenge(self, body: bytes, client: str) -> dict[str, Any]:
+    def challenge(self, body: bytes, client: str, turn: object) -> dict[str, Any]:
         raise KeyError("secret")
 
 
