@@ -11,7 +11,7 @@ from hwsigner.errors import ConfigError
 
 _OPTION = "credential_process"
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
-_HEADER = re.compile(r"\[(?P<name>[^\]]+)\]")
+_HEADER = re.compile(r"\[(?P<name>.+)\]")
 _VALUE = re.compile(rf"(?P<name>{_OPTION}[ \t]*[=:][ \t]*)(?P<value>[^\r\n]*)", re.IGNORECASE)
 # With one of these, the SDKs don't come to the credential_process, or ask the user.
 _OTHERS = frozenset(
@@ -43,12 +43,15 @@ def with_credential_process(data: bytes, profile: str, command: str, *, path: st
     before = _read(text, path)
     lines = _LINE.findall(text)
     headers = [number for number, line in enumerate(lines) if _is_header_of(line, profile)]
-    if len(headers) > 1:
+    sections = [name for name in before if profile_of_section(name) == profile]
+    if len(sections) > 1:
         raise ConfigError(f"{path} has two sections for the profile {profile}", _BY_HAND)
-    section = "default" if profile == "default" else f"profile {profile}"
+    section = next(iter(sections), "default" if profile == "default" else f"profile {profile}")
+    if section != "default" and shlex.split(section)[0] != "profile":
+        problem = f"{path} has [{section}], which only some AWS SDKs read as the profile {profile}"
+        raise ConfigError(problem, f"Write [profile {profile}] there")
     settings = {_OPTION: command}
     if headers:
-        section = _HEADER.match(lines[headers[0]])["name"]  # type: ignore[index]
         _check(before.get(section, {}), profile, section, path)
         edited = _changed(lines, headers[0], command)
     else:
@@ -58,7 +61,7 @@ def with_credential_process(data: bytes, profile: str, command: str, *, path: st
         added = "".join(f"{name} = {value}{newline}" for name, value in settings.items())
         edited = f"{text}{gap}[{section}]{newline}{added}"
     wanted = {**before, section: {**before.get(section, {}), **settings}}
-    if _read(edited, path) != wanted:
+    if len(headers) < len(sections) or _read(edited, path) != wanted:
         problem = f"[{section}] of {path} can't get a {_OPTION} without changing other settings"
         raise ConfigError(problem, "Remove the spaces at the start of its lines")
     return mark + edited.encode("utf-8", "surrogateescape")
@@ -119,13 +122,21 @@ def _read(text: str, path: str) -> dict[str, dict[str, str]]:
 
 def _is_header_of(line: str, profile: str) -> bool:
     header = _HEADER.match(line)
-    if header is None:
-        return False
+    return header is not None and profile_of_section(header["name"]) == profile
+
+
+def profile_of_section(section: str) -> str:
+    """Return the name of the profile of a config file's section, as botocore finds it; empty if it is not a profile's.
+
+    A blank before the word `profile` hides it from botocore.
+    """
+    if section == "default":
+        return section
     try:
-        words = shlex.split(header["name"])
+        words = shlex.split(section) if section.startswith("profile") else []
     except ValueError:
-        return False
-    return words == ["profile", profile] or (profile == "default" and header["name"] == "default")
+        return ""
+    return words[1] if len(words) == 2 else ""
 
 
 def _check(settings: dict[str, str], profile: str, section: str, path: str) -> None:

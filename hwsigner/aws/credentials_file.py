@@ -1,9 +1,10 @@
 """The text of the AWS SDKs' shared credentials file. One section gets new credentials; every other byte stays.
 
 It is parsed as botocore does, which is strictest. Other SDKs must see the new credentials too: they trim a section's
-name, merge sections of the same name, read an indented line as a header or setting (JavaScript) or ignore an indented
-setting (Go), and accept no `:`. So every section of the name is changed, and new lines are indented only if botocore
-would otherwise read the next line, which is indented, as a part of their value.
+name, merge sections of the same name, read an indented line as a header or setting (JavaScript), ignore an indented
+setting (Go), refuse a file with an indented line right below a header (Java, Rust), and accept no `:`. So every section
+of the name is changed, and new lines are indented only if botocore would otherwise read the next line, which is
+indented, as a part of their value, and Java can't read the file anyway.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import codecs
 import configparser
 import io
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from hwsigner.aws.credentials import Credentials
@@ -95,10 +96,12 @@ def with_credentials(data: bytes, section: str, credentials: Credentials) -> byt
     values = _values(credentials)
     mark = codecs.BOM_UTF8 if data.startswith(codecs.BOM_UTF8) else b""
     text = data[len(mark) :].decode("utf-8", "surrogateescape")
-    for place in ("", "end", "top", "last"):
-        edited = _edited(text, section, values, place)
-        if _keeps_others(text, edited, section, values):
-            return mark + edited.encode("utf-8", "surrogateescape")
+    # If there is no place for Java, the other SDKs shall find them.
+    for keeps in (lambda *texts: _keeps_others(*texts) and _keeps_java(*texts), _keeps_others):
+        for place in ("", "end", "top", "first", "last"):
+            edited = _edited(text, section, values, place)
+            if keeps(text, edited, section, values):
+                return mark + edited.encode("utf-8", "surrogateescape")
     problem = f"[{section}] of the credentials file can't get new credentials without changing other settings"
     raise HwsignerError(problem, "Remove the spaces at the start of the file's lines")
 
@@ -127,33 +130,43 @@ def _edited(text: str, section: str, values: Mapping[str, str], place: str) -> s
 
 
 def _keeps_others(old: str, new: str, section: str, values: Mapping[str, str]) -> bool:
-    """Return whether all SDKs read the new text like the old one, except for the credentials, which botocore finds."""
+    """Return whether SDKs read the new text like the old one, except for the credentials, which botocore finds."""
+    before, after = (_others(_read_as_javascript(text), section, values) for text in (old, new))
+    return before == after and _finds(_read_as_botocore, old, new, section, values)
 
-    def others(settings: Settings) -> Settings:
-        return {
-            (name, option): [line for line in lines if line and not _is_own(line, values)]
-            for (name, option), lines in settings.items()
-            if name.strip() != section or values.keys().isdisjoint(option.lower().split("."))
-        }
 
-    if others(_read_as_javascript(old)) != others(_read_as_javascript(new)):
-        return False
-    try:
-        before = others(_read_as_botocore(old))
-    except configparser.Error:
-        return True
-    try:
-        after = _read_as_botocore(new)
-    except configparser.Error:
-        return False
-    wanted = before | {(section, name): [values[name]] for name in _NAMES}
-    found = {**after, **others(after)}
+def _keeps_java(old: str, new: str, section: str, values: Mapping[str, str]) -> bool:
+    """Return the same for SDKs of Java and Rust, which read the credentials too."""
+    return _finds(_read_as_java, old, new, section, values)
+
+
+def _finds(read: Callable[[str], Settings | None], old: str, new: str, section: str, values: Mapping[str, str]) -> bool:
+    """Return whether a reader finds the credentials, and what it found in the old text, if it can read the new one.
+
+    That must be so if it could read the old one.
+    """
+    before, after = read(old), read(new)
+    if after is None:
+        return before is None
+    wanted = _others(before or {}, section, values) | {(section, name): [values[name]] for name in _NAMES}
+    found = {**after, **_others(after, section, values)}
     return all(found.get(setting) == value for setting, value in wanted.items())
 
 
-def _read_as_botocore(text: str) -> Settings:
+def _others(settings: Settings, section: str, values: Mapping[str, str]) -> Settings:
+    return {
+        (name, option): [line for line in lines if line and not _is_own(line, values)]
+        for (name, option), lines in settings.items()
+        if name.strip() != section or values.keys().isdisjoint(option.lower().split("."))
+    }
+
+
+def _read_as_botocore(text: str) -> Settings | None:
     parser = configparser.RawConfigParser()
-    parser.read_file(io.StringIO(text, newline=None))
+    try:
+        parser.read_file(io.StringIO(text, newline=None))
+    except configparser.Error:
+        return None
     return {
         (section, option): parser.get(section, option).split("\n")
         for section in parser.sections()
@@ -174,6 +187,30 @@ def _read_as_javascript(text: str) -> Settings:
         elif equals and name and not _REST_OF_TOKEN.fullmatch(content):
             parent = parent if line[0].isspace() else ""
             settings[section, f"{parent}.{name}" if parent else name] = [value]
+    return settings
+
+
+def _read_as_java(text: str) -> Settings | None:
+    """Return the settings as the SDKs of Java and Rust read them, or None if they refuse the file."""
+    settings: Settings = {}
+    section: str | None = None
+    current: list[str] = []
+    for line in (line.rstrip("\r\n") for line in _LINE.findall(text)):
+        if not line.strip(" \t") or line[0] in "#;":
+            continue
+        if line[0] == "[":
+            header = re.split("[#;]", line)[0].strip(" \t")
+            section, current = header[1:-1].strip(" \t"), []
+            is_valid = header.endswith("]")
+        elif line[0] in " \t":
+            is_valid = bool(current) and (bool(current[0]) or "=" in line)
+            current.append(line.strip(" \t"))
+        else:
+            name, equals, value = (part.strip(" \t") for part in re.split(r"[ \t][#;]", line)[0].partition("="))
+            is_valid = section is not None and bool(equals and name)
+            current = settings[section or "", name.lower()] = [value]
+        if not is_valid:
+            return None
     return settings
 
 
@@ -254,7 +291,8 @@ def _renewed_as_block(
 ) -> list[str]:
     """Return the lines of a section with the new values together.
 
-    The place is `end`; `top`, indented like the next line; or `last`, that of the last old value, with `_LAST` below.
+    The place is `end`; `top`, indented like the next line; or one with `_LAST` below: `last`, that of the last old
+    value, or `first`, right below the header.
     """
     kept = [line for line in lines if not _is_old(line, values)]
     settings = _settings(values, lines)
@@ -263,6 +301,9 @@ def _renewed_as_block(
     elif place == "top":
         after = next((line.text for line in kept[1:] if not line.is_blank), following)
         settings = [after[: len(after) - len(after.lstrip())] + setting for setting in settings]
+        index = 1
+    elif place == "first":
+        settings.append(f"{_LAST} = {values[_LAST]}")
         index = 1
     else:
         old = [index for index, line in enumerate(lines) if _is_old(line, values)]

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from hwsigner.aws.config_file import config_path, credentials_path
-from hwsigner.aws.config_lines import unreadable_reason
+from hwsigner.aws.config_lines import profile_of_section, unreadable_reason
 from hwsigner.config.profiles import is_system_file_hidden
 from hwsigner.errors import ConfigError, NoProfileError, UsageError
 from hwsigner.findings import Finding, local
@@ -48,7 +48,7 @@ def check_files(environ: Mapping[str, str], check_command: CheckCommand | None) 
     config, problem = _read(path, is_named=bool(environ.get("AWS_CONFIG_FILE")))
     keys, keys_problem = _read(keys_path, is_named=False)
     yield from (each for each in (problem, keys_problem) if each)
-    names = Counter(name for section in config if (name := _profile(section)))
+    names = Counter(name for section in config if (name := profile_of_section(section)))
     known = {*names, *keys}
     for section, values in config.items():
         yield from _check_section(section, values, path)
@@ -97,12 +97,6 @@ def _words(section: str) -> list[str]:
         return []
 
 
-def _profile(section: str) -> str:
-    """Return the name of the profile of a section, as botocore finds it; empty if it is not a profile's."""
-    words = _words(section)
-    return words[1] if len(words) == 2 and words[0] == "profile" else "default" if section == "default" else ""
-
-
 def _check_section(section: str, values: Mapping[str, str], path: str) -> Iterator[Finding]:
     where, words = f"[{section}] of {path}", _words(section)
     is_known = section in _PLAIN or (len(words) == 2 and section.startswith(_KINDS) and words[0] in _KINDS)
@@ -126,11 +120,11 @@ def _check_sources(
     section: str, values: Mapping[str, str], config: Sections, keys: Sections, paths: tuple[str, str]
 ) -> Iterator[Finding]:
     """Yield what keeps the credentials of a section from coming from where it says."""
-    name, where = _profile(section), f"[{section}] of {paths[0]}"
+    name, where = profile_of_section(section), f"[{section}] of {paths[0]}"
     if name and _PROCESS in values and "aws_access_key_id" in keys.get(name, {}):
         yield local.CONFIG_STATIC_KEYS.found(f"[{name}] of {paths[1]} has an access key, and {where} a {_PROCESS}")
     source = values.get("source_profile", "")
-    if source and source not in {*map(_profile, config), *keys}:
+    if source and source not in {*map(profile_of_section, config), *keys}:
         yield local.CONFIG_SOURCE_MISSING.found(f"{where} has source_profile {source}, and there is no such profile")
     if name and _recurs(name, config):
         yield local.CONFIG_RECURSION.found(f"{where} gets its credentials from itself")
@@ -153,7 +147,7 @@ def _check_variables(environ: Mapping[str, str], names: set[str], path: str) -> 
 
 def _recurs(name: str, config: Sections) -> bool:
     """Return whether a profile gets its credentials from itself: by a command, or by a chain of source_profile."""
-    profiles = {_profile(section): values for section, values in config.items()}
+    profiles = {profile_of_section(section): values for section, values in config.items()}
     seen, current = {name}, name
     while following := _source(profiles.get(current, {})):
         if following == name and not (current == name and "aws_access_key_id" in profiles[name]):

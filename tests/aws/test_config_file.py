@@ -12,6 +12,7 @@ from typing import Any
 import botocore.session
 import pytest
 from botocore.endpoint_provider import EndpointProvider
+from botocore.exceptions import ConfigParseError
 from botocore.loaders import Loader
 
 from hwsigner.aws.config_file import read_config
@@ -84,6 +85,27 @@ class TestSections:
         assert found.get("endpoint_url") == url
         for name in ("max_attempts", "ca_bundle"):
             assert found.get(name) == scoped.get(name)
+
+    @pytest.mark.parametrize(
+        "header",
+        [
+            *("[profile web]", "[profile web ]", "[profile\tweb]", "[profile 'web'] # mine", '[profile w"e"b]'),
+            *("[   profile web    ]", "[ profile web]", "[Profile web]", "[profileweb]", "[profiles web]"),
+            *("[profile web x]", "[profile web x", "[profile web]]", "[profile web] # ]", '["profile" web]'),
+            *("[profile]", "[web]", '[profile "web]', "[[profile web]"),
+        ],
+    )
+    def test_section_is_a_profiles_if_it_is_for_botocore(
+        self, header: str, home: Home, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        home.write(f"[profile other]\nca_bundle = x\n{header}\nmax_attempts = 7\n")
+        found = home.values(AWS_PROFILE="web")
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(home.file))
+        try:
+            profiles = botocore.session.Session().full_config["profiles"]
+        except ConfigParseError:
+            profiles = {}
+        assert found.get("max_attempts") == profiles.get("web", {}).get("max_attempts")
 
     def test_profile_is_that_of_aws_profile_and_else_of_aws_default_profile(self, home: Home) -> None:
         assert home.values(AWS_DEFAULT_PROFILE="a b") == {"max_attempts": "7"}

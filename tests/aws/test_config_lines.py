@@ -8,7 +8,7 @@ from typing import Any
 
 import boto3
 import pytest
-from botocore.configloader import raw_config_parse
+from botocore.configloader import load_config, raw_config_parse
 from botocore.exceptions import ConfigParseError
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -71,6 +71,42 @@ def test_botocore_finds_the_command_and_everything_else_is_kept(folder: Path, te
     assert changed(new) == new
 
 
+_PADS = st.sampled_from(["", " ", "   ", "\t"])
+_HEADERS = st.tuples(
+    st.sampled_from(["", "", " "]),
+    st.just("["),
+    _PADS,
+    st.sampled_from(["profile", "profile", "Profile", '"profile"', "profiles", "default", "services", ""]),
+    _PADS,
+    st.sampled_from(["web", '"web"', "'web'", "we\\b", "website", "web x", '"web', "default", ""]),
+    _PADS,
+    st.sampled_from(["]", "]", "]]", "] # mine", "] # [mine]", "", " # ]"]),
+).map("".join)
+
+
+@given(headers=st.lists(_HEADERS, min_size=1, max_size=3), profile=st.sampled_from(["web", "default"]))
+def test_profile_that_botocore_finds_gets_the_command_whatever_its_header(
+    folder: Path, headers: list[str], profile: str
+) -> None:
+    path = folder / "config"
+    path.write_text("".join(f"{header}\nregion = {number}\n" for number, header in enumerate(headers)))
+    try:
+        before = load_config(str(path))["profiles"]
+        data = changed(path.read_bytes(), profile)
+    except (ConfigError, ConfigParseError):
+        assume(False)
+    path.write_bytes(data)
+    found = load_config(str(path))["profiles"][profile]
+    assert found.pop("credential_process") == COMMAND
+    assert found == before.get(profile, {})
+
+
+@pytest.mark.parametrize("header", ["[   profile web    ]", "[ profile web]", "[\tprofile web]", "[Profile web]"])
+def test_section_that_botocore_does_not_find_stays(header: str) -> None:
+    old = f"{header}\nrole_arn = arn\n"
+    assert changed(old.encode()).decode() == f"{old}\n[profile web]\ncredential_process = {COMMAND}\n"
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [
@@ -123,6 +159,9 @@ def test_boto3_runs_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ("[a]\nx = 1\nx = secret\n", r"has a second x in \[a\], in line 3, so the AWS SDKs can't read it"),
         ("no section = secret\n", "has a setting before the first section, in line 1, so the AWS SDKs can't read it"),
         ("[a]\nsecret\n", "has neither a section nor a setting in line 2, so the AWS SDKs can't read it"),
+        ("[profiles web]\n", r"has \[profiles web\], which only some AWS SDKs read as the profile web"),
+        ("[profile web]\n[profiles web]\n", "has two sections for the profile web"),
+        (" [profile web]\nregion = a\n", "can't get a credential_process without changing other settings"),
         ("[profile web]\n  s3 = a\n", "can't get a credential_process without changing other settings"),
     ],
 )

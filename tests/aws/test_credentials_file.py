@@ -90,6 +90,30 @@ def by_ignoring_indentation(data: bytes) -> Sections:
     return sections
 
 
+def by_java(data: bytes) -> Sections | None:
+    """Parse as the SDKs of Java and Rust, by the rules that all new SDKs share; None for a file that they refuse."""
+    sections: Sections = {}
+    section: dict[str, Any] | None = None
+    name = ""
+    for line in re.split(r"\r\n|\r|\n", data.decode("utf-8-sig", "replace")):
+        if not line.strip(" \t") or line.startswith(("#", ";")):
+            continue
+        if line.startswith("["):
+            if not (header := re.split("[#;]", line)[0].strip()).endswith("]"):
+                return None
+            section, name = sections.setdefault(header[1:-1].strip(), {}), ""
+        elif line[0] in " \t":
+            if not section or not name or (section[name].split("\n")[0] == "" and "=" not in line):
+                return None
+            section[name] += f"\n{line.strip()}"
+        else:
+            name, equals, value = (part.strip() for part in re.split(r"\s[#;]", line)[0].partition("="))
+            if section is None or not equals or not name:
+                return None
+            section[name := name.lower()] = value
+    return sections
+
+
 # Files.
 
 ENDS = st.sampled_from(["\n", "\r\n"])
@@ -202,6 +226,7 @@ class TestParsers:
 
 
 INDENTED_SETTINGS = SETTINGS.replace(b"aws", b"  aws")
+EXPIRATION = b"hwsigner_expiration = 2030-01-01T00:00:00Z\n"
 INDENTED_LAYOUTS = {
     "everything is indented": (
         b"  [default]\n  aws_access_key_id = OLD\n  [other]\n  aws_access_key_id = X\n",
@@ -209,16 +234,26 @@ INDENTED_LAYOUTS = {
     ),
     "an indented section below": (
         b"[default]\naws_access_key_id = OLD\n  [other]\n  aws_access_key_id = X\n",
-        b"[default]\n" + INDENTED_SETTINGS + b"  [other]\n  aws_access_key_id = X\n",
+        b"[default]\n" + SETTINGS + EXPIRATION + b"  [other]\n  aws_access_key_id = X\n",
     ),
     "an indented section below another setting": (
         b"[default]\nregion = x\naws_access_key_id = OLD\n  [other]\n  aws_access_key_id = X\n",
-        b"[default]\nregion = x\n"
-        + SETTINGS
-        + b"hwsigner_expiration = 2030-01-01T00:00:00Z\n  [other]\n  aws_access_key_id = X\n",
+        b"[default]\nregion = x\n" + SETTINGS + EXPIRATION + b"  [other]\n  aws_access_key_id = X\n",
     ),
     "an indented setting below": (
         b"[default]\naws_access_key_id = OLD\n  region = x\n",
+        b"[default]\n" + SETTINGS + EXPIRATION + b"  region = x\n",
+    ),
+    "indented comments between": (
+        b"[default]\naws_access_key_id = OLD\n  # a\naws_secret_access_key = OLD\n  # b\naws_session_token=x\n  # c\n",
+        b"[default]\n" + SETTINGS + EXPIRATION + b"  # a\n  # b\n  # c\n",
+    ),
+    "an indented setting below that Java reads as a part of another": (
+        b"[default]\nregion = x\naws_access_key_id = OLD\n  output = y\n",
+        b"[default]\nregion = x\n" + SETTINGS + EXPIRATION + b"  output = y\n",
+    ),
+    "an indented setting right below, which Java refuses": (
+        b"[default]\n  region = x\naws_access_key_id = OLD\n",
         b"[default]\n  region = x\n" + SETTINGS,
     ),
     "an old token of several lines": (
@@ -250,6 +285,16 @@ INDENTED = st.lists(
 )
 
 
+# Sections whose indented lines are below settings and are not headers, so that the SDKs read the file in one way.
+CONTINUED = st.lists(
+    st.tuples(
+        st.sampled_from(["[default]", "[other]", *(f"{name} = OLD" for name in NAMES), "region = x", "s3 ="]),
+        st.sampled_from(["", "", "  output = y", "  # a comment", "  c = d\n\te = f"]),
+    ).map(lambda lines: lines[0] if lines[0][0] == "[" or not lines[1] else "\n".join(lines)),
+    max_size=8,
+).map(lambda lines: "\n".join(["[default]", *lines]).encode())
+
+
 def foreign(sections: Sections) -> Sections:
     return {name: values for name, values in without_own(sections).items() if values}
 
@@ -274,17 +319,40 @@ class TestIndentedFiles:
                 assert lines_that_stay(found[name][option]) == lines_that_stay(value)
         assert foreign(by_ignoring_indentation(after)) == javascript
 
+    @given(data=st.one_of(files(), CONTINUED))
+    def test_java_and_rust_read_a_file_that_they_could_read_before(self, data: bytes) -> None:
+        before = by_java(data)
+        assume(before is not None)
+        assume(len(re.findall(rb"OLD\n[ \t]", data)) < 2)  # One setting can be put above one of these.
+        try:
+            once = written(data)
+        except HwsignerError:
+            assume(False)
+        for after in (once, written(once)):
+            found = by_java(after)
+            assert found is not None
+            assert {name: found["default"][name] for name in NAMES} == VALUES
+            assert stay_in(found) == stay_in({"default": {}, **(before or {})})
+
     @pytest.mark.parametrize("name", INDENTED_LAYOUTS)
     def test_layout_is_kept_in_ten_runs(self, name: str, folder: Path) -> None:
         before, after = INDENTED_LAYOUTS[name]
         assert written(before) == after
         for _ in range(9):
             assert written(after) == after
+        assert (by_java(before) is None) is (by_java(after) is None) is ("Java refuses" in name or "everything" in name)
         assert {name: by_botocore(after, folder)["default"][name] for name in NAMES} == VALUES
 
     def test_file_that_two_sdks_read_in_two_ways_is_an_error_and_stays(self) -> None:
         with pytest.raises(HwsignerError, match="without changing other settings"):
             written(b"[default]\nregion = x\n  [other]\n  a = b\naws_access_key_id = OLD\n")
+
+
+def stay_in(sections: Sections) -> dict[str, dict[str, list[str]]]:
+    return {
+        section: {name: lines_that_stay(value) for name, value in values.items()}
+        for section, values in without_own(sections).items()
+    }
 
 
 def lines_that_stay(value: str) -> list[str]:
