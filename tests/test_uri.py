@@ -196,6 +196,10 @@ class TestRefused:
             "file:/100%": "bad percent-encoding in 'path'",
             "handle:%": "bad percent-encoding in 'handle'",
             "pkcs11:?pin-value=%ff": "'pin-value' that is not UTF-8",
+            "pkcs11:token=a;pin-value=1": "has pin-value before its question mark",
+            "tpm2:pin-source=env:PIN;handle=0x81000100": "has pin-source before its question mark",
+            "pkcs11:token=a?module-name=p11;pin-value=1": "semicolon or question mark in 'module-name'",
+            "pkcs11:token=a?pin-value=1?module-name=p11": "semicolon or question mark in 'pin-value'",
             "/\ud800": "not Unicode text",
         }.items(),
     )
