@@ -35,6 +35,7 @@ START_LIMIT = 45.0
 _PAUSE = 0.2
 # Seconds between two attempts to enter a queue that is full.
 _QUEUE_PAUSE = 0.01
+_START_SYSTEM = "Have root run systemctl restart hwsigner-agent.socket, or start hwsigner agent --system in a container"
 
 
 class Address(NamedTuple):
@@ -109,7 +110,8 @@ def wait_for_system_agent(name: str) -> bytes | None:
     systemd listens for an agent that starts, or starts again after a crash, so clients can connect and get no answer.
 
     Raises:
-        AgentError: as `find_credentials`; or no answer came within START_LIMIT.
+        AgentError: as `find_credentials`; or no answer came within START_LIMIT; or nothing listens, and the profile may
+            be in the system's file, which this user can't read.
     """
     if os.environ.get(VARIABLE) == "none" or not protocol.is_name(name):
         return None
@@ -120,9 +122,21 @@ def wait_for_system_agent(name: str) -> bytes | None:
         except (AgentError, OSError):
             time.sleep(min(_PAUSE, rest))
         else:
-            return None if head.kind == "unknown" else _checked(head, body)
+            if head.kind == "unknown":
+                _refuse_without_agent(name)
+                return None
+            return _checked(head, body)
     hint = "Look for the reason with journalctl -u hwsigner-agent"
     raise AgentError(f"the system's agent did not answer within {START_LIMIT:.0f} s", hint)
+
+
+def _refuse_without_agent(name: str) -> None:
+    """Raise an AgentError if the system's agent may have a profile, and nothing listens for it."""
+    from hwsigner.config import profiles
+
+    if profiles.is_system_file_hidden() and not is_running(system_address()):
+        hidden = f"you can't read {profiles.SYSTEM_FILE}, which may have profile {name!r}"
+        raise AgentError(f"no agent listens at {system_address().socket}, and {hidden}", _START_SYSTEM)
 
 
 def _get(address: Address, name: str, limit: float) -> tuple[Head, bytes]:
@@ -160,8 +174,8 @@ def command(address: Address, request: AgentRequest, ask: AskPin | None = None) 
     try:
         with _connected(address) as channel:
             if channel is None:
-                start = "hwsigner agent --system" if address.is_system else "hwsigner agent"
-                hint = "Nothing needs to be stopped" if request.verb is Verb.STOP else f"Start one: {start}"
+                start = _START_SYSTEM if address.is_system else "Start one: hwsigner agent"
+                hint = "Nothing needs to be stopped" if request.verb is Verb.STOP else start
                 raise AgentError(f"no agent is running at {address.socket}", hint)
             channel.send(request.line())
             head, body = channel.answer(protocol.SILENCE_LIMIT, notices.notify)

@@ -95,7 +95,7 @@ def _uninstall(*, system: bool) -> None:
     paths = [path for _, path in _installed(system=system) if _text_of_ours(path) is not None]
     folder_of_units = Path(unit_folder(system=system))
     paths += folder_of_units.glob(f"hwsigner-renew@*.timer.d/{DROP_IN}")
-    units = [path.name for path in paths if path.suffix in (".service", ".socket", ".timer")]
+    units = [path.name for path in paths if path.suffix in (".service", ".socket", ".path", ".timer")]
     if units:
         _call("systemctl", *scope, "disable", "--quiet", *units)
         _call("systemctl", *scope, "stop", *(unit.replace("@.", "@*.") for unit in units))

@@ -230,6 +230,17 @@ class TestStartOfTheSystemAgent:
         assert done.status == 2
         assert "there is no profile 'web'" in done.err
 
+    def test_agent_that_is_gone_is_named_when_it_may_have_the_profile(
+        self, system_folder: Path, call: Callable[[], Outcome], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As after someone has removed /run/hwsigner."""
+        monkeypatch.setattr(config, "is_system_file_hidden", lambda: True)
+        system_folder.rmdir()
+        done = call()
+        assert (done.status, done.out) == (7, "")
+        assert f"no agent listens at {system_folder}/agent.sock, and you can't read " in done.err
+        assert "systemctl restart hwsigner-agent.socket" in done.err
+
     def test_profile_that_can_be_read_is_used_and_read_once(
         self,
         fake_agent: Start,

@@ -38,7 +38,7 @@ print(urllib.request.urlopen(urllib.request.Request(url, headers={"Authorization
 @pytest.mark.skipif(bool(PACKAGES), reason="the package has the units")
 def test_install_writes_the_units_once(machine: Machine) -> None:
     first = done(HWSIGNER, "systemd", "install", "--system")
-    assert len(re.findall(r"wrote (/etc/systemd/system/\S+)", first)) == 8
+    assert len(re.findall(r"wrote (/etc/systemd/system/\S+)", first)) == 10
     assert "wrote" not in done(HWSIGNER, "systemd", "install", "--system")
 
 
@@ -53,7 +53,7 @@ def test_package_brings_the_units_and_starts_none(machine: Machine) -> None:
 def test_units_are_closed_and_systemd_understands_them(machine: Machine) -> None:
     folder = Path("/usr/lib/systemd/system" if PACKAGES else "/etc/systemd/system")
     units = [str(path) for path in folder.glob("hwsigner-*.*")]
-    assert len(units) == 8
+    assert len(units) == 10
     assert "SupplementaryGroups=tss" in (folder / "hwsigner-agent.service").read_text()
     verified = run("systemd-analyze", "--man=no", "verify", *(unit.replace("@.", "@web.") for unit in units))
     assert (verified.returncode, verified.stderr) == (0, "")
@@ -88,6 +88,26 @@ def test_killed_agent_comes_back(machine: Machine) -> None:
     os.kill(pid, signal.SIGKILL)
     assert "SessionToken" in credentials("web", "www-data")
     wait_until(lambda: agent_pid() not in (0, pid))
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+def test_socket_comes_back_when_its_folder_is_removed(machine: Machine, is_running: bool) -> None:
+    if not is_running:
+        done("systemctl", "stop", "hwsigner-agent.service")
+    done("rm", "-rf", "/run/hwsigner")
+    wait_until(Path("/run/hwsigner/agent.sock").exists)
+    assert "SessionToken" in credentials("web", "www-data")
+
+
+def test_client_says_that_the_socket_is_gone(machine: Machine) -> None:
+    done("systemctl", "stop", "hwsigner-agent.socket")
+    done("rm", "-rf", "/run/hwsigner")
+    refused = run(BIN / "hwsigner-credentials", "--profile", "web", user="www-data")
+    assert refused.returncode == 7
+    assert "no agent listens at /run/hwsigner/agent.sock" in refused.stderr
+    assert not Path("/run/hwsigner").exists()
+    done("systemctl", "start", "hwsigner-agent.socket")
+    assert "SessionToken" in credentials("web", "www-data")
 
 
 def test_watchdog_ends_a_stopped_agent(machine: Machine) -> None:
