@@ -5,6 +5,7 @@ The CA is openssl, the service is the emulator, and boto3 reads what was written
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shlex
@@ -26,7 +27,7 @@ import judges
 from emulators import InProcessSoftHSM
 from enrolments import SUBJECT, Enrolment, refused, succeeds
 from hwsigner.config import profiles
-from hwsigner.enrolment import initial, profile, steps
+from hwsigner.enrolment import initial, pace, profile, steps
 from hwsigner.key.management import KeyAccess
 from hwsigner.pins import PinSource
 from hwsigner.system import users
@@ -389,6 +390,27 @@ def test_missing_arns_are_named(enrolment: Enrolment) -> None:
     assert rows["Missing"].endswith("with --trust-anchor-arn, --profile-arn, --role-arn")
     succeeds(enrolment.again(*enrolment.scene.flags(certificate=None, private_key=None)))
     assert enrolment.gets_credentials()
+
+
+class TestShortLife:
+    def test_life_under_the_shortest_is_refused_with_the_reason_and_the_key_stays(
+        self, enrolment: Enrolment, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(pace, "_SHORTEST_LIFE", 3 * 86400)
+            refused(enrolment.run(), 4, "lives 172800 s", "must allow 259200 s or more. Nothing was installed")
+        assert not enrolment.certificate.exists()
+        assert "already there" in succeeds(enrolment.again())["Key"]
+        assert enrolment.gets_credentials()
+
+    def test_way_to_renew_is_printed_if_no_timer_can_be_set(
+        self, enrolment: Enrolment, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(pace, "_UNIT_STEP", 86400)
+        monkeypatch.setattr(pace, "_BOOTED", "/absent")
+        said = "systemd does not run here: run hwsigner renew --if-due web every 4320 s"
+        assert succeeds(enrolment.run())["Timer"] == said
+        assert json.loads(enrolment.again("--json").out)["timer"] == said
 
 
 class TestSystem:

@@ -16,7 +16,7 @@ import certs
 from emulators import InProcessSoftHSM
 from enrolments import Enrolment, refused, succeeds
 from hwsigner.emulator import Fault
-from hwsigner.enrolment import profile, renewal
+from hwsigner.enrolment import pace, profile, renewal
 from scene import Outcome
 from softhsm.tpm import SoftTPM
 
@@ -168,6 +168,49 @@ class TestDue:
             refused(run(enrolled, "--if-due"), 1, "internal error: ZeroDivisionError")
         assert run(enrolled, "--if-due") == Outcome(0, "", "")
         assert leaf(enrolled) == old
+
+
+class TestTimer:
+    """The issuer gives two days, which are few here."""
+
+    @pytest.fixture
+    def drop_in(self, enrolled: Enrolment, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.setattr(pace, "_UNIT_STEP", 86400)
+        monkeypatch.setattr(pace, "_BOOTED", "/")
+        monkeypatch.setattr(pace, "_reload", lambda *_, **__: None)
+        return enrolled.home / "xdg" / "systemd" / "user" / "hwsigner-renew@web.timer.d" / "50-hwsigner.conf"
+
+    def test_renewal_has_the_timer_look_often_enough(self, enrolled: Enrolment, drop_in: Path) -> None:
+        age(enrolled, 2, -1)
+        assert succeeds(run(enrolled))["Timer"] == f"{drop_in}: a look every 4320 s"
+        assert "OnUnitInactiveSec=2160s" in drop_in.read_text()
+
+    def test_next_look_sets_the_timer_if_the_renewal_did_not(self, enrolled: Enrolment, drop_in: Path) -> None:
+        assert run(enrolled, "--if-due") == Outcome(0, "", "")
+        assert drop_in.exists()
+        age(enrolled, 10, -90)
+        assert run(enrolled, "--if-due") == Outcome(0, "", "")
+        assert not drop_in.exists()
+
+    def test_timer_that_can_not_be_set_is_warned_of_and_the_renewal_done(
+        self, enrolled: Enrolment, drop_in: Path
+    ) -> None:
+        old = age(enrolled, 2, -1)
+        drop_in.parents[2].write_text("")
+        done = run(enrolled)
+        assert (done.status, done.err.count("\n")) == (0, 1)
+        assert "warning: the timer can't be set to look every 4320 s" in done.err
+        assert leaf(enrolled) != old
+        assert run(enrolled, "--if-due").status == 0
+
+    def test_certificate_that_lives_too_short_is_not_put_in_place(
+        self, enrolled: Enrolment, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        old = age(enrolled, 2, -1)
+        monkeypatch.setattr(pace, "_SHORTEST_LIFE", 3 * 86400)
+        refused(run(enrolled), 4, "lives 172800 s", "Nothing was installed")
+        assert leaf(enrolled) == old
+        assert enrolled.gets_credentials()
 
 
 class TestRefusals:
