@@ -92,7 +92,8 @@ def other_names(certificate: Certificate) -> set[str]:
     found: set[str] = set()
     alternatives = extension_of(certificate.x509.extensions, x509.SubjectAlternativeName)
     for name in alternatives.get_values_for_type(x509.OtherName) if alternatives else ():
-        with suppress(ValueError):
+        # The value may be of any form (RFC 5280, 4.2.1.6), also of those that asn1crypto fails on.
+        with suppress(ValueError, TypeError, AttributeError, LookupError, RecursionError):
             found.add(str(load(name.value).native))
     return found
 

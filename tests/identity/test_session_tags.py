@@ -12,7 +12,7 @@ from cryptography.x509.oid import NameOID
 import certs
 from hwsigner.identity.certificate import Certificate
 from hwsigner.identity.certificate_request import CertificateRequest, parse_name
-from hwsigner.identity.session_tags import session_tags, untaggable
+from hwsigner.identity.session_tags import other_names, session_tags, untaggable
 
 KEY = ec.generate_private_key(ec.SECP256R1())
 
@@ -30,6 +30,14 @@ def request(subject: str, *names: x509.GeneralName) -> CertificateRequest:
     if names:
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
     return CertificateRequest(builder.sign(KEY, SHA256()).public_bytes(Encoding.DER))
+
+
+@pytest.mark.parametrize("value", ["8003616263", "a0050c03616263", "0a053f9e99192f", "0903c1f981", "0300", "0c0161"])
+def test_other_name_may_have_any_value(value: str) -> None:
+    name = x509.OtherName(x509.ObjectIdentifier("1.2.3.4"), bytes.fromhex(value))
+    made = certificate("CN=a", x509.DNSName("a.example"), name)
+    assert other_names(made) == ({"a"} if value == "0c0161" else set())
+    assert session_tags(made)["x509SAN/DNS"] == "a.example"
 
 
 def test_subject_issuer_and_first_alternative_names_become_tags() -> None:
