@@ -7,12 +7,13 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -248,6 +249,23 @@ def running(flags: list[str], errors: list[str]) -> Iterator[tuple[subprocess.Po
             process.send_signal(signal.SIGTERM)
             process.wait(60)
             reader.join(60)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("flag", "is_answered"), [([], False), (["--connections-per-address=20"], True)])
+def test_load_balancer_gets_as_many_connections_as_the_flag_says(
+    flag: list[str], is_answered: bool, flags: list[str]
+) -> None:
+    lines: list[str] = []
+    with running([*flags, *flag], lines) as (_, url), ExitStack() as stack:
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        for _ in range(19):
+            last = stack.enter_context(socket.create_connection(address, 30))
+        with suppress(ConnectionError):
+            last.sendall(b"POST / HTTP/1.1\r\nContent-Length: 0\r\n\r\n")
+            assert last.recv(100).startswith(b"HTTP/1.1 404") == is_answered
+    decision = "refused" if is_answered else "limited"
+    assert [json.loads(line)["decision"] for line in lines] == [decision]
 
 
 def enrolled(url: str, key: str, ca_file: Path) -> x509.Certificate:
