@@ -84,7 +84,7 @@ def _read(path: str) -> bytes:
     with suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            return os.read(descriptor, 8192)
+            return os.read(descriptor, 4096)
         finally:
             os.close(descriptor)
     return b""
