@@ -37,6 +37,19 @@ _INHERITED = {"env": "Write env:NAME, with the variable's name and without $", "
 # What PEM begins with, and base64 of PEM and DER.
 _PEM_STARTS = ("-----BEGIN ", "LS0tLS1CRUdJTi")
 _DER_START = r"M[A-P][A-Za-z0-9+/=\s]{98}"  # A SEQUENCE, of more bytes than the name of a file has.
+# Names of new keys that mean hardware, and the URI to write for them.
+_A_TOKENS, _A_TPMS = "pkcs11:token=alpha;object=web", "tpm2:path=web.tss2 or handle:0x81000100"
+_MEANT = {
+    r"(0x)?(81[0-9a-f]{6})": r"handle:0x\2",
+    r"/dev/tpm\w*": r"tpm2:path=web.tss2?tcti=device:\g<0>",
+    r".*\.(tss2?|tpm2?)": r"tpm2:path=\g<0>",
+    r"(tpm|tpmrm|tpm-?2\.?|tss|tabrmd|swtpm|mssim|handle|nv)[0-9]*": _A_TPMS,
+    r"(handle|path|nv)=.*": r"tpm2:\g<0>",
+    r"yubi\w*|piv|ykcs11|(slot)?[ -]?(9[acde]|8[2-9a-f]|9[0-5])": "pkcs11:token=YubiKey%20PIV%20%23SERIAL;id=%01",
+    r"pkcs-?#?11|p11(-kit)?|cryptoki|token|\w*hsm2?|smart-?card|opensc|nitrokey|slot[0-9]*|/dev/(?!shm/).*": _A_TOKENS,
+    r".*\.so(\.[0-9.]+)?": rf"{_A_TOKENS}?module-path=\g<0>",
+    r"(token|object|id|serial|slot-id|manufacturer|model|type)=.*": r"pkcs11:\g<0>",
+}
 
 
 class KeyURI:
@@ -83,13 +96,20 @@ class KeyURI:
         """Return the key URI of a key to be made, parsed if it is text.
 
         Raises:
-            UsageError: as `parse`; or it is the path of a file, and begins like a URI of another scheme. A misspelt
-                scheme would put a key into a file.
+            UsageError: as `parse`; or it is the path of a file, and begins like a URI of another scheme, or its name
+                means hardware. A key that was meant for hardware would be in a file.
         """
         parsed = cls.of(uri)
-        if isinstance(uri, str) and parsed.path.get("path") == _bytes(uri) and re.match(_ANY_SCHEME, uri):
+        if not isinstance(uri, str) or parsed.path.get("path") != _bytes(uri):
+            return parsed
+        if re.match(_ANY_SCHEME, uri):
             hint = f"Correct its scheme, or write ./{uri} for a file of that name"
             raise UsageError(f"{uri} looks like a key URI of an unknown scheme, so no file was made", hint)
+        found = (re.fullmatch(name, uri, re.IGNORECASE) for name in _MEANT)
+        for match, meant in zip(found, _MEANT.values(), strict=True):
+            if match and not os.path.isfile(uri):  # A key that is there is used.
+                problem = f"{uri} names hardware, and a key in a file of that name could be copied, so none was made"
+                raise UsageError(problem, f"Write {match.expand(meant)}, or {parsed} if you want that file")
         return parsed
 
     @classmethod

@@ -52,6 +52,14 @@ class TestWay:
         assert boto3.Session(profile_name="web").region_name == "us-east-1"
         assert (enrolment.config.stat().st_mode, enrolment.aws_config.stat().st_mode) == (0o100600, 0o100600)
 
+    def test_key_whose_name_means_hardware_is_refused_and_nothing_is_written(self, enrolment: Enrolment) -> None:
+        enrolment.key = str(Path(enrolment.key).with_name("web.tss2"))
+        refused = enrolment.run()
+        assert (refused.status, refused.out) == (2, "")
+        assert f"Write tpm2:path={enrolment.key}, or file:{enrolment.key}" in refused.err
+        assert not enrolment.config.exists()
+        assert not Path(enrolment.key).exists()
+
     def test_second_run_changes_nothing_and_needs_no_flags(self, enrolment: Enrolment) -> None:
         succeeds(enrolment.run())
         files = [Path(enrolment.key), enrolment.certificate, enrolment.config, enrolment.aws_config]

@@ -175,3 +175,58 @@ def test_file_is_named_like_a_uri_only_on_purpose(
     for purpose in ("./pcks11:object=web", "file:pcks11:object=again"):
         assert call("keygen", purpose).status == 0
     assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "uri"),
+    [
+        ("0x81000100", "handle:0x81000100"),
+        ("81000100", "handle:0x81000100"),
+        ("web.tss2", "tpm2:path=web.tss2"),
+        ("folder/web.TSS", "tpm2:path=folder/web.TSS"),
+        ("web.tpm", "tpm2:path=web.tpm"),
+        *((name, "tpm2:path=web.tss2 or handle:0x81000100") for name in ("tpm", "TPM2", "tpm0", "tpmrm0", "tabrmd")),
+        *((f"/dev/{name}", f"tpm2:path=web.tss2?tcti=device:/dev/{name}") for name in ("tpm7", "tpmrm7")),
+        ("handle=0x81000100", "tpm2:handle=0x81000100"),
+        *(
+            (name, "pkcs11:token=YubiKey%20PIV%20%23SERIAL;id=%01")
+            for name in ("yubikey", "YubiKey5", "piv", "9a", "9c")
+        ),
+        *(
+            (name, "pkcs11:token=alpha;object=web")
+            for name in ("pkcs11", "token", "softhsm2", "HSM", "slot0", "/dev/x")
+        ),
+        ("token=alpha;object=web", "pkcs11:token=alpha;object=web"),
+        ("/usr/lib/libx.so.2", "pkcs11:token=alpha;object=web?module-path=/usr/lib/libx.so.2"),
+    ],
+)
+def test_name_that_means_hardware_is_refused_with_the_uri_to_write(
+    call: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, uri: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    refused = call("keygen", name)
+    assert refused.status == 2
+    assert f"{name} names hardware" in refused.err
+    assert f"Write {uri}, or file:" in refused.err
+    for used in (lambda: generate_key(name), lambda: KeyURI.of_new(name)):
+        with pytest.raises(UsageError, match="names hardware"):
+            used()
+    assert not list((tmp_path / "folder").iterdir())
+
+
+@pytest.mark.parametrize(
+    "name", ["file:web.tss2", "file:tpm", "./token", "tokens.key", "handler.pem", "9f", "tss2.key"]
+)
+def test_key_file_is_made_when_its_name_does_not_mean_hardware(
+    call: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert call("keygen", name).status == 0
+    assert (tmp_path / name.removeprefix("file:")).is_file()
+
+
+def test_key_file_with_a_name_of_hardware_stays_in_use(tmp_path: Path) -> None:
+    path = tmp_path / "old.tss2"
+    generate_key(f"file:{path}")
+    assert KeyURI.of_new(str(path)).scheme == "file"
