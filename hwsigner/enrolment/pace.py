@@ -89,7 +89,7 @@ def set_pace(name: str, config: str, leaf: Certificate) -> str:
         hint = f"Check who may write its folder, then run hwsigner enroll {name}, or the certificate may expire"
         warnings.warn(HwsignerWarning(problem, hint), stacklevel=3)
         return ""
-    return f"{path}: a look {every}" if step else ""
+    return f"{path}: a look {every}, once the timer is enabled" if step else ""
 
 
 def unit_folder(*, system: bool) -> str:

@@ -182,7 +182,7 @@ class TestTimer:
 
     def test_renewal_has_the_timer_look_often_enough(self, enrolled: Enrolment, drop_in: Path) -> None:
         age(enrolled, 2, -1)
-        assert succeeds(run(enrolled))["Timer"] == f"{drop_in}: a look every 4320 s"
+        assert succeeds(run(enrolled))["Timer"] == f"{drop_in}: a look every 4320 s, once the timer is enabled"
         assert "OnUnitInactiveSec=2160s" in drop_in.read_text()
 
     def test_next_look_sets_the_timer_if_the_renewal_did_not(self, enrolled: Enrolment, drop_in: Path) -> None:

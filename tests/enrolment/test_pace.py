@@ -67,7 +67,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 def test_timer_of_a_short_life_looks_more_often_and_systemd_is_told_once(machine: Machine) -> None:
     for _ in range(2):
-        assert machine.set_pace(HOUR) == f"{machine.drop_in}: a look every 90 s"
+        assert machine.set_pace(HOUR) == f"{machine.drop_in}: a look every 90 s, once the timer is enabled"
     lines = machine.drop_in.read_text().splitlines()[1:]
     assert lines == [
         "[Timer]",
@@ -84,7 +84,7 @@ def test_timer_of_a_short_life_looks_more_often_and_systemd_is_told_once(machine
 
 def test_drop_in_changes_and_goes_with_the_life(machine: Machine) -> None:
     machine.set_pace(HOUR)
-    assert machine.set_pace(HOUR / 6).endswith("a look every 15 s")
+    assert machine.set_pace(HOUR / 6).endswith("a look every 15 s, once the timer is enabled")
     assert "OnUnitInactiveSec=7s" in machine.drop_in.read_text()
     assert machine.set_pace(30 * 24 * HOUR) == ""
     assert not machine.drop_in.exists()
