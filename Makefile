@@ -61,7 +61,7 @@ named = @$(CLEAN) $(BIN)/python -m hwsigner version --verbose | grep '^canonical
 	{ echo "The canonicalisation is not the $(IMPLEMENTATION) one; see $(BIN)/hwsigner version --verbose" >&2; exit 1; }
 ORDER = $(if $(SHUFFLE),-p randomly $(if $(filter-out yes,$(SHUFFLE)),--randomly-seed=$(SHUFFLE)))
 
-.PHONY: help demo check test test-all test-python test-clients test-debian test-machine demo-packages client-packages lint format sanitize fuzz bench wheel wheels test-wheels test-musl deb test-deb test-machine-deb rpm test-rpm image test-image pins site test-site man release setup packages clean
+.PHONY: help demo check test test-all test-python test-clients test-debian test-machine demo-packages client-packages lint format sanitize test-foreign fuzz bench wheel wheels test-wheels test-musl deb test-deb test-machine-deb rpm test-rpm image test-image pins site test-site man release setup packages clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 14
@@ -108,6 +108,9 @@ format: setup ## Format the code and fix what the linter can
 
 sanitize: packages ## Check the C under AddressSanitizer and UndefinedBehaviorSanitizer
 	native/tests/run sanitize
+
+test-foreign: packages ## Run the C on a big-endian processor and one of 32 bits, under QEMU
+	native/tests/run foreign
 
 fuzz: packages ## Fuzz the C (SECONDS=600)
 	native/tests/run fuzz $(SECONDS)

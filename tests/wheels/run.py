@@ -1,7 +1,8 @@
 """Install the wheels in bare Debian roots, and run what is in them: `python tests/wheels/run.py DIST FOLDER [ROOT…]`.
 
 FOLDER keeps the roots, which hold Debian's minimum and Python. The root's own pip chooses the wheel, which shows that
-its name is right. Another architecture runs under QEMU's user emulation, without a change of this machine's kernel.
+its name is right. Another architecture runs under QEMU's user emulation, without a change of this machine's kernel. For
+32-bit ARM there are no wheels, of cffi neither: there, the client of the agent runs.
 Needs root, and the Python that has packaging/requirements/release.txt installed.
 """
 
@@ -13,10 +14,9 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from roots import AUTHORITIES, ENTER, bootstrap
+from roots import AUTHORITIES, ENTER, bootstrap, extract
 
 LIBRARIES = Path(__file__).parents[2] / "packaging" / "requirements" / "base.txt"
-QEMU = Path("/usr/bin/qemu-aarch64")
 
 
 class Root(NamedTuple):
@@ -31,13 +31,19 @@ class Root(NamedTuple):
     @property
     def prefix(self) -> tuple[str, ...]:
         """What runs a program of this root."""
-        return ("/qemu",) if self.architecture == "aarch64" else ()
+        return () if self.architecture == "x86_64" else (f"/qemu-{self.architecture}",)
+
+    @property
+    def has_wheels(self) -> bool:
+        """Whether there are wheels for its architecture."""
+        return self.architecture != "arm"
 
 
 ROOTS = {
     "debian-12": Root("bookworm", "amd64", "x86_64", "3.11", "3.0"),
     "debian-13": Root("trixie", "amd64", "x86_64", "3.13", "3.5"),
     "debian-13-arm64": Root("trixie", "arm64", "aarch64", "3.13", "3.5"),
+    "debian-13-armhf": Root("trixie", "armhf", "arm", "3.13", "3.5"),
 }
 # An ELF file's e_type, its byte 16: ET_DYN.
 POSITION_INDEPENDENT = 3
@@ -49,15 +55,41 @@ assert canonical.IMPLEMENTATION == sys.argv[1]
 assert canonical.request_to_sign(*request) == reference.request_to_sign(*request)
 assert canonical.sign_hmac(*request, b"k" * 32) == reference.sign_hmac(*request, b"k" * 32)
 """
+# Answer a client as an agent does.
+AGENT = """
+import os, socket, struct, threading
+from hwsigner.cli import main
+assert struct.calcsize("l") == 4
+os.environ["XDG_RUNTIME_DIR"] = "/run/user"
+os.makedirs("/run/user/hwsigner", mode=0o700, exist_ok=True)
+def answer():
+    connection = listener.accept()[0]
+    assert connection.recv(100) == b"1 get web notes\\n"
+    connection.sendall(b"1 ok 3\\n{}\\n")
+with socket.socket(socket.AF_UNIX) as listener:
+    if os.path.exists("/run/user/hwsigner/agent.sock"):
+        os.unlink("/run/user/hwsigner/agent.sock")
+    listener.bind("/run/user/hwsigner/agent.sock")
+    listener.listen()
+    threading.Thread(target=answer, daemon=True).start()
+    assert main(["credential-process", "--profile", "web"]) == 0
+"""
 
 
 def main(dist: str, folder: str, *names: str) -> int:
     """Test the wheels in the roots of these names, or in all, and return the exit status."""
     for name in names or ROOTS:
         print(f"== {name}", flush=True)
-        base = _base(Path(folder).resolve(), name, ROOTS[name])
-        _install(base, ROOTS[name], Path(dist).resolve())
-        _check(base, ROOTS[name])
+        root = ROOTS[name]
+        base = _base(Path(folder).resolve(), name, root)
+        if root.prefix:
+            shutil.copy(Path("/usr/bin") / root.prefix[0].lstrip("/"), base)
+        if root.has_wheels:
+            _install(base, root, Path(dist).resolve())
+            _check(base, root)
+        else:
+            _unpack(base, Path(dist).resolve())
+            _check_without_wheels(base, root)
     return 0
 
 
@@ -91,8 +123,6 @@ def _install(base: Path, root: Root, dist: Path) -> None:
     _run(sys.executable, "-m", "pip", "download", *options, f"--dest={wheels}", f"--requirement={LIBRARIES}")
     for wheel in dist.glob("*.whl"):
         shutil.copy(wheel, wheels)
-    if root.prefix:
-        shutil.copy(QEMU, base / root.prefix[0].lstrip("/"))
     (pip,) = (base / "usr/share/python-wheels").glob("pip-*.whl")
     command = (
         f"/{pip.relative_to(base)}/pip",
@@ -103,6 +133,21 @@ def _install(base: Path, root: Root, dist: Path) -> None:
         "--no-cache-dir",
     )
     _python(base, root, *command, "--no-index", "--find-links=/wheels", "--target=/opt/hwsigner", "hwsigner")
+
+
+def _unpack(base: Path, dist: Path) -> None:
+    """Unpack the source distribution into /opt of a root, and link /opt/hwsigner to it."""
+    (source,) = dist.glob("hwsigner-*.tar.gz")
+    shutil.rmtree(base / "opt", ignore_errors=True)
+    extract(source, base / "opt")
+    (base / "opt" / "hwsigner").symlink_to(source.name.removesuffix(".tar.gz"))
+
+
+def _check_without_wheels(base: Path, root: Root) -> None:
+    """Check what needs no library: the canonicalisation, and that a client reaches an agent."""
+    _python(base, root, "-c", SIGN, "python")
+    assert _python(base, root, "-c", AGENT) == "{}\n"
+    print("The client in Python prints what an agent sends.", flush=True)
 
 
 def _check(base: Path, root: Root) -> None:
