@@ -153,6 +153,8 @@ def change_profile(name: str, values: Mapping[str, Any], environ: Mapping[str, s
         return edited.encode()
 
     if _merged(existing.values, values) != existing.values:
+        import tomlkit  # noqa: F401  # Before others wait for the lock: it takes long.
+
         edit_file(existing.file, edit)
     return existing.file
 
@@ -192,6 +194,8 @@ def add_profile(
     if written is None or written.values != values:
         if system and not os.path.exists(file):
             _make_system_file()
+        import tomlkit  # noqa: F401  # As in `change_profile`.
+
         edit_file(file, edit)
     return file
 

@@ -113,22 +113,30 @@ def check_not_writable_by_others(path: str, status: os.stat_result, error: type[
 def lock_within(file: int, seconds: float) -> bool:
     """Lock an open file, waiting for other processes if needed.
 
+    A queue would be slower: on a busy machine, each process in it must be woken before the next one can go on. So
+    processes take the lock in any order, and the time begins again when another one has taken it.
+
     Args:
         file: its descriptor. Closing every copy releases the lock.
-        seconds: the longest time to wait.
+        seconds: the longest time to wait for one process.
 
     Returns:
         Whether the lock was taken.
     """
-    end = time.monotonic() + seconds
+    taken, end = -1, 0.0
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if time.monotonic() > end:
+            if (latest := os.fstat(file).st_mtime_ns) != taken:
+                taken, end = latest, time.monotonic() + seconds
+            elif time.monotonic() > end:
                 return False
             time.sleep(_PAUSE_SECONDS)
         else:
+            now = time.time_ns()  # The file system's own time is a little behind.
+            with suppress(OSError):
+                os.utime(file, ns=(now, now))
             return True
 
 
@@ -169,7 +177,8 @@ def edit_file(path: str, edit: Callable[[bytes], bytes], *, mode: int = 0o600) -
 def create_file(path: str, data: bytes) -> None:
     """Write a new file of mode 0600. A failure leaves no file of that name, and a killed process all of it or none.
 
-    A killed process may leave `.NAME.RANDOM.hwsigner-new`, which the next `create_file` and `delete_files` remove.
+    On a file system without nameless files, such as NFS, a killed process may leave `.NAME.RANDOM.hwsigner-new`, which
+    the next `create_file` and `delete_files` remove.
 
     Raises:
         OSError: it can't be written, or there is one already, which is left alone (FileExistsError).
@@ -177,17 +186,35 @@ def create_file(path: str, data: bytes) -> None:
     folder, name = os.path.split(path)
     with _opened(folder or ".", os.O_RDONLY | os.O_DIRECTORY) as directory:
         _remove_unfinished(name, directory)
-        temporary = f".{name}.{os.urandom(4).hex()}.hwsigner-new"
         try:
-            with _opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, directory) as handle:
-                _write(handle, data)
-                os.fsync(handle)
-            # Unlike a rename, this overwrites nothing.
-            os.link(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
-        finally:
-            with suppress(OSError):
-                os.unlink(temporary, dir_fd=directory)
+            _create_nameless(name, data, directory)
+        except FileExistsError:
+            raise
+        except OSError:
+            _create_linked(name, data, directory)
         sync_folder(directory)
+
+
+def _create_nameless(name: str, data: bytes, directory: int) -> None:
+    """Write a file, and name it afterwards. Raises an OSError if the file system can't, or /proc is missing."""
+    with _opened(".", os.O_WRONLY | os.O_TMPFILE, directory) as handle:
+        _write(handle, data)
+        os.fsync(handle)
+        # Unlike a rename, this overwrites nothing.
+        os.link(f"/proc/self/fd/{handle}", name, dst_dir_fd=directory, follow_symlinks=True)
+
+
+def _create_linked(name: str, data: bytes, directory: int) -> None:
+    """Write a file under another name, and give it a second one."""
+    temporary = f".{name}.{os.urandom(4).hex()}.hwsigner-new"
+    try:
+        with _opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, directory) as handle:
+            _write(handle, data)
+            os.fsync(handle)
+        os.link(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+    finally:
+        with suppress(OSError):
+            os.unlink(temporary, dir_fd=directory)
 
 
 def delete_files(doomed: Mapping[str, str], confirm: Callable[[], None]) -> None:

@@ -76,6 +76,58 @@ def test_lock_is_taken_when_its_holder_closes_the_file(tmp_path: Path) -> None:
     timer.join()
 
 
+class Handover:
+    """A clock for `lock_within`. During each pause, six seconds pass and another holder takes the lock.
+
+    Args:
+        path: the lock's file.
+        holders: how many holders there are.
+        is_kept: whether the last one keeps the lock, or releases it.
+    """
+
+    time_ns = staticmethod(time.time_ns)
+
+    def __init__(self, path: Path, holders: int, *, is_kept: bool) -> None:
+        self._path = path
+        self._left = holders
+        self._is_kept = is_kept
+        self._now = 0.0
+        self._holder = -1
+        self._change()
+
+    def monotonic(self) -> float:
+        return self._now
+
+    def sleep(self, _: float) -> None:
+        self._now += 6
+        if self._left or not self._is_kept:
+            self._change()
+
+    def close(self) -> None:
+        if self._holder >= 0:
+            os.close(self._holder)
+            self._holder = -1
+
+    def _change(self) -> None:
+        self.close()
+        if self._left:
+            self._left -= 1
+            self._holder = os.open(self._path, os.O_RDWR | os.O_CREAT)
+            assert lock_within(self._holder, 0)
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_lock_is_waited_for_as_long_as_no_process_keeps_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_kept: bool
+) -> None:
+    holders = Handover(tmp_path / "lock", 20, is_kept=is_kept)
+    monkeypatch.setattr(files, "time", holders)
+    with (tmp_path / "lock").open("w") as waiting:
+        assert lock_within(waiting.fileno(), 10) is not is_kept
+    assert holders.monotonic() >= 120
+    holders.close()
+
+
 class TestReplacing:
     def test_file_gets_the_edited_content(self, file: Path) -> None:
         edit_file(str(file), lambda data: data + b" and new")
@@ -193,11 +245,35 @@ class TestCreating:
         create_file("file", b"new")
         assert (tmp_path / "file").read_bytes() == b"new"
 
-    def test_existing_file_is_left_alone(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("can_be_nameless", [True, False])
+    def test_existing_file_is_left_alone(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_be_nameless: bool
+    ) -> None:
+        if not can_be_nameless:
+            refuse_nameless_files(monkeypatch)
         (tmp_path / "file").write_bytes(b"old")
         with pytest.raises(FileExistsError):
             create_file(str(tmp_path / "file"), b"new")
         assert (os.listdir(tmp_path), (tmp_path / "file").read_bytes()) == (["file"], b"old")
+
+    def test_file_is_created_on_a_file_system_without_nameless_files(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        refuse_nameless_files(monkeypatch)
+        (tmp_path / ".file.0123abcd.hwsigner-new").write_bytes(b"ha")  # Of a killed process.
+        create_file(str(tmp_path / "file"), b"new")
+        assert (os.listdir(tmp_path), (tmp_path / "file").read_bytes()) == (["file"], b"new")
+
+
+def refuse_nameless_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.open
+
+    def refuse(path: str, flags: int, *arguments: Any, **options: Any) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+        return real(path, flags, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
 
 
 class TestErrors:
