@@ -290,3 +290,11 @@ def test_list_of_another_key_with_the_same_name_is_told_apart() -> None:
     twin = certs.make_ca()
     assert foreign_list(twin).names_issuer(as_ca(CA))
     assert not foreign_list(twin).is_signed_by(as_ca(CA))
+
+
+def test_list_with_the_highest_number_is_not_continued() -> None:
+    highest = (1 << 159) - 1
+    draft = draft_list(as_ca(CA), foreign_list(CA, number=highest - 1), [1], now=NOW)
+    assert draft.preview.number == highest
+    with pytest.raises(CertificateError, match="the new CRL has the highest CRLNumber"):
+        draft_list(as_ca(CA), draft.preview, [2], now=NOW)
