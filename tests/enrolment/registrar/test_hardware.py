@@ -56,7 +56,7 @@ def test_tpm_gets_its_certificate_and_each_renewal_is_attested_again(site: Site,
         with pytest.raises(ServiceError, match="does not give this chip"):
             enrolled(url(server), chip.key, request)
     assert site.decisions == [*(["challenged", "proven", "issued"] * 2), "refused"]
-    assert {facts["chip"] for facts in site.audit} == {ek(chip)}
+    assert {facts["chip"] for facts in site.audit if facts["decision"] != "received"} == {ek(chip)}
 
 
 def test_tpm_of_a_known_vendor_that_the_policy_does_not_name_is_refused(
