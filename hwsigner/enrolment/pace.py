@@ -109,7 +109,9 @@ def _replace(path: str, text: str) -> bool:
         return True
     new = f"{path}.new"
     os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-    with open(new, "w", encoding="utf-8") as file:
+    with suppress(FileNotFoundError):
+        os.unlink(new)  # Left by a killed process.
+    with open(new, "x", encoding="utf-8") as file:  # It follows no link.
         os.fchmod(file.fileno(), 0o644)
         file.write(text)
     os.replace(new, path)

@@ -91,6 +91,16 @@ def test_drop_in_changes_and_goes_with_the_life(machine: Machine) -> None:
     assert len(machine.calls) == 3
 
 
+def test_what_a_killed_run_left_is_replaced_and_no_link_is_followed(machine: Machine) -> None:
+    machine.drop_in.parent.mkdir(parents=True)
+    other = machine.home / "other"
+    other.write_text("kept")
+    machine.drop_in.with_name("50-hwsigner.conf.new").symlink_to(other)
+    machine.set_pace(HOUR)
+    assert [path.name for path in machine.drop_in.parent.iterdir()] == ["50-hwsigner.conf"]
+    assert other.read_text() == "kept"
+
+
 def test_long_life_writes_nothing(machine: Machine) -> None:
     assert machine.set_pace(10 * HOUR) == ""
     assert (list(machine.home.iterdir()), machine.calls) == ([machine.home / "bin"], [])
