@@ -32,6 +32,8 @@ _RSA_BITS = range(2048, 8193)
 _MOST_EXPONENT_BITS = 32
 _SLOW_KINDS = frozenset({"dsa", "dh", "1.2.840.113549.1.3.1"})  # The last is PKCS #3's.
 _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
+_USED_EXTENSIONS = ("basic_constraints", "key_usage", "extended_key_usage", "subject_alt_name")
+_MOST_PARSED_BYTES = 1024  # Of a name, and of an extension that is used. Those of real chips have some 200.
 _KNOWN_EXTENSIONS = frozenset(
     {
         *("basic_constraints", "key_usage", "extended_key_usage", "subject_alt_name", "subject_directory_attributes"),
@@ -64,10 +66,11 @@ class VendorCertificate:
         try:
             certificate = cls(Parsed.load(data).dump())
             # Parsed on first use, so use it here to find what is broken.
-            _ = certificate.extensions, certificate.public_key, certificate.subject, certificate.issuer
+            _ = certificate._names, certificate.extensions, certificate.public_key
+            _ = certificate.subject, certificate.issuer, certificate.unknown_critical
             _ = certificate.begin, certificate.end, certificate.is_ca, certificate.longest_path
-            parts = [part for value in certificate.extensions.values() for part in _parts(value)]
-            _ = certificate._names, certificate.unknown_critical, [part.native for part in parts]
+            used = [certificate.extensions[name] for name in _USED_EXTENSIONS if name in certificate.extensions]
+            _ = [part.native for one in used for part in _parts(one)]
         except UNREADABLE as error:
             raise AttestationError(f"{name} can't be read as a certificate", "Get another copy") from error
         return certificate
@@ -111,12 +114,15 @@ class VendorCertificate:
 
     @cached_property
     def extensions(self) -> dict[str, Any]:
-        """The extensions' values by asn1crypto's names, parsed; or by their OID, as octets, if it has none."""
+        """The extensions' values by asn1crypto's names, or by OID if it has none: parsed if used, otherwise octets."""
         extensions = list(self._body["extensions"])
         values = {item["extn_id"].native: item["extn_value"] for item in extensions}
         if len(values) < len(extensions):
             raise ValueError("an extension is there twice")
-        return {name: value if name[0].isdigit() else value.parsed for name, value in values.items()}
+        used = {name: values[name] for name in _USED_EXTENSIONS if name in values}
+        if any(len(value.contents) > _MOST_PARSED_BYTES for value in used.values()):
+            raise ValueError("an extension takes long to parse")
+        return values | {name: value.parsed for name, value in used.items()}
 
     @property
     def unknown_critical(self) -> list[str]:
@@ -281,7 +287,12 @@ def _comparable(name: Any) -> _Name:
     """Return a name in a form in which equal ones are equal (RFC 5280, 7.1): case and spaces do not count.
 
     asn1crypto's own comparison takes 50 ms for a name of 8 KiB.
+
+    Raises:
+        one of UNREADABLE: the name can't be read, or that takes long.
     """
+    if len(name.chosen.contents) > _MOST_PARSED_BYTES:
+        raise ValueError("a name takes long to parse")
     return tuple(frozenset((one["type"].dotted, _folded(one["value"].native)) for one in part) for part in name.chosen)
 
 

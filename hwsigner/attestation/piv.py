@@ -161,6 +161,8 @@ def _roots(
     trust: Trust,
 ) -> Iterator[str]:
     for root in trust.roots:
+        if not any(root.is_issuer(one) for one in (f9, *others)):
+            continue
         with suppress(AttestationError):
             _verify_chain(slot, f9, others, search.under(root))
             yield hashlib.sha256(root.der).hexdigest()

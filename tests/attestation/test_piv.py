@@ -284,13 +284,13 @@ def test_unknown_critical_extension_is_refused() -> None:
     assert "critical extension that is unknown here" in refusal(old_chain({**YUBIKEY, "1.2.3": b"\5\0"}, critical=True))
 
 
-@pytest.mark.parametrize("depth", [1200, 1900])
+@pytest.mark.parametrize("depth", [200, 1900])
 def test_extension_that_is_nested_too_deeply_is_refused(depth: int) -> None:
     value = b"\5\0"
     for _ in range(depth):
         value = b"\x30\x82" + len(value).to_bytes(2) + value
     assert (
-        refusal(old_chain({**YUBIKEY, "2.5.29.16": value})) == "the slot's certificate can't be read as a certificate"
+        refusal(old_chain({**YUBIKEY, "2.5.29.17": value})) == "the slot's certificate can't be read as a certificate"
     )
 
 

@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 from asn1crypto.core import ObjectIdentifier, OctetBitString
 from asn1crypto.core import Sequence as Elements
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
+import certs
 from attestation.chips import issue
 from attestation.test_chain import CA, Certified, read, refusal, trusting
 from hwsigner import attestation
@@ -121,6 +124,20 @@ def test_statement_is_refused_when_it_has_many_or_long_certificates(root: Certif
         search.read(der + bytes(7000), "a certificate")
     with pytest.raises(AttestationError, match="the certificates have more than 24576 bytes"):
         search.read(der + bytes(7000), "a certificate")
+
+
+@pytest.mark.parametrize("oid", ["2.5.29.15", "2.5.29.17", "2.5.29.19", "2.5.29.37"])
+def test_certificate_is_refused_when_an_extension_or_a_name_takes_long_to_parse(oid: str, root: Certified) -> None:
+    """A request for 24 KiB of alternative names took 0.1 s."""
+    long = x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), bytes(1025))
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "x" * 60)] * 20)
+    key = ec.generate_private_key(ec.SECP256R1())
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, certs.ago(1), certs.ago(-1))
+    for certificate in (issue("Leaf", root, long)[0], builder.sign(key, SHA256())):
+        with pytest.raises(AttestationError, match="can't be read as a certificate"):
+            Search(trusting(root)).read(certificate.public_bytes(Encoding.DER), "a certificate")
+    other = x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.31"), b"\x30\x82\4\0" + b"\x30\0" * 512)
+    assert Search(trusting(root)).read(issue("Leaf", root, other)[0].public_bytes(Encoding.DER), "a certificate").der
 
 
 def _rsa(bits: int, exponent: int) -> Any:

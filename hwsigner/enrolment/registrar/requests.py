@@ -32,6 +32,7 @@ _HARMLESS: tuple[x509.ExtensionType, ...] = (
     x509.KeyUsage(digital_signature=True, **_NO_USAGE),
     x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]),
 )
+_MOST_EXTENSIONS = len(_HARMLESS) + 1  # To write many takes long.
 
 
 def problem_with(request: CertificateRequest, machine: Machine) -> str:
@@ -43,6 +44,8 @@ def problem_with(request: CertificateRequest, machine: Machine) -> str:
         parsed = request.x509
         attributes = [attribute.oid for attribute in parsed.attributes]
         extensions = list(parsed.extensions)
+        if len(extensions) > _MOST_EXTENSIONS:
+            return f"the request has more than {_MOST_EXTENSIONS} extensions"
         written: bytes = request_info(parsed.subject, request.public_key(), extensions).dump()
     except _UNREADABLE:
         return "the request can't be read"

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 import certs
 from enrolment.registrar.sites import DNS, SUBJECT, request, tpm
+from hwsigner.enrolment.registrar import requests
 from hwsigner.enrolment.registrar.requests import problem_with
 from hwsigner.identity.certificate_request import CertificateRequest
 
@@ -96,6 +97,13 @@ def test_request_is_allowed_in_its_usual_form() -> None:
     assert problem_with(plain, tpm("1" * 64)) == ""
     key = rsa.generate_private_key(65537, 2048)
     assert problem_with(CertificateRequest(request(key, SUBJECT, *HARMLESS)), MACHINE) == ""
+
+
+def test_request_with_many_extensions_is_refused_before_they_are_written_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests, "request_info", lambda *_: pytest.fail("they were written"))
+    more = [x509.UnrecognizedExtension(x509.ObjectIdentifier(f"1.2.3.{number}"), b"\5\0") for number in range(5)]
+    asked = CertificateRequest(request(KEY, SUBJECT, *more))
+    assert problem_with(asked, MACHINE) == "the request has more than 4 extensions"
 
 
 @pytest.mark.filterwarnings("ignore:Attribute.s length")
