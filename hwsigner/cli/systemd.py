@@ -170,7 +170,7 @@ def _check_reachable(file: Path) -> None:
 
 def _check_owner(file: Path) -> None:
     """Check that only root can change what a path leads to: the file, its folders, and the links on the way."""
-    for place in _places(file):
+    for place in filter(os.path.lexists, _places(file)):  # A module in a zip file does not exist by itself.
         status = place.lstat()
         mode = stat.S_IMODE(status.st_mode)
         # In a folder with the sticky bit, such as /tmp, other users can't replace root's files.

@@ -351,6 +351,7 @@ def program(tmp_path: Path) -> Path:
 @pytest.mark.root
 def test_program_that_only_root_can_change_is_accepted(program: Path) -> None:
     systemd._check_owner(program)
+    systemd._check_owner(program / "in" / "a_zip.py")
     systemd._check_owner(Path("/usr/bin/env"))
 
 
