@@ -71,6 +71,7 @@ def _rows(enrolled: Enrolled) -> list[tuple[str, str]]:
     issued = "issued now" if enrolled.issued else "already there"
     return [
         ("Key", f"{enrolled.key.uri}, {'made now' if enrolled.made else 'already there'}"),
+        ("Place", enrolled.key.whereabouts),
         ("Certified", f"{leaf.subject}, expires {end:%Y-%m-%d}, {issued}"),
         *([("Timer", enrolled.timer)] if enrolled.timer else ()),
         *(("Note", note) for note in enrolled.notes),
@@ -83,7 +84,7 @@ def _data(name: str, enrolled: Enrolled) -> dict[str, Any]:
     return {
         "profile": name,
         "file": enrolled.file,
-        "key": {"uri": enrolled.key.uri, "made": enrolled.made},
+        "key": {"uri": enrolled.key.uri, "made": enrolled.made, "place": enrolled.key.whereabouts},
         "certificate": {**certificate, "issued": enrolled.issued},
         "notes": list(enrolled.notes),
         "awsConfig": enrolled.aws_config,

@@ -170,7 +170,7 @@ def key_rows(key: KeyDescription) -> Iterator[tuple[str, str]]:
     """Yield what is known of a key, a row each: its name and its text."""
     yield "URI", key.uri
     yield "Algorithm", (key.public_key and kind_of(key.public_key)) or "unknown"
-    yield "Place", key.place
+    yield "Place", key.whereabouts
     yield from (("Guard", guard) for guard in key.guards)
     yield from (("Note", note) for note in key.notes)
 

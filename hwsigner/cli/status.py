@@ -29,6 +29,13 @@ if TYPE_CHECKING:
 HELP = "show all profiles: key, certificate, session, agent"
 
 _COLUMNS = ("PROFILE", "KEY", "CERTIFICATE", "SESSION", "STATE", "PROBLEM")
+# By the scheme of a key URI. A file's content may have made it a TPM's.
+_PLACES = {
+    "tpm2": "TPM",
+    "file": "file that can be copied",
+    "env": "variable that can be copied",
+    "fd": "open file that can be copied",
+}
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
@@ -104,7 +111,7 @@ def _place(key: KeyURI | None) -> str:
         return ""
     if key.scheme == "pkcs11":
         return f"token {key.path.get('token', b'').decode('utf-8', 'replace')}".strip()
-    return {"tpm2": "TPM"}.get(key.scheme, key.scheme)
+    return _PLACES.get(key.scheme, key.scheme)
 
 
 def _end(certificate: Certificate | None) -> str:

@@ -8,7 +8,6 @@ import shlex
 import subprocess
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hwsigner.agent.client import ask_agents
 from hwsigner.doctor.profile_checks import ProfileState, no_pins, warnings_as_findings
@@ -20,9 +19,6 @@ from hwsigner.system import pcsc
 from hwsigner.system.files import check_no_pipe, open_trusted, read_text
 from hwsigner.system.users import reading_group
 from hwsigner.uri import KeyURI
-
-if TYPE_CHECKING:
-    from hwsigner.identity.certificate import Certificate
 
 TPM_DEVICE = "/dev/tpmrm0"
 NODE_CONFIG, NODE_PROGRAM = "/etc/aws/hybrid/config", "/usr/local/bin/aws_signing_helper"
@@ -47,7 +43,7 @@ def check_key(state: ProfileState) -> Iterator[Finding]:
     with warnings_as_findings() as unsafe:
         yield from _check_pin_file(own)
         yield from _check_pin(state.key, is_stored=own.has_pin)
-        yield from _check_public_key(state.key, state.leaf)
+        yield from _check_public_key(state, state.key)
     yield from unsafe
 
 
@@ -65,16 +61,20 @@ def _check_pin_file(uri: KeyURI) -> Iterator[Finding]:
         yield local.PIN_UNREADABLE.found_by(error)
 
 
-def _check_public_key(key: KeyURI, leaf: Certificate | None) -> Iterator[Finding]:
+def _check_public_key(state: ProfileState, key: KeyURI) -> Iterator[Finding]:
     try:
         if "path" in key.path:
             check_no_pipe(key.file, SigningKeyError)
-        public_key = describe_key(key, no_pins(), allow_modules=True).public_key
-    except PinError:
-        return  # The key is hidden behind its PIN.
+        described = describe_key(key, no_pins(), allow_modules=True)
+    except PinError:  # The key is hidden behind its PIN.
+        can_be_copied = ", from which it can be copied" if key.scheme in ("file", "env", "fd") else ""
+        state.facts["key"] = f"in {key.name}{can_be_copied}"
+        return
     except HwsignerError as error:
         yield local.KEY_UNUSABLE.found_by(error)
         return
+    state.facts["key"] = f"in {described.whereabouts}"
+    public_key, leaf = described.public_key, state.leaf
     if public_key and leaf and public_key != leaf.public_key():
         yield local.KEY_MISMATCH.found(f"the key {key.name} is not that of certificate {leaf.source}")
 

@@ -23,7 +23,7 @@ class ListedObject(NamedTuple):
         certificate: a certificate's DER bytes.
         is_hidden: whether it is shown only after a login. Before, only its public key is visible.
         pin_for_each_signature: CKA_ALWAYS_AUTHENTICATE.
-        notes: what else matters for its use, a few words each: `noDA`, `policy`.
+        notes: what else matters for its use, a few words each: `noDA`, `policy`, `can be copied`.
     """
 
     kind: Literal["key", "certificate"]

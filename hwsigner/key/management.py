@@ -81,6 +81,12 @@ class KeyDescription:
     properties: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
+    @property
+    def whereabouts(self) -> str:
+        """The place, and that the key can be copied from there, if that is known."""
+        can_be_copied = self.properties.get("extractable") or self.properties.get("sensitive") is False
+        return f"{self.place}, from which it can be copied" if can_be_copied else self.place
+
 
 @dataclass(frozen=True)
 class InstalledCertificate:

@@ -46,6 +46,7 @@ class TestWay:
     def test_one_command_goes_from_nothing_to_a_role(self, enrolment: Enrolment) -> None:
         rows = succeeds(enrolment.run("--dns", "bamboo-01.example.com"))
         assert "made now" in rows["Key"]
+        assert rows["Place"] == f"the file {enrolment.key}, from which it can be copied"
         assert "issued now" in rows["Certified"]
         assert rows["Next"] == "aws sts get-caller-identity --profile web"
         assert enrolment.gets_credentials()
@@ -77,7 +78,9 @@ class TestWay:
         pin = enrolment.scene.write("pin", softhsm.pin.encode())
         query = f"module-path={softhsm.module}&pin-source=file:{pin}"
         enrolment.key = f"pkcs11:token={softhsm.label};object=enroll?{query}"
-        assert succeeds(enrolment.run())["Key"].endswith(", made now")
+        rows = succeeds(enrolment.run())
+        assert rows["Key"].endswith(", made now")
+        assert rows["Place"] == f"token '{softhsm.label}'"
         assert enrolment.gets_credentials()
         assert "already there" in succeeds(enrolment.again())["Certified"]
         assert enrolment.issued == 1

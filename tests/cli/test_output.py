@@ -148,7 +148,7 @@ def test_enrolment_and_renewal(enrolment: Enrolment) -> None:
     early = read(call("renew", "web", "--if-due", JSON), "renew", alone=True)
     assert early == {"renewed": False, "profile": "web"}
     renewed = read(enrolment.renewal_by(enrolment.issuer(days="9"), JSON), "renew", alone=True)
-    assert renewed.keys() == {"renewed", "profile", "file", "subject", "notAfter", "oldKey"}
+    assert renewed.keys() == {"renewed", "profile", "file", "subject", "notAfter", "oldKey", "timer"}
 
 
 @pytest.mark.slow

@@ -50,7 +50,7 @@ def status(call: Call) -> dict[str, Any]:
 class TestStatus:
     def test_key_and_certificate_are_shown_without_an_agent(self, home: Home, call: Call) -> None:
         found = status(call)["web"]
-        assert found["key"] == {"uri": str(home.folder / "web.key"), "place": "file"}
+        assert found["key"] == {"uri": str(home.folder / "web.key"), "place": "file that can be copied"}
         assert found["certificate"]["subject"] == "CN=bamboo-01,OU=devops,O=Example,C=DE"
         assert found["certificate"]["notAfter"].endswith("Z")
         assert (found["agent"], found["problem"]) == (None, None)
@@ -114,7 +114,7 @@ class TestStatus:
         home.write_profiles(web={"certificate": home.folder / "web.p12", "private-key": ""})
         found = status(call)["web"]
         assert (found["certificate"], found["problem"]) == (None, None)
-        assert found["key"]["place"] == "file"
+        assert found["key"]["place"] == "file that can be copied"
 
     def test_profile_without_a_certificate_is_a_problem(self, home: Home, call: Call) -> None:
         home.write_profiles(web={"certificate": ""})

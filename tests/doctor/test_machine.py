@@ -153,6 +153,8 @@ class TestTpm:
 
     def test_sound_tpm_has_no_findings(self, patient: Patient, key: Path) -> None:
         assert patient.findings("--online") == []
+        facts = json.loads(patient.call("doctor", "--json").out)["facts"]
+        assert facts["web"]["key"].startswith(f"in the TPM that made the file {patient.key}, under the primary key")
 
     def test_lockout_is_named(self, patient: Patient, key: Path, swtpm: SoftTPM) -> None:
         def limit(number: int) -> None:
@@ -232,6 +234,8 @@ def test_token_gets_no_pin_without_online(patient: Patient, softhsm: InProcessSo
     uri = f"pkcs11:token={softhsm.label};object=web;type=private?module-path={softhsm.module}"
     patient.change({"private-key": f"{uri}&pin-value=wrong"})
     assert patient.names() <= {"setting-unsafe"}
+    facts = json.loads(patient.call("doctor", "--json").out)["facts"]
+    assert facts["web"]["key"] == f"in pkcs11:token={softhsm.label};object=web;type=private"  # It is hidden.
     assert patient.call("list", uri, "--json").out.count("an earlier try failed") == 0
     patient.change({"private-key": f"{uri}&pin-value={softhsm.pin}"})
     assert patient.names("--online") <= {"setting-unsafe"}

@@ -421,6 +421,17 @@ def test_no_secret_is_shown(patient: Patient, monkeypatch: pytest.MonkeyPatch) -
     assert not [word for word in ("AKIDSECRET", "hunter2") if word in outcome.out + outcome.err]
 
 
+def test_key_that_can_be_copied_is_a_fact_and_no_finding(patient: Patient) -> None:
+    shown = " ".join(patient.call("doctor").out.split())
+    assert f"web: key in the file {patient.key}, from which it can be copied" in shown
+    patient.openssl("pkcs8", "-topk8", "-in", "web.key", "-passout", "pass:x", "-out", "locked.key")
+    (patient.folder / "locked.key").chmod(0o600)
+    patient.change({"private-key": f"{patient.folder}/locked.key"})
+    assert patient.findings() == []
+    facts = json.loads(patient.call("doctor", "--json").out)["facts"]
+    assert facts["web"]["key"] == f"in {patient.folder}/locked.key, from which it can be copied"
+
+
 def test_endpoint_is_shown_with_what_chose_it(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
     url = f"{patient.emulator.url}/sessions"
     assert f"  web: endpoint {url} (--endpoint)" in patient.call("doctor").out.splitlines()
@@ -429,7 +440,7 @@ def test_endpoint_is_shown_with_what_chose_it(patient: Patient, monkeypatch: pyt
     facts = json.loads(patient.call("doctor", "--json").out)["facts"]
     host = "https://rolesanywhere-fips.us-east-1.amazonaws.com/sessions"
     why = f"region us-east-1 and use_fips_endpoint in [default] of {patient.folder}/.aws/config"
-    assert facts == {"web": {"endpoint": f"{host} ({why})"}}
+    assert facts["web"]["endpoint"] == f"{host} ({why})"
     patient.change({"use-fips-endpoint": False})
     assert "web: endpoint https://rolesanywhere.us-east-1.amazonaws.com/sessions" in patient.call("doctor").out
     monkeypatch.setenv("AWS_USE_DUALSTACK_ENDPOINT", "perhaps")

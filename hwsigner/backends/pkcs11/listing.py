@@ -6,7 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 
-from hwsigner.backends.pkcs11.functions import ObjectClass, TokenFlag
+from hwsigner.backends.pkcs11.functions import Attribute, ObjectClass, PKCS11Session, TokenFlag
 from hwsigner.backends.pkcs11.module import load_module
 from hwsigner.backends.pkcs11.objects import KeyObject, count_names, find_certificates, find_keys, key_kind, object_uri
 from hwsigner.backends.pkcs11.pairing import public_keys_of
@@ -95,7 +95,8 @@ def _objects(token: OpenToken, uri: KeyURI, place: KeyURI) -> tuple[ListedObject
     keys, certificates = find_keys(session, ObjectClass.PRIVATE_KEY, uri), find_certificates(session, uri)
     names, publics = count_names([*keys, *certificates]), public_keys_of(session, keys)
     listed = [
-        _listed_key(key, object_uri(key, place, uri, names), public) for key, public in zip(keys, publics, strict=True)
+        _listed_key(key, object_uri(key, place, uri, names), public)._replace(notes=_notes(session, key))
+        for key, public in zip(keys, publics, strict=True)
     ]
     if token.can_log_in or token.wants_login:
         shown = {key.id for key in keys}
@@ -123,6 +124,11 @@ def _listed_key(key: KeyObject, uri: str, public_key: bytes | None) -> ListedObj
         public_key=public_key,
         pin_for_each_signature=key.always_authenticate,
     )
+
+
+def _notes(session: PKCS11Session, private: KeyObject) -> tuple[str, ...]:
+    is_extractable = any(session.read(private.handle, (Attribute.EXTRACTABLE,)).get(Attribute.EXTRACTABLE, b""))
+    return ("can be copied",) if is_extractable else ()
 
 
 def _text(label: bytes) -> str:

@@ -64,7 +64,7 @@ def describe_file(uri: KeyURI, file: TSS2Key) -> KeyDescription:
     """Return what is known of the key in a file, from its content."""
     parent = HIERARCHIES.get(file.parent)
     under = f"the primary key of the {parent} hierarchy" if parent else f"the key at handle {file.parent:#010x}"
-    place = f"the file {uri.file}, for the TPM that made it, under {under}"
+    place = f"the TPM that made the file {uri.file}, under {under}"
     where = {"path": uri.file, "parent": parent or f"{file.parent:#010x}"}
     return _description(uri, place, where, file.public, _Use(True, file.policy, not file.empty_auth))
 

@@ -58,6 +58,7 @@ def _notes(public: TPMT_PUBLIC) -> tuple[str, ...]:
         "policy": not attributes & TPMA_OBJECT.USERWITHAUTH,
         "noDA": attributes & TPMA_OBJECT.NODA,
         "restricted": attributes & TPMA_OBJECT.RESTRICTED,
+        "can be copied": not (attributes & TPMA_OBJECT.FIXEDTPM and attributes & TPMA_OBJECT.FIXEDPARENT),
     }
     return tuple(name for name, holds in notes.items() if holds)
 

@@ -21,6 +21,7 @@ Calls = tuple[int, int]
 @pytest.fixture(scope="module")
 def tokens(loaded_shim: Shim) -> list[bytes]:
     """The public keys on tokens with few and with many keys. Half of them are in certificates, half in objects."""
+    loaded_shim.hsm.add_token("copies")
     publics = []
     for count in (FEW, MANY):
         loaded_shim.hsm.add_token(f"with {count}")
@@ -63,6 +64,13 @@ def test_list_makes_as_many_searches_for_many_keys_as_for_few(shim: Shim, tokens
     if log_in:
         keys = [one for token in found.values() for one in token.objects if one.kind == "key"]
         assert sorted(one.public_key or b"" for one in keys) == sorted(tokens)
+
+
+def test_extractable_key_is_listed_as_one_that_can_be_copied(shim: Shim, tokens: list[bytes]) -> None:
+    made = {"CLASS": PRIVATE_KEY, "KEY_TYPE": EC, "EC_PARAMS": P256, "VALUE": b"\1" * 32, "SIGN": True}
+    create(shim.hsm, "copies", *({**made, "LABEL": b"%d" % flag, "EXTRACTABLE": flag} for flag in (False, True)))
+    (token,) = list_tokens(f"pkcs11:token=copies?module-path={shim.path}", "1234", log_in=True)
+    assert {one.label: one.notes for one in token.objects} == {"0": (), "1": ("can be copied",)}
 
 
 def test_key_is_found_among_many_by_its_public_key_with_few_searches(shim: Shim, tokens: list[bytes]) -> None:

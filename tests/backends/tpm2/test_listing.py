@@ -112,6 +112,7 @@ def test_storage_and_endorsement_keys_are_told_apart_from_keys_that_sign(
         (SIGNING, ()),
         (f"{SIGNING}|noda", ("noDA",)),
         (f"{SIGNING}|restricted", ("restricted",)),
+        ("sensitivedataorigin|userwithauth|sign", ("can be copied",)),
     ],
 )
 def test_notes_are_those_of_the_public_area(
