@@ -6,10 +6,9 @@ that are throttled or fail on the way. Its errors are turned into those of hwsig
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -17,6 +16,7 @@ from functools import cached_property
 from itertools import islice
 from typing import Any
 
+from hwsigner.aws.answers import check_json, fits_model
 from hwsigner.aws.create_session import clock_difference
 from hwsigner.errors import (
     ConfigError,
@@ -132,22 +132,35 @@ class ServiceClient:
 
     def _answer(self, operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
         answer: dict[str, Any] = getattr(self._client, operation)(**parameters)
-        name = self._client.meta.method_to_api_mapping[operation]
-        shape = self._client.meta.service_model.operation_model(name).output_shape
+        shape = self._shape(operation)
         if shape is not None and shape.members and not shape.members.keys() & answer.keys():
             raise not_from_aws(self._action(operation))
+        self._check(operation, answer)
         return answer
 
     def _pages(self, operation: str, member: str, parameters: dict[str, Any]) -> Iterator[Any]:
         if not self._client.can_paginate(operation):
-            yield from getattr(self._client, operation)(**parameters).get(member, [])
+            page = getattr(self._client, operation)(**parameters)
+            self._check(operation, page)
+            yield from page.get(member, [])
             return
         pages = iter(self._client.get_paginator(operation).paginate(**parameters))
         for page in islice(pages, _MOST_PAGES):
+            self._check(operation, page)
             yield from page.get(member, [])
         if next(pages, None) is not None:
             problem = f"the answer to {self._action(operation)} has no end: {_MOST_PAGES} pages, and more follow"
             raise ServiceError(problem, "Check --endpoint and look for a proxy")
+
+    def _check(self, operation: str, answer: dict[str, Any]) -> None:
+        """Check that an answer is as the service's model says: botocore's parsers take a text for a list, and so on."""
+        shape = self._shape(operation)
+        if shape is not None and not fits_model(answer, shape):
+            raise not_from_aws(self._action(operation))
+
+    def _shape(self, operation: str) -> Any:
+        name = self._client.meta.method_to_api_mapping[operation]
+        return self._client.meta.service_model.operation_model(name).output_shape
 
     def _action(self, operation: str) -> str:
         """Return an operation as policies name it: "iam:GetRole"."""
@@ -225,7 +238,7 @@ class ServiceClients:
             endpoint = self._endpoint or endpoint_of_variables(service)
             client = self._session.client(service, region_name=region, endpoint_url=endpoint, config=config)
         if "json" in client.meta.service_model.metadata["protocol"]:
-            client.meta.events.register("response-received", _check_json)
+            client.meta.events.register("response-received", check_json)
         return ServiceClient(client)
 
     def _iam_region(self) -> str | None:
@@ -241,25 +254,6 @@ def _resource(parameters: dict[str, Any]) -> str:
 def not_from_aws(what: str) -> ServiceError:
     """Return the error for an answer that is not what the service's model says."""
     return ServiceError(f"the answer to {what} is not from AWS", "Check --endpoint and look for a proxy")
-
-
-def _check_json(response_dict: Mapping[str, Any] | None, **_: Any) -> None:
-    """Check that a successful answer is a JSON object, as botocore takes anything else for an empty one.
-
-    For botocore's event "response-received".
-
-    Raises:
-        ResponseParserError: it is not. `translated` names the call.
-    """
-    from botocore.parsers import ResponseParserError
-
-    if response_dict and 200 <= response_dict["status_code"] < 300:  # None if there was no answer.
-        try:
-            is_object = isinstance(json.loads(response_dict["body"] or b"{}"), dict)
-        except (ValueError, RecursionError):
-            is_object = False
-        if not is_object:
-            raise ResponseParserError("not a JSON object")
 
 
 @contextmanager

@@ -65,7 +65,8 @@ def run(arguments: Arguments) -> int:
             profile = arguments.profile or arguments.config_profile or ""
             audit.give_self(profile, credentials)
     _print(f"{credentials.process_json()}\n")
-    if problem := shortened(credentials, request.duration, utc_now()):
+    asked = vars(arguments.settings).get("session_duration", 0)  # The default is not asked for.
+    if problem := shortened(credentials, asked, utc_now()):
         report(f"warning: {problem}")  # No HwsignerWarning: with --strict, the credentials would not be given.
     given = {flag.attribute: value for flag, value in arguments.given}
     if _only_profile(given) and arguments.settings.agent == "auto":

@@ -84,7 +84,9 @@ def _lines(examination: Examination) -> Iterator[str]:
     of = f"profile {names[0]}" if len(names) == 1 else f"{len(names) or 'no'} profile{'s' if names else ''}"
     found = f"{number} finding{'s' if number > 1 else ''}" if number else coloured("Nothing is wrong", GREEN)
     yield f"{found}: {printable(of)}"
-    yield from (indented(f"{name}: {fact} {text}") for name, known in facts.items() for fact, text in known.items())
+    for name, known in facts.items():
+        for fact, text in known.items():
+            yield indented(f"{name}: {fact} {text}")
     for one in findings:
         yield ""
         yield coloured(printable(f"{one.profile}: {one.id}") if one.profile else one.id, RED)

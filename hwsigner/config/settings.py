@@ -351,6 +351,7 @@ def service(values: Settings, environ: Mapping[str, str] = os.environ) -> Servic
     Raises:
         UsageError: an ARN, the region, the endpoint or an environment variable is invalid.
     """
+    from hwsigner.aws.create_session import find_service
     from hwsigner.aws.region import check_arns
 
     region = check_arns(
@@ -360,17 +361,6 @@ def service(values: Settings, environ: Mapping[str, str] = os.environ) -> Servic
         region=values.region,
         name=values.profile_name or "",
     )
-    return service_of_region(values, region, environ)
-
-
-def service_of_region(values: Settings, region: str, environ: Mapping[str, str]) -> Service:
-    """Return the service of a region, from the values and the environment.
-
-    Raises:
-        UsageError: the region, the endpoint or an environment variable is invalid.
-    """
-    from hwsigner.aws.create_session import find_service
-
     found = find_service(
         region,
         endpoint=values.endpoint,

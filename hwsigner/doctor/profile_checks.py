@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from hwsigner.aws.config_file import read_config
+from hwsigner.aws.create_session import find_service
 from hwsigner.aws.region import Arn, EndpointFlags, parse_arn, region_of, sessions_endpoint
 from hwsigner.config import settings
 from hwsigner.config.flags import ARNS, IN_PROFILES, session_duration
@@ -233,7 +234,10 @@ def _check_region(state: ProfileState, region: str) -> Iterator[Finding]:
         yield local.PROXY_INVALID.found_by(error)
         return
     try:
-        transport = settings.service_of_region(values, region, environ).transport
+        _, fips, dual_stack = flags
+        transport = find_service(
+            region, endpoint=given, fips=fips, dual_stack=dual_stack, verify=verify, environ=environ
+        ).transport
         if transport.cas and transport.cas.file:
             check_no_pipe(transport.cas.file, ConfigError)
         transport.read_cas()

@@ -114,11 +114,13 @@ def test_find_returns_none_when_there_is_no_such_resource() -> None:
 
 def test_items_are_those_of_all_pages() -> None:
     client = ServiceClients(REGION).rolesanywhere
-    pages: list[dict[str, Any]] = [{"profiles": [{"name": "a"}], "nextToken": "more"}, {"profiles": [{"name": "b"}]}]
+    arns = [f"arn:aws:rolesanywhere:{REGION}:123456789012:profile/{each}" for each in "ab"]
+    pages: list[dict[str, Any]] = [{"profiles": [{"profileArn": each}]} for each in arns]
+    pages[0]["nextToken"] = "more"
     with Stubber(client._client) as stub:
         stub.add_response("list_profiles", pages[0], {})
         stub.add_response("list_profiles", pages[1], {"nextToken": "more"})
-        assert [item["name"] for item in client.items("list_profiles", "profiles")] == ["a", "b"]
+        assert [item["profileArn"] for item in client.items("list_profiles", "profiles")] == arns
 
 
 @pytest.mark.parametrize("tokens", [["again"], ["one", "other"]])
@@ -153,6 +155,14 @@ _ODD = [
     *(_XML % b"<MaxSessionDuration>x</MaxSessionDuration>", _XML % b"<Tags><member>1</member></Tags>"),
     _XML % (b"<AssumeRolePolicyDocument>" + b"[" * 100_000 + b"</AssumeRolePolicyDocument>"),
 ]
+
+
+@pytest.mark.parametrize("odd", [1, "x", {}, [None], ["x"], [{}], [{"profileArn": "x"}], [{"profileArn": 1}]])
+def test_answer_that_is_not_as_the_model_says_is_an_error_of_the_service(odd: Any) -> None:
+    client = ServiceClients(REGION).rolesanywhere
+    client._check("list_profiles", {"profiles": [{"profileArn": ROLE_ARN, "roleArns": [ROLE_ARN]}]})
+    with pytest.raises(ServiceError, match="rolesanywhere:ListProfiles is not from AWS"):
+        client._check("list_profiles", {"profiles": odd})
 
 
 @pytest.mark.parametrize("status", [200, 307, 400, 403])

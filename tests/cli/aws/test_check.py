@@ -6,7 +6,10 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
 import certs
+from hwsigner.aws.apis import ServiceClient
 from hwsigner.emulator import Emulator, World
 from hwsigner.trust_policy.writing import write_trust_policy
 from json_output import read
@@ -442,3 +446,50 @@ def test_long_lists_are_read_to_the_last_page(account: Account) -> None:
         plane.create_profile(name=f"many-{number}", roleArns=[account.role], enabled=True)
     ways = json.loads(account.check("--json").out)["facts"]["ways to the role"]
     assert sum("many-" in each for each in ways) == 30
+
+
+_ODD: tuple[Any, ...] = (None, 1, "x", "\ud800", [], {}, ["x"], [{}])
+
+
+def _places(value: Any, *place: Any) -> Iterator[tuple[Any, ...]]:
+    """Yield where an answer has something, as keys and indices."""
+    if place:
+        yield place
+    for key, each in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        if key != "ResponseMetadata":
+            yield from _places(each, *place, key)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["check", "setup"])
+def test_odd_value_in_an_answer_is_no_internal_error(
+    command: str, account: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account.import_crl(enabled=True)
+    (account.folder / "ca.pem").write_bytes(account.ca.pem)
+    check, answers = ServiceClient._check, dict[str, Any]()
+    planted: list[tuple[str, tuple[Any, ...], Any]] = []
+
+    def plant(client: ServiceClient, operation: str, answer: Any) -> None:
+        answers.setdefault(operation, deepcopy(answer))
+        for _, place, odd in (each for each in planted[-1:] if each[0] == operation):
+            part = reduce(getitem, place[:-1], answer)
+            if odd is _ODD:
+                del part[place[-1]]
+            else:
+                part[place[-1]] = odd
+        check(client, operation, answer)
+
+    def run() -> Outcome:
+        if command == "check":
+            return account.check()
+        flags = ("--ca", account.folder / "ca.pem", "--role=web", "--match=CN=bamboo-01", "--region", REGION)
+        more = ("--policy=arn:aws:iam::aws:policy/ReadOnlyAccess", "--endpoint", account.emulator.url)
+        return account.call("aws", "setup", "--plan", *flags, *more)
+
+    monkeypatch.setattr(ServiceClient, "_check", plant)
+    assert run().status in (0, 1)
+    for operation, answer in [*answers.items()]:
+        for number, place in enumerate([*_places(answer)][::3]):
+            planted.append((operation, place, (*_ODD, _ODD)[number % 9]))
+            assert "internal error" not in run().err, planted[-1]
