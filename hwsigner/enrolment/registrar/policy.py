@@ -120,14 +120,20 @@ def add_machine(path: str, machine: Machine, *, replace: bool = False) -> bool:
 
     def edit(data: bytes) -> bytes:
         nonlocal changed
-        existing = _parse(data, path).machines.get(machine.name)
+        before = _parse(data, path).machines
+        existing = before.get(machine.name)
         if existing == machine:
             return data
         if existing and not replace:
             problem = f"{path} has {machine.name} already, with another chip or other names"
             raise ConfigError(problem, "Name the machine with --name, or replace it with --replace")
+        wanted = {**before, machine.name: _machine(machine.name, machine.values(), path)}
+        _check_chips(wanted, path)
         edited = _with_machine(data.decode(), machine, existing).encode()
-        policy = _parse(edited, path)  # Not written if another machine has this chip.
+        policy = RegistrarPolicy(wanted)
+        if not _is_policy(edited, policy, path):
+            hint = "Write each machine as a table, below a line [machine.NAME]"
+            raise ConfigError(f"{path} is written in a form that can't be added to", hint)
         remarks[:] = [text for names, text in policy.remarks() if machine.name in names]
         changed = True
         return edited
@@ -137,6 +143,14 @@ def add_machine(path: str, machine: Machine, *, replace: bool = False) -> bool:
         hint = "A role that trusts one by its subject trusts all. If you did not mean that, change one"
         warnings.warn(HwsignerWarning(text, hint), stacklevel=2)
     return changed
+
+
+def _is_policy(data: bytes, policy: RegistrarPolicy, path: str) -> bool:
+    """Return whether these bytes are this policy: tomlkit breaks some dotted keys."""
+    try:
+        return _parse(data, path) == policy
+    except ConfigError:
+        return False
 
 
 def _with_machine(text: str, machine: Machine, existing: Machine | None) -> str:
@@ -166,12 +180,16 @@ def _parse(data: bytes, path: str) -> RegistrarPolicy:
     if document or not isinstance(tables, dict):
         raise ConfigError(f"{path} has more than tables [machine.NAME]", "Remove it, or fix its name")
     machines = {name: _machine(name, table, path) for name, table in tables.items()}
+    _check_chips(machines, path)
+    return RegistrarPolicy(machines)
+
+
+def _check_chips(machines: Mapping[str, Machine], path: str) -> None:
     chips: dict[tuple[str, str], str] = {}
     for name, machine in machines.items():
         other = chips.setdefault((machine.format, machine.chip), name)
         if other != name:
             raise ConfigError(f"{path} has one chip twice, as {other} and {name}", "Remove one: a chip has one name")
-    return RegistrarPolicy(machines)
 
 
 def _machine(name: str, table: Any, path: str) -> Machine:

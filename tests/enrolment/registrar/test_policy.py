@@ -126,6 +126,15 @@ def test_machine_is_added_to_inline_tables(path: Path, text: str) -> None:
     assert read_policy(str(path)).machines == {**before, "web-01": tpm(ONE)}
 
 
+def test_policy_that_can_not_be_added_to_stays_as_it_is(path: Path) -> None:
+    text = f'machine.a.tpm = "{TWO}"\nmachine.a.subject = "CN=a"\n'
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="is written in a form that can't be added to") as caught:
+        add_machine(str(path), tpm(ONE))
+    assert "[machine.NAME]" in caught.value.hint
+    assert path.read_text() == text
+
+
 def test_adding_a_machine_keeps_comments_and_all_else(path: Path) -> None:
     assert add_machine(str(path), tpm(TWO, "web-02", "CN=web-02,OU=web", ("web-02.example.com",)))
     text = path.read_text()
