@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import stat
 from pathlib import Path
 
 import pytest
@@ -172,6 +173,62 @@ def test_pin_comes_from_an_encrypted_credential(machine: Machine) -> None:
     done("systemctl", "restart", "hwsigner-agent.service")
     assert "SessionToken" in credentials("pin", "alice")
     assert "SessionToken" in credentials("web", "www-data")
+
+
+def test_unit_with_a_dynamic_user_is_served_by_its_group_and_has_its_audit_line(machine: Machine) -> None:
+    before = CONFIG.read_text()
+    done("groupadd", "--system", "aws-web")
+    machine.profile("dynamic", "handle:0x81000110", 'allow-users = ["@aws-web"]')
+    with CONFIG.open("a") as config:
+        config.write('[monitoring]\naudit-log = "/var/log/hwsigner/audit.log"\naudit = "required"\n')
+    (DROP_INS / "proc.conf").write_text("[Service]\nProtectProc=default\n")
+    done("systemctl", "daemon-reload")
+    done("systemctl", "restart", "hwsigner-agent.service")
+    unit = ("systemd-run", "--wait", "--pipe", "--property=DynamicUser=yes")
+    ask = (str(BIN / "hwsigner-credentials"), "--profile", "dynamic")
+    asked = done(
+        *unit, "--unit=dynamic", "--property=SupplementaryGroups=aws-web", "sh", "-c", f"id -u; {' '.join(ask)}"
+    )
+    uid, _, printed = asked.partition("\n")
+    assert "SessionToken" in json.loads(printed)
+    assert run(*unit, *ask).returncode == 7
+    [line] = map(json.loads, Path("/var/log/hwsigner/audit.log").read_text().splitlines())
+    assert (line["uid"], line["profile"], line["unit"]) == (int(uid), "dynamic", "dynamic.service")
+    assert line["pidfd_id"] > 0
+    CONFIG.write_text(before)
+    (DROP_INS / "proc.conf").unlink()
+    done("systemctl", "daemon-reload")
+    done("systemctl", "restart", "hwsigner-agent.service")
+
+
+def test_key_comes_from_a_credential_and_is_not_warned_of(machine: Machine) -> None:
+    key = Path("/etc/credstore.encrypted/file.key")
+    plain = Path("/run/file.key")
+    done(HWSIGNER, "keygen", plain)
+    done("systemd-creds", "encrypt", "--with-key=tpm2", f"--name={key.name}", plain, key)
+    machine.profile("file", str(plain), 'allow-users = ["alice"]')
+    plain.unlink()
+    given = Path("/run/credentials/hwsigner-agent.service", key.name)
+    CONFIG.write_text(CONFIG.read_text().replace(str(plain), str(given)))
+    (DROP_INS / "key.conf").write_text(f"[Service]\nLoadCredentialEncrypted={key.name}:{key}\n")
+    done("systemctl", "daemon-reload")
+    done("systemctl", "restart", "hwsigner-agent.service")
+    assert "SessionToken" in credentials("file", "alice")
+    status = given.stat()
+    assert (stat.S_IMODE(status.st_mode), status.st_uid) in ((0o440, 0), (0o400, int(done("id", "-u", "hwsigner"))))
+    assert str(given) not in done(
+        "journalctl", "--no-pager", "-o", "cat", "-u", "hwsigner-agent.service", "-p", "warning"
+    )
+    unit = (
+        "systemd-run",
+        "--wait",
+        "--pipe",
+        "--property=DynamicUser=yes",
+        f"--property=LoadCredentialEncrypted={key.name}:{key}",
+    )
+    done(
+        *unit, "sh", "-c", f"{HWSIGNER} csr --strict $CREDENTIALS_DIRECTORY/{key.name} --subject=CN=x --out=/tmp/x.csr"
+    )
 
 
 def test_key_with_a_policy_signs_until_its_pcr_changes(machine: Machine) -> None:
