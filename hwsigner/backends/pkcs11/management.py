@@ -77,6 +77,7 @@ def delete_key(uri: KeyURI, pins: PinSource, confirm: Confirm) -> tuple[str, ...
         confirm(lines)
         for one in doomed:
             destroy(token, session, one)
+        Mark(token, doomed[0].object.label).remove()
         return lines
 
 

@@ -242,6 +242,15 @@ def test_description_of_half_a_key_says_that_it_is_not_whole(hsm: InProcessSoftH
     assert "Run the same hwsigner enroll or keygen again" in caught.value.hint
 
 
+def test_key_is_no_longer_marked_once_its_rest_was_deleted(hsm: InProcessSoftHSM) -> None:
+    half_made(hsm)
+    delete_key(uri_of(hsm), lambda _: None, "1234")
+    half_made(hsm)
+    with pytest.raises(KeyMismatchError, match="has no public key"):
+        enrol(hsm)
+    assert private_keys(hsm) == 1
+
+
 def test_key_is_no_longer_marked_once_it_is_made(hsm: InProcessSoftHSM) -> None:
     generate_key(uri_of(hsm), pin="1234")
     hsm.delete("pubkey", ID, hsm.label)
