@@ -47,8 +47,8 @@ def check_files(environ: Mapping[str, str], check_command: CheckCommand | None) 
     path, keys_path = config_path(environ), credentials_path(environ)
     config, problem = _read(path, is_named=bool(environ.get("AWS_CONFIG_FILE")))
     keys, keys_problem = _read(keys_path, is_named=False)
-    yield from (each for each in (problem, keys_problem) if each)
-    names = Counter(name for section in config if (name := profile_of_section(section)))
+    yield from filter(None, (problem, keys_problem))
+    names = Counter(filter(None, map(profile_of_section, config)))
     known = {*names, *keys}
     for section, values in config.items():
         yield from _check_section(section, values, path)
