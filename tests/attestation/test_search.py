@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import time
 from contextlib import nullcontext
+from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 import pytest
@@ -14,13 +16,16 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import certs
 from attestation.chips import issue
 from attestation.test_chain import CA, Certified, read, refusal, trusting
+from examples import scaled
 from hwsigner import attestation
 from hwsigner.attestation import chain as chain_module
-from hwsigner.attestation.chain import VendorCertificate, in_usual_form, verifies
+from hwsigner.attestation.chain import Trust, VendorCertificate, in_usual_form, verifies
 from hwsigner.attestation.documents import new
 from hwsigner.attestation.search import MOST_CERTIFICATES, MOST_CHECKS, MOST_SECONDS, Search
 from hwsigner.errors import AttestationError
@@ -53,6 +58,52 @@ def test_issuer_is_found_when_its_name_differs_in_case_or_spaces(root: Certified
     again = issue(name, None, CA, key=root[1])
     assert Search(trusting(root)).verify(read(issue("Leaf", again)))
     assert "leads to none of the roots" in refusal(root, issue("Leaf", issue("Roots", None, CA, key=root[1])))
+
+
+_KEYS = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
+_CERTIFICATES = st.tuples(
+    st.sampled_from("ab"),  # The subject.
+    st.sampled_from("ab"),  # The issuer.
+    st.integers(0, 1),  # The key.
+    st.integers(0, 1),  # The issuer's key.
+    st.sampled_from([None, 0, 1, 2]),  # The path length.
+    st.booleans(),  # Whether it is valid.
+)
+
+
+@cache
+def _made(subject: str, issuer: str, key: int, by: int, longest: int | None, is_valid: bool) -> VendorCertificate:
+    authority = issue(issuer, None, key=_KEYS[by])
+    constraints = x509.BasicConstraints(ca=True, path_length=longest)
+    return read(issue(subject, authority, constraints, key=_KEYS[key], days=(-1, 1) if is_valid else (-2, -1)))
+
+
+def _has_chain(trust: Trust, path: tuple[VendorCertificate, ...], others: list[VendorCertificate]) -> bool:
+    """Return whether any order of the others leads from a leaf to a root."""
+    below = len(path) - 1
+
+    def fits(one: VendorCertificate) -> bool:
+        is_issuer = one.is_issuer(path[-1]) and path[-1].is_signed_by(one.public_key)
+        return is_issuer and one.longest_path >= below and trust.is_valid(one)
+
+    return any(map(fits, trust.roots)) or any(
+        _has_chain(trust, (*path, one), others) for one in others if one not in path and fits(one)
+    )
+
+
+@settings(max_examples=scaled(200))
+@given(st.lists(_CERTIFICATES, min_size=1, max_size=2), st.lists(_CERTIFICATES, max_size=4), st.integers(0, 1))
+def test_chain_is_found_if_any_order_of_the_certificates_makes_one(roots: Any, others: Any, by: int) -> None:
+    trust = Trust(tuple(_made(*one) for one in roots), datetime.now(UTC))
+    certificates, leaf = [_made(*one) for one in others], _made("leaf", "a", 0, by, None, True)
+    expected = _has_chain(trust, (leaf,), certificates)
+    try:
+        chain = Search(trust).verify(leaf, certificates)
+    except AttestationError:
+        assert not expected
+    else:
+        assert expected
+        assert chain[-1] in trust.roots
 
 
 # The limits
