@@ -45,8 +45,8 @@ _MISSING = re.compile(
     r"(?: on resource: (?P<resource>.+?))?(?P<reason> because .*| with an explicit deny.*)?$"
 )
 _SHOWN_CHARACTERS = 500
-# More than an account can have of what is listed, apart from subjects, and an end for a server that always has more.
-_MOST_PAGES = 1000
+# An end for a server that always has more. A large fleet has many pages of subjects.
+_MOST_PAGES = 5000
 _MAKING_CLIENTS = "boto3"
 # What botocore's parsers raise for an answer of another shape or encoding, and its clients for an invalid setting.
 _BREAKAGES = (AttributeError, LookupError, OverflowError, RuntimeError, TypeError, ValueError)
@@ -149,7 +149,7 @@ class ServiceClient:
             self._check(operation, page)
             yield from page.get(member, [])
         if next(pages, None) is not None:
-            problem = f"the answer to {self._action(operation)} has no end: {_MOST_PAGES} pages, and more follow"
+            problem = f"the answer to {self._action(operation)} has more than {_MOST_PAGES} pages"
             raise ServiceError(problem, "Check --endpoint and look for a proxy")
 
     def _check(self, operation: str, answer: dict[str, Any]) -> None:
