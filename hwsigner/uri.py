@@ -41,12 +41,14 @@ _DER_START = r"M[A-P][A-Za-z0-9+/=\s]{98}"  # A SEQUENCE, of more bytes than the
 _A_TOKENS, _A_TPMS = "pkcs11:token=alpha;object=web", "tpm2:path=web.tss2 or handle:0x81000100"
 _MEANT = {
     r"(0x)?(81[0-9a-f]{6})": r"handle:0x\2",
+    r"0x[0-9a-f]+:?": "handle:0x81000100",
     r"/dev/tpm\w*": r"tpm2:path=web.tss2?tcti=device:\g<0>",
     r".*\.(tss2?|tpm2?)": r"tpm2:path=\g<0>",
-    r"(tpm|tpmrm|tpm-?2\.?|tss|tabrmd|swtpm|mssim|handle|nv)[0-9]*": _A_TPMS,
+    r"(tpm|tpmrm|tpm[ -]?2\.?|tss|tabrmd|swtpm|mssim|handle|nv)[0-9]*": _A_TPMS,
     r"(handle|path|nv)=.*": r"tpm2:\g<0>",
     r"yubi\w*|piv|ykcs11|(slot)?[ -]?(9[acde]|8[2-9a-f]|9[0-5])": "pkcs11:token=YubiKey%20PIV%20%23SERIAL;id=%01",
-    r"pkcs-?#?11|p11(-kit)?|cryptoki|token|\w*hsm2?|smart-?card|opensc|nitrokey|slot[0-9]*|/dev/(?!shm/).*": _A_TOKENS,
+    r"pkcs-?#?11|p11(-kit)?|cryptoki|token|[\w-]*hsm2?|smart[ -]?card|opensc|nitrokey|slot[0-9]*": _A_TOKENS,
+    r"/dev/(?!shm/).*": _A_TOKENS,
     r".*\.so(\.[0-9.]+)?": rf"{_A_TOKENS}?module-path=\g<0>",
     r"(token|object|id|serial|slot-id|manufacturer|model|type)=.*": r"pkcs11:\g<0>",
 }

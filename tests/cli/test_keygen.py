@@ -182,10 +182,11 @@ def test_file_is_named_like_a_uri_only_on_purpose(
     [
         ("0x81000100", "handle:0x81000100"),
         ("81000100", "handle:0x81000100"),
+        ("0x8100", "handle:0x81000100"),
         ("web.tss2", "tpm2:path=web.tss2"),
         ("folder/web.TSS", "tpm2:path=folder/web.TSS"),
         ("web.tpm", "tpm2:path=web.tpm"),
-        *((name, "tpm2:path=web.tss2 or handle:0x81000100") for name in ("tpm", "TPM2", "tpm0", "tpmrm0", "tabrmd")),
+        *((name, "tpm2:path=web.tss2 or handle:0x81000100") for name in ("tpm", "TPM2", "tpm 2.0", "tpm0", "tabrmd")),
         ("handle=0x81000100", "tpm2:handle=0x81000100"),
         *(
             (name, "pkcs11:token=YubiKey%20PIV%20%23SERIAL;id=%01")
