@@ -128,11 +128,13 @@ def test_client_waits_for_an_agent_whose_first_start_hangs(machine: Machine) -> 
     (DROP_INS / "hang.conf").write_text(f"[Service]\nTimeoutStartSec=8\n{hang}\n")
     done("systemctl", "daemon-reload")
     done("systemctl", "restart", "--no-block", "hwsigner-agent.service")
-    wait_until(Path("/var/lib/hwsigner/started").exists)
-    assert "SessionToken" in credentials("web", "www-data")
-    (DROP_INS / "hang.conf").unlink()
-    done("systemctl", "daemon-reload")
-    done("systemctl", "restart", "hwsigner-agent.service")
+    try:
+        wait_until(Path("/var/lib/hwsigner/started").exists)
+        assert "SessionToken" in credentials("web", "www-data")
+    finally:
+        (DROP_INS / "hang.conf").unlink()
+        done("systemctl", "daemon-reload")
+        done("systemctl", "restart", "hwsigner-agent.service")
 
 
 def test_refusal_is_a_warning_in_the_journal(machine: Machine) -> None:
