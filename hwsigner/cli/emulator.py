@@ -1,4 +1,4 @@
-"""`hwsigner emulator`: serve a local IAM Roles Anywhere and sts:GetCallerIdentity until stopped."""
+"""`hwsigner emulator`: serve a local IAM Roles Anywhere, IAM and STS until stopped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A local, strict AWS: IAM Roles Anywhere (CreateSession, control plane), IAM for roles, and sts:GetCallerIdentity.
+"""A local, strict AWS: IAM Roles Anywhere (CreateSession, control plane), IAM for roles, and STS.
 
 It also verifies requests that are signed for other services, and responds with what it found. It is written from the
 specification and shares no code with the client. Two independent implementations that agree are evidence.

@@ -1,4 +1,4 @@
-"""Requests signed with an access key (AWS4-HMAC-SHA256): sts:GetCallerIdentity, and requests to any other service."""
+"""Requests signed with an access key (AWS4-HMAC-SHA256): to STS, and to any other service."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ import re
 from collections.abc import Callable
 from datetime import datetime
 from typing import NamedTuple
-from xml.sax.saxutils import escape
 
 from hwsigner.emulator.arns import REGION
-from hwsigner.emulator.canonical import body_hash, canonical_request, query_pairs
+from hwsigner.emulator.canonical import body_hash, canonical_request
 from hwsigner.emulator.record import Record
-from hwsigner.emulator.refusals import STS_NAMESPACE, Family, RefusalError, family_of, json_response, refusal
+from hwsigner.emulator.refusals import Family, family_of, json_response, refusal
 from hwsigner.emulator.signature import (
     Authorization,
     Flaw,
@@ -30,7 +29,6 @@ from hwsigner.emulator.wire import Request, Response
 
 ALGORITHM = "AWS4-HMAC-SHA256"
 UNSIGNED_PAYLOAD = "UNSIGNED-PAYLOAD"
-_ACTION = ("GetCallerIdentity", "2011-06-15")
 _HASH = "x-amz-content-sha256"
 _SHA256 = re.compile("[0-9a-f]{64}")
 _SIGNED_IF_SENT = {"content-md5", "content-type"}
@@ -42,13 +40,6 @@ class Signed(NamedTuple):
     caller: Credentials
     authorization: Authorization
     payload: str
-
-
-def is_for_sts(request: Request) -> bool:
-    """Return whether a request is for STS: POST /, and either signed for STS or asking for GetCallerIdentity."""
-    if (request.method, request.target) != ("POST", "/"):
-        return False
-    return claimed_service(request) == "sts" or _action(request) == _ACTION
 
 
 def describe(record: Record, signed: Signed) -> Response:
@@ -76,25 +67,15 @@ class AccessKeyService:
         self._vault = vault
         self._clock = clock
 
-    def get_caller_identity(self, record: Record) -> Response:
-        """Verify a request and name its caller, in XML."""
-        _check_action(record.request)
+    def authenticate_for_sts(self, record: Record) -> Credentials:
+        """Verify a request to STS, and return its caller."""
         try:
             authorization = read_authorization(record.request)
             if authorization.service != "sts":
                 raise SignatureError("Credential should be scoped to the service sts", Flaw.SCOPE)
-            caller = self._verify(record, authorization)
+            return self._verify(record, authorization)
         except SignatureError as error:
             raise refusal(error, Family.STS) from error
-        fields = (("Arn", caller.arn), ("UserId", caller.user_id), ("Account", caller.account))
-        result = "".join(f"<{name}>{escape(value)}</{name}>" for name, value in fields)
-        body = (
-            f'<GetCallerIdentityResponse xmlns="{STS_NAMESPACE}">'
-            f"<GetCallerIdentityResult>{result}</GetCallerIdentityResult>"
-            f"<ResponseMetadata><RequestId>{record.request_id}</RequestId></ResponseMetadata>"
-            "</GetCallerIdentityResponse>"
-        )
-        return Response(200, "text/xml", body.encode())
 
     def authenticate(self, record: Record) -> Signed:
         """Verify a request to any service."""
@@ -143,21 +124,6 @@ class AccessKeyService:
         if found.expiration is not None and found.expiration <= self._clock():
             raise SignatureError(f"the credentials expired at {found.expiration:%Y%m%dT%H%M%SZ}", Flaw.EXPIRED_TOKEN)
         return found
-
-
-def _action(request: Request) -> tuple[str, str]:
-    form = dict(query_pairs(request.body.decode("latin-1")))
-    action, version = (form.get(name, b"").decode("utf-8", "replace") for name in (b"Action", b"Version"))
-    return action, version
-
-
-def _check_action(request: Request) -> None:
-    content_type = (request.value("content-type") or "").partition(";")[0].strip().lower()
-    if content_type != "application/x-www-form-urlencoded":
-        raise RefusalError("InvalidAction", 400, "The body is not application/x-www-form-urlencoded")
-    action, version = _action(request)
-    if (action, version) != _ACTION:
-        raise RefusalError("InvalidAction", 400, f"Could not find operation {action} for version {version}")
 
 
 def _claimed_payload(request: Request, authorization: Authorization) -> str:

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 from urllib.parse import quote
-from xml.sax.saxutils import escape
 
 from hwsigner.emulator.access_key import Signed
 from hwsigner.emulator.arns import parse_arn, partition_of
 from hwsigner.emulator.canonical import query_pairs
 from hwsigner.emulator.iam_parameters import MAX_TAGS, VERSION, Form
 from hwsigner.emulator.iam_policies import open_policy, read_policy
+from hwsigner.emulator.query import query_response
 from hwsigner.emulator.record import Record
 from hwsigner.emulator.refusals import IAM_NAMESPACE, RefusalError
 from hwsigner.emulator.resources import Role
@@ -67,7 +67,7 @@ class IamService:
         call = _Call(signed.caller.account, partition_of(region), form, self._clock())
         require(self._world.denied, signed.caller, f"iam:{form.action}", self._resource(call))
         result = action.run(self, call)
-        return _response(form.action, result, record.request_id)
+        return query_response(form.action, result, record.request_id, IAM_NAMESPACE)
 
     def create_role(self, call: _Call) -> dict[str, Any]:
         """Make a role. Names differ in more than upper and lower case."""
@@ -239,22 +239,3 @@ def _tags(role: Role) -> dict[str, Any]:
 
 def _missing(message: str) -> RefusalError:
     return RefusalError("NoSuchEntity", 404, message)
-
-
-def _response(action: str, result: dict[str, Any] | None, request_id: str) -> Response:
-    body = "" if result is None else _element(f"{action}Result", result)
-    metadata = _element("ResponseMetadata", {"RequestId": request_id})
-    document = f'<{action}Response xmlns="{IAM_NAMESPACE}">{body}{metadata}</{action}Response>'
-    return Response(200, "text/xml", document.encode())
-
-
-def _element(name: str, value: object) -> str:
-    if isinstance(value, dict):
-        text = "".join(_element(key, each) for key, each in value.items())
-    elif isinstance(value, list):
-        text = "".join(_element("member", each) for each in value)
-    elif isinstance(value, datetime):
-        text = f"{value:%Y-%m-%dT%H:%M:%SZ}"
-    else:
-        text = escape(str(value).lower() if isinstance(value, bool) else str(value), {"\r": "&#13;"})
-    return f"<{name}>{text}</{name}>"

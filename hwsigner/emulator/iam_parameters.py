@@ -1,4 +1,4 @@
-"""The parameters of IAM's actions: forms, as in AWS's query protocol, and the limits of each value."""
+"""The parameters of IAM's and STS's actions: forms, as in AWS's query protocol, and the limits of each value."""
 
 from __future__ import annotations
 
@@ -45,9 +45,12 @@ _TEXTS = {
     "AssumeRolePolicyDocument": _DOCUMENT,
     "PolicyDocument": _DOCUMENT,
     "PolicyArn": _Text(20, 2048, r"[\x21-\x7e]+", "It must be an ARN."),
+    "RoleArn": _Text(20, 2048, r"[\x21-\x7e]+", "It must be an ARN."),
+    "RoleSessionName": _Text(2, 64, r"[\w+=,.@-]*", "It has a character that is not allowed."),
+    "ExternalId": _Text(2, 1224, r"[\w+=,.@:/-]*", "It has a character that is not allowed."),
     "Marker": _Text(1, 320, r"[\x20-\xff]+", "It must be a marker of an earlier response."),
 }
-_NUMBERS = {"MaxSessionDuration": (3600, 43200), "MaxItems": (1, 1000)}
+_NUMBERS = {"MaxSessionDuration": (3600, 43200), "MaxItems": (1, 1000), "DurationSeconds": (900, 43200)}
 
 
 class Form:

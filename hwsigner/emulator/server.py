@@ -84,7 +84,7 @@ def utc_now() -> datetime:
 
 
 class Emulator:
-    """A local IAM Roles Anywhere and sts:GetCallerIdentity, over HTTP or HTTPS, that verifies requests to any service.
+    """A local IAM Roles Anywhere, IAM and STS, over HTTP or HTTPS, that verifies requests to any service.
 
     Use it in a `with` statement, or call start() and stop().
 

@@ -6,13 +6,14 @@ import threading
 from collections.abc import Callable
 from datetime import datetime
 
-from hwsigner.emulator.access_key import AccessKeyService, describe, is_for_sts
+from hwsigner.emulator.access_key import AccessKeyService, describe
 from hwsigner.emulator.control.plane import ControlPlane
 from hwsigner.emulator.iam import IamService
 from hwsigner.emulator.record import Record
 from hwsigner.emulator.refusals import Family, RefusalError, error_response, family_of, json_response
 from hwsigner.emulator.sessions import ALGORITHMS, SessionService
 from hwsigner.emulator.signature import claimed_service, is_presigned
+from hwsigner.emulator.sts import StsService, action_of, is_for_sts
 from hwsigner.emulator.vault import Vault
 from hwsigner.emulator.wire import Request, Response
 from hwsigner.emulator.world import World
@@ -21,7 +22,7 @@ CREATE_SESSION = "rolesanywhere:CreateSession"
 
 
 class Service:
-    """CreateSession, GetCallerIdentity and requests to other services, with one world, one clock and one vault."""
+    """CreateSession, STS, IAM and requests to other services, with one world, one clock and one vault."""
 
     def __init__(self, world: World, clock: Callable[[], datetime]) -> None:
         self.vault = Vault()
@@ -29,6 +30,7 @@ class Service:
         self._world = world
         self._sessions = SessionService(world, self.vault, clock)
         self._access_keys = AccessKeyService(self.vault, clock)
+        self._sts = StsService(world, self.vault, self._access_keys, clock)
         # By the service in the credential scope. Requests to other services are described.
         self._handlers: dict[str, ControlPlane | IamService] = {
             "rolesanywhere": ControlPlane(world, clock),
@@ -40,7 +42,7 @@ class Service:
         if self._is_for_session(request):
             return CREATE_SESSION
         if is_for_sts(request):
-            return "sts:GetCallerIdentity"
+            return action_of(request)
         handler = self._handlers.get(claimed_service(request))
         return handler.action(request) if handler else ""
 
@@ -70,7 +72,7 @@ class Service:
         if self._is_for_session(request):
             return Family.JSON, self._sessions.create_session
         if is_for_sts(request):
-            return Family.STS, self._access_keys.get_caller_identity
+            return Family.STS, self._sts.respond
         # Signed, but not for Roles Anywhere.
         authorizations = request.values("authorization")
         if is_presigned(request) or any(not each.startswith(ALGORITHMS) for each in authorizations):

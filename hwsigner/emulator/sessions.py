@@ -123,6 +123,7 @@ class SessionService:
             arn=f"arn:{arn.partition}:sts::{arn.account}:assumed-role/{role.name}/{session_name}",
             user_id=f"{role.id}:{session_name}",
             account=arn.account,
+            source_identity=tags.source_identity(leaf, role.arn),
         )
         entry = {
             "assumedRoleUser": {"arn": issued.arn, "assumedRoleId": issued.user_id},
@@ -134,7 +135,7 @@ class SessionService:
             },
             "packedPolicySize": 10,
             "roleArn": role.arn,
-            "sourceIdentity": tags.source_identity(leaf, role.arn),
+            "sourceIdentity": issued.source_identity,
         }
         return json_response(201, {"credentialSet": [entry], "subjectArn": _subject_arn(parameters, leaf)})
 

@@ -32,6 +32,12 @@ class Credentials:
     arn: str
     user_id: str
     account: str
+    source_identity: str = ""  # Of the session; empty if it has none.
+
+    @property
+    def is_of_role(self) -> bool:
+        """Whether they are of a role's session, not of a user."""
+        return self.arn.split(":")[2] == "sts"
 
 
 class Vault:
@@ -41,12 +47,12 @@ class Vault:
         self._issued: dict[str, Credentials] = {}
         self._added: dict[str, Credentials] = {}
 
-    def issue(self, *, expiration: datetime, arn: str, user_id: str, account: str) -> Credentials:
+    def issue(self, *, expiration: datetime, arn: str, user_id: str, account: str, source_identity: str) -> Credentials:
         """Create credentials for an assumed role."""
         key_id = "ASIA" + "".join(secrets.choice(_KEY_ID_LETTERS) for _ in range(16))
         secret = base64.b64encode(secrets.token_bytes(30)).decode()
         token = base64.b64encode(secrets.token_bytes(300)).decode()
-        issued = Credentials(key_id, secret, token, expiration, arn, user_id, account)
+        issued = Credentials(key_id, secret, token, expiration, arn, user_id, account, source_identity)
         _store(self._issued, issued)
         return issued
 

@@ -152,7 +152,7 @@ def test_request_is_refused_when_signed_for_another_service(emulator: Emulator, 
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"Action=AssumeRole&Version=2011-06-15", b"Action=GetCallerIdentity&Version=2012-01-01"]
+    "body", [b"", b"Action=GetSessionToken&Version=2011-06-15", b"Action=GetCallerIdentity&Version=2012-01-01"]
 )
 def test_other_actions_are_refused(emulator: Emulator, vended: Credentials, body: bytes) -> None:
     assert error(send(emulator, signed(emulator, vended, body=body)))[:2] == (400, "InvalidAction")
