@@ -23,7 +23,7 @@ from hwsigner.errors import CertificateError, ConfigError, HwsignerWarning, Usag
 from hwsigner.findings.policies import SOURCE_ARN_NONE
 from hwsigner.identity.certificate import Certificate
 from hwsigner.identity.session_tags import MAX_LENGTH, TAGS, bad_characters, comparable_value, session_tags
-from hwsigner.trust_policy import TrustPolicy, request_context, writing
+from hwsigner.trust_policy import Context, TrustPolicy, request_context, writing
 from hwsigner.trust_policy.openness import ANY_ANCHOR, request_by
 from hwsigner.trust_policy.review import review
 
@@ -87,7 +87,7 @@ def checked_policy(
     policy = writing.write_trust_policy(tags, trust_anchor=trust_anchor)
     writing.check_size(policy)
     for each in certificates:
-        if reason := TrustPolicy(policy).refusal(request_by(trust_anchor or ANY_ANCHOR, session_tags(each))):
+        if reason := _refusal(policy, request_by(trust_anchor or ANY_ANCHOR, session_tags(each))):
             raise CertificateError(f"{each.source} would be refused: {reason}", "Leave it out, or change --match")
     for found in review(policy, trust_anchor=trust_anchor or "", size_limit=writing.SIZE_LIMIT):
         if found.mistake is not SOURCE_ARN_NONE:  # The caller knows.
@@ -157,7 +157,7 @@ def refusal(policy: Mapping[str, Any], tags: Mapping[str, Sequence[str]], trust_
     if any(map(writing.has_wildcard, (value for values in tags.values() for value in values))):
         return ""
     try:
-        return TrustPolicy(policy).refusal(_request(tags, trust_anchor, datetime.now(UTC)))
+        return _refusal(policy, _request(tags, trust_anchor, datetime.now(UTC)))
     except ConfigError:
         return ""
 
@@ -207,14 +207,20 @@ def _allows(policy: Mapping[str, Any], tags: Mapping[str, Sequence[str]], trust_
     others = dict.fromkeys(TAGS, "any")
     requests = (_request(tags, trust_anchor, now), _request(tags, trust_anchor, now + _MUCH_LATER, others))
     try:
-        return not any(TrustPolicy(policy).refusal(each) for each in requests)
+        return not any(_refusal(policy, each) for each in requests)
     except ConfigError:
         return False
 
 
+def _refusal(policy: Mapping[str, Any], request: Context) -> str:
+    """Return why a policy refuses a request under either reading of its keys, or an empty string if it does not."""
+    judge = TrustPolicy(policy)
+    return judge.refusal(request) or judge.refusal(request, every_key=True)
+
+
 def _request(
     tags: Mapping[str, Sequence[str]], trust_anchor: str, now: datetime, others: Mapping[str, str] | None = None
-) -> Any:
+) -> Context:
     """Return a request by a certificate with these names, and with others that the user did not name."""
     return request_context(
         trust_anchor=trust_anchor,

@@ -50,7 +50,7 @@ def report(facts: Facts, request: SessionRequest, chain: Chain | None, now: date
         findings += _check_mappings(document, profile)
         context = chain and _context(chain, profile, _canonical(anchor, request), request.session_name, now)
         decisions = list(_decisions(document, context)) if context else []
-        findings += _refusals(decisions)
+        findings += _refusals(document, context, decisions) if context else ()
     findings.sort(key=lambda each: LEVELS.index(each.level))
     return Report(_facts(facts, request, chain, role, authorities), decisions, findings)
 
@@ -72,15 +72,18 @@ def report_policy(
     except (ValueError, RecursionError):
         policy = None
     findings = review(document, trust_anchor=trust_anchor, now=now, size_limit=SIZE_LIMIT)
-    decisions, facts = [], {}
+    decisions: list[Decision] = []
+    facts: dict[str, list[str]] = {}
     if isinstance(policy, Mapping):
         if sentences := who_may_assume(policy):
             facts["who may assume it"] = sentences
         if chain:
             facts["certificate"] = [chain.leaf.subject]
             anchor = trust_anchor or next(iter(named_anchors(policy)), ANY_ANCHOR)
-            decisions = list(_decisions(document, _context(chain, {}, anchor, session_name, now)))
-    return Report(facts, decisions, [*findings, *_refusals(decisions)])
+            context = _context(chain, {}, anchor, session_name, now)
+            decisions = list(_decisions(document, context))
+            findings += _refusals(document, context, decisions)
+    return Report(facts, decisions, findings)
 
 
 def compared_values(document: bytes) -> list[tuple[str, str]]:
@@ -135,10 +138,12 @@ def _decisions(document: Detail | bytes, context: Context) -> Iterator[Decision]
         yield policy.decide(action, context)
 
 
-def _refusals(decisions: Sequence[Decision]) -> Iterator[Finding]:
+def _refusals(document: Detail | bytes, context: Context, decisions: Sequence[Decision]) -> Iterator[Finding]:
+    """Yield why actions are refused, unless that depends on which keys they have: the review has that."""
+    refused = [each for each in decisions if not each.allowed]
     reasons: dict[str, list[str]] = {}
-    for each in decisions:
-        if not each.allowed:
+    for each in refused:
+        if not TrustPolicy(document).decide(each.action, context, every_key=True).allowed:
             reasons.setdefault(each.reason, []).append(each.action)
     for reason, actions in reasons.items():
         yield account.ROLE_REFUSES.found(f"this certificate may not do {', '.join(actions)}: {reason}")

@@ -143,7 +143,7 @@ VALUE_IMPOSSIBLE = Mistake(
 SOURCE_IDENTITY_PREFIX = Mistake(
     "source-identity-prefix",
     "The source identity is CN= and the subject's CN, so the value alone is never met",
-    "Write CN= before the name",
+    "Write CN= before the name, in a statement for sts:AssumeRole alone. Allow the other two actions in one without it",
 )
 SOURCE_ARN_KIND = Mistake(
     "source-arn-kind",
@@ -170,6 +170,14 @@ DENIED_ALWAYS = Mistake(
 )
 
 # What can't be judged.
+KEY_BY_ACTION = Mistake(
+    "key-by-action",
+    "AWS's Service Authorization Reference does not list the key for this action, so IAM may find it missing there and "
+    "decide otherwise. A sample of AWS has it nevertheless",
+    "Split the statement in two with the same other conditions: one with the key, for the actions that have it "
+    "(sts:AssumeRole), and one without it, for the others",
+    level=UNCLEAR,
+)
 KEY_UNKNOWN = Mistake(
     "key-unknown",
     "AWS does not document that requests of Roles Anywhere have this key. If it is missing, a positive condition "

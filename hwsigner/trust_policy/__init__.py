@@ -1,8 +1,9 @@
 """Trust policies: which requests of IAM Roles Anywhere may assume a role, and why.
 
 A library without input and output. It judges the three actions of a session one by one, as IAM does: an action is
-allowed if an Allow statement matches it and no Deny statement does. What it does not know is refused: elements,
-operators, actions and principals when the document is read, keys when a request is judged.
+allowed if an Allow statement matches it and no Deny statement does. A key that AWS does not list for an action is
+missing there (see `action_keys`). What it does not know is refused: elements, operators, actions and principals when
+the document is read, keys when a request is judged.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hwsigner.errors import ConfigError
+from hwsigner.trust_policy.action_keys import ACTIONS, of_action
 from hwsigner.trust_policy.conditions import Condition, Context, Judgement
 
-__all__ = ["Context", "Decision", "TrustPolicy", "request_context"]
+__all__ = ["ACTIONS", "Context", "Decision", "TrustPolicy", "request_context"]
 
 SERVICE = "rolesanywhere.amazonaws.com"
-ACTIONS = ("sts:AssumeRole", "sts:TagSession", "sts:SetSourceIdentity")
 OTHER_ACTIONS = ("sts:AssumeRoleWithSAML", "sts:AssumeRoleWithWebIdentity", "sts:SetContext")
 _VERSIONS = ("2008-10-17", "2012-10-17")
 # Values of Principal, by its type. IAM accepts the unique ID of a user or role for its ARN.
@@ -70,13 +71,15 @@ class TrustPolicy:
         if len(set(sids)) < len(sids):
             raise _bad("the trust policy has a Sid twice")
 
-    def decide(self, action: str, context: Context) -> Decision:
+    def decide(self, action: str, context: Context, *, every_key: bool = False) -> Decision:
         """Judge one action of a request.
 
         Args:
             action: one of ACTIONS.
             context: the request, from `request_context`.
+            every_key: whether the action has every key of the request, not only those that AWS lists for it.
         """
+        context = context if every_key else of_action(context, action)
         matching = [each for each in self._statements if each.misses(action) is None]
         denying = [(each, each.judge(context)) for each in matching if not each.allows]
         for statement, finding in denying:
@@ -98,14 +101,14 @@ class TrustPolicy:
         words = words or [f"{each.name} {each.misses(action)}" for each in self._statements if each.allows]
         return Decision(action, allowed=False, reason="; ".join(words) or "no statement allows it")
 
-    def refusal(self, context: Context) -> str:
+    def refusal(self, context: Context, *, every_key: bool = False) -> str:
         """Return why a request may not assume the role, or an empty string if it may.
 
-        All three actions must be allowed.
+        All three actions must be allowed. The arguments are those of `decide`.
         """
         actions: dict[str, list[str]] = {}
         for action in ACTIONS:
-            decision = self.decide(action, context)
+            decision = self.decide(action, context, every_key=every_key)
             if not decision.allowed:
                 actions.setdefault(decision.reason, []).append(action)
         return "; ".join(

@@ -16,6 +16,7 @@ from typing import Any
 from hwsigner.errors import ConfigError
 from hwsigner.findings import LEVELS, OPEN, Finding, Mistake, policies
 from hwsigner.trust_policy import ACTIONS, SERVICE, TrustPolicy
+from hwsigner.trust_policy.action_keys import unlisted
 from hwsigner.trust_policy.conditions import OPERATORS, Condition, Context, kind_of
 from hwsigner.trust_policy.openness import ANCHOR_KEYS, admits, is_about, named_anchor, open_statements, request_by
 from hwsigner.trust_policy.reading import Reader, Statement
@@ -94,6 +95,17 @@ def _about_statements(statements: list[Statement]) -> Iterator[Finding]:
             yield policies.DENIED_ALWAYS.found(f"{statement.name} denies {', '.join(sorted(denies))}")
         for condition in statement.conditions:
             yield from _about_condition(statement, condition)
+        yield from _about_keys(statement)
+
+
+def _about_keys(statement: Statement) -> Iterator[Finding]:
+    """Yield the keys that AWS does not list for an action of the statement, if the session's fate depends on them."""
+    for condition in statement.conditions:
+        is_met_without = condition.judge({}).met
+        if "sts:AssumeRole" in statement.actions and is_met_without == statement.allows:
+            continue  # AssumeRole has every key, so it decides.
+        for key, lacking in unlisted([condition], [each for each in ACTIONS if each in statement.actions]):
+            yield policies.KEY_BY_ACTION.found(f"{statement.name} has {key} for {' and '.join(lacking)}")
 
 
 def _about_condition(statement: Statement, condition: Condition) -> Iterator[Finding]:

@@ -230,8 +230,10 @@ def test_trust_policy_judges_the_certificate_and_the_request(
 ) -> None:
     form = Form(TAGGED, extensions=((ALTERNATIVES, False),), serial=0x123)
     leaf = certificate(form, caller.key.public_key(), ca)
-    allowing = {"Effect": "Allow", "Principal": {"Service": "rolesanywhere.amazonaws.com"}, "Action": "sts:*"}
-    policy = TrustPolicy({"Version": "2012-10-17", "Statement": {**allowing, "Condition": condition}})
+    allowing = {"Effect": "Allow", "Principal": {"Service": "rolesanywhere.amazonaws.com"}}
+    judged = {**allowing, "Action": "sts:AssumeRole", "Condition": condition}
+    others = {**allowing, "Action": ["sts:TagSession", "sts:SetSourceIdentity"]}
+    policy = TrustPolicy({"Version": "2012-10-17", "Statement": [judged, others]})
     with Emulator(World.simple(ca.pem, accept_role_session_name=True, trust_policy=policy)) as emulator:
         reply = create_session(emulator, Caller(caller.key, leaf), body=body)
         assert reply.status == status

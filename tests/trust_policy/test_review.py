@@ -28,6 +28,7 @@ NOW = datetime(2026, 1, 31, tzinfo=UTC)
 CN, OU = "aws:PrincipalTag/x509Subject/CN", "aws:PrincipalTag/x509Subject/OU"
 PINNED = {"ArnEquals": {"aws:SourceArn": ANCHOR}}
 NAMED = {"StringEquals": {CN: "bamboo-01"}}
+ASSUME, *OTHERS = ACTIONS
 
 
 def policy(*statements: dict[str, Any], **elements: Any) -> dict[str, Any]:
@@ -92,8 +93,42 @@ TABLE: list[tuple[str, Any, set[str]]] = [
         set(),
     ),
     ("a trust anchor as text", policy(allow(NAMED, {"StringEquals": {"aws:SourceArn": ANCHOR}})), set()),
-    ("the source identity", policy(allow(PINNED, {"StringEquals": {"sts:SourceIdentity": "CN=bamboo-01"}})), set()),
-    ("the tag of the request", policy(allow(PINNED, {"StringEquals": {"aws:RequestTag/x509Subject/CN": "a"}})), set()),
+    (
+        "the source identity",
+        policy(
+            allow(PINNED, {"StringEquals": {"sts:SourceIdentity": "CN=bamboo-01"}}, Action=ASSUME),
+            allow(PINNED, Action=OTHERS),
+        ),
+        set(),
+    ),
+    (
+        "the source identity in one statement",
+        policy(allow(PINNED, {"StringEquals": {"sts:SourceIdentity": "CN=bamboo-01"}})),
+        {"key-by-action"},
+    ),
+    (
+        "the source identity for two actions",
+        policy(
+            allow(PINNED, {"StringEquals": {"sts:SourceIdentity": "CN=bamboo-01"}}, Action=[ASSUME, OTHERS[1]]),
+            allow(PINNED, Action=OTHERS[0]),
+        ),
+        set(),
+    ),
+    (
+        "a Deny for a source identity",
+        policy(allow(PINNED, NAMED), deny({"StringEquals": {"sts:SourceIdentity": "CN=evil"}})),
+        set(),
+    ),
+    (
+        "a Deny for all but a source identity",
+        policy(allow(PINNED, NAMED), deny({"StringNotEquals": {"sts:SourceIdentity": "CN=bamboo-01"}})),
+        {"key-by-action"},
+    ),
+    (
+        "the tag of the request",
+        policy(allow(PINNED, {"StringEquals": {"aws:RequestTag/x509Subject/CN": "a"}})),
+        {"key-by-action"},
+    ),
     ("keys in lower case", policy(allow(PINNED, {"StringEquals": {"aws:principaltag/x509subject/cn": "a"}})), set()),
     (
         "a session name that is the CN",
@@ -102,7 +137,9 @@ TABLE: list[tuple[str, Any, set[str]]] = [
                 PINNED,
                 NAMED,
                 {"StringEquals": {CN: "bamboo-01", "sts:RoleSessionName": "${aws:PrincipalTag/x509Subject/CN}"}},
-            )
+                Action=ASSUME,
+            ),
+            allow(PINNED, Action=OTHERS),
         ),
         set(),
     ),
@@ -230,7 +267,11 @@ TABLE: list[tuple[str, Any, set[str]]] = [
         policy(allow({"StringEquals": {"aws:SourceAccount": "123456789012", CN: "a"}})),
         {"source-account-only"},
     ),
-    ("a session name alone", policy(allow(PINNED, {"StringLike": {"sts:RoleSessionName": "bamboo-*"}})), {"tag-none"}),
+    (
+        "a session name alone",
+        policy(allow(PINNED, {"StringLike": {"sts:RoleSessionName": "bamboo-*"}})),
+        {"tag-none", "key-by-action"},
+    ),
     ("any trust anchor of the account", policy(allow(NAMED, anchor(id="*"))), {"source-arn-any"}),
     (
         "any trust anchor at all",
@@ -289,7 +330,7 @@ TABLE: list[tuple[str, Any, set[str]]] = [
     (
         "nearly any source identity",
         policy(allow(PINNED, {"StringLike": {"sts:SourceIdentity": ["CN=??????*", "ID=????????*"]}})),
-        {"any-value"},
+        {"any-value", "key-by-action"},
     ),
     *(
         (f"a part of the trust anchor's UUID: {value}", policy(allow(anchor(id=value), NAMED)), {"source-arn-any"})
@@ -318,12 +359,12 @@ TABLE: list[tuple[str, Any, set[str]]] = [
     (
         "a CN that the session name repeats",
         policy(allow(PINNED, {"StringEquals": {CN: "${sts:RoleSessionName}"}})),
-        {"any-value"},
+        {"any-value", "key-by-action"},
     ),
     (
         "the name of a tag",
         policy(allow(PINNED, {"ForAnyValue:StringEquals": {"aws:TagKeys": "x509Subject/CN"}})),
-        {"any-value"},
+        {"any-value", "key-by-action"},
     ),
     ("everyone", policy(allow(PINNED, NAMED, Principal="*")), {"principal-everyone"}),
     ("everyone of AWS", policy(allow(PINNED, NAMED, Principal={"AWS": "*", **SERVICE})), {"principal-everyone"}),
@@ -418,7 +459,7 @@ TABLE: list[tuple[str, Any, set[str]]] = [
                 )
             ]
         },
-        {"variable-version"},
+        {"variable-version", "key-by-action"},
     ),
     ("an asterisk in StringEquals", policy(allow(PINNED, {"StringEquals": {CN: "bamboo-*"}})), {"wildcard-literal"}),
     (
@@ -456,7 +497,7 @@ TABLE: list[tuple[str, Any, set[str]]] = [
     (
         "a source identity without CN=",
         policy(allow(PINNED, {"StringEquals": {"sts:SourceIdentity": "bamboo-01"}})),
-        {"source-identity-prefix"},
+        {"source-identity-prefix", "key-by-action"},
     ),
     (
         "a profile as source",
@@ -492,7 +533,7 @@ TABLE: list[tuple[str, Any, set[str]]] = [
     (
         "tags in no operator's sense",
         policy(allow(PINNED, NAMED, {"StringEquals": {CN: "a", "aws:TagKeys": "b"}})),
-        {"not-judged"},
+        {"not-judged", "key-by-action"},
     ),
     ("not JSON", "{", {"not-a-policy"}),
     ("a list", "[]", {"not-a-policy"}),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from hwsigner.errors import ConfigError
 from hwsigner.trust_policy import ACTIONS, TrustPolicy, request_context
+from hwsigner.trust_policy.action_keys import ACTION_KEYS
 from hwsigner.trust_policy.conditions import KEYS, OPERATORS
 
 ANCHOR = "arn:aws:rolesanywhere:eu-central-1:123456789012:trust-anchor/0e5a7c1e-2b9d-4c3f-8a64-51d0f7b3c9aa"
@@ -244,17 +245,15 @@ CONDITIONS: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("condition", "words"), CONDITIONS, ids=lambda value: json.dumps(value)[:100])
 def test_condition_is_judged_and_a_refusal_names_it(condition: dict[str, Any], words: str) -> None:
     for document in (policy(statement(condition)), json.dumps(policy(statement(condition))).encode()):
-        reason = TrustPolicy(document).refusal(context())
-        if words:
-            assert reason.startswith(f"the trust policy does not allow {', '.join(ACTIONS)}: ")
-            assert words in reason
-        else:
-            assert reason == ""
+        decision = TrustPolicy(document).decide(ASSUME, context())
+        assert (decision.allowed, words in decision.reason) == (not words, True)
 
 
 @pytest.mark.parametrize(("condition", "words"), CONDITIONS, ids=lambda value: json.dumps(value)[:100])
 def test_deny_statement_applies_when_its_condition_is_met_or_unknown(condition: dict[str, Any], words: str) -> None:
-    reason = TrustPolicy(policy(statement(), statement(condition, Effect="Deny"))).refusal(context())
+    document = policy(statement(), statement(condition, Effect="Deny"))
+    decision = TrustPolicy(document).decide(ASSUME, context())
+    reason = "" if decision.allowed else decision.reason
     if not words:
         assert reason.endswith("statement 2 denies it")
     elif "unknown" in words:
@@ -334,7 +333,8 @@ POLICIES: dict[str, tuple[Any, ...]] = {
     "EKS hybrid nodes": (EKS, "", "", ""),
     "no Version, so no variables": (
         {"Statement": [statement({"StringEquals": {"sts:RoleSessionName": NAME_IS_CN}})]},
-        *[f"'{NAME_IS_CN}' (only Version 2012-10-17 has variables), but it is 'bamboo-01'"] * 3,
+        f"'{NAME_IS_CN}' (only Version 2012-10-17 has variables), but it is 'bamboo-01'",
+        *[f"'{NAME_IS_CN}' (only Version 2012-10-17 has variables), but the request does not have it"] * 2,
     ),
     "an old Version with wildcards": (
         policy(statement({"StringLike": {CN: "b*$*1", OU: "*$"}}), Version="2008-10-17"),
@@ -509,8 +509,9 @@ def test_negated_operator_is_the_opposite_when_the_key_is_present(condition: dic
             if "Not" not in operator and ":" not in operator and f"{operator}".startswith(("String", "Arn")):
                 negated = operator.replace("String", "StringNot").replace("Arn", "ArnNot")
                 both = [TrustPolicy(policy(statement({each: {key: value}}))) for each in (operator, negated)]
-                met = [not each.refusal(context()) for each in both]
-                unknown = ["unknown" in each.refusal(context()) for each in both]
+                decisions = [each.decide(ASSUME, context()) for each in both]
+                met = [each.allowed for each in decisions]
+                unknown = ["unknown" in each.reason for each in decisions]
                 missing = key.lower() not in context()
                 assert met.count(True) == 1 or all(unknown) or (missing and operator.endswith("IfExists"))
 
@@ -548,3 +549,34 @@ def test_constant_that_json_does_not_have_is_refused() -> None:
     statement = f'{{"Effect": "Allow", "Principal": "*", "Action": "sts:*", "Condition": {condition}}}'
     with pytest.raises(ConfigError, match="NaN"):
         TrustPolicy(f'{{"Statement": [{statement}]}}')
+
+
+# By AWS's documents: conditions, and the actions for which they are met.
+BY_ACTION: list[tuple[dict[str, Any], tuple[str, ...]]] = [
+    ({"StringEquals": {CN: "bamboo-01", "aws:SourceAccount": "123456789012"}}, (ASSUME, TAG, IDENTITY)),
+    ({"ArnEquals": {"aws:SourceArn": ANCHOR}}, (ASSUME, TAG, IDENTITY)),
+    ({"StringEquals": {"sts:SourceIdentity": "CN=bamboo-01"}}, (ASSUME, IDENTITY)),
+    ({"StringEquals": {"sts:RoleSessionName": "bamboo-01"}}, (ASSUME,)),
+    ({"StringEquals": {CN: "${sts:RoleSessionName}"}}, (ASSUME,)),
+    ({"StringEquals": {"aws:RequestTag/x509Subject/CN": "bamboo-01"}}, (ASSUME, TAG)),
+    ({"ForAnyValue:StringEquals": {"aws:TagKeys": "x509Subject/CN"}}, (ASSUME, TAG)),
+    ({"StringNotEquals": {"sts:SourceIdentity": "CN=bamboo-01"}}, (TAG,)),
+    ({"StringEqualsIfExists": {"sts:SourceIdentity": "CN=bamboo-02"}}, (TAG,)),
+    ({"Null": {"sts:SourceIdentity": "true"}}, (TAG,)),
+    ({"Null": {"sts:RoleSessionName": "true"}}, (TAG, IDENTITY)),
+]
+
+
+@pytest.mark.parametrize(("condition", "expected"), BY_ACTION, ids=lambda value: json.dumps(value)[:90])
+def test_key_that_aws_does_not_list_for_an_action_is_missing_there(
+    condition: dict[str, Any], expected: tuple[str, ...]
+) -> None:
+    judge = TrustPolicy(policy(statement(condition)))
+    assert tuple(each for each in ACTIONS if judge.decide(each, context()).allowed) == expected
+    every = {judge.decide(each, context(), every_key=True).allowed for each in ACTIONS}
+    assert every == {ASSUME in expected}
+
+
+def test_each_key_has_its_actions_and_a_source() -> None:
+    assert {key.partition("/")[0] for key in ACTION_KEYS} == {key.partition("/")[0] for key in KEYS}
+    assert all(each.source and set(each.actions) <= set(ACTIONS) for each in ACTION_KEYS.values())
