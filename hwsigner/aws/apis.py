@@ -38,7 +38,11 @@ _OF_CLOCK = frozenset({"RequestExpired", "RequestTimeTooSkewed", "SignatureDoesN
 _OF_CREDENTIALS = frozenset({"InvalidClientTokenId", "UnrecognizedClientException", "InvalidAccessKeyId"})
 _OF_CREDENTIALS |= {"ExpiredToken", "ExpiredTokenException"}
 # Calls that need a second permission, which the service does not always name.
-_ALSO = {"rolesanywhere:CreateProfile": "iam:PassRole", "rolesanywhere:UpdateProfile": "iam:PassRole"}
+_ALSO = {
+    "rolesanywhere:CreateTrustAnchor": "iam:CreateServiceLinkedRole",
+    "rolesanywhere:CreateProfile": "iam:PassRole",
+    "rolesanywhere:UpdateProfile": "iam:PassRole",
+}
 # "User: ARN is not authorized to perform: iam:GetRole on resource: role web because no … policy allows it"
 _MISSING = re.compile(
     r"(?:User: (?P<caller>\S+) )?is not authorized to perform: (?P<action>[\w-]+:\w+)"
@@ -213,6 +217,12 @@ class ServiceClients:
     def acm_pca(self) -> ServiceClient:
         """AWS Private CA."""
         return self._client("acm-pca")
+
+    @cached_property
+    def partition(self) -> str:
+        """The partition of the region, such as "aws"."""
+        with translated(_MAKING_CLIENTS, ""):
+            return str(self._session.get_partition_for_region(self._session.region_name))
 
     @cached_property
     def account(self) -> str:

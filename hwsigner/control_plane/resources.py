@@ -13,6 +13,7 @@ from hwsigner.errors import CertificateError, ServiceError, UsageError
 from hwsigner.identity.bundle import read_bundle, subjects
 from hwsigner.identity.certificate import Certificate, is_ca, key_usage
 
+MAX_CAS = 2  # Certificates of a trust anchor, a quota of AWS that can't be raised.
 DEFAULT_DURATION = 3600  # Seconds, of Roles Anywhere profiles and roles that do not say another one.
 _BUNDLE = "CERTIFICATE_BUNDLE"
 _ROLE = re.compile(r"[A-Za-z0-9+=,.@_-]{1,64}")
@@ -169,13 +170,17 @@ def read(clients: ServiceClients, setup: Setup) -> Existing:
     Raises:
         HwsignerError: as `ServiceClient.call`.
         CertificateError: a trust anchor has a certificate that can't be read.
-        UsageError: an ARN is of another account, more than one trust anchor or profile may be meant, or one of that
-            name is for something else.
+        UsageError: an ARN is of another account or partition, more than one trust anchor or profile may be meant, or
+            one of that name is for something else.
     """
     for arn, account in setup.accounts.items():
         if account != clients.account:
             hint = "Use credentials of that account, for example with --aws-profile"
             raise UsageError(f"{arn} is of another account than the credentials, which are of {clients.account}", hint)
+    for arn in setup.policies:
+        if arn.split(":")[1] != clients.partition:
+            hint = f"Use the ARN of a policy that begins with arn:{clients.partition}:"
+            raise UsageError(f"--policy is {arn}, and the region is in the partition {clients.partition}", hint)
     anchors = [TrustAnchor.of(each) for each in clients.rolesanywhere.items("list_trust_anchors", "trustAnchors")]
     anchor = choose_anchor(anchors, setup)
     role = _read_role(clients, setup)
@@ -237,16 +242,21 @@ def choose_profile(
 
 
 def check_ca(certificates: Sequence[Certificate], now: datetime) -> None:
-    """Check that the service would accept each certificate in a trust anchor.
+    """Check that the service would accept certificates in a trust anchor.
 
     Raises:
-        CertificateError: one is not a CA's, or not valid now.
+        CertificateError: one is not a CA's, lacks the key usage keyCertSign or is not valid now; or there are too many.
     """
+    if len(certificates) > MAX_CAS:
+        problem = f"{certificates[0].source} has {len(certificates)} CA certificates, and a trust anchor has {MAX_CAS}"
+        raise CertificateError(f"{problem} at most", "Give those that issue certificates now")
     for each in certificates:
         where, hint = f"certificate {each.subject} of {each.source}", "Give the CA's certificate"
         usage = key_usage(each.x509)
         if not is_ca(each.x509) or (usage is not None and not usage.key_cert_sign):
             raise CertificateError(f"{where} is not a CA certificate that may sign others", hint)
+        if usage is None:
+            raise CertificateError(f"{where} has no keyUsage, and AWS requires keyCertSign there", "Reissue it with it")
         if each.x509.not_valid_after_utc <= now:
             raise CertificateError(f"{where} expired on {each.x509.not_valid_after_utc:%Y-%m-%d}", hint)
         if each.x509.not_valid_before_utc > now:
@@ -288,6 +298,10 @@ def _check_anchor(found: TrustAnchor, setup: Setup) -> None:
             f"trust anchor {found.arn} has other CAs: {subjects(found.bundle)}",
             "Add this one with --add-ca, or give --name to make another trust anchor",
         )
+    if len(found.bundle) + len(found.missing(setup.cas)) > MAX_CAS:
+        problem = f"trust anchor {found.arn} has {subjects(found.bundle)}, and may have {MAX_CAS} CAs at most"
+        hint = "Remove an old one with aws rolesanywhere update-trust-anchor, or give --name to make another"
+        raise UsageError(problem, hint)
 
 
 _Resource = TypeVar("_Resource", TrustAnchor, RolesAnywhereProfile)

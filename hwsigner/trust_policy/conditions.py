@@ -39,6 +39,9 @@ KEYS = {
     "sts:SourceIdentity": "text",
     "aws:OriginIdentity/Subject": "text",
     "aws:OriginIdentity/SubjectType": "text",
+    # Of sessions with web identities and SAML only, so that they are missing here.
+    "aws:OriginIdentity/Issuer": "text",
+    "aws:OriginIdentity/FederatedProviderArn": "text arn",
     "aws:PrincipalIsAWSService": "bool",
     "aws:CurrentTime": "date",
     "aws:EpochTime": "date number",

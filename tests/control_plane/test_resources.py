@@ -9,9 +9,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 import certs
+from control_plane import setups
 from control_plane.setups import ANCHOR_ARN, CA, PROFILE_ARN, ROLE_ARN, TAGS, setup
 from hwsigner.control_plane.policies import with_statement
-from hwsigner.control_plane.resources import Role, RolesAnywhereProfile, TrustAnchor, check_ca
+from hwsigner.control_plane.resources import Role, RolesAnywhereProfile, TrustAnchor, check_ca, choose_anchor
 from hwsigner.errors import CertificateError, ServiceError, UsageError
 from hwsigner.identity.certificate import Certificate
 
@@ -65,9 +66,25 @@ def test_certificate_that_cannot_be_a_trust_anchor_is_refused(shape: certs.Shape
         check_ca([Certificate(CA.certificate, "ca.pem"), issued(shape)], datetime.now(UTC))
 
 
-@pytest.mark.parametrize("usage", [True, None])
-def test_ca_is_accepted_with_and_without_key_usage(usage: bool | None) -> None:
-    check_ca([issued(certs.Shape("Sub CA", is_ca=True, digital_signature=usage))], datetime.now(UTC))
+def test_ca_without_key_usage_is_refused() -> None:
+    check_ca([issued(certs.Shape("Sub CA", is_ca=True))], datetime.now(UTC))
+    with pytest.raises(CertificateError, match="has no keyUsage, and AWS requires keyCertSign"):
+        check_ca([issued(certs.Shape("Sub CA", is_ca=True, digital_signature=None))], datetime.now(UTC))
+
+
+def test_third_ca_is_refused() -> None:
+    three = [Certificate(certs.make_ca(name).certificate, "ca.pem") for name in ("A", "B", "C")]
+    check_ca(three[:2], datetime.now(UTC))
+    with pytest.raises(CertificateError, match="has 3 CA certificates, and a trust anchor has 2 at most"):
+        check_ca(three, datetime.now(UTC))
+
+
+def test_third_ca_is_refused_before_it_is_added() -> None:
+    other = certs.make_ca("Other CA")
+    third = setup(certs.make_ca("Third CA"), add_ca=True)
+    assert choose_anchor([setups.anchor(CA)], third)
+    with pytest.raises(UsageError, match="may have 2 CAs at most"):
+        choose_anchor([setups.anchor(CA, other)], third)
 
 
 @pytest.mark.parametrize("more", [{"role": "a b"}, {"role": ""}, {"name": "a/b"}, {"policies": ("ReadOnly",)}])

@@ -12,6 +12,7 @@ from hwsigner.emulator.certificates import anchor_problem
 from hwsigner.emulator.control.calls import Call, Kind, base_detail
 from hwsigner.emulator.refusals import invalid
 from hwsigner.emulator.resources import TrustAnchor
+from hwsigner.emulator.vault import require
 
 # AWS's quotas of a region.
 MAX_ANCHORS = 50
@@ -45,6 +46,7 @@ KIND = Kind("trust-anchor", "trustAnchor", lambda world: world.trust_anchors, _d
 def create(call: Call) -> dict[str, Any]:
     """CreateTrustAnchor."""
     anchors = call.world.trust_anchors
+    _check_service_linked_role(call)
     certificates, acm_pca_arn = _read_source(call)
     _refuse_distribution_points(call)
     call.check_alias(anchors)
@@ -87,6 +89,15 @@ def reset_notifications(call: Call) -> dict[str, Any]:
     anchor.notifications = {event: each for event, each in anchor.notifications.items() if event not in events}
     anchor.updated_at = call.now
     return KIND.document(anchor)
+
+
+def _check_service_linked_role(call: Call) -> None:
+    """Check that the caller may make the service-linked role, which an account gets with its first trust anchor."""
+    prefix, account = call.prefix, f":{call.caller.account}:trust-anchor/"
+    if not any(account in arn for arn in call.world.trust_anchors):
+        name = "aws-service-role/rolesanywhere.amazonaws.com/AWSServiceRoleForRolesAnywhere"
+        role = f"arn:{prefix.split(':')[1]}:iam::{call.caller.account}:role/{name}"
+        require(call.world.denied, call.caller, "iam:CreateServiceLinkedRole", role)
 
 
 def _refuse_distribution_points(call: Call) -> None:

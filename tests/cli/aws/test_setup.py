@@ -374,7 +374,7 @@ def check_denied(place: Place, action: str, *flags: str) -> None:
 MAKING = (
     *("rolesanywhere:ListTrustAnchors", "rolesanywhere:CreateTrustAnchor"),
     *("rolesanywhere:ListProfiles", "rolesanywhere:CreateProfile"),
-    *("iam:GetRole", "iam:CreateRole", "iam:AttachRolePolicy", "iam:PassRole"),
+    *("iam:GetRole", "iam:CreateRole", "iam:AttachRolePolicy", "iam:CreateServiceLinkedRole", "iam:PassRole"),
 )
 COMPLETING = (
     *("rolesanywhere:UpdateTrustAnchor", "rolesanywhere:EnableTrustAnchor"),
@@ -441,6 +441,7 @@ def test_answer_that_is_not_from_aws_is_never_taken_for_an_empty_one(
         (["--trust-anchor-arn", "arn:nonsense"], MATCH, "not a trust anchor ARN"),
         (["--profile", "a b"], MATCH, "not a valid profile name"),
         (["--policy", "ReadOnlyAccess"], MATCH, "not a policy's ARN"),
+        (["--policy", "arn:aws-cn:iam::aws:policy/ReadOnlyAccess"], MATCH, "the region is in the partition aws"),
         (["--policy", "arn:aws:iam::999999999999:policy/x"], MATCH, "of another account than the credentials"),
         (["--trust-anchor-arn", FOREIGN], MATCH, "of another account than the credentials"),
         (["--endpoint", "http://[::1"], MATCH, "not an endpoint URL"),

@@ -187,6 +187,19 @@ def test_leaf_as_the_ca_is_an_error(scene: Scene) -> None:
     assert str(scene.leaf) in outcome.err
 
 
+def test_bundle_that_aws_would_refuse_is_an_error(scene: Scene) -> None:
+    more = [certs.make_ca(name) for name in ("Second CA", "Third CA")]
+    bare = certs.issue(scene.ca, more[0].key.public_key(), certs.Shape("Bare CA", is_ca=True, digital_signature=None))
+    for name, data, words in (
+        ("three.pem", b"".join(each.pem for each in (scene.ca, *more)), "has 3 CA certificates"),
+        ("bare.pem", certs.pem(bare), "has no keyUsage"),
+    ):
+        ca = scene.write(name, data)
+        outcome = scene.call("aws", "template", "cloudformation", f"--ca={ca}", "--role=web", "--match=CN=web")
+        assert (outcome.status, outcome.out) == (4, "")
+        assert words in outcome.err
+
+
 def test_bundle_of_two_cas_is_kept(scene: Scene) -> None:
     two = scene.write("two.pem", scene.ca.pem + certs.make_ca("Second CA").pem)
     outcome = scene.call("aws", "template", "cloudformation", f"--ca={two}", "--role=web", "--match=CN=web")
