@@ -32,6 +32,7 @@ COMMANDS = {
     "list": "hwsigner.cli.list",
     "status": "hwsigner.cli.status",
     "whoami": "hwsigner.cli.whoami",
+    "console": "hwsigner.cli.console",
     "doctor": "hwsigner.cli.doctor",
     "keygen": "hwsigner.cli.keygen",
     "csr": "hwsigner.cli.csr",

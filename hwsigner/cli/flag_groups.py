@@ -48,6 +48,7 @@ EXAMPLES = {
     "credential-process": "hwsigner credential-process --profile web",
     "serve": "hwsigner serve web",
     "exec": "hwsigner exec web -- aws s3 ls",
+    "console": "hwsigner console --profile web --destination s3 --open",
     "update": "hwsigner update --config-profile web --profile default",
     "agent": "hwsigner agent status",
     "sign-string": "hwsigner sign-string --private-key handle:0x81000100",

@@ -16,7 +16,7 @@ ABOUT = "Temporary AWS credentials from a private key in a TPM, HSM, smart card,
 
 _WIDTH = 80
 _SECTIONS = {
-    "Credentials": ("credential-process", "exec", "agent", "serve", "update"),
+    "Credentials": ("credential-process", "exec", "console", "agent", "serve", "update"),
     "Profiles": ("profile", "enroll", "renew", "retire"),
     "Inspect and troubleshoot": ("status", "doctor", "whoami", "list", "show"),
     "Keys and certificates": ("keygen", "csr", "install-certificate", "delete", "attest", "verify-attestation"),

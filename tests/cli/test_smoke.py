@@ -23,6 +23,7 @@ import pytest
 
 import certs
 from attestation.piv_chains import old_chain
+from federation import federation
 from hwsigner import attestation
 from hwsigner._version import __version__
 from hwsigner.agent.client import find_credentials
@@ -217,6 +218,13 @@ def status(place: Place) -> None:
 def whoami(place: Place) -> None:
     place.patch.setenv("AWS_ENDPOINT_URL_STS", place.scene.emulator.url)
     assert place.data("whoami", "--profile=web")["Account"] == "123456789012"
+
+
+@run_of("console")
+def console(place: Place) -> None:
+    with federation(place.scene.emulator) as endpoint:
+        url = place.run("console", "--profile=web", f"--federation-endpoint={endpoint.url}")
+    assert url.startswith(f"{endpoint.url}?Action=login&")
 
 
 @run_of("doctor")
