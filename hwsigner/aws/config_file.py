@@ -122,7 +122,7 @@ def _sections(parser: RawConfigParser, kind: str, name: str) -> Iterator[str]:
     for section in parser.sections():
         if section.startswith(kind):
             try:
-                is_found = shlex.split(section)[1:] == [name]  # So does botocore.
+                is_found = shlex.split(section)[1:] == [name]  # As botocore does.
             except ValueError:
                 continue
             if is_found:

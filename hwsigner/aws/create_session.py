@@ -135,7 +135,7 @@ def find_service(
     """
     config = read_config(environ)
     flags = EndpointFlags(endpoint, fips, dual_stack)
-    found, _ = sessions_endpoint(region, environ=environ, endpoint=flags, verify=verify, config=config)
+    found, _ = sessions_endpoint(region, environ=environ, flags=flags, verify=verify, config=config)
     bundle = None if environ.get("AWS_CA_BUNDLE") else config.get("ca_bundle")
     cas = TrustedCAs(f"{bundle.source}: {bundle.value}", file=bundle.trusted()) if bundle else find_cas(environ)
     transport = TransportOptions(verify=verify, cas=cas, proxy=find_proxy(found, environ))

@@ -96,8 +96,8 @@ def with_credentials(data: bytes, section: str, credentials: Credentials) -> byt
     values = _values(credentials)
     mark = codecs.BOM_UTF8 if data.startswith(codecs.BOM_UTF8) else b""
     text = data[len(mark) :].decode("utf-8", "surrogateescape")
-    # If there is no place for Java, the other SDKs shall find them.
-    for keeps in (lambda *texts: _keeps_others(*texts) and _keeps_java(*texts), _keeps_others):
+    # If no place keeps the file readable for Java, the credentials go where the other SDKs find them.
+    for keeps in (_keeps_all, _keeps_others):
         for place in ("", "end", "top", "first", "last"):
             edited = _edited(text, section, values, place)
             if keeps(text, edited, section, values):
@@ -130,14 +130,14 @@ def _edited(text: str, section: str, values: Mapping[str, str], place: str) -> s
 
 
 def _keeps_others(old: str, new: str, section: str, values: Mapping[str, str]) -> bool:
-    """Return whether SDKs read the new text like the old one, except for the credentials, which botocore finds."""
+    """Return whether botocore and JavaScript read the new text like the old one, except for the new credentials."""
     before, after = (_others(_read_as_javascript(text), section, values) for text in (old, new))
     return before == after and _finds(_read_as_botocore, old, new, section, values)
 
 
-def _keeps_java(old: str, new: str, section: str, values: Mapping[str, str]) -> bool:
-    """Return the same for SDKs of Java and Rust, which read the credentials too."""
-    return _finds(_read_as_java, old, new, section, values)
+def _keeps_all(old: str, new: str, section: str, values: Mapping[str, str]) -> bool:
+    """Return whether this is so for the SDKs of Java and Rust too."""
+    return _keeps_others(old, new, section, values) and _finds(_read_as_java, old, new, section, values)
 
 
 def _finds(read: Callable[[str], Settings | None], old: str, new: str, section: str, values: Mapping[str, str]) -> bool:

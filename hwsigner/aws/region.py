@@ -223,7 +223,7 @@ class EndpointFlags(NamedTuple):
     """What flags say about the endpoint, None if they were not given.
 
     Attributes:
-        url: `--endpoint`.
+        url: `--endpoint`; an empty string counts as None.
         fips: `--use-fips-endpoint`.
         dual_stack: `--use-dualstack-endpoint`.
     """
@@ -237,7 +237,7 @@ def sessions_endpoint(
     region: str,
     *,
     environ: Mapping[str, str],
-    endpoint: str | EndpointFlags | None = None,
+    flags: EndpointFlags = EndpointFlags(),  # noqa: B008
     verify: bool = True,
     config: Mapping[str, Setting] | None = None,
 ) -> tuple[Endpoint, str]:
@@ -252,7 +252,7 @@ def sessions_endpoint(
     Args:
         region: the region, such as `us-east-1`.
         environ: the environment variables.
-        endpoint: the value of `--endpoint`, or of all flags about the endpoint; None or an empty string for none.
+        flags: what flags say about the endpoint.
         verify: False for `--no-verify-ssl`.
         config: the settings of the SDKs' config file.
 
@@ -264,7 +264,6 @@ def sessions_endpoint(
     Warns:
         UnsafeConnectionWarning: `verify` is False.
     """
-    flags = endpoint if isinstance(endpoint, EndpointFlags) else EndpointFlags(endpoint)
     config = config or {}
     fips = _variant("AWS_USE_FIPS_ENDPOINT", flags.fips, environ, config)
     dual_stack = _variant("AWS_USE_DUALSTACK_ENDPOINT", flags.dual_stack, environ, config)
@@ -327,7 +326,7 @@ def _source_of_true(variable: str, environ: Mapping[str, str], config: Mapping[s
     if not value and (setting := config.get(variable.removeprefix("AWS_").lower())):
         source, value = setting.source, setting.value
     if value.lower() not in ("", "true", "false"):
-        raise UsageError(f"{source} is {value[:100]!r}, which is neither true nor false", "Set it to true or false")
+        raise UsageError(f"{source} is {_shown(value)}, which is neither true nor false", "Set it to true or false")
     return source if value.lower() == "true" else ""
 
 

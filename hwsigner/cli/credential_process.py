@@ -50,24 +50,20 @@ def _run_without_profile(given: Arguments) -> bool:
 
 def run(arguments: Arguments) -> int:
     """Create a session and print its credentials. Then start an agent, if the profile has `agent = "auto"`."""
-    from hwsigner.aws.create_session import create_session, shortened
+    from hwsigner.aws.create_session import create_session
     from hwsigner.cli.monitoring import audit_of_sessions
-    from hwsigner.cli.process import report
+    from hwsigner.cli.process import report_shorter_session
     from hwsigner.config import settings
     from hwsigner.identity import open_identity
-    from hwsigner.system.clocks import utc_now
 
     service, request = settings.service(arguments.settings), settings.session_request(arguments.settings)
     audit = audit_of_sessions()
     with open_identity(settings.identity_source(arguments.settings)) as identity:
         credentials = create_session(identity, request, service)
         if audit:
-            profile = arguments.profile or arguments.config_profile or ""
-            audit.give_self(profile, credentials)
+            audit.give_self(arguments.profile or arguments.config_profile or "", credentials)
     _print(f"{credentials.process_json()}\n")
-    asked = vars(arguments.settings).get("session_duration", 0)  # The default is not asked for.
-    if problem := shortened(credentials, asked, utc_now()):
-        report(f"warning: {problem}")  # No HwsignerWarning: with --strict, the credentials would not be given.
+    report_shorter_session(credentials, arguments.settings)
     given = {flag.attribute: value for flag, value in arguments.given}
     if _only_profile(given) and arguments.settings.agent == "auto":
         from hwsigner.agent.client import start_agent

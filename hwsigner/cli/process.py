@@ -17,6 +17,7 @@ from hwsigner.errors import HwsignerError, printable
 from hwsigner.system.systemd import ERROR, is_journal, line_priority
 
 if TYPE_CHECKING:
+    from hwsigner.aws.credentials import Credentials
     from hwsigner.config.settings import Settings
     from hwsigner.pins import AskPin, PinRequest
 
@@ -48,6 +49,16 @@ def report_to(log: Callable[[str], None] | None) -> None:
     """Let `report` write its lines to a log, or to stderr again with None."""
     global _log
     _log = log
+
+
+def report_shorter_session(credentials: Credentials, values: Settings) -> None:
+    """Report a session that is shorter than asked. Not by a HwsignerWarning, for which --strict refuses credentials."""
+    from hwsigner.aws.create_session import shortened
+    from hwsigner.system.clocks import utc_now
+
+    asked = vars(values).get("session_duration", 0)  # The default is not asked for.
+    if problem := shortened(credentials, asked, utc_now()):
+        report(f"warning: {problem}")
 
 
 def let_ask(values: Settings) -> None:

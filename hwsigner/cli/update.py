@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from hwsigner.cli.monitoring import audit_of_sessions
 from hwsigner.cli.parser import Arguments, CommandModule, Parser
-from hwsigner.cli.process import report
+from hwsigner.cli.process import report, report_shorter_session
 from hwsigner.config import settings
 from hwsigner.config.flags import CONFIG_PROFILE, IDENTITY, SESSION, Flag, switch
 from hwsigner.errors import CertificateError, HwsignerError, HwsignerWarning, PinError, UnsafeKeyWarning, UsageError
@@ -71,7 +71,7 @@ def run(arguments: Arguments) -> int:
                 audit.give_self(arguments.config_profile or "", credentials)
             _write(path, section, credentials)
             if not is_told and credentials is not source.of_agent:
-                _warn_of_life(credentials, arguments.settings.session_duration)
+                report_shorter_session(credentials, arguments.settings)
                 is_told = True
 
         name = _only_profile(arguments)
@@ -106,14 +106,6 @@ def _write(path: str, section: str, credentials: Credentials) -> None:
     _warn_of_readers(path)
     edit_file(path, edit)
     report(f"wrote [{section}] of {path}, good until {credentials.expiration:%Y-%m-%dT%H:%M:%SZ}")
-
-
-def _warn_of_life(credentials: Credentials, asked: int) -> None:
-    from hwsigner.aws.create_session import shortened
-    from hwsigner.system.clocks import utc_now
-
-    if text := shortened(credentials, asked, utc_now()):
-        report(f"warning: {text}")  # No HwsignerWarning: --strict must not refuse the credentials.
 
 
 def _warn_of_readers(path: str) -> None:

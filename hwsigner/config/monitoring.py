@@ -9,6 +9,9 @@ from hwsigner.config import profiles
 from hwsigner.config.flags import Flag, one_of, table_values, whole_number
 from hwsigner.errors import ConfigError, UsageError
 
+# With some 500 bytes each, one user does not fill a disk quickly.
+AUDIT_RATE = 6000
+
 # The defaults are of `read_monitoring`: a flag that is given takes precedence over config.toml.
 MONITORING = (
     Flag(
@@ -27,7 +30,7 @@ MONITORING = (
     ),
     Flag(
         "audit-rate",
-        "audit lines a minute for each user (default: 6000)",
+        f"audit lines a minute for each user (default: {AUDIT_RATE})",
         "NUMBER",
         convert=whole_number(1, 1_000_000),
     ),
@@ -43,7 +46,7 @@ class Monitoring:
     log_format: str = "auto"
     audit_log: str | None = None
     audit: str = "warn"
-    audit_rate: int = 6000
+    audit_rate: int = AUDIT_RATE
 
     def __init__(self, values: Mapping[str, object]) -> None:
         self.__dict__.update(values)

@@ -216,7 +216,7 @@ def _check_region(state: ProfileState, region: str) -> Iterator[Finding]:
     flags = EndpointFlags(given, values.use_fips_endpoint, values.use_dualstack_endpoint)
     try:
         config = read_config(environ)
-        endpoint, why = sessions_endpoint(region, environ=environ, endpoint=flags, verify=verify, config=config)
+        endpoint, why = sessions_endpoint(region, environ=environ, flags=flags, verify=verify, config=config)
     except UsageError as error:
         yield local.ENDPOINT_INVALID.found_by(error)
         return
@@ -234,9 +234,8 @@ def _check_region(state: ProfileState, region: str) -> Iterator[Finding]:
         yield local.PROXY_INVALID.found_by(error)
         return
     try:
-        _, fips, dual_stack = flags
         transport = find_service(
-            region, endpoint=given, fips=fips, dual_stack=dual_stack, verify=verify, environ=environ
+            region, endpoint=given, fips=flags.fips, dual_stack=flags.dual_stack, verify=verify, environ=environ
         ).transport
         if transport.cas and transport.cas.file:
             check_no_pipe(transport.cas.file, ConfigError)

@@ -17,7 +17,7 @@ _SHORTEST_LIFE = 600.0
 _STEP_SHARE = 1 / 40
 _UNIT_STEP = 900.0  # Of `hwsigner-renew@.timer`, in seconds.
 _BOOTED = "/run/systemd/system"  # It is there if systemd runs this system: sd_booted(3).
-_SECONDS = 30
+_SYSTEMD_WAIT = 30  # Seconds.
 # A monotonic timer recurs by OnUnitInactiveSec; OnActiveSec is the first look after a boot. Chance adds up to half.
 _TEXT = """\
 # Written by hwsigner enroll and renew, which change or remove this file with the life of the certificate.
@@ -122,7 +122,7 @@ def _reload(every: str, *, system: bool) -> None:
     """Have systemd read the units again. A timer that runs goes on with the new pace."""
     command = ["systemctl", "daemon-reload"] if system else ["systemctl", "--user", "daemon-reload"]
     try:
-        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=_SECONDS)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SYSTEMD_WAIT)
         reason = " ".join(done.stderr.split())[:200] or f"status {done.returncode}" if done.returncode else ""
     except (OSError, subprocess.SubprocessError) as error:
         reason = str(error)

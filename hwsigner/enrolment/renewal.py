@@ -92,7 +92,7 @@ def renew(
         found, failures = profile(name, os.environ), Failures(file)  # Read again: it may have been renewed meanwhile.
         old = _current(found)
         if if_due and (datetime.now(UTC) < due_at(old) or failures.pause_left(time.time()) > 0):
-            set_pace(name, config, old)  # It may not be of a renewal, or that was killed.
+            set_pace(name, config, old)  # What installed it may have been another program, or killed.
             return None
         try:
             renewed = _renew(found, old, new_key, prompts)

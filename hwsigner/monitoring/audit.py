@@ -25,8 +25,6 @@ from hwsigner.system.systemd import INFO, has_journal, is_journal, send_entry
 
 Fields = dict[str, str | int]
 
-# Lines a minute for each user. With some 500 bytes each, one user can't fill a disk quickly.
-RATE = 6000
 # The first step for the user, by the reason that a line can't be written.
 _STEPS = {errno.ENOSPC: "Make room", errno.EDQUOT: "Make room", errno.ENOENT: "Make the folder"}
 
@@ -81,7 +79,7 @@ class Audit:
         *,
         required: bool,
         log: Callable[[str], None],
-        rate: int = RATE,
+        rate: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name = place

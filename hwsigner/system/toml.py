@@ -8,7 +8,7 @@ from typing import Any
 
 from hwsigner.errors import ConfigError
 
-_DEEPEST = 100  # Tables and arrays in each other. Python's libraries fail at about a thousand.
+_DEEPEST = 100  # Nested tables and arrays. Python's libraries fail at about a thousand.
 
 
 def parse_toml(data: bytes, path: str) -> dict[str, Any]:
@@ -50,4 +50,4 @@ def _check_values(document: dict[str, Any], path: str) -> None:
         ]
         if not level:
             return
-    raise ConfigError(f"{path} has more than {_DEEPEST} tables in each other", "Write [profile.NAME] and its keys")
+    raise ConfigError(f"{path} has more than {_DEEPEST} nested tables", "Write [profile.NAME] and its keys")

@@ -257,8 +257,8 @@ def test_hosts_agree_with_botocore() -> None:
     assert checked > 80
 
 
-def chosen(region: str, **options: Any) -> Endpoint:
-    return sessions_endpoint(region, **options)[0]
+def chosen(region: str, *, endpoint: str | None = None, **options: Any) -> Endpoint:
+    return sessions_endpoint(region, **{"flags": EndpointFlags(endpoint), **options})[0]
 
 
 def test_url_is_derived_from_the_region() -> None:
@@ -277,7 +277,7 @@ def test_environment_chooses_fips_and_dual_stack_hosts() -> None:
         host = service_host("us-east-1", fips=bool(flags.fips), dual_stack=bool(flags.dual_stack))
         for environ in ({}, {"AWS_USE_DUALSTACK_ENDPOINT": str(not flags.dual_stack)}):
             if flags.dual_stack is not None or not environ:
-                assert chosen("us-east-1", environ=environ, endpoint=flags).host == host
+                assert chosen("us-east-1", environ=environ, flags=flags).host == host
     off = {"AWS_USE_FIPS_ENDPOINT": "false", "AWS_USE_DUALSTACK_ENDPOINT": ""}
     assert chosen(REGION, environ=off).host == "rolesanywhere.eu-west-1.amazonaws.com"
 
@@ -299,27 +299,27 @@ def test_variable_other_than_true_or_false_is_an_error(name: str) -> None:
 
 def test_flag_that_asks_for_fips_in_another_region_is_named() -> None:
     with pytest.raises(UsageError, match=r"^--use-fips-endpoint is true, but region eu-west-1 has no FIPS endpoint"):
-        chosen(REGION, environ={}, endpoint=EndpointFlags(fips=True))
+        chosen(REGION, environ={}, flags=EndpointFlags(fips=True))
     fips = {"AWS_USE_FIPS_ENDPOINT": "true"}
-    assert chosen(REGION, environ=fips, endpoint=EndpointFlags(fips=False)).host == service_host(REGION)
+    assert chosen(REGION, environ=fips, flags=EndpointFlags(fips=False)).host == service_host(REGION)
 
 
 @pytest.mark.parametrize(
-    ("environ", "endpoint", "source"),
+    ("environ", "flags", "source"),
     [
-        ({}, None, "region us-east-1"),
-        ({"AWS_USE_FIPS_ENDPOINT": "true"}, None, "region us-east-1 and AWS_USE_FIPS_ENDPOINT"),
+        ({}, EndpointFlags(), "region us-east-1"),
+        ({"AWS_USE_FIPS_ENDPOINT": "true"}, EndpointFlags(), "region us-east-1 and AWS_USE_FIPS_ENDPOINT"),
         (
             {},
             EndpointFlags(fips=True, dual_stack=True),
             "region us-east-1 and --use-fips-endpoint and --use-d",
         ),
         ({"AWS_ENDPOINT_URL": "https://a.example"}, EndpointFlags(fips=True), "AWS_ENDPOINT_URL"),
-        ({"AWS_ENDPOINT_URL": "https://a.example"}, "https://b.example", "--endpoint"),
+        ({"AWS_ENDPOINT_URL": "https://a.example"}, EndpointFlags("https://b.example"), "--endpoint"),
     ],
 )
-def test_source_of_the_endpoint_is_named(environ: dict[str, str], endpoint: Any, source: str) -> None:
-    assert sessions_endpoint("us-east-1", environ=environ, endpoint=endpoint)[1].startswith(source)
+def test_source_of_the_endpoint_is_named(environ: dict[str, str], flags: EndpointFlags, source: str) -> None:
+    assert sessions_endpoint("us-east-1", environ=environ, flags=flags)[1].startswith(source)
 
 
 def test_malformed_region_has_no_endpoint() -> None:

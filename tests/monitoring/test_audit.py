@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from hwsigner.config.monitoring import Monitoring
+from hwsigner.config.monitoring import AUDIT_RATE
 from hwsigner.errors import AuditError
 from hwsigner.monitoring import audit as module
-from hwsigner.monitoring.audit import RATE, Audit
+from hwsigner.monitoring.audit import Audit
 from monitoring.credentials import AuditedSet
 from monitoring.pipes import almost_full_pipe, ends
 
@@ -36,7 +36,7 @@ def give(audit: Audit, credentials: AuditedSet = AuditedSet(), user: int | str =
 class Opened:
     """An audit log in a file, and what it logs."""
 
-    def __init__(self, path: Path | str, *, required: bool = False, rate: int = RATE) -> None:
+    def __init__(self, path: Path | str, *, required: bool = False, rate: int = AUDIT_RATE) -> None:
         self.logged: list[str] = []
         self.now = 0.0
         self.audit = Audit(str(path), required=required, log=self.logged.append, rate=rate, clock=lambda: self.now)
@@ -103,10 +103,6 @@ def test_user_above_the_rate_is_given_credentials_and_counted_if_lines_are_not_r
     assert [line.get("left_out") for line in read(path)] == [None, None, None, 7, None, None]
 
 
-def test_rate_is_that_of_the_settings() -> None:
-    assert Monitoring({}).audit_rate == RATE
-
-
 @pytest.mark.parametrize("make", [lambda path: None, lambda path: path.touch(0o640)], ids=["gone", "made by logrotate"])
 def test_lines_go_to_a_new_file_after_a_rotation(path: Path, make: Callable[[Path], None]) -> None:
     opened = Opened(path)
@@ -120,7 +116,8 @@ def test_lines_go_to_a_new_file_after_a_rotation(path: Path, make: Callable[[Pat
 
 def test_lines_of_several_processes_do_not_mix(path: Path) -> None:
     program = (
-        "import sys; from hwsigner.monitoring.audit import Audit; a = Audit(sys.argv[1], required=True, log=print)\n"
+        "import sys; from hwsigner.monitoring.audit import Audit\n"
+        "a = Audit(sys.argv[1], required=True, log=print, rate=6000)\n"
         "from hwsigner import Credentials; c = Credentials('ASIA', '', '', None, '', '')\n"
         "for i in range(200): a.give('p' * 300, c, 1, {'uid': 1})"
     )

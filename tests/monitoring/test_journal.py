@@ -29,7 +29,7 @@ from hwsigner.monitoring.log import Log
 
 Log().note("error: no session", profile="web", cause="pin")
 credentials = Credentials("ASIA1", "", "", None, "", "")
-Audit("journal", required=True, log=print).give("web", credentials, 7, {"uid": 7})
+Audit("journal", required=True, log=print, rate=6000).give("web", credentials, 7, {"uid": 7})
 """
 
 

@@ -94,7 +94,7 @@ def test_logrotate_loses_no_line_of_a_running_program(tmp_path: Path) -> None:
     user, group = pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(os.getegid()).gr_name
     text = text.replace("/var/log/hwsigner/*.log", str(path)).replace("hwsigner hwsigner", f"{user} {group}")
     (tmp_path / "conf").write_text(text)
-    audit = Audit(str(path), required=True, log=print)
+    audit = Audit(str(path), required=True, log=print, rate=6000)
     for who in range(3):
         audit.give("web", AuditedSet(), who, {"uid": who})
         tmp_path.chmod(0o755)

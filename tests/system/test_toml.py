@@ -51,7 +51,7 @@ def test_largest_numbers_are_read() -> None:
     "data", [".".join("a" * 3000) + " = 1", f"[{'.'.join('a' * 3000)}]", "a=" + "[" * 101 + "]" * 101]
 )
 def test_tables_3000_deep_are_an_error(data: str) -> None:
-    with pytest.raises(ConfigError, match="F has more than 100 tables in each other"):
+    with pytest.raises(ConfigError, match="F has more than 100 nested tables"):
         parse_toml(data.encode(), "F")
 
 

@@ -28,7 +28,6 @@ RETRY_SECONDS = 10.0
 LONGEST_REASON = 500
 _NOT_ALLOWED = "the registrar's policy does not give this chip a certificate with this subject and these names"
 _AT_ONCE: AbstractContextManager[object] = nullcontext()
-
 _UNKNOWN = Machine("", "", "", "", "CN=unknown,OU=unknown")
 
 # Takes the facts of one decision.
