@@ -23,6 +23,7 @@ from hwsigner.http.connection import Deadline, find_proxy
 from hwsigner.http.tls import TrustedCAs, find_cas
 from hwsigner.http.transport import Response, TransportOptions, parse_date, post
 from hwsigner.identity import Identity
+from hwsigner.identity.certificate import Chain
 from hwsigner.sigv4 import Request, canonical_request, sign_request
 from hwsigner.system.clocks import utc_now
 
@@ -229,7 +230,7 @@ def _attempt(
 ) -> Credentials:
     response = _send(identity, request, service, deadline, now())
     if response.status not in (200, 201):
-        raise service_error(response, now())
+        raise service_error(response, now(), identity.chain)
     if not is_from_service(response):
         raise unexpected_response(response)
     number, serial = request_id_of(response), identity.chain.leaf.x509.serial_number
@@ -275,16 +276,17 @@ def _milliseconds(begin: float) -> str:
     return f"{(time.monotonic() - begin) * 1000:.1f} ms"
 
 
-def service_error(response: Response, now: datetime) -> ServiceError:
+def service_error(response: Response, now: datetime, chain: Chain | None = None) -> ServiceError:
     """Return the error for a response that is not a success.
 
     Args:
         response: the response.
         now: this machine's time when it came, with a time zone.
+        chain: the certificates that were sent. What is wrong with them comes before the usual cause.
     """
     body = response.json_object()
     kind = _type(response, body)
-    error = _explained(response, body, kind, now)
+    error = _explained(response, body, kind, now, chain)
     error.retryable = response.status in _RETRYABLE_STATUSES or kind in _RETRYABLE_TYPES
     error.retry_after = response.retry_after(now)
     error.request_id = request_id_of(response)
@@ -311,7 +313,9 @@ def unexpected_response(response: Response) -> ServiceError:
     return ServiceError(problem, "Check --endpoint and look for a proxy")
 
 
-def _explained(response: Response, body: dict[str, object], kind: str, now: datetime) -> ServiceError:
+def _explained(
+    response: Response, body: dict[str, object], kind: str, now: datetime, chain: Chain | None
+) -> ServiceError:
     if 300 <= response.status < 400:
         location = response.headers.get("Location", "nowhere")[:_SHOWN_CHARACTERS]
         problem = f"the service redirects ({response.status}) to {location}, which hwsigner does not follow"
@@ -321,8 +325,31 @@ def _explained(response: Response, body: dict[str, object], kind: str, now: date
     message = str(body.get("message") or body.get("Message") or "no message")[:_SHOWN_CHARACTERS]
     what = f"{kind} ({response.status})" if kind else f"status {response.status}"
     number = f" (request id {request_id_of(response)})" if request_id_of(response) else ""
-    hint = _clock_hint(response, message, now) or _cause(response.status, kind, message)
+    fault = _fault_of(chain, message, now) if chain else ""
+    hint = _clock_hint(response, message, now) or fault or _cause(response.status, kind, message)
     return ServiceError(f"the service refused: {what}: {message.rstrip('.')}{number}", hint)
+
+
+def _fault_of(chain: Chain, message: str, now: datetime) -> str:
+    """Return a hint by what is wrong with the certificates that the service refused, or an empty string."""
+    lowered = message.lower()
+    if "failed to be mapped" in lowered:
+        from hwsigner.identity.session_tags import untaggable
+
+        problems = "; ".join(untaggable(chain.leaf))
+        return f"{problems}: reissue the certificate, or change the attribute mappings" if problems else ""
+    if "untrusted" not in lowered:
+        return ""
+    from hwsigner.identity.flaws import chain_flaws
+
+    of_issuer, flaws = "signing certificate" in lowered, chain_flaws(chain, now)
+    # The service's words say where it looked; what is certain comes before what AWS does not document.
+    flaws.sort(key=lambda each: ((each.certificate is chain.leaf) is of_issuer, not each.is_documented))
+    if not flaws:
+        return ""
+    if flaws[0].certificate is chain.leaf:
+        return f"The certificate {flaws[0].problem}: reissue it"
+    return f"The intermediate {flaws[0].certificate.subject} {flaws[0].problem}: get the CA's current one"
 
 
 def _cause(status: int, kind: str, message: str) -> str:

@@ -13,7 +13,8 @@ from hwsigner.control_plane.resources import DEFAULT_DURATION
 from hwsigner.errors import CertificateError
 from hwsigner.findings import Finding, account
 from hwsigner.identity.bundle import read_bundle, subjects
-from hwsigner.identity.certificate import Certificate, Chain, preflight
+from hwsigner.identity.certificate import Certificate, Chain
+from hwsigner.identity.flaws import Flaw, leaf_flaws, path_flaws
 from hwsigner.identity.revocation_list import RevocationList
 from hwsigner.identity.serial_numbers import serial_text
 from hwsigner.identity.session_tags import session_tags, untaggable
@@ -80,7 +81,7 @@ def origin_source(profile: Detail) -> str:
 
 
 def _is_among(name: str, specifiers: Sequence[str]) -> bool:
-    name = name.lower()
+    name = "dns" if name.startswith("DNS/") else name.lower()
     every = {"name", "name/", "name/*"} if name.startswith("name/") else {"*"}
     return any(each.lower() == name or each.lower() in every for each in specifiers)
 
@@ -138,11 +139,10 @@ def _check_duration(profile: Detail, role: Detail, request: SessionRequest) -> I
 
 
 def check_certificate(chain: Chain, now: datetime) -> Iterator[Finding]:
-    """Yield why the service refuses a certificate, whatever AWS has."""
-    try:
-        preflight(chain.leaf, now)
-    except CertificateError as error:
-        yield account.CERTIFICATE_REFUSED.found(error.message)
+    """Yield why the service refuses a certificate, or may refuse it, whatever AWS has."""
+    for flaw in leaf_flaws(chain.leaf, now):
+        mistake = account.CERTIFICATE_REFUSED if flaw.is_documented else account.CERTIFICATE_DOUBTFUL
+        yield mistake.found(f"certificate {chain.leaf.source} {flaw.problem}")
 
 
 def check_trust(chain: Chain, anchor: Detail, authorities: Sequence[Certificate], now: datetime) -> Iterator[Finding]:
@@ -159,14 +159,25 @@ def check_trust(chain: Chain, anchor: Detail, authorities: Sequence[Certificate]
         kind = anchor.get("source", {}).get("sourceType", "")
         yield account.ANCHOR_NOT_JUDGED.found(f"{name} has the source {kind}, whose certificates were not read")
         return
-    issuers = [ca for ca in authorities for each in chain.certificates if ca.issued(each)]
-    if not issuers:
+    flaws = path_flaws(chain, authorities, now)
+    if flaws is None:
         issuer = chain.certificates[-1].x509.issuer.rfc4514_string()
         found = f"certificate {chain.leaf.subject} was issued by {issuer}, and {name} has {subjects(authorities)}"
         yield account.CHAIN_UNTRUSTED.found(found)
-    elif all(each.x509.not_valid_after_utc < now for each in issuers):
-        expiry = f"{issuers[0].x509.not_valid_after_utc:%Y-%m-%d}"
-        yield account.ANCHOR_CA_EXPIRED.found(f"CA {issuers[0].subject} of {name} expired on {expiry}")
+    for flaw in flaws or ():
+        yield _flaw_of_ca(flaw, name if any(flaw.certificate is each for each in authorities) else "")
+
+
+def _flaw_of_ca(flaw: Flaw, anchor: str) -> Finding:
+    """Return the finding for what is wrong with an intermediate, or with a CA of the trust anchor if that is named."""
+    found = f"CA {flaw.certificate.subject} of {anchor} {flaw.problem}"
+    if not anchor:
+        found = f"intermediate {flaw.certificate.subject} ({flaw.certificate.source}) {flaw.problem}"
+    if not flaw.is_documented:
+        return account.CERTIFICATE_DOUBTFUL.found(found)
+    if anchor and flaw.rule == "expired":
+        return account.ANCHOR_CA_EXPIRED.found(found)
+    return (account.ANCHOR_CA_REFUSED if anchor else account.INTERMEDIATE_REFUSED).found(found)
 
 
 def trusted(anchor: Detail, facts: Facts) -> list[Certificate]:
@@ -181,8 +192,11 @@ def trusted(anchor: Detail, facts: Facts) -> list[Certificate]:
 def check_tags(chain: Chain, profile: Detail) -> Iterator[Finding]:
     """Yield the names of a certificate that a profile maps, and that can't become session tags."""
     for problem in untaggable(chain.leaf):
-        if is_mapped(problem.split(" ")[0], profile):
+        tag = problem.split(" ")[0]
+        if is_mapped(tag, profile):
             yield account.TAG_REFUSED.found(problem)
+        elif tag == "x509Subject/CN":
+            yield account.TAG_REFUSED.found(f"{problem}. It is not mapped, but the source identity is made of it, too")
     source = origin_source(profile)
     if source and source not in mapped_tags(session_tags(chain.leaf), profile):
         yield account.ORIGIN_MISSING.found(

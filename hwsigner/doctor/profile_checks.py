@@ -295,6 +295,8 @@ def _mistake_of(rule: Rule) -> Mistake:
             return local.CERTIFICATE_KEY_USAGE
         case "hash":
             return local.CERTIFICATE_HASH
+        case "subject":
+            return local.CERTIFICATE_SUBJECT
 
 
 def _check_chain(leaf: certificate.Certificate, certificates: Sequence[certificate.Certificate]) -> Iterator[Finding]:

@@ -81,7 +81,8 @@ def check_path(
     """Check that the chain, in the order sent, leads from the leaf to one of the anchors.
 
     Each certificate of the chain must have issued the one before it, so unrelated certificates are refused. A trust
-    anchor that is itself an intermediate certificate may be part of the chain.
+    anchor that is itself an intermediate certificate may be part of the chain. What is above a certificate that a trust
+    anchor issued may have expired, or break other rules.
 
     Raises:
         RefusalError: AccessDeniedException, "Untrusted Signing Certificate".
@@ -91,8 +92,7 @@ def check_path(
         if not is_issued_by(below, issuer):
             raise _untrusted(f"item {depth + 1} of X-Amz-X509-Chain did not issue the certificate before it")
         problem = problem and _anchor_problem(below, anchors, depth, now)
-        issuer_problem = _issuer_problem(issuer, depth, now)
-        if issuer_problem:
+        if problem and (issuer_problem := _issuer_problem(issuer, depth, now)):
             raise _untrusted(issuer_problem)
         below = issuer
     problem = problem and _anchor_problem(below, anchors, len(chain), now)
@@ -102,7 +102,7 @@ def check_path(
 
 def anchor_problem(certificate: x509.Certificate) -> str:
     """Return why a certificate can't be that of a trust anchor, or an empty string. It may have expired."""
-    return _issuer_problem(certificate, 0, certificate.not_valid_before_utc, is_anchor=True)
+    return _issuer_problem(certificate, 0, certificate.not_valid_before_utc)
 
 
 def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
@@ -147,16 +147,16 @@ def _anchor_problem(below: x509.Certificate, anchors: list[x509.Certificate], de
     problem = "the last certificate sent was not issued by a certificate of the trust anchor"
     for anchor in anchors:
         if is_issued_by(below, anchor):
-            problem = _issuer_problem(anchor, depth, now, is_anchor=True)
+            problem = _issuer_problem(anchor, depth, now)
             if not problem:
                 return ""
     return problem
 
 
-def _issuer_problem(issuer: x509.Certificate, depth: int, now: datetime, *, is_anchor: bool = False) -> str:
+def _issuer_problem(issuer: x509.Certificate, depth: int, now: datetime) -> str:
     """Return why this certificate may not issue others, or an empty string. Depth counts the intermediates below it."""
     try:
-        problem = _issuing_problem(issuer, depth) or _common_problem(issuer, now, signed=not is_anchor)
+        problem = _issuing_problem(issuer, depth) or _common_problem(issuer, now)
     except (ValueError, UnsupportedAlgorithm):
         problem = "has an unreadable extension or key"
     return f"the CA certificate {issuer.subject.rfc4514_string()} {problem}" if problem else ""
@@ -178,12 +178,14 @@ def _leaf_problem(leaf: x509.Certificate) -> str:
     constraints = _extension(leaf, x509.BasicConstraints)
     if constraints is not None and constraints.ca:
         return "is a CA certificate"
+    if not leaf.subject:
+        return "has an empty subject"
     usage = _extension(leaf, x509.KeyUsage)
     return "" if usage is not None and usage.digital_signature else "lacks the key usage digitalSignature"
 
 
-def _common_problem(certificate: x509.Certificate, now: datetime, *, signed: bool = True) -> str:
-    if signed and not _is_strongly_signed(certificate):
+def _common_problem(certificate: x509.Certificate, now: datetime) -> str:
+    if not _is_strongly_signed(certificate):
         return "is not signed with SHA-256, SHA-384, SHA-512 or ML-DSA"
     if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
         return f"is valid from {certificate.not_valid_before_utc} to {certificate.not_valid_after_utc}, and not now"

@@ -59,7 +59,8 @@ def principal_tags(leaf: x509.Certificate, role_arn: str, mappings: Mappings = D
     """Return the session's tags x509Subject/…, x509Issuer/… and x509SAN/…, by a profile's attribute mappings.
 
     As AWS documents ("Trust policy" in the Roles Anywhere User Guide), the first SAN of each kind is mapped. Several
-    values of a name, such as two OUs, are joined by slashes in the certificate's order.
+    values of a name, such as two OUs, are joined by slashes in the certificate's order. Later DNS names give no tag,
+    but must be such that they could: users saw "SAN: [ DNS/2 ]" refused.
 
     Raises:
         RefusalError: a value has characters that session tags can't have, or more than 256.
@@ -73,8 +74,9 @@ def principal_tags(leaf: x509.Certificate, role_arn: str, mappings: Mappings = D
         if _is_mapped(name, mappings.get(field, ())):
             values.setdefault((field, name), []).append(value)
     joined = {tag: "/".join(parts) for tag, parts in values.items()}
+    later = _later_dns_names(leaf) if _is_mapped("DNS", mappings.get("x509SAN", ())) else {}
     unmapped = {
-        field: [name for (full, name), value in joined.items() if full == field and not _is_tag(value)]
+        field: [name for (full, name), value in (joined | later).items() if full == field and not _is_tag(value)]
         for field in _FIELDS
     }
     if any(unmapped.values()):
@@ -126,11 +128,20 @@ def _name_tags(field: str, name: x509.Name, prefix: str = "") -> Iterator[tuple[
             yield field, f"{prefix}{_NAMES[attribute.oid]}", str(attribute.value)
 
 
-def _alternative_tags(leaf: x509.Certificate) -> Iterator[tuple[str, str, str]]:
+def _alternative_names(leaf: x509.Certificate) -> x509.SubjectAlternativeName:
     try:
-        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        return leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
-        return
+        return x509.SubjectAlternativeName([])
+
+
+def _later_dns_names(leaf: x509.Certificate) -> dict[tuple[str, str], str]:
+    names = _alternative_names(leaf).get_values_for_type(x509.DNSName)
+    return {("x509SAN", f"DNS/{number}"): name for number, name in enumerate(names[1:], start=2)}
+
+
+def _alternative_tags(leaf: x509.Certificate) -> Iterator[tuple[str, str, str]]:
+    names = _alternative_names(leaf)
     for value in names.get_values_for_type(x509.DNSName)[:1]:
         yield "x509SAN", "DNS", value
     for value in names.get_values_for_type(x509.UniformResourceIdentifier)[:1]:

@@ -32,6 +32,16 @@ ANCHOR_CA_EXPIRED = Mistake(
     "Certificates of an expired CA are refused",
     "Add the renewed CA with hwsigner aws setup --add-ca",
 )
+ANCHOR_CA_REFUSED = Mistake(
+    "anchor-ca-refused",
+    "The service refuses certificates of such a CA",
+    "Add a CA that the service accepts with hwsigner aws setup --add-ca",
+)
+INTERMEDIATE_REFUSED = Mistake(
+    "intermediate-refused",
+    "The service refuses a chain with such a CA certificate",
+    "Give the CA's current certificate with --intermediates, or have the certificate issued by another CA",
+)
 CHAIN_UNTRUSTED = Mistake(
     "chain-untrusted",
     "The service refuses it as untrusted",
@@ -72,7 +82,7 @@ TAG_UNMAPPED = Mistake(
 )
 TAG_REFUSED = Mistake(
     "tag-refused",
-    "The service refuses a session if a mapped name can't become a session tag",
+    "AWS's guide says that the service ignores a name that can't become a session tag. Users saw it refuse the session",
     "Reissue the certificate without that name, or remove it from the Roles Anywhere profile's attribute mappings",
 )
 ORIGIN_MISSING = Mistake(
@@ -81,6 +91,12 @@ ORIGIN_MISSING = Mistake(
     "Reissue the certificate with that name, map it, or set another subjectSource in the Roles Anywhere profile",
 )
 CERTIFICATE_REFUSED = Mistake("certificate-refused", "The service refuses such a certificate", "Renew or reissue it")
+CERTIFICATE_DOUBTFUL = Mistake(
+    "certificate-doubtful",
+    "AWS does not document whether the service accepts such a certificate",
+    "Reissue it with a key of P-256 or of RSA with 2048 bits, signed with SHA-256",
+    level=UNCLEAR,
+)
 CERTIFICATE_REVOKED = Mistake(
     "certificate-revoked",
     "The service refuses a revoked certificate",

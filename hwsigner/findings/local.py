@@ -73,6 +73,11 @@ CERTIFICATE_KEY_USAGE = Mistake(
 CERTIFICATE_HASH = Mistake(
     "certificate-hash", "The service requires SHA-256 or better", "Have it issued again by a CA that uses it"
 )
+CERTIFICATE_SUBJECT = Mistake(
+    "certificate-subject",
+    "AWS's guide says that certificates with an empty subject are not yet supported",
+    "Have it issued again with a CN",
+)
 CERTIFICATE_ATTESTATION = Mistake(
     "certificate-attestation",
     "An attestation certificate proves where a key is. No CA of yours issued it, so no trust anchor accepts it",
@@ -98,7 +103,7 @@ NAME_EMPTY = Mistake(
 )
 NAME_UNTAGGABLE = Mistake(
     "name-untaggable",
-    "The service refuses a session if a name of the certificate can't become a session tag",
+    "AWS's guide says that the service ignores a name that can't become a session tag. Users saw it refuse the session",
     "Have it issued again with another name, or take the name out of the Roles Anywhere profile's attribute mappings",
 )
 

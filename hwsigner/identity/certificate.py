@@ -1,7 +1,7 @@
 """Certificate chains: parse, order and check them.
 
 A leaf must meet IAM Roles Anywhere's trust model: X.509 version 3, basicConstraints absent or CA:FALSE, keyUsage
-digitalSignature, signed with SHA-256 or better, and within its validity.
+digitalSignature, signed with SHA-256 or better, within its validity, and with a subject that is not empty.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import warnings
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeVar
 
 from cryptography import x509
@@ -32,11 +32,11 @@ from hwsigner.key import (
 from hwsigner.key.public_key import HASHES, MLDSA_KEYS, verify
 
 if TYPE_CHECKING:
-    Rule = Literal["expired", "not-yet-valid", "version", "ca", "key-usage", "hash"]
+    Rule = Literal["expired", "not-yet-valid", "version", "ca", "key-usage", "hash", "subject"]
 
 MAX_INTERMEDIATES = 5
 _CLOCK_TOLERANCE = timedelta(minutes=5)
-_WEAK_HASHES = frozenset({"md5", "sha1", "sha224"})
+WEAK_HASHES = frozenset({"md5", "sha1", "sha224"})
 _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 # Extensions of a YubiKey's attestation certificates, which have the same public key as the user's certificate.
 _ATTESTATION_OIDS = "1.3.6.1.4.1.41482.3."
@@ -104,7 +104,8 @@ class Certificate(NamedTuple):
 
     def is_root(self) -> bool:
         """Return whether its own key signed it. Names don't decide: a CA's other certificates may have the same two."""
-        return self.issued(self)
+        is_unverifiable = self.x509.subject == self.x509.issuer and signature_hash(self.x509) in WEAK_HASHES
+        return is_unverifiable or self.issued(self)
 
     def issued(self, other: Certificate) -> bool:
         """Return whether this certificate's subject and key are those that issued the other."""
@@ -119,7 +120,7 @@ class Certificate(NamedTuple):
     def _issued_unusual(self, other: Certificate) -> bool:
         from asn1crypto.x509 import Certificate as Parsed
 
-        hash_name = _signature_hash(other.x509)
+        hash_name = signature_hash(other.x509)
         if other.x509.issuer != self.x509.subject or hash_name not in HASHES:
             return False
         signed = Parsed.load(other.unusual)["tbs_certificate"].dump()
@@ -211,7 +212,8 @@ def latest_expiring(certificates: Sequence[Certificate]) -> Certificate:
 def build_chain(leaf: Certificate, others: Sequence[Certificate]) -> tuple[Chain, list[Certificate]]:
     """Follow the issuers from a leaf; return the chain, and the certificates that are not in it.
 
-    If an issuer has several certificates, renewed or cross-signed, the one that expires last is used.
+    If an issuer has several certificates, renewed or cross-signed, the one that expires last is used, of those that are
+    valid already.
 
     Raises:
         CertificateError: the chain is longer than the service accepts.
@@ -231,8 +233,9 @@ def build_chain(leaf: Certificate, others: Sequence[Certificate]) -> tuple[Chain
 def _follow(leaf: Certificate, others: Sequence[Certificate], *, past_roots: bool) -> list[Certificate]:
     """Return a leaf's issuers without the root; with `past_roots`, follow a root's cross-signed certificate instead."""
     chain: list[Certificate] = []
-    rest, last = list(others), leaf
+    rest, last, now = list(others), leaf, datetime.now(UTC)
     while issuers := [c for c in rest if c.issued(last)]:
+        issuers = [c for c in issuers if c.x509.not_valid_before_utc <= now] or issuers
         preferred = [c for c in issuers if c.is_root() != past_roots]
         last = latest_expiring(preferred or issuers)
         rest.remove(last)
@@ -283,9 +286,11 @@ def broken_rules(leaf: Certificate, now: datetime) -> Iterator[BrokenRule]:
         yield BrokenRule("ca", "is a CA certificate (CA:TRUE)", "Use an end-entity certificate")
     if not _may_sign(certificate):
         yield BrokenRule("key-usage", "has no keyUsage digitalSignature", "Reissue it with that key usage")
-    hash_name = _signature_hash(certificate)
-    if hash_name in _WEAK_HASHES:
+    hash_name = signature_hash(certificate)
+    if hash_name in WEAK_HASHES:
         yield BrokenRule("hash", f"is signed with {hash_name.upper()}", "Reissue it with SHA-256 or better")
+    if not certificate.subject:
+        yield BrokenRule("subject", "has an empty subject", "Reissue it with a name such as CN=bamboo-01")
 
 
 def late_renewal(leaf: Certificate, now: datetime) -> str:
@@ -384,7 +389,7 @@ def _may_sign(certificate: x509.Certificate) -> bool:
     return usage is not None and usage.digital_signature
 
 
-def _signature_hash(certificate: x509.Certificate) -> str:
+def signature_hash(certificate: x509.Certificate) -> str:
     """Return the name of the hash in the certificate's own signature; empty if it is unknown."""
     try:
         algorithm = certificate.signature_hash_algorithm

@@ -1,8 +1,8 @@
 """Which session tags the service takes from a certificate, by the default attribute mapping of a profile.
 
 AWS's pages say that it maps the names of subject and issuer, and the first DNS name, URI and directory name of the
-subjectAltName, and that it joins several values of one name by slashes, in the certificate's order. That other
-characters in a value fail the request was seen.
+subjectAltName, and that it joins several values of one name by slashes, in the certificate's order. They also say that
+it ignores values with other characters; that these fail the request was seen, a second DNS name ("DNS/2") among them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from hwsigner.identity.certificate import Certificate, extension_of
 from hwsigner.identity.certificate_request import CertificateRequest
 
 MAX_LENGTH = 256
+_LATER_DNS = "x509SAN/DNS/"  # And a number: DNS names that become no tag, as errors of the service name them.
 _PUNCTUATION = frozenset("_.:/=+-@")
 _TYPES = {
     NameOID.COMMON_NAME: "CN",
@@ -46,7 +47,8 @@ def session_tags(certificate: Certificate | CertificateRequest) -> dict[str, str
 
     Names that can't become a tag are left out; `untaggable` has them.
     """
-    return {tag: value for tag, value in _values(certificate).items() if _problem(tag, value) is None}
+    values = _values(certificate).items()
+    return {tag: value for tag, value in values if not tag.startswith(_LATER_DNS) and _problem(tag, value) is None}
 
 
 def untaggable(certificate: Certificate | CertificateRequest) -> list[str]:
@@ -118,8 +120,8 @@ def _pairs(parsed: x509.Certificate | x509.CertificateSigningRequest) -> Iterato
     alternatives = extension_of(parsed.extensions, x509.SubjectAlternativeName)
     if alternatives is None:
         return
-    for value in alternatives.get_values_for_type(x509.DNSName)[:1]:
-        yield "x509SAN/DNS", value
+    for number, value in enumerate(alternatives.get_values_for_type(x509.DNSName), start=1):
+        yield "x509SAN/DNS" if number == 1 else f"{_LATER_DNS}{number}", value
     for value in alternatives.get_values_for_type(x509.UniformResourceIdentifier)[:1]:
         yield "x509SAN/URI", value
     for name in alternatives.get_values_for_type(x509.DirectoryName)[:1]:

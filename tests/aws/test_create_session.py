@@ -13,13 +13,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
 import certs
+from emulator.material import DAY, Form, authority, certificate
 from hwsigner.aws.create_session import (
     Service,
     SessionRequest,
@@ -35,8 +38,12 @@ from hwsigner.http import defaults
 from hwsigner.http.tls import TrustedCAs
 from hwsigner.http.transport import Response, TransportOptions
 from hwsigner.identity import Identity, IdentitySource, open_identity
+from hwsigner.identity.certificate import Certificate, Chain
 
 NOW = datetime(2026, 5, 4, 12, 0, 0, tzinfo=UTC)
+KEY = ec.generate_private_key(ec.SECP256R1())
+UNTRUSTED, INSUFFICIENT = "Untrusted Signing Certificate", "Untrusted certificate. Insufficient certificate"
+EXPIRED = {"begin": -2 * DAY, "end": -DAY}
 
 
 @dataclass
@@ -225,6 +232,31 @@ class TestCauses:
         for part in ("AccessDeniedException", "403", message.rstrip("."), "id-1"):
             assert part in error.message
         assert str(error).count(". ") <= 1 + message.count(". ")
+
+    @pytest.mark.parametrize(
+        ("message", "form", "above", "hint"),
+        [
+            (UNTRUSTED, {}, EXPIRED, "The intermediate CN=Middle,OU=devops,O=Example,C=DE expired on "),
+            (UNTRUSTED, {}, {"usages": ("crl_sign",)}, "lacks the keyUsage keyCertSign: get the CA's current one"),
+            (UNTRUSTED, EXPIRED, EXPIRED, "The intermediate"),
+            (UNTRUSTED, EXPIRED, {}, "The certificate expired at "),
+            (UNTRUSTED, {}, {}, "check for missing intermediates"),
+            (INSUFFICIENT, EXPIRED, EXPIRED, "The certificate expired at "),
+            (INSUFFICIENT, {"name": x509.Name([])}, {}, "The certificate has an empty subject: reissue it"),
+            (INSUFFICIENT, {}, {}, "The leaf lacks keyUsage"),
+            ("Some attributes failed to be mapped", {"name": "R&D"}, {}, "x509Subject/CN is 'R&D'"),
+            ("Some attributes failed to be mapped", {}, {}, "Use only letters"),
+            ("Something else", EXPIRED, EXPIRED, "trust policy"),
+        ],
+    )
+    def test_hint_names_what_is_wrong_with_the_certificates(
+        self, message: str, form: dict[str, Any], above: dict[str, Any], hint: str
+    ) -> None:
+        middle = authority(Form("Middle", **{"ca": True, "usages": ("key_cert_sign",), **above}), authority())
+        leaf = certificate(Form(**form), KEY.public_key(), middle)
+        chain = Chain(Certificate(leaf, "leaf.pem"), (Certificate(middle.certificate, "leaf.pem"),))
+        refused = response(403, {"message": message, "__type": "AccessDeniedException"})
+        assert hint in service_error(refused, datetime.now(UTC), chain).hint
 
     @pytest.mark.parametrize(
         ("status", "kind", "cause"),

@@ -104,6 +104,11 @@ CERTIFICATE: dict[str, tuple[Plant, set[str]]] = {
     "gap in the chain, in two files": (_put_chain_into_two_files, {"chain-gap"}),
     "chain out of order": (_reverse_chain, {"chain-order"}),
     "more than five intermediates": (lambda p: p.issue(certs.LEAF, *_CHAIN[6:0:-1]), {"chain-too-long"}),
+    "empty subject": (lambda p: p.issue_named(x509.Name([])), {"certificate-subject", "name-empty"}),
+    "second DNS name": (
+        lambda p: p.issue_named(_named("bamboo-01"), _alternatives(x509.DNSName("a"), x509.DNSName("*.b"))),
+        {"name-untaggable"},
+    ),
     "no CN": (lambda p: p.issue_named(_named(None)), {"name-empty"}),
     "& in a name": (lambda p: p.issue_named(_named("bamboo-01", "Smith & Sons")), {"name-untaggable"}),
     "tag too large": (lambda p: p.issue_named(_named("bamboo-01", "x" * 257)), {"name-untaggable"}),

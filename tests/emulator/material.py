@@ -27,7 +27,7 @@ class Form:
     usages: tuple[str, ...] | None = ("digital_signature",)
     begin: timedelta = -DAY
     end: timedelta = DAY
-    hash: type[hashes.SHA224 | hashes.SHA256] = hashes.SHA256
+    hash: Any = hashes.SHA256
     serial: int | None = None
     extensions: tuple[tuple[x509.ExtensionType, bool], ...] = ()
 
@@ -55,7 +55,8 @@ def certificate(form: Form, public_key: Any, issuer: Authority | None, signing_k
         builder = builder.add_extension(usage(*form.usages), critical=True)
     for extension, critical in form.extensions:
         builder = builder.add_extension(extension, critical=critical)
-    return builder.sign(key, None if "mldsa" in type(key).__name__.lower() else form.hash())
+    has_hash = not any(kind in type(key).__name__.lower() for kind in ("mldsa", "ed25519"))
+    return builder.sign(key, form.hash() if has_hash else None)
 
 
 def authority(form: Form = CA_FORM, issuer: Authority | None = None) -> Authority:

@@ -28,6 +28,7 @@ INSUFFICIENT = {
     "expired": (Form(begin=-2 * DAY, end=-DAY), "and not now"),
     "signed with SHA-224": (Form(hash=hashes.SHA224), "is not signed with"),
     "with an unknown critical extension": (Form(extensions=((UNKNOWN, True),)), "unknown critical extension 1.2.3.4"),
+    "with an empty subject": (Form(x509.Name([])), "has an empty subject"),
 }
 
 
@@ -149,6 +150,24 @@ def test_chain_is_untrusted_when_an_intermediate_is_signed_with_sha_1(
     leaf = issue(middle, caller.key.public_key())
     reply = create_session(emulator, Caller(caller.key, leaf, (middle.certificate,)))
     assert_untrusted(emulator, reply, "is not signed with")
+
+
+def test_chain_is_untrusted_when_the_trust_anchor_is_signed_with_sha_1(caller: Caller) -> None:
+    anchor = authority()
+    old = sha1_signed(CA_FORM, anchor.key.public_key(), anchor)
+    with Emulator(World.simple(old)) as emulator:
+        reply = create_session(emulator, Caller(caller.key, issue(anchor, caller.key.public_key())))
+        assert_untrusted(emulator, reply, "is not signed with")
+
+
+def test_what_is_above_a_trust_anchor_does_not_count(ca: Authority, caller: Caller) -> None:
+    expired = Form("Middle", ca=True, usages=("key_cert_sign",), begin=-2 * DAY, end=-DAY)
+    middle = authority(expired, ca)
+    renewed = certificate(Form("Middle", ca=True, usages=("key_cert_sign",)), middle.key.public_key(), ca)
+    workload = Caller(caller.key, issue(middle, caller.key.public_key()), (middle.certificate,))
+    for anchor, status in ((renewed, 201), (ca.certificate, 403)):
+        with Emulator(World.simple(anchor)) as emulator:
+            assert create_session(emulator, workload).status == status
 
 
 @pytest.mark.parametrize(("length", "status"), [(0, 403), (1, 201)])

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 
 import certs
 from backends.pkcs11.tokens import self_made
+from emulator.material import Form, certificate, sha1_signed
 from hwsigner.backends.pkcs11.der import encode
 from hwsigner.errors import CertificateError, CertificateWarning
 from hwsigner.identity.certificate import (
@@ -133,6 +134,19 @@ class TestChain:
         for order in itertools.permutations([LEAF, old, cross, LOWER.certificate]):
             chain, _ = build_chain(one(LEAF), read(*order))
             assert [c.x509 for c in chain.intermediates] == [cross]
+
+    def test_issuer_s_next_certificate_is_not_used_before_it_is_valid(self) -> None:
+        shape = certs.Shape("Lower", is_ca=True, begin=certs.ago(-1), end=certs.ago(-900))
+        following = certs.issue(MIDDLE, LOWER.key.public_key(), shape)
+        chain, _ = build([LEAF, following, LOWER.certificate])
+        assert [c.x509 for c in chain.intermediates] == [LOWER.certificate]
+        assert [c.x509 for c in build([LEAF, following])[0].intermediates] == [following]
+
+    def test_root_signed_with_sha_1_is_left_out(self) -> None:
+        root = certs.make_ca("Old root")
+        old = sha1_signed(Form("Old root", ca=True, usages=("key_cert_sign",)), root.key.public_key(), root)
+        chain, strangers = build([certs.issue(root, KEY.public_key()), old])
+        assert (chain.intermediates, strangers) == ((), [])
 
     @pytest.mark.parametrize("days", [5, 900])
     def test_cross_signed_root_is_followed_to_the_other_root(self, days: int) -> None:
@@ -253,6 +267,12 @@ class TestPreflight:
     )
     def test_leaf_that_breaks_a_rule_is_refused(self, change: dict[str, Any], text: str) -> None:
         assert text in self.refusal(certs.Shape(begin=self.BEGIN, end=self.END, **change)).message
+
+    def test_leaf_with_an_empty_subject_is_refused(self) -> None:
+        leaf = certificate(Form(x509.Name([])), KEY.public_key(), ROOT)
+        with pytest.raises(CertificateError, match="has an empty subject") as caught:
+            preflight(one(leaf), datetime.now(UTC))
+        assert "such as CN=" in caught.value.hint
 
     def test_leaf_without_basic_constraints_passes_preflight(self) -> None:
         preflight(one(certs.issue(ROOT, KEY.public_key(), certs.Shape(is_ca=None))), datetime.now(UTC))

@@ -114,9 +114,16 @@ def test_several_values_of_a_name_are_one_tag() -> None:
     assert untaggable(made) == []
 
 
-def test_only_the_first_alternative_name_of_each_kind_counts() -> None:
-    made = request("CN=a", x509.DNSName("a.example"), x509.DNSName("*.example"), x509.RFC822Name("a*b@c"))
+def test_only_the_first_alternative_name_of_each_kind_becomes_a_tag() -> None:
+    uris = [x509.UniformResourceIdentifier(f"spiffe://{name}") for name in ("x", "y?z")]
+    made = request("CN=a", x509.DNSName("a.example"), x509.DNSName("b.example"), x509.RFC822Name("a*b@c"), *uris)
+    assert session_tags(made) == {"x509Subject/CN": "a", "x509SAN/DNS": "a.example", "x509SAN/URI": "spiffe://x"}
     assert untaggable(made) == []
+
+
+def test_later_dns_names_must_be_such_that_they_could_be_tags() -> None:
+    made = request("CN=a", x509.DNSName("a.example"), x509.DNSName("*.example"), x509.DNSName("b.example"))
+    assert untaggable(made) == ["x509SAN/DNS/2 is '*.example', and a session tag can't have '*'"]
     assert untaggable(request("CN=a", x509.DNSName("*.example"), x509.DNSName("a.example"))) == [
         "x509SAN/DNS is '*.example', and a session tag can't have '*'"
     ]

@@ -1,0 +1,100 @@
+"""Whether `aws check` explains each session that the emulator refuses, and finds nothing in those that it creates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from certs import pem
+from control_plane.sessions import FAILING, SOUND, Session
+from emulator.client import Caller, create_session
+from hwsigner.aws.create_session import SessionRequest
+from hwsigner.control_plane.facts import Facts
+from hwsigner.control_plane.report import report
+from hwsigner.emulator import Emulator, World
+from hwsigner.emulator.resources import Crl, Profile
+from hwsigner.findings import Finding
+from hwsigner.identity.certificate import Chain, build_chain, load
+from hwsigner.key import FoundCertificate
+from hwsigner.trust_policy import TrustPolicy
+from hwsigner.trust_policy.writing import write_trust_policy
+
+
+def chain_of(session: Session) -> Chain:
+    """Return the chain that the client sends."""
+    every = (session.leaf, *session.others)
+    found = load([FoundCertificate(each.public_bytes(Encoding.DER), "web.pem") for each in every])
+    return build_chain(found[0], found[1:])[0]
+
+
+def status(session: Session) -> int:
+    """Return the emulator's answer."""
+    world = world_of(session)
+    chain = tuple(each.x509 for each in chain_of(session).intermediates)
+    with Emulator(world) as emulator:
+        return create_session(emulator, Caller(session.key, session.leaf, chain)).status
+
+
+def world_of(session: Session) -> World:
+    world = World.simple(pem(*session.anchors))
+    [anchor], [profile], [role] = world.trust_anchors, world.profiles, world.roles.values()
+    more: dict[str, Any] = {"tip": session.tip or None}
+    if session.mappings is not None:
+        more["attribute_mappings"] = session.mappings
+    world.profiles[profile] = replace(world.profiles[profile], **more)
+    role.trust_policy = TrustPolicy(policy(anchor))
+    if session.crl:
+        arn = anchor.replace(":trust-anchor/", ":crl/")
+        world.crls[arn] = Crl(arn, session.crl, anchor, enabled=True)
+    return world
+
+
+def policy(anchor: str) -> dict[str, Any]:
+    return write_trust_policy({"x509Subject/CN": ["bamboo-01"]}, trust_anchor=anchor)
+
+
+def findings(session: Session) -> list[Finding]:
+    """Return what `aws check` finds."""
+    world = world_of(session)
+    [anchor], [profile], [role] = world.trust_anchors, world.profiles.values(), world.roles
+    source = {"sourceType": "CERTIFICATE_BUNDLE", "sourceData": {"x509CertificateData": pem(*session.anchors).decode()}}
+    crl = {"crlId": "1", "name": "list", "enabled": True, "trustAnchorArn": anchor, "crlData": session.crl}
+    facts = Facts(
+        account=world.account,
+        anchors=[{"trustAnchorArn": anchor, "name": "web", "enabled": True, "source": source}],
+        profiles=[described(profile)],
+        crls=[crl] if session.crl else [],
+        role={"Arn": role, "RoleName": "web", "MaxSessionDuration": 3600, "AssumeRolePolicyDocument": policy(anchor)},
+        subject={},
+        private_ca="",
+    )
+    request = SessionRequest(anchor, profile.arn, role)
+    return list(report(facts, request, chain_of(session), datetime.now(UTC)).findings)
+
+
+def described(profile: Profile) -> dict[str, Any]:
+    mappings = [
+        {"certificateField": field, "mappingRules": [{"specifier": each} for each in specifiers]}
+        for field, specifiers in profile.attribute_mappings.items()
+    ]
+    about = {"profileArn": profile.arn, "name": "web", "enabled": True, "roleArns": profile.roles}
+    return {**about, "durationSeconds": 3600, "attributeMappings": mappings, "tipConfiguration": profile.tip}
+
+
+@pytest.mark.parametrize("make", FAILING.values(), ids=list(FAILING))
+def test_refused_session_is_explained(make: Callable[[], Session]) -> None:
+    session = make()
+    assert status(session) != 201
+    assert session.cause in "\n".join(each.found for each in findings(session))
+
+
+@pytest.mark.parametrize("make", SOUND.values(), ids=list(SOUND))
+def test_nothing_is_found_in_a_sound_session(make: Callable[[], Session]) -> None:
+    session = make()
+    assert status(session) == 201
+    assert findings(session) == []
