@@ -31,6 +31,8 @@ _STEPS = {errno.ENOSPC: "Make room", errno.EDQUOT: "Make room", errno.ENOENT: "M
 _STDERR = 2
 # A pipe that is ready takes this many bytes at once, and may block for more (pipe(7)).
 _PIPE_BYTES = 4096
+# Much longer than a write of one line takes.
+_WRITE_SECONDS = 0.02
 _PATHS, _MAX_PATH = {"executable", "parent_executable", "cgroup"}, 50
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK | os.O_NOFOLLOW
 
@@ -244,9 +246,14 @@ class _FilePlace:
         return self._descriptor
 
     def _is_torn(self) -> bool:
-        """Return whether the file ends in a part of a line. One that can't be read is taken as whole."""
-        size = os.fstat(self._reader).st_size if self._reader is not None else 0
-        return self._reader is not None and size > 0 and os.pread(self._reader, 1, size - 1) not in (b"\n", b"")
+        """Return whether the file ends in a part of a line that stays. One that can't be read is taken as whole."""
+        looked_at = 0
+        while self._reader is not None and (size := os.fstat(self._reader).st_size) != looked_at:
+            if os.pread(self._reader, 1, size - 1) in (b"\n", b""):
+                return False
+            looked_at = size
+            time.sleep(_WRITE_SECONDS)  # Another program may be writing it: the file system shows a write in parts.
+        return looked_at > 0
 
 
 def _open_own(path: str) -> tuple[int, os.stat_result]:

@@ -161,6 +161,17 @@ def test_line_begins_on_a_line_of_its_own_after_the_torn_one_of_another_program(
     assert [json.loads(line)["uid"] for line in path.read_text().splitlines()[1:]] == [7, 7]
 
 
+def test_line_that_another_program_is_writing_is_not_taken_for_a_torn_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit = Opened(path, required=True).audit
+    with path.open("ab", buffering=0) as other:
+        other.write(b'{"uid"')
+        monkeypatch.setattr("time.sleep", lambda _: other.write(b": 8}\n"))
+        give(audit)
+    assert [line["uid"] for line in read(path)] == [8, 7]
+
+
 @pytest.mark.root
 def test_full_disk_refuses_credentials_if_the_audit_log_is_required(full_disk: Path) -> None:
     path, ballast = full_disk / "audit.log", full_disk / "ballast"
