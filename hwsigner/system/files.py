@@ -22,6 +22,7 @@ from hwsigner.errors import HwsignerError, LockError, SigningKeyError
 # Seconds. A write takes milliseconds.
 LOCK_TIMEOUT = 10.0
 _PAUSE_SECONDS = 0.002
+_MOST_TURNS = 15
 # Of a file with settings. The longest, config.toml, has less than a kilobyte for each profile.
 MAX_BYTES = 16 * 2**20
 # As in Linux.
@@ -114,23 +115,24 @@ def lock_within(file: int, seconds: float) -> bool:
     """Lock an open file, waiting for other processes if needed.
 
     A queue would be slower: on a busy machine, each process in it must be woken before the next one can go on. So
-    processes take the lock in any order, and the time begins again when another one has taken it.
+    processes take the lock in any order, and the time begins again when another one has taken it. One that takes it
+    again at once, for hours, leaves no gap for this one: so there is an end.
 
     Args:
         file: its descriptor. Closing every copy releases the lock.
-        seconds: the longest time to wait for one process.
+        seconds: the longest time to wait for one process; for all, it is fifteen times as long.
 
     Returns:
         Whether the lock was taken.
     """
-    taken, end = -1, 0.0
+    taken, end, last = -1, 0.0, time.monotonic() + _MOST_TURNS * seconds
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if (latest := os.fstat(file).st_mtime_ns) != taken:
-                taken, end = latest, time.monotonic() + seconds
-            elif time.monotonic() > end:
+                taken, end = latest, min(time.monotonic() + seconds, last)
+            if time.monotonic() > end:
                 return False
             time.sleep(_PAUSE_SECONDS)
         else:

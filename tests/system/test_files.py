@@ -128,6 +128,17 @@ def test_lock_is_waited_for_as_long_as_no_process_keeps_it(
     holders.close()
 
 
+def test_wait_for_a_lock_ends_when_processes_take_it_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holders = Handover(tmp_path / "lock", 100, is_kept=False)
+    monkeypatch.setattr(files, "time", holders)
+    with (tmp_path / "lock").open("w") as waiting:
+        assert not lock_within(waiting.fileno(), 10)
+    assert 150 <= holders.monotonic() < 160
+    holders.close()
+
+
 class TestReplacing:
     def test_file_gets_the_edited_content(self, file: Path) -> None:
         edit_file(str(file), lambda data: data + b" and new")
