@@ -39,15 +39,18 @@ _PEM_STARTS = ("-----BEGIN ", "LS0tLS1CRUdJTi")
 _DER_START = r"M[A-P][A-Za-z0-9+/=\s]{98}"  # A SEQUENCE, of more bytes than the name of a file has.
 # Names of new keys that mean hardware, and the URI to write for them.
 _A_TOKENS, _A_TPMS = "pkcs11:token=alpha;object=web", "tpm2:path=web.tss2 or handle:0x81000100"
+_A_YUBIKEYS = "pkcs11:token=YubiKey%20PIV%20%23SERIAL;id=%01"
 _MEANT = {
     r"(0x)?(81[0-9a-f]{6})": r"handle:0x\2",
-    r"0x[0-9a-f]+:?": "handle:0x81000100",
-    r"/dev/tpm\w*": r"tpm2:path=web.tss2?tcti=device:\g<0>",
+    r"0x[0-9a-f_]+:?": "handle:0x81000100",
+    r"/+dev/+tpm\w*": r"tpm2:path=web.tss2?tcti=device:\g<0>",
     r".*\.(tss2?|tpm2?)": r"tpm2:path=\g<0>",
-    r"(tpm|tpmrm|tpm[ -]?2\.?|tss|tabrmd|swtpm|mssim|handle|nv)[0-9]*": _A_TPMS,
+    r"(tpm|tpm[ _-]?rm|tpm[ _-]?2[._]?|(tpm2[_-])?(tss|abrmd)|tabrmd|swtpm|mssim|handle|nv)[0-9]*": _A_TPMS,
     r"(handle|path|nv)=.*": r"tpm2:\g<0>",
-    r"yubi\w*|piv|ykcs11|(slot)?[ -]?(9[acde]|8[2-9a-f]|9[0-5])": "pkcs11:token=YubiKey%20PIV%20%23SERIAL;id=%01",
-    r"pkcs-?#?11|p11(-kit)?|cryptoki|token|[\w-]*hsm2?|smart[ -]?card|opensc|nitrokey|slot[0-9]*": _A_TOKENS,
+    r"yubi\w*|yubi[ _-]?key[ _-]?[0-9]\w*|piv|ykcs11": _A_YUBIKEYS,
+    r"((yubikey|piv|slot)[ _/-]?)?(9[acde]|8[2-9a-f]|9[0-5])": _A_YUBIKEYS,
+    r"([\w-]+-)?pkcs[ _-]?#?11|p11(-kit)?|cryptoki|(slot|token)[0-9]*": _A_TOKENS,
+    r"[\w-]*hsm2?|smart[ _-]?card|opensc|nitrokey": _A_TOKENS,
     r"/dev/(?!shm/).*": _A_TOKENS,
     r".*\.so(\.[0-9.]+)?": rf"{_A_TOKENS}?module-path=\g<0>",
     r"(token|object|id|serial|slot-id|manufacturer|model|type)=.*": r"pkcs11:\g<0>",
@@ -107,7 +110,7 @@ class KeyURI:
         if re.match(_ANY_SCHEME, uri):
             hint = f"Correct its scheme, or write ./{uri} for a file of that name"
             raise UsageError(f"{uri} looks like a key URI of an unknown scheme, so no file was made", hint)
-        found = (re.fullmatch(name, uri, re.IGNORECASE) for name in _MEANT)
+        found = (re.fullmatch(name, uri.strip(), re.IGNORECASE | re.DOTALL) for name in _MEANT)
         for match, meant in zip(found, _MEANT.values(), strict=True):
             if match and not os.path.isfile(uri):  # A key that is there is used.
                 problem = f"{uri} names hardware, and a key in a file of that name could be copied, so none was made"

@@ -187,14 +187,19 @@ def test_file_is_named_like_a_uri_only_on_purpose(
         ("folder/web.TSS", "tpm2:path=folder/web.TSS"),
         ("web.tpm", "tpm2:path=web.tpm"),
         *((name, "tpm2:path=web.tss2 or handle:0x81000100") for name in ("tpm", "TPM2", "tpm 2.0", "tpm0", "tabrmd")),
+        *(
+            (name, "tpm2:path=web.tss2 or handle:0x81000100")
+            for name in ("tpm_2", "tpm2_0", "tpm-rm0", "tpm2-tss", " tpm")
+        ),
+        ("0x8100_0100", "handle:0x81000100"),
         ("handle=0x81000100", "tpm2:handle=0x81000100"),
         *(
             (name, "pkcs11:token=YubiKey%20PIV%20%23SERIAL;id=%01")
-            for name in ("yubikey", "YubiKey5", "piv", "9a", "9c")
+            for name in ("yubikey", "YubiKey5", "yubikey-5", "piv", "9a", "9c", "slot_9a", "piv-9a")
         ),
         *(
             (name, "pkcs11:token=alpha;object=web")
-            for name in ("pkcs11", "token", "softhsm2", "HSM", "slot0", "/dev/x")
+            for name in ("pkcs11", "token", "token0", "softhsm2", "HSM", "slot0", "/dev/x", "tpm2-pkcs11", "smart_card")
         ),
         ("token=alpha;object=web", "pkcs11:token=alpha;object=web"),
         ("/no/libx.so.2", "pkcs11:token=alpha;object=web?module-path=/no/libx.so.2"),
@@ -216,7 +221,11 @@ def test_name_that_means_hardware_is_refused_with_the_uri_to_write(
 
 
 @pytest.mark.parametrize(
-    "name", ["file:web.tss2", "file:tpm", "./token", "tokens.key", "handler.pem", "9f", "tss2.key"]
+    "name",
+    [
+        *("file:web.tss2", "file:tpm", "./token", "tokens.key", "handler.pem", "9f", "tss2.key"),
+        *("tpm.pem", "my-token.pem", "hsm01.pem", "9a.pem", "yubikey-backup.pem", "yubikey-backup", "tpm-key"),
+    ],
 )
 def test_key_file_is_made_when_its_name_does_not_mean_hardware(
     call: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
