@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import chain
 
 from hwsigner.system.clocks import boot_time
@@ -14,10 +15,16 @@ from hwsigner.system.environment import is_private, is_usable, runtime_folders, 
 # first pause is short, since an agent that was killed leaves a mark too.
 FIRST_PAUSE, GROWTH, LONGEST_PAUSE = 5.0, 4.0, 600.0
 _MOST = 99
+# How long a key that was in use at a crash waits for another such key. A library may hang.
+ALONE_LIMIT = 10.0
+_alone = threading.RLock()
 
 
 class UseMark:
     """A file that is there while a library uses a profile's key. An agent that finds it follows one that ended then.
+
+    Of several keys that were in use then, one may be at fault. They are used one at a time until each has given a
+    session. So the next crash is blamed on one key only.
 
     Attributes:
         crashes: how many agents in a row ended so. Set it to 0 once the key was used without that.
@@ -42,6 +49,14 @@ class UseMark:
     @contextmanager
     def used(self) -> Iterator[None]:
         """Keep the file there during the body of the `with` statement, if a folder can have it."""
+        with _turn() if self.crashes else nullcontext():
+            self._make()
+            try:
+                yield
+            finally:
+                self.remove()
+
+    def _make(self) -> None:
         with suppress(OSError, StopIteration):
             path = os.path.join(next(filter(is_usable, _folders())), self._name)
             file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -49,10 +64,6 @@ class UseMark:
                 os.write(file, b"%d %f" % (self.crashes + 1, boot_time()))
             finally:
                 os.close(file)
-        try:
-            yield
-        finally:
-            self.remove()
 
     def remove(self) -> None:
         """Remove the file."""
@@ -62,6 +73,16 @@ class UseMark:
 
     def _paths(self) -> Iterator[str]:
         return (os.path.join(folder, self._name) for folder in filter(is_private, _folders()))
+
+
+@contextmanager
+def _turn() -> Iterator[None]:
+    is_alone = _alone.acquire(timeout=ALONE_LIMIT)
+    try:
+        yield
+    finally:
+        if is_alone:
+            _alone.release()
 
 
 def _folders() -> Iterator[str]:

@@ -72,12 +72,12 @@ class ReopeningIdentity:
     @contextmanager
     def _timed(self, what: str) -> Iterator[None]:
         """Keep how long an opening or a signature takes, whether it succeeds or not."""
-        begin = self._monotonic()
-        try:
-            with self.guard():
+        with self.guard():
+            begin = self._monotonic()
+            try:
                 yield
-        finally:
-            self._seconds[what] = self._monotonic() - begin
+            finally:
+                self._seconds[what] = self._monotonic() - begin
 
     def close(self) -> None:
         """Close the identity if it is open."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -32,15 +33,27 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "hwsigner"
 
 
-def left_behind(crashed: int = 1) -> UseMark:
+def left_behind(crashed: int = 1, profile: str = "card") -> UseMark:
     """Return the mark that an agent finds after one that was killed while it used the key."""
-    mark = UseMark("card")
+    mark = UseMark(profile)
     mark.crashes = crashed - 1
     using = mark.used()
     using.__enter__()
-    found = UseMark("card")
+    found = UseMark(profile)
     using.__exit__(None, None, None)
     return found
+
+
+def use_in_a_thread(mark: UseMark) -> threading.Event:
+    """Use a key in a thread; return what is set once it is in use."""
+    begun = threading.Event()
+
+    def use() -> None:
+        with mark.used():
+            begun.set()
+
+    threading.Thread(target=use).start()
+    return begun
 
 
 class TestUseMark:
@@ -74,6 +87,23 @@ class TestUseMark:
             file.write_text(text)
             assert not UseMark("card").left > 0
         assert not math.isnan(UseMark("card").left)
+
+    def test_keys_in_use_at_a_crash_are_used_one_at_a_time(self, folder: Path) -> None:
+        card, web = left_behind(), left_behind(profile="web")
+        with card.used():
+            begun = use_in_a_thread(web)
+            assert not begun.wait(0.2)
+            assert [file.name for file in folder.iterdir()] == ["card.used"]
+        assert begun.wait(20)
+
+    def test_key_that_was_not_in_use_at_a_crash_waits_for_no_other(self) -> None:
+        with left_behind().used():
+            assert use_in_a_thread(UseMark("web")).wait(5)
+
+    def test_key_that_hangs_is_not_waited_for_long(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(crashes, "ALONE_LIMIT", 0.05)
+        with left_behind().used():
+            assert use_in_a_thread(left_behind(profile="web")).wait(5)
 
     def test_key_is_used_when_no_folder_can_have_the_mark(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(crashes, "is_usable", lambda _: False)
