@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from hwsigner.aws.apis import ServiceClients, not_from_aws
 from hwsigner.errors import CertificateError, ServiceError, UsageError
 from hwsigner.identity.bundle import read_bundle, subjects
-from hwsigner.identity.certificate import Certificate, is_ca, key_usage
+from hwsigner.identity.certificate import WEAK_HASHES, Certificate, is_ca, key_usage, signature_hash
 
 MAX_CAS = 2  # Certificates of a trust anchor, a quota of AWS that can't be raised.
 DEFAULT_DURATION = 3600  # Seconds, of Roles Anywhere profiles and roles that do not say another one.
@@ -245,7 +245,8 @@ def check_ca(certificates: Sequence[Certificate], now: datetime) -> None:
     """Check that the service would accept certificates in a trust anchor.
 
     Raises:
-        CertificateError: one is not a CA's, lacks the key usage keyCertSign or is not valid now; or there are too many.
+        CertificateError: one is not a CA's, lacks the key usage keyCertSign, is signed with a weak hash or is not valid
+            now; or there are too many.
     """
     if len(certificates) > MAX_CAS:
         problem = f"{certificates[0].source} has {len(certificates)} CA certificates, and a trust anchor has {MAX_CAS}"
@@ -257,6 +258,9 @@ def check_ca(certificates: Sequence[Certificate], now: datetime) -> None:
             raise CertificateError(f"{where} is not a CA certificate that may sign others", hint)
         if usage is None:
             raise CertificateError(f"{where} has no keyUsage, and AWS requires keyCertSign there", "Reissue it with it")
+        if signature_hash(each.x509) in WEAK_HASHES:
+            problem = f"{where} is signed with {signature_hash(each.x509).upper()}, and AWS's guide forbids that"
+            raise CertificateError(problem, "Reissue it with SHA-256 or better")
         if each.x509.not_valid_after_utc <= now:
             raise CertificateError(f"{where} expired on {each.x509.not_valid_after_utc:%Y-%m-%d}", hint)
         if each.x509.not_valid_before_utc > now:

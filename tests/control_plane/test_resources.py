@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 import certs
 from control_plane import setups
 from control_plane.setups import ANCHOR_ARN, CA, PROFILE_ARN, ROLE_ARN, TAGS, setup
+from emulator.material import Form, sha1_signed
 from hwsigner.control_plane.policies import with_statement
 from hwsigner.control_plane.resources import Role, RolesAnywhereProfile, TrustAnchor, check_ca, choose_anchor
 from hwsigner.errors import CertificateError, ServiceError, UsageError
@@ -70,6 +71,13 @@ def test_ca_without_key_usage_is_refused() -> None:
     check_ca([issued(certs.Shape("Sub CA", is_ca=True))], datetime.now(UTC))
     with pytest.raises(CertificateError, match="has no keyUsage, and AWS requires keyCertSign"):
         check_ca([issued(certs.Shape("Sub CA", is_ca=True, digital_signature=None))], datetime.now(UTC))
+
+
+def test_ca_signed_with_sha_1_is_refused() -> None:
+    form = Form("Old CA", ca=True, usages=("key_cert_sign",))
+    old = Certificate(sha1_signed(form, CA.key.public_key(), CA), "ca.pem")
+    with pytest.raises(CertificateError, match="is signed with SHA1, and AWS's guide forbids that"):
+        check_ca([old], datetime.now(UTC))
 
 
 def test_third_ca_is_refused() -> None:

@@ -72,7 +72,7 @@ def read_leaf(values: Settings, text: str) -> Certificate:
 
     Raises:
         UsageError: the URI is malformed.
-        CertificateError: there is no readable certificate.
+        CertificateError: there is no readable certificate, or its subject is empty.
         AmbiguousCertificateError: there are several leaves, and they are not one and its renewals.
     """
     found = leaves(read_all(values, text))
@@ -80,7 +80,11 @@ def read_leaf(values: Settings, text: str) -> Certificate:
     if len(subjects) > 1:
         problem = f"{found[0].source} has {len(subjects)} leaf certificates: {', '.join(subjects)}"
         raise AmbiguousCertificateError(problem, "Give one that has a single leaf")
-    return latest_expiring(found)
+    leaf = latest_expiring(found)
+    if not leaf.x509.subject:
+        hint = "AWS does not support that yet: reissue it with a name such as CN=bamboo-01"
+        raise CertificateError(f"{leaf.source} has an empty subject", hint)
+    return leaf
 
 
 def read_all(values: Settings, text: str) -> list[Certificate]:

@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 
 import boto3
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 import certs
+from emulator.material import Form, certificate
 from hwsigner.aws.apis import ServiceClient
 from hwsigner.emulator import Emulator, Fault, World
 from json_output import read
@@ -462,6 +464,15 @@ def test_leaf_is_not_a_ca(place: Place) -> None:
     refused = place.setup("--ca", place.folder / "leaf.pem")
     assert refused.status == 4
     assert "is not a CA certificate" in refused.err
+
+
+def test_certificate_with_an_empty_subject_is_an_error(place: Place) -> None:
+    names = x509.SubjectAlternativeName([x509.DNSName("a.example")])
+    leaf = certificate(Form(x509.Name([]), extensions=((names, True),)), certs.make_ca().key.public_key(), place.ca)
+    (place.folder / "nameless.pem").write_bytes(certs.pem(leaf))
+    refused = place.setup("--certificate", place.folder / "nameless.pem", match="SAN/DNS")
+    assert (refused.status, "nameless.pem has an empty subject" in refused.err) == (4, True)
+    assert place.anchors() == []
 
 
 def test_certificate_that_would_be_refused_is_an_error(place: Place) -> None:
