@@ -1,14 +1,14 @@
 """Clients of the AWS APIs, whose errors name the call, the resource and the missing permission.
 
 boto3 finds credentials, endpoints and proxies as in every other program. botocore's standard mode retries requests
-that are throttled or fail on the way. Its errors are turned into those of hwsigner.
+that fail on the way; `hwsigner.aws.throttling` those that are throttled. Its errors are turned into those of hwsigner.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -18,6 +18,7 @@ from typing import Any
 
 from hwsigner.aws.answers import check_json, fits_model
 from hwsigner.aws.create_session import clock_difference
+from hwsigner.aws.throttling import THROTTLED, Patience
 from hwsigner.errors import (
     ConfigError,
     HwsignerError,
@@ -26,6 +27,7 @@ from hwsigner.errors import (
     UsageError,
     install_command,
 )
+from hwsigner.system.notices import notify
 
 _CONNECT_TIMEOUT = 5
 _READ_TIMEOUT = 30
@@ -33,7 +35,6 @@ _READ_TIMEOUT = 30
 _IAM_REGIONS = {"aws": "us-east-1", "aws-cn": "cn-north-1", "aws-us-gov": "us-gov-west-1", "aws-eusc": "eusc-de-east-1"}
 _NOT_FOUND = frozenset({"NoSuchEntity", "NoSuchEntityException", "ResourceNotFoundException"})
 _DENIED = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"})
-_THROTTLED = frozenset({"Throttling", "ThrottlingException", "TooManyRequestsException", "RequestLimitExceeded"})
 _OF_CLOCK = frozenset({"RequestExpired", "RequestTimeTooSkewed", "SignatureDoesNotMatch", "InvalidSignatureException"})
 _OF_CREDENTIALS = frozenset({"InvalidClientTokenId", "UnrecognizedClientException", "InvalidAccessKeyId"})
 _OF_CREDENTIALS |= {"ExpiredToken", "ExpiredTokenException"}
@@ -180,18 +181,27 @@ class ServiceClients:
         profile: the profile of the SDKs' files; None or an empty string for AWS_PROFILE or the default one.
         endpoint: the URL of all the services, such as an emulator's; None or an empty string for those that the SDKs
             choose.
+        say: shows one line, before a pause of which the user should know.
 
     Raises:
         HwsignerError: boto3 is not installed.
         UsageError: there is no such profile or no region, or another setting is not valid.
     """
 
-    def __init__(self, region: str | None = None, *, profile: str | None = None, endpoint: str | None = None) -> None:
+    def __init__(
+        self,
+        region: str | None = None,
+        *,
+        profile: str | None = None,
+        endpoint: str | None = None,
+        say: Callable[[str], None] = notify,
+    ) -> None:
         try:
             import boto3
         except ImportError as error:
             raise HwsignerError(f"hwsigner aws needs {error.name}", f"Run {install_command('aws')}") from error
         self._endpoint = endpoint or None
+        self.say = say
         from botocore.exceptions import NoRegionError
         from botocore.session import Session
 
@@ -249,6 +259,8 @@ class ServiceClients:
             client = self._session.client(service, region_name=region, endpoint_url=endpoint, config=config)
         if "json" in client.meta.service_model.metadata["protocol"]:
             client.meta.events.register("response-received", check_json)
+        name = client.meta.service_model.service_id.hyphenize()
+        client.meta.events.register_first(f"needs-retry.{name}", Patience(self.say))
         return ServiceClient(client)
 
     def _iam_region(self) -> str | None:
@@ -326,7 +338,7 @@ def _refusal(what: str, action: str, error: Any) -> HwsignerError:
         problem, hint = _denial(what, action, message)
     else:
         problem, hint = f"{what} was refused: {code}: {message}", _hint(code, status, metadata)
-    retryable = code in _THROTTLED or status >= 500
+    retryable = code in THROTTLED or status >= 500
     return ServiceError(problem, hint, retryable=retryable)
 
 
@@ -349,7 +361,7 @@ def _hint(code: str, status: int, metadata: dict[str, Any]) -> str:
         return _clock_hint(metadata) or "Check the clock and the secret access key, and look for a proxy"
     if code in _OF_CREDENTIALS:
         return "Renew the credentials, for example with aws sso login, or name others with --aws-profile"
-    if code in _THROTTLED or status >= 500:
+    if code in THROTTLED or status >= 500:
         return "Retry later"
     if code in _NOT_FOUND:
         return "Check the name or ARN, the account and the region"

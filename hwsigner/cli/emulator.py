@@ -33,7 +33,6 @@ ACCOUNT = "123456789012"
 ACCESS_KEY_ID = "AKIAHWSIGNEREMULATOR"
 LOOPBACK = "127.0.0.1"
 
-
 _FLAGS = (
     Flag("trust-anchor", "certificates of a trust anchor (PEM or DER); repeatable", "FILE", many=True),
     Flag("config", "TOML file of trust anchors, profiles and roles", "FILE"),
@@ -52,6 +51,12 @@ _FLAGS = (
         "NAME*TIMES:KEY=VALUE",
         many=True,
     ),
+    Flag(
+        "rate",
+        "requests a second that the control plane takes for each kind of resource (AWS: 1)",
+        "NUMBER",
+        whole_number(1, 1000),
+    ),
     Flag("log", "append a line of JSON for each request, without secrets", "FILE"),
 )
 
@@ -69,8 +74,10 @@ def run(arguments: Arguments) -> int:
     gc.enable()  # Unlike most commands, this one keeps running.
     if (arguments.ca_file or arguments.host_name) and not arguments.tls:
         raise UsageError("--ca-file and --host-name require --tls", "Add --tls")
+    world = _world(arguments)
+    world.rate = arguments.rate or world.rate
     emulator = Emulator(
-        _world(arguments),
+        world,
         tls=arguments.tls,
         host_names=arguments.host_name,
         address=(arguments.host or LOOPBACK, arguments.port),

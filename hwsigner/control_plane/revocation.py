@@ -121,21 +121,51 @@ def carry_out(client: ServiceClient, plan: RevocationPlan, signed: RevocationLis
 
     Raises:
         HwsignerError: as `ServiceClient.call`, or the service has another list than it was given, or it has changed
-            since the plan was made.
+            since the plan was made. The hint says which list is in force then.
     """
     sent = signed or (plan.current.contents if plan.current else None)
-    list_id = _put(client, plan, signed)
     try:
-        if not _read(client, list_id)["enabled"]:
-            client.call("enable_crl", crlId=list_id)
+        list_id = _put(client, plan, signed)
         found = _imported(_read(client, list_id))
+        if not found.is_enabled:
+            client.call("enable_crl", crlId=list_id)
+            found = _imported(_read(client, list_id))
+        if not _is_in_force(found, sent):
+            problem = f"the service does not show CRL {list_id} enabled and as it was sent"
+            raise HwsignerError(problem, "Run the command again")
     except HwsignerError as error:
-        error.hint = f"{error.hint}. CRL {list_id} is there, but perhaps not enabled: then run the command again"
+        now = _look_again(client, plan)
+        if isinstance(now, ImportedList) and _is_in_force(now, sent):
+            return now  # Only the answer was lost.
+        error.hint = f"{error.hint}. {_in_force(now, sent)}"
         raise
-    if sent is None or found.contents.x509 != sent.x509 or not found.is_enabled:
-        problem = f"the service does not show CRL {list_id} enabled and as it was sent"
-        raise HwsignerError(problem, "Run the command again")
     return found
+
+
+def _is_in_force(found: ImportedList, sent: RevocationList | None) -> bool:
+    return sent is not None and found.contents.x509 == sent.x509 and found.is_enabled
+
+
+def _look_again(client: ServiceClient, plan: RevocationPlan) -> ImportedList | HwsignerError | None:
+    """Return the CA's CRL after a failure; None if there is none, and an error if it can't be read."""
+    try:
+        if plan.current is not None:
+            return _imported(_read(client, plan.current.id))
+        return _list_of(_imported_lists(client, plan.anchor), plan.ca)
+    except HwsignerError as error:
+        return error
+
+
+def _in_force(now: ImportedList | HwsignerError | None, sent: RevocationList | None) -> str:
+    """Say which CRL the service obeys after a failure."""
+    if isinstance(now, HwsignerError):
+        return f"It is not known whether the new CRL is in force ({now.message}): run the command again to find out"
+    if now is None:
+        return "Nothing is revoked: the service has no CRL of this CA"
+    same = "the new one" if sent is not None and now.contents.x509 == sent.x509 else "not the new one"
+    if not now.is_enabled:
+        return f"{now.contents.source}, {same}, is there and not enabled: run the command again to enable it"
+    return f"In force is {now.contents.source}, number {now.contents.number}, {same}"
 
 
 def _put(client: ServiceClient, plan: RevocationPlan, signed: RevocationList | None) -> str:

@@ -172,9 +172,10 @@ def _revoke_each(client: ServiceClient, authority: str, serials: Sequence[int], 
         try:
             done = client.call_unless(_ALREADY, "revoke_certificate", CertificateAuthorityArn=authority, **parameters)
         except HwsignerError as error:
-            if number:
-                before = ", ".join(map(described_serial, serials[:number]))
-                error.hint = f"{error.hint}. Revoked before that: {before}"
+            before = ", ".join(map(described_serial, serials[:number])) or "none"
+            error.hint = (
+                f"{error.hint}. Revoked before that: {before}. If the answer was lost, this one may be revoked too"
+            )
             raise
         new += [serial] if done is not None else []
     return new

@@ -25,6 +25,7 @@ class World:
     Attributes:
         private_cas: the certificates of AWS Private CAs, by their ARNs, for trust anchors that refer to them.
         session_path: the raw path of CreateSession. Change it to test how a client signs paths.
+        rate: how many requests a second the control plane takes for each kind of resource; None for any number.
         denied: the actions that no caller may do, such as "iam:PassRole" or "iam:*".
     """
 
@@ -36,6 +37,7 @@ class World:
     subjects: dict[str, Subject] = field(default_factory=dict)
     private_cas: dict[str, x509.Certificate] = field(default_factory=dict)
     denied: set[str] = field(default_factory=set)
+    rate: float | None = None
 
     @property
     def account(self) -> str:

@@ -26,6 +26,7 @@ _KEYS: dict[str, dict[str, type]] = {
     },
     "role": {"arn": str, "max_session_duration": int, "principal_tags": dict, "trust_policy": str},
 }
+_HIGHEST_RATE = 1_000_000
 _REQUIRED = {"trust_anchor": {"arn", "certificates"}, "profile": {"arn", "roles"}, "role": {"arn"}}
 
 
@@ -59,7 +60,7 @@ def load_world(path: Path) -> World:
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} can't be read as TOML: {error}", "hwsigner help emulator has an example") from error
     for key in document:
-        if key not in {*_KEYS, "session_path"}:
+        if key not in {*_KEYS, "session_path", "rate"}:
             raise _bad(path, f"the unknown key {key}")
     anchors = [_trust_anchor(path, table) for table in _tables(path, document, "trust_anchor")]
     profiles = [_profile(path, table) for table in _tables(path, document, "profile")]
@@ -67,11 +68,15 @@ def load_world(path: Path) -> World:
     session_path = document.get("session_path", "/sessions")
     if not isinstance(session_path, str) or not session_path.startswith("/"):
         raise _bad(path, "an invalid session_path")
+    rate = document.get("rate")
+    if rate is not None and (type(rate) not in (int, float) or not 0 < rate < _HIGHEST_RATE):
+        raise _bad(path, "an invalid rate")
     return World(
         {each.arn: each for each in anchors},
         {each.arn: each for each in profiles},
         {each.arn: each for each in roles},
         session_path=session_path,
+        rate=rate,
     )
 
 

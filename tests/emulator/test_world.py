@@ -17,6 +17,7 @@ UUID = "11111111-2222-4333-8444-555555555555"
 PREFIX = "arn:aws:rolesanywhere:eu-central-1:210987654321"
 TOML = f"""
 session_path = "/sessions"
+rate = 2.5
 
 [[trust_anchor]]
 arn = "{PREFIX}:trust-anchor/{UUID}"
@@ -123,6 +124,7 @@ BAD = {
     "an unknown mapping": (TOML.replace('["CN"]', '["CN", "XX"]'), "mapping x509Subject = ['CN', 'XX'] is not known"),
     "a mapping of all SANs": (TOML.replace('x509Subject = ["CN"]', 'x509SAN = ["*"]'), "x509SAN = ['*'] is not known"),
     "a mapping that is no list": (TOML.replace('["CN"]', '"CN"'), "mapping x509Subject = 'CN' is not known"),
+    "a rate that is none": (TOML.replace("rate = 2.5", "rate = 0"), "rate"),
     "a path that is none": (TOML.replace('"/sessions"', '"sessions"'), "session_path"),
 }
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from hwsigner.aws.apis import ServiceClients
 from hwsigner.aws.region import check_region
 from hwsigner.cli.parser import Arguments
+from hwsigner.cli.process import report
 from hwsigner.config.flags import Flag
 from hwsigner.config.settings import Settings, argument_uri, pin_source
 from hwsigner.control_plane.policies import DEFAULT_MATCH
@@ -60,7 +61,7 @@ def service_clients(arguments: Arguments, *, region: str | None = None) -> Servi
         check_region(given["region"])
     # boto3 itself reads only AWS_DEFAULT_REGION; the other SDKs, and people, set AWS_REGION.
     chosen = given.get("region") or region or os.environ.get("AWS_REGION")
-    return ServiceClients(chosen, profile=given.get("aws-profile"), endpoint=endpoint)
+    return ServiceClients(chosen, profile=given.get("aws-profile"), endpoint=endpoint, say=report)
 
 
 def read_leaf(values: Settings, text: str) -> Certificate:

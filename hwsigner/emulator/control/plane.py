@@ -14,6 +14,7 @@ from hwsigner.emulator.canonical import query_pairs
 from hwsigner.emulator.control.calls import Call
 from hwsigner.emulator.control.operations import OPERATIONS, Operation
 from hwsigner.emulator.control.shapes import Items, Whole
+from hwsigner.emulator.rates import Rates
 from hwsigner.emulator.record import Record
 from hwsigner.emulator.refusals import RefusalError, invalid, json_response
 from hwsigner.emulator.vault import require
@@ -75,6 +76,7 @@ class ControlPlane:
     def __init__(self, world: World, clock: Callable[[], datetime]) -> None:
         self._world = world
         self._clock = clock
+        self._rates = Rates(world, clock)
 
     def action(self, request: Request) -> str:
         """Return the name of a request's operation, or an empty string if there is no such operation."""
@@ -86,6 +88,7 @@ class ControlPlane:
     def respond(self, record: Record, signed: Signed) -> Response:
         """Run the operation of a verified request."""
         operation, in_path = find_operation(record.request)
+        self._rates.take(signed.caller.account, signed.authorization.region, operation.name)
         given = {**_read_query(operation, record.request), **_read_body(record.request), **in_path}
         members = operation.input.read(given, "")
         call = Call(self._world, signed.caller, signed.authorization.region, members, self._clock())

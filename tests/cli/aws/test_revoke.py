@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import EndpointConnectionError
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -261,12 +262,44 @@ def test_call_without_permission_is_named_and_the_next_run_completes(account: Ac
     if operation in ("UpdateCrl", "EnableCrl"):
         imported(account, foreign(account.ca, [1]), enabled=enabled)
     with interrupted(operation, denied(operation)):
-        error = one_line(account.revoke(machine.path), 5)
-    assert f"lacks rolesanywhere:{operation}" in error
-    assert ("is there, but perhaps not enabled" in error) == (operation in ("GetCrl", "EnableCrl"))
+        outcome = account.revoke(machine.path)
+    if operation == "GetCrl":  # ListCrls shows that the new list is in force.
+        assert outcome.status == 0
+    else:
+        assert f"lacks rolesanywhere:{operation}" in one_line(outcome, 5)
+    assert ("is there and not enabled" in outcome.err) == (operation == "EnableCrl")
     assert account.revoke(machine.path).status == 0
     assert account.credentials(machine).status == 5
     assert machine.serial in account.revoked()
+
+
+@pytest.mark.parametrize(
+    ("operation", "after", "words"),
+    [
+        ("ImportCrl", False, "Nothing is revoked: the service has no CRL of this CA"),
+        ("UpdateCrl", False, "In force is CRL 'theirs' (ID), number 7, not the new one"),
+        ("ImportCrl", True, ""),
+        ("UpdateCrl", True, ""),
+    ],
+)
+def test_failure_says_which_list_is_in_force_and_a_lost_answer_is_no_failure(
+    account: Account, operation: str, after: bool, words: str
+) -> None:
+    list_id = imported(account, foreign(account.ca, [1])) if operation == "UpdateCrl" else "ID"
+    machine = account.machine()
+    error = EndpointConnectionError(endpoint_url="http://127.0.0.1")
+    with interrupted(operation, error, after=after):
+        outcome = account.revoke(machine.path)
+    assert outcome.status == (0 if after else 6)
+    assert (account.credentials(machine).status == 5) == after
+    assert words.replace("ID", list_id) in outcome.err
+
+
+def test_failure_says_when_the_list_in_force_is_not_known(account: Account) -> None:
+    imported(account, foreign(account.ca, [1]))
+    with interrupted("GetCrl", EndpointConnectionError(endpoint_url="http://127.0.0.1")):
+        error = one_line(account.revoke(account.machine().path), 6)
+    assert "It is not known whether the new CRL is in force (rolesanywhere:GetCrl of" in error
 
 
 @pytest.mark.parametrize("operation", ["ImportCrl", "UpdateCrl", "EnableCrl"])
