@@ -193,7 +193,7 @@ class Parser:
             elif flag is not None:
                 text = text if equals else _next_value(flag, rest)
                 # As in aws_signing_helper, an empty text is like no flag.
-                value = None if not text and flag.convert is str else flag.value(text)
+                value = flag.default if not text and flag.convert is str else flag.value(text)
                 if flag.many:
                     value = [*values.get(flag.attribute, []), *([] if value is None else [value])]
                 values[flag.attribute] = value

@@ -53,7 +53,7 @@ def run(arguments: Arguments) -> int:
     from hwsigner.aws.config_file import credentials_path
     from hwsigner.aws.credentials_file import check_section
 
-    section = check_section(arguments.profile or "default")  # --profile may be empty.
+    section = check_section(arguments.profile)
     path, audit = credentials_path(os.environ), audit_of_sessions()
     with ExitStack() as stack:
 

@@ -72,6 +72,11 @@ class TestValues:
         parsed = parse("--instance-property", "a=b", "--instance-property=c=d=e")
         assert parsed.instance_property == [("a", "b"), ("c", "d=e")]
 
+    def test_empty_value_is_the_default(self) -> None:
+        parser = Parser("test", "for tests")
+        parser.add_flags([Flag("address", "where to listen", "IP", default="127.0.0.1")])
+        assert parser.parse(["--address="]).address == "127.0.0.1"
+
     def test_empty_value_of_a_repeatable_flag_is_left_out(self) -> None:
         parser = Parser("test", "for tests")
         parser.add_flags([Flag("user", "", "USER", many=True)])
