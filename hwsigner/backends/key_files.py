@@ -1,9 +1,10 @@
-"""New key files, and the certificate files beside them. Two backends keep keys in files."""
+"""New key files, their deletion, and the certificate files beside them. Two backends keep keys in files."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_der_public_key
@@ -11,7 +12,7 @@ from cryptography.x509 import InvalidVersion, load_der_x509_certificate
 
 from hwsigner.backends.pem import MAX_FILE_BYTES, Block, read_blocks
 from hwsigner.errors import CertificateError, HwsignerError, SigningKeyError
-from hwsigner.system.files import create_file, edit_file
+from hwsigner.system.files import change_stamp, create_file, edit_file, remove_unfinished
 
 _MODE = 0o644  # Certificates are public.
 
@@ -45,6 +46,39 @@ def write_new_key_file(path: str, data: bytes) -> None:
         raise _exists(path) from error
     except OSError as error:
         raise SigningKeyError(f"can't write {path}: {error.strerror}", "Choose another place for the key") from error
+
+
+def delete_files(doomed: Mapping[str, str], confirm: Callable[[], None]) -> None:
+    """Delete files once the user has agreed, unless one of them was replaced meanwhile.
+
+    Args:
+        doomed: what each file is, in words, by its path without links.
+        confirm: asks the user, and raises an error to keep them.
+
+    Raises:
+        SigningKeyError: a file was replaced, so that none was deleted, or one can't be deleted.
+    """
+    stamps = _stamps(doomed)
+    confirm()
+    if changed := dict(_stamps(doomed).items() ^ stamps.items()):
+        problem = f"{min(changed)} was replaced meanwhile, so nothing was deleted"
+        raise SigningKeyError(problem, "Look at it, then retry")
+    for path, words in doomed.items():
+        try:
+            os.unlink(path)
+            remove_unfinished(path)
+        except OSError as error:
+            problem = f"can't delete {words}: {error.strerror}"
+            raise SigningKeyError(problem, "Check who may change its folder") from error
+
+
+def _stamps(paths: Iterable[str]) -> dict[str, str]:
+    """Return the change stamps of those files that there are."""
+    found = {}
+    for path in paths:
+        with suppress(OSError):
+            found[path] = change_stamp(path, os.stat(path))
+    return found
 
 
 def certificate_files(key: str) -> tuple[str, str]:

@@ -212,9 +212,7 @@ SESSION = (
     Flag("region", "AWS region (default: the trust anchor's)", "REGION"),
     Flag("endpoint", "URL of the service (default: the region's)", "URL"),
     Flag("use-fips-endpoint", "use the region's FIPS endpoint (default: as the SDKs)", convert=boolean),
-    Flag(
-        "use-dualstack-endpoint", "use the region's endpoint for IPv4 and IPv6 (default: as the SDKs)", convert=boolean
-    ),
+    Flag("use-dualstack-endpoint", "use its endpoint for IPv4 and IPv6 (default: as the SDKs)", convert=boolean),
     switch("no-verify-ssl", "accept any server certificate, and allow http:"),
     switch("with-proxy", "accepted for compatibility; HTTPS_PROXY applies either way"),
     Flag("connect-timeout", "limit for DNS, TCP, proxy and TLS together", "SECONDS", seconds, defaults.CONNECT_TIMEOUT),
@@ -237,10 +235,7 @@ AGENT = (
         convert=boolean,
     ),
     Flag(
-        "allow-users",
-        "user, or @ and a group, by name or number, that the system agent serves; repeatable",
-        "USER",
-        many=True,
+        "allow-users", "user or @group, by name or number, that the system agent serves; repeatable", "USER", many=True
     ),
 )
 

@@ -13,11 +13,11 @@ import re
 import select
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO, Final
 
-from hwsigner.errors import HwsignerError, LockError, SigningKeyError
+from hwsigner.errors import HwsignerError, LockError
 
 # Seconds. A write takes milliseconds.
 LOCK_TIMEOUT = 10.0
@@ -180,14 +180,14 @@ def create_file(path: str, data: bytes) -> None:
     """Write a new file of mode 0600. A failure leaves no file of that name, and a killed process all of it or none.
 
     On a file system without nameless files, such as NFS, a killed process may leave `.NAME.RANDOM.hwsigner-new`, which
-    the next `create_file` and `delete_files` remove.
+    the next `create_file` removes.
 
     Raises:
         OSError: it can't be written, or there is one already, which is left alone (FileExistsError).
     """
+    remove_unfinished(path)
     folder, name = os.path.split(path)
     with _opened(folder or ".", os.O_RDONLY | os.O_DIRECTORY) as directory:
-        _remove_unfinished(name, directory)
         try:
             _create_nameless(name, data, directory)
         except FileExistsError:
@@ -219,47 +219,14 @@ def _create_linked(name: str, data: bytes, directory: int) -> None:
             os.unlink(temporary, dir_fd=directory)
 
 
-def delete_files(doomed: Mapping[str, str], confirm: Callable[[], None]) -> None:
-    """Delete files once the user has agreed, unless one of them was replaced meanwhile.
-
-    Args:
-        doomed: what each file is, in words, by its path without links.
-        confirm: asks the user, and raises an error to keep them.
-
-    Raises:
-        SigningKeyError: a file was replaced, so that none was deleted, or one can't be deleted.
-    """
-    stamps = _stamps(doomed)
-    confirm()
-    if changed := dict(_stamps(doomed).items() ^ stamps.items()):
-        problem = f"{min(changed)} was replaced meanwhile, so nothing was deleted"
-        raise SigningKeyError(problem, "Look at it, then retry")
-    for path, words in doomed.items():
-        folder, name = os.path.split(path)
-        try:
-            os.unlink(path)
-            with _opened(folder or ".", os.O_RDONLY | os.O_DIRECTORY) as directory:
-                _remove_unfinished(name, directory)
-        except OSError as error:
-            problem = f"can't delete {words}: {error.strerror}"
-            raise SigningKeyError(problem, "Check who may change its folder") from error
-
-
-def _remove_unfinished(name: str, directory: int) -> None:
-    """Remove what killed processes left of a new file: a copy of it, or of a part."""
+def remove_unfinished(path: str) -> None:
+    """Remove what killed processes left of a new file: a copy of it, or of a part. Raises OSError."""
+    folder, name = os.path.split(path)
     unfinished = re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{8}}\.hwsigner-new")
-    for entry in filter(unfinished.fullmatch, os.listdir(directory)):
-        with suppress(OSError):
-            os.unlink(entry, dir_fd=directory)
-
-
-def _stamps(paths: Iterable[str]) -> dict[str, str]:
-    """Return the change stamps of those files that there are."""
-    found = {}
-    for path in paths:
-        with suppress(OSError):
-            found[path] = change_stamp(path, os.stat(path))
-    return found
+    with _opened(folder or ".", os.O_RDONLY | os.O_DIRECTORY) as directory:
+        for entry in filter(unfinished.fullmatch, os.listdir(directory)):
+            with suppress(OSError):
+                os.unlink(entry, dir_fd=directory)
 
 
 def _resolved(path: str) -> str:

@@ -32,7 +32,6 @@ from hwsigner.key.management import (
     inapplicable,
 )
 from hwsigner.pins import PinSource
-from hwsigner.system.files import delete_files
 from hwsigner.system.notices import waiting
 from hwsigner.uri import KeyURI
 
@@ -124,7 +123,7 @@ def delete_key(uri: KeyURI, pins: PinSource, confirm: Confirm) -> tuple[str, ...
     doomed = {path: f"the key in {path}"}
     if key_files.holds_certificates(certificate, public_key):
         doomed[certificate] = f"its certificate in {certificate}"
-    delete_files(doomed, lambda: confirm(tuple(doomed.values())))
+    key_files.delete_files(doomed, lambda: confirm(tuple(doomed.values())))
     return tuple(doomed.values())
 
 

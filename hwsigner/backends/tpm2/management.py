@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tpm2_pytss import TPM2B_PUBLIC, TPMA_OBJECT
 
-from hwsigner.backends.key_files import certificate_files, holds_certificates
+from hwsigner.backends.key_files import certificate_files, delete_files, holds_certificates
 from hwsigner.backends.tpm2 import handles
 from hwsigner.backends.tpm2.auth import ParentAuth
 from hwsigner.backends.tpm2.connection import connected
@@ -23,7 +23,6 @@ from hwsigner.backends.tpm2.uris import handle_name, named_handle, session_setti
 from hwsigner.errors import SigningKeyError
 from hwsigner.key.management import Confirm
 from hwsigner.pins import PinSource
-from hwsigner.system.files import delete_files
 from hwsigner.uri import KeyURI
 
 __all__ = ["delete_key", "describe_key", "generate_key", "install_certificate"]
