@@ -1,13 +1,18 @@
-"""The text of the AWS SDKs' config file. One section gets a `credential_process`; every other byte stays."""
+"""The AWS SDKs' config file: a section gets a `credential_process` or a role, and every other byte stays."""
 
 from __future__ import annotations
 
 import codecs
 import configparser
+import os
 import re
 import shlex
+from collections.abc import Mapping
+from types import MappingProxyType
 
+from hwsigner.aws.config_file import config_path, credentials_path
 from hwsigner.errors import ConfigError
+from hwsigner.system.files import edit_file
 
 _OPTION = "credential_process"
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
@@ -18,6 +23,42 @@ _OTHERS = frozenset(
     {*("aws_access_key_id", "role_arn", "web_identity_token_file", "login_session"), *("sso_session", "sso_start_url")}
 )
 _BY_HAND = "Edit it by hand, or name another profile"
+
+
+def edit_config_file(
+    profile: str,
+    command: str,
+    *,
+    region: str = "",
+    roles: Mapping[str, str] = MappingProxyType({}),
+    write: bool = True,
+) -> str:
+    """Check that the SDKs' config file can get a profile, or write it; return the file's path.
+
+    Args:
+        profile: the profile's name.
+        command: the command that gives its credentials.
+        region: the region for new sections; empty for none.
+        roles: the ARNs of the roles that it leads on to, by the name of the profile that assumes each.
+        write: whether to write the file.
+
+    Raises:
+        ConfigError: as `with_credential_process` and `with_role`, or the file can't be read.
+        HwsignerError: it can't be written.
+    """
+    path, keys = config_path(os.environ), credentials_path(os.environ)
+
+    def edit(data: bytes) -> bytes:
+        data = with_credential_process(data, profile, command, path=path, region=region)
+        for name, role_arn in roles.items():
+            data = with_role(data, name, role_arn, source=profile, path=path, region=region)
+        return data
+
+    check_no_keys(_content(keys), profile, path=keys)
+    data = _content(path)
+    if edit(data) != data and write:
+        edit_file(path, edit)
+    return path
 
 
 def with_credential_process(data: bytes, profile: str, command: str, *, path: str, region: str = "") -> bytes:
@@ -55,16 +96,63 @@ def with_credential_process(data: bytes, profile: str, command: str, *, path: st
         _check(before.get(section, {}), profile, section, path)
         edited = _changed(lines, headers[0], command)
     else:
-        newline = _end(lines[0]) if lines else "\n"
-        gap = ("" if _end(lines[-1]) else newline) + newline if lines else ""
         settings |= {"region": region} if region else {}
-        added = "".join(f"{name} = {value}{newline}" for name, value in settings.items())
-        edited = f"{text}{gap}[{section}]{newline}{added}"
+        edited = _with_section(text, section, settings)
     wanted = {**before, section: {**before.get(section, {}), **settings}}
     if len(headers) < len(sections) or _read(edited, path) != wanted:
         problem = f"[{section}] of {path} can't get a {_OPTION} without changing other settings"
         raise ConfigError(problem, "Remove the spaces at the start of its lines")
     return mark + edited.encode("utf-8", "surrogateescape")
+
+
+def with_role(data: bytes, profile: str, role_arn: str, *, source: str, path: str, region: str = "") -> bytes:
+    """Return the content of a config file in which a profile assumes a role with the credentials of another one.
+
+    If there is no section `[profile NAME]`, one is appended. One that says the same stays, with its other settings.
+
+    Args:
+        data: the old content, as for `with_credential_process`.
+        profile: the profile's name, of letters, digits and `._@-`.
+        role_arn: the role to assume.
+        source: the name of the profile whose credentials assume it.
+        path: the file's path, for messages.
+        region: the region for a new section; empty for none.
+
+    Raises:
+        ConfigError: the section gets its credentials from elsewhere, or the file can't be read as the SDKs do.
+    """
+    text = data.decode("utf-8", "surrogateescape")
+    settings = {"role_arn": role_arn, "source_profile": source}
+    before = _read(text.removeprefix("\ufeff"), path)
+    sections = [(name, values) for name, values in before.items() if profile_of_section(name) == profile]
+    if not sections:
+        settings |= {"region": region} if region else {}
+        return _with_section(text, f"profile {profile}", settings).encode("utf-8", "surrogateescape")
+    name, found = sections[0]
+    others = (_OTHERS | {_OPTION, "credential_source"}) - settings.keys()
+    if len(sections) > 1 or not settings.items() <= found.items() or others & found.keys():
+        raise ConfigError(f"[{name}] of {path} does not assume {role_arn} with the profile {source} alone", _BY_HAND)
+    return data
+
+
+def _content(path: str) -> bytes:
+    """Return a file's content, empty if there is none."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise ConfigError(f"can't read {path}: {error.strerror}", "Fix that file") from error
+
+
+def _with_section(text: str, section: str, settings: dict[str, str]) -> str:
+    """Return a file's text with a new section at its end."""
+    lines = _LINE.findall(text)
+    newline = _end(lines[0]) if lines else "\n"
+    gap = ("" if _end(lines[-1]) else newline) + newline if lines else ""
+    added = "".join(f"{name} = {value}{newline}" for name, value in settings.items())
+    return f"{text}{gap}[{section}]{newline}{added}"
 
 
 def check_no_keys(data: bytes, profile: str, *, path: str) -> None:

@@ -107,6 +107,23 @@ def parse_arn(text: str | None, flag: str, *, name: str = "") -> Arn:
     return arn
 
 
+def parse_role_arn(text: str, flag: str) -> Arn:
+    """Parse the value of another flag that names a role.
+
+    Args:
+        text: the ARN.
+        flag: the flag, such as `--then-role`.
+
+    Raises:
+        UsageError: it is not the ARN of a role.
+    """
+    kind = _KINDS["--role-arn"]
+    arn = _match(text, kind)
+    if arn is None:
+        raise UsageError(f"{flag} is {_shown(text)}, which is not a role ARN", f"Use {kind.example}")
+    return arn
+
+
 def parse_canonical_arn(text: str | None, flag: str) -> Arn:
     """Parse the value of an ARN flag that must not be the ARN of an alias, as in IAM policies.
 
@@ -185,7 +202,7 @@ def check_known_arns(values: Mapping[str, object]) -> None:
     if len(accounts) > 1:
         (one, flag), (other, other_flag) = [*accounts.items()][:2]
         problem = f"{flag} is of account {one}, but {other_flag} is of {other}"
-        raise UsageError(problem, "Use a trust anchor, a Roles Anywhere profile and a role of one account")
+        raise UsageError(problem, "Use those of one account; hwsigner profile add --then-role is for a role of another")
     if len(known) == len(_KINDS):
         check_arns(known["--trust-anchor-arn"], known["--profile-arn"], role=known["--role-arn"])
 

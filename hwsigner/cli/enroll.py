@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shlex
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +11,7 @@ from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.cli.process import print_outcome, print_rows
 from hwsigner.config.flags import ISSUER, KEY, NAMES, OUTPUT, PLACE, PROOF, SESSION, Flag, switch
 from hwsigner.enrolment.initial import Enrolled, Enrolment, enroll
-from hwsigner.errors import UsageError
-from hwsigner.system.processes import python_command
+from hwsigner.system.processes import own_command
 
 if TYPE_CHECKING:
     import hwsigner.cli.enroll
@@ -40,7 +36,8 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: Arguments) -> int:
     """Do what is left to do of an enrolment, and print what there is then."""
     name = arguments.name
-    command = "" if arguments.no_aws_config or arguments.system else _command(name)
+    writes_none = arguments.no_aws_config or arguments.system
+    command = "" if writes_none else own_command("credential-process", "--profile", name)
     asked = Enrolment(name, arguments.settings, key_request(arguments), system=arguments.system, command=command)
     enrolled = enroll(asked)
     following = _next(arguments, enrolled.missing)
@@ -53,17 +50,6 @@ def run(arguments: Arguments) -> int:
     rows.append(("Missing", f"Run {following}") if enrolled.missing else ("Next", following))
     print_rows(f"{name} is enrolled", rows)
     return 0
-
-
-def _command(name: str) -> str:
-    """Return the command that gives the SDKs a profile's credentials."""
-    program = os.path.abspath(sys.argv[0])
-    is_ours = os.path.basename(program) == "hwsigner" and os.access(program, os.X_OK)
-    words = [program] if is_ours else python_command("hwsigner")
-    command = shlex.join([*words, "credential-process", "--profile", name])
-    if not command.isprintable():
-        raise UsageError(f"the path {program!r} can't be written into a file", "Install hwsigner into another folder")
-    return command
 
 
 def _rows(enrolled: Enrolled) -> list[tuple[str, str]]:

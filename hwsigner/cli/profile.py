@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hwsigner.aws.region import check_known_arns
+from hwsigner.aws.config_lines import edit_config_file
+from hwsigner.aws.region import check_known_arns, parse_role_arn
 from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.cli.process import print_outcome, report
 from hwsigner.cli.without_secrets import URIS, without_secret
@@ -24,6 +27,7 @@ from hwsigner.config.profiles import (
     remove_profile,
 )
 from hwsigner.errors import UnsafeKeyWarning, UsageError, printable, suggestion
+from hwsigner.system.processes import own_command
 
 if TYPE_CHECKING:
     import hwsigner.cli.profile
@@ -36,6 +40,13 @@ _ACTIONS = ("add", "edit", "show", "remove", "list")
 _FLAGS = (
     switch("replace", "add: replace a profile of that name"),
     Flag("unset", "edit: remove this flag; repeatable", "FLAG", many=True),
+    Flag(
+        "then-role",
+        "add, edit: role that this profile's role assumes, such as one of another account: writes profiles for both "
+        "into ~/.aws/config; repeatable",
+        "ARN",
+        many=True,
+    ),
 )
 
 
@@ -53,7 +64,8 @@ def run(arguments: Arguments) -> int:
         hint = suggestion(action, _ACTIONS, f"Use one of {', '.join(_ACTIONS)}")
         raise UsageError(f"profile has no action {action[:40]!r}", hint)
     takes_flags = action in ("add", "edit")
-    if (_values(arguments) and not takes_flags) or (arguments.unset and action != "edit"):
+    unfit = _values(arguments) or arguments.then_role
+    if (unfit and not takes_flags) or (arguments.unset and action != "edit"):
         raise UsageError(f"profile {action} takes no other arguments", f"Write hwsigner profile {action}")
     if action == "list":
         return _list(name, as_json=arguments.json)
@@ -68,7 +80,7 @@ def run(arguments: Arguments) -> int:
     file = profile(name, os.environ).file  # An error names those that there are.
     remove_profile(name, os.environ)
     change = f"removed [profile.{name}]. Its key and certificate stay: hwsigner retire deletes them too"
-    return _print_change(arguments, name, file, change)
+    return _print_change(arguments, [f"{file}: {change}"], name=name, file=file)
 
 
 def _values(arguments: Arguments) -> dict[str, Any]:
@@ -81,10 +93,15 @@ def _values(arguments: Arguments) -> dict[str, Any]:
 def _write(arguments: Arguments, name: str) -> int:
     values = {flag: value for flag, value in _values(arguments).items() if value is not None}
     check_readable_again(values)
-    if not (values or arguments.unset):
+    if not (values or arguments.unset or (arguments.then_role and arguments.action == "edit")):
         problem = f"profile {name!r} would be empty" if arguments.action == "add" else "no change was given"
         raise UsageError(problem, "Add flags, such as --certificate FILE: hwsigner profile --help lists them")
     values |= {flag: in_full_if_there(values[flag]) for flag in URIS if flag in values}
+    edited = profiles(os.environ).get(name) if arguments.action == "edit" else None
+    known = {**(edited.values if edited else {}), **values}
+    roles = _roles(name, arguments.then_role, str(known.get("role-arn") or ""))
+    if roles:
+        _edit_sdks(name, roles, known, write=False)  # What can't be written is an error before anything changes.
     try:
         file = _edit(name, values, arguments.unset) if arguments.action == "edit" else _add(arguments, name, values)
     except UnicodeEncodeError:
@@ -93,13 +110,40 @@ def _write(arguments: Arguments, name: str) -> int:
     if any(flag.secret for flag, value in arguments.given if value) and os.stat(file).st_mode & 0o044:
         problem = f"{file} contains a password and others can read it"
         warnings.warn(UnsafeKeyWarning(problem, f"Run chmod 600 {file}"), stacklevel=1)
-    return _print_change(arguments, name, file, f"[profile.{name}]")
+    change = [f"{file}: [profile.{name}]"]
+    if not roles:
+        return _print_change(arguments, change, name=name, file=file)
+    sdks = _edit_sdks(name, roles, known)
+    change += [f"{sdks}: [profile {each}] assumes {arn}" for each, arn in roles.items()]
+    return _print_change(arguments, change, name=name, file=file, awsConfig=sdks, roles=roles)
 
 
-def _print_change(arguments: Arguments, name: str, file: str, change: str) -> int:
-    """Print the file that has the profile, or had it."""
-    text = json.dumps({"name": name, "file": file}, indent=2) if arguments.json else f"{file}: {change}"
-    print_outcome(f"{file} was changed", text)
+def _roles(name: str, arns: Sequence[str], own: str) -> dict[str, str]:
+    """Return the roles that a profile leads on to, by the name of the SDKs' profile that assumes each."""
+    roles: dict[str, str] = {}
+    for text in arns:
+        arn = parse_role_arn(text, "--then-role")
+        if own.startswith("arn:") and not own.startswith(f"arn:{arn.partition}:"):
+            raise UsageError(f"--then-role is {text}, which is in another partition", f"Use one like that of {own}")
+        each = re.sub(r"[^\w.@-]", "-", f"{name}-{arn.account}-{arn.resource.rpartition('/')[2]}", flags=re.ASCII)
+        if roles.setdefault(each, text) != text:
+            raise UsageError(f"two roles would be [profile {each}]", "Write one of them into ~/.aws/config by hand")
+    return roles
+
+
+def _edit_sdks(name: str, roles: Mapping[str, str], known: Mapping[str, Any], *, write: bool = True) -> str:
+    """Check that the SDKs' config file can get the profiles, or write it; return its path."""
+    anchor = str(known.get("trust-anchor-arn") or "").split(":")
+    region = str(known.get("region") or (anchor[3] if len(anchor) > 3 else ""))
+    return edit_config_file(
+        name, own_command("credential-process", "--profile", name), region=region, roles=roles, write=write
+    )
+
+
+def _print_change(arguments: Arguments, change: Sequence[str], **data: object) -> int:
+    """Print what was written, where."""
+    text = json.dumps(data, indent=2) if arguments.json else "\n".join(change)
+    print_outcome(f"{data['file']} was changed", text)
     return 0
 
 

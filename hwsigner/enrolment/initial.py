@@ -6,8 +6,7 @@ import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from hwsigner.aws.config_file import config_path, credentials_path
-from hwsigner.aws.config_lines import check_no_keys, with_credential_process
+from hwsigner.aws.config_lines import edit_config_file
 from hwsigner.aws.region import check_arns, check_known_arns
 from hwsigner.config.flags import ARNS
 from hwsigner.config.profiles import Profile, add_profile, change_profile, check_name, file_of_new, profiles
@@ -32,7 +31,6 @@ from hwsigner.key.management import (
     KeyRequest,
     require_place_for_certificate,
 )
-from hwsigner.system.files import edit_file
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,8 @@ def enroll(asked: Enrolment) -> Enrolled:
         values = settings_of(found, asked.given)
         region = _region(values)
         if asked.command:
-            _edit_aws_config(asked, region, write=False)  # What can't be written is an error before anything changes.
+            # What can't be written is an error before anything changes.
+            edit_config_file(name, asked.command, region=region, write=False)
         kept = kept_values(asked.given)
         if "issuer-command" in kept and "issuer" not in kept and values.issuer:
             values.issuer = kept["issuer"] = "command"  # Not the issuer that the profile had.
@@ -142,7 +141,7 @@ def enroll(asked: Enrolment) -> Enrolled:
             there is None,
             installed,
             file,
-            _edit_aws_config(asked, region, write=True) if asked.command else None,
+            edit_config_file(name, asked.command, region=region) if asked.command else None,
             tuple(arn for arn in ARNS if arn not in {*(found.values if found else ()), *kept}),
             set_pace(name, file, chain.leaf),
         )
@@ -172,28 +171,3 @@ def _region(values: Settings) -> str:
         return values.region or ""
     anchor, profile, role = known.values()
     return check_arns(anchor, profile, role=role, region=values.region)
-
-
-def _edit_aws_config(asked: Enrolment, region: str, *, write: bool) -> str:
-    """Check that the SDKs' config file can get the profile's line, or write it; return the file's path."""
-    path, keys = config_path(os.environ), credentials_path(os.environ)
-
-    def edit(data: bytes) -> bytes:
-        return with_credential_process(data, asked.name, asked.command, path=path, region=region)
-
-    check_no_keys(_content(keys), asked.name, path=keys)
-    data = _content(path)
-    if edit(data) != data and write:
-        edit_file(path, edit)
-    return path
-
-
-def _content(path: str) -> bytes:
-    """Return a file's content, empty if there is none."""
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except FileNotFoundError:
-        return b""
-    except OSError as error:
-        raise ConfigError(f"can't read {path}: {error.strerror}", "Fix that file, or add --no-aws-config") from error

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import select
+import shlex
 import socket
 import sys
 from contextlib import suppress
 from functools import cache
 
+from hwsigner.errors import UsageError
 from hwsigner.system.users import peer_pid, peer_pidfd
 
 # A client chooses its paths: of a longer one, its end.
@@ -22,6 +24,20 @@ def python_command(module: str) -> list[str]:
     this one does not.
     """
     return [sys.executable, "-I" if sys.flags.isolated else "-P", "-m", module]
+
+
+def own_command(*arguments: str) -> str:
+    """Return the command line that runs a command of this hwsigner, quoted as for a shell, to be written into a file.
+
+    Raises:
+        UsageError: the program's path can't be written.
+    """
+    program = os.path.abspath(sys.argv[0])
+    is_ours = os.path.basename(program) == "hwsigner" and os.access(program, os.X_OK)
+    command = shlex.join([*([program] if is_ours else python_command("hwsigner")), *arguments])
+    if not command.isprintable():
+        raise UsageError(f"the path {program!r} can't be written into a file", "Install hwsigner into another folder")
+    return command
 
 
 def describe_peer(sock: socket.socket) -> dict[str, str | int]:

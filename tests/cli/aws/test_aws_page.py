@@ -76,6 +76,14 @@ def test_commands_of_the_page_lead_to_credentials(tmp_path: Path) -> None:
     assert "Nothing is wrong" in run_shell(checked, tmp_path, {**environment, "TRUST_ANCHOR_ARN": ANCHOR})
 
 
+def test_each_mark_of_a_source_is_used_listed_and_linked() -> None:
+    text, _, links = (ROOT / PAGE).read_text().partition("\n[A1]: ")
+    body, sources = text.split("### Sources")
+    marks = re.compile(r"\[([AU][0-9]+|H)\]")
+    defined = set(re.findall(r"^\[([AU][0-9]+|H)\]: \S+$", f"[A1]: {links}", re.MULTILINE))
+    assert defined == set(marks.findall(body)) == set(marks.findall(sources))
+
+
 @pytest.fixture
 def account(short_folder: Path) -> Iterator[tuple[Path, dict[str, str]]]:
     """A home folder after three steps of the page, whose role lets every trust anchor in, and its environment."""
