@@ -114,7 +114,7 @@ def _parent_of(pid: int) -> int:
 def _cgroup_of(pid: int) -> str:
     """Return the control group in the unified hierarchy (cgroups(7))."""
     text = _read(f"/proc/{pid}/cgroup").decode("utf-8", "replace")
-    return text.partition("0::")[2].rstrip("\n")
+    return f"\n{text}".partition("\n0::")[2].rstrip("\n")  # A user may have named one of an older hierarchy 0::.
 
 
 def _unit_of(cgroup: str) -> str:

@@ -143,6 +143,15 @@ def test_unit_is_the_system_s_and_not_one_that_its_user_named(cgroup: str, unit:
     assert processes._unit_of(cgroup) == unit
 
 
+def test_control_group_of_an_older_hierarchy_is_not_taken_for_the_unified_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (
+        b"1:name=systemd:/user.slice/0::/system.slice/backup.service\n0::/user.slice/user-1000.slice/session-3.scope\n"
+    )
+    monkeypatch.setattr(processes, "_read", lambda path: text if path.endswith("/cgroup") else b"")
+    shown = describe_process(os.getpid())
+    assert (shown["unit"], shown["cgroup"]) == ("session-3.scope", "/user.slice/user-1000.slice/session-3.scope")
+
+
 def test_process_that_has_ended_or_is_hidden_is_shown_by_its_number() -> None:
     with subprocess.Popen(["true"]) as process:
         pass
