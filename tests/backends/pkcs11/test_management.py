@@ -523,6 +523,14 @@ def test_description_says_what_a_token_hides_and_where_its_pin_is_typed(shim: Sh
     assert shown.properties["extractable"] is None
 
 
+def test_key_that_is_neither_extractable_nor_sensitive_is_not_said_to_be_copied(shim: Shim) -> None:
+    shim.claim(Attribute.SENSITIVE, value=False)
+    shown = describe_key(shim.uri(), "1234")
+    assert (shown.properties["extractable"], shown.properties["sensitive"]) == (False, False)
+    assert shown.guards[1].startswith("The token says that the key can't be read or copied out of it")
+    assert shown.whereabouts == "token 'one'"
+
+
 def test_description_of_a_key_that_is_not_there_lists_what_is(hsm: InProcessSoftHSM) -> None:
     with pytest.raises(KeyNotFoundError, match="no key is named by"):
         describe_key(uri_of(hsm, "object=nowhere"), "1234")
