@@ -39,7 +39,7 @@ _PEM_STARTS = ("-----BEGIN ", "LS0tLS1CRUdJTi")
 _DER_START = r"M[A-P][A-Za-z0-9+/=\s]{98}"  # A SEQUENCE, of more bytes than the name of a file has.
 # Names of new keys that mean hardware, and the URI to write for them.
 _A_TOKENS, _A_TPMS = "pkcs11:token=alpha;object=web", "tpm2:path=web.tss2 or handle:0x81000100"
-_A_YUBIKEYS = "pkcs11:token=YubiKey%20PIV%20%23SERIAL;id=%01"
+_A_YUBIKEY = "pkcs11:token=YubiKey%20PIV%20%23SERIAL"
 _MEANT = {
     r"(0x)?(81[0-9a-f]{6})": r"handle:0x\2",
     r"0x[0-9a-f_]+:?": "handle:0x81000100",
@@ -47,8 +47,11 @@ _MEANT = {
     r".*\.(tss2?|tpm2?)": r"tpm2:path=\g<0>",
     r"(tpm|tpm[ _-]?rm|tpm[ _-]?2[._]?|(tpm2[_-])?(tss|abrmd)|tabrmd|swtpm|mssim|handle|nv)[0-9]*": _A_TPMS,
     r"(handle|path|nv)=.*": r"tpm2:\g<0>",
-    r"yubi\w*|yubi[ _-]?key[ _-]?[0-9]\w*|piv|ykcs11": _A_YUBIKEYS,
-    r"((yubikey|piv|slot)[ _/-]?)?(9[acde]|8[2-9a-f]|9[0-5])": _A_YUBIKEYS,
+    **{
+        rf"((yubikey|piv|slot)[ _/-]?)?{slot}": f"{_A_YUBIKEY};id=%{number:02x}"  # The ids of Yubico's module.
+        for number, slot in enumerate(("9a", "9c", "9d", "9e", *(f"{slot:x}" for slot in range(0x82, 0x96))), 1)
+    },
+    r"yubi\w*|yubi[ _-]?key[ _-]?[0-9]\w*|piv|ykcs11": f"{_A_YUBIKEY};id=%01",
     r"([\w-]+-)?pkcs[ _-]?#?11|p11(-kit)?|cryptoki|(slot|token)[0-9]*": _A_TOKENS,
     r"[\w-]*hsm2?|smart[ _-]?card|opensc|nitrokey": _A_TOKENS,
     r"/dev/(?!shm/).*": _A_TOKENS,

@@ -123,7 +123,15 @@ class Parser:
             naming = " or ".join(f"--{flag}" for flag in named)
             certificate = ", and for a certificate --certificate" if "certificate" in self._flags else ""
             problem = "unexpected argument" if len(rest) == 1 else f"{len(rest)} unexpected arguments"
-            raise UsageError(problem, f"To name a profile, use {naming}{certificate}" if naming else self.hint)
+            hint = f"To name a profile, use {naming}{certificate}" if naming else self.hint
+            if rest[0] in ("true", "false"):
+                problem, hint = (
+                    f"unexpected argument {rest[0]}",
+                    f"A flag takes it after an equals sign: --FLAG={rest[0]}",
+                )
+            elif values.get("cert_selector"):
+                hint = "Put the whole value of --cert-selector in quotes, if it has a space"
+            raise UsageError(problem, hint)
         check_exclusive(values)
         if values.get("output") == "json":
             values["json"] = True

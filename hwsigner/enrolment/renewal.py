@@ -138,6 +138,9 @@ def _renew(found: Profile, old: Certificate, new_key: str | None, prompts: Promp
         if found.file == file_of_new(os.environ, system=True):
             share_key(target.access)
     with target.access.open() as key:
+        changes = (
+            bool(new_key) and key.public_key() != old.public_key()
+        )  # The same command may have been killed before.
         request = sign_request(target, key)
         chain = request_certificate(request, issuer, lambda: datetime.now(UTC), wait=values.timeout)
         if not new_key:  # The old key may have to go before its certificate ends.
@@ -149,7 +152,7 @@ def _renew(found: Profile, old: Certificate, new_key: str | None, prompts: Promp
         warnings.warn(HwsignerWarning(problem, untried.hint), stacklevel=3)
     kept = {"private-key": in_full(target.access.uri)} if new_key else {}
     file = change_profile(found.name, with_certificate(kept, installed), os.environ)
-    return Renewed(chain.leaf, file, found.values["private-key"] if new_key else None)
+    return Renewed(chain.leaf, file, found.values["private-key"] if changes else None)
 
 
 def _try(values: Settings, key: Key, chain: Chain, *, may_skip: bool) -> HwsignerError | None:

@@ -335,5 +335,6 @@ def _managing(
     function: Callable[Concatenate[Any, _Given], _Result], returns: type, uri: KeyURI, done: str, *, allow_modules: bool
 ) -> Callable[_Given, _Result]:
     """Return a function of the backend's management module, which is imported for it; see `capability`."""
-    lack = f"{uri.scheme}: keys can't be {done} by hwsigner", "Use the tool that comes with them"
+    hint = "Name a file, a token or a TPM" if uri.scheme in ("env", "fd") else "Use the tool that comes with them"
+    lack = f"{uri.scheme}: keys can't be {done} by hwsigner", hint
     return capability(uri, function, uri.backend.management, lack, returns=returns, allow_modules=allow_modules)

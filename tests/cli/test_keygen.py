@@ -195,7 +195,11 @@ def test_file_is_named_like_a_uri_only_on_purpose(
         ("handle=0x81000100", "tpm2:handle=0x81000100"),
         *(
             (name, "pkcs11:token=YubiKey%20PIV%20%23SERIAL;id=%01")
-            for name in ("yubikey", "YubiKey5", "yubikey-5", "piv", "9a", "9c", "slot_9a", "piv-9a")
+            for name in ("yubikey", "YubiKey5", "yubikey-5", "piv", "9a", "slot_9a", "piv-9a")
+        ),
+        *(
+            (name, f"pkcs11:token=YubiKey%20PIV%20%23SERIAL;id=%{number}")
+            for name, number in (("9C", "02"), ("slot9d", "03"), ("9e", "04"), ("82", "05"), ("8a", "0d"), ("95", "18"))
         ),
         *(
             (name, "pkcs11:token=alpha;object=web")

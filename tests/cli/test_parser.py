@@ -134,6 +134,14 @@ class TestUnknown:
     def test_unexpected_argument_is_an_error(self, arguments: tuple[str, ...]) -> None:
         assert "unexpected argument" in refused(*arguments).message
 
+    def test_value_of_a_boolean_flag_after_a_space_is_an_error_that_says_how_to_write_it(self) -> None:
+        assert refused("--debug", "false").message == "unexpected argument false"
+        assert refused("--debug", "false").hint == "A flag takes it after an equals sign: --FLAG=false"
+
+    def test_selector_with_a_space_is_to_be_quoted(self) -> None:
+        error = refused("--cert-selector", "Key=x509Subject,", "Value=CN=x")
+        assert error.hint == "Put the whole value of --cert-selector in quotes, if it has a space"
+
     @pytest.mark.parametrize(
         "arguments",
         [

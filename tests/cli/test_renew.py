@@ -83,6 +83,11 @@ class TestWay:
         succeeds(run(enrolled, f"--new-key={enrolled.home / 'keys' / 'next.key'}"))
         assert enrolled.gets_credentials()
 
+    def test_key_in_use_is_not_called_the_old_one_when_new_key_names_it(self, enrolled: Enrolment) -> None:
+        rows = succeeds(run(enrolled, "--new-key", f"file:{enrolled.key}"))
+        assert rows.keys() == {"Renewed", "Profile"}
+        assert enrolled.gets_credentials()
+
     @pytest.mark.slow
     def test_profile_set_up_by_hand_keeps_the_names_of_its_certificate(self, enrolled: Enrolment) -> None:
         succeeds(enrolled.again("--dns", "a.example", "--uri", "spiffe://a/b"))
