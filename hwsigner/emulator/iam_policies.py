@@ -17,14 +17,13 @@ from hwsigner.trust_policy import ACTIONS, SERVICE, Context, TrustPolicy
 MAX_LENGTH = 2048
 _VERSIONS = ("2008-10-17", "2012-10-17")
 _POLICY = ("Version", "Id", "Statement")
-_STATEMENT = ("Sid", "Effect", "Principal", "NotPrincipal", "Action", "NotAction", "Condition")
-_PROHIBITED = ("Resource", "NotResource")
+_STATEMENT = ("Sid", "Effect", "Principal", "Action", "NotAction", "Condition")
+_PROHIBITED = ("Resource", "NotResource", "NotPrincipal")
 _PRINCIPALS = ("Service", "AWS", "Federated", "CanonicalUser")
 _COMPARED = "Equals|NotEquals|LessThan|LessThanEquals|GreaterThan|GreaterThanEquals"
 _OPERATOR = re.compile(
     rf"(?:(?:ForAllValues|ForAnyValue):)?(?:String(?:Not)?(?:Equals(?:IgnoreCase)?|Like)|(?:Numeric|Date)(?:{_COMPARED})"
-    r"|Arn(?:Not)?(?:Equals|Like)|Bool|BinaryEquals|(?:Not)?IpAddress)(?:IfExists)?|Null",
-    re.IGNORECASE,
+    r"|Arn(?:Not)?(?:Equals|Like)|Bool|BinaryEquals|(?:Not)?IpAddress)(?:IfExists)?|Null"
 )
 
 
@@ -96,7 +95,8 @@ def _check_statement(statement: object) -> None:
         raise _malformed(f"Invalid effect: {members['Effect']}")
     if not isinstance(members.get("Sid", ""), str) or not re.fullmatch("[A-Za-z0-9]*", members.get("Sid", "")):
         raise _malformed("Statement IDs (SID) must be alpha-numeric.")
-    _check_principal(_one_of(members, "Principal", "NotPrincipal"))
+    _check_members(members, _STATEMENT, required=("Principal",))
+    _check_principal(members["Principal"])
     for action in _texts(_one_of(members, "Action", "NotAction"), "Action"):
         if not re.fullmatch("sts:[A-Za-z*?]+", action, re.IGNORECASE):
             raise _malformed("AssumeRole policy may only specify STS AssumeRole actions.")
@@ -105,13 +105,16 @@ def _check_statement(statement: object) -> None:
 
 def _check_principal(principal: object) -> None:
     if principal == "*":
-        return
+        raise _malformed('Invalid principal in policy: "STAR":"*"')
     if not isinstance(principal, Mapping) or not principal:
         raise _malformed("Invalid principal in policy")
     for kind, value in principal.items():
         texts = _texts(value, f"Principal {kind}")
-        if kind not in _PRINCIPALS or not all(texts):
-            raise _malformed(f'Invalid principal in policy: "{kind}":"{texts[0]}"')
+        for text in texts:
+            # "AWS": "*" is everyone. No other principal may have wildcards.
+            has_wildcard = bool({"*", "?"} & set(text)) and (kind, text) != ("AWS", "*")
+            if kind not in _PRINCIPALS or not text or has_wildcard:
+                raise _malformed(f'Invalid principal in policy: "{kind.upper()}":"{text}"')
 
 
 def _check_condition(condition: object) -> None:

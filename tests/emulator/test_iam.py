@@ -71,7 +71,7 @@ def test_role_has_what_it_was_made_with(iam: Any) -> None:
 
 
 def test_trust_policy_is_kept_to_the_letter(emulator: Emulator, iam: Any) -> None:
-    text = '{ "Statement" : {"Effect":"Allow",\n\t"Principal":"*", "Action":"sts:*"},  "Version":"2012-10-17"}'
+    text = '{ "Statement" : {"Effect":"Allow",\n\t"Principal":{"AWS":"*"}, "Action":"sts:*"},  "Version":"2012-10-17"}'
     answers: list[bytes] = []
     iam.meta.events.register("response-received.iam", lambda response_dict, **_: answers.append(response_dict["body"]))
     iam.create_role(RoleName="web", AssumeRolePolicyDocument=text)
@@ -189,7 +189,7 @@ def test_session_is_judged_by_the_trust_policy_that_iam_has(emulator: Emulator, 
 
 UNKNOWN = {
     "operator": document(Condition={"IpAddress": {"aws:SourceIp": "10.0.0.0/8"}}),
-    "element": document(Principal=None, NotPrincipal={"AWS": ACCOUNT}, Effect="Deny"),
+    "element": document(Action=None, NotAction="sts:AssumeRole"),
     "action": document(Action="sts:TagSessions"),
 }
 
@@ -217,6 +217,16 @@ MALFORMED = {
     "no principal": document(Principal=None),
     "an empty principal": document(Principal={}),
     "an unknown type of principal": document(Principal={"Services": "rolesanywhere.amazonaws.com"}),
+    "everyone, without a type": document(Principal="*"),
+    "all but a principal": document(Principal=None, NotPrincipal={"AWS": ACCOUNT}, Effect="Deny"),
+    "a principal and all but one": document(NotPrincipal={"AWS": ACCOUNT}),
+    "every service": document(Principal={"Service": "*"}),
+    "every service beside one": document(Principal={"Service": ["rolesanywhere.amazonaws.com", "*"]}),
+    "a service with a wildcard": document(Principal={"Service": "*.amazonaws.com"}),
+    "roles with a wildcard": document(Principal={"AWS": f"arn:aws:iam::{ACCOUNT}:role/*"}),
+    "every identity provider": document(Principal={"Federated": "*"}),
+    "an operator in lower case": document(Condition={"stringequals": {"aws:PrincipalTag/x509Subject/CN": "a"}}),
+    "IfExists in lower case": document(Condition={"StringEqualsifexists": {"aws:PrincipalTag/x509Subject/CN": "a"}}),
     "no action": document(Action=None),
     "both actions": document(NotAction="sts:GetFederationToken"),
     "another service's action": document(Action=["sts:AssumeRole", "s3:GetObject"]),
