@@ -144,12 +144,10 @@ class ServiceClient:
         return answer
 
     def _pages(self, operation: str, member: str, parameters: dict[str, Any]) -> Iterator[Any]:
-        if not self._client.can_paginate(operation):
-            page = getattr(self._client, operation)(**parameters)
-            self._check(operation, page)
-            yield from page.get(member, [])
-            return
-        pages = iter(self._client.get_paginator(operation).paginate(**parameters))
+        if self._client.can_paginate(operation):
+            pages = iter(self._client.get_paginator(operation).paginate(**parameters))
+        else:
+            pages = iter([getattr(self._client, operation)(**parameters)])
         for page in islice(pages, _MOST_PAGES):
             self._check(operation, page)
             yield from page.get(member, [])

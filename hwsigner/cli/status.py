@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 HELP = "show all profiles: key, certificate, session, agent"
 
 _COLUMNS = ("PROFILE", "KEY", "CERTIFICATE", "SESSION", "STATE", "PROBLEM")
-# By the scheme of a key URI. A file's content may have made it a TPM's.
+# By the scheme of a resolved key URI, which is `tpm2` for a TSS2 key file.
 _PLACES = {
     "tpm2": "TPM",
     "file": "file that can be copied",
@@ -75,7 +75,8 @@ def run(arguments: Arguments) -> int:
 
 def _row(found: Profile, served: ReportedProfile | None) -> _Row:
     key = certificate = None
-    problem, late = served.failure if served else "", ""
+    problem = served.failure if served else ""
+    late = ""
     try:
         values = settings.of_profile(found)
         if place := values.private_key or values.certificate:

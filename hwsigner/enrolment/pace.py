@@ -127,5 +127,5 @@ def _reload(every: str, *, system: bool) -> None:
     except (OSError, subprocess.SubprocessError) as error:
         reason = str(error)
     if reason:
-        problem = f"systemd was not told that the timer is to look {every}: {reason}"
+        problem = f"systemd did not read its units again, so the timer does not look {every} yet: {reason}"
         warnings.warn(HwsignerWarning(problem, f"Run {' '.join(command)}"), stacklevel=4)

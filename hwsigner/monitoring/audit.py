@@ -155,7 +155,7 @@ class Audit:
         if self._required:
             raise AuditError(problem, "Retry in a minute, or raise audit-rate: see hwsigner help monitoring")
         if self._left_out[user] == 1:
-            self._log(f"warning: {problem}. The next ones in this minute have none")
+            self._log(f"warning: {problem}. Until the minute ends, they have no audit lines")
         return False
 
     def _fail(self, error: OSError) -> None:

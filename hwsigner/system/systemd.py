@@ -79,8 +79,8 @@ def take_sockets(environ: MutableMapping[str, str]) -> list[socket.socket]:
 def is_systemd_credential(path: str, status: os.stat_result) -> bool:
     """Return whether systemd gives a file to this unit (LoadCredential=), so that only the unit's user can read it.
 
-    The file is root's, with an access control list that shows as mode 0440. A folder that others can write is not
-    systemd's, whoever has set the variable.
+    The file is root's, with an access control list that shows as mode 0440. A folder that other users can write is not
+    systemd's, even if the variable names it.
     """
     folder = os.environ.get("CREDENTIALS_DIRECTORY", "")
     if not os.path.isabs(folder) or status.st_uid or status.st_gid or status.st_mode & ~0o440 != stat.S_IFREG:

@@ -41,7 +41,7 @@ def _check_values(document: dict[str, Any], path: str) -> None:
     level: list[Any] = [document]
     for _ in range(_DEEPEST):
         if any(isinstance(value, int) and not -(2**63) <= value < 2**63 for value in level):
-            raise ConfigError(f"{path} has a number of more than 64 bits", "TOML allows none: correct it")
+            raise ConfigError(f"{path} has a number of more than 64 bits", "Correct it: numbers in TOML have 64 bits")
         level = [
             child
             for value in level

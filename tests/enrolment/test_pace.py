@@ -125,7 +125,7 @@ def test_drop_in_that_can_not_be_written_is_warned_of(machine: Machine) -> None:
 @pytest.mark.parametrize(("script", "reason"), [("echo no bus >&2; exit 1", "no bus"), ("exit 3", "status 3")])
 def test_systemd_that_does_not_read_the_drop_in_is_warned_of(machine: Machine, script: str, reason: str) -> None:
     machine.write_systemctl(script)
-    with pytest.warns(HwsignerWarning, match=f"to look every 90 s: {reason}") as seen:
+    with pytest.warns(HwsignerWarning, match=f"does not look every 90 s yet: {reason}") as seen:
         machine.set_pace(HOUR)
     assert len(seen) == 1
     assert machine.drop_in.exists()

@@ -99,7 +99,7 @@ def test_user_above_the_rate_is_given_credentials_and_counted_if_lines_are_not_r
         for _ in range(10):
             give(opened.audit, user="192.0.2.1")
     problem = "192.0.2.1 got credentials 3 times within a minute, which is the rate for audit lines"
-    assert opened.logged == [f"warning: {problem}. The next ones in this minute have none"] * 2
+    assert opened.logged == [f"warning: {problem}. Until the minute ends, they have no audit lines"] * 2
     assert [line.get("left_out") for line in read(path)] == [None, None, None, 7, None, None]
 
 

@@ -16,7 +16,7 @@ from hwsigner.backends.pkcs11.pins import token_name
 from hwsigner.backends.pkcs11.search import FoundToken
 from hwsigner.backends.pkcs11.stored import Stored, destroy, find_stored
 from hwsigner.backends.pkcs11.token import OpenToken
-from hwsigner.backends.pkcs11.unfinished import Mark
+from hwsigner.backends.pkcs11.unfinished import MakingMark
 from hwsigner.backends.pkcs11.writing import FALSE, TRUE, KeyPair, Template, WritingSession, writing
 from hwsigner.errors import SigningKeyError, UnsupportedKeyError, UsageError
 from hwsigner.key.management import KeyAlgorithm, KeyDescription, KeyRequest
@@ -98,7 +98,7 @@ def generate_key(found: FoundToken, uri: KeyURI, pins: PinSource, request: KeyRe
     plan = _planned(uri, request)
     _require_mechanism(found, plan, request)
     with writing(found, uri, pins, "could not make the key") as (token, session):
-        mark = Mark(token, plan.label)
+        mark = MakingMark(token, plan.label)
         pair = mark.clear(session)
         if pair is None or _differences(session, pair, plan):
             _refuse_existing(token, session, plan, uri)
@@ -156,7 +156,7 @@ def _refuse_existing(token: OpenToken, session: PKCS11Session, plan: _Plan, uri:
         raise SigningKeyError(f"{token.name} already has: {listed}", hint)
 
 
-def _make(token: OpenToken, session: WritingSession, plan: _Plan, mark: Mark) -> KeyPair:
+def _make(token: OpenToken, session: WritingSession, plan: _Plan, mark: MakingMark) -> KeyPair:
     """Make the key pair, and mark it before anything of it is on the token.
 
     Its id can't be changed later, but may depend on it. So if the URI gives none, the key pair is made for this PKCS
@@ -182,7 +182,7 @@ def _make(token: OpenToken, session: WritingSession, plan: _Plan, mark: Mark) ->
         raise
 
 
-def _stored(token: OpenToken, session: WritingSession, draft: KeyPair, mark: Mark) -> KeyPair:
+def _stored(token: OpenToken, session: WritingSession, draft: KeyPair, mark: MakingMark) -> KeyPair:
     """Copy a key pair of the session onto the token, with the id of its public key. The session's ends with it.
 
     The public key is first: alone, it is known to be a part.

@@ -13,7 +13,7 @@ from hwsigner.backends.pkcs11.objects import find_keys
 from hwsigner.backends.pkcs11.search import choose_token, find_any_key, find_named_key, only_token, using
 from hwsigner.backends.pkcs11.stored import Stored, destroy, stored_with
 from hwsigner.backends.pkcs11.token import OpenToken
-from hwsigner.backends.pkcs11.unfinished import Mark
+from hwsigner.backends.pkcs11.unfinished import MakingMark
 from hwsigner.backends.pkcs11.writing import WritingSession, writing
 from hwsigner.errors import KeyNotFoundError, UsageError
 from hwsigner.key import FoundCertificate
@@ -43,7 +43,7 @@ def describe_key(uri: KeyURI, pins: PinSource) -> KeyDescription:
     with using(found) as token:
         token.forget_refusal()
         key = find_any_key(token, uri, pins)
-        if Mark(token, uri.path.get("object") or key.label).is_part(token.current_session(), key):
+        if MakingMark(token, uri.path.get("object") or key.label).is_part(token.current_session(), key):
             problem = f"{Stored(ObjectClass.PRIVATE_KEY, key)} on {token.name} is not whole: its making was cut short"
             raise KeyNotFoundError(problem, "Run the same hwsigner enroll or keygen again, or hwsigner delete")
         return describe(token, key, uri)
@@ -77,7 +77,7 @@ def delete_key(uri: KeyURI, pins: PinSource, confirm: Confirm) -> tuple[str, ...
         confirm(lines)
         for one in doomed:
             destroy(token, session, one)
-        Mark(token, doomed[0].object.label).remove()
+        MakingMark(token, doomed[0].object.label).remove()
         return lines
 
 

@@ -1,7 +1,7 @@
 """What a killed process leaves of a key pair that it was making. A mark on disk says which names the key pair gets.
 
 The mark is written once nothing on the token has these names, and removed when the key pair is whole. Until then, what
-has them was made by hwsigner, or by another program after the kill. So only what nobody can use is deleted.
+has them was made by hwsigner, or by another program after the kill. So only what no program can use is deleted.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class _Left(NamedTuple):
     pair: KeyPair | None = None
 
 
-class Mark:
+class MakingMark:
     """The mark for a new key pair on a token, which the next process finds if this one is killed.
 
     Args:

@@ -21,7 +21,7 @@ from backends.pkcs11.tokens import key_uri, remove_tokens, tool
 from emulators import InProcessSoftHSM
 from hwsigner.backends.pkcs11 import management
 from hwsigner.backends.pkcs11.search import only_token, using
-from hwsigner.backends.pkcs11.unfinished import Mark
+from hwsigner.backends.pkcs11.unfinished import MakingMark
 from hwsigner.enrolment.steps import KeyToCertify, ensure_key, sign_request
 from hwsigner.errors import KeyMismatchError, SigningKeyError
 from hwsigner.key.management import KeyAccess
@@ -147,7 +147,7 @@ def hsm(module_hsm: InProcessSoftHSM) -> Iterator[InProcessSoftHSM]:
 
 def mark_names(hsm: InProcessSoftHSM) -> None:
     with using(only_token(KeyURI.of(uri_of(hsm)))) as token:
-        Mark(token, LABEL.encode()).write(ID)
+        MakingMark(token, LABEL.encode()).write(ID)
 
 
 def uri_of(hsm: InProcessSoftHSM) -> str:
@@ -189,7 +189,7 @@ def test_half_of_a_marked_key_is_replaced(hsm: InProcessSoftHSM, kind: str) -> N
 def test_half_of_a_key_without_a_mark_stays_and_the_command_that_deletes_it_is_named(hsm: InProcessSoftHSM) -> None:
     half_made(hsm)
     with using(only_token(KeyURI.of(uri_of(hsm)))) as token:
-        Mark(token, LABEL.encode()).remove()
+        MakingMark(token, LABEL.encode()).remove()
     with pytest.raises(KeyMismatchError, match="has no public key for pkcs11:") as caught:
         enrol(hsm)
     assert f"run hwsigner delete '{uri_of(hsm)}'" in caught.value.hint
