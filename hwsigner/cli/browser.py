@@ -1,7 +1,7 @@
 """Opens a secret URL in the user's browser.
 
-Other users can read a browser's command line. So it gets the URL of a server on loopback, which redirects this user's
-first request, and no other one.
+Other users can read a browser's command line. So it gets the URL of a server on loopback, which redirects requests of
+this user only.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import secrets
 import socketserver
 import threading
+import time
 import webbrowser
 from http.server import BaseHTTPRequestHandler
 
@@ -17,6 +18,8 @@ from hwsigner.errors import HwsignerError
 from hwsigner.serving.peer import find_uid
 
 _WAIT_SECONDS = 30.0
+# Some desktops ask for a URL themselves, to choose a program by the answer, before the browser does.
+_LATER_SECONDS = 2.0
 _HINT = "Leave out --open, and open the URL that is printed"
 
 
@@ -28,13 +31,12 @@ def open_in_browser(url: str) -> None:
     """
     path = f"/{secrets.token_urlsafe(32)}"
     is_fetched = threading.Event()
-    one_reader = threading.Lock()
 
     class Redirect(BaseHTTPRequestHandler):
         timeout = 5
 
         def do_GET(self) -> None:
-            if self.path != path or not self._is_this_user() or not one_reader.acquire(blocking=False):
+            if self.path != path or not self._is_this_user():
                 self.send_error(404)
                 return
             self.send_response(302)
@@ -60,5 +62,6 @@ def open_in_browser(url: str) -> None:
                 raise HwsignerError("no browser was started", _HINT)
             if not is_fetched.wait(_WAIT_SECONDS):
                 raise HwsignerError(f"the browser did not ask for the URL within {_WAIT_SECONDS:g} s", _HINT)
+            time.sleep(_LATER_SECONDS)
         finally:
             server.shutdown()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 import urllib.error
@@ -20,6 +21,7 @@ from hwsigner.aws.console import console_page, federation_endpoint
 from hwsigner.cli import browser
 from hwsigner.config import profiles
 from hwsigner.errors import UsageError
+from loopback import Server, ServerCA, recording
 from scene import Outcome, Scene
 
 Call = Callable[..., Outcome]
@@ -101,6 +103,23 @@ def test_session_is_that_of_a_running_agent(
     assert endpoint.sessions[2]["sessionId"] != first["sessionId"]
 
 
+def test_new_session_has_an_audit_line_before_the_credentials_are_sent(
+    scene: Scene, endpoint: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log" / "audit"
+    config = tmp_path / "hwsigner" / "config.toml"
+    config.parent.mkdir()
+    config.write_text(f'[monitoring]\naudit-log = "{log}"\naudit = "required"\n')
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert console(scene, endpoint).status == 7
+    assert endpoint.sessions == []
+    log.parent.mkdir()
+    assert console(scene, endpoint).status == 0
+    (line,) = log.read_text().splitlines()
+    assert endpoint.sessions[0]["sessionKey"] not in line
+    assert json.loads(line)["uid"] == os.geteuid()
+
+
 @pytest.mark.parametrize(
     ("answer", "part"),
     [
@@ -128,6 +147,16 @@ def test_credentials_are_not_sent_without_tls(scene: Scene, endpoint: Federation
     assert outcome.status == 2
     assert "http: is for this machine only" in outcome.err
     assert not scene.emulator.requests
+
+
+def test_credentials_are_not_sent_to_an_unverified_server(scene: Scene, tmp_path: Path) -> None:
+    """Nor with `--no-verify-ssl`, which is for CreateSession."""
+    requests: list[bytes] = []
+    with Server(recording(requests), ServerCA(tmp_path).context("localhost")) as server:
+        url = f"https://localhost:{server.endpoint().port}/federation"
+        outcome = scene.call("console", *scene.flags(), f"--federation-endpoint={url}", "--no-verify-ssl")
+    assert (outcome.status, outcome.out, requests) == (6, "", [])
+    assert "certificate" in outcome.err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -164,7 +193,7 @@ def test_destination_that_is_neither_a_service_nor_a_url_is_an_error(text: str) 
 class TestOpen:
     """With `--open`, a browser gets the URL, and other processes do not see it."""
 
-    def test_browser_is_redirected_once_and_its_arguments_have_no_secret(
+    def test_browser_is_redirected_and_its_arguments_have_no_secret(
         self, scene: Scene, endpoint: Federation, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         seen: list[tuple[str, str | None, int]] = []
@@ -175,10 +204,11 @@ class TestOpen:
             return True
 
         monkeypatch.setattr("webbrowser.open", open_url)
+        monkeypatch.setattr(browser, "_LATER_SECONDS", 0)
         outcome = console(scene, endpoint, "--open")
         assert (outcome.status, outcome.out) == (0, ""), outcome.err
         statuses = [status for _, _, status in seen]
-        assert statuses == [404, 302, 404]
+        assert statuses == [404, 302, 302]
         location = seen[1][1] or ""
         assert parse_qs(urlsplit(location).query)["SigninToken"] == [TOKEN]
         assert TOKEN not in "".join(url for url, _, _ in seen) + outcome.err
