@@ -208,17 +208,20 @@ def check_lists(chain: Chain | None, anchor: Detail, facts: Facts, now: datetime
     """Yield what is wrong with the revocation lists of a trust anchor, and whether they revoke the certificate."""
     for crl in facts.crls or ():
         if crl.get("trustAnchorArn") in (anchor.get("trustAnchorArn"), anchor.get("aliasArn")):
-            yield from _check_list(chain, crl, now)
+            yield from _check_list(chain, crl, trusted(anchor, facts), now)
 
 
-def _check_list(chain: Chain | None, crl: Detail, now: datetime) -> Iterator[Finding]:
+def _check_list(
+    chain: Chain | None, crl: Detail, authorities: Sequence[Certificate], now: datetime
+) -> Iterator[Finding]:
     name = f"revocation list {crl.get('name', '')} ({crl.get('crlId', '')})"
     try:
         contents = RevocationList.read(crl.get("crlData", b""), name)
     except CertificateError as error:
         yield account.CRL_NOT_JUDGED.found(error.message)
         return
-    revoked = [each.subject for each in (chain.certificates if chain else ()) if _is_revoked(each, contents)]
+    certificates = chain.certificates if chain else ()
+    revoked = [each.subject for each in certificates if _is_revoked(each, contents, authorities)]
     if not crl.get("enabled"):
         also = f", and would revoke {' and '.join(revoked)}" if revoked else ""
         hint = f"If it is the CA's: aws rolesanywhere enable-crl --crl-id {crl.get('crlId', 'ID')}"
@@ -231,8 +234,11 @@ def _check_list(chain: Chain | None, crl: Detail, now: datetime) -> Iterator[Fin
         yield account.CRL_OUTDATED.found(f"{name} should have been replaced by {end:%Y-%m-%dT%H:%M:%SZ} (nextUpdate)")
 
 
-def _is_revoked(certificate: Certificate, crl: RevocationList) -> bool:
-    return crl.x509.issuer == certificate.x509.issuer and certificate.x509.serial_number in crl.revoked
+def _is_revoked(certificate: Certificate, crl: RevocationList, authorities: Sequence[Certificate]) -> bool:
+    if crl.x509.issuer != certificate.x509.issuer or certificate.x509.serial_number not in crl.revoked:
+        return False
+    # Another CA may have the same name.
+    return not any(crl.is_signed_by(each) and not each.issued(certificate) for each in authorities)
 
 
 def check_subject(chain: Chain, subject: Detail) -> Iterator[Finding]:

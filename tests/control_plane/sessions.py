@@ -117,7 +117,8 @@ def crl_of(issuer: Authority, *revoked: x509.Certificate) -> bytes:
     for each in revoked:
         entry = x509.RevokedCertificateBuilder().serial_number(each.serial_number).revocation_date(ago(1))
         builder = builder.add_revoked_certificate(entry.build())
-    return builder.sign(issuer.key, hashes.SHA256()).public_bytes(Encoding.PEM)
+    algorithm = None if isinstance(issuer.key, mldsa.MLDSA44PrivateKey) else hashes.SHA256()
+    return builder.sign(issuer.key, algorithm).public_bytes(Encoding.PEM)
 
 
 def _self_signed() -> Session:
@@ -168,6 +169,12 @@ def _revoked_ca() -> Session:
     return Session(
         leaf(issuer=middle), (middle.certificate,), cause="revokes CN=A CA", crl=crl_of(ROOT, middle.certificate)
     )
+
+
+def _revoked_by_ml_dsa() -> Session:
+    root = ca(None, key=mldsa.MLDSA44PrivateKey.generate())
+    made = leaf(issuer=root)
+    return Session(made, anchors=(root.certificate,), cause="revokes CN=bamboo-01", crl=crl_of(root, made))
 
 
 def _below_ed25519() -> Session:
@@ -261,6 +268,7 @@ FAILING: dict[str, Callable[[], Session]] = {
     "the URI has a question mark": named("x509SAN/URI is", _OUTSIDE),
     "the directory name has parentheses": named("x509SAN/Name/O is", _INNER),
     "the leaf is revoked": _revoked,
+    "the leaf is revoked by a CA whose key is ML-DSA": _revoked_by_ml_dsa,
     "the intermediate is revoked": _revoked_ca,
     "the trust policy names another CN": named("but it is 'bamboo-02'", name="bamboo-02"),
     "identity propagation has no subject": _no_subject_for_tip,
@@ -313,6 +321,12 @@ def _revoked_elsewhere() -> Session:
     middle = ca()
     of_middle = certificate(Form("bamboo-01", serial=made.serial_number), KEY.public_key(), middle)
     return Session(of_middle, (middle.certificate,), crl=crl_of(ROOT, made))
+
+
+def _revoked_by_the_name() -> Session:
+    old, new = ca(None), ca(None)
+    made = leaf(issuer=new)
+    return Session(made, anchors=(old.certificate, new.certificate), crl=crl_of(old, made))
 
 
 def _with_key(key: Any) -> Callable[[], Session]:
@@ -369,6 +383,7 @@ SOUND: dict[str, Callable[[], Session]] = {
     "the root is cross-signed": _cross_signed,
     "the cross-signed certificate expired, and is not needed": _cross_signed_but_not_needed,
     "a list revokes the serial number of another CA": _revoked_elsewhere,
+    "a list of another CA with the same name revokes the serial number": _revoked_by_the_name,
     "names have other letters": lambda: Session(leaf(form(_UMLAUTS))),
     "there are two DNS names": named("", _DNS, x509.DNSName("b.example"), x509.RFC822Name("a*b@c.example")),
     "a wildcard is not mapped": named("", _WILD, mappings={"x509Subject": ("*",), "x509Issuer": ("*",)}),

@@ -8,15 +8,23 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA224
 from cryptography.hazmat.primitives.serialization import Encoding
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from certs import pem
-from control_plane.sessions import FAILING, SOUND, Session
+from certs import Authority, pem
+from control_plane.sessions import EXPIRED, FAILING, FUTURE, KEY, SOUND, UNKNOWN, Session
 from emulator.client import Caller, create_session
+from emulator.material import DAY, Form, certificate
+from examples import scaled
 from hwsigner.aws.create_session import SessionRequest
 from hwsigner.control_plane.facts import Facts
 from hwsigner.control_plane.report import report
-from hwsigner.emulator import Emulator, World
+from hwsigner.emulator import Emulator, World, certificates
+from hwsigner.emulator.refusals import RefusalError
 from hwsigner.emulator.resources import Crl, Profile
 from hwsigner.findings import Finding
 from hwsigner.identity.certificate import Chain, build_chain, load
@@ -98,3 +106,50 @@ def test_nothing_is_found_in_a_sound_session(make: Callable[[], Session]) -> Non
     session = make()
     assert status(session) == 201
     assert findings(session) == []
+
+
+_KEYS = [ec.generate_private_key(ec.SECP256R1()) for _ in range(5)]
+_DATES: list[dict[str, Any]] = [{}, {}, {}, {}, EXPIRED, FUTURE]
+_ISSUING: list[dict[str, Any]] = [{}, {}, {}, {"ca": False}, {"ca": None}, {"usages": None}, {"usages": ("crl_sign",)}]
+_OTHER: list[dict[str, Any]] = [{}, {}, {}, {"hash": SHA224}, {"extensions": ((UNKNOWN, True),)}]
+_LENGTHS = [None, None, None, 0, 1, 2]
+
+
+@st.composite
+def drawn_sessions(draw: st.DrawFn) -> Session:
+    """Return a line of CAs, some with a second certificate, of which the client and the trust anchor have some."""
+
+    def drawn(name: str, *kinds: list[dict[str, Any]], **more: Any) -> Form:
+        values = {key: value for kind in kinds for key, value in draw(st.sampled_from(kind)).items()}
+        return Form(name, **{**more, **values})
+
+    above: Authority | None = None
+    every: list[x509.Certificate] = []
+    for number in range(draw(st.integers(1, 4))):
+        key, last = _KEYS[number], above
+        for _ in range(draw(st.sampled_from([1, 1, 2]))):
+            length, end = draw(st.sampled_from(_LENGTHS)), draw(st.sampled_from([3, 4, 5])) * DAY
+            more: dict[str, Any] = {"ca": True, "usages": ("key_cert_sign",), "path_length": length, "end": end}
+            form = drawn(f"Number {number}", _ISSUING, _DATES, _OTHER, **more)
+            form = form if form.ca else replace(form, path_length=None)
+            above = Authority(certificate(form, key.public_key(), last, key), key)
+            every.append(above.certificate)
+    made = certificate(drawn("bamboo-01", _DATES, _OTHER), KEY.public_key(), above)
+    sent = draw(st.lists(st.sampled_from(every), unique=True)) if draw(st.booleans()) else every
+    anchors = draw(st.lists(st.sampled_from(every), unique=True, min_size=1, max_size=2))
+    return Session(made, tuple(sent), tuple(anchors))
+
+
+@pytest.mark.slow
+@settings(max_examples=scaled(300))
+@given(drawn_sessions())
+def test_something_is_found_in_a_drawn_session_if_and_only_if_it_is_refused(session: Session) -> None:
+    now = datetime.now(UTC)
+    chain = chain_of(session)
+    try:
+        certificates.check_leaf(session.leaf, now)
+        certificates.check_path(session.leaf, [each.x509 for each in chain.intermediates], list(session.anchors), now)
+        is_refused = False
+    except RefusalError:
+        is_refused = True
+    assert bool(findings(session)) is is_refused
