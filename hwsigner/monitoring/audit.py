@@ -220,6 +220,8 @@ class _FilePlace:
         self._descriptor: int | None = None
         self._reader: int | None = None  # The same file, if it has bytes that this user may read.
         self._id: tuple[int, int] | None = None
+        self._torn_size = 0  # Of the file, when it was last seen to end in a part of a line.
+        self._has_cut = False  # Whether this program's last line was written in part.
 
     def check(self) -> None:
         self._open()
@@ -227,8 +229,10 @@ class _FilePlace:
     def write(self, message: str, fields: Fields) -> None:
         descriptor = self._open()
         # After a part of a line, as any program leaves it on a full disk, the next one begins on a line of its own.
-        line = (b"\n" if self._is_torn() else b"") + _line(message, fields)
-        if os.write(descriptor, line) < len(line):
+        is_torn = self._has_cut if self._reader is None else self._is_torn(self._reader)
+        line = (b"\n" if is_torn else b"") + _line(message, fields)
+        self._has_cut = os.write(descriptor, line) < len(line)
+        if self._has_cut:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _open(self) -> int:
@@ -237,7 +241,7 @@ class _FilePlace:
         for descriptor in (self._descriptor, self._reader):
             if descriptor is not None:
                 os.close(descriptor)
-        self._descriptor = self._reader = None
+        self._descriptor, self._reader, self._has_cut = None, None, False
         self._descriptor, status = _open_own(self._path)
         self._id = (status.st_dev, status.st_ino)
         if stat.S_ISREG(status.st_mode):
@@ -245,15 +249,14 @@ class _FilePlace:
                 self._reader = os.open(f"/proc/self/fd/{self._descriptor}", os.O_RDONLY | os.O_CLOEXEC)
         return self._descriptor
 
-    def _is_torn(self) -> bool:
-        """Return whether the file ends in a part of a line that stays. One that can't be read is taken as whole."""
-        looked_at = 0
-        while self._reader is not None and (size := os.fstat(self._reader).st_size) != looked_at:
-            if os.pread(self._reader, 1, size - 1) in (b"\n", b""):
-                return False
-            looked_at = size
+    def _is_torn(self, reader: int) -> bool:
+        """Return whether the file ends in a part of a line that stays."""
+        while (size := os.fstat(reader).st_size) and os.pread(reader, 1, size - 1) not in (b"\n", b""):
+            if size == self._torn_size:
+                return True
+            self._torn_size = size
             time.sleep(_WRITE_SECONDS)  # Another program may be writing it: the file system shows a write in parts.
-        return looked_at > 0
+        return False
 
 
 def _open_own(path: str) -> tuple[int, os.stat_result]:
@@ -288,6 +291,7 @@ class _StderrPlace:
     """stderr as it is when the place is checked: later, output of native libraries may be hidden."""
 
     _descriptor = -1
+    _has_cut = False
 
     def check(self) -> None:
         if self._descriptor < 0:
@@ -305,5 +309,7 @@ class _StderrPlace:
             raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
         if not takes_now(self._descriptor):
             raise BlockingIOError(errno.EAGAIN, "nothing reads it")
-        if os.write(self._descriptor, line) < len(line):
+        line = (b"\n" if self._has_cut else b"") + line
+        self._has_cut = os.write(self._descriptor, line) < len(line)
+        if self._has_cut:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

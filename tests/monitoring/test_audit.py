@@ -235,6 +235,41 @@ def test_fifo_without_a_reader_is_not_waited_for(tmp_path: Path) -> None:
         Opened(tmp_path / "fifo", required=True)
 
 
+@pytest.fixture
+def fifo(tmp_path: Path) -> Iterator[int]:
+    """Make tmp_path/fifo, with a reader that doesn't wait."""
+    os.mkfifo(tmp_path / "fifo")
+    reader = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+    yield reader
+    os.close(reader)
+
+
+def test_line_in_a_fifo_begins_on_a_line_of_its_own_after_one_that_had_no_room(tmp_path: Path, fifo: int) -> None:
+    """A client chooses its paths. A long line, cut short in a full FIFO, must not spoil the next user's."""
+    audit = Opened(tmp_path / "fifo", required=True).audit
+    with suppress(AuditError):
+        while True:
+            audit.give("web", AuditedSet(), 1, {"executable": "\U0001f600" * 500})
+    read = os.read(fifo, 1 << 20)
+    give(audit)
+    lines = (read + os.read(fifo, 1 << 20)).splitlines()
+    assert not lines[-2].endswith(b"}")
+    assert json.loads(lines[-1])["uid"] == 7
+
+
+def test_torn_line_is_waited_for_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk must not keep the agent's other clients waiting."""
+    slept: list[float] = []
+    monkeypatch.setattr("time.sleep", slept.append)
+    audit = Opened(path, required=True).audit
+    path.write_text('{"time"')
+    monkeypatch.setattr(os, "write", lambda *_: 0)
+    for _ in range(3):
+        with pytest.raises(AuditError, match="No space left"):
+            give(audit)
+    assert len(slept) == 1
+
+
 def test_control_characters_are_escaped(path: Path) -> None:
     audit = Opened(path).audit
     audit.give("web", AuditedSet(), 1, {"executable": "/tmp/\x1b[31m\n{}\udcff"})
