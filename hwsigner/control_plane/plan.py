@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from time import sleep
 from typing import Any, Literal
 
-from hwsigner.aws.apis import ServiceClients
+from hwsigner.aws.apis import ServiceClient, ServiceClients
 from hwsigner.control_plane.policies import difference, lets_in_otherwise, refusal, what_it_lets_in, with_statement
 from hwsigner.control_plane.resources import (
     DEFAULT_DURATION,
@@ -25,6 +26,10 @@ from hwsigner.identity.certificate import Certificate
 from hwsigner.trust_policy.writing import in_words
 
 _AGAIN = "Run the same command again: it shows what is left and completes it"
+# Calls that may be refused for some seconds after CreateRole, with these errors, and the pauses before each attempt.
+_WITH_ROLE = frozenset({"attach_role_policy", "create_profile", "update_profile"})
+_NOT_VISIBLE = frozenset({"NoSuchEntity", "NoSuchEntityException", "ResourceNotFoundException"})
+_ROLE_PAUSES = (1, 2, 3, 5, 8)
 # The ARNs of what is not made yet, in a plan that is shown.
 NEW_ANCHOR = "arn:aws:rolesanywhere:REGION:ACCOUNT:trust-anchor/NEW"
 _NEW_ROLE = "arn:aws:iam::ACCOUNT:role/NEW"
@@ -194,12 +199,13 @@ def apply(clients: ServiceClients, existing: Existing, setup: Setup, done: Calla
     """
     made: list[str] = []
     left = plan(existing, setup)
-    for operation in [step.operation for step in left]:
+    operations = [step.operation for step in left]
+    for operation in operations:
         step = next((each for each in left if each.operation == operation), None)
         if step is None:  # With the ARNs that are known now, it is not needed.
             continue
         try:
-            response: Mapping[str, Any] = getattr(clients, step.service).call(step.operation, **step.parameters)
+            response = _call(clients, step, is_role_new="create_role" in operations)
         except HwsignerError as error:
             raise _with_what_was_made(error, made) from error
         existing = _after(existing, step, response)
@@ -209,6 +215,18 @@ def apply(clients: ServiceClients, existing: Existing, setup: Setup, done: Calla
     if left:
         raise HwsignerError("more is to be done than the plan said", _AGAIN)
     return existing
+
+
+def _call(clients: ServiceClients, step: Step, *, is_role_new: bool) -> Mapping[str, Any]:
+    """Make a step's call. If the role is new, wait until it is visible everywhere in AWS."""
+    service: ServiceClient = getattr(clients, step.service)
+    for pause in _ROLE_PAUSES if is_role_new and step.operation in _WITH_ROLE else ():
+        found = service.call_unless(_NOT_VISIBLE, step.operation, **step.parameters)
+        if found is not None:
+            return found
+        clients.say(f"AWS does not see the new role everywhere yet: waiting {pause} s")
+        sleep(pause)
+    return service.call(step.operation, **step.parameters)
 
 
 def check_unchanged(clients: ServiceClients, existing: Existing, setup: Setup) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -81,6 +81,7 @@ class IamService:
             description=call.form.text("Description"),
             tags=call.form.tags(),
             created=call.now,
+            visible_from=call.now + timedelta(seconds=self._world.role_delay),
         )
         self._world.roles[role.arn] = role
         return {"Role": {**_summary(role), **_tags(role)}}

@@ -149,6 +149,7 @@ class Role:
         tags: its tags in IAM. They have no effect on sessions.
         policies: the ARNs of the attached policies. They have no effect on sessions.
         created: when it was made.
+        visible_from: when Roles Anywhere sees it; None for always.
     """
 
     arn: str
@@ -159,6 +160,11 @@ class Role:
     tags: dict[str, str] = field(default_factory=dict)
     policies: list[str] = field(default_factory=list)
     created: datetime = field(default_factory=_now)
+    visible_from: datetime | None = None
+
+    def is_visible(self, now: datetime) -> bool:
+        """Return whether Roles Anywhere sees it."""
+        return self.visible_from is None or self.visible_from <= now
 
     @property
     def id(self) -> str:

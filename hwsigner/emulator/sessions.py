@@ -75,8 +75,9 @@ class SessionService:
         if not profile.enabled:
             raise denied("Profile is disabled")
         role = self._world.roles.get(parameters.role)
-        if parameters.role not in profile.roles or role is None:
-            reason = "the role does not exist" if role is None else "the profile does not list the role"
+        is_there = role is not None and role.is_visible(self._clock())
+        if parameters.role not in profile.roles or role is None or not is_there:
+            reason = "the profile does not list the role" if is_there else "the role does not exist, or not yet"
             raise denied(f"Unable to assume role for {parameters.role}", reason)
         return _Target(anchor, profile, role)
 

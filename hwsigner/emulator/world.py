@@ -26,6 +26,7 @@ class World:
         private_cas: the certificates of AWS Private CAs, by their ARNs, for trust anchors that refer to them.
         session_path: the raw path of CreateSession. Change it to test how a client signs paths.
         rate: how many requests a second the control plane takes for each kind of resource; None for any number.
+        role_delay: for how many seconds after CreateRole the role is not visible to Roles Anywhere.
         denied: the actions that no caller may do, such as "iam:PassRole" or "iam:*".
     """
 
@@ -38,6 +39,7 @@ class World:
     private_cas: dict[str, x509.Certificate] = field(default_factory=dict)
     denied: set[str] = field(default_factory=set)
     rate: float | None = None
+    role_delay: float = 0
 
     @property
     def account(self) -> str:

@@ -123,6 +123,38 @@ def test_items_are_those_of_all_pages() -> None:
         assert [item["profileArn"] for item in client.items("list_profiles", "profiles")] == arns
 
 
+@pytest.mark.parametrize(
+    ("service", "operation", "member", "more"),
+    [
+        ("rolesanywhere", "list_trust_anchors", "trustAnchors", {}),
+        ("rolesanywhere", "list_profiles", "profiles", {}),
+        ("rolesanywhere", "list_crls", "crls", {}),
+        ("rolesanywhere", "list_subjects", "subjects", {}),
+        ("iam", "list_attached_role_policies", "AttachedPolicies", {"RoleName": "web"}),
+    ],
+)
+def test_every_list_ends_though_each_page_names_another(
+    service: str, operation: str, member: str, more: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hwsigner.aws.apis._MOST_PAGES", 10)
+    numbers = itertools.count()
+
+    def page(connection: Connection) -> None:
+        token = f"page-{next(numbers)}"
+        if service == "rolesanywhere":
+            _answer(connection, 200, json.dumps({member: [], "nextToken": token}).encode())
+            return
+        result = f"<{member}/><IsTruncated>true</IsTruncated><Marker>{token}</Marker>"
+        name = "ListAttachedRolePolicies"
+        _answer(connection, 200, f"<{name}Response><{name}Result>{result}</{name}Result></{name}Response>".encode())
+
+    with Server(page) as server:
+        client = getattr(ServiceClients(REGION, endpoint=server.endpoint().url), service)
+        with pytest.raises(ServiceError, match="has more than 10 pages"):
+            client.items(operation, member, **more)
+    assert server.accepted <= 11
+
+
 @pytest.mark.parametrize("tokens", [["again"], ["one", "other"]])
 def test_pages_without_an_end_are_an_error(tokens: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hwsigner.aws.apis._MOST_PAGES", 10)

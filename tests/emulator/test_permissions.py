@@ -19,7 +19,7 @@ from hwsigner.errors import UsageError
 USER = f"arn:aws:iam::{ACCOUNT}:user/{KEY[0]}"
 PREFIX = f"arn:aws:rolesanywhere:{REGION}:{ACCOUNT}"
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/hwsigner-demo"
-POLICY = json.dumps({"Statement": {"Effect": "Allow", "Principal": "*", "Action": "sts:AssumeRole"}})
+POLICY = json.dumps({"Statement": {"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "sts:AssumeRole"}})
 
 
 class Program:

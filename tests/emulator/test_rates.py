@@ -11,6 +11,7 @@ import pytest
 from certs import Authority
 from emulator.planes import bundle, client, refused
 from hwsigner.emulator import Emulator, World
+from hwsigner.emulator.iam_policies import open_policy
 
 THROTTLED = ("ThrottlingException", "Rate exceeded")
 
@@ -68,6 +69,16 @@ def test_each_region_has_its_own_rate(clock: Clock) -> None:
         client(emulator).list_profiles()
         client(emulator, "eu-west-1").list_profiles()
         assert refused(client(emulator).list_profiles) == THROTTLED
+
+
+def test_new_role_is_not_visible_to_roles_anywhere_for_some_seconds(clock: Clock, ca: Authority) -> None:
+    with Emulator(World(role_delay=5), clock=clock) as emulator:
+        plane, iam = client(emulator), client(emulator, service="iam")
+        role = iam.create_role(RoleName="web", AssumeRolePolicyDocument=open_policy({}))["Role"]["Arn"]
+        assert iam.get_role(RoleName="web")["Role"]["Arn"] == role
+        assert refused(plane.create_profile, name="p", roleArns=[role])[0] == "ResourceNotFoundException"
+        clock.sleep(5)
+        plane.create_profile(name="p", roleArns=[role])
 
 
 def test_no_rate_is_the_default(emulator: Emulator) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hwsigner.emulator.control.calls import Call, Kind, base_detail
+from hwsigner.emulator.control.calls import Call, Kind, base_detail, not_found
 from hwsigner.emulator.refusals import denied, invalid
 from hwsigner.emulator.resources import Profile
 from hwsigner.emulator.tags import Mappings, parse_mappings
@@ -113,6 +113,9 @@ def _check(call: Call) -> None:
         if role.split(":")[4] != call.caller.account:
             raise denied("Cross-account pass role is not allowed.", f"{role} is of another account than the caller")
         require(call.world.denied, call.caller, "iam:PassRole", role)
+        known = call.world.roles.get(role)
+        if known is not None and not known.is_visible(call.now):
+            raise not_found("role", role)
     policy = call.members.get("sessionPolicy")
     if policy is not None and not _is_json_object(policy):
         raise invalid("sessionPolicy is not a JSON object")

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 import certs
 from emulator.test_rates import Clock
 from hwsigner.aws import throttling
+from hwsigner.control_plane import plan
 from hwsigner.emulator import Emulator, Fault, World
 from scene import Outcome
 
@@ -26,6 +27,7 @@ class Place:
     folder: Path
     call: Callable[..., Outcome]
     ca: certs.Authority
+    clock: Clock
 
     def run(self, name: str, *arguments: str) -> Outcome:
         return self.call("aws", name, *arguments, f"--endpoint={self.emulator.url}")
@@ -55,7 +57,7 @@ def place(tmp_path: Path, call: Callable[..., Outcome], monkeypatch: pytest.Monk
     monkeypatch.setattr(throttling, "sleep", clock.sleep)
     with Emulator(World(rate=1), clock=clock) as emulator:
         emulator.add_credentials(*KEYS.values())
-        yield Place(emulator, tmp_path, call, ca)
+        yield Place(emulator, tmp_path, call, ca, clock)
 
 
 def test_setup_check_and_revoke_finish_and_say_that_they_wait(place: Place) -> None:
@@ -81,6 +83,24 @@ def test_request_that_is_always_throttled_ends_and_says_what_is_in_force(place: 
     assert outcome.status == 5
     assert place.calls(429).count("rolesanywhere:UpdateCrl") == len(throttling.PAUSES) + 1
     assert "number 1, not the new one" in outcome.err
+
+
+def test_setup_waits_until_a_new_role_is_visible_and_says_so(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "sleep", place.clock.sleep)
+    place.emulator.world.rate, place.emulator.world.role_delay = None, 7
+    outcome = place.setup()
+    assert outcome.status == 0, outcome
+    assert "AWS does not see the new role everywhere yet: waiting 1 s" in outcome.err
+    assert place.calls(404).count("rolesanywhere:CreateProfile") == 4
+    assert place.run("check", "--profile=web", f"--certificate={place.folder / 'web.pem'}").status == 0
+
+
+def test_setup_ends_when_a_new_role_never_becomes_visible(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "sleep", place.clock.sleep)
+    place.emulator.world.rate, place.emulator.world.role_delay = None, 3600
+    outcome = place.setup()
+    assert outcome.status == 5
+    assert "Already done: trust anchor: create 'web'; role: create 'web'. Run the same command again" in outcome.err
 
 
 def test_pauses_end_within_half_a_minute() -> None:
