@@ -363,6 +363,8 @@ def _ids(kind: str, names: Iterable[str], find: Callable[[str], int | None], log
     """Return the numbers of users or groups given by name or number; one that is unknown is logged and left out."""
     found = {name: find(name) for name in names}
     for name in (name for name, number in found.items() if number is None):
-        hint = "For a unit with DynamicUser=yes, name a group: see hwsigner help agent"
+        hint = "Make it with groupadd --system, or correct the name"
+        if kind == "user":
+            hint = "For a unit with DynamicUser=yes, name a group: see hwsigner help agent"
         log(f"warning: allow-users names {name!r}, which is not a {kind} of this system. {hint}")
     return frozenset(number for number in found.values() if number is not None)

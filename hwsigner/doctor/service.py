@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from hwsigner.aws.create_session import USER_AGENT, clock_difference, create_session
+from hwsigner.aws.create_session import USER_AGENT, clock_difference, create_session, shortened
 from hwsigner.config import settings
 from hwsigner.errors import (
     CertificateError,
@@ -20,7 +20,7 @@ from hwsigner.errors import (
     SigningKeyError,
     UsageError,
 )
-from hwsigner.findings import Finding, Mistake, local
+from hwsigner.findings import Finding, Mistake, account, local
 from hwsigner.http.connection import Deadline
 from hwsigner.http.transport import get, parse_date
 
@@ -50,7 +50,7 @@ def check_online(state: ProfileState, *, clock_only: bool) -> Iterator[Finding]:
         try:
             yield from _check_clock(state)
             if not clock_only:
-                _create_session(state)
+                yield from _create_session(state)
         except HwsignerError as error:
             mistake = next((mistake for kind, mistake in _MISTAKES if isinstance(error, kind)), local.SESSION_REFUSED)
             yield mistake.found_by(error)
@@ -69,10 +69,14 @@ def _check_clock(state: ProfileState) -> Iterator[Finding]:
         yield local.CLOCK_WRONG.found(f"the clock is {clock_difference(off)} the service's")
 
 
-def _create_session(state: ProfileState) -> None:
+def _create_session(state: ProfileState) -> Iterator[Finding]:
     from hwsigner.identity import open_identity
 
     source = settings.identity_source(state.settings)
     with open_identity(source) as identity:
         service = settings.service(state.settings, state.environ)
-        create_session(identity, settings.session_request(state.settings), service)
+        session = create_session(identity, settings.session_request(state.settings), service)
+    asked = vars(state.settings).get("session_duration", 0)  # The default is not asked for.
+    problem, _, _ = shortened(session, asked, datetime.now(UTC)).partition(". ")
+    if problem:
+        yield account.DURATION_SHORTENED.found(problem)

@@ -547,6 +547,12 @@ class TestUsers:
         problem = f"warning: allow-users names {user!r}, which is not a user of this system. "
         assert running.log[0] == f"{problem}For a unit with DynamicUser=yes, name a group: see hwsigner help agent"
 
+    def test_unknown_group_in_allow_users_is_logged_with_how_to_make_it(self, running: Running) -> None:
+        running.home.write_profiles(web={"allow-users": ["@no-such-group"]})
+        assert credentials(running.get())
+        problem = "warning: allow-users names 'no-such-group', which is not a group of this system. "
+        assert running.log[0] == f"{problem}Make it with groupadd --system, or correct the name"
+
 
 class TestConfiguration:
     @pytest.mark.parametrize(

@@ -89,6 +89,13 @@ class TestOnline:
         assert found["id"] == "session-refused"
         assert "acceptRoleSessionName" in found["fix"]
 
+    def test_session_that_is_shorter_than_asked_is_a_finding(self, patient: Patient) -> None:
+        patient.change({"session-duration": 43200})
+        (found,) = patient.findings("--online")
+        assert found["id"] == "duration-shortened"
+        assert "lasts 60 minutes, not 720 minutes" in found["found"]
+        assert "--session-duration" in found["fix"]
+
     def test_refusal_is_shown_with_its_usual_cause(self, patient: Patient) -> None:
         patient.emulator.misbehave(Fault.parse("deny"))
         (found,) = patient.findings("--online")
