@@ -79,10 +79,12 @@ class MakingMark:
         return left.pair
 
     def _left(self, session: PKCS11Session) -> _Left:
-        noted = refusals.noted(self._name)
-        if not noted:
+        try:
+            key_id = bytes.fromhex(refusals.noted(self._name))
+        except ValueError:  # The power went while it was written.
+            key_id = b""
+        if not key_id:
             return _Left()
-        key_id = bytes.fromhex(noted)
         # SoftHSM copies an object before it changes the id of the copy.
         named = find_stored(session, KeyURI("pkcs11", {"object": self._label}))
         found = [one for one in named if one.object.id in (key_id, b"")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
@@ -248,6 +249,16 @@ def test_key_is_no_longer_marked_once_its_rest_was_deleted(hsm: InProcessSoftHSM
     half_made(hsm)
     with pytest.raises(KeyMismatchError, match="has no public key"):
         enrol(hsm)
+    assert private_keys(hsm) == 1
+
+
+@pytest.mark.parametrize("torn", [b"0", bytes(2), b"\xff"])
+def test_torn_mark_is_none(hsm: InProcessSoftHSM, torn: bytes) -> None:
+    half_made(hsm)
+    [mark] = Path(os.environ["XDG_STATE_HOME"]).rglob("making-*")
+    mark.write_bytes(torn)
+    with pytest.raises(SigningKeyError, match="already has: private key"):
+        generate_key(uri_of(hsm), pin="1234")
     assert private_keys(hsm) == 1
 
 
