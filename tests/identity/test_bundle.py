@@ -16,7 +16,11 @@ DERS = [ca.certificate.public_bytes(Encoding.DER) for ca in CAS]
 PEM = b"".join(ca.pem for ca in CAS)
 
 
-@pytest.mark.parametrize("pem", [PEM, PEM.decode(), b"the CAs of 2026\n" + PEM, PEM.replace(b"\n", b"\r\n")])
+@pytest.mark.parametrize(
+    "pem",
+    [PEM, PEM.decode(), b"the CAs of 2026\n" + PEM, PEM.replace(b"\n", b"\r\n")],
+    ids=["PEM", "text", "with words", "CRLF"],
+)
 def test_bundle_has_its_certificates_in_order(pem: bytes | str) -> None:
     assert [found.x509.public_bytes(Encoding.DER) for found in read_bundle(pem, "ca.pem")] == DERS
     assert write_bundle(read_bundle(pem, "ca.pem")).encode() == PEM
@@ -24,12 +28,12 @@ def test_bundle_has_its_certificates_in_order(pem: bytes | str) -> None:
 
 @pytest.mark.parametrize(
     "pem",
-    {
-        "empty": b"",
-        "binary": DERS[0],
-        "cut": PEM[:100],
-        "a key": b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
-    }.values(),
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(DERS[0], id="binary"),
+        pytest.param(PEM[:100], id="cut"),
+        pytest.param(b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", id="a key"),
+    ],
 )
 def test_bundle_without_certificates_is_refused(pem: bytes) -> None:
     with pytest.raises(CertificateError, match=r"ca\.pem has no certificates in PEM"):
