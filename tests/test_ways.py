@@ -21,7 +21,7 @@ BOUNDS = {
     "credential-process": Bound(598, 46),
     "enroll": Bound(941, 50),
     "renew": Bound(811, 53),
-    "aws setup": Bound(971, 40),
+    "aws setup": Bound(1046, 41),
     "doctor": Bound(537, 50),
     "agent": Bound(23, 8),
 }

@@ -24,8 +24,9 @@ from hwsigner.findings.policies import SOURCE_ARN_NONE
 from hwsigner.identity.certificate import Certificate
 from hwsigner.identity.session_tags import MAX_LENGTH, TAGS, bad_characters, comparable_value, session_tags
 from hwsigner.trust_policy import Context, TrustPolicy, request_context, writing
-from hwsigner.trust_policy.openness import ANY_ANCHOR, request_by
+from hwsigner.trust_policy.openness import ANY_ANCHOR
 from hwsigner.trust_policy.review import review
+from hwsigner.trust_policy.strangers import request_by
 
 DEFAULT_MATCH = "CN"
 # The short forms, by the tag in lower case: "cn" and "subject/cn" for x509Subject/CN.

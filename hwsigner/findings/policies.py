@@ -67,6 +67,18 @@ ANY_VALUE = Mistake(
     "Write the value, or a pattern that others can't meet, such as bamboo-*",
     level=OPEN,
 )
+ISSUER_ONLY = Mistake(
+    "issuer-only",
+    "Every certificate of that CA can assume the role, not only those of this workload",
+    _TAG,
+    level=OPEN,
+)
+DENY_NEEDS_ALL = Mistake(
+    "deny-needs-all",
+    "A Deny applies only if all its conditions are met, so a certificate that fits one of the names gets in",
+    "Write one Deny statement for each name, or name who may assume the role in the Allow statement",
+    level=OPEN,
+)
 PRINCIPAL_EVERYONE = Mistake(
     "principal-everyone",
     "Any AWS account may try to assume the role, and can give its own sessions tags such as x509Subject/CN",
@@ -163,6 +175,11 @@ CONTRADICTION = Mistake(
 DATE_PASSED = Mistake(
     "date-passed", "The statement has let no certificate in since then", "Remove the statement, or write a later date"
 )
+SHUT = Mistake(
+    "shut",
+    "Roles Anywhere needs all three actions for the same certificate, so every session is refused",
+    "Give the statements of the three actions the same conditions",
+)
 DENIED_ALWAYS = Mistake(
     "denied-always",
     "A Deny outweighs every Allow, so no certificate can assume the role",
@@ -183,6 +200,12 @@ KEY_UNKNOWN = Mistake(
     "AWS does not document that requests of Roles Anywhere have this key. If it is missing, a positive condition "
     "is never met",
     "Use aws:SourceArn, aws:SourceAccount, aws:PrincipalTag/x509…, sts:SourceIdentity or sts:RoleSessionName",
+    level=UNCLEAR,
+)
+NOT_DECIDED = Mistake(
+    "not-decided",
+    "hwsigner tries certificates to find out who gets in, and could not do so for this policy",
+    "Write it with fewer conditions, without negated operators and variables, or check it with IAM Access Analyzer",
     level=UNCLEAR,
 )
 NOT_JUDGED = Mistake(

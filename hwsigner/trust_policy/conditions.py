@@ -92,7 +92,7 @@ class Compiled(NamedTuple):
     """A condition's value: its test, and the keys of its policy variables."""
 
     test: Test
-    keys: list[str]
+    keys: tuple[str, ...]
 
 
 class _Operator(NamedTuple):
@@ -111,13 +111,15 @@ def _text(*, wildcards: bool = False, ignore_case: bool = False) -> Callable[[st
             regex = pattern.regex(context, wildcards=wildcards)
             return regex is not None and re.fullmatch(regex, value, flags) is not None
 
-        return Compiled(test, pattern.keys)
+        return Compiled(test, tuple(pattern.keys))
 
     return compiled
 
 
 def _arn(text: str, has_variables: bool) -> Compiled:
-    """Compile an ARN. Its six parts are compared one by one, and each may have wildcards."""
+    """Compile an ARN. Its six parts are compared one by one, and each may have wildcards. `*` alone fits every ARN."""
+    if text == "*":
+        return Compiled(lambda value, context: True, ())
     parts = re.split(r":(?![^{}]*\})" if has_variables else ":", text, maxsplit=5)
     if len(parts) < 6:
         raise ValueError("not an ARN, which has six parts between colons")
@@ -127,7 +129,7 @@ def _arn(text: str, has_variables: bool) -> Compiled:
         given = value.split(":", 5)
         return len(given) == 6 and all(each.test(part, context) for each, part in zip(compiled, given, strict=True))
 
-    return Compiled(test, [key for each in compiled for key in each.keys])
+    return Compiled(test, tuple(key for each in compiled for key in each.keys))
 
 
 def _compared(
@@ -135,7 +137,7 @@ def _compared(
 ) -> Callable[[str, bool], Compiled]:
     def compiled(text: str, has_variables: bool) -> Compiled:
         limit = parse(text)
-        return Compiled(lambda value, context: compare(parse(value), limit), [])
+        return Compiled(lambda value, context: compare(parse(value), limit), ())
 
     return compiled
 
@@ -144,7 +146,7 @@ def _bool(text: str, has_variables: bool) -> Compiled:
     wanted = text.lower()
     if wanted not in ("true", "false"):
         raise ValueError("neither true nor false")
-    return Compiled(lambda value, context: value == wanted, [])
+    return Compiled(lambda value, context: value == wanted, ())
 
 
 def _date(text: str) -> datetime:

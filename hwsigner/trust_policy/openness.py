@@ -9,32 +9,39 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 from typing import Any
 
 from hwsigner.findings import Finding, Mistake, policies
-from hwsigner.trust_policy import ACTIONS, request_context
+from hwsigner.trust_policy.action_keys import ACTIONS, unlisted
 from hwsigner.trust_policy.conditions import OPERATORS, Condition, Context
 from hwsigner.trust_policy.reading import Reader, Statement
+from hwsigner.trust_policy.strangers import (
+    ANCHOR_KEYS,
+    TAG_KEYS,
+    TooManyError,
+    Trials,
+    is_about,
+    is_chosen,
+    request_by,
+)
 
-ANCHOR_KEYS = ("aws:sourcearn", "aws:sourceaccount")
-_TAG_KEYS = ("aws:principaltag/", "aws:requesttag/")
-CERTIFICATE_KEYS = (*_TAG_KEYS, "aws:tagkeys", "sts:sourceidentity", "aws:originidentity/subject")
-_STRANGER = "qzxjv"  # A value that no condition names.
+CERTIFICATE_KEYS = (*TAG_KEYS, "aws:tagkeys", "sts:sourceidentity", "aws:originidentity/subject")
 _STRANGERS_ACCOUNT = "999988887777"
 _UUID = "7f3c9d1b-5e2a-4b86-9c0d-e4a1f86b2d57"
 _STRANGERS_REGION = "eu-west-1"
 ANY_ANCHOR = f"arn:aws:rolesanywhere:{_STRANGERS_REGION}:{_STRANGERS_ACCOUNT}:trust-anchor/{_UUID}"
-_MANY_TAGS = 6
+_TOO_MANY = "there are more ways to combine the conditions than hwsigner tries"
 _MANY_PLACES = 400
 _MANY_ACCOUNTS = 8
-_FEW_LETTERS = 2  # A pattern with fewer letters and digits names no one.
 
 
 def open_statements(statements: Sequence[Statement], trust_anchor: str = "") -> Iterator[Finding]:
     """Yield what lets strangers in, other than by the trust anchor that should be let in, if it is known."""
     anchor_open = _admitting(statements, ANCHOR_KEYS, _strange_anchors(statements, trust_anchor))
-    certificate_open = _admitting(statements, CERTIFICATE_KEYS, _strange_certificates(statements))
+    certificates = _Certificates.tried(statements, trust_anchor)
+    if not certificates.is_decided:
+        yield policies.NOT_DECIDED.found(_TOO_MANY)
     for statement in statements:
         if not statement.allows or not statement.concerns_service:
             continue
@@ -42,7 +49,7 @@ def open_statements(statements: Sequence[Statement], trust_anchor: str = "") -> 
             yield policies.PRINCIPAL_EVERYONE.found(f"{statement.name} is for everyone: its Principal is *")
         names = [
             each
-            for each, admitting in (("anchor", anchor_open), ("tag", certificate_open))
+            for each, admitting in (("anchor", anchor_open), ("tag", certificates.admitting))
             if statement.name in admitting
         ]
         if len(names) == 2 and not statement.conditions:
@@ -50,12 +57,66 @@ def open_statements(statements: Sequence[Statement], trust_anchor: str = "") -> 
             continue
         yield from _about_anchors(statement, is_open="anchor" in names)
         yield from _about_certificates(statement, is_open="tag" in names)
+        if statement.name in certificates.fitting_one:
+            yield from _about_denies(statement, statements)
 
 
-def is_about(condition_key: str, keys: Sequence[str]) -> bool:
-    """Return whether a condition's key is one of some keys. One that ends with a slash stands for all its tags."""
-    key = condition_key.lower()
-    return key in keys or key[: key.find("/") + 1] in keys
+def shut(statements: Sequence[Statement], trust_anchor: str = "") -> Iterator[Finding]:
+    """Yield that no certificate gets in, or that none was found."""
+    try:
+        trials = _all_trials(statements, trust_anchor)
+        if any(trial.lets_in(way) for trial in trials for way in trial.ways()):
+            return
+    except TooManyError:
+        yield policies.NOT_DECIDED.found(_TOO_MANY)
+        return
+    values = (value for one in statements for each in one.conditions for value in each.values)
+    if any(re.search(r"[*?]|\$\{", value) for value in values):
+        yield policies.NOT_DECIDED.found("hwsigner found no certificate that the policy lets in")
+    else:
+        yield policies.SHUT.found("no certificate may do all three actions")
+
+
+@dataclass
+class _Certificates:
+    """Which statements let in certificates that the policy does not name."""
+
+    admitting: set[str] = field(default_factory=set)
+    fitting_one: set[str] = field(default_factory=set)  # By which it suffices to fit one of several names.
+    is_decided: bool = True
+
+    @classmethod
+    def tried(cls, statements: Sequence[Statement], trust_anchor: str) -> _Certificates:
+        found = cls()
+        try:
+            for trial in _all_trials(statements, trust_anchor):
+                for way in trial.ways():
+                    verdict = trial.is_open(way) if way else False
+                    comparing = {each.name for each, _ in way if _conditions(each, CERTIFICATE_KEYS)}
+                    names = comparing or {each.name for each, _ in way}
+                    found.admitting |= names if verdict else set()
+                    found.fitting_one |= names if verdict is None else set()
+        except TooManyError:
+            found.is_decided = False
+        return found
+
+
+def _all_trials(statements: Sequence[Statement], trust_anchor: str) -> list[Trials]:
+    """Return trials for each reading of the keys: AWS's list by action, and every key for each action."""
+    anchors = _anchors(statements, trust_anchor)
+    differs = any(any(unlisted(each.conditions, sorted(each.actions))) for each in statements)
+    return [Trials(statements, anchors, every_key) for every_key in ((False, True) if differs else (False,))]
+
+
+def _about_denies(statement: Statement, statements: Sequence[Statement]) -> Iterator[Finding]:
+    """Yield the Deny statements that one of several names is enough to escape."""
+    denying = [each for each in statements if not each.allows and each.concerns_service]
+    several = [each for each in denying if len(_conditions(each, CERTIFICATE_KEYS)) > 1]
+    for each in several:
+        keys = " and ".join(condition.key for condition in each.conditions)
+        yield policies.DENY_NEEDS_ALL.found(f"{each.name} denies only if {keys} are all as it says")
+    if not several:
+        yield policies.TAG_NONE.found(f"{statement.name} lets in certificates that fit one of several names")
 
 
 def named_anchors(policy: Mapping[str, Any]) -> list[str]:
@@ -68,7 +129,7 @@ def named_anchors(policy: Mapping[str, Any]) -> list[str]:
 def named_tags(policy: Mapping[str, Any]) -> list[str]:
     """Return the session tags that a policy compares, such as x509Subject/CN, each once."""
     keys = (c.key for statement in Reader(policy).statements for c in statement.conditions)
-    return list(dict.fromkeys(key.partition("/")[2] for key in keys if is_about(key, _TAG_KEYS)))
+    return list(dict.fromkeys(key.partition("/")[2] for key in keys if is_about(key, TAG_KEYS)))
 
 
 def named_anchor(statement: Statement, context: Context) -> Iterator[str]:
@@ -102,7 +163,7 @@ def _meets(statement: Statement, keys: Sequence[str], context: Context) -> bool:
 
     A Deny with other conditions, or a condition that can't be read, does not count: it may not apply.
     """
-    judged = [each for each in statement.conditions if is_about(each.key, keys)]
+    judged = [each for each in statement.conditions if is_about(each.key, keys) and not is_chosen(each)]
     others = len(judged) < len(statement.conditions)
     unread = [key for key in statement.unread if is_about(key, keys) or not statement.allows]
     if unread or (others and not statement.allows):
@@ -112,23 +173,6 @@ def _meets(statement: Statement, keys: Sequence[str], context: Context) -> bool:
 
 def _admitting(statements: Sequence[Statement], keys: Sequence[str], strangers: Iterator[Context]) -> set[str]:
     return set().union(*(admits(statements, keys, each) for each in strangers))
-
-
-def request_by(
-    trust_anchor: str,
-    tags: Mapping[str, str] | None = None,
-    source_identity: str = f"CN={_STRANGER}",
-    origin: Mapping[str, str] | None = None,
-) -> Context:
-    """Return a stranger's request by a trust anchor, such as for `admits` with ANCHOR_KEYS."""
-    return request_context(
-        trust_anchor=trust_anchor,
-        tags=tags or {},
-        session_name=_STRANGER,
-        source_identity=source_identity,
-        now=datetime(2026, 1, 1, tzinfo=UTC),
-        origin_identity=origin,
-    )
 
 
 def _strange_anchors(statements: Sequence[Statement], trust_anchor: str) -> Iterator[Context]:
@@ -188,40 +232,14 @@ def _filled(pattern: str) -> str:
     return pattern.replace("?", "0").replace("*", "0" * missing, 1).replace("*", "")
 
 
-def _strange_certificates(statements: Sequence[Statement]) -> Iterator[Context]:
-    """Yield requests with certificates that lack the policy's names, or have other values for them."""
-    names = sorted({each.lower(): each for each in _tags(statements)}.values())
-    if len(names) <= _MANY_TAGS:
-        chosen = [set(each) for size in range(len(names) + 1) for each in itertools.combinations(names, size)]
-    else:
-        chosen = [set(), set(names), *({each} for each in names), *(set(names) - {each} for each in names)]
-    examples = dict(_examples(statements))
-    identities = dict.fromkeys((f"CN={_STRANGER}", "ID=0a1b", examples.get("sts:sourceidentity", "ID=0a1b")))
-    origins: list[dict[str, str]] = [{}, {"Subject": _STRANGER}, {"Subject": examples.get("subject", _STRANGER)}]
-    for present, fitting in itertools.product(chosen, ({}, examples) if examples else ({},)):
-        tags = {name: fitting.get(name.lower(), _STRANGER) for name in sorted(present)}
-        for identity, origin in itertools.product(identities, origins):
-            yield request_by(ANY_ANCHOR, tags, identity, origin)
-
-
-def _examples(statements: Sequence[Statement]) -> Iterator[tuple[str, str]]:
-    """Yield values that fit patterns with hardly any letters, such as *-*, each with its tag or key in lower case."""
-    for condition in (each for statement in statements for each in statement.conditions):
-        key = condition.key.lower().partition("/")[2] or condition.key.lower()
-        for value in condition.values:
-            letters = re.sub(r"[\W_]", "", re.sub(r"^(?:CN|ID)=", "", value))
-            if re.search(r"[*?]", value) and "$" not in value and len(letters) < _FEW_LETTERS:
-                yield key, _example(value)
-
-
-def _tags(statements: Sequence[Statement]) -> Iterator[str]:
-    """Yield the names of the tags in conditions."""
-    for condition in (each for statement in statements for each in statement.conditions):
-        for key in (condition.key, *condition.variables):
-            if is_about(key, _TAG_KEYS):
-                yield key.partition("/")[2]
-        if condition.key.lower() == "aws:tagkeys" and OPERATORS[condition.parts.base].kind == "text":
-            yield from condition.values
+def _anchors(statements: Sequence[Statement], trust_anchor: str) -> list[str]:
+    """Return trust anchors to try with certificates: those that the policy names, examples of its patterns, another."""
+    conditions = (each for one in statements for each in one.conditions if is_about(each.key, ANCHOR_KEYS))
+    texts = [trust_anchor, *(value for each in conditions for value in each.values if "$" not in value)]
+    accounts = dict.fromkeys(account for text in texts for account in _accounts(_filled(text)))
+    named = [_example(each) for each in texts if each.count(":") >= 5]
+    others = [_example_anchor(each, account) for account in accounts for each in (ANY_ANCHOR, *map(_filled, named))]
+    return list(dict.fromkeys([*named, *others, ANY_ANCHOR]))
 
 
 def _about_anchors(statement: Statement, *, is_open: bool) -> Iterator[Finding]:
@@ -241,6 +259,9 @@ def _about_certificates(statement: Statement, *, is_open: bool) -> Iterator[Find
     conditions = _conditions(statement, CERTIFICATE_KEYS)
     if is_open and not conditions:
         yield policies.TAG_NONE.found(f"{statement.name} has no condition on the certificate's names")
+    elif is_open and all("/x509issuer/" in each.key.lower() for each in conditions):
+        yield policies.ISSUER_ONLY.found(f"{statement.name} compares only names of the CA")
+        return
     yield from _about_conditions(statement, conditions, policies.ANY_VALUE, is_open=is_open)
 
 

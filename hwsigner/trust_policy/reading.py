@@ -125,19 +125,30 @@ class Reader:
 
     def _read_condition(self, operator: str, key: str, values: tuple[str, ...], statement: Statement) -> None:
         meant = self._operator(operator, f"{statement.name} has the operator {operator}")
-        bad = self._check_variables(f"{statement.name} has {operator} {key}", values)
+        malformed = self._check_variables(f"{statement.name} has {operator} {key}", values)
         known = self._key(key, f"{statement.name} has {operator} with the key {key!r}")
-        try:
-            if bad or meant is None:
-                raise ValueError("an unknown operator" if meant is None else "a malformed variable")
-            condition = Condition.parse(meant, known, values, has_variables=self._has_variables)
-        except ValueError as error:
-            if not bad and meant is not None:
-                self._add(policies.VALUE_WRONG, f"{statement.name}: {error}")
-            if not _is_met_by_others(operator) or not statement.allows:
-                statement.unread.append(known)
-        else:
+        # Beside a value that can't be read, the others still let in what they fit.
+        readable = [
+            value
+            for value in values
+            if meant and value not in malformed and self._is_readable(meant, known, (value,), statement)
+        ]
+        if not values:
+            self._is_readable(meant or operator, known, (), statement)
+        if readable and meant:
+            condition = Condition.parse(meant, known, tuple(readable), has_variables=self._has_variables)
             statement.conditions.append(condition)
+        elif not _is_met_by_others(operator) or not statement.allows:
+            statement.unread.append(known)
+
+    def _is_readable(self, operator: str, key: str, values: tuple[str, ...], statement: Statement) -> bool:
+        """Return whether a condition can be read with some values; report why not."""
+        try:
+            Condition.parse(operator, key, values, has_variables=self._has_variables)
+        except ValueError as error:
+            self._add(policies.VALUE_WRONG, f"{statement.name}: {error}")
+            return False
+        return True
 
     def _operator(self, operator: str, found: str) -> str | None:
         """Return the operator that is meant, with its set form and IfExists, or None."""
@@ -148,15 +159,15 @@ class Reader:
         self._add(policies.OPERATOR_UNKNOWN, found, f"Write {base}" if base else "")
         return f"{base}{match['if'] or ''}" if match and base and base != "Null" else None
 
-    def _check_variables(self, found: str, values: tuple[str, ...]) -> bool:
-        """Report variables that are malformed, or not known in the policy's Version. Return if they are malformed."""
+    def _check_variables(self, found: str, values: tuple[str, ...]) -> list[str]:
+        """Report variables that are malformed, or not known in the policy's Version. Return the malformed values."""
         malformed = [each for each in values if _MALFORMED_VARIABLE.search(each)]
         for value in malformed:
             self._add(policies.VARIABLE_MALFORMED, f"{found} {value!r}")
         if not self._has_variables:
             for value in (each for each in values if _VARIABLE.search(each) and each not in malformed):
                 self._add(policies.VARIABLE_VERSION, f"{found} {value!r}, but not Version 2012-10-17")
-        return bool(malformed)
+        return malformed
 
     def _key(self, key: str, found: str) -> str:
         """Return the key that is meant."""

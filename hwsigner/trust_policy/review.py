@@ -18,8 +18,9 @@ from hwsigner.findings import LEVELS, OPEN, Finding, Mistake, policies
 from hwsigner.trust_policy import ACTIONS, SERVICE, TrustPolicy
 from hwsigner.trust_policy.action_keys import unlisted
 from hwsigner.trust_policy.conditions import OPERATORS, Condition, Context, kind_of
-from hwsigner.trust_policy.openness import ANCHOR_KEYS, admits, is_about, named_anchor, open_statements, request_by
+from hwsigner.trust_policy.openness import admits, named_anchor, open_statements, shut
 from hwsigner.trust_policy.reading import Reader, Statement
+from hwsigner.trust_policy.strangers import ANCHOR_KEYS, is_about, request_by
 from hwsigner.trust_policy.writing import HIGHEST_SIZE_LIMIT, size
 
 __all__ = ["Finding", "review"]
@@ -66,6 +67,8 @@ def review(
         found += _about_anchor(reader.statements, trust_anchor)
     found += _about_refusal(document, found)
     found += too_large if size(policy) > size_limit else []
+    if not found:
+        found += shut(reader.statements, trust_anchor)
     return sorted(dict.fromkeys(found), key=lambda each: LEVELS.index(each.level))
 
 

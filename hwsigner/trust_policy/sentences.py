@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hwsigner.trust_policy.conditions import Condition
-from hwsigner.trust_policy.openness import ANCHOR_KEYS, admits, request_by
+from hwsigner.trust_policy.openness import admits
 from hwsigner.trust_policy.reading import Reader, Statement
+from hwsigner.trust_policy.strangers import ANCHOR_KEYS, request_by
 
 _VERBS = {
     "StringEquals": "is",
