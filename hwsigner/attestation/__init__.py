@@ -15,7 +15,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from hwsigner.attestation.chain import Trust, VendorCertificate, certificate_files
+from hwsigner.attestation.chain import Trust, VendorCertificate, root_files
 from hwsigner.attestation.documents import NONCE_BYTES, Document, Kind, Value, binding, new, read
 from hwsigner.attestation.findings import Findings
 from hwsigner.attestation.request import is_signed_by, read_request
@@ -146,7 +146,7 @@ def read_trust(folder: str, now: datetime | None = None) -> Trust:
         UsageError: the folder can't be read, or has no such file.
         CertificateError, AttestationError: a file can't be read as certificates.
     """
-    files = certificate_files(folder)
+    files = root_files(folder)
     found = [one for path in files for one in find_certificates(KeyURI("file", {"path": os.fsencode(path)}))]
     return Trust(tuple(VendorCertificate.read(one.der, one.uri) for one in found), now)
 

@@ -211,8 +211,8 @@ def _parts(value: Any) -> Sequence[Any]:
     return [name for name in value if name.name != "other_name"] if isinstance(value, GeneralNames) else [value]
 
 
-def certificate_files(folder: str) -> list[Path]:
-    """Return the files with the vendors' certificates in a folder, hidden ones too.
+def root_files(folder: str) -> list[Path]:
+    """Return the files of a folder that are read as roots of vendors, hidden ones too.
 
     Raises:
         UsageError: the folder can't be read, or has no such file.

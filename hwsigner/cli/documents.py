@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 
 from hwsigner import attestation
-from hwsigner.attestation.chain import certificate_files
+from hwsigner.attestation.chain import root_files
 from hwsigner.attestation.documents import MAX_BYTES, Document, Kind, read
 from hwsigner.errors import UsageError
 from hwsigner.system.files import check_not_writable_by_others, create_file
@@ -55,7 +55,7 @@ def read_trust(folder: str) -> attestation.Trust:
     Raises:
         UsageError: another user can. Or as `attestation.read_trust`.
     """
-    for path in (folder, *map(str, certificate_files(folder))):
+    for path in (folder, *map(str, root_files(folder))):
         with suppress(FileNotFoundError):  # A broken link: the reader names it.
             check_not_writable_by_others(path, os.stat(path), UsageError)
     return attestation.read_trust(folder)

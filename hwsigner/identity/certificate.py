@@ -43,14 +43,8 @@ _ATTESTATION_OIDS = "1.3.6.1.4.1.41482.3."
 Extension = TypeVar("Extension", bound=x509.ExtensionType)
 # What cryptography and asn1crypto raise for a certificate that they can't read.
 _BROKEN = (
-    ArithmeticError,
-    LookupError,
-    TypeError,
-    ValueError,
-    UnsupportedAlgorithm,
-    x509.DuplicateExtension,
-    x509.InvalidVersion,
-    x509.UnsupportedGeneralNameType,
+    *(ArithmeticError, LookupError, TypeError, ValueError, UnsupportedAlgorithm),
+    *(x509.DuplicateExtension, x509.InvalidVersion, x509.UnsupportedGeneralNameType),
 )
 
 

@@ -209,8 +209,7 @@ class Functions:
 
     def can_sign_with(self, slot: int, mechanism: int) -> bool:
         """Whether a token lists a mechanism, for signatures."""
-        found = self.mechanism(slot, mechanism)
-        return found is not None and bool(found.flags & _CAN_SIGN)
+        return bool((found := self.mechanism(slot, mechanism)) and found.flags & _CAN_SIGN)
 
     def mechanism(self, slot: int, mechanism: int) -> MechanismInfo | None:
         """Return what a token says of a mechanism, or None if it does not list it."""
@@ -333,14 +332,12 @@ class PKCS11Session:
     def begin_signature(self, key: int, mechanism: int) -> None:
         """Begin a signature, with a mechanism that takes no parameter."""
         self._mechanism.mechanism = mechanism
-        if code := self._functions.sign_init(self._handle, ctypes.byref(self._mechanism), key):
-            raise error_for(code)
+        check(self._functions.sign_init(self._handle, ctypes.byref(self._mechanism), key))
 
     def complete_signature(self, data: bytes) -> bytes:
         """Return the signature that was begun, as the mechanism makes it."""
         signature, length = (ctypes.c_char * _SIGNATURE_BYTES)(), _ULONG(_SIGNATURE_BYTES)
-        if code := self._functions.sign(self._handle, data, len(data), signature, ctypes.byref(length)):
-            raise error_for(code)
+        check(self._functions.sign(self._handle, data, len(data), signature, ctypes.byref(length)))
         return ctypes.string_at(signature, min(length.value, _SIGNATURE_BYTES))
 
     def _read(self, found: int, names: Iterable[int]) -> dict[int, bytes]:
