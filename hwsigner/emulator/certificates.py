@@ -87,15 +87,16 @@ def check_path(
     Raises:
         RefusalError: AccessDeniedException, "Untrusted Signing Certificate".
     """
-    below, problem = leaf, "not checked"
-    for depth, issuer in enumerate(chain):
+    below, problem, depth = leaf, "not checked", 0
+    for number, issuer in enumerate(chain, start=1):
         if not is_issued_by(below, issuer):
-            raise _untrusted(f"item {depth + 1} of X-Amz-X509-Chain did not issue the certificate before it")
+            raise _untrusted(f"item {number} of X-Amz-X509-Chain did not issue the certificate before it")
         problem = problem and _anchor_problem(below, anchors, depth, now)
         if problem and (issuer_problem := _issuer_problem(issuer, depth, now)):
             raise _untrusted(issuer_problem)
         below = issuer
-    problem = problem and _anchor_problem(below, anchors, len(chain), now)
+        depth += issuer.subject != issuer.issuer  # Self-issued certificates do not count (RFC 5280, 6.1.4).
+    problem = problem and _anchor_problem(below, anchors, depth, now)
     if problem:
         raise _untrusted(problem)
 

@@ -78,16 +78,19 @@ def path_flaws(chain: Chain, anchors: Sequence[Certificate], now: datetime) -> l
         What is wrong; None if no path leads to the trust anchor.
     """
     paths = [
-        [*_flaws_of_intermediates(Chain(chain.leaf, chain.intermediates[:depth]), now), *ca_flaws(anchor, depth, now)]
-        for depth, last in enumerate(chain.certificates)
+        [*_flaws_of_intermediates(below, now), *ca_flaws(anchor, below, now)]
+        for number, last in enumerate(chain.certificates)
+        for below in [Chain(chain.leaf, chain.intermediates[:number])]
         for anchor in anchors
         if anchor.issued(last) or _may_have_issued(anchor, last)
     ]
     return min(paths, key=lambda found: (sum(each.is_documented for each in found), len(found)), default=None)
 
 
-def ca_flaws(ca: Certificate, depth: int, now: datetime) -> Iterator[Flaw]:
-    """Yield what is wrong with a CA's certificate; `depth` counts the intermediates between it and the leaf."""
+def ca_flaws(ca: Certificate, below: Chain, now: datetime) -> Iterator[Flaw]:
+    """Yield what is wrong with a CA's certificate; `below` has those between it and the leaf."""
+    # Self-issued certificates, as for a CA's next key, do not count for path lengths (RFC 5280, 4.2.1.9).
+    depth = sum(each.x509.subject != each.x509.issuer for each in below.intermediates)
     basic, usage = extension_of(ca.x509.extensions, x509.BasicConstraints), key_usage(ca.x509)
     if not is_ca(ca.x509):
         yield Flaw(ca, "not-ca", "is not a CA's: it lacks CA:TRUE")
@@ -116,8 +119,8 @@ def _may_have_issued(ca: Certificate, other: Certificate) -> bool:
 
 
 def _flaws_of_intermediates(chain: Chain, now: datetime) -> Iterator[Flaw]:
-    for depth, each in enumerate(chain.intermediates):
-        yield from ca_flaws(each, depth, now)
+    for number, each in enumerate(chain.intermediates):
+        yield from ca_flaws(each, Chain(chain.leaf, chain.intermediates[:number]), now)
 
 
 def _flaws_of_any(certificate: Certificate) -> Iterator[Flaw]:

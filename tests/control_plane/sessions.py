@@ -154,7 +154,7 @@ def _upper_expired() -> Session:
 
 
 def _anchor_is_intermediate_of_no_length() -> Session:
-    anchor = ca(path_length=0)
+    anchor = ca(name="Anchor", path_length=0)
     middle = ca(anchor)
     return Session(leaf(issuer=middle), (middle.certificate,), (anchor.certificate,), "allows 0 intermediates")
 
@@ -316,6 +316,13 @@ def _cross_signed_but_not_needed() -> Session:
     return _several(crossed, OTHER.certificate, anchor=OTHER.certificate, issuer=OTHER)
 
 
+def _rollover() -> Session:
+    """A CA's old key certified its new one. Such certificates do not count for path lengths (RFC 5280, 6.1.4)."""
+    old = ca(None, name="Root", path_length=0)
+    new = ca(old, name="Root", path_length=0)
+    return Session(leaf(issuer=new), (new.certificate,), (old.certificate,))
+
+
 def _revoked_elsewhere() -> Session:
     made = leaf()
     middle = ca()
@@ -380,6 +387,7 @@ SOUND: dict[str, Callable[[], Session]] = {
     "what is above the trust anchor is unfit": _unfit_above_the_anchor,
     "the other CA of the trust anchor expired": lambda: _two_cas(same_key=False),
     "the trust anchor has the CA's old and new certificate": lambda: _two_cas(same_key=True),
+    "the trust anchor's key certified its next one": _rollover,
     "the root is cross-signed": _cross_signed,
     "the cross-signed certificate expired, and is not needed": _cross_signed_but_not_needed,
     "a list revokes the serial number of another CA": _revoked_elsewhere,
