@@ -57,7 +57,7 @@ class UseMark:
                 self.remove()
 
     def _make(self) -> None:
-        with suppress(OSError, StopIteration):
+        with suppress(OSError, ValueError, StopIteration):
             path = os.path.join(next(filter(is_usable, _folders())), self._name)
             file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
@@ -68,7 +68,7 @@ class UseMark:
     def remove(self) -> None:
         """Remove the file."""
         for path in self._paths():
-            with suppress(OSError):
+            with suppress(OSError, ValueError):
                 os.unlink(path)
 
     def _paths(self) -> Iterator[str]:

@@ -105,6 +105,14 @@ class TestUseMark:
         with left_behind().used():
             assert use_in_a_thread(left_behind(profile="web")).wait(5)
 
+    @pytest.mark.parametrize("name", ["a\0b", "a/b", "..", "x" * 300])
+    def test_profile_whose_name_no_file_can_have_is_used_without_a_mark(self, folder: Path, name: str) -> None:
+        """TOML allows any name. The agent must not end for one."""
+        mark = UseMark(name)
+        with mark.used():
+            pass
+        mark.remove()
+
     def test_key_is_used_when_no_folder_can_have_the_mark(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(crashes, "is_usable", lambda _: False)
         with UseMark("card").used():
