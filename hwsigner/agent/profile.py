@@ -125,7 +125,8 @@ class AgentProfile:
         self._asks_to_unlock = False  # On the desktop.
         self._ending: set[Future[None]] = set()  # Queued locks: once there is one, `read` gives nothing.
         self._mark = UseMark(self.name)
-        self._unopened: HwsignerError | HwsignerWarning | None = self._left_out() if self._mark.left > 0 else None
+        self._pause = self._left_out() if self._mark.left > 0 else None
+        self._unopened: HwsignerError | HwsignerWarning | None = None
         self._fault: HwsignerError | HwsignerWarning | None = None
         self._settings = settings.Settings()
         try:
@@ -185,7 +186,8 @@ class AgentProfile:
     def status(self) -> ProfileStatus:
         """Return the state as it is now."""
         status = self._provider.status() if self._provider else None
-        failure = self._fault or (status.failure if status else self._unopened)
+        pause = self._pause if self._mark.left > 0 else None
+        failure = self._fault or (status.failure if status else self._unopened or pause)
         if self._state is not _State.OPEN:
             state = str(self._state)
         elif status and status.left > 0:
@@ -267,8 +269,8 @@ class AgentProfile:
         if self._fault:
             raise self._fault.with_traceback(None)  # It would grow with each time that it is raised.
         if self._provider is None:
-            if self._unopened and self._mark.left > 0:
-                raise self._unopened.with_traceback(None)
+            if self._pause and self._mark.left > 0:
+                raise self._pause.with_traceback(None)
             self._provider = self._make_provider()
             self._provider.start()
         return self._provider

@@ -6,6 +6,7 @@ import math
 import signal
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -171,6 +172,16 @@ class TestAgent:
             assert running.get().startswith(b"1 error 7 ")
             while not running.get().startswith(b"1 ok "):
                 pass
+
+    def test_profile_is_not_said_to_be_left_out_after_its_pause(
+        self, home: Home, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(crashes, "FIRST_PAUSE", 0.3)
+        using = UseMark("web").used()
+        using.__enter__()
+        with run_agent(home):
+            time.sleep(0.4)
+            assert "web\tidle\t" in command(home.address, AgentRequest(Verb.STATUS))
 
     def test_agent_that_ends_while_a_key_hangs_leaves_no_mark(self, home: Home) -> None:
         using = UseMark("web").used()
