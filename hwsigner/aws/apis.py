@@ -49,6 +49,7 @@ _MISSING = re.compile(
     r"(?:User: (?P<caller>\S+) )?is not authorized to perform: (?P<action>[\w-]+:\w+)"
     r"(?: on resource: (?P<resource>.+?))?(?P<reason> because .*| with an explicit deny.*)?$"
 )
+_LIMIT = re.compile(r" because no (permissions boundary|session policy|service control policy) allows the ")
 _SHOWN_CHARACTERS = 500
 # An end for a server that always has more. A large fleet has many pages of subjects.
 _MOST_PAGES = 5000
@@ -349,6 +350,9 @@ def _denial(what: str, action: str, message: str) -> tuple[str, str]:
     problem = f"{what} was refused: {parts['caller'] or 'the caller'} lacks {missing}"
     if "explicit deny" in message:
         return f"{problem}{parts['reason'] or ''}", f"Ask for an exception to the policy that denies {parts['action']}"
+    limit = _LIMIT.match(parts["reason"] or "")
+    if limit:  # The caller's own policies may allow it.
+        return f"{problem}{parts['reason']}", f"Ask for a {limit[1]} that allows {parts['action']}"
     return problem, f"Ask for a policy that allows {parts['action']}"
 
 

@@ -81,6 +81,7 @@ class IamService:
             description=call.form.text("Description"),
             tags=call.form.tags(),
             created=call.now,
+            boundary=_boundary(call),
             visible_from=call.now + timedelta(seconds=self._world.role_delay),
         )
         self._world.roles[role.arn] = role
@@ -89,7 +90,9 @@ class IamService:
     def get_role(self, call: _Call) -> dict[str, Any]:
         """Return all that is known of a role."""
         role = self._role(call)
-        return {"Role": {**_listed(role), **_tags(role), "RoleLastUsed": {}}}
+        boundary = {"PermissionsBoundaryType": "Policy", "PermissionsBoundaryArn": role.boundary}
+        limits = {"PermissionsBoundary": boundary} if role.boundary else {}
+        return {"Role": {**_listed(role), **_tags(role), **limits, "RoleLastUsed": {}}}
 
     def list_roles(self, call: _Call) -> dict[str, Any]:
         """Return a page of roles, without their tags."""
@@ -101,6 +104,17 @@ class IamService:
         """Replace a role's trust policy, and with it the tags that a world's file may require."""
         role = self._role(call)
         role.trust_policy, role.principal_tags = read_policy(call.form.text("PolicyDocument")), {}
+
+    def put_role_permissions_boundary(self, call: _Call) -> None:
+        """Set the permissions boundary."""
+        self._role(call).boundary = _boundary(call)
+
+    def delete_role_permissions_boundary(self, call: _Call) -> None:
+        """Remove the permissions boundary."""
+        role = self._role(call)
+        if not role.boundary:
+            raise _missing(f"The role {role.name} has no permissions boundary.")
+        role.boundary = ""
 
     def update_role(self, call: _Call) -> dict[str, Any]:
         """Change the description and the maximum session duration, if they are given."""
@@ -138,9 +152,7 @@ class IamService:
     def attach_role_policy(self, call: _Call) -> None:
         """Attach a policy of AWS or of the caller's account. Whether it exists is not known here."""
         role, arn = self._role(call), call.form.text("PolicyArn")
-        match = _POLICY_ARN.fullmatch(arn)
-        if not match or match[1] != call.partition or match[2] not in ("aws", call.account):
-            raise _missing(f"Policy {arn} does not exist or is not attachable.")
+        _check_policy(call, arn)
         if arn not in role.policies and len(role.policies) == _MAX_POLICIES:
             raise RefusalError("LimitExceeded", 409, f"Cannot exceed quota for PoliciesPerRole: {_MAX_POLICIES}")
         role.policies = list(dict.fromkeys((*role.policies, arn)))
@@ -195,8 +207,12 @@ _ACTIONS = {
     "CreateRole": _Action(
         IamService.create_role,
         ("RoleName", "AssumeRolePolicyDocument"),
-        ("Path", "Description", "MaxSessionDuration", "Tags"),
+        ("Path", "Description", "MaxSessionDuration", "Tags", "PermissionsBoundary"),
     ),
+    "PutRolePermissionsBoundary": _Action(
+        IamService.put_role_permissions_boundary, ("RoleName", "PermissionsBoundary")
+    ),
+    "DeleteRolePermissionsBoundary": _Action(IamService.delete_role_permissions_boundary),
     "GetRole": _Action(IamService.get_role),
     "ListRoles": _Action(IamService.list_roles, (), ("PathPrefix", *_PAGES)),
     "UpdateAssumeRolePolicy": _Action(IamService.update_assume_role_policy, ("RoleName", "PolicyDocument")),
@@ -210,6 +226,19 @@ _ACTIONS = {
     "ListAttachedRolePolicies": _Action(IamService.list_attached_role_policies, optional=_PAGES),
     "ListRolePolicies": _Action(IamService.list_role_policies, optional=_PAGES),
 }
+
+
+def _boundary(call: _Call) -> str:
+    arn = call.form.text("PermissionsBoundary")
+    if arn:
+        _check_policy(call, arn)
+    return arn
+
+
+def _check_policy(call: _Call, arn: str) -> None:
+    match = _POLICY_ARN.fullmatch(arn)
+    if not match or match[1] != call.partition or match[2] not in ("aws", call.account):
+        raise _missing(f"Policy {arn} does not exist or is not attachable.")
 
 
 def _path(role: Role) -> str:

@@ -45,6 +45,7 @@ _TEXTS = {
     "AssumeRolePolicyDocument": _DOCUMENT,
     "PolicyDocument": _DOCUMENT,
     "PolicyArn": _Text(20, 2048, r"[\x21-\x7e]+", "It must be an ARN."),
+    "PermissionsBoundary": _Text(20, 2048, r"[\x21-\x7e]+", "It must be an ARN."),
     "RoleArn": _Text(20, 2048, r"[\x21-\x7e]+", "It must be an ARN."),
     "RoleSessionName": _Text(2, 64, r"[\w+=,.@-]*", "It has a character that is not allowed."),
     "ExternalId": _Text(2, 1224, r"[\w+=,.@:/-]*", "It has a character that is not allowed."),

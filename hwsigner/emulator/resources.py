@@ -149,6 +149,7 @@ class Role:
         tags: its tags in IAM. They have no effect on sessions.
         policies: the ARNs of the attached policies. They have no effect on sessions.
         created: when it was made.
+        boundary: the ARN of its permissions boundary; empty if it has none. It has no effect on sessions.
         visible_from: when Roles Anywhere sees it; None for always.
     """
 
@@ -161,6 +162,7 @@ class Role:
     policies: list[str] = field(default_factory=list)
     created: datetime = field(default_factory=_now)
     visible_from: datetime | None = None
+    boundary: str = ""
 
     def is_visible(self, now: datetime) -> bool:
         """Return whether Roles Anywhere sees it."""

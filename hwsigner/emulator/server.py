@@ -170,17 +170,18 @@ class Emulator:
         """Drop all queued faults."""
         self._faults.clear()
 
-    def deny(self, *actions: str) -> None:
+    def deny(self, *actions: str, by: str = "identity-based policy") -> None:
         """Refuse actions of IAM and of the control plane, as AWS does if no policy of the caller allows them.
 
         Args:
             actions: such as "iam:CreateRole", "iam:PassRole" (for CreateProfile and UpdateProfile) or
                 "rolesanywhere:*".
+            by: what does not allow them, as AWS's message names it, such as "permissions boundary".
 
         Raises:
             UsageError: one is malformed.
         """
-        self.world.denied.update(map(check_action, actions))
+        self.world.denied.update(dict.fromkeys(map(check_action, actions), by))
 
     def allow(self) -> None:
         """Allow all actions again."""

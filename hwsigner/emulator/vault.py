@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from fnmatch import fnmatchcase
@@ -102,10 +102,14 @@ def matches(action: str, pattern: str) -> bool:
     return fnmatchcase(action.lower(), pattern.lower())
 
 
-def require(denied_actions: Iterable[str], caller: Credentials, action: str, resource: str) -> None:
-    """Check that a caller may do an action. The resource is the ARN of what the action is about, or "*"."""
-    if any(matches(action, pattern) for pattern in denied_actions):
-        raise denied(
-            f"User: {caller.arn} is not authorized to perform: {action} on resource: {resource} "
-            f"because no identity-based policy allows the {action} action"
-        )
+def require(denied_actions: Mapping[str, str], caller: Credentials, action: str, resource: str) -> None:
+    """Check that a caller may do an action. The resource is the ARN of what the action is about, or "*".
+
+    Denied actions come with the kind of policy that does not allow them.
+    """
+    for pattern, policy in denied_actions.items():
+        if matches(action, pattern):
+            raise denied(
+                f"User: {caller.arn} is not authorized to perform: {action} on resource: {resource} "
+                f"because no {policy} allows the {action} action"
+            )

@@ -27,7 +27,7 @@ class World:
         session_path: the raw path of CreateSession. Change it to test how a client signs paths.
         rate: how many requests a second the control plane takes for each kind of resource; None for any number.
         role_delay: for how many seconds after CreateRole the role is not visible to Roles Anywhere.
-        denied: the actions that no caller may do, such as "iam:PassRole" or "iam:*".
+        denied: the actions that no caller may do, such as "iam:PassRole" or "iam:*", and what does not allow them.
     """
 
     trust_anchors: dict[str, TrustAnchor] = field(default_factory=dict)
@@ -37,7 +37,7 @@ class World:
     crls: dict[str, Crl] = field(default_factory=dict)
     subjects: dict[str, Subject] = field(default_factory=dict)
     private_cas: dict[str, x509.Certificate] = field(default_factory=dict)
-    denied: set[str] = field(default_factory=set)
+    denied: dict[str, str] = field(default_factory=dict)
     rate: float | None = None
     role_delay: float = 0
 

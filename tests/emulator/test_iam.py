@@ -80,6 +80,23 @@ def test_trust_policy_is_kept_to_the_letter(emulator: Emulator, iam: Any) -> Non
     assert [kept in answer for answer in answers] == [True, True]
 
 
+def test_permissions_boundary_is_kept_and_shown(iam: Any) -> None:
+    web = {"RoleName": "web"}
+    iam.create_role(**web, AssumeRolePolicyDocument=OPEN, PermissionsBoundary=READ_ONLY)
+    shown = {"PermissionsBoundaryType": "Policy", "PermissionsBoundaryArn": READ_ONLY}
+    assert iam.get_role(**web)["Role"]["PermissionsBoundary"] == shown
+    iam.update_assume_role_policy(**web, PolicyDocument=OPEN)
+    assert iam.get_role(**web)["Role"]["PermissionsBoundary"] == shown
+    iam.delete_role_permissions_boundary(**web)
+    assert "PermissionsBoundary" not in iam.get_role(**web)["Role"]
+    assert refused(lambda: iam.delete_role_permissions_boundary(**web))[:2] == (404, "NoSuchEntity")
+    foreign = "arn:aws:iam::111122223333:policy/x"
+    put = iam.put_role_permissions_boundary
+    assert refused(lambda: put(**web, PermissionsBoundary=foreign))[:2] == (404, "NoSuchEntity")
+    put(**web, PermissionsBoundary=READ_ONLY)
+    assert iam.get_role(**web)["Role"]["PermissionsBoundary"] == shown
+
+
 def program(iam: Any) -> Iterator[Callable[[], Any]]:
     """The calls of a program that sets up a role, and then takes everything down."""
     web = {"RoleName": "web"}
@@ -329,10 +346,10 @@ REFUSED: dict[str, tuple[str, dict[str, Any], tuple[int, str], str]] = {
         "does not exist or is not attachable",
     ),
     "a parameter that is not implemented": (
-        "create_role",
-        {"RoleName": "a", "AssumeRolePolicyDocument": OPEN, "PermissionsBoundary": READ_ONLY},
+        "list_attached_role_policies",
+        {"RoleName": "a", "PathPrefix": "/a/"},
         (400, "ValidationError"),
-        "PermissionsBoundary is unknown or not implemented",
+        "PathPrefix is unknown or not implemented",
     ),
     "an action that is not implemented": ("list_users", {}, (400, "InvalidAction"), "ListUsers"),
 }

@@ -373,6 +373,14 @@ def check_denied(place: Place, action: str, *flags: str) -> None:
     assert place.credentials("bamboo-01").status == 0
 
 
+def test_boundary_that_does_not_allow_a_call_is_named(place: Place) -> None:
+    place.emulator.deny("iam:CreateRole", by="permissions boundary")
+    refused = place.setup()
+    assert refused.status == 5
+    assert "because no permissions boundary allows the iam:CreateRole action" in refused.err
+    assert "Ask for a permissions boundary that allows iam:CreateRole" in refused.err
+
+
 MAKING = (
     *("rolesanywhere:ListTrustAnchors", "rolesanywhere:CreateTrustAnchor"),
     *("rolesanywhere:ListProfiles", "rolesanywhere:CreateProfile"),
