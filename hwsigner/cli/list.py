@@ -60,7 +60,8 @@ def run(arguments: Arguments) -> int:
     """Print JSON, a table on a terminal, or otherwise lines of fields separated by tabs."""
     uri = settings.key_uri(arguments.settings, arguments.uri or "pkcs11:")
     if uri.scheme in ("file", "env", "fd"):
-        raise UsageError(f"{uri.name} is neither a pkcs11: nor a tpm2: URI", "Use hwsigner show for a key file")
+        hint = "Write tpm2: for the TPM, pkcs11:token=NAME for a token, or use hwsigner show for a key file"
+        raise UsageError(f"{uri.name} is neither a pkcs11: nor a tpm2: URI", hint)
     listed = list_tokens(uri, settings.pin_source(arguments.settings, uri), log_in=arguments.login, allow_modules=True)
     if arguments.uri or arguments.settings.pkcs11_lib or arguments.login:
         tokens = _each_once(listed)

@@ -133,6 +133,7 @@ def test_message_on_stderr_says_that_no_token_matches(run: Callable[..., Outcome
     ("arguments", "status", "words"),
     [
         (("/etc/key.pem",), 2, "is neither a pkcs11: nor a tpm2: URI"),
+        (("tpm",), 2, "Write tpm2: for the TPM"),
         (("pkcs11:token=a", "pkcs11:token=b"), 2, "unexpected argument"),
         (("tpm2:handle=1",), 2, "tpm2: URIs have no attribute 'handle'"),
         (("pkcs11:tokn=x",), 2, "'tokn'"),

@@ -225,7 +225,7 @@ def _problems(table: Any) -> Iterator[str]:
         if isinstance(value, list) and not all(isinstance(item, str) for item in value):
             yield f"{key} has a value that is not text"
     if "subject" not in table:
-        yield "it has no subject"
+        yield "it has no subject, such as subject = 'CN=web-01'"
     if ("tpm" in table) == ("yubikey" in table) or ("root" in table) != ("yubikey" in table):
         yield "it needs either tpm, or yubikey and root"
     if not all(HASH.fullmatch(table[key]) for key in ("tpm", "root") if key in table):

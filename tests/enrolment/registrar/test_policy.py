@@ -78,7 +78,7 @@ TPM_LINE = f'tpm = "{ONE}"\n'
         ("machine = 1", "has more than tables"),
         ("[machine]\nx = 1", "it is not a table"),
         (machine(f"{TPM_LINE}subject = 'CN=x'\nsubjekt = 'CN=y'"), "the key 'subjekt' is unknown"),
-        (machine(f"{TPM_LINE}"), "it has no subject"),
+        (machine(f"{TPM_LINE}"), "it has no subject, such as subject = 'CN=web-01'"),
         (machine("subject = 'CN=x'"), "either tpm, or yubikey and root"),
         (machine(f"{TPM_LINE}yubikey = 1\nroot = '{TWO}'\nsubject = 'CN=x'"), "either tpm, or yubikey and root"),
         (machine("yubikey = 1\nsubject = 'CN=x'"), "either tpm, or yubikey and root"),
