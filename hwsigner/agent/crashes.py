@@ -32,7 +32,7 @@ class UseMark:
     """
 
     def __init__(self, profile: str) -> None:
-        self._name = f"{profile}.used"
+        self._name = f"{profile.replace('/', '%')}.used"  # It must stay in the folder.
         self.crashes, self.until = 0, 0.0
         for path in self._paths():
             with suppress(OSError, ValueError), open(path, "rb") as file:

@@ -45,6 +45,17 @@ def left_behind(crashed: int = 1, profile: str = "card") -> UseMark:
     return found
 
 
+def test_profile_whose_name_is_like_a_path_has_its_mark_in_the_folder(folder: Path) -> None:
+    others = folder.parent / "other.used"
+    others.write_text("another program's")
+    for name in ("../other", "team/card"):
+        assert left_behind(profile=name).left > 0
+        UseMark(name).remove()
+        assert UseMark(name).left <= 0
+    assert others.read_text() == "another program's"
+    assert not list(folder.iterdir())
+
+
 def use_in_a_thread(mark: UseMark) -> threading.Event:
     """Use a key in a thread; return what is set once it is in use."""
     begun = threading.Event()
