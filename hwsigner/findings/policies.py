@@ -191,8 +191,8 @@ KEY_BY_ACTION = Mistake(
     "key-by-action",
     "AWS's Service Authorization Reference does not list the key for this action, so IAM may find it missing there and "
     "decide otherwise. A sample of AWS has it nevertheless",
-    "Split the statement in two with the same other conditions: one with the key, for the actions that have it "
-    "(sts:AssumeRole), and one without it, for the others",
+    "Split the statement in two: one with the key, for the actions that have it (sts:AssumeRole), and one without it, "
+    "for the others. Keep the other conditions in both",
     level=UNCLEAR,
 )
 KEY_UNKNOWN = Mistake(

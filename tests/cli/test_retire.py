@@ -139,7 +139,14 @@ def test_profile_that_was_changed_after_it_was_shown_stays(
     assert file.read_text() == changed
 
 
-@pytest.mark.parametrize("operation", ["GetTrustAnchor", "ListCrls", "ImportCrl", "GetCrl"])
+def test_certificate_is_revoked_if_only_the_look_at_its_new_list_fails(account: Account, machine: Machine) -> None:
+    with interrupted("GetCrl", denied("GetCrl")):
+        assert account.call("retire", "web", "--yes", *with_ca(account)).status == 0
+    assert account.revoked() == {machine.serial}
+    assert not machine.key.exists()
+
+
+@pytest.mark.parametrize("operation", ["GetTrustAnchor", "ListCrls", "ImportCrl"])
 def test_nothing_is_deleted_when_the_certificate_can_t_be_revoked(
     account: Account, machine: Machine, operation: str
 ) -> None:
