@@ -207,7 +207,20 @@ class _Attempt:
         domains = [self._domain(unknown) for unknown in self._order]
         if not all(domain is None or domain for domain in domains):
             return False
+        by_unknown = dict(zip(self._order, domains, strict=True))
+        if any(each.denies and not self._can_escape(each, by_unknown) for each in self._constraints):
+            return False
         return self._place(_ANY_REQUEST, [*map(_Place, self._order, domains, self._due())])
+
+    def _can_escape(self, deny: _Constraint, domains: dict[str, list[Context] | None]) -> bool:
+        """Return whether a value may fail a condition of a Deny statement."""
+        for condition in deny.conditions:
+            alone = deny._replace(conditions=(condition,))
+            unknowns = {_unknown(key) for key in (condition.key, *condition.variables)}
+            values = domains.get(_unknown(condition.key)) if len(unknowns) == 1 else None
+            if values is None or any(alone.holds({**_ANY_REQUEST, **each}) for each in values):
+                return True
+        return False
 
     def _domain(self, unknown: str) -> list[Context] | None:
         """Return the values of an unknown that alone contradict nothing, or None if they depend on others."""
@@ -306,11 +319,10 @@ def _is_name(unknown: str) -> bool:
 
 
 def _is_loose(pattern: str) -> bool:
-    """Return whether a value names no one: it has hardly any letters, or a variable."""
-    if re.search(r"\$\{[^*?$]", pattern):
-        return True
-    letters = re.sub(r"[\W_]", "", re.sub(r"^(?:CN|ID)=", "", pattern))
-    return re.search(r"[*?]", pattern) is not None and len(letters) < _FEW_LETTERS
+    """Return whether a value names no one: it has a wildcard or a variable, and hardly any letters beside it."""
+    plain = re.sub(r"\$\{[^{}]{2,}\}", "*", pattern)
+    letters = re.sub(r"[\W_]", "", re.sub(r"^(?:CN|ID)=", "", plain))
+    return re.search(r"[*?]", plain) is not None and len(letters) < _FEW_LETTERS
 
 
 def _expanded(pattern: str, context: Context) -> str:

@@ -423,6 +423,7 @@ TABLE: list[tuple[str, Any, set[str]]] = [
         {"source-arn-none"},
     ),
     ("a CN that follows the OU", policy(allow(PINNED, {"StringLike": {CN: f"${{{OU}}}-*"}})), {"any-value"}),
+    ("a CN with a prefix and the OU", policy(allow(PINNED, {"StringEquals": {CN: f"web-${{{OU}}}"}})), set()),
     (
         "a CN that follows a named OU",
         policy(allow(PINNED, {"StringLike": {CN: f"${{{OU}}}-*"}, "StringEquals": {OU: "devops"}})),
@@ -436,6 +437,11 @@ TABLE: list[tuple[str, Any, set[str]]] = [
     (
         "a Deny that one of two names escapes",
         policy(allow(PINNED), deny({"StringNotEquals": {CN: "bamboo-01", OU: "devops"}})),
+        {"deny-needs-all"},
+    ),
+    (
+        "a Deny that one of seven names escapes",
+        policy(allow(PINNED), deny({"StringNotEquals": dict.fromkeys(SEVEN, "bamboo-01")})),
         {"deny-needs-all"},
     ),
     (
