@@ -19,6 +19,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def printable_lines(lines: Iterable[str]) -> str:
+    """Return lines as one text, each of them `printable`."""
+    return "\n".join([line if line.isprintable() else printable(line) for line in lines])
+
+
 # The command for boto3, by what installed hwsigner. These packages bring what the other extras need.
 _BOTO3_COMMANDS = {"debian": "apt-get install python3-boto3", "rpm": "dnf install python3-boto3"}
 

@@ -80,7 +80,7 @@ OWNERS = {
         "system.pcsc",
     ),
     "tomlkit": ("config.profiles", "enrolment.registrar"),
-    **dict.fromkeys(("boto3", "botocore"), ("aws.answers", "aws.apis", "boto3", "botocore")),
+    **dict.fromkeys(("boto3", "botocore"), ("aws.handlers", "aws.apis", "boto3", "botocore")),
     "cryptography": (
         *("attestation", "backends", "enrolment", "identity", "key.public_key"),
         *("control_plane", "emulator", "testing"),

@@ -14,7 +14,7 @@ from hwsigner.agent import protocol
 from hwsigner.agent.memory import LockedMemory
 from hwsigner.agent.profile import AgentProfile, ProfileStatus
 from hwsigner.agent.protocol import Channel, Verb
-from hwsigner.errors import AgentError, printable
+from hwsigner.errors import AgentError, printable, printable_lines
 from hwsigner.pins import PinRequest
 from hwsigner.pins.child import MAX_PIN_BYTES
 
@@ -87,7 +87,7 @@ def _unlock(channel: _Waiting, profile: AgentProfile, memory: LockedMemory) -> b
         request = progress.wanted
         if request is None:
             break
-        channel.send(protocol.with_body("ask", "\n".join(map(printable, request[:-1])).encode()))
+        channel.send(protocol.with_body("ask", printable_lines(request[:-1]).encode()))
         progress = channel.wait(profile.unlock_with(request, _receive_pin(channel, request, memory)))
     return progress.answer
 

@@ -1,7 +1,7 @@
 """Clients of the AWS APIs, whose errors name the call, the resource and the missing permission.
 
 boto3 finds credentials, endpoints and proxies as in every other program. botocore's standard mode retries requests
-that fail on the way; `hwsigner.aws.throttling` those that are throttled. Its errors are turned into those of hwsigner.
+that fail on the way; `hwsigner.aws.handlers` those that are throttled. Its errors are turned into those of hwsigner.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from functools import cached_property
 from itertools import islice
 from typing import Any
 
-from hwsigner.aws.answers import check_json, fits_model
 from hwsigner.aws.create_session import clock_difference
-from hwsigner.aws.throttling import THROTTLED, Patience
+from hwsigner.aws.handlers import THROTTLED, Patience, check_json, fits_model
 from hwsigner.errors import (
     ConfigError,
     HwsignerError,

@@ -11,7 +11,7 @@ from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.cli.process import print_outcome
 from hwsigner.config import settings
 from hwsigner.config.flags import KEY, OUTPUT, switch
-from hwsigner.errors import printable
+from hwsigner.errors import printable_lines
 from hwsigner.key.management import delete_key
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def run(arguments: Arguments) -> int:
     uri = settings.argument_uri(arguments.settings, arguments.key)
     pins = settings.pin_source(arguments.settings, uri)
     gone = delete_key(uri, (lambda _: None) if arguments.yes else _ask, pins, allow_modules=True)
-    lines = "\n".join(printable(f"deleted {line}") for line in gone)
+    lines = printable_lines(f"deleted {line}" for line in gone)
     text = json.dumps({"deleted": list(gone)}, indent=2) if arguments.json else lines
     print_outcome(f"{gone[0]} was deleted", text)
     return 0

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from hwsigner.errors import HwsignerError, printable
+from hwsigner.errors import HwsignerError, printable, printable_lines
 from hwsigner.system.systemd import ERROR, is_journal, line_priority
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def print_rows(done: str, rows: Sequence[tuple[str, str]]) -> None:
         HwsignerError: as `print_outcome`.
     """
     width = max(len(title) for title, _ in rows)
-    print_outcome(done, "\n".join(printable(f"{title:<{width}}  {text}") for title, text in rows))
+    print_outcome(done, printable_lines([f"{title:<{width}}  {text}" for title, text in rows]))
 
 
 def discard_frames(interruption: KeyboardInterrupt) -> None:

@@ -17,7 +17,7 @@ from hwsigner.config.profiles import profile
 from hwsigner.config.settings import Settings
 from hwsigner.control_plane.revoking import EXISTING_SESSIONS
 from hwsigner.enrolment.retirement import Retirement, RetirementStep, plan_retirement
-from hwsigner.errors import CertificateError, printable
+from hwsigner.errors import CertificateError, printable_lines
 from hwsigner.identity.certificate import Certificate
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def run(arguments: Arguments) -> int:
 
 
 def _lines(*lines: str) -> str:
-    return "\n".join(map(printable, lines))
+    return printable_lines(lines)
 
 
 def _plan_revocation(arguments: Arguments, own: Settings, key_is_there: bool) -> Retirement:

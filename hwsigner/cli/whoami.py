@@ -10,7 +10,7 @@ from hwsigner.aws.apis import endpoint_of_variables, translated
 from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.config.flags import OUTPUT, Flag
 from hwsigner.config.profiles import profiles
-from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError, install_command, printable
+from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError, install_command, printable_lines
 
 if TYPE_CHECKING:
     import hwsigner.cli.whoami
@@ -50,7 +50,7 @@ def run(arguments: Arguments) -> int:
     if arguments.json:
         print(json.dumps({field: found[field] for field in _FIELDS}, indent=2))
     else:
-        print("\n".join(printable(f"{field:<8} {found[field]}") for field in _FIELDS))
+        print(printable_lines(f"{field:<8} {found[field]}" for field in _FIELDS))
     return 0
 
 

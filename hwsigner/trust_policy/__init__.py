@@ -2,7 +2,7 @@
 
 A library without input and output. It judges the three actions of a session one by one, as IAM does: an action is
 allowed if an Allow statement matches it and no Deny statement does. A key that AWS does not list for an action is
-missing there (see `action_keys`). What it does not know is refused: elements, operators, actions and principals when
+missing there (see `conditions`). What it does not know is refused: elements, operators, actions and principals when
 the document is read, keys when a request is judged.
 """
 
@@ -16,8 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hwsigner.errors import ConfigError
-from hwsigner.trust_policy.action_keys import ACTIONS, of_action
-from hwsigner.trust_policy.conditions import Condition, Context, Judgement
+from hwsigner.trust_policy.conditions import ACTIONS, Condition, Context, Judgement, of_action
 
 __all__ = ["ACTIONS", "Context", "Decision", "TrustPolicy", "request_context"]
 

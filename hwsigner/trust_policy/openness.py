@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hwsigner.findings import Finding, Mistake, policies
-from hwsigner.trust_policy.action_keys import ACTIONS, unlisted
-from hwsigner.trust_policy.conditions import OPERATORS, Condition, Context
+from hwsigner.trust_policy.conditions import ACTIONS, OPERATORS, Condition, Context, unlisted
 from hwsigner.trust_policy.reading import Reader, Statement
 from hwsigner.trust_policy.strangers import (
     ANCHOR_KEYS,

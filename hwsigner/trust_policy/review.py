@@ -16,8 +16,7 @@ from typing import Any
 from hwsigner.errors import ConfigError
 from hwsigner.findings import LEVELS, OPEN, Finding, Mistake, policies
 from hwsigner.trust_policy import ACTIONS, SERVICE, TrustPolicy
-from hwsigner.trust_policy.action_keys import unlisted
-from hwsigner.trust_policy.conditions import OPERATORS, Condition, Context, kind_of
+from hwsigner.trust_policy.conditions import OPERATORS, Condition, Context, kind_of, unlisted
 from hwsigner.trust_policy.openness import admits, named_anchor, open_statements, shut
 from hwsigner.trust_policy.reading import Reader, Statement
 from hwsigner.trust_policy.strangers import ANCHOR_KEYS, is_about, request_by

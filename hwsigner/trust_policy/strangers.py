@@ -14,8 +14,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from hwsigner.trust_policy import request_context
-from hwsigner.trust_policy.action_keys import ACTIONS, of_action, unlisted
-from hwsigner.trust_policy.conditions import OPERATORS, Condition, Context
+from hwsigner.trust_policy.conditions import ACTIONS, OPERATORS, Condition, Context, of_action, unlisted
 from hwsigner.trust_policy.reading import Statement
 
 STRANGER = "qzxjv"  # A value that no condition names.

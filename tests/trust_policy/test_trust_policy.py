@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from hwsigner.errors import ConfigError
 from hwsigner.trust_policy import ACTIONS, TrustPolicy, request_context
-from hwsigner.trust_policy.action_keys import ACTION_KEYS
-from hwsigner.trust_policy.conditions import KEYS, OPERATORS
+from hwsigner.trust_policy.conditions import ACTION_KEYS, KEYS, OPERATORS
 
 ANCHOR = "arn:aws:rolesanywhere:eu-central-1:123456789012:trust-anchor/0e5a7c1e-2b9d-4c3f-8a64-51d0f7b3c9aa"
 TAGS = {

@@ -14,7 +14,7 @@ from hwsigner.cli.process import print_outcome
 from hwsigner.config.flags import OUTPUT, Flag, switch
 from hwsigner.config.settings import read_profile
 from hwsigner.control_plane.revoking import Outcome, Prepared
-from hwsigner.errors import UsageError, printable
+from hwsigner.errors import UsageError, printable, printable_lines
 from hwsigner.identity.serial_numbers import parse_serial
 
 HELP = "make AWS refuse certificates, with a new CRL"
@@ -52,7 +52,7 @@ def run(arguments: Arguments) -> int:
     outcome = prepared.carry_out() if prepared.steps else Outcome((), {"revoked": []})
     words = [*prepared.done, *outcome.lines, *prepared.notes]
     shown = {**outcome.values, "alreadyRevoked": list(prepared.done), "notes": list(prepared.notes)}
-    text = json.dumps(shown, indent=2) if arguments.json else "\n".join(map(printable, words))
+    text = json.dumps(shown, indent=2) if arguments.json else printable_lines(words)
     print_outcome("the certificate is revoked", text)
     return 0
 

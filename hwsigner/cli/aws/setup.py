@@ -27,7 +27,7 @@ from hwsigner.config.profiles import change_profile, check_name, in_full_if_ther
 from hwsigner.control_plane.plan import Step, apply, check_unchanged, described, notes, plan
 from hwsigner.control_plane.policies import checked_policy, compared_tags
 from hwsigner.control_plane.resources import Setup, read
-from hwsigner.errors import HwsignerError, UsageError, printable
+from hwsigner.errors import HwsignerError, UsageError, printable, printable_lines
 from hwsigner.uri import KeyURI
 
 HELP = "make or complete what sessions need in AWS"
@@ -73,10 +73,10 @@ def run(arguments: Arguments) -> int:
         return 0
     lines = [*described(existing, setup, steps), *(nothing or changes)]
     if arguments.plan:
-        print("\n".join(map(printable, lines)))
+        print(printable_lines(lines))
         return 0
     if arguments.yes and not nothing:
-        report("\n".join(map(printable, lines)))
+        report(printable_lines(lines))
     elif not nothing:
         ask(lines, "Type yes to do this", nothing="nothing was changed")
         check_unchanged(clients, existing, setup)
@@ -165,7 +165,7 @@ def _print(arguments: Arguments, name: str, file: str, values: Mapping[str, str 
             f"{file}: [profile.{name}]",
             f"Next: {following}",
         ]
-        text = "\n".join(map(printable, rows))
+        text = printable_lines(rows)
     print_outcome("the set-up is complete", text)
 
 

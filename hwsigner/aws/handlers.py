@@ -1,14 +1,24 @@
-"""What botocore's parsers let through: answers of the AWS APIs that are not as their models say."""
+"""What hwsigner adds to botocore's clients: it waits when requests are throttled, and refuses odd answers.
+
+By default, IAM Roles Anywhere takes one request a second for each kind of resource. botocore's own pauses are shorter
+than that, and it says nothing of them. Its parsers let through answers that are not as their models say.
+"""
 
 from __future__ import annotations
 
 import json
+import random
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from itertools import repeat
+from time import sleep
 from typing import Any
 
+THROTTLED = frozenset({"Throttling", "ThrottlingException", "TooManyRequestsException", "RequestLimitExceeded"})
+# Seconds before each further attempt. They grow for the case that other programs use the same quota.
+PAUSES = (1.1, 1.3, 1.7, 2.5, 4.0, 6.0, 9.0)
+_JITTER_SECONDS = 0.3
 _TYPES: dict[str, type[Any]] = {"structure": dict, "list": list, "map": dict, "string": str, "blob": bytes}
 _TYPES |= {"boolean": bool, "integer": int, "long": int, "timestamp": datetime}
 # What every resource has, though the models do not always say so.
@@ -24,6 +34,27 @@ _USED_MEMBERS = {
     "AttachedPolicy": ("PolicyArn",),
 }
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
+
+
+class Patience:
+    """Waits before a throttled request is sent again. For botocore's event needs-retry.
+
+    Args:
+        say: shows one line, before each pause.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+
+    def __call__(self, *, response: Any, operation: Any, attempts: int, **_: object) -> float | None:
+        """Wait, and return 0 so that botocore sends the request again; None leaves the decision to botocore."""
+        code = (response[1].get("Error") or {}).get("Code") if response else None
+        if code not in THROTTLED or attempts > len(PAUSES):
+            return None
+        pause = PAUSES[attempts - 1] + random.uniform(0, _JITTER_SECONDS)  # noqa: S311 - no secret
+        self._say(f"AWS takes no more {operation.name} requests for now: waiting {pause:.1f} s")
+        sleep(pause)
+        return 0
 
 
 def fits_model(answer: Any, shape: Any) -> bool:
