@@ -10,6 +10,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -31,7 +32,8 @@ _ANCHOR = re.compile(
 )
 _LITERAL = re.compile(r"\$\{[*?$]\}")  # No tag has one of these characters.
 _LONGEST_VALUE = 256
-_UNTIL = ("DateLessThan", "DateLessThanEquals")
+_UNTIL = ("DateLessThan", "DateLessThanEquals", "NumericLessThan", "NumericLessThanEquals")
+_SINCE = ("DateGreaterThan", "DateGreaterThanEquals", "NumericGreaterThan", "NumericGreaterThanEquals")
 
 
 def review(
@@ -61,13 +63,14 @@ def review(
     reader = Reader(policy)
     found = [*reader.findings, *open_statements(reader.statements, trust_anchor)]
     found += _about_statements(reader.statements)
-    found += _never_met(reader.statements, now or datetime.now(UTC))
+    now = now or datetime.now(UTC)
+    found += _never_met(reader.statements, now)
     if trust_anchor and not any(each.mistake is policies.SOURCE_ARN_KIND for each in found):
         found += _about_anchor(reader.statements, trust_anchor)
     found += _about_refusal(document, found)
     found += too_large if size(policy) > size_limit else []
     if not found:
-        found += shut(reader.statements, trust_anchor)
+        found += shut([_from_now_on(each, now) for each in reader.statements], trust_anchor)
     return sorted(dict.fromkeys(found), key=lambda each: LEVELS.index(each.level))
 
 
@@ -182,11 +185,28 @@ def _about_values(statement: Statement) -> Iterator[Finding]:
             yield policies.CONTRADICTION.found(f"{statement.name} has for {lists[0].key}: {words}")
 
 
-def _about_dates(statement: Statement, now: datetime) -> Iterator[Finding]:
-    context: Context = {
+def _from_now_on(statement: Statement, now: datetime) -> Statement:
+    """Return a statement without the conditions of a Deny on a time that has come: waiting does not help."""
+    if statement.allows:
+        return statement
+    context = _times(now)
+    conditions = [
+        each
+        for each in statement.conditions
+        if each.key.lower() not in context or each.parts.base not in _SINCE or not each.judge(context).met
+    ]
+    return replace(statement, conditions=conditions)
+
+
+def _times(now: datetime) -> Context:
+    return {
         "aws:currenttime": (f"{now.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",),
         "aws:epochtime": (f"{int(now.timestamp())}",),
     }
+
+
+def _about_dates(statement: Statement, now: datetime) -> Iterator[Finding]:
+    context = _times(now)
     for condition in statement.conditions:
         key, base = condition.key.lower(), condition.parts.base
         if key in context and base in _UNTIL and condition.judge(context).met is False:

@@ -25,7 +25,9 @@ _TIMES = ("aws:currenttime", "aws:epochtime")
 _CN, _IDENTITY, _SESSION = "x509subject/cn", "sts:sourceidentity", "sts:rolesessionname"
 _SUBJECT, _TAG_KEYS, _ANCHOR = "aws:originidentity/subject", "aws:tagkeys", "aws:sourcearn"
 _OWN_TAGS = ("x509Subject/CN", "x509Subject/O", "x509Issuer/CN", "x509SAN/DNS")
-_CONSTANT = {"aws:principalisawsservice", "aws:principalservicename"}  # The same in every request.
+# The same in every request, or missing in each.
+_CONSTANT = {"aws:principalisawsservice", "aws:principalservicename"}
+_CONSTANT |= {"aws:originidentity/issuer", "aws:originidentity/federatedproviderarn"}
 _FEW_LETTERS = 2  # A pattern with fewer letters and digits names no one.
 _MANY_STEPS = 10_000
 _FILLERS = (("", "0"), ("qz", "z"), ("7wkfb", "7"))  # For * and ?.

@@ -224,6 +224,36 @@ TABLE: list[tuple[str, Any, set[str]]] = [
         {"date-passed"},
     ),
     (
+        "a number of seconds that passed",
+        policy(allow(PINNED, NAMED, {"NumericLessThan": {"aws:EpochTime": "1500000000"}})),
+        {"date-passed"},
+    ),
+    (
+        "a Deny since a day that passed",
+        policy(allow(PINNED, NAMED), deny({"DateGreaterThan": {"aws:CurrentTime": "2020-01-01"}})),
+        {"shut"},
+    ),
+    (
+        "a Deny of the only name since a day that passed",
+        policy(allow(PINNED, NAMED), deny(NAMED, {"NumericGreaterThanEquals": {"aws:EpochTime": "1500000000"}})),
+        {"shut"},
+    ),
+    (
+        "a Deny from a later day on",
+        policy(allow(PINNED, NAMED), deny({"DateGreaterThan": {"aws:CurrentTime": "2100-01-01"}})),
+        set(),
+    ),
+    (
+        "a Deny until a later day",
+        policy(allow(PINNED, NAMED), deny({"DateLessThan": {"aws:CurrentTime": "2100-01-01"}})),
+        set(),
+    ),
+    (
+        "a key of web identities",
+        policy(allow(PINNED, NAMED, {"StringEquals": {"aws:OriginIdentity/Issuer": "https://example.com"}})),
+        {"shut"},
+    ),
+    (
         "placeholders",
         policy(
             allow(
