@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, mldsa, padding, rsa
-from cryptography.x509.oid import SignatureAlgorithmOID
+from cryptography.x509.oid import ExtensionOID, SignatureAlgorithmOID
 
 from hwsigner.emulator.refusals import RefusalError, denied, invalid
 from hwsigner.emulator.resources import Crl, TrustAnchor
@@ -191,7 +191,8 @@ def _common_problem(certificate: x509.Certificate, now: datetime) -> str:
     if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
         return f"is valid from {certificate.not_valid_before_utc} to {certificate.not_valid_after_utc}, and not now"
     for extension in certificate.extensions:
-        if extension.critical and isinstance(extension.value, x509.UnrecognizedExtension):
+        is_unknown = isinstance(extension.value, x509.UnrecognizedExtension)
+        if extension.critical and is_unknown and extension.oid != ExtensionOID.POLICY_MAPPINGS:
             return f"has the unknown critical extension {extension.oid.dotted_string}"
     return "" if _is_strong_key(certificate) else f"has a key other than {_KEYS}"
 

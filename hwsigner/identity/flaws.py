@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.x509.oid import SignatureAlgorithmOID
+from cryptography.x509.oid import ExtensionOID, SignatureAlgorithmOID
 
 from hwsigner.errors import CertificateError
 from hwsigner.identity.certificate import (
@@ -126,7 +126,10 @@ def _flaws_of_intermediates(chain: Chain, now: datetime) -> Iterator[Flaw]:
 def _flaws_of_any(certificate: Certificate) -> Iterator[Flaw]:
     parsed = certificate.x509
     for extension in parsed.extensions:
-        if extension.critical and isinstance(extension.value, x509.UnrecognizedExtension):
+        is_standard = extension.oid == ExtensionOID.POLICY_MAPPINGS or not isinstance(
+            extension.value, x509.UnrecognizedExtension
+        )
+        if extension.critical and not is_standard:
             oid = extension.oid.dotted_string
             yield Flaw(certificate, "extension", f"has the critical extension {oid}, which is not a standard one")
     key, hash_name = parsed.public_key(), signature_hash(parsed)

@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
 from certs import Authority, ago
 from emulator.material import CA_FORM, DAY, Form, authority, certificate, sha1_signed, version_1
@@ -345,6 +345,10 @@ def _usage(*usages: x509.ObjectIdentifier, critical: bool = False) -> Callable[[
     return lambda: Session(leaf(form(extensions=((extension, critical),))))
 
 
+# RFC 5280 (4.2.1.5) says that CAs should mark it critical. cryptography does not parse it.
+_POLICY_MAPPINGS = x509.UnrecognizedExtension(
+    ExtensionOID.POLICY_MAPPINGS, bytes.fromhex("300c300a06032a030406032a0305")
+)
 _UMLAUTS = x509.Name(
     [
         x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Größe 7"),
@@ -370,6 +374,7 @@ SOUND: dict[str, Callable[[], Session]] = {
     "the CA has more key usages": under("", usages=("key_cert_sign", "crl_sign", "digital_signature")),
     "the CA allows no intermediates, and there are none": under("", path_length=0),
     "there is an intermediate": below(""),
+    "an intermediate maps policies": below("", extensions=((_POLICY_MAPPINGS, True),)),
     "there are five intermediates": lambda: through("", line(*[None] * 5), *range(5)),
     "path lengths just suffice": lambda: through("", line(2, 1, 0), 2, 0, 1),
     "the file has the root, too": lambda: _several(
