@@ -23,6 +23,13 @@ _LATER_SECONDS = 2.0
 _HINT = "Leave out --open, and open the URL that is printed"
 
 
+class _Server(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Print no traceback: browsers break connections off, and so may other users."""
+
+
 def open_in_browser(url: str) -> None:
     """Open a URL in the user's browser, and return once the browser has it.
 
@@ -54,8 +61,7 @@ def open_in_browser(url: str) -> None:
             except OSError:
                 return False
 
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Redirect) as server:
-        server.daemon_threads = True
+    with _Server(("127.0.0.1", 0), Redirect) as server:
         threading.Thread(target=server.serve_forever, args=[0.05], daemon=True).start()
         try:
             if not webbrowser.open(f"http://127.0.0.1:{server.server_address[1]}{path}"):

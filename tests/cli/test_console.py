@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import struct
 import time
 import urllib.error
 import urllib.request
@@ -228,6 +230,20 @@ class TestOpen:
         outcome = console(scene, endpoint, "--open")
         assert (outcome.status, outcome.out, seen) == (1, "", [404])
         assert "Leave out --open" in outcome.err
+
+    def test_connection_that_is_broken_off_leaves_no_traceback(
+        self, scene: Scene, endpoint: Federation, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def open_url(url: str) -> bool:
+            with socket.create_connection(("127.0.0.1", urlsplit(url).port or 0)) as broken:
+                broken.sendall(b"GET ")
+                broken.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            return bool(_fetch(url))
+
+        monkeypatch.setattr("webbrowser.open", open_url)
+        monkeypatch.setattr(browser, "_LATER_SECONDS", 0.3)
+        outcome = console(scene, endpoint, "--open")
+        assert (outcome.status, outcome.err.count("\n")) == (0, 1), outcome.err
 
     def test_missing_browser_is_an_error(
         self, scene: Scene, endpoint: Federation, monkeypatch: pytest.MonkeyPatch
