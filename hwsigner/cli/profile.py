@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hwsigner.aws.config_lines import edit_config_file
-from hwsigner.aws.region import check_known_arns, parse_role_arn
+from hwsigner.aws.region import check_known_arns, check_region, parse_role_arn
 from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.cli.process import print_outcome, report
 from hwsigner.cli.without_secrets import URIS, without_secret
@@ -135,6 +135,8 @@ def _edit_sdks(name: str, roles: Mapping[str, str], known: Mapping[str, Any], *,
     """Check that the SDKs' config file can get the profiles, or write it; return its path."""
     anchor = str(known.get("trust-anchor-arn") or "").split(":")
     region = str(known.get("region") or (anchor[3] if len(anchor) > 3 else ""))
+    if region:
+        check_region(region)
     return edit_config_file(
         name, own_command("credential-process", "--profile", name), region=region, roles=roles, write=write
     )

@@ -177,6 +177,13 @@ class TestFile:
         assert part in outcome.err
         assert not config.exists()
 
+    def test_region_that_is_none_is_an_error_and_becomes_no_setting(self, scene: Scene, config: Path) -> None:
+        config.write_text("[profile web]\ncredential_process = hwsigner credential-process --profile web\n")
+        outcome = add(scene, "--region=us-east-1\ncredential_process = other", f"--then-role={OTHER}")
+        assert (outcome.status, outcome.out) == (2, "")
+        assert "other" not in config.read_text()
+        assert "not a region" in outcome.err
+
     def test_other_actions_take_no_role(self, scene: Scene, config: Path) -> None:
         assert scene.call("profile", "remove", "web", f"--then-role={OTHER}").status == 2
         assert os.path.exists(scene.key)
