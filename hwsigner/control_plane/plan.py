@@ -224,7 +224,7 @@ def _call(clients: ServiceClients, step: Step, *, is_role_new: bool) -> Mapping[
         found = service.call_unless(_NOT_VISIBLE, step.operation, **step.parameters)
         if found is not None:
             return found
-        clients.say(f"AWS does not see the new role everywhere yet: waiting {pause} s")
+        clients.say(f"AWS may not see the new role everywhere yet: waiting {pause} s")
         sleep(pause)
     return service.call(step.operation, **step.parameters)
 

@@ -90,7 +90,7 @@ def test_setup_waits_until_a_new_role_is_visible_and_says_so(place: Place, monke
     place.emulator.world.rate, place.emulator.world.role_delay = None, 7
     outcome = place.setup()
     assert outcome.status == 0, outcome
-    assert "AWS does not see the new role everywhere yet: waiting 1 s" in outcome.err
+    assert "AWS may not see the new role everywhere yet: waiting 1 s" in outcome.err
     assert place.calls(404).count("rolesanywhere:CreateProfile") == 4
     assert place.run("check", "--profile=web", f"--certificate={place.folder / 'web.pem'}").status == 0
 
