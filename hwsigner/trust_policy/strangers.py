@@ -1,7 +1,8 @@
 """Requests that a policy lets in: found by trying certificates, with the values that the policy names and with others.
 
-A policy names certificates by a tag if every request that it lets in has a value of this tag that the policy names. It
-is open if it does so by no tag: then, for each tag, a certificate with a strange value gets in.
+Allow statements, one for each action, name certificates by a tag if every request that they let in has a value of this
+tag that the policy names. A policy is open if some of them do so by no tag: then, for each tag, a certificate with a
+strange value gets in.
 """
 
 from __future__ import annotations
