@@ -61,19 +61,31 @@ def open_statements(statements: Sequence[Statement], trust_anchor: str = "") -> 
 
 
 def shut(statements: Sequence[Statement], trust_anchor: str = "") -> Iterator[Finding]:
-    """Yield that no certificate gets in, or that none was found."""
+    """Yield that no certificate gets in, or the statements by which none was found that does."""
+    tried: dict[str, Statement] = {}
+    living: set[str] = set()
     try:
-        trials = _all_trials(statements, trust_anchor)
-        if any(trial.lets_in(way) for trial in trials for way in trial.ways()):
-            return
+        for trial in _all_trials(statements, trust_anchor):
+            for way in trial.ways():
+                names = {each.name: each for each, _ in way}
+                tried |= names
+                if not living.issuperset(names) and trial.lets_in(way):
+                    living.update(names)
     except TooManyError:
         yield policies.NOT_DECIDED.found(_TOO_MANY)
         return
-    values = (value for one in statements for each in one.conditions for value in each.values)
-    if any(re.search(r"[*?]|\$\{", value) for value in values):
-        yield policies.NOT_DECIDED.found("hwsigner found no certificate that the policy lets in")
-    else:
+    doubtful = [each.name for each in tried.values() if each.name not in living and _has_patterns(each)]
+    if not living and not any(map(_has_patterns, statements)):
         yield policies.SHUT.found("no certificate may do all three actions")
+    elif not living:
+        yield policies.NOT_DECIDED.found("hwsigner found no certificate that the policy lets in")
+    for name in doubtful if living else ():
+        yield policies.NOT_DECIDED.found(f"hwsigner found no certificate that {name} lets in")
+
+
+def _has_patterns(statement: Statement) -> bool:
+    values = (value for each in statement.conditions for value in each.values)
+    return any(re.search(r"[*?]|\$\{", value) for value in values)
 
 
 @dataclass
@@ -234,7 +246,9 @@ def _filled(pattern: str) -> str:
 def _anchors(statements: Sequence[Statement], trust_anchor: str) -> list[str]:
     """Return trust anchors to try with certificates: those that the policy names, examples of its patterns, another."""
     conditions = (each for one in statements for each in one.conditions if is_about(each.key, ANCHOR_KEYS))
-    texts = [trust_anchor, *(value for each in conditions for value in each.values if "$" not in value)]
+    account = re.compile(r"\$\{aws:SourceAccount\}", re.IGNORECASE)
+    values = (account.sub(_STRANGERS_ACCOUNT, value) for each in conditions for value in each.values)
+    texts = [trust_anchor, *(value for value in values if "$" not in value)]
     accounts = dict.fromkeys(account for text in texts for account in _accounts(_filled(text)))
     named = [_example(each) for each in texts if each.count(":") >= 5]
     others = [_example_anchor(each, account) for account in accounts for each in (ANY_ANCHOR, *map(_filled, named))]

@@ -7,6 +7,7 @@ strange value gets in.
 
 from __future__ import annotations
 
+import fnmatch
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,7 +20,7 @@ from hwsigner.trust_policy.conditions import ACTIONS, OPERATORS, Condition, Cont
 from hwsigner.trust_policy.reading import Statement
 
 STRANGER = "qzxjv"  # A value that no condition names.
-_STRANGERS = (STRANGER, "7wkfb")  # Should a pattern fit one of them.
+_STRANGERS = (STRANGER, "7wkfb", "Mu-9", "Hd_4.eu", "6")  # Should a pattern fit some of them.
 ANCHOR_KEYS = ("aws:sourcearn", "aws:sourceaccount")
 TAG_KEYS = ("aws:principaltag/", "aws:requesttag/")
 _TIMES = ("aws:currenttime", "aws:epochtime")
@@ -201,7 +202,7 @@ class _Attempt:
         return due
 
     def succeeds(self) -> bool:
-        if not self._domain(_ANCHOR):  # No example fits the patterns, so nothing is said of them.
+        if self._domain(_ANCHOR) == []:  # No example fits the patterns, so nothing is said of them.
             about = [each for each in self._constraints if each.unknowns == {_ANCHOR}]
             if not any(re.search(r"[*?]", value) for one in about for each in one.conditions for value in each.values):
                 return False
@@ -258,14 +259,21 @@ class _Attempt:
         elif unknown == _IDENTITY and (name := context.get(f"{TAG_KEYS[0]}{_CN}")):
             yield {_IDENTITY: (f"CN={name[0]}"[:64],)}
         elif unknown == _IDENTITY:
-            for text in ("ID=0a1b", *(f"CN={each}" for each in _STRANGERS), *self._texts(unknown, context)):
+            for text in ("ID=0a1b", *(f"CN={each}" for each in self._strangers(_CN)), *self._texts(unknown, context)):
                 yield {_IDENTITY: (text,)}
         else:
             keys = [f"{each}{unknown}" for each in TAG_KEYS] if ":" not in unknown else [unknown]
             if unknown != _SESSION:  # A request always has a session name.
                 yield dict.fromkeys(keys, ())
-            for text in (*_STRANGERS, *self._texts(unknown, context)):
+            for text in (*self._strangers(unknown), *self._texts(unknown, context)):
                 yield dict.fromkeys(keys, (text,))
+
+    def _strangers(self, unknown: str) -> list[str]:
+        """Return two values of strangers: those that the fewest patterns for an unknown fit."""
+        patterns = [each.lower().replace("[", "[[]") for each in self._patterns.get(unknown, ()) if "$" not in each]
+        return sorted(_STRANGERS, key=lambda text: sum(fnmatch.fnmatchcase(text.lower(), each) for each in patterns))[
+            :2
+        ]
 
     def _texts(self, unknown: str, context: Context) -> Iterator[str]:
         """Yield values that the policy has for an unknown; of a strange one, only those that name no one."""

@@ -816,6 +816,62 @@ def test_source_arn_of_any_trust_anchor_is_right_when_none_is_given() -> None:
     assert ids(policy(allow(NAMED, anchor(region="us-east-1"))), trust_anchor="") == set()
 
 
+ANY_ACCOUNT = {"ArnLike": {"aws:SourceArn": ANCHOR.replace("123456789012", "${aws:SourceAccount}")}}
+HAS_CN = {"Null": {CN: "false"}}
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        (policy(allow(ANY_ACCOUNT, {"StringLike": {CN: "*"}})), "any-value"),
+        (policy(allow(PINNED, {"StringNotLike": {CN: ["q*", "7*"]}}, HAS_CN)), "negated"),
+        (policy(allow(PINNED, {"StringNotLike": {CN: "?????"}}, HAS_CN)), "negated"),
+        (policy(allow(PINNED, HAS_CN), deny({"StringLike": {CN: ["q*", "7*", "0*", "z*"]}})), "any-value"),
+        (
+            policy(allow(PINNED, {"StringLike": {CN: "*.*"}, "StringEquals": {CN: "${aws:PrincipalTag/x509SAN/DNS}"}})),
+            "not-decided",
+        ),
+        (
+            policy(
+                allow(
+                    PINNED,
+                    {
+                        "StringLike": {CN: "*-*"},
+                        "ForAnyValue:StringLike": {CN: "*a*"},
+                        "StringLikeIfExists": {CN: "?????*"},
+                        "ForAllValues:StringLike": {CN: "*.*"},
+                    },
+                )
+            ),
+            "not-decided",
+        ),
+        (
+            policy(
+                allow(PINNED, {"ForAnyValue:StringLike": {"aws:TagKeys": "x509SAN/U*"}}, Action=ACTIONS[:2]),
+                allow(PINNED, Action=ACTIONS[2]),
+            ),
+            "not-decided",
+        ),
+    ],
+)
+def test_statement_that_lets_strangers_in_is_named_beside_one_that_names_a_machine(
+    document: dict[str, Any], expected: str
+) -> None:
+    document["Statement"].append(allow(PINNED, NAMED))
+    assert expected in ids(json.loads(json.dumps(document)))
+
+
+def test_statements_of_several_patterns_are_right_although_not_all_of_them_fit_together() -> None:
+    patterns = [{"StringLike": {CN: f"{name}-*"}} for name in ("web", "db")]
+    parts = [allow(PINNED, each, Action=actions) for each in patterns for actions in (ASSUME, OTHERS)]
+    assert ids(policy(*parts)) == set()
+
+
+@pytest.mark.parametrize("trust_anchor", [ANCHOR, ""])
+def test_account_of_the_trust_anchor_may_be_a_variable(trust_anchor: str) -> None:
+    assert ids(policy(allow(ANY_ACCOUNT, NAMED)), trust_anchor) == set()
+
+
 def test_open_findings_come_first() -> None:
     levels = [each.level for each in review(policy(allow(Action=["sts:AssumeRole", "sts:TagSession"])))]
     assert levels == ["open", "wrong"]
