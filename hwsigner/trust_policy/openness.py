@@ -310,7 +310,7 @@ def _looseness(condition: Condition) -> Mistake | None:
     quantifier, base, if_exists = condition.parts
     if quantifier == "ForAllValues":
         return policies.FOR_ALL_VALUES
-    if if_exists:
+    if if_exists and not OPERATORS[base].negated:  # A negated one is met without the key anyway.
         return policies.IF_EXISTS
     if OPERATORS[base].negated or (base == "Null" and "true" in condition.values):
         return policies.NEGATED

@@ -229,6 +229,11 @@ TABLE: list[tuple[str, Any, set[str]]] = [
         {"date-passed"},
     ),
     (
+        "one name, and another that it must not have if it has any",
+        policy(allow(PINNED, NAMED, {"StringNotEqualsIfExists": {OU: "test"}})),
+        set(),
+    ),
+    (
         "a Deny since a day that passed",
         policy(allow(PINNED, NAMED), deny({"DateGreaterThan": {"aws:CurrentTime": "2020-01-01"}})),
         {"shut"},
