@@ -109,7 +109,7 @@ def sign_in_url(
 def _token(response: Response, endpoint: Endpoint) -> str:
     """Return the sign-in token. No error shows the response, which may have the credentials or the token."""
     token = response.json_object().get("SigninToken")
-    if response.status == 200 and isinstance(token, str) and token:
+    if response.status == 200 and isinstance(token, str) and token and token.isascii():
         return token
     if response.status == 200:
         problem, hint = "gave no sign-in token", f"Check {_FLAG} and look for a proxy"

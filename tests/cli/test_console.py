@@ -130,6 +130,7 @@ def test_new_session_has_an_audit_line_before_the_credentials_are_sent(
         ((503, b"SECRET"), "status 503. Retry later"),
         ((200, b"<html>SECRET</html>"), "gave no sign-in token"),
         ((200, b'{"SigninToken": ["SECRET"]}'), "gave no sign-in token"),
+        ((200, rb'{"SigninToken": "SECRET\ud800"}'), "gave no sign-in token"),
     ],
 )
 def test_refusal_is_an_error_that_shows_nothing_of_the_answer(
