@@ -101,9 +101,9 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
 
 def settle() -> None:
-    """Wait until the timer has seen what it was told before."""
+    """Wait until the timer has seen what it was told before, and no worker is left."""
     with made_of_nothing() as last:
-        wait_until(lambda: last in module._timer._due)
+        wait_until(lambda: last in module._timer._due and not module._timer._at_work)
 
 
 def made_of_nothing() -> BackgroundProvider:
