@@ -13,6 +13,8 @@ import judges
 
 PROGRAM = Path(sys.executable).with_name("hwsigner")
 TIMER = "hwsigner-renew@web.timer"
+# Where hwsigner is installed: the service has a /tmp and no /root of ours.
+PLACES = f"{Path(__file__).parents[2]} {sys.prefix} {sys.base_prefix}"
 DROP_IN = Path(f"/etc/systemd/system/{TIMER}.d/50-hwsigner.conf")
 # In namespaces of its own, with changes to /etc and /var that only they see.
 BOOT = """
@@ -57,6 +59,9 @@ look() {{
     ls {drop_in} || true
 }}
 {program} systemd install --system
+mkdir /etc/systemd/system/hwsigner-renew@.service.d
+printf '[Service]\\nBindReadOnlyPaths=%s\\n' '{places}' > /etc/systemd/system/hwsigner-renew@.service.d/place.conf
+systemctl daemon-reload
 {program} enroll web --system --private-key /etc/pki/web.key --subject CN=web --issuer-command /etc/pki/issue
 {program} csr /etc/pki/web.key --subject CN=web --out web.csr
 systemctl start {timer}
@@ -77,7 +82,8 @@ def test_service_of_the_system_s_timer_sets_its_pace_and_takes_it_back(ca: certs
     flags = "-CA ca.pem -CAkey ca.key -copy_extensions copy"
     issue.write_text(f"#!/bin/sh\ncd /etc/pki\nexec openssl x509 -req {flags} $(cat validity)\n")
     issue.chmod(0o755)
-    (tmp_path / "script").write_text(SCRIPT.format(folder=tmp_path, program=PROGRAM, timer=TIMER, drop_in=DROP_IN))
+    values = {"folder": tmp_path, "program": PROGRAM, "places": PLACES, "timer": TIMER, "drop_in": DROP_IN}
+    (tmp_path / "script").write_text(SCRIPT.format(**values))
     (tmp_path / "script.service").write_text(UNIT.format(folder=tmp_path))
     namespaces = ("unshare", "--mount", "--pid", "--cgroup", "--fork", "--mount-proc", "--propagation=private")
     command = [*namespaces, "sh", "-c", BOOT, "sh", str(tmp_path)]
