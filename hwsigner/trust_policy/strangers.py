@@ -198,7 +198,7 @@ class _Attempt:
         """Return, for each unknown, the constraints that can be judged once it has a value."""
         due: list[list[_Constraint]] = [[] for _ in self._order]
         for each in self._constraints:
-            due[max((self._order.index(unknown) for unknown in each.unknowns), default=0)].append(each)
+            due[max(map(self._order.index, each.unknowns), default=0)].append(each)
         return due
 
     def succeeds(self) -> bool:
@@ -271,9 +271,8 @@ class _Attempt:
     def _strangers(self, unknown: str) -> list[str]:
         """Return two values of strangers: those that the fewest patterns for an unknown fit."""
         patterns = [each.lower().replace("[", "[[]") for each in self._patterns.get(unknown, ()) if "$" not in each]
-        return sorted(_STRANGERS, key=lambda text: sum(fnmatch.fnmatchcase(text.lower(), each) for each in patterns))[
-            :2
-        ]
+        fitting = {text: [each for each in patterns if fnmatch.fnmatchcase(text.lower(), each)] for text in _STRANGERS}
+        return sorted(_STRANGERS, key=lambda text: len(fitting[text]))[:2]
 
     def _texts(self, unknown: str, context: Context) -> Iterator[str]:
         """Yield values that the policy has for an unknown; of a strange one, only those that name no one."""
