@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 HELP = "show all profiles: key, certificate, session, agent"
 
+_FOUND = 1  # The exit status if a profile has a problem, or there is none.
 _COLUMNS = ("PROFILE", "KEY", "CERTIFICATE", "SESSION", "STATE", "PROBLEM")
+_MAX_BYTES = 1 << 20  # Of a key file.
+_DER = b"\x30"  # Its first byte.
 # By the scheme of a resolved key URI, which is `tpm2` for a TSS2 key file.
 _PLACES = {
     "tpm2": "TPM",
@@ -45,6 +48,7 @@ class _Row:
 
     profile: Profile
     key: KeyURI | None
+    place: str
     certificate: Certificate | None
     served: ReportedProfile | None
     problem: str
@@ -70,23 +74,25 @@ def run(arguments: Arguments) -> int:
     else:
         for fields in (_COLUMNS, *map(_fields, rows)):
             print("\t".join(map(printable, fields)))
-    return 0
+    return 0 if rows and not any(row.problem for row in rows) else _FOUND
 
 
 def _row(found: Profile, served: ReportedProfile | None) -> _Row:
     key = certificate = None
+    place = late = ""
     problem = served.failure if served else ""
-    late = ""
     try:
         values = settings.of_profile(found)
-        if place := values.private_key or values.certificate:
-            key = settings.key_uri(values, place).resolved()
+        if named := values.private_key or values.certificate:
+            key = settings.key_uri(values, named).resolved()
+            place, problem_of_file = _place(key, is_served=served is not None)
+            problem = problem or problem_of_file
         if values.certificate:
             uri = settings.key_uri(values, values.certificate)
             certificate = latest_expiring(leaves(settings.certificates_at(uri, pipes=False)))
             now = datetime.now(UTC)
             if text := late_renewal(certificate, now):
-                late = f"certificate {certificate.source} {text}"
+                late = f"certificate {certificate.source} {text} (alert HwsignerCertificateExpiring)"
             refused = next(broken_rules(certificate, now), None)
             problem = f"certificate {certificate.source} {refused.problem}" if refused else problem
         elif values.cert_selector is None:
@@ -94,8 +100,8 @@ def _row(found: Profile, served: ReportedProfile | None) -> _Row:
     except PinError:
         pass  # The certificate is behind a PIN, such as in a PKCS #12 file. That is not a problem.
     except HwsignerError as error:
-        problem = error.message
-    return _Row(found, key, certificate, served, problem or _problem_of_arns(found) or late)
+        problem = problem if served and isinstance(error.__cause__, PermissionError) else error.message
+    return _Row(found, key, place, certificate, served, problem or _problem_of_arns(found) or late)
 
 
 def _problem_of_arns(found: Profile) -> str:
@@ -107,12 +113,27 @@ def _problem_of_arns(found: Profile) -> str:
     return ""
 
 
-def _place(key: KeyURI | None) -> str:
-    if key is None:
-        return ""
+def _place(key: KeyURI, *, is_served: bool) -> tuple[str, str]:
+    """Return where a key is, and what is wrong with its file. The file's content decides; a pipe is not read.
+
+    A file that only an agent can read is no problem if one serves the profile.
+    """
     if key.scheme == "pkcs11":
-        return f"token {key.path.get('token', b'').decode('utf-8', 'replace')}".strip()
-    return _PLACES.get(key.scheme, key.scheme)
+        return f"token {key.path.get('token', b'').decode('utf-8', 'replace')}".strip(), ""
+    is_pipe = os.path.exists(key.file) and not (os.path.isfile(key.file) or os.path.isdir(key.file))
+    if key.scheme not in ("file", "tpm2") or not key.file or is_pipe:
+        return _PLACES.get(key.scheme, key.scheme), ""
+    try:
+        with open(key.file, "rb") as file:
+            start = file.read(_MAX_BYTES)
+    except OSError as error:
+        is_denied = isinstance(error, PermissionError)
+        return "unknown", "" if is_served and is_denied else f"can't read {key.file}: {error.strerror}"
+    if KeyURI("file", key.path).resolved().scheme == "tpm2":
+        return _PLACES["tpm2"], ""
+    has_key = b"PRIVATE KEY-----" in start or start[:1] == _DER
+    wanted = "TSS2 PRIVATE KEY" if key.scheme == "tpm2" else "" if has_key else "private key"
+    return _PLACES["file"] if has_key else "unknown", f"{key.file} has no {wanted}" if wanted else ""
 
 
 def _end(certificate: Certificate | None) -> str:
@@ -129,7 +150,7 @@ def _fields(row: _Row) -> tuple[str, ...]:
     served = row.served
     return (
         row.profile.name,
-        _place(row.key),
+        row.place,
         _end(row.certificate),
         served.expiration if served else "",
         f"{served.state}, {served.agent}'s agent" if served else "no agent",
@@ -142,7 +163,7 @@ def _data(row: _Row) -> dict[str, Any]:
     return {
         "name": row.profile.name,
         "file": row.profile.file,
-        "key": row.key and {"uri": row.key.name, "place": _place(row.key)},
+        "key": row.key and {"uri": row.key.name, "place": row.place},
         "certificate": leaf
         and {
             "subject": leaf.subject,

@@ -105,7 +105,7 @@ def test_profiles(call: Call, tmp_path: Path) -> None:
     values = {"region": "eu-west-1", "pkcs8-password": "…", "private-key": "file:/k"}
     assert shown == {**changed, "values": values}
     assert read(call("profile", "list", JSON), "profile", alone=True) == {"profiles": [changed]}
-    status = read(call("status", JSON), "status")
+    status = read(call("status", JSON), "status", status=1)
     assert status["profiles"][0].keys() == {"name", "file", "key", "certificate", "agent", "problem"}
     findings = read(call("doctor", JSON), "doctor", status=1)["findings"]
     assert findings[0].keys() == {"id", "found", "why", "fix", "profile"}

@@ -43,8 +43,9 @@ def home(
 
 def status(call: Call) -> dict[str, Any]:
     outcome = call("status", "--json")
-    assert (outcome.status, outcome.err) == (0, "")
-    return {one["name"]: one for one in json.loads(outcome.out)["profiles"]}
+    found = {one["name"]: one for one in json.loads(outcome.out)["profiles"]}
+    assert (outcome.status, outcome.err) == (int(any(one["problem"] for one in found.values())), "")
+    return found
 
 
 class TestStatus:
@@ -107,6 +108,49 @@ class TestStatus:
         assert problem in fields[5]
         assert bool(problem) == bool(fields[5])
 
+    def test_certificate_that_expires_soon_is_said_with_the_alert_of_the_metrics(self, home: Home, call: Call) -> None:
+        home.write_leaf("web", certs.Shape(begin=certs.ago(2), end=certs.ago(-0.5)))
+        assert "alert HwsignerCertificateExpiring" in status(call)["web"]["problem"]
+
+    @pytest.mark.parametrize(
+        ("key", "place", "problem"),
+        [
+            ("tpm2:path=web.key", "file that can be copied", "web.key has no TSS2 PRIVATE KEY"),
+            ("tpm2:path=key.tss2", "TPM", None),
+            ("key.tss2", "TPM", None),
+            ("tpm2:path=absent", "unknown", "can't read absent: No such file or directory"),
+            ("absent", "unknown", "can't read absent: No such file or directory"),
+            ("web.pem", "unknown", "web.pem has no private key"),
+            (".", "unknown", "can't read .: Is a directory"),
+            ("pipe", "file that can be copied", None),
+        ],
+    )
+    def test_file_of_a_key_is_judged_by_its_content(
+        self, home: Home, call: Call, key: str, place: str, problem: str | None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(home.folder)
+        (home.folder / "key.tss2").write_text(
+            "-----BEGIN TSS2 PRIVATE KEY-----\nMA==\n-----END TSS2 PRIVATE KEY-----\n"
+        )
+        os.mkfifo(home.folder / "pipe")
+        home.write_profiles(web={"private-key": key})
+        found = status(call)["web"]
+        assert (found["key"]["place"], found["problem"]) == (place, problem)
+
+    def test_key_that_only_an_agent_can_read_is_no_problem_while_one_serves_it(
+        self, home: Home, call: Call, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def open_denied(path: str, *_: Any, **__: Any) -> Any:
+            raise PermissionError(13, "Permission denied", path)
+
+        for module in ("hwsigner.cli.status", "hwsigner.backends.pem"):
+            monkeypatch.setattr(f"{module}.open", open_denied, raising=False)
+        assert "Permission denied" in status(call)["web"]["problem"]
+        served = {"web": client.ReportedProfile("system", "ready", "", "")}
+        monkeypatch.setattr("hwsigner.cli.status.ask_agents", lambda _: (served, []))
+        found = status(call)["web"]
+        assert (found["key"]["place"], found["problem"]) == ("unknown", None)
+
     def test_certificate_behind_a_pin_is_no_problem(self, home: Home, call: Call) -> None:
         files = ["-in", "web.pem", "-inkey", "web.key", "-out", "web.p12"]
         command = ["openssl", "pkcs12", "-export", "-passout", "pass:x", *files]
@@ -154,7 +198,7 @@ class TestStatus:
     def test_no_profiles_is_said(self, home: Home, call: Call) -> None:
         Path(home.environ["XDG_CONFIG_HOME"], "hwsigner", "config.toml").unlink()
         outcome = call("status")
-        assert (outcome.status, outcome.out) == (0, "")
+        assert (outcome.status, outcome.out) == (1, "")
         assert "hwsigner enroll" in outcome.err
 
     def test_table_fits_80_columns(self, home: Home, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

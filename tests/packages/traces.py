@@ -20,4 +20,4 @@ def leave_traces(root: Root) -> None:
     root.run("systemctl", "enable", "hwsigner-agent.socket", "hwsigner-registrar.service", "hwsigner-renew@web.timer")
     (root.path / "etc/hwsigner/web.key").touch()
     # Bytecode that a run as root would write.
-    root.run("hwsigner", "status")
+    root.run("hwsigner", "profile", "list")
