@@ -5,7 +5,7 @@ They are parsed by asn1crypto: `cryptography` refuses some vendors' roots, and c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -173,10 +173,12 @@ class Trust:
     Attributes:
         roots: the vendors' certificates. Each is trusted by itself, whether it is a root or not.
         now: the time at which certificates must be valid, with its zone; None for the present.
+        has_left: whether the client that sent the statement has left, so that the work on it may end.
     """
 
     roots: tuple[VendorCertificate, ...]
     now: datetime | None = None
+    has_left: Callable[[], bool] = lambda: False
 
     def time(self) -> datetime:
         """Return the time at which certificates must be valid."""

@@ -48,7 +48,7 @@ class Search:
         self._bytes += len(data)
         if self._bytes > _MOST_BYTES_IN_ALL:
             raise AttestationError(f"the certificates have more than {_MOST_BYTES_IN_ALL} bytes", _NEEDLESS)
-        self._check_time()
+        self._check_end()
         certificate = VendorCertificate.read(data, name)
         if is_slow(certificate.public_key):
             raise AttestationError(f"{name} has a key of an unusual kind, size or exponent", "Leave it out")
@@ -66,7 +66,7 @@ class Search:
         if pair not in self._checked:
             if len(self._checked) >= MOST_CHECKS:
                 raise AttestationError(f"more than {MOST_CHECKS} signatures would have to be verified", _NEEDLESS)
-            self._check_time()
+            self._check_end()
             self._checked[pair] = other.is_signed_by(issuer.public_key)
         return self._checked[pair]
 
@@ -128,7 +128,9 @@ class Search:
             chains = longer
         return None
 
-    def _check_time(self) -> None:
+    def _check_end(self) -> None:
+        if self._trust.has_left():
+            raise AttestationError("the client has left", "Send the statement again, and wait for the answer")
         if time.thread_time() > self._end:
             problem = f"the statement takes more than {MOST_SECONDS} s of processor time to verify"
             raise AttestationError(problem, _NEEDLESS)

@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
@@ -27,7 +27,9 @@ RETRY_SECONDS = 10.0
 # Characters. It may quote a client, and the journal splits lines of more than 48 KiB.
 LONGEST_REASON = 500
 _NOT_ALLOWED = "the registrar's policy does not give this chip a certificate with this subject and these names"
-_AT_ONCE: AbstractContextManager[object] = nullcontext()
+# Entered for the work on a request, which takes processor time. The value says whether the client has left since.
+Turn = AbstractContextManager[Callable[[], bool]]
+_AT_ONCE: Turn = nullcontext(lambda: False)
 _UNKNOWN = Machine("", "", "", "", "CN=unknown,OU=unknown")
 
 # Takes the facts of one decision.
@@ -76,27 +78,28 @@ class Registrar:
     audit: Audit
     clock: Callable[[], float] = time.time
 
-    def challenge(self, body: bytes, client: str, turn: AbstractContextManager[object] = _AT_ONCE) -> dict[str, Any]:
+    def challenge(self, body: bytes, client: str, turn: Turn = _AT_ONCE) -> dict[str, Any]:
         """Answer a statement with the challenge to it and the sealed state.
 
         Args:
             body: the request's body.
             client: the client's address, for the audit line.
-            turn: entered for the work on the request, which takes processor time.
+            turn: entered for the work on the request.
 
         Raises:
             RefusedRequest: the statement can't be true, or the policy does not allow its request.
         """
-        with turn, self._decision(client) as facts:
+        with turn as has_left, self._decision(client) as facts:
             given = messages.read_object(body, "statement")
             statement = messages.document(given["statement"], "statement")
-            self._allowed(statement, facts)
-            challenge, state = attestation.challenge(statement, self.trust)
+            trust = replace(self.trust, has_left=has_left)
+            self._allowed(statement, trust, facts)
+            challenge, state = attestation.challenge(statement, trust)
             facts["decision"] = "challenged"
         sealed = self.keys().seal(state.to_json().encode("ascii"), self.clock())
         return {"challenge": messages.members(challenge), "state": messages.encode(sealed)}
 
-    def certify(self, body: bytes, client: str, turn: AbstractContextManager[object] = _AT_ONCE) -> dict[str, Any]:
+    def certify(self, body: bytes, client: str, turn: Turn = _AT_ONCE) -> dict[str, Any]:
         """Verify an answer and return the certificates for the statement's request.
 
         Args:
@@ -108,13 +111,14 @@ class Registrar:
             RefusedRequest: the answer proves nothing, the policy does not allow the request, or the issuer has no
                 certificate.
         """
-        with turn, self._decision(client) as facts:
+        with turn as has_left, self._decision(client) as facts:
             given = messages.read_object(body, "statement", "state", "answer")
             statement = messages.document(given["statement"], "statement")
             answer = messages.document(given["answer"], "answer")
             state = self._opened(messages.decode(given["state"]))
-            request = self._allowed(statement, facts)  # Once more: the policy may have changed.
-            found = attestation.verify_answer(statement, state, answer, self.trust)
+            trust = replace(self.trust, has_left=has_left)
+            request = self._allowed(statement, trust, facts)  # Once more: the policy may have changed.
+            found = attestation.verify_answer(statement, state, answer, trust)
             if not (found.in_hardware and found.matches_csr):
                 raise _forbidden("it is not proven that the request's key is in hardware", "Make a new key")
             facts |= {"decision": "proven", "warnings": list(found.warnings)}
@@ -126,10 +130,10 @@ class Registrar:
         except SealError as error:
             raise RefusedRequest(HTTPStatus.CONFLICT, str(error), "Start again with a new statement") from None
 
-    def _allowed(self, statement: Document, facts: dict[str, object]) -> CertificateRequest:
+    def _allowed(self, statement: Document, trust: Trust, facts: dict[str, object]) -> CertificateRequest:
         """Return a statement's request, which the policy allows its chip."""
         request = CertificateRequest(statement.blob("certificateRequest"))
-        found = attestation.examine(statement, self.trust)
+        found = attestation.examine(statement, trust)
         facts |= {"chip": found.chip, "request": hashlib.sha256(request.der).hexdigest()}
         if not found.matches_csr:
             raise _forbidden("the statement has no request that is signed by its key", "Make it with the key's request")

@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
@@ -63,19 +63,22 @@ class _Connection:
         self.end = time.monotonic() + ANSWER_SECONDS
 
     @contextmanager
-    def turn(self, working: threading.Lock) -> Iterator[None]:
-        """Wait until nobody else is working.
+    def turn(self, working: threading.Lock) -> Iterator[Callable[[], bool]]:
+        """Wait until nobody else is working. The value says whether the client has left since.
 
         Raises:
             ConnectionError: the client has left meanwhile, so that there is nothing to do.
         """
         with self.of_network, working:
             self.has_turn = True
-            poll = select.poll()
-            poll.register(self.sock, select.POLLRDHUP)  # POLLHUP and POLLERR too, which can't be left out.
-            if poll.poll(0):
+            if self._has_left():
                 raise ConnectionError("the client has left")
-            yield
+            yield self._has_left
+
+    def _has_left(self) -> bool:
+        poll = select.poll()
+        poll.register(self.sock, select.POLLRDHUP)  # POLLHUP and POLLERR too, which can't be left out.
+        return bool(poll.poll(0))
 
     def shut(self) -> None:
         """Shut it down, which ends what its thread waits for."""

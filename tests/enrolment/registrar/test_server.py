@@ -20,6 +20,7 @@ import certs
 from attestation.piv_chains import Chain, answered
 from enrolment.registrar.sites import SERIAL, Site, body, request, statement, url, yubikey
 from hwsigner import attestation
+from hwsigner.attestation import chain as chain_module
 from hwsigner.enrolment.issuers import Issued, IssuerSettings, Pending, open_issuer
 from hwsigner.enrolment.registrar import server as server_module
 from hwsigner.enrolment.registrar.limits import RateLimit
@@ -306,6 +307,29 @@ def test_request_is_not_worked_on_when_its_client_has_left(site: Site) -> None:
         staying.close()
         _wait_until(lambda: not server._connections)
     assert site.decisions == ["refused"]
+
+
+def test_work_on_a_request_ends_when_its_client_leaves(
+    site: Site, chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_begun, may_go_on = threading.Event(), threading.Event()
+    verifies, checks = chain_module.verifies, []
+
+    def slowly(*arguments: Any) -> bool:
+        checks.append(arguments)
+        has_begun.set()
+        assert may_go_on.wait(30)
+        return verifies(*arguments)
+
+    monkeypatch.setattr(chain_module, "verifies", slowly)
+    with site.serving() as server:
+        client = _asking(server, "127.0.0.2", body(statement=statement(chain)))
+        assert has_begun.wait(30)
+        client.close()
+        may_go_on.set()
+        _wait_until(lambda: not server._connections)
+    assert len(checks) == 1  # Else there are several.
+    assert site.audit[-1] == {"client": "127.0.0.2", "decision": "refused", "reason": "the client has left"}
 
 
 def test_flood_of_requests_from_a_few_addresses_lets_others_go_ahead(site: Site, chain: Chain) -> None:
