@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.cli.process import print_outcome
 from hwsigner.config import settings
-from hwsigner.config.flags import KEY, NAMES, OUTPUT, Flag
+from hwsigner.config.flags import KEY, NAMES, OUTPUT, SYSTEM, Flag
+from hwsigner.config.sharing import share_file
 from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError
 from hwsigner.identity.certificate_request import check_names, sign_certificate_request
 from hwsigner.identity.session_tags import untaggable
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 HELP = "make a certificate request (PKCS #10) for a key"
 
-_FLAGS = (*NAMES, Flag("out", "file for the request (default: stdout)", "FILE"))
+_FLAGS = (*NAMES, Flag("out", "file for the request (default: stdout)", "FILE"), SYSTEM)
 _STARTS = (b"-----BEGIN CERTIFICATE REQUEST-----", b"-----BEGIN NEW CERTIFICATE REQUEST-----")
 
 
@@ -44,6 +45,8 @@ def run(arguments: Arguments) -> int:
     uri = settings.argument_uri(arguments.settings, arguments.key)
     with open_key(uri, settings.pin_source(arguments.settings, uri), allow_modules=True) as key:
         request = sign_certificate_request(key, subject, dns_names=dns, uris=uris)
+    if arguments.system and "path" in uri.path:
+        share_file(uri.file)
     for problem in untaggable(request):
         hint = "Choose another name, or leave it out of the Roles Anywhere profile's attribute mappings"
         warnings.warn(HwsignerWarning(problem, hint), stacklevel=2)

@@ -12,8 +12,9 @@ from hwsigner.aws.region import check_known_arns
 from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.cli.process import print_outcome, print_rows
 from hwsigner.config import settings
-from hwsigner.config.flags import ARNS, KEY, OUTPUT, PLACE, Flag, switch
+from hwsigner.config.flags import ARNS, KEY, OUTPUT, PLACE, SYSTEM, Flag, switch
 from hwsigner.config.profiles import change_profile, check_name, profiles
+from hwsigner.config.sharing import share
 from hwsigner.enrolment.installing import InstalledLeaf, install_leaf
 from hwsigner.enrolment.profile import EXCLUDED
 from hwsigner.errors import CertificateError, HwsignerError, UsageError
@@ -32,6 +33,7 @@ _FLAGS = (
     Flag("intermediates", "file of more certificates of the chain", "FILE"),
     *PLACE,
     Flag("profile", "profile of config.toml to write the flags into; its other values stay", "NAME"),
+    SYSTEM,
     switch("no-preflight", "install the certificate even if the service will refuse it"),
     *OUTPUT,
 )
@@ -49,7 +51,7 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: Arguments) -> int:
     """Check the certificate, install it, and print the flags for credential-process."""
     if arguments.profile:
-        _check_profile(arguments.profile)
+        _check_profile(arguments.profile, system=arguments.system)
     uri = settings.argument_uri(arguments.settings, arguments.key)
     pins = settings.pin_source(arguments.settings, uri)
     installed = install_leaf(
@@ -62,10 +64,10 @@ def run(arguments: Arguments) -> int:
     return 0
 
 
-def _check_profile(name: str) -> None:
+def _check_profile(name: str, *, system: bool) -> None:
     """Check the name and the ARNs of the profile to be written, before anything is changed."""
     check_name(name)
-    existing = profiles(os.environ).get(name)
+    existing = profiles(os.environ, system=system).get(name)
     if existing is not None:
         try:
             check_known_arns(existing.values)
@@ -90,14 +92,17 @@ def _print(arguments: Arguments, installed: InstalledLeaf) -> None:
     end = leaf.x509.not_valid_after_utc
     file = None
     if arguments.profile:
-        if arguments.profile not in profiles(os.environ):
-            notes.append(f"There was no profile {arguments.profile}: it is new")
-        file = _write_profile(arguments.profile, flags, text)
-        missing = [arn for arn in ARNS if arn not in profiles(os.environ)[arguments.profile].values]
+        name, system = arguments.profile, arguments.system
+        if name not in profiles(os.environ, system=system):
+            notes.append(f"There was no profile {name}: it is new")
+        file = _write_profile(name, flags, text, system=system)
+        missing = [arn for arn in ARNS if arn not in profiles(os.environ, system=system)[name].values]
         if missing:
-            command = f"hwsigner profile edit {shlex.quote(arguments.profile)}"
+            command = f"hwsigner profile edit {shlex.quote(name)}{' --system' * system}"
             flags_missing = " ".join(f"--{arn} ARN" for arn in missing)
             notes.append(f"The profile has no {', '.join(missing)}: run {command} {flags_missing}")
+    if arguments.system:
+        share(flags)
     done = f"the certificate is installed as {flags['certificate']}"
     if arguments.json:
         data = {
@@ -117,9 +122,9 @@ def _print(arguments: Arguments, installed: InstalledLeaf) -> None:
     print_rows(done, rows)
 
 
-def _write_profile(name: str, flags: Mapping[str, str], text: str) -> str:
+def _write_profile(name: str, flags: Mapping[str, str], text: str, *, system: bool) -> str:
     """Write the flags into a profile; return its file."""
     try:
-        return change_profile(name, {**dict.fromkeys(EXCLUDED), **flags}, os.environ)
+        return change_profile(name, {**dict.fromkeys(EXCLUDED), **flags}, os.environ, system=system)
     except HwsignerError as error:
         raise type(error)(f"the certificate is installed, but {error.message}", f"Its flags are {text}") from error

@@ -14,7 +14,17 @@ from hwsigner.aws.region import check_known_arns, check_region, parse_role_arn
 from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.cli.process import print_outcome, report
 from hwsigner.cli.without_secrets import URIS, without_secret
-from hwsigner.config.flags import AGENT, ENROLMENT, IDENTITY, OUTPUT, SESSION, Flag, check_readable_again, switch
+from hwsigner.config.flags import (
+    AGENT,
+    ENROLMENT,
+    IDENTITY,
+    OUTPUT,
+    SESSION,
+    SYSTEM,
+    Flag,
+    check_readable_again,
+    switch,
+)
 from hwsigner.config.profiles import (
     Profile,
     add_profile,
@@ -26,6 +36,7 @@ from hwsigner.config.profiles import (
     profiles,
     remove_profile,
 )
+from hwsigner.config.sharing import share
 from hwsigner.errors import UnsafeKeyWarning, UsageError, printable, suggestion
 from hwsigner.system.processes import own_command
 
@@ -38,6 +49,7 @@ HELP = "add, edit, show, remove and list profiles"
 
 _ACTIONS = ("add", "edit", "show", "remove", "list")
 _FLAGS = (
+    SYSTEM,
     switch("replace", "add: replace a profile of that name"),
     Flag("unset", "edit: remove this flag; repeatable", "FLAG", many=True),
     Flag(
@@ -68,7 +80,7 @@ def run(arguments: Arguments) -> int:
     if (unfit and not takes_flags) or (arguments.unset and action != "edit"):
         raise UsageError(f"profile {action} takes no other arguments", f"Write hwsigner profile {action}")
     if action == "list":
-        return _list(name, as_json=arguments.json)
+        return _list(arguments, name)
     if name is None:
         flags = " <flags>" if takes_flags else ""
         raise UsageError("no profile name was given", f"Write hwsigner profile {action} NAME{flags}")
@@ -76,9 +88,9 @@ def run(arguments: Arguments) -> int:
     if takes_flags:
         return _write(arguments, name)
     if action == "show":
-        return _show(profile(name, os.environ), as_json=arguments.json)
-    file = profile(name, os.environ).file  # An error names those that there are.
-    remove_profile(name, os.environ)
+        return _show(profile(name, os.environ, system=arguments.system), as_json=arguments.json)
+    file = profile(name, os.environ, system=arguments.system).file  # An error names those that there are.
+    remove_profile(name, os.environ, system=arguments.system)
     change = f"removed [profile.{name}]. Its key and certificate stay: hwsigner retire deletes them too"
     return _print_change(arguments, [f"{file}: {change}"], name=name, file=file)
 
@@ -97,16 +109,18 @@ def _write(arguments: Arguments, name: str) -> int:
         problem = f"profile {name!r} would be empty" if arguments.action == "add" else "no change was given"
         raise UsageError(problem, "Add flags, such as --certificate FILE: hwsigner profile --help lists them")
     values |= {flag: in_full_if_there(values[flag]) for flag in URIS if flag in values}
-    edited = profiles(os.environ).get(name) if arguments.action == "edit" else None
+    edited = profiles(os.environ, system=arguments.system).get(name) if arguments.action == "edit" else None
     known = {**(edited.values if edited else {}), **values}
     roles = _roles(name, arguments.then_role, str(known.get("role-arn") or ""))
     if roles:
         _edit_sdks(name, roles, known, write=False)  # What can't be written is an error before anything changes.
     try:
-        file = _edit(name, values, arguments.unset) if arguments.action == "edit" else _add(arguments, name, values)
+        file = _edit(arguments, name, values) if arguments.action == "edit" else _add(arguments, name, values)
     except UnicodeEncodeError:
         # Not chained: the exception contains the values, which may be secret.
         raise UsageError("a value is not text, so config.toml can't contain it", "Use UTF-8 text") from None
+    if arguments.system:
+        share(profile(name, os.environ, system=True).values)
     if any(flag.secret for flag, value in arguments.given if value) and os.stat(file).st_mode & 0o044:
         problem = f"{file} contains a password and others can read it"
         warnings.warn(UnsafeKeyWarning(problem, f"Run chmod 600 {file}"), stacklevel=1)
@@ -151,12 +165,12 @@ def _print_change(arguments: Arguments, change: Sequence[str], **data: object) -
 
 def _add(arguments: Arguments, name: str, values: dict[str, Any]) -> str:
     check_known_arns(values)
-    return add_profile(name, values, os.environ, replace=arguments.replace)
+    return add_profile(name, values, os.environ, replace=arguments.replace, system=arguments.system)
 
 
-def _edit(name: str, values: dict[str, Any], unset: list[str]) -> str:
-    found = profile(name, os.environ)
-    removed = [flag.removeprefix("--") for flag in unset]
+def _edit(arguments: Arguments, name: str, values: dict[str, Any]) -> str:
+    found = profile(name, os.environ, system=arguments.system)
+    removed = [flag.removeprefix("--") for flag in arguments.unset]
     for flag in removed:
         if flag not in found.values:
             problem = f"profile {name!r} has no {flag}"
@@ -164,7 +178,7 @@ def _edit(name: str, values: dict[str, Any], unset: list[str]) -> str:
         if flag in values:
             raise UsageError(f"--{flag} is set and unset", "Leave out one of the two")
     check_known_arns({flag: value for flag, value in {**found.values, **values}.items() if flag not in removed})
-    return change_profile(name, {**values, **dict.fromkeys(removed)}, os.environ)
+    return change_profile(name, {**values, **dict.fromkeys(removed)}, os.environ, system=arguments.system)
 
 
 def _show(found: Profile, *, as_json: bool) -> int:
@@ -180,11 +194,11 @@ def _show(found: Profile, *, as_json: bool) -> int:
     return 0
 
 
-def _list(name: str | None, *, as_json: bool) -> int:
+def _list(arguments: Arguments, name: str | None) -> int:
     if name is not None:
         raise UsageError("profile list takes no other arguments", "Write hwsigner profile list")
-    found = {each: one.file for each, one in sorted(profiles(os.environ).items())}
-    if as_json:
+    found = {each: one.file for each, one in sorted(profiles(os.environ, system=arguments.system).items())}
+    if arguments.json:
         print(json.dumps({"profiles": [{"name": each, "file": file} for each, file in found.items()]}, indent=2))
     elif found:
         for each, file in found.items():

@@ -239,6 +239,9 @@ AGENT = (
     ),
 )
 
+# Of commands that write a profile, or look at one.
+SYSTEM = switch("system", "for the system's agent: in /etc/hwsigner/config.toml, with files that the agent can read")
+
 # What a certificate is asked for, and of which issuer. In profiles, for `enroll` and the renewals after it.
 NAMES = (
     Flag("subject", "subject, written as in RFC 4514: CN=bamboo-01,OU=devops", "NAME"),

@@ -14,7 +14,7 @@ from typing import Any
 
 from hwsigner.errors import ConfigError, NoProfileError, UsageError, check_text, suggestion
 from hwsigner.system.environment import home_folder
-from hwsigner.system.files import create_file, edit_file, open_trusted
+from hwsigner.system.files import edit_file, open_trusted
 from hwsigner.uri import KeyURI
 
 SYSTEM_FILE = "/etc/hwsigner/config.toml"  # Not a Path: importing pathlib takes longer than reading the file.
@@ -54,18 +54,24 @@ def user_file(environ: Mapping[str, str]) -> str:
     return os.path.join(base, "hwsigner", "config.toml")
 
 
-def profiles(environ: Mapping[str, str]) -> dict[str, Profile]:
+def profiles(environ: Mapping[str, str], *, system: bool = False) -> dict[str, Profile]:
     """Return all profiles by name. The system's file is skipped if this user may not read it: it may be for an agent.
+
+    Args:
+        environ: the environment, which says where the user's file is.
+        system: whether to return those of the system's file alone, which this user must be able to read.
 
     Raises:
         ConfigError: a file can't be read or is invalid, or others can write it.
     """
+    if system:
+        return _read(SYSTEM_FILE)
     of_system = {} if is_system_file_hidden() else _read(SYSTEM_FILE)
     return {**of_system, **_read(user_file(environ))}
 
 
-def profile(name: str, environ: Mapping[str, str]) -> Profile:
-    """Return one profile.
+def profile(name: str, environ: Mapping[str, str], *, system: bool = False) -> Profile:
+    """Return one profile; of the system's file alone, if `system`.
 
     Raises:
         UsageError: the name is not a str.
@@ -73,8 +79,12 @@ def profile(name: str, environ: Mapping[str, str]) -> Profile:
         ConfigError: as `profiles`.
     """
     check_text(name, "the profile's name")
-    found = profiles(environ)
+    found = profiles(environ, system=system)
     if name not in found:
+        if system:
+            known = ", ".join(sorted(found)) or "none"
+            hint = suggestion(name, found, f"Profiles there: {known}. Add one with hwsigner profile add --system")
+            raise NoProfileError(f"there is no profile {name!r} in {SYSTEM_FILE}", hint)
         known = ", ".join(sorted(found)) or "none"
         variable = " (of HWSIGNER_PROFILE)" if environ.get("HWSIGNER_PROFILE") == name else ""
         other = f", and you can't read {SYSTEM_FILE}" if is_system_file_hidden() else f" or {SYSTEM_FILE}"
@@ -132,12 +142,12 @@ def change_profile(name: str, values: Mapping[str, Any], environ: Mapping[str, s
         name: the profile's name.
         values: the new values. None removes one.
         environ: the environment, which says where the user's file is.
-        system: whether a new profile is for the system's file, not the user's.
+        system: whether it is a profile of the system's file, whatever the user's has.
 
     Raises:
         ConfigError, HwsignerError, LockError: as `add_profile`.
     """
-    existing = profiles(environ).get(name)
+    existing = profiles(environ, system=system).get(name)
     if existing is None:
         return add_profile(name, _merged({}, values), environ, system=system)
 
@@ -168,8 +178,9 @@ def add_profile(
 ) -> str:
     """Write a profile into the user's file, or the system's, and return its path. The rest of it does not change.
 
-    A new file of a user gets mode 0600, in a folder of mode 0700. One of the system can also be read by the group of
-    its agent. A second writer waits for the first, and a writer that is killed leaves the file unchanged.
+    A new file gets mode 0600, in a folder of mode 0700; the system's folder 0755. `hwsigner.config.sharing` lets the
+    system's agent read the file. A second writer waits for the first, and a writer that is killed leaves the file
+    unchanged.
 
     Raises:
         ConfigError: there is a different profile with that name and `replace` is false, or adding to the file would
@@ -192,8 +203,9 @@ def add_profile(
 
     written = _read(file).get(name)
     if written is None or written.values != values:
-        if system and not os.path.exists(file):
-            _make_system_file()
+        if system and not os.path.isdir(folder := os.path.dirname(file)):
+            os.makedirs(folder)
+            os.chmod(folder, 0o755)  # noqa: S103  whatever the umask is
         import tomlkit  # noqa: F401  # As in `change_profile`.
 
         edit_file(file, edit)
@@ -205,25 +217,17 @@ def file_of_new(environ: Mapping[str, str], *, system: bool) -> str:
     return SYSTEM_FILE if system else user_file(environ)
 
 
-def _make_system_file() -> None:
-    """Make the system's file, empty. `edit_file` keeps its mode and group."""
-    from hwsigner.system.users import share_with_agent
-
-    os.makedirs(os.path.dirname(SYSTEM_FILE), mode=0o755, exist_ok=True)
-    create_file(SYSTEM_FILE, b"")
-    share_with_agent(SYSTEM_FILE)
-
-
-def remove_profile(name: str, environ: Mapping[str, str]) -> str | None:
+def remove_profile(name: str, environ: Mapping[str, str], *, system: bool = False) -> str | None:
     """Take a profile out of its file, and return the file's path; None if there is no such profile.
 
-    The rest of the file does not change. Comments above and below the profile stay.
+    The rest of the file does not change. Comments above and below the profile stay. If `system`, the file is the
+    system's, whatever the user's has.
 
     Raises:
         ConfigError: the profile can't be taken out without changing something else.
         HwsignerError, LockError: as `add_profile`.
     """
-    existing = profiles(environ).get(name)
+    existing = profiles(environ, system=system).get(name)
     if existing is None:
         return None
 

@@ -11,6 +11,7 @@ from hwsigner.aws.region import check_arns, check_known_arns
 from hwsigner.config.flags import ARNS
 from hwsigner.config.profiles import Profile, add_profile, change_profile, check_name, file_of_new, profiles
 from hwsigner.config.settings import Settings
+from hwsigner.config.sharing import share, share_file
 from hwsigner.enrolment.pace import set_pace
 from hwsigner.enrolment.profile import (
     issuer_of,
@@ -21,7 +22,7 @@ from hwsigner.enrolment.profile import (
     settings_of,
     with_certificate,
 )
-from hwsigner.enrolment.steps import ensure_key, install, installed_chain, request_certificate, share_key, sign_request
+from hwsigner.enrolment.steps import ensure_key, install, installed_chain, request_certificate, sign_request
 from hwsigner.errors import ConfigError, UsageError
 from hwsigner.identity.certificate import Certificate
 from hwsigner.key.management import (
@@ -124,8 +125,8 @@ def enroll(asked: Enrolment) -> Enrolled:
         elif "certificate" not in found.values:
             change_profile(name, kept, environ)  # A profile in use changes at the end.
         key, made = ensure_key(target)
-        if asked.system:
-            share_key(target.access)
+        if asked.system and "path" in target.access.uri.path:
+            share_file(target.access.uri.file)
         _check_pin(target.access, key)
         with target.access.open() as opened:
             request = sign_request(target, opened)
@@ -134,6 +135,8 @@ def enroll(asked: Enrolment) -> Enrolled:
         is_named = there is not None and names_certificate(found, target.access, there)
         installed = None if is_named else install(target, chain)
         file = change_profile(name, with_certificate(kept, installed), environ)
+        if asked.system:
+            share(profiles(environ)[name].values)
         return Enrolled(
             key,
             made,

@@ -67,7 +67,10 @@ def renewal_lock(config: str) -> Iterator[None]:
 @contextmanager
 def _locked(path: str, seconds: float, running: str, *, folder_mode: int = 0o700) -> Iterator[int]:
     try:
-        os.makedirs(os.path.dirname(path), mode=folder_mode, exist_ok=True)
+        folder = os.path.dirname(path)
+        if not os.path.isdir(folder):
+            os.makedirs(folder, mode=folder_mode, exist_ok=True)
+            os.chmod(folder, folder_mode)  # Whatever the umask is.
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise HwsignerError(f"can't lock {path}: {error.strerror}", "Check who may write its folder") from error

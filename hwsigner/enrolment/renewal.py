@@ -19,6 +19,7 @@ from cryptography import x509
 from hwsigner.aws.create_session import create_session
 from hwsigner.config.profiles import Profile, change_profile, check_name, file_of_new, in_full, profile
 from hwsigner.config.settings import Prompts, Settings, service_for_daemon, session_request
+from hwsigner.config.sharing import share_file
 from hwsigner.enrolment.pace import life_of, set_pace
 from hwsigner.enrolment.profile import (
     issuer_of,
@@ -28,7 +29,7 @@ from hwsigner.enrolment.profile import (
     settings_of,
     with_certificate,
 )
-from hwsigner.enrolment.steps import ensure_key, install, request_certificate, share_key, sign_request
+from hwsigner.enrolment.steps import ensure_key, install, request_certificate, sign_request
 from hwsigner.errors import (
     AmbiguousCertificateError,
     CertificateError,
@@ -135,8 +136,8 @@ def _renew(found: Profile, old: Certificate, new_key: str | None, prompts: Promp
     require_place_for_certificate(target.access)
     if new_key:
         ensure_key(target)
-        if found.file == file_of_new(os.environ, system=True):
-            share_key(target.access)
+        if found.file == file_of_new(os.environ, system=True) and "path" in target.access.uri.path:
+            share_file(target.access.uri.file)
     with target.access.open() as key:
         changes = (
             bool(new_key) and key.public_key() != old.public_key()

@@ -6,9 +6,7 @@ in the middle goes on with the next run: a key is made once, and a certificate t
 
 from __future__ import annotations
 
-import os
 import shlex
-import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,12 +17,11 @@ from hwsigner.config.profiles import in_full
 from hwsigner.enrolment.checking import check_issued, check_names
 from hwsigner.enrolment.issuers import Issuer, Pending
 from hwsigner.enrolment.pace import check_life
-from hwsigner.errors import CertificateError, HwsignerError, KeyMismatchError, KeyNotFoundError, ServiceError
+from hwsigner.errors import CertificateError, KeyMismatchError, KeyNotFoundError, ServiceError
 from hwsigner.identity.certificate import Chain, build_chain, latest_expiring, preflight
 from hwsigner.identity.certificate_request import CertificateRequest, sign_certificate_request
 from hwsigner.identity.key_certificates import certificates_of_key
 from hwsigner.key import FoundCertificate, Key, management
-from hwsigner.system.users import share_with_agent
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 15.0
 
@@ -62,32 +59,6 @@ def ensure_key(target: KeyToCertify) -> tuple[management.KeyDescription, bool]:
     except KeyNotFoundError:
         made = management.generate_key(access.uri, target.new_key, access.pins, allow_modules=access.allow_modules)
         return made, True
-
-
-def share_key(access: management.KeyAccess) -> None:
-    """Let the system's agent read the key file of a new TPM key, which is of no use without the TPM.
-
-    A file whose group or mode was changed since, a link, and what belongs to another user stay as they are.
-
-    Raises:
-        HwsignerError: the file's group or mode can't be changed.
-    """
-    if access.uri.scheme != "tpm2" or "path" not in access.uri.path:
-        return
-    path = access.uri.file
-    if os.path.islink(path):  # Not a new one.
-        return
-    try:
-        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # Not by its path: it may be replaced.
-        try:
-            status = os.fstat(file)
-            if (status.st_uid, status.st_gid, status.st_mode) == (os.geteuid(), os.getegid(), stat.S_IFREG | 0o600):
-                share_with_agent(file)
-        finally:
-            os.close(file)
-    except OSError as error:
-        problem = f"the system's agent was not allowed to read {path}: {error.strerror}"
-        raise HwsignerError(problem, f"Run chgrp hwsigner {path}; chmod 640 {path}") from error
 
 
 def sign_request(target: KeyToCertify, key: Key) -> CertificateRequest:

@@ -41,21 +41,6 @@ def agent_group() -> int | None:
         return None
 
 
-def share_with_agent(file: str | int) -> None:
-    """Let the system's agent read a file: its group gets the file, of mode 0640. Without that group, nothing changes.
-
-    Args:
-        file: its path, or a descriptor.
-
-    Raises:
-        OSError: the file's group or mode can't be changed.
-    """
-    group = agent_group()
-    if group is not None:
-        os.chown(file, -1, group)
-        os.chmod(file, 0o640)
-
-
 def key_exposures(path: str, status: os.stat_result) -> Iterator[UnsafeKeyWarning]:
     """Yield each way in which other users except root can access a private key file; none of a pipe or device."""
     if not stat.S_ISREG(status.st_mode):

@@ -17,6 +17,7 @@ from emulators import InProcessSoftHSM
 from hwsigner.cli import csr
 from hwsigner.identity.certificate_request import CertificateRequest, sign_certificate_request
 from hwsigner.key.management import generate_key
+from hwsigner.system import users
 from scene import Outcome, Scene
 from softhsm.tpm import SoftTPM
 
@@ -55,6 +56,15 @@ class TestKeys:
         assert verified(outcome.out) == "CN=bamboo-01,OU=devops"
         leaf = certified(scene, outcome.out)
         assert json.loads(scene.credentials(certificate=leaf, private_key=path).out)["Version"] == 1
+
+    @pytest.mark.root
+    def test_key_file_is_shared_with_the_system_s_agent(
+        self, call: Callable[..., Outcome], key: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(users, "agent_group", lambda: 12345)
+        for flags, group, mode in (((), 0, 0o600), (("--system",), 12345, 0o640)):
+            assert call("csr", key, *SUBJECT, *flags).status == 0
+            assert (key.stat().st_gid, key.stat().st_mode & 0o777) == (group, mode)
 
     @pytest.mark.parametrize(("label", "kind"), [("csr-ec", "EC:secp384r1"), ("csr-rsa", "rsa:2048")])
     def test_token_key_signs_its_request(self, scene: Scene, softhsm: InProcessSoftHSM, label: str, kind: str) -> None:

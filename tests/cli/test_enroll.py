@@ -27,12 +27,10 @@ import judges
 from emulators import InProcessSoftHSM
 from enrolments import SUBJECT, Enrolment, refused, succeeds
 from hwsigner.config import profiles
+from hwsigner.config.sharing import share_file
 from hwsigner.enrolment import initial, pace, profile, steps
-from hwsigner.key.management import KeyAccess
-from hwsigner.pins import PinSource
 from hwsigner.system import users
 from hwsigner.system.files import create_file
-from hwsigner.uri import KeyURI
 from softhsm.pcsc import SoftPcsc
 from softhsm.tpm import SoftTPM
 from softhsm.yubikey import FIRMWARE_5_7, YKCS11, YubiKey
@@ -443,7 +441,7 @@ class TestSystem:
         create_file(str(key), b"")
         link.symlink_to(key)
         for path, mode in ((link, 0o600), (key, 0o640)):
-            steps.share_key(KeyAccess(KeyURI.of(f"tpm2:path={path}"), PinSource()))
+            share_file(str(path))
             assert stat.S_IMODE(key.stat().st_mode) == mode
 
     def test_profile_goes_into_the_system_s_file_and_no_user_s_files_are_written(self, enrolment: Enrolment) -> None:
@@ -458,14 +456,14 @@ class TestSystem:
         assert "already there" in succeeds(enrolment.again())["Certified"]
         assert enrolment.scene.call("credential-process", "--profile", "web").status == 0
 
-    def test_agent_s_group_may_read_a_new_file_and_no_new_key(
+    def test_agent_s_group_may_read_a_new_file_and_a_new_key(
         self, enrolment: Enrolment, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(users, "agent_group", lambda: 12345)
         succeeds(enrolment.run("--system"))
-        status = Path(profiles.SYSTEM_FILE).stat()
-        assert (status.st_gid, status.st_mode & 0o777) == (12345, 0o640)
-        assert os.stat(enrolment.key).st_mode & 0o777 == 0o600
+        for path in (profiles.SYSTEM_FILE, enrolment.key):
+            status = Path(path).stat()
+            assert (status.st_gid, status.st_mode & 0o777) == (12345, 0o640)
 
     @pytest.mark.slow
     @pytest.mark.root

@@ -24,6 +24,7 @@ from hwsigner.errors import HwsignerError, SigningKeyError
 from hwsigner.key import FoundCertificate, open_key
 from hwsigner.key.management import InstalledCertificate, KeyDescription
 from hwsigner.pins import PinSource
+from hwsigner.system import users
 from hwsigner.uri import KeyURI
 from scene import Outcome, Scene
 
@@ -286,6 +287,19 @@ class TestProfile:
         user_file.write_text("[profile.web")
         refused(scene.call("install-certificate", issued, scene.key, "--profile", "web"), 2, "is not TOML")
         assert not installed.exists()
+
+    @pytest.mark.root
+    def test_profile_of_the_system_gets_files_that_its_agent_can_read(
+        self, scene: Scene, issued: Path, installed: Path, user_file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(users, "agent_group", lambda: 12345)
+        installed.touch(0o600)
+        rows = scene.call("install-certificate", issued, scene.key, "--profile", "web", "--system").out
+        assert f"Profile    {profiles.SYSTEM_FILE}: [profile.web]" in rows
+        assert "run hwsigner profile edit web --system --trust-anchor-arn ARN" in rows
+        assert not user_file.exists()
+        for path in (installed, scene.key, Path(profiles.SYSTEM_FILE)):
+            assert (path.stat().st_gid, path.stat().st_mode & 0o777) == (12345, 0o640)
 
     def test_profile_that_can_not_be_written_is_an_error_with_the_flags(
         self, scene: Scene, issued: Path, installed: Path, monkeypatch: pytest.MonkeyPatch

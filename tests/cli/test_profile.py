@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import sys
 import tomllib
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
 from hwsigner.config import profiles
+from hwsigner.system import users
 from scene import Outcome, Scene
 
 Call = Callable[..., Outcome]
@@ -293,6 +295,51 @@ class TestList:
     @pytest.mark.parametrize("extra", ["web", "--region=x"])
     def test_list_takes_no_other_arguments(self, extra: str, call: Call) -> None:
         refused(call("profile", "list", extra), "takes no other arguments")
+
+
+class TestSystem:
+    """With --system, only the system's file is read and written."""
+
+    @pytest.fixture
+    def system_file(self, call: Call, user_file: Path) -> Path:
+        """The system's file. Each file has a profile "web"."""
+        call("profile", "add", "web", "--region=own")
+        outcome = call("profile", "add", "web", "--system", "--region=one", "--allow-users=www-data")
+        assert outcome == Outcome(0, f"{profiles.SYSTEM_FILE}: [profile.web]\n", "")
+        return Path(profiles.SYSTEM_FILE)
+
+    def test_profile_is_added_edited_and_removed_whatever_the_user_s_file_has(
+        self, call: Call, user_file: Path, system_file: Path
+    ) -> None:
+        own = user_file.read_text()
+        assert call("profile", "edit", "web", "--system", "--region=two", "--unset=allow-users").status == 0
+        assert tomllib.loads(system_file.read_text()) == {"profile": {"web": {"region": "two"}}}
+        assert call("profile", "show", "web", "--system").out == f'# {system_file}\nregion = "two"\n'
+        assert call("profile", "list", "--system").out == f"web\t{system_file}\n"
+        assert call("profile", "remove", "web", "--system").status == 0
+        assert (system_file.read_text(), user_file.read_text()) == ("", own)
+
+    def test_missing_profile_is_an_error_even_if_the_user_has_it(self, call: Call, system_file: Path) -> None:
+        call("profile", "add", "db", "--region=own")
+        for action in (("edit", "--region=x"), ("show",), ("remove",)):
+            outcome = call("profile", action[0], "db", "--system", *action[1:])
+            refused(outcome, f"there is no profile 'db' in {system_file}", "Profiles there: web", "add --system")
+
+    @pytest.mark.root
+    def test_agent_can_read_all_that_a_profile_names_whatever_the_umask(
+        self, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(users, "agent_group", lambda: 12345)
+        key = tmp_path / "web.tss2"
+        key.touch(0o600)
+        before = os.umask(0o077)
+        try:
+            assert call("profile", "add", "web", "--system", f"--private-key=tpm2:path={key}").status == 0
+        finally:
+            os.umask(before)
+        assert stat.S_IMODE(Path(profiles.SYSTEM_FILE).parent.stat().st_mode) == 0o755
+        for path in (key, Path(profiles.SYSTEM_FILE)):
+            assert (path.stat().st_gid, stat.S_IMODE(path.stat().st_mode)) == (12345, 0o640)
 
 
 class TestSecretsOfAProfile:

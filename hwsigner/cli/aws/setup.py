@@ -22,8 +22,9 @@ from hwsigner.cli.aws.arguments import (
 from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.cli.process import print_outcome, report
 from hwsigner.cli.without_secrets import without_secret
-from hwsigner.config.flags import IDENTITY, KEY, OUTPUT, Flag, session_duration, switch
+from hwsigner.config.flags import IDENTITY, KEY, OUTPUT, SYSTEM, Flag, session_duration, switch
 from hwsigner.config.profiles import change_profile, check_name, in_full_if_there, profiles
+from hwsigner.config.sharing import share
 from hwsigner.control_plane.plan import Step, apply, check_unchanged, described, notes, plan
 from hwsigner.control_plane.policies import checked_policy, compared_tags
 from hwsigner.control_plane.resources import Setup, read
@@ -35,6 +36,7 @@ HELP = "make or complete what sessions need in AWS"
 _COMMON = (
     switch("plan", "show what would be done, and change nothing"),
     Flag("profile", "profile of config.toml to write the ARNs into (default: the role's name)", "NAME"),
+    SYSTEM,
 )
 _LONGEST = "longest session of the Roles Anywhere profile, 900 to 43200 (default: 3600)"
 _FLAGS = (
@@ -60,7 +62,8 @@ def run(arguments: Arguments) -> int:
     setup, identity = _setup(arguments), _identity(arguments)
     name = arguments.profile or setup.role
     check_name(name)
-    known = profiles(os.environ)  # A config.toml that can't be read is an error before anything is changed.
+    # A config.toml that can't be read is an error before anything is changed.
+    known = profiles(os.environ, system=arguments.system)
     given = arguments.settings.trust_anchor_arn or arguments.settings.profile_arn
     clients = service_clients(arguments, region=given.split(":")[3] if given else None)
     existing = read(clients, setup)
@@ -87,7 +90,7 @@ def run(arguments: Arguments) -> int:
         report(printable(f"done: {step.title}: {step.short}"))
 
     values = {**apply(clients, existing, setup, done).arns, **identity}
-    _print(arguments, name, _write_profile(name, values), values, made)
+    _print(arguments, name, _write_profile(arguments, name, values), values, made)
     return 0
 
 
@@ -141,10 +144,13 @@ def _identity(arguments: Arguments) -> dict[str, str | None]:
     return {**(dict.fromkeys(("cert-selector", "use-latest-expiring-certificate")) if found else {}), **found}
 
 
-def _write_profile(name: str, values: Mapping[str, str | None]) -> str:
+def _write_profile(arguments: Arguments, name: str, values: Mapping[str, str | None]) -> str:
     """Write the values into a profile of config.toml, and return the file."""
     try:
-        return change_profile(name, values, os.environ)
+        file = change_profile(name, values, os.environ, system=arguments.system)
+        if arguments.system:
+            share(values)
+        return file
     except HwsignerError as error:
         again = "run the same command again"
         hint = f"{error.hint}. Once it can be written, {again}" if error.hint else again.capitalize()
@@ -154,8 +160,10 @@ def _write_profile(name: str, values: Mapping[str, str | None]) -> str:
 def _print(arguments: Arguments, name: str, file: str, values: Mapping[str, str | None], steps: Sequence[Step]) -> None:
     values = {key: value for key, value in values.items() if value}
     following = f"hwsigner credential-process --profile {name}"
-    if not {"certificate", "cert-selector"} & profiles(os.environ)[name].values.keys():
-        following = f"hwsigner install-certificate CERTIFICATE KEY-URI --profile {name}"
+    if arguments.system:
+        following = f"hwsigner systemd install --system --allow-user USER --profile {name}"
+    if not {"certificate", "cert-selector"} & profiles(os.environ, system=arguments.system)[name].values.keys():
+        following = f"hwsigner install-certificate CERTIFICATE KEY-URI --profile {name}{' --system' * arguments.system}"
     if arguments.json:
         done = [step.operation for step in steps]
         text = json.dumps({**values, "done": done, "profile": name, "file": file, "next": following}, indent=2)

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 import certs
 from emulator.material import Form, certificate
 from hwsigner.aws.apis import ServiceClient
+from hwsigner.config import profiles
 from hwsigner.emulator import Emulator, Fault, World
 from json_output import read
 from scene import Outcome
@@ -279,6 +280,18 @@ def test_role_gets_the_duration_of_the_profile(place: Place) -> None:
     assert (place.role()["MaxSessionDuration"], place.profiles()[0]["durationSeconds"]) == (7200, 7200)
     place.setup("--duration", "14400")
     assert (place.role()["MaxSessionDuration"], place.profiles()[0]["durationSeconds"]) == (14400, 14400)
+
+
+def test_setup_for_the_system_s_agent_writes_its_profile_alone(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = place.folder / "etc" / "config.toml"
+    monkeypatch.setattr(profiles, "SYSTEM_FILE", str(file))
+    done = place.setup("--system")
+    assert f"{file}: [profile.web]" in done.out
+    assert "Next: hwsigner install-certificate CERTIFICATE KEY-URI --profile web --system" in done.out
+    assert [*tomllib.loads(file.read_text())["profile"]["web"]] == ["trust-anchor-arn", "role-arn", "profile-arn"]
+    assert not (place.folder / "hwsigner").exists()
+    done = place.setup("--system", *place.identity("bamboo-01"))
+    assert "Next: hwsigner systemd install --system --allow-user USER --profile web" in done.out
 
 
 def test_other_profile_of_config_toml_stays_and_a_change_is_shown(place: Place) -> None:
