@@ -110,7 +110,7 @@ def _write(arguments: Arguments, name: str) -> int:
         raise UsageError(problem, "Add flags, such as --certificate FILE: hwsigner profile --help lists them")
     values |= {flag: in_full_if_there(values[flag]) for flag in URIS if flag in values}
     edited = profiles(os.environ, system=arguments.system).get(name) if arguments.action == "edit" else None
-    known = {**(edited.values if edited else {}), **values}
+    known = {**(edited.values if edited else {}), **dict.fromkeys(_without_dashes(arguments.unset)), **values}
     roles = _roles(name, arguments.then_role, str(known.get("role-arn") or ""))
     if roles:
         _edit_sdks(name, roles, known, write=False)  # What can't be written is an error before anything changes.
@@ -170,7 +170,7 @@ def _add(arguments: Arguments, name: str, values: dict[str, Any]) -> str:
 
 def _edit(arguments: Arguments, name: str, values: dict[str, Any]) -> str:
     found = profile(name, os.environ, system=arguments.system)
-    removed = [flag.removeprefix("--") for flag in arguments.unset]
+    removed = _without_dashes(arguments.unset)
     for flag in removed:
         if flag not in found.values:
             problem = f"profile {name!r} has no {flag}"
@@ -179,6 +179,10 @@ def _edit(arguments: Arguments, name: str, values: dict[str, Any]) -> str:
             raise UsageError(f"--{flag} is set and unset", "Leave out one of the two")
     check_known_arns({flag: value for flag, value in {**found.values, **values}.items() if flag not in removed})
     return change_profile(name, {**values, **dict.fromkeys(removed)}, os.environ, system=arguments.system)
+
+
+def _without_dashes(flags: Sequence[str]) -> list[str]:
+    return [flag.removeprefix("--") for flag in flags]
 
 
 def _show(found: Profile, *, as_json: bool) -> int:

@@ -22,8 +22,8 @@ class Mistake:
         id: its name, such as `certificate-expired`. It is stable.
         why: why it matters, one or two sentences.
         fix: what to do, with the command if there is one.
-        level: "open" if it lets in more than it should, "wrong" if it keeps a session from being created or a service
-            refuses it, "unclear" if hwsigner can't tell.
+        level: "open" if it lets in more than it should, "unclear" if hwsigner can't tell. Otherwise "wrong": it keeps a
+            session from being created, or a service refuses it.
     """
 
     id: str

@@ -184,6 +184,15 @@ class TestFile:
         assert "other" not in config.read_text()
         assert "not a region" in outcome.err
 
+    def test_region_that_is_removed_is_not_written(self, scene: Scene, config: Path) -> None:
+        assert add(scene, "--region=eu-west-3").status == 0
+        assert scene.call("profile", "edit", "web", "--unset=--region", f"--then-role={OTHER}").status == 0
+        region = scene.emulator.trust_anchor_arn.split(":")[3]
+        assert {name: each["region"] for name, each in sections(config).items()} == {
+            "profile web": region,
+            f"profile {SECTION}": region,
+        }
+
     def test_other_actions_take_no_role(self, scene: Scene, config: Path) -> None:
         assert scene.call("profile", "remove", "web", f"--then-role={OTHER}").status == 2
         assert os.path.exists(scene.key)
