@@ -54,7 +54,7 @@ def read_policy(document: str) -> TrustPolicy | UnknownPolicy:
     Raises:
         RefusalError: MalformedPolicyDocument, or LimitExceeded if it is too long.
     """
-    _check_form(document)
+    check_form(document)
     # IAM does not count white space.
     if len("".join(document.split())) > MAX_LENGTH:
         raise RefusalError("LimitExceeded", 409, f"Cannot exceed quota for ACLSizePerRole: {MAX_LENGTH}")
@@ -64,7 +64,12 @@ def read_policy(document: str) -> TrustPolicy | UnknownPolicy:
         return UnknownPolicy(document, error.message)
 
 
-def _check_form(document: str) -> None:
+def check_form(document: str) -> None:
+    """Check a trust policy's elements as IAM does, whatever they allow.
+
+    Raises:
+        RefusalError: MalformedPolicyDocument.
+    """
     try:
         policy = json.loads(document, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:

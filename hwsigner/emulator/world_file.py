@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from hwsigner.emulator.arns import parse_alias_arn, parse_arn
+from hwsigner.emulator.iam_policies import check_form
+from hwsigner.emulator.refusals import RefusalError
 from hwsigner.emulator.resources import Profile, Role, TrustAnchor
 from hwsigner.emulator.world import World, read_certificates
 from hwsigner.errors import CertificateError, ConfigError
@@ -34,16 +36,21 @@ def read_trust_policy(path: Path) -> TrustPolicy:
     """Read a trust policy from a JSON file.
 
     Raises:
-        ConfigError: the file can't be read, or is not a trust policy that the emulator knows.
+        ConfigError: the file can't be read, is not a trust policy that the emulator knows, or IAM refuses it.
     """
     try:
-        return TrustPolicy(path.read_bytes())
+        policy = TrustPolicy(path.read_bytes())
+        check_form(policy.document)
+        return policy
     except OSError as error:
         raise ConfigError(f"{path} can't be read: {error.strerror}", "Give a JSON file with a trust policy") from error
     except ValueError as error:
         raise ConfigError(f"{path} can't be read: {error}", "Give a path without NUL bytes") from error
     except ConfigError as error:
         raise _in_file(path, error) from error
+    except RefusalError as error:
+        problem = f"{path}: IAM refuses such a trust policy ({error.error_type}: {error.message.rstrip('.')})"
+        raise ConfigError(problem, "Correct what the message names") from error
 
 
 def load_world(path: Path) -> World:

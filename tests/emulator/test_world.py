@@ -146,6 +146,15 @@ def test_trust_policy_of_the_config_file_is_judged(config: Path, caller: Caller)
         assert emulator.requests[0].reason.endswith("statement 1 denies it")
 
 
+@pytest.mark.parametrize("principal", ["*", {"Service": "*"}])
+def test_trust_policy_that_iam_refuses_is_refused(config: Path, principal: object) -> None:
+    path = config.parent / "other" / "policy.json"
+    path.write_text(json.dumps({"Statement": {**POLICY, "Principal": principal}}))
+    with pytest.raises(ConfigError, match="IAM refuses such a trust policy|Service") as caught:
+        load_world(config)
+    assert str(path) in caught.value.message
+
+
 def test_missing_config_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.toml"):
         load_world(tmp_path / "none.toml")
