@@ -107,8 +107,16 @@ class ServiceClient:
         """
         return self.call_unless(_NOT_FOUND, operation, **parameters)
 
-    def call_unless(self, codes: Collection[str], operation: str, **parameters: Any) -> dict[str, Any] | None:
+    def call_unless(
+        self, codes: Collection[str], operation: str, *, naming: str | None = None, **parameters: Any
+    ) -> dict[str, Any] | None:
         """Call an operation. Return None if the service refuses it with one of these codes.
+
+        Args:
+            codes: the codes.
+            operation: its name in boto3.
+            naming: a refusal whose message has this text is an error nevertheless; None for no such text.
+            parameters: its parameters, as for `call`.
 
         Raises:
             HwsignerError: as `call`.
@@ -117,7 +125,8 @@ class ServiceClient:
             try:
                 return self._answer(operation, parameters)
             except self._client.exceptions.ClientError as error:
-                if error.response.get("Error", {}).get("Code") in codes:
+                answer = error.response.get("Error", {})
+                if answer.get("Code") in codes and not (naming and naming in str(answer.get("Message"))):
                     return None
                 raise
 

@@ -26,6 +26,8 @@ from hwsigner.identity.certificate import Certificate
 from hwsigner.trust_policy.writing import in_words
 
 _AGAIN = "Run the same command again: it shows what is left and completes it"
+_CREATE_ROLE = "iam:CreateRole"
+_BOUNDARY = "If it allows only roles with a permissions boundary, give that with --permissions-boundary"
 # Calls that may be refused for some seconds after CreateRole, with these errors, and the pauses before each attempt.
 _WITH_ROLE = frozenset({"attach_role_policy", "create_profile", "update_profile"})
 _NOT_VISIBLE = frozenset({"NoSuchEntity", "NoSuchEntityException", "ResourceNotFoundException"})
@@ -133,9 +135,15 @@ def _of_role(role: Role | None, setup: Setup, anchor_arn: str, duration: int) ->
     who = f"certificates of the trust anchor with {in_words(setup.tags)}"
     lines = tuple(difference(before, after))
     named: dict[str, Any] = {"RoleName": setup.role}
+    boundary = {"PermissionsBoundary": setup.boundary} if setup.boundary else {}
+    if role and boundary and role.boundary != setup.boundary:
+        instead = f", not {role.boundary}" if role.boundary else ""
+        words = f"limit what {setup.role!r} may do: its permissions boundary becomes {setup.boundary}{instead}"
+        yield Step("role", words, "iam", "put_role_permissions_boundary", {**named, **boundary})
     if role is None:
         longest = {"MaxSessionDuration": max(duration, DEFAULT_DURATION)}
-        parameters = {**named, "AssumeRolePolicyDocument": json.dumps(after), **longest}
+        parameters = {**named, "AssumeRolePolicyDocument": json.dumps(after), **longest, **boundary}
+        who += f", with the permissions boundary {setup.boundary}" if boundary else ""
         yield Step("role", f"create {setup.role!r}, which {who} may assume", "iam", "create_role", parameters, lines)
     elif after != before:
         words = f"widen the trust policy of {setup.role!r}: {who} may assume it, too"
@@ -207,6 +215,8 @@ def apply(clients: ServiceClients, existing: Existing, setup: Setup, done: Calla
         try:
             response = _call(clients, step, is_role_new="create_role" in operations)
         except HwsignerError as error:
+            if step.operation == "create_role" and not setup.boundary and _CREATE_ROLE in error.hint:
+                error.hint = f"{error.hint}. {_BOUNDARY}"
             raise _with_what_was_made(error, made) from error
         existing = _after(existing, step, response)
         left = plan(existing, setup)
@@ -221,7 +231,8 @@ def _call(clients: ServiceClients, step: Step, *, is_role_new: bool) -> Mapping[
     """Make a step's call. If the role is new, wait until it is visible everywhere in AWS."""
     service: ServiceClient = getattr(clients, step.service)
     for pause in _ROLE_PAUSES if is_role_new and step.operation in _WITH_ROLE else ():
-        found = service.call_unless(_NOT_VISIBLE, step.operation, **step.parameters)
+        policy = step.parameters.get("PolicyArn")  # If the message names it, there is no such policy.
+        found = service.call_unless(_NOT_VISIBLE, step.operation, naming=policy, **step.parameters)
         if found is not None:
             return found
         clients.say(f"AWS may not see the new role everywhere yet: waiting {pause} s")
@@ -246,11 +257,14 @@ def _after(existing: Existing, step: Step, response: Mapping[str, Any]) -> Exist
     parameters, role = step.parameters, existing.role
     if step.operation == "create_role" or role is None:
         document = json.loads(parameters["AssumeRolePolicyDocument"])
-        return replace(existing, role=Role.of({**response["Role"], "AssumeRolePolicyDocument": document}))
+        made = Role.of({**response["Role"], "AssumeRolePolicyDocument": document})
+        return replace(existing, role=replace(made, boundary=parameters.get("PermissionsBoundary", "")))
     if step.operation == "update_assume_role_policy":
         role = replace(role, trust_policy=json.loads(parameters["PolicyDocument"]))
     elif step.operation == "update_role":
         role = replace(role, max_session_duration=parameters["MaxSessionDuration"])
+    elif step.operation == "put_role_permissions_boundary":
+        role = replace(role, boundary=parameters["PermissionsBoundary"])
     else:
         role = replace(role, policies=(*role.policies, parameters["PolicyArn"]))
     return replace(existing, role=role)

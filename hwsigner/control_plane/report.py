@@ -157,9 +157,7 @@ def _facts(
     sections = {
         "trust anchor": list(_of_anchor(anchor, facts, authorities)) if anchor else [],
         "profile": list(_of_profile(profile)) if profile else [],
-        "role": [f"{role['RoleName']}, sessions of up to {role.get('MaxSessionDuration', DEFAULT_DURATION)} s"]
-        if role
-        else [],
+        "role": [_of_role(role)] if role else [],
         "who may assume it": who_may_assume(document),
         "ways to the role": list(_ways(facts, document, request.role_arn)) if role else [],
         "certificate": list(_of_certificate(chain, facts)) if chain else ["none was given, so none was compared"],
@@ -192,6 +190,12 @@ def _of_profile(profile: Detail) -> Iterator[str]:
     for each in mappings or ():
         rules = ", ".join(rule["specifier"] for rule in each.get("mappingRules", ()))
         yield f"maps {each['certificateField']}: {rules}"
+
+
+def _of_role(role: Detail) -> str:
+    boundary = role.get("PermissionsBoundary", {}).get("PermissionsBoundaryArn")
+    limit = f", permissions boundary {boundary}" if boundary else ""
+    return f"{role['RoleName']}, sessions of up to {role.get('MaxSessionDuration', DEFAULT_DURATION)} s{limit}"
 
 
 def _ways(facts: Facts, document: Detail, role_arn: str) -> Iterator[str]:

@@ -68,6 +68,7 @@ class Role:
     trust_policy: Mapping[str, Any]
     max_session_duration: int
     policies: tuple[str, ...] = ()
+    boundary: str = ""  # The ARN of its permissions boundary; empty if it has none.
 
     @classmethod
     def of(cls, detail: Mapping[str, Any], policies: Sequence[str] = ()) -> Role:
@@ -80,7 +81,8 @@ class Role:
         document = detail.get("AssumeRolePolicyDocument")
         if not isinstance(document, Mapping):
             raise ServiceError(f"role {arn} has a trust policy that can't be read", "Look at it with aws iam get-role")
-        return cls(arn, name, document, detail.get("MaxSessionDuration", DEFAULT_DURATION), tuple(policies))
+        boundary = detail.get("PermissionsBoundary", {}).get("PermissionsBoundaryArn", "")
+        return cls(arn, name, document, detail.get("MaxSessionDuration", DEFAULT_DURATION), tuple(policies), boundary)
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,7 @@ class Setup:
     tags: Mapping[str, Sequence[str]]  # What a certificate must have, as `write_trust_policy` takes it.
     duration: int | None = None  # The longest session in seconds; None for the existing profile's, or one hour.
     policies: tuple[str, ...] = ()
+    boundary: str = ""  # The ARN of the role's permissions boundary; empty for none, or the existing role's.
     add_ca: bool = False  # Whether to add the CA to a trust anchor that has others.
     trust_anchor_arn: str = ""  # The one to use; empty to find or make one, as for the profile.
     profile_arn: str = ""
@@ -134,15 +137,21 @@ class Setup:
         if not _NAME.fullmatch(self.name):
             hint = "Give --name with letters, digits, spaces, _ and -"
             raise UsageError(f"{self.name[:100]!r} is not a name for a trust anchor and a Roles Anywhere profile", hint)
-        for arn in self.policies:
+        for arn, flag in self.managed_policies.items():
             if not _POLICY.fullmatch(arn):
                 hint = "Use an ARN such as arn:aws:iam::aws:policy/ReadOnlyAccess"
-                raise UsageError(f"--policy is {arn[:200]!r}, which is not a policy's ARN", hint)
+                raise UsageError(f"{flag} is {arn[:200]!r}, which is not a policy's ARN", hint)
+
+    @property
+    def managed_policies(self) -> dict[str, str]:
+        """The flag of each policy's ARN that was given."""
+        boundary = {self.boundary: "--permissions-boundary"} if self.boundary else {}
+        return {**dict.fromkeys(self.policies, "--policy"), **boundary}
 
     @property
     def accounts(self) -> dict[str, str]:
         """The account of each ARN that was given. AWS's own policies are in none."""
-        given = (self.trust_anchor_arn, self.profile_arn, *self.policies)
+        given = (self.trust_anchor_arn, self.profile_arn, *self.managed_policies)
         return {arn: account for arn in given if arn and (account := arn.split(":")[4]) != "aws"}
 
 
@@ -177,10 +186,10 @@ def read(clients: ServiceClients, setup: Setup) -> Existing:
         if account != clients.account:
             hint = "Use credentials of that account, for example with --aws-profile"
             raise UsageError(f"{arn} is of another account than the credentials, which are of {clients.account}", hint)
-    for arn in setup.policies:
+    for arn, flag in setup.managed_policies.items():
         if arn.split(":")[1] != clients.partition:
             hint = f"Use the ARN of a policy that begins with arn:{clients.partition}:"
-            raise UsageError(f"--policy is {arn}, and the region is in the partition {clients.partition}", hint)
+            raise UsageError(f"{flag} is {arn}, and the region is in the partition {clients.partition}", hint)
     anchors = [TrustAnchor.of(each) for each in clients.rolesanywhere.items("list_trust_anchors", "trustAnchors")]
     anchor = choose_anchor(anchors, setup)
     role = _read_role(clients, setup)

@@ -38,7 +38,7 @@ resource "aws_rolesanywhere_trust_anchor" "{label}" {{
 
 resource "aws_iam_role" "{label}" {{
   name                 = {role}
-  max_session_duration = {max_duration}
+  max_session_duration = {max_duration}{boundary}
 
   assume_role_policy = jsonencode({policy})
 }}
@@ -81,6 +81,7 @@ def cloudformation(setup: Setup, policy: Mapping[str, Any]) -> str:
             RoleName=setup.role,
             MaxSessionDuration=max(duration, DEFAULT_DURATION),
             AssumeRolePolicyDocument=for_trust_anchor(policy, anchor),
+            **({"PermissionsBoundary": setup.boundary} if setup.boundary else {}),
         ),
         "Profile": _resource(
             "RolesAnywhere::Profile",
@@ -112,6 +113,7 @@ def terraform(setup: Setup, policy: Mapping[str, Any]) -> str:
         bundle="\n".join(f"        {line}" for line in write_bundle(setup.cas).splitlines()),
         policy=_hcl(for_trust_anchor(policy, anchor), "  "),
         duration=duration,
+        boundary=f"\n  permissions_boundary = {_hcl(setup.boundary)}" if setup.boundary else "",
         max_duration=max(duration, DEFAULT_DURATION),
     )
 

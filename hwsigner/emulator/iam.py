@@ -14,11 +14,12 @@ from hwsigner.emulator.arns import parse_arn, partition_of
 from hwsigner.emulator.canonical import query_pairs
 from hwsigner.emulator.iam_parameters import MAX_TAGS, VERSION, Form
 from hwsigner.emulator.iam_policies import open_policy, read_policy
+from hwsigner.emulator.permissions import not_allowed, require
 from hwsigner.emulator.query import query_response
 from hwsigner.emulator.record import Record
 from hwsigner.emulator.refusals import IAM_NAMESPACE, RefusalError
 from hwsigner.emulator.resources import Role
-from hwsigner.emulator.vault import require
+from hwsigner.emulator.vault import Credentials
 from hwsigner.emulator.wire import Request, Response
 from hwsigner.emulator.world import World
 
@@ -65,7 +66,8 @@ class IamService:
         action = _ACTIONS[form.action]
         form.check(action.required, action.optional)
         call = _Call(signed.caller.account, partition_of(region), form, self._clock())
-        require(self._world.denied, signed.caller, f"iam:{form.action}", self._resource(call))
+        require(self._world, signed.caller, f"iam:{form.action}", self._resource(call))
+        self._check_boundary(call, signed.caller)
         result = action.run(self, call)
         return query_response(form.action, result, record.request_id, IAM_NAMESPACE)
 
@@ -81,7 +83,7 @@ class IamService:
             description=call.form.text("Description"),
             tags=call.form.tags(),
             created=call.now,
-            boundary=_boundary(call),
+            boundary=self._boundary(call),
             visible_from=call.now + timedelta(seconds=self._world.role_delay),
         )
         self._world.roles[role.arn] = role
@@ -107,7 +109,7 @@ class IamService:
 
     def put_role_permissions_boundary(self, call: _Call) -> None:
         """Set the permissions boundary."""
-        self._role(call).boundary = _boundary(call)
+        self._role(call).boundary = self._boundary(call)
 
     def delete_role_permissions_boundary(self, call: _Call) -> None:
         """Remove the permissions boundary."""
@@ -150,9 +152,9 @@ class IamService:
         return call.form.page(((key, {"Key": key, "Value": value}) for key, value in tags.items()), "Tags")
 
     def attach_role_policy(self, call: _Call) -> None:
-        """Attach a policy of AWS or of the caller's account. Whether it exists is not known here."""
+        """Attach a policy of AWS or of the caller's account."""
         role, arn = self._role(call), call.form.text("PolicyArn")
-        _check_policy(call, arn)
+        self._check_policy(call, arn)
         if arn not in role.policies and len(role.policies) == _MAX_POLICIES:
             raise RefusalError("LimitExceeded", 409, f"Cannot exceed quota for PoliciesPerRole: {_MAX_POLICIES}")
         role.policies = list(dict.fromkeys((*role.policies, arn)))
@@ -173,6 +175,24 @@ class IamService:
         """Return no inline policies: there are none here."""
         self._role(call)
         return call.form.page((), "PolicyNames")
+
+    def _boundary(self, call: _Call) -> str:
+        arn = call.form.text("PermissionsBoundary")
+        if arn:
+            self._check_policy(call, arn)
+        return arn
+
+    def _check_policy(self, call: _Call, arn: str) -> None:
+        match, known = _POLICY_ARN.fullmatch(arn), self._world.policies
+        is_there = known is None or arn in known
+        if not match or match[1] != call.partition or match[2] not in ("aws", call.account) or not is_there:
+            raise _missing(f"Policy {arn} does not exist or is not attachable.")
+
+    def _check_boundary(self, call: _Call, caller: Credentials) -> None:
+        """Refuse calls after which a role would not have the boundary that is required."""
+        wanted, action = self._world.required_boundary, call.form.action
+        if wanted and action in _OF_BOUNDARIES and call.form.text("PermissionsBoundary") != wanted:
+            raise not_allowed(caller, f"iam:{action}", self._resource(call), "identity-based policy")
 
     def _roles(self, call: _Call) -> Iterator[Role]:
         for role in list(self._world.roles.values()):
@@ -203,6 +223,7 @@ class _Action(NamedTuple):
 
 
 _PAGES = ("Marker", "MaxItems")
+_OF_BOUNDARIES = ("CreateRole", "PutRolePermissionsBoundary", "DeleteRolePermissionsBoundary")
 _ACTIONS = {
     "CreateRole": _Action(
         IamService.create_role,
@@ -226,19 +247,6 @@ _ACTIONS = {
     "ListAttachedRolePolicies": _Action(IamService.list_attached_role_policies, optional=_PAGES),
     "ListRolePolicies": _Action(IamService.list_role_policies, optional=_PAGES),
 }
-
-
-def _boundary(call: _Call) -> str:
-    arn = call.form.text("PermissionsBoundary")
-    if arn:
-        _check_policy(call, arn)
-    return arn
-
-
-def _check_policy(call: _Call, arn: str) -> None:
-    match = _POLICY_ARN.fullmatch(arn)
-    if not match or match[1] != call.partition or match[2] not in ("aws", call.account):
-        raise _missing(f"Policy {arn} does not exist or is not attachable.")
 
 
 def _path(role: Role) -> str:

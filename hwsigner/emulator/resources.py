@@ -149,7 +149,7 @@ class Role:
         tags: its tags in IAM. They have no effect on sessions.
         policies: the ARNs of the attached policies. They have no effect on sessions.
         created: when it was made.
-        boundary: the ARN of its permissions boundary; empty if it has none. It has no effect on sessions.
+        boundary: the ARN of its permissions boundary; empty if it has none.
         visible_from: when Roles Anywhere sees it; None for always.
     """
 

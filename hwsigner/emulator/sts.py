@@ -11,12 +11,13 @@ from hwsigner.emulator.arns import parse_arn
 from hwsigner.emulator.assuming import Assumption
 from hwsigner.emulator.canonical import query_pairs
 from hwsigner.emulator.iam_parameters import Form
+from hwsigner.emulator.permissions import require, role_of
 from hwsigner.emulator.query import query_response
 from hwsigner.emulator.record import Record
 from hwsigner.emulator.refusals import STS_NAMESPACE, RefusalError, denied
 from hwsigner.emulator.resources import Role
 from hwsigner.emulator.signature import claimed_service
-from hwsigner.emulator.vault import Credentials, Vault, matches
+from hwsigner.emulator.vault import Credentials, Vault
 from hwsigner.emulator.wire import Request, Response
 from hwsigner.emulator.world import World
 
@@ -106,21 +107,16 @@ class StsService:
     def _permitted(self, caller: Credentials, form: Form) -> Role:
         """Return the role, if its trust policy lets the caller in and no test denies it. Source identities persist."""
         role = self._world.roles.get(form.text("RoleArn"))
-        assumption = Assumption(caller, self._role_of(caller), form.text("RoleSessionName"), form.text("ExternalId"))
+        assumption = Assumption(
+            caller, role_of(self._world, caller), form.text("RoleSessionName"), form.text("ExternalId")
+        )
         if role is None:
             raise _refusal(caller, "sts:AssumeRole", form, "the role does not exist")
         for action in ("sts:AssumeRole", *(["sts:SetSourceIdentity"] if caller.source_identity else [])):
-            reason = assumption.refusal(role, action)
-            if any(matches(action, pattern) for pattern in self._world.denied):
-                reason = f"{action} is denied to every caller"
-            if reason:
+            require(self._world, caller, action, role.arn)
+            if reason := assumption.refusal(role, action):
                 raise _refusal(caller, action, form, reason)
         return role
-
-    def _role_of(self, caller: Credentials) -> str:
-        """Return the ARN of the role whose session the caller has, or an empty string."""
-        role_id, _, session_name = caller.user_id.partition(":")
-        return next((arn for arn, each in self._world.roles.items() if session_name and each.id == role_id), "")
 
 
 def _refusal(caller: Credentials, action: str, form: Form, reason: str) -> RefusalError:

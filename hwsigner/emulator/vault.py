@@ -1,16 +1,14 @@
-"""The credentials that the emulator accepts, and what callers may do: everything, except actions that a test denies."""
+"""The credentials that the emulator accepts, and the names of actions."""
 
 from __future__ import annotations
 
 import base64
 import re
 import secrets
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from fnmatch import fnmatchcase
 
-from hwsigner.emulator.refusals import denied
 from hwsigner.errors import UsageError
 
 _KEY_ID_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
@@ -100,16 +98,3 @@ def check_action(pattern: str) -> str:
 def matches(action: str, pattern: str) -> bool:
     """Return whether an action is one of those that a name with wildcards means, in upper or lower case."""
     return fnmatchcase(action.lower(), pattern.lower())
-
-
-def require(denied_actions: Mapping[str, str], caller: Credentials, action: str, resource: str) -> None:
-    """Check that a caller may do an action. The resource is the ARN of what the action is about, or "*".
-
-    Denied actions come with the kind of policy that does not allow them.
-    """
-    for pattern, policy in denied_actions.items():
-        if matches(action, pattern):
-            raise denied(
-                f"User: {caller.arn} is not authorized to perform: {action} on resource: {resource} "
-                f"because no {policy} allows the {action} action"
-            )

@@ -28,6 +28,9 @@ class World:
         rate: how many requests a second the control plane takes for each kind of resource; None for any number.
         role_delay: for how many seconds after CreateRole the role is not visible to Roles Anywhere.
         denied: the actions that no caller may do, such as "iam:PassRole" or "iam:*", and what does not allow them.
+        policies: the managed policies that there are, by ARN, with the actions that each allows; None if there is every
+            one, and allows everything.
+        required_boundary: the permissions boundary that a role must have; empty if none is required.
     """
 
     trust_anchors: dict[str, TrustAnchor] = field(default_factory=dict)
@@ -40,6 +43,8 @@ class World:
     denied: dict[str, str] = field(default_factory=dict)
     rate: float | None = None
     role_delay: float = 0
+    policies: dict[str, tuple[str, ...]] | None = None
+    required_boundary: str = ""
 
     @property
     def account(self) -> str:

@@ -13,6 +13,7 @@ from hwsigner.emulator import Emulator, Role
 from hwsigner.emulator.iam_policies import read_policy
 
 OTHER = "arn:aws:iam::999999999999:role/path/other"
+BOUNDARY = "arn:aws:iam::123456789012:policy/limits"
 BOTH = ["sts:AssumeRole", "sts:SetSourceIdentity"]
 
 
@@ -93,6 +94,21 @@ def test_denied_action_is_refused(emulator: Emulator) -> None:
     other(emulator, "*")
     emulator.deny("sts:AssumeRole")
     assert refused(sts(emulator).assume_role, RoleArn=OTHER, RoleSessionName="s1")[0] == "AccessDenied"
+
+
+@pytest.mark.parametrize(("allowed", "is_refused"), [(("s3:*",), True), (("s3:*", "sts:Assume*"), False)])
+def test_session_may_not_do_what_the_boundary_of_its_role_does_not_allow(
+    emulator: Emulator, caller: Caller, allowed: tuple[str, ...], is_refused: bool
+) -> None:
+    other(emulator, emulator.role_arn)
+    emulator.world.policies = {BOUNDARY: (*allowed, "sts:SetSourceIdentity")}
+    emulator.world.roles[emulator.role_arn].boundary = BOUNDARY
+    if not is_refused:
+        assume(sts(emulator, caller))
+        return
+    code, message = refused(sts(emulator, caller).assume_role, RoleArn=OTHER, RoleSessionName="s1")
+    assert code == "AccessDenied"
+    assert message.endswith("because no permissions boundary allows the sts:AssumeRole action")
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,26 @@ def test_permissions_boundary_is_kept_and_shown(iam: Any) -> None:
     assert iam.get_role(**web)["Role"]["PermissionsBoundary"] == shown
 
 
+def test_boundary_that_is_required_is_the_only_one_that_a_role_may_have(emulator: Emulator, iam: Any) -> None:
+    emulator.world.required_boundary = READ_ONLY
+    web, other = {"RoleName": "web"}, "arn:aws:iam::aws:policy/PowerUserAccess"
+    create, put = iam.create_role, iam.put_role_permissions_boundary
+    assert refused(lambda: create(**web, AssumeRolePolicyDocument=OPEN))[:2] == (403, "AccessDenied")
+    create(**web, AssumeRolePolicyDocument=OPEN, PermissionsBoundary=READ_ONLY)
+    assert refused(lambda: put(**web, PermissionsBoundary=other))[:2] == (403, "AccessDenied")
+    assert refused(lambda: iam.delete_role_permissions_boundary(**web))[:2] == (403, "AccessDenied")
+
+
+def test_policies_that_the_world_does_not_have_are_refused(emulator: Emulator, iam: Any) -> None:
+    emulator.world.policies = {READ_ONLY: ()}
+    other = "arn:aws:iam::aws:policy/ReadOnlyAcces"
+    web = {"RoleName": "web", "AssumeRolePolicyDocument": OPEN}
+    assert refused(lambda: iam.create_role(**web, PermissionsBoundary=other))[:2] == (404, "NoSuchEntity")
+    iam.create_role(**web, PermissionsBoundary=READ_ONLY)
+    attach = iam.attach_role_policy
+    assert refused(lambda: attach(RoleName="web", PolicyArn=other))[:2] == (404, "NoSuchEntity")
+
+
 def program(iam: Any) -> Iterator[Callable[[], Any]]:
     """The calls of a program that sets up a role, and then takes everything down."""
     web = {"RoleName": "web"}

@@ -146,11 +146,11 @@ def test_trust_policy_of_the_config_file_is_judged(config: Path, caller: Caller)
         assert emulator.requests[0].reason.endswith("statement 1 denies it")
 
 
-@pytest.mark.parametrize("principal", ["*", {"Service": "*"}])
-def test_trust_policy_that_iam_refuses_is_refused(config: Path, principal: object) -> None:
+@pytest.mark.parametrize(("principal", "words"), [("*", "IAM refuses such a trust policy"), ({"Service": "*"}, "Serv")])
+def test_trust_policy_that_iam_refuses_is_refused(config: Path, principal: object, words: str) -> None:
     path = config.parent / "other" / "policy.json"
     path.write_text(json.dumps({"Statement": {**POLICY, "Principal": principal}}))
-    with pytest.raises(ConfigError, match="IAM refuses such a trust policy|Service") as caught:
+    with pytest.raises(ConfigError, match=words) as caught:
         load_world(config)
     assert str(path) in caught.value.message
 

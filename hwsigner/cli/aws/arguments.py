@@ -31,6 +31,7 @@ CA_AND_ROLE = (
     Flag("ca", "certificates of the CA for the trust anchor", "FILE"),
     Flag("role", "name of the role", "NAME"),
 )
+BOUNDARY = Flag("permissions-boundary", "ARN of the policy that limits what the role may do", "ARN")
 NAME = Flag("name", "name of the trust anchor and the Roles Anywhere profile (default: the role's)", "NAME")
 MATCH = (
     Flag(

@@ -11,6 +11,7 @@ from hwsigner.aws.region import parse_canonical_arn
 from hwsigner.cli.asking import ask
 from hwsigner.cli.aws.arguments import (
     AWS,
+    BOUNDARY,
     CA_AND_ROLE,
     MATCH,
     NAME,
@@ -45,6 +46,7 @@ _FLAGS = (
     NAME,
     Flag("duration", _LONGEST, "SECONDS", session_duration),
     Flag("policy", "ARN of a policy to attach to the role; repeatable", "ARN", many=True),
+    BOUNDARY,
     Flag("trust-anchor-arn", "trust anchor to use, if several match", "ARN"),
     Flag("profile-arn", "Roles Anywhere profile to use, if several match", "ARN"),
     switch("add-ca", "add the CA to a trust anchor that has another one, for a rollover"),
@@ -124,6 +126,7 @@ def _setup(arguments: Arguments) -> Setup:
         tags=tags,
         duration=arguments.duration,
         policies=tuple(arguments.policy),
+        boundary=arguments.permissions_boundary or "",
         add_ca=arguments.add_ca,
         trust_anchor_arn=settings.trust_anchor_arn or "",
         profile_arn=settings.profile_arn or "",

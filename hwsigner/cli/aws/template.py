@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hwsigner.cli.aws.arguments import CA_AND_ROLE, CERTIFICATE, MATCH, NAME, read_ca, read_leaf, warn_of_leaves
+from hwsigner.cli.aws.arguments import (
+    BOUNDARY,
+    CA_AND_ROLE,
+    CERTIFICATE,
+    MATCH,
+    NAME,
+    read_ca,
+    read_leaf,
+    warn_of_leaves,
+)
 from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.cli.process import report
 from hwsigner.config.flags import KEY, Flag, session_duration
@@ -27,7 +36,7 @@ def add_arguments(parser: Parser) -> None:
     """Add the format, the certificates, and the flags."""
     parser.add_argument("format", metavar="|".join(TEMPLATES), help="whose template to print")
     parser.add_argument("certificates", metavar="CERTIFICATE", nargs="*", help=CERTIFICATE)
-    parser.add_flags(CA_AND_ROLE, MATCH, (NAME, _DURATION), KEY)
+    parser.add_flags(CA_AND_ROLE, MATCH, (NAME, _DURATION, BOUNDARY), KEY)
 
 
 def run(arguments: Arguments) -> int:
@@ -39,7 +48,8 @@ def run(arguments: Arguments) -> int:
     certificates = [read_leaf(arguments.settings, text) for text in arguments.certificates]
     tags = compared_tags(arguments.match, certificates)
     check_characters(tags)
-    setup = Setup(arguments.name or arguments.role, arguments.role, cas, tags, arguments.duration)
+    name, boundary = arguments.name or arguments.role, arguments.permissions_boundary or ""
+    setup = Setup(name, arguments.role, cas, tags, arguments.duration, boundary=boundary)
     policy = checked_policy(tags, certificates, _PLACEHOLDER)
     warn_of_leaves(certificates)
     print(TEMPLATES[arguments.format](setup, policy))

@@ -10,9 +10,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from hwsigner.emulator.certificates import anchor_problem
 from hwsigner.emulator.control.calls import Call, Kind, base_detail
+from hwsigner.emulator.permissions import require
 from hwsigner.emulator.refusals import invalid
 from hwsigner.emulator.resources import TrustAnchor
-from hwsigner.emulator.vault import require
 
 # AWS's quotas of a region.
 MAX_ANCHORS = 50
@@ -97,7 +97,7 @@ def _check_service_linked_role(call: Call) -> None:
     if not any(account in arn for arn in call.world.trust_anchors):
         name = "aws-service-role/rolesanywhere.amazonaws.com/AWSServiceRoleForRolesAnywhere"
         role = f"arn:{prefix.split(':')[1]}:iam::{call.caller.account}:role/{name}"
-        require(call.world.denied, call.caller, "iam:CreateServiceLinkedRole", role)
+        require(call.world, call.caller, "iam:CreateServiceLinkedRole", role)
 
 
 def _refuse_distribution_points(call: Call) -> None:

@@ -14,10 +14,10 @@ from hwsigner.emulator.canonical import query_pairs
 from hwsigner.emulator.control.calls import Call
 from hwsigner.emulator.control.operations import OPERATIONS, Operation
 from hwsigner.emulator.control.shapes import Items, Whole
+from hwsigner.emulator.permissions import require
 from hwsigner.emulator.rates import Rates
 from hwsigner.emulator.record import Record
 from hwsigner.emulator.refusals import RefusalError, invalid, json_response
-from hwsigner.emulator.vault import require
 from hwsigner.emulator.wire import Request, Response
 from hwsigner.emulator.world import World
 
@@ -92,5 +92,5 @@ class ControlPlane:
         given = {**_read_query(operation, record.request), **_read_body(record.request), **in_path}
         members = operation.input.read(given, "")
         call = Call(self._world, signed.caller, signed.authorization.region, members, self._clock())
-        require(self._world.denied, signed.caller, f"rolesanywhere:{operation.name}", call.resource)
+        require(self._world, signed.caller, f"rolesanywhere:{operation.name}", call.resource)
         return json_response(operation.status, operation.run(call))

@@ -6,10 +6,10 @@ import json
 from typing import Any
 
 from hwsigner.emulator.control.calls import Call, Kind, base_detail, not_found
+from hwsigner.emulator.permissions import require
 from hwsigner.emulator.refusals import denied, invalid
 from hwsigner.emulator.resources import Profile
 from hwsigner.emulator.tags import Mappings, parse_mappings
-from hwsigner.emulator.vault import require
 from hwsigner.errors import ConfigError
 
 MAX_PROFILES = 250
@@ -112,7 +112,7 @@ def _check(call: Call) -> None:
     for role in call.members.get("roleArns", ()):
         if role.split(":")[4] != call.caller.account:
             raise denied("Cross-account pass role is not allowed.", f"{role} is of another account than the caller")
-        require(call.world.denied, call.caller, "iam:PassRole", role)
+        require(call.world, call.caller, "iam:PassRole", role)
         known = call.world.roles.get(role)
         if known is not None and not known.is_visible(call.now):
             raise not_found("role", role)

@@ -19,6 +19,7 @@ import certs
 from emulator.material import Form, certificate
 from hwsigner.aws.apis import ServiceClient
 from hwsigner.config import profiles
+from hwsigner.control_plane import plan
 from hwsigner.emulator import Emulator, Fault, World
 from json_output import read
 from scene import Outcome
@@ -26,6 +27,7 @@ from terminals import Terminal
 
 REGION = "us-east-1"
 MATCH = "CN=bamboo-01,OU=devops"
+BOUNDARY = "arn:aws:iam::123456789012:policy/limits"
 READ_ONLY = "arn:aws:iam::aws:policy/ReadOnlyAccess"
 KEYS = {"AWS_ACCESS_KEY_ID": "AKIDADMIN", "AWS_SECRET_ACCESS_KEY": "an-admins-secret"}
 PROGRAM = [sys.executable, "-m", "hwsigner"]
@@ -394,6 +396,45 @@ def test_boundary_that_does_not_allow_a_call_is_named(place: Place) -> None:
     assert "Ask for a permissions boundary that allows iam:CreateRole" in refused.err
 
 
+def test_boundary_that_the_organisation_requires_is_asked_for_and_kept(place: Place) -> None:
+    place.emulator.world.required_boundary = BOUNDARY
+    refused = place.setup()
+    assert refused.status == 5
+    assert "lacks iam:CreateRole" in refused.err
+    assert "If it allows only roles with a permissions boundary, give that with --permissions-boundary" in refused.err
+    flag = f"--permissions-boundary={BOUNDARY}"
+    made = place.setup(flag)
+    assert (made.status, f"with the permissions boundary {BOUNDARY}" in made.err) == (0, True)
+    assert place.role()["PermissionsBoundary"]["PermissionsBoundaryArn"] == BOUNDARY
+    for flags in ([flag], []):
+        assert "There is nothing to do" in place.setup("--plan", *flags).out
+    report = place.call("aws", "check", "--profile=web", f"--endpoint={place.emulator.url}")
+    assert f"permissions boundary {BOUNDARY}" in " ".join(report.out.split())
+
+
+def test_boundary_of_a_role_that_has_another_is_replaced_before_its_trust_policy_is_widened(place: Place) -> None:
+    policy = json.dumps({"Version": "2012-10-17", "Statement": EC2})
+    role = {"RoleName": "web", "AssumeRolePolicyDocument": policy}
+    place.client("iam").create_role(**role, PermissionsBoundary=READ_ONLY)
+    shown = json.loads(place.setup(f"--permissions-boundary={BOUNDARY}", "--plan", "--json").out)
+    calls = ["create_trust_anchor", "put_role_permissions_boundary", "update_assume_role_policy", "create_profile"]
+    assert [each["call"] for each in shown["steps"]] == calls
+    assert f"becomes {BOUNDARY}, not {READ_ONLY}" in shown["steps"][1]["words"]
+    assert place.setup(f"--permissions-boundary={BOUNDARY}").status == 0
+    assert place.role()["PermissionsBoundary"]["PermissionsBoundaryArn"] == BOUNDARY
+
+
+def test_policy_that_does_not_exist_is_named_without_waiting_for_the_role(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.emulator.world.policies = {READ_ONLY: ("*",)}
+    monkeypatch.setattr(plan, "sleep", lambda _: pytest.fail("waited"))
+    mistyped = place.setup("--policy", "arn:aws:iam::aws:policy/ReadOnlyAcces")
+    assert mistyped.status == 5
+    assert "NoSuchEntity: Policy arn:aws:iam::aws:policy/ReadOnlyAcces does not exist" in mistyped.err
+    assert place.setup("--policy", READ_ONLY).status == 0
+
+
 MAKING = (
     *("rolesanywhere:ListTrustAnchors", "rolesanywhere:CreateTrustAnchor"),
     *("rolesanywhere:ListProfiles", "rolesanywhere:CreateProfile"),
@@ -464,6 +505,12 @@ def test_answer_that_is_not_from_aws_is_never_taken_for_an_empty_one(
         (["--trust-anchor-arn", "arn:nonsense"], MATCH, "not a trust anchor ARN"),
         (["--profile", "a b"], MATCH, "not a valid profile name"),
         (["--policy", "ReadOnlyAccess"], MATCH, "not a policy's ARN"),
+        (
+            ["--permissions-boundary", "limits"],
+            MATCH,
+            "--permissions-boundary is 'limits', which is not a policy's ARN",
+        ),
+        (["--permissions-boundary", "arn:aws-cn:iam::aws:policy/x"], MATCH, "the region is in the partition aws"),
         (["--policy", "arn:aws-cn:iam::aws:policy/ReadOnlyAccess"], MATCH, "the region is in the partition aws"),
         (["--policy", "arn:aws:iam::999999999999:policy/x"], MATCH, "of another account than the credentials"),
         (["--trust-anchor-arn", FOREIGN], MATCH, "of another account than the credentials"),

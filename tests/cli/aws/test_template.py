@@ -140,6 +140,15 @@ def test_terraform_configuration_has_the_same_resources(template: Callable[..., 
     assert [name for each in parsed["output"] for name in each] == ["trust_anchor_arn", "profile_arn", "role_arn"]
 
 
+def test_role_has_the_permissions_boundary_that_is_given(template: Callable[..., Outcome]) -> None:
+    boundary = "arn:aws:iam::123456789012:policy/limits"
+    arguments = ("--match=CN=web", f"--permissions-boundary={boundary}")
+    assert resources(template("cloudformation", *arguments))["Role"]["PermissionsBoundary"] == boundary
+    role = parse(template("terraform", *arguments).out)["resource"][1]["aws_iam_role"]["role_web"]
+    assert role["permissions_boundary"] == boundary
+    assert template("terraform", "--match=CN=web", "--permissions-boundary=limits").status == 2
+
+
 def test_terraform_escapes_what_would_be_a_template() -> None:
     from hwsigner.control_plane.templates import _hcl
 
