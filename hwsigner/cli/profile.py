@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hwsigner.aws.config_lines import edit_config_file
 from hwsigner.aws.region import check_known_arns, check_region, parse_role_arn
 from hwsigner.cli.parser import Arguments, CommandModule, Parser
-from hwsigner.cli.process import print_outcome, report
+from hwsigner.cli.process import print_outcome
 from hwsigner.cli.without_secrets import URIS, without_secret
 from hwsigner.config.flags import (
     AGENT,
@@ -31,7 +31,6 @@ from hwsigner.config.profiles import (
     change_profile,
     check_name,
     in_full_if_there,
-    no_profiles,
     profile,
     profiles,
     remove_profile,
@@ -48,6 +47,7 @@ if TYPE_CHECKING:
 HELP = "add, edit, show, remove and list profiles"
 
 _ACTIONS = ("add", "edit", "show", "remove", "list")
+_COLUMNS = ("PROFILE", "FILE", "ACCOUNT", "ROLE", "REGION", "KEY", "CERTIFICATE", "RENEWAL", "PROBLEM")
 _FLAGS = (
     SYSTEM,
     switch("replace", "add: replace a profile of that name"),
@@ -201,12 +201,15 @@ def _show(found: Profile, *, as_json: bool) -> int:
 def _list(arguments: Arguments, name: str | None) -> int:
     if name is not None:
         raise UsageError("profile list takes no other arguments", "Write hwsigner profile list")
-    found = {each: one.file for each, one in sorted(profiles(os.environ, system=arguments.system).items())}
+    from hwsigner.cli.status import ABOUT_KEYS, data_of, print_rows, row_of
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnsafeKeyWarning)  # The commands that use a profile say it.
+        rows = [
+            row_of(found, tokens=False) for _, found in sorted(profiles(os.environ, system=arguments.system).items())
+        ]
     if arguments.json:
-        print(json.dumps({"profiles": [{"name": each, "file": file} for each, file in found.items()]}, indent=2))
-    elif found:
-        for each, file in found.items():
-            print(f"{printable(each)}\t{printable(file)}")
+        print(json.dumps({"profiles": [data_of(row) for row in rows]}, indent=2))
     else:
-        report(no_profiles())
+        print_rows(rows, _COLUMNS, (("PROFILE", "ACCOUNT", "ROLE", "REGION"), ABOUT_KEYS, ("PROFILE", "FILE")))
     return 0

@@ -99,6 +99,12 @@ def unit_folder(*, system: bool) -> str:
     return os.path.join(os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config"), "systemd", "user")
 
 
+def is_timer_enabled(name: str, *, system: bool) -> bool:
+    """Return whether systemd starts the timer of a profile at a boot, or at this user's login. Nothing is run."""
+    folders = [unit_folder(system=system)] + ([] if system else ["/etc/systemd/user"])
+    return any(os.path.lexists(f"{folder}/timers.target.wants/hwsigner-renew@{name}.timer") for folder in folders)
+
+
 def _replace(path: str, text: str) -> bool:
     """Write a drop-in, or remove it if there is no text. Return whether that changes something."""
     with suppress(FileNotFoundError), open(path, "rb") as old:

@@ -104,9 +104,11 @@ def test_profiles(call: Call, tmp_path: Path) -> None:
     shown = read(call("profile", "show", "web", JSON), "profile", alone=True)
     values = {"region": "eu-west-1", "pkcs8-password": "…", "private-key": "file:/k"}
     assert shown == {**changed, "values": values}
-    assert read(call("profile", "list", JSON), "profile", alone=True) == {"profiles": [changed]}
-    status = read(call("status", JSON), "status", status=1)
-    assert status["profiles"][0].keys() == {"name", "file", "key", "certificate", "agent", "problem"}
+    (listed,) = read(call("profile", "list", JSON), "profile", alone=True)["profiles"]
+    (shown,) = read(call("status", JSON), "status", status=1)["profiles"]
+    assert shown == {**listed, "works": False, "agent": None}
+    assert changed.items() <= listed.items()
+    assert [name for name in shown if f"`{name}`" not in documented()["status"]] == []
     findings = read(call("doctor", JSON), "doctor", status=1)["findings"]
     assert findings[0].keys() == {"id", "found", "why", "fix", "profile"}
     assert read(call("profile", "remove", "web", JSON), "profile", alone=True) == changed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import subprocess
@@ -285,12 +286,20 @@ class TestList:
         Path(profiles.SYSTEM_FILE).parent.mkdir()
         Path(profiles.SYSTEM_FILE).write_text('[profile.web]\n[profile.sys]\npkcs8-password = "hunter2"\n')
         call("profile", "add", "web", "--region=x")
-        assert call("profile", "list") == Outcome(0, f"sys\t{profiles.SYSTEM_FILE}\nweb\t{user_file}\n", "")
+        rest = "no timer\tthe profile names no certificate\n"
+        sys, web = f"sys\t{profiles.SYSTEM_FILE}\t\t\t\t\t\t{rest}", f"web\t{user_file}\t\t\tx\t\t\t{rest}"
+        assert call("profile", "list") == Outcome(0, sys + web, "")
+
+    def test_list_looks_for_no_certificate_in_a_token(self, call: Call) -> None:
+        call("profile", "add", "web", "--certificate=pkcs11:object=web?module-path=/absent.so")
+        assert json.loads(call("profile", "list", "--json").out)["profiles"][0]["certificate"] is None
+        assert "/absent.so" not in call("profile", "list").out
+        assert "/absent.so" in call("status").out
 
     def test_control_characters_are_escaped(self, call: Call, user_file: Path) -> None:
         user_file.parent.mkdir(parents=True)
         user_file.write_text('[profile."a\\u001b[2J"]\n')
-        assert call("profile", "list").out == f"a\\x1b[2J\t{user_file}\n"
+        assert call("profile", "list").out.startswith(f"a\\x1b[2J\t{user_file}\t")
 
     @pytest.mark.parametrize("extra", ["web", "--region=x"])
     def test_list_takes_no_other_arguments(self, extra: str, call: Call) -> None:

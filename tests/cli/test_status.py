@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 import certs
 from agent.homes import Home, run_agent
@@ -18,6 +19,8 @@ from emulators import InProcessSoftHSM
 from hwsigner.agent import client
 from hwsigner.config import profiles
 from hwsigner.emulator import Emulator, Fault
+from hwsigner.enrolment import pace
+from hwsigner.errors import SigningKeyError
 from json_output import read
 from scene import Outcome
 
@@ -73,6 +76,111 @@ class TestStatus:
         assert "Access denied" in found["bad"]["problem"]
         assert [line.split("\t")[0] for line in lines] == ["PROFILE", "bad", "web"]
         assert lines[2].split("\t")[3:5] == [expiration, "ready, user's agent"]
+
+    def test_role_account_and_region_are_shown(self, home: Home, call: Call) -> None:
+        home.write_profiles(web={}, west={"region": "eu-west-1"}, bad={"role-arn": "web"})
+        found = status(call)
+        fields = call("status").out.splitlines()[2].split("\t")
+        assert (found["web"]["role"], found["web"]["account"]) == (home.emulator.role_arn, "123456789012")
+        assert (found["web"]["region"], found["west"]["region"]) == ("us-east-1", "eu-west-1")
+        assert (found["bad"]["role"], found["bad"]["account"]) == ("web", None)
+        assert (fields[0], *fields[6:]) == (
+            "web",
+            "likely",
+            "123456789012",
+            "hwsigner-demo",
+            "us-east-1",
+            "no timer",
+        )
+
+    def test_works_says_whether_there_is_a_session_now(self, home: Home, call: Call) -> None:
+        home.write_profiles(web={}, bad={"role-arn": "web"}, idle={}, locked={})
+        assert {name: one["works"] for name, one in status(call).items()} == {
+            "web": None,
+            "bad": False,
+            "idle": None,
+            "locked": None,
+        }
+        with run_agent(home) as running:
+            running.get()
+            call("agent", "lock", "locked")
+            found = status(call)
+        assert {name: one["works"] for name, one in found.items()} == {
+            "web": True,
+            "bad": False,
+            "idle": None,
+            "locked": False,
+        }
+
+    @pytest.mark.parametrize(("of_system", "expected"), [(True, "system"), (False, "user")])
+    def test_enabled_timer_renews_a_certificate_with_an_issuer(
+        self, home: Home, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_system: bool, expected: str
+    ) -> None:
+        monkeypatch.setattr(pace, "unit_folder", lambda *, system: str(tmp_path / ("etc" if system else "config")))
+        home.write_profiles(web={"issuer-command": "/bin/true"}, plain={})
+        if of_system:
+            Path(profiles.SYSTEM_FILE).parent.mkdir()
+            Path(home.environ["XDG_CONFIG_HOME"], "hwsigner", "config.toml").rename(profiles.SYSTEM_FILE)
+            monkeypatch.setattr("hwsigner.cli.status.SYSTEM_FILE", profiles.SYSTEM_FILE)
+        assert status(call)["web"]["renewedBy"] is None
+        for folder in ("etc", "config"):
+            for name in ("web", "plain") if (folder == "etc") == of_system else ():
+                wants = tmp_path / folder / "timers.target.wants"
+                wants.mkdir(exist_ok=True, parents=True)
+                (wants / f"hwsigner-renew@{name}.timer").symlink_to("/absent")
+        assert {name: one["renewedBy"] for name, one in status(call).items()} == {"web": expected, "plain": None}
+        assert call("profile", "list").out.splitlines()[1].split("\t")[7] == f"{expected}'s timer"
+
+    @pytest.mark.parametrize(
+        ("change", "problem"),
+        [
+            (lambda key: key.unlink(), "can't read KEY: No such file or directory"),
+            (lambda key: (key.unlink(), key.mkdir()), "can't read KEY: Is a directory"),
+            (lambda key: key.write_bytes(b""), "KEY has no private key"),
+            (
+                lambda key: key.write_text("-----BEGIN PRIVATE KEY-----\n"),
+                "KEY is not a key or certificate file: the PRIVATE @ block has no matching BEGIN and END lines",
+            ),
+            (
+                lambda key: certs.write_key(key, ec.generate_private_key(ec.SECP256R1())),
+                "the key KEY is not that of certificate CERTIFICATE",
+            ),
+        ],
+        ids=["missing", "folder", "empty", "damaged", "another"],
+    )
+    def test_key_file_that_cannot_sign_for_the_certificate_is_a_problem(
+        self, home: Home, call: Call, change: Callable[[Path], object], problem: str
+    ) -> None:
+        key = home.folder / "web.key"
+        change(key)
+        expected = (
+            problem.replace("KEY", str(key)).replace("@", "KEY").replace("CERTIFICATE", str(home.folder / "web.pem"))
+        )
+        found = status(call)["web"]
+        assert (found["problem"], found["works"]) == (expected, False)
+        listed = json.loads(call("profile", "list", "--json").out)["profiles"][0]
+        assert listed["problem"] == expected
+        assert listed.items() <= found.items()
+
+    def test_key_file_of_a_tpm_that_is_missing_is_a_problem(self, home: Home, call: Call) -> None:
+        home.write_profiles(web={"private-key": "tpm2:path=/absent.tss2"})
+        assert status(call)["web"]["problem"] == "can't read /absent.tss2: No such file or directory"
+
+    def test_encrypted_key_file_is_no_problem(self, home: Home, call: Call) -> None:
+        home.encrypted_key("web")
+        assert status(call)["web"]["problem"] is None
+
+    def test_key_file_that_only_the_agent_can_read_is_a_problem_without_an_agent(
+        self, home: Home, call: Call, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(*_: object, **__: object) -> None:
+            raise SigningKeyError("can't read it") from PermissionError(13, "Permission denied")
+
+        with run_agent(home) as running:
+            running.get()
+            monkeypatch.setattr("hwsigner.cli.status.open_key", refuse)
+            assert (status(call)["web"]["works"], status(call)["web"]["problem"]) == (True, None)
+        assert (status(call)["web"]["works"], status(call)["web"]["problem"]) == (False, "can't read it")
 
     def test_certificate_that_expires_last_is_shown_when_there_is_a_renewal(self, home: Home, call: Call) -> None:
         path = home.folder / "web.pem"
@@ -205,9 +313,10 @@ class TestStatus:
         home.write_profiles(web={}, **{"a-rather-long-name-of-a-profile": {}})
         monkeypatch.setenv("COLUMNS", "80")
         monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
-        lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in call("status").out.splitlines()]
-        assert lines[0].split()[0] == "Profile"
-        assert max(map(len, lines)) <= 80
+        for command in (["status"], ["profile", "list"]):
+            lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in call(*command).out.splitlines()]
+            assert lines[0].split()[0] == "Profile"
+            assert max(map(len, lines)) <= 80
 
 
 class TestAgentStatus:
