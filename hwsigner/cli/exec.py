@@ -22,6 +22,7 @@ from hwsigner.refresh.monitor import Monitor
 if TYPE_CHECKING:
     import hwsigner.cli.exec
     from hwsigner.agent.source import ServedProfile
+    from hwsigner.config.settings import Settings
     from hwsigner.serving.server import HTTPServer
 
     _: CommandModule = hwsigner.cli.exec
@@ -65,7 +66,7 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: Arguments) -> int:
     """Run the command with an endpoint that gives credentials and refreshes them. Without a session, it is not run."""
     from hwsigner.cli.child import inheritable_descriptors, run_program
-    from hwsigner.cli.process import report_thread_failures
+    from hwsigner.cli.process import report_shorter_session, report_thread_failures
     from hwsigner.cli.server_run import close_in_time
     from hwsigner.config.monitoring import read_monitoring
     from hwsigner.monitoring.audit import open_audit
@@ -79,10 +80,13 @@ def run(arguments: Arguments) -> int:
     log = Log()
     chosen = read_monitoring(os.environ)
     monitor = Monitor(log, open_audit(chosen.audit_log, chosen.audit, rate=chosen.audit_rate, log=log.note))
-    profile = _profile(arguments)
+    values = _settings(arguments)
+    profile = _profile(arguments, values)
     server, variables = _endpoint(profile, monitor, log.refused)
     # In this thread, so that Ctrl-C ends it; and first, as without credentials the command is not run.
-    profile.credentials()
+    credentials = profile.credentials()
+    if credentials is not profile.credentials.of_agent:
+        report_shorter_session(credentials, values)
     release_terminal()
     report_thread_failures()
     serving = threading.Thread(target=server.run, name="hwsigner-server", daemon=True)
@@ -110,25 +114,37 @@ class _NameAndCommand(argparse.Action):
         namespace.command = rest[1:] if rest[:1] == ["--"] else rest
 
 
-def _profile(arguments: Arguments) -> ServedProfile:
+def _settings(arguments: Arguments) -> Settings:
+    """Return the settings of the profile that is named, or else of the flags."""
+    from hwsigner.cli.sources import read_profile
+
+    others = _others(arguments)
+    if arguments.name is None and not others:
+        hint = "Write hwsigner exec NAME -- COMMAND, or give the flags of credential-process before the dashes"
+        raise UsageError("no profile is named, and no flags are given", hint)
+    if arguments.name is not None and others:
+        hint = "Write hwsigner exec NAME -- COMMAND; with other flags, name the profile by --profile"
+        raise UsageError(f"--{min(others)} can't be combined with a profile's name", hint)
+    return arguments.settings if arguments.name is None else read_profile(arguments.name)
+
+
+def _others(arguments: Arguments) -> set[str]:
+    return {flag.name for flag, _ in arguments.given} - {"strict"}
+
+
+def _profile(arguments: Arguments, values: Settings) -> ServedProfile:
     """Return the profile that is named, or else the one that the flags describe or name.
 
     Its sessions and failures are not logged, as lines would mix with the command's: the SDK gets the reason.
     """
-    from hwsigner.cli.sources import of_flags, of_profile
+    from hwsigner.cli.sources import of_settings
 
-    others = {flag.name for flag, _ in arguments.given} - {"strict"}
+    asks_agent = _others(arguments) <= {flag.name for flag in PROFILE}
+    name = arguments.name or arguments.profile or arguments.config_profile
+    profile = of_settings(values, name, asks_agent=asks_agent)
     if arguments.name is None:
-        if not others:
-            hint = "Write hwsigner exec NAME -- COMMAND, or give the flags of credential-process before the dashes"
-            raise UsageError("no profile is named, and no flags are given", hint)
-        profile = of_flags(arguments, asks_agent=others <= {flag.name for flag in PROFILE})
         profile.credentials.own()  # Reports invalid flags now.
-        return profile
-    if others:
-        hint = "Write hwsigner exec NAME -- COMMAND; with other flags, name the profile by --profile"
-        raise UsageError(f"--{min(others)} can't be combined with a profile's name", hint)
-    return of_profile(arguments.name)
+    return profile
 
 
 def _endpoint(

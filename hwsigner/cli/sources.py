@@ -27,9 +27,14 @@ def of_profile(name: str, monitor: Monitor | None = None) -> ServedProfile:
     Raises:
         ConfigError: there is no such profile, or it contains a key that is not a flag.
     """
+    return of_settings(read_profile(name), name, monitor, asks_agent=True)
+
+
+def read_profile(name: str) -> settings.Settings:
+    """Return the settings of a profile of config.toml, whose key may ask for a PIN; raises as `of_profile`."""
     values = settings.read_profile(name, os.environ)
     let_ask(values)
-    return _served(values, name, monitor, asks_agent=True)
+    return values
 
 
 def of_flags(arguments: Arguments, monitor: Monitor | None = None, *, asks_agent: bool) -> ServedProfile:
@@ -41,10 +46,13 @@ def of_flags(arguments: Arguments, monitor: Monitor | None = None, *, asks_agent
         asks_agent: whether the flags only name a profile, so that an agent has the same credentials.
     """
     name = arguments.profile or arguments.config_profile
-    return _served(arguments.settings, name, monitor, asks_agent=asks_agent)
+    return of_settings(arguments.settings, name, monitor, asks_agent=asks_agent)
 
 
-def _served(values: settings.Settings, name: str | None, monitor: Monitor | None, *, asks_agent: bool) -> ServedProfile:
+def of_settings(
+    values: settings.Settings, name: str | None, monitor: Monitor | None = None, *, asks_agent: bool
+) -> ServedProfile:
+    """Return the profile that settings describe, whose name they may have; otherwise as `of_flags`."""
     settings.serve_profile(name or "", values)
     role_arn = values.role_arn or ""
     shown = name or role_arn.rpartition("/")[2]

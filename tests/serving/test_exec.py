@@ -77,6 +77,19 @@ def test_server_has_ended_before_the_interpreter_does(call: Callable[..., Outcom
     assert "hwsigner-server" not in [thread.name for thread in threading.enumerate()]
 
 
+@pytest.mark.parametrize("is_named", [True, False])
+def test_session_that_is_shorter_than_asked_is_said_once(
+    stage: Stage, call: Callable[..., Outcome], *, is_named: bool
+) -> None:
+    flags = [*stage.flags(), "--session-duration=43200"]
+    if is_named:
+        assert call("profile", "add", "long", *flags).status == 0
+        flags = ["long"]
+    outcome = call("exec", *flags, "--", "true")
+    assert (outcome.status, outcome.err.count("lasts 60 minutes, not 720 minutes")) == (0, 1)
+    assert call("exec", "web", "--", "true").err == ""
+
+
 @pytest.mark.parametrize("status", [0, 255])
 def test_exit_status_is_the_command_s(stage: Stage, status: int) -> None:
     assert stage.run("exec", "web", "--", "sh", "-c", f"exit {status}").returncode == status
