@@ -195,6 +195,13 @@ KEY_BY_ACTION = Mistake(
     "for the others. Keep the other conditions in both",
     level=UNCLEAR,
 )
+GROUP_ONLY = Mistake(
+    "group-only",
+    "Every certificate of the trust anchor with that name can assume the role. CAs often give O, C, ST, L and DC to "
+    "all their certificates; hwsigner does not know whether yours does",
+    f"If not all of them should get in: {_TAG[0].lower()}{_TAG[1:]}",
+    level=UNCLEAR,
+)
 KEY_UNKNOWN = Mistake(
     "key-unknown",
     "AWS does not document that requests of Roles Anywhere have this key. If it is missing, a positive condition "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,10 @@ from hwsigner.trust_policy.conditions import ACTIONS, OPERATORS, Condition, Cont
 from hwsigner.trust_policy.reading import Reader, Statement
 from hwsigner.trust_policy.strangers import (
     ANCHOR_KEYS,
+    ANYONE,
+    GROUP,
+    GROUPS,
+    ONE_NAME,
     TAG_KEYS,
     TooManyError,
     Trials,
@@ -30,6 +35,7 @@ _STRANGERS_ACCOUNT = "999988887777"
 _UUID = "7f3c9d1b-5e2a-4b86-9c0d-e4a1f86b2d57"
 _STRANGERS_REGION = "eu-west-1"
 ANY_ANCHOR = f"arn:aws:rolesanywhere:{_STRANGERS_REGION}:{_STRANGERS_ACCOUNT}:trust-anchor/{_UUID}"
+_MANY_ANCHORS = "there are more combinations of regions and accounts than hwsigner tries"
 _TOO_MANY = "there are more ways to combine the conditions than hwsigner tries"
 _MANY_PLACES = 400
 _MANY_ACCOUNTS = 8
@@ -37,7 +43,10 @@ _MANY_ACCOUNTS = 8
 
 def open_statements(statements: Sequence[Statement], trust_anchor: str = "") -> Iterator[Finding]:
     """Yield what lets strangers in, other than by the trust anchor that should be let in, if it is known."""
-    anchor_open = _admitting(statements, ANCHOR_KEYS, _strange_anchors(statements, trust_anchor))
+    anchors, are_all = _strange_anchors(statements, trust_anchor)
+    anchor_open = _admitting(statements, ANCHOR_KEYS, anchors)
+    if not are_all and any(each.allows and each.name not in anchor_open for each in statements):
+        yield policies.NOT_DECIDED.found(_MANY_ANCHORS)
     certificates = _Certificates.tried(statements, trust_anchor)
     if not certificates.is_decided:
         yield policies.NOT_DECIDED.found(_TOO_MANY)
@@ -48,7 +57,7 @@ def open_statements(statements: Sequence[Statement], trust_anchor: str = "") -> 
             yield policies.PRINCIPAL_EVERYONE.found(f"{statement.name} is for everyone: its Principal is *")
         names = [
             each
-            for each, admitting in (("anchor", anchor_open), ("tag", certificates.admitting))
+            for each, admitting in (("anchor", anchor_open), ("tag", certificates.admitting[ANYONE]))
             if statement.name in admitting
         ]
         if len(names) == 2 and not statement.conditions:
@@ -56,31 +65,53 @@ def open_statements(statements: Sequence[Statement], trust_anchor: str = "") -> 
             continue
         yield from _about_anchors(statement, is_open="anchor" in names)
         yield from _about_certificates(statement, is_open="tag" in names)
-        if statement.name in certificates.fitting_one:
+        if statement.name in certificates.admitting[ONE_NAME]:
             yield from _about_denies(statement, statements)
+        elif statement.name in certificates.admitting[GROUP] and "tag" not in names:
+            yield policies.GROUP_ONLY.found(f"{statement.name} names certificates only by {_groups(statements)}")
 
 
 def shut(statements: Sequence[Statement], trust_anchor: str = "") -> Iterator[Finding]:
     """Yield that no certificate gets in, or the statements by which none was found that does."""
-    tried: dict[str, Statement] = {}
-    living: set[str] = set()
+    denying = [each for each in statements if not each.allows and each.concerns_service]
     try:
-        for trial in _all_trials(statements, trust_anchor):
-            for way in trial.ways():
-                names = {each.name: each for each, _ in way}
-                tried |= names
-                if not living.issuperset(names) and trial.lets_in(way):
-                    living.update(names)
+        tried, living = _living(statements, trust_anchor)
+        shutting = (
+            []
+            if living
+            else [
+                each.name
+                for each in denying
+                if _living([one for one in statements if one is not each], trust_anchor)[1]
+            ]
+        )
     except TooManyError:
         yield policies.NOT_DECIDED.found(_TOO_MANY)
         return
     doubtful = [each.name for each in tried.values() if each.name not in living and _has_patterns(each)]
     if not living and not any(map(_has_patterns, statements)):
-        yield policies.SHUT.found("no certificate may do all three actions")
+        names = " and ".join(shutting)
+        yield policies.SHUT.found(
+            f"no certificate may do all three actions{f', because of {names}' if names else ''}",
+            f"Remove {names}, or have it deny only what the Allow statements should not let in" if names else "",
+        )
     elif not living:
         yield policies.NOT_DECIDED.found("hwsigner found no certificate that the policy lets in")
     for name in doubtful if living else ():
         yield policies.NOT_DECIDED.found(f"hwsigner found no certificate that {name} lets in")
+
+
+def _living(statements: Sequence[Statement], trust_anchor: str) -> tuple[dict[str, Statement], set[str]]:
+    """Return the statements that were tried, and the names of those that let in a certificate."""
+    tried: dict[str, Statement] = {}
+    living: set[str] = set()
+    for trial in _all_trials(statements, _anchors(statements, trust_anchor)):
+        for way in trial.ways():
+            names = {each.name: each for each, _ in way}
+            tried |= names
+            if not living.issuperset(names) and trial.lets_in(way):
+                living.update(names)
+    return tried, living
 
 
 def _has_patterns(statement: Statement) -> bool:
@@ -90,31 +121,28 @@ def _has_patterns(statement: Statement) -> bool:
 
 @dataclass
 class _Certificates:
-    """Which statements let in certificates that the policy does not name."""
+    """Which statements let in certificates that the policy does not name, by who gets in: ANYONE, ONE_NAME or GROUP."""
 
-    admitting: set[str] = field(default_factory=set)
-    fitting_one: set[str] = field(default_factory=set)  # By which it suffices to fit one of several names.
+    admitting: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     is_decided: bool = True
 
     @classmethod
     def tried(cls, statements: Sequence[Statement], trust_anchor: str) -> _Certificates:
         found = cls()
         try:
-            for trial in _all_trials(statements, trust_anchor):
+            for trial in _all_trials(statements, _anchors(statements, trust_anchor)):
                 for way in trial.ways():
-                    verdict = trial.is_open(way) if way else False
                     comparing = {each.name for each, _ in way if _conditions(each, CERTIFICATE_KEYS)}
                     names = comparing or {each.name for each, _ in way}
-                    found.admitting |= names if verdict else set()
-                    found.fitting_one |= names if verdict is None else set()
+                    if names:
+                        found.admitting[trial.who(way)] |= names
         except TooManyError:
             found.is_decided = False
         return found
 
 
-def _all_trials(statements: Sequence[Statement], trust_anchor: str) -> list[Trials]:
+def _all_trials(statements: Sequence[Statement], anchors: Sequence[str]) -> list[Trials]:
     """Return trials for each reading of the keys: AWS's list by action, and every key for each action."""
-    anchors = _anchors(statements, trust_anchor)
     differs = any(any(unlisted(each.conditions, sorted(each.actions))) for each in statements)
     return [Trials(statements, anchors, every_key) for every_key in ((False, True) if differs else (False,))]
 
@@ -135,6 +163,12 @@ def named_anchors(policy: Mapping[str, Any]) -> list[str]:
     conditions = (each for statement in Reader(policy).statements for each in statement.conditions)
     values = (value for each in conditions if each.key.lower() == "aws:sourcearn" for value in each.values)
     return [each for each in values if each.count(":") >= 5 and not re.search(r"[*?$]", each)]
+
+
+def _groups(statements: Sequence[Statement]) -> str:
+    """Return the names that a CA may give to all its certificates, of those that a policy compares."""
+    tags = (each.key.partition("/")[2] for one in statements for each in one.conditions if is_about(each.key, TAG_KEYS))
+    return " and ".join(dict.fromkeys(each for each in tags if each.lower() in GROUPS))
 
 
 def named_tags(policy: Mapping[str, Any]) -> list[str]:
@@ -182,32 +216,66 @@ def _meets(statement: Statement, keys: Sequence[str], context: Context) -> bool:
     return all(each.judge(context).met for each in judged)
 
 
-def _admitting(statements: Sequence[Statement], keys: Sequence[str], strangers: Iterator[Context]) -> set[str]:
-    return set().union(*(admits(statements, keys, each) for each in strangers))
+def _admitting(statements: Sequence[Statement], keys: Sequence[str], strangers: Sequence[Context]) -> set[str]:
+    admitting = set().union(*(admits(statements, keys, each) for each in strangers))
+    if not any(is_chosen(each) for one in statements if one.name in admitting for each in _conditions(one, keys)):
+        return admitting
+    # The requester must be able to have all the names that it chooses.
+    anchors = [arn for each in strangers for arn in each.get("aws:sourcearn", ())]
+    try:
+        return admitting & {
+            each.name
+            for trial in _all_trials(statements, anchors)
+            for way in trial.ways()
+            if trial.lets_in(way)
+            for each, _ in way
+        }
+    except TooManyError:
+        return admitting
 
 
-def _strange_anchors(statements: Sequence[Statement], trust_anchor: str) -> Iterator[Context]:
-    """Yield requests by trust anchors that the policy does not name, of its accounts and regions and of others."""
-    conditions = (each for statement in statements for each in statement.conditions if is_about(each.key, ANCHOR_KEYS))
-    texts = [ANY_ANCHOR, trust_anchor, *(value for each in conditions for value in each.values)]
+def _strange_anchors(statements: Sequence[Statement], trust_anchor: str) -> tuple[list[Context], bool]:
+    """Return requests by trust anchors that the policy does not name, and whether these are all that matter.
+
+    They are of the policy's accounts and regions, and of others.
+    """
+    conditions = [each for statement in statements for each in _conditions(statement, ANCHOR_KEYS)]
+    values = [value for each in conditions for value in each.values]
+    # One that names a trust anchor fits no stranger's, so its region and account need not be combined with others.
+    naming = [each.split(":", 5) for each in values if each.count(":") >= 5 and not re.search(r"[*?]", each)]
+    texts = [ANY_ANCHOR, trust_anchor, *(each for each in values if each.split(":", 5) not in naming)]
+    wild = [each for each in texts if re.search(r"[*?]", each)]
     # Wildcards may be a part of a region, so each is also replaced.
-    texts += [_example(each) for each in texts]
-    texts += [_filled(part) for text in texts for part in text.split(":")]
+    texts += [*map(_example, wild), *(_filled(part) for each in wild for part in each.split(":"))]
     named = [each.split(":", 5) for each in texts if each.count(":") >= 5]
-    partitions = {parts[1] for parts in named if re.fullmatch(r"aws[a-z-]*", parts[1])}
+    partitions = {parts[1] for parts in (*named, *naming) if re.fullmatch(r"aws[a-z-]*", parts[1])}
     regions = {parts[3] for parts in named if re.fullmatch(r"[a-z0-9-]+", parts[3])}
     accounts = {account for text in texts for account in _accounts(text)}
     places = set(itertools.product(partitions, regions, accounts))
-    if len(places) > _MANY_PLACES:  # Else it would take minutes.
+    patterns = [each for each in dict.fromkeys(texts) if _names_several(each)]
+    of_patterns = [(each, account) for each in patterns for account in _accounts_of(each) or accounts]
+    are_all = len(places) + len(of_patterns) <= _MANY_PLACES
+    if not are_all:  # Else it would take minutes.
         strange = {*itertools.product(partitions, regions, [_STRANGERS_ACCOUNT])}
-        strange |= {*itertools.product(partitions, [_STRANGERS_REGION], accounts)}
-        places &= strange | {(parts[1], parts[3], parts[4]) for parts in named}
-    for partition, region, account in sorted(places):
-        yield request_by(f"arn:{partition}:rolesanywhere:{region}:{account}:trust-anchor/{_UUID}")
-    for text in filter(_names_several, dict.fromkeys(texts)):
-        own = {_STRANGERS_ACCOUNT, *_accounts(text)} if len(accounts) > _MANY_ACCOUNTS else accounts
-        for account in sorted(own):
-            yield request_by(_example_anchor(text, account))
+        places &= strange | {*itertools.product(partitions, [_STRANGERS_REGION], accounts)}
+        of_patterns = [(each, next(iter(_accounts_of(each)), _STRANGERS_ACCOUNT)) for each in patterns]
+    places |= {
+        (parts[1], parts[3], parts[4]) for parts in (*named, *naming) if not re.search(r"[*?$]", "".join(parts[:5]))
+    }
+    arns = [f"arn:{part}:rolesanywhere:{region}:{of}:trust-anchor/{_UUID}" for part, region, of in sorted(places)]
+    requests = [request_by(each) for each in [*arns, *(_example_anchor(*each) for each in sorted(of_patterns))]]
+    if any(each.parts.if_exists or each.parts.quantifier == "ForAllValues" for each in conditions):
+        requests += [
+            {**request_by(ANY_ANCHOR), "aws:sourcearn": (), "aws:sourceaccount": given}
+            for given in [(), *((each,) for each in sorted(accounts))]
+        ]
+    return requests, are_all
+
+
+def _accounts_of(pattern: str) -> list[str]:
+    """Return the only account that an ARN with wildcards fits, if it has one."""
+    parts = pattern.split(":", 5)
+    return _accounts(parts[4]) if len(parts) == 6 else []
 
 
 def _accounts(text: str) -> list[str]:
@@ -281,24 +349,14 @@ def _about_certificates(statement: Statement, *, is_open: bool) -> Iterator[Find
 def _about_conditions(
     statement: Statement, conditions: Sequence[Condition], otherwise: Mistake, *, is_open: bool
 ) -> Iterator[Finding]:
-    """Yield each condition by which strangers get in; of a statement that is not open, those that may be missing."""
-    for condition in conditions:
+    for condition in conditions if is_open else ():
         mistake = _looseness(condition) or otherwise
-        lets_missing_in = mistake in (policies.FOR_ALL_VALUES, policies.IF_EXISTS) and not _is_required(
-            condition, conditions
-        )
-        if is_open or lets_missing_in:
-            values = " or ".join(map(repr, condition.values))
-            yield mistake.found(f"{statement.name} has {condition.operator} {condition.key} {values}")
+        values = " or ".join(map(repr, condition.values))
+        yield mistake.found(f"{statement.name} has {condition.operator} {condition.key} {values}")
 
 
 def _conditions(statement: Statement, keys: Sequence[str]) -> list[Condition]:
     return [each for each in statement.conditions if is_about(each.key, keys)]
-
-
-def _is_required(condition: Condition, others: Sequence[Condition]) -> bool:
-    """Return whether another condition requires that the key of a condition is there."""
-    return any(each.judge({}).met is False for each in others if each.key.lower() == condition.key.lower())
 
 
 def _is_loose(condition: Condition) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import fnmatch
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -30,6 +30,11 @@ _OWN_TAGS = ("x509Subject/CN", "x509Subject/O", "x509Issuer/CN", "x509SAN/DNS")
 # The same in every request, or missing in each.
 _CONSTANT = {"aws:principalisawsservice", "aws:principalservicename"}
 _CONSTANT |= {"aws:originidentity/issuer", "aws:originidentity/federatedproviderarn"}
+# Names that a CA often gives to all its certificates.
+GROUPS = frozenset(
+    f"{field}/{name}" for field in ("x509subject", "x509san/name") for name in ("o", "c", "st", "l", "dc")
+)
+ANYONE, ONE_NAME, GROUP, NO_ONE = "anyone", "one name", "group", "no one"
 _FEW_LETTERS = 2  # A pattern with fewer letters and digits names no one.
 _MANY_STEPS = 10_000
 _FILLERS = (("", "0"), ("qz", "z"), ("7wkfb", "7"))  # For * and ?.
@@ -118,14 +123,16 @@ class Trials:
 
         return choose([], present)
 
-    def is_open(self, way: Sequence[Part]) -> bool | None:
-        """Return whether strangers get in by some statements: True, False, or None for those who fit one name only."""
+    def who(self, way: Sequence[Part]) -> str:
+        """Return which strangers get in by some statements: ANYONE, those that fit ONE_NAME or a GROUP, or NO_ONE."""
         denying = [each for each in self.statements if not each.allows and each.concerns_service]
         keys = {_unknown(one.key) for each in [*(part[0] for part in way), *denying] for one in each.conditions}
         names = {_CN if each == _IDENTITY else each for each in keys if _is_name(each)}
         if self.lets_in(way, names):
-            return True
-        return None if all(self.lets_in(way, {each}) for each in names) and names else False
+            return ANYONE
+        if names and all(self.lets_in(way, {each}) for each in names):
+            return ONE_NAME
+        return GROUP if names & GROUPS and self.lets_in(way, names - GROUPS) else NO_ONE
 
     def lets_in(self, way: Sequence[Part], strange: Iterable[str] = ()) -> bool:
         """Return whether some statements let in a request that has strange values for some tags.
@@ -193,6 +200,13 @@ class _Attempt:
         tags = sorted(self._names, key=lambda tag: (not any(f"/{tag}" in text.lower() for text in texts), tag))
         last = [each for each in (_TAG_KEYS, _IDENTITY, *sorted(involved), _SESSION) if ":" in each]
         self._order = list(dict.fromkeys([_ANCHOR, *tags, *(each for each in last if each in involved)]))
+        self._solving: dict[
+            str, list[Condition]
+        ] = {}  # By the unknown in their variables, which comes after their key's.
+        for each in (one for constraint in self._constraints for one in constraint.conditions if one.variables):
+            place = self._order.index(_unknown(each.key)) if _unknown(each.key) in self._order else len(self._order)
+            for later in set(self._order[place + 1 :]) & set(map(_unknown, each.variables)):
+                self._solving.setdefault(later, []).append(each)
 
     def _due(self) -> list[list[_Constraint]]:
         """Return, for each unknown, the constraints that can be judged once it has a value."""
@@ -227,7 +241,9 @@ class _Attempt:
 
     def _domain(self, unknown: str) -> list[Context] | None:
         """Return the values of an unknown that alone contradict nothing, or None if they depend on others."""
-        if unknown in (_TAG_KEYS, _IDENTITY) or any("${" in each for each in self._patterns.get(unknown, ())):
+        if unknown in (_TAG_KEYS, _IDENTITY) or unknown in self._solving:
+            return None
+        if any("${" in each for each in self._patterns.get(unknown, ())):
             return None
         alone = [each for each in self._constraints if each.unknowns == {unknown}]
         is_shared = any(unknown in each.unknowns and len(each.unknowns) > 1 for each in self._constraints)
@@ -265,7 +281,7 @@ class _Attempt:
             keys = [f"{each}{unknown}" for each in TAG_KEYS] if ":" not in unknown else [unknown]
             if unknown != _SESSION:  # A request always has a session name.
                 yield dict.fromkeys(keys, ())
-            for text in (*self._strangers(unknown), *self._texts(unknown, context)):
+            for text in (*self._strangers(unknown), *self._texts(unknown, context), *self._solutions(unknown, context)):
                 yield dict.fromkeys(keys, (text,))
 
     def _strangers(self, unknown: str) -> list[str]:
@@ -284,6 +300,14 @@ class _Attempt:
         for one, other in itertools.permutations(wild[:6], 2):  # For patterns that must fit at once.
             yield one + other
 
+    def _solutions(self, unknown: str, context: Context) -> Iterator[str]:
+        """Yield values with which a variable fits what it is compared with, such as a trust anchor's UUID."""
+        later = self._order[self._order.index(unknown) + 1 :]
+        for each in self._solving.get(unknown, ()):
+            for text, value in itertools.product(context.get(each.key.lower(), ()), each.values):
+                if found := re.fullmatch(_solving(value, unknown, later, context), text, re.IGNORECASE | re.DOTALL):
+                    yield from found.groups()
+
 
 def is_about(condition_key: str, keys: Sequence[str]) -> bool:
     """Return whether a condition's key is one of some keys. One that ends with a slash stands for all its tags."""
@@ -298,10 +322,9 @@ def is_chosen(condition: Condition) -> bool:
 
 
 def _counts_as_met(condition: Condition) -> bool:
-    """Return whether a requester can wait for it or choose it, or it is unknown and not about certificates."""
+    """Return whether a requester can wait for it, or it is unknown and not about certificates."""
     key = condition.key.lower()
-    is_unknown = condition.judge({}).met is None and not _is_compared(key)
-    return key in _TIMES or is_unknown or (key in ANCHOR_KEYS and is_chosen(condition))
+    return key in _TIMES or (condition.judge({}).met is None and not _is_compared(key))
 
 
 def _is_compared(key: str) -> bool:
@@ -346,3 +369,23 @@ def _expanded(pattern: str, context: Context) -> str:
 
 def _filled(pattern: str, many: str, one: str) -> str:
     return pattern.replace("*", many).replace("?", one)
+
+
+def _solving(pattern: str, unknown: str, later: Collection[str], context: Context) -> str:
+    """Return a regular expression whose groups are the values of an unknown in a pattern's variables.
+
+    The later unknowns have no value yet, so they fit anything.
+    """
+    parts, between = [""], []
+    for each in re.findall(r"\$\{[^{}]{2,}\}|.", pattern, re.DOTALL):
+        variable = _unknown(each[2:-1].partition(", ")[0])
+        if each == "*" or variable == unknown or variable in later:
+            between.append("(.+" if variable == unknown else "(?:.*")
+            parts.append("")
+        else:
+            parts[-1] += "." if each == "?" else re.escape(_expanded(each, context))
+    if not between:
+        return parts[0]
+    # Atomic groups, as in conditions: time stays linear with many asterisks.
+    atomic = (f"(?>{one}?){part})" for one, part in zip(between[:-1], parts[1:-1], strict=True))
+    return f"{parts[0]}{''.join(atomic)}{between[-1]}){parts[-1]}"

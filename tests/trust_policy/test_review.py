@@ -29,6 +29,7 @@ CN, OU = "aws:PrincipalTag/x509Subject/CN", "aws:PrincipalTag/x509Subject/OU"
 PINNED = {"ArnEquals": {"aws:SourceArn": ANCHOR}}
 NAMED = {"StringEquals": {CN: "bamboo-01"}}
 ASSUME, *OTHERS = ACTIONS
+ORG, COUNTRY = "aws:PrincipalTag/x509Subject/O", "aws:PrincipalTag/x509Subject/C"
 ISSUER, ISSUER_O = "aws:PrincipalTag/x509Issuer/CN", "aws:PrincipalTag/x509Issuer/O"
 SEVEN = [f"aws:PrincipalTag/x509Subject/{name}" for name in ("CN", "OU", "O", "L", "ST", "C", "UID")]
 
@@ -343,13 +344,13 @@ TABLE: list[tuple[str, Any, set[str]]] = [
     (
         "ForAllValues beside another name",
         policy(allow(PINNED, NAMED, {"ForAllValues:StringLike": {OU: "dev*"}})),
-        {"for-all-values"},
+        set(),
     ),
     ("IfExists", policy(allow(PINNED, {"StringEqualsIfExists": {CN: "bamboo-01"}})), {"if-exists"}),
     (
         "IfExists beside another name",
         policy(allow(PINNED, NAMED, {"StringEqualsIfExists": {OU: "devops"}})),
-        {"if-exists"},
+        set(),
     ),
     (
         "two optional names",
@@ -358,6 +359,42 @@ TABLE: list[tuple[str, Any, set[str]]] = [
     ),
     ("a negated operator", policy(allow(PINNED, {"StringNotEquals": {OU: "ops"}})), {"negated"}),
     ("a negated pattern", policy(allow(PINNED, {"StringNotLike": {CN: ["web-*", "db-*"]}})), {"negated"}),
+    (
+        "IfExists for one action, and a name for the others",
+        policy(allow(PINNED, {"StringEqualsIfExists": {OU: "a"}}, Action=ASSUME), allow(PINNED, NAMED, Action=OTHERS)),
+        set(),
+    ),
+    (
+        "IfExists whose missing name a Deny keeps out",
+        policy(allow(PINNED, {"StringEqualsIfExists": {OU: "a"}}), deny({"Null": {OU: "true"}})),
+        set(),
+    ),
+    (
+        "a trust anchor with IfExists for one action only",
+        policy(
+            allow(NAMED, {"ArnEqualsIfExists": {"aws:SourceArn": ANCHOR}}, Action=ASSUME), allow(PINNED, Action=OTHERS)
+        ),
+        set(),
+    ),
+    *(
+        (
+            f"only names that a CA may give to all: {names}",
+            policy(allow(PINNED, {"StringEquals": names})),
+            {"group-only"},
+        )
+        for names in ({ORG: "Example"}, {ORG: "Example", COUNTRY: "DE"}, {ORG: "Example", ISSUER: "Example CA"})
+    ),
+    (
+        "only an organisation, by a Deny",
+        policy(allow(PINNED), deny({"StringNotEquals": {ORG: "Example"}})),
+        {"group-only"},
+    ),
+    (
+        "an organisation beside any CN",
+        policy(allow(PINNED, {"StringEquals": {ORG: "Example"}, "StringLike": {CN: "*"}})),
+        {"group-only"},
+    ),
+    ("an organisation beside a CN", policy(allow(PINNED, NAMED, {"StringEquals": {ORG: "Example"}})), set()),
     ("any CN", policy(allow(PINNED, {"StringLike": {CN: "*"}})), {"any-value"}),
     ("any CN among others", policy(allow(PINNED, {"StringLike": {CN: ["bamboo-*", "?*"]}})), {"any-value"}),
     *(
@@ -439,6 +476,43 @@ TABLE: list[tuple[str, Any, set[str]]] = [
             allow(Action=OTHERS),
         ),
         {"source-arn-any", "source-arn-none"},
+    ),
+    *(
+        (
+            f"a trust anchor with a part that must be another text, for {len(actions)} actions",
+            policy(
+                allow(
+                    {"ArnEquals": {"aws:SourceArn": ANCHOR.replace(UUID, f"${{{ORG}}}")}, "StringEquals": {ORG: "db7"}},
+                    Action=actions,
+                ),
+                *([allow(PINNED, Action=OTHERS)] if actions == ASSUME else []),
+            ),
+            {"not-decided"},
+        )
+        for actions in (ASSUME, list(ACTIONS))
+    ),
+    (
+        "a trust anchor with a part that the requester names, for one action",
+        policy(
+            allow(NAMED, {"ArnEquals": {"aws:SourceArn": ANCHOR.replace(UUID, f"${{{ORG}}}")}}, Action=ASSUME),
+            allow(PINNED, Action=OTHERS),
+        ),
+        set(),
+    ),
+    (
+        "a CA with the name of the session, which strangers choose",
+        policy(
+            allow(
+                PINNED,
+                {
+                    "StringEquals": {ISSUER: "${sts:RoleSessionName}"},
+                    "ForAnyValue:StringLikeIfExists": {ISSUER: "web*1"},
+                },
+                Action=[ASSUME, OTHERS[0]],
+            ),
+            allow(PINNED, Action=OTHERS[1]),
+        ),
+        {"issuer-only", "key-by-action"},
     ),
     (
         "a trust anchor with a part that the requester names",
@@ -815,6 +889,28 @@ def test_finding_names_the_statement_and_says_what_to_write() -> None:
 def test_finding_says_that_the_source_arn_is_of_another_region() -> None:
     (found,) = review(policy(allow(NAMED, anchor(region="us-east-1"))), trust_anchor=ANCHOR)
     assert found.found.endswith("(another region)")
+
+
+@pytest.mark.parametrize("denied", [{"StringNotEquals": {CN: "x"}}, NAMED])
+def test_finding_says_which_deny_keeps_everyone_out(denied: dict[str, Any]) -> None:
+    document = policy(allow(PINNED, NAMED), deny({"StringEquals": {OU: "old"}}), deny(denied))
+    [found] = review(document, trust_anchor=ANCHOR)
+    assert found.found == "no certificate may do all three actions, because of statement 3"
+    assert found.fix == "Remove statement 3, or have it deny only what the Allow statements should not let in"
+
+
+WILD = [f"arn:aws:rolesanywhere:r{i}:*:trust-anchor/0e5a7c1e-2b9d-4c3f-8a64-51d0f7b3c9a?" for i in range(25)]
+NUMBERS = [f"{100000000000 + i}" for i in range(25)]
+
+
+def test_combinations_of_regions_and_accounts_that_are_not_tried_are_reported() -> None:
+    keep = deny({"ArnNotEquals": {"aws:SourceArn": [ANCHOR]}})
+    document = policy(
+        allow(NAMED, {"ArnLike": {"aws:SourceArn": WILD}, "StringEquals": {CN: "a", "aws:SourceAccount": NUMBERS}}),
+        keep,
+    )
+    found = [each.found for each in review(document)]
+    assert "there are more combinations of regions and accounts than hwsigner tries" in found
 
 
 def test_source_arn_of_any_trust_anchor_is_right_when_none_is_given() -> None:
