@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager, suppress
 
 from hwsigner.agent.client import Address, is_closed_folder
-from hwsigner.agent.protocol import WORKING
-from hwsigner.errors import AgentError
+from hwsigner.agent.protocol import MAX_LINE, WORKING, error
+from hwsigner.errors import AgentError, HwsignerError
 from hwsigner.system.files import file_id
 from hwsigner.system.systemd import take_sockets
 from hwsigner.system.users import peer_uid
@@ -73,6 +73,19 @@ def greet(listener: socket.socket) -> list[tuple[socket.socket, int]]:
                 continue
             clients.append((sock, uid))
     return clients
+
+
+def refuse(listener: socket.socket, waiting: list[tuple[socket.socket, int]], problem: HwsignerError) -> None:
+    """Answer the clients that wait, accepted or not, with why the agent can't start.
+
+    Otherwise each would go on to wait for an agent that systemd starts again in vain.
+    """
+    for sock, _ in [*waiting, *greet(listener)]:
+        with sock, suppress(OSError):
+            sock.setblocking(False)
+            with suppress(BlockingIOError):
+                sock.recv(MAX_LINE)
+            sock.send(error(problem.exit_status, f"the agent can't start: {problem}"), socket.MSG_NOSIGNAL)
 
 
 def _passed_socket(environ: MutableMapping[str, str]) -> socket.socket | None:

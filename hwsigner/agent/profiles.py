@@ -89,5 +89,5 @@ class Profiles:
             except OSError:
                 seen.append(None)
             else:
-                seen.append((status.st_ino, status.st_size, status.st_mtime_ns))
+                seen.append((status.st_ino, status.st_size, status.st_ctime_ns))  # A mode changes no mtime.
         return seen

@@ -19,7 +19,7 @@ from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.cli.process import print_outcome, raise_descriptor_limit, report_thread_failures, signals_handled
 from hwsigner.config.flags import OUTPUT, Flag, switch
 from hwsigner.config.monitoring import MONITORING
-from hwsigner.errors import UsageError, printable, suggestion
+from hwsigner.errors import HwsignerError, UsageError, printable, suggestion
 from hwsigner.pins import PinSource
 from hwsigner.system import notices
 
@@ -103,13 +103,18 @@ def _status_json(answer: str) -> str:
 
 
 def _run_agent(arguments: Arguments, address: Address) -> None:
-    from hwsigner.agent.listener import greet, open_listener
+    from hwsigner.agent.listener import greet, open_listener, refuse
     from hwsigner.agent.memory import lock_process
 
     lock_process()  # This may fail, so no client can connect yet.
     with open_listener(address, os.environ) as listener:
         # Before anything that takes time: while the system boots, clients may already be waiting.
-        is_closed = _serve(arguments, address, listener, greet(listener))
+        waiting = greet(listener)
+        try:
+            is_closed = _serve(arguments, address, listener, waiting)
+        except HwsignerError as error:
+            refuse(listener, waiting, error)
+            raise
     if not is_closed:
         os._exit(0)  # Without waiting for the thread of a key that hangs.
 

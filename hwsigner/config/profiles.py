@@ -348,7 +348,10 @@ def read_file(file: str, *, may_be_hidden: bool = False) -> tuple[bytes, bool] |
     except OSError as error:
         if may_be_hidden and isinstance(error, PermissionError):
             return None
-        raise ConfigError(f"can't read {file}: {error.strerror}", "It must be a file that you may read") from error
+        hint = "It must be a file that you may read"
+        if file == SYSTEM_FILE and isinstance(error, PermissionError):
+            hint = f"If it is for the system's agent, run chown root:hwsigner {file} && chmod 640 {file} as root"
+        raise ConfigError(f"can't read {file}: {error.strerror}", hint) from error
 
 
 def _read(file: str) -> dict[str, Profile]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shlex
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -117,11 +118,10 @@ def _can_read(user: pwd.struct_passwd, path: str) -> bool:
 
 def _command(path: str) -> str:
     """Return the command that lets the agent read a file: for one in a closed folder, also what opens the folder."""
-    closed = ""
+    folder, file, closed = shlex.quote(os.path.dirname(path)), shlex.quote(path), ""
     with suppress(OSError):
-        folder = os.path.dirname(path)
-        closed = "" if os.stat(folder).st_mode & 0o001 else f"chmod o+x {folder} && "
-    return f"{closed}chown root:{_USER} {path} && chmod 640 {path}"
+        closed = "" if os.stat(os.path.dirname(path)).st_mode & 0o001 else f"chmod o+x {folder} && "
+    return f"{closed}chown root:{_USER} {file} && chmod 640 {file}"
 
 
 def _files(values: Mapping[str, Any]) -> Iterator[str]:

@@ -7,11 +7,14 @@ import re
 import shlex
 import subprocess
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from hwsigner.agent.client import ask_agents
+from hwsigner.config.profiles import profiles
+from hwsigner.config.sharing import hidden_files
 from hwsigner.doctor.profile_checks import ProfileState, no_pins, warnings_as_findings
-from hwsigner.errors import HwsignerError, PinError, SigningKeyError
+from hwsigner.errors import ConfigError, HwsignerError, PinError, SigningKeyError
 from hwsigner.findings import Finding, local
 from hwsigner.key.listing import list_tokens
 from hwsigner.key.management import describe_key
@@ -105,9 +108,13 @@ def _check_pin(key: KeyURI, *, is_stored: bool) -> Iterator[Finding]:
 
 def check_agents(environ: Mapping[str, str], names: Collection[str]) -> Iterator[Finding]:
     """Yield agents that do not answer, and those of the named profiles that an agent has no credentials for."""
+    hidden = list(_hidden_files(names))
+    yield from hidden
     served, problems = ask_agents(environ)
     for problem in problems:
-        yield local.AGENT_SILENT.found(problem)
+        is_system = problem.startswith("the system's")
+        if not (hidden and is_system):
+            yield local.AGENT_SILENT.found(problem, "Run systemctl restart hwsigner-agent.service" * is_system)
     for name, state in served.items():
         of, flag = f"the {state.agent}'s agent", " --system" if state.agent == "system" else ""
         if name not in names:
@@ -119,6 +126,16 @@ def check_agents(environ: Mapping[str, str], names: Collection[str]) -> Iterator
         elif state.failure:
             fix = f"Run hwsigner agent refresh NAME{flag}"
             yield local.AGENT_FAILURE.found(f"{of} failed: {state.failure}", fix).about(name)
+
+
+def _hidden_files(names: Collection[str]) -> Iterator[Finding]:
+    """Yield the files that the system's agent can't read, of the named profiles that it serves."""
+    with suppress(ConfigError):  # A config.toml that can't be used is a finding of its own.
+        of_system = profiles({}, system=True)
+        served = [each for each in of_system.values() if each.values.get("allow-users") and each.name in names]
+        fixes = {path: fix for each in served for path, fix in hidden_files(each.values)}
+        for path, fix in fixes.items():
+            yield local.AGENT_UNREADABLE.found(f"the system's agent can't read {path}", fix)
 
 
 def check_hybrid_node(state: ProfileState) -> Iterator[Finding]:

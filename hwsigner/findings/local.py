@@ -232,7 +232,12 @@ CONNECTION_SETTING = Mistake("connection-setting", _ENDPOINT, "Correct or remove
 AGENT_SILENT = Mistake(
     "agent-silent",
     "Programs wait for the agent, and then continue without it",
-    "Find the agent with pgrep -af 'hwsigner agent', and stop it with kill",
+    "Run systemctl --user restart hwsigner-agent.service, or pkill -u $USER -f 'hwsigner agent' without systemd",
+)
+AGENT_UNREADABLE = Mistake(
+    "agent-unreadable",
+    "Users of allow-users get no credentials",
+    "Run chown root:hwsigner FILE && chmod 640 FILE",
 )
 AGENT_LOCKED = Mistake("agent-locked", "Programs get no credentials from the agent", "Run hwsigner agent unlock NAME")
 AGENT_FAILURE = Mistake(

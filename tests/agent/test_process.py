@@ -21,7 +21,7 @@ import pytest
 from agent.homes import PASSPHRASE, Home, read_end
 from agent.processes import AGENT, agent_process, ask
 from hwsigner.agent.client import command, is_running
-from hwsigner.agent.protocol import AgentRequest, Verb
+from hwsigner.agent.protocol import AgentRequest, Channel, Verb
 from hwsigner.errors import AgentError
 from hwsigner.sigv4.canonical import IMPLEMENTATION
 from terminals import Terminal
@@ -268,6 +268,25 @@ class TestSocketActivation:
         key_id(ask(real_program, activated, *PROFILE))
         command(activated.address, AgentRequest(Verb.STATUS))
         assert not (Path(activated.address.folder) / "agent.lock").exists()
+
+    def test_client_hears_at_once_why_the_agent_can_t_start(self, home: Home, real_program: Path) -> None:
+        file = home.folder / "config" / "hwsigner" / "config.toml"
+        file.write_text("[profile")
+        os.mkdir(home.address.folder, 0o700)
+        command = ["systemd-socket-activate", "--listen", home.address.socket]
+        environ = [f"--setenv={name}={value}" for name, value in home.environ.items()]
+        with subprocess.Popen([*command, *environ, *AGENT], env=home.environ, stderr=subprocess.PIPE) as process:
+            assert process.stderr is not None
+            assert b"Listening on" in process.stderr.readline()
+            with socket.socket(socket.AF_UNIX) as first, socket.socket(socket.AF_UNIX) as second:
+                for client in (first, second):
+                    client.connect(home.address.socket)
+                    client.sendall(AgentRequest(Verb.GET, "web").line())
+                for client in (first, second):
+                    head, body = Channel(client).answer(30)
+                    assert (head.kind, head.status) == ("error", 2)
+                    assert body.startswith(f"the agent can't start: {file} is not TOML".encode())
+            assert process.wait(30) == 2
 
 
 class TestAuto:

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 import certs
 from agent.homes import PASSPHRASE, Home, Running, read_all, read_end, read_exactly, run_agent
 from hwsigner.agent import listener, profile, protocol, server
+from hwsigner.config import profiles as config
 from hwsigner.emulator import Fault
 from hwsigner.refresh.background import BackgroundProvider
 
@@ -596,6 +597,18 @@ class TestConfiguration:
         (running.home.folder / "config" / "hwsigner" / "config.toml").write_text(text)
         assert running.get() == running.get() == first
         assert [line.partition(" were: ")[0] for line in running.log[1:]] == ["error: the profiles stay as they"]
+
+    def test_file_that_became_readable_is_read_though_its_text_is_the_same(
+        self, running: Running, monkeypatch: Patch
+    ) -> None:
+        file = running.home.folder / "config" / "hwsigner" / "config.toml"
+        read = config.read_file
+        monkeypatch.setattr(config, "read_file", lambda path: read(path) if file.stat().st_mode & 0o040 else None)
+        file.chmod(0o600)
+        file.touch()
+        assert running.get() == b"1 unknown\n"
+        file.chmod(0o640)
+        assert credentials(running.get())
 
     def test_user_s_agent_leaves_profiles_with_allow_users_to_the_system_s(
         self, home: Home, monkeypatch: Patch

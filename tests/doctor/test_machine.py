@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import shlex
 import sys
 from collections.abc import Iterator
@@ -339,6 +340,24 @@ def test_agent_that_does_not_answer_is_named(patient: Patient, monkeypatch: pyte
     assert "the user's agent" in found["found"]
     assert "does not answer in time" in status.err
     assert (asked.status, "in time. Find it with pgrep -af 'hwsigner agent'" in asked.err) == (7, True)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(("users", "ids"), [(["www-data"], {"agent-unreadable"}), ([], set())])
+def test_file_that_the_system_s_agent_can_t_read_is_named_with_the_command(
+    patient: Patient, users: list[str], ids: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nobody = pwd.getpwnam("nobody")
+    monkeypatch.setattr("hwsigner.config.sharing.pwd.getpwnam", lambda _: nobody)
+    file = patient.folder / "etc" / "config.toml"
+    patient.change({"allow-users": users})
+    file.parent.mkdir()
+    (patient.folder / "config/hwsigner/config.toml").rename(file)
+    found = patient.findings()
+    assert {each["id"] for each in found} == ids
+    commands = [each["fix"] for each in found]
+    for path in (file, patient.leaf, patient.key)[: 3 * len(ids)]:
+        assert any(command.endswith(f"chown root:hwsigner {path} && chmod 640 {path}") for command in commands)
 
 
 def test_agent_s_last_failure_is_named(patient: Patient) -> None:
