@@ -260,6 +260,12 @@ class AuditError(HwsignerError):
     cause = "audit"
 
 
+class Interruption(HwsignerError):  # noqa: N818  no fault
+    """The user ended a command that changes something elsewhere. The hint says what has changed."""
+
+    exit_status = 130
+
+
 class HwsignerWarning(_Message, UserWarning):
     """Base of all warnings: something works and should be fixed. With `--strict` it is an error.
 

@@ -71,6 +71,10 @@ class Account:
 
     def revoke(self, *arguments: str | Path, answer: str = "--yes", **instead: str | Path | None) -> Outcome:
         """Run `aws revoke` with the flags it needs and more. `instead` replaces flags; None drops one."""
+        return self.call(*self.command(*arguments, answer=answer, **instead))
+
+    def command(self, *arguments: str | Path, answer: str = "--yes", **instead: str | Path | None) -> list[str]:
+        """Return the arguments of `revoke`."""
         values: dict[str, Any] = {
             "trust_anchor_arn": self.emulator.trust_anchor_arn,
             "endpoint": self.emulator.url,
@@ -78,7 +82,7 @@ class Account:
             "ca": self.folder / "ca.pem",
         }
         flags = [f"--{k.replace('_', '-')}={v}" for k, v in (values | instead).items() if v is not None]
-        return self.call("aws", "revoke", *arguments, *flags, *([answer] if answer else []))
+        return ["aws", "revoke", *map(str, arguments), *flags, *([answer] if answer else [])]
 
     @property
     def api(self) -> Any:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from hwsigner.cli.asking import ask
 from hwsigner.cli.aws.arguments import read_leaf
-from hwsigner.cli.aws.revoking import CA, REVOCATION, prepare
+from hwsigner.cli.aws.revoking import CA, REVOCATION, prepare, sigterm_like_interrupts
 from hwsigner.cli.parser import Arguments, CommandModule, Parser
 from hwsigner.cli.process import print_outcome, prompts, report
 from hwsigner.config.flags import OUTPUT, switch
@@ -83,7 +84,12 @@ def _plan_revocation(arguments: Arguments, own: Settings, key_is_there: bool) ->
     if not wanted:
         return Retirement(notes=[_for_an_administrator(leaf, arn)])
     prepared = prepare(arguments, arn, [leaf])
-    step = RetirementStep("revoke", prepared.steps, lambda: prepared.carry_out().lines)
+
+    def revoke() -> Sequence[str]:
+        with sigterm_like_interrupts():
+            return prepared.carry_out().lines
+
+    step = RetirementStep("revoke", prepared.steps, revoke)
     notes = [note for note in prepared.notes if note != EXISTING_SESSIONS]
     return Retirement([step] if prepared.steps else [], list(prepared.done), notes)
 

@@ -13,7 +13,13 @@ from cryptography.x509.oid import NameOID
 
 from hwsigner.aws.apis import ServiceClient
 from hwsigner.control_plane.resources import TrustAnchor
-from hwsigner.errors import CertificateError, HwsignerError, HwsignerWarning
+from hwsigner.errors import (
+    CertificateError,
+    HwsignerError,
+    HwsignerWarning,
+    Interruption,
+    ServiceUnreachableError,
+)
 from hwsigner.identity.bundle import subjects
 from hwsigner.identity.certificate import Certificate
 from hwsigner.identity.next_revocation_list import Draft, check_signer, draft_list
@@ -122,6 +128,7 @@ def carry_out(client: ServiceClient, plan: RevocationPlan, signed: RevocationLis
     Raises:
         HwsignerError: as `ServiceClient.call`, or the service has another list than it was given, or it has changed
             since the plan was made. The hint says which list is in force then.
+        Interruption: instead of KeyboardInterrupt, with the same hint.
     """
     sent = signed or (plan.current.contents if plan.current else None)
     try:
@@ -137,8 +144,11 @@ def carry_out(client: ServiceClient, plan: RevocationPlan, signed: RevocationLis
         now = _look_again(client, plan)
         if isinstance(now, ImportedList) and _is_in_force(now, sent):
             return now  # Only the answer was lost.
-        error.hint = f"{error.hint}. {_in_force(now, sent)}"
+        may_follow = isinstance(error, ServiceUnreachableError)
+        error.hint = f"{error.hint}. {in_force(now, sent, may_follow=may_follow)}"
         raise
+    except KeyboardInterrupt:
+        raise Interruption("interrupted", in_force(_look_again(client, plan), sent, may_follow=True)) from None
     return found
 
 
@@ -147,25 +157,35 @@ def _is_in_force(found: ImportedList, sent: RevocationList | None) -> bool:
 
 
 def _look_again(client: ServiceClient, plan: RevocationPlan) -> ImportedList | HwsignerError | None:
-    """Return the CA's CRL after a failure; None if there is none, and an error if it can't be read."""
+    """Return the CA's CRL after a failure; None if there is none, and an error if it can't be read, or Ctrl-C."""
     try:
         if plan.current is not None:
             return _imported(_read(client, plan.current.id))
         return _list_of(_imported_lists(client, plan.anchor), plan.ca)
     except HwsignerError as error:
         return error
+    except KeyboardInterrupt:
+        return Interruption("interrupted again")
 
 
-def _in_force(now: ImportedList | HwsignerError | None, sent: RevocationList | None) -> str:
-    """Say which CRL the service obeys after a failure."""
+def in_force(now: ImportedList | HwsignerError | None, sent: RevocationList | None, *, may_follow: bool = False) -> str:
+    """Say which CRL the service obeys after a failure.
+
+    Args:
+        now: the CA's CRL; None if there is none, and an error if it could not be read.
+        sent: the new one; None if there is none.
+        may_follow: whether the service may still be at work on what was sent.
+    """
+    later = ". AWS may still act on what was sent: run the command again to find out" if may_follow else ""
     if isinstance(now, HwsignerError):
         return f"It is not known whether the new CRL is in force ({now.message}): run the command again to find out"
     if now is None:
-        return "Nothing is revoked: the service has no CRL of this CA"
-    same = "the new one" if sent is not None and now.contents.x509 == sent.x509 else "not the new one"
+        return f"Nothing is revoked: the service has no CRL of this CA{later}"
+    is_new = sent is not None and now.contents.x509 == sent.x509
+    same = "the new one" if is_new else "not the new one"
     if not now.is_enabled:
         return f"{now.contents.source}, {same}, is there and not enabled: run the command again to enable it"
-    return f"In force is {now.contents.source}, number {now.contents.number}, {same}"
+    return f"In force is {now.contents.source}, number {now.contents.number}, {same}{'' if is_new else later}"
 
 
 def _put(client: ServiceClient, plan: RevocationPlan, signed: RevocationList | None) -> str:

@@ -9,8 +9,8 @@ from typing import Any
 
 from hwsigner.aws.apis import ServiceClient
 from hwsigner.control_plane.resources import TrustAnchor
-from hwsigner.control_plane.revocation import Revocation, RevocationPlan, carry_out, plan_revocation
-from hwsigner.errors import CertificateError, HwsignerError, UsageError
+from hwsigner.control_plane.revocation import Revocation, RevocationPlan, carry_out, in_force, plan_revocation
+from hwsigner.errors import CertificateError, HwsignerError, Interruption, UsageError
 from hwsigner.identity.bundle import read_bundle
 from hwsigner.identity.certificate import Certificate
 from hwsigner.identity.next_revocation_list import Draft
@@ -47,7 +47,7 @@ class Prepared:
     steps: Sequence[str]  # What would be done, a line each; none if nothing has to be.
     done: Sequence[str]  # What is so already, a line each.
     notes: Sequence[str]  # What the user should know, a sentence each.
-    carry_out: Callable[[], Outcome]
+    carry_out: Callable[[], Outcome]  # Raises Interruption for KeyboardInterrupt.
 
 
 def prepare_list(
@@ -77,7 +77,11 @@ def prepare_list(
     steps = _steps(plan, named)
 
     def run() -> Outcome:
-        put = carry_out(client, plan, sign(plan.draft) if plan.draft else None)
+        try:
+            signed = sign(plan.draft) if plan.draft else None
+        except KeyboardInterrupt:
+            raise Interruption("interrupted before anything was sent", in_force(plan.current, None)) from None
+        put = carry_out(client, plan, signed)
         end = put.contents.x509.next_update_utc
         values = {
             **_values(plan.anchor, plan.new),
@@ -171,11 +175,13 @@ def _revoke_each(client: ServiceClient, authority: str, serials: Sequence[int], 
         parameters = {"CertificateSerial": serial_text(serial), "RevocationReason": _REASONS[reason]}
         try:
             done = client.call_unless(_ALREADY, "revoke_certificate", CertificateAuthorityArn=authority, **parameters)
-        except HwsignerError as error:
+        except (HwsignerError, KeyboardInterrupt) as error:
             before = ", ".join(map(described_serial, serials[:number])) or "none"
-            error.hint = (
-                f"{error.hint}. Revoked before that: {before}. If the answer was lost, this one may be revoked too"
-            )
+            said = f"Revoked before that: {before}. If the answer was lost, this one may be revoked too"
+            if isinstance(error, KeyboardInterrupt):
+                what = f"interrupted while {described_serial(serial)} was revoked"
+                raise Interruption(what, said) from None
+            error.hint = f"{error.hint}. {said}"
             raise
         new += [serial] if done is not None else []
     return new

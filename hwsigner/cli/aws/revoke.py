@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from hwsigner.cli.asking import ask
 from hwsigner.cli.aws.arguments import CERTIFICATE, read_leaf
-from hwsigner.cli.aws.revoking import CA, REVOCATION, prepare
+from hwsigner.cli.aws.revoking import CA, REVOCATION, prepare, sigterm_like_interrupts
 from hwsigner.cli.parser import Arguments, CommandModule, Parser
-from hwsigner.cli.process import print_outcome
+from hwsigner.cli.process import discard_frames, print_outcome
 from hwsigner.config.flags import OUTPUT, Flag, switch
 from hwsigner.config.settings import read_profile
 from hwsigner.control_plane.revoking import Outcome, Prepared
-from hwsigner.errors import UsageError, printable, printable_lines
+from hwsigner.errors import Interruption, UsageError, printable, printable_lines
 from hwsigner.identity.serial_numbers import parse_serial
 
 HELP = "make AWS refuse certificates, with a new CRL"
@@ -38,23 +38,34 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Arguments) -> int:
     """Show what would be done, ask, do it, and print what was done."""
-    serials = [parse_serial(text) for text in arguments.serial]
-    if not (serials or arguments.certificate or arguments.renew):
-        raise UsageError("nothing was given to revoke", "Give a certificate or --serial")
-    certificates = [read_leaf(arguments.settings, text) for text in arguments.certificate]
-    prepared = prepare(arguments, _trust_anchor(arguments), certificates, serials, renews=arguments.renew)
-    if arguments.plan:
-        _print_plan(arguments, prepared)
-        return 0
-    if prepared.steps and not arguments.yes:
-        lines = ["This would be done:", *(f"  {step}" for step in prepared.steps)]
-        ask(lines, "Type yes to do it", nothing="nothing was revoked")
-    outcome = prepared.carry_out() if prepared.steps else Outcome((), {"revoked": []})
+    with sigterm_like_interrupts():
+        try:
+            prepared = _prepare(arguments)
+        except KeyboardInterrupt as interruption:
+            discard_frames(interruption)
+            raise Interruption("interrupted", "Nothing was revoked") from None
+        if arguments.plan:
+            _print_plan(arguments, prepared)
+            return 0
+        outcome = prepared.carry_out() if prepared.steps else Outcome((), {"revoked": []})
     words = [*prepared.done, *outcome.lines, *prepared.notes]
     shown = {**outcome.values, "alreadyRevoked": list(prepared.done), "notes": list(prepared.notes)}
     text = json.dumps(shown, indent=2) if arguments.json else printable_lines(words)
     print_outcome("the certificate is revoked", text)
     return 0
+
+
+def _prepare(arguments: Arguments) -> Prepared:
+    """Find out what would be done, and ask unless only the plan is wanted."""
+    serials = [parse_serial(text) for text in arguments.serial]
+    if not (serials or arguments.certificate or arguments.renew):
+        raise UsageError("nothing was given to revoke", "Give a certificate or --serial")
+    certificates = [read_leaf(arguments.settings, text) for text in arguments.certificate]
+    prepared = prepare(arguments, _trust_anchor(arguments), certificates, serials, renews=arguments.renew)
+    if prepared.steps and not (arguments.yes or arguments.plan):
+        lines = ["This would be done:", *(f"  {step}" for step in prepared.steps)]
+        ask(lines, "Type yes to do it", nothing="nothing was revoked")
+    return prepared
 
 
 def _trust_anchor(arguments: Arguments) -> str:

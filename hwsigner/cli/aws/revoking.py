@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 from hwsigner.aws.region import parse_arn
 from hwsigner.cli.aws.arguments import AWS, read_all, service_clients
 from hwsigner.cli.parser import Arguments
+from hwsigner.cli.process import signals_handled
 from hwsigner.config import settings
 from hwsigner.config.flags import KEY, Flag, one_of, whole_number
 from hwsigner.control_plane.resources import TrustAnchor
@@ -67,6 +70,11 @@ def prepare(
             return draft.sign(key)
 
     return prepare_list(aws.rolesanywhere, anchor, revocation, ca=ca, sign=sign)
+
+
+def sigterm_like_interrupts() -> AbstractContextManager[None]:
+    """Return a context manager in which SIGTERM acts like Ctrl-C, after which a revocation says what is in force."""
+    return signals_handled({signal.SIGTERM: signal.default_int_handler})
 
 
 def _read_ca(arguments: Arguments) -> Certificate:

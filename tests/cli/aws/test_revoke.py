@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from botocore.exceptions import EndpointConnectionError
@@ -18,7 +22,8 @@ import certs
 from emulator import planes
 from emulators import InProcessSoftHSM
 from hwsigner.control_plane import revocation
-from hwsigner.identity.next_revocation_list import draft_list
+from hwsigner.emulator import Fault
+from hwsigner.identity.next_revocation_list import Draft, draft_list
 from json_output import read
 from revocations import Account, account, denied, interrupted, number_of
 from scene import Outcome
@@ -300,6 +305,61 @@ def test_failure_says_when_the_list_in_force_is_not_known(account: Account) -> N
     with interrupted("GetCrl", EndpointConnectionError(endpoint_url="http://127.0.0.1")):
         error = one_line(account.revoke(account.machine().path), 6)
     assert "It is not known whether the new CRL is in force (rolesanywhere:GetCrl of" in error
+
+
+MAY_FOLLOW = ". AWS may still act on what was sent: run the command again to find out"
+
+
+@pytest.mark.parametrize(
+    ("operation", "after", "words"),
+    [
+        ("ListCrls", False, "Nothing was revoked"),
+        ("ImportCrl", False, f"Nothing is revoked: the service has no CRL of this CA{MAY_FOLLOW}"),
+        ("ImportCrl", True, "number 1, the new one"),
+        ("UpdateCrl", False, f"In force is CRL 'theirs' (ID), number 7, not the new one{MAY_FOLLOW}"),
+        ("UpdateCrl", True, "In force is CRL 'theirs' (ID), number 8, the new one"),
+    ],
+)
+def test_interruption_says_which_list_is_in_force(account: Account, operation: str, after: bool, words: str) -> None:
+    list_id = imported(account, foreign(account.ca, [1])) if operation == "UpdateCrl" else "ID"
+    with interrupted(operation, KeyboardInterrupt(), after=after):
+        error = one_line(account.revoke("--serial=2"), 130)
+    assert error.startswith("hwsigner: interrupted. ")
+    assert error.endswith(f"{words.replace('ID', list_id)}\n")
+
+
+def test_interruption_while_the_key_signs_says_that_nothing_was_sent(
+    account: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list_id = imported(account, foreign(account.ca, [1]))
+    monkeypatch.setattr(Draft, "sign", Mock(side_effect=KeyboardInterrupt))
+    error = one_line(account.revoke("--serial=2"), 130)
+    in_force = f"In force is CRL 'theirs' ({list_id}), number 7, not the new one"
+    assert error == f"hwsigner: interrupted before anything was sent. {in_force}\n"
+
+
+def test_second_interruption_says_that_the_list_in_force_is_not_known(account: Account) -> None:
+    imported(account, foreign(account.ca, [1]))
+    with interrupted("UpdateCrl", KeyboardInterrupt()), interrupted("GetCrl", KeyboardInterrupt(), skip=1):
+        error = one_line(account.revoke("--serial=2"), 130)
+    assert "It is not known whether the new CRL is in force (interrupted again)" in error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_to_the_process_says_which_list_is_in_force(account: Account, number: signal.Signals) -> None:
+    """The answer to UpdateCrl never comes."""
+    list_id = imported(account, foreign(account.ca, [1]))
+    account.emulator.misbehave(Fault("stall"), action="rolesanywhere:UpdateCrl")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hwsigner", *account.command("--serial=2")], stderr=subprocess.PIPE, text=True
+    )
+    while not [each for each in account.emulator.requests if each.action == "rolesanywhere:UpdateCrl"]:
+        time.sleep(0.01)
+    process.send_signal(number)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert error == f"hwsigner: interrupted. In force is CRL 'theirs' ({list_id}), number 8, the new one\n"
 
 
 @pytest.mark.parametrize("operation", ["ImportCrl", "UpdateCrl", "EnableCrl"])
