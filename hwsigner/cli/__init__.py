@@ -61,6 +61,7 @@ COMMANDS = {
 }
 _GROUPS = {name.partition(" ")[0] for name in COMMANDS if " " in name}
 _INTERRUPTED = 130
+_OUR_OWN = ("", "hwsigner")  # What an ImportError names if it is a fault of ours.
 _READER_LEFT = 141  # As of a program that SIGPIPE ends.
 # Errors of writing to stdout. Errors of other files become HwsignerErrors where they are opened.
 _OUTPUT_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
@@ -121,6 +122,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             process.report(f"can't write to stdout: {error.strerror}. Check where the output goes")
         elif isinstance(error, FileNotFoundError) and _is_working_folder_gone():
             process.report("the working folder was deleted. Change to another folder")
+        elif isinstance(error, ImportError) and (library := (error.name or "").partition(".")[0]) not in _OUR_OWN:
+            hint = "Install hwsigner in a virtual environment of its own, as hwsigner help install says"
+            problem = f"the Python library {library} is missing or too old: {error.msg}"
+            process.report(str(HwsignerError(problem, hint)))
         else:
             # No traceback: it could show a secret.
             process.report(f"internal error: {place_of(error)}. Please report it")

@@ -127,6 +127,20 @@ class TestExitStatuses:
         assert outcome.err.count("\n") == 1
         assert "hunter2" not in outcome.err
 
+    def test_library_that_is_too_old_is_named_with_what_to_install(self) -> None:
+        """As with cryptography 43 of Debian 13, which has no ML-DSA."""
+        old = "sys.modules['cryptography.hazmat.primitives.asymmetric.mldsa'] = None"
+        code = f"import sys; {old}; from hwsigner.cli import main; sys.exit(main(['status']))"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+        assert done.stderr.startswith("hwsigner: the Python library cryptography is missing or too old: ")
+        assert "mldsa" in done.stderr
+        assert "hwsigner help install" in done.stderr
+
+    def test_import_that_fails_by_a_bug_is_one(self, call: Call, command: Callable[[Callable[[], int]], None]) -> None:
+        command(raising(ImportError("x", name="hwsigner.absent")))
+        assert "internal error: ImportError" in call("test").err
+
     def test_control_characters_are_escaped(self, call: Call, command: Callable[[Callable[[], int]], None]) -> None:
         command(raising(HwsignerError("a\x1b[2J\nb\u202e", "c\r")))
         assert call("test").err == "hwsigner: a\\x1b[2J\\nb\\u202e. c\\r\n"
