@@ -61,7 +61,26 @@ def edit_config_file(
     return path
 
 
-def with_credential_process(data: bytes, profile: str, command: str, *, path: str, region: str = "") -> bytes:
+def credential_processes(data: bytes, path: str) -> list[tuple[int, str, str]]:
+    """Return each `credential_process` of a config file: its line's number, its section's name and the command.
+
+    Raises:
+        ConfigError: the AWS SDKs can't read the file.
+    """
+    text = data.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
+    commands = {name: values.get(_OPTION) for name, values in _read(text, path).items()}
+    found, section = [], ""
+    for number, line in enumerate(_LINE.findall(text), 1):
+        if header := _HEADER.match(line):
+            section = header["name"]
+        elif _VALUE.match(line) and (command := commands.get(section)):
+            found.append((number, section, command))
+    return found
+
+
+def with_credential_process(
+    data: bytes, profile: str, command: str, *, path: str, region: str = "", replaced: str | None = None
+) -> bytes:
     """Return the content of a config file in which a profile gets its credentials from a command.
 
     If there is no section `[profile NAME]` (`[default]` for that name), one is appended, with the region. In a section
@@ -74,6 +93,7 @@ def with_credential_process(data: bytes, profile: str, command: str, *, path: st
         command: the command, quoted as for a shell, in one line.
         path: the file's path, for messages.
         region: the region for a new section; empty for none.
+        replaced: another program's command, which gets the new one too.
 
     Raises:
         ConfigError: the section has another source of credentials, there are two such sections, or the file can't be
@@ -93,7 +113,7 @@ def with_credential_process(data: bytes, profile: str, command: str, *, path: st
         raise ConfigError(problem, f"Write [profile {profile}] there")
     settings = {_OPTION: command}
     if headers:
-        _check(before.get(section, {}), profile, section, path)
+        _check(before.get(section, {}), profile, section, path, replaced=replaced)
         edited = _changed(lines, headers[0], command)
     else:
         settings |= {"region": region} if region else {}
@@ -227,12 +247,12 @@ def profile_of_section(section: str) -> str:
     return words[1] if len(words) == 2 else ""
 
 
-def _check(settings: dict[str, str], profile: str, section: str, path: str) -> None:
+def _check(settings: dict[str, str], profile: str, section: str, path: str, *, replaced: str | None) -> None:
     """Check that a section has no other source of credentials."""
     if others := sorted(_OTHERS & settings.keys()):
         raise ConfigError(f"[{section}] of {path} has {others[0]}, another source of credentials", _BY_HAND)
     value = settings.get(_OPTION)
-    if value is not None and not _is_ours(value, profile):
+    if value not in (None, replaced) and not _is_ours(value, profile):
         raise ConfigError(f"[{section}] of {path} has another {_OPTION}", _BY_HAND)
 
 

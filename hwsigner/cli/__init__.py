@@ -53,6 +53,7 @@ COMMANDS = {
     "aws check": "hwsigner.cli.aws.check",
     "aws revoke": "hwsigner.cli.aws.revoke",
     "profile": "hwsigner.cli.profile",
+    "migrate": "hwsigner.cli.migrate",
     "retire": "hwsigner.cli.retire",
     "systemd": "hwsigner.cli.systemd",
     "completion": "hwsigner.cli.completion",

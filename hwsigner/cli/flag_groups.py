@@ -83,6 +83,7 @@ hwsigner registrar allow web.statement --roots /etc/hwsigner/roots \\
     "profile": """\
 hwsigner profile add web --certificate web.pem --private-key web.tss2 \\
     --trust-anchor-arn ARN --profile-arn ARN --role-arn ARN""",
+    "migrate": "hwsigner migrate\nhwsigner migrate ~/.aws/config aws.service",
     "retire": "hwsigner retire web --ca-key ca.key --ca ca.pem",
     "systemd": "hwsigner systemd install --user",
     "completion": "hwsigner completion zsh",

@@ -17,7 +17,7 @@ ABOUT = "Temporary AWS credentials from a private key in a TPM, HSM, smart card,
 _WIDTH = 80
 _SECTIONS = {
     "Credentials": ("credential-process", "exec", "console", "agent", "serve", "update"),
-    "Profiles": ("profile", "enroll", "renew", "retire"),
+    "Profiles": ("profile", "migrate", "enroll", "renew", "retire"),
     "Inspect and troubleshoot": ("status", "doctor", "whoami", "list", "show"),
     "Keys and certificates": ("keygen", "csr", "install-certificate", "delete", "attest", "verify-attestation"),
     "Trust anchor, role and profile in AWS": (

@@ -370,6 +370,18 @@ def profile(place: Place) -> None:
     assert place.data("profile", "list") == {"profiles": []}
 
 
+@run_of("migrate")
+def migrate(place: Place) -> None:
+    program = "aws_signing_helper credential-process"
+    flags = (
+        f"--certificate=/a.pem --trust-anchor-arn={ANCHOR} --profile-arn={ANCHOR.replace('trust-anchor', 'profile')}"
+    )
+    role = "--role-arn=arn:aws:iam::123456789012:role/moved"
+    (place.folder / "config").write_text(f"[profile moved]\ncredential_process = {program} {flags} {role}\n")
+    place.run("migrate", "config", "--yes")
+    assert place.data("profile", "show", "moved")["values"]["certificate"] == "/a.pem"
+
+
 @run_of("retire")
 def retire(place: Place) -> None:
     place.run("retire", "web", "--yes")
