@@ -14,6 +14,9 @@ Public are the names in `__all__` and these modules; everything else is private 
 - `hwsigner.findings`: what that returns;
 - `hwsigner.trust_policy`: who may assume a role, by its trust policy;
 - `hwsigner.backends`: `Backend` and `register`, for keys in places that hwsigner does not know;
+- `hwsigner.key`: Protocols for such a backend: opening keys, and finding certificates;
+- `hwsigner.key.listing`: the same for listing tokens;
+- `hwsigner.key.management`: the same for making, describing, deleting and proving keys;
 - `hwsigner.testing`: tests for such a backend;
 - `hwsigner.enrolment.issuers`: issuers of certificates, for one that hwsigner does not know;
 - `hwsigner.enrolment.testing`: tests for such an issuer.
@@ -31,16 +34,21 @@ from hwsigner._version import __version__
 if TYPE_CHECKING:
     from hwsigner import auth as auth
     from hwsigner import errors as errors
-    from hwsigner.aws.create_session import Service, SessionRequest, create_session, find_service
-    from hwsigner.aws.credentials import Credentials
+    from hwsigner._aws.create_session import Service, SessionRequest, create_session, find_service
+    from hwsigner._aws.credentials import Credentials
+    from hwsigner._http.address import Endpoint
+    from hwsigner._http.connection import Proxy
+    from hwsigner._http.tls import TrustedCAs
+    from hwsigner._http.transport import TransportOptions
+    from hwsigner._identity import Identity, IdentitySource, open_identity
+    from hwsigner._identity.certificate import Certificate, Chain
+    from hwsigner._identity.certificate_request import CertificateRequest, sign_certificate_request
+    from hwsigner._pins import AskPin, FoundPin, PinRequest, PinSource
+    from hwsigner._refresh.background import BackgroundProvider, Status
+    from hwsigner._refresh.outcome import Failure
+    from hwsigner._refresh.provider import Provider
+    from hwsigner._uri import KeyURI
     from hwsigner.errors import HwsignerError, HwsignerWarning
-    from hwsigner.http.address import Endpoint
-    from hwsigner.http.connection import Proxy
-    from hwsigner.http.tls import TrustedCAs
-    from hwsigner.http.transport import TransportOptions
-    from hwsigner.identity import Identity, IdentitySource, open_identity
-    from hwsigner.identity.certificate import Certificate, Chain
-    from hwsigner.identity.certificate_request import CertificateRequest, sign_certificate_request
     from hwsigner.key import Algorithm, FoundCertificate, HashName, Key, find_certificates, open_key
     from hwsigner.key.listing import ListedObject, ListedToken, list_tokens
     from hwsigner.key.management import (
@@ -54,11 +62,6 @@ if TYPE_CHECKING:
         generate_key,
         install_certificate,
     )
-    from hwsigner.pins import AskPin, FoundPin, PinRequest, PinSource
-    from hwsigner.refresh.background import BackgroundProvider, Status
-    from hwsigner.refresh.outcome import Failure
-    from hwsigner.refresh.provider import Provider
-    from hwsigner.uri import KeyURI
 
 __all__ = ["HwsignerError", "HwsignerWarning", "__version__"]
 # Keys and PINs.
@@ -77,25 +80,25 @@ __all__ += ["BackgroundProvider", "Failure", "Provider", "Status"]
 
 _MODULES = frozenset({"auth", "errors"})
 _NAMES_BY_MODULE = {
-    "aws.create_session": "create_session find_service SessionRequest Service",
-    "aws.credentials": "Credentials",
-    "identity.certificate": "Certificate Chain",
-    "identity.certificate_request": "sign_certificate_request CertificateRequest",
+    "_aws.create_session": "create_session find_service SessionRequest Service",
+    "_aws.credentials": "Credentials",
+    "_identity.certificate": "Certificate Chain",
+    "_identity.certificate_request": "sign_certificate_request CertificateRequest",
     "errors": "HwsignerError HwsignerWarning",
-    "http.address": "Endpoint",
-    "http.connection": "Proxy",
-    "http.tls": "TrustedCAs",
-    "http.transport": "TransportOptions",
-    "identity": "open_identity Identity IdentitySource",
+    "_http.address": "Endpoint",
+    "_http.connection": "Proxy",
+    "_http.tls": "TrustedCAs",
+    "_http.transport": "TransportOptions",
+    "_identity": "open_identity Identity IdentitySource",
     "key": "open_key find_certificates Key FoundCertificate Algorithm HashName",
     "key.listing": "list_tokens ListedToken ListedObject",
     "key.management": "generate_key describe_key install_certificate delete_key KeyRequest KeyDescription KeyAlgorithm "
     "InstalledCertificate Confirm",
-    "pins": "PinSource PinRequest AskPin FoundPin",
-    "refresh.background": "BackgroundProvider Status",
-    "refresh.outcome": "Failure",
-    "refresh.provider": "Provider",
-    "uri": "KeyURI",
+    "_pins": "PinSource PinRequest AskPin FoundPin",
+    "_refresh.background": "BackgroundProvider Status",
+    "_refresh.outcome": "Failure",
+    "_refresh.provider": "Provider",
+    "_uri": "KeyURI",
 }
 _HOMES = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names.split()}
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from hwsigner.cli import entry_point
+from hwsigner._cli import entry_point
 
 if __name__ == "__main__":
     sys.exit(entry_point())

@@ -15,10 +15,10 @@ try:
 except ImportError as error:
     raise ImportError("hwsigner.botocore needs botocore; install hwsigner with its extra aws") from error
 
-from hwsigner.agent.source import AgentOrOwn
+from hwsigner._agent.source import AgentOrOwn
+from hwsigner._refresh.shared import CurrentProvider
+from hwsigner._system.notices import observed_by, show_unless_notified
 from hwsigner.errors import HwsignerError, HwsignerWarning, check_text
-from hwsigner.refresh.shared import CurrentProvider
-from hwsigner.system.notices import observed_by, show_unless_notified
 
 __all__ = ["CredentialsError", "register"]
 

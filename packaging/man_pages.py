@@ -15,12 +15,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from hwsigner import __version__
-from hwsigner.cli import COMMANDS, command_parser
-from hwsigner.cli.flag_groups import EXAMPLES, flag_groups, help_of, usage_of
-from hwsigner.cli.help import ABOUT, sections
-from hwsigner.cli.pages import names, page_of
-from hwsigner.cli.parser import Parser
-from hwsigner.config.flags import Flag
+from hwsigner._cli import COMMANDS, command_parser
+from hwsigner._cli.flag_groups import EXAMPLES, flag_groups, help_of, usage_of
+from hwsigner._cli.help import ABOUT, sections
+from hwsigner._cli.pages import names, page_of
+from hwsigner._cli.parser import Parser
+from hwsigner._config.flags import Flag
 
 _DESCRIPTION = (
     "hwsigner is a client for AWS IAM Roles Anywhere.",

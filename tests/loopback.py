@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from hwsigner.http.address import Endpoint
+from hwsigner._http.address import Endpoint
 
 OK = b"HTTP/1.1 201 Created\r\nContent-Length: 2\r\nX-Amzn-RequestId: r-1\r\n\r\nhi"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hwsigner.pins import sources as pin_sources
+from hwsigner._pins import sources as pin_sources
 
 # A function that writes a PIN file of mode 0600 and returns its pin-source.
 WritePinFile = Callable[[bytes], str]

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import pytest
 
 from backends.contract import ENVIRONMENT
-from hwsigner.pins import PinRequest
+from hwsigner._pins import PinRequest
 from softhsm.token import SoftHSM
 
 ROOT = Path(__file__).parents[1]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import certs
-from hwsigner.cli import main
+from hwsigner._cli import main
 from hwsigner.emulator import Emulator
 
 

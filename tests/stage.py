@@ -21,10 +21,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
 import certs
-from hwsigner.aws.create_session import SessionRequest, find_service
+from hwsigner._aws.create_session import SessionRequest, find_service
+from hwsigner._identity import IdentitySource
+from hwsigner._refresh.provider import Provider
 from hwsigner.emulator import Emulator, World
-from hwsigner.identity import IdentitySource
-from hwsigner.refresh.provider import Provider
 
 PASSPHRASE = "hunter2-passphrase"
 

@@ -18,44 +18,44 @@ import hwsigner
 ROOT = Path(hwsigner.__file__).parent
 
 # What each room may import. A room is a package or a top-level module; each backend is a room of its own.
-NOUNS = "errors uri pins key"
-CORE = f"{NOUNS} _version sigv4 identity"
-BACKEND = f"{NOUNS} system backends"
+NOUNS = "errors _uri _pins key"
+CORE = f"{NOUNS} _version sigv4 _identity"
+BACKEND = f"{NOUNS} _system backends"
 RULES = {
     "errors": "_version",
     "_version": "",
     "findings": "errors",
     "trust_policy": "errors findings",
-    "control_plane": "errors findings trust_policy identity aws",
+    "_control_plane": "errors findings trust_policy _identity _aws",
     "emulator": "errors trust_policy",
-    "system": "errors",
-    "monitoring": "errors system",
-    "http": "errors system",
-    "backends": "errors system",
-    "uri": "errors backends",
-    "pins": "errors uri system",
-    "key": "errors uri pins",
+    "_system": "errors",
+    "_monitoring": "errors _system",
+    "_http": "errors _system",
+    "backends": "errors _system",
+    "_uri": "errors backends",
+    "_pins": "errors _uri _system",
+    "key": "errors _uri _pins",
     "attestation": NOUNS,
     "testing": "hwsigner errors",
     "backends.file": BACKEND,
     "backends.pkcs11": BACKEND,
     "backends.tpm2": BACKEND,
     "sigv4": "errors _native",
-    "identity": NOUNS,
-    "auth": "errors sigv4 identity",
-    "aws": "errors system http sigv4 identity _version",
-    "config": f"{NOUNS} system http identity aws",
-    "refresh": "errors pins key system identity aws config monitoring",
-    "enrolment": "errors uri pins system backends key attestation identity http aws config refresh",
-    "agent": "errors system pins aws config refresh _version",
-    "serving": "errors system http aws",
-    "doctor": f"{NOUNS} findings system identity http aws config agent control_plane",
-    "cli": f"{CORE} attestation system monitoring http aws config refresh enrolment agent serving findings "
-    "doctor trust_policy emulator control_plane boto3",
-    "botocore": "errors agent refresh system",
+    "_identity": NOUNS,
+    "auth": "errors sigv4 _identity",
+    "_aws": "errors _system _http sigv4 _identity _version",
+    "_config": f"{NOUNS} _system _http _identity _aws",
+    "_refresh": "errors _pins key _system _identity _aws _config _monitoring",
+    "enrolment": "errors _uri _pins _system backends key attestation _identity _http _aws _config _refresh",
+    "_agent": "errors _system _pins _aws _config _refresh _version",
+    "_serving": "errors _system _http _aws",
+    "doctor": f"{NOUNS} findings _system _identity _http _aws _config _agent _control_plane",
+    "_cli": f"{CORE} attestation _system _monitoring _http _aws _config _refresh enrolment _agent _serving findings "
+    "doctor trust_policy emulator _control_plane boto3",
+    "botocore": "errors _agent _refresh _system",
     "boto3": "botocore",
-    "__main__": "cli",
-    "hwsigner": f"{CORE} backends http aws refresh auth",
+    "__main__": "_cli",
+    "hwsigner": f"{CORE} backends _http _aws _refresh auth",
 }
 
 # The page does not draw the package itself, which names what is public, nor these.
@@ -67,30 +67,30 @@ OWNERS = {
     "tpm2_pytss": ("backends.tpm2",),
     "asn1crypto": (
         *("backends.pem", "backends.tpm2.encode", "backends.tpm2.endorsement"),
-        *("identity", "attestation"),
+        *("_identity", "attestation"),
     ),
     "ctypes": (
-        "agent.memory",
+        "_agent.memory",
         "backends.file.libcrypto",
         "backends.pkcs11.functions",
         "backends.pkcs11.writing",
-        "cli.process",
-        "serving.connections",
-        "system.environment",
-        "system.pcsc",
+        "_cli.process",
+        "_serving.connections",
+        "_system.environment",
+        "_system.pcsc",
     ),
-    "tomlkit": ("config.profiles", "enrolment.registrar"),
-    **dict.fromkeys(("boto3", "botocore"), ("aws.handlers", "aws.apis", "boto3", "botocore")),
+    "tomlkit": ("_config.profiles", "enrolment.registrar"),
+    **dict.fromkeys(("boto3", "botocore"), ("_aws.handlers", "_aws.apis", "boto3", "botocore")),
     "cryptography": (
-        *("attestation", "backends", "enrolment", "identity", "key.public_key"),
-        *("control_plane", "emulator", "testing"),
+        *("attestation", "backends", "enrolment", "_identity", "key.public_key"),
+        *("_control_plane", "emulator", "testing"),
     ),
     "pytest": ("testing", "enrolment.testing"),
     "requests": ("auth",),
-    **dict.fromkeys(("httptools", "uvloop"), ("serving",)),
-    "shtab": ("cli.completion",),
-    "rich": ("cli.list", "cli.status"),
-    "logging": ("monitoring",),
+    **dict.fromkeys(("httptools", "uvloop"), ("_serving",)),
+    "shtab": ("_cli.completion",),
+    "rich": ("_cli.list", "_cli.status"),
+    "logging": ("_monitoring",),
     "urllib.request": (),
 }
 
@@ -184,10 +184,10 @@ def test_room_imports_only_what_its_rule_allows(room: str) -> None:
 
 # What a server does not need, and the commands that use it.
 OF_ADMINISTRATORS = {
-    "emulator": ("cli.emulator",),
-    "control_plane": ("cli.aws", "cli.retire", "doctor.aws"),
-    "trust_policy": ("cli.aws", "control_plane", "emulator"),
-    "enrolment.registrar": ("cli.registrar",),
+    "emulator": ("_cli.emulator",),
+    "_control_plane": ("_cli.aws", "_cli.retire", "doctor.aws"),
+    "trust_policy": ("_cli.aws", "_control_plane", "emulator"),
+    "enrolment.registrar": ("_cli.registrar",),
 }
 
 

@@ -25,9 +25,9 @@ import hwsigner
 import hwsigner.boto3
 import hwsigner.botocore
 from agent.homes import Home, run_agent
+from hwsigner._system.clocks import Clocks
 from hwsigner.emulator import Emulator, Fault
 from hwsigner.errors import ServiceError
-from hwsigner.system.clocks import Clocks
 
 PROCESS = """#!/bin/sh
 echo ran >> "$0.ran"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hwsigner.cli import COMMANDS, command_parser
+from hwsigner._cli import COMMANDS, command_parser
 from pages import ROOT
 
 

@@ -15,8 +15,8 @@ import pytest
 
 from emulators import InProcessSoftHSM
 from frames import Frames, count_frames
+from hwsigner._system.environment import state_folders
 from hwsigner.errors import printable
-from hwsigner.system.environment import state_folders
 from softhsm.command import run
 from softhsm.tabrmd import ResourceManager
 from softhsm.tpm import SoftTPM
@@ -111,8 +111,8 @@ def test_token_signature_passes_few_files(softhsm: InProcessSoftHSM) -> None:
 class TestCountFrames:
     def test_generator_counts_once(self) -> None:
         frames = count_frames(lambda: list(state_folders("any")))
-        assert frames.files == ["system/environment.py"]
-        assert frames.calls.count("system/environment.py: state_folders") == 1
+        assert frames.files == ["_system/environment.py"]
+        assert frames.calls.count("_system/environment.py: state_folders") == 1
 
     def test_calls_count_as_often_as_they_are_made(self) -> None:
         def use(times: int) -> Callable[[], object]:

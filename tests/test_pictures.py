@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from hwsigner.refresh.schedule import SESSION_TIMING
+from hwsigner._refresh.schedule import SESSION_TIMING
 from pages import ROOT
 
 FOLDER = ROOT / "docs" / "how-it-works"

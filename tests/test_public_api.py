@@ -9,6 +9,7 @@ import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import pytest
 
@@ -27,6 +28,7 @@ MODULES = {
         "sigv4.access_key",
         "testing",
         *("boto3", "botocore", "doctor", "findings", "trust_policy"),
+        *("key", "key.listing", "key.management"),
         *("enrolment.issuers", "enrolment.testing"),
     )
 }
@@ -49,6 +51,12 @@ def test_page_lists_what_the_package_exports_and_its_public_modules() -> None:
     ]
     found = [name for row in listed for name in row]
     assert sorted(found) == sorted([*set(hwsigner.__all__) - {"__version__"}, *MODULES])
+
+
+def test_private_rooms_have_private_names() -> None:
+    rooms = {path.stem for path in Path(hwsigner.__file__).parent.iterdir() if path.suffix == ".py" or path.is_dir()}
+    public = {module.split(".")[1] for module in MODULES}
+    assert [room for room in sorted(rooms - public) if not room.startswith("_")] == []
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
@@ -131,9 +139,13 @@ def _exported() -> frozenset[str]:
     return frozenset(home for module, name in names if not (home := _home(name, module)).startswith(f"{module}.{name}"))
 
 
+def _value(module: str, name: str) -> object:
+    return getattr(importlib.import_module(module), name, None) if module in MODULES else None
+
+
 def _is_public(home: str) -> bool:
     module, _, name = home.rpartition(".")
-    if not home.startswith("hwsigner"):
+    if not home.startswith("hwsigner") or isinstance(_value(module, name), ParamSpec | TypeVar):
         return True
     return name in hwsigner.__all__ or home in _exported() or (module in MODULES and not name.startswith("_"))
 

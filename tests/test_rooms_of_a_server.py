@@ -20,7 +20,7 @@ from agent.processes import agent_process
 from hwsigner.emulator import Emulator
 
 PACKAGE = Path(hwsigner.__file__).parent
-TAKEN_AWAY = ("emulator", "control_plane", "trust_policy", "enrolment/registrar")
+TAKEN_AWAY = ("emulator", "_control_plane", "trust_policy", "enrolment/registrar")
 # Without the finder of an editable installation, which would find the package itself.
 PROGRAM = """if True:
     import sys
@@ -28,7 +28,7 @@ PROGRAM = """if True:
     sys.meta_path = [one for one in sys.meta_path if one.__module__.startswith(("_frozen", "importlib"))]
     sys.argv[:2] = ["hwsigner"]
     import hwsigner
-    from hwsigner.cli import entry_point
+    from hwsigner._cli import entry_point
     assert hwsigner.__file__.startswith(sys.path[0]), hwsigner.__file__
     sys.exit(entry_point())
 """

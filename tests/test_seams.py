@@ -14,9 +14,9 @@ from typing import NamedTuple
 import pytest
 
 import hwsigner
+from hwsigner._cli import COMMANDS
 from hwsigner.attestation import _VERIFIERS
 from hwsigner.backends import BACKENDS
-from hwsigner.cli import COMMANDS
 from hwsigner.enrolment.issuers import ISSUERS
 
 ROOT = Path(hwsigner.__file__).parents[1]
@@ -64,28 +64,28 @@ MISTAKES = {
     "an issuer returns something else": Mistake(
         "enrolment/issuers/command.py", "-> Issued | Pending:", "-> Issued | Pending | None:"
     ),
-    "a command's add_arguments is renamed": Mistake("cli/csr.py", "def add_arguments(", "def add_argument("),
-    "a command's run takes nothing": Mistake("cli/version.py", "def run(arguments: Arguments)", "def run()"),
+    "a command's add_arguments is renamed": Mistake("_cli/csr.py", "def add_arguments(", "def add_argument("),
+    "a command's run takes nothing": Mistake("_cli/version.py", "def run(arguments: Arguments)", "def run()"),
     "doctor finds what no table has": Mistake("doctor/machine.py", "local.KEY_MISMATCH", "local.KEY_MISSMATCH"),
     "a review of a policy finds what no table has": Mistake(
         "trust_policy/review.py", "policies.DENIED_ALWAYS", "policies.DENIED_ALLWAYS"
     ),
     "a check of an account finds what no table has": Mistake(
-        "control_plane/report.py", "account.ROLE_REFUSES", "account.ROLE_REFUSED"
+        "_control_plane/report.py", "account.ROLE_REFUSES", "account.ROLE_REFUSED"
     ),
     "a certificate breaks a rule for which doctor has no finding": Mistake(
-        "identity/certificate.py", 'BrokenRule("hash"', 'BrokenRule("signature-hash"'
+        "_identity/certificate.py", 'BrokenRule("hash"', 'BrokenRule("signature-hash"'
     ),
-    "a command has no HELP": Mistake("cli/doctor.py", "\nHELP = ", "\nHEPL = "),
+    "a command has no HELP": Mistake("_cli/doctor.py", "\nHELP = ", "\nHEPL = "),
     "a setting is misspelt in the configuration": Mistake(
-        "config/settings.py", "values.private_key", "values.privat_key"
+        "_config/settings.py", "values.private_key", "values.privat_key"
     ),
-    "a setting is misspelt in a command": Mistake("cli/csr.py", "settings.subject", "settings.subjekt"),
+    "a setting is misspelt in a command": Mistake("_cli/csr.py", "settings.subject", "settings.subjekt"),
     "a setting is misspelt in an enrolment": Mistake("enrolment/profile.py", "values.issuer_url", "values.issuer_urll"),
     "a setting is misspelt in the agent": Mistake(
-        "agent/profile.py", "_settings.desktop_notifications", "_settings.desktop_notification"
+        "_agent/profile.py", "_settings.desktop_notifications", "_settings.desktop_notification"
     ),
-    "a setting of monitoring is misspelt": Mistake("config/monitoring.py", "found.audit_log", "found.auditlog"),
+    "a setting of monitoring is misspelt": Mistake("_config/monitoring.py", "found.audit_log", "found.auditlog"),
 }
 
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hwsigner._uri import KeyURI
 from hwsigner.errors import HwsignerError, UsageError
-from hwsigner.uri import KeyURI
 
 NAMES = st.one_of(
     st.sampled_from(["token", "object", "id", "serial", "type", "slot-id", "model", "handle"]),

@@ -10,8 +10,8 @@ import pytest
 
 import hwsigner
 import hwsigner.boto3
+from hwsigner._aws.create_session import build_request
 from hwsigner.auth import SigV4Auth
-from hwsigner.aws.create_session import build_request
 from hwsigner.errors import UnsupportedKeyError, UsageError
 
 

@@ -160,7 +160,7 @@ def frames_of(arguments: list[str]) -> Frames:
     """Return what a command passes through in this process."""
     if arguments == [AGENT]:
         return _frames_of_agent()
-    from hwsigner.cli import main
+    from hwsigner._cli import main
 
     statuses: list[int] = []
     frames = count_frames(lambda: statuses.append(main(arguments)))
@@ -186,7 +186,7 @@ def _frames_of_agent() -> Frames:
             assert b"AccessKeyId" in read_all(client)
         agent.server.post(recorder.stop)
         agent.settle()
-    return recorder.frames().between("agent/listener.py: accept", "agent/server.py: _run_posted")
+    return recorder.frames().between("_agent/listener.py: accept", "_agent/server.py: _run_posted")
 
 
 @contextmanager

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from hwsigner._pins import sources as pin_sources
 from hwsigner.backends.pkcs11 import module as pkcs11_module
-from hwsigner.pins import sources as pin_sources
 from pkcs11_shim import forget_refusals
 from softhsm.pcsc import SoftPcsc
 from softhsm.yubikey import FIRMWARE_5_4, YubiKey

@@ -15,6 +15,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
+from hwsigner._pins import AskPin, PinSource
+from hwsigner._uri import KeyURI
 from hwsigner.attestation.chain import Trust, VendorCertificate, root_files
 from hwsigner.attestation.documents import NONCE_BYTES, Document, Kind, Value, binding, new, read
 from hwsigner.attestation.findings import Findings
@@ -23,8 +25,6 @@ from hwsigner.attestation.weaknesses import is_short
 from hwsigner.errors import AttestationError, UsageError
 from hwsigner.key import capability, find_certificates
 from hwsigner.key.management import ProvesKeys, ShowsEndorsementKey
-from hwsigner.pins import AskPin, PinSource
-from hwsigner.uri import KeyURI
 
 __all__ = ["answer_challenge", "challenge", "endorsement_key", "examine", "make_statement", "read", "read_trust"]
 __all__ += ["Document", "Findings", "Kind", "Trust", "Value", "VendorCertificate", "verify_answer"]

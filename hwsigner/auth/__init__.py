@@ -24,7 +24,7 @@ from hwsigner.sigv4 import SERVICE, Request, credential_scope, timestamp
 from hwsigner.sigv4.access_key import AccessKey, SigningContext, is_s3, presign_request, signing_context
 
 if TYPE_CHECKING:
-    from hwsigner.identity import Identity
+    from hwsigner._identity import Identity
 
 __all__ = ["SigV4Auth", "SigV4X509Auth"]
 

@@ -16,7 +16,7 @@ from hwsigner.errors import UsageError
 from hwsigner.sigv4 import access_key, authorization_header, canonical
 
 if TYPE_CHECKING:
-    from hwsigner.identity import Identity
+    from hwsigner._identity import Identity
 
 _HASH = access_key.CONTENT_HASH.lower()
 _NO_URL = "", "", Server("", "")

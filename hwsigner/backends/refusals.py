@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Final
 
+from hwsigner._system.environment import is_private, is_usable, runtime_folders, state_folders, temporary_folders
+from hwsigner._system.files import lock_within
 from hwsigner.errors import BackendUnavailableError, UnsafeKeyWarning
-from hwsigner.system.environment import is_private, is_usable, runtime_folders, state_folders, temporary_folders
-from hwsigner.system.files import lock_within
 
 _MAX_NOTE = 8192
 # The longest time that another process's login may take.

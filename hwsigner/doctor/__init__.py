@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple, ParamSpec
 
-from hwsigner.config.monitoring import read_monitoring
-from hwsigner.config.profiles import Profile, is_system_file_hidden, profile, profiles
+from hwsigner._config.monitoring import read_monitoring
+from hwsigner._config.profiles import Profile, is_system_file_hidden, profile, profiles
 from hwsigner.doctor import machine, sdks
 from hwsigner.doctor.profile_checks import ProfileState, check_certificate, check_connection, check_request, read
 from hwsigner.errors import ConfigError, HwsignerError, NoProfileError, UsageError, place_of
 from hwsigner.findings import Finding, local
 
 if TYPE_CHECKING:
-    from hwsigner.pins import AskPin
+    from hwsigner._pins import AskPin
 
 __all__ = ["Checks", "Examination", "Finding", "examine"]
 

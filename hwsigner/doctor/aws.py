@@ -7,16 +7,16 @@ from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from hwsigner.aws.apis import ServiceClients
-from hwsigner.aws.region import check_arns, parse_arn
-from hwsigner.config import settings
-from hwsigner.control_plane.facts import read_facts
-from hwsigner.control_plane.report import compared_values, report, report_policy
+from hwsigner._aws.apis import ServiceClients
+from hwsigner._aws.region import check_arns, parse_arn
+from hwsigner._config import settings
+from hwsigner._control_plane.facts import read_facts
+from hwsigner._control_plane.report import compared_values, report, report_policy
+from hwsigner._http.address import check_protected, read_url
+from hwsigner._identity.certificate import Certificate, Chain, build_chain
+from hwsigner._identity.session_tags import alternative_names, other_names
 from hwsigner.errors import CertificateError, HwsignerError, UsageError
 from hwsigner.findings import Finding, local
-from hwsigner.http.address import check_protected, read_url
-from hwsigner.identity.certificate import Certificate, Chain, build_chain
-from hwsigner.identity.session_tags import alternative_names, other_names
 
 if TYPE_CHECKING:
     from hwsigner.doctor.profile_checks import ProfileState

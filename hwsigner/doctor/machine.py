@@ -10,18 +10,18 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from hwsigner.agent.client import ask_agents
-from hwsigner.config.profiles import profiles
-from hwsigner.config.sharing import hidden_files
+from hwsigner._agent.client import ask_agents
+from hwsigner._config.profiles import profiles
+from hwsigner._config.sharing import hidden_files
+from hwsigner._system import pcsc
+from hwsigner._system.files import check_no_pipe, open_trusted, read_text
+from hwsigner._system.users import reading_group
+from hwsigner._uri import KeyURI
 from hwsigner.doctor.profile_checks import ProfileState, no_pins, warnings_as_findings
 from hwsigner.errors import ConfigError, HwsignerError, PinError, SigningKeyError
 from hwsigner.findings import Finding, local
 from hwsigner.key.listing import list_tokens
 from hwsigner.key.management import describe_key
-from hwsigner.system import pcsc
-from hwsigner.system.files import check_no_pipe, open_trusted, read_text
-from hwsigner.system.users import reading_group
-from hwsigner.uri import KeyURI
 
 TPM_DEVICE = "/dev/tpmrm0"
 NODE_CONFIG, NODE_PROGRAM = "/etc/aws/hybrid/config", "/usr/local/bin/aws_signing_helper"

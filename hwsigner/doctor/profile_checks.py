@@ -12,13 +12,22 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from hwsigner.aws.config_file import read_config
-from hwsigner.aws.create_session import find_service
-from hwsigner.aws.region import Arn, EndpointFlags, parse_arn, region_of, sessions_endpoint
-from hwsigner.config import settings
-from hwsigner.config.flags import ARNS, IN_PROFILES, session_duration
-from hwsigner.config.profiles import SYSTEM_FILE, Profile
-from hwsigner.config.settings import Settings
+from hwsigner._aws.config_file import read_config
+from hwsigner._aws.create_session import find_service
+from hwsigner._aws.region import Arn, EndpointFlags, parse_arn, region_of, sessions_endpoint
+from hwsigner._config import settings
+from hwsigner._config.flags import ARNS, IN_PROFILES, session_duration
+from hwsigner._config.profiles import SYSTEM_FILE, Profile
+from hwsigner._config.settings import Settings
+from hwsigner._http import defaults
+from hwsigner._http.address import is_loopback
+from hwsigner._http.connection import find_proxy
+from hwsigner._identity import certificate
+from hwsigner._identity.selector import parse_selector, select
+from hwsigner._identity.session_tags import session_tags, untaggable
+from hwsigner._pins import PinRequest, PinSource
+from hwsigner._system.files import check_no_pipe
+from hwsigner._uri import KeyURI
 from hwsigner.errors import (
     CertificateError,
     ConfigError,
@@ -30,18 +39,9 @@ from hwsigner.errors import (
     suggestion,
 )
 from hwsigner.findings import Finding, Mistake, local
-from hwsigner.http import defaults
-from hwsigner.http.address import is_loopback
-from hwsigner.http.connection import find_proxy
-from hwsigner.identity import certificate
-from hwsigner.identity.selector import parse_selector, select
-from hwsigner.identity.session_tags import session_tags, untaggable
-from hwsigner.pins import PinRequest, PinSource
-from hwsigner.system.files import check_no_pipe
-from hwsigner.uri import KeyURI
 
 if TYPE_CHECKING:
-    from hwsigner.identity.certificate import Rule
+    from hwsigner._identity.certificate import Rule
 
 _DURATION = "session-duration"
 _ARN_FLAGS = [f"--{name}" for name in ARNS]

@@ -12,12 +12,12 @@ import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from hwsigner.aws.config_file import config_path, credentials_path
-from hwsigner.aws.config_lines import profile_of_section, unreadable_reason
-from hwsigner.config.profiles import is_system_file_hidden
+from hwsigner._aws.config_file import config_path, credentials_path
+from hwsigner._aws.config_lines import profile_of_section, unreadable_reason
+from hwsigner._config.profiles import is_system_file_hidden
+from hwsigner._system.files import MAX_BYTES, read_text
 from hwsigner.errors import ConfigError, NoProfileError, UsageError
 from hwsigner.findings import Finding, local
-from hwsigner.system.files import MAX_BYTES, read_text
 
 _PROCESS, _PLUGIN = "credential_process", "cli_legacy_plugin_path"
 _PLAIN = ("default", "plugins", "preview")

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from hwsigner.aws.create_session import USER_AGENT, clock_difference, create_session, shortened
-from hwsigner.config import settings
+from hwsigner._aws.create_session import USER_AGENT, clock_difference, create_session, shortened
+from hwsigner._config import settings
+from hwsigner._http.connection import Deadline
+from hwsigner._http.transport import get, parse_date
 from hwsigner.errors import (
     CertificateError,
     HwsignerError,
@@ -21,8 +23,6 @@ from hwsigner.errors import (
     UsageError,
 )
 from hwsigner.findings import Finding, Mistake, account, local
-from hwsigner.http.connection import Deadline
-from hwsigner.http.transport import get, parse_date
 
 if TYPE_CHECKING:
     from hwsigner.doctor.profile_checks import ProfileState
@@ -70,7 +70,7 @@ def _check_clock(state: ProfileState) -> Iterator[Finding]:
 
 
 def _create_session(state: ProfileState) -> Iterator[Finding]:
-    from hwsigner.identity import open_identity
+    from hwsigner._identity import open_identity
 
     source = settings.identity_source(state.settings)
     with open_identity(source) as identity:

@@ -8,10 +8,10 @@ from datetime import datetime
 
 from cryptography import x509
 
+from hwsigner._identity.certificate import Certificate, Chain, build_chain, extension_of, load, preflight
+from hwsigner._identity.certificate_request import CertificateRequest
 from hwsigner.enrolment.issuers import Issued
 from hwsigner.errors import AmbiguousCertificateError, CertificateError
-from hwsigner.identity.certificate import Certificate, Chain, build_chain, extension_of, load, preflight
-from hwsigner.identity.certificate_request import CertificateRequest
 from hwsigner.key import FoundCertificate
 
 _SOURCE = "from the issuer"

@@ -6,12 +6,13 @@ import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from hwsigner.aws.config_lines import edit_config_file
-from hwsigner.aws.region import check_arns, check_known_arns
-from hwsigner.config.flags import ARNS
-from hwsigner.config.profiles import Profile, add_profile, change_profile, check_name, file_of_new, profiles
-from hwsigner.config.settings import Settings
-from hwsigner.config.sharing import share, share_file
+from hwsigner._aws.config_lines import edit_config_file
+from hwsigner._aws.region import check_arns, check_known_arns
+from hwsigner._config.flags import ARNS
+from hwsigner._config.profiles import Profile, add_profile, change_profile, check_name, file_of_new, profiles
+from hwsigner._config.settings import Settings
+from hwsigner._config.sharing import share, share_file
+from hwsigner._identity.certificate import Certificate
 from hwsigner.enrolment.pace import set_pace
 from hwsigner.enrolment.profile import (
     issuer_of,
@@ -24,7 +25,6 @@ from hwsigner.enrolment.profile import (
 )
 from hwsigner.enrolment.steps import ensure_key, install, installed_chain, request_certificate, sign_request
 from hwsigner.errors import ConfigError, UsageError
-from hwsigner.identity.certificate import Certificate
 from hwsigner.key.management import (
     InstalledCertificate,
     KeyAccess,

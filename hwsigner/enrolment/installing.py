@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from hwsigner._identity import Identity
+from hwsigner._identity.certificate import Certificate, Chain, build_chain, leaves, preflight
+from hwsigner._uri import KeyURI
 from hwsigner.enrolment.profile import certificate_values
 from hwsigner.errors import AmbiguousCertificateError, CertificateWarning, KeyMismatchError
-from hwsigner.identity import Identity
-from hwsigner.identity.certificate import Certificate, Chain, build_chain, leaves, preflight
 from hwsigner.key import FoundCertificate
 from hwsigner.key.management import KeyAccess, install_certificate
-from hwsigner.uri import KeyURI
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import subprocess
 import warnings
 from contextlib import suppress
 
-from hwsigner.config.profiles import file_of_new
+from hwsigner._config.profiles import file_of_new
+from hwsigner._identity.certificate import Certificate
 from hwsigner.errors import CertificateError, HwsignerWarning
-from hwsigner.identity.certificate import Certificate
 
 DROP_IN = "50-hwsigner.conf"
 # A certificate that lives less, in seconds, needs a look every few seconds, and a look takes 0.2 s of processor time.

@@ -8,21 +8,21 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from hwsigner.config import settings
-from hwsigner.config.flags import ENROLMENT, IDENTITY, SESSION, profile_values, secret_place
-from hwsigner.config.profiles import Profile, in_full
-from hwsigner.config.settings import Settings
+from hwsigner._config import settings
+from hwsigner._config.flags import ENROLMENT, IDENTITY, SESSION, profile_values, secret_place
+from hwsigner._config.profiles import Profile, in_full
+from hwsigner._config.settings import Settings
+from hwsigner._identity.certificate import Chain, load
+from hwsigner._identity.certificate_request import check_names
+from hwsigner._pins import PinSource
+from hwsigner._pins.sources import read_pin_source
+from hwsigner._system.files import LOCK_TIMEOUT, lock_within
+from hwsigner._uri import KeyURI
 from hwsigner.enrolment.issuers import Issuer, IssuerSettings, open_issuer
 from hwsigner.enrolment.steps import KeyToCertify
 from hwsigner.errors import HwsignerError, LockError, PinError, UsageError
-from hwsigner.identity.certificate import Chain, load
-from hwsigner.identity.certificate_request import check_names
 from hwsigner.key import find_certificates
 from hwsigner.key.management import InstalledCertificate, KeyAccess, KeyRequest
-from hwsigner.pins import PinSource
-from hwsigner.pins.sources import read_pin_source
-from hwsigner.system.files import LOCK_TIMEOUT, lock_within
-from hwsigner.uri import KeyURI
 
 # Of the flags, what a profile keeps. A PIN is not among them: its place may be, in the key URI.
 _PASSING = ("debug", "strict", "accept-new-srk", "allow-final-pin-try", "overwrite")

@@ -16,10 +16,14 @@ from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
 
-from hwsigner.aws.create_session import create_session
-from hwsigner.config.profiles import Profile, change_profile, check_name, file_of_new, in_full, profile
-from hwsigner.config.settings import Prompts, Settings, service_for_daemon, session_request
-from hwsigner.config.sharing import share_file
+from hwsigner._aws.create_session import create_session
+from hwsigner._config.profiles import Profile, change_profile, check_name, file_of_new, in_full, profile
+from hwsigner._config.settings import Prompts, Settings, service_for_daemon, session_request
+from hwsigner._config.sharing import share_file
+from hwsigner._identity import Identity
+from hwsigner._identity.certificate import Certificate, Chain, extension_of, latest_expiring, leaves, load
+from hwsigner._pins import PinSource
+from hwsigner._refresh.schedule import RENEWAL_TIMING, renewal_pause
 from hwsigner.enrolment.pace import life_of, set_pace
 from hwsigner.enrolment.profile import (
     issuer_of,
@@ -39,12 +43,8 @@ from hwsigner.errors import (
     ServiceError,
     ServiceUnreachableError,
 )
-from hwsigner.identity import Identity
-from hwsigner.identity.certificate import Certificate, Chain, extension_of, latest_expiring, leaves, load
 from hwsigner.key import Key, find_certificates
 from hwsigner.key.management import KeyRequest, require_place_for_certificate
-from hwsigner.pins import PinSource
-from hwsigner.refresh.schedule import RENEWAL_TIMING, renewal_pause
 
 _NOT_IN_PLACE = "the new certificate was tried and not put in place, and the old one stays in use"
 _SOON = 2 * RENEWAL_TIMING.longest_pause  # The timer may be late.

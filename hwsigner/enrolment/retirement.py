@@ -9,12 +9,12 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from hwsigner.config import settings
-from hwsigner.config.profiles import Profile, profiles, remove_profile
-from hwsigner.config.settings import Prompts, Settings, of_profile
+from hwsigner._config import settings
+from hwsigner._config.profiles import Profile, profiles, remove_profile
+from hwsigner._config.settings import Prompts, Settings, of_profile
+from hwsigner._uri import KeyURI
 from hwsigner.errors import HwsignerError, KeyNotFoundError, SigningKeyError, UsageError
 from hwsigner.key.management import KeyAccess, delete_key
-from hwsigner.uri import KeyURI
 
 _KEY_FLAGS = ("private-key", "certificate")
 

@@ -12,15 +12,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from hwsigner._config.profiles import in_full
+from hwsigner._identity.certificate import Chain, build_chain, latest_expiring, preflight
+from hwsigner._identity.certificate_request import CertificateRequest, sign_certificate_request
+from hwsigner._identity.key_certificates import certificates_of_key
 from hwsigner.backends.key_files import certificate_files, check_replaceable
-from hwsigner.config.profiles import in_full
 from hwsigner.enrolment.checking import check_issued, check_names
 from hwsigner.enrolment.issuers import Issuer, Pending
 from hwsigner.enrolment.pace import check_life
 from hwsigner.errors import CertificateError, KeyMismatchError, KeyNotFoundError, ServiceError
-from hwsigner.identity.certificate import Chain, build_chain, latest_expiring, preflight
-from hwsigner.identity.certificate_request import CertificateRequest, sign_certificate_request
-from hwsigner.identity.key_certificates import certificates_of_key
 from hwsigner.key import FoundCertificate, Key, management
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 15.0

@@ -30,11 +30,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from hwsigner._identity.certificate import Chain
+from hwsigner._identity.certificate_request import CertificateRequest, sign_certificate_request
 from hwsigner.enrolment.checking import check_issued
 from hwsigner.enrolment.issuers import Issued, Issuer, IssuerSettings, Pending, open_issuer
 from hwsigner.errors import HwsignerError
-from hwsigner.identity.certificate import Chain
-from hwsigner.identity.certificate_request import CertificateRequest, sign_certificate_request
 from hwsigner.key import open_key
 
 _LONGEST_WAIT = 30.0

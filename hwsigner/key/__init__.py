@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Concatenate, Literal, NamedTuple, ParamSpec, Protocol, Self, TypeVar
 
+from hwsigner._pins import AskPin, PinSource
+from hwsigner._uri import KeyURI
 from hwsigner.errors import CertificateError, UnsupportedKeyError, UsageError
-from hwsigner.pins import AskPin, PinSource
-from hwsigner.uri import KeyURI
 
 Algorithm = Literal["AWS4-X509-RSA-SHA256", "AWS4-X509-ECDSA-SHA256", "AWS4-X509-MLDSA"]
 RSA: Algorithm = "AWS4-X509-RSA-SHA256"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal, NamedTuple, Protocol
 
+from hwsigner._pins import AskPin, PinSource
+from hwsigner._uri import KeyURI
 from hwsigner.key import capability
-from hwsigner.pins import AskPin, PinSource
-from hwsigner.uri import KeyURI
 
 
 class ListedObject(NamedTuple):

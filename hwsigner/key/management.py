@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, get_args
 
+from hwsigner._pins import AskPin, PinSource
+from hwsigner._uri import KeyURI
 from hwsigner.errors import UsageError
 from hwsigner.key import FoundCertificate, Key, capability, open_key
-from hwsigner.pins import AskPin, PinSource
-from hwsigner.uri import KeyURI
 
 KeyAlgorithm = Literal["p256", "p384", "p521", "rsa2048", "rsa3072", "rsa4096"]
 AttestedValue = bytes | tuple[bytes, ...] | str

@@ -49,7 +49,7 @@ class Request(NamedTuple):
 
 
 class SigningCertificate(Protocol):
-    """What a signed request says about the leaf and its chain. `hwsigner.identity.certificate.Chain` is one."""
+    """What a signed request says about the leaf and its chain. `hwsigner._identity.certificate.Chain` is one."""
 
     @property
     def algorithm(self) -> str:

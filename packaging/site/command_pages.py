@@ -9,12 +9,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from hwsigner.cli import COMMANDS, command_parser
-from hwsigner.cli.flag_groups import EXAMPLES, flag_groups, help_of, usage_of
-from hwsigner.cli.help import sections
-from hwsigner.cli.pages import page_of
-from hwsigner.cli.parser import Parser
-from hwsigner.config.flags import Flag
+from hwsigner._cli import COMMANDS, command_parser
+from hwsigner._cli.flag_groups import EXAMPLES, flag_groups, help_of, usage_of
+from hwsigner._cli.help import sections
+from hwsigner._cli.pages import page_of
+from hwsigner._cli.parser import Parser
+from hwsigner._config.flags import Flag
 from markup import definitions, fenced, plain, title_of
 
 _MENTIONING_PAGES = 5

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import hwsigner
 from hwsigner import errors
-from hwsigner.aws import create_session
+from hwsigner._aws import create_session
 from markup import plain
 
 _PACKAGE = Path(hwsigner.__file__).parent

@@ -21,19 +21,19 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 import certs
-from hwsigner.agent import protocol
-from hwsigner.agent.client import Address, user_address
-from hwsigner.agent.desktop import Desktop
-from hwsigner.agent.listener import open_listener
-from hwsigner.agent.memory import LockedMemory
-from hwsigner.agent.profile import Shared
-from hwsigner.agent.profiles import Profiles
-from hwsigner.agent.protocol import Channel
-from hwsigner.agent.server import AgentServer
+from hwsigner._agent import protocol
+from hwsigner._agent.client import Address, user_address
+from hwsigner._agent.desktop import Desktop
+from hwsigner._agent.listener import open_listener
+from hwsigner._agent.memory import LockedMemory
+from hwsigner._agent.profile import Shared
+from hwsigner._agent.profiles import Profiles
+from hwsigner._agent.protocol import Channel
+from hwsigner._agent.server import AgentServer
+from hwsigner._monitoring.log import Log
+from hwsigner._refresh.monitor import Monitor
+from hwsigner._system.systemd import Notifier
 from hwsigner.emulator import Emulator
-from hwsigner.monitoring.log import Log
-from hwsigner.refresh.monitor import Monitor
-from hwsigner.system.systemd import Notifier
 
 PASSPHRASE = "correct horse"
 

@@ -18,15 +18,15 @@ import pytest
 from agent.conftest import FakeAgent, Talk, read_line, says
 from agent.homes import Home
 from agent.test_program import GOOD, JSON
-from hwsigner.agent import client, protocol
-from hwsigner.agent.client import Address, command, find_credentials, is_running, start_agent
-from hwsigner.agent.protocol import AgentRequest, Verb
-from hwsigner.cli import main
-from hwsigner.config import profiles as config
+from hwsigner._agent import client, protocol
+from hwsigner._agent.client import Address, command, find_credentials, is_running, start_agent
+from hwsigner._agent.protocol import AgentRequest, Verb
+from hwsigner._cli import main
+from hwsigner._config import profiles as config
+from hwsigner._pins import PinRequest
+from hwsigner._system import notices
+from hwsigner._system.files import open_trusted
 from hwsigner.errors import AgentError, HwsignerError
-from hwsigner.pins import PinRequest
-from hwsigner.system import notices
-from hwsigner.system.files import open_trusted
 from scene import Outcome
 
 Start = Callable[[Path, Talk], FakeAgent]
@@ -300,8 +300,8 @@ class TestCommand:
 
 START_AND_STOP = """
 import os, time
-from hwsigner.agent.client import user_address
-from hwsigner.agent.client import is_running, start_agent
+from hwsigner._agent.client import user_address
+from hwsigner._agent.client import is_running, start_agent
 agent = start_agent(os.environ)
 while agent.poll() is None and not is_running(user_address(os.environ)):
     time.sleep(0.05)

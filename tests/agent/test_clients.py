@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwsigner.agent.clients import Client, Clients
+from hwsigner._agent.clients import Client, Clients
 
 
 def client(uid: int) -> Client:

@@ -15,10 +15,10 @@ from agent.conftest import Program
 from agent.homes import Home, run_agent
 from agent.processes import agent_process, ask
 from agent.test_tokens import put_key
-from hwsigner.agent import crashes
-from hwsigner.agent.client import command
-from hwsigner.agent.crashes import FIRST_PAUSE, LONGEST_PAUSE, UseMark
-from hwsigner.agent.protocol import AgentRequest, Verb
+from hwsigner._agent import crashes
+from hwsigner._agent.client import command
+from hwsigner._agent.crashes import FIRST_PAUSE, LONGEST_PAUSE, UseMark
+from hwsigner._agent.protocol import AgentRequest, Verb
 from hwsigner.errors import AgentError
 from pkcs11_shim import Shim
 from softhsm.token import PIN

@@ -13,10 +13,10 @@ import pytest
 
 import certs
 from agent.homes import PASSPHRASE, Home, run_agent
-from hwsigner.agent import desktop as module
-from hwsigner.agent.client import command
-from hwsigner.agent.desktop import Desktop
-from hwsigner.agent.protocol import AgentRequest, Verb
+from hwsigner._agent import desktop as module
+from hwsigner._agent.client import command
+from hwsigner._agent.desktop import Desktop
+from hwsigner._agent.protocol import AgentRequest, Verb
 from hwsigner.key import open_key
 from pkcs11_shim import Shim
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from hwsigner.agent.client import Address, runtime_folder, system_address, user_address
-from hwsigner.agent.listener import greet, open_listener
+from hwsigner._agent.client import Address, runtime_folder, system_address, user_address
+from hwsigner._agent.listener import greet, open_listener
+from hwsigner._system import systemd
+from hwsigner._system.users import peer_uid
 from hwsigner.errors import AgentError
-from hwsigner.system import systemd
-from hwsigner.system.users import peer_uid
 
 OTHER = 65534  # Another user, nobody.
 
@@ -76,8 +76,8 @@ class TestOwnSocket:
     def test_one_of_many_agents_started_at_once_stays(self, address: Address) -> None:
         code = (
             "import sys\n"
-            "from hwsigner.agent.listener import open_listener\n"
-            "from hwsigner.agent.client import Address\n"
+            "from hwsigner._agent.listener import open_listener\n"
+            "from hwsigner._agent.client import Address\n"
             "from hwsigner.errors import AgentError\n"
             "try:\n"
             "    with open_listener(Address(sys.argv[1], False), {}): print('here', flush=True); sys.stdin.read()\n"
@@ -206,13 +206,13 @@ LOADING = """
 import os, sys
 class Loading:
     def find_spec(self, name, *_):
-        if name == "hwsigner.refresh":
+        if name == "hwsigner._refresh":
             sys.stdin.read()
             os._exit(0)
 sys.meta_path.insert(0, Loading())
 os.dup2(int(sys.argv[1]), 3)
 os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
-from hwsigner.cli import main
+from hwsigner._cli import main
 sys.exit(main(["agent"]))
 """
 

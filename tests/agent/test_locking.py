@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from agent.homes import PASSPHRASE, Home, Running, run_agent
-from hwsigner.agent import control
-from hwsigner.agent.client import command, find_credentials
-from hwsigner.agent.profile import UnlockedPins
-from hwsigner.agent.protocol import AgentRequest, Verb, with_body
+from hwsigner._agent import control
+from hwsigner._agent.client import command, find_credentials
+from hwsigner._agent.profile import UnlockedPins
+from hwsigner._agent.protocol import AgentRequest, Verb, with_body
+from hwsigner._pins import PinRequest
 from hwsigner.errors import AgentError, PinRequiredError
-from hwsigner.pins import PinRequest
 
 UNLOCK = AgentRequest(Verb.UNLOCK, "web")
 

@@ -17,9 +17,9 @@ import pytest
 from agent.homes import Home, read_end
 from agent.processes import AgentProcess, agent_process
 from examples import scaled
-from hwsigner.agent import protocol
-from hwsigner.agent.client import command
-from hwsigner.agent.protocol import AgentRequest, Verb
+from hwsigner._agent import protocol
+from hwsigner._agent.client import command
+from hwsigner._agent.protocol import AgentRequest, Verb
 
 PROFILES, HANGING, CLIENTS = scaled(2000), 20, 8
 # The loop, the timer, the thread for notices, and workers that are about to end.

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwsigner.agent import memory
-from hwsigner.agent.memory import LockedMemory
+from hwsigner._agent import memory
+from hwsigner._agent.memory import LockedMemory
 
 PAGE = mmap.PAGESIZE
 
@@ -114,7 +114,7 @@ class TestLockedMemory:
 # In a process of its own, as it can't be undone. What is mapped later is locked too.
 LOCK = """
 import mmap, re, resource, sys
-from hwsigner.agent.memory import lock_process
+from hwsigner._agent.memory import lock_process
 limit = int(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_MEMLOCK, (min(limit, 65536), limit))
 lock_process()

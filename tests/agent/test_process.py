@@ -20,8 +20,8 @@ import pytest
 
 from agent.homes import PASSPHRASE, Home, read_end
 from agent.processes import AGENT, agent_process, ask
-from hwsigner.agent.client import command, is_running
-from hwsigner.agent.protocol import AgentRequest, Channel, Verb
+from hwsigner._agent.client import command, is_running
+from hwsigner._agent.protocol import AgentRequest, Channel, Verb
 from hwsigner.errors import AgentError
 from hwsigner.sigv4.canonical import IMPLEMENTATION
 from terminals import Terminal

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from agent.homes import PASSPHRASE, Home, Running, read_end, run_agent
-from hwsigner.agent.control import serve_command
-from hwsigner.agent.profile import AgentProfile
-from hwsigner.agent.protocol import Verb, with_body
-from hwsigner.pins import PinRequest
+from hwsigner._agent.control import serve_command
+from hwsigner._agent.profile import AgentProfile
+from hwsigner._agent.protocol import Verb, with_body
+from hwsigner._pins import PinRequest
 
 CHANGED = b"1 error 7 32\nprofile 'web' has changed. Retry"
 LOCKED = b"it was locked with hwsigner agent lock. Run hwsigner agent unlock web"

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from agent.conftest import FakeAgent, Program, Talk, says
 from examples import scaled
-from hwsigner.agent import protocol
+from hwsigner._agent import protocol
 
 JSON = b'{"Version": 1, "AccessKeyId": "ASIA"}\n'
 GOOD = b"1 ok %d\n%s" % (len(JSON), JSON)

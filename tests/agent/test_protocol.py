@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwsigner.agent import protocol
-from hwsigner.agent.protocol import AgentRequest, Channel, Head, Verb, parse_head, parse_request
+from hwsigner._agent import protocol
+from hwsigner._agent.protocol import AgentRequest, Channel, Head, Verb, parse_head, parse_request
 from hwsigner.errors import AgentError
 
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}", fullmatch=True)

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from agent.homes import Home
-from hwsigner.agent import source as source_module
-from hwsigner.agent.protocol import LOCKED
-from hwsigner.agent.source import ServedProfile
-from hwsigner.aws.credentials import Credentials
-from hwsigner.cli.sources import of_profile
+from hwsigner._agent import source as source_module
+from hwsigner._agent.protocol import LOCKED
+from hwsigner._agent.source import ServedProfile
+from hwsigner._aws.credentials import Credentials
+from hwsigner._cli.sources import of_profile
 from hwsigner.errors import AgentError, ServiceError, UsageError
 
 ROLE_ARN = "arn:aws:iam::123456789012:role/path/web"

@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 
 import certs
 from agent.homes import PASSPHRASE, Home, Running, read_all, read_end, read_exactly, run_agent
-from hwsigner.agent import listener, profile, protocol, server
-from hwsigner.config import profiles as config
+from hwsigner._agent import listener, profile, protocol, server
+from hwsigner._config import profiles as config
+from hwsigner._refresh.background import BackgroundProvider
 from hwsigner.emulator import Fault
-from hwsigner.refresh.background import BackgroundProvider
 
 Patch = pytest.MonkeyPatch
 
@@ -615,8 +615,8 @@ class TestConfiguration:
     ) -> None:
         home.write_profiles(web={"allow-users": ["root"]}, free={})
         file = home.folder / "config" / "hwsigner" / "config.toml"
-        monkeypatch.setattr("hwsigner.config.profiles.SYSTEM_FILE", str(file))
-        monkeypatch.setattr("hwsigner.config.profiles.user_file", lambda _: home.folder / "none")
+        monkeypatch.setattr("hwsigner._config.profiles.SYSTEM_FILE", str(file))
+        monkeypatch.setattr("hwsigner._config.profiles.user_file", lambda _: home.folder / "none")
         with run_agent(home) as running:
             assert running.get() == b"1 unknown\n"
             assert credentials(running.get("free"))

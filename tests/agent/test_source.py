@@ -7,12 +7,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from hwsigner.agent import source as source_module
-from hwsigner.agent.protocol import LOCKED
-from hwsigner.agent.source import AgentOrOwn
-from hwsigner.aws.credentials import Credentials
+from hwsigner._agent import source as source_module
+from hwsigner._agent.protocol import LOCKED
+from hwsigner._agent.source import AgentOrOwn
+from hwsigner._aws.credentials import Credentials
+from hwsigner._system.clocks import Clocks
 from hwsigner.errors import AgentError, HwsignerError, ServiceError
-from hwsigner.system.clocks import Clocks
 
 ROLE_ARN = "arn:aws:iam::123456789012:role/web"
 

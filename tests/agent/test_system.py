@@ -13,7 +13,7 @@ import pytest
 
 from agent.homes import Home
 from agent.processes import AGENT, AgentProcess, agent_process
-from hwsigner.monitoring.log import MAX_REFUSALS_PER_SECOND
+from hwsigner._monitoring.log import MAX_REFUSALS_PER_SECOND
 
 pytestmark = pytest.mark.root
 

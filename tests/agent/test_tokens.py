@@ -15,11 +15,11 @@ import pytest
 import certs
 from agent.homes import Home, Running, run_agent
 from emulators import InProcessSoftHSM
-from hwsigner.agent import client
-from hwsigner.agent.client import command
-from hwsigner.agent.protocol import AgentRequest, Verb
+from hwsigner._agent import client
+from hwsigner._agent.client import command
+from hwsigner._agent.protocol import AgentRequest, Verb
+from hwsigner._pins import PinRequest
 from hwsigner.errors import AgentError, PinRequiredError
-from hwsigner.pins import PinRequest
 from softhsm.token import PIN
 from softhsm.tpm import SoftTPM
 from softhsm.yubikey import YKCS11, YubiKey

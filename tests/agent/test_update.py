@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from agent.homes import Home, run_agent
-from hwsigner.agent.source import AgentOrOwn
-from hwsigner.aws.credentials import Credentials
+from hwsigner._agent.source import AgentOrOwn
+from hwsigner._aws.credentials import Credentials
+from hwsigner._refresh.provider import Provider
 from hwsigner.errors import AgentError, ServiceError
-from hwsigner.refresh.provider import Provider
 
 
 def update(home: Home, *flags: str, python: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
@@ -40,8 +40,8 @@ def test_nothing_that_creates_a_session_is_imported_with_an_agent(home: Home) ->
     with run_agent(home):
         done = update(home, python=("-X", "importtime"))
     assert done.returncode == 0
-    assert "hwsigner.aws.credentials_file" in done.stderr
-    assert "hwsigner.aws.create_session" not in done.stderr
+    assert "hwsigner._aws.credentials_file" in done.stderr
+    assert "hwsigner._aws.create_session" not in done.stderr
     assert "http.client" not in done.stderr
 
 
@@ -93,7 +93,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> list[bytes | Exception | None]:
             raise answer
         return answer
 
-    monkeypatch.setattr("hwsigner.agent.source.find_credentials", find)
+    monkeypatch.setattr("hwsigner._agent.source.find_credentials", find)
     return given
 
 

@@ -11,9 +11,9 @@ import pytest
 
 import certs
 from agent.homes import PASSPHRASE, Home, Running, read_all, run_agent
-from hwsigner.agent import protocol
-from hwsigner.agent.client import command
-from hwsigner.agent.protocol import AgentRequest, Verb
+from hwsigner._agent import protocol
+from hwsigner._agent.client import command
+from hwsigner._agent.protocol import AgentRequest, Verb
 from hwsigner.key import open_key
 from pkcs11_shim import LOGIN, SIGN, Shim
 from terminals import Terminal

@@ -8,8 +8,8 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestation.chips import issue
+from hwsigner._cli import main
 from hwsigner.attestation.documents import MAX_BYTES, Kind, Value, new
-from hwsigner.cli import main
 
 CHALLENGE = new("challenge", "tpm2", dict.fromkeys(("statement", "nonce", "credentialBlob", "encryptedSecret"), b"x"))
 

@@ -17,9 +17,9 @@ from cryptography.hazmat.primitives.serialization import (
 
 from attestation.chips import EK_USAGE, Chip, issue
 from hwsigner import attestation
+from hwsigner._cli import main
 from hwsigner.attestation import Trust
 from hwsigner.attestation.chain import VendorCertificate
-from hwsigner.cli import main
 from hwsigner.errors import AttestationError, PinRequiredError, UsageError, WrongPinError
 from softhsm.command import run
 from softhsm.tpm import SoftTPM

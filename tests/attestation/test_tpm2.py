@@ -21,8 +21,9 @@ from cryptography.x509 import CertificateSigningRequestBuilder, Name
 from attestation.chips import Chip, Vendor, changed
 from backends.tpm2.tpms import flag_of_encode
 from hwsigner import attestation
+from hwsigner._cli import main
+from hwsigner._pins import PinSource
 from hwsigner.attestation import Document, Trust
-from hwsigner.cli import main
 from hwsigner.errors import (
     AttestationError,
     HwsignerError,
@@ -33,7 +34,6 @@ from hwsigner.errors import (
 )
 from hwsigner.key import open_key
 from hwsigner.key.management import KeyRequest, generate_key
-from hwsigner.pins import PinSource
 from softhsm.command import run
 from softhsm.tabrmd import ResourceManager
 from softhsm.tpm import SoftTPM
@@ -413,7 +413,7 @@ class TestCommandLine:
             path.write_text(document.to_json())
         statement, _, state, answer = map(str, paths)
         program = (
-            "import sys; sys.modules['tpm2_pytss'] = None; from hwsigner.cli import main; sys.exit(main(sys.argv[1:]))"
+            "import sys; sys.modules['tpm2_pytss'] = None; from hwsigner._cli import main; sys.exit(main(sys.argv[1:]))"
         )
         command = [sys.executable, "-c", program, "verify-attestation", statement, "--roots", str(vendors[0].roots)]
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}

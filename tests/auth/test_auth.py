@@ -22,10 +22,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from auth.servers import KEY, Key, Server
 from certs import Authority, issue, make_ca, pem, write_key
+from hwsigner._identity import IdentitySource, open_identity
 from hwsigner.auth import SigV4Auth, SigV4X509Auth
 from hwsigner.emulator import Emulator, World
 from hwsigner.errors import UsageError
-from hwsigner.identity import IdentitySource, open_identity
 
 REGION = "us-east-1"
 LONG_LIVED = Key("AKIDEXAMPLE00000", "an/other/secret", "")

@@ -15,7 +15,7 @@ import pytest
 from botocore.stub import Stubber
 
 from certs import Authority
-from hwsigner.aws.apis import ServiceClient, ServiceClients
+from hwsigner._aws.apis import ServiceClient, ServiceClients
 from hwsigner.emulator import Emulator, World
 from hwsigner.errors import ConfigError, HwsignerError, ServiceError, ServiceUnreachableError, UsageError
 from loopback import Connection, Server
@@ -136,7 +136,7 @@ def test_items_are_those_of_all_pages() -> None:
 def test_every_list_ends_though_each_page_names_another(
     service: str, operation: str, member: str, more: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hwsigner.aws.apis._MOST_PAGES", 10)
+    monkeypatch.setattr("hwsigner._aws.apis._MOST_PAGES", 10)
     numbers = itertools.count()
 
     def page(connection: Connection) -> None:
@@ -157,7 +157,7 @@ def test_every_list_ends_though_each_page_names_another(
 
 @pytest.mark.parametrize("tokens", [["again"], ["one", "other"]])
 def test_pages_without_an_end_are_an_error(tokens: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hwsigner.aws.apis._MOST_PAGES", 10)
+    monkeypatch.setattr("hwsigner._aws.apis._MOST_PAGES", 10)
     answers = itertools.cycle(json.dumps({"profiles": [], "nextToken": token}).encode() for token in tokens)
     with Server(lambda connection: _answer(connection, 200, next(answers))) as server:
         with pytest.raises(ServiceError, match=r"rolesanywhere:ListProfiles (is not from AWS|has more than 10 pages)"):
@@ -166,7 +166,7 @@ def test_pages_without_an_end_are_an_error(tokens: list[str], monkeypatch: pytes
 
 
 def test_last_page_that_is_read_is_complete(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hwsigner.aws.apis._MOST_PAGES", 2)
+    monkeypatch.setattr("hwsigner._aws.apis._MOST_PAGES", 2)
     test_items_are_those_of_all_pages()
 
 

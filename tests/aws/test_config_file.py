@@ -15,8 +15,8 @@ from botocore.endpoint_provider import EndpointProvider
 from botocore.exceptions import ConfigParseError
 from botocore.loaders import Loader
 
-from hwsigner.aws.config_file import read_config
-from hwsigner.aws.create_session import Service, find_service
+from hwsigner._aws.config_file import read_config
+from hwsigner._aws.create_session import Service, find_service
 from hwsigner.errors import ConfigError, UsageError
 
 FILE = """
@@ -249,7 +249,7 @@ class TestErrors:
         "name", ["endpoint_url", "ca_bundle", "max_attempts", "USE_FIPS_ENDPOINT", "IGNORE_CONFIGURED_ENDPOINT_URLS"]
     )
     def test_parser_is_loaded_only_for_a_file_with_a_setting(self, name: str, home: Home) -> None:
-        script = "import os, sys; from hwsigner.aws.config_file import read_config; read_config(os.environ); "
+        script = "import os, sys; from hwsigner._aws.config_file import read_config; read_config(os.environ); "
         script += "print('configparser' in sys.modules)"
         printed = []
         for line in ("region = us-east-1", f"{name} = true"):

@@ -13,7 +13,7 @@ from botocore.exceptions import ConfigParseError
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from hwsigner.aws.config_lines import with_credential_process
+from hwsigner._aws.config_lines import with_credential_process
 from hwsigner.errors import ConfigError
 
 COMMAND = "/opt/hwsigner/bin/hwsigner credential-process --profile web"

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 import certs
 from emulator.material import DAY, Form, authority, certificate
-from hwsigner.aws.create_session import (
+from hwsigner._aws.create_session import (
     Service,
     SessionRequest,
     build_request,
@@ -32,13 +32,13 @@ from hwsigner.aws.create_session import (
     is_from_service,
     service_error,
 )
+from hwsigner._http import defaults
+from hwsigner._http.tls import TrustedCAs
+from hwsigner._http.transport import Response, TransportOptions
+from hwsigner._identity import Identity, IdentitySource, open_identity
+from hwsigner._identity.certificate import Certificate, Chain
 from hwsigner.emulator import Emulator, Fault, World
 from hwsigner.errors import ConfigError, ServiceError, ServiceUnreachableError, UsageError
-from hwsigner.http import defaults
-from hwsigner.http.tls import TrustedCAs
-from hwsigner.http.transport import Response, TransportOptions
-from hwsigner.identity import Identity, IdentitySource, open_identity
-from hwsigner.identity.certificate import Certificate, Chain
 
 NOW = datetime(2026, 5, 4, 12, 0, 0, tzinfo=UTC)
 KEY = ec.generate_private_key(ec.SECP256R1())

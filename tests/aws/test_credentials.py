@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwsigner.aws.credentials import Credentials, read_agent_credentials, read_credentials
+from hwsigner._aws.credentials import Credentials, read_agent_credentials, read_credentials
 from hwsigner.errors import AgentError, ServiceError
 
 NOW = datetime(2026, 5, 4, 12, 0, 0, tzinfo=UTC)

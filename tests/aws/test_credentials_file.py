@@ -16,9 +16,9 @@ from botocore.exceptions import ConfigParseError
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from hwsigner.aws.config_file import config_path, credentials_path
-from hwsigner.aws.credentials import Credentials
-from hwsigner.aws.credentials_file import check_section, with_credentials
+from hwsigner._aws.config_file import config_path, credentials_path
+from hwsigner._aws.credentials import Credentials
+from hwsigner._aws.credentials_file import check_section, with_credentials
 from hwsigner.errors import HwsignerError, ServiceError, UsageError
 
 NAMES = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")

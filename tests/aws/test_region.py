@@ -17,7 +17,7 @@ from botocore.session import Session
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwsigner.aws.region import (
+from hwsigner._aws.region import (
     FIPS_REGIONS,
     Arn,
     EndpointFlags,
@@ -29,8 +29,8 @@ from hwsigner.aws.region import (
     service_host,
     sessions_endpoint,
 )
+from hwsigner._http.address import Endpoint, is_loopback
 from hwsigner.errors import UnsafeConnectionWarning, UsageError
-from hwsigner.http.address import Endpoint, is_loopback
 
 UUID = "3f6c1a52-9d7e-4c1b-8a90-0f4b7d2c6e11"
 ANCHOR = f"arn:aws:rolesanywhere:eu-west-1:123456789012:trust-anchor/{UUID}"

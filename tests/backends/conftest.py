@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from backends.tpm2.tpms import PASSWORD, Tools, handles_in
-from hwsigner.system import environment
+from hwsigner._system import environment
 from softhsm.command import run
 from softhsm.tpm import SoftTPM
 from tpm_proxy import TPMProxy

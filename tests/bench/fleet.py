@@ -1,7 +1,7 @@
 """A simulated fleet of background providers on one account, and how the service's quota limits it.
 
-It drives `hwsigner.refresh.schedule`, which the providers run, with a clock of its own. A day of 10,000 providers takes
-seconds.
+It drives `hwsigner._refresh.schedule`, which the providers run, with a clock of its own. A day of 10,000 providers
+takes seconds.
 
     python tests/bench/fleet.py                        tables of candidates, in Markdown
     python tests/bench/fleet.py --plot docs/how-it-works/fleet.svg  and the plot
@@ -23,9 +23,9 @@ from pathlib import Path
 TESTS = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 
-from hwsigner.aws.create_session import _BACKOFF_BASE, _BACKOFF_CAP  # noqa: E402
-from hwsigner.http.defaults import MAX_ATTEMPTS  # noqa: E402
-from hwsigner.refresh.schedule import (  # noqa: E402
+from hwsigner._aws.create_session import _BACKOFF_BASE, _BACKOFF_CAP  # noqa: E402
+from hwsigner._http.defaults import MAX_ATTEMPTS  # noqa: E402
+from hwsigner._refresh.schedule import (  # noqa: E402
     RENEWAL_TIMING,
     SESSION_TIMING,
     Lifetime,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from bench.fleet import HOUR, MINUTE, Fleet, History, cold_start, outage, steady
 from bench.svg import head
-from hwsigner.refresh.schedule import SESSION_TIMING
+from hwsigner._refresh.schedule import SESSION_TIMING
 
 WIDTH, HEIGHT = 860, 170
 LEFT, TOP, GAP = 60, 40, 62

@@ -20,8 +20,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
+from hwsigner._system import notices  # noqa: E402
 from hwsigner.key import open_key  # noqa: E402
-from hwsigner.system import notices  # noqa: E402
 from softhsm.token import SoftHSM  # noqa: E402
 
 BOUND = 15.0

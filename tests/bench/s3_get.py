@@ -22,8 +22,8 @@ from awscrt.auth import AwsCredentialsProvider, AwsSignedBodyHeaderType, AwsSign
 from awscrt.http import HttpHeaders, HttpRequest
 
 from bench.measure import Call, each_once
+from hwsigner._aws.credentials import Credentials
 from hwsigner.auth import SigV4Auth
-from hwsigner.aws.credentials import Credentials
 from hwsigner.sigv4 import Request, SignedRequest
 from hwsigner.sigv4.access_key import EMPTY_PAYLOAD_HASH, sign_request
 

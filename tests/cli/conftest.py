@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 import certs
 from enrolments import Enrolment
-from hwsigner.config import profiles
+from hwsigner._config import profiles
 from hwsigner.emulator import Emulator
 from scene import Outcome, Scene, call
 from softhsm.command import run as run_tool

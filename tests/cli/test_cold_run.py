@@ -15,21 +15,21 @@ from softhsm.tpm import SoftTPM
 # Its last line on stderr has the modules.
 CODE = """
 import sys
-from hwsigner.cli import main
+from hwsigner._cli import main
 status = main()
 of_dataclasses = [name for name, module in sys.modules.items() if hasattr(module, "dataclass")]
 print(*sys.modules, *(f"dataclass:{name}" for name in of_dataclasses), file=sys.stderr)
 sys.exit(status)
 """
-NEEDED = {"hwsigner.aws.create_session", "http.client", "cryptography.x509"}
+NEEDED = {"hwsigner._aws.create_session", "http.client", "cryptography.x509"}
 NEVER = {
     "argparse",
     "asyncio",
     "getpass",
     "gettext",
     "hwsigner.emulator",
-    "hwsigner.identity.selector",
-    "hwsigner.pins.terminal",
+    "hwsigner._identity.selector",
+    "hwsigner._pins.terminal",
     "importlib.metadata",
     "pathlib",
     "pkcs11",
@@ -62,7 +62,7 @@ def ours_with_dataclasses(found: set[str]) -> list[str]:
 
 def test_run_with_a_key_file_loads_only_what_it_uses(scene: Scene) -> None:
     found = loaded(scene, {})
-    assert found & (NEVER | OF_TOKENS | OF_TPMS | {"hwsigner.system.users"}) == set()
+    assert found & (NEVER | OF_TOKENS | OF_TPMS | {"hwsigner._system.users"}) == set()
     assert ours_with_dataclasses(found) == []
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hwsigner.cli.colours import has_colours
+from hwsigner._cli.colours import has_colours
 from scene import Outcome
 
 Call = Callable[..., Outcome]
@@ -50,7 +50,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A config.toml with a profile whose certificate is absent."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    monkeypatch.setattr("hwsigner.config.profiles.SYSTEM_FILE", str(tmp_path / "none"))
+    monkeypatch.setattr("hwsigner._config.profiles.SYSTEM_FILE", str(tmp_path / "none"))
     path = tmp_path / "hwsigner" / "config.toml"
     path.parent.mkdir(mode=0o700)
     path.touch(0o600)

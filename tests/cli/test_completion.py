@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hwsigner.cli import COMMANDS
+from hwsigner._cli import COMMANDS
 from scene import Outcome
 from terminals import Terminal
 

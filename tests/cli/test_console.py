@@ -18,10 +18,10 @@ import pytest
 
 from agent.homes import Home, run_agent
 from federation import TOKEN, Federation, federation
-from hwsigner.agent import client
-from hwsigner.aws.console import console_page, federation_endpoint
-from hwsigner.cli import browser
-from hwsigner.config import profiles
+from hwsigner._agent import client
+from hwsigner._aws.console import console_page, federation_endpoint
+from hwsigner._cli import browser
+from hwsigner._config import profiles
 from hwsigner.errors import UsageError
 from loopback import Server, ServerCA, recording
 from scene import Outcome, Scene

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_and_certificates
 
 import certs
-from hwsigner.cli.credential_process import _only_profile
+from hwsigner._cli.credential_process import _only_profile
 from hwsigner.emulator import Emulator, World
 from scene import Scene
 
@@ -392,7 +392,7 @@ class TestProfiles:
         def fail(_: object) -> None:
             raise BlockingIOError(11, "Resource temporarily unavailable")
 
-        monkeypatch.setattr("hwsigner.agent.client.start_agent", fail)
+        monkeypatch.setattr("hwsigner._agent.client.start_agent", fail)
         scene.call("profile", "add", "web", *scene.flags(), "--agent=auto")
         outcome = scene.call("credential-process", "--profile", "web")
         assert (outcome.status, outcome.err) == (0, "")

@@ -14,10 +14,10 @@ import pytest
 import certs
 from backends.file.keyfiles import openssl
 from emulators import InProcessSoftHSM
-from hwsigner.cli import csr
-from hwsigner.identity.certificate_request import CertificateRequest, sign_certificate_request
+from hwsigner._cli import csr
+from hwsigner._identity.certificate_request import CertificateRequest, sign_certificate_request
+from hwsigner._system import users
 from hwsigner.key.management import generate_key
-from hwsigner.system import users
 from scene import Outcome, Scene
 from softhsm.tpm import SoftTPM
 

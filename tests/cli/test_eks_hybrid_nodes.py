@@ -21,9 +21,9 @@ import certs
 from attestation.chips import Chip, chip, chips, vendors
 from enrolment.authority import Answer, certified
 from enrolment.registrar.sites import Issuer, Site
+from hwsigner._identity.certificate_request import CertificateRequest
 from hwsigner.emulator import Emulator, World
 from hwsigner.enrolment.issuers import Issued, Pending
-from hwsigner.identity.certificate_request import CertificateRequest
 from hybrid_nodes import Node, environment, one_line, page_policy
 from pages import ROOT, run_shell, shell_blocks
 from softhsm.tpm import SoftTPM

@@ -26,11 +26,11 @@ import certs
 import judges
 from emulators import InProcessSoftHSM
 from enrolments import SUBJECT, Enrolment, refused, succeeds
-from hwsigner.config import profiles
-from hwsigner.config.sharing import share_file
+from hwsigner._config import profiles
+from hwsigner._config.sharing import share_file
+from hwsigner._system import users
+from hwsigner._system.files import create_file
 from hwsigner.enrolment import initial, pace, profile, steps
-from hwsigner.system import users
-from hwsigner.system.files import create_file
 from softhsm.pcsc import SoftPcsc
 from softhsm.tpm import SoftTPM
 from softhsm.yubikey import FIRMWARE_5_7, YKCS11, YubiKey

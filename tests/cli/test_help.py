@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from hwsigner.cli import COMMANDS
-from hwsigner.cli.flag_groups import EXAMPLES, flag_groups
-from hwsigner.cli.help import sections
-from hwsigner.cli.parser import Parser
-from hwsigner.config.flags import IDENTITY, PROFILE, SESSION
+from hwsigner._cli import COMMANDS
+from hwsigner._cli.flag_groups import EXAMPLES, flag_groups
+from hwsigner._cli.help import sections
+from hwsigner._cli.parser import Parser
+from hwsigner._config.flags import IDENTITY, PROFILE, SESSION
 from hwsigner.errors import UsageError
 from scene import Outcome
 
@@ -28,7 +28,7 @@ FIVE = ["certificate", "private-key", "trust-anchor-arn", "profile-arn", "role-a
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The path of the user's config.toml, in a folder that is there."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    monkeypatch.setattr("hwsigner.config.profiles.SYSTEM_FILE", str(tmp_path / "system.toml"))
+    monkeypatch.setattr("hwsigner._config.profiles.SYSTEM_FILE", str(tmp_path / "system.toml"))
     path = tmp_path / "hwsigner" / "config.toml"
     path.parent.mkdir(mode=0o700)
     return path
@@ -93,7 +93,7 @@ class TestGroups:
         assert len(sections(COMMANDS)["Other commands"]) < 10
 
     def test_list_of_commands_has_the_line_of_each_and_imports_none_of_them(self) -> None:
-        code = "import sys; from hwsigner.cli import main; main(['--help']); print(*sys.modules)"
+        code = "import sys; from hwsigner._cli import main; main(['--help']); print(*sys.modules)"
         lines = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
         for name, module in COMMANDS.items():
             assert f"  {name:<22} {importlib.import_module(module).HELP}\n" in lines

@@ -123,7 +123,7 @@ def test_key_in_place_of_its_name_is_not_shown(scene: Scene) -> None:
 
 
 def test_key_in_a_file_imports_nothing_for_variables(scene: Scene) -> None:
-    code = "import sys; from hwsigner.cli import main; main(sys.argv[1:]); print(*sys.modules)"
+    code = "import sys; from hwsigner._cli import main; main(sys.argv[1:]); print(*sys.modules)"
     command = [sys.executable, "-c", code, "sign-string", *scene.flags()[:2]]
     modules = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     assert "hwsigner.backends.file" in modules

@@ -18,14 +18,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 import certs
+from hwsigner._config import profiles
+from hwsigner._pins import PinSource
+from hwsigner._system import users
+from hwsigner._uri import KeyURI
 from hwsigner.backends import BACKENDS, Backend, register
-from hwsigner.config import profiles
 from hwsigner.errors import HwsignerError, SigningKeyError
 from hwsigner.key import FoundCertificate, open_key
 from hwsigner.key.management import InstalledCertificate, KeyDescription
-from hwsigner.pins import PinSource
-from hwsigner.system import users
-from hwsigner.uri import KeyURI
 from scene import Outcome, Scene
 
 

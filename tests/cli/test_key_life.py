@@ -18,8 +18,8 @@ import judges
 from backends.file.keyfiles import openssl
 from backends.pkcs11.tokens import plain_ids
 from emulators import InProcessSoftHSM
-from hwsigner.config import profiles
-from hwsigner.pins import sources as pin_sources
+from hwsigner._config import profiles
+from hwsigner._pins import sources as pin_sources
 from scene import Outcome, Scene
 from softhsm.command import ToolError, run
 from softhsm.pcsc import SoftPcsc

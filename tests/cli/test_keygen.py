@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from backends.file.keyfiles import openssl
+from hwsigner._pins import PinRequest, PinSource
+from hwsigner._pins import sources as pin_sources
+from hwsigner._uri import KeyURI
 from hwsigner.backends import BACKENDS, Backend
 from hwsigner.errors import UsageError
 from hwsigner.key.management import KeyDescription, KeyRequest, generate_key
-from hwsigner.pins import PinRequest, PinSource
-from hwsigner.pins import sources as pin_sources
-from hwsigner.uri import KeyURI
 from scene import Outcome
 
 

@@ -20,9 +20,9 @@ import certs
 from backends.contract import ENVIRONMENT
 from backends.pkcs11.tokens import remove_tokens
 from emulators import InProcessSoftHSM
+from hwsigner._uri import KeyURI
 from hwsigner.errors import BackendUnavailableError
 from hwsigner.key.listing import ListedObject, ListedToken
-from hwsigner.uri import KeyURI
 from scene import Outcome
 
 ROOT = Path(__file__).parents[2]
@@ -188,7 +188,7 @@ def test_key_that_two_modules_see_is_listed_once(monkeypatch: pytest.MonkeyPatch
         return ListedToken(module, "t", "m", "m", "1", 0, f"pkcs11:{module}", True, False, "good", keys)
 
     listed = [token("a", b"1", b"1"), token("a", b"1"), token("b", b"1"), token("b", b"1", b"2"), token("b")]
-    monkeypatch.setattr("hwsigner.cli.list.list_tokens", lambda *_, **__: iter(listed))
+    monkeypatch.setattr("hwsigner._cli.list.list_tokens", lambda *_, **__: iter(listed))
     rows = [line.split("\t") for line in call("list", "pkcs11:").out.splitlines()[1:]]
     uris = ["pkcs11:a", "a:31", "a:31", "pkcs11:a", "a:31", "pkcs11:b", "b:32", "pkcs11:b"]
     assert [row[-1] for row in rows] == uris
@@ -203,7 +203,7 @@ def test_slot_of_a_piv_card_is_named(
 ) -> None:
     key = ListedObject("key", "web", b"\x02", "pkcs11:x")
     token = ListedToken("/m.so", label, manufacturer, "m", "1", 0, "pkcs11:t", True, False, "good", (key,))
-    monkeypatch.setattr("hwsigner.cli.list.list_tokens", lambda *_, **__: iter([token]))
+    monkeypatch.setattr("hwsigner._cli.list.list_tokens", lambda *_, **__: iter([token]))
     assert call("list", "pkcs11:").out.splitlines()[2].split("\t")[1] == ("web (slot 9c)" if slot else "web")
     assert json.loads(call("list", "pkcs11:", "--json").out)["tokens"][0]["keys"][0]["pivSlot"] == slot
 
@@ -218,7 +218,7 @@ def test_module_that_can_not_be_used_is_a_warning_when_a_tpm_is_listed(
             raise BackendUnavailableError("PKCS #11 module /m.so can't be used", "Install it again")
         yield tpm
 
-    monkeypatch.setattr("hwsigner.cli.list.list_tokens", find)
+    monkeypatch.setattr("hwsigner._cli.list.list_tokens", find)
     outcome = call("list", "--json")
     assert outcome.status == 0
     assert [token["label"] for token in json.loads(outcome.out)["tokens"]] == ["TPM"]
@@ -266,7 +266,7 @@ def test_terminal_gets_a_table_and_each_uri_on_a_line(hsm: InProcessSoftHSM, uri
 
 
 def test_table_library_is_loaded_only_for_a_terminal(hsm: InProcessSoftHSM) -> None:
-    code = "import sys; from hwsigner.cli import main; main(sys.argv[1:]); print('rich' in sys.modules)"
+    code = "import sys; from hwsigner._cli import main; main(sys.argv[1:]); print('rich' in sys.modules)"
     environment = {**ENVIRONMENT, **hsm.env, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code, "list", "--pkcs11-lib", hsm.module]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
@@ -279,7 +279,7 @@ def test_unreadable_certificate_is_listed(
 ) -> None:
     found = ListedObject("certificate", "broken", b"\x01", "pkcs11:x", public_key=b"no key", certificate=certificate)
     token = ListedToken("/m.so", "t", "m", "m", "1", 0, "pkcs11:token=t", True, True, "locked", (found,))
-    monkeypatch.setattr("hwsigner.cli.list.list_tokens", lambda *_, **__: iter([token]))
+    monkeypatch.setattr("hwsigner._cli.list.list_tokens", lambda *_, **__: iter([token]))
     rows = [line.split("\t") for line in call("list").out.splitlines()]
     assert rows[1][5:7] == ["needed, PIN pad", "locked"]
     assert rows[2] == ["certificate", "broken", "unknown", "01", "", "", "", "pkcs11:x"]
@@ -309,7 +309,7 @@ def tpm(**instead: Any) -> ListedToken:
 
 
 def test_keys_that_can_not_sign_are_told_apart(monkeypatch: pytest.MonkeyPatch, call: Callable[..., Outcome]) -> None:
-    monkeypatch.setattr("hwsigner.cli.list.list_tokens", lambda *_, **__: iter([tpm()]))
+    monkeypatch.setattr("hwsigner._cli.list.list_tokens", lambda *_, **__: iter([tpm()]))
     rows = [line.split("\t") for line in call("list", "tpm2:").out.splitlines()]
     assert [(row[0], row[1], row[5]) for row in rows[1:]] == [
         ("token", "TPM", "not needed"),
@@ -322,7 +322,7 @@ def test_keys_that_can_not_sign_are_told_apart(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_tpm_without_a_key_that_signs_is_listed(monkeypatch: pytest.MonkeyPatch, call: Callable[..., Outcome]) -> None:
-    monkeypatch.setattr("hwsigner.cli.list.list_tokens", lambda *_, **__: iter([tpm(objects=())]))
+    monkeypatch.setattr("hwsigner._cli.list.list_tokens", lambda *_, **__: iter([tpm(objects=())]))
     assert len(call("list", "tpm2:").out.splitlines()) == 3
 
 
@@ -331,6 +331,6 @@ def test_certificate_in_a_tpm_is_listed_with_its_subject_and_its_keys_algorithm(
 ) -> None:
     der = certs.make_ca().certificate.public_bytes(Encoding.DER)
     found = ListedObject("certificate", "", b"", "tpm2:nv=0x01c20000", certificate=der)
-    monkeypatch.setattr("hwsigner.cli.list.list_tokens", lambda *_, **__: iter([tpm(objects=(found,))]))
+    monkeypatch.setattr("hwsigner._cli.list.list_tokens", lambda *_, **__: iter([tpm(objects=(found,))]))
     row = call("list", "tpm2:").out.splitlines()[2].split("\t")
     assert row[1:3] == ["CN=Example CA,OU=devops,O=Example,C=DE", "EC P-256"]

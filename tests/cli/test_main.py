@@ -14,9 +14,9 @@ from types import ModuleType
 
 import pytest
 
-import hwsigner.cli
+import hwsigner._cli
 from hwsigner import __version__, errors
-from hwsigner.cli import COMMANDS
+from hwsigner._cli import COMMANDS
 from hwsigner.errors import HwsignerError, HwsignerWarning, UnsafeKeyWarning
 from scene import Outcome, Scene
 
@@ -130,7 +130,7 @@ class TestExitStatuses:
     def test_library_that_is_too_old_is_named_with_what_to_install(self) -> None:
         """As with cryptography 43 of Debian 13, which has no ML-DSA."""
         old = "sys.modules['cryptography.hazmat.primitives.asymmetric.mldsa'] = None"
-        code = f"import sys; {old}; from hwsigner.cli import main; sys.exit(main(['status']))"
+        code = f"import sys; {old}; from hwsigner._cli import main; sys.exit(main(['status']))"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
         assert done.stderr.startswith("hwsigner: the Python library cryptography is missing or too old: ")
@@ -167,7 +167,7 @@ class TestWarnings:
         assert before == (warnings.filters[:], warnings.showwarning)
 
     def test_warning_is_an_error_when_strict(self, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-        from hwsigner.config.flags import IDENTITY
+        from hwsigner._config.flags import IDENTITY
 
         monkeypatch.setattr(sys.modules["test_command"], "add_arguments", lambda parser: parser.add_flags(IDENTITY))
         assert call("test", "--strict") == Outcome(3, "", "hwsigner: one\n")
@@ -344,7 +344,7 @@ class TestProcess:
         assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
 
     def test_ctrl_c_prints_nothing(self) -> None:
-        code = "import os, signal, hwsigner.cli as c; c._run = lambda _: os.kill(os.getpid(), signal.SIGINT); {}"
+        code = "import os, signal, hwsigner._cli as c; c._run = lambda _: os.kill(os.getpid(), signal.SIGINT); {}"
         code = code.format("raise SystemExit(c.main([]))")
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False)
         assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGINT, b"", b"")
@@ -353,7 +353,7 @@ class TestProcess:
         # A change of user would do it by itself: it is undone (PR_SET_DUMPABLE is 4).
         other_user = "os.setgroups([]); os.setgid(65534); os.setuid(65534); ctypes.CDLL(None).prctl(4, 1, 0, 0, 0); "
         code = (
-            "import ctypes, os, resource, sys, hwsigner.cli as cli; cli.main = lambda: 7; "
+            "import ctypes, os, resource, sys, hwsigner._cli as cli; cli.main = lambda: 7; "
             f"{other_user if os.geteuid() == 0 else ''}print(os.stat('/proc/self/mem').st_uid != 0); "
             "print(cli.entry_point(), resource.getrlimit(resource.RLIMIT_CORE), os.stat('/proc/self/mem').st_uid); "
             "reader, writer = os.pipe(); os.write(writer, b'read'); print(open(f'/dev/fd/{reader}').read(4))"
@@ -369,11 +369,11 @@ def test_installed_program_runs_main_without_garbage_collection(monkeypatch: pyt
     import tomllib
 
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
-    assert scripts == {"hwsigner": "hwsigner.cli:entry_point"}
-    monkeypatch.setattr("hwsigner.cli.process.forbid_dumps", lambda: None)  # It could not be undone in this process.
-    monkeypatch.setattr("hwsigner.cli.main", lambda: 7 if not gc.isenabled() else 8)
+    assert scripts == {"hwsigner": "hwsigner._cli:entry_point"}
+    monkeypatch.setattr("hwsigner._cli.process.forbid_dumps", lambda: None)  # It could not be undone in this process.
+    monkeypatch.setattr("hwsigner._cli.main", lambda: 7 if not gc.isenabled() else 8)
     try:
-        assert hwsigner.cli.entry_point() == 7
+        assert hwsigner._cli.entry_point() == 7
     finally:
         gc.enable()
-        atexit.unregister(hwsigner.cli._leave)
+        atexit.unregister(hwsigner._cli._leave)

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from examples import scaled
-from hwsigner.cli.migration import find_calls, translate
-from hwsigner.config import profiles
+from hwsigner._cli.migration import find_calls, translate
+from hwsigner._config import profiles
 from hwsigner.errors import ConfigError, UsageError
 from scene import Outcome, Scene
 
@@ -124,7 +124,7 @@ class TestConfigFile:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr("hwsigner.cli.migrate.edit_file", killed)
+            patch.setattr("hwsigner._cli.migrate.edit_file", killed)
             assert home.call("migrate", "--yes").status == 130
         assert "aws_signing_helper" in process_of(home)
         home.migrated()
@@ -212,7 +212,7 @@ class TestConfigFile:
         assert f"{cron}:1: write this yourself" in outcome.out
 
     def test_file_of_nodeadm_is_left_to_it(self, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("hwsigner.cli.migration.NODE_CONFIG", str(home.config))
+        monkeypatch.setattr("hwsigner._cli.migration.NODE_CONFIG", str(home.config))
         home.config.write_text(f"[profile hybrid]\ncredential_process = {HELPER} credential-process {FLAGS}\n")
         home.refused("nodeadm writes this file")
         assert home.profiles() == {}

@@ -18,7 +18,7 @@ from cryptography.x509 import load_pem_x509_certificate
 
 import certs
 from emulators import InProcessSoftHSM
-from hwsigner.cli import command_parser
+from hwsigner._cli import command_parser
 from pages import ROOT, block, run_shell, shell_blocks
 from ports import reserve_port
 from scene import Scene

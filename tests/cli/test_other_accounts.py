@@ -15,7 +15,7 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from hwsigner.config import profiles
+from hwsigner._config import profiles
 from hwsigner.emulator import Role
 from hwsigner.emulator.iam_policies import read_policy
 from pages import blocks

@@ -15,8 +15,8 @@ from attestation.chips import Chip, Vendor, chip, chips, vendors
 from emulators import InProcessSoftHSM
 from enrolments import Enrolment
 from hwsigner import __version__
-from hwsigner.cli import COMMANDS
-from hwsigner.cli.parser import Parser
+from hwsigner._cli import COMMANDS
+from hwsigner._cli.parser import Parser
 from json_output import documented, read
 from pages import ROOT
 from revocations import Account, account
@@ -33,7 +33,7 @@ def config_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A config.toml of the test's own."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    monkeypatch.setattr("hwsigner.config.profiles.SYSTEM_FILE", str(tmp_path / "none"))
+    monkeypatch.setattr("hwsigner._config.profiles.SYSTEM_FILE", str(tmp_path / "none"))
 
 
 def fields(command: str) -> set[str]:

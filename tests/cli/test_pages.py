@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hwsigner.cli.pages import names
+from hwsigner._cli.pages import names
 from pages import ROOT
 
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("**/*.md"))]

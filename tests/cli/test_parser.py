@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwsigner.cli.parser import Arguments, Parser
-from hwsigner.config.flags import EXCLUSIVE, IDENTITY, IN_PROFILES, PROFILE, SESSION, Flag
+from hwsigner._cli.parser import Arguments, Parser
+from hwsigner._config.flags import EXCLUSIVE, IDENTITY, IN_PROFILES, PROFILE, SESSION, Flag
+from hwsigner._identity.selector import parse_selector
 from hwsigner.errors import UsageError
-from hwsigner.identity.selector import parse_selector
 
 FLAGS = {flag.name: flag for flag in IDENTITY + SESSION + PROFILE}
 SWITCHES = [flag.name for flag in FLAGS.values() if not flag.metavar]

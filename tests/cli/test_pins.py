@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_an
 
 import certs
 import hwsigner
+from hwsigner._pins import sources as pin_sources
 from hwsigner.errors import PinError
-from hwsigner.pins import sources as pin_sources
 from scene import Scene
 from softhsm.tpm import SoftTPM
 from terminals import ROOT, Terminal

@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 import certs
-from hwsigner.cli.process import discard_frames
+from hwsigner._cli.process import discard_frames
 
 ROOT = Path(__file__).parents[2]
 
@@ -64,8 +64,8 @@ def test_command_that_changed_something_says_so_when_stdout_is_full(tmp_path: Pa
 
 WAIT = """
 import ctypes, os, signal, sys, threading, time
-from hwsigner.cli import process
-from hwsigner.system import notices
+from hwsigner._cli import process
+from hwsigner._system import notices
 
 def interrupt():
     is_waiting.wait()

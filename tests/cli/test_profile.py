@@ -15,8 +15,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
-from hwsigner.config import profiles
-from hwsigner.system import users
+from hwsigner._config import profiles
+from hwsigner._system import users
 from scene import Outcome, Scene
 
 Call = Callable[..., Outcome]

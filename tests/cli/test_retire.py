@@ -16,8 +16,8 @@ import certs
 from agent.homes import Home, run_agent
 from emulator import planes
 from emulators import InProcessSoftHSM
-from hwsigner.cli import retire
-from hwsigner.config import profiles as config
+from hwsigner._cli import retire
+from hwsigner._config import profiles as config
 from hwsigner.enrolment import retirement
 from hwsigner.key.management import delete_key
 from revocations import Account, Machine, account, denied, interrupted

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_and_certificates
 
 import certs
-from hwsigner.uri import KeyURI
+from hwsigner._uri import KeyURI
 from scene import Scene
 
 SECRET = "hunter2SECRET"

@@ -48,7 +48,7 @@ FIELDS = (
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hwsigner.aws.create_session._BACKOFF_BASE", 0.01)
+    monkeypatch.setattr("hwsigner._aws.create_session._BACKOFF_BASE", 0.01)
 
 
 def assert_one_line(outcome: Outcome, status: int) -> None:

@@ -16,9 +16,9 @@ import certs
 from backends.file.keyfiles import openssl
 from backends.pkcs11.tokens import remove_tokens
 from emulators import InProcessSoftHSM
-from hwsigner.config import profiles
+from hwsigner._config import profiles
+from hwsigner._pins import sources as pin_sources
 from hwsigner.key import open_key
-from hwsigner.pins import sources as pin_sources
 from scene import Outcome, Scene
 from softhsm.command import run
 from softhsm.tpm import SoftTPM

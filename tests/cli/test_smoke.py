@@ -25,13 +25,13 @@ import certs
 from attestation.piv_chains import old_chain
 from federation import federation
 from hwsigner import attestation
+from hwsigner._agent.client import find_credentials
+from hwsigner._cli import COMMANDS
+from hwsigner._cli import list as list_command
+from hwsigner._config import profiles
+from hwsigner._system import notices
 from hwsigner._version import __version__
-from hwsigner.agent.client import find_credentials
-from hwsigner.cli import COMMANDS
-from hwsigner.cli import list as list_command
-from hwsigner.config import profiles
 from hwsigner.emulator import Emulator, World
-from hwsigner.system import notices
 from hwsigner.trust_policy.writing import write_trust_policy
 from ports import reserve_port
 from scene import Scene
@@ -140,7 +140,7 @@ def place(scene: Scene, short_folder: Path, monkeypatch: pytest.MonkeyPatch, pro
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(short_folder / "credentials"))
     monkeypatch.setattr(profiles, "SYSTEM_FILE", str(short_folder / "none"))
     # A thread that hangs would end the tests, and on a busy machine one may seem to.
-    monkeypatch.setattr("hwsigner.cli.server_run._CLOSE_SECONDS", 20.0)
+    monkeypatch.setattr("hwsigner._cli.server_run._CLOSE_SECONDS", 20.0)
     monkeypatch.setattr(os, "_exit", lambda status: pytest.fail(f"a thread hangs; status {status}"))
     monkeypatch.chdir(short_folder)
     made = Place(scene, short_folder, monkeypatch)
@@ -176,7 +176,7 @@ def serve(place: Place) -> None:
 @run_of("exec")
 def exec_(place: Place) -> None:
     # Threads of the tests may receive the signal of the child's end.
-    place.patch.setattr("hwsigner.cli.child._POLL_SECONDS", 0.01)
+    place.patch.setattr("hwsigner._cli.child._POLL_SECONDS", 0.01)
     place.run("exec", "web", "--", "sh", "-c", 'test -n "$AWS_CONTAINER_CREDENTIALS_FULL_URI"')
 
 
@@ -188,7 +188,7 @@ def update(place: Place) -> None:
 
 @run_of("agent")
 def agent(place: Place) -> None:
-    place.patch.setattr("hwsigner.agent.memory.lock_process", lambda: None)  # It would last as long as this process.
+    place.patch.setattr("hwsigner._agent.memory.lock_process", lambda: None)  # It would last as long as this process.
     with place.served(lambda: find_credentials("web")):
         place.run("agent")
 

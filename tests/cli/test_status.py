@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 import certs
 from agent.homes import Home, run_agent
 from emulators import InProcessSoftHSM
-from hwsigner.agent import client
-from hwsigner.config import profiles
+from hwsigner._agent import client
+from hwsigner._config import profiles
 from hwsigner.emulator import Emulator, Fault
 from hwsigner.enrolment import pace
 from hwsigner.errors import SigningKeyError
@@ -121,7 +121,7 @@ class TestStatus:
         if of_system:
             Path(profiles.SYSTEM_FILE).parent.mkdir()
             Path(home.environ["XDG_CONFIG_HOME"], "hwsigner", "config.toml").rename(profiles.SYSTEM_FILE)
-            monkeypatch.setattr("hwsigner.cli.status.SYSTEM_FILE", profiles.SYSTEM_FILE)
+            monkeypatch.setattr("hwsigner._cli.status.SYSTEM_FILE", profiles.SYSTEM_FILE)
         assert status(call)["web"]["renewedBy"] is None
         for folder in ("etc", "config"):
             for name in ("web", "plain") if (folder == "etc") == of_system else ():
@@ -178,7 +178,7 @@ class TestStatus:
 
         with run_agent(home) as running:
             running.get()
-            monkeypatch.setattr("hwsigner.cli.status.open_key", refuse)
+            monkeypatch.setattr("hwsigner._cli.status.open_key", refuse)
             assert (status(call)["web"]["works"], status(call)["web"]["problem"]) == (True, None)
         assert (status(call)["web"]["works"], status(call)["web"]["problem"]) == (False, "can't read it")
 
@@ -251,11 +251,11 @@ class TestStatus:
         def open_denied(path: str, *_: Any, **__: Any) -> Any:
             raise PermissionError(13, "Permission denied", path)
 
-        for module in ("hwsigner.cli.status", "hwsigner.backends.pem"):
+        for module in ("hwsigner._cli.status", "hwsigner.backends.pem"):
             monkeypatch.setattr(f"{module}.open", open_denied, raising=False)
         assert "Permission denied" in status(call)["web"]["problem"]
         served = {"web": client.ReportedProfile("system", "ready", "", "")}
-        monkeypatch.setattr("hwsigner.cli.status.ask_agents", lambda _: (served, []))
+        monkeypatch.setattr("hwsigner._cli.status.ask_agents", lambda _: (served, []))
         found = status(call)["web"]
         assert (found["key"]["place"], found["problem"]) == ("unknown", None)
 

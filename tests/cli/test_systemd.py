@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 import hwsigner
-from hwsigner.agent.client import START_LIMIT
-from hwsigner.cli import systemd
+from hwsigner._agent.client import START_LIMIT
+from hwsigner._cli import systemd
 from scene import Outcome
 
-UNITS = Path(hwsigner.__file__).parent / "units"
+UNITS = Path(hwsigner.__file__).parent / "_units"
 PROGRAM = Path(sys.executable).with_name("hwsigner")
 # systemd-analyze rates a system service from 0.0 (closed) to 10.0.
 MOST_EXPOSED = 2.0

@@ -18,8 +18,8 @@ import pytest
 from botocore.configloader import raw_config_parse
 from botocore.exceptions import ConfigParseError
 
-from hwsigner.aws.credentials import Credentials
-from hwsigner.cli.update import Updater
+from hwsigner._aws.credentials import Credentials
+from hwsigner._cli.update import Updater
 from hwsigner.emulator import Fault
 from hwsigner.errors import CertificateError, HwsignerError, PinRequiredError, ServiceError, UsageError
 from scene import Outcome, Scene
@@ -197,7 +197,7 @@ class TestOnce:
 
 
 # Asks the provider more often than usual.
-HURRY = "import sys; from hwsigner.cli import main, update; update._PAUSE = 0.05; sys.exit(main())"
+HURRY = "import sys; from hwsigner._cli import main, update; update._PAUSE = 0.05; sys.exit(main())"
 
 
 @contextmanager

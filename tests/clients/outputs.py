@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from agent.processes import Manager
-from hwsigner.config.profiles import add_profile
+from hwsigner._config.profiles import add_profile
 from hwsigner.emulator import Role
 from serving.stage import PROGRAM, Stage
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwsigner.config.flags import (
+from hwsigner._config.flags import (
     EXCLUSIVE,
     IDENTITY,
     PROFILE,
@@ -19,7 +19,7 @@ from hwsigner.config.flags import (
     converted,
     profile_values,
 )
-from hwsigner.config.profiles import Profile
+from hwsigner._config.profiles import Profile
 from hwsigner.errors import ConfigError, UsageError
 
 FLAGS = {flag.name: flag for flag in IDENTITY + SESSION + PROFILE}

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from hwsigner.config import profiles as config
-from hwsigner.config.monitoring import MONITORING, Monitoring, read_monitoring
-from hwsigner.config.profiles import add_profile, change_profile, profiles, remove_profile
+from hwsigner._config import profiles as config
+from hwsigner._config.monitoring import MONITORING, Monitoring, read_monitoring
+from hwsigner._config.profiles import add_profile, change_profile, profiles, remove_profile
 from hwsigner.errors import ConfigError, UsageError
 
 TABLE = '[monitoring]\nlog-format = "json"\naudit-log = "/var/log/hwsigner/audit.log"\n'

@@ -19,8 +19,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwsigner.config import profiles as config
-from hwsigner.config.profiles import (
+from hwsigner._config import profiles as config
+from hwsigner._config.profiles import (
     add_profile,
     change_profile,
     check_name,
@@ -29,8 +29,8 @@ from hwsigner.config.profiles import (
     remove_profile,
     user_file,
 )
+from hwsigner._system import files as atomic_file
 from hwsigner.errors import ConfigError, HwsignerError, LockError, UsageError
-from hwsigner.system import files as atomic_file
 
 ROOT = Path(__file__).parents[2]
 
@@ -406,7 +406,7 @@ def _user_file(text: str) -> Iterator[tuple[dict[str, str], Path]]:
 def _run(first: str, name: str, environ: dict[str, str]) -> subprocess.Popen[bytes]:
     """Add a profile in another process, after running some code there."""
     add = f"add_profile({name!r}, {{'region': 'x'}}, {environ!r})"
-    code = f"{first}\nfrom hwsigner.config.profiles import add_profile\n{add}"
+    code = f"{first}\nfrom hwsigner._config.profiles import add_profile\n{add}"
     return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env={"PATH": os.environ["PATH"]})
 
 

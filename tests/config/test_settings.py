@@ -12,12 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import certs
+from hwsigner._cli.parser import Arguments, Parser
+from hwsigner._config import flags, settings
+from hwsigner._config import profiles as config
+from hwsigner._config.flags import AGENT, EXCLUSIVE, IDENTITY, IN_PROFILES, SESSION, Flag
+from hwsigner._config.settings import Settings
+from hwsigner._identity.certificate import Certificate
+from hwsigner._pins import PinRequest
+from hwsigner._uri import KeyURI
 from hwsigner.backends import BACKENDS
-from hwsigner.cli.parser import Arguments, Parser
-from hwsigner.config import flags, settings
-from hwsigner.config import profiles as config
-from hwsigner.config.flags import AGENT, EXCLUSIVE, IDENTITY, IN_PROFILES, SESSION, Flag
-from hwsigner.config.settings import Settings
 from hwsigner.errors import (
     AmbiguousCertificateError,
     CertificateError,
@@ -26,9 +29,6 @@ from hwsigner.errors import (
     UnsafeKeyWarning,
     UsageError,
 )
-from hwsigner.identity.certificate import Certificate
-from hwsigner.pins import PinRequest
-from hwsigner.uri import KeyURI
 
 REQUEST = PinRequest("user PIN", "token 'alpha'")
 ARN = "arn:aws:rolesanywhere:eu-central-1:123456789012"
@@ -212,7 +212,7 @@ class TestIdentitySource:
         self, number: int, kind: type[HwsignerError], message: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         one = Certificate(certs.make_ca().certificate, "a")
-        monkeypatch.setattr("hwsigner.identity.selector.select", lambda *_: [one] * number)
+        monkeypatch.setattr("hwsigner._identity.selector.select", lambda *_: [one] * number)
         with pytest.raises(kind, match=message):
             settings.identity_source(values(cert_selector="Key=x509Subject,Value=CN=a"))
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from hwsigner.config import profiles
-from hwsigner.config.sharing import hidden_files, share, share_file
-from hwsigner.system import users
+from hwsigner._config import profiles
+from hwsigner._config.sharing import hidden_files, share, share_file
+from hwsigner._system import users
 
 GROUP, PERSON, SERVICE = 12345, 1000, 999
 
@@ -104,7 +104,7 @@ def test_nothing_changes_before_there_is_the_agent_s_group(folder: Path, monkeyp
 def agent(monkeypatch: pytest.MonkeyPatch) -> pwd.struct_passwd:
     """The user that stands in for the agent's."""
     nobody = pwd.getpwnam("nobody")
-    monkeypatch.setattr("hwsigner.config.sharing.pwd.getpwnam", lambda _: nobody)
+    monkeypatch.setattr("hwsigner._config.sharing.pwd.getpwnam", lambda _: nobody)
     return nobody
 
 

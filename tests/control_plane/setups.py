@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import certs
-from hwsigner.control_plane.resources import Existing, Role, RolesAnywhereProfile, Setup, TrustAnchor
-from hwsigner.identity.certificate import Certificate
+from hwsigner._control_plane.resources import Existing, Role, RolesAnywhereProfile, Setup, TrustAnchor
+from hwsigner._identity.certificate import Certificate
 from hwsigner.trust_policy.writing import write_trust_policy
 
 ANCHOR_ARN = "arn:aws:rolesanywhere:eu-central-1:123456789012:trust-anchor/a1a1a1a1-0000-4000-8000-000000000001"

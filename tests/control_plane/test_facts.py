@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from hwsigner.aws.create_session import SessionRequest
-from hwsigner.control_plane.facts import Facts, read_facts
+from hwsigner._aws.create_session import SessionRequest
+from hwsigner._control_plane.facts import Facts, read_facts
 from hwsigner.errors import ServiceError, ServiceUnreachableError
 
 PREFIX = "arn:aws:rolesanywhere:us-east-1:123456789012:"

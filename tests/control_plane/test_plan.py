@@ -21,9 +21,9 @@ from control_plane.setups import (
     role,
     setup,
 )
-from hwsigner.control_plane.plan import notes, plan
-from hwsigner.control_plane.policies import with_statement
-from hwsigner.control_plane.resources import Existing, choose_anchor, choose_profile
+from hwsigner._control_plane.plan import notes, plan
+from hwsigner._control_plane.policies import with_statement
+from hwsigner._control_plane.resources import Existing, choose_anchor, choose_profile
 from hwsigner.errors import UsageError
 from hwsigner.trust_policy.writing import size, write_trust_policy
 

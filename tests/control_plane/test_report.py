@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import certs
-from hwsigner.aws.create_session import SessionRequest
-from hwsigner.control_plane.checks import is_mapped
-from hwsigner.control_plane.facts import Facts
-from hwsigner.control_plane.report import Report, report
+from hwsigner._aws.create_session import SessionRequest
+from hwsigner._control_plane.checks import is_mapped
+from hwsigner._control_plane.facts import Facts
+from hwsigner._control_plane.report import Report, report
+from hwsigner._identity.certificate import Certificate, Chain
+from hwsigner._identity.session_tags import session_tags
 from hwsigner.emulator.tags import parse_mappings, principal_tags
-from hwsigner.identity.certificate import Certificate, Chain
-from hwsigner.identity.session_tags import session_tags
 from hwsigner.trust_policy.writing import write_trust_policy
 
 ACCOUNT = "123456789012"

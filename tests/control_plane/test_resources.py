@@ -12,10 +12,10 @@ import certs
 from control_plane import setups
 from control_plane.setups import ANCHOR_ARN, CA, PROFILE_ARN, ROLE_ARN, TAGS, setup
 from emulator.material import Form, sha1_signed
-from hwsigner.control_plane.policies import with_statement
-from hwsigner.control_plane.resources import Role, RolesAnywhereProfile, TrustAnchor, check_ca, choose_anchor
+from hwsigner._control_plane.policies import with_statement
+from hwsigner._control_plane.resources import Role, RolesAnywhereProfile, TrustAnchor, check_ca, choose_anchor
+from hwsigner._identity.certificate import Certificate
 from hwsigner.errors import CertificateError, ServiceError, UsageError
-from hwsigner.identity.certificate import Certificate
 
 ANCHOR = {"trustAnchorArn": ANCHOR_ARN, "name": "web"}
 PROFILE = {"profileArn": PROFILE_ARN, "name": "web"}

@@ -20,14 +20,14 @@ from control_plane.sessions import EXPIRED, FAILING, FUTURE, KEY, SOUND, UNKNOWN
 from emulator.client import Caller, create_session
 from emulator.material import DAY, Form, certificate
 from examples import scaled
-from hwsigner.aws.create_session import SessionRequest
-from hwsigner.control_plane.facts import Facts
-from hwsigner.control_plane.report import report
+from hwsigner._aws.create_session import SessionRequest
+from hwsigner._control_plane.facts import Facts
+from hwsigner._control_plane.report import report
+from hwsigner._identity.certificate import Chain, build_chain, load
 from hwsigner.emulator import Emulator, World, certificates
 from hwsigner.emulator.refusals import RefusalError
 from hwsigner.emulator.resources import Crl, Profile
 from hwsigner.findings import Finding
-from hwsigner.identity.certificate import Chain, build_chain, load
 from hwsigner.key import FoundCertificate
 from hwsigner.trust_policy import TrustPolicy
 from hwsigner.trust_policy.writing import write_trust_policy

@@ -43,7 +43,7 @@ def test_scripts_stop_at_the_first_error_and_have_the_helpers_commands(script: P
 
 def test_purge_deletes_the_folders_that_the_units_make_and_not_that_of_the_daemon_set() -> None:
     kinds = {"State": "/var/lib", "Logs": "/var/log", "Runtime": "/run"}
-    units = "".join(unit.read_text() for unit in (ROOT / "hwsigner" / "units" / "system").iterdir())
+    units = "".join(unit.read_text() for unit in (ROOT / "hwsigner" / "_units" / "system").iterdir())
     made = re.findall(r"^(State|Logs|Runtime)Directory=([\w-]+)", units, re.MULTILINE)
     [words] = re.findall(r" rm -rf ((?:.+\\\n)*.+)", POSTRM.read_text())
     deleted = set(words.split()) - {"\\"}
@@ -54,7 +54,7 @@ def test_purge_deletes_the_folders_that_the_units_make_and_not_that_of_the_daemo
 
 @CONFIGURED
 def test_purge_deletes_the_users_of_the_units_when_no_configuration_is_left(programs: Path) -> None:
-    lines = (ROOT / "hwsigner" / "units" / "hwsigner.sysusers").read_text().splitlines()
+    lines = (ROOT / "hwsigner" / "_units" / "hwsigner.sysusers").read_text().splitlines()
     users = [line.split()[1] for line in lines if line.startswith("u ")]
     (programs / "userdel").write_text(f"#!/bin/sh\necho $1 >>{programs}/deleted\n")
     run("postrm", programs, "purge")

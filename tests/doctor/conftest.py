@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import certs
-from hwsigner.agent import client
-from hwsigner.config import profiles
+from hwsigner._agent import client
+from hwsigner._config import profiles
 from hwsigner.doctor import machine
 from hwsigner.emulator import Emulator
 from patients import Patient

@@ -18,14 +18,14 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 import certs
 from agent.homes import Home, run_agent
 from emulators import InProcessSoftHSM
-from hwsigner.agent import protocol
-from hwsigner.agent.listener import open_listener
+from hwsigner._agent import protocol
+from hwsigner._agent.listener import open_listener
+from hwsigner._system import pcsc
+from hwsigner._system.clocks import utc_now
 from hwsigner.doctor import machine
 from hwsigner.emulator import Emulator, Fault, World
 from hwsigner.errors import AgentError
 from hwsigner.findings import Finding, local
-from hwsigner.system import pcsc
-from hwsigner.system.clocks import utc_now
 from patients import Patient
 from ports import reserve_port
 from softhsm.command import ToolError, run
@@ -348,7 +348,7 @@ def test_file_that_the_system_s_agent_can_t_read_is_named_with_the_command(
     patient: Patient, users: list[str], ids: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nobody = pwd.getpwnam("nobody")
-    monkeypatch.setattr("hwsigner.config.sharing.pwd.getpwnam", lambda _: nobody)
+    monkeypatch.setattr("hwsigner._config.sharing.pwd.getpwnam", lambda _: nobody)
     file = patient.folder / "etc" / "config.toml"
     patient.change({"allow-users": users})
     file.parent.mkdir()

@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 import certs
+from hwsigner._system.files import read_text
 from hwsigner.doctor import sdks
-from hwsigner.system.files import read_text
 from patients import Patient
 
 Plant = Callable[[Patient], object]

@@ -23,10 +23,10 @@ from emulator.client import Caller, Reply, Request, draft, read_reply, send
 from emulator.material import Form, certificate
 from emulator.planes import client_of
 from emulator.test_callers import credentials_of, signed
-from hwsigner.cli import main
+from hwsigner._cli import main
+from hwsigner._identity.certificate_request import parse_name
 from hwsigner.emulator import Emulator, World
 from hwsigner.emulator.faults import KINDS
-from hwsigner.identity.certificate_request import parse_name
 from ports import reserve_port
 
 ROOT = Path(__file__).parents[2]

@@ -15,8 +15,8 @@ from certs import Authority, issue
 from emulator.client import Caller, create_session, draft, send
 from emulator.conftest import KEYS
 from emulator.material import DAY, Form, authority, certificate
+from hwsigner._identity.certificate_request import parse_name
 from hwsigner.emulator import Emulator, Profile, Role, World
-from hwsigner.identity.certificate_request import parse_name
 from hwsigner.trust_policy import TrustPolicy
 
 

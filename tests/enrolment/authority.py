@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
 import certs
-from hwsigner.identity.certificate_request import CertificateRequest, parse_name, sign_certificate_request
+from hwsigner._identity.certificate_request import CertificateRequest, parse_name, sign_certificate_request
 from hwsigner.key import open_key
 
 SUBJECT = "CN=bamboo-01,OU=devops"

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import certs
-from hwsigner.config.profiles import change_profile
-from hwsigner.config.settings import Settings, read_profile
+from hwsigner._config.profiles import change_profile
+from hwsigner._config.settings import Settings, read_profile
 from hwsigner.enrolment.initial import Enrolment, enroll
 from hwsigner.enrolment.renewal import renew
 from hwsigner.key.management import KeyRequest
@@ -65,6 +65,6 @@ def test_renewal_with_a_new_key_names_the_old_one(asked: Enrolment, tmp_path: Pa
 
 
 def test_command_line_is_not_loaded() -> None:
-    loaded = "[name for name in sys.modules if name.startswith('hwsigner.cli')]"
+    loaded = "[name for name in sys.modules if name.startswith('hwsigner._cli')]"
     code = f"import sys, hwsigner.enrolment.initial, hwsigner.enrolment.renewal; print({loaded})"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"

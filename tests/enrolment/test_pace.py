@@ -13,10 +13,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 import certs
 import hwsigner
-from hwsigner.config.profiles import SYSTEM_FILE
+from hwsigner._config.profiles import SYSTEM_FILE
+from hwsigner._identity.certificate import Certificate, load
 from hwsigner.enrolment import pace
 from hwsigner.errors import HwsignerWarning
-from hwsigner.identity.certificate import Certificate, load
 from hwsigner.key import FoundCertificate
 
 CA = certs.make_ca()
@@ -142,7 +142,7 @@ def test_timer_of_a_profile_for_the_system_s_agent_is_the_system_s(monkeypatch: 
 def test_systemd_accepts_the_drop_in(machine: Machine) -> None:
     machine.set_pace(HOUR)
     units = machine.drop_in.parents[1]
-    for unit in (Path(hwsigner.__file__).parent / "units" / "user").glob("hwsigner-renew@*"):
+    for unit in (Path(hwsigner.__file__).parent / "_units" / "user").glob("hwsigner-renew@*"):
         (units / unit.name).write_text(unit.read_text().replace("@program@", "/bin/true"))
     environ = {"PATH": "/usr/bin:/bin", "HOME": str(machine.home), "XDG_CONFIG_HOME": str(machine.home)}
     command = ["systemd-analyze", "--user", "verify", "hwsigner-renew@web.timer"]

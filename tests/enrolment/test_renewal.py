@@ -17,12 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import certs
+from hwsigner._identity.certificate import Certificate, load
+from hwsigner._refresh.schedule import RENEWAL_TIMING, renewal_pause
 from hwsigner.enrolment.pace import step_of_timer
 from hwsigner.enrolment.renewal import Failures, due_at
 from hwsigner.errors import ServiceError, ServiceUnreachableError
-from hwsigner.identity.certificate import Certificate, load
 from hwsigner.key import FoundCertificate
-from hwsigner.refresh.schedule import RENEWAL_TIMING, renewal_pause
 
 CA = certs.make_ca()
 KEY = ec.generate_private_key(ec.SECP256R1()).public_key()

@@ -9,10 +9,10 @@ import pytest
 
 import certs
 from enrolment.authority import NOW, Answer, Requested, certified
+from hwsigner._identity.certificate_request import CertificateRequest
 from hwsigner.enrolment.issuers import Issued, Pending
 from hwsigner.enrolment.steps import request_certificate
 from hwsigner.errors import CertificateError, ServiceError
-from hwsigner.identity.certificate_request import CertificateRequest
 
 
 @dataclass

@@ -13,11 +13,11 @@ import pytest
 
 import certs
 from enrolment.authority import Answer, certified
+from hwsigner._identity.certificate_request import CertificateRequest
 from hwsigner.enrolment import issuers
 from hwsigner.enrolment.issuers import Issued, Issuer, IssuerSettings
 from hwsigner.enrolment.testing import IssuerContract
 from hwsigner.errors import HwsignerError, ServiceError, UsageError
-from hwsigner.identity.certificate_request import CertificateRequest
 
 RIGHT, WRONG = "right-4711", "wrong-4712"
 

@@ -9,10 +9,10 @@ from pathlib import Path
 # The child finds no certificate.
 ASK = """
 from hwsigner.errors import ConfigError
-from hwsigner.http.address import parse_url
-from hwsigner.http.client_certificate import ClientCertificate
-from hwsigner.http.connection import Deadline
-from hwsigner.http.transport import TransportOptions
+from hwsigner._http.address import parse_url
+from hwsigner._http.client_certificate import ClientCertificate
+from hwsigner._http.connection import Deadline
+from hwsigner._http.transport import TransportOptions
 client = ClientCertificate("none.pem", "none.tss2")
 try:
     client.post(parse_url("https://localhost:1"), "/", [], b"", options=TransportOptions(), deadline=Deadline(9))

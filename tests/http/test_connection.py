@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hwsigner._http import connection
+from hwsigner._http.address import Endpoint
+from hwsigner._http.connection import Deadline, StreamReader, bypasses, connect, find_proxy, time_left
 from hwsigner.errors import ServiceUnreachableError, UsageError
-from hwsigner.http import connection
-from hwsigner.http.address import Endpoint
-from hwsigner.http.connection import Deadline, StreamReader, bypasses, connect, find_proxy, time_left
 from loopback import Connection, Server
 
 HTTPS = Endpoint("https", "api.example.com", 443, "/sessions")

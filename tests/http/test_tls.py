@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from hwsigner._http import tls
+from hwsigner._http.tls import TrustedCAs, find_cas, make_settings
 from hwsigner.errors import ConfigError
-from hwsigner.http import tls
-from hwsigner.http.tls import TrustedCAs, find_cas, make_settings
 from loopback import ServerCA
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from hwsigner._http.address import Endpoint
+from hwsigner._http.connection import Deadline, Proxy
+from hwsigner._http.tls import TrustedCAs, find_cas
+from hwsigner._http.transport import MAX_BODY_BYTES, Response, TransportOptions, post
 from hwsigner.errors import ConfigError, ServiceUnreachableError
-from hwsigner.http.address import Endpoint
-from hwsigner.http.connection import Deadline, Proxy
-from hwsigner.http.tls import TrustedCAs, find_cas
-from hwsigner.http.transport import MAX_BODY_BYTES, Response, TransportOptions, post
 from loopback import OK, Connection, Serve, Server, ServerCA, answering, connect_proxy, recording
 
 HEADERS = (("Host", "h.example"), ("X-Amz-Date", "20260101T000000Z"), ("Authorization", "A  b=c, \td"))
@@ -208,7 +208,7 @@ _CHUNKED = _HEAD + b"Transfer-Encoding: chunked\r\n\r\n40\r\n" + _ANSWER[:64] + 
 )
 def test_response_cut_anywhere_is_retryable(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     for length in range(len(answer)):
-        monkeypatch.setattr("hwsigner.http.transport.connect", lambda *_, cut=length, **__: _Cut(answer[:cut]))
+        monkeypatch.setattr("hwsigner._http.transport.connect", lambda *_, cut=length, **__: _Cut(answer[:cut]))
         with _unreachable("h.example"):
             _post(Endpoint("http", "h.example", 80, ""))
 

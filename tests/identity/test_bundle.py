@@ -8,8 +8,8 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 import certs
+from hwsigner._identity.bundle import read_bundle, write_bundle
 from hwsigner.errors import CertificateError
-from hwsigner.identity.bundle import read_bundle, write_bundle
 
 CAS = certs.make_ca("One"), certs.make_ca("Two")
 DERS = [ca.certificate.public_bytes(Encoding.DER) for ca in CAS]

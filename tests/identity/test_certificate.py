@@ -25,9 +25,7 @@ from hypothesis import strategies as st
 import certs
 from backends.pkcs11.tokens import self_made
 from emulator.material import Form, certificate, sha1_signed
-from hwsigner.backends.pkcs11.der import encode
-from hwsigner.errors import CertificateError, CertificateWarning
-from hwsigner.identity.certificate import (
+from hwsigner._identity.certificate import (
     MAX_INTERMEDIATES,
     Certificate,
     Chain,
@@ -37,6 +35,8 @@ from hwsigner.identity.certificate import (
     load_readable,
     preflight,
 )
+from hwsigner.backends.pkcs11.der import encode
+from hwsigner.errors import CertificateError, CertificateWarning
 from hwsigner.key import ECDSA, MLDSA, RSA, FoundCertificate
 from hwsigner.key.public_key import verify
 

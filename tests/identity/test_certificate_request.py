@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 import certs
 from backends.file.keyfiles import openssl
+from hwsigner._identity.certificate import load, preflight
+from hwsigner._identity.certificate_request import CertificateRequest, check_names, parse_name, sign_certificate_request
 from hwsigner.errors import KeyMismatchError, UsageError
-from hwsigner.identity.certificate import load, preflight
-from hwsigner.identity.certificate_request import CertificateRequest, check_names, parse_name, sign_certificate_request
 from hwsigner.key import ECDSA, Algorithm, FoundCertificate, HashName, Key, open_key
 from hwsigner.key.management import KeyRequest, generate_key
 from judges import needs_openssl_3_5

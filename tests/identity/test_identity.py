@@ -21,7 +21,10 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 import certs
-from hwsigner import identity as identity_module
+from hwsigner import _identity as identity_module
+from hwsigner._identity import Identity, IdentitySource, open_identity
+from hwsigner._identity.certificate import Chain, load
+from hwsigner._pins import PinRequest, PinSource
 from hwsigner.backends.pem import elements
 from hwsigner.backends.pkcs11.der import encode
 from hwsigner.errors import (
@@ -32,11 +35,8 @@ from hwsigner.errors import (
     KeyNotFoundError,
     PinRequiredError,
 )
-from hwsigner.identity import Identity, IdentitySource, open_identity
-from hwsigner.identity.certificate import Chain, load
 from hwsigner.key import ECDSA, Algorithm, FoundCertificate, HashName, Key, open_key
 from hwsigner.key.public_key import verify
-from hwsigner.pins import PinRequest, PinSource
 
 ROOT = certs.make_ca("Root")
 MIDDLE = certs.make_ca("Middle", ROOT)

@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 
 import certs
 from emulators import InProcessSoftHSM
+from hwsigner._identity.certificate import Certificate
+from hwsigner._identity.next_revocation_list import REASONS, check_signer, draft_list
+from hwsigner._identity.revocation_list import RevocationList
 from hwsigner.errors import CertificateError, KeyMismatchError
-from hwsigner.identity.certificate import Certificate
-from hwsigner.identity.next_revocation_list import REASONS, check_signer, draft_list
-from hwsigner.identity.revocation_list import RevocationList
 from hwsigner.key import open_key
 from judges import needs_openssl_3_5
 from softhsm.tpm import SoftTPM

@@ -16,13 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import certs
+from hwsigner._identity import selector as selector_module
+from hwsigner._identity.certificate import load
+from hwsigner._identity.selector import Selector, parse_selector, select
+from hwsigner._pins import PinSource
+from hwsigner._uri import KeyURI
 from hwsigner.errors import CertificateError, CertificateWarning, UsageError
-from hwsigner.identity import selector as selector_module
-from hwsigner.identity.certificate import load
-from hwsigner.identity.selector import Selector, parse_selector, select
 from hwsigner.key import FoundCertificate
-from hwsigner.pins import PinSource
-from hwsigner.uri import KeyURI
 
 KEY = ec.generate_private_key(ec.SECP256R1())
 CA = certs.make_ca("Example CA")

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 import certs
 from backends.file.keyfiles import openssl
+from hwsigner._identity.serial_numbers import parse_serial, serial_text
 from hwsigner.errors import UsageError
-from hwsigner.identity.serial_numbers import parse_serial, serial_text
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 import certs
-from hwsigner.identity.certificate import Certificate
-from hwsigner.identity.certificate_request import CertificateRequest, parse_name
-from hwsigner.identity.session_tags import other_names, session_tags, untaggable
+from hwsigner._identity.certificate import Certificate
+from hwsigner._identity.certificate_request import CertificateRequest, parse_name
+from hwsigner._identity.session_tags import other_names, session_tags, untaggable
 
 KEY = ec.generate_private_key(ec.SECP256R1())
 

@@ -13,13 +13,13 @@ import pytest
 
 import hwsigner
 from hwsigner import backends
+from hwsigner._pins import PinRequest, PinSource
+from hwsigner._uri import KeyURI
 from hwsigner.backends import BACKENDS, Backend, register
 from hwsigner.errors import BackendUnavailableError, CertificateError, KeyNotFoundError, PluginError, UsageError
 from hwsigner.key import find_certificates, open_key
 from hwsigner.key.listing import list_tokens
 from hwsigner.key.management import delete_key, describe_key, generate_key
-from hwsigner.pins import PinRequest, PinSource
-from hwsigner.uri import KeyURI
 
 HEAVY = {
     *(
@@ -69,7 +69,7 @@ class TestLoadedModules:
         assert self.loaded("import hwsigner") - before - {"__future__"} == {"hwsigner", "hwsigner._version"}
 
     def test_key_uri_pin_and_errors_load_no_backend_and_no_library(self) -> None:
-        loaded = self.loaded("import hwsigner.key, hwsigner.pins, hwsigner.uri, hwsigner.errors")
+        loaded = self.loaded("import hwsigner.key, hwsigner._pins, hwsigner._uri, hwsigner.errors")
         assert not loaded & HEAVY
         assert not {name for name in loaded if name.startswith("hwsigner.backends.")}
 
@@ -150,7 +150,7 @@ class TestOtherBackends:
     def table(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         """Restore the table and forget which entry points and modules were read."""
         monkeypatch.setattr(backends, "BACKENDS", dict(BACKENDS))
-        monkeypatch.setattr("hwsigner.uri.BACKENDS", backends.BACKENDS)
+        monkeypatch.setattr("hwsigner._uri.BACKENDS", backends.BACKENDS)
         backends._load_entry_point.cache_clear()
         yield
         backends._load_entry_point.cache_clear()

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from hwsigner.config.monitoring import AUDIT_RATE
+from hwsigner._config.monitoring import AUDIT_RATE
+from hwsigner._monitoring import audit as module
+from hwsigner._monitoring.audit import Audit
 from hwsigner.errors import AuditError
-from hwsigner.monitoring import audit as module
-from hwsigner.monitoring.audit import Audit
 from monitoring.credentials import AuditedSet
 from monitoring.pipes import almost_full_pipe, ends
 
@@ -116,7 +116,7 @@ def test_lines_go_to_a_new_file_after_a_rotation(path: Path, make: Callable[[Pat
 
 def test_lines_of_several_processes_do_not_mix(path: Path) -> None:
     program = (
-        "import sys; from hwsigner.monitoring.audit import Audit\n"
+        "import sys; from hwsigner._monitoring.audit import Audit\n"
         "a = Audit(sys.argv[1], required=True, log=print, rate=6000)\n"
         "from hwsigner import Credentials; c = Credentials('ASIA', '', '', None, '', '')\n"
         "for i in range(200): a.give('p' * 300, c, 1, {'uid': 1})"

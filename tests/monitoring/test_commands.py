@@ -123,8 +123,8 @@ def test_agent_gives_nothing_if_the_required_line_can_t_be_written(home: Home, r
 
 REORDERED = """
 import json, sys
-from hwsigner.aws.credentials import Credentials
-from hwsigner.cli import main
+from hwsigner._aws.credentials import Credentials
+from hwsigner._cli import main
 in_order = Credentials.process_json
 Credentials.process_json = lambda self: json.dumps(dict(reversed(json.loads(in_order(self)).items())))
 sys.exit(main())

@@ -24,8 +24,8 @@ kill $!
 """
 PROGRAM = """
 from hwsigner import Credentials
-from hwsigner.monitoring.audit import Audit
-from hwsigner.monitoring.log import Log
+from hwsigner._monitoring.audit import Audit
+from hwsigner._monitoring.log import Log
 
 Log().note("error: no session", profile="web", cause="pin")
 credentials = Credentials("ASIA1", "", "", None, "", "")

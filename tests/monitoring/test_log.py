@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hwsigner._monitoring import log as log_module
+from hwsigner._monitoring.log import LEVELS, MAX_REFUSALS_PER_SECOND, Log
+from hwsigner._system import systemd
 from hwsigner.errors import UsageError, printable
-from hwsigner.monitoring import log as log_module
-from hwsigner.monitoring.log import LEVELS, MAX_REFUSALS_PER_SECOND, Log
-from hwsigner.system import systemd
 from monitoring.pipes import almost_full_pipe, ends
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import certs
+from hwsigner._monitoring import logger
 from hwsigner.emulator import Fault
 from hwsigner.errors import ServiceError
-from hwsigner.monitoring import logger
 from stage import Stage, make_stage
 
 
@@ -85,7 +85,7 @@ def run(code: str) -> str:
 
 
 def test_records_are_silent_in_a_program_that_configures_no_logging() -> None:
-    assert run("from hwsigner.monitoring import logger; logger.no_session('role', ValueError('denied'))") == ""
+    assert run("from hwsigner._monitoring import logger; logger.no_session('role', ValueError('denied'))") == ""
 
 
 def test_importing_hwsigner_imports_no_logging() -> None:

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from hwsigner.monitoring import metrics as module
-from hwsigner.monitoring.metrics import Metrics, ProfileHealth, Textfile
+from hwsigner._monitoring import metrics as module
+from hwsigner._monitoring.metrics import Metrics, ProfileHealth, Textfile
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=UTC)
 READY = ProfileHealth("web", "ready", NOW + timedelta(hours=1))

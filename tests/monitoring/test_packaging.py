@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from hwsigner.monitoring.audit import Audit
-from hwsigner.monitoring.metrics import Metrics, ProfileHealth
+from hwsigner._monitoring.audit import Audit
+from hwsigner._monitoring.metrics import Metrics, ProfileHealth
 from monitoring.credentials import AuditedSet
 from monitoring.test_metrics import NOW
 from pages import ROOT

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hwsigner import errors
-from hwsigner.cli.metrics import METRICS
-from hwsigner.config.monitoring import MONITORING
-from hwsigner.monitoring.metrics import Metrics, ProfileHealth
+from hwsigner._cli.metrics import METRICS
+from hwsigner._config.monitoring import MONITORING
+from hwsigner._monitoring.metrics import Metrics, ProfileHealth
 from pages import ROOT
 
 PAGE = (ROOT / "docs" / "how-to" / "monitoring.md").read_text()

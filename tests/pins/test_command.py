@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emulators import EMULATOR
+from hwsigner._pins.child import MAX_PIN_BYTES
+from hwsigner._pins.command import read_pin_command
 from hwsigner.errors import PinError
-from hwsigner.pins.child import MAX_PIN_BYTES
-from hwsigner.pins.command import read_pin_command
 
 
 def python(code: str) -> str:

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hwsigner._pins import PinRequest, pinentry
+from hwsigner._pins.pinentry import Pinentry, find_pinentry
 from hwsigner.errors import PinError
-from hwsigner.pins import PinRequest, pinentry
-from hwsigner.pins.pinentry import Pinentry, find_pinentry
 from terminals import Terminal
 
 REQUEST = PinRequest("user PIN", "token 'al%pha\x1b[2J'", "an earlier try failed", "42")
@@ -23,8 +23,8 @@ SHOWN = r"user PIN for token 'al%pha\x1b[2J' (serial 42, an earlier try failed)"
 PROGRAM = f"""
 import sys
 from hwsigner.errors import HwsignerError
-from hwsigner.pins import PinRequest
-from hwsigner.pins.pinentry import Pinentry
+from hwsigner._pins import PinRequest
+from hwsigner._pins.pinentry import Pinentry
 try:
     print(ascii(Pinentry(sys.argv[1], answer_limit=float(sys.argv[2])).ask({REQUEST!r})))
 except HwsignerError as error:

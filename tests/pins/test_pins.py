@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from hwsigner._pins import PinRequest, PinSource
+from hwsigner._pins import sources as pin_sources
+from hwsigner._uri import KeyURI
 from hwsigner.errors import PinError, PinRequiredError, UsageError
-from hwsigner.pins import PinRequest, PinSource
-from hwsigner.pins import sources as pin_sources
-from hwsigner.uri import KeyURI
 from pin_files import WritePinFile
 
 REQUEST = PinRequest("user PIN", "token 'alpha'", serial="42")

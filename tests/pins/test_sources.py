@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hwsigner._pins.child import MAX_PIN_BYTES, child_environment
+from hwsigner._pins.sources import read_pin_source, serial_credential, take_environment_pin, unnamed_pin
 from hwsigner.errors import PinError, UnsafeKeyWarning
-from hwsigner.pins.child import MAX_PIN_BYTES, child_environment
-from hwsigner.pins.sources import read_pin_source, serial_credential, take_environment_pin, unnamed_pin
 from pin_files import WritePinFile
 
 ROOT = Path(__file__).parents[2]
@@ -284,7 +284,7 @@ class TestHwsignerPin:
     # A Python program can't see its former environment, so another program looks at it through the kernel.
     SCRIPT = """
 import os, subprocess, sys
-from hwsigner.pins.sources import take_environment_pin
+from hwsigner._pins.sources import take_environment_pin
 before = open("/proc/self/environ", "rb").read()
 pin = take_environment_pin()
 after = open("/proc/self/environ", "rb").read()

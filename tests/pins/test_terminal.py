@@ -14,8 +14,8 @@ from terminals import ROOT, Terminal
 
 PROGRAM = """
 import sys
-from hwsigner.pins.terminal import ask_pin
-from hwsigner.pins import PinRequest
+from hwsigner._pins.terminal import ask_pin
+from hwsigner._pins import PinRequest
 print(repr(ask_pin(PinRequest(*sys.argv[1:]))))
 """
 ASK = ("user PIN", "token 'alpha'")
@@ -36,8 +36,8 @@ def test_threads_ask_one_after_another(terminal: Terminal) -> None:
     program = """
 import argparse
 from concurrent.futures import ThreadPoolExecutor
-from hwsigner.cli.process import prompts
-from hwsigner.pins import PinRequest
+from hwsigner._cli.process import prompts
+from hwsigner._pins import PinRequest
 _, ask = prompts("none")
 with ThreadPoolExecutor(4) as pool:
     print([*pool.map(lambda number: ask(PinRequest("PIN", str(number))), range(4))])
@@ -106,7 +106,9 @@ def test_end_of_file_is_not_a_pin(terminal: Terminal) -> None:
 
 
 def test_echo_is_on_again_after_an_interruption(terminal: Terminal) -> None:
-    process = start(terminal, *ASK, program=f"import hwsigner.cli as c\nc._run = lambda _: exec({PROGRAM!r})\nc.main()")
+    process = start(
+        terminal, *ASK, program=f"import hwsigner._cli as c\nc._run = lambda _: exec({PROGRAM!r})\nc.main()"
+    )
     terminal.shown_until(": ")
     assert not terminal.echoes()
     terminal.type(b"12\x03")
@@ -137,7 +139,7 @@ def test_signals_are_as_before_after_a_prompt(terminal: Terminal) -> None:
 
 
 def test_input_that_is_not_text_is_not_shown(terminal: Terminal) -> None:
-    program = f"import hwsigner.cli as c\nc._run = lambda _: exec({PROGRAM!r})\nraise SystemExit(c.main())"
+    program = f"import hwsigner._cli as c\nc._run = lambda _: exec({PROGRAM!r})\nraise SystemExit(c.main())"
     process = start(terminal, *ASK, program=program)
     terminal.shown_until(": ")
     terminal.type(b"hunter2\xff\n")
@@ -191,8 +193,8 @@ def test_terminal_that_hangs_up_gives_no_pin(tmp_path: Path) -> None:
 
 RELEASE = """
 import sys, threading
-from hwsigner.pins.terminal import ask_pin, release_terminal
-from hwsigner.pins import PinRequest
+from hwsigner._pins.terminal import ask_pin, release_terminal
+from hwsigner._pins import PinRequest
 ask = lambda: ask_pin(PinRequest("PIN", "x"))
 """
 

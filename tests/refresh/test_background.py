@@ -26,17 +26,17 @@ from hypothesis import strategies as st
 
 import certs
 from emulators import InProcessSoftHSM
-from hwsigner.aws.create_session import SessionRequest, find_service
-from hwsigner.aws.credentials import Credentials
+from hwsigner._aws.create_session import SessionRequest, find_service
+from hwsigner._aws.credentials import Credentials
+from hwsigner._identity import Identity, IdentitySource
+from hwsigner._refresh import background as module
+from hwsigner._refresh import reopening
+from hwsigner._refresh.background import LOOK_SECONDS, BackgroundProvider
+from hwsigner._refresh.outcome import Failure
+from hwsigner._refresh.provider import Provider
 from hwsigner.emulator import Fault
 from hwsigner.errors import HwsignerError, KeyMismatchError, ServiceError, SigningKeyError, UsageError, WrongPinError
-from hwsigner.identity import Identity, IdentitySource
 from hwsigner.key import open_key
-from hwsigner.refresh import background as module
-from hwsigner.refresh import reopening
-from hwsigner.refresh.background import LOOK_SECONDS, BackgroundProvider
-from hwsigner.refresh.outcome import Failure
-from hwsigner.refresh.provider import Provider
 from stage import PASSPHRASE, FakeClock, Stage, in_child, in_threads, make_stage
 
 MARGIN = 960
@@ -94,7 +94,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
         monkeypatch.setattr(json, "dumps", refuse)
         monkeypatch.setattr(Identity, "sign", refuse)
-        monkeypatch.setattr("hwsigner.refresh.provider.create_session", refuse)
+        monkeypatch.setattr("hwsigner._refresh.provider.create_session", refuse)
         monkeypatch.setattr(os, "stat", refuse)
 
     return forbid
@@ -472,7 +472,7 @@ class TestFailures:
 
         if is_replaced_between:
             stage.leaf.touch()
-            monkeypatch.setattr("hwsigner.identity.open_key", open_replaced)
+            monkeypatch.setattr("hwsigner._identity.open_key", open_replaced)
         else:
             certs.write_key(stage.key, key)
         tend_until(background, stage.clock, HOUR - MARGIN - 600)
@@ -548,7 +548,7 @@ class TestClocks:
     ) -> None:
         world = _World(duration)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("hwsigner.refresh.provider.create_session", world.create)
+            patch.setattr("hwsigner._refresh.provider.create_session", world.create)
             patch.setattr(reopening.ReopeningIdentity, "get", lambda *_: None)
             for pause, event in steps:
                 world.happen(pause, event)

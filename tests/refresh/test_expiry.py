@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import certs
-from hwsigner.identity.certificate import Certificate, load
+from hwsigner._identity.certificate import Certificate, load
+from hwsigner._refresh.reopening import ExpiryWatch
 from hwsigner.key import FoundCertificate
-from hwsigner.refresh.reopening import ExpiryWatch
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 CA = certs.make_ca()

@@ -21,14 +21,14 @@ from bench.fleet import (
     renewals,
     steady,
 )
-from hwsigner.aws.create_session import SessionRequest, find_service
-from hwsigner.aws.credentials import Credentials
+from hwsigner._aws.create_session import SessionRequest, find_service
+from hwsigner._aws.credentials import Credentials
+from hwsigner._identity import IdentitySource
+from hwsigner._refresh import reopening
+from hwsigner._refresh.background import BackgroundProvider
+from hwsigner._refresh.provider import Provider
+from hwsigner._refresh.schedule import SESSION_TIMING
 from hwsigner.errors import ServiceError
-from hwsigner.identity import IdentitySource
-from hwsigner.refresh import reopening
-from hwsigner.refresh.background import BackgroundProvider
-from hwsigner.refresh.provider import Provider
-from hwsigner.refresh.schedule import SESSION_TIMING
 from stage import FakeClock
 
 # A tenth of the fleet in docs/how-it-works/fleet.md.
@@ -109,7 +109,7 @@ def test_simulated_provider_makes_its_attempts_when_a_real_one_does(
             raise ServiceError("the service is down")
         return Credentials("AKIA", "secret", "token", clock.true() + timedelta(seconds=life), "role", "assumed")
 
-    monkeypatch.setattr("hwsigner.refresh.provider.create_session", create)
+    monkeypatch.setattr("hwsigner._refresh.provider.create_session", create)
     monkeypatch.setattr(reopening.ReopeningIdentity, "get", lambda *_: None)
     request, service = SessionRequest("ta", "p", "r", life), find_service("us-east-1", environ={})
     provider = Provider(IdentitySource("x"), request, service, now=clock.now, monotonic=clock.monotonic)

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwsigner import errors
-from hwsigner.aws.credentials import Credentials
+from hwsigner._aws.credentials import Credentials
+from hwsigner._refresh.outcome import Failure, Session
+from hwsigner._system.clocks import Clocks
 from hwsigner.errors import (
     HwsignerError,
     HwsignerWarning,
@@ -20,8 +22,6 @@ from hwsigner.errors import (
     ServiceUnreachableError,
     WrongPinError,
 )
-from hwsigner.refresh.outcome import Failure, Session
-from hwsigner.system.clocks import Clocks
 from stage import FakeClock
 
 CLASSES = [

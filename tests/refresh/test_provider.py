@@ -23,10 +23,17 @@ from hypothesis import strategies as st
 
 import certs
 from emulators import InProcessSoftHSM
-from hwsigner.aws.create_session import SessionRequest, find_service
-from hwsigner.aws.credentials import Credentials
-from hwsigner.cli import main
-from hwsigner.config import profiles as config
+from hwsigner._aws.create_session import SessionRequest, find_service
+from hwsigner._aws.credentials import Credentials
+from hwsigner._cli import main
+from hwsigner._config import profiles as config
+from hwsigner._identity import IdentitySource, open_identity
+from hwsigner._pins import PinRequest
+from hwsigner._refresh import provider as module
+from hwsigner._refresh import reopening
+from hwsigner._refresh.provider import Provider
+from hwsigner._system.clocks import boot_time
+from hwsigner._uri import KeyURI
 from hwsigner.emulator import Fault
 from hwsigner.errors import (
     CertificateError,
@@ -43,13 +50,6 @@ from hwsigner.errors import (
     UsageError,
     WrongPinError,
 )
-from hwsigner.identity import IdentitySource, open_identity
-from hwsigner.pins import PinRequest
-from hwsigner.refresh import provider as module
-from hwsigner.refresh import reopening
-from hwsigner.refresh.provider import Provider
-from hwsigner.system.clocks import boot_time
-from hwsigner.uri import KeyURI
 from stage import PASSPHRASE, FakeClock, Stage, in_child, in_threads, make_stage
 
 MARGIN = 960
@@ -241,7 +241,7 @@ class TestThreads:
     def test_interrupted_refresh_leaves_no_lock(self, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
         provider = stage.provider()
         with monkeypatch.context() as patch:
-            patch.setattr("hwsigner.refresh.provider.create_session", interrupted)
+            patch.setattr("hwsigner._refresh.provider.create_session", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 provider()
         assert provider().expiration > stage.clock.true()
@@ -545,7 +545,7 @@ class TestFailures:
             return Credentials("AKIA", "secret", "token", clock.true() + timedelta(hours=1), "role", "assumed")
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("hwsigner.refresh.provider.create_session", create)
+            patch.setattr("hwsigner._refresh.provider.create_session", create)
             patch.setattr(reopening.ReopeningIdentity, "get", lambda *_: None)
             request, service = SessionRequest("ta", "p", "r"), find_service("us-east-1", environ={})
             provider = Provider(IdentitySource("x"), request, service, now=clock.now, monotonic=clock.monotonic)
@@ -665,7 +665,7 @@ class TestFailureIsKept:
             identity.sign(b"")
             raise AssertionError
 
-        monkeypatch.setattr("hwsigner.refresh.provider.create_session", create)
+        monkeypatch.setattr("hwsigner._refresh.provider.create_session", create)
         provider = stage.provider()
         for _ in range(3):
             with pytest.raises(WrongPinError, match="wrong"):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwsigner.refresh.schedule import SESSION_TIMING, Lifetime, Timing, renewal_pause, until_refresh
+from hwsigner._refresh.schedule import SESSION_TIMING, Lifetime, Timing, renewal_pause, until_refresh
 
 QUARTER = 900
 CHANCES = st.floats(0, 1, exclude_max=True)

@@ -17,16 +17,16 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 import certs
-from hwsigner.aws.credentials import Credentials
-from hwsigner.cli import main
-from hwsigner.config.profiles import add_profile
+from hwsigner._aws.credentials import Credentials
+from hwsigner._cli import main
+from hwsigner._config.profiles import add_profile
+from hwsigner._serving import credentials
+from hwsigner._serving.admission import Users
+from hwsigner._serving.application import Application
+from hwsigner._serving.listener import listen, names_of
+from hwsigner._serving.server import HTTPServer
+from hwsigner._system import notices
 from hwsigner.emulator import Emulator
-from hwsigner.serving import credentials
-from hwsigner.serving.admission import Users
-from hwsigner.serving.application import Application
-from hwsigner.serving.listener import listen, names_of
-from hwsigner.serving.server import HTTPServer
-from hwsigner.system import notices
 from scene import Outcome
 from serving.raw import Client
 from serving.stage import Clock, Stage
@@ -103,7 +103,7 @@ def run_server(
     admitted = Users({os.geteuid()} if users is None else users, log.append)
     with pytest.MonkeyPatch.context() as patch:
         for name in ("container_json", "imds_json"):
-            patch.setattr(f"hwsigner.serving.application.{name}", lambda credentials: credentials.body)
+            patch.setattr(f"hwsigner._serving.application.{name}", lambda credentials: credentials.body)
         application.add_container("web", source, partial(hmac.compare_digest, TOKEN), admitted)
         application.add_imds(ROLE, source, TOKEN, admitted)
     port = listener.getsockname()[1]

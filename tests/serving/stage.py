@@ -25,7 +25,7 @@ PROGRAM = Path(sys.executable).parent / "hwsigner"
 PATIENT = (
     sys.executable,
     "-c",
-    "import sys; from hwsigner.agent import client; from hwsigner.cli import main; client.CONNECT_LIMIT = 60;"
+    "import sys; from hwsigner._agent import client; from hwsigner._cli import main; client.CONNECT_LIMIT = 60;"
     "client.Channel.answer.__defaults__ = (60,);"
     "sys.exit(main(sys.argv[2:]))",
 )
@@ -34,15 +34,15 @@ PATIENT = (
 _CLOCKED = """if True:
     import sys, time
     from pathlib import Path
-    from hwsigner.system import clocks
+    from hwsigner._system import clocks
 
     ahead, boot_time = Path(sys.argv[1]), clocks.boot_time
     clocks.boot_time = lambda: boot_time() + float(ahead.read_text())
     clocks.Clocks.__init__.__defaults__ = clocks.utc_now, clocks.boot_time, time.sleep
 
-    from hwsigner.cli import main, server_run  # These take their clocks as they are imported.
-    from hwsigner.refresh import background
-    from hwsigner.serving import credentials
+    from hwsigner._cli import main, server_run  # These take their clocks as they are imported.
+    from hwsigner._refresh import background
+    from hwsigner._serving import credentials
 
     server_run._LOOK_SECONDS = background.LOOK_SECONDS = 0.05
     credentials.LOOK_SECONDS = 0

@@ -11,8 +11,8 @@ from typing import ClassVar
 
 import pytest
 
-from hwsigner.serving import connections, credentials, protocol, server
-from hwsigner.serving.connections import Connections
+from hwsigner._serving import connections, credentials, protocol, server
+from hwsigner._serving.connections import Connections
 from loopback import ServerCA
 from serving.conftest import TOKEN, Running, run_server
 from serving.raw import Client

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwsigner.serving import connections as module
-from hwsigner.serving.connections import Connections, most_connections
-from hwsigner.serving.responses import HTTPRefusal
+from hwsigner._serving import connections as module
+from hwsigner._serving.connections import Connections, most_connections
+from hwsigner._serving.responses import HTTPRefusal
 
 HEAD_SECONDS, IDLE_SECONDS = Connections.HEAD_SECONDS, Connections.IDLE_SECONDS
 

@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from hwsigner.aws.credentials import Credentials
+from hwsigner._aws.credentials import Credentials
+from hwsigner._serving.credentials import CredentialResponses, container_json
+from hwsigner._serving.peer import Peer
+from hwsigner._serving.responses import HTTPRefusal, HTTPResponse
 from hwsigner.errors import ServiceError
-from hwsigner.serving.credentials import CredentialResponses, container_json
-from hwsigner.serving.peer import Peer
-from hwsigner.serving.responses import HTTPRefusal, HTTPResponse
 
 PEER = Peer(asyncio.BaseTransport())
 

@@ -10,8 +10,8 @@ import subprocess
 
 import pytest
 
+from hwsigner._serving import credentials, imds, peer, server
 from hwsigner.errors import ServiceError
-from hwsigner.serving import credentials, imds, peer, server
 from serving.conftest import ROLE, TOKEN, Running, run_server
 from serving.connected import NOBODY, PYTHON
 from serving.raw import Client, Response

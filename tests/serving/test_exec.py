@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from botocore.configloader import load_config
 
-from hwsigner.aws.config_file import find_default_credentials, read_config
-from hwsigner.cli.child import run_program
-from hwsigner.cli.exec import child_environment
+from hwsigner._aws.config_file import find_default_credentials, read_config
+from hwsigner._cli.child import run_program
+from hwsigner._cli.exec import child_environment
 from scene import Outcome
 from serving.stage import PROGRAM, Clock, Stage
 from terminals import Terminal
@@ -174,7 +174,7 @@ LIST_DESCRIPTORS = ("sh", "-c", "ls -l /proc/$$/fd")
 # Opens a file without O_CLOEXEC after hwsigner has started, as the libraries of TPMs and tokens may.
 LEAKING = """if True:
     import os, sys
-    from hwsigner.config import settings
+    from hwsigner._config import settings
     read_profile = settings.read_profile
 
     def read_and_open(*arguments):
@@ -183,7 +183,7 @@ LEAKING = """if True:
         return read_profile(*arguments)
 
     settings.read_profile = read_and_open
-    from hwsigner.cli import main
+    from hwsigner._cli import main
     sys.exit(main(sys.argv[2:]))
 """
 
@@ -336,7 +336,7 @@ def test_signal_handlers_and_mask_are_restored_after_the_command() -> None:
 def test_command_is_waited_for_when_a_signal_can_t_be_passed_on_or_another_thread_takes_it() -> None:
     code = """if True:
         import os, sys, threading, time
-        from hwsigner.cli.child import run_program
+        from hwsigner._cli.child import run_program
         def kill(process, number):
             time.sleep(0.5)  # Meanwhile the other thread gets the next signal, and is told of the end.
             raise PermissionError(1, "Operation not permitted")

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwsigner.serving import imds
-from hwsigner.serving.imds import SessionTokens
+from hwsigner._serving import imds
+from hwsigner._serving.imds import SessionTokens
 
 SECRET = b"s" * 32
 

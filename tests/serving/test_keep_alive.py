@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hwsigner.serving.protocol import MAX_QUEUED
+from hwsigner._serving.protocol import MAX_QUEUED
 from serving.conftest import Running
 from serving.raw import Client
 from serving.test_endpoints import AUTHORIZED, CREDENTIALS, LATER, READY, WEB, get_token

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from hwsigner._serving.admission import HTTPRequest, read_headers
+from hwsigner._serving.listener import hold_localhost, listen, names_of, tls_context
+from hwsigner._serving.peer import Peer
+from hwsigner._serving.responses import HTTPRefusal
 from hwsigner.errors import HwsignerError, HwsignerWarning, UnsafeKeyWarning, UsageError
-from hwsigner.serving.admission import HTTPRequest, read_headers
-from hwsigner.serving.listener import hold_localhost, listen, names_of, tls_context
-from hwsigner.serving.peer import Peer
-from hwsigner.serving.responses import HTTPRefusal
 from loopback import ServerCA
 from ports import reserve_port
 

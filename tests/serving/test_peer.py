@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from hwsigner.serving import peer
-from hwsigner.serving.peer import ESTABLISHED, Address, Peer, Socket, find_socket, find_uid
+from hwsigner._serving import peer
+from hwsigner._serving.peer import ESTABLISHED, Address, Peer, Socket, find_socket, find_uid
 from serving.connected import KINDS, NOBODY, connection_of, ends_of, pair
 
 NOWHERE = ("127.0.0.1", 1), ("127.0.0.1", 2)

@@ -25,13 +25,13 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 import certs
 from hwsigner import __version__
-from hwsigner.agent.source import ServedProfile
-from hwsigner.cli import server_run
-from hwsigner.cli.server_run import ServerRun
-from hwsigner.config.profiles import add_profile
+from hwsigner._agent.source import ServedProfile
+from hwsigner._cli import server_run
+from hwsigner._cli.server_run import ServerRun
+from hwsigner._config.profiles import add_profile
+from hwsigner._system import notices
 from hwsigner.emulator import Fault
 from hwsigner.errors import ServiceUnreachableError
-from hwsigner.system import notices
 from loopback import ServerCA
 from ports import reserve_port
 from scene import Outcome
@@ -319,8 +319,8 @@ def test_exec_imports_nothing_that_creates_sessions_when_an_agent_has_one(stage:
         done = stage.run("exec", "web", "--", "true", wrapper=PATIENT, environ=environ)
         assert agent.end(signal.SIGTERM) == 0
     assert done.returncode == 0
-    assert "hwsigner.agent.source" in done.stderr
-    assert "hwsigner.aws.create_session" not in done.stderr
+    assert "hwsigner._agent.source" in done.stderr
+    assert "hwsigner._aws.create_session" not in done.stderr
     assert "http.client" not in done.stderr
 
 
@@ -663,7 +663,7 @@ def _resident_kib(pid: int) -> int:
 @pytest.mark.parametrize("library", ["httptools", "uvloop"])
 @pytest.mark.parametrize("command", [["serve", "web", "--port=0"], ["exec", "web", "--", "true"]])
 def test_error_names_a_missing_library_and_the_extra(stage: Stage, command: list[str], library: str) -> None:
-    code = f"import sys; sys.modules[{library!r}] = None; from hwsigner.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = f"import sys; sys.modules[{library!r}] = None; from hwsigner._cli import main; sys.exit(main(sys.argv[1:]))"
     done = subprocess.run(
         [sys.executable, "-c", code, *command], env=stage.environ(), capture_output=True, text=True, timeout=60
     )

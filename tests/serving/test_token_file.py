@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hwsigner._serving.token_file import TokenFile, keep_imds_key, new_token, token_folder
 from hwsigner.errors import HwsignerError
-from hwsigner.serving.token_file import TokenFile, keep_imds_key, new_token, token_folder
 
 
 def keep_token(folder: Path, name: str, *, is_new: bool = False) -> tuple[Path, bytes]:

@@ -56,7 +56,7 @@ def test_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
         ("docs/how-to/a.md", "how-to/a.md", "[b](b.md#c)", "[b](b.md#c)"),
         ("docs/how-to/a.md", "how-to/a.md", "[s](../../SECURITY.md)", "[s](../project/security.md)"),
         ("SECURITY.md", "project/security.md", "[k](docs/how-to/keys.md#a)", "[k](../how-to/keys.md#a)"),
-        ("docs/how-to/a.md", "how-to/a.md", "[`uri.py`](../../hwsigner/uri.py)", "`uri.py`"),
+        ("docs/how-to/a.md", "how-to/a.md", "[`uri.py`](../../hwsigner/_uri.py)", "`uri.py`"),
         (
             "docs/how-to/kubernetes.md",
             "how-to/kubernetes.md",

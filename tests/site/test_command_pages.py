@@ -11,7 +11,7 @@ import api_pages
 import build_site
 import command_pages
 import error_pages
-from hwsigner.cli import COMMANDS, command_parser
+from hwsigner._cli import COMMANDS, command_parser
 from markup import plain
 from pages import ROOT
 from test_public_api import MODULES

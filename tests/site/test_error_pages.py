@@ -9,7 +9,7 @@ import pytest
 
 import error_pages
 import hwsigner
-from hwsigner.config.profiles import profile
+from hwsigner._config.profiles import profile
 from hwsigner.errors import HwsignerError
 from hwsigner.key import open_key
 from markup import plain

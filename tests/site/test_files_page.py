@@ -24,8 +24,8 @@ OF_LIBRARIES = {"AWS_DEFAULT_REGION", "REQUESTS_CA_BUNDLE"}
 OTHERS = (
     "emulator/control/",
     "backends/pkcs11/errors.py",
-    "control_plane/",
-    "aws/apis.py",
+    "_control_plane/",
+    "_aws/apis.py",
     "enrolment/issuers/private_ca.py",
 )
 NOT_VARIABLES = {"SC_OPEN_MAX", "SYSLOG_IDENTIFIER", "UNEXPECTED_EOF_WHILE_READING", "CERTIFICATE_BUNDLE"}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hwsigner.system import environment
+from hwsigner._system import environment
 
 
 def test_runtime_folder_is_the_login_s_when_no_variable_names_it(

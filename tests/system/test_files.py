@@ -20,9 +20,9 @@ from typing import Any
 
 import pytest
 
+from hwsigner._system import files
+from hwsigner._system.files import create_file, edit_file, lock_within
 from hwsigner.errors import HwsignerError, LockError
-from hwsigner.system import files
-from hwsigner.system.files import create_file, edit_file, lock_within
 
 ROOT = Path(__file__).parents[2]
 LOCK, TEMPORARY = ".file.hwsigner-lock", ".file.hwsigner-new"
@@ -381,7 +381,7 @@ class TestErrors:
         assert file.read_bytes() == b"12"
 
 
-EDIT = "from hwsigner.system.files import edit_file; edit_file({path!r}, lambda data: data + b'x' * 100_000)"
+EDIT = "from hwsigner._system.files import edit_file; edit_file({path!r}, lambda data: data + b'x' * 100_000)"
 
 
 def in_mount_namespace(script: str, path: Path) -> subprocess.CompletedProcess[str]:
@@ -469,9 +469,9 @@ class TestConcurrency:
         script = """
             import sys
             from datetime import UTC, datetime
-            from hwsigner.system.files import edit_file
-            from hwsigner.aws.credentials import Credentials
-            from hwsigner.aws.credentials_file import with_credentials
+            from hwsigner._system.files import edit_file
+            from hwsigner._aws.credentials import Credentials
+            from hwsigner._aws.credentials_file import with_credentials
 
             path, section = sys.argv[1:]
             for number in range(250):
@@ -495,7 +495,7 @@ class TestConcurrency:
 # so that the tracer, which interrupts it there, counts only the calls of the edit.
 SERVER = """
 import ctypes, os, signal, sys
-from hwsigner.system.files import edit_file
+from hwsigner._system.files import edit_file
 
 edit_file(sys.argv[2], lambda data: data)  # Load what is imported late.
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hwsigner.system import notices
+from hwsigner._system import notices
 
 ROOT = Path(__file__).parents[2]
 
@@ -126,7 +126,7 @@ def test_many_threads_leave_stderr_as_it_was(
 
 
 def test_closed_stderr_is_not_an_error() -> None:
-    code = "from hwsigner.system.notices import quiet, silence; silence()\nwith quiet(): print('inside')"
+    code = "from hwsigner._system.notices import quiet, silence; silence()\nwith quiet(): print('inside')"
     command = f"exec '{sys.executable}' -c \"{code}\" 2>&-"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
@@ -138,7 +138,7 @@ def test_closed_stderr_is_not_an_error() -> None:
 def test_forked_child_has_its_stderr_while_a_thread_of_the_parent_hides_it() -> None:
     code = """
 import os, threading
-from hwsigner.system.notices import quiet, silence
+from hwsigner._system.notices import quiet, silence
 silence()
 inside, leave = threading.Event(), threading.Event()
 def work():

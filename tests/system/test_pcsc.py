@@ -15,7 +15,7 @@ long SCardEstablishContext(unsigned long scope, void *one, void *two, long *cont
 }
 long SCardReleaseContext(long context) { return context != 7; }
 """
-HINT = "from hwsigner.system import pcsc; print(pcsc.hint('Insert it'))"
+HINT = "from hwsigner._system import pcsc; print(pcsc.hint('Insert it'))"
 
 
 def hint(folder: Path) -> str:

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from hwsigner.system import processes
-from hwsigner.system.processes import describe_peer, describe_process, python_command
+from hwsigner._system import processes
+from hwsigner._system.processes import describe_peer, describe_process, python_command
 
 START = """
 import subprocess, sys
-from hwsigner.system.processes import python_command
+from hwsigner._system.processes import python_command
 print(subprocess.check_output([*python_command("hwsigner"), "version"], text=True))
 """
 
@@ -120,7 +120,7 @@ def test_peer_that_has_ended_is_not_taken_for_a_process_with_its_number(
 
 
 def test_peer_is_shown_by_a_kernel_without_pidfds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hwsigner.system.users._SO_PEERPIDFD", 9999)
+    monkeypatch.setattr("hwsigner._system.users._SO_PEERPIDFD", 9999)
     with connected(tmp_path) as (process, sock):
         shown = describe_peer(sock)
     assert (shown["pid"], "pidfd_id" in shown) == (process.pid, False)

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hwsigner._system import systemd
+from hwsigner._system.systemd import Notifier, take_sockets
 from hwsigner.errors import UsageError
-from hwsigner.system import systemd
-from hwsigner.system.systemd import Notifier, take_sockets
 
 
 @pytest.fixture

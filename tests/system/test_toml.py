@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from hwsigner._system.toml import parse_toml
 from hwsigner.errors import ConfigError
-from hwsigner.system.toml import parse_toml
 
 TABLE = b'[profile.web]\nprivate-key = "hush"\n'
 HINT = 'Write KEY = "VALUE" with the quotes, and each table and key once'

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hwsigner.system.users import find_uid, known_uid, reading_group
+from hwsigner._system.users import find_uid, known_uid, reading_group
 
 # PROC_USER_INIT_INO in <linux/proc_ns.h>.
 FIRST_NAMESPACE = 0xEFFFFFFD
@@ -33,6 +33,6 @@ def test_no_group_helps_when_the_file_can_be_read_or_does_not_exist(tmp_path: Pa
 def test_user_65534_is_known_in_the_first_user_namespace_alone() -> None:
     is_first = Path("/proc/self/ns/user").stat().st_ino == FIRST_NAMESPACE
     assert [known_uid(uid) for uid in (0, 4711, 65534)] == [0, 4711, 65534 if is_first else -1]
-    code = "from hwsigner.system.users import known_uid; print([known_uid(uid) for uid in (0, 4711, 65534)])"
+    code = "from hwsigner._system.users import known_uid; print([known_uid(uid) for uid in (0, 4711, 65534)])"
     inside = ["unshare", "--user", "--map-root-user", sys.executable, "-P", "-c", code]
     assert subprocess.check_output(inside, text=True) == "[0, 4711, -1]\n"

@@ -58,7 +58,7 @@ assert canonical.sign_hmac(*request, b"k" * 32) == reference.sign_hmac(*request,
 # Answer a client as an agent does.
 AGENT = """
 import os, socket, struct, threading
-from hwsigner.cli import main
+from hwsigner._cli import main
 assert struct.calcsize("l") == 4
 os.environ["XDG_RUNTIME_DIR"] = "/run/user"
 os.makedirs("/run/user/hwsigner", mode=0o700, exist_ok=True)

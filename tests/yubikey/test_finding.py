@@ -9,12 +9,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 import certs
+from hwsigner._identity import IdentitySource, open_identity
+from hwsigner._pins import PinRequest
 from hwsigner.errors import AmbiguousKeyError
-from hwsigner.identity import IdentitySource, open_identity
 from hwsigner.key import find_certificates, open_key
 from hwsigner.key.listing import ListedToken, list_tokens
 from hwsigner.key.public_key import verify
-from hwsigner.pins import PinRequest
 from softhsm.pcsc import SoftPcsc
 from softhsm.yubikey import OPENSC, YKCS11, YubiKey, find_module
 from yubikeys import succeed

@@ -13,6 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, mldsa, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from hwsigner._pins import PinSource
+from hwsigner._uri import KeyURI
 from hwsigner.backends.file.loading import (
     RSA_PSS,
     SUPPORTED,
@@ -45,8 +47,6 @@ from hwsigner.key import (
     is_rsa_exponent,
     unknown_hash,
 )
-from hwsigner.pins import PinSource
-from hwsigner.uri import KeyURI
 
 if TYPE_CHECKING:
     from hwsigner.backends.file.loading import LoadedKey
@@ -189,7 +189,7 @@ def _contents(uri: KeyURI, error: type[HwsignerError]) -> Contents:
 def _exposures(path: str, status: os.stat_result | None) -> Iterable[UnsafeKeyWarning]:
     if status is None or (not status.st_mode & (stat.S_IRWXG | stat.S_IRWXO) and status.st_uid in (0, os.geteuid())):
         return ()
-    from hwsigner.system.users import key_exposures
+    from hwsigner._system.users import key_exposures
 
     return key_exposures(path, status)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hwsigner._pins import PinSource
+from hwsigner._uri import KeyURI
 from hwsigner.backends.file import open_key, private_key_block
 from hwsigner.backends.file.inherited import read_inherited
 from hwsigner.backends.pem import PKCS12
 from hwsigner.errors import KeyNotFoundError
 from hwsigner.key.management import KeyDescription
-from hwsigner.pins import PinSource
-from hwsigner.uri import KeyURI
 
 _CAN_BE_COPIED = "A program that can read the variable or open file can copy the key"
 

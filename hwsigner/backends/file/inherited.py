@@ -10,10 +10,10 @@ import binascii
 import os
 import threading
 
+from hwsigner._system.environment import take_variable
+from hwsigner._uri import KeyURI
 from hwsigner.backends.pem import BYTE_ORDER_MARK, MAX_FILE_BYTES, Contents, read_blocks
 from hwsigner.errors import HwsignerError
-from hwsigner.system.environment import take_variable
-from hwsigner.uri import KeyURI
 
 # What was read, by the URI's name.
 _kept: dict[str, bytes] = {}

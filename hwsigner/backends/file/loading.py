@@ -15,11 +15,11 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, load_der_private_key, load_pem_private_key
 
+from hwsigner._pins import FoundPin, PinRequest, PinSource, use_until_right
+from hwsigner._uri import KeyURI
 from hwsigner.backends.pem import Block, first_element, pkcs12_keys
 from hwsigner.errors import PinError, UnsupportedKeyError, WrongPinError
 from hwsigner.key import SUPPORTED_KEYS
-from hwsigner.pins import FoundPin, PinRequest, PinSource, use_until_right
-from hwsigner.uri import KeyURI
 
 if TYPE_CHECKING:
     from hwsigner.backends.file.libcrypto import EvpKey

@@ -17,6 +17,9 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
+from hwsigner._pins import PinSource
+from hwsigner._system.notices import waiting
+from hwsigner._uri import KeyURI
 from hwsigner.backends import key_files
 from hwsigner.backends.file import open_key, private_key_block
 from hwsigner.backends.file.loading import encoded, passphrase_request
@@ -31,9 +34,6 @@ from hwsigner.key.management import (
     KeyRequest,
     inapplicable,
 )
-from hwsigner.pins import PinSource
-from hwsigner.system.notices import waiting
-from hwsigner.uri import KeyURI
 
 _CURVES: dict[KeyAlgorithm, ec.EllipticCurve] = {"p256": ec.SECP256R1(), "p384": ec.SECP384R1(), "p521": ec.SECP521R1()}
 _MAX_PASSPHRASE = 1023  # The limit of OpenSSL.

@@ -10,6 +10,8 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from hwsigner._pins import PinSource
+from hwsigner._uri import KeyURI
 from hwsigner.backends.pkcs11.errors import PKCS11Error
 from hwsigner.backends.pkcs11.key import PKCS11Key
 from hwsigner.backends.pkcs11.module import TOKEN_ATTRIBUTES
@@ -21,8 +23,6 @@ from hwsigner.backends.pkcs11.search import FoundToken, choose_token, find_key, 
 from hwsigner.backends.pkcs11.token import acquire
 from hwsigner.errors import CertificateError, HwsignerWarning, PinRequiredError, SigningKeyError, UsageError
 from hwsigner.key import FoundCertificate, Key
-from hwsigner.pins import PinSource
-from hwsigner.uri import KeyURI
 
 if TYPE_CHECKING:
     from hwsigner.key.listing import ListedToken

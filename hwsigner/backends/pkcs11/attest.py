@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+from hwsigner._pins import PinSource
+from hwsigner._uri import KeyURI
 from hwsigner.backends.pkcs11 import open_key
 from hwsigner.backends.pkcs11.functions import Attribute, PKCS11Session
 from hwsigner.backends.pkcs11.objects import KeyObject, find_certificates
@@ -16,8 +18,6 @@ from hwsigner.backends.pkcs11.search import choose_token, find_key, using
 from hwsigner.backends.pkcs11.token import OpenToken
 from hwsigner.errors import UnsupportedKeyError, UsageError, printable
 from hwsigner.key.management import inapplicable
-from hwsigner.pins import PinSource
-from hwsigner.uri import KeyURI
 
 # The labels of libykcs11: the certificate of slot f9, and those that end with the name of a slot.
 _F9 = b"X.509 Certificate for PIV Attestation"

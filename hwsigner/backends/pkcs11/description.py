@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hwsigner._uri import KeyURI
 from hwsigner.backends.pkcs11.functions import Attribute, ObjectClass, PKCS11Session, TokenFlag
 from hwsigner.backends.pkcs11.module import token_uri
 from hwsigner.backends.pkcs11.objects import KeyObject, count_names, find_keys, object_uri
@@ -12,7 +13,6 @@ from hwsigner.backends.pkcs11.pins import has_keypad
 from hwsigner.backends.pkcs11.stored import stored_with
 from hwsigner.backends.pkcs11.token import OpenToken
 from hwsigner.key.management import KeyDescription
-from hwsigner.uri import KeyURI
 
 # By the names of properties.
 _FLAGS = {

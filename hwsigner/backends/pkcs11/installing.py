@@ -6,6 +6,8 @@ import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 
+from hwsigner._pins import PinSource
+from hwsigner._uri import KeyURI
 from hwsigner.backends.pkcs11.der import certificate_names, certificate_public_key, common_name, key_id
 from hwsigner.backends.pkcs11.errors import PKCS11Error
 from hwsigner.backends.pkcs11.functions import Attribute, ObjectClass, PKCS11Session, from_number
@@ -19,8 +21,6 @@ from hwsigner.backends.pkcs11.writing import FALSE, TRUE, Template, WritingSessi
 from hwsigner.errors import HwsignerWarning, KeyMismatchError, SigningKeyError
 from hwsigner.key import FoundCertificate
 from hwsigner.key.management import InstalledCertificate
-from hwsigner.pins import PinSource
-from hwsigner.uri import KeyURI
 
 _X509 = 0  # CKC_X_509
 

@@ -8,6 +8,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, TypeVar
 
+from hwsigner._pins import PinSource
+from hwsigner._system import notices
+from hwsigner._system.notices import quiet
+from hwsigner._uri import KeyURI
 from hwsigner.backends.pkcs11 import errors, module
 from hwsigner.backends.pkcs11.der import encode_ecdsa_signature
 from hwsigner.backends.pkcs11.functions import KeyType, PKCS11Session
@@ -17,10 +21,6 @@ from hwsigner.backends.pkcs11.search import find_key
 from hwsigner.backends.pkcs11.token import OpenToken
 from hwsigner.errors import SigningKeyError
 from hwsigner.key import Algorithm, HashName, Key, unknown_hash
-from hwsigner.pins import PinSource
-from hwsigner.system import notices
-from hwsigner.system.notices import quiet
-from hwsigner.uri import KeyURI
 
 _CKM_RSA_PKCS, _CKM_ECDSA, _CKM_ML_DSA = 0x01, 0x1041, 0x1D
 # Mechanisms with which the token makes the hash itself.

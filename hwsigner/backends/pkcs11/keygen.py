@@ -6,6 +6,10 @@ import shlex
 from contextlib import suppress
 from typing import NamedTuple
 
+from hwsigner._pins import PinSource
+from hwsigner._system import notices
+from hwsigner._system.notices import quiet
+from hwsigner._uri import KeyURI
 from hwsigner.backends.pkcs11.der import key_id
 from hwsigner.backends.pkcs11.description import describe
 from hwsigner.backends.pkcs11.errors import CANT_COPY, CANT_MAKE, PKCS11Error
@@ -20,10 +24,6 @@ from hwsigner.backends.pkcs11.unfinished import MakingMark
 from hwsigner.backends.pkcs11.writing import FALSE, TRUE, KeyPair, Template, WritingSession, writing
 from hwsigner.errors import SigningKeyError, UnsupportedKeyError, UsageError
 from hwsigner.key.management import KeyAlgorithm, KeyDescription, KeyRequest
-from hwsigner.pins import PinSource
-from hwsigner.system import notices
-from hwsigner.system.notices import quiet
-from hwsigner.uri import KeyURI
 
 _CKM_RSA_PKCS_KEY_PAIR_GEN, _CKM_EC_KEY_PAIR_GEN = 0x0000, 0x1040
 _GENERATES_KEY_PAIRS = 0x10000  # CKF_GENERATE_KEY_PAIR

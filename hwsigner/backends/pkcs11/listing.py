@@ -6,6 +6,9 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 
+from hwsigner._pins import PinSource
+from hwsigner._system.notices import quiet
+from hwsigner._uri import KeyURI
 from hwsigner.backends.pkcs11.functions import Attribute, ObjectClass, PKCS11Session, TokenFlag
 from hwsigner.backends.pkcs11.module import load_module
 from hwsigner.backends.pkcs11.objects import KeyObject, count_names, find_certificates, find_keys, key_kind, object_uri
@@ -16,9 +19,6 @@ from hwsigner.backends.pkcs11.search import FoundToken, uris_of_tokens, using
 from hwsigner.backends.pkcs11.token import OpenToken
 from hwsigner.errors import AmbiguousKeyError, HwsignerWarning, PinError, SigningKeyError
 from hwsigner.key.listing import ListedObject, ListedToken
-from hwsigner.pins import PinSource
-from hwsigner.system.notices import quiet
-from hwsigner.uri import KeyURI
 
 
 def list_tokens(uri: KeyURI, login: PinSource | None) -> Iterator[ListedToken]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from hwsigner._pins import PinSource
+from hwsigner._uri import KeyURI
 from hwsigner.backends.pkcs11 import check_uri, installing, keygen, piv
 from hwsigner.backends.pkcs11.der import certificate_public_key
 from hwsigner.backends.pkcs11.description import describe
@@ -18,8 +20,6 @@ from hwsigner.backends.pkcs11.writing import WritingSession, writing
 from hwsigner.errors import KeyNotFoundError, UsageError
 from hwsigner.key import FoundCertificate
 from hwsigner.key.management import Confirm, InstalledCertificate, KeyDescription, KeyRequest, inapplicable
-from hwsigner.pins import PinSource
-from hwsigner.uri import KeyURI
 
 
 def generate_key(uri: KeyURI, pins: PinSource, request: KeyRequest) -> KeyDescription:

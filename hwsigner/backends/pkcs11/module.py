@@ -21,13 +21,13 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from typing import TypeVar
 
+from hwsigner._system import pcsc
+from hwsigner._system.notices import quiet
+from hwsigner._uri import KeyURI
 from hwsigner.backends.pkcs11.errors import GENERAL_ERROR, TOKEN_NOT_PRESENT, TOKEN_NOT_RECOGNIZED, PKCS11Error
 from hwsigner.backends.pkcs11.functions import Functions, PKCS11Session, TokenFlag, TokenInfo
 from hwsigner.backends.pkcs11.paths import FLAG_HINT, access_hint
 from hwsigner.errors import BackendUnavailableError, SigningKeyError
-from hwsigner.system import pcsc
-from hwsigner.system.notices import quiet
-from hwsigner.uri import KeyURI
 
 # How many times a missing token is looked for, and the pause after each look.
 _LOOKS = 10

@@ -9,6 +9,7 @@ from contextlib import suppress
 from functools import cached_property, partial
 from typing import NamedTuple, TypeVar
 
+from hwsigner._uri import KeyURI
 from hwsigner.backends.pkcs11.der import (
     OID_EC,
     certificate_public_key,
@@ -21,7 +22,6 @@ from hwsigner.backends.pkcs11.der import (
 from hwsigner.backends.pkcs11.functions import Attribute, KeyType, ObjectClass, PKCS11Session, to_number
 from hwsigner.errors import UnsupportedKeyError
 from hwsigner.key import ECDSA, MLDSA, RSA, RSA_BITS, SUPPORTED_KEYS, Algorithm, is_rsa_exponent
-from hwsigner.uri import KeyURI
 
 ALGORITHMS: dict[int, Algorithm] = {KeyType.EC: ECDSA, KeyType.RSA: RSA, KeyType.ML_DSA: MLDSA}
 # By CKA_EC_PARAMS, the OID of the curve: P-256, P-384, P-521.

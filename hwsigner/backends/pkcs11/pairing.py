@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TypeVar
 
+from hwsigner._uri import KeyURI
 from hwsigner.backends.pkcs11.functions import Attribute, ObjectClass, PKCS11Session
 from hwsigner.backends.pkcs11.objects import CertificateObject, KeyObject, Objects, find_keys, find_objects, read_keys
-from hwsigner.uri import KeyURI
 
 Found = TypeVar("Found", KeyObject, CertificateObject)
 

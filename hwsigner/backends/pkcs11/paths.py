@@ -8,9 +8,9 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from hwsigner._system.users import reading_group
+from hwsigner._uri import KeyURI
 from hwsigner.errors import BackendUnavailableError, UsageError
-from hwsigner.system.users import reading_group
-from hwsigner.uri import KeyURI
 
 FLAG_HINT = "Name the PKCS #11 module with --pkcs11-lib, or with module-path in the key URI"
 _INSTALL_HINT = (

@@ -6,14 +6,14 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from hwsigner._pins import FoundPin, PinRequest, PinSource
+from hwsigner._uri import KeyURI
 from hwsigner.backends import refusals
 from hwsigner.backends.pkcs11.errors import PinRefusedError, PKCS11Error
 from hwsigner.backends.pkcs11.functions import PKCS11Session, TokenFlag, TokenInfo
 from hwsigner.backends.pkcs11.module import Module, token_uri
 from hwsigner.backends.pkcs11.pairing import has_visible_match, visible_keys
 from hwsigner.errors import PinError, PinLockedError, PinRequiredError, printable
-from hwsigner.pins import FoundPin, PinRequest, PinSource
-from hwsigner.uri import KeyURI
 
 _STATES = (
     (TokenFlag.USER_PIN_LOCKED, "locked"),

@@ -7,6 +7,10 @@ import os
 from collections.abc import Sequence
 from typing import NoReturn
 
+from hwsigner._pins import PinSource
+from hwsigner._system.environment import is_usable, state_folders
+from hwsigner._system.files import edit_file
+from hwsigner._uri import KeyURI
 from hwsigner.backends.pem import Block
 from hwsigner.backends.pkcs11.der import certificate_public_key
 from hwsigner.backends.pkcs11.errors import PKCS11Error
@@ -21,10 +25,6 @@ from hwsigner.backends.pkcs11.writing import TRUE
 from hwsigner.errors import HwsignerError, KeyMismatchError, SigningKeyError
 from hwsigner.key import FoundCertificate
 from hwsigner.key.management import InstalledCertificate, KeyDescription
-from hwsigner.pins import PinSource
-from hwsigner.system.environment import is_usable, state_folders
-from hwsigner.system.files import edit_file
-from hwsigner.uri import KeyURI
 
 __all__ = ["describe_key", "generate_key", "install_certificate", "is_piv", "refuse_deletion"]
 

@@ -6,6 +6,9 @@ import string
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from hwsigner._pins import PinRequest, PinSource
+from hwsigner._system.notices import quiet, waiting
+from hwsigner._uri import KeyURI
 from hwsigner.backends.pkcs11.errors import PIN_INCORRECT, PKCS11Error
 from hwsigner.backends.pkcs11.functions import Attribute, ObjectClass, TokenInfo, check
 from hwsigner.backends.pkcs11.pins import token_name
@@ -13,9 +16,6 @@ from hwsigner.backends.pkcs11.search import FoundToken
 from hwsigner.backends.pkcs11.token import OpenToken
 from hwsigner.backends.pkcs11.writing import TRUE, WritingSession, changing
 from hwsigner.errors import PinError, SigningKeyError, WrongPinError
-from hwsigner.pins import PinRequest, PinSource
-from hwsigner.system.notices import quiet, waiting
-from hwsigner.uri import KeyURI
 
 # What every card has until its owner changes it.
 DEFAULT_MANAGEMENT_KEY = "0102030405060708" * 3

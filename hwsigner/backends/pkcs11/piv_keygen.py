@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from hwsigner._pins import PinSource
+from hwsigner._system.notices import waiting
+from hwsigner._uri import KeyURI
 from hwsigner.backends.pkcs11.errors import ATTRIBUTE_TYPE_INVALID, PKCS11Error
 from hwsigner.backends.pkcs11.functions import Attribute, TokenInfo
 from hwsigner.backends.pkcs11.keygen import KeyKind
@@ -13,9 +16,6 @@ from hwsigner.backends.pkcs11.search import FoundToken
 from hwsigner.backends.pkcs11.writing import TRUE
 from hwsigner.errors import SigningKeyError, UnsupportedKeyError, UsageError
 from hwsigner.key.management import KeyAlgorithm, KeyDescription, KeyRequest
-from hwsigner.pins import PinSource
-from hwsigner.system.notices import waiting
-from hwsigner.uri import KeyURI
 
 # CKA_YUBICO_TOUCH_POLICY and CKA_YUBICO_PIN_POLICY, a byte each.
 _TOUCH_POLICY, _PIN_POLICY = 0xD9554201, 0xD9554202

@@ -9,6 +9,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import NamedTuple
 
+from hwsigner._uri import KeyURI
 from hwsigner.backends.pkcs11.der import certificate_public_key, without_padding
 from hwsigner.backends.pkcs11.functions import Attribute, ObjectClass, PKCS11Session, TokenInfo
 from hwsigner.backends.pkcs11.module import token_uri
@@ -16,7 +17,6 @@ from hwsigner.backends.pkcs11.objects import AnyObject, KeyObject, find_certific
 from hwsigner.backends.pkcs11.token import OpenToken
 from hwsigner.errors import AmbiguousKeyError, KeyNotFoundError, UsageError
 from hwsigner.key.management import KeyDescription
-from hwsigner.uri import KeyURI
 
 # The key slots (NIST SP 800-73-4, part 1, 5.1, in hexadecimal) by CKA_ID.
 SLOTS = {bytes([1 + n]): f"{slot:02x}" for n, slot in enumerate((0x9A, 0x9C, 0x9D, 0x9E, *range(0x82, 0x96)))}

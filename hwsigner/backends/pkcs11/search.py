@@ -7,6 +7,10 @@ from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
+from hwsigner._pins import PinSource
+from hwsigner._system import pcsc
+from hwsigner._system.notices import quiet
+from hwsigner._uri import KeyURI
 from hwsigner.backends.pkcs11 import objects
 from hwsigner.backends.pkcs11.errors import PKCS11Error
 from hwsigner.backends.pkcs11.functions import ObjectClass, TokenInfo
@@ -15,10 +19,6 @@ from hwsigner.backends.pkcs11.pairing import find_private_keys, has_visible_matc
 from hwsigner.backends.pkcs11.paths import module_paths, names_module, unconfigured_paths
 from hwsigner.backends.pkcs11.token import OpenToken, acquire
 from hwsigner.errors import AmbiguousKeyError, BackendUnavailableError, KeyNotFoundError, SigningKeyError
-from hwsigner.pins import PinSource
-from hwsigner.system import pcsc
-from hwsigner.system.notices import quiet
-from hwsigner.uri import KeyURI
 
 _LISTED = 10
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from hwsigner._uri import KeyURI
 from hwsigner.backends.pkcs11.errors import PKCS11Error
 from hwsigner.backends.pkcs11.functions import Attribute, ObjectClass, PKCS11Session
 from hwsigner.backends.pkcs11.objects import CertificateObject, KeyObject, find_certificates, find_keys
@@ -11,7 +12,6 @@ from hwsigner.backends.pkcs11.pairing import public_keys_of
 from hwsigner.backends.pkcs11.token import OpenToken
 from hwsigner.backends.pkcs11.writing import WritingSession
 from hwsigner.errors import SigningKeyError
-from hwsigner.uri import KeyURI
 
 _KINDS = {
     ObjectClass.PRIVATE_KEY: "private key",

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 
+from hwsigner._pins import FoundPin, PinSource, use_until_right
+from hwsigner._system import notices
+from hwsigner._system.notices import quiet
+from hwsigner._uri import KeyURI
 from hwsigner.backends.pkcs11 import errors
 from hwsigner.backends.pkcs11.functions import PKCS11Session, TokenFlag, TokenInfo
 from hwsigner.backends.pkcs11.module import Module, TokenSession, registry_lock
@@ -24,10 +28,6 @@ from hwsigner.backends.pkcs11.pins import (
     user_pin_request,
 )
 from hwsigner.errors import PinError, PinRequiredError, SigningKeyError, TokenRemovedError, WrongPinError
-from hwsigner.pins import FoundPin, PinSource, use_until_right
-from hwsigner.system import notices
-from hwsigner.system.notices import quiet
-from hwsigner.uri import KeyURI
 
 
 class OpenToken(TokenSession):

@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 from typing import NamedTuple
 
+from hwsigner._uri import KeyURI
 from hwsigner.backends import refusals
 from hwsigner.backends.pkcs11.functions import Attribute, ObjectClass, PKCS11Session
 from hwsigner.backends.pkcs11.objects import KeyObject
 from hwsigner.backends.pkcs11.stored import Stored, destroy, find_stored
 from hwsigner.backends.pkcs11.token import OpenToken
 from hwsigner.backends.pkcs11.writing import FALSE, TRUE, KeyPair, WritingSession
-from hwsigner.uri import KeyURI
 
 
 class _Left(NamedTuple):

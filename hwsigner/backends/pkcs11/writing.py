@@ -8,15 +8,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
+from hwsigner._pins import PinSource
+from hwsigner._system.environment import open_lock_file
+from hwsigner._system.files import lock_within
+from hwsigner._uri import KeyURI
 from hwsigner.backends.pkcs11.errors import PKCS11Error
 from hwsigner.backends.pkcs11.functions import Functions, Mechanism, PKCS11Session, attributes, buffer, check
 from hwsigner.backends.pkcs11.search import FoundToken
 from hwsigner.backends.pkcs11.token import OpenToken, acquire
 from hwsigner.errors import BackendUnavailableError
-from hwsigner.pins import PinSource
-from hwsigner.system.environment import open_lock_file
-from hwsigner.system.files import lock_within
-from hwsigner.uri import KeyURI
 
 TRUE, FALSE = b"\1", b"\0"
 # Attributes by their numbers. A CK_BBOOL is TRUE or FALSE; `from_number` makes a CK_ULONG.

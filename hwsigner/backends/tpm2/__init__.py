@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from tpm2_pytss import TPM2B_DIGEST, TPMT_SIG_SCHEME, TSS2_Exception
 
+from hwsigner._pins import FoundPin, PinRequest, PinSource, use_until_right
+from hwsigner._uri import KeyURI
 from hwsigner.backends.tpm2 import uris
 from hwsigner.backends.tpm2.auth import NO_AUTH, AuthAttempt, Guarded, ParentAuth, is_held_back, key_auth
 from hwsigner.backends.tpm2.connection import TPMConnection, connect, connected
@@ -20,8 +22,6 @@ from hwsigner.backends.tpm2.public_area import HASHES, PublicArea, encoded, read
 from hwsigner.backends.tpm2.tpm import TPM, SessionSettings
 from hwsigner.errors import SigningKeyError, UnsupportedKeyError
 from hwsigner.key import Algorithm, FoundCertificate, HashName, Key, unknown_hash
-from hwsigner.pins import FoundPin, PinRequest, PinSource, use_until_right
-from hwsigner.uri import KeyURI
 
 if TYPE_CHECKING:
     from hwsigner.key.listing import ListedToken

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from tpm2_pytss import ESYS_TR, TPM2_ALG, TPMA_OBJECT, TPMT_SIG_SCHEME
 
+from hwsigner._pins import PinSource
+from hwsigner._uri import KeyURI
 from hwsigner.backends.tpm2 import examine
 from hwsigner.backends.tpm2.auth import AuthAttempt, Guarded, ParentAuth, key_auth
 from hwsigner.backends.tpm2.connection import connected
@@ -19,8 +21,6 @@ from hwsigner.backends.tpm2.public_area import PublicArea, read_public_area
 from hwsigner.backends.tpm2.tpm import TPM
 from hwsigner.backends.tpm2.uris import QUERY, named_key, session_settings, tcti_of
 from hwsigner.errors import UnsupportedKeyError
-from hwsigner.pins import PinSource
-from hwsigner.uri import KeyURI
 
 _Values = dict[str, bytes | tuple[bytes, ...]]
 _OWN_SCHEME = TPMT_SIG_SCHEME(scheme=TPM2_ALG.NULL)

@@ -15,13 +15,13 @@ from typing import Final, Literal, TypeVar
 
 from tpm2_pytss import ESYS_TR, TSS2_Exception
 
+from hwsigner._pins import IF_ANY, FoundPin, PinRequest, PinSource
+from hwsigner._system.files import change_stamp
+from hwsigner._uri import KeyURI
 from hwsigner.backends import refusals
 from hwsigner.backends.tpm2.errors import AUTH_FAIL, BAD_AUTH, code, is_answer
 from hwsigner.backends.tpm2.tpm import TPM, Lockout
 from hwsigner.errors import PinError, PinLockedError, PinRequiredError, WrongPinError
-from hwsigner.pins import IF_ANY, FoundPin, PinRequest, PinSource
-from hwsigner.system.files import change_stamp
-from hwsigner.uri import KeyURI
 
 _T = TypeVar("_T")
 _MAX_AUTH_BYTES = 64  # TPM2B_AUTH holds the longest digest (TPM 2.0 Library, part 2, 10.4.5).

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from tpm2_pytss import TPM2B_PUBLIC, TPMA_OBJECT
 
+from hwsigner._pins import PinSource
+from hwsigner._uri import KeyURI
 from hwsigner.backends.tpm2.auth import ParentAuth
 from hwsigner.backends.tpm2.connection import connected
 from hwsigner.backends.tpm2.key_file import HIERARCHIES, PolicyCommand, TSS2Key
@@ -16,8 +18,6 @@ from hwsigner.backends.tpm2.public_area import spki_of
 from hwsigner.backends.tpm2.tpm import TPM, SessionSettings
 from hwsigner.backends.tpm2.uris import named_key, tcti_of
 from hwsigner.key.management import KeyDescription
-from hwsigner.pins import PinSource
-from hwsigner.uri import KeyURI
 
 _BY_AUTH = ("PolicyAuthValue", "PolicyPassword")
 # By the name of the property.

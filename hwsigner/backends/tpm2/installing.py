@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from tpm2_pytss import ESYS_TR, TPM2_ALG, TPM2B_NV_PUBLIC, TPMA_NV, TPMS_NV_PUBLIC, TSS2_Exception
 
+from hwsigner._pins import PinSource
+from hwsigner._uri import KeyURI
 from hwsigner.backends.key_files import certificate_files, is_certificate_of, write_certificates
 from hwsigner.backends.tpm2 import nv
 from hwsigner.backends.tpm2.auth import ParentAuth
@@ -17,8 +19,6 @@ from hwsigner.backends.tpm2.uris import named_handle, named_nv_index, session_se
 from hwsigner.errors import CertificateError, HwsignerError, SigningKeyError, UsageError
 from hwsigner.key import FoundCertificate
 from hwsigner.key.management import InstalledCertificate
-from hwsigner.pins import PinSource
-from hwsigner.uri import KeyURI
 
 _ATTRIBUTES = TPMA_NV.OWNERWRITE | TPMA_NV.OWNERREAD | TPMA_NV.AUTHREAD | TPMA_NV.NO_DA
 _NV_INDEX_MAX = 0x117  # TPM 2.0 Library, part 2, 6.13: the bytes of the largest NV index.

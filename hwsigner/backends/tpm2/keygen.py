@@ -22,6 +22,9 @@ from tpm2_pytss import (
     TSS2_Exception,
 )
 
+from hwsigner._pins import PinRequest, PinSource
+from hwsigner._system.notices import waiting
+from hwsigner._uri import KeyURI
 from hwsigner.backends.key_files import check_new_key_file, write_new_key_file
 from hwsigner.backends.tpm2 import handles
 from hwsigner.backends.tpm2.auth import ParentAuth
@@ -37,9 +40,6 @@ from hwsigner.backends.tpm2.tpm import TPM, SessionSettings
 from hwsigner.backends.tpm2.uris import handle_name, named_handle, session_settings, tcti_of
 from hwsigner.errors import BackendUnavailableError, PinError, SigningKeyError, UnsupportedKeyError, UsageError
 from hwsigner.key.management import KeyAlgorithm, KeyDescription, KeyRequest
-from hwsigner.pins import PinRequest, PinSource
-from hwsigner.system.notices import waiting
-from hwsigner.uri import KeyURI
 
 _OWNER = next(handle for handle, name in HIERARCHIES.items() if name == "owner")
 _ATTRIBUTES = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tpm2_pytss import TPM2_ALG, TPM2_CAP, TPM2_HC, TPM2B_PUBLIC, TPMA_OBJECT, TPMT_PUBLIC
 
+from hwsigner._uri import KeyURI
 from hwsigner.backends.tpm2.handles import EK_HANDLES
 from hwsigner.backends.tpm2.nv import EK_CERTIFICATES, list_certificates
 from hwsigner.backends.tpm2.objects import PersistentObject
@@ -13,7 +14,6 @@ from hwsigner.backends.tpm2.tpm import TPM, Lockout
 from hwsigner.backends.tpm2.uris import handle_name
 from hwsigner.errors import KeyNotFoundError, UnsupportedKeyError
 from hwsigner.key.listing import ListedObject, ListedToken
-from hwsigner.uri import KeyURI
 
 _LISTED = 100  # More persistent objects than a TPM has room for.
 _MANUFACTURER = 0x105  # TPM2_PT_MANUFACTURER (TPM 2.0 Library, part 2, 6.13).

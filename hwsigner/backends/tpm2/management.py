@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from tpm2_pytss import TPM2B_PUBLIC, TPMA_OBJECT
 
+from hwsigner._pins import PinSource
+from hwsigner._uri import KeyURI
 from hwsigner.backends.key_files import certificate_files, delete_files, holds_certificates
 from hwsigner.backends.tpm2 import handles
 from hwsigner.backends.tpm2.auth import ParentAuth
@@ -22,8 +24,6 @@ from hwsigner.backends.tpm2.tpm import TPM
 from hwsigner.backends.tpm2.uris import handle_name, named_handle, session_settings, tcti_of
 from hwsigner.errors import SigningKeyError
 from hwsigner.key.management import Confirm
-from hwsigner.pins import PinSource
-from hwsigner.uri import KeyURI
 
 __all__ = ["delete_key", "describe_key", "generate_key", "install_certificate"]
 

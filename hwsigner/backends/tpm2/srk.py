@@ -19,10 +19,10 @@ from typing import NamedTuple
 
 from tpm2_pytss import ESAPI, ESYS_TR, TPM2B_PUBLIC, TPMA_OBJECT, TSS2_Exception
 
+from hwsigner._system.environment import is_usable, state_folders
+from hwsigner._system.files import open_trusted, sync_folder
 from hwsigner.backends.tpm2.errors import AUTH_FAIL, BAD_AUTH, code, is_lost
 from hwsigner.errors import SigningKeyError, UnsafeConnectionWarning
-from hwsigner.system.environment import is_usable, state_folders
-from hwsigner.system.files import open_trusted, sync_folder
 
 # Where TCG's provisioning guidance (7.5.1) has the SRK.
 PROVISIONED = 0x81000001

@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 from tpm2_pytss import TPM2_HT
 
+from hwsigner._uri import KeyURI
 from hwsigner.backends.pem import read_contents
 from hwsigner.backends.tpm2.auth import ParentAuth
 from hwsigner.backends.tpm2.errors import DEVICES, NAME_IT, environment_tctis
@@ -28,7 +29,6 @@ from hwsigner.errors import (
     UnsupportedKeyError,
     UsageError,
 )
-from hwsigner.uri import KeyURI
 
 # The query's attributes, except for pin-value and pin-source.
 QUERY = frozenset(

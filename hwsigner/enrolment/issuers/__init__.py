@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from hwsigner._identity.certificate_request import CertificateRequest
 from hwsigner.errors import CertificateError, UsageError, suggestion
-from hwsigner.identity.certificate_request import CertificateRequest
 from hwsigner.key.management import KeyAccess
 
 __all__ = [*("Issued", "Issuer", "IssuerSettings", "KeyAccess", "OpensIssuer", "Pending", "open_issuer")]

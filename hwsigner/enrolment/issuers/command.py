@@ -12,9 +12,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, cast
 
+from hwsigner._identity.certificate_request import CertificateRequest
 from hwsigner.enrolment.issuers import Issued, IssuerSettings, OpensIssuer, Pending
 from hwsigner.errors import ServiceError, ServiceUnreachableError, UsageError
-from hwsigner.identity.certificate_request import CertificateRequest
 
 if TYPE_CHECKING:
     from hwsigner.enrolment.issuers import command

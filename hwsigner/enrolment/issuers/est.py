@@ -7,11 +7,11 @@ import binascii
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hwsigner._http.transport import Response
+from hwsigner._identity.certificate_request import CertificateRequest
 from hwsigner.enrolment.issuers import Issued, IssuerSettings, OpensIssuer, Pending
 from hwsigner.enrolment.issuers.web import Website, open_website, retry_after, secret
 from hwsigner.errors import CertificateError, UsageError
-from hwsigner.http.transport import Response
-from hwsigner.identity.certificate_request import CertificateRequest
 
 if TYPE_CHECKING:
     from hwsigner.enrolment.issuers import est

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from hwsigner._identity.certificate_request import CertificateRequest
 from hwsigner.enrolment.issuers import Issued, IssuerSettings, OpensIssuer, Pending
 from hwsigner.enrolment.issuers.web import open_website
 from hwsigner.errors import ServiceError, UsageError
-from hwsigner.identity.certificate_request import CertificateRequest
 
 if TYPE_CHECKING:
-    from hwsigner.aws.apis import ServiceClient
+    from hwsigner._aws.apis import ServiceClient
     from hwsigner.enrolment.issuers import private_ca
 
     _: OpensIssuer = private_ca
@@ -61,7 +61,7 @@ class PrivateCA:
 
     @cached_property
     def _client(self) -> ServiceClient:
-        from hwsigner.aws.apis import ServiceClients
+        from hwsigner._aws.apis import ServiceClients
 
         return ServiceClients(self.region, endpoint=self.settings.url).acm_pca
 

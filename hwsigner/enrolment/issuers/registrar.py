@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hwsigner import attestation
+from hwsigner._http.transport import Response
+from hwsigner._identity.certificate_request import CertificateRequest
 from hwsigner.enrolment import registrar_messages as messages
 from hwsigner.enrolment.issuers import Issued, IssuerSettings, OpensIssuer, Pending
 from hwsigner.enrolment.issuers.web import Website, open_website, retry_after
 from hwsigner.errors import AttestationError, CertificateError, ServiceError, UsageError
-from hwsigner.http.transport import Response
-from hwsigner.identity.certificate_request import CertificateRequest
 from hwsigner.key.management import KeyAccess
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hwsigner._http.transport import Response
+from hwsigner._identity.certificate_request import CertificateRequest
 from hwsigner.enrolment.issuers import Issued, IssuerSettings, OpensIssuer
 from hwsigner.enrolment.issuers.web import Website, open_website, secret
 from hwsigner.errors import ServiceError, UsageError
-from hwsigner.http.transport import Response
-from hwsigner.identity.certificate_request import CertificateRequest
 
 if TYPE_CHECKING:
     from hwsigner.enrolment.issuers import vault

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from hwsigner._http.address import Endpoint, check_protected, read_url
+from hwsigner._http.client_certificate import ClientCertificate
+from hwsigner._http.connection import Deadline, find_proxy
+from hwsigner._http.tls import TrustedCAs, find_cas
+from hwsigner._http.transport import Response, TransportOptions, get, post
 from hwsigner.enrolment.issuers import IssuerSettings
 from hwsigner.errors import ServiceError, UsageError
-from hwsigner.http.address import Endpoint, check_protected, read_url
-from hwsigner.http.client_certificate import ClientCertificate
-from hwsigner.http.connection import Deadline, find_proxy
-from hwsigner.http.tls import TrustedCAs, find_cas
-from hwsigner.http.transport import Response, TransportOptions, get, post
 
 _LONGEST_WAIT = 7 * 86400.0
 _SHOWN = 300

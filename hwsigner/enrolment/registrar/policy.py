@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from hwsigner._identity.certificate_request import check_names, parse_name
+from hwsigner._system.files import edit_file
+from hwsigner._system.toml import parse_toml
 from hwsigner.enrolment.registrar.reloading import read_file
 from hwsigner.errors import ConfigError, HwsignerWarning, UsageError
-from hwsigner.identity.certificate_request import check_names, parse_name
-from hwsigner.system.files import edit_file
-from hwsigner.system.toml import parse_toml
 
 TPM, YUBIKEY = "tpm2", "piv"  # The formats of statements.
 HASH = re.compile(r"[0-9a-f]{64}")

@@ -12,6 +12,7 @@ from http import HTTPStatus
 from typing import Any
 
 from hwsigner import attestation
+from hwsigner._identity.certificate_request import CertificateRequest
 from hwsigner.attestation import Document, Findings, Trust
 from hwsigner.enrolment import registrar_messages as messages
 from hwsigner.enrolment.checking import check_issued
@@ -20,7 +21,6 @@ from hwsigner.enrolment.registrar.policy import YUBIKEY, Machine, RegistrarPolic
 from hwsigner.enrolment.registrar.requests import problem_with
 from hwsigner.enrolment.registrar.sealing import SealError, SealingKeys
 from hwsigner.errors import AttestationError, HwsignerError, ServiceError, ServiceUnreachableError
-from hwsigner.identity.certificate_request import CertificateRequest
 
 # For an issuer that does not say when to ask again, in seconds.
 RETRY_SECONDS = 10.0

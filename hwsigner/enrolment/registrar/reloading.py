@@ -8,9 +8,9 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from hwsigner._system.files import change_stamp, open_trusted
+from hwsigner._system.systemd import is_systemd_credential
 from hwsigner.errors import ConfigError, HwsignerError
-from hwsigner.system.files import change_stamp, open_trusted
-from hwsigner.system.systemd import is_systemd_credential
 
 _T = TypeVar("_T")
 

@@ -11,8 +11,8 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from hwsigner._identity.certificate_request import CertificateRequest, parse_name, request_info
 from hwsigner.enrolment.registrar.policy import Machine
-from hwsigner.identity.certificate_request import CertificateRequest, parse_name, request_info
 
 _EXTENSION_REQUEST = x509.ObjectIdentifier("1.2.840.113549.1.9.14")  # RFC 2985, 5.4.2.
 _NO_USAGE = dict.fromkeys(

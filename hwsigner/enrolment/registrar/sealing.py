@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
+from hwsigner._system.files import edit_file
 from hwsigner.enrolment.registrar.reloading import read_file
 from hwsigner.errors import ConfigError
-from hwsigner.system.files import edit_file
 
 # How long a challenge may be answered. No sealed state is accepted that would last longer than five minutes: together
 # they leave the clocks of the registrars one minute to differ.

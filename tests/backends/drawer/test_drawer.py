@@ -44,7 +44,7 @@ def module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
         patch.setenv("PYTHONPATH", str(folder))
         backends = importlib.import_module("hwsigner.backends")
         patch.setattr(backends, "BACKENDS", dict(backends.BACKENDS))
-        patch.setattr("hwsigner.uri.BACKENDS", backends.BACKENDS)
+        patch.setattr("hwsigner._uri.BACKENDS", backends.BACKENDS)
         backends._load_entry_point.cache_clear()
         yield importlib.import_module("hwsigner_drawer")
     backends._load_entry_point.cache_clear()

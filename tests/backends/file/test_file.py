@@ -30,6 +30,10 @@ from backends.contract import ENVIRONMENT, KeyContract, LockedKey, MakeKey, Open
 from backends.file import keyfiles
 from backends.file.keyfiles import PASSPHRASE, WRONG_PASSPHRASE, KeyFiles, openssl
 from examples import scaled
+from hwsigner._identity.certificate import load
+from hwsigner._pins import PinRequest, PinSource
+from hwsigner._system import users
+from hwsigner._uri import KeyURI
 from hwsigner.backends.file import libcrypto as _libcrypto
 from hwsigner.backends.pem import elements
 from hwsigner.backends.pkcs11.der import encode
@@ -46,12 +50,8 @@ from hwsigner.errors import (
     UsageError,
     WrongPinError,
 )
-from hwsigner.identity.certificate import load
 from hwsigner.key import Key, find_certificates, open_key
 from hwsigner.key.management import describe_key
-from hwsigner.pins import PinRequest, PinSource
-from hwsigner.system import users
-from hwsigner.uri import KeyURI
 from judges import OPENSSL_3_5, lacking, needs_openssl_3_4, needs_openssl_3_5
 
 

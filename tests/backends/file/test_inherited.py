@@ -17,11 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import certs
+from hwsigner._identity import IdentitySource, open_identity
+from hwsigner._uri import KeyURI
 from hwsigner.backends.file import inherited
 from hwsigner.errors import CertificateError, HwsignerError, KeyNotFoundError, UsageError, WrongPinError
-from hwsigner.identity import IdentitySource, open_identity
 from hwsigner.key import find_certificates, open_key
-from hwsigner.uri import KeyURI
 
 PASSPHRASE = "hunter2-passphrase"
 NAME = "WEB_KEY"

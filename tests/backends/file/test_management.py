@@ -15,6 +15,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_der_publ
 
 import certs
 from backends.file.keyfiles import openssl
+from hwsigner._pins import AskPin
+from hwsigner._pins import sources as pin_sources
+from hwsigner._system.files import edit_file
 from hwsigner.backends import key_files
 from hwsigner.errors import CertificateError, HwsignerError, PinError, SigningKeyError, UsageError, WrongPinError
 from hwsigner.key import FoundCertificate, find_certificates, open_key
@@ -27,9 +30,6 @@ from hwsigner.key.management import (
     install_certificate,
 )
 from hwsigner.key.public_key import kind_of, verify
-from hwsigner.pins import AskPin
-from hwsigner.pins import sources as pin_sources
-from hwsigner.system.files import edit_file
 
 KINDS: dict[KeyAlgorithm, str] = {
     "p256": "EC P-256",

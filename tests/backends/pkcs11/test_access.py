@@ -20,13 +20,13 @@ ROOT = Path(__file__).parents[3]
 IS_ROOT = os.geteuid() == 0
 # Root may read everything, so another user lists. A first run imports every module, as that user may not read them.
 LIST = f"""
-import grp, os, pathlib, pwd, sys, hwsigner.cli, hwsigner.cli.list, hwsigner.backends.pkcs11, asn1crypto.keys
+import grp, os, pathlib, pwd, sys, hwsigner._cli, hwsigner._cli.list, hwsigner.backends.pkcs11, asn1crypto.keys
 stderr, sys.stderr = sys.stderr, open(os.devnull, "w")
-hwsigner.cli.main(["list", "pkcs11:?module-path=" + os.devnull])
+hwsigner._cli.main(["list", "pkcs11:?module-path=" + os.devnull])
 sys.stderr = stderr
 if {IS_ROOT}:
     os.setgroups([]); os.setgid(65534); os.setuid(65534)
-sys.exit(hwsigner.cli.main(["list", "pkcs11:?module-path=" + sys.argv[1]]))
+sys.exit(hwsigner._cli.main(["list", "pkcs11:?module-path=" + sys.argv[1]]))
 """
 
 

@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from backends.contract import openssl_verifies
 from backends.pkcs11.tokens import key_uri, remove_tokens, tool
 from emulators import InProcessSoftHSM
+from hwsigner._cli import main
+from hwsigner._pins import PinSource
 from hwsigner.attestation import (
     Document,
     Findings,
@@ -28,9 +30,7 @@ from hwsigner.attestation import (
 )
 from hwsigner.attestation.documents import binding, new
 from hwsigner.backends.pkcs11.functions import Functions, TokenInfo
-from hwsigner.cli import main
 from hwsigner.errors import AttestationError, PinRequiredError, UnsupportedKeyError, UsageError, WrongPinError
-from hwsigner.pins import PinSource
 from softhsm.pcsc import SoftPcsc
 from softhsm.yubikey import OPENSC, YKCS11, YubiKey
 from yubikeys import forget_cards, succeed

@@ -27,6 +27,8 @@ from backends.pkcs11.tokens import (
     tool,
 )
 from emulators import InProcessSoftHSM
+from hwsigner._identity import IdentitySource, open_identity
+from hwsigner._pins import PinRequest
 from hwsigner.errors import (
     AmbiguousCertificateError,
     AmbiguousKeyError,
@@ -35,10 +37,8 @@ from hwsigner.errors import (
     KeyNotFoundError,
     UsageError,
 )
-from hwsigner.identity import IdentitySource, open_identity
 from hwsigner.key import find_certificates, open_key
 from hwsigner.key.listing import list_tokens
-from hwsigner.pins import PinRequest
 
 CA = certs.make_ca()
 YUBICO_FIRMWARE = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.41482.3.3"), b"\x05\x04\x03")

@@ -25,6 +25,11 @@ from any_module import delete_key, describe_key, find_certificates, generate_key
 from backends.contract import ENVIRONMENT, openssl_verifies
 from backends.pkcs11.tokens import key_uri, p11tool, plain_ids, remove_tokens, run, tool
 from emulators import InProcessSoftHSM
+from hwsigner._identity import IdentitySource, open_identity
+from hwsigner._system import notices
+from hwsigner._system.environment import open_lock_file
+from hwsigner._system.files import lock_within
+from hwsigner._uri import KeyURI
 from hwsigner.backends.pkcs11 import keygen, writing
 from hwsigner.backends.pkcs11.functions import Attribute, Functions, MechanismInfo
 from hwsigner.backends.pkcs11.writing import KeyPair, WritingSession
@@ -40,13 +45,8 @@ from hwsigner.errors import (
     UsageError,
     WrongPinError,
 )
-from hwsigner.identity import IdentitySource, open_identity
 from hwsigner.key import FoundCertificate
 from hwsigner.key.management import KeyAlgorithm, KeyDescription, KeyRequest
-from hwsigner.system import notices
-from hwsigner.system.environment import open_lock_file
-from hwsigner.system.files import lock_within
-from hwsigner.uri import KeyURI
 from pkcs11_shim import COPY_OBJECT, CREATE_OBJECT, DESTROY_OBJECT, GENERATE_KEY_PAIR, LOGIN, Person, Shim
 from softhsm.token import SoftHSM
 from softhsm.yubikey import OPENSC, YubiKey

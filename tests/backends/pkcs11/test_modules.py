@@ -13,9 +13,9 @@ import pytest
 from any_module import find_certificates, open_key
 from backends.contract import ENVIRONMENT
 from emulators import InProcessSoftHSM
+from hwsigner._uri import KeyURI
 from hwsigner.backends.pkcs11.module import TOKEN_ATTRIBUTES, load_module
 from hwsigner.errors import BackendUnavailableError, UsageError
-from hwsigner.uri import KeyURI
 from pkcs11_shim import ROOT, run_alone
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hwsigner._uri import KeyURI
 from hwsigner.backends.pkcs11.functions import TokenInfo
 from hwsigner.backends.pkcs11.module import token_uri
 from hwsigner.backends.pkcs11.objects import CertificateObject, count_names, object_uri
-from hwsigner.uri import KeyURI
 
 ANY = KeyURI("pkcs11", {})
 NAMES = st.binary(max_size=6) | st.text(max_size=6).map(lambda text: text.encode("utf-8", "replace"))

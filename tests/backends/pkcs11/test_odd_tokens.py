@@ -19,12 +19,12 @@ from backends.contract import ENVIRONMENT, openssl_verifies
 from backends.pkcs11 import tokens
 from backends.pkcs11.tokens import EC, P256, PRIVATE_KEY, PUBLIC_KEY, create, remove_tokens
 from emulators import InProcessSoftHSM
-from hwsigner.config.settings import Settings, identity_source
+from hwsigner._config.settings import Settings, identity_source
+from hwsigner._identity import open_identity
+from hwsigner._pins import PinSource
 from hwsigner.errors import AmbiguousCertificateError, PinError
-from hwsigner.identity import open_identity
 from hwsigner.key import find_certificates, open_key
 from hwsigner.key.listing import list_tokens
-from hwsigner.pins import PinSource
 from softhsm.yubikey import OPENSC, YKCS11, YubiKey
 
 _INITIALISE = """

@@ -15,11 +15,11 @@ import pytest
 import judges
 from backends.contract import ENVIRONMENT
 from emulators import InProcessSoftHSM
+from hwsigner._uri import KeyURI
 from hwsigner.backends.pkcs11 import paths
 from hwsigner.errors import AmbiguousKeyError, BackendUnavailableError
 from hwsigner.key import open_key
 from hwsigner.key.listing import list_tokens
-from hwsigner.uri import KeyURI
 
 ROOT = Path(__file__).parents[3]
 (PROXY,) = paths.module_paths(KeyURI("pkcs11", {}))

@@ -19,6 +19,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 import judges
 from backends.contract import openssl_verifies
 from certs import Authority, issue, make_ca
+from hwsigner._identity import IdentitySource, open_identity
+from hwsigner._pins import AskPin, PinRequest, PinSource
+from hwsigner._uri import KeyURI
 from hwsigner.backends.pkcs11 import piv
 from hwsigner.backends.pkcs11.errors import PKCS11Error
 from hwsigner.backends.pkcs11.functions import Functions
@@ -37,11 +40,8 @@ from hwsigner.errors import (
     UsageError,
     WrongPinError,
 )
-from hwsigner.identity import IdentitySource, open_identity
 from hwsigner.key import FoundCertificate, HashName, find_certificates, management, open_key
 from hwsigner.key.management import InstalledCertificate, KeyAlgorithm, KeyDescription, KeyRequest
-from hwsigner.pins import AskPin, PinRequest, PinSource
-from hwsigner.uri import KeyURI
 from pkcs11_shim import Person
 from softhsm import apdu
 from softhsm.pcsc import SoftPcsc
@@ -730,8 +730,8 @@ from hwsigner.backends.pkcs11.piv_slots import Attestation
 from hwsigner.backends.pkcs11.search import choose_token
 from hwsigner.key import FoundCertificate
 from hwsigner.key.management import KeyRequest
-from hwsigner.pins import PinSource
-from hwsigner.uri import KeyURI
+from hwsigner._pins import PinSource
+from hwsigner._uri import KeyURI
 
 uri = KeyURI.parse(sys.argv[1])
 place = choose_token(uri, None), uri, PinSource("0102030405060708" * 3)

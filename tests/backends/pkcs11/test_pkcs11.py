@@ -12,6 +12,7 @@ import pytest
 from any_module import open_key
 from backends.contract import ENVIRONMENT, KeyContract, LockedKey, MakeKey, OpenKey, PinContract, openssl_verifies
 from emulators import InProcessSoftHSM
+from hwsigner._pins import PinRequest, PinSource
 from hwsigner.backends.pkcs11.errors import error_for
 from hwsigner.backends.pkcs11.functions import TokenInfo
 from hwsigner.backends.pkcs11.module import load_module
@@ -19,7 +20,6 @@ from hwsigner.backends.pkcs11.pins import token_name
 from hwsigner.backends.pkcs11.token import OpenToken
 from hwsigner.errors import HwsignerError, KeyNotFoundError, PinError, PinLockedError, PinRequiredError, WrongPinError
 from hwsigner.key import Key
-from hwsigner.pins import PinRequest, PinSource
 from pkcs11_shim import LOGIN, Person, Shim, run_alone
 
 KEYS = {

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from any_module import list_tokens, open_key
+from hwsigner._pins import PinSource
+from hwsigner._system import environment
 from hwsigner.backends import refusals
 from hwsigner.errors import BackendUnavailableError, PinLockedError, WrongPinError
-from hwsigner.pins import PinSource
-from hwsigner.system import environment
 from pkcs11_shim import LOGIN, ROOT, Person, Shim, forget_refusals, refusals_folder
 from softhsm.yubikey import OPENSC, YKCS11, YubiKey
 

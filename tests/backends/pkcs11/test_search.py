@@ -12,6 +12,7 @@ import judges
 from backends.contract import openssl_verifies
 from backends.pkcs11.tokens import EC, P256, PRIVATE_KEY, create, key_uri, remove_tokens, self_made, tool
 from emulators import InProcessSoftHSM
+from hwsigner._pins import PinRequest
 from hwsigner.errors import (
     AmbiguousKeyError,
     BackendUnavailableError,
@@ -20,7 +21,6 @@ from hwsigner.errors import (
     UnsupportedKeyError,
 )
 from hwsigner.key import find_certificates, open_key
-from hwsigner.pins import PinRequest
 
 KEYS = {"P-256": ("EC:prime256v1", b"\x01"), "P-384": ("EC:secp384r1", b"\x02"), "RSA": ("rsa:2048", b"\x04")}
 

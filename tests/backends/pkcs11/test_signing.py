@@ -16,10 +16,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 import judges
 from any_module import open_key
 from backends.contract import HASHES, openssl_verifies
+from hwsigner._pins import PinSource
+from hwsigner._system import notices
 from hwsigner.errors import PinLockedError, PinRequiredError, SigningKeyError, TokenRemovedError, WrongPinError
 from hwsigner.key import ECDSA, MLDSA, Key
-from hwsigner.pins import PinSource
-from hwsigner.system import notices
 from pkcs11_shim import LOGIN, SIGN, SIGN_INIT, Person, Shim
 from terminals import Terminal
 

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from any_module import find_certificates, list_tokens, open_key
+from hwsigner._pins import PinRequest, PinSource
+from hwsigner._uri import KeyURI
 from hwsigner.backends.pkcs11 import pins as pkcs11_pins
 from hwsigner.backends.pkcs11.functions import ObjectClass
 from hwsigner.backends.pkcs11.module import load_module
@@ -17,8 +19,6 @@ from hwsigner.backends.pkcs11.search import choose_token
 from hwsigner.backends.pkcs11.token import acquire
 from hwsigner.errors import CertificateError, PinLockedError, SigningKeyError, TokenRemovedError, WrongPinError
 from hwsigner.key import Key
-from hwsigner.pins import PinRequest, PinSource
-from hwsigner.uri import KeyURI
 from pkcs11_shim import FINALIZE, INITIALIZE, LOGIN, LOGOUT, SIGN, SIGN_INIT, Person, Shim
 
 DEVICE_ERROR, DEVICE_REMOVED, SESSION_HANDLE_INVALID, FUNCTION_FAILED = 0x30, 0x32, 0xB3, 6

@@ -13,10 +13,10 @@ import pytest
 
 from any_module import open_key
 from emulators import InProcessSoftHSM
+from hwsigner._pins import PinRequest
 from hwsigner.backends.pkcs11 import module as pkcs11_module
 from hwsigner.errors import TokenRemovedError
 from hwsigner.key import Key
-from hwsigner.pins import PinRequest
 from pkcs11_shim import Shim, run_alone
 
 PATIENCE = 60.0

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from backends.contract import openssl_verifies
+from hwsigner._pins import PinSource
 from hwsigner.errors import PinLockedError, SigningKeyError, WrongPinError
 from hwsigner.key import open_key
 from hwsigner.key.listing import list_tokens
 from hwsigner.key.public_key import verify
-from hwsigner.pins import PinSource
 from pkcs11_shim import ROOT, Person, forget_refusals
 from softhsm.command import run
 from softhsm.tpm import SoftTPM

@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 import certs
 from emulators import InProcessSoftHSM
+from hwsigner._identity import IdentitySource, open_identity
 from hwsigner.backends.pkcs11 import paths
 from hwsigner.errors import BackendUnavailableError, UsageError
-from hwsigner.identity import IdentitySource, open_identity
 from hwsigner.key import find_certificates, open_key
 from hwsigner.key.listing import list_tokens
 

@@ -20,14 +20,14 @@ from any_module import delete_key, describe_key, generate_key
 from backends.contract import ENVIRONMENT
 from backends.pkcs11.tokens import key_uri, remove_tokens, tool
 from emulators import InProcessSoftHSM
+from hwsigner._pins import PinSource
+from hwsigner._uri import KeyURI
 from hwsigner.backends.pkcs11 import management
 from hwsigner.backends.pkcs11.search import only_token, using
 from hwsigner.backends.pkcs11.unfinished import MakingMark
 from hwsigner.enrolment.steps import KeyToCertify, ensure_key, sign_request
 from hwsigner.errors import KeyMismatchError, SigningKeyError
 from hwsigner.key.management import KeyAccess
-from hwsigner.pins import PinSource
-from hwsigner.uri import KeyURI
 from softhsm.token import SoftHSM
 
 ROOT = Path(__file__).parents[3]
@@ -37,8 +37,8 @@ ENROLMENT = """
 import sys
 from hwsigner.enrolment.steps import KeyToCertify, ensure_key, sign_request
 from hwsigner.key.management import KeyAccess
-from hwsigner.pins import PinSource
-from hwsigner.uri import KeyURI
+from hwsigner._pins import PinSource
+from hwsigner._uri import KeyURI
 target = KeyToCertify(KeyAccess(KeyURI.of(sys.argv[1]), PinSource(), allow_modules=True), "CN=bamboo-01")
 ensure_key(target)
 with target.access.open() as key:

@@ -11,10 +11,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 import judges
 from backends.pkcs11.tokens import certificate_object, create, p11tool, remove_tokens, self_made, tool
 from emulators import InProcessSoftHSM
+from hwsigner._pins import PinSource
+from hwsigner._uri import KeyURI
 from hwsigner.key import find_certificates, open_key
 from hwsigner.key.listing import ListedObject, ListedToken, list_tokens
-from hwsigner.pins import PinSource
-from hwsigner.uri import KeyURI
 
 TOKENS = ["odd ;%/&=?# ü", "x" * 32, "  leading", "[bold]'\"\\|", "a" * 30 + "é"]
 LABELS = {

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from backends.contract import openssl_verifies
+from hwsigner._pins import AskPin, PinRequest, PinSource
+from hwsigner._system import notices
 from hwsigner.errors import PinRequiredError, SigningKeyError, TokenRemovedError, WrongPinError
 from hwsigner.key import Key, open_key
-from hwsigner.pins import AskPin, PinRequest, PinSource
-from hwsigner.system import notices
 from pkcs11_shim import ROOT, Person
 from softhsm.pcsc import SoftPcsc
 from softhsm.yubikey import OPENSC, YKCS11, YubiKey

@@ -9,9 +9,9 @@ import pytest
 
 from backends.tpm2.test_faults import uri_through
 from backends.tpm2.tpms import NODA, PASSWORD, SIGNING, Tools, read_der, sign_and_verify
+from hwsigner._pins import PinRequest, PinSource
 from hwsigner.errors import PinError, PinLockedError, PinRequiredError, UsageError, WrongPinError
 from hwsigner.key import open_key
-from hwsigner.pins import PinRequest, PinSource
 from softhsm.command import run
 from softhsm.tpm import SoftTPM
 from tpm_proxy import TPMProxy

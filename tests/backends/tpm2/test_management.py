@@ -21,6 +21,9 @@ from backends.tpm2.test_policies import extend
 from backends.tpm2.test_sharing import start
 from backends.tpm2.test_uris import der
 from backends.tpm2.tpms import NODA, PASSWORD, Tools, flush_handles, handles_in, openssl_signs, read_der
+from hwsigner._identity import IdentitySource, open_identity
+from hwsigner._pins import PinSource
+from hwsigner._system import notices
 from hwsigner.backends.tpm2 import handles, keygen
 from hwsigner.backends.tpm2.key_file import TSS2Key, parse_tss2
 from hwsigner.errors import (
@@ -36,7 +39,6 @@ from hwsigner.errors import (
     UsageError,
     WrongPinError,
 )
-from hwsigner.identity import IdentitySource, open_identity
 from hwsigner.key import FoundCertificate, HashName, find_certificates, open_key
 from hwsigner.key.management import (
     InstalledCertificate,
@@ -47,8 +49,6 @@ from hwsigner.key.management import (
     generate_key,
     install_certificate,
 )
-from hwsigner.pins import PinSource
-from hwsigner.system import notices
 from softhsm.command import ToolError, run
 from softhsm.tabrmd import ResourceManager
 from softhsm.tpm import SoftTPM

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from backends.tpm2.tpms import NODA, PASSWORD, SIGNING, Tools, start_signer
+from hwsigner._pins import AskPin, PinRequest, PinSource
+from hwsigner._system import environment
 from hwsigner.backends.tpm2 import connection, tpm
 from hwsigner.errors import (
     BackendUnavailableError,
@@ -24,8 +26,6 @@ from hwsigner.errors import (
     WrongPinError,
 )
 from hwsigner.key import Key, open_key
-from hwsigner.pins import AskPin, PinRequest, PinSource
-from hwsigner.system import environment
 
 # Signs, and is killed before it learns what came of it.
 _KILLED = """

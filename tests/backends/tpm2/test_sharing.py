@@ -20,12 +20,12 @@ from backends.contract import openssl_verifies
 from backends.tpm2.simulator import Simulator
 from backends.tpm2.test_faults import SIGN, uri_through
 from backends.tpm2.tpms import PASSWORD, Tools, handles_in, loaded_in
+from hwsigner._pins import PinRequest
 from hwsigner.backends.tpm2 import connection
 from hwsigner.backends.tpm2 import tpm as tpm_module
 from hwsigner.errors import BackendUnavailableError
 from hwsigner.key import open_key
 from hwsigner.key.management import generate_key
-from hwsigner.pins import PinRequest
 from softhsm.command import run
 from softhsm.tabrmd import ResourceManager
 from softhsm.tpm import SoftTPM

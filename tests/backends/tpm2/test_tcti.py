@@ -16,13 +16,13 @@ from urllib.parse import quote
 
 import pytest
 
+from hwsigner._uri import KeyURI
 from hwsigner.backends.tpm2 import errors, uris
 from hwsigner.backends.tpm2.errors import unavailable
 from hwsigner.backends.tpm2.uris import is_tabrmd_running, tcti_of
 from hwsigner.errors import BackendUnavailableError, UsageError
 from hwsigner.key import find_certificates, open_key
 from hwsigner.key.listing import list_tokens
-from hwsigner.uri import KeyURI
 from softhsm.tabrmd import ResourceManager
 from softhsm.tpm import SoftTPM
 

@@ -15,6 +15,7 @@ import pytest
 
 from backends.contract import ENVIRONMENT, KeyContract, LockedKey, MakeKey, OpenKey, PinContract, openssl_verifies
 from backends.tpm2.tpms import PASSWORD, SIGNING, Tools, sign_and_verify, start_signer
+from hwsigner._pins import AskPin, PinSource
 from hwsigner.errors import (
     BackendUnavailableError,
     HwsignerError,
@@ -26,7 +27,6 @@ from hwsigner.errors import (
 )
 from hwsigner.key import Key, open_key
 from hwsigner.key.listing import list_tokens
-from hwsigner.pins import AskPin, PinSource
 from softhsm.command import run
 from softhsm.tpm import SoftTPM
 from tpm_proxy import TPMProxy

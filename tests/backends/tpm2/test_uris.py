@@ -11,13 +11,13 @@ from cryptography.x509 import Certificate
 
 import certs
 from backends.tpm2.tpms import PASSWORD, Tools
+from hwsigner._identity import IdentitySource, open_identity
+from hwsigner._pins import PinSource
+from hwsigner._uri import KeyURI
 from hwsigner.backends.tpm2.auth import ParentAuth
 from hwsigner.backends.tpm2.uris import named_key
 from hwsigner.errors import BackendUnavailableError, CertificateError, UsageError
-from hwsigner.identity import IdentitySource, open_identity
 from hwsigner.key import find_certificates, open_key
-from hwsigner.pins import PinSource
-from hwsigner.uri import KeyURI
 from softhsm.command import run
 from tpm_proxy import TPMProxy
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from hwsigner.cli.aws.arguments import AWS, service_clients
-from hwsigner.cli.parser import Arguments, Parser
-from hwsigner.config.flags import PROFILE
+from hwsigner._cli.aws.arguments import AWS, service_clients
+from hwsigner._cli.parser import Arguments, Parser
+from hwsigner._config.flags import PROFILE
 
 REGION = "eu-central-1"
 

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
 import certs
-from hwsigner.aws.apis import ServiceClient
+from hwsigner._aws.apis import ServiceClient
 from hwsigner.emulator import Emulator, World
 from hwsigner.trust_policy.writing import write_trust_policy
 from json_output import read

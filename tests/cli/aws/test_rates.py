@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 import certs
 from emulator.test_rates import Clock
-from hwsigner.aws import handlers
-from hwsigner.control_plane import plan
+from hwsigner._aws import handlers
+from hwsigner._control_plane import plan
 from hwsigner.emulator import Emulator, Fault, World
 from scene import Outcome
 

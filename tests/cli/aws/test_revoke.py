@@ -21,9 +21,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 import certs
 from emulator import planes
 from emulators import InProcessSoftHSM
-from hwsigner.control_plane import revocation
+from hwsigner._control_plane import revocation
+from hwsigner._identity.next_revocation_list import Draft, draft_list
 from hwsigner.emulator import Fault
-from hwsigner.identity.next_revocation_list import Draft, draft_list
 from json_output import read
 from revocations import Account, account, denied, interrupted, number_of
 from scene import Outcome

@@ -17,9 +17,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 import certs
 from emulator.material import Form, certificate
-from hwsigner.aws.apis import ServiceClient
-from hwsigner.config import profiles
-from hwsigner.control_plane import plan
+from hwsigner._aws.apis import ServiceClient
+from hwsigner._config import profiles
+from hwsigner._control_plane import plan
 from hwsigner.emulator import Emulator, Fault, World
 from json_output import read
 from scene import Outcome

@@ -150,7 +150,7 @@ def test_role_has_the_permissions_boundary_that_is_given(template: Callable[...,
 
 
 def test_terraform_escapes_what_would_be_a_template() -> None:
-    from hwsigner.control_plane.templates import _hcl
+    from hwsigner._control_plane.templates import _hcl
 
     assert _hcl({"a": '${*} %{ "\\'}) == '{\n  "a" = "$${*} %%{ \\"\\\\"\n}'
 

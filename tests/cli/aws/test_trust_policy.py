@@ -18,10 +18,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import certs
-from hwsigner.control_plane.policies import checked_policy, compared_tags
+from hwsigner._control_plane.policies import checked_policy, compared_tags
+from hwsigner._identity.certificate import Certificate
 from hwsigner.emulator.tags import principal_tags
 from hwsigner.errors import CertificateError
-from hwsigner.identity.certificate import Certificate
 from hwsigner.trust_policy import TrustPolicy, request_context
 from hwsigner.trust_policy.review import review
 from scene import Outcome, Scene

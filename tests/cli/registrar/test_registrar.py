@@ -24,11 +24,11 @@ from attestation.chips import Chip, Vendor, chip, chips, vendors
 from attestation.piv_chains import old_chain
 from enrolment.registrar import sites
 from enrolment.registrar.sites import DNS, SUBJECT
-from hwsigner.cli.registrar import serve
+from hwsigner._cli.registrar import serve
+from hwsigner._identity.certificate_request import sign_certificate_request
 from hwsigner.enrolment.registrar.policy import TPM, YUBIKEY, Machine, read_policy
 from hwsigner.enrolment.registrar.sealing import read_keys
 from hwsigner.errors import ServiceError
-from hwsigner.identity.certificate_request import sign_certificate_request
 from hwsigner.key import open_key
 from loopback import ServerCA
 from scene import Outcome, Scene

@@ -15,13 +15,13 @@ import judges
 from enrolment.authority import DNS, SUBJECT, URI, requested
 from enrolment.bao_servers import Bao
 from enrolment.est_servers import EstServer
+from hwsigner._identity.certificate import Chain
+from hwsigner._pins import PinSource
+from hwsigner._uri import KeyURI
 from hwsigner.enrolment.issuers import IssuerSettings, open_issuer
 from hwsigner.enrolment.steps import KeyToCertify, ensure_key, install, request_certificate, sign_request
 from hwsigner.errors import ConfigError, ServiceError, ServiceUnreachableError, UsageError
-from hwsigner.identity.certificate import Chain
 from hwsigner.key.management import KeyAccess
-from hwsigner.pins import PinSource
-from hwsigner.uri import KeyURI
 from ports import reserve_port
 from softhsm.tpm import SoftTPM
 

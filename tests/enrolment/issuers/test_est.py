@@ -13,11 +13,11 @@ import pytest
 import certs
 from enrolment.authority import Requested
 from enrolment.est_servers import EstServer
+from hwsigner._identity.certificate_request import CertificateRequest
 from hwsigner.enrolment.checking import check_issued
 from hwsigner.enrolment.issuers import Issued, IssuerSettings, Pending, open_issuer
 from hwsigner.enrolment.testing import IssuerContract
 from hwsigner.errors import HwsignerError, ServiceError, ServiceUnreachableError, UsageError
-from hwsigner.identity.certificate_request import CertificateRequest
 
 
 @pytest.fixture(scope="module")

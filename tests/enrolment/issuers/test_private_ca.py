@@ -11,11 +11,11 @@ import pytest
 
 from enrolment.authority import Requested, requested
 from enrolment.private_cas import PrivateCAs
+from hwsigner._identity.certificate_request import sign_certificate_request
 from hwsigner.enrolment.checking import check_issued
 from hwsigner.enrolment.issuers import Issued, IssuerSettings, Pending, open_issuer, private_ca
 from hwsigner.enrolment.testing import IssuerContract
 from hwsigner.errors import CertificateError, ConfigError, HwsignerError, ServiceError, ServiceUnreachableError
-from hwsigner.identity.certificate_request import sign_certificate_request
 from hwsigner.key import open_key
 from ports import reserve_port
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hwsigner._http.transport import Response
 from hwsigner.enrolment.issuers.web import retry_after
-from hwsigner.http.transport import Response
 
 WEEK = 7 * 86400.0
 

@@ -22,6 +22,9 @@ import certs
 from attestation.chips import changed
 from attestation.piv_chains import Chain, answered
 from enrolment.authority import Answer, certified
+from hwsigner._identity.certificate_request import CertificateRequest, parse_name
+from hwsigner._pins import PinSource
+from hwsigner._uri import KeyURI
 from hwsigner.attestation import Document, Trust
 from hwsigner.attestation.documents import read
 from hwsigner.enrolment.issuers import Issued, IssuerSettings, Pending, open_issuer
@@ -32,10 +35,7 @@ from hwsigner.enrolment.registrar.reloading import ReloadedFile
 from hwsigner.enrolment.registrar.sealing import SealingKeys, read_keys, rotate_keys
 from hwsigner.enrolment.registrar.server import RegistrarServer
 from hwsigner.errors import HwsignerError
-from hwsigner.identity.certificate_request import CertificateRequest, parse_name
 from hwsigner.key.management import KeyAccess
-from hwsigner.pins import PinSource
-from hwsigner.uri import KeyURI
 
 SUBJECT, DNS, URI = "CN=web-01,OU=web", "web-01.example.com", "spiffe://example.com/web-01"
 SERIAL = "10550341"  # Of the certificates in `piv_chains`.

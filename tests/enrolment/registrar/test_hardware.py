@@ -14,11 +14,11 @@ from attestation.chips import Chip, changed
 from enrolment.registrar.sites import SUBJECT, Issuer, Site, body, challenged, enrolled, tpm, url
 from examples import scaled
 from hwsigner import attestation
+from hwsigner._identity.certificate_request import CertificateRequest, sign_certificate_request
 from hwsigner.attestation import Document
 from hwsigner.enrolment.registrar.policy import YUBIKEY, Machine
 from hwsigner.enrolment.registrar.registrar import RefusedRequest
 from hwsigner.errors import AttestationError, ServiceError, SigningKeyError
-from hwsigner.identity.certificate_request import CertificateRequest, sign_certificate_request
 from hwsigner.key import open_key
 from softhsm.yubikey import YKCS11, YubiKey
 

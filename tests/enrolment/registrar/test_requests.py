@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 import certs
 from enrolment.registrar.sites import DNS, SUBJECT, request, tpm
+from hwsigner._identity.certificate_request import CertificateRequest
 from hwsigner.enrolment.registrar import requests
 from hwsigner.enrolment.registrar.requests import problem_with
-from hwsigner.identity.certificate_request import CertificateRequest
 
 MACHINE = tpm("1" * 64, dns=(DNS,))
 KEY = ec.generate_private_key(ec.SECP256R1())

@@ -20,6 +20,9 @@ import certs
 from attestation.piv_chains import Chain, answered
 from enrolment.registrar.sites import SERIAL, Site, body, request, statement, url, yubikey
 from hwsigner import attestation
+from hwsigner._identity.certificate_request import CertificateRequest
+from hwsigner._pins import PinSource
+from hwsigner._uri import KeyURI
 from hwsigner.attestation import chain as chain_module
 from hwsigner.enrolment.issuers import Issued, IssuerSettings, Pending, open_issuer
 from hwsigner.enrolment.registrar import server as server_module
@@ -28,10 +31,7 @@ from hwsigner.enrolment.registrar.sealing import rotate_keys
 from hwsigner.enrolment.registrar.server import RegistrarServer
 from hwsigner.enrolment.registrar_messages import CERTIFICATE_PATH, CHALLENGE_PATH, MAX_BODY_BYTES
 from hwsigner.errors import CertificateError, ServiceError, ServiceUnreachableError
-from hwsigner.identity.certificate_request import CertificateRequest
 from hwsigner.key.management import KeyAccess
-from hwsigner.pins import PinSource
-from hwsigner.uri import KeyURI
 from loopback import Server, ServerCA, answering
 
 KEY = KeyAccess(KeyURI.of("pkcs11:token=YubiKey;id=%01"), PinSource())

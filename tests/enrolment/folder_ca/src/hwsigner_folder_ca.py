@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from hwsigner._identity.certificate_request import CertificateRequest
 from hwsigner.enrolment.issuers import Issued, IssuerSettings, OpensIssuer, Pending
 from hwsigner.errors import ServiceError, ServiceUnreachableError, UsageError
-from hwsigner.identity.certificate_request import CertificateRequest
 
 
 def open_issuer(settings: IssuerSettings) -> FolderCA:

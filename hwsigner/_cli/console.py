@@ -1,0 +1,93 @@
+"""`hwsigner console`: print or open a URL that signs in to the AWS console with a session."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from hwsigner._aws.console import console_page, federation_endpoint, sign_in_url
+from hwsigner._aws.credentials import Credentials, read_agent_credentials
+from hwsigner._cli.parser import Arguments, CommandModule, Parser
+from hwsigner._cli.process import report
+from hwsigner._config import settings
+from hwsigner._config.flags import IDENTITY, PROFILE, SESSION, Flag, switch
+from hwsigner._http.connection import find_proxy
+from hwsigner._http.transport import TransportOptions
+from hwsigner.errors import ServiceError
+
+if TYPE_CHECKING:
+    import hwsigner._cli.console
+    from hwsigner._aws.create_session import Service
+
+    _: CommandModule = hwsigner._cli.console
+
+HELP = "print a URL that signs in to the AWS console"
+
+_OWN = (
+    Flag("destination", "page to open: a service such as s3, or its URL (default: the console's home)", "SERVICE|URL"),
+    switch("open", "open the URL in the browser, and do not print it"),
+    Flag("federation-endpoint", "URL that gives sign-in tokens (default: the partition's)", "URL"),
+)
+_LONGEST = 43200
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the flags."""
+    parser.add_flags(_OWN, IDENTITY, SESSION, PROFILE)
+
+
+def run(arguments: Arguments) -> int:
+    """Get credentials, exchange them for a sign-in token, and print or open its URL."""
+    service = settings.service(arguments.settings)
+    partition = (arguments.settings.role_arn or "").split(":")[1]
+    endpoint = federation_endpoint(partition, arguments.federation_endpoint)
+    page = console_page(partition, service.region, arguments.destination)
+    # Always verified: this request has the credentials themselves.
+    limits = (service.transport.connect_timeout, service.transport.read_timeout)
+    transport = TransportOptions(*limits, cas=service.transport.cas, proxy=find_proxy(endpoint, os.environ))
+    credentials = _of_agent(arguments) or _own(arguments, service)
+    url = sign_in_url(credentials, page, endpoint=endpoint, transport=transport, timeout=service.timeout)
+    if arguments.open:
+        from hwsigner._cli.browser import open_in_browser
+
+        open_in_browser(url)
+    else:
+        print(url, flush=True)
+    works = "" if arguments.open else "the URL is secret and works for 15 minutes; "
+    report(f"{works}the console session ends at {credentials.expiration:%Y-%m-%dT%H:%M:%SZ}")
+    return 0
+
+
+def _of_agent(arguments: Arguments) -> Credentials | None:
+    """Return a running agent's credentials, if no flag changes the key or the session."""
+    name = arguments.profile or arguments.config_profile
+    if not name or {flag.name for flag, _ in arguments.given} - {flag.name for flag in (*_OWN, *PROFILE)}:
+        return None
+    from hwsigner._agent.client import find_credentials
+
+    body = find_credentials(name)
+    return read_agent_credentials(body, role_arn=arguments.settings.role_arn or "") if body else None
+
+
+def _own(arguments: Arguments, service: Service) -> Credentials:
+    """Create a session, as long as the Roles Anywhere profile allows if no duration is set."""
+    from hwsigner._aws.create_session import create_session
+    from hwsigner._cli.monitoring import audit_of_sessions
+    from hwsigner._identity import open_identity
+
+    is_set = "session_duration" in vars(arguments.settings)
+    request = settings.session_request(arguments.settings)
+    if not is_set:
+        request = request._replace(duration=_LONGEST)
+    audit = audit_of_sessions()
+    with open_identity(settings.identity_source(arguments.settings)) as identity:
+        try:
+            credentials = create_session(identity, request, service)
+        except ServiceError as error:
+            if is_set or "DurationSeconds" not in error.message:
+                raise
+            hint = "Add --session-duration 3600: the role allows less than the Roles Anywhere profile"
+            raise ServiceError(error.message, hint) from None
+    if audit:
+        audit.give_self(arguments.profile or arguments.config_profile or "", credentials)
+    return credentials

@@ -1,0 +1,92 @@
+"""`hwsigner credential-process`: print credentials in the form that the AWS SDKs expect of a `credential_process`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from hwsigner._cli.parser import Arguments, CommandModule, Parser
+from hwsigner._config.flags import IDENTITY, PROFILE, SESSION
+
+if TYPE_CHECKING:
+    import hwsigner._cli.credential_process
+
+    _: CommandModule = hwsigner._cli.credential_process
+
+HELP = "print credentials for the AWS SDKs"
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the flags."""
+    parser.add_flags(IDENTITY, SESSION, PROFILE)
+    parser.run_before_profile, parser.run_without_profile = _run_before_profile, _run_without_profile
+
+
+def _run_before_profile(given: Arguments) -> bool:
+    """Print a running agent's credentials, if the flags only name a profile, and return whether it had any.
+
+    This comes before config.toml is read, as perhaps only the agent can read it.
+    """
+    name = _only_profile(vars(given))
+    if name is None:
+        return False
+    from hwsigner._agent.client import find_credentials
+
+    return _print_found(find_credentials(name))
+
+
+def _run_without_profile(given: Arguments) -> bool:
+    """Print the credentials of the system's agent, which may be starting: this user can't read such a profile."""
+    name = _only_profile(vars(given))
+    if name is None:
+        return False
+    from hwsigner._agent.client import wait_for_system_agent
+
+    return _print_found(wait_for_system_agent(name))
+
+
+def run(arguments: Arguments) -> int:
+    """Create a session and print its credentials. Then start an agent, if the profile has `agent = "auto"`."""
+    from hwsigner._aws.create_session import create_session
+    from hwsigner._cli.monitoring import audit_of_sessions
+    from hwsigner._cli.process import report_shorter_session
+    from hwsigner._config import settings
+    from hwsigner._identity import open_identity
+
+    service, request = settings.service(arguments.settings), settings.session_request(arguments.settings)
+    audit = audit_of_sessions()
+    with open_identity(settings.identity_source(arguments.settings)) as identity:
+        credentials = create_session(identity, request, service)
+        if audit:
+            audit.give_self(arguments.profile or arguments.config_profile or "", credentials)
+    _print(f"{credentials.process_json()}\n")
+    report_shorter_session(credentials, arguments.settings)
+    given = {flag.attribute: value for flag, value in arguments.given}
+    if _only_profile(given) and arguments.settings.agent == "auto":
+        from hwsigner._agent.client import start_agent
+
+        with suppress(OSError):  # The credentials are printed; the next use retries.
+            start_agent(os.environ)
+    return 0
+
+
+def _print_found(credentials: bytes | None) -> bool:
+    if credentials:
+        _print(credentials.decode())
+    return bool(credentials)
+
+
+def _print(credentials: str) -> None:
+    sys.stdout.write(credentials)
+    sys.stdout.flush()
+
+
+def _only_profile(given: Mapping[str, Any]) -> str | None:
+    """Return the profile that the flags name, given by attribute, if there are no other flags."""
+    if not given.keys() <= {flag.attribute for flag in PROFILE}:
+        return None
+    names = set(filter(None, given.values()))
+    return names.pop() if len(names) == 1 else None

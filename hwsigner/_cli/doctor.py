@@ -1,0 +1,95 @@
+"""`hwsigner doctor`: what is wrong with profiles, certificates, keys, the SDKs' files and the machine."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from hwsigner._cli.colours import GREEN, RED, coloured, indented
+from hwsigner._cli.parser import Arguments, CommandModule, Parser
+from hwsigner._config.flags import OUTPUT, Flag, switch
+from hwsigner.errors import printable
+
+if TYPE_CHECKING:
+    import hwsigner._cli.doctor
+    from hwsigner.doctor import Examination, Finding
+
+    _: CommandModule = hwsigner._cli.doctor
+
+HELP = "find what is wrong, and say how to fix it"
+
+_FOUND = 1  # The exit status if there are findings.
+_FLAGS = (
+    Flag("profile", "profile of config.toml to check (default: that of HWSIGNER_PROFILE, else all)", "NAME"),
+    switch("online", "also use the key, with its PIN, and ask for a session"),
+    Flag("policy", "also check the trust policy in a file", "FILE"),
+    switch("aws", "also check trust anchor, profile and role in AWS, as aws check does"),
+    Flag("aws-profile", "profile of the AWS SDKs' files for --aws, with an administrator's credentials", "NAME"),
+    Flag("endpoint", "URL of the AWS APIs for --aws (default: those that the SDKs choose)", "URL"),
+    *OUTPUT,
+)
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the flags."""
+    parser.add_flags(_FLAGS)
+
+
+def run(arguments: Arguments) -> int:
+    """Print the findings. The status is 1 if there are any."""
+    from hwsigner._cli.documents import read_bytes
+    from hwsigner._cli.process import prompts
+    from hwsigner.doctor import Checks, examine
+
+    checks = Checks(
+        online=arguments.online,
+        prompts=prompts,
+        policy=read_bytes(arguments.policy) if arguments.policy else None,
+        aws=arguments.aws,
+        aws_profile=arguments.aws_profile,
+        aws_endpoint=arguments.settings.endpoint,
+        check_command=_check_command,
+    )
+    examination = examine(arguments.profile or os.environ.get("HWSIGNER_PROFILE"), checks=checks)
+    if arguments.json:
+        findings = [_data(one) for one in examination.findings]
+        print(json.dumps({"findings": findings, "facts": examination.facts}, indent=2))
+    else:
+        print("\n".join(_lines(examination)))
+    return _FOUND if examination.findings else 0
+
+
+def _check_command(arguments: Sequence[str]) -> None:
+    """Check the flags of a credential_process."""
+    from hwsigner._cli import credential_process
+    from hwsigner._config import settings
+
+    parser = Parser("credential-process", "")
+    credential_process.add_arguments(parser)
+    completed = parser.complete(parser.parse(arguments))
+    if not (completed.profile or completed.config_profile):
+        settings.service(completed.settings)
+
+
+def _data(one: Finding) -> dict[str, str]:
+    return {"id": one.id, "found": one.found, "why": one.why, "fix": one.fix, "profile": one.profile}
+
+
+def _lines(examination: Examination) -> Iterator[str]:
+    """Yield the findings for people, 80 columns wide where words allow it, after the facts."""
+    names, findings, facts = examination
+    number = len(findings)
+    of = f"profile {names[0]}" if len(names) == 1 else f"{len(names) or 'no'} profile{'s' if names else ''}"
+    found = f"{number} finding{'s' if number > 1 else ''}" if number else coloured("Nothing is wrong", GREEN)
+    yield f"{found}: {printable(of)}"
+    for name, known in facts.items():
+        for fact, text in known.items():
+            yield indented(f"{name}: {fact} {text}")
+    for one in findings:
+        yield ""
+        yield coloured(printable(f"{one.profile}: {one.id}") if one.profile else one.id, RED)
+        yield indented(one.found)
+        yield indented(f"Why: {one.why}")
+        yield indented(f"Fix: {one.fix}")

@@ -1,0 +1,61 @@
+"""Documents of an attestation in files, for `hwsigner attest` and `hwsigner verify-attestation`."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+from hwsigner import attestation
+from hwsigner._system.files import check_not_writable_by_others, create_file
+from hwsigner.attestation.chain import root_files
+from hwsigner.attestation.documents import MAX_BYTES, Document, Kind, read
+from hwsigner.errors import UsageError
+
+
+def read_document(path: str, kind: Kind) -> Document:
+    """Read a document.
+
+    Raises:
+        UsageError: the file can't be read.
+        AttestationError: it is not such a document.
+    """
+    return read(read_bytes(path), kind)
+
+
+def read_bytes(path: str) -> bytes:
+    """Read a file, but no more of it than is needed to see that it is too long.
+
+    Raises:
+        UsageError: it can't be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise UsageError(f"can't read {path}: {error.strerror}", "Check the path") from error
+
+
+def create_document(path: str, document: Document) -> None:
+    """Write a document into a new file of mode 0600.
+
+    Raises:
+        UsageError: there is such a file already, or it can't be written.
+    """
+    try:
+        create_file(path, document.to_json().encode("ascii"))
+    except FileExistsError as error:
+        raise UsageError(f"{path} is there already, and is not overwritten", "Name another file") from error
+    except OSError as error:
+        raise UsageError(f"can't write {path}: {error.strerror}", "Check the path, or name another file") from error
+
+
+def read_trust(folder: str) -> attestation.Trust:
+    """Read the roots. Another user who can write to them could make up chips.
+
+    Raises:
+        UsageError: another user can. Or as `attestation.read_trust`.
+    """
+    for path in (folder, *map(str, root_files(folder))):
+        with suppress(FileNotFoundError):  # A broken link: the reader names it.
+            check_not_writable_by_others(path, os.stat(path), UsageError)
+    return attestation.read_trust(folder)

@@ -1,0 +1,187 @@
+"""`hwsigner migrate`: from other programs for IAM Roles Anywhere, and from access keys, to profiles."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hwsigner._aws.config_file import config_path, credentials_path
+from hwsigner._aws.config_lines import profile_of_section, with_credential_process
+from hwsigner._cli.asking import ask
+from hwsigner._cli.migration import Call, Translation, access_keys, find_calls, translate
+from hwsigner._cli.parser import Arguments, CommandModule, Parser
+from hwsigner._cli.process import print_outcome, report
+from hwsigner._cli.without_secrets import without_secret
+from hwsigner._config.flags import switch
+from hwsigner._config.profiles import add_profile, file_of_new, profiles
+from hwsigner._system.files import edit_file
+from hwsigner._system.processes import own_command
+from hwsigner.errors import ConfigError, HwsignerError, UsageError, printable_lines
+
+if TYPE_CHECKING:
+    import hwsigner._cli.migrate
+
+    _: CommandModule = hwsigner._cli.migrate
+
+HELP = "move here from aws_signing_helper and access keys"
+
+_KEYS_ADVICE = (
+    "An access key works until you delete it, wherever it was copied to. Replace it: hwsigner help migrate. The SDKs "
+    "prefer it to a credential_process of the same profile"
+)
+
+
+class _Process(NamedTuple):
+    """A profile of the SDKs, its `credential_process` and the new one."""
+
+    profile: str
+    old: str
+    new: str
+
+
+class _Plan:
+    """What a migration would write, what the user must write, and what can't be translated."""
+
+    def __init__(self) -> None:
+        self.profiles: dict[str, dict[str, Any]] = {}
+        # By the SDKs' config file.
+        self.processes: dict[str, list[_Process]] = {}
+        self.lines: list[str] = []
+        self.by_hand: list[str] = []
+        self.keys: list[str] = []
+        self.problems: list[str] = []
+
+    def name_for(self, wanted: str, values: Mapping[str, Any]) -> str:
+        """Return the profile that has these values, which may be a new one."""
+        written = {name: found.values for name, found in profiles(os.environ).items()}
+        known = {**written, **self.profiles}
+        same = [name for name, others in known.items() if others == values]
+        # The user may have added other settings to the one that an earlier run wrote.
+        if wanted in same or (not same and wanted in written and values.items() <= written[wanted].items()):
+            return wanted
+        if not same:
+            names = [wanted, *(f"{wanted}-{number}" for number in range(2, len(known) + 3))]
+            same = [name for name in names if name not in known]
+            self.profiles[same[0]] = dict(values)
+        return same[0]
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the files and the flag."""
+    parser.add_argument(
+        "files",
+        nargs="*",
+        metavar="FILE",
+        help="config file of the SDKs, systemd unit, crontab or script (default: ~/.aws/config and ~/.aws/credentials)",
+    )
+    parser.add_flags((switch("yes", "write without asking"),))
+
+
+def run(arguments: Arguments) -> int:
+    """Show what would be written, ask, and write it: profiles first. Return 1 if something can't be translated."""
+    plan = _Plan()
+    for path, data in _read(arguments.files).items():
+        plan.keys += access_keys(path, data)
+        try:
+            _add_calls(plan, path, data)
+        except ConfigError as error:
+            plan.problems.append(str(error))
+    changes = plan.lines + _profile_lines(plan)
+    shown = [*changes, *plan.by_hand, *plan.keys, *([_KEYS_ADVICE] if plan.keys else [])]
+    if shown:
+        print_outcome("nothing was changed", printable_lines(shown))
+    if changes:
+        if not arguments.yes:
+            ask([], "Type yes to write this", nothing="nothing was written")
+        _write(plan)
+    for problem in plan.problems:
+        report(problem)
+    if not (shown or plan.problems):
+        print("Nothing to migrate: no call of another program, and no access key")
+    return 1 if plan.problems else 0
+
+
+def _read(files: list[str]) -> dict[str, bytes]:
+    """Return the content of the files, or of those of the SDKs that are there."""
+    own = [config_path(os.environ), credentials_path(os.environ)]
+    chosen = files or [path for path in own if os.path.exists(path)]
+    if not chosen:
+        raise UsageError(f"there is neither {own[0]} nor {own[1]}", "Name the files to read")
+    found = {}
+    for path in map(os.path.abspath, chosen):
+        try:
+            with open(path, "rb") as file:
+                found[path] = file.read()
+        except OSError as error:
+            raise ConfigError(f"can't read {path}: {error.strerror}", "Name a file that you may read") from error
+    return found
+
+
+def _add_calls(plan: _Plan, path: str, data: bytes) -> None:
+    for call in find_calls(path, data):
+        try:
+            found = translate(call)
+            if call.process:
+                data = _add_process(plan, call, found, path, data)
+            else:
+                _add_line(plan, call, found)
+        except HwsignerError as error:
+            plan.problems.append(f"{call.place}: {call.program}: {error}")
+
+
+def _add_process(plan: _Plan, call: Call, found: Translation, path: str, data: bytes) -> bytes:
+    """Add a `credential_process`, and return the file's content with the new one."""
+    profile, old = profile_of_section(call.section), call.process or ""
+    with_credential_process(data, profile, "hwsigner", path=path, replaced=old)  # It may refuse.
+    process = _Process(profile, old, _process_command(plan.name_for(found.name, found.values)))
+    plan.processes.setdefault(path, []).append(process)
+    plan.lines += [f"{call.place}: [{call.section}]", f"  credential_process = {process.new}"]
+    return _with_processes(data, path, [process])
+
+
+def _with_processes(data: bytes, path: str, processes: Sequence[_Process]) -> bytes:
+    """Return the content of a config file of the SDKs with the new commands."""
+    for profile, old, new in processes:
+        data = with_credential_process(data, profile, new, path=path, replaced=old)
+    return data
+
+
+def _process_command(name: str) -> str:
+    """Return the `credential_process` for a profile: that of the agent's client, if it is beside this program."""
+    client = os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), "hwsigner-credentials")
+    if os.access(client, os.X_OK) and client.isprintable():
+        return shlex.join([client, "--profile", name])
+    return own_command("credential-process", "--profile", name)
+
+
+def _add_line(plan: _Plan, call: Call, found: Translation) -> None:
+    name = plan.name_for(found.name, found.values)
+    command = own_command(*found.command, name, *found.flags)
+    plan.by_hand += [f"{call.place}: write this yourself, in place of {call.program} and its flags:", f"  {command}"]
+    if found.command[0] == "serve":
+        plan.by_hand.append("  It answers root and its own user. Add --allow-user NAME for each other one")
+
+
+def _profile_lines(plan: _Plan) -> list[str]:
+    """Return the profiles as they will be in config.toml, without secrets."""
+    lines, file = [], file_of_new(os.environ, system=False)
+    for name, values in plan.profiles.items():
+        lines.append(f"{file}: [profile.{name}]")
+        for key, value in values.items():
+            shown = json.dumps(without_secret(key, value), ensure_ascii=False)
+            lines.append(f"  {key} = {shown}")
+    return lines
+
+
+def _write(plan: _Plan) -> None:
+    for name, values in plan.profiles.items():
+        add_profile(name, values, os.environ)
+    for path, processes in plan.processes.items():
+        edit_file(path, partial(_with_processes, path=path, processes=processes))
+    written = [*plan.processes, *([file_of_new(os.environ, system=False)] if plan.profiles else [])]
+    print_outcome(f"{' and '.join(written)} were changed", f"Written: {', '.join(written)}")

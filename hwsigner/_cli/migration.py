@@ -1,0 +1,201 @@
+"""Calls of other programs for IAM Roles Anywhere, and access keys, in the SDKs' config files, units and crontabs.
+
+A call becomes a profile of config.toml and a command that uses it.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hwsigner._aws.config_lines import credential_processes, profile_of_section
+from hwsigner._aws.region import check_known_arns
+from hwsigner._cli import command_parser
+from hwsigner._cli.without_secrets import URIS
+from hwsigner._config.flags import ARNS, IN_PROFILES, check_readable_again
+from hwsigner._config.profiles import in_full_if_there
+from hwsigner.doctor.machine import NODE_CONFIG
+from hwsigner.errors import UsageError
+
+_PROGRAM = re.compile(
+    r"""(["']?)[^\s'"=;|&()`]*(?<![\w.-])(aws[_-]signing[_-]helper|needroleshere)(?:\.exe)?(?![\w./-])\1"""
+)
+# What follows the program, up to what ends a shell's command.
+_ARGUMENTS = re.compile(r"""(?:[^'"\\|&;<>()`\n]|\\.|'[^']*'|"(?:[^"\\]|\\.)*")*""", re.DOTALL)
+_SDK_FILE = re.compile(rb"^(?:\[(?:default\]|profile\s)|credential_process\s*[=:])", re.MULTILINE)
+_ACCESS_KEY = re.compile(r"(?<![A-Za-z0-9/+])AKIA[A-Z0-9]{12,124}(?![A-Za-z0-9/+])")
+_LOGICAL_LINE = re.compile(r"(?:[^\n\\]|\\.|\\\n)+", re.DOTALL)
+_BEFORE_COMMAND = re.compile(r"^\s*Exec\w+\s*=\s*[-@:+!|]*\s*")
+_USER_COLUMN = re.compile(r"\s*(?:@\w+|(?:\S+\s+){4}\S+)\s+(\S+)\s")
+_USER_OF_UNIT = re.compile(r"^(?:User\s*=\s*(\S+)|DynamicUser\s*=\s*(?:yes|true|on|1)\s*$)", re.MULTILINE)
+_ANOTHER_USER = re.compile(r"\b(?:sudo|su|runuser|setpriv|chroot|docker|podman|ssh)\s")
+# The commands, each with the flag that names a profile of config.toml.
+_COMMANDS = {"credential-process": "--profile", "serve": "--profile", "update": "--config-profile"}
+_SAME_FLAGS = "Write hwsigner in place of the program, and keep its flags"
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call.
+
+    Attributes:
+        place: its file and line.
+        program: the program, without its folder.
+        before, arguments, after: the command's text before the program, its arguments, and what follows them.
+        process: the whole command, if it is a `credential_process`.
+        section: the section of the SDKs' config file then.
+        user: the user who runs it, if the file says so; empty for one that systemd makes.
+    """
+
+    place: str
+    program: str
+    before: str
+    arguments: str
+    after: str
+    process: str | None = None
+    section: str = ""
+    user: str | None = None
+
+
+@dataclass(frozen=True)
+class Translation:
+    """What a call becomes.
+
+    Attributes:
+        name: the name that suits the profile.
+        values: the profile's values by flag, as TOML has them.
+        command: the arguments of hwsigner, up to the name of the profile.
+        flags: those after it.
+    """
+
+    name: str
+    values: dict[str, Any]
+    command: tuple[str, ...]
+    flags: tuple[str, ...]
+
+
+def find_calls(path: str, data: bytes) -> Iterator[Call]:
+    """Yield the calls in a file.
+
+    Raises:
+        ConfigError: it is a config file of the AWS SDKs that they can't read.
+    """
+    if _SDK_FILE.search(data):
+        for number, section, process in credential_processes(data, path):
+            yield from _calls(f"{path}:{number}", process, process=process, section=section)
+        return
+    text = data.decode("utf-8", "surrogateescape")
+    for line in _LOGICAL_LINE.finditer(text):
+        joined = re.sub(r"\\\n\s*", " ", line[0])
+        if joined.lstrip()[:1] not in ("#", ";"):
+            number = text.count("\n", 0, line.start()) + 1
+            yield from _calls(f"{path}:{number}", joined, user=_user(path, text, joined))
+
+
+def _calls(place: str, text: str, **others: Any) -> Iterator[Call]:
+    for found in _PROGRAM.finditer(text):
+        match = _ARGUMENTS.match(text, found.end())
+        arguments = match[0] if match else ""
+        after = text[found.end() + len(arguments) :]
+        if after[:1] in ("<", ">"):  # As in `2>&1`: the number belongs to what follows.
+            arguments = re.sub(r"\s\d+$", "", arguments)
+        yield Call(place, found[2], text[: found.start()], arguments, after, **others)
+
+
+def _user(path: str, text: str, line: str) -> str | None:
+    """Return the user who runs a line of a unit or crontab; None for the one who reads it."""
+    if "[Service]" in text:
+        found = _USER_OF_UNIT.search(text)
+        return (found[1] or "") if found else "root" if "/systemd/system/" in path else None
+    column = _USER_COLUMN.match(line) if path == "/etc/crontab" or path.startswith("/etc/cron.d/") else None
+    return column[1] if column else None
+
+
+def translate(call: Call) -> Translation:
+    """Return what a call becomes.
+
+    Raises:
+        UsageError: it becomes no profile, for this reason.
+    """
+    _check(call)
+    words = _words(call)
+    command = words[0] if words else ""
+    if command not in _COMMANDS or (command != "credential-process" and call.program == "needroleshere"):
+        hint = "Add a profile with hwsigner profile add, then run hwsigner serve NAME"
+        raise UsageError(f"it runs {command[:40] or 'no command'}", hint if command == "serve" else _SAME_FLAGS)
+    if call.process and command != "credential-process":
+        raise UsageError(f"it runs {command}, which prints no credentials", "Write credential-process")
+    values, flags = _parsed(command, words[1:])
+    role = str(values["role-arn"]).rpartition("/")[2]
+    name = re.sub(r"[^A-Za-z0-9._@-]+", "-", profile_of_section(call.section) or role).strip("-._@")[:60]
+    return Translation(name or "migrated", values, (command, _COMMANDS[command]), flags)
+
+
+def _check(call: Call) -> None:
+    """Check who runs a call, and how."""
+    if call.place.startswith(f"{NODE_CONFIG}:"):
+        raise UsageError("nodeadm writes this file", "See hwsigner help eks-hybrid-nodes")
+    if call.process and not profile_of_section(call.section):
+        raise UsageError(f"the SDKs do not read [{call.section}] as a profile", "Write [profile NAME] there")
+    before = _BEFORE_COMMAND.sub("", call.before)
+    if before.count("'") % 2 or before.count('"') % 2:
+        raise UsageError("it is inside quotes", _SAME_FLAGS)
+    if call.process and before.strip():
+        raise UsageError("another program runs it", "Name the program itself, with its full path")
+    if call.after[:1] in ("'", '"', "\\"):
+        raise UsageError("a quote is not closed", "Close it")
+    if call.process and call.after.strip():
+        raise UsageError("it has a shell's syntax, and the AWS CLI runs no shell", "Remove what follows the flags")
+    if _ANOTHER_USER.search(before):
+        raise UsageError("another program runs it, for another user or machine", _SAME_FLAGS)
+    uid = os.geteuid()
+    own = next((entry.pw_name for entry in pwd.getpwall() if entry.pw_uid == uid), "")
+    if call.user is not None and call.user not in (own, str(uid)):
+        user = f"user {call.user}" if call.user else "a user that systemd makes (DynamicUser)"
+        raise UsageError(f"it runs as {user}, who can't read your config.toml", _SAME_FLAGS)
+
+
+def _words(call: Call) -> list[str]:
+    """Return the command and its flags."""
+    for character in "$`" if call.process else "$`%\\":
+        if character in call.arguments:
+            raise UsageError(f"its flags have a {character}", f"Write the value itself there. Or w{_SAME_FLAGS[1:]}")
+    words = shlex.split(call.arguments)
+    if call.program == "needroleshere" and sum(word.startswith("--intermediates") for word in words) > 1:
+        raise UsageError("it has several files of intermediates", "Put their certificates into one file")
+    # The SDKs of Go and Java run a shell, which replaces `~`.
+    return [os.path.expanduser(word) if word.startswith("~/") else word for word in words]
+
+
+def _parsed(command: str, words: Sequence[str]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the values for a profile, and the command's other flags."""
+    if {"-h", "--help"} & set(words):
+        raise UsageError("it only shows its help", "Remove it")
+    parser = command_parser(command)[1]
+    given = vars(parser.parse(words))
+    values: dict[str, Any] = {}
+    flags: list[str] = []
+    for flag in parser.flags:
+        value = given.get(flag.attribute)
+        if flag.names_profile or value is None:
+            continue
+        if flag.name in IN_PROFILES:
+            values[flag.name] = flag.toml(value)
+        elif flag.metavar or value:
+            flags += [f"--{flag.name}", str(value)] if flag.metavar else [f"--{flag.name}"]
+    if lacking := [name for name in ARNS if not values.get(name)]:
+        raise UsageError(f"it has no --{lacking[0]}", "Add it")
+    check_readable_again(values)
+    check_known_arns(values)
+    return {name: in_full_if_there(value) if name in URIS else value for name, value in values.items()}, tuple(flags)
+
+
+def access_keys(path: str, data: bytes) -> Iterator[str]:
+    """Yield the place of each long-lived access key in a file, with its ID."""
+    for number, line in enumerate(data.decode("utf-8", "surrogateescape").split("\n"), 1):
+        yield from (f"{path}:{number}: access key {found[0]}" for found in _ACCESS_KEY.finditer(line))

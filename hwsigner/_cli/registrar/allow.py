@@ -1,0 +1,94 @@
+"""`hwsigner registrar allow`: add a machine to the policy."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from typing import TYPE_CHECKING
+
+from hwsigner import attestation
+from hwsigner._cli.documents import read_bytes, read_trust
+from hwsigner._cli.parser import Arguments, CommandModule, Parser
+from hwsigner._cli.process import print_outcome
+from hwsigner._cli.registrar import POLICY
+from hwsigner._config.flags import OUTPUT, Flag, switch
+from hwsigner._identity.certificate_request import check_names, parse_name
+from hwsigner.enrolment.registrar.policy import HASH, TPM, YUBIKEY, Machine, add_machine
+from hwsigner.errors import AttestationError, UsageError
+
+if TYPE_CHECKING:
+    import hwsigner._cli.registrar.allow
+
+    _: CommandModule = hwsigner._cli.registrar.allow
+
+HELP = "add a chip, and the names it may have, to the policy"
+
+_FLAGS = (
+    POLICY,
+    Flag("subject", "subject for its certificates, such as CN=web-01,OU=web", "NAME"),
+    Flag("dns", "DNS name for its certificates; repeatable", "NAME", many=True),
+    Flag("uri", "URI for its certificates; repeatable", "URI", many=True),
+    Flag("name", "name of the machine in the policy (default: the CN of the subject)", "NAME"),
+    Flag("roots", "for a statement: folder of the chip vendors' certificates", "DIR"),
+    switch("replace", "replace the machine of this name, such as after its mainboard was swapped"),
+)
+_DIGITS = re.compile("[0-9A-Fa-f]+")
+_HINT = "Give the 64 digits of hwsigner attest --ek, a file with them, or a statement"
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the chip and the flags."""
+    parser.add_argument(
+        "statement",
+        metavar="STATEMENT",
+        help="output of hwsigner attest --ek on the machine: a file, or the 64 digits; or a file with a statement",
+    )
+    parser.add_flags(_FLAGS, OUTPUT)
+
+
+def run(arguments: Arguments) -> int:
+    """Add the machine and print its chip."""
+    if not arguments.settings.subject:
+        raise UsageError("no subject was given", "Add --subject CN=web-01,OU=web")
+    subject, dns, uris = arguments.settings.subject, arguments.settings.dns, arguments.settings.uri
+    check_names(subject, dns_names=dns, uris=uris)
+    kind, chip, root = _chip(arguments)
+    machine = Machine(arguments.name or _common_name(subject), kind, chip, root, subject, tuple(dns), tuple(uris))
+    changed = add_machine(arguments.policy, machine, replace=arguments.replace)
+    done = "added to" if changed else "is in"
+    text = f"{machine.name} {done} {arguments.policy} with the chip {chip}"
+    if arguments.json:
+        data = {"name": machine.name, "chip": chip, "policy": arguments.policy, "changed": changed}
+        text = json.dumps(data, indent=2)
+    print_outcome("the policy was changed", text)
+    return 0
+
+
+def _chip(arguments: Arguments) -> tuple[str, str, str]:
+    """Return the format of a chip's statements, the chip, and the SHA-256 of its root if it is a YubiKey's."""
+    given = arguments.statement
+    if HASH.fullmatch(given.lower()):
+        return TPM, given.lower(), ""
+    if _DIGITS.fullmatch(given) and not os.path.exists(given):
+        raise UsageError(f"{given[:70]} has {len(given)} digits, and the hash of an endorsement key has 64", _HINT)
+    data = read_bytes(given)
+    text = data.decode("ascii", "replace").strip()
+    if HASH.fullmatch(text):
+        return TPM, text, ""
+    if not text.startswith("{"):
+        raise UsageError(f"{given} has neither the hash of an endorsement key nor a statement", _HINT)
+    if not arguments.roots:
+        raise UsageError("a statement counts only under the vendor's roots", "Add --roots DIR")
+    statement = attestation.read(data, "statement")
+    found = attestation.examine(statement, read_trust(arguments.roots))
+    if statement.format not in (TPM, YUBIKEY):
+        raise AttestationError("nothing proves where the statement's key is", "Use a key in a TPM or a YubiKey")
+    return statement.format, found.chip, found.roots[0] if statement.format == YUBIKEY else ""
+
+
+def _common_name(subject: str) -> str:
+    for attribute in parse_name(subject):
+        if attribute.rfc4514_attribute_name == "CN":
+            return str(attribute.value)
+    raise UsageError("the subject has no CN to name the machine by", "Add --name NAME")

@@ -1,0 +1,238 @@
+"""`hwsigner systemd install` and `uninstall`: write the units of hwsigner's services and timers, or remove them."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hwsigner._cli.parser import Arguments, CommandModule, Parser
+from hwsigner._cli.process import print_outcome
+from hwsigner._config.flags import switch
+from hwsigner.enrolment.pace import DROP_IN, unit_folder
+from hwsigner.errors import HwsignerError, UsageError, suggestion
+
+if TYPE_CHECKING:
+    import hwsigner._cli.systemd
+
+    _: CommandModule = hwsigner._cli.systemd
+
+HELP = "write or remove systemd units that run this program"
+
+_TPM = Path("/dev/tpmrm0")
+_MARK = "Written by `hwsigner systemd install`. Change it with `systemctl edit`: the next install overwrites this file."
+# Where a distribution's package has its units.
+_PACKAGED = Path("/usr/lib/systemd")
+# systemd hides them from the system's units (ProtectHome=yes).
+_HOMES = ("/home/", "/root/", "/run/user/")
+_REMOVE = (
+    "userdel hwsigner; userdel hwsigner-registrar; rm -rf /var/lib/hwsigner /var/lib/hwsigner-registrar "
+    "/var/lib/hwsigner-renew /var/lib/hwsigner-serve /var/lib/hwsigner-update"
+)
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the action, and the flags that say whose units to write."""
+    parser.add_argument("action", metavar="install|uninstall", help="write the units, or stop and remove them")
+    parser.add_flags([switch("system", "the system's units; needs root"), switch("user", "your own units")])
+
+
+def run(arguments: Arguments) -> int:
+    """Install or uninstall, and print each step."""
+    actions = {"install": _install, "uninstall": _uninstall}
+    if arguments.action not in actions:
+        hint = suggestion(arguments.action, actions, "Write hwsigner systemd install|uninstall")
+        raise UsageError(f"systemd has no action {arguments.action[:40]!r}", hint)
+    if arguments.system == arguments.user:
+        problem = "systemd needs one of --system and --user"
+        raise UsageError(problem, f"Write hwsigner systemd {arguments.action} --user")
+    if arguments.system and os.geteuid() != 0:
+        raise UsageError("the system's units are root's to write", "Run it as root, or use --user")
+    for program in ("systemctl", "systemd-sysusers") if arguments.system else ("systemctl",):
+        if not shutil.which(program):
+            raise HwsignerError(f"{program} is not installed", "Run this where systemd runs")
+    actions[arguments.action](system=arguments.system)
+    return 0
+
+
+def _install(*, system: bool) -> None:
+    _check_no_package(system=system)
+    program = _program(system=system)
+    for source, path in _installed(system=system):
+        _write(path, _filled(source, program))
+    if system:
+        _call("systemd-sysusers", "/etc/sysusers.d/hwsigner.conf")
+    scope = [] if system else ["--user"]
+    _call("systemctl", *scope, "daemon-reload")
+    enable = shlex.join(["systemctl", *scope, "enable", "--now"])
+    following = [
+        f"Start the agent with: {enable} hwsigner-agent.socket",
+        f"Have a profile's certificate renewed with: {enable} hwsigner-renew@PROFILE.timer",
+    ]
+    print_outcome("the units are installed", "\n".join(following))
+
+
+def _check_no_package(*, system: bool) -> None:
+    """Check that no package has brought the units: those written here would hide them, and miss their upgrades."""
+    folder = _PACKAGED / ("system" if system else "user")
+    if (folder / "hwsigner-agent.socket").exists():
+        enable = "systemctl enable --now" if system else "systemctl --user enable --now"
+        problem = f"a package has put the units into {folder}"
+        raise UsageError(problem, f"Start the agent with: {enable} hwsigner-agent.socket")
+
+
+def _uninstall(*, system: bool) -> None:
+    scope = [] if system else ["--user"]
+    paths = [path for _, path in _installed(system=system) if _text_of_ours(path) is not None]
+    folder_of_units = Path(unit_folder(system=system))
+    paths += folder_of_units.glob(f"hwsigner-renew@*.timer.d/{DROP_IN}")
+    units = [path.name for path in paths if path.suffix in (".service", ".socket", ".path", ".timer")]
+    if units:
+        _call("systemctl", *scope, "disable", "--quiet", *units)
+        _call("systemctl", *scope, "stop", *(unit.replace("@.", "@*.") for unit in units))
+    for path in paths:
+        try:
+            path.unlink()
+        except OSError as error:
+            raise HwsignerError(f"can't remove {path}: {error.strerror}", "Check who may write its folder") from error
+        _print(f"removed {path}")
+    for folder in folder_of_units.glob("hwsigner-renew@*.timer.d"):
+        with suppress(OSError):
+            folder.rmdir()  # Unless an administrator's drop-in is there.
+    _call("systemctl", *scope, "daemon-reload")
+    if system:
+        text = f"The users and folders of the services stay. Remove them with: {_REMOVE}"
+        print_outcome("the units are removed", text)
+
+
+def _installed(*, system: bool) -> Iterator[tuple[Traversable, Path]]:
+    """Yield each file of the package with the path it is installed at."""
+    templates = files("hwsigner") / "_units"
+    if system:
+        yield templates / "hwsigner.sysusers", Path("/etc/sysusers.d/hwsigner.conf")
+        yield templates / "hwsigner.rules", Path("/etc/polkit-1/rules.d/50-hwsigner.rules")
+    folder = Path(unit_folder(system=system))
+    for unit in sorted((templates / ("system" if system else "user")).iterdir(), key=lambda unit: unit.name):
+        yield unit, folder / unit.name
+
+
+def _filled(source: Traversable, program: Path) -> str:
+    """Return a file's text, with the program's path, and the TPM's group where there is a TPM."""
+    comment = "//" if source.name.endswith(".rules") else "#"
+    text = source.read_text("utf-8").replace("@program@", str(program))
+    return f"{comment} {_MARK}\n{text.replace('@groups@', _groups())}"
+
+
+def _groups() -> str:
+    if not _TPM.exists():
+        return "# No TPM was found. For one added later, run `hwsigner systemd install --system` again."
+    try:
+        return f"SupplementaryGroups={_TPM.group()}"
+    except KeyError:  # A group without a name.
+        return f"SupplementaryGroups={_TPM.stat().st_gid}"
+
+
+def _program(*, system: bool) -> Path:
+    """Return the path of this program, which the units run, once it is known that the system's units can run it."""
+    program = Path(os.path.abspath(sys.argv[0]))
+    if program.name != "hwsigner" or not os.access(program, os.X_OK):
+        raise UsageError("the path of this program is not known", "Run it by its path: /opt/hwsigner/bin/hwsigner")
+    if set(str(program)) & set(" \t'\"\\;%$"):  # See "Command lines" in systemd.service(5).
+        raise UsageError(f"{program} has characters that units can't name", "Install hwsigner into /opt/hwsigner")
+    if system:
+        for file in (program, Path(sys.executable)):
+            _check_reachable(file)
+        for file in (program, Path(sys.executable), Path(__file__)):
+            _check_owner(file)
+    return program
+
+
+def _check_reachable(file: Path) -> None:
+    """Check that every user can run a file, and that it is not in a folder that the units hide."""
+    real = file.resolve()
+    hint = "Install hwsigner into /opt/hwsigner (hwsigner help install) and run /opt/hwsigner/bin/hwsigner"
+    for path in {file, real}:
+        if str(path).startswith(_HOMES):
+            raise UsageError(f"{path} is in a home folder, which the system's units can't read", hint)
+    for path in (real, *real.parents):
+        if not path.stat().st_mode & 0o001:
+            raise UsageError(f"the system's units can't reach {real}: {path} is closed to other users", hint)
+
+
+def _check_owner(file: Path) -> None:
+    """Check that only root can change what a path leads to: the file, its folders, and the links on the way."""
+    for place in filter(os.path.lexists, _places(file)):  # A module in a zip file does not exist by itself.
+        status = place.lstat()
+        mode = stat.S_IMODE(status.st_mode)
+        # In a folder with the sticky bit, such as /tmp, other users can't replace root's files.
+        is_shared = stat.S_ISLNK(status.st_mode) or (stat.S_ISDIR(status.st_mode) and mode & stat.S_ISVTX)
+        if status.st_uid != 0 or (mode & (stat.S_IWGRP | stat.S_IWOTH) and not is_shared):
+            owner = f"it belongs to user {status.st_uid} and has mode {mode:04o}"
+            problem = f"root's units would run {file}, and other users can change {place}: {owner}"
+            change = f"chown -h root {place} && chmod go-w {place}"
+            raise UsageError(problem, f"Run {change}, or install hwsigner into /opt/hwsigner as root")
+
+
+def _places(file: Path) -> Iterator[Path]:
+    """Yield a path, the folders above it, and the same for each link among them."""
+    waiting, seen = [file], set[Path]()
+    while waiting:
+        path = waiting.pop()
+        for place in (path, *path.parents):
+            if place not in seen:
+                seen.add(place)
+                yield place
+                if place.is_symlink():
+                    waiting.append(place.parent / place.readlink())
+
+
+def _write(path: Path, text: str) -> None:
+    if _text_of_ours(path) == text:
+        _print(f"unchanged {path}")
+        return
+    new = path.with_name(f".{path.name}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new.write_text(text, "utf-8")
+        new.chmod(0o644)
+        new.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            new.unlink()
+        raise HwsignerError(f"can't write {path}: {error.strerror}", "Check who may write its folder") from error
+    _print(f"wrote {path}")
+
+
+def _text_of_ours(path: Path) -> str | None:
+    """Return the text of a file that an earlier install wrote, or None if there is none."""
+    try:
+        text = path.read_text("utf-8", "replace")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise HwsignerError(f"can't read {path}: {error.strerror}", "Check who may read it") from error
+    if _MARK not in text.partition("\n")[0]:
+        raise UsageError(f"{path} was not written by hwsigner systemd install", "Move it away, then retry")
+    return text
+
+
+def _call(*command: str) -> None:
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        reason = " ".join(done.stderr.split())[:300] or f"status {done.returncode}"
+        raise HwsignerError(f"{shlex.join(command)} failed: {reason}", "Fix the cause, then run this command again")
+    _print(f"ran {shlex.join(command)}")
+
+
+def _print(done: str) -> None:
+    """Print a step that was done. If that fails, the error names the step, after which nothing more is done."""
+    print_outcome(done, done)

@@ -1,0 +1,377 @@
+"""Profiles: tables of `config.toml` with flags under a name.
+
+The user's file is `$XDG_CONFIG_HOME/hwsigner/config.toml` (`~/.config` by default), the system's
+`/etc/hwsigner/config.toml`. A user's `[profile.NAME]` replaces all of the system's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from itertools import takewhile
+from typing import Any
+
+from hwsigner._system.environment import home_folder
+from hwsigner._system.files import edit_file, open_trusted
+from hwsigner._uri import KeyURI
+from hwsigner.errors import ConfigError, NoProfileError, UsageError, check_text, suggestion
+
+SYSTEM_FILE = "/etc/hwsigner/config.toml"  # Not a Path: importing pathlib takes longer than reading the file.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+_BLOCK = re.compile(r"^(?=[ \t]*\[)", re.MULTILINE)
+
+
+class Profile:
+    """A named set of flags.
+
+    Attributes:
+        name: its name.
+        file: its file.
+        values: its keys and values, as TOML has them. They may be secret.
+        exposed: whether others can read the file.
+    """
+
+    def __init__(self, name: str, file: str, values: Mapping[str, Any], *, exposed: bool) -> None:
+        self.name = name
+        self.file = file
+        self.values = values
+        self.exposed = exposed
+
+    def __eq__(self, other: object) -> bool:
+        return vars(self) == vars(other) if isinstance(other, Profile) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Profile({self.name!r}, {self.file!r})"
+
+
+def user_file(environ: Mapping[str, str]) -> str:
+    """Return the path of the user's file, which may be missing. As XDG says, a relative XDG_CONFIG_HOME is ignored."""
+    folder = environ.get("XDG_CONFIG_HOME", "")
+    base = folder if os.path.isabs(folder) else os.path.join(home_folder(environ), ".config")
+    return os.path.join(base, "hwsigner", "config.toml")
+
+
+def profiles(environ: Mapping[str, str], *, system: bool = False) -> dict[str, Profile]:
+    """Return all profiles by name. The system's file is skipped if this user may not read it: it may be for an agent.
+
+    Args:
+        environ: the environment, which says where the user's file is.
+        system: whether to return those of the system's file alone, which this user must be able to read.
+
+    Raises:
+        ConfigError: a file can't be read or is invalid, or others can write it.
+    """
+    if system:
+        return _read(SYSTEM_FILE)
+    of_system = {} if is_system_file_hidden() else _read(SYSTEM_FILE)
+    return {**of_system, **_read(user_file(environ))}
+
+
+def profile(name: str, environ: Mapping[str, str], *, system: bool = False) -> Profile:
+    """Return one profile; of the system's file alone, if `system`.
+
+    Raises:
+        UsageError: the name is not a str.
+        NoProfileError: there is no profile with that name.
+        ConfigError: as `profiles`.
+    """
+    check_text(name, "the profile's name")
+    found = profiles(environ, system=system)
+    if name not in found:
+        if system:
+            known = ", ".join(sorted(found)) or "none"
+            hint = suggestion(name, found, f"Profiles there: {known}. Add one with hwsigner profile add --system")
+            raise NoProfileError(f"there is no profile {name!r} in {SYSTEM_FILE}", hint)
+        known = ", ".join(sorted(found)) or "none"
+        variable = " (of HWSIGNER_PROFILE)" if environ.get("HWSIGNER_PROFILE") == name else ""
+        other = f", and you can't read {SYSTEM_FILE}" if is_system_file_hidden() else f" or {SYSTEM_FILE}"
+        raise NoProfileError(
+            f"there is no profile {name!r}{variable} in {user_file(environ)}{other}",
+            suggestion(name, found, f"Profiles there: {known}. Add one with hwsigner profile add"),
+        )
+    return found[name]
+
+
+def is_system_file_hidden() -> bool:
+    """Return whether there is a system's file that this user may not read. The system's agent may have its profiles."""
+    return os.access(SYSTEM_FILE, os.F_OK) and not os.access(SYSTEM_FILE, os.R_OK)
+
+
+def no_profiles() -> str:
+    """Return what to tell a user who has no profiles."""
+    hidden = f" that you can read: {SYSTEM_FILE} may have some" if is_system_file_hidden() else ""
+    return f"there are no profiles{hidden}. Make one with hwsigner enroll or hwsigner profile add"
+
+
+def check_name(name: str) -> None:
+    """Check the name of a profile to be written.
+
+    Raises:
+        UsageError: it is invalid.
+    """
+    if not _NAME.fullmatch(name):
+        hint = "Use at most 64 letters, digits and ._@-"
+        raise UsageError(f"{name[:100]!r} is not a valid profile name", hint)
+
+
+def in_full(place: str | KeyURI) -> str:
+    """Return a path or key URI as a profile keeps it: with the full path of its file, and without a PIN."""
+    uri = KeyURI.of(place)
+    if "path" in uri.path:
+        uri = uri.changed(path={**uri.path, "path": os.path.abspath(uri.path["path"])})
+    # In a URI, what can't be printed is encoded.
+    return uri.file if uri.scheme == "file" and not uri.query and uri.file.isprintable() else str(uri)
+
+
+def in_full_if_there(text: str) -> str:
+    """Return a path or key URI with the full path of its file, if there is that file; any other value as it is."""
+    uri = KeyURI.of(text)
+    has_file = os.path.exists(uri.path.get("path", b""))
+    return in_full(uri) if has_file and uri.pin_value is None else text
+
+
+def change_profile(name: str, values: Mapping[str, Any], environ: Mapping[str, str], *, system: bool = False) -> str:
+    """Set some values of a profile, which is made if there is none; return its file's path.
+
+    Its other values and comments do not change.
+
+    Args:
+        name: the profile's name.
+        values: the new values. None removes one.
+        environ: the environment, which says where the user's file is.
+        system: whether it is a profile of the system's file, whatever the user's has.
+
+    Raises:
+        ConfigError, HwsignerError, LockError: as `add_profile`.
+    """
+    existing = profiles(environ, system=system).get(name)
+    if existing is None:
+        return add_profile(name, _merged({}, values), environ, system=system)
+
+    def edit(text: bytes) -> bytes:
+        before = _tables(text, existing.file).get(name)
+        if before is None:
+            raise ConfigError(f"{existing.file} has no profile {name!r} any more", "Run the command again")
+        wanted = _merged(before, values)
+        # tomlkit can't change some tables in their place: a value that becomes one of another type, or the reverse.
+        edited = _with_values(text.decode(), name, values, wanted) or _with_profile(text.decode(), name, wanted)
+        if edited is None:
+            raise _unchangeable(existing.file, name)
+        return edited.encode()
+
+    if _merged(existing.values, values) != existing.values:
+        import tomlkit  # noqa: F401  # Before others wait for the lock: it takes long.
+
+        edit_file(existing.file, edit)
+    return existing.file
+
+
+def _merged(before: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in {**before, **values}.items() if value is not None}
+
+
+def add_profile(
+    name: str, values: Mapping[str, Any], environ: Mapping[str, str], *, replace: bool = False, system: bool = False
+) -> str:
+    """Write a profile into the user's file, or the system's, and return its path. The rest of it does not change.
+
+    A new file gets mode 0600, in a folder of mode 0700; the system's folder 0755. `hwsigner._config.sharing` lets the
+    system's agent read the file. A second writer waits for the first, and a writer that is killed leaves the file
+    unchanged.
+
+    Raises:
+        ConfigError: there is a different profile with that name and `replace` is false, or adding to the file would
+            change something else in it.
+        HwsignerError: the file can't be written.
+        LockError: another process has been writing it for too long.
+    """
+    file = file_of_new(environ, system=system)
+
+    def edit(text: bytes) -> bytes:
+        existing = _tables(text, file).get(name)
+        if existing == values:
+            return text
+        if existing is not None and not replace:
+            raise ConfigError(f"{file} already has a different profile {name!r}", "Replace it with --replace")
+        edited = _with_profile(text.decode(), name, values)
+        if edited is None:
+            raise _unchangeable(file, name)
+        return edited.encode()
+
+    written = _read(file).get(name)
+    if written is None or written.values != values:
+        if system and not os.path.isdir(folder := os.path.dirname(file)):
+            os.makedirs(folder)
+            os.chmod(folder, 0o755)  # noqa: S103  whatever the umask is
+        import tomlkit  # noqa: F401  # As in `change_profile`.
+
+        edit_file(file, edit)
+    return file
+
+
+def file_of_new(environ: Mapping[str, str], *, system: bool) -> str:
+    """Return the path of the file for a new profile."""
+    return SYSTEM_FILE if system else user_file(environ)
+
+
+def remove_profile(name: str, environ: Mapping[str, str], *, system: bool = False) -> str | None:
+    """Take a profile out of its file, and return the file's path; None if there is no such profile.
+
+    The rest of the file does not change. Comments above and below the profile stay. If `system`, the file is the
+    system's, whatever the user's has.
+
+    Raises:
+        ConfigError: the profile can't be taken out without changing something else.
+        HwsignerError, LockError: as `add_profile`.
+    """
+    existing = profiles(environ, system=system).get(name)
+    if existing is None:
+        return None
+
+    def edit(text: bytes) -> bytes:
+        edited = _without_profile(text.decode(), name)
+        if edited is None:
+            raise ConfigError(f"{existing.file} can't be changed without changing other lines", "Edit it by hand")
+        return edited.encode()
+
+    edit_file(existing.file, edit)
+    return existing.file
+
+
+def _without_profile(text: str, name: str) -> str | None:
+    """Return a file's text without a profile; None if that would change anything else."""
+    blocks = [_tail(block) if _is_of_profile(block, name) else block for block in _BLOCK.split(text)]
+    return _only_with("".join(blocks), text, name, None)
+
+
+def _with_profile(text: str, name: str, values: Mapping[str, Any]) -> str | None:
+    """Return a file's text with a profile appended or replaced; None if that would change anything else."""
+    import tomlkit
+
+    table = tomlkit.dumps({"profile": {name: values}})
+    blocks = _BLOCK.split(text)
+    own = [index for index, block in enumerate(blocks) if _is_of_profile(block, name)]
+    for index in own:
+        blocks[index] = (table if index == own[0] else "") + _tail(blocks[index])
+    if not own:
+        blocks += ["\n" if text and not text.endswith("\n") else "", "\n" if text else "", table]
+    return _only_with("".join(blocks), text, name, values)
+
+
+def _with_values(text: str, name: str, values: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
+    """Return a file's text with values of a profile replaced, or removed if None. Its comments stay.
+
+    Returns None if that would not make the wanted profile, or change anything else.
+    """
+    import tomlkit
+    from tomlkit.exceptions import TOMLKitError
+
+    blocks = _BLOCK.split(text)
+    index = next((index for index, block in enumerate(blocks) if _is_of_profile(block, name)), None)
+    if index is None:
+        return None
+    tail = _tail(blocks[index])
+    try:
+        block = tomlkit.parse(blocks[index].removesuffix(tail))
+        table: Any = block["profile"]
+        for key, value in values.items():
+            if value is not None:
+                table[name][key] = value
+            elif key in table[name]:
+                table[name].remove(key)
+        blocks[index] = tomlkit.dumps(block) + tail
+    except TOMLKitError:
+        return None
+    return _only_with("".join(blocks), text, name, wanted)
+
+
+def _only_with(edited: str, text: str, name: str, wanted: Mapping[str, Any] | None) -> str | None:
+    """Return a file's edited text; None unless a profile is as wanted and all else as it was in the text before."""
+    import tomllib
+
+    before = tomllib.loads(text)
+    others = {other: values for other, values in before.get("profile", {}).items() if other != name}
+    before["profile"] = others if wanted is None else {**others, name: wanted}
+    try:
+        document = tomllib.loads(edited)
+    except tomllib.TOMLDecodeError:
+        return None
+    # As text, because nan does not equal itself.
+    found, expected = map(_sorted_json, ({"profile": {}, **document}, before))
+    return edited if found == expected else None
+
+
+def _sorted_json(document: Mapping[str, Any]) -> str:
+    import json
+
+    return json.dumps(document, sort_keys=True, default=repr)
+
+
+def _unchangeable(file: str, name: str) -> ConfigError:
+    return ConfigError(f"{file} can't be changed without changing other lines", f"Write [profile.{name}] by hand")
+
+
+def _is_of_profile(block: str, name: str) -> bool:
+    """Return whether a block starts with the header of a profile's table, or of a table within it."""
+    import tomllib
+
+    try:
+        return name in tomllib.loads(block.partition("\n")[0].strip()).get("profile", {})
+    except tomllib.TOMLDecodeError:
+        return False
+
+
+def _tail(block: str) -> str:
+    """Return the blank lines and comments at the end of a block, which belong to the next one."""
+    # Not splitlines(), which has line ends that TOML does not have.
+    lines = re.findall(r"[^\n]*\n|[^\n]+", block)
+    tail = takewhile(lambda line: line.strip()[:1] in ("", "#"), reversed(lines))
+    return "".join(reversed(list(tail)))
+
+
+def read_file(file: str, *, may_be_hidden: bool = False) -> tuple[bytes, bool] | None:
+    """Return the content of a config.toml, and whether others can read it.
+
+    Returns None if there is no such file, or it may be hidden and this user may not read it.
+
+    Raises:
+        ConfigError: it can't be read, or others can write it.
+    """
+    try:
+        with open_trusted(file, ConfigError) as stream:
+            return stream.read(), bool(os.fstat(stream.fileno()).st_mode & 0o044)
+    except (FileNotFoundError, NotADirectoryError):  # The home of some system users is /dev/null.
+        return None
+    except OSError as error:
+        if may_be_hidden and isinstance(error, PermissionError):
+            return None
+        hint = "It must be a file that you may read"
+        if file == SYSTEM_FILE and isinstance(error, PermissionError):
+            hint = f"If it is for the system's agent, run chown root:hwsigner {file} && chmod 640 {file} as root"
+        raise ConfigError(f"can't read {file}: {error.strerror}", hint) from error
+
+
+def _read(file: str) -> dict[str, Profile]:
+    data, exposed = read_file(file) or (b"", False)
+    return {name: Profile(name, file, values, exposed=exposed) for name, values in _tables(data, file).items()}
+
+
+def _tables(data: bytes, file: str) -> dict[str, dict[str, Any]]:
+    """Return the tables of the profiles in the content of a config.toml."""
+    if not data:
+        return {}
+    from hwsigner._system.toml import parse_toml
+
+    document = parse_toml(data, file)
+    tables = document.get("profile", {})
+    unknown = sorted(document.keys() - {"profile", "monitoring"})
+    if unknown or not isinstance(tables, dict):
+        problem = f"{file} has {', '.join(unknown) or 'a profile'} outside of [profile.NAME]"
+        raise ConfigError(problem, "Write [profile.NAME] above the keys of each profile")
+    for name, values in tables.items():
+        if not isinstance(values, dict):
+            raise ConfigError(f"{file} has profile.{name}, which is not a table", "Write [profile.NAME] and its keys")
+    return tables

@@ -1,0 +1,133 @@
+"""Files that the system's agent must be able to read: config.toml, and the keys and certificates that it names."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shlex
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+from hwsigner._config import profiles
+from hwsigner._system import users
+from hwsigner._uri import KeyURI
+from hwsigner.errors import HwsignerError, UsageError
+
+# systemd hides them from the system's units (ProtectHome=yes).
+HOMES = ("/home/", "/root/", "/run/user/")
+_USER = "hwsigner"
+_FIRST_PERSON = 1000  # Debian and Fedora give services lower numbers.
+
+
+def share(values: Mapping[str, Any]) -> None:
+    """Let the system's agent read config.toml and the files of a profile; see `share_file`.
+
+    Args:
+        values: the profile's values, as TOML has them.
+
+    Raises:
+        HwsignerError: a file's owner, group or mode can't be changed.
+    """
+    for path in (profiles.SYSTEM_FILE, *_files(values)):
+        share_file(path)
+
+
+def share_file(path: str) -> None:
+    """Let the system's agent read a file that is this user's alone: its group gets the file, of mode 0640.
+
+    In /etc/hwsigner, a file that was copied with a person as its owner becomes this user's. What another user or group
+    was given stays as it is, and so does a link. Without the agent's group, as before `hwsigner systemd install`,
+    nothing changes.
+
+    Raises:
+        HwsignerError: the file's owner, group or mode can't be changed.
+    """
+    group, user = users.agent_group(), os.geteuid()
+    if group is None:
+        return
+    folder = os.path.dirname(profiles.SYSTEM_FILE)
+    is_in_folder = os.path.dirname(os.path.abspath(path)) == folder
+    try:
+        if is_in_folder:
+            _let_enter(folder, group)
+        # Not by its path afterwards: it may be replaced.
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY)
+        try:
+            status = os.fstat(file)
+            mode = stat.S_IMODE(status.st_mode)
+            is_readable = mode & 0o004 or (status.st_gid == group and mode & 0o040)
+            is_alone = (status.st_uid, status.st_gid) == (user, os.getegid())
+            is_copied = is_in_folder and status.st_uid >= _FIRST_PERSON
+            if stat.S_ISREG(status.st_mode) and ((is_alone and not is_readable) or (is_copied and user == 0)):
+                os.fchown(file, user, group)
+                os.fchmod(file, 0o640 | mode & 0o004)
+        finally:
+            os.close(file)
+    except OSError as error:
+        if os.path.islink(path) or isinstance(error, FileNotFoundError):
+            return
+        problem = f"the system's agent was not allowed to read {path}: {error.strerror}"
+        raise HwsignerError(problem, f"Run {_command(path)}") from error
+
+
+def _let_enter(folder: str, group: int) -> None:
+    """Let the agent enter the folder of config.toml, which `mkdir` may have closed because of a umask."""
+    status = os.stat(folder)
+    if status.st_mode & 0o001 or (status.st_gid == group and status.st_mode & 0o010):
+        return
+    os.chown(folder, -1, group)
+    os.chmod(folder, stat.S_IMODE(status.st_mode) | 0o050)  # noqa: S103  for one group
+
+
+def hidden_files(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield each file that the system's agent can't read, with the instruction that changes it.
+
+    Looks at config.toml, and at the files of a profile. Only root can look, and only once there is the agent's user:
+    otherwise nothing is yielded.
+
+    Args:
+        values: the profile's values, as TOML has them; empty for config.toml alone.
+    """
+    try:
+        user = pwd.getpwnam(_USER)
+    except KeyError:
+        return
+    if os.geteuid() != 0:
+        return
+    for path in dict.fromkeys((profiles.SYSTEM_FILE, *_files(values))):
+        real = os.path.realpath(path)
+        if not os.path.exists(real):
+            continue
+        if real.startswith(HOMES):
+            yield path, f"Move it to {os.path.dirname(profiles.SYSTEM_FILE)}, and name it there in the profile"
+        elif not _can_read(user, real):
+            yield path, f"Run {_command(real)}"
+
+
+def _can_read(user: pwd.struct_passwd, path: str) -> bool:
+    """Return whether a user can read a file, whatever grants that: its mode, a group or an access control list."""
+    import subprocess
+
+    groups = os.getgrouplist(user.pw_name, user.pw_gid)
+    command = ("/usr/bin/test", "-r", path)
+    done = subprocess.run(command, user=user.pw_uid, group=user.pw_gid, extra_groups=groups, cwd="/", env={})
+    return done.returncode == 0
+
+
+def _command(path: str) -> str:
+    """Return the command that lets the agent read a file: for one in a closed folder, also what opens the folder."""
+    folder, file, closed = shlex.quote(os.path.dirname(path)), shlex.quote(path), ""
+    with suppress(OSError):
+        closed = "" if os.stat(os.path.dirname(path)).st_mode & 0o001 else f"chmod o+x {folder} && "
+    return f"{closed}chown root:{_USER} {file} && chmod 640 {file}"
+
+
+def _files(values: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the path of each file that a profile names."""
+    for flag in ("certificate", "private-key", "intermediates"):
+        with suppress(UsageError):
+            uri = KeyURI.of(str(values.get(flag) or ""))
+            if "path" in uri.path and uri.scheme in ("file", "tpm2"):
+                yield uri.file

@@ -1,0 +1,107 @@
+"""What operators see of a process that gives out credentials: its sessions and failures, and who gets what."""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import TYPE_CHECKING
+
+from hwsigner._refresh.outcome import Failure
+from hwsigner._system.processes import describe_peer
+from hwsigner.errors import AuditError
+
+if TYPE_CHECKING:
+    from hwsigner._aws.credentials import Credentials
+    from hwsigner._monitoring.audit import Audit
+    from hwsigner._monitoring.log import Log
+    from hwsigner._monitoring.metrics import Metrics
+    from hwsigner._refresh.background import BackgroundProvider
+
+
+class Monitor:
+    """Logs and counts sessions and failures, and writes an audit line each time that credentials are given out.
+
+    Thread-safe. It counts in `metrics`, unless that is None.
+    """
+
+    def __init__(self, log: Log, audit: Audit | None = None) -> None:
+        self._log = log
+        self._audit = audit
+        self.metrics: Metrics | None = None
+
+    @property
+    def wants_given(self) -> bool:
+        """Whether `given` or `given_to_peer` has to be called."""
+        return self._audit is not None or self._log.has_debug
+
+    def attempted(self, profile: str, outcome: Credentials | Failure, provider: BackgroundProvider) -> None:
+        """Count and log a provider's attempt to create a session, and log its notices."""
+        if self.metrics:
+            _count(self.metrics, profile, outcome, provider)
+        if isinstance(outcome, Failure):
+            error = outcome.error
+            text = f"error: profile {profile!r}: no session: {error}"
+            self._log.note(text, profile=profile, cause=error.cause, request_id=outcome.request_id)
+        else:
+            self._log.note(
+                f"profile {profile!r}: session created, credentials until {outcome.expiration:%Y-%m-%dT%H:%M:%SZ}",
+                profile=profile,
+                access_key_id=outcome.access_key_id,
+                session_arn=outcome.assumed_role_arn,
+                request_id=outcome.request_id,
+            )
+            for notice in provider.notices():
+                self._log.note(f"{': '.join(notice)} (profile {profile!r})", profile=profile)
+
+    def given(self, profile: str, credentials: Credentials, uid: int, sock: socket.socket) -> None:
+        """Write that the process at the other end of a Unix socket is about to get credentials.
+
+        Raises:
+            AuditError: the audit line can't be written, and it is required: they must not be given.
+        """
+        fields = describe_peer(sock)
+        pid = fields.get("pid")
+        if self._audit:
+            try:
+                self._audit.give(profile, credentials, uid, {"uid": uid, **fields})
+            except AuditError as error:
+                text = f"profile {profile!r}: user {uid} was refused: {error.message}"
+                self._log.refused(text, profile=profile, cause=error.cause, uid=uid, pid=pid)
+                raise
+        if self._log.has_debug:
+            text = f"profile {profile!r}: credentials given to user {uid}, process {pid}"
+            self._log.debug(text, profile=profile, access_key_id=credentials.access_key_id, uid=uid, pid=pid)
+
+    def given_to_peer(self, profile: str, credentials: Credentials, uid: int | None, address: tuple[str, int]) -> None:
+        """Write that the client of a connection is about to get credentials.
+
+        The kernel tells the user at the other end, and not the process.
+
+        Args:
+            profile: the profile's name.
+            credentials: the credentials.
+            uid: the user, or None if it is not known.
+            address: the client's address and port.
+
+        Raises:
+            AuditError: as `given`.
+        """
+        host, port = address
+        if self._audit:
+            fields: dict[str, str | int] = {"uid": "" if uid is None else uid, "address": host, "port": port}
+            self._audit.give(profile, credentials, host if uid is None else uid, fields)
+        if self._log.has_debug:
+            text = f"profile {profile!r}: credentials given to {host}, port {port}"
+            key_id = credentials.access_key_id
+            self._log.debug(text, profile=profile, access_key_id=key_id, address=host, port=port)
+
+
+def _count(metrics: Metrics, profile: str, outcome: Credentials | Failure, provider: BackgroundProvider) -> None:
+    if provider.request_seconds is not None:
+        metrics.took(provider.request_seconds)
+    if isinstance(outcome, Failure):
+        metrics.failed(profile, outcome.error.cause)
+    else:
+        leaf = provider.leaf
+        dates = (leaf.x509.not_valid_before_utc, leaf.x509.not_valid_after_utc) if leaf else None
+        metrics.succeeded(profile, time.time(), dates)

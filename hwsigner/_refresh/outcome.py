@@ -1,0 +1,102 @@
+"""What comes of an attempt to create a session: the session, or a failure."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+
+from hwsigner._aws.credentials import Credentials, Reply
+from hwsigner._refresh.schedule import SESSION_TIMING, Lifetime
+from hwsigner._system.clocks import Clocks
+from hwsigner.errors import HwsignerError, HwsignerWarning, PinError, ServiceError
+
+
+@dataclass(frozen=True)
+class Session:
+    """A session: its credentials, and how long they live by a clock that can't be set."""
+
+    credentials: Credentials
+    lifetime: Lifetime
+
+    @classmethod
+    def begin(cls, credentials: Credentials, begin: float, *, duration: float, clocks: Clocks) -> Session:
+        """Return a new session.
+
+        Args:
+            credentials: its credentials.
+            begin: when they were requested, by the monotonic clock.
+            duration: the seconds that were requested. The session lives no longer, however slow the wall clock is.
+            clocks: the clocks.
+        """
+        life = min((credentials.expiration - clocks.now()).total_seconds(), duration)
+        return cls(credentials, SESSION_TIMING.lifetime(begin, life, random.random))
+
+    def postponed(self, clocks: Clocks) -> Session:
+        """Return the session after a failure to replace it."""
+        return replace(self, lifetime=SESSION_TIMING.postponed(self.lifetime, self.left(clocks), random.random))
+
+    def is_due(self, clocks: Clocks) -> bool:
+        """Return whether a caller creates the next session."""
+        return self.left(clocks) <= self.lifetime.margin
+
+    def left(self, clocks: Clocks) -> float:
+        """Return the seconds left, by the clock that leaves fewer: 0 or less once the session has expired.
+
+        The wall clock can be set back; the other clock stops with a virtual machine.
+        """
+        by_wall = (self.credentials.expiration - clocks.now()).total_seconds()
+        return min(self.lifetime.end - clocks.monotonic(), by_wall)
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Credentials as the finished bytes of a format. Made where they are rendered, so that both are of one session."""
+
+    reply: Reply = field(repr=False)
+    credentials: Credentials
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A failed attempt."""
+
+    error: HwsignerError | HwsignerWarning  # Without causes, and without the traceback, whose frames may hold a PIN.
+    number: int  # How many attempts failed in a row, this one included.
+    next_try: float  # When the next attempt is allowed, by the provider's clock; infinity for never.
+
+    @property
+    def request_id(self) -> str:
+        """The service's number of the request that it refused, or an empty string."""
+        return self.error.request_id if isinstance(self.error, ServiceError) else ""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it is not retried: after a PinError, since a wrong PIN must not be sent twice."""
+        return self.next_try == math.inf
+
+    @classmethod
+    def after(cls, error: Exception, last: Failure | None, next_try: Callable[[int], float]) -> Failure:
+        """Return the failure for an error, after the last attempt's failure, if any.
+
+        `next_try` returns when the next attempt is allowed after this many failures. It is not called after a PinError.
+        """
+        number = last.number + 1 if last else 1
+        return cls(without_frames(error), number, math.inf if isinstance(error, PinError) else next_try(number))
+
+    def to_raise(self) -> HwsignerError | HwsignerWarning:
+        """Return the error as a new exception: an exception that is raised twice collects tracebacks."""
+        return without_frames(self.error)
+
+
+def without_frames(error: Exception) -> HwsignerError | HwsignerWarning:
+    """Return a copy of an error without its traceback and causes."""
+    if isinstance(error, HwsignerError | HwsignerWarning):
+        with suppress(TypeError):  # The class derives from OSError too, or from another one with a layout of its own.
+            # Not copy(): it would call the __init__ of a caller's subclass, which may take other arguments.
+            copy = BaseException.__new__(type(error), *error.args)
+            copy.__dict__.update(error.__dict__)
+            return copy
+    return HwsignerError(f"getting credentials failed with {type(error).__name__}", "See where it was raised first")

@@ -1,0 +1,145 @@
+"""The credentials of a profile as responses: in each endpoint's format, made once for each session."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import json
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import NamedTuple, Protocol
+
+from hwsigner._aws.credentials import Credentials
+from hwsigner._serving.peer import Peer
+from hwsigner._serving.responses import JSON, HTTPRefusal, HTTPResponse, response
+from hwsigner.errors import AuditError, HwsignerError, HwsignerWarning
+
+# How long a request waits for its credentials: longer than SDKs do.
+WAIT_SECONDS = 10.0
+# How often the source is asked whether its credentials are still good.
+LOOK_SECONDS = 0.1
+
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
+
+
+class CredentialSource(Protocol):
+    """Where the credentials of a profile come from."""
+
+    def at_once(self) -> Credentials | None:
+        """Return live credentials, or None if a call may take long."""
+
+    def __call__(self) -> Credentials:
+        """Return live credentials. May take long; raises a HwsignerError."""
+
+
+# Takes the credentials, and of the client that is about to get them the user, if it is known, and the address. Raises
+# an AuditError if they must not be given.
+Give = Callable[[Credentials, int | None, tuple[str, int]], None]
+
+
+class _RenderedResponse(NamedTuple):
+    """The response with a set of credentials. Made where they are rendered, so that both are of one session."""
+
+    credentials: Credentials
+    response: HTTPResponse
+
+
+class CredentialResponses:
+    """The responses with a source's credentials: rendered once for each set of them."""
+
+    def __init__(
+        self, source: CredentialSource, render: Callable[[Credentials], bytes], profile: str, give: Give | None = None
+    ) -> None:
+        self._source = source
+        self._render = render
+        self._profile = profile
+        self._give = give
+        self._last: _RenderedResponse | None = None
+        self._next_look = 0.0
+        self._fetch: asyncio.Future[Credentials | HTTPRefusal] | None = None
+
+    def respond(self, peer: Peer) -> HTTPResponse | Awaitable[HTTPResponse]:
+        """Return the response for a client, or what waits for it; all that wait cause one call of the source.
+
+        Raises an HTTPRefusal, perhaps later: the source failed or took too long, or an audit line can't be written.
+        """
+        now = time.monotonic()
+        if self._last and now < self._next_look:
+            return self._given(self._last, peer)
+        credentials = self._source.at_once()
+        if credentials is None:
+            return self._wait(peer)
+        self._next_look = now + LOOK_SECONDS
+        return self._given(self._rendered(credentials), peer)
+
+    async def _wait(self, peer: Peer) -> HTTPResponse:
+        if self._fetch is None or self._fetch.done():
+            self._fetch = _in_thread(self._ask)
+        fetch = self._fetch  # When it is done, another request may already have begun the next.
+        await asyncio.wait([fetch], timeout=WAIT_SECONDS)
+        result = fetch.result() if fetch.done() else self._refusal(f"none came within {WAIT_SECONDS:g} s")
+        if isinstance(result, HTTPRefusal):
+            raise result
+        return self._given(self._rendered(result), peer)
+
+    def _rendered(self, credentials: Credentials) -> _RenderedResponse:
+        if self._last is None or self._last.credentials is not credentials:
+            self._last = _RenderedResponse(credentials, response(self._render(credentials), JSON))
+        return self._last
+
+    def _given(self, rendered: _RenderedResponse, peer: Peer) -> HTTPResponse:
+        if self._give:
+            try:
+                self._give(rendered.credentials, _uid(peer), peer.client)
+            except AuditError as error:
+                raise self._refusal(str(error)) from None
+        return rendered.response
+
+    def _refusal(self, reason: str) -> HTTPRefusal:
+        return HTTPRefusal(HTTPStatus.SERVICE_UNAVAILABLE, f"no credentials for {self._profile}: {reason}")
+
+    def _ask(self) -> Credentials | HTTPRefusal:
+        """Return the credentials, or a refusal instead of an exception, whose frames may hold a PIN."""
+        try:
+            return self._source()
+        except (HwsignerError, HwsignerWarning) as error:
+            return self._refusal(str(error))
+        except Exception as error:
+            return self._refusal(f"internal error: {type(error).__name__}")
+
+
+def _uid(peer: Peer) -> int | None:
+    try:
+        return peer.uid if peer.is_local else None
+    except OSError:
+        return None
+
+
+def _in_thread(call: Callable[[], Credentials | HTTPRefusal]) -> asyncio.Future[Credentials | HTTPRefusal]:
+    """Call a function in a thread for which the program does not wait at its end: a token or network may hang."""
+    future: concurrent.futures.Future[Credentials | HTTPRefusal] = concurrent.futures.Future()
+    threading.Thread(target=lambda: future.set_result(call()), name="hwsigner-fetch", daemon=True).start()
+    return asyncio.wrap_future(future)
+
+
+def container_json(credentials: Credentials) -> bytes:
+    """Return the JSON of the container endpoint (ECS and EKS)."""
+    return json.dumps({**_keys(credentials), "RoleArn": credentials.role_arn}).encode()
+
+
+def imds_json(credentials: Credentials) -> bytes:
+    """Return the JSON of IMDS, `/latest/meta-data/iam/security-credentials/ROLE`."""
+    head = {"Code": "Success", "LastUpdated": datetime.now(UTC).strftime(_TIME), "Type": "AWS-HMAC"}
+    return json.dumps({**head, **_keys(credentials)}).encode()
+
+
+def _keys(credentials: Credentials) -> dict[str, str]:
+    return {
+        "AccessKeyId": credentials.access_key_id,
+        "SecretAccessKey": credentials.secret_access_key,
+        "Token": credentials.session_token,
+        "Expiration": credentials.expiration.strftime(_TIME),
+    }
