@@ -8,7 +8,7 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 from hwsigner._cli.parser import Arguments, CommandModule, Parser
 from hwsigner._cli.process import print_outcome
-from hwsigner._config.flags import switch
+from hwsigner._config.flags import Flag, switch
+from hwsigner._config.sharing import HOMES
 from hwsigner.enrolment.pace import DROP_IN, unit_folder
 from hwsigner.errors import HwsignerError, UsageError, suggestion
 
@@ -32,18 +33,28 @@ _TPM = Path("/dev/tpmrm0")
 _MARK = "Written by `hwsigner systemd install`. Change it with `systemctl edit`: the next install overwrites this file."
 # Where a distribution's package has its units.
 _PACKAGED = Path("/usr/lib/systemd")
-# systemd hides them from the system's units (ProtectHome=yes).
-_HOMES = ("/home/", "/root/", "/run/user/")
 _REMOVE = (
     "userdel hwsigner; userdel hwsigner-registrar; rm -rf /var/lib/hwsigner /var/lib/hwsigner-registrar "
     "/var/lib/hwsigner-renew /var/lib/hwsigner-serve /var/lib/hwsigner-update"
+)
+_FLAGS = (
+    switch("system", "the system's units; needs root"),
+    switch("user", "your own units"),
+    Flag(
+        "allow-user",
+        "user, or @group, that the system's agent is to serve: install also starts the agent and tries the profile; "
+        "repeatable",
+        "USER",
+        many=True,
+    ),
+    Flag("profile", "profile of /etc/hwsigner/config.toml for --allow-user (default: the only one)", "NAME"),
 )
 
 
 def add_arguments(parser: Parser) -> None:
     """Add the action, and the flags that say whose units to write."""
     parser.add_argument("action", metavar="install|uninstall", help="write the units, or stop and remove them")
-    parser.add_flags([switch("system", "the system's units; needs root"), switch("user", "your own units")])
+    parser.add_flags(_FLAGS)
 
 
 def run(arguments: Arguments) -> int:
@@ -57,23 +68,39 @@ def run(arguments: Arguments) -> int:
         raise UsageError(problem, f"Write hwsigner systemd {arguments.action} --user")
     if arguments.system and os.geteuid() != 0:
         raise UsageError("the system's units are root's to write", "Run it as root, or use --user")
+    serves = bool(arguments.allow_user or arguments.profile)
+    if serves and not (arguments.allow_user and arguments.system and arguments.action == "install"):
+        problem = "--allow-user and --profile are for the system's agent"
+        raise UsageError(problem, "Write hwsigner systemd install --system --allow-user USER")
     for program in ("systemctl", "systemd-sysusers") if arguments.system else ("systemctl",):
         if not shutil.which(program):
             raise HwsignerError(f"{program} is not installed", "Run this where systemd runs")
-    actions[arguments.action](system=arguments.system)
+    if serves:
+        _serve(arguments.profile, arguments.allow_user)
+    else:
+        actions[arguments.action](system=arguments.system)
     return 0
 
 
+def _serve(name: str | None, users: Sequence[str]) -> None:
+    """Install the units, unless a package has, and start the agent for users."""
+    from hwsigner._cli.system_agent import check_users, find_profile, serve_users
+
+    check_users(users)
+    found = find_profile(name)
+    if not _is_packaged(system=True):
+        _write_units(system=True)
+    _call("systemctl", "enable", "--now", "hwsigner-agent.socket")
+    print_outcome("the agent serves the profile", "\n".join(serve_users(found, users)))
+
+
 def _install(*, system: bool) -> None:
-    _check_no_package(system=system)
-    program = _program(system=system)
-    for source, path in _installed(system=system):
-        _write(path, _filled(source, program))
-    if system:
-        _call("systemd-sysusers", "/etc/sysusers.d/hwsigner.conf")
-    scope = [] if system else ["--user"]
-    _call("systemctl", *scope, "daemon-reload")
-    enable = shlex.join(["systemctl", *scope, "enable", "--now"])
+    if _is_packaged(system=system):  # Units written here would hide the package's, and miss their upgrades.
+        enable = "systemctl enable --now" if system else "systemctl --user enable --now"
+        problem = f"a package has put the units into {_PACKAGED / ('system' if system else 'user')}"
+        raise UsageError(problem, f"Start the agent with: {enable} hwsigner-agent.socket")
+    _write_units(system=system)
+    enable = shlex.join(["systemctl", *([] if system else ["--user"]), "enable", "--now"])
     following = [
         f"Start the agent with: {enable} hwsigner-agent.socket",
         f"Have a profile's certificate renewed with: {enable} hwsigner-renew@PROFILE.timer",
@@ -81,13 +108,19 @@ def _install(*, system: bool) -> None:
     print_outcome("the units are installed", "\n".join(following))
 
 
-def _check_no_package(*, system: bool) -> None:
-    """Check that no package has brought the units: those written here would hide them, and miss their upgrades."""
-    folder = _PACKAGED / ("system" if system else "user")
-    if (folder / "hwsigner-agent.socket").exists():
-        enable = "systemctl enable --now" if system else "systemctl --user enable --now"
-        problem = f"a package has put the units into {folder}"
-        raise UsageError(problem, f"Start the agent with: {enable} hwsigner-agent.socket")
+def _write_units(*, system: bool) -> None:
+    program = _program(system=system)
+    for source, path in _installed(system=system):
+        _write(path, _filled(source, program))
+    if system:
+        _call("systemd-sysusers", "/etc/sysusers.d/hwsigner.conf")
+    scope = [] if system else ["--user"]
+    _call("systemctl", *scope, "daemon-reload")
+
+
+def _is_packaged(*, system: bool) -> bool:
+    """Return whether a package has brought the units."""
+    return (_PACKAGED / ("system" if system else "user") / "hwsigner-agent.socket").exists()
 
 
 def _uninstall(*, system: bool) -> None:
@@ -161,7 +194,7 @@ def _check_reachable(file: Path) -> None:
     real = file.resolve()
     hint = "Install hwsigner into /opt/hwsigner (hwsigner help install) and run /opt/hwsigner/bin/hwsigner"
     for path in {file, real}:
-        if str(path).startswith(_HOMES):
+        if str(path).startswith(HOMES):
             raise UsageError(f"{path} is in a home folder, which the system's units can't read", hint)
     for path in (real, *real.parents):
         if not path.stat().st_mode & 0o001:
