@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from hwsigner._aws.console import console_page, federation_endpoint, sign_in_url
@@ -17,7 +18,8 @@ from hwsigner.errors import ServiceError
 
 if TYPE_CHECKING:
     import hwsigner._cli.console
-    from hwsigner._aws.create_session import Service
+    from hwsigner._aws.create_session import Service, SessionRequest
+    from hwsigner._identity import Identity
 
     _: CommandModule = hwsigner._cli.console
 
@@ -28,7 +30,8 @@ _OWN = (
     switch("open", "open the URL in the browser, and do not print it"),
     Flag("federation-endpoint", "URL that gives sign-in tokens (default: the partition's)", "URL"),
 )
-_LONGEST = 43200
+# Every role allows the last one. Which is the longest is not known before AWS refuses a longer one.
+_DURATIONS = (43200, 28800, 14400, 7200, 3600)
 
 
 def add_arguments(parser: Parser) -> None:
@@ -70,24 +73,31 @@ def _of_agent(arguments: Arguments) -> Credentials | None:
 
 
 def _own(arguments: Arguments, service: Service) -> Credentials:
-    """Create a session, as long as the Roles Anywhere profile allows if no duration is set."""
+    """Create a session, the longest one that AWS allows if no duration is set."""
     from hwsigner._aws.create_session import create_session
     from hwsigner._cli.monitoring import audit_of_sessions
     from hwsigner._identity import open_identity
 
     is_set = "session_duration" in vars(arguments.settings)
     request = settings.session_request(arguments.settings)
-    if not is_set:
-        request = request._replace(duration=_LONGEST)
     audit = audit_of_sessions()
     with open_identity(settings.identity_source(arguments.settings)) as identity:
-        try:
-            credentials = create_session(identity, request, service)
-        except ServiceError as error:
-            if is_set or "DurationSeconds" not in error.message:
-                raise
-            hint = "Add --session-duration 3600: the role allows less than the Roles Anywhere profile"
-            raise ServiceError(error.message, hint) from None
+        create = create_session if is_set else _create_longest
+        credentials = create(identity, request, service)
     if audit:
         audit.give_self(arguments.profile or arguments.config_profile or "", credentials)
     return credentials
+
+
+def _create_longest(identity: Identity, request: SessionRequest, service: Service) -> Credentials:
+    """Create the longest session that AWS allows. It shortens those that the role allows and the profile does not."""
+    from hwsigner._aws.create_session import create_session
+
+    for longer, duration in pairwise(_DURATIONS):
+        try:
+            return create_session(identity, request._replace(duration=longer), service)
+        except ServiceError as error:
+            if "DurationSeconds" not in error.message:
+                raise
+            report(f"the role allows no session of {longer // 3600} hours: asking for {duration // 3600}")
+    return create_session(identity, request._replace(duration=_DURATIONS[-1]), service)

@@ -22,6 +22,7 @@ from hwsigner._agent import client
 from hwsigner._aws.console import console_page, federation_endpoint
 from hwsigner._cli import browser
 from hwsigner._config import profiles
+from hwsigner.emulator import Fault
 from hwsigner.errors import UsageError
 from loopback import Server, ServerCA, recording
 from scene import Outcome, Scene
@@ -75,15 +76,35 @@ def test_session_is_the_longest_that_is_allowed_unless_a_duration_is_set(
     assert longest - 60 < ends_in(console(scene, endpoint, *flags)) <= longest
 
 
-def test_role_that_allows_less_than_the_profile_gets_a_hint(
+@pytest.mark.parametrize(
+    ("profile", "role", "longest"),
+    [(43200, 43200, 43200), (43200, 14400, 14400), (7200, 3600, 3600), (43200, 3601, 3600), (5400, 3600, 3600)],
+)
+def test_session_is_the_longest_that_a_role_allows_that_allows_less_than_the_profile(
+    scene: Scene, endpoint: Federation, monkeypatch: pytest.MonkeyPatch, profile: int, role: int, longest: int
+) -> None:
+    emulator = scene.emulator
+    monkeypatch.setattr(emulator.world.profiles[emulator.profile_arn], "duration_seconds", profile)
+    monkeypatch.setattr(emulator.world.roles[emulator.role_arn], "max_session_duration", role)
+    outcome = console(scene, endpoint)
+    assert outcome.status == 0, outcome.err
+    assert longest - 60 < ends_in(outcome) <= longest
+    assert outcome.err.count("the role allows no session of") == len(emulator.requests) - 1
+
+
+def test_duration_that_is_set_and_refused_is_an_error(
     scene: Scene, endpoint: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     emulator = scene.emulator
     monkeypatch.setattr(emulator.world.profiles[emulator.profile_arn], "duration_seconds", 7200)
-    outcome = console(scene, endpoint)
-    assert (outcome.status, outcome.out) == (5, "")
-    assert "Add --session-duration 3600" in outcome.err
-    assert console(scene, endpoint, "--session-duration=3600").status == 0
+    assert console(scene, endpoint, "--session-duration=7200").status == 5
+    assert len(emulator.requests) == 1
+
+
+def test_other_refusal_is_not_repeated(scene: Scene, endpoint: Federation) -> None:
+    scene.emulator.misbehave(Fault("deny"))
+    assert console(scene, endpoint).status == 5
+    assert len(scene.emulator.requests) == 1
 
 
 def test_session_is_that_of_a_running_agent(
