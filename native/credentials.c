@@ -1,5 +1,6 @@
 /* hwsigner-credentials, a program for credential_process. It prints the agent's answer; docs/how-to/agent.md has the protocol.
- * If anything goes wrong, it becomes `hwsigner credential-process`, which needs no agent. */
+ * If anything goes wrong, it becomes `hwsigner credential-process`, which needs no agent. So it does if the agent needs a
+ * PIN and there is a terminal to ask for it. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -303,8 +304,23 @@ static int show(struct answer *answer) {
     return answer->status;
 }
 
+/* Whether the answer is the error of a profile whose user can unlock it, and this process may read from a terminal. */
+static bool can_unlock(const struct answer *answer, const char *name) {
+    char step[LINE_SIZE];
+    int size = snprintf(step, sizeof step, "Run " PROGRAM " agent unlock %s", name);
+    if (answer->status == 0 || memmem(answer->data, answer->body_size, step, (size_t)size) == NULL) {
+        return false;
+    }
+    int terminal = open(TERMINAL, O_RDONLY | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
+    bool is_ours = terminal >= 0 && tcgetpgrp(terminal) == getpgrp();
+    if (terminal >= 0) {
+        close(terminal);
+    }
+    return is_ours;
+}
+
 /* Execute the program in Python, which is installed beside this one, with the same arguments. */
-static int become_python(int count, char **arguments) {
+static int become_python(int count, char **arguments, bool asks_again) {
     static const char hint[] = ". Start the agent, or install " PROGRAM " there";
     char path[PATH_SIZE + sizeof PROGRAM + sizeof hint];
     ssize_t size = readlink("/proc/self/exe", path, PATH_SIZE);
@@ -323,7 +339,9 @@ static int become_python(int count, char **arguments) {
     } else {
         memcpy(all + 2, arguments + 1, (size_t)(count - 1) * sizeof *all);
     }
-    setenv(VARIABLE, "asked", !is_told("none"));
+    if (!asks_again) {
+        setenv(VARIABLE, "asked", !is_told("none"));
+    }
     execv(path, all);
     memcpy(path + strlen(path), hint, sizeof hint);
     return fail("no agent gave credentials, and can't run ", path);
@@ -334,5 +352,8 @@ int main(int count, char **arguments) {
     const char *name = profile_of(count, arguments);
     bool may_ask = name != NULL && !is_told("none") && !is_told("asked");
     prctl(PR_SET_DUMPABLE, 0);
-    return may_ask && ask_all(name, &answer) == ANSWERED ? show(&answer) : become_python(count, arguments);
+    if (!may_ask || ask_all(name, &answer) != ANSWERED) {
+        return become_python(count, arguments, false);
+    }
+    return can_unlock(&answer, name) ? become_python(count, arguments, true) : show(&answer);
 }

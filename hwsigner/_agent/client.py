@@ -143,7 +143,7 @@ def _get(address: Address, name: str, limit: float) -> tuple[Head, bytes]:
     """Return an agent's answer; `unknown` if there is no agent. What a token waits for is shown as a notice."""
     with_notes = True
     while True:
-        with _connected(address) as channel:
+        with connected(address) as channel:
             if channel is None:
                 return Head("unknown"), b""
             channel.send(AgentRequest(Verb.GET, name, with_notes).line())
@@ -172,7 +172,7 @@ def command(address: Address, request: AgentRequest, ask: AskPin | None = None) 
         PinRequiredError: `ask` has no answer.
     """
     try:
-        with _connected(address) as channel:
+        with connected(address, is_own=request.verb is Verb.UNLOCK and not address.is_system) as channel:
             if channel is None:
                 start = _START_SYSTEM if address.is_system else "Start one: hwsigner agent"
                 hint = "Nothing needs to be stopped" if request.verb is Verb.STOP else start
@@ -218,15 +218,23 @@ def ask_agents(environ: Mapping[str, str]) -> tuple[dict[str, ReportedProfile], 
 def is_running(address: Address) -> bool:
     """Return whether a process listens there: an agent, or another process that an agent can't replace."""
     try:
-        with _connected(address) as channel:
+        with connected(address) as channel:
             return channel is not None
     except (AgentError, OSError):
         return True
 
 
 @contextmanager
-def _connected(address: Address) -> Iterator[Channel | None]:
-    """Connect to the agent at an address; None if there is none. Raises AgentError and OSError."""
+def connected(address: Address, *, is_own: bool = False) -> Iterator[Channel | None]:
+    """Connect to the agent at an address; None if there is none.
+
+    Args:
+        address: where it listens.
+        is_own: whether it must be a process of this very user, as a secret will be sent to it.
+
+    Raises:
+        AgentError, OSError: it can't be reached, or can't be trusted.
+    """
     owner = address.owner()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         try:
@@ -238,7 +246,7 @@ def _connected(address: Address) -> Iterator[Channel | None]:
             yield None
             return
         uid = peer_uid(sock)
-        if uid not in (0, owner):
+        if uid not in ({os.geteuid()} if is_own else {0, owner}):
             raise AgentError(f"user {uid} listens at {address.socket}", "Remove that socket")
         yield Channel(sock)
 

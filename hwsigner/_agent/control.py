@@ -1,4 +1,4 @@
-"""Commands to the agent: status, lock, unlock, refresh, stop. Each has a thread and a socket that waits."""
+"""Commands to the agent: status, lock, unlock, refresh, put, stop. Each has a thread and a socket that waits."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def serve_command(sock: socket.socket, verb: Verb, chosen: Sequence[AgentProfile
         chosen: the profile that is named, or all profiles.
         memory: holds PINs.
     """
-    channel = _Waiting(sock, chosen[0] if verb in (Verb.REFRESH, Verb.UNLOCK) else None)
+    channel = _Waiting(sock, chosen[0] if verb in (Verb.REFRESH, Verb.UNLOCK, Verb.PUT) else None)
     with sock, suppress(OSError, AgentError):
         if verb is Verb.STATUS:
             lines = [f"hwsigner {__version__}\tprocess {os.getpid()}", *(_line(profile.status()) for profile in chosen)]
@@ -69,6 +69,8 @@ def serve_command(sock: socket.socket, verb: Verb, chosen: Sequence[AgentProfile
             answer = channel.wait(chosen[0].renew())
         elif verb is Verb.UNLOCK:
             answer = _unlock(channel, chosen[0], memory)
+        elif verb is Verb.PUT:
+            answer = _take_session(channel, chosen[0])
         else:
             answer = protocol.ok("the agent answers waiting clients, then stops")
         channel.send(answer)
@@ -90,6 +92,15 @@ def _unlock(channel: _Waiting, profile: AgentProfile, memory: LockedMemory) -> b
         channel.send(protocol.with_body("ask", printable_lines(request[:-1]).encode()))
         progress = channel.wait(profile.unlock_with(request, _receive_pin(channel, request, memory)))
     return progress.answer
+
+
+def _take_session(channel: _Waiting, profile: AgentProfile) -> bytes:
+    """Ask for a session, showing the client which settings of the profile it must be for."""
+    channel.send(protocol.with_body("ask", profile.config.digest.encode()))
+    head = channel.head(protocol.SILENCE_LIMIT)
+    if head.kind != "session":
+        raise AgentError("the client sent no session")
+    return channel.wait(profile.take(bytes(channel.body(head))))
 
 
 def _receive_pin(channel: Channel, request: PinRequest, memory: LockedMemory) -> memoryview:

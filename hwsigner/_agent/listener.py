@@ -55,6 +55,21 @@ def open_listener(address: Address, environ: MutableMapping[str, str]) -> Iterat
         yield listener
 
 
+@contextmanager
+def removal_reported(listener: socket.socket) -> Iterator[None]:
+    """Have the kernel send SIGIO, which must have a handler, when a file is removed from the folder of the socket.
+
+    So an agent whose runtime folder was removed ends before the next one starts.
+    """
+    folder = os.open(os.path.dirname(os.path.realpath(listener.getsockname())), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):  # This kernel or file system does not. The loop looks once a minute.
+            fcntl.fcntl(folder, fcntl.F_NOTIFY, fcntl.DN_DELETE | fcntl.DN_RENAME | fcntl.DN_MULTISHOT)
+        yield
+    finally:
+        os.close(folder)
+
+
 def greet(listener: socket.socket) -> list[tuple[socket.socket, int]]:
     """Accept the clients that wait already, and report to them that the agent is working. Returns each with its uid.
 

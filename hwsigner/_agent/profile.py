@@ -15,7 +15,7 @@ from hwsigner._agent import protocol
 from hwsigner._agent.crashes import UseMark
 from hwsigner._agent.desktop import Desktop
 from hwsigner._agent.memory import LockedMemory
-from hwsigner._aws.credentials import Credentials, Reply
+from hwsigner._aws.credentials import Credentials, Reply, read_agent_credentials
 from hwsigner._config import settings
 from hwsigner._config.profiles import Profile
 from hwsigner._pins import PinRequest
@@ -27,7 +27,15 @@ from hwsigner._refresh.provider import Provider
 from hwsigner._refresh.workers import WorkQueue
 from hwsigner._system.clocks import utc_now
 from hwsigner._system.users import find_gid, find_uid, peer_groups
-from hwsigner.errors import AgentError, HwsignerError, HwsignerWarning, PinError, PinRequiredError, WrongPinError
+from hwsigner.errors import (
+    AgentError,
+    HwsignerError,
+    HwsignerWarning,
+    PinError,
+    PinLockedError,
+    PinRequiredError,
+    WrongPinError,
+)
 
 _FORMAT = "process"
 
@@ -173,6 +181,10 @@ class AgentProfile:
         """Queue creating a session with a PIN, which is UTF-8 in locked memory. A profile locked by then drops it."""
         return self._queue.submit(partial(self._unlock_with, request, pin))
 
+    def take(self, session: bytes) -> Future[bytes]:
+        """Queue taking over a session that another process of this user created; the future has the answer."""
+        return self._queue.submit(partial(self._report, partial(self._take, session)))
+
     def lock(self) -> Future[None]:
         """Queue forgetting the PINs and credentials and closing the key. From now on nothing is given out."""
         return self._end(_State.LOCKED)
@@ -238,6 +250,14 @@ class AgentProfile:
         if wanted and (may_ask_again or (isinstance(failure, WrongPinError) and wanted.may_be_empty)):
             wanted = wanted._replace(state="the last one was wrong")
         return UnlockProgress(wanted if may_ask_again or isinstance(failure, kind) else None, answer)
+
+    def _take(self, session: bytes) -> None:
+        if self._shared.is_system:
+            raise AgentError("the system's agent takes no sessions")
+        credentials = read_agent_credentials(session, role_arn=self._settings.role_arn or "")
+        if self._open()._adopt(credentials):
+            self._stop_asking()
+            self._shared.monitor.took_over(self.name, credentials)
 
     def _report(self, act: Callable[[], object]) -> bytes:
         """Do something, and return the answer that reports it."""
@@ -354,7 +374,10 @@ class AgentProfile:
         wanted = self._pins.wanted
         is_missing = isinstance(error, PinRequiredError) and self._state is _State.OPEN
         problem = f"{wanted.subject} needs its {wanted.kind}" if is_missing and wanted else error.message
-        return f"locked: {problem}. Run hwsigner agent unlock{self._flag} {self.name}"
+        # If the token takes no PIN now, clients need not ask for one.
+        is_in_vain = isinstance(error, PinLockedError)
+        step = f"Once its PIN works, {protocol.UNLOCK.lower()}" if is_in_vain else protocol.UNLOCK
+        return f"locked: {problem}. {step}{self._flag} {self.name}"
 
     @property
     def _flag(self) -> str:

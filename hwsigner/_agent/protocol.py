@@ -22,6 +22,8 @@ WORKING = b"1 working\n"
 UNKNOWN = b"1 unknown\n"
 # A part of each error for a profile that a command has locked. `serve` and `exec` then forget its credentials.
 LOCKED = "it was locked with hwsigner agent lock"
+# A part of each error for which a typed PIN may help; the profile's name follows. `native/credentials.c` has it too.
+UNLOCK = "Run hwsigner agent unlock"
 # Seconds. The agent reports at once, and then at this interval, that it is working.
 WORKING_EVERY = 0.5
 FIRST_BYTE_LIMIT = 1.0
@@ -30,7 +32,7 @@ ANSWER_LIMIT = 120.0
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}"
 _REQUEST = re.compile(rf"1 ([a-z]+)(?: ({_NAME})( notes)?)?".encode())
-_HEAD = re.compile(rb"1 (?:(working|unknown)|(ok|part|note|ask|pin) ([0-9]{1,5})|error ([1-7]) ([0-9]{1,5}))")
+_HEAD = re.compile(rb"1 (?:(working|unknown)|(ok|part|note|ask|pin|session) ([0-9]{1,5})|error ([1-7]) ([0-9]{1,5}))")
 
 
 class Verb(StrEnum):
@@ -41,10 +43,11 @@ class Verb(StrEnum):
     LOCK = "lock"
     UNLOCK = "unlock"
     REFRESH = "refresh"
+    PUT = "put"
     STOP = "stop"
 
 
-_WITH_NAME = {Verb.GET, Verb.UNLOCK, Verb.REFRESH}
+_WITH_NAME = {Verb.GET, Verb.UNLOCK, Verb.REFRESH, Verb.PUT}
 _WITHOUT_NAME = {Verb.STATUS, Verb.STOP}
 
 
@@ -67,7 +70,7 @@ class AgentRequest(NamedTuple):
 
 
 class Head(NamedTuple):
-    """A line of an answer: `working`, `unknown`, `ok`, `part`, `note`, `ask`, `pin` or `error`."""
+    """A line of an answer: `working`, `unknown`, `ok`, `part`, `note`, `ask`, `pin`, `session` or `error`."""
 
     kind: str
     size: int = 0  # Of the body that follows, in bytes; 0 for none.
@@ -88,6 +91,14 @@ def parse_request(line: bytes) -> AgentRequest | None:
     wrong = _WITHOUT_NAME if request.name else _WITH_NAME
     is_wrong = request.verb in wrong or (request.with_notes and request.verb is not Verb.GET)
     return None if is_wrong else request
+
+
+def wants_pin(problem: str, name: str) -> bool:
+    """Return whether a typed PIN may help against an error of the user's agent.
+
+    One does not help for the system's agent, and a profile that its user has locked stays so.
+    """
+    return f"{UNLOCK} {name}" in problem and LOCKED not in problem
 
 
 def parse_head(line: bytes) -> Head | None:

@@ -137,6 +137,12 @@ class AgentServer:
         self.stop()
         self._drain_end = -math.inf
 
+    def look(self) -> None:
+        """Stop if the socket is gone, as after a logout: no client can connect any more. For the loop: see `post`."""
+        if self._acceptor.is_lost():
+            self._log("the socket is gone, so the agent stops")
+            self.stop()
+
     def reload(self) -> None:
         """Read the configuration again, unless the agent is stopping. For the loop: see `post`."""
         if not self._is_stopping:
@@ -328,6 +334,4 @@ class AgentServer:
             self._acceptor.open()  # Its pause is over.
         if now >= self._next_look:
             self._next_look = now + LOOK_EVERY
-            if self._acceptor.is_lost():  # As when the user has logged out: no client can connect any more.
-                self._log("the socket is gone, so the agent stops")
-                self.stop()
+            self.look()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 from hwsigner._agent.client import find_credentials
 from hwsigner._agent.protocol import LOCKED
 from hwsigner._aws.credentials import Credentials, read_agent_credentials
+from hwsigner._pins import AskPin
 from hwsigner._refresh.outcome import Session
 from hwsigner._system.clocks import Clocks, utc_now
 from hwsigner.errors import AgentError, HwsignerError, HwsignerWarning
@@ -58,17 +59,25 @@ class AgentOrOwn(Generic[_Own]):
         name: the profile's name; None to ask no agent.
         make_own: makes the provider, once no agent has credentials. Of several that threads make at once, one is used.
         role_arn: the profile's role, which an agent's reply does not contain.
+        ask_pin: asks the user, once, for a PIN that the agent needs, if there is a terminal; or None.
         clocks: what time it is.
     """
 
     # No lock: a child process could find it locked. What several threads use is replaced whole.
 
     def __init__(
-        self, name: str | None, make_own: Callable[[], _Own], *, role_arn: str = "", clocks: Clocks | None = None
+        self,
+        name: str | None,
+        make_own: Callable[[], _Own],
+        *,
+        role_arn: str = "",
+        ask_pin: AskPin | None = None,
+        clocks: Clocks | None = None,
     ) -> None:
         self._name = name
         self._make_own = make_own
         self._role_arn = role_arn
+        self._ask_pin = ask_pin
         self._clocks = clocks or Clocks()
         self._made: list[_Own] = []  # The first is used. Several threads may make one at once.
         self._session: Session | None = None  # The agent's.
@@ -159,13 +168,24 @@ class AgentOrOwn(Generic[_Own]):
             return
         begin = self._clocks.monotonic()
         self._ask_after = begin + ASK_SECONDS
-        body = find_credentials(self._name)
+        body = self._find(self._name)
         if body is None:  # If the agent hangs, only few requests must wait for it.
             now = self._clocks.monotonic()
             self._ask_after = now + max(ASK_SECONDS, _RARELY * (now - begin))
             return
         credentials = read_agent_credentials(body, role_arn=self._role_arn)
         self._session = Session.begin(credentials, begin, duration=_LONGEST_LIFE, clocks=self._clocks)
+
+    def _find(self, name: str) -> bytes | None:
+        try:
+            return find_credentials(name)
+        except AgentError as error:
+            ask_pin, self._ask_pin = self._ask_pin, None
+            if ask_pin is None:
+                raise
+            from hwsigner._agent.relay import unlock
+
+            return unlock(name, error, ask_pin)
 
 
 class ServedProfile:
@@ -176,6 +196,7 @@ class ServedProfile:
         role_arn: the role's ARN. Without one, no provider can be made.
         make: makes the provider of this process; raises a UsageError for invalid settings.
         asks_agent: whether an agent may have the same credentials.
+        ask_pin: as that of `AgentOrOwn`.
 
     Attributes:
         name: its name.
@@ -184,11 +205,19 @@ class ServedProfile:
     """
 
     def __init__(
-        self, name: str, role_arn: str, make: Callable[[], BackgroundProvider], *, asks_agent: bool = False
+        self,
+        name: str,
+        role_arn: str,
+        make: Callable[[], BackgroundProvider],
+        *,
+        asks_agent: bool = False,
+        ask_pin: AskPin | None = None,
     ) -> None:
         self.name = name
         self.role = role_arn.rpartition("/")[2]
-        self.credentials = AgentOrOwn(name if asks_agent else None, self._make_started, role_arn=role_arn)
+        self.credentials = AgentOrOwn(
+            name if asks_agent else None, self._make_started, role_arn=role_arn, ask_pin=ask_pin
+        )
         self._make = make
         self._is_started = False
 

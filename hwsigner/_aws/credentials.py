@@ -72,9 +72,21 @@ class Credentials:
             }
         )
 
+    def handover_json(self) -> str:
+        """Return what `process_json` does, with what an agent's audit lines say of the session."""
+        serial = self.certificate_serial
+        return json.dumps(
+            {
+                **json.loads(self.process_json()),
+                "AssumedRoleArn": self.assumed_role_arn,
+                "RequestId": self.request_id,
+                "CertificateSerial": "" if serial is None else f"{serial:x}",
+            }
+        )
+
 
 def read_agent_credentials(body: bytes, *, role_arn: str) -> Credentials:
-    """Read credentials from an agent's reply, which `process_json` wrote.
+    """Read credentials from an agent's reply, or handed over to an agent: what `process_json` or `handover_json` wrote.
 
     Args:
         body: the JSON.
@@ -91,9 +103,11 @@ def read_agent_credentials(body: bytes, *, role_arn: str) -> Credentials:
             session_token=_text(values, "SessionToken"),
             expiration=_time(_text(values, "Expiration")),
             role_arn=role_arn,
-            assumed_role_arn="",
+            assumed_role_arn=_text(values, "AssumedRoleArn") if values.get("AssumedRoleArn") else "",
+            request_id=_text(values, "RequestId") if values.get("RequestId") else "",
+            certificate_serial=int(_text(values, "CertificateSerial"), 16) if values.get("CertificateSerial") else None,
         )
-    except ServiceError:
+    except (ServiceError, ValueError):
         raise AgentError("the agent's reply has no credentials", "Check which program uses its socket") from None
 
 

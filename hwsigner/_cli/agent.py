@@ -9,16 +9,16 @@ import signal
 import socket
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
 from itertools import chain, repeat
 from typing import TYPE_CHECKING
 
 from hwsigner._cli.metrics import METRICS, metrics_output
 from hwsigner._cli.monitoring import monitoring_values, open_log
 from hwsigner._cli.parser import Arguments, CommandModule, Parser
-from hwsigner._cli.process import print_outcome, raise_descriptor_limit, report_thread_failures, signals_handled
+from hwsigner._cli.process import asker, print_outcome, raise_descriptor_limit, report_thread_failures, signals_handled
 from hwsigner._config.flags import OUTPUT, Flag, switch
 from hwsigner._config.monitoring import MONITORING
-from hwsigner._pins import PinSource
 from hwsigner._system import notices
 from hwsigner._version import __version__
 from hwsigner.errors import HwsignerError, UsageError, printable, suggestion
@@ -83,7 +83,7 @@ def _command(arguments: Arguments, address: Address) -> None:
     if arguments.json and action != "status":
         raise UsageError(f"agent {action} has no JSON output", "Leave out --output json, which is for agent status")
     values = arguments.settings
-    answer = command(address, request, PinSource(prompts=values.prompts(values.pinentry)).prompt)
+    answer = command(address, request, asker(values.pinentry))
     rows = [line.split("\t") for line in answer.splitlines()]
     text = _status_json(answer) if arguments.json else "\n".join("\t".join(map(printable, row)) for row in rows)
     if action == "status":
@@ -123,6 +123,7 @@ def _serve(
     arguments: Arguments, address: Address, listener: socket.socket, waiting: list[tuple[socket.socket, int]]
 ) -> bool:
     from hwsigner._agent.desktop import Desktop
+    from hwsigner._agent.listener import removal_reported
     from hwsigner._agent.memory import LockedMemory
     from hwsigner._agent.profile import Shared
     from hwsigner._agent.profiles import Profiles
@@ -155,7 +156,11 @@ def _serve(
     )
     notices.set_notifier(None)  # Each profile reports what its token waits for.
     monitor.metrics = Metrics(__version__, lambda: map(_state, profiles.statuses()))
-    with metrics_output(arguments, monitor.metrics, log), signals_handled(_handlers(server)):
+    with ExitStack() as stack:
+        stack.enter_context(metrics_output(arguments, monitor.metrics, log))
+        stack.enter_context(signals_handled(_handlers(server)))
+        if not address.is_system:  # If that one's socket is removed, systemd makes it again.
+            stack.enter_context(removal_reported(listener))
         return server.run(notifier, waiting)
 
 
@@ -166,10 +171,14 @@ def _state(status: ProfileStatus) -> ProfileHealth:
 
 
 def _handlers(server: AgentServer) -> dict[signal.Signals, Callable[..., None]]:
-    """Stop at the first SIGTERM or SIGINT, end at the second; read the configuration again at SIGHUP."""
+    """Stop at the first SIGTERM or SIGINT, end at the second; read the configuration again at SIGHUP.
+
+    SIGIO says that a file in the socket's folder was removed.
+    """
     ends = chain([server.stop], repeat(server.end))
     return {
         signal.SIGTERM: lambda *_: server.post(next(ends)),
         signal.SIGINT: lambda *_: server.post(next(ends)),
         signal.SIGHUP: lambda *_: server.post(server.reload),
+        signal.SIGIO: lambda *_: server.post(server.look),
     }

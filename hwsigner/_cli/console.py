@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from hwsigner._aws.console import console_page, federation_endpoint, sign_in_url
 from hwsigner._aws.credentials import Credentials, read_agent_credentials
 from hwsigner._cli.parser import Arguments, CommandModule, Parser
-from hwsigner._cli.process import report
+from hwsigner._cli.process import asker, report
 from hwsigner._config import settings
 from hwsigner._config.flags import IDENTITY, PROFILE, SESSION, Flag, switch
 from hwsigner._http.connection import find_proxy
@@ -66,9 +66,9 @@ def _of_agent(arguments: Arguments) -> Credentials | None:
     name = arguments.profile or arguments.config_profile
     if not name or {flag.name for flag, _ in arguments.given} - {flag.name for flag in (*_OWN, *PROFILE)}:
         return None
-    from hwsigner._agent.client import find_credentials
+    from hwsigner._agent.relay import find_or_unlock
 
-    body = find_credentials(name)
+    body = find_or_unlock(name, asker(arguments.settings.pinentry))
     return read_agent_credentials(body, role_arn=arguments.settings.role_arn or "") if body else None
 
 

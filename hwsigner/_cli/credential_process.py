@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hwsigner._cli.parser import Arguments, CommandModule, Parser
 from hwsigner._config.flags import IDENTITY, PROFILE, SESSION
+from hwsigner.errors import AgentError, HwsignerError
 
 if TYPE_CHECKING:
     import hwsigner._cli.credential_process
@@ -35,7 +36,13 @@ def _run_before_profile(given: Arguments) -> bool:
         return False
     from hwsigner._agent.client import find_credentials
 
-    return _print_found(find_credentials(name))
+    try:
+        return _print_found(find_credentials(name))
+    except AgentError as error:
+        from hwsigner._agent.relay import unlock
+        from hwsigner._cli.process import asker
+
+        return _print_found(unlock(name, error, asker()))
 
 
 def _run_without_profile(given: Arguments) -> bool:
@@ -49,7 +56,7 @@ def _run_without_profile(given: Arguments) -> bool:
 
 
 def run(arguments: Arguments) -> int:
-    """Create a session and print its credentials. Then start an agent, if the profile has `agent = "auto"`."""
+    """Create a session and print its credentials. With `agent = "auto"` in the profile, then hand it to an agent."""
     from hwsigner._aws.create_session import create_session
     from hwsigner._cli.monitoring import audit_of_sessions
     from hwsigner._cli.process import report_shorter_session
@@ -65,11 +72,12 @@ def run(arguments: Arguments) -> int:
     _print(f"{credentials.process_json()}\n")
     report_shorter_session(credentials, arguments.settings)
     given = {flag.attribute: value for flag, value in arguments.given}
-    if _only_profile(given) and arguments.settings.agent == "auto":
-        from hwsigner._agent.client import start_agent
+    name = _only_profile(given)
+    if name and arguments.found and arguments.settings.agent == "auto":
+        from hwsigner._agent.relay import hand_over
 
-        with suppress(OSError):  # The credentials are printed; the next use retries.
-            start_agent(os.environ)
+        with suppress(OSError, HwsignerError):  # The credentials are printed; the next use retries.
+            hand_over(name, arguments.found.digest, credentials, os.environ)
     return 0
 
 

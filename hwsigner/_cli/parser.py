@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import argparse
 
     from hwsigner._cli.positionals import Positionals
+    from hwsigner._config.profiles import Profile
     from hwsigner._config.settings import Settings
 
 # If a command line has one of these, it names its own key or certificate, and HWSIGNER_PROFILE is ignored.
@@ -32,11 +33,13 @@ class Arguments(SimpleNamespace):
         settings: the flags that a profile can have too, completed.
         given: the flags of the command line with their values.
         exposed: the profile's file, if other users can read it.
+        found: the profile as config.toml has it, if one is named.
     """
 
     settings: Settings
     given: Sequence[tuple[Flag, Any]]
     exposed: str | None
+    found: Profile | None
 
 
 class CommandModule(Protocol):
@@ -154,7 +157,7 @@ class Parser:
         names = {name for flag in self._naming() if (name := getattr(given, flag.attribute, None))}
         if len(names) > 1:
             raise UsageError("--profile and --config-profile name two profiles", "Give one of them")
-        own, exposed = {}, None
+        own, exposed, found = {}, None, None
         if names:
             from hwsigner._config.profiles import profile
 
@@ -170,7 +173,7 @@ class Parser:
                 others.setdefault(attribute, [] if flag.many else flag.default)
             elif attribute in others:
                 own[attribute] = others.pop(attribute)
-        return Arguments(**others, settings=Settings(own), given=flags, exposed=exposed)
+        return Arguments(**others, settings=Settings(own), given=flags, exposed=exposed, found=found)
 
     def _naming(self) -> list[Flag]:
         """Return the flags whose value is a profile that gives the other flags."""

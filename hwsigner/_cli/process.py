@@ -84,6 +84,13 @@ def prompts(pinentry: str | None) -> list[AskPin]:
     return [partial(_ask_alone, ask) for ask in (ask_pinentry, ask_on_terminal)]
 
 
+def asker(pinentry: str | None = None) -> AskPin:
+    """Return what asks the user for a PIN that an agent needs; it returns None if no prompt can."""
+    from hwsigner._pins import PinSource
+
+    return PinSource(prompts=prompts(pinentry)).prompt
+
+
 def _ask_alone(ask: AskPin, request: PinRequest) -> str | None:
     with _one_prompt:
         return ask(request)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from hwsigner._agent.source import ServedProfile
 from hwsigner._cli.parser import Arguments
-from hwsigner._cli.process import let_ask
+from hwsigner._cli.process import asker, let_ask
 from hwsigner._config import settings
 
 if TYPE_CHECKING:
@@ -70,4 +70,5 @@ def of_settings(
         )
         return made
 
-    return ServedProfile(shown, role_arn, make, asks_agent=asks_agent and name is not None)
+    ask_pin = asker(values.pinentry)
+    return ServedProfile(shown, role_arn, make, asks_agent=asks_agent and name is not None, ask_pin=ask_pin)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from hwsigner._cli.monitoring import audit_of_sessions
 from hwsigner._cli.parser import Arguments, CommandModule, Parser
-from hwsigner._cli.process import report, report_shorter_session
+from hwsigner._cli.process import asker, report, report_shorter_session
 from hwsigner._config import settings
 from hwsigner._config.flags import CONFIG_PROFILE, IDENTITY, SESSION, Flag, switch
 from hwsigner.errors import CertificateError, HwsignerError, HwsignerWarning, PinError, UnsafeKeyWarning, UsageError
@@ -75,7 +75,9 @@ def run(arguments: Arguments) -> int:
                 is_told = True
 
         name = _only_profile(arguments)
-        source = AgentOrOwn(name, make, role_arn=arguments.settings.role_arn or "")
+        source = AgentOrOwn(
+            name, make, role_arn=arguments.settings.role_arn or "", ask_pin=asker(arguments.settings.pinentry)
+        )
         if name is None:
             source.own()  # Reports invalid flags now.
         if arguments.once:

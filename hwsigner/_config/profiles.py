@@ -43,6 +43,13 @@ class Profile:
 
     __hash__ = None  # type: ignore[assignment]
 
+    @property
+    def digest(self) -> str:
+        """What is the same in two processes if they read the same values."""
+        import hashlib
+
+        return hashlib.sha256(_sorted_json(self.values).encode()).hexdigest()
+
     def __repr__(self) -> str:
         return f"Profile({self.name!r}, {self.file!r})"
 

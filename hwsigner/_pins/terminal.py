@@ -45,6 +45,13 @@ def ask_pin(request: PinRequest) -> str | None:
         raise PinError(f"the {request.kind} typed for {request.subject} is not UTF-8 text") from None
 
 
+def has_terminal() -> bool:
+    """Return whether `ask_pin` can ask: there is a terminal, and it is this process's to read, not another job's."""
+    with suppress(OSError), open(_TERMINAL, "r+b", buffering=0) as terminal:
+        return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
+    return False
+
+
 def release_terminal() -> None:
     """Leave the terminal to others for good: to the command that `exec` runs, or to the shell as the process ends.
 

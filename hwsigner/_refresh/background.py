@@ -183,6 +183,12 @@ class BackgroundProvider:
         """Create a session now; see `Provider.refresh`."""
         return self._provider.refresh(fixed=fixed)
 
+    def _adopt(self, credentials: Credentials) -> bool:
+        """Give out the session of another process, unless one is live here; return whether. See `Provider._adopt`."""
+        is_taken = self._provider._adopt(credentials, self._store)
+        self._report_change()
+        return is_taken
+
     @property
     def failure(self) -> HwsignerError | HwsignerWarning | None:
         """The error of the last attempt, or None if it succeeded or there was none."""
@@ -273,15 +279,18 @@ class BackgroundProvider:
 
     def _note(self, outcome: Session | Failure) -> None:
         if isinstance(outcome, Session):
-            credentials = outcome.credentials
-            replies = {name: Rendered(render(credentials), credentials) for name, render in self._formats.items()}
-            self._last = _RenderedSession(outcome, replies)
-            self._is_wanted = False
+            self._store(outcome)
         if self._is_started:
             self._is_retried = not self._needs_person()
         if self._on_try:
             self._on_try(outcome.credentials if isinstance(outcome, Session) else outcome)
         self._report_change()
+
+    def _store(self, session: Session) -> None:
+        credentials = session.credentials
+        replies = {name: Rendered(render(credentials), credentials) for name, render in self._formats.items()}
+        self._last = _RenderedSession(session, replies)
+        self._is_wanted = False
 
     def _work(self) -> None:
         self._report_change(self._refresh_if_due())

@@ -43,15 +43,22 @@ class Monitor:
             text = f"error: profile {profile!r}: no session: {error}"
             self._log.note(text, profile=profile, cause=error.cause, request_id=outcome.request_id)
         else:
-            self._log.note(
-                f"profile {profile!r}: session created, credentials until {outcome.expiration:%Y-%m-%dT%H:%M:%SZ}",
-                profile=profile,
-                access_key_id=outcome.access_key_id,
-                session_arn=outcome.assumed_role_arn,
-                request_id=outcome.request_id,
-            )
+            self._log_session(profile, "created", outcome)
             for notice in provider.notices():
                 self._log.note(f"{': '.join(notice)} (profile {profile!r})", profile=profile)
+
+    def took_over(self, profile: str, credentials: Credentials) -> None:
+        """Log that the session of another process is given out from now on."""
+        self._log_session(profile, "taken over", credentials)
+
+    def _log_session(self, profile: str, what: str, credentials: Credentials) -> None:
+        self._log.note(
+            f"profile {profile!r}: session {what}, credentials until {credentials.expiration:%Y-%m-%dT%H:%M:%SZ}",
+            profile=profile,
+            access_key_id=credentials.access_key_id,
+            session_arn=credentials.assumed_role_arn,
+            request_id=credentials.request_id,
+        )
 
     def given(self, profile: str, credentials: Credentials, uid: int, sock: socket.socket) -> None:
         """Write that the process at the other end of a Unix socket is about to get credentials.

@@ -227,6 +227,23 @@ class Provider:
             return True
         return failure is not None and (is_retried or self._clocks.monotonic() < failure.next_try)
 
+    def _adopt(self, credentials: Credentials, store: Callable[[Session], None]) -> bool:
+        """Pass the session of another process to `store` and give it out, unless one is live here; return whether.
+
+        Its key may need a person, so that the next session is created when a caller asks. The last failure stays: a
+        wrong PIN is not sent again.
+        """
+        with self._lock:
+            session = Session.begin(
+                credentials, self._clocks.monotonic(), duration=self._request.duration, clocks=self._clocks
+            )
+            if self._is_closed or self._is_refreshing or self._left(self._session) > 0 or self._left(session) <= 0:
+                return False
+            self._identity.expect_person()
+            self._session = session
+            store(session)
+        return True
+
     def _refresh_ahead(self) -> bool:
         """Create a session if it is time to in the background; raises as a call. Returns False if another thread is."""
         if not self._lock.acquire(blocking=False):

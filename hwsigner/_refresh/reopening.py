@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 import time
@@ -78,6 +79,10 @@ class ReopeningIdentity:
                 yield
             finally:
                 self._seconds[what] = self._monotonic() - begin
+
+    def expect_person(self) -> None:
+        """Let `needs_person` be true until the identity was opened: how long that takes is not known."""
+        self._seconds["open"] = math.inf
 
     def close(self) -> None:
         """Close the identity if it is open."""

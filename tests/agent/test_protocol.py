@@ -27,7 +27,7 @@ class TestRequest:
         line = request.line()
         assert line.endswith(b"\n")
         assert len(line) <= protocol.MAX_LINE
-        is_whole = bool(name) if verb in ("get", "unlock", "refresh") else verb == "lock" or not name
+        is_whole = bool(name) if verb in ("get", "unlock", "refresh", "put") else verb == "lock" or not name
         is_whole = is_whole and (verb == "get" or not request.with_notes)
         assert parse_request(line[:-1]) == (request if is_whole else None)
 

@@ -147,7 +147,7 @@ class TestGet:
             b"1 get w\xe9b\n",
             b"1 get " + b"x" * 65 + b"\n",
             b"1 get web --debug\n",
-            b"1 put web\n",
+            b"1 give web\n",
             b"1 status web\n",
             b"1 unlock\n",
             b"1 get web\nx",

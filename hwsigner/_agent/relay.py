@@ -1,0 +1,139 @@
+"""What a command does for the user's agent: asks its own user for a PIN, and hands over the session that it created."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+
+from hwsigner._agent import protocol
+from hwsigner._agent.client import (
+    VARIABLE,
+    Address,
+    command,
+    connected,
+    find_credentials,
+    runtime_folder,
+    start_agent,
+    user_address,
+)
+from hwsigner._agent.protocol import AgentRequest, Verb
+from hwsigner._aws.credentials import Credentials
+from hwsigner._pins import AskPin
+from hwsigner._pins.terminal import has_terminal
+from hwsigner._system import notices
+from hwsigner._system.environment import is_usable, temporary_folders
+from hwsigner._system.files import lock_within
+from hwsigner.errors import AgentError, PinRequiredError
+
+# Seconds that a command waits for another one's question, and for an agent that it has started.
+_QUESTION_LIMIT = 60.0
+_START_LIMIT = 10.0
+_PAUSE = 0.02
+_NO_FOLDER_HINT = "Log in to a session that makes it, or set XDG_RUNTIME_DIR"
+
+
+def unlock(name: str, error: AgentError, ask: AskPin, environ: Mapping[str, str] = os.environ) -> bytes | None:
+    """Have the user unlock a profile of the user's agent, as `hwsigner agent unlock` does.
+
+    One command at a time asks, and the others then find the profile unlocked. A PIN is sent once: if the agent fails
+    afterwards, so does this.
+
+    Args:
+        name: the profile's name.
+        error: that of `find_credentials`.
+        ask: asks the user.
+        environ: the environment.
+
+    Returns:
+        What `find_credentials` returns then.
+
+    Raises:
+        AgentError: that error, if a PIN does not help, or there is none; or a wrong PIN; or the agent failed.
+        PinError: the user cancelled.
+    """
+    if not (protocol.wants_pin(error.message, name) and has_terminal()):
+        raise error
+    address = user_address(environ)
+    with _one_question(address, name):
+        try:
+            return find_credentials(name, environ)
+        except AgentError as again:
+            if not protocol.wants_pin(again.message, name):
+                raise
+        try:
+            command(address, AgentRequest(Verb.UNLOCK, name), ask)
+        except PinRequiredError:
+            raise error from None
+        return find_credentials(name, environ)
+
+
+def find_or_unlock(name: str, ask: AskPin) -> bytes | None:
+    """Return what `find_credentials` does, after the user has unlocked the profile if need be; raises as `unlock`."""
+    try:
+        return find_credentials(name)
+    except AgentError as error:
+        return unlock(name, error, ask)
+
+
+@contextmanager
+def _one_question(address: Address, name: str) -> Iterator[None]:
+    """Keep this user's other commands from asking, by a lock on the agent's folder, which is in this user's hands."""
+    folder = os.open(address.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if not lock_within(folder, 0.0):
+            notices.notify(f"{name}: another command asks for its PIN")
+            lock_within(folder, _QUESTION_LIMIT)
+        yield
+    finally:
+        os.close(folder)
+
+
+def hand_over(name: str, digest: str, credentials: Credentials, environ: Mapping[str, str]) -> None:
+    """Start the user's agent if there is none, and give it a session. Returns once the agent has it, or can't.
+
+    Args:
+        name: the profile's name.
+        digest: that of the profile, as it was when the session was created.
+        credentials: the session's.
+        environ: the agent's environment. With HWSIGNER_AGENT=none, nothing is done.
+
+    Raises:
+        AgentError, OSError: the agent can't be started, or does not take the session.
+    """
+    if environ.get(VARIABLE) == "none":
+        return
+    folder = runtime_folder(environ)
+    if not os.path.isdir(folder):
+        _say_once(f"{name}: no agent can start, as there is no folder {folder}. {_NO_FOLDER_HINT}")
+        return
+    address, agent = user_address(environ), start_agent(environ)
+    deadline = time.monotonic() + _START_LIMIT
+    while not _has_taken(address, name, digest, credentials):
+        if agent is None or agent.poll() is not None or time.monotonic() > deadline:
+            return
+        time.sleep(_PAUSE)
+
+
+def _say_once(text: str) -> None:
+    """Show the user a notice, unless it was shown since /tmp was emptied."""
+    for place in filter(is_usable, temporary_folders() if has_terminal() else ()):
+        with suppress(FileExistsError):
+            path = os.path.join(place, "no-runtime-folder")
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            notices.notify(text)
+        return
+
+
+def _has_taken(address: Address, name: str, digest: str, credentials: Credentials) -> bool:
+    """Give the agent a session, if its profile is the same; return whether an agent is there."""
+    with connected(address, is_own=True) as channel:
+        if channel is None:
+            return False
+        channel.send(AgentRequest(Verb.PUT, name).line())
+        head, body = channel.answer()
+        if head.kind == "ask" and body == digest.encode():
+            channel.send(protocol.with_body("session", credentials.handover_json().encode()))
+            channel.answer()
+        return True
