@@ -20,6 +20,10 @@ from hwsigner.errors import CertificateError
 from hwsigner.findings import Finding, account
 
 _LONGEST_PREFIXED = 61
+_FIXES = {
+    "names": "Reissue the certificate with names that the CA allows, or below another CA",
+    "key-identifier": "Give the CA's certificate that the authorityKeyIdentifier names, or reissue the certificate",
+}
 
 
 def check_resources(facts: Facts, request: SessionRequest) -> Iterator[Finding]:
@@ -174,7 +178,7 @@ def _flaw_of_ca(flaw: Flaw, anchor: str) -> Finding:
     if not anchor:
         found = f"intermediate {flaw.certificate.subject} ({flaw.certificate.source}) {flaw.problem}"
     if not flaw.is_documented:
-        return account.CERTIFICATE_DOUBTFUL.found(found)
+        return account.CERTIFICATE_DOUBTFUL.found(found, _FIXES.get(flaw.rule, ""))
     if anchor and flaw.rule == "expired":
         return account.ANCHOR_CA_EXPIRED.found(found)
     return (account.ANCHOR_CA_REFUSED if anchor else account.INTERMEDIATE_REFUSED).found(found)

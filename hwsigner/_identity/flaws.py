@@ -20,13 +20,14 @@ from hwsigner._identity.certificate import (
     key_usage,
     signature_hash,
 )
+from hwsigner._identity.name_constraints import forbidden_names
 from hwsigner.errors import CertificateError
 from hwsigner.key.public_key import HASHES
 
 _SMALLEST_RSA = 2048
 _MLDSA = (SignatureAlgorithmOID.ML_DSA_44, SignatureAlgorithmOID.ML_DSA_65, SignatureAlgorithmOID.ML_DSA_87)
 # AWS's pages do not say whether the service accepts these. The emulator does not.
-_UNDOCUMENTED = frozenset({"form", "key-size", "ca-key", "signature"})
+_UNDOCUMENTED = frozenset({"form", "key-size", "ca-key", "signature", "names", "key-identifier"})
 
 
 class Flaw(NamedTuple):
@@ -111,6 +112,28 @@ def ca_flaws(ca: Certificate, below: Chain, now: datetime) -> Iterator[Flaw]:
     except CertificateError:
         yield Flaw(ca, "ca-key", "has a kind of key that is neither RSA, P-256, P-384, P-521 nor ML-DSA")
     yield from _flaws_of_any(ca)
+    yield from _flaws_of_issuing(ca, below)
+
+
+def _flaws_of_issuing(ca: Certificate, below: Chain) -> Iterator[Flaw]:
+    """Yield why OpenSSL refuses what a CA issued, though the CA's own certificate is right."""
+    last = below.certificates[-1]
+    named = extension_of(last.x509.extensions, x509.AuthorityKeyIdentifier)
+    own = extension_of(ca.x509.extensions, x509.SubjectKeyIdentifier)
+    issuers = [x509.DirectoryName(ca.x509.issuer)]
+    if named and named.key_identifier and own and named.key_identifier != own.digest:
+        problem = f"has another subjectKeyIdentifier than the authorityKeyIdentifier of {last.subject}"
+        yield Flaw(ca, "key-identifier", problem)
+    elif (
+        named
+        and named.authority_cert_serial_number
+        and (named.authority_cert_serial_number != ca.x509.serial_number or named.authority_cert_issuer != issuers)
+    ):
+        yield Flaw(ca, "key-identifier", f"is not the one that the authorityKeyIdentifier of {last.subject} names")
+    for each in below.certificates:
+        if each is below.leaf or each.x509.subject != each.x509.issuer:
+            for name in forbidden_names(each, ca):
+                yield Flaw(ca, "names", f"does not allow {name} of {each.subject} (nameConstraints)")
 
 
 def _may_have_issued(ca: Certificate, other: Certificate) -> bool:

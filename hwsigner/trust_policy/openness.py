@@ -26,7 +26,6 @@ from hwsigner.trust_policy.strangers import (
     TooManyError,
     Trials,
     is_about,
-    is_chosen,
     request_by,
 )
 
@@ -208,7 +207,7 @@ def _meets(statement: Statement, keys: Sequence[str], context: Context) -> bool:
 
     A Deny with other conditions, or a condition that can't be read, does not count: it may not apply.
     """
-    judged = [each for each in statement.conditions if is_about(each.key, keys) and not is_chosen(each)]
+    judged = [each for each in statement.conditions if is_about(each.key, keys) and not _is_chosen(each)]
     others = len(judged) < len(statement.conditions)
     unread = [key for key in statement.unread if is_about(key, keys) or not statement.allows]
     if unread or (others and not statement.allows):
@@ -218,7 +217,7 @@ def _meets(statement: Statement, keys: Sequence[str], context: Context) -> bool:
 
 def _admitting(statements: Sequence[Statement], keys: Sequence[str], strangers: Sequence[Context]) -> set[str]:
     admitting = set().union(*(admits(statements, keys, each) for each in strangers))
-    if not any(is_chosen(each) for one in statements if one.name in admitting for each in _conditions(one, keys)):
+    if not any(_is_chosen(each) for one in statements if one.name in admitting for each in _conditions(one, keys)):
         return admitting
     # The requester must be able to have all the names that it chooses.
     anchors = [arn for each in strangers for arn in each.get("aws:sourcearn", ())]
@@ -357,6 +356,12 @@ def _about_conditions(
 
 def _conditions(statement: Statement, keys: Sequence[str]) -> list[Condition]:
     return [each for each in statement.conditions if is_about(each.key, keys)]
+
+
+def _is_chosen(condition: Condition) -> bool:
+    """Return whether a condition compares with a variable that a requester with a trust anchor of its own chooses."""
+    is_known = condition.judge({}).met is not None
+    return is_known and any(not is_about(each, ANCHOR_KEYS) for each in condition.variables)
 
 
 def _is_loose(condition: Condition) -> bool:

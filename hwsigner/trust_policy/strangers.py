@@ -200,13 +200,10 @@ class _Attempt:
         tags = sorted(self._names, key=lambda tag: (not any(f"/{tag}" in text.lower() for text in texts), tag))
         last = [each for each in (_TAG_KEYS, _IDENTITY, *sorted(involved), _SESSION) if ":" in each]
         self._order = list(dict.fromkeys([_ANCHOR, *tags, *(each for each in last if each in involved)]))
-        self._solving: dict[
-            str, list[Condition]
-        ] = {}  # By the unknown in their variables, which comes after their key's.
+        self._solving: dict[str, list[Condition]] = {}  # By the unknowns in their variables.
         for each in (one for constraint in self._constraints for one in constraint.conditions if one.variables):
-            place = self._order.index(_unknown(each.key)) if _unknown(each.key) in self._order else len(self._order)
-            for later in set(self._order[place + 1 :]) & set(map(_unknown, each.variables)):
-                self._solving.setdefault(later, []).append(each)
+            for unknown in {_unknown(variable) for variable in each.variables} - {_unknown(each.key)}:
+                self._solving.setdefault(unknown, []).append(each)
 
     def _due(self) -> list[list[_Constraint]]:
         """Return, for each unknown, the constraints that can be judged once it has a value."""
@@ -281,7 +278,10 @@ class _Attempt:
             keys = [f"{each}{unknown}" for each in TAG_KEYS] if ":" not in unknown else [unknown]
             if unknown != _SESSION:  # A request always has a session name.
                 yield dict.fromkeys(keys, ())
-            for text in (*self._strangers(unknown), *self._texts(unknown, context), *self._solutions(unknown, context)):
+            found = (*self._texts(unknown, context), *self._solutions(unknown, context))
+            if found and (named := {*self._patterns.get(unknown, ())} - {*self._used(unknown)}):
+                found = tuple(each for each in found if not any(_fits(each, one) for one in named))
+            for text in (*self._strangers(unknown), *found):
                 yield dict.fromkeys(keys, (text,))
 
     def _strangers(self, unknown: str) -> list[str]:
@@ -290,10 +290,14 @@ class _Attempt:
         fitting = {text: [each for each in patterns if fnmatch.fnmatchcase(text.lower(), each)] for text in _STRANGERS}
         return sorted(_STRANGERS, key=lambda text: len(fitting[text]))[:2]
 
-    def _texts(self, unknown: str, context: Context) -> Iterator[str]:
-        """Yield values that the policy has for an unknown; of a strange one, only those that name no one."""
+    def _used(self, unknown: str) -> list[str]:
+        """Return the patterns for an unknown; for a strange one, only those that name no one."""
         is_strange = unknown in self._strange or (unknown == _IDENTITY and _CN in self._strange)
-        used = [each for each in dict.fromkeys(self._patterns.get(unknown, ())) if not is_strange or _is_loose(each)]
+        return [each for each in dict.fromkeys(self._patterns.get(unknown, ())) if not is_strange or _is_loose(each)]
+
+    def _texts(self, unknown: str, context: Context) -> Iterator[str]:
+        """Yield values that the policy has for an unknown."""
+        used = self._used(unknown)
         for pattern in used:
             yield from dict.fromkeys(_filled(_expanded(pattern, context), *each) for each in _FILLERS)
         wild = [_filled(_expanded(each, context), *_FILLERS[1]) for each in used if re.search(r"[*?]", each)]
@@ -304,7 +308,10 @@ class _Attempt:
         """Yield values with which a variable fits what it is compared with, such as a trust anchor's UUID."""
         later = self._order[self._order.index(unknown) + 1 :]
         for each in self._solving.get(unknown, ()):
-            for text, value in itertools.product(context.get(each.key.lower(), ()), each.values):
+            texts = context.get(each.key.lower(), ())
+            if (key := _unknown(each.key)) in later:
+                texts = tuple(_filled(one, *_FILLERS[1]) for one in self._used(key) if "$" not in one)
+            for text, value in itertools.product(texts, each.values):
                 if found := re.fullmatch(_solving(value, unknown, later, context), text, re.IGNORECASE | re.DOTALL):
                     yield from found.groups()
 
@@ -313,12 +320,6 @@ def is_about(condition_key: str, keys: Sequence[str]) -> bool:
     """Return whether a condition's key is one of some keys. One that ends with a slash stands for all its tags."""
     key = condition_key.lower()
     return key in keys or key[: key.find("/") + 1] in keys
-
-
-def is_chosen(condition: Condition) -> bool:
-    """Return whether a condition compares with a variable that a requester with a trust anchor of its own chooses."""
-    is_known = condition.judge({}).met is not None
-    return is_known and any(not is_about(each, ANCHOR_KEYS) for each in condition.variables)
 
 
 def _counts_as_met(condition: Condition) -> bool:
@@ -352,9 +353,17 @@ def _is_name(unknown: str) -> bool:
 
 def _is_loose(pattern: str) -> bool:
     """Return whether a value names no one: it has a wildcard or a variable, and hardly any letters beside it."""
-    plain = re.sub(r"\$\{[^{}]{2,}\}", "*", pattern)
+    plain = _without_variables(pattern)
     letters = re.sub(r"[\W_]", "", re.sub(r"^(?:CN|ID)=", "", plain))
     return re.search(r"[*?]", plain) is not None and len(letters) < _FEW_LETTERS
+
+
+def _fits(text: str, pattern: str) -> bool:
+    return fnmatch.fnmatchcase(text.lower(), _without_variables(pattern).lower().replace("[", "[[]"))
+
+
+def _without_variables(pattern: str) -> str:
+    return re.sub(r"\$\{[^{}]{2,}\}", "*", pattern)
 
 
 def _expanded(pattern: str, context: Context) -> str:
@@ -374,7 +383,7 @@ def _filled(pattern: str, many: str, one: str) -> str:
 def _solving(pattern: str, unknown: str, later: Collection[str], context: Context) -> str:
     """Return a regular expression whose groups are the values of an unknown in a pattern's variables.
 
-    The later unknowns have no value yet, so they fit anything.
+    The later unknowns have no value yet, so they fit anything. Atomic groups keep its time linear, as in conditions.
     """
     parts, between = [""], []
     for each in re.findall(r"\$\{[^{}]{2,}\}|.", pattern, re.DOTALL):
@@ -386,6 +395,5 @@ def _solving(pattern: str, unknown: str, later: Collection[str], context: Contex
             parts[-1] += "." if each == "?" else re.escape(_expanded(each, context))
     if not between:
         return parts[0]
-    # Atomic groups, as in conditions: time stays linear with many asterisks.
     atomic = (f"(?>{one}?){part})" for one, part in zip(between[:-1], parts[1:-1], strict=True))
     return f"{parts[0]}{''.join(atomic)}{between[-1]}){parts[-1]}"

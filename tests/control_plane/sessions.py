@@ -275,6 +275,51 @@ FAILING: dict[str, Callable[[], Session]] = {
 }
 
 
+def _constrained(cause: str, names: x509.NameConstraints, *, by_anchor: bool = False) -> Callable[[], Session]:
+    """Return a session of a host below a CA that constrains names."""
+
+    def make() -> Session:
+        issuer = ca(None if by_anchor else ROOT, extensions=((names, True),))
+        made = leaf(form(extensions=((x509.SubjectAlternativeName([_DNS]), False),)), issuer)
+        own = (issuer.certificate,)
+        return Session(made, anchors=own, cause=cause) if by_anchor else Session(made, own, cause=cause)
+
+    return make
+
+
+def _named_otherwise(cause: str, names: x509.AuthorityKeyIdentifier) -> Callable[[], Session]:
+    """Return a session whose leaf names another issuer than the one that signed it."""
+
+    def make() -> Session:
+        middle = ca(extensions=((x509.SubjectKeyIdentifier(b"own"), False),))
+        return Session(leaf(form(extensions=((names, False),)), middle), (middle.certificate,), cause=cause)
+
+    return make
+
+
+_FRANCE = x509.DirectoryName(x509.Name([x509.NameAttribute(NameOID.COUNTRY_NAME, "FR")]))
+# OpenSSL refuses them, the emulator does not, and AWS's documents say nothing.
+UNDOCUMENTED: dict[str, Callable[[], Session]] = {
+    "an intermediate allows another country": _constrained(
+        "does not allow the name CN=bamboo-01", x509.NameConstraints([_FRANCE], None)
+    ),
+    "an intermediate excludes the host": _constrained(
+        "does not allow the DNS name 'a.example'", x509.NameConstraints(None, [x509.DNSName("example")])
+    ),
+    "the trust anchor allows another host": _constrained(
+        "of trust anchor web does not allow the DNS name",
+        x509.NameConstraints([x509.DNSName("x.org")], None),
+        by_anchor=True,
+    ),
+    "the leaf names another key of its issuer": _named_otherwise(
+        "another subjectKeyIdentifier", x509.AuthorityKeyIdentifier(b"other", None, None)
+    ),
+    "the leaf names another certificate of its issuer": _named_otherwise(
+        "is not the one that", x509.AuthorityKeyIdentifier(None, [_FRANCE], 1)
+    ),
+}
+
+
 def _several(*others: x509.Certificate, anchor: x509.Certificate, issuer: Authority) -> Session:
     return Session(leaf(issuer=issuer), others, (anchor,))
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from certs import Authority, pem
-from control_plane.sessions import EXPIRED, FAILING, FUTURE, KEY, SOUND, UNKNOWN, Session
+from control_plane.sessions import EXPIRED, FAILING, FUTURE, KEY, SOUND, UNDOCUMENTED, UNKNOWN, Session
 from emulator.client import Caller, create_session
 from emulator.material import DAY, Form, certificate
 from examples import scaled
@@ -106,6 +108,20 @@ def test_nothing_is_found_in_a_sound_session(make: Callable[[], Session]) -> Non
     session = make()
     assert status(session) == 201
     assert findings(session) == []
+
+
+@pytest.mark.parametrize("make", UNDOCUMENTED.values(), ids=list(UNDOCUMENTED))
+def test_session_that_openssl_refuses_is_unclear_if_aws_does_not_document_it(
+    make: Callable[[], Session], tmp_path: Path
+) -> None:
+    session = make()
+    for name, every in (("ca", session.anchors), ("leaf", [session.leaf]), ("others", session.others)):
+        (tmp_path / name).write_bytes(pem(*every) if every else b"")
+    verify = ["openssl", "verify", "-trusted", "ca", *(["-untrusted", "others"] if session.others else []), "leaf"]
+    assert subprocess.run(verify, cwd=tmp_path, capture_output=True, check=False).returncode != 0
+    assert status(session) == 201
+    assert {each.id for each in findings(session)} == {"certificate-doubtful"}
+    assert session.cause in "\n".join(each.found for each in findings(session))
 
 
 _KEYS = [ec.generate_private_key(ec.SECP256R1()) for _ in range(5)]

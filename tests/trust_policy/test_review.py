@@ -492,6 +492,28 @@ TABLE: list[tuple[str, Any, set[str]]] = [
         for actions in (ASSUME, list(ACTIONS))
     ),
     (
+        "a name that a variable takes from a name of the CA",
+        policy(
+            allow(
+                PINNED,
+                {
+                    "StringEquals": {CN: f"${{{ISSUER}}}"},
+                    "StringLike": {CN: "bamboo-01"},
+                    "ForAllValues:StringEquals": {ISSUER: "bamboo-01"},
+                },
+            )
+        ),
+        set(),
+    ),
+    (
+        "a name that a variable compares with a name of the policy",
+        policy(
+            allow(PINNED, {"ForAllValues:StringEquals": {CN: f"${{{OU}}}"}}),
+            deny({"StringNotLike": {CN: ["bamboo-01", "bamboo-02"]}}),
+        ),
+        set(),
+    ),
+    (
         "a trust anchor with a part that the requester names, for one action",
         policy(
             allow(NAMED, {"ArnEquals": {"aws:SourceArn": ANCHOR.replace(UUID, f"${{{ORG}}}")}}, Action=ASSUME),
@@ -930,7 +952,7 @@ HAS_CN = {"Null": {CN: "false"}}
         (policy(allow(PINNED, HAS_CN), deny({"StringLike": {CN: ["q*", "7*", "0*", "z*"]}})), "any-value"),
         (
             policy(allow(PINNED, {"StringLike": {CN: "*.*"}, "StringEquals": {CN: "${aws:PrincipalTag/x509SAN/DNS}"}})),
-            "not-decided",
+            "any-value",
         ),
         (
             policy(
