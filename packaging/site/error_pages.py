@@ -45,6 +45,7 @@ _STATUSES = {
     5: "The service refused",
     6: "The service was not reached",
     7: "Agent and locks",
+    130: "Interrupted",
 }
 
 
