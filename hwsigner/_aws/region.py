@@ -151,6 +151,8 @@ def check_region(text: str, source: str = "--region") -> str:
         UsageError: it does not look like a region.
     """
     check_text(text, source)
+    if not text:
+        raise UsageError(f"{source} is empty", "Use a region such as us-east-1")
     if not _REGION.fullmatch(text):
         raise UsageError(f"{source} is {_shown(text)}, which is not a region", "Use a region such as us-east-1")
     return text

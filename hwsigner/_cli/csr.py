@@ -42,6 +42,7 @@ def run(arguments: Arguments) -> int:
         raise UsageError("no subject was given", "Add --subject CN=bamboo-01")
     subject, dns, uris = arguments.settings.subject, arguments.settings.dns, arguments.settings.uri
     check_names(subject, dns_names=dns, uris=uris)
+    settings.check_no_profile(arguments.key, f"For its key's URI, run hwsigner show --profile {arguments.key}")
     uri = settings.argument_uri(arguments.settings, arguments.key)
     with open_key(uri, settings.pin_source(arguments.settings, uri), allow_modules=True) as key:
         request = sign_certificate_request(key, subject, dns_names=dns, uris=uris)

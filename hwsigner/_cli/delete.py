@@ -30,6 +30,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Arguments) -> int:
     """Ask on the terminal, delete the key, and print what is gone."""
+    settings.check_no_profile(arguments.key, f"To end the profile and its key, run hwsigner retire {arguments.key}")
     uri = settings.argument_uri(arguments.settings, arguments.key)
     pins = settings.pin_source(arguments.settings, uri)
     gone = delete_key(uri, (lambda _: None) if arguments.yes else _ask, pins, allow_modules=True)

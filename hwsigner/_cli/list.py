@@ -105,7 +105,7 @@ def _print(arguments: Arguments, uri: KeyURI, tokens: Sequence[ListedToken]) -> 
     if arguments.json:
         print(json.dumps({"tokens": [_data(token) for token in tokens]}, indent=2))
     elif not tokens:
-        absent = f"no token is present. {pcsc.hint('Insert one')}"
+        absent = f"no token is present. {pcsc.hint('Insert one; for SoftHSM, check SOFTHSM2_CONF')}"
         report(f"no token matches {uri.name}. Without a URI, list shows all" if uri.path else absent)
     elif sys.stdout.isatty():
         _print_tables(tokens)

@@ -132,6 +132,9 @@ class Parser:
                     f"unexpected argument {rest[0]}",
                     f"A flag takes it after an equals sign: --FLAG={rest[0]}",
                 )
+            elif len(rest) == 1 and _is_profile(rest[0]):
+                problem = f"unexpected argument {rest[0]}, which is a profile"
+                hint = f"Write --{named[0]} {rest[0]}" if named else f"Write hwsigner show --profile {rest[0]}"
             elif values.get("cert_selector"):
                 hint = "Put the whole value of --cert-selector in quotes, if it has a space"
             raise UsageError(problem, hint)
@@ -221,6 +224,12 @@ class Parser:
             else:
                 others.append(argument)
         return values, others
+
+
+def _is_profile(word: str) -> bool:
+    from hwsigner._config.profiles import is_profile
+
+    return is_profile(word, os.environ)
 
 
 def _next_value(flag: Flag, rest: Iterator[str]) -> str:

@@ -105,6 +105,9 @@ def _values(arguments: Arguments) -> dict[str, Any]:
 def _write(arguments: Arguments, name: str) -> int:
     values = {flag: value for flag, value in _values(arguments).items() if value is not None}
     check_readable_again(values)
+    if arguments.action == "edit" and (empty := [flag for flag, value in _values(arguments).items() if value is None]):
+        problem = f"--{empty[0]} is empty, and edit would not change it"
+        raise UsageError(problem, f"Give it a value, or remove it: hwsigner profile edit {name} --unset {empty[0]}")
     if not (values or arguments.unset or (arguments.then_role and arguments.action == "edit")):
         problem = f"profile {name!r} would be empty" if arguments.action == "add" else "no change was given"
         raise UsageError(problem, "Add flags, such as --certificate FILE: hwsigner profile --help lists them")

@@ -90,8 +90,10 @@ def _named(arguments: Arguments) -> tuple[KeyURI, KeyURI | None]:
     elif values.certificate:
         certificate = settings.key_uri(values, values.certificate)
     if arguments.key:
+        settings.check_no_profile(arguments.key, f"Write hwsigner show --profile {arguments.key}")
         values.profile_name = None  # The profile's PIN is for the profile's key.
         return settings.argument_uri(arguments.settings, arguments.key), certificate
+    settings.check_not_moved(values)
     if values.private_key:
         return settings.key_uri(values, values.private_key), certificate
     if certificate is None:

@@ -19,6 +19,7 @@ from hwsigner.errors import ConfigError, NoProfileError, UsageError, check_text,
 
 SYSTEM_FILE = "/etc/hwsigner/config.toml"  # Not a Path: importing pathlib takes longer than reading the file.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+_SEARCHED = 1 << 20  # Bytes of another user's file.
 _BLOCK = re.compile(r"^(?=[ \t]*\[)", re.MULTILINE)
 
 
@@ -95,11 +96,42 @@ def profile(name: str, environ: Mapping[str, str], *, system: bool = False) -> P
         known = ", ".join(sorted(found)) or "none"
         variable = " (of HWSIGNER_PROFILE)" if environ.get("HWSIGNER_PROFILE") == name else ""
         other = f", and you can't read {SYSTEM_FILE}" if is_system_file_hidden() else f" or {SYSTEM_FILE}"
+        hint = f"Profiles there: {known}. Add one with hwsigner profile add"
+        share = f"--system --allow-users {_user()}"
+        if is_system_file_hidden():
+            edit = f"hwsigner profile edit {name} {share}"
+            hint = f"If root has it, have root run {edit}, and start the system's agent (hwsigner help agent)"
+        elif os.geteuid():
+            hint = f"{hint}; if root has it, have root share it: hwsigner profile add {name} {share}"
+        elif file := _file_of_sudo_user(name, environ):
+            hint = f"{file} has it: run this without sudo, or add it with hwsigner profile add --system"
         raise NoProfileError(
-            f"there is no profile {name!r}{variable} in {user_file(environ)}{other}",
-            suggestion(name, found, f"Profiles there: {known}. Add one with hwsigner profile add"),
+            f"there is no profile {name!r}{variable} in {user_file(environ)}{other}", suggestion(name, found, hint)
         )
     return found[name]
+
+
+def _user() -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
+
+
+def _file_of_sudo_user(name: str, environ: Mapping[str, str]) -> str:
+    """Return the config.toml of the user who ran sudo, if it has a profile of this name; else an empty text."""
+    import pwd
+
+    try:
+        file = os.path.join(pwd.getpwnam(environ.get("SUDO_USER", "")).pw_dir, ".config", "hwsigner", "config.toml")
+        if os.path.isfile(file):
+            with open(file, "rb") as stream:
+                return file if f"[profile.{name}]".encode() in stream.read(_SEARCHED) else ""
+    except (KeyError, OSError):
+        pass
+    return ""
 
 
 def is_system_file_hidden() -> bool:
@@ -111,6 +143,14 @@ def no_profiles() -> str:
     """Return what to tell a user who has no profiles."""
     hidden = f" that you can read: {SYSTEM_FILE} may have some" if is_system_file_hidden() else ""
     return f"there are no profiles{hidden}. Make one with hwsigner enroll or hwsigner profile add"
+
+
+def is_profile(word: str, environ: Mapping[str, str]) -> bool:
+    """Return whether a word is the name of a profile. A config.toml that can't be used has none."""
+    try:
+        return word in profiles(environ)
+    except ConfigError:
+        return False
 
 
 def check_name(name: str) -> None:

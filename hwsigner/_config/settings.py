@@ -14,7 +14,14 @@ from hwsigner._http import defaults
 from hwsigner._pins import AskPin, PinSource
 from hwsigner._pins.sources import serve_place
 from hwsigner._uri import KeyURI, check_no_pin
-from hwsigner.errors import AmbiguousCertificateError, CertificateError, HwsignerError, UnsafeKeyWarning, UsageError
+from hwsigner.errors import (
+    AmbiguousCertificateError,
+    CertificateError,
+    HwsignerError,
+    KeyNotFoundError,
+    UnsafeKeyWarning,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from hwsigner._aws.create_session import Service, SessionRequest
@@ -169,6 +176,18 @@ def key_uri(values: Settings, text: str) -> KeyURI:
     return uri
 
 
+def check_no_profile(text: str, hint: str) -> None:
+    """Check that a key URI on the command line is not the name of a profile.
+
+    Raises:
+        UsageError: it is, and there is no file of that name.
+    """
+    from hwsigner._config.profiles import is_profile
+
+    if not os.path.lexists(text) and is_profile(text, os.environ):
+        raise UsageError(f"{text} is the name of a profile, and a key URI or file is wanted", hint)
+
+
 def argument_uri(values: Settings, text: str) -> KeyURI:
     """Return `key_uri` of a command line's key URI, and raise as that does.
 
@@ -283,6 +302,26 @@ def identity_source(values: Settings, ask: AskPin | None = None, *, check: bool 
     )
 
 
+def check_not_moved(values: Settings) -> None:
+    """Check that the files that a profile names are there.
+
+    Raises:
+        CertificateError: the certificate's is not.
+        KeyNotFoundError: the key's is not.
+    """
+    for flag, error in (("certificate", CertificateError), ("private-key", KeyNotFoundError)):
+        place = getattr(values, flag.replace("-", "_"))
+        file = KeyURI.parse(place).file if values.profile_name and place else ""
+        if file.startswith("/"):
+            try:
+                os.stat(file)
+            except FileNotFoundError as reason:
+                hint = f"If it was moved, run hwsigner profile edit {values.profile_name} --{flag} NEW"
+                raise error(f"can't read {file}: {reason.strerror}", hint) from reason
+            except OSError:
+                pass  # The one that reads it says more.
+
+
 def _names(values: Settings, ask: AskPin | None) -> tuple[KeyURI, KeyURI | None, bytes | None]:
     if values.cert_selector is not None:
         chosen = _selected(values, values.cert_selector, ask)
@@ -294,6 +333,7 @@ def _names(values: Settings, ask: AskPin | None) -> tuple[KeyURI, KeyURI | None,
         elif name := values.profile_name:
             hint = f"Run hwsigner install-certificate CERTIFICATE KEY-URI --profile {name}, or hwsigner enroll {name}"
         raise UsageError("no certificate is named", hint)
+    check_not_moved(values)
     certificate = key_uri(values, values.certificate)
     return certificate, key_uri(values, values.private_key) if values.private_key else None, None
 

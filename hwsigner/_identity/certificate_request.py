@@ -154,7 +154,16 @@ def parse_name(text: str) -> x509.Name:
     try:
         return x509.Name(reversed([x509.RelativeDistinguishedName(pairs) for pairs in _parts(text)]))
     except ValueError as error:
+        if text.startswith("/"):
+            problem = f"the subject {text[:100]!r} is in openssl's form, which is not read"
+            raise UsageError(problem, f"Write {_from_openssl(text)[:100]}") from error
         raise UsageError(f"the subject {text[:100]!r} is invalid: {error}", "Write CN=bamboo-01,OU=devops") from error
+
+
+def _from_openssl(text: str) -> str:
+    """Return a name in the form of openssl, such as `/C=DE/CN=web`, in that of RFC 4514: with CN before C."""
+    parts = [re.sub(r'([,+"\\<>;])', r"\\\1", part) for part in re.split(r"/(?=[\w.]+=)", text)[1:]]
+    return ",".join(parts if parts[:1] and parts[0].upper().startswith("CN=") else reversed(parts)) or "CN=bamboo-01"
 
 
 def _parts(text: str) -> Iterator[list[x509.NameAttribute[str]]]:

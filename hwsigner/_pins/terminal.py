@@ -101,6 +101,10 @@ def _ask(terminal: FileIO, question: str) -> bytes:
             return b""
         terminal.write(printable(question).encode())
         typed = terminal.readline()
+    except KeyboardInterrupt:
+        with suppress(OSError):
+            terminal.write(b"\n")  # What comes next has a line of its own.
+        raise
     finally:
         _restore(terminal)
     terminal.write(b"\n")  # The typed one is not shown.

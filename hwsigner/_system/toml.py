@@ -30,10 +30,20 @@ def parse_toml(data: bytes, path: str) -> dict[str, Any]:
         raise ConfigError(f"{path} is not UTF-8 text at line {line}", "Save it in an editor as UTF-8") from None
     except (ValueError, RecursionError) as error:  # Not chained: the exception may quote the file.
         place = re.search(r"at (line \d+, column \d+|end of document)", str(error))
-        hint = 'Write KEY = "VALUE" with the quotes, and each table and key once'
+        hint = _table_of_sdks(data) or 'Write KEY = "VALUE" with the quotes, and each table and key once'
         raise ConfigError(f"{path} is not TOML {place[0] if place else ''}".rstrip(), hint) from None
     _check_values(document, path)
     return document
+
+
+def _table_of_sdks(data: bytes) -> str:
+    """Return a hint for `[profile web]`, as the SDKs' files have it; an empty text if there is none."""
+    found = re.search(rb"""^[ \t]*\[[ \t]*profile[ \t]+["']?([\w.@-]+)["']?[ \t]*\]""", data, re.MULTILINE)
+    if found is None:
+        return ""
+    name = found[1].decode()
+    quoted = name if re.fullmatch(r"[\w-]+", name) else f'"{name}"'
+    return f"Write [profile.{quoted}], not [profile {name}]"
 
 
 def _check_values(document: dict[str, Any], path: str) -> None:

@@ -95,6 +95,32 @@ def reading_group(path: str) -> str | None:
     return None
 
 
+def denied(path: str) -> str:
+    """Return, as a hint, why this user can't read a key file, and what root can do about it."""
+    from pathlib import Path
+
+    user, file = _name(os.geteuid()), Path(path).absolute()
+    why, share = "", f"run chown {user} {path}"
+    for place in (*reversed(file.parents), file):
+        try:
+            status = os.stat(place)
+        except OSError:
+            break
+        if not os.access(place, os.R_OK if place == file else os.X_OK):
+            mode = stat.S_IMODE(status.st_mode)
+            why = f"{place} is {_name(status.st_uid)}'s with mode {mode:04o}, and you are {user}. "
+            share = share if place == file else f"move it to a folder that {user} can enter"
+            break
+    return f"{why}Let the system's agent use the key for you (hwsigner help agent), or have root {share}"
+
+
+def _name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
 def find_gid(group: str) -> int | None:
     """Return the gid of a group, or None if this machine has no such group. A number is returned as it is."""
     try:

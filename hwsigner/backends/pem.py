@@ -44,7 +44,6 @@ _NAMES = {PKCS7: "PKCS #7", PKCS12: "PKCS #12"}
 _HINTS: dict[type[OSError], str] = {
     FileNotFoundError: "Check the path",
     IsADirectoryError: "Name a file in it",
-    PermissionError: "Run as a user who may read it",
 }
 
 
@@ -186,6 +185,10 @@ def _hint(path: str, reason: OSError) -> str:
         return "Write the full path: hwsigner does not expand ~ or $HOME"
     if isinstance(reason, FileNotFoundError) and ":" in path.partition("/")[0]:
         return "Check the path; key URIs start with pkcs11:, tpm2:, handle:, file:, env: or fd:"
+    if isinstance(reason, PermissionError):
+        from hwsigner._system.users import denied
+
+        return denied(path)
     return _HINTS.get(type(reason), "Check the path")
 
 

@@ -324,7 +324,7 @@ class TestSystem:
         assert call("profile", "edit", "web", "--system", "--region=two", "--unset=allow-users").status == 0
         assert tomllib.loads(system_file.read_text()) == {"profile": {"web": {"region": "two"}}}
         assert call("profile", "show", "web", "--system").out == f'# {system_file}\nregion = "two"\n'
-        assert call("profile", "list", "--system").out == f"web\t{system_file}\n"
+        assert call("profile", "list", "--system").out.split("\t")[:2] == ["web", str(system_file)]
         assert call("profile", "remove", "web", "--system").status == 0
         assert (system_file.read_text(), user_file.read_text()) == ("", own)
 

@@ -104,7 +104,7 @@ class TestName:
         [
             ("", "is not TYPE=value"),
             ("bamboo", "is not TYPE=value"),
-            ("/CN=bamboo", "is not TYPE=value"),
+            ("/CN=bamboo", "is in openssl's form"),
             ("CN=", "CN has an empty value"),
             ("CN= ", "CN has an empty value"),
             ("CN=a,OU=", "OU has an empty value"),

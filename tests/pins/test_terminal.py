@@ -117,6 +117,16 @@ def test_echo_is_on_again_after_an_interruption(terminal: Terminal) -> None:
     assert terminal.echoes()
 
 
+def test_interruption_ends_the_line_of_the_prompt_and_has_status_130(terminal: Terminal) -> None:
+    program = f"import hwsigner._cli as c\nc._run = lambda _: exec({PROGRAM!r})\nsys.exit(c.main())"
+    process = start(terminal, *ASK, program=f"import sys\n{program}")
+    terminal.shown_until(": ")
+    terminal.type(b"12\x03")
+    assert process.communicate(timeout=30) == (b"", b"")
+    assert process.returncode == 130
+    assert terminal.shown_until("\n").endswith("\r\n")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 def test_echo_is_on_again_after_a_signal_that_ends_the_process(terminal: Terminal, number: signal.Signals) -> None:
     process = start(terminal, *ASK)

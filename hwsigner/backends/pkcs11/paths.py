@@ -42,6 +42,7 @@ _KNOWN = (
 _SYSTEM = "/etc/pkcs11"
 _PACKAGES = "/usr/share/p11-kit/modules"
 _MAX_BYTES = 65536
+_SOFTHSM_VARIABLE = "SOFTHSM2_CONF"
 _SOFTHSM_FILES = ("~/.config/softhsm2/softhsm2.conf", "/etc/softhsm/softhsm2.conf", "/etc/softhsm2.conf")
 _SOFTHSM_TOKENS = "/var/lib/softhsm/tokens"
 _TOKEN_FOLDER = re.compile(r"^\s*directories\.tokendir\s*=\s*(\S.*?)\s*$", re.MULTILINE)
@@ -212,18 +213,29 @@ def access_hint(module: str, otherwise: str) -> str:
 
     A module reports a file that this user may not read as a general error. Those of SoftHSM are known.
     """
-    if "softhsm" not in os.path.basename(module):
+    if not is_softhsm(module):
         return otherwise
     for path in _softhsm_files():
         group = reading_group(path)
         if group:
             return f"Join the group {group}, which may read {path}, and log in again"
-    return otherwise
+    return f"Check {softhsm_setting()}, and that you may read what it names"
+
+
+def is_softhsm(module: str) -> bool:
+    """Return whether a module is SoftHSM's, by its name."""
+    return "softhsm" in os.path.basename(module)
+
+
+def softhsm_setting() -> str:
+    """Return the variable that names SoftHSM's configuration, with its value or the default."""
+    chosen = os.environ.get(_SOFTHSM_VARIABLE) or f"not set: {', '.join(_SOFTHSM_FILES)}"
+    return f"{_SOFTHSM_VARIABLE} ({chosen})"
 
 
 def _softhsm_files() -> Iterator[str]:
     """Yield SoftHSM's configuration file, and the folder of its tokens."""
-    chosen = os.environ.get("SOFTHSM2_CONF")
+    chosen = os.environ.get(_SOFTHSM_VARIABLE)
     for path in [chosen] if chosen else map(os.path.expanduser, _SOFTHSM_FILES):
         yield path
         try:

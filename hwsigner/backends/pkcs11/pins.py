@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -78,7 +80,7 @@ def signature_pin_request(token: TokenInfo) -> PinRequest:
     return user_pin_request(token)._replace(kind="PIN for this signature", for_one_signature=True)
 
 
-def refuse_risk(token: TokenInfo, pins: PinSource, found: FoundPin | None = None) -> None:
+def refuse_risk(token: TokenInfo, pins: PinSource, found: FoundPin | None = None, *, module: str) -> None:
     """Check that a wrong PIN would do no harm. A stored one would be sent again and again.
 
     Raises:
@@ -86,7 +88,7 @@ def refuse_risk(token: TokenInfo, pins: PinSource, found: FoundPin | None = None
             attempt and was not right before.
     """
     if token.flags & TokenFlag.USER_PIN_LOCKED:
-        raise locked(token)
+        raise locked(token, module)
     if pins.allow_final_try:
         return
     if token.flags & TokenFlag.USER_PIN_FINAL_TRY:
@@ -127,12 +129,19 @@ def refuse_stranger(session: PKCS11Session, token: TokenInfo, uri: KeyURI, publi
         )
 
 
-def locked(token: TokenInfo) -> PinLockedError:
-    """Return the error for a PIN that is locked."""
-    return PinLockedError(
-        f"the PIN of {token_name(token)} is locked",
-        "Unblock it with its SO PIN or PUK; a TPM's lockout ends by itself after a while",
-    )
+def locked(token: TokenInfo, module: str) -> PinLockedError:
+    """Return the error for a PIN that is locked, with the command that unblocks it through the module at a path."""
+    name = os.path.basename(module)
+    if "tpm2_pkcs11" in name:
+        hint = "Wait until the TPM's lockout ends, or run tpm2_dictionarylockout --clear-lockout"
+    elif "ykcs11" in name or token.manufacturer.startswith("Yubico"):
+        hint = "With the PUK, run ykman piv access unblock-pin or yubico-piv-tool -a unblock-pin"
+    else:
+        tool = ["pkcs11-tool", "--module", module, "--token-label", token.label]
+        hint = f"With the SO PIN, run {shlex.join(tool)} --login --login-type so --init-pin"
+        if token.manufacturer == "piv_II":  # Of OpenSC, which shows a YubiKey so too.
+            hint = "With the PUK, run pkcs15-tool --unblock-pin, or ykman piv access unblock-pin for a YubiKey"
+    return PinLockedError(f"the PIN of {token_name(token)} is locked", hint)
 
 
 def checked(token: TokenInfo, pin: str) -> str:

@@ -16,7 +16,7 @@ from hwsigner.backends.pkcs11.errors import PKCS11Error
 from hwsigner.backends.pkcs11.functions import ObjectClass, TokenInfo
 from hwsigner.backends.pkcs11.module import Module, load_module, token_uri
 from hwsigner.backends.pkcs11.pairing import find_private_keys, has_visible_match
-from hwsigner.backends.pkcs11.paths import module_paths, names_module, unconfigured_paths
+from hwsigner.backends.pkcs11.paths import is_softhsm, module_paths, names_module, softhsm_setting, unconfigured_paths
 from hwsigner.backends.pkcs11.token import OpenToken, acquire
 from hwsigner.errors import AmbiguousKeyError, BackendUnavailableError, KeyNotFoundError, SigningKeyError
 
@@ -73,9 +73,16 @@ def _matching(module: Module, uri: KeyURI) -> list[TokenInfo]:
         listed = ", ".join(f"'{token.label}' (serial {token.serial})" for token in module.tokens())
         raise BackendUnavailableError(
             f"no token of PKCS #11 module {module.path} matches {uri.name}",
-            f"Tokens present: {listed}" if listed else pcsc.hint(_ABSENT),
+            f"Tokens present: {listed}" if listed else _absent(module.path),
         )
     return found
+
+
+def _absent(path: str) -> str:
+    """Return what to do if a module has no token."""
+    if not is_softhsm(path):
+        return pcsc.hint(_ABSENT)
+    return f"Check {softhsm_setting()}, or make a token with softhsm2-util --init-token --free --label NAME"
 
 
 def choose_token(uri: KeyURI, public_key: bytes | None) -> FoundToken:

@@ -136,7 +136,7 @@ class OpenToken(TokenSession):
         """
         session = self.current_session()
         self.refresh()
-        refuse_risk(self.info, pins)
+        refuse_risk(self.info, pins, module=self.module.path)
         begun = False
 
         def send(found: FoundPin | None) -> None:
@@ -195,7 +195,7 @@ class OpenToken(TokenSession):
             wrong.may_ask_again = may_ask_again
             return wrong
         if error.code == errors.PIN_LOCKED:
-            return locked(self.info)
+            return locked(self.info, self.module.path)
         kind = PinError if "PIN" in error.name else TokenRemovedError if error.is_removal else SigningKeyError
         return kind(f"{self.name} {action}: {error}", error.hint)
 
@@ -262,7 +262,7 @@ class OpenToken(TokenSession):
     def _login_pin(self, *, again: bool) -> FoundPin | None:
         """Return the PIN to log in with; None if it is typed at the token's keypad."""
         try:
-            refuse_risk(self.info, self._pins)
+            refuse_risk(self.info, self._pins, module=self.module.path)
             if has_keypad(self.info):
                 return None
             # A repeated login gets the answer that the first one got, unless an attempt has failed since then.
@@ -285,7 +285,7 @@ class OpenToken(TokenSession):
         self.drop_lost_session(thoroughly=True)
         if self.session is None:
             self._recognise(self._open_session())
-            refuse_risk(self.info, self._pins)
+            refuse_risk(self.info, self._pins, module=self.module.path)
 
     def _log_in_with(self, found: FoundPin | None) -> None:
         is_own = True
@@ -339,7 +339,7 @@ class OpenToken(TokenSession):
     def _find_pin(self, session: PKCS11Session, uri: KeyURI, pins: PinSource) -> FoundPin:
         with self._asking():
             found = pins.find(uri, self._request)
-        refuse_risk(self.info, pins, found)
+        refuse_risk(self.info, pins, found, module=self.module.path)
         if found.is_stored:
             refuse_stranger(session, self.info, uri, self._public_key)
         checked(self.info, found.pin)

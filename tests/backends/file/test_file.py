@@ -449,7 +449,9 @@ def test_unreadable_file_is_named(files: KeyFiles, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("hwsigner.backends.pem.open", refuse, raising=False)
     for find, error in ((open_key, KeyNotFoundError), (find_certificates, CertificateError)):
-        with pytest.raises(error, match=r"Permission denied.*a user who may read it") as caught:
+        with pytest.raises(
+            error, match=r"Permission denied\. Let the system's agent use the key.*or have root run chown"
+        ) as caught:
             find(KeyURI("file", {"path": path.encode()}))
         assert path in caught.value.message
 

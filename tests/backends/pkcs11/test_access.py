@@ -80,13 +80,13 @@ def test_list_names_no_group_when_none_would_help(softhsm: InProcessSoftHSM, con
         os.chown(config, 0, 0)
     done = listing(softhsm, config)
     assert done.returncode == 3
-    assert "Check that the module's own configuration is right and that this user may read it" in done.stderr
+    assert f"Check SOFTHSM2_CONF ({config}), and that you may read what it names" in done.stderr
 
 
 def test_files_of_other_modules_are_not_known(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOFTHSM2_CONF", str(config))
     assert paths.access_hint("/usr/lib/opensc-pkcs11.so", "otherwise") == "otherwise"
-    assert paths.access_hint("/usr/lib/softhsm/libsofthsm2.so", "otherwise") == "otherwise"
+    assert "SOFTHSM2_CONF" in paths.access_hint("/usr/lib/softhsm/libsofthsm2.so", "otherwise")
 
 
 def test_first_configuration_that_can_be_read_names_the_tokens(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
