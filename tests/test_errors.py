@@ -49,6 +49,7 @@ EXIT_STATUSES = {
     "LockError": 7,
     "AgentError": 7,
     "AuditError": 7,
+    "Interruption": 130,
 }
 TEXTS = st.text() | st.text(st.sampled_from("a\x00\x07\x1b[31m\r\n\t\x7f\x9b\u202e\u2066\ud800\udce9é\u200b\u2028"))
 UNPRINTABLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
