@@ -40,6 +40,7 @@ from hwsigner.errors import (
     ConfigError,
     HwsignerError,
     HwsignerWarning,
+    LockError,
     ServiceError,
     ServiceUnreachableError,
 )
@@ -89,11 +90,14 @@ def renew(
     """
     check_name(name)
     config = profile(name, os.environ).file
+    if if_due:  # A look does not wait for the renewals of other profiles, unless one of this profile goes on.
+        with suppress(LockError), profile_lock(name, config) as file:
+            if _is_early(name, config, _current(profile(name, os.environ)), Failures(file)):
+                return None
     with renewal_lock(config), profile_lock(name, config) as file:
         found, failures = profile(name, os.environ), Failures(file)  # Read again: it may have been renewed meanwhile.
         old = _current(found)
-        if if_due and (datetime.now(UTC) < due_at(old) or failures.pause_left(time.time()) > 0):
-            set_pace(name, config, old)  # What installed it may have been another program, or killed.
+        if if_due and _is_early(name, config, old, failures):
             return None
         try:
             renewed = _renew(found, old, new_key, prompts)
@@ -102,6 +106,14 @@ def renew(
             raise
         failures.forget()
         return replace(renewed, timer=set_pace(name, config, renewed.leaf))
+
+
+def _is_early(name: str, config: str, old: Certificate, failures: Failures) -> bool:
+    """Return whether it is too early, or too soon after a failure. If so, set the timer's pace."""
+    is_early = datetime.now(UTC) < due_at(old) or failures.pause_left(time.time()) > 0
+    if is_early:
+        set_pace(name, config, old)  # What installed it may have been another program, or killed.
+    return is_early
 
 
 def _current(found: Profile) -> Certificate:

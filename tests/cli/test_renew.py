@@ -306,6 +306,15 @@ class TestRefusals:
         with profile.renewal_lock(str(enrolled.config)):
             refused(run(enrolled), 7, "another hwsigner renew is running")
 
+    def test_look_does_not_wait_for_the_renewal_of_another_profile(
+        self, enrolled: Enrolment, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(profile, "_RENEWAL_SECONDS", 0.1)
+        with profile.renewal_lock(str(enrolled.config)):
+            assert run(enrolled, "--if-due").status == 0
+            age(enrolled, 10, 1)
+            refused(run(enrolled, "--if-due"), 7, "another hwsigner renew is running")
+
 
 @pytest.mark.slow
 @pytest.mark.slow
