@@ -93,9 +93,10 @@ def _named(arguments: Arguments) -> tuple[KeyURI, KeyURI | None]:
         settings.check_no_profile(arguments.key, f"Write hwsigner show --profile {arguments.key}")
         values.profile_name = None  # The profile's PIN is for the profile's key.
         return settings.argument_uri(arguments.settings, arguments.key), certificate
-    settings.check_not_moved(values)
-    if values.private_key:
-        return settings.key_uri(values, values.private_key), certificate
+    private_key = settings.key_uri(values, values.private_key) if values.private_key else None
+    settings.check_not_moved(values, certificate, private_key)
+    if private_key:
+        return private_key, certificate
     if certificate is None:
         if name := values.profile_name:
             hint = f"Run hwsigner install-certificate CERTIFICATE KEY-URI --profile {name}"

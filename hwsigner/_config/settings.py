@@ -302,22 +302,21 @@ def identity_source(values: Settings, ask: AskPin | None = None, *, check: bool 
     )
 
 
-def check_not_moved(values: Settings) -> None:
+def check_not_moved(values: Settings, certificate: KeyURI | None, private_key: KeyURI | None) -> None:
     """Check that the files that a profile names are there.
 
     Raises:
         CertificateError: the certificate's is not.
         KeyNotFoundError: the key's is not.
     """
-    for flag, error in (("certificate", CertificateError), ("private-key", KeyNotFoundError)):
-        place = getattr(values, flag.replace("-", "_"))
-        file = KeyURI.parse(place).file if values.profile_name and place else ""
-        if file.startswith("/"):
+    found = (("certificate", certificate, CertificateError), ("private-key", private_key, KeyNotFoundError))
+    for flag, uri, error in found if values.profile_name else ():
+        if uri and uri.file.startswith("/"):
             try:
-                os.stat(file)
+                os.stat(uri.file)
             except FileNotFoundError as reason:
                 hint = f"If it was moved, run hwsigner profile edit {values.profile_name} --{flag} NEW"
-                raise error(f"can't read {file}: {reason.strerror}", hint) from reason
+                raise error(f"can't read {uri.file}: {reason.strerror}", hint) from reason
             except OSError:
                 pass  # The one that reads it says more.
 
@@ -333,9 +332,10 @@ def _names(values: Settings, ask: AskPin | None) -> tuple[KeyURI, KeyURI | None,
         elif name := values.profile_name:
             hint = f"Run hwsigner install-certificate CERTIFICATE KEY-URI --profile {name}, or hwsigner enroll {name}"
         raise UsageError("no certificate is named", hint)
-    check_not_moved(values)
     certificate = key_uri(values, values.certificate)
-    return certificate, key_uri(values, values.private_key) if values.private_key else None, None
+    private_key = key_uri(values, values.private_key) if values.private_key else None
+    check_not_moved(values, certificate, private_key)
+    return certificate, private_key, None
 
 
 def _selected(values: Settings, text: str, ask: AskPin | None) -> Certificate:
