@@ -120,10 +120,18 @@ def test_commands_of_readme_set_up_aws(administrator: dict[str, str], tmp_path: 
     assert "role-arn = arn:aws:iam::123456789012:role/web" in run_shell(script, tmp_path, administrator)
 
 
+def table() -> str:
+    """Return the part of the page that has the tables of mistakes."""
+    return (ROOT / PAGE).read_text().split("## Trust policies that people get wrong")[1].split("\n## ")[0]
+
+
 def rows() -> list[tuple[str, str]]:
-    """Return the table of mistakes: a part of a statement, and what is said of it."""
-    table = (ROOT / PAGE).read_text().split("## Trust policies that people get wrong")[1].split("\n## ")[0]
-    return re.findall(r"^\| `(.+?)` \| (.+) \|$", table, re.MULTILINE)
+    """Return the tables of mistakes: a part of a statement, and what is said of it, without the sources."""
+    return re.findall(r"^\| `(.+?)` \| (.+) \| (?:\[[AUH][0-9]*\] ?)+\|$", table(), re.MULTILINE)
+
+
+def test_each_mistake_of_the_page_has_the_mark_of_a_source() -> None:
+    assert len(rows()) == len(re.findall('^\\| `"', table(), re.MULTILINE)) > 15
 
 
 @pytest.fixture
