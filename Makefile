@@ -24,7 +24,7 @@ DAYS = 7
 # Keeps the roots, and the libraries for them.
 KEPT = .machine
 # What a release publishes, and what checks it in clean roots: targets.
-ARTIFACTS = wheels deb rpm image
+ARTIFACTS = wheels tpm-wheels deb rpm image
 CHECKS = test-wheels test-deb test-rpm test-image
 
 DEMO_PACKAGES = ca-certificates python3 python3-dev python3-venv gcc libc6-dev pkg-config libtss2-dev \
@@ -61,7 +61,7 @@ named = @$(CLEAN) $(BIN)/python -m hwsigner version --verbose | grep '^canonical
 	{ echo "The canonicalisation is not the $(IMPLEMENTATION) one; see $(BIN)/hwsigner version --verbose" >&2; exit 1; }
 ORDER = $(if $(SHUFFLE),-p randomly $(if $(filter-out yes,$(SHUFFLE)),--randomly-seed=$(SHUFFLE)))
 
-.PHONY: help demo check test test-all test-python test-clients test-debian test-machine demo-packages client-packages lint format sanitize test-foreign fuzz bench wheel wheels test-wheels test-musl deb test-deb test-machine-deb rpm test-rpm image test-image pins site test-site man release setup packages clean
+.PHONY: help demo check test test-all test-python test-clients test-debian test-machine demo-packages client-packages lint format sanitize test-foreign fuzz bench wheel wheels tpm-wheels test-wheels test-musl deb test-deb test-machine-deb rpm test-rpm image test-image pins site test-site man release setup packages clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 14
@@ -137,12 +137,16 @@ wheels: $(VENV)-wheels/.installed ## Build the source distribution and a wheel f
 	rm -rf dist
 	$(CLEAN) $(DATE) $(WHEELS_PYTHON) packaging/wheels/build.py dist $(ARCHITECTURES)
 
-test-wheels: $(VENV)-wheels/.installed ## Install the wheels of make wheels in bare Debian roots and run them
+tpm-wheels: $(VENV)-wheels/.installed ## Build wheels of tpm2-pytss, so that a TPM needs no compiler, into dist/
+	$(call install,mmdebstrap patchelf)
+	$(CLEAN) $(DATE) PYTHONPATH=packaging $(WHEELS_PYTHON) packaging/wheels/tpm2.py dist $(KEPT) $(ARCHITECTURES)
+
+test-wheels: $(VENV)-wheels/.installed ## Install the wheels of make wheels tpm-wheels in bare Debian roots and run them
 	$(call install,mmdebstrap qemu-user)
-	$(CLEAN) PYTHONPATH=packaging $(WHEELS_PYTHON) tests/wheels/run.py dist $(KEPT) $(ROOTS)
+	$(CLEAN) PYTHONPATH=packaging:. $(WHEELS_PYTHON) tests/wheels/run.py dist $(KEPT) $(ROOTS)
 
 # A root needs room, and devices that can be opened. Debian 13's /tmp is memory, without devices.
-deb test-deb rpm test-rpm test-machine test-machine-deb release: export TMPDIR := $(or $(TMPDIR),/var/tmp)
+deb test-deb rpm test-rpm test-machine test-machine-deb tpm-wheels release: export TMPDIR := $(or $(TMPDIR),/var/tmp)
 
 # A package and an image have the date of the last commit.
 deb: $(VENV)-wheels/.installed ## Build Debian packages for Debian 12 and 13 into dist/ (SUITES=trixie)
@@ -227,8 +231,8 @@ $(VENV)/.installed: pyproject.toml $(PINS)/build.txt $(PINS)/dev.txt | packages
 	@.ci/environment $(@D) "$(PYTHON)" build dev
 	@touch $@
 
-$(VENV)-wheels/.installed: $(PINS)/release.txt | packages
-	@.ci/environment $(@D) "$(PYTHON)" release
+$(VENV)-wheels/.installed: $(PINS)/build.txt $(PINS)/release.txt | packages
+	@.ci/environment $(@D) "$(PYTHON)" build release
 	@touch $@
 
 # Without the extension, what only tests need, and what built it.

@@ -1,10 +1,11 @@
 """Add what is compiled into the programs and libraries to a bill of materials in CycloneDX.
 
-    python packaging/bundled.py BILL WHEEL SITE-PACKAGES
+    python packaging/bundled.py BILL WHEEL SITE-PACKAGES [WHEEL…]
 
 A wheel may have bills of its own, such as that of cryptography for OpenSSL (PEP 770). For the others, COMPILED names
-the parts. The program hwsigner-credentials of a wheel that `make wheels` built has parts of Zig's musl. The result must
-fit the schema. Python must be the one that has packaging/requirements/release.txt installed.
+the parts. The last wheels are not installed, and go into the bill with what theirs name. The program
+hwsigner-credentials of a wheel that `make wheels` built has parts of Zig's musl. The result must fit the schema. Python
+must be the one that has packaging/requirements/release.txt installed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,12 @@ COMPILED = {"cffi": ("libffi",), "httptools": ("http-parser", "llhttp"), "uvloop
 LIBUV = "from uvloop.loop import libuv_get_version as get; print('%d.%d.%d' % tuple(get().to_bytes(3)))"
 
 
-def main(file: str, wheel: str, folder: str) -> int:
+def main(file: str, wheel: str, folder: str, *others: str) -> int:
     """Rewrite the bill. Return the exit status."""
     bill = json.loads(Path(file).read_text())
     add_libraries(bill, Path(folder))
+    for other in others:
+        add_wheel(bill, Path(other))
     if "manylinux" in wheel or "musllinux" in wheel:
         _add(bill["metadata"]["component"], [_musl()])
     text = json.dumps(bill, indent=2) + "\n"
@@ -49,6 +53,16 @@ def add_libraries(bill: dict[str, Any], folder: Path) -> None:
     libuv = subprocess.run([python, "-c", LIBUV], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
     for owner, parts in COMPILED.items():
         _add(libraries[owner], [_compiled(part, libuv if part == "libuv" else "") for part in parts])
+
+
+def add_wheel(bill: dict[str, Any], wheel: Path) -> None:
+    """Add a wheel that has a bill of its own, and the parts that this names."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [each for each in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/sboms/[^/]+\.json", each)]
+        inside = json.loads(archive.read(name))
+    owner = inside["metadata"]["component"]
+    _add(owner, inside["components"])
+    bill["components"].append(owner)
 
 
 def _add(owner: Component, parts: list[Component]) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import tomllib
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,21 @@ def test_bill_of_materials_has_the_c_libraries_that_are_compiled_into_wheels(
 def test_bill_of_materials_has_the_version_of_libuv() -> None:
     [libuv] = parts_in_bill()["uvloop"]
     assert re.fullmatch(r"\d+\.\d+\.\d+", libuv["version"])
+
+
+def test_bill_of_materials_has_what_is_bundled_in_a_wheel_that_is_not_installed(tmp_path: Path) -> None:
+    wheel = tmp_path / "tpm2_pytss-3.0.0+bundled-cp311-abi3-manylinux_2_34_x86_64.whl"
+    inside = {
+        "metadata": {"component": {"type": "library", "name": "tpm2-pytss", "bom-ref": wheel.name}},
+        "components": [{"type": "library", "name": "openssl", "version": "3.0.22", "bom-ref": "openssl"}],
+    }
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("tpm2_pytss-3.0.0+bundled.dist-info/sboms/debian.cdx.json", json.dumps(inside))
+    bill: dict[str, Any] = {"components": []}
+    bundled.add_wheel(bill, wheel)
+    [library] = bill["components"]
+    assert library["bom-ref"] == wheel.name
+    assert [part["bom-ref"] for part in library["components"]] == [f"{wheel.name}/openssl@3.0.22"]
 
 
 def parts_in_bill() -> dict[str, list[dict[str, Any]]]:

@@ -45,7 +45,7 @@ def main(folder: str, *architectures: str) -> int:
             _build(sdist, out, name, {**environment, **_settings(name, architecture, target)})
             (wheel,) = out.glob(f"hwsigner-*-cp311-abi3-{name}.whl")
             wheels.append(wheel)
-            _judge(wheel, name)
+            judge(wheel, name)
     _python("abi3audit", "--strict", "--summary", *wheels)
     _python("twine", "check", "--strict", sdist, *wheels)
     return 0
@@ -75,12 +75,12 @@ def _build(sdist: Path, out: Path, name: str, environment: dict[str, str]) -> No
             archive.extractall(work, filter="data")
         (source,) = work.glob("hwsigner-*")
         # Without optimisation, Zig builds its sanitizers, even for CMake's checks of the compiler.
-        environment["CFLAGS"] = f"-O2 -isystem {_headers(work)}"
+        environment["CFLAGS"] = f"-O2 -isystem {headers(work)}"
         options = ("--config-setting=hwsigner.native=true", "--config-setting=install.strip=false")
         _python("build", "--wheel", "--no-isolation", *options, "--outdir", out, source, environment=environment)
 
 
-def _headers(work: Path) -> Path:
+def headers(work: Path) -> Path:
     """Return a folder that has Debian's pyconfig.h, which is not beside the other headers, for every architecture.
 
     It is this machine's. The targets' differ from it only in what the limited API does not use.
@@ -95,7 +95,7 @@ def _headers(work: Path) -> Path:
     return folder
 
 
-def _judge(wheel: Path, name: str) -> None:
+def judge(wheel: Path, name: str) -> None:
     """Ask auditwheel for the oldest platform that a wheel runs on, which may be older than its name says."""
     command = [sys.executable, "-m", "auditwheel", "show", str(wheel)]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout

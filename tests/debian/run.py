@@ -43,6 +43,7 @@ def install_and_use(root: Root, program: Path, client: Path) -> None:
     root.apt("update")
     root.put(program)
     root.run("sh", "-ec", f"cd /packages; {_commands('## Install', 'The program is')}")
+    root.run("sh", "-ec", _commands("## Python programs", "An upgrade of the package"))
     boto3 = _commands("also need Debian's own", "## Start")
     use(root, "/usr/lib/hwsigner", "apt-get install python3-boto3", boto3)
 
