@@ -84,8 +84,9 @@ def with_credential_process(
     """Return the content of a config file in which a profile gets its credentials from a command.
 
     If there is no section `[profile NAME]` (`[default]` for that name), one is appended, with the region. In a section
-    without the setting, it becomes the first line. A setting that runs `credential-process --profile NAME` already, of
-    this program or of another installation, gets the new command. A file that has the command does not change.
+    without the setting, it becomes the first line. A setting that runs `credential-process --profile NAME` or
+    `hwsigner-credentials --profile NAME` already, of this program or of another installation, gets the new command. A
+    file that has the command does not change.
 
     Args:
         data: the old content, in any encoding that extends ASCII, with any line endings.
@@ -261,6 +262,8 @@ def _is_ours(command: str, profile: str) -> bool:
         words = shlex.split(command)
     except ValueError:
         return False
+    if len(words) == 3 and os.path.basename(words[0]) == "hwsigner-credentials":
+        return words[1:] == ["--profile", profile]
     return words[-3:] == ["credential-process", "--profile", profile] and "hwsigner" in command
 
 

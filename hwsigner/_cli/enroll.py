@@ -10,7 +10,7 @@ from hwsigner._cli.keygen import NEW_KEY, key_request
 from hwsigner._cli.parser import Arguments, CommandModule, Parser
 from hwsigner._cli.process import print_outcome, print_rows
 from hwsigner._config.flags import ISSUER, KEY, NAMES, OUTPUT, PLACE, PROOF, SESSION, Flag, switch
-from hwsigner._system.processes import own_command
+from hwsigner._system.processes import credential_process
 from hwsigner.enrolment.initial import Enrolled, Enrolment, enroll
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def run(arguments: Arguments) -> int:
     """Do what is left to do of an enrolment, and print what there is then."""
     name = arguments.name
     writes_none = arguments.no_aws_config or arguments.system
-    command = "" if writes_none else own_command("credential-process", "--profile", name)
+    command = "" if writes_none else credential_process(name)
     asked = Enrolment(name, arguments.settings, key_request(arguments), system=arguments.system, command=command)
     enrolled = enroll(asked)
     following = _next(arguments, enrolled.missing)

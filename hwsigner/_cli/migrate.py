@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
-import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,8 +19,8 @@ from hwsigner._cli.without_secrets import without_secret
 from hwsigner._config.flags import switch
 from hwsigner._config.profiles import add_profile, file_of_new, profiles
 from hwsigner._system.files import edit_file
-from hwsigner._system.processes import own_command
-from hwsigner.errors import ConfigError, HwsignerError, UsageError, printable_lines
+from hwsigner._system.processes import credential_process, own_command
+from hwsigner.errors import ConfigError, HwsignerError, UnsafeKeyWarning, UsageError, printable_lines
 
 if TYPE_CHECKING:
     import hwsigner._cli.migrate
@@ -95,12 +94,12 @@ def run(arguments: Arguments) -> int:
     shown = [*changes, *plan.by_hand, *plan.keys, *([_KEYS_ADVICE] if plan.keys else [])]
     if shown:
         print_outcome("nothing was changed", printable_lines(shown))
+    for problem in plan.problems:
+        report(problem)
     if changes:
         if not arguments.yes:
             ask([], "Type yes to write this", nothing="nothing was written")
         _write(plan)
-    for problem in plan.problems:
-        report(problem)
     if not (shown or plan.problems):
         print("Nothing to migrate: no call of another program, and no access key")
     return 1 if plan.problems else 0
@@ -138,7 +137,7 @@ def _add_process(plan: _Plan, call: Call, found: Translation, path: str, data: b
     """Add a `credential_process`, and return the file's content with the new one."""
     profile, old = profile_of_section(call.section), call.process or ""
     with_credential_process(data, profile, "hwsigner", path=path, replaced=old)  # It may refuse.
-    process = _Process(profile, old, _process_command(plan.name_for(found.name, found.values)))
+    process = _Process(profile, old, credential_process(plan.name_for(found.name, found.values)))
     plan.processes.setdefault(path, []).append(process)
     plan.lines += [f"{call.place}: [{call.section}]", f"  credential_process = {process.new}"]
     return _with_processes(data, path, [process])
@@ -149,14 +148,6 @@ def _with_processes(data: bytes, path: str, processes: Sequence[_Process]) -> by
     for profile, old, new in processes:
         data = with_credential_process(data, profile, new, path=path, replaced=old)
     return data
-
-
-def _process_command(name: str) -> str:
-    """Return the `credential_process` for a profile: that of the agent's client, if it is beside this program."""
-    client = os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), "hwsigner-credentials")
-    if os.access(client, os.X_OK) and client.isprintable():
-        return shlex.join([client, "--profile", name])
-    return own_command("credential-process", "--profile", name)
 
 
 def _add_line(plan: _Plan, call: Call, found: Translation) -> None:
@@ -181,7 +172,15 @@ def _profile_lines(plan: _Plan) -> list[str]:
 def _write(plan: _Plan) -> None:
     for name, values in plan.profiles.items():
         add_profile(name, values, os.environ)
+    file = file_of_new(os.environ, system=False)
+    if any(_has_secret(values) for values in plan.profiles.values()) and os.stat(file).st_mode & 0o044:
+        problem = f"{file} contains a password and others can read it"
+        warnings.warn(UnsafeKeyWarning(problem, f"Run chmod 600 {file}"), stacklevel=1)
     for path, processes in plan.processes.items():
         edit_file(path, partial(_with_processes, path=path, processes=processes))
-    written = [*plan.processes, *([file_of_new(os.environ, system=False)] if plan.profiles else [])]
+    written = [*plan.processes, *([file] if plan.profiles else [])]
     print_outcome(f"{' and '.join(written)} were changed", f"Written: {', '.join(written)}")
+
+
+def _has_secret(values: Mapping[str, Any]) -> bool:
+    return any(without_secret(name, value) != value for name, value in values.items())

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hwsigner._aws.config_file import config_path, credentials_path
 from hwsigner._aws.config_lines import credential_processes, profile_of_section
 from hwsigner._aws.region import check_known_arns
 from hwsigner._cli import command_parser
@@ -27,7 +28,7 @@ _PROGRAM = re.compile(
 )
 # What follows the program, up to what ends a shell's command.
 _ARGUMENTS = re.compile(r"""(?:[^'"\\|&;<>()`\n]|\\.|'[^']*'|"(?:[^"\\]|\\.)*")*""", re.DOTALL)
-_SDK_FILE = re.compile(rb"^(?:\[(?:default\]|profile\s)|credential_process\s*[=:])", re.MULTILINE)
+_SDK_FILE = re.compile(rb"^(?:\[(?:default\]|profile\s)|credential_process\s*[=:])", re.MULTILINE | re.IGNORECASE)
 _ACCESS_KEY = re.compile(r"(?<![A-Za-z0-9/+])AKIA[A-Z0-9]{12,124}(?![A-Za-z0-9/+])")
 _LOGICAL_LINE = re.compile(r"(?:[^\n\\]|\\.|\\\n)+", re.DOTALL)
 _BEFORE_COMMAND = re.compile(r"^\s*Exec\w+\s*=\s*[-@:+!|]*\s*")
@@ -140,6 +141,8 @@ def _check(call: Call) -> None:
     """Check who runs a call, and how."""
     if call.place.startswith(f"{NODE_CONFIG}:"):
         raise UsageError("nodeadm writes this file", "See hwsigner help eks-hybrid-nodes")
+    if call.process and call.place.startswith(f"{credentials_path(os.environ)}:"):
+        raise UsageError("not all SDKs read it in this file", f"Move the line to {config_path(os.environ)}")
     if call.process and not profile_of_section(call.section):
         raise UsageError(f"the SDKs do not read [{call.section}] as a profile", "Write [profile NAME] there")
     before = _BEFORE_COMMAND.sub("", call.before)
@@ -165,7 +168,10 @@ def _words(call: Call) -> list[str]:
     for character in "$`" if call.process else "$`%\\":
         if character in call.arguments:
             raise UsageError(f"its flags have a {character}", f"Write the value itself there. Or w{_SAME_FLAGS[1:]}")
-    words = shlex.split(call.arguments)
+    try:
+        words = shlex.split(call.arguments.encode().decode())
+    except UnicodeEncodeError:  # A profile is text in UTF-8.
+        raise UsageError("its flags are not text in UTF-8", _SAME_FLAGS) from None
     if call.program == "needroleshere" and sum(word.startswith("--intermediates") for word in words) > 1:
         raise UsageError("it has several files of intermediates", "Put their certificates into one file")
     # The SDKs of Go and Java run a shell, which replaces `~`.

@@ -36,7 +36,7 @@ from hwsigner._config.profiles import (
     remove_profile,
 )
 from hwsigner._config.sharing import share
-from hwsigner._system.processes import own_command
+from hwsigner._system.processes import credential_process
 from hwsigner.errors import UnsafeKeyWarning, UsageError, printable, suggestion
 
 if TYPE_CHECKING:
@@ -154,9 +154,7 @@ def _edit_sdks(name: str, roles: Mapping[str, str], known: Mapping[str, Any], *,
     region = str(known.get("region") or (anchor[3] if len(anchor) > 3 else ""))
     if region:
         check_region(region)
-    return edit_config_file(
-        name, own_command("credential-process", "--profile", name), region=region, roles=roles, write=write
-    )
+    return edit_config_file(name, credential_process(name), region=region, roles=roles, write=write)
 
 
 def _print_change(arguments: Arguments, change: Sequence[str], **data: object) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-import sys
 from collections.abc import Sequence
 
 from hwsigner._agent.client import command, system_address, wait_for_system_agent
@@ -14,6 +13,7 @@ from hwsigner._config import profiles as config
 from hwsigner._config.flags import ARNS
 from hwsigner._config.profiles import Profile, change_profile, profile, profiles
 from hwsigner._config.sharing import hidden_files, share
+from hwsigner._system.processes import credential_process
 from hwsigner._system.users import find_gid, find_uid
 from hwsigner.errors import AgentError, ConfigError, UsageError
 
@@ -86,13 +86,11 @@ def serve_users(found: Profile, users: Sequence[str]) -> list[str]:
 def _following(found: Profile) -> list[str]:
     anchor = str(found.values["trust-anchor-arn"]).split(":")
     region = str(found.values.get("region") or anchor[3])
-    client = os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), "hwsigner-credentials")
-    program = client if os.access(client, os.X_OK) else f"{os.path.abspath(sys.argv[0])} credential-process"
     lines = [
         "The agent gives credentials. Write into the AWS config of these users:",
         f"[profile {found.name}]",
         f"region = {region}",
-        f"credential_process = {program} --profile {found.name}",
+        f"credential_process = {credential_process(found.name)}",
     ]
     if found.values.get("issuer") or found.values.get("issuer-command"):
         lines.append(f"Have the certificate renewed with: systemctl enable --now hwsigner-renew@{found.name}.timer")

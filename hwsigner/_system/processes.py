@@ -40,6 +40,18 @@ def own_command(*arguments: str) -> str:
     return command
 
 
+def credential_process(profile: str) -> str:
+    """Return the `credential_process` of a profile: of `hwsigner-credentials`, if it is beside this program.
+
+    Raises:
+        UsageError: the program's path can't be written.
+    """
+    client = os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), "hwsigner-credentials")
+    if os.access(client, os.X_OK) and client.isprintable():
+        return shlex.join([client, "--profile", profile])
+    return own_command("credential-process", "--profile", profile)
+
+
 def describe_peer(sock: socket.socket) -> dict[str, str | int]:
     """Return what the kernel shows of the process that connected a Unix socket; see `describe_process`."""
     pidfd = peer_pidfd(sock)

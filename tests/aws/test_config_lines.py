@@ -18,6 +18,7 @@ from hwsigner.errors import ConfigError
 
 COMMAND = "/opt/hwsigner/bin/hwsigner credential-process --profile web"
 ELSEWHERE = "'/home/a b/bin/hwsigner' credential-process --profile web"
+CLIENT = "'/home/a b/bin/hwsigner-credentials' --profile web"
 
 _LINES = st.sampled_from(
     [
@@ -116,6 +117,7 @@ def test_section_that_botocore_does_not_find_stays(header: str) -> None:
         ("[profile web]\nregion = a\n", "[profile web]\n{}\nregion = a\n"),
         ("[profile web]", "[profile web]\n{}\n"),
         (f"[profile web]\ncredential_process = {ELSEWHERE}\nregion = a\n", "[profile web]\n{}\nregion = a\n"),
+        (f"[profile web]\ncredential_process = {CLIENT}\nregion = a\n", "[profile web]\n{}\nregion = a\n"),
         ("\ufeff[profile web] # mine\n# text \xe4\n", "\ufeff[profile web] # mine\n{}\n# text \xe4\n"),
     ],
 )
@@ -152,6 +154,7 @@ def test_boto3_runs_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     ("text", "message"),
     [
         ("[profile web]\ncredential_process = /usr/bin/other\n", "has another credential_process"),
+        ("[profile web]\ncredential_process = hwsigner-credentials --profile db\n", "has another credential_process"),
         ("[profile web]\nrole_arn = arn\n", "has role_arn, another source of credentials"),
         ("[profile web]\nsso_session = a\n", "has sso_session, another source"),
         ('[profile web]\n[profile "web"]\n', "has two sections for the profile web"),

@@ -21,6 +21,7 @@ from hwsigner._cli.migration import find_calls, translate
 from hwsigner._config import profiles
 from hwsigner.errors import ConfigError, UsageError
 from scene import Outcome, Scene
+from terminals import Terminal
 
 Call = Callable[..., Outcome]
 ANCHOR = "arn:aws:rolesanywhere:eu-west-1:123456789012:trust-anchor/3f6c1a52-9d7e-4c1b-8a90-0f4b7d2c6e11"
@@ -254,6 +255,76 @@ class TestConfigFile:
         assert (done.returncode, home.config.read_text(), home.profiles()) == (2, text, {})
         assert "[profile.web]" in done.stdout
         assert "so nothing was written. Add --yes" in done.stderr
+
+    @pytest.mark.parametrize(("answer", "is_done"), [(b"yes\n", True), (b"y\n", False)])
+    def test_user_is_asked_after_all_is_shown(self, home: Home, answer: bytes, is_done: bool) -> None:
+        line = f"credential_process = {HELPER} credential-process {FLAGS}"
+        home.config.write_text(f"[profile web]\n{line}\n[profile bad]\n{line} >x\n")
+        terminal = Terminal(home.folder)
+        environ = {"HOME": str(home.folder), "XDG_CONFIG_HOME": str(home.folder / "xdg")}
+        process = terminal.start(str(Path(sys.executable).with_name("hwsigner")), "migrate", **environ)
+        terminal.shown_until("Type yes to write this: ")
+        assert home.profiles() == {}
+        terminal.type(answer)
+        out, err = process.communicate(timeout=60)
+        assert "[profile.web]" in out.decode()
+        assert ":4: aws_signing_helper: it has a shell's syntax" in err.decode()
+        assert ("nothing was written" in err.decode(), "web" in home.profiles()) == (not is_done, is_done)
+        assert (HELPER in process_of(home)) is not is_done
+
+    @pytest.mark.slow
+    def test_runs_at_the_same_time_write_one_profile_each(self, home: Home) -> None:
+        for number in range(6):
+            line = f"{HELPER} credential-process {FLAGS} --session-duration {900 + number}"
+            text = home.config.read_text() if number else ""
+            home.config.write_text(f"{text}[profile p{number}]\ncredential_process = {line}\n")
+        program = str(Path(sys.executable).with_name("hwsigner"))
+        running = [subprocess.Popen([program, "migrate", "--yes"], stderr=subprocess.DEVNULL) for _ in range(4)]
+        assert 0 in [process.wait(60) for process in running]
+        home.migrated()
+        assert {name: values["session-duration"] for name, values in home.profiles().items()} == {
+            f"p{number}": 900 + number for number in range(6)
+        }
+        assert all(process_of(home, f"profile p{number}").endswith(f"--profile p{number}") for number in range(6))
+
+    def test_line_in_the_credentials_file_is_to_be_moved(self, home: Home) -> None:
+        text = f"[default]\ncredential_process = {HELPER} credential-process {FLAGS}\n"
+        home.keys.write_text(text)
+        home.refused(f"not all SDKs read it in this file. Move the line to {home.config}")
+        assert home.keys.read_text() == text
+
+    def test_bytes_that_are_no_text_are_not_lost(self, home: Home) -> None:
+        data = f"[profile web]\ncredential_process = {HELPER} credential-process {FLAGS} --region \xe9\n".encode(
+            "latin-1"
+        )
+        home.config.write_bytes(data)
+        home.refused("its flags are not text in UTF-8")
+        assert home.config.read_bytes() == data
+
+    def test_byte_order_mark_and_capitals_are_no_obstacle(self, home: Home) -> None:
+        text = f"[profile web]\nCredential_Process = {HELPER} credential-process {FLAGS}\n"
+        home.config.write_bytes(b"\xef\xbb\xbf" + text.encode())
+        home.migrated()
+        assert home.config.read_bytes().startswith(b"\xef\xbb\xbf[profile web]\nCredential_Process = /")
+        assert home.profiles() == {"web": VALUES}
+
+    def test_link_stays_a_link(self, home: Home) -> None:
+        real = home.write(
+            "dotfiles/config", f"[profile web]\ncredential_process = {HELPER} credential-process {FLAGS}\n"
+        )
+        home.config.symlink_to(real)
+        home.migrated()
+        assert home.config.is_symlink()
+        assert HELPER not in real.read_text()
+
+    def test_password_in_a_file_that_others_read_is_warned_of(self, home: Home) -> None:
+        home.write("xdg/hwsigner/config.toml", "").chmod(0o644)
+        home.config.write_text(
+            f"[profile web]\ncredential_process = {HELPER} credential-process {FLAGS} --pkcs8-password hunter2\n"
+        )
+        outcome = home.call("migrate", "--yes")
+        assert outcome.status == 0
+        assert f"contains a password and others can read it. Run chmod 600 {home.toml}" in outcome.err
 
     def test_missing_files_are_an_error(self, home: Home) -> None:
         assert home.call("migrate").status == 2

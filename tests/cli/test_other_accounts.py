@@ -121,7 +121,7 @@ class TestFile:
         region = scene.emulator.trust_anchor_arn.split(":")[3]
         found = sections(config)
         command = found["profile web"].pop("credential_process")
-        assert command.endswith("/hwsigner credential-process --profile web")
+        assert command.endswith("/hwsigner-credentials --profile web")
         other = {"source_profile": "web", "region": region}
         assert found == {
             "default": {"output": "json"},
