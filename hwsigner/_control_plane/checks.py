@@ -11,13 +11,14 @@ from hwsigner._aws.create_session import SessionRequest
 from hwsigner._control_plane.facts import Detail, Facts
 from hwsigner._control_plane.resources import DEFAULT_DURATION
 from hwsigner._identity.bundle import read_bundle, subjects
-from hwsigner._identity.certificate import Certificate, Chain
-from hwsigner._identity.flaws import Flaw, leaf_flaws, path_flaws
+from hwsigner._identity.certificate import MAX_INTERMEDIATES, Certificate, Chain
+from hwsigner._identity.flaws import Flaw, leaf_flaws, other_chain, path_flaws
 from hwsigner._identity.revocation_list import RevocationList
 from hwsigner._identity.serial_numbers import serial_text
 from hwsigner._identity.session_tags import session_tags, untaggable
 from hwsigner.errors import CertificateError
 from hwsigner.findings import Finding, account
+from hwsigner.findings.local import CHAIN_TOO_LONG
 
 _LONGEST_PREFIXED = 61
 _FIXES = {
@@ -149,7 +150,14 @@ def check_certificate(chain: Chain, now: datetime) -> Iterator[Finding]:
         yield mistake.found(f"certificate {chain.leaf.source} {flaw.problem}")
 
 
-def check_trust(chain: Chain, anchor: Detail, authorities: Sequence[Certificate], now: datetime) -> Iterator[Finding]:
+def check_trust(
+    chain: Chain,
+    anchor: Detail,
+    authorities: Sequence[Certificate],
+    now: datetime,
+    *,
+    others: Sequence[Certificate] = (),
+) -> Iterator[Finding]:
     """Yield why a certificate does not chain to a trust anchor.
 
     Args:
@@ -157,19 +165,36 @@ def check_trust(chain: Chain, anchor: Detail, authorities: Sequence[Certificate]
         anchor: the trust anchor.
         authorities: its certificates.
         now: the time, with its zone.
+        others: the certificates that the chain was chosen from.
     """
     name = f"trust anchor {anchor.get('name', '')}"
+    if (number := len(chain.intermediates)) > MAX_INTERMEDIATES:
+        found = (
+            f"certificate {chain.leaf.source} has {number} intermediates and the service accepts {MAX_INTERMEDIATES}"
+        )
+        yield CHAIN_TOO_LONG.found(found)
     if not authorities:
         kind = anchor.get("source", {}).get("sourceType", "")
         yield account.ANCHOR_NOT_JUDGED.found(f"{name} has the source {kind}, whose certificates were not read")
         return
     flaws = path_flaws(chain, authorities, now)
+    is_refused = flaws is None or any(each.is_documented for each in flaws)
+    if is_refused and (better := other_chain(chain, others, authorities, now)):
+        found = f"hwsigner sends {_path(chain)}, and to {name} leads {_path(better)}"
+        yield account.CHAIN_OTHER.found(found)
+        return
     if flaws is None:
         issuer = chain.certificates[-1].x509.issuer.rfc4514_string()
         found = f"certificate {chain.leaf.subject} was issued by {issuer}, and {name} has {subjects(authorities)}"
         yield account.CHAIN_UNTRUSTED.found(found)
     for flaw in flaws or ():
         yield _flaw_of_ca(flaw, name if any(flaw.certificate is each for each in authorities) else "")
+
+
+def _path(chain: Chain) -> str:
+    """Return what is sent of a chain, in words."""
+    names = [f"{each.subject} issued by {each.x509.issuer.rfc4514_string()}" for each in chain.intermediates]
+    return " and ".join(names) or "no intermediate"
 
 
 def _flaw_of_ca(flaw: Flaw, anchor: str) -> Finding:

@@ -32,8 +32,18 @@ class Report:
     findings: Sequence[Finding] = ()
 
 
-def report(facts: Facts, request: SessionRequest, chain: Chain | None, now: datetime) -> Report:
-    """Compare what AWS has with a session, and with a certificate and its intermediates if there is one."""
+def report(
+    facts: Facts,
+    request: SessionRequest,
+    chain: Chain | None,
+    now: datetime,
+    *,
+    others: Sequence[Certificate] = (),
+) -> Report:
+    """Compare what AWS has with a session, and with a certificate and its intermediates if there is one.
+
+    The others are the certificates that the chain was chosen from.
+    """
     anchor, profile = facts.anchor(request.trust_anchor_arn) or {}, facts.profile(request.profile_arn) or {}
     authorities, role = checks.trusted(anchor, facts), facts.role or {}
     role = role if role.get("Arn") == request.role_arn else {}
@@ -41,7 +51,7 @@ def report(facts: Facts, request: SessionRequest, chain: Chain | None, now: date
     findings = [*checks.check_resources(facts, request), *checks.check_lists(chain, anchor, facts, now)]
     if chain:
         findings += checks.check_certificate(chain, now)
-        findings += checks.check_trust(chain, anchor, authorities, now) if anchor else ()
+        findings += checks.check_trust(chain, anchor, authorities, now, others=others) if anchor else ()
         findings += checks.check_tags(chain, profile) if profile else ()
         findings += checks.check_subject(chain, facts.subject or {})
     decisions: list[Decision] = []

@@ -171,10 +171,7 @@ def load(found: Sequence[FoundCertificate]) -> list[Certificate]:
 
 
 def load_readable(found: Sequence[FoundCertificate]) -> tuple[list[Certificate], list[CertificateError]]:
-    """Parse what a backend found; return the readable certificates and an error for each other one.
-
-    A token may also have certificates that are not the user's.
-    """
+    """Parse what a backend found; return the readable certificates, and an error for each other one."""
     certificates: list[Certificate] = []
     errors: list[CertificateError] = []
     for item in found:
@@ -203,21 +200,23 @@ def latest_expiring(certificates: Sequence[Certificate]) -> Certificate:
     return max(certificates, key=lambda certificate: certificate.x509.not_valid_after_utc)
 
 
-def build_chain(leaf: Certificate, others: Sequence[Certificate]) -> tuple[Chain, list[Certificate]]:
+def build_chain(
+    leaf: Certificate, others: Sequence[Certificate], *, most: int = MAX_INTERMEDIATES
+) -> tuple[Chain, list[Certificate]]:
     """Follow the issuers from a leaf; return the chain, and the certificates that are not in it.
 
-    If an issuer has several certificates, renewed or cross-signed, the one that expires last is used, of those that are
-    valid already.
+    If an issuer has several valid certificates, renewed or cross-signed, the one that expires last is used, of those
+    whose own issuer is among the certificates.
 
     Raises:
-        CertificateError: the chain is longer than the service accepts.
+        CertificateError: the chain has more intermediates than `most`; the service accepts MAX_INTERMEDIATES.
     """
     others = [c for c in _without_copies([leaf, *others]) if c is not leaf]
     # A root's cross-signed certificate leads on to another root, so the chain serves both trust anchors if it fits.
     chain = _follow(leaf, others, past_roots=True)
-    if len(chain) > MAX_INTERMEDIATES:
+    if len(chain) > most:
         chain = _follow(leaf, others, past_roots=False)
-    if len(chain) > MAX_INTERMEDIATES:
+    if len(chain) > most:
         problem = f"{leaf.source} has {len(chain)} intermediates and the service accepts {MAX_INTERMEDIATES}"
         hint = "Import one of the intermediates as the trust anchor and leave out those above it"
         raise CertificateError(f"certificate {problem}", hint)
@@ -229,9 +228,10 @@ def _follow(leaf: Certificate, others: Sequence[Certificate], *, past_roots: boo
     chain: list[Certificate] = []
     rest, last, now = list(others), leaf, datetime.now(UTC)
     while issuers := [c for c in rest if c.issued(last)]:
-        issuers = [c for c in issuers if c.x509.not_valid_before_utc <= now] or issuers
-        preferred = [c for c in issuers if c.is_root() != past_roots]
-        last = latest_expiring(preferred or issuers)
+        issuers = [c for c in issuers if c.x509.not_valid_before_utc <= now <= c.x509.not_valid_after_utc] or issuers
+        preferred = [c for c in issuers if c.is_root() != past_roots] or issuers
+        leading = [c for c in preferred if any(one.issued(c) for one in rest)] if len(preferred) > 1 else []
+        last = latest_expiring(leading or preferred)
         rest.remove(last)
         if last.is_root():
             break

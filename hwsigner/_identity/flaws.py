@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtensionOID, SignatureAlgorithmOID
 
 from hwsigner._identity.certificate import (
+    MAX_INTERMEDIATES,
     WEAK_HASHES,
     Certificate,
     Chain,
@@ -25,6 +26,7 @@ from hwsigner.errors import CertificateError
 from hwsigner.key.public_key import HASHES
 
 _SMALLEST_RSA = 2048
+_MANY_CHAINS = 100
 _MLDSA = (SignatureAlgorithmOID.ML_DSA_44, SignatureAlgorithmOID.ML_DSA_65, SignatureAlgorithmOID.ML_DSA_87)
 # AWS's pages do not say whether the service accepts these. The emulator does not.
 _UNDOCUMENTED = frozenset({"form", "key-size", "ca-key", "signature", "names", "key-identifier"})
@@ -86,6 +88,25 @@ def path_flaws(chain: Chain, anchors: Sequence[Certificate], now: datetime) -> l
         if anchor.issued(last) or _may_have_issued(anchor, last)
     ]
     return min(paths, key=lambda found: (sum(each.is_documented for each in found), len(found)), default=None)
+
+
+def other_chain(
+    chain: Chain, others: Sequence[Certificate], anchors: Sequence[Certificate], now: datetime
+) -> Chain | None:
+    """Return a chain of the same leaf and of other certificates in which nothing is wrong, or None.
+
+    The arguments are those of `path_flaws`, and the certificates to choose from.
+    """
+    pending, tried = [Chain(chain.leaf)], 0
+    while pending and tried < _MANY_CHAINS:
+        longer, tried = pending.pop(), tried + 1
+        if path_flaws(longer, anchors, now) == []:
+            return longer
+        if len(longer.intermediates) < MAX_INTERMEDIATES:
+            rest = [each for each in others if each not in longer.certificates and not each.is_root()]
+            issuers = [each for each in rest if each.issued(longer.certificates[-1])]
+            pending += [Chain(chain.leaf, (*longer.intermediates, each)) for each in issuers]
+    return None
 
 
 def ca_flaws(ca: Certificate, below: Chain, now: datetime) -> Iterator[Flaw]:

@@ -47,7 +47,7 @@ def check_account(state: ProfileState, aws_profile: str | None, endpoint: str | 
             check_protected("--endpoint", read_url("--endpoint", endpoint))
         clients = ServiceClients(region, profile=aws_profile, endpoint=endpoint)
         facts = read_facts(clients, request, [chain.leaf.subject] if chain else [])
-        yield from report(facts, request, chain, datetime.now(UTC)).findings
+        yield from report(facts, request, chain, datetime.now(UTC), others=state.certificates).findings
     except HwsignerError as error:
         yield local.AWS_NOT_ASKED.found_by(error)
 

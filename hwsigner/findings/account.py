@@ -42,6 +42,12 @@ INTERMEDIATE_REFUSED = Mistake(
     "The service refuses a chain with such a CA certificate",
     "Give the CA's current certificate with --intermediates, or have the certificate issued by another CA",
 )
+CHAIN_OTHER = Mistake(
+    "chain-other",
+    "hwsigner builds the chain without knowing the trust anchor, so of several certificates of a CA it may send one "
+    "that does not lead there",
+    "Remove the certificate that should not be sent from the profile's certificate and --intermediates",
+)
 CHAIN_UNTRUSTED = Mistake(
     "chain-untrusted",
     "The service refuses it as untrusted",

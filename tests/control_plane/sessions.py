@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -147,6 +147,13 @@ def _expired_among_two() -> Session:
     return Session(leaf(issuer=old), anchors=(old.certificate, OTHER.certificate), cause="expired on")
 
 
+def _cross_signed_elsewhere(*more: x509.Certificate) -> Session:
+    """Return a session whose file has the intermediate's certificates by two roots; the other one expires later."""
+    middle = ca(end=3 * DAY)
+    others = (renewed(middle, OTHER, end=5 * DAY), middle.certificate, *more)
+    return Session(leaf(issuer=middle), others)
+
+
 def _upper_expired() -> Session:
     upper = ca(name="Upper", **EXPIRED)
     lower = ca(upper)
@@ -247,6 +254,9 @@ FAILING: dict[str, Callable[[], Session]] = {
     "an intermediate's path length is exceeded": lambda: through("intermediate CN=Number 0", line(0, None), 0, 1),
     "a middle intermediate's path length is exceeded": lambda: through("CN=Number 0", line(1, 1, 1, 0), 0, 1, 2, 3),
     "the trust anchor is an intermediate, its path length is exceeded": _anchor_is_intermediate_of_no_length,
+    "the intermediate is cross-signed by another root": lambda: replace(
+        _cross_signed_elsewhere(), cause="and to trust anchor web leads CN=A CA,OU=devops"
+    ),
     "the trust anchor expired": under("expired on", **EXPIRED),
     "the trust anchor is not yet valid": under("is not valid before", **FUTURE),
     "the trust anchor lacks keyCertSign": under("keyCertSign", usages=("crl_sign",)),
@@ -439,6 +449,7 @@ SOUND: dict[str, Callable[[], Session]] = {
     "the trust anchor has the CA's old and new certificate": lambda: _two_cas(same_key=True),
     "the trust anchor's key certified its next one": _rollover,
     "the root is cross-signed": _cross_signed,
+    "the intermediate is cross-signed, and the file has the root": lambda: _cross_signed_elsewhere(ROOT.certificate),
     "the cross-signed certificate expired, and is not needed": _cross_signed_but_not_needed,
     "a list revokes the serial number of another CA": _revoked_elsewhere,
     "a list of another CA with the same name revokes the serial number": _revoked_by_the_name,

@@ -25,7 +25,7 @@ from examples import scaled
 from hwsigner._aws.create_session import SessionRequest
 from hwsigner._control_plane.facts import Facts
 from hwsigner._control_plane.report import report
-from hwsigner._identity.certificate import Chain, build_chain, load
+from hwsigner._identity.certificate import Certificate, Chain, build_chain, load
 from hwsigner.emulator import Emulator, World, certificates
 from hwsigner.emulator.refusals import RefusalError
 from hwsigner.emulator.resources import Crl, Profile
@@ -37,9 +37,13 @@ from hwsigner.trust_policy.writing import write_trust_policy
 
 def chain_of(session: Session) -> Chain:
     """Return the chain that the client sends."""
-    every = (session.leaf, *session.others)
-    found = load([FoundCertificate(each.public_bytes(Encoding.DER), "web.pem") for each in every])
+    found = certificates_of(session)
     return build_chain(found[0], found[1:])[0]
+
+
+def certificates_of(session: Session) -> list[Certificate]:
+    every = (session.leaf, *session.others)
+    return load([FoundCertificate(each.public_bytes(Encoding.DER), "web.pem") for each in every])
 
 
 def status(session: Session) -> int:
@@ -84,7 +88,8 @@ def findings(session: Session) -> list[Finding]:
         private_ca="",
     )
     request = SessionRequest(anchor, profile.arn, role)
-    return list(report(facts, request, chain_of(session), datetime.now(UTC)).findings)
+    others = certificates_of(session)
+    return list(report(facts, request, chain_of(session), datetime.now(UTC), others=others).findings)
 
 
 def described(profile: Profile) -> dict[str, Any]:

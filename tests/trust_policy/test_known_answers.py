@@ -179,7 +179,8 @@ class Maker:
             [
                 [self.statement(self.pinned(), self.random.choice(loose))],
                 [self.statement(self.pinned(), self.random.choice(loose), *self.harmless())],
-                [self.statement(self.named(), self.random.choice(anchors))],
+                # With the name that a variable takes, nobody could get in: it is not a part of a trust anchor's ARN.
+                [self.statement(self.named(*(each for each in NAMES if each != other)), self.random.choice(anchors))],
                 [self.statement(self.pinned()), self.statement(both, effect="Deny")],
                 [
                     self.statement(self.pinned(), self.random.choice(brings), actions=first),

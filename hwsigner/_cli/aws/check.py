@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,9 @@ from hwsigner._config import settings
 from hwsigner._config.flags import ARNS, IDENTITY, OUTPUT, PROFILE, SESSION, Flag
 from hwsigner._control_plane.facts import read_facts
 from hwsigner._control_plane.report import Report, report, report_policy
-from hwsigner._identity.certificate import Chain, build_chain, latest_expiring, leaves, load
+from hwsigner._identity.certificate import Certificate, Chain, build_chain, latest_expiring, leaves, load
 from hwsigner._uri import KeyURI
+from hwsigner.errors import CertificateError
 from hwsigner.key import find_certificates
 
 HELP = "check the AWS side of a profile: what is wrong or open"
@@ -35,8 +36,8 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Arguments) -> int:
     """Print the report. The status is 1 if anything is wrong, open or unclear."""
-    ask = _of_policy if arguments.policy else _of_account
-    found = ask(arguments, _chain(arguments))
+    chain, certificates = _chain(arguments)
+    found = _of_policy(arguments, chain) if arguments.policy else _of_account(arguments, chain, certificates)
     print(json.dumps(_data(found), indent=2) if arguments.json else "\n".join(_lines(found)))
     return _FOUND if found.findings else 0
 
@@ -59,7 +60,7 @@ def _of_policy(arguments: Arguments, chain: Chain | None) -> Report:
     return report_policy(document, chain, datetime.now(UTC), trust_anchor=anchor, session_name=name)
 
 
-def _of_account(arguments: Arguments, chain: Chain | None) -> Report:
+def _of_account(arguments: Arguments, chain: Chain | None, certificates: Sequence[Certificate]) -> Report:
     """Compare the certificate with what AWS has, by read-only calls."""
     anchor = arguments.settings.trust_anchor_arn
     region = check_arns(
@@ -67,19 +68,23 @@ def _of_account(arguments: Arguments, chain: Chain | None) -> Report:
     )
     request = settings.session_request(arguments.settings)
     facts = read_facts(service_clients(arguments, region=region), request, [chain.leaf.subject] if chain else [])
-    return report(facts, request, chain, datetime.now(UTC))
+    return report(facts, request, chain, datetime.now(UTC), others=certificates)
 
 
-def _chain(arguments: Arguments) -> Chain | None:
-    """Return the certificate with its intermediates, or None if none is named. No key is opened."""
+def _chain(arguments: Arguments) -> tuple[Chain | None, list[Certificate]]:
+    """Return the certificate with its intermediates, or None if none is named, and all certificates. Open no key."""
     if not arguments.settings.certificate and not arguments.settings.cert_selector:
-        return None
+        return None, []
     source = settings.identity_source(arguments.settings, check=False)
     uri = KeyURI.of(source.certificate)
     found = load(find_certificates(uri, settings.pin_source(arguments.settings, uri), allow_modules=True))
     extra = load(find_certificates(source.intermediates, allow_modules=True)) if source.intermediates else []
     leaf = latest_expiring([each for each in found if each.der == source.selected] or leaves(found))
-    return build_chain(leaf, [*found, *extra])[0]
+    try:
+        chain, _ = build_chain(leaf, [*found, *extra])
+    except CertificateError:  # It is too long, which is a finding.
+        chain, _ = build_chain(leaf, [*found, *extra], most=len(found) + len(extra))
+    return chain, [*found, *extra]
 
 
 def _lines(report: Report) -> Iterator[str]:

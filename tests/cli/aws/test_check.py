@@ -172,6 +172,15 @@ def _untrusted(account: Account) -> list[str]:
     return []
 
 
+def _six_intermediates(account: Account) -> list[str]:
+    cas = [account.ca]
+    for number in range(6):
+        cas.append(certs.make_ca(f"CA {number}", cas[-1]))
+    account.issue(ca=cas[-1])
+    (account.folder / "cas.pem").write_bytes(certs.pem(*(each.certificate for each in cas[1:])))
+    return [f"--intermediates={account.folder / 'cas.pem'}"]
+
+
 def _expired(account: Account) -> list[str]:
     account.issue(certs.Shape(begin=certs.ago(9), end=certs.ago(1)))
     return []
@@ -242,6 +251,7 @@ PLANTS: dict[str, tuple[Callable[[Account], list[str]], set[str]]] = {
     "the list with the certificate is not enabled": (_revoke_without_effect, {"crl-disabled"}),
     "the list is past its nextUpdate": (_outdated_list, {"crl-outdated"}),
     "the certificate is from another CA": (_untrusted, {"chain-untrusted"}),
+    "there are six intermediates": (_six_intermediates, {"chain-too-long"}),
     "the certificate expired": (_expired, {"certificate-refused"}),
     "the certificate has another name": (_other_name, {"role-refuses"}),
     "there is no such role": (_delete_role, {"role-missing"}),
