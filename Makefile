@@ -205,9 +205,11 @@ release: setup $(VENV)-wheels/.installed ## Build a release into dist/ and check
 setup: packages $(VENV)/.built ## Install what the other targets need, and nothing else
 
 packages:
+	@[ -e $(VENV)/.installed ] || echo "This takes two to fifteen minutes: Debian packages, up to 850 MB, and 750 MB in $(VENV)"
 	$(call install,$(filter-out $(LACKING),$(PACKAGES)))
 
 demo-packages:
+	@[ -e $(DEMO_VENV)/.installed ] || echo "This takes one to ten minutes: Debian packages, up to 650 MB, and 80 MB in $(DEMO_VENV)"
 	$(call install,$(DEMO_PACKAGES))
 
 client-packages:
