@@ -40,7 +40,7 @@ def _literals(tree: ast.Module) -> dict[str, str]:
 
 def _calls() -> Iterator[tuple[str, list[str]]]:
     """Yield the function and the arguments of each call in the tests that takes blocks of a page."""
-    for path in (ROOT / "tests").rglob("test_*.py"):
+    for path in (ROOT / "tests").rglob("*.py"):
         if not re.search(r"^from (pages|transcripts) import", text := path.read_text(), re.MULTILINE):
             continue
         tree = ast.parse(text)

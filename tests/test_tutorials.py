@@ -1,4 +1,7 @@
-"""The tutorials, followed to the letter with emulated hardware: each command works, and prints what the page shows."""
+"""Tutorials, followed to the letter with emulated hardware: each command works, and prints what the page shows.
+
+That of a TPM server needs systemd: `debian.tutorial` follows it.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +28,6 @@ def home(short_folder: Path) -> Iterator[Path]:
     for pid_file in folder.glob("*/*/tpm/swtpm.pid"):
         command = [sys.executable, "-m", "softhsm", "stop", str(pid_file.parents[1])]
         subprocess.run(command, cwd=ROOT, check=True)
-
-
-@judges.needs_aws_cli
-@pytest.mark.slow
-@pytest.mark.usefixtures("hardware")
-def test_tutorial_of_a_tpm_server(home: Path) -> None:
-    follow("docs/start/tpm-server.md", home, {}, _YES)
 
 
 @judges.needs_libykcs11

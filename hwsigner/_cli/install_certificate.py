@@ -119,6 +119,8 @@ def _print(arguments: Arguments, installed: InstalledLeaf) -> None:
     rows = [("Installed", f"{leaf.subject}, expires {end:%Y-%m-%d}"), *(("Note", note) for note in notes)]
     rows += [("Profile", f"{file}: [profile.{arguments.profile}]")] if file else []
     rows += [("Flags", text)]
+    if file and arguments.system:
+        rows.append(("Next", f"hwsigner systemd install --system --allow-user USER --profile {arguments.profile}"))
     print_rows(done, rows)
 
 

@@ -297,6 +297,7 @@ class TestProfile:
         rows = scene.call("install-certificate", issued, scene.key, "--profile", "web", "--system").out
         assert f"Profile    {profiles.SYSTEM_FILE}: [profile.web]" in rows
         assert "run hwsigner profile edit web --system --trust-anchor-arn ARN" in rows
+        assert "Next       hwsigner systemd install --system --allow-user USER --profile web" in rows
         assert not user_file.exists()
         for path in (installed, scene.key, Path(profiles.SYSTEM_FILE)):
             assert (path.stat().st_gid, path.stat().st_mode & 0o777) == (12345, 0o640)
