@@ -61,7 +61,7 @@ named = @$(CLEAN) $(BIN)/python -m hwsigner version --verbose | grep '^canonical
 	{ echo "The canonicalisation is not the $(IMPLEMENTATION) one; see $(BIN)/hwsigner version --verbose" >&2; exit 1; }
 ORDER = $(if $(SHUFFLE),-p randomly $(if $(filter-out yes,$(SHUFFLE)),--randomly-seed=$(SHUFFLE)))
 
-.PHONY: help demo check test test-all test-python test-clients test-debian test-machine demo-packages client-packages lint format sanitize test-foreign fuzz bench wheel wheels tpm-wheels test-wheels test-musl deb test-deb test-machine-deb rpm test-rpm image test-image pins site test-site man release setup packages clean
+.PHONY: help demo check test test-all test-python test-clients test-debian test-machine demo-packages client-packages lint format sanitize test-foreign fuzz bench wheel wheels tpm-wheels test-wheels test-musl deb test-deb test-machine-deb rpm test-rpm image test-image test-step-ca pins site test-site man release setup packages clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 14
@@ -183,6 +183,12 @@ image: ## Build the container images from the wheels of make wheels into dist/, 
 test-image: setup ## Run the images of make image, and the manifests for Kubernetes, under podman
 	$(call install,podman runc catatonit p11-kit softhsm2 swtpm swtpm-tools)
 	$(CLEAN) PYTHONPATH=.:tests $(BIN)/python tests/image/run.py dist $(KEPT)/image
+
+test-step-ca: setup ## Have step-ca issue certificates as a page says; builds it from Debian's sources in four minutes at first
+	$(call install,golang-go golang-github-smallstep-certificates-dev)
+	mkdir -p build
+	GO111MODULE=off GOPATH=/usr/share/gocode go build -o build/step-ca tests/step_ca/main.go
+	$(CLEAN) PYTHONPATH=tests $(BIN)/python tests/step_ca/run.py build/step-ca
 
 site: $(VENV)-site/.installed ## Build the documentation's site into build/site
 	$(CLEAN) PYTHONPATH=. $(VENV)-site/bin/python packaging/site/build_site.py build/site
