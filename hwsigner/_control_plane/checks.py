@@ -9,7 +9,7 @@ from cryptography.x509.oid import NameOID
 
 from hwsigner._aws.create_session import SessionRequest
 from hwsigner._control_plane.facts import Detail, Facts
-from hwsigner._control_plane.resources import DEFAULT_DURATION
+from hwsigner._control_plane.resources import DEFAULT_DURATION, is_mapped
 from hwsigner._identity.bundle import read_bundle, subjects
 from hwsigner._identity.certificate import MAX_INTERMEDIATES, Certificate, Chain
 from hwsigner._identity.flaws import Flaw, leaf_flaws, other_chain, path_flaws
@@ -56,19 +56,6 @@ def mapped_tags(tags: Mapping[str, str], profile: Detail) -> dict[str, str]:
     return {tag: value for tag, value in tags.items() if is_mapped(tag, profile)}
 
 
-def is_mapped(tag: str, profile: Detail) -> bool:
-    """Return whether a profile's attribute mappings make a session tag, such as x509Subject/CN."""
-    mappings = profile.get("attributeMappings")
-    if mappings is None:
-        return True
-    field, _, name = tag.partition("/")
-    for mapping in mappings:
-        specifiers = [rule["specifier"] for rule in mapping.get("mappingRules", ())]
-        if mapping["certificateField"].lower() == field.lower() and _is_among(name, specifiers):
-            return True
-    return False
-
-
 def origin_identity(tags: Mapping[str, str], profile: Detail) -> dict[str, str]:
     """Return what trusted identity propagation says of a certificate, if the profile enables it."""
     tip = profile.get("tipConfiguration") or {}
@@ -83,12 +70,6 @@ def origin_source(profile: Detail) -> str:
     """Return the tag that gives the subject of trusted identity propagation; empty if the profile has none."""
     tip = profile.get("tipConfiguration") or {}
     return str(tip.get("subjectSource") or "x509Subject/CN") if tip.get("status") == "ENABLED" else ""
-
-
-def _is_among(name: str, specifiers: Sequence[str]) -> bool:
-    name = "dns" if name.startswith("DNS/") else name.lower()
-    every = {"name", "name/", "name/*"} if name.startswith("name/") else {"*"}
-    return any(each.lower() == name or each.lower() in every for each in specifiers)
 
 
 def _account(arn: str) -> str:

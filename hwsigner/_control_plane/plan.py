@@ -17,6 +17,7 @@ from hwsigner._control_plane.resources import (
     RolesAnywhereProfile,
     Setup,
     TrustAnchor,
+    is_mapped,
     read,
     without,
 )
@@ -89,14 +90,28 @@ def notes(existing: Existing, setup: Setup) -> list[str]:
     before = existing.role.trust_policy if existing.role else None
     if before is not None and lets_in_otherwise(before, setup.tags, anchor_arn):
         found.append("the role's trust policy lets these certificates in already, and maybe others: it stays as it is")
-    policy = with_statement(before, setup.tags, anchor_arn)
-    if reason := refusal(policy, setup.tags, anchor_arn):
-        found.append(f"the role will still refuse these certificates: {reason}")
+    found += obstacles(existing, setup)
     anchor = existing.anchor
     if anchor and not anchor.missing(setup.cas) and (others := without(anchor.bundle or (), setup.cas)):
         found.append(f"the trust anchor also trusts {subjects(others)}")
     if existing.profile and (rest := len({*existing.profile.roles} - {existing.role.arn if existing.role else ""})):
         found.append(f"the Roles Anywhere profile also has {rest} other role{'s' if rest > 1 else ''}")
+    return found
+
+
+def obstacles(existing: Existing, setup: Setup) -> list[str]:
+    """Return what keeps these certificates out, and a set-up does not change."""
+    anchor_arn = existing.anchor.arn if existing.anchor else NEW_ANCHOR
+    before = existing.role.trust_policy if existing.role else None
+    found = []
+    if reason := refusal(with_statement(before, setup.tags, anchor_arn), setup.tags, anchor_arn):
+        found.append(f"the role will still refuse these certificates: {reason}")
+    unmapped = [tag for tag in setup.tags if existing.profile and not is_mapped(tag, existing.profile.mappings)]
+    if unmapped and not (before and lets_in_otherwise(before, setup.tags, anchor_arn)):
+        found.append(
+            f"the Roles Anywhere profile does not map {' and '.join(unmapped)}, so the role will refuse every "
+            "certificate: map it with aws rolesanywhere put-attribute-mapping"
+        )
     return found
 
 

@@ -10,7 +10,7 @@ from datetime import datetime
 from hwsigner._aws.create_session import SessionRequest
 from hwsigner._control_plane import checks
 from hwsigner._control_plane.facts import Detail, Facts
-from hwsigner._control_plane.resources import DEFAULT_DURATION
+from hwsigner._control_plane.resources import DEFAULT_DURATION, is_mapped
 from hwsigner._identity.certificate import Certificate, Chain
 from hwsigner._identity.session_tags import session_tags
 from hwsigner.errors import ConfigError
@@ -119,7 +119,7 @@ def _canonical(anchor: Detail, request: SessionRequest) -> str:
 
 def _check_mappings(document: Detail, profile: Detail) -> Iterator[Finding]:
     for tag in named_tags(document) if profile else ():
-        if tag.lower().startswith("x509") and not checks.is_mapped(tag, profile):
+        if tag.lower().startswith("x509") and not is_mapped(tag, profile):
             yield account.TAG_UNMAPPED.found(
                 f"the trust policy compares {tag}, which the Roles Anywhere profile does not map"
             )

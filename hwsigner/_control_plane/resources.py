@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -94,6 +94,7 @@ class RolesAnywhereProfile:
     enabled: bool
     roles: tuple[str, ...]
     duration: int
+    mappings: Mapping[str, Any] = field(default_factory=dict)  # The member attributeMappings, if there is one.
 
     @classmethod
     def of(cls, detail: Mapping[str, Any]) -> RolesAnywhereProfile:
@@ -104,7 +105,8 @@ class RolesAnywhereProfile:
         """
         arn, name = _texts(detail, "profileArn", "name")
         roles, duration = tuple(detail.get("roleArns", ())), detail.get("durationSeconds") or DEFAULT_DURATION
-        return cls(arn, name, detail.get("enabled", False), roles, duration)
+        mappings = {key: value for key, value in detail.items() if key == "attributeMappings"}
+        return cls(arn, name, detail.get("enabled", False), roles, duration, mappings)
 
     @property
     def id(self) -> str:
@@ -277,6 +279,19 @@ def check_ca(certificates: Sequence[Certificate], now: datetime) -> None:
             raise CertificateError(f"{where} is not valid before {begin}", "Wait, or check the clock")
 
 
+def is_mapped(tag: str, profile: Mapping[str, Any]) -> bool:
+    """Return whether a profile's attribute mappings make a session tag, such as x509Subject/CN."""
+    mappings = profile.get("attributeMappings")
+    if mappings is None:
+        return True
+    part, _, name = tag.partition("/")
+    for mapping in mappings:
+        specifiers = [rule["specifier"] for rule in mapping.get("mappingRules", ())]
+        if mapping["certificateField"].lower() == part.lower() and _is_among(name, specifiers):
+            return True
+    return False
+
+
 def without(certificates: Sequence[Certificate], others: Sequence[Certificate]) -> list[Certificate]:
     """Return those certificates that are not among others, wherever they are from."""
     known = {each.der for each in others}
@@ -315,6 +330,12 @@ def _check_anchor(found: TrustAnchor, setup: Setup) -> None:
         problem = f"trust anchor {found.arn} has {subjects(found.bundle)}, and may have {MAX_CAS} CAs at most"
         hint = "Remove an old one with aws rolesanywhere update-trust-anchor, or give --name to make another"
         raise UsageError(problem, hint)
+
+
+def _is_among(name: str, specifiers: Sequence[str]) -> bool:
+    name = "dns" if name.startswith("DNS/") else name.lower()
+    every = {"name", "name/", "name/*"} if name.startswith("name/") else {"*"}
+    return any(each.lower() == name or each.lower() in every for each in specifiers)
 
 
 _Resource = TypeVar("_Resource", TrustAnchor, RolesAnywhereProfile)

@@ -93,8 +93,12 @@ def prepare_list(
         return Outcome([f"done: {step}" for step in steps], values)
 
     done = [f"{named[serial]} was revoked at {time:%Y-%m-%dT%H:%M:%SZ}" for serial, time in plan.already.items()]
-    others = [f"The trust anchor also has {one}" for one in plan.other_lists]
-    return Prepared(steps, done, [*others, EXISTING_SESSIONS], run)
+    notes = [f"The trust anchor also has {one}" for one in plan.other_lists]
+    end = plan.current.contents.x509.next_update_utc if plan.current and not plan.draft else None
+    if plan.current and end and end < datetime.now(UTC):
+        notes.append(f"{plan.current.contents.source} expired at {end:%Y-%m-%dT%H:%M:%SZ}: make the next with --renew")
+    notes.append(f"Another trust anchor with {ca.subject} needs a CRL of its own: run this for each")
+    return Prepared(steps, done, [*notes, EXISTING_SESSIONS], run)
 
 
 def prepare_private(client: ServiceClient, anchor: TrustAnchor, revocation: Revocation) -> Prepared:

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 import certs
 from hwsigner._aws.create_session import SessionRequest
-from hwsigner._control_plane.checks import is_mapped
 from hwsigner._control_plane.facts import Facts
 from hwsigner._control_plane.report import Report, report
+from hwsigner._control_plane.resources import is_mapped
 from hwsigner._identity.certificate import Certificate, Chain
 from hwsigner._identity.session_tags import session_tags
 from hwsigner.emulator.tags import parse_mappings, principal_tags

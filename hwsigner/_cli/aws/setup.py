@@ -26,7 +26,7 @@ from hwsigner._cli.without_secrets import without_secret
 from hwsigner._config.flags import IDENTITY, KEY, OUTPUT, SYSTEM, Flag, session_duration, switch
 from hwsigner._config.profiles import change_profile, check_name, in_full_if_there, profiles
 from hwsigner._config.sharing import share
-from hwsigner._control_plane.plan import Step, apply, check_unchanged, described, notes, plan
+from hwsigner._control_plane.plan import Step, apply, check_unchanged, described, notes, obstacles, plan
 from hwsigner._control_plane.policies import checked_policy, compared_tags
 from hwsigner._control_plane.resources import Setup, read
 from hwsigner._uri import KeyURI
@@ -91,7 +91,10 @@ def run(arguments: Arguments) -> int:
         made.append(step)
         report(printable(f"done: {step.title}: {step.short}"))
 
-    values = {**apply(clients, existing, setup, done).arns, **identity}
+    existing = apply(clients, existing, setup, done)
+    for problem in obstacles(existing, setup):
+        report(f"warning: {printable(problem)}")
+    values = {**existing.arns, **identity}
     _print(arguments, name, _write_profile(arguments, name, values), values, made)
     return 0
 

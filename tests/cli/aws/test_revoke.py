@@ -23,7 +23,7 @@ from emulator import planes
 from emulators import InProcessSoftHSM
 from hwsigner._control_plane import revocation
 from hwsigner._identity.next_revocation_list import Draft, draft_list
-from hwsigner.emulator import Fault
+from hwsigner.emulator import Fault, TrustAnchor
 from json_output import read
 from revocations import Account, account, denied, interrupted, number_of
 from scene import Outcome
@@ -305,6 +305,28 @@ def test_failure_says_when_the_list_in_force_is_not_known(account: Account) -> N
     with interrupted("GetCrl", EndpointConnectionError(endpoint_url="http://127.0.0.1")):
         error = one_line(account.revoke(account.machine().path), 6)
     assert "It is not known whether the new CRL is in force (rolesanywhere:GetCrl of" in error
+
+
+def test_certificate_in_a_list_that_has_expired_is_said_to_be(account: Account) -> None:
+    builder = x509.CertificateRevocationListBuilder().issuer_name(account.ca.certificate.subject)
+    begin, end = datetime.now(UTC) - timedelta(days=9), datetime.now(UTC) - timedelta(days=1)
+    entry = x509.RevokedCertificateBuilder().serial_number(1).revocation_date(begin).build()
+    builder = builder.last_update(begin).next_update(end).add_revoked_certificate(entry)
+    imported(account, builder.sign(account.ca.key, SHA256()).public_bytes(Encoding.PEM))
+    outcome = account.revoke("--serial=1")
+    assert outcome.status == 0
+    assert f"expired at {end:%Y-%m-%dT%H:%M:%SZ}: make the next with --renew" in outcome.out
+    assert "expired at" not in account.revoke("--serial=1", "--renew").out
+
+
+def test_other_trust_anchors_of_the_ca_are_said_to_need_a_list_of_their_own(account: Account) -> None:
+    machine, one = account.machine(), account.emulator
+    other = one.trust_anchor_arn.replace("00000000-", "00000001-")
+    one.world.trust_anchors[other] = TrustAnchor(other, [account.ca.certificate])
+    assert "Another trust anchor with" in account.revoke(machine.path).out
+    assert account.credentials(machine).status == 5
+    flags = [flag.replace(one.trust_anchor_arn, other) for flag in account.flags(machine)]
+    assert account.call("credential-process", *flags).status == 0
 
 
 MAY_FOLLOW = ". AWS may still act on what was sent: run the command again to find out"

@@ -396,6 +396,31 @@ def test_boundary_that_does_not_allow_a_call_is_named(place: Place) -> None:
     assert "Ask for a permissions boundary that allows iam:CreateRole" in refused.err
 
 
+def test_deny_that_keeps_certificates_out_is_a_warning_of_each_run(place: Place) -> None:
+    where = {"StringEquals": {"aws:PrincipalTag/x509Subject/OU": "devops"}}
+    deny = {"Effect": "Deny", "Principal": {"AWS": "*"}, "Action": "sts:AssumeRole", "Condition": where}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": deny})
+    place.client("iam").create_role(RoleName="web", AssumeRolePolicyDocument=policy)
+    for _ in range(2):
+        warned = place.setup().err.splitlines()[-1]
+        assert warned.startswith("hwsigner: warning: the role will still refuse these certificates: ")
+        assert warned.endswith("statement 1 denies it")
+    assert place.credentials("bamboo-01").status == 5
+
+
+def test_name_that_the_profile_does_not_map_is_a_warning_of_each_run(place: Place) -> None:
+    assert "warning" not in place.setup().err
+    profile_id, rules = place.profiles()[0]["profileId"], [{"specifier": "OU"}]
+    change = place.client("rolesanywhere").put_attribute_mapping
+    change(profileId=profile_id, certificateField="x509Subject", mappingRules=rules)
+    words = "warning: the Roles Anywhere profile does not map x509Subject/CN, so the role will refuse every certificate"
+    assert words in place.setup().err
+    assert place.credentials("bamboo-01").status == 5
+    change(profileId=profile_id, certificateField="x509Subject", mappingRules=[*rules, {"specifier": "CN"}])
+    assert place.setup().err == ""
+    assert place.credentials("bamboo-01").status == 0
+
+
 def test_boundary_that_the_organisation_requires_is_asked_for_and_kept(place: Place) -> None:
     place.emulator.world.required_boundary = BOUNDARY
     refused = place.setup()
