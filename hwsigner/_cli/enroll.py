@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hwsigner._cli.keygen import NEW_KEY, key_request
 from hwsigner._cli.parser import Arguments, CommandModule, Parser
 from hwsigner._cli.process import print_outcome, print_rows
-from hwsigner._config.flags import ISSUER, KEY, NAMES, OUTPUT, PLACE, PROOF, SESSION, Flag, switch
+from hwsigner._config.flags import ISSUER, KEY, NAMES, OUTPUT, PLACE, PROOF, SESSION, STARTS_AGENT, Flag, switch
 from hwsigner._system.processes import credential_process
 from hwsigner.enrolment.initial import Enrolled, Enrolment, enroll
 
@@ -30,7 +30,7 @@ _FLAGS = (
 def add_arguments(parser: Parser) -> None:
     """Add the profile's name and the flags."""
     parser.add_argument("name", metavar="NAME", help="name of the profile, in config.toml and in ~/.aws/config")
-    parser.add_flags([_KEY], NAMES, ISSUER, _FLAGS, NEW_KEY, PLACE, PROOF, OUTPUT, KEY, SESSION)
+    parser.add_flags([_KEY], NAMES, ISSUER, _FLAGS, NEW_KEY, PLACE, PROOF, OUTPUT, KEY, SESSION, [STARTS_AGENT])
 
 
 def run(arguments: Arguments) -> int:

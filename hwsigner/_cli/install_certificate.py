@@ -12,12 +12,12 @@ from hwsigner._aws.region import check_known_arns
 from hwsigner._cli.parser import Arguments, CommandModule, Parser
 from hwsigner._cli.process import print_outcome, print_rows
 from hwsigner._config import settings
-from hwsigner._config.flags import ARNS, KEY, OUTPUT, PLACE, SYSTEM, Flag, switch
+from hwsigner._config.flags import ARNS, KEY, OUTPUT, PLACE, STARTS_AGENT, SYSTEM, Flag, switch
 from hwsigner._config.profiles import change_profile, check_name, profiles
 from hwsigner._config.sharing import share
 from hwsigner._identity.certificate import Certificate
 from hwsigner.enrolment.installing import InstalledLeaf, install_leaf
-from hwsigner.enrolment.profile import EXCLUDED
+from hwsigner.enrolment.profile import EXCLUDED, STARTS_AGENT_NOTE, agent_value
 from hwsigner.errors import CertificateError, HwsignerError, UsageError
 from hwsigner.key.management import KeyAccess
 
@@ -45,7 +45,7 @@ def add_arguments(parser: Parser) -> None:
         "certificate", metavar="CERTIFICATE", help="file of the certificate; the chain may be there too"
     )
     parser.add_argument("key", metavar="KEY-URI", help="key URI of its key")
-    parser.add_flags(_FLAGS, KEY)
+    parser.add_flags(_FLAGS, KEY, [STARTS_AGENT])
 
 
 def run(arguments: Arguments) -> int:
@@ -93,9 +93,12 @@ def _print(arguments: Arguments, installed: InstalledLeaf) -> None:
     file = None
     if arguments.profile:
         name, system = arguments.profile, arguments.system
-        if name not in profiles(os.environ, system=system):
+        found = profiles(os.environ, system=system).get(name)
+        if found is None:
             notes.append(f"There was no profile {name}: it is new")
-        file = _write_profile(name, flags, text, system=system)
+        agent = agent_value(found, arguments.settings, for_person=installed.for_person, system=system)
+        notes += [STARTS_AGENT_NOTE] if agent.get("agent") else []
+        file = _write_profile(name, {**flags, **agent}, text, system=system)
         missing = [arn for arn in ARNS if arn not in profiles(os.environ, system=system)[name].values]
         if missing:
             command = f"hwsigner profile edit {shlex.quote(name)}{' --system' * system}"
@@ -124,9 +127,9 @@ def _print(arguments: Arguments, installed: InstalledLeaf) -> None:
     print_rows(done, rows)
 
 
-def _write_profile(name: str, flags: Mapping[str, str], text: str, *, system: bool) -> str:
-    """Write the flags into a profile; return its file."""
+def _write_profile(name: str, values: Mapping[str, str | None], text: str, *, system: bool) -> str:
+    """Write values into a profile; return its file."""
     try:
-        return change_profile(name, {**dict.fromkeys(EXCLUDED), **flags}, os.environ, system=system)
+        return change_profile(name, {**dict.fromkeys(EXCLUDED), **values}, os.environ, system=system)
     except HwsignerError as error:
         raise type(error)(f"the certificate is installed, but {error.message}", f"Its flags are {text}") from error

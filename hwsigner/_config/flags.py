@@ -294,6 +294,7 @@ EXCLUSIVE = (
 )
 
 IN_PROFILES = {flag.name: flag for flag in IDENTITY + SESSION + AGENT + ENROLMENT}
+STARTS_AGENT = IN_PROFILES["agent"]
 
 
 def profile_values(found: Profile, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -148,6 +148,7 @@ class PinSource:
         self._answers: dict[PinRequest, str] = {}
         self._stored_for: set[PinRequest] = set()
         self._sources: dict[str, str] = {}
+        self.typed: set[str] = set()  # The kinds of PINs that a prompt gave.
         self.reuse = reuse
         self.allow_final_try = allow_final_try
 
@@ -279,6 +280,7 @@ class PinSource:
     def _prompt(self, request: PinRequest, password_flag: str = "") -> str:
         pin = self.prompt(request)
         if pin is not None:
+            self.typed |= {request.kind} if pin else set()
             return pin
         withheld = pin_sources.withheld_place() if self._is_for_key else None
         if withheld:

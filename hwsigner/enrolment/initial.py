@@ -15,6 +15,9 @@ from hwsigner._config.sharing import share, share_file
 from hwsigner._identity.certificate import Certificate
 from hwsigner.enrolment.pace import set_pace
 from hwsigner.enrolment.profile import (
+    STARTS_AGENT_NOTE,
+    agent_value,
+    is_for_person,
     issuer_of,
     kept_values,
     key_to_certify,
@@ -67,6 +70,7 @@ class Enrolled:
         aws_config: the SDKs' config file; None if it was not to be written.
         missing: the names of the ARNs that the profile does not have.
         timer: how often the profile's timer looks, if not as its unit says.
+        starts_agent: whether `agent = "auto"` was written into the profile.
     """
 
     key: KeyDescription
@@ -78,11 +82,13 @@ class Enrolled:
     aws_config: str | None
     missing: tuple[str, ...]
     timer: str
+    starts_agent: bool
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know, a sentence each."""
-        return (*self.key.notes, *(self.installed.notes if self.installed else ()))
+        agent = (STARTS_AGENT_NOTE,) if self.starts_agent else ()
+        return (*self.key.notes, *(self.installed.notes if self.installed else ()), *agent)
 
 
 def enroll(asked: Enrolment) -> Enrolled:
@@ -134,7 +140,8 @@ def enroll(asked: Enrolment) -> Enrolled:
         chain = there or request_certificate(request, issuer, lambda: datetime.now(UTC), wait=values.timeout)
         is_named = there is not None and names_certificate(found, target.access, there)
         installed = None if is_named else install(target, chain)
-        file = change_profile(name, with_certificate(kept, installed), environ)
+        agent = agent_value(found, asked.given, for_person=is_for_person(key, target.access.pins), system=asked.system)
+        file = change_profile(name, {**with_certificate(kept, installed), **agent}, environ)
         if asked.system:
             share(profiles(environ)[name].values)
         return Enrolled(
@@ -147,6 +154,7 @@ def enroll(asked: Enrolment) -> Enrolled:
             edit_config_file(name, asked.command, region=region) if asked.command else None,
             tuple(arn for arn in ARNS if arn not in {*(found.values if found else ()), *kept}),
             set_pace(name, file, chain.leaf),
+            agent.get("agent") == "auto",
         )
 
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from hwsigner._identity import Identity
 from hwsigner._identity.certificate import Certificate, Chain, build_chain, leaves, preflight
 from hwsigner._uri import KeyURI
-from hwsigner.enrolment.profile import certificate_values
+from hwsigner.enrolment.profile import certificate_values, is_for_person
 from hwsigner.errors import AmbiguousCertificateError, CertificateWarning, KeyMismatchError
 from hwsigner.key import FoundCertificate
 from hwsigner.key.management import KeyAccess, install_certificate
@@ -24,11 +24,13 @@ class InstalledLeaf:
         leaf: the certificate.
         values: the flags that name it and its key, as a profile has them.
         notes: what the user should know, a sentence each.
+        for_person: whether each session with the key needs a touch, or a PIN that is not stored.
     """
 
     leaf: Certificate
     values: Mapping[str, str]
     notes: tuple[str, ...]
+    for_person: bool
 
 
 def install_leaf(
@@ -60,9 +62,11 @@ def install_leaf(
             identity.sign(b"hwsigner install-certificate")
     found = [FoundCertificate(one.der, one.source) for one in chain.certificates]
     installed = install_certificate(uri, found, access.pins, nv_index=nv_index, allow_modules=access.allow_modules)
+    for_person = is_for_person(key, access.pins)
     if "pivSlot" in key.properties:  # A slot is written with the management key, which can't sign.
         uri = uri.without_pin()
-    return InstalledLeaf(chain.leaf, certificate_values(installed, uri), tuple(installed.notes))
+        for_person = for_person or key.properties.get("pinPolicy") != "never"
+    return InstalledLeaf(chain.leaf, certificate_values(installed, uri), tuple(installed.notes), for_person)
 
 
 def _chain_of(uri: KeyURI, public_key: bytes | None, certificates: Sequence[Certificate]) -> Chain:

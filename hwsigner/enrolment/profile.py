@@ -10,7 +10,7 @@ from typing import Any
 
 from hwsigner._config import settings
 from hwsigner._config.flags import ENROLMENT, IDENTITY, SESSION, profile_values, secret_place
-from hwsigner._config.profiles import Profile, in_full
+from hwsigner._config.profiles import Profile, file_of_new, in_full
 from hwsigner._config.settings import Settings
 from hwsigner._identity.certificate import Chain, load
 from hwsigner._identity.certificate_request import check_names
@@ -22,13 +22,14 @@ from hwsigner.enrolment.issuers import Issuer, IssuerSettings, open_issuer
 from hwsigner.enrolment.steps import KeyToCertify
 from hwsigner.errors import HwsignerError, LockError, PinError, UsageError
 from hwsigner.key import find_certificates
-from hwsigner.key.management import InstalledCertificate, KeyAccess, KeyRequest
+from hwsigner.key.management import InstalledCertificate, KeyAccess, KeyDescription, KeyRequest
 
 # Of the flags, what a profile keeps. A PIN is not among them: its place may be, in the key URI.
 _PASSING = ("debug", "strict", "accept-new-srk", "allow-final-pin-try", "overwrite")
 _KEPT = {flag.name: flag for flag in (*IDENTITY, *SESSION, *ENROLMENT) if not flag.secret and flag.name not in _PASSING}
 # What a profile must not keep once it names an installed certificate.
 EXCLUDED = ("intermediates", "cert-selector", "use-latest-expiring-certificate")
+STARTS_AGENT_NOTE = "The first use of the profile starts an agent, so that the next ones need no touch and no PIN"
 # Seconds that a renewal waits for the one of another profile.
 _RENEWAL_SECONDS = 120.0
 
@@ -189,6 +190,28 @@ def certificate_values(installed: InstalledCertificate, key: str | KeyURI = "") 
     """Return the flags that name an installed certificate, and its key if that is given, with their values."""
     places = {"certificate": installed.certificate, "private-key": key, "intermediates": installed.intermediates}
     return {flag: in_full(place) for flag, place in places.items() if place}
+
+
+def is_for_person(key: KeyDescription, pins: PinSource) -> bool:
+    """Return whether each session with a key needs a person: a touch, or a PIN that was typed when it was used."""
+    is_touched = key.properties.get("touchPolicy") in ("always", "cached")
+    return is_touched or bool(pins.typed - {"management key"})  # A card's management key can't sign.
+
+
+def agent_value(found: Profile | None, given: Settings, *, for_person: bool, system: bool) -> dict[str, str | None]:
+    """Return what to write into a profile so that its first use starts an agent, or not.
+
+    Args:
+        found: the profile as it is; None if it is new.
+        given: the settings that were given. `agent` takes precedence: `none` removes it.
+        for_person: whether the key needs a person, whom an agent asks less often.
+        system: whether the profile is for the system's agent.
+    """
+    if system or (found and found.file == file_of_new(os.environ, system=True)):
+        return {}
+    if said := vars(given).get("agent"):
+        return {"agent": said if said == "auto" else None}
+    return {"agent": "auto"} if for_person and not (found and "agent" in found.values) else {}
 
 
 def with_certificate(kept: Mapping[str, Any], installed: InstalledCertificate | None) -> dict[str, Any]:

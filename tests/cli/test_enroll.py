@@ -28,9 +28,12 @@ from emulators import InProcessSoftHSM
 from enrolments import SUBJECT, Enrolment, refused, succeeds
 from hwsigner._config import profiles
 from hwsigner._config.sharing import share_file
+from hwsigner._pins import PinRequest, PinSource
 from hwsigner._system import users
 from hwsigner._system.files import create_file
+from hwsigner._uri import KeyURI
 from hwsigner.enrolment import initial, pace, profile, steps
+from hwsigner.key.management import KeyDescription
 from softhsm.pcsc import SoftPcsc
 from softhsm.tpm import SoftTPM
 from softhsm.yubikey import FIRMWARE_5_7, YKCS11, YubiKey
@@ -148,6 +151,64 @@ STEPS = [
         "edit_config_file",
     ),
 ]
+
+
+class TestAgent:
+    """For a key that needs a person, the first use of the profile starts an agent."""
+
+    @pytest.fixture
+    def typed(self, enrolment: Enrolment, softhsm: InProcessSoftHSM, monkeypatch: pytest.MonkeyPatch) -> Enrolment:
+        """An enrolment of a token's key, whose PIN a person types."""
+        monkeypatch.setattr("hwsigner._pins.terminal.ask_pin", lambda request: softhsm.pin)
+        enrolment.key = f"pkcs11:token={softhsm.label};object=typed?module-path={softhsm.module}"
+        return enrolment
+
+    def test_agent_starts_if_the_pin_is_typed(self, typed: Enrolment) -> None:
+        rows = succeeds(typed.run())
+        assert rows["Note"] == profile.STARTS_AGENT_NOTE
+        assert typed.profile()["agent"] == "auto"
+        succeeds(typed.again())
+        assert typed.profile()["agent"] == "auto"
+        succeeds(typed.again("--agent=none"))
+        assert "agent" not in typed.profile()
+
+    def test_agent_does_not_start_on_request_or_for_a_stored_pin_or_in_the_system_s_file(
+        self, typed: Enrolment, softhsm: InProcessSoftHSM
+    ) -> None:
+        succeeds(typed.run("--agent=none"))
+        assert "agent" not in typed.profile()
+        pin = typed.scene.write("pin", softhsm.pin.encode())
+        succeeds(typed.again(f"--private-key={typed.key}&pin-source=file:{pin}"))
+        assert "agent" not in typed.profile()
+        typed.config.unlink()
+        succeeds(typed.run("--system"))
+        assert "\nagent =" not in Path(profiles.SYSTEM_FILE).read_text()
+
+    def test_agent_does_not_start_for_a_key_file(self, enrolment: Enrolment) -> None:
+        succeeds(enrolment.run())
+        assert "agent" not in enrolment.profile()
+
+    @pytest.mark.parametrize(
+        ("properties", "needs"),
+        [
+            ({"touchPolicy": "always"}, True),
+            ({"touchPolicy": "cached"}, True),
+            ({"touchPolicy": "never"}, False),
+            ({"touchPolicy": None}, False),
+            ({}, False),
+        ],
+    )
+    def test_touch_needs_a_person(self, properties: dict[str, str | None], needs: bool) -> None:
+        key = KeyDescription("pkcs11:", "a token", None, properties=properties)
+        assert profile.is_for_person(key, PinSource()) is needs
+
+    def test_management_key_and_empty_auth_value_need_no_person(self) -> None:
+        key = KeyDescription("pkcs11:", "a token", None)
+        given = {"management key": ("01", False), "TPM auth value": ("", False), "user PIN": ("1", True)}
+        for kind, (pin, needs) in given.items():
+            pins = PinSource(prompts=[dict.fromkeys([PinRequest(kind, "it")], pin).get])
+            assert pins.get(KeyURI.of("handle:0x81000001"), PinRequest(kind, "it")) == pin
+            assert profile.is_for_person(key, pins) is needs
 
 
 class TestKilled:

@@ -6,6 +6,7 @@ The CA is openssl, and the service is the emulator. What the keys are is read wi
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -102,6 +103,7 @@ class Life:
 @pytest.fixture
 def life(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Life]:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setenv("HWSIGNER_AGENT", "none")
     monkeypatch.setattr(profiles, "SYSTEM_FILE", str(tmp_path / "etc" / "config.toml"))
     yield Life(scene, monkeypatch)
     pin_sources.forget()
@@ -208,6 +210,7 @@ def test_key_in_a_slot_of_a_yubikey(
     for name in ("first", "renewed"):
         life.certify(f"{made}&pin-source=file:{pin}", name, into=managed)
     tries = len(yubikey.pin_tries)
+    assert profiles.profile("web", os.environ).values["agent"] == "auto"  # Its PIN policy is not "never".
     shown = life.shown("--profile", "web")
     assert (shown["properties"]["pivSlot"], shown["certificate"]["matches"]) == ("82", True)
     status = run(["yubico-piv-tool", "-a", "status"], pcsc.env).decode()
