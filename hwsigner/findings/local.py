@@ -198,7 +198,7 @@ PROCESS_MISSING = Mistake("process-missing", "The SDKs can't run the command", "
 PROCESS_COMMAND = Mistake(
     "process-command",
     "The command prints no credentials",
-    "Write hwsigner credential-process --profile NAME with its full path",
+    "Write hwsigner-credentials --profile NAME with its full path",
 )
 PROCESS_SHIM = Mistake(
     "process-shim", "A version manager's shim may run another version, or none", "Write the path of the program itself"
