@@ -349,7 +349,8 @@ def _fault_of(chain: Chain, message: str, now: datetime) -> str:
         return ""
     if flaws[0].certificate is chain.leaf:
         return f"The certificate {flaws[0].problem}: reissue it"
-    return f"The intermediate {flaws[0].certificate.subject} {flaws[0].problem}: get the CA's current one"
+    fix = "reissue the certificate" if flaws[0].rule == "names" else "get the CA's current one"
+    return f"The intermediate {flaws[0].certificate.subject} {flaws[0].problem}: {fix}"
 
 
 def _cause(status: int, kind: str, message: str) -> str:

@@ -103,21 +103,19 @@ class Certificate(NamedTuple):
 
     def issued(self, other: Certificate) -> bool:
         """Return whether this certificate's subject and key are those that issued the other."""
-        if other.unusual:
-            return self._issued_unusual(other)
         try:
             other.x509.verify_directly_issued_by(self.x509)
         except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
-            return False
+            return other.x509.issuer == self.x509.subject and self._issued_unusual(other)
         return True
 
     def _issued_unusual(self, other: Certificate) -> bool:
+        """Return the same of a certificate of another form, or that has the name as another type of string."""
         from asn1crypto.x509 import Certificate as Parsed
 
-        hash_name = signature_hash(other.x509)
-        if other.x509.issuer != self.x509.subject or hash_name not in HASHES:
+        if (hash_name := signature_hash(other.x509)) not in HASHES:
             return False
-        signed = Parsed.load(other.unusual)["tbs_certificate"].dump()
+        signed = Parsed.load(other.der)["tbs_certificate"].dump()
         return self.verify(signed, signature=other.x509.signature, hash=hash_name)
 
 

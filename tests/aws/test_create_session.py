@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -43,6 +44,9 @@ from hwsigner.errors import ConfigError, ServiceError, ServiceUnreachableError, 
 NOW = datetime(2026, 5, 4, 12, 0, 0, tzinfo=UTC)
 KEY = ec.generate_private_key(ec.SECP256R1())
 UNTRUSTED, INSUFFICIENT = "Untrusted Signing Certificate", "Untrusted certificate. Insufficient certificate"
+ELSEWHERE = x509.NameConstraints(
+    [x509.DirectoryName(x509.Name([x509.NameAttribute(NameOID.COUNTRY_NAME, "FR")]))], None
+)
 EXPIRED = {"begin": -2 * DAY, "end": -DAY}
 
 
@@ -238,6 +242,7 @@ class TestCauses:
         [
             (UNTRUSTED, {}, EXPIRED, "The intermediate CN=Middle,OU=devops,O=Example,C=DE expired on "),
             (UNTRUSTED, {}, {"usages": ("crl_sign",)}, "lacks the keyUsage keyCertSign: get the CA's current one"),
+            (UNTRUSTED, {}, {"extensions": ((ELSEWHERE, True),)}, "(nameConstraints): reissue the certificate"),
             (UNTRUSTED, EXPIRED, EXPIRED, "The intermediate"),
             (UNTRUSTED, EXPIRED, {}, "The certificate expired at "),
             (UNTRUSTED, {}, {}, "check for missing intermediates"),

@@ -8,6 +8,7 @@ import re
 import subprocess
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.name import _ASN1Type
+from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -187,6 +190,23 @@ class TestChain:
         leaf = certs.issue(own, KEY.public_key())
         chain, strangers = build([leaf])
         assert (chain.leaf.x509, chain.intermediates, strangers) == (leaf, (), [])
+
+    def test_issuer_is_found_when_its_name_is_another_type_of_string(self, tmp_path: Path) -> None:
+        form = Form(ca=True, usages=("key_cert_sign",))
+        root, named = (
+            certificate(
+                replace(form, name=x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Root", kind)])),
+                KEY.public_key(),
+                None,
+                KEY,
+            )
+            for kind in (_ASN1Type.UTF8String, _ASN1Type.PrintableString)
+        )
+        leaf = certs.issue(certs.Authority(named, KEY), KEY.public_key())
+        (tmp_path / "ca.pem").write_bytes(certs.pem(root))
+        (tmp_path / "leaf.pem").write_bytes(certs.pem(leaf))
+        openssl(tmp_path, "verify", "-trusted", "ca.pem", "leaf.pem")
+        assert one(root).issued(one(leaf))
 
     def test_chain_ends_when_two_cas_sign_each_other(self) -> None:
         a, b = certs.make_ca("A"), certs.make_ca("B")
