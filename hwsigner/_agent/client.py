@@ -33,6 +33,9 @@ CONNECT_LIMIT = 1.0
 # Seconds for the start of the system's agent, and between two attempts to reach it. Go's SDK waits 60 s for a process.
 START_LIMIT = 45.0
 _PAUSE = 0.2
+# Seconds that a command waits for the question that another one asks.
+_QUESTION_LIMIT = 60.0
+_ACCESS_KEY_ID = b'"AccessKeyId"'
 # Seconds between two attempts to enter a queue that is full.
 _QUEUE_PAUSE = 0.01
 _START_SYSTEM = "Have root run systemctl restart hwsigner-agent.socket, or start hwsigner agent --system in a container"
@@ -80,18 +83,36 @@ def system_address() -> Address:
     return Address(SYSTEM_FOLDER, is_system=True)
 
 
-def find_credentials(name: str, environ: Mapping[str, str] = os.environ) -> bytes | None:
+def find_credentials(
+    name: str, environ: Mapping[str, str] = os.environ, *, ask_pin: AskPin | None = None
+) -> bytes | None:
     """Return the JSON that `credential_process` prints, with a newline, from a running agent.
 
     Asks the user's agent; if there is none, or it does not know the profile, the system's. With HWSIGNER_AGENT=none or
-    =asked, and after an agent that can't be used, no agent is asked.
+    =asked, and after an agent that can't be used, no agent is asked. Each way to credentials begins with this.
+
+    Args:
+        name: the profile's name.
+        environ: the environment.
+        ask_pin: asks the user for a PIN that the user's agent needs, if there is a terminal, as `hwsigner agent unlock`
+            does; None to ask no one. A PIN is sent once: if the agent fails afterwards, so does this.
 
     Returns:
         The JSON; or None if no agent can be used, or no agent knows the profile.
 
     Raises:
         AgentError: an agent answered that it can't give credentials; the error has the exit status.
+        PinError: the user cancelled.
     """
+    try:
+        return _find(name, environ)
+    except AgentError as error:
+        if ask_pin is None or not protocol.wants_pin(error.message, name):
+            raise
+        return _find_unlocked(name, environ, ask_pin, error)
+
+
+def _find(name: str, environ: Mapping[str, str]) -> bytes | None:
     if environ.get(VARIABLE) in ("none", "asked") or not protocol.is_name(name):
         return None
     for address in (user_address(environ), system_address()):
@@ -100,8 +121,46 @@ def find_credentials(name: str, environ: Mapping[str, str] = os.environ) -> byte
         except (AgentError, OSError):
             return None  # It hangs or can't be trusted. The next agent's profile of this name may be another.
         if head.kind != "unknown":
-            return _checked(head, body)
+            return _credentials(head, body)
     return None
+
+
+def _find_unlocked(name: str, environ: Mapping[str, str], ask_pin: AskPin, error: AgentError) -> bytes | None:
+    """Have the user unlock a profile of the user's agent; return what `_find` does then.
+
+    One command at a time asks, and the others then find the profile unlocked.
+    """
+    from hwsigner._pins.terminal import has_terminal
+
+    if not has_terminal():
+        raise error
+    address = user_address(environ)
+    with _one_question(address, name):
+        try:
+            return _find(name, environ)
+        except AgentError as again:
+            if not protocol.wants_pin(again.message, name):
+                raise
+        try:
+            command(address, AgentRequest(Verb.UNLOCK, name), ask_pin)
+        except PinRequiredError:
+            raise error from None
+        return _find(name, environ)
+
+
+@contextmanager
+def _one_question(address: Address, name: str) -> Iterator[None]:
+    """Keep this user's other commands from asking, by a lock on the agent's folder, which is in this user's hands."""
+    from hwsigner._system.files import lock_within
+
+    folder = os.open(address.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if not lock_within(folder, 0.0):
+            notices.notify(f"{name}: another command asks for its PIN")
+            lock_within(folder, _QUESTION_LIMIT)
+        yield
+    finally:
+        os.close(folder)
 
 
 def wait_for_system_agent(name: str) -> bytes | None:
@@ -125,7 +184,7 @@ def wait_for_system_agent(name: str) -> bytes | None:
             if head.kind == "unknown":
                 _refuse_without_agent(name)
                 return None
-            return _checked(head, body)
+            return _credentials(head, body)
     hint = "Look for the reason with journalctl -u hwsigner-agent"
     raise AgentError(f"the system's agent did not answer within {START_LIMIT:.0f} s", hint)
 
@@ -153,6 +212,13 @@ def _get(address: Address, name: str, limit: float) -> tuple[Head, bytes]:
                 if not (with_notes and channel.is_refused):
                     raise
         with_notes = False  # An agent of an earlier version refuses that.
+
+
+def _credentials(head: Head, body: bytes) -> bytes:
+    """Return the body of an answer with credentials. They are not parsed, which would cost a command a tenth more."""
+    if _ACCESS_KEY_ID not in _checked(head, body):
+        raise AgentError("the agent's reply has no credentials", "Check which program uses its socket")
+    return body
 
 
 def _checked(head: Head, body: bytes) -> bytes:

@@ -1,93 +1,31 @@
-"""What a command does for the user's agent: asks its own user for a PIN, and hands over the session that it created."""
+"""What a command does for the user's agent: hands over the session that it created."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 
 from hwsigner._agent import protocol
 from hwsigner._agent.client import (
     VARIABLE,
     Address,
-    command,
     connected,
-    find_credentials,
     runtime_folder,
     start_agent,
     user_address,
 )
 from hwsigner._agent.protocol import AgentRequest, Verb
 from hwsigner._aws.credentials import Credentials
-from hwsigner._pins import AskPin
 from hwsigner._pins.terminal import has_terminal
 from hwsigner._system import notices
 from hwsigner._system.environment import is_usable, temporary_folders
-from hwsigner._system.files import lock_within
-from hwsigner.errors import AgentError, PinRequiredError
 
-# Seconds that a command waits for another one's question, and for an agent that it has started.
-_QUESTION_LIMIT = 60.0
+# Seconds that a command waits for an agent that it has started.
 _START_LIMIT = 10.0
 _PAUSE = 0.02
 _NO_FOLDER_HINT = "Log in to a session that makes it, or set XDG_RUNTIME_DIR"
-
-
-def unlock(name: str, error: AgentError, ask: AskPin, environ: Mapping[str, str] = os.environ) -> bytes | None:
-    """Have the user unlock a profile of the user's agent, as `hwsigner agent unlock` does.
-
-    One command at a time asks, and the others then find the profile unlocked. A PIN is sent once: if the agent fails
-    afterwards, so does this.
-
-    Args:
-        name: the profile's name.
-        error: that of `find_credentials`.
-        ask: asks the user.
-        environ: the environment.
-
-    Returns:
-        What `find_credentials` returns then.
-
-    Raises:
-        AgentError: that error, if a PIN does not help, or there is none; or a wrong PIN; or the agent failed.
-        PinError: the user cancelled.
-    """
-    if not (protocol.wants_pin(error.message, name) and has_terminal()):
-        raise error
-    address = user_address(environ)
-    with _one_question(address, name):
-        try:
-            return find_credentials(name, environ)
-        except AgentError as again:
-            if not protocol.wants_pin(again.message, name):
-                raise
-        try:
-            command(address, AgentRequest(Verb.UNLOCK, name), ask)
-        except PinRequiredError:
-            raise error from None
-        return find_credentials(name, environ)
-
-
-def find_or_unlock(name: str, ask: AskPin) -> bytes | None:
-    """Return what `find_credentials` does, after the user has unlocked the profile if need be; raises as `unlock`."""
-    try:
-        return find_credentials(name)
-    except AgentError as error:
-        return unlock(name, error, ask)
-
-
-@contextmanager
-def _one_question(address: Address, name: str) -> Iterator[None]:
-    """Keep this user's other commands from asking, by a lock on the agent's folder, which is in this user's hands."""
-    folder = os.open(address.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        if not lock_within(folder, 0.0):
-            notices.notify(f"{name}: another command asks for its PIN")
-            lock_within(folder, _QUESTION_LIMIT)
-        yield
-    finally:
-        os.close(folder)
 
 
 def hand_over(name: str, digest: str, credentials: Credentials, environ: Mapping[str, str]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 from hwsigner._agent.client import find_credentials
 from hwsigner._agent.protocol import LOCKED
 from hwsigner._aws.credentials import Credentials, read_agent_credentials
-from hwsigner._pins import AskPin
+from hwsigner._pins import AskPin, PinRequest
 from hwsigner._refresh.outcome import Session
 from hwsigner._system.clocks import Clocks, utc_now
 from hwsigner.errors import AgentError, HwsignerError, HwsignerWarning
@@ -168,7 +168,7 @@ class AgentOrOwn(Generic[_Own]):
             return
         begin = self._clocks.monotonic()
         self._ask_after = begin + ASK_SECONDS
-        body = self._find(self._name)
+        body = find_credentials(self._name, ask_pin=self._ask_once if self._ask_pin else None)
         if body is None:  # If the agent hangs, only few requests must wait for it.
             now = self._clocks.monotonic()
             self._ask_after = now + max(ASK_SECONDS, _RARELY * (now - begin))
@@ -176,16 +176,9 @@ class AgentOrOwn(Generic[_Own]):
         credentials = read_agent_credentials(body, role_arn=self._role_arn)
         self._session = Session.begin(credentials, begin, duration=_LONGEST_LIFE, clocks=self._clocks)
 
-    def _find(self, name: str) -> bytes | None:
-        try:
-            return find_credentials(name)
-        except AgentError as error:
-            ask_pin, self._ask_pin = self._ask_pin, None
-            if ask_pin is None:
-                raise
-            from hwsigner._agent.relay import unlock
-
-            return unlock(name, error, ask_pin)
+    def _ask_once(self, request: PinRequest) -> str | None:
+        ask_pin, self._ask_pin = self._ask_pin, None
+        return ask_pin(request) if ask_pin else None
 
 
 class ServedProfile:

@@ -66,9 +66,9 @@ def _of_agent(arguments: Arguments) -> Credentials | None:
     name = arguments.profile or arguments.config_profile
     if not name or {flag.name for flag, _ in arguments.given} - {flag.name for flag in (*_OWN, *PROFILE)}:
         return None
-    from hwsigner._agent.relay import find_or_unlock
+    from hwsigner._agent.client import find_credentials
 
-    body = find_or_unlock(name, asker(arguments.settings.pinentry))
+    body = find_credentials(name, ask_pin=asker(arguments.settings.pinentry))
     return read_agent_credentials(body, role_arn=arguments.settings.role_arn or "") if body else None
 
 

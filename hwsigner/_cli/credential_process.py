@@ -9,8 +9,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from hwsigner._cli.parser import Arguments, CommandModule, Parser
+from hwsigner._cli.process import asker
 from hwsigner._config.flags import IDENTITY, PROFILE, SESSION
-from hwsigner.errors import AgentError, HwsignerError
+from hwsigner.errors import HwsignerError
 
 if TYPE_CHECKING:
     import hwsigner._cli.credential_process
@@ -36,13 +37,7 @@ def _run_before_profile(given: Arguments) -> bool:
         return False
     from hwsigner._agent.client import find_credentials
 
-    try:
-        return _print_found(find_credentials(name))
-    except AgentError as error:
-        from hwsigner._agent.relay import unlock
-        from hwsigner._cli.process import asker
-
-        return _print_found(unlock(name, error, asker()))
+    return _print_found(find_credentials(name, ask_pin=lambda request: asker()(request)))  # `asker` loads modules.
 
 
 def _run_without_profile(given: Arguments) -> bool:

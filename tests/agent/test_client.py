@@ -79,6 +79,23 @@ class TestFindCredentials:
             find(runtime)
         assert (caught.value.exit_status, str(caught.value)) == (5, "no\\x1b. Do so")
 
+    @pytest.mark.parametrize("body", [b"{}", b'{"Version": 1}'])
+    def test_answer_without_an_access_key_id_is_an_error(
+        self,
+        runtime: Path,
+        fake_agent: Start,
+        capfd: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+        body: bytes,
+    ) -> None:
+        fake_agent(runtime / "hwsigner", says(b"1 ok %d\n%s" % (len(body), body)))
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+        monkeypatch.setenv("HWSIGNER_AGENT", "")
+        assert main(["credential-process", "--profile=web"]) == 7
+        output = capfd.readouterr()
+        assert output.out == ""
+        assert "the agent's reply has no credentials" in output.err
+
     @pytest.mark.parametrize("answer", [b"", b"garbage\n", b"x" * 500, b"2 ok 1\nx", b"1 ok 5\nx", b"1 ok 99999\n"])
     def test_nonsense_is_taken_for_no_agent(
         self, runtime: Path, fake_agent: Start, system_folder: Path, answer: bytes

@@ -23,7 +23,7 @@ from emulators import InProcessSoftHSM
 from hwsigner._agent import client
 from hwsigner._agent.client import command, find_credentials, is_running
 from hwsigner._agent.protocol import AgentRequest, Verb, with_body
-from hwsigner._agent.relay import hand_over, unlock
+from hwsigner._agent.relay import hand_over
 from hwsigner._aws.credentials import Credentials, read_agent_credentials
 from hwsigner._config.profiles import profile
 from hwsigner.errors import AgentError
@@ -273,13 +273,15 @@ class TestRelay:
         assert (process.returncode, out) == (3, b"")
         assert b"Run hwsigner agent unlock web" in err
 
-    def test_token_that_takes_no_pin_is_not_asked_for_one(self, locked: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-        error = AgentError(
-            "profile 'web' is locked: its PIN is blocked. Once its PIN works, run hwsigner agent unlock web"
-        )
-        monkeypatch.setattr("hwsigner._agent.relay.has_terminal", lambda: True)
+    def test_token_that_takes_no_pin_is_not_asked_for_one(
+        self, runtime: Path, fake_agent: Callable[[Path, Talk], FakeAgent], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        problem = b"profile 'web' is locked: its PIN is blocked. Once its PIN works, run hwsigner agent unlock web"
+        fake_agent(runtime / "hwsigner", lambda one: one.sendall(b"1 error 3 %d\n%s" % (len(problem), problem)))
+        environ = {"XDG_RUNTIME_DIR": str(runtime)}
+        monkeypatch.setattr("hwsigner._pins.terminal.has_terminal", lambda: True)
         with pytest.raises(AgentError, match="blocked"):
-            unlock("web", error, lambda _: pytest.fail("asked"), locked.environ)
+            find_credentials("web", environ, ask_pin=lambda _: pytest.fail("asked"))
 
     @pytest.mark.parametrize("uid", [0, 4711])
     def test_pin_and_session_go_to_no_other_user(
@@ -311,12 +313,10 @@ class TestRelay:
             pins.append(connection.recv(100))
 
         agent = fake_agent(runtime / "hwsigner", talk)
-        monkeypatch.setattr("hwsigner._agent.relay.has_terminal", lambda: True)
+        monkeypatch.setattr("hwsigner._pins.terminal.has_terminal", lambda: True)
         environ = {"XDG_RUNTIME_DIR": str(runtime)}
-        with pytest.raises(AgentError) as caught:
-            find_credentials("web", environ)
         with pytest.raises(AgentError, match="closed the agent's socket"):
-            unlock("web", caught.value, lambda _: "123456", environ)
+            find_credentials("web", environ, ask_pin=lambda _: "123456")
         assert pins == [b"1 pin 6\n123456"]
 
 

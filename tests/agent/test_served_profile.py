@@ -58,7 +58,7 @@ def made() -> Made:
 @pytest.fixture
 def served(made: Made, monkeypatch: pytest.MonkeyPatch) -> ServedProfile:
     """A profile that no agent has."""
-    monkeypatch.setattr(source_module, "find_credentials", lambda name: None)
+    monkeypatch.setattr(source_module, "find_credentials", lambda *_, **__: None)
     return ServedProfile("web", ROLE_ARN, lambda: made, asks_agent=True)  # type: ignore[arg-type,return-value]
 
 
@@ -85,7 +85,7 @@ def test_provider_is_started_when_start_comes_before_or_after_it(
 def test_lock_of_the_profile_makes_the_provider_forget(
     served: ServedProfile, made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def find(name: str) -> bytes:
+    def find(name: str, **_: object) -> bytes:
         raise AgentError(f"profile {name!r} is locked: {LOCKED}", exit_status=3)
 
     served.credentials()

@@ -76,7 +76,7 @@ class Agent:
 def agent(monkeypatch: pytest.MonkeyPatch) -> Agent:
     """The agent that sources ask."""
     made = Agent()
-    monkeypatch.setattr(source_module, "find_credentials", lambda name: made.find(name))
+    monkeypatch.setattr(source_module, "find_credentials", lambda name, **_: made.find(name))
     return made
 
 

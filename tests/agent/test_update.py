@@ -87,7 +87,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> list[bytes | Exception | None]:
     """The agents' answers, one after another."""
     given: list[bytes | Exception | None] = []
 
-    def find(name: str) -> bytes | None:
+    def find(name: str, **_: object) -> bytes | None:
         answer = given.pop(0)
         if isinstance(answer, Exception):
             raise answer
