@@ -130,11 +130,13 @@ def _add_calls(plan: _Plan, path: str, data: bytes) -> None:
             else:
                 _add_line(plan, call, found)
         except HwsignerError as error:
-            plan.problems.append(f"{call.place}: {call.program}: {error}")
+            plan.problems.append(f"{call.place}: {error}")
 
 
 def _add_process(plan: _Plan, call: Call, found: Translation, path: str, data: bytes) -> bytes:
     """Add a `credential_process`, and return the file's content with the new one."""
+    if os.stat(path).st_uid != os.geteuid():
+        raise UsageError("another user owns this file", "Run this as that user")
     profile, old = profile_of_section(call.section), call.process or ""
     with_credential_process(data, profile, "hwsigner", path=path, replaced=old)  # It may refuse.
     process = _Process(profile, old, credential_process(plan.name_for(found.name, found.values)))
@@ -179,7 +181,9 @@ def _write(plan: _Plan) -> None:
     for path, processes in plan.processes.items():
         edit_file(path, partial(_with_processes, path=path, processes=processes))
     written = [*plan.processes, *([file] if plan.profiles else [])]
-    print_outcome(f"{' and '.join(written)} were changed", f"Written: {', '.join(written)}")
+    print_outcome(
+        f"{' and '.join(written)} were changed", f"Written: {', '.join(written)}. Check it with hwsigner doctor"
+    )
 
 
 def _has_secret(values: Mapping[str, Any]) -> bool:

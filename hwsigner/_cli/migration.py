@@ -6,7 +6,6 @@ A call becomes a profile of config.toml and a command that uses it.
 from __future__ import annotations
 
 import os
-import pwd
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,8 @@ from hwsigner._cli import command_parser
 from hwsigner._cli.without_secrets import URIS
 from hwsigner._config.flags import ARNS, IN_PROFILES, check_readable_again
 from hwsigner._config.profiles import in_full_if_there
+from hwsigner._system.files import read_text
+from hwsigner._system.users import find_uid
 from hwsigner.doctor.machine import NODE_CONFIG
 from hwsigner.errors import UsageError
 
@@ -33,7 +34,9 @@ _ACCESS_KEY = re.compile(r"(?<![A-Za-z0-9/+])AKIA[A-Z0-9]{12,124}(?![A-Za-z0-9/+
 _LOGICAL_LINE = re.compile(r"(?:[^\n\\]|\\.|\\\n)+", re.DOTALL)
 _BEFORE_COMMAND = re.compile(r"^\s*Exec\w+\s*=\s*[-@:+!|]*\s*")
 _USER_COLUMN = re.compile(r"\s*(?:@\w+|(?:\S+\s+){4}\S+)\s+(\S+)\s")
-_USER_OF_UNIT = re.compile(r"^(?:User\s*=\s*(\S+)|DynamicUser\s*=\s*(?:yes|true|on|1)\s*$)", re.MULTILINE)
+_USER_OF_UNIT = re.compile(
+    r"^(?:User[ \t]*=[ \t]*(\S+)|DynamicUser[ \t]*=[ \t]*(?:yes|true|on|1)[ \t]*$)", re.MULTILINE
+)
 _ANOTHER_USER = re.compile(r"\b(?:sudo|su|runuser|setpriv|chroot|docker|podman|ssh)\s")
 # The commands, each with the flag that names a profile of config.toml.
 _COMMANDS = {"credential-process": "--profile", "serve": "--profile", "update": "--config-profile"}
@@ -46,7 +49,7 @@ class Call:
 
     Attributes:
         place: its file and line.
-        program: the program, without its folder.
+        program: the program, without its folder; empty if it is another one, which runs it or has its flags.
         before, arguments, after: the command's text before the program, its arguments, and what follows them.
         process: the whole command, if it is a `credential_process`.
         section: the section of the SDKs' config file then.
@@ -81,7 +84,7 @@ class Translation:
 
 
 def find_calls(path: str, data: bytes) -> Iterator[Call]:
-    """Yield the calls in a file.
+    """Yield the calls in a file, and those in a script that is a `credential_process`.
 
     Raises:
         ConfigError: it is a config file of the AWS SDKs that they can't read.
@@ -99,13 +102,24 @@ def find_calls(path: str, data: bytes) -> Iterator[Call]:
 
 
 def _calls(place: str, text: str, **others: Any) -> Iterator[Call]:
-    for found in _PROGRAM.finditer(text):
-        match = _ARGUMENTS.match(text, found.end())
+    found = list(_PROGRAM.finditer(text))
+    for each in found:
+        match = _ARGUMENTS.match(text, each.end())
         arguments = match[0] if match else ""
-        after = text[found.end() + len(arguments) :]
+        after = text[each.end() + len(arguments) :]
         if after[:1] in ("<", ">"):  # As in `2>&1`: the number belongs to what follows.
             arguments = re.sub(r"\s\d+$", "", arguments)
-        yield Call(place, found[2], text[: found.start()], arguments, after, **others)
+        yield Call(place, each[2], text[: each.start()], arguments, after, **others)
+    if not found and "hwsigner" not in text and ("--trust-anchor-arn" in text or _is_wrapper(others.get("process"))):
+        yield Call(place, "", text, "", "", **others)
+
+
+def _is_wrapper(process: str | None) -> bool:
+    """Return whether a command is a script that calls such a program."""
+    try:
+        return _PROGRAM.search(read_text(shlex.split(process or "")[0], errors="replace")[0]) is not None
+    except (OSError, ValueError, IndexError):
+        return False
 
 
 def _user(path: str, text: str, line: str) -> str | None:
@@ -124,11 +138,14 @@ def translate(call: Call) -> Translation:
         UsageError: it becomes no profile, for this reason.
     """
     _check(call)
+    _check_user(call)
     words = _words(call)
     command = words[0] if words else ""
     if command not in _COMMANDS or (command != "credential-process" and call.program == "needroleshere"):
         hint = "Add a profile with hwsigner profile add, then run hwsigner serve NAME"
-        raise UsageError(f"it runs {command[:40] or 'no command'}", hint if command == "serve" else _SAME_FLAGS)
+        raise UsageError(
+            f"it runs {command.partition('=')[0][:40] or 'no command'}", hint if command == "serve" else _SAME_FLAGS
+        )
     if call.process and command != "credential-process":
         raise UsageError(f"it runs {command}, which prints no credentials", "Write credential-process")
     values, flags = _parsed(command, words[1:])
@@ -138,13 +155,15 @@ def translate(call: Call) -> Translation:
 
 
 def _check(call: Call) -> None:
-    """Check who runs a call, and how."""
+    """Check the place of a call, and what is around it."""
     if call.place.startswith(f"{NODE_CONFIG}:"):
         raise UsageError("nodeadm writes this file", "See hwsigner help eks-hybrid-nodes")
     if call.process and call.place.startswith(f"{credentials_path(os.environ)}:"):
         raise UsageError("not all SDKs read it in this file", f"Move the line to {config_path(os.environ)}")
     if call.process and not profile_of_section(call.section):
         raise UsageError(f"the SDKs do not read [{call.section}] as a profile", "Write [profile NAME] there")
+    if not call.program:
+        raise UsageError("its program is not known, and has such flags or runs such a program", _SAME_FLAGS)
     before = _BEFORE_COMMAND.sub("", call.before)
     if before.count("'") % 2 or before.count('"') % 2:
         raise UsageError("it is inside quotes", _SAME_FLAGS)
@@ -154,11 +173,12 @@ def _check(call: Call) -> None:
         raise UsageError("a quote is not closed", "Close it")
     if call.process and call.after.strip():
         raise UsageError("it has a shell's syntax, and the AWS CLI runs no shell", "Remove what follows the flags")
-    if _ANOTHER_USER.search(before):
+
+
+def _check_user(call: Call) -> None:
+    if _ANOTHER_USER.search(call.before):
         raise UsageError("another program runs it, for another user or machine", _SAME_FLAGS)
-    uid = os.geteuid()
-    own = next((entry.pw_name for entry in pwd.getpwall() if entry.pw_uid == uid), "")
-    if call.user is not None and call.user not in (own, str(uid)):
+    if call.user is not None and find_uid(call.user) != os.geteuid():
         user = f"user {call.user}" if call.user else "a user that systemd makes (DynamicUser)"
         raise UsageError(f"it runs as {user}, who can't read your config.toml", _SAME_FLAGS)
 

@@ -268,7 +268,7 @@ class TestConfigFile:
         terminal.type(answer)
         out, err = process.communicate(timeout=60)
         assert "[profile.web]" in out.decode()
-        assert ":4: aws_signing_helper: it has a shell's syntax" in err.decode()
+        assert ":4: it has a shell's syntax" in err.decode()
         assert ("nothing was written" in err.decode(), "web" in home.profiles()) == (not is_done, is_done)
         assert (HELPER in process_of(home)) is not is_done
 
@@ -286,6 +286,26 @@ class TestConfigFile:
             f"p{number}": 900 + number for number in range(6)
         }
         assert all(process_of(home, f"profile p{number}").endswith(f"--profile p{number}") for number in range(6))
+
+    def test_script_that_runs_the_program_is_named(self, home: Home) -> None:
+        script = home.write("creds.sh", f"#!/bin/sh\nexec {HELPER} credential-process {FLAGS}\n")
+        text = f"[profile web]\ncredential_process = {script} x\n"
+        home.config.write_text(text)
+        home.refused(f"{home.config}:2: its program is not known")
+        assert home.config.read_text() == text
+        home.migrated(script)
+
+    def test_program_of_another_name_with_the_same_flags_is_named(self, home: Home) -> None:
+        home.config.write_text(f"[profile web]\ncredential_process = /opt/signer credential-process {FLAGS}\n")
+        script = home.write("x.sh", f"$SIGNER serve \\\n  {FLAGS}\n/opt/hwsigner/bin/hwsigner serve {FLAGS}\n")
+        home.refused(f"{home.config}:2: its program", f"{script}:1: its program", files=(home.config, script))
+
+    @pytest.mark.root
+    def test_file_of_another_user_is_left_and_no_profile_is_written(self, home: Home) -> None:
+        home.config.write_text(f"[profile web]\ncredential_process = {HELPER} credential-process {FLAGS}\n")
+        os.chown(home.config, 65534, -1)
+        home.refused("another user owns this file. Run this as that user")
+        assert home.profiles() == {}
 
     def test_line_in_the_credentials_file_is_to_be_moved(self, home: Home) -> None:
         text = f"[default]\ncredential_process = {HELPER} credential-process {FLAGS}\n"
