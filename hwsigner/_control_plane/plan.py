@@ -104,7 +104,7 @@ def obstacles(existing: Existing, setup: Setup) -> list[str]:
     anchor_arn = existing.anchor.arn if existing.anchor else NEW_ANCHOR
     before = existing.role.trust_policy if existing.role else None
     found = []
-    if reason := refusal(with_statement(before, setup.tags, anchor_arn), setup.tags, anchor_arn):
+    if before and (reason := refusal(with_statement(before, setup.tags, anchor_arn), setup.tags, anchor_arn)):
         found.append(f"the role will still refuse these certificates: {reason}")
     unmapped = [tag for tag in setup.tags if existing.profile and not is_mapped(tag, existing.profile.mappings)]
     if unmapped and not (before and lets_in_otherwise(before, setup.tags, anchor_arn)):

@@ -91,10 +91,9 @@ def run(arguments: Arguments) -> int:
         made.append(step)
         report(printable(f"done: {step.title}: {step.short}"))
 
-    existing = apply(clients, existing, setup, done)
+    values = {**apply(clients, existing, setup, done).arns, **identity}
     for problem in obstacles(existing, setup):
         report(f"warning: {printable(problem)}")
-    values = {**existing.arns, **identity}
     _print(arguments, name, _write_profile(arguments, name, values), values, made)
     return 0
 
