@@ -14,7 +14,7 @@ from hwsigner._cli.process import print_outcome, print_rows
 from hwsigner._config import settings
 from hwsigner._config.flags import ARNS, KEY, OUTPUT, PLACE, STARTS_AGENT, SYSTEM, Flag, switch
 from hwsigner._config.profiles import change_profile, check_name, profiles
-from hwsigner._config.sharing import share
+from hwsigner._config.sharing import check_writable, share
 from hwsigner._identity.certificate import Certificate
 from hwsigner.enrolment.installing import InstalledLeaf, install_leaf
 from hwsigner.enrolment.profile import EXCLUDED, STARTS_AGENT_NOTE, agent_value
@@ -50,6 +50,8 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Arguments) -> int:
     """Check the certificate, install it, and print the flags for credential-process."""
+    if arguments.system:
+        check_writable()
     if arguments.profile:
         _check_profile(arguments.profile, system=arguments.system)
     uri = settings.argument_uri(arguments.settings, arguments.key)

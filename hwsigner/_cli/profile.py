@@ -35,7 +35,7 @@ from hwsigner._config.profiles import (
     profiles,
     remove_profile,
 )
-from hwsigner._config.sharing import share
+from hwsigner._config.sharing import check_writable, share
 from hwsigner._system.processes import credential_process
 from hwsigner.errors import UnsafeKeyWarning, UsageError, printable, suggestion
 
@@ -85,6 +85,8 @@ def run(arguments: Arguments) -> int:
         flags = " <flags>" if takes_flags else ""
         raise UsageError("no profile name was given", f"Write hwsigner profile {action} NAME{flags}")
     check_name(name)
+    if arguments.system and action != "show":
+        check_writable()
     if takes_flags:
         return _write(arguments, name)
     if action == "show":

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from hwsigner._agent.client import command, system_address, wait_for_system_agent
 from hwsigner._agent.protocol import AgentRequest, Verb
 from hwsigner._config import profiles as config
-from hwsigner._config.flags import ARNS
+from hwsigner._config.flags import ARNS, profile_values
 from hwsigner._config.profiles import Profile, change_profile, profile, profiles
 from hwsigner._config.sharing import hidden_files, share
 from hwsigner._system.processes import credential_process
@@ -43,6 +43,7 @@ def find_profile(name: str | None) -> Profile:
         make = "Write one with hwsigner enroll NAME --system, or hwsigner aws setup --system"
         raise ConfigError(problem, f"Add --profile with one of {', '.join(sorted(found))}" if found else make)
     one = profile(name or next(iter(found)), os.environ, system=True)
+    profile_values(one, {})  # An invalid one can't be used.
     if not {"certificate", "cert-selector"} & one.values.keys():
         fix = f"Run hwsigner install-certificate CERTIFICATE KEY-URI --profile {one.name} --system"
         raise ConfigError(f"profile {one.name!r} names no certificate", fix)
@@ -67,7 +68,7 @@ def serve_users(found: Profile, users: Sequence[str]) -> list[str]:
         ConfigError: the agent can't read a file.
         AgentError: it does not start, or gets no credentials.
     """
-    allowed = [str(user) for user in found.values.get("allow-users", [])]
+    allowed = profile_values(found, {}).get("allow_users") or []
     change_profile(found.name, {"allow-users": list(dict.fromkeys([*allowed, *users]))}, os.environ, system=True)
     share(found.values)
     for path, fix in hidden_files(found.values):

@@ -13,12 +13,25 @@ from typing import Any
 from hwsigner._config import profiles
 from hwsigner._system import users
 from hwsigner._uri import KeyURI
-from hwsigner.errors import HwsignerError, UsageError
+from hwsigner.errors import ConfigError, HwsignerError, UsageError
 
 # systemd hides them from the system's units (ProtectHome=yes).
 HOMES = ("/home/", "/root/", "/run/user/")
 _USER = "hwsigner"
 _FIRST_PERSON = 1000  # Debian and Fedora give services lower numbers.
+
+
+def check_writable() -> None:
+    """Check that this user can write the system's config.toml, before anything else is changed.
+
+    Raises:
+        ConfigError: it can't.
+    """
+    folder = os.path.dirname(profiles.SYSTEM_FILE)
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    if not os.access(folder, os.W_OK):
+        raise ConfigError(f"{profiles.SYSTEM_FILE} is root's to write", "Run the command as root, such as with sudo")
 
 
 def share(values: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from hwsigner._aws.region import check_arns, check_known_arns
 from hwsigner._config.flags import ARNS
 from hwsigner._config.profiles import Profile, add_profile, change_profile, check_name, file_of_new, profiles
 from hwsigner._config.settings import Settings
-from hwsigner._config.sharing import share, share_file
+from hwsigner._config.sharing import check_writable, share, share_file
 from hwsigner._identity.certificate import Certificate
 from hwsigner.enrolment.pace import set_pace
 from hwsigner.enrolment.profile import (
@@ -109,6 +109,8 @@ def enroll(asked: Enrolment) -> Enrolled:
     """
     name, environ = asked.name, os.environ
     check_name(name)
+    if asked.system:
+        check_writable()
     existing = profiles(environ).get(name)
     config = existing.file if existing else file_of_new(environ, system=asked.system)
     with profile_lock(name, config, system=asked.system):

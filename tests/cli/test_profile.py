@@ -334,6 +334,19 @@ class TestSystem:
             outcome = call("profile", action[0], "db", "--system", *action[1:])
             refused(outcome, f"there is no profile 'db' in {system_file}", "Profiles there: web", "add --system")
 
+    def test_another_user_is_told_to_be_root_before_anything_changes(
+        self, call: Call, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        may = os.access
+        monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK and may(path, mode))
+        for command in (
+            ("profile", "add", "web", "--region=x"),
+            ("aws", "setup", "--ca=/dev/null", "--role=web"),
+            ("install-certificate", "web.pem", "web.key"),
+            ("enroll", "web"),
+        ):
+            refused(call(*command, "--system"), "is root's to write", "Run the command as root")
+
     @pytest.mark.root
     def test_agent_can_read_all_that_a_profile_names_whatever_the_umask(
         self, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -86,6 +86,7 @@ def test_user_is_added_to_those_that_there_are_and_the_timer_is_named(file: Path
             (),
             ("no certificate", "install-certificate CERTIFICATE KEY-URI --profile web"),
         ),
+        (f"[profile.web]{PROFILE}allow-users = 'root'\n", (), ("[profile.web] has", "allow-users")),
         (
             "[profile.web]\ncertificate = 'x'\n",
             (),

@@ -25,7 +25,7 @@ from hwsigner._cli.process import print_outcome, report
 from hwsigner._cli.without_secrets import without_secret
 from hwsigner._config.flags import IDENTITY, KEY, OUTPUT, SYSTEM, Flag, session_duration, switch
 from hwsigner._config.profiles import change_profile, check_name, in_full_if_there, profiles
-from hwsigner._config.sharing import share
+from hwsigner._config.sharing import check_writable, share
 from hwsigner._control_plane.plan import Step, apply, check_unchanged, described, notes, obstacles, plan
 from hwsigner._control_plane.policies import checked_policy, compared_tags
 from hwsigner._control_plane.resources import Setup, read
@@ -61,6 +61,8 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Arguments) -> int:
     """Show the plan, ask, carry it out, and write the profile."""
+    if arguments.system and not arguments.plan:
+        check_writable()
     setup, identity = _setup(arguments), _identity(arguments)
     name = arguments.profile or setup.role
     check_name(name)
