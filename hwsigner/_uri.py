@@ -318,6 +318,8 @@ def _attributes(scheme: str, text: str, separator: str) -> dict[str, bytes]:
         if not name or not equals:
             example = _EXAMPLES.get(scheme, "name=value")
             hint = f"Write {scheme}:{example}, and a semicolon in a value as %3B"
+            if scheme == "tpm2" and re.fullmatch(r"(0x)?81[0-9a-f]{6}", item, re.IGNORECASE):
+                hint = f"Write handle:0x{item[-8:]}"
             raise UsageError(f"the {scheme}: URI has a part that is not name=value", hint)
         if name in attributes:
             raise UsageError(f"a {scheme}: URI gives {name!r} twice", "Give it once")

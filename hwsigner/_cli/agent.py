@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 
 HELP = "run the agent, which keeps credentials ready"
 
+_HINTS = {
+    "start": "Write hwsigner agent, or systemctl --user enable --now hwsigner-agent.socket",
+    "restart": "Write hwsigner agent stop, then start one with hwsigner agent",
+    "reload": "The agent reads a changed config.toml by itself",
+}
 _ACTIONS = ("status", "lock", "unlock", "refresh", "stop")
 _FLAGS = (
     switch("system", "the system's agent, in /run/hwsigner, instead of the user's"),
@@ -70,6 +75,7 @@ def _command(arguments: Arguments, address: Address) -> None:
     action, name = arguments.action, arguments.name or ""
     if action not in _ACTIONS:
         hint = suggestion(action, _ACTIONS, f"Commands: {', '.join(_ACTIONS)}; omit to run an agent")
+        hint = _HINTS.get(action, hint)
         raise UsageError(f"agent has no command {action[:40]!r}", hint)
     if name and not is_name(name):
         raise UsageError(f"a profile can't have the name {name[:100]!r}", "Names are letters, digits and ._@-")

@@ -6,6 +6,7 @@ import argparse
 import gc
 import hmac
 import os
+import shutil
 import threading
 import warnings
 from collections.abc import Callable, Mapping
@@ -17,7 +18,7 @@ from hwsigner._cli.parser import Arguments, CommandModule, Parser
 from hwsigner._config.flags import IDENTITY, PROFILE, SESSION
 from hwsigner._monitoring.log import Log
 from hwsigner._refresh.monitor import Monitor
-from hwsigner.errors import HwsignerWarning, UsageError
+from hwsigner.errors import HwsignerWarning, NoProfileError, UsageError
 
 if TYPE_CHECKING:
     import hwsigner._cli.exec
@@ -75,7 +76,9 @@ def run(arguments: Arguments) -> int:
     inherited = inheritable_descriptors()
     gc.enable()  # Unlike other commands, this one keeps running.
     if not arguments.command:
-        raise UsageError("no command was given", "Write hwsigner exec NAME -- COMMAND")
+        chosen = arguments.profile or arguments.config_profile
+        by_flag = f"--profile {chosen}" if chosen else "NAME"
+        raise UsageError("no command was given", f"Write hwsigner exec {by_flag} -- COMMAND")
     _warn_of_default_profile()
     log = Log()
     chosen = read_monitoring(os.environ)
@@ -125,7 +128,12 @@ def _settings(arguments: Arguments) -> Settings:
     if arguments.name is not None and others:
         hint = "Write hwsigner exec NAME -- COMMAND; with other flags, name the profile by --profile"
         raise UsageError(f"--{min(others)} can't be combined with a profile's name", hint)
-    return arguments.settings if arguments.name is None else read_profile(arguments.name)
+    try:
+        return arguments.settings if arguments.name is None else read_profile(arguments.name)
+    except NoProfileError as error:
+        if shutil.which(arguments.name):
+            error.hint = f"Name the profile first: hwsigner exec NAME -- {arguments.name} …"
+        raise
 
 
 def _others(arguments: Arguments) -> set[str]:

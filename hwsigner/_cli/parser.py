@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hwsigner._config.flags import IN_PROFILES, Flag, check_exclusive, profile_values
-from hwsigner.errors import UsageError, suggestion
+from hwsigner.errors import UsageError
 
 if TYPE_CHECKING:
     import argparse
@@ -121,23 +121,13 @@ class Parser:
         values, others = self._take_flags(arguments)
         found, rest = self._take_positionals(others)
         if rest:
-            # Do not quote it: it may be the second half of a password with a space.
+            from hwsigner._cli.hints import unexpected
+
             named = [flag.name for flag in self._naming()] or [name for name in ("profile",) if name in self._flags]
-            naming = " or ".join(f"--{flag}" for flag in named)
-            certificate = ", and for a certificate --certificate" if "certificate" in self._flags else ""
-            problem = "unexpected argument" if len(rest) == 1 else f"{len(rest)} unexpected arguments"
-            hint = f"To name a profile, use {naming}{certificate}" if naming else self.hint
-            if rest[0] in ("true", "false"):
-                problem, hint = (
-                    f"unexpected argument {rest[0]}",
-                    f"A flag takes it after an equals sign: --FLAG={rest[0]}",
-                )
-            elif len(rest) == 1 and _is_profile(rest[0]):
-                problem = f"unexpected argument {rest[0]}, which is a profile"
-                hint = f"Write --{named[0]} {rest[0]}" if named else f"Write hwsigner show --profile {rest[0]}"
-            elif values.get("cert_selector"):
-                hint = "Put the whole value of --cert-selector in quotes, if it has a space"
-            raise UsageError(problem, hint)
+            error = unexpected(rest, [*self._flags], named, hint=self.hint)
+            if values.get("cert_selector"):
+                error.hint = "Put the whole value of --cert-selector in quotes, if it has a space"
+            raise error
         check_exclusive(values)
         if values.get("output") == "json":
             values["json"] = True
@@ -189,6 +179,9 @@ class Parser:
         parsed, rest = self._argparse().parse_known_args(arguments)
         return vars(parsed), rest
 
+    def _usage(self) -> str:
+        return " ".join([self.prog, *(str(settings.get("metavar", "")) for _, settings in self._positionals)])
+
     def _argparse(self) -> Positionals:
         from hwsigner._cli.positionals import Positionals
 
@@ -217,19 +210,12 @@ class Parser:
                 print(self.describe().format_help(), end="")  # argparse's print_help hides errors of stdout.
                 raise SystemExit(0)
             elif name.startswith("-") and argument != "-":
-                # Only the name: it may be a misspelt password flag.
-                known = [f"--{flag}" for flag in (*self._flags, "help")]
-                hint = "Run hwsigner version" if name == "--version" else suggestion(name, known, self.hint)
-                raise UsageError(f"unknown flag {name}", hint)
+                from hwsigner._cli.hints import unknown_flag
+
+                raise unknown_flag(name, [*self._flags], usage=self._usage(), hint=self.hint)
             else:
                 others.append(argument)
         return values, others
-
-
-def _is_profile(word: str) -> bool:
-    from hwsigner._config.profiles import is_profile
-
-    return is_profile(word, os.environ)
 
 
 def _next_value(flag: Flag, rest: Iterator[str]) -> str:

@@ -26,4 +26,8 @@ class Positionals(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise argparse's message as a UsageError."""
+        _, is_missing, names = message.partition("the following arguments are required: ")
+        if is_missing:
+            usage = " ".join([self.prog, *(str(each.metavar) for each in self.positionals)])
+            raise UsageError(f"{names} {'are' if ', ' in names else 'is'} missing", f"Write {usage}")
         raise UsageError(message, self._hint)

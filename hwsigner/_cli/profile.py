@@ -37,7 +37,8 @@ from hwsigner._config.profiles import (
 )
 from hwsigner._config.sharing import check_writable, share
 from hwsigner._system.processes import credential_process
-from hwsigner.errors import UnsafeKeyWarning, UsageError, printable, suggestion
+from hwsigner._uri import KeyURI
+from hwsigner.errors import HwsignerWarning, UnsafeKeyWarning, UsageError, printable, suggestion
 
 if TYPE_CHECKING:
     import hwsigner._cli.profile
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 HELP = "add, edit, show, remove and list profiles"
 
 _ACTIONS = ("add", "edit", "show", "remove", "list")
+_SYNONYMS = {"create": "add", "new": "add", "set": "edit", "update": "edit", "get": "show", "delete": "remove"}
 _COLUMNS = ("PROFILE", "FILE", "ACCOUNT", "ROLE", "REGION", "KEY", "CERTIFICATE", "RENEWAL", "PROBLEM")
 _FLAGS = (
     SYSTEM,
@@ -73,7 +75,7 @@ def run(arguments: Arguments) -> int:
     """Add, change, show or remove a profile, or list all."""
     action, name = arguments.action, arguments.name
     if action not in _ACTIONS:
-        hint = suggestion(action, _ACTIONS, f"Use one of {', '.join(_ACTIONS)}")
+        hint = suggestion(_SYNONYMS.get(action, action), _ACTIONS, f"Use one of {', '.join(_ACTIONS)}")
         raise UsageError(f"profile has no action {action[:40]!r}", hint)
     takes_flags = action in ("add", "edit")
     unfit = _values(arguments) or arguments.then_role
@@ -129,12 +131,22 @@ def _write(arguments: Arguments, name: str) -> int:
     if any(flag.secret for flag, value in arguments.given if value) and os.stat(file).st_mode & 0o044:
         problem = f"{file} contains a password and others can read it"
         warnings.warn(UnsafeKeyWarning(problem, f"Run chmod 600 {file}"), stacklevel=1)
+    _warn_of_relative_paths(values)
     change = [f"{file}: [profile.{name}]"]
     if not roles:
         return _print_change(arguments, change, name=name, file=file)
     sdks = _edit_sdks(name, roles, known)
     change += [f"{sdks}: [profile {each}] assumes {arn}" for each, arn in roles.items()]
     return _print_change(arguments, change, name=name, file=file, awsConfig=sdks, roles=roles)
+
+
+def _warn_of_relative_paths(values: Mapping[str, Any]) -> None:
+    for flag in URIS:
+        place = str(values.get(flag) or "")
+        file = KeyURI.parse(place).file if place else ""
+        if file and not file.startswith("/"):
+            problem = f"--{flag} is {file}, which is not in this folder, and would be looked for in any other"
+            warnings.warn(HwsignerWarning(problem, "Give the full path of the file"), stacklevel=1)
 
 
 def _roles(name: str, arns: Sequence[str], own: str) -> dict[str, str]:

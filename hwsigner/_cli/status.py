@@ -99,6 +99,7 @@ class Row:
 
 def add_arguments(parser: Parser) -> None:
     """Add the flags."""
+    parser.hint = "See hwsigner status --help; for one profile, write hwsigner show --profile NAME"
     parser.add_flags(OUTPUT)
 
 

@@ -17,6 +17,7 @@ from hwsigner._uri import KeyURI, check_no_pin
 from hwsigner.errors import (
     AmbiguousCertificateError,
     CertificateError,
+    ConfigError,
     HwsignerError,
     KeyNotFoundError,
     UnsafeKeyWarning,
@@ -394,6 +395,7 @@ def service(values: Settings, environ: Mapping[str, str] = os.environ) -> Servic
     from hwsigner._aws.create_session import find_service
     from hwsigner._aws.region import check_arns
 
+    check_is_given(values, environ)
     region = check_arns(
         values.trust_anchor_arn,
         values.profile_arn,
@@ -411,6 +413,27 @@ def service(values: Settings, environ: Mapping[str, str] = os.environ) -> Servic
     )
     transport = found.transport.with_limits(values.connect_timeout, values.read_timeout)
     return found._replace(transport=transport, timeout=values.timeout, trace=values.trace)
+
+
+def check_is_given(values: Settings, environ: Mapping[str, str]) -> None:
+    """Check that a profile, or any of the flags that may stand for one, was given.
+
+    Raises:
+        UsageError: none was.
+    """
+    given = (values.trust_anchor_arn, values.profile_arn, values.role_arn, values.certificate, values.private_key)
+    if not (values.profile_name or any(given) or values.cert_selector is not None):
+        from hwsigner._config.profiles import profiles
+
+        try:
+            known = f" (there are: {', '.join(sorted(profiles(environ)))})"
+        except ConfigError:
+            known = ""
+        known = "" if known.endswith(": )") else known
+        hint = (
+            f"Add --profile NAME{known}, or the flags --certificate, --trust-anchor-arn, --profile-arn and --role-arn"
+        )
+        raise UsageError("no profile and no flags for a session were given", hint)
 
 
 def service_for_daemon(values: Settings, environ: Mapping[str, str] = os.environ) -> Service:

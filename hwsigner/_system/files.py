@@ -366,14 +366,24 @@ def _read_acl(handle: int) -> bytes | None:
 
 def _copy_permissions(handle: int, old: _Content) -> None:
     if os.fstat(handle).st_gid != old.status.st_gid:
-        os.fchown(handle, -1, old.status.st_gid)
+        try:
+            os.fchown(handle, -1, old.status.st_gid)
+        except PermissionError as error:
+            raise _ForeignGroupError(old.status.st_gid) from error
     os.fchmod(handle, stat.S_IMODE(old.status.st_mode))
     if old.acl:
         # With an ACL, the mode's group bits are the ACL's mask. Without it, they would be the group's permissions.
         os.setxattr(handle, _ACL, old.acl)
 
 
+class _ForeignGroupError(OSError):
+    """A file's group, which the new file in its place can't get. The argument is the gid."""
+
+
 def _explained(error: OSError, path: str) -> HwsignerError:
+    if isinstance(error, _ForeignGroupError):
+        problem = f"can't write {path}, as its group is {error.args[0]} and you are not in it"
+        return HwsignerError(problem, f"Give it your group: chgrp {os.getegid()} {path}")
     if error.errno == errno.EBUSY:
         problem = f"{path} is a mount point (a file mounted by itself), so it can't be replaced"
         return HwsignerError(problem, "Mount its folder instead")

@@ -183,6 +183,8 @@ def pkcs12_keys(data: bytes) -> list[Block]:
 def _hint(path: str, reason: OSError) -> str:
     if path.startswith(("~", "$")):
         return "Write the full path: hwsigner does not expand ~ or $HOME"
+    if isinstance(reason, FileNotFoundError) and re.fullmatch(r"(0x)?81[0-9a-f]{6}", path, re.IGNORECASE):
+        return f"For the key at this handle of the TPM, write handle:0x{path[-8:]}"
     if isinstance(reason, FileNotFoundError) and ":" in path.partition("/")[0]:
         return "Check the path; key URIs start with pkcs11:, tpm2:, handle:, file:, env: or fd:"
     if isinstance(reason, PermissionError):

@@ -52,7 +52,7 @@ VERIFY = ("verify-attestation", "challenge", "--roots")
         (("attest", "tpm2:handle=0x81000100", "--challenge", "garbage"), 3, "the challenge is not a JSON object"),
         (("attest", "tpm2:handle=0x81000100", "--challenge", "long"), 3, "the challenge has more than 65536 bytes"),
         (("attest", "tpm2:handle=0x81000100", "--csr", "garbage"), 2, "the certificate request can't be read"),
-        (("verify-attestation",), 2, "the following arguments are required: STATEMENT"),
+        (("verify-attestation",), 2, "STATEMENT is missing. Write hwsigner verify-attestation STATEMENT"),
         (("verify-attestation", "s"), 2, "no roots were given. Add --roots"),
         ((*VERIFY, "roots"), 3, "the statement has the type 'hwsigner-attestation-challenge', not"),
         ((*VERIFY, "empty"), 3, "the statement has the type"),

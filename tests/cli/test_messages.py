@@ -24,6 +24,10 @@ from scene import Outcome, Scene
 
 Call = Callable[..., Outcome]
 NOBODY = 65534
+NOTHING = "no profile and no flags for a session were given."
+FLAGS = "or the flags --certificate, --trust-anchor-arn, --profile-arn and --role-arn"
+STATUS = "See hwsigner status --help; for one profile, write hwsigner show --profile NAME"
+PART = "the tpm2: URI has a part that is not name=value."
 
 
 @pytest.fixture(autouse=True)
@@ -204,7 +208,7 @@ def test_name_of_a_profile_where_a_key_is_wanted_says_which_flag_it_needs(call: 
     unexpected = "unexpected argument web, which is a profile."
     assert error(call("status", "web"), 2) == f"{unexpected} Write hwsigner show --profile web"
     assert error(call("credential-process", "web"), 2) == f"{unexpected} Write --profile web"
-    assert error(call("status", "wb"), 2) == "unexpected argument. See hwsigner status --help"
+    assert error(call("status", "wb"), 2) == f"unexpected argument. {STATUS}"
 
 
 def test_key_file_with_the_name_of_a_profile_is_shown(
@@ -267,3 +271,85 @@ def test_softhsm_without_tokens_names_its_configuration(tmp_path: Path, softhsm:
         f"hwsigner: PKCS #11 module {softhsm.module} can't be used: the module reports a general error "
         "(CKR_GENERAL_ERROR). Check SOFTHSM2_CONF (/absent), and that you may read what it names\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("credential-process", f"{NOTHING} Add --profile NAME (there are: web), {FLAGS}"),
+        ("credential-process --profile=", f"{NOTHING} Add --profile NAME (there are: web), {FLAGS}"),
+        ("serve", f"{NOTHING} Add --profile NAME (there are: web), {FLAGS}"),
+        ("aws check", f"{NOTHING} Add --profile NAME (there are: web), {FLAGS}"),
+        ("renew --profile web", "unknown flag --profile. Write hwsigner renew NAME"),
+        ("retire --profile=web", "unknown flag --profile. Write hwsigner retire NAME"),
+        ("status --profile web", f"unknown flag --profile. {STATUS}"),
+        ("renew", "NAME is missing. Write hwsigner renew NAME"),
+        (
+            "install-certificate",
+            "CERTIFICATE, KEY-URI are missing. Write hwsigner install-certificate CERTIFICATE KEY-URI",
+        ),
+        ("enroll new --key /k", "unknown flag --key. Did you mean --private-key?"),
+        ("profile add new --cert c.pem", "unknown flag --cert. Did you mean --certificate?"),
+        ("profile add new --role web", "unknown flag --role. Did you mean --role-arn?"),
+        ("profile edit web region=us-east-1", "unexpected argument. Write --region=…"),
+        ("csr /k CN=web", "unexpected argument. Write --subject CN=…"),
+        ("profile delete web", "profile has no action 'delete'. Did you mean remove?"),
+        ("profile create new", "profile has no action 'create'. Did you mean add?"),
+        (
+            "agent start",
+            "agent has no command 'start'. "
+            "Write hwsigner agent, or systemctl --user enable --now hwsigner-agent.socket",
+        ),
+        ("agent reload", "agent has no command 'reload'. The agent reads a changed config.toml by itself"),
+        ("exec --profile web env", "no command was given. Write hwsigner exec --profile web -- COMMAND"),
+        ("show tpm2:0x81000100", f"{PART} Write handle:0x81000100"),
+        ("show tpm2:81000100", f"{PART} Write handle:0x81000100"),
+    ],
+)
+def test_misused_command_is_told_what_to_write(call: Call, command: str, expected: str) -> None:
+    call("profile", "add", "web", "--certificate=/c.pem")
+    assert error(call(*command.split()), 2) == expected
+
+
+def test_program_in_the_place_of_the_profile_is_told_so(call: Call, config: Path) -> None:
+    assert error(call("exec", "env", "A=b"), 2) == (
+        f"there is no profile 'env' in {config} or {profiles.SYSTEM_FILE}. "
+        "Name the profile first: hwsigner exec NAME -- env …"
+    )
+
+
+def test_handle_without_its_scheme_is_written_as_it_must_be(call: Call) -> None:
+    assert error(call("show", "0x81000100"), 3) == (
+        "can't read 0x81000100: No such file or directory. "
+        "For the key at this handle of the TPM, write handle:0x81000100"
+    )
+
+
+def test_relative_path_of_a_missing_file_in_a_new_profile_is_warned_of(call: Call, tmp_path: Path) -> None:
+    outcome = call("profile", "add", "web", "--certificate=absent.pem")
+    assert outcome.status == 0
+    assert outcome.err == (
+        "hwsigner: warning: --certificate is absent.pem, which is not in this folder, and would be looked for in any "
+        "other. Give the full path of the file\n"
+    )
+    assert call("profile", "add", "other", "--certificate=/absent.pem").err == ""
+
+
+@pytest.mark.root
+def test_file_of_another_group_that_cannot_be_replaced_names_the_group(open_folder: Path) -> None:
+    folder = open_folder / "mine"
+    folder.mkdir()
+    file = folder / "config.toml"
+    file.write_text("[profile.web]\n")
+    for path in (folder, file):
+        os.chown(path, NOBODY, 0)
+
+    def edit() -> None:
+        from hwsigner._system.files import edit_file
+
+        edit_file(str(file), lambda old: old + b"\n")
+
+    assert message_for_nobody(edit) == (
+        f"can't write {file}, as its group is 0 and you are not in it. Give it your group: chgrp {NOBODY} {file}"
+    )
+    assert file.read_text() == "[profile.web]\n"

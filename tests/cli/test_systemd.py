@@ -295,7 +295,7 @@ def test_nothing_is_written_where_systemd_is_missing(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "the following arguments are required: install|uninstall"),
+        ([], "install|uninstall is missing. Write hwsigner systemd install|uninstall"),
         (["install"], "systemd needs one of --system and --user"),
         (["install", "--user", "--system"], "systemd needs one of --system and --user"),
         (["start", "--user"], "systemd has no action 'start'"),

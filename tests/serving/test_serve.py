@@ -589,7 +589,7 @@ def test_https_is_served_with_the_certificate(stage: Stage) -> None:
         (("web", "--host-name=server.example:9911"), "without a port"),
         (("web", "--host-name="), "--host-name is '': write a name"),
         (("web", "--hop-limit=0"), "--hop-limit"),
-        ((), "--trust-anchor-arn is missing"),
+        ((), "no profile and no flags for a session were given"),
     ],
 )
 def test_invalid_flags_exit_with_status_2(

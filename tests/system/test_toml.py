@@ -22,7 +22,7 @@ HINT = 'Write KEY = "VALUE" with the quotes, and each table and key once'
         (b"a = hush", f"F is not TOML at line 1, column 5. {HINT}"),
         (b"a = 'hush\"\nb = 1", f"F is not TOML at end of document. {HINT}"),
         (b"hush\n", f"F is not TOML at line 1, column 5. {HINT}"),
-        (b"[profile hush]\n", f"F is not TOML at line 1, column 10. {HINT}"),
+        (b"[profile a]\nk = hush", "F is not TOML at line 1, column 10. Write [profile.a], not [profile a]"),
         (TABLE.replace(b"\n", b"\r\r\n"), f"F is not TOML at line 1, column 14. {HINT}"),
     ],
 )

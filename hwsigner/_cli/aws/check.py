@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -63,6 +64,7 @@ def _of_policy(arguments: Arguments, chain: Chain | None) -> Report:
 def _of_account(arguments: Arguments, chain: Chain | None, certificates: Sequence[Certificate]) -> Report:
     """Compare the certificate with what AWS has, by read-only calls."""
     anchor = arguments.settings.trust_anchor_arn
+    settings.check_is_given(arguments.settings, os.environ)
     region = check_arns(
         anchor, arguments.settings.profile_arn, role=arguments.settings.role_arn, region=arguments.settings.region
     )
