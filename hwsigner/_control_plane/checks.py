@@ -237,6 +237,10 @@ def _check_list(
         hint = f"If it is the CA's: aws rolesanywhere enable-crl --crl-id {crl.get('crlId', 'ID')}"
         yield account.CRL_DISABLED.found(f"{name} is not enabled{also}", hint)
         return
+    naming = [each for each in (*authorities, *certificates) if contents.names_issuer(each)]
+    if naming and not any(map(contents.is_signed_by, naming)):
+        yield account.CRL_NOT_JUDGED.found(f"{name} has the name of {naming[0].subject}, whose key did not sign it")
+        return
     for subject in revoked:
         yield account.CERTIFICATE_REVOKED.found(f"{name} revokes {subject}")
     end = contents.x509.next_update_utc

@@ -18,7 +18,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from certs import Authority, pem
-from control_plane.sessions import EXPIRED, FAILING, FUTURE, KEY, SOUND, UNDOCUMENTED, UNKNOWN, Session
+from control_plane.sessions import (
+    EXPIRED,
+    FAILING,
+    FUTURE,
+    KEY,
+    ROOT,
+    SOUND,
+    UNDOCUMENTED,
+    UNKNOWN,
+    Session,
+    crl_of,
+    leaf,
+)
 from emulator.client import Caller, create_session
 from emulator.material import DAY, Form, certificate
 from examples import scaled
@@ -127,6 +139,14 @@ def test_session_that_openssl_refuses_is_unclear_if_aws_does_not_document_it(
     assert status(session) == 201
     assert {each.id for each in findings(session)} == {"certificate-doubtful"}
     assert session.cause in "\n".join(each.found for each in findings(session))
+
+
+def test_list_with_the_name_of_a_ca_that_another_key_signed_revokes_nothing() -> None:
+    made = leaf()
+    foreign = Authority(ROOT.certificate, KEY)
+    [found] = findings(Session(made, crl=crl_of(foreign, made)))
+    assert found.id == "crl-not-judged"
+    assert found.found.endswith("has the name of CN=Root CA,OU=devops,O=Example,C=DE, whose key did not sign it")
 
 
 _KEYS = [ec.generate_private_key(ec.SECP256R1()) for _ in range(5)]
