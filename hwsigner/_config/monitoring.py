@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from hwsigner._config import profiles
 from hwsigner._config.flags import Flag, one_of, table_values, whole_number
-from hwsigner.errors import ConfigError, UsageError
+from hwsigner.errors import ConfigError, HwsignerWarning, UsageError
 
 # With some 500 bytes each, one user does not fill a disk quickly.
 AUDIT_RATE = 6000
@@ -62,6 +63,9 @@ def read_monitoring(environ: Mapping[str, str], given: Mapping[str, Any] | None 
     Raises:
         ConfigError: config.toml can't be read or has an invalid table.
         UsageError: the audit log is required, and there is none; or its path is relative.
+
+    Warns:
+        HwsignerWarning: there is a rate of audit lines, and no audit log.
     """
     file = profiles.user_file(environ)
     table = _table(file)
@@ -70,6 +74,9 @@ def read_monitoring(environ: Mapping[str, str], given: Mapping[str, Any] | None 
         table = _table(file) or {}
     of_flags = {name: value for name in _ATTRIBUTES if (value := (given or {}).get(name)) is not None}
     found = Monitoring({name: value for name, value in (table | of_flags).items() if value is not None})
+    if "audit_rate" in vars(found) and not found.audit_log:
+        problem = "audit-rate has no effect, because there is no audit-log"
+        warnings.warn(HwsignerWarning(problem, "Set audit-log too, or remove audit-rate"), stacklevel=2)
     where = "" if of_flags.keys() & {"audit", "audit_log"} else f"{file}: [monitoring]: "
     if found.audit == "required" and not found.audit_log:
         problem = f"{where}audit is required, and there is no audit-log"

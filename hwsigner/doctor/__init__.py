@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, NamedTuple, ParamSpec
 from hwsigner._config.monitoring import read_monitoring
 from hwsigner._config.profiles import Profile, is_system_file_hidden, profile, profiles
 from hwsigner.doctor import machine, sdks
-from hwsigner.doctor.profile_checks import ProfileState, check_certificate, check_connection, check_request, read
+from hwsigner.doctor.profile_checks import (
+    ProfileState,
+    check_certificate,
+    check_connection,
+    check_request,
+    read,
+    warnings_as_findings,
+)
 from hwsigner.errors import ConfigError, HwsignerError, NoProfileError, UsageError, place_of
 from hwsigner.findings import Finding, local
 
@@ -26,6 +33,7 @@ _P = ParamSpec("_P")
 # A session may be possible all the same.
 _HARMLESS = {
     local.SETTING_UNSAFE,
+    local.SETTING_UNUSED,
     local.CERTIFICATE_NOT_RENEWED,
     local.CHAIN_ORDER,
     local.CHAIN_GAP,
@@ -111,10 +119,12 @@ def _profiles(name: str | None, environ: Mapping[str, str]) -> tuple[list[Profil
 
 
 def _check_monitoring(environ: Mapping[str, str]) -> Iterator[Finding]:
-    try:
-        read_monitoring(environ)
-    except UsageError as error:
-        yield local.MONITORING_INVALID.found_by(error)
+    with warnings_as_findings(local.SETTING_UNUSED) as unused:
+        try:
+            read_monitoring(environ)
+        except UsageError as error:
+            yield local.MONITORING_INVALID.found_by(error)
+    yield from unused
 
 
 def _check_names(checked: Sequence[Profile], environ: Mapping[str, str]) -> Iterator[Finding]:

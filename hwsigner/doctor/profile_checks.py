@@ -90,14 +90,14 @@ def read(state: ProfileState) -> Iterator[Finding]:
 
 
 @contextmanager
-def warnings_as_findings() -> Iterator[list[Finding]]:
+def warnings_as_findings(mistake: Mistake = local.SETTING_UNSAFE) -> Iterator[list[Finding]]:
     """Collect hwsigner's warnings in the `with` statement, instead of showing them. They are there when it ends."""
     findings: list[Finding] = []
     with warnings.catch_warnings(record=True) as raised:
         warnings.simplefilter("always", HwsignerWarning)
         yield findings
     messages = (each.message for each in raised)
-    findings += [local.SETTING_UNSAFE.found_by(each) for each in messages if isinstance(each, HwsignerWarning)]
+    findings += [mistake.found_by(each) for each in messages if isinstance(each, HwsignerWarning)]
 
 
 def no_pins() -> PinSource:

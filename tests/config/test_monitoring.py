@@ -9,7 +9,7 @@ import pytest
 from hwsigner._config import profiles as config
 from hwsigner._config.monitoring import MONITORING, Monitoring, read_monitoring
 from hwsigner._config.profiles import add_profile, change_profile, profiles, remove_profile
-from hwsigner.errors import ConfigError, UsageError
+from hwsigner.errors import ConfigError, HwsignerWarning, UsageError
 
 TABLE = '[monitoring]\nlog-format = "json"\naudit-log = "/var/log/hwsigner/audit.log"\n'
 
@@ -49,6 +49,13 @@ def test_flags_take_precedence_over_the_table(environ: dict[str, str]) -> None:
 def test_rate_of_audit_lines_is_a_number_of_the_table(environ: dict[str, str]) -> None:
     write(environ, f"{TABLE}audit-rate = 100\n")
     assert read_monitoring(environ).audit_rate == 100
+
+
+@pytest.mark.parametrize("given", [{}, {"audit_rate": 100}])
+def test_rate_without_an_audit_log_is_a_warning(environ: dict[str, str], given: dict[str, int]) -> None:
+    write(environ, "[monitoring]\n" + ("" if given else "audit-rate = 100\n"))
+    with pytest.warns(HwsignerWarning, match="audit-rate has no effect, because there is no audit-log"):
+        read_monitoring(environ, given)
 
 
 def test_each_flag_has_an_attribute_of_its_type() -> None:

@@ -490,6 +490,15 @@ def test_table_that_no_command_accepts_is_named(text: str, problem: str, patient
     assert (found["id"], found["found"]) == ("monitoring-invalid", f"{file}: {problem}")
 
 
+def test_rate_of_audit_lines_without_an_audit_log_is_named(patient: Patient) -> None:
+    file = patient.folder / "config/hwsigner/config.toml"
+    patient.write("config/hwsigner/config.toml", f"{file.read_text()}\n[monitoring]\naudit-rate = 1\n")
+    outcome = patient.call("credential-process", "--profile", "web")
+    assert (outcome.status, outcome.err.count("warning: audit-rate has no effect")) == (0, 1)
+    (found,) = patient.findings()
+    assert (found["id"], found["fix"]) == ("setting-unused", "Set audit-log too, or remove audit-rate")
+
+
 @pytest.mark.parametrize("place", ["pipe", "/dev/zero"])
 @pytest.mark.parametrize(
     ("flag", "scheme", "expected"),
