@@ -205,7 +205,7 @@ BACKENDS = {
     ),
     "tpm2": Backend(
         "hwsigner.backends.tpm2",
-        # tpm2-pytss has no wheels: pip compiles it.
+        # PyPI has no wheels of tpm2-pytss. Without those of a release, pip compiles it.
         install=f"apt-get install gcc pkg-config libtss2-dev python3-dev, and then {install_command('tpm2')}",
         password_flag="tpm-key-password",  # noqa: S106
         query_flags={name: name for name in ("tcti", "srk-name", "accept-new-srk")},

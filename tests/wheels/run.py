@@ -161,7 +161,7 @@ def _install(base: Path, root: Root, dist: Path) -> None:
 
 def _unpack(base: Path, dist: Path) -> None:
     """Unpack the source distribution into /opt of a root, and link /opt/hwsigner to it."""
-    (source,) = dist.glob("hwsigner-*.tar.gz")
+    (source,) = dist.glob("hwsigner-*[0-9].tar.gz")  # Not those of a release's man pages.
     shutil.rmtree(base / "opt", ignore_errors=True)
     extract(source, base / "opt")
     (base / "opt" / "hwsigner").symlink_to(source.name.removesuffix(".tar.gz"))
