@@ -68,9 +68,7 @@ class _Place(NamedTuple):
 
 
 def request_by(
-    trust_anchor: str,
-    tags: dict[str, str] | None = None,
-    source_identity: str = f"CN={STRANGER}",
+    trust_anchor: str, tags: dict[str, str] | None = None, source_identity: str = f"CN={STRANGER}"
 ) -> Context:
     """Return a stranger's request by a trust anchor."""
     return request_context(
@@ -279,7 +277,10 @@ class _Attempt:
             if unknown != _SESSION:  # A request always has a session name.
                 yield dict.fromkeys(keys, ())
             found = (*self._texts(unknown, context), *self._solutions(unknown, context))
-            if found and (named := {*self._patterns.get(unknown, ())} - {*self._used(unknown)}):
+            if found and unknown in self._strange:
+                # Nor is the name of a CA that the policy names a strange one.
+                sources = [unknown, *(each for each in self._patterns if each.startswith("x509issuer/"))]
+                named = [one for each in sources for one in self._patterns.get(each, ()) if not _is_loose(one)]
                 found = tuple(each for each in found if not any(_fits(each, one) for one in named))
             for text in (*self._strangers(unknown), *found):
                 yield dict.fromkeys(keys, (text,))

@@ -506,6 +506,14 @@ TABLE: list[tuple[str, Any, set[str]]] = [
         set(),
     ),
     (
+        "a name that must be the name of a CA",
+        policy(
+            allow(PINNED, {"StringEquals": {ISSUER: "Example CA"}}),
+            deny({"StringNotEquals": {OU: f"${{{ISSUER}}}"}}),
+        ),
+        set(),
+    ),
+    (
         "a name that a variable compares with a name of the policy",
         policy(
             allow(PINNED, {"ForAllValues:StringEquals": {CN: f"${{{OU}}}"}}),
