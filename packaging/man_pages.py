@@ -60,6 +60,7 @@ _CLIENT = (
     "It asks the user's agent, and then the system's.",
     "With other flags, or without an agent that knows the profile, it becomes hwsigner credential-process.",
     "That is in the same folder, and takes the same flags.",
+    "If the agent needs a PIN and there is a terminal, that program asks for it.",
 )
 _CLIENT_TABLES = {
     "EXIT STATUS": {"0": "done", "1": "any other failure", "2 to 7": "as in hwsigner(1)"},

@@ -12,6 +12,7 @@ from hwsigner._agent.client import (
     VARIABLE,
     Address,
     connected,
+    is_closed_folder,
     runtime_folder,
     start_agent,
     user_address,
@@ -43,15 +44,25 @@ def hand_over(name: str, digest: str, credentials: Credentials, environ: Mapping
     if environ.get(VARIABLE) == "none":
         return
     folder = runtime_folder(environ)
-    if not os.path.isdir(folder):
-        _say_once(f"{name}: no agent can start, as there is no folder {folder}. {_NO_FOLDER_HINT}")
+    if not _is_usable_by_agent(folder):
+        _say_once(f"{name}: no agent can start without a runtime folder of yours at {folder}. {_NO_FOLDER_HINT}")
         return
-    address, agent = user_address(environ), start_agent(environ)
-    deadline = time.monotonic() + _START_LIMIT
-    while not _has_taken(address, name, digest, credentials):
+    agent = start_agent(environ)
+    limit = _START_LIMIT if agent else protocol.FIRST_BYTE_LIMIT
+    deadline = time.monotonic() + limit
+    while not _has_taken(user_address(environ), name, digest, credentials, limit):
         if agent is None or agent.poll() is not None or time.monotonic() > deadline:
             return
         time.sleep(_PAUSE)
+
+
+def _is_usable_by_agent(folder: str) -> bool:
+    """Return whether an agent would take a runtime folder; with sudo, it may be another user's."""
+    try:
+        status = os.stat(folder)
+    except OSError:
+        return False
+    return is_closed_folder(status) and status.st_uid in (0, os.geteuid())
 
 
 def _say_once(text: str) -> None:
@@ -64,13 +75,13 @@ def _say_once(text: str) -> None:
         return
 
 
-def _has_taken(address: Address, name: str, digest: str, credentials: Credentials) -> bool:
-    """Give the agent a session, if its profile is the same; return whether an agent is there."""
+def _has_taken(address: Address, name: str, digest: str, credentials: Credentials, limit: float) -> bool:
+    """Give the agent a session, if its profile is the same; return whether an agent is there, which may be starting."""
     with connected(address, is_own=True) as channel:
         if channel is None:
             return False
         channel.send(AgentRequest(Verb.PUT, name).line())
-        head, body = channel.answer()
+        head, body = channel.answer(limit)
         if head.kind == "ask" and body == digest.encode():
             channel.send(protocol.with_body("session", credentials.handover_json().encode()))
             channel.answer()

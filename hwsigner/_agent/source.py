@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 from hwsigner._agent.client import find_credentials
 from hwsigner._agent.protocol import LOCKED
 from hwsigner._aws.credentials import Credentials, read_agent_credentials
-from hwsigner._pins import AskPin, PinRequest
+from hwsigner._pins import AskPin
 from hwsigner._refresh.outcome import Session
 from hwsigner._system.clocks import Clocks, utc_now
-from hwsigner.errors import AgentError, HwsignerError, HwsignerWarning
+from hwsigner.errors import AgentError, HwsignerError, HwsignerWarning, PinError
 
 if TYPE_CHECKING:
     from hwsigner._refresh.background import BackgroundProvider
@@ -59,7 +59,7 @@ class AgentOrOwn(Generic[_Own]):
         name: the profile's name; None to ask no agent.
         make_own: makes the provider, once no agent has credentials. Of several that threads make at once, one is used.
         role_arn: the profile's role, which an agent's reply does not contain.
-        ask_pin: asks the user, once, for a PIN that the agent needs, if there is a terminal; or None.
+        ask_pin: asks the user for a PIN that the agent needs, if there is a terminal, until one is wrong; or None.
         clocks: what time it is.
     """
 
@@ -168,17 +168,17 @@ class AgentOrOwn(Generic[_Own]):
             return
         begin = self._clocks.monotonic()
         self._ask_after = begin + ASK_SECONDS
-        body = find_credentials(self._name, ask_pin=self._ask_once if self._ask_pin else None)
+        try:
+            body = find_credentials(self._name, ask_pin=self._ask_pin)
+        except (AgentError, PinError):
+            self._ask_pin = None  # A user who cancelled, or was wrong, is not asked again and again.
+            raise
         if body is None:  # If the agent hangs, only few requests must wait for it.
             now = self._clocks.monotonic()
             self._ask_after = now + max(ASK_SECONDS, _RARELY * (now - begin))
             return
         credentials = read_agent_credentials(body, role_arn=self._role_arn)
         self._session = Session.begin(credentials, begin, duration=_LONGEST_LIFE, clocks=self._clocks)
-
-    def _ask_once(self, request: PinRequest) -> str | None:
-        ask_pin, self._ask_pin = self._ask_pin, None
-        return ask_pin(request) if ask_pin else None
 
 
 class ServedProfile:

@@ -37,7 +37,8 @@ def _run_before_profile(given: Arguments) -> bool:
         return False
     from hwsigner._agent.client import find_credentials
 
-    return _print_found(find_credentials(name, ask_pin=lambda request: asker()(request)))  # `asker` loads modules.
+    # `asker` loads modules.
+    return _print_found(find_credentials(name, ask_pin=lambda request: asker(_pinentry(name))(request)))
 
 
 def _run_without_profile(given: Arguments) -> bool:
@@ -74,6 +75,17 @@ def run(arguments: Arguments) -> int:
         with suppress(OSError, HwsignerError):  # The credentials are printed; the next use retries.
             hand_over(name, arguments.found.digest, credentials, os.environ)
     return 0
+
+
+def _pinentry(name: str) -> str | None:
+    """Return the pinentry that a profile names, if this user can read it."""
+    from hwsigner._config.profiles import profile
+
+    try:
+        found = profile(name, os.environ).values.get("pinentry")
+    except HwsignerError:
+        return None
+    return found if isinstance(found, str) else None
 
 
 def _print_found(credentials: bytes | None) -> bool:

@@ -151,6 +151,30 @@ class TestFirstHour:
         assert len(auto.emulator.requests) == 1
         assert yubikey.pin_tries == [0x9000]
 
+    @pytest.mark.slow
+    @pytest.mark.parametrize("seconds", [0, 0.2, 0.4, 0.8])
+    def test_kill_during_the_hand_over_costs_a_question_at_most(
+        self, locked: Home, terminal: Terminal, real_program: Path, seconds: float
+    ) -> None:
+        first = start(real_program, locked, terminal)
+        terminal.shown_until("passphrase for")
+        terminal.wait_until_silent()
+        terminal.type(PASSPHRASE.encode() + b"\n")
+        assert first.stdout is not None
+        assert key_id(first.stdout.readline())
+        time.sleep(seconds)
+        first.kill()
+        first.communicate(timeout=60)
+        second = start(real_program, locked, terminal)
+        while second.poll() is None and terminal.echoes():
+            time.sleep(0.01)
+        if second.poll() is None:
+            terminal.type(PASSPHRASE.encode() + b"\n")
+        out, err = second.communicate(timeout=60)
+        assert (second.returncode, err) == (0, b"")
+        assert key_id(ask(real_program, locked, *PROFILE).stdout) == key_id(out)
+        assert len(locked.emulator.requests) <= 2
+
     def test_wrong_pin_is_sent_once(self, auto: Home, yubikey: YubiKey, terminal: Terminal, real_program: Path) -> None:
         yubikey.write_chuid()
         yubikey.generate(0x9A)
@@ -182,9 +206,16 @@ class TestRuntimeFolder:
             assert time.monotonic() < deadline
             time.sleep(0.01)
 
-    def test_folder_that_is_missing_is_said_once(self, auto: Home, terminal: Terminal, real_program: Path) -> None:
+    @pytest.mark.parametrize("mode", [None, 0o777])
+    def test_folder_that_is_missing_or_not_safe_is_said_once(
+        self, auto: Home, terminal: Terminal, real_program: Path, mode: int | None
+    ) -> None:
         auto.write_profiles(web={"agent": "auto"})
-        environ = {**auto.environ, "XDG_RUNTIME_DIR": "/nonexistent"}
+        runtime = auto.folder / "runtime"
+        if mode:
+            runtime.mkdir()
+            runtime.chmod(mode)
+        environ = {**auto.environ, "XDG_RUNTIME_DIR": str(runtime)}
         mark = Path(f"/tmp/hwsigner-{os.getuid()}/no-runtime-folder")
         mark.unlink(missing_ok=True)
         try:
@@ -196,8 +227,9 @@ class TestRuntimeFolder:
             shown = terminal.shown_until("end")
         finally:
             mark.unlink(missing_ok=True)
-        assert shown.count("web: no agent can start, as there is no folder /nonexistent. ") == 1
-        assert shown.count("hwsigner") == 1
+        assert shown.count(f"web: no agent can start without a runtime folder of yours at {runtime}. ") == 1
+        assert shown.count("hwsigner: ") == 1
+        assert not mode or not list(runtime.iterdir())
 
 
 class TestRelay:
@@ -220,6 +252,17 @@ class TestRelay:
             typed(process, terminal, "passphrase for", PASSPHRASE)
             assert ask(real_program, locked, *PROFILE).returncode == 0
         assert len(locked.emulator.requests) == 1
+
+    def test_pinentry_of_the_profile_is_asked(
+        self, locked: Home, terminal: Terminal, real_program: Path, tmp_path: Path
+    ) -> None:
+        pinentry = tmp_path / "pinentry"
+        pinentry.write_text(f"#!/bin/sh\n{PINENTRY}")
+        pinentry.chmod(0o755)
+        locked.write_profiles(web={"private-key": str(locked.folder / "web.key"), "pinentry": str(pinentry)})
+        with agent_process(locked):
+            out, err = start(real_program, locked, terminal).communicate(timeout=60)
+            assert (bool(key_id(out)), err) == (True, b"")
 
     @pytest.mark.parametrize("victim", ["command", "agent"])
     def test_kill_at_the_question_leaves_nothing(
@@ -321,6 +364,13 @@ class TestRelay:
 
 
 SESSION = Credentials("AKIA", "secret", "token", datetime(2100, 1, 1, tzinfo=UTC), "arn:role", "arn:session")
+PINENTRY = f"""echo OK
+while read -r line; do
+    [ "$line" != GETPIN ] || echo "D {PASSPHRASE}"
+    echo OK
+    [ "$line" != BYE ] || exit
+done
+"""
 PROBLEM = b"profile 'web' is locked: token 'x' needs its user PIN. Run hwsigner agent unlock web"
 
 
