@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 HELP = "show which profiles work: role, key, certificate"
 
-_FOUND = 1  # The exit status if a profile has a problem, or there is none.
+_FOUND = 1  # The exit status if there is a problem, or no profile.
 _COLUMNS = ("PROFILE", "KEY", "CERTIFICATE", "SESSION", "STATE", "PROBLEM")
 _MAX_BYTES = 1 << 20  # Of a key file.
 _DER = b"\x30"  # Its first byte.
@@ -116,7 +116,7 @@ def run(arguments: Arguments) -> int:
         if rows and not sys.stdout.isatty():
             print("\t".join(columns))
         print_rows(rows, columns, _TABLES)
-    return 0 if rows and not any(row.problem for row in rows) else _FOUND
+    return 0 if rows and not problems and not any(row.problem for row in rows) else _FOUND
 
 
 def row_of(found: Profile, served: ReportedProfile | None = None, *, tokens: bool = True) -> Row:

@@ -338,7 +338,7 @@ def test_agent_that_does_not_answer_is_named(patient: Patient, monkeypatch: pyte
         status, asked = patient.call("status"), patient.call("agent", "status")
     assert (found["id"], found["profile"]) == ("agent-silent", "")
     assert "the user's agent" in found["found"]
-    assert "does not answer in time" in status.err
+    assert (status.status, "does not answer in time" in status.err) == (1, True)
     assert (asked.status, "in time. Find it with pgrep -af 'hwsigner agent'" in asked.err) == (7, True)
 
 
