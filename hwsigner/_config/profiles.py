@@ -396,6 +396,8 @@ def read_file(file: str, *, may_be_hidden: bool = False) -> tuple[bytes, bool] |
         if may_be_hidden and isinstance(error, PermissionError):
             return None
         hint = "It must be a file that you may read"
+        if file != SYSTEM_FILE and isinstance(error, PermissionError):
+            hint = f"If root made it, have root run chown -R {_user()} {os.path.dirname(file)}"
         if file == SYSTEM_FILE and isinstance(error, PermissionError):
             hint = f"If it is for the system's agent, run chown root:hwsigner {file} && chmod 640 {file} as root"
         raise ConfigError(f"can't read {file}: {error.strerror}", hint) from error

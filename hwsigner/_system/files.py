@@ -389,7 +389,11 @@ def _explained(error: OSError, path: str) -> HwsignerError:
         return HwsignerError(problem, "Mount its folder instead")
     folder, name = os.path.split(path)
     if error.errno == errno.EACCES and error.filename == _lock_name(name):
-        problem = f"can't lock {path} with {os.path.join(folder, error.filename)}: {error.strerror}"
+        lock = os.path.join(folder, error.filename)
+        if not os.access(folder, os.W_OK):
+            hint = f"If it should be yours, have root run chown {os.geteuid()} {folder}"
+            return HwsignerError(f"can't write {path}: you may not write into its folder {folder}", hint)
+        problem = f"can't lock {path} with {lock}: {error.strerror}"
         return HwsignerError(problem, "Remove that file if another user created it")
     return HwsignerError(f"can't write {path}: {error.strerror}", "The file was not changed")
 

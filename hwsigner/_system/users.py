@@ -108,6 +108,8 @@ def denied(path: str) -> str:
             break
         if not os.access(place, os.R_OK if place == file else os.X_OK):
             mode = stat.S_IMODE(status.st_mode)
+            if status.st_uid == os.geteuid():
+                return f"Its mode shuts you out: run chmod u+r{'' if place == file else 'x'} {place}"
             why = f"{place} is {_name(status.st_uid)}'s with mode {mode:04o}, and you are {user}. "
             share = share if place == file else f"move it to a folder that {user} can enter"
             break

@@ -18,6 +18,7 @@ from hwsigner._aws.region import check_region, parse_arn
 from hwsigner._config import profiles
 from hwsigner.backends.pkcs11.functions import TokenInfo
 from hwsigner.backends.pkcs11.pins import locked
+from hwsigner.backends.tpm2.errors import unavailable
 from hwsigner.backends.tpm2.tpm import Lockout
 from hwsigner.errors import HwsignerError, UsageError
 from scene import Outcome, Scene
@@ -109,6 +110,18 @@ def test_key_that_another_user_cannot_read_names_the_user_the_mode_and_two_ways(
     assert message_for_nobody(open_it) == (
         f"can't read {folder}/web.key: Permission denied. {folder} is root's with mode 0700, "
         f"and you are {name}. {agent}, or have root move it to a folder that {name} can enter"
+    )
+
+
+@pytest.mark.root
+def test_config_that_the_system_s_agent_cannot_read_names_the_commands(open_folder: Path) -> None:
+    file = open_folder / "hwsigner" / "config.toml"
+    file.parent.mkdir()
+    file.touch(0o600)
+    profiles.SYSTEM_FILE = str(file)  # The fixture restores it.
+    assert message_for_nobody(lambda: profiles.profiles({"XDG_CONFIG_HOME": str(open_folder)})) == (
+        f"can't read {file}: Permission denied. If it is for the system's agent, "
+        f"run chown root:hwsigner {file} && chmod 640 {file} as root"
     )
 
 
@@ -353,3 +366,43 @@ def test_file_of_another_group_that_cannot_be_replaced_names_the_group(open_fold
         f"can't write {file}, as its group is 0 and you are not in it. Give it your group: chgrp {NOBODY} {file}"
     )
     assert file.read_text() == "[profile.web]\n"
+
+
+@pytest.mark.root
+def test_folder_or_file_that_root_made_names_the_command_that_gives_it_back(open_folder: Path) -> None:
+    name, folder = pwd.getpwuid(NOBODY).pw_name, open_folder / "hwsigner"
+    folder.mkdir()
+    file = folder / "config.toml"
+    environ = {"XDG_CONFIG_HOME": str(open_folder)}
+    profiles.SYSTEM_FILE = str(open_folder / "etc.toml")  # The fixture restores it.
+    assert message_for_nobody(lambda: profiles.add_profile("web", {"region": "us-east-1"}, environ)) == (
+        f"can't write {file}: you may not write into its folder {folder}. "
+        f"If it should be yours, have root run chown {NOBODY} {folder}"
+    )
+    file.touch(0o600)
+    assert message_for_nobody(lambda: profiles.profiles(environ)) == (
+        f"can't read {file}: Permission denied. If root made it, have root run chown -R {name} {folder}"
+    )
+
+
+@pytest.mark.root
+def test_own_key_that_its_mode_closes_names_chmod(open_folder: Path, call: Call) -> None:
+    key = open_folder / "web.key"
+    call("keygen", key)
+    os.chown(key, NOBODY, NOBODY)
+    key.chmod(0)
+
+    def open_it() -> None:
+        from hwsigner import open_key
+
+        open_key(str(key))
+
+    assert message_for_nobody(open_it) == (
+        f"can't read {key}: Permission denied. Its mode shuts you out: run chmod u+r {key}"
+    )
+
+
+def test_device_as_a_tcti_is_written_as_it_must_be() -> None:
+    assert str(unavailable("/dev/tpmrm0", OSError())) == (
+        "TCTI /dev/tpmrm0 is the path of a device. Write device:/dev/tpmrm0"
+    )

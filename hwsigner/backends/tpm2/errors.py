@@ -90,6 +90,8 @@ def unavailable(tcti: str, error: Exception) -> BackendUnavailableError:
     """Return the error for a TPM that could not be reached, or that failed without an answer."""
     kind, _, configuration = tcti.partition(":")
     source = next((f" ({name})" for name, value in environment_tctis() if value == tcti), "")
+    if tcti.startswith("/dev/"):
+        return BackendUnavailableError(f"TCTI {tcti}{source} is the path of a device", f"Write device:{tcti}")
     if getattr(error, "rc", 0) == _TCTI_NOT_SUPPORTED:
         return BackendUnavailableError(
             f"TCTI {tcti}{source} can't be loaded: {error}",
