@@ -228,6 +228,7 @@ def apply(clients: ServiceClients, existing: Existing, setup: Setup, done: Calla
         if step is None:  # With the ARNs that are known now, it is not needed.
             continue
         try:
+            _check_replaced(clients, existing, step)
             response = _call(clients, step, is_role_new="create_role" in operations)
         except HwsignerError as error:
             if step.operation == "create_role" and not setup.boundary and _CREATE_ROLE in error.hint:
@@ -240,6 +241,21 @@ def apply(clients: ServiceClients, existing: Existing, setup: Setup, done: Calla
     if left:
         raise HwsignerError("more is to be done than the plan said", _AGAIN)
     return existing
+
+
+def _check_replaced(clients: ServiceClients, existing: Existing, step: Step) -> None:
+    """Check that what a step replaces as a whole is as it was read, maybe a minute ago. Others may have added to it."""
+    role, profile = existing.role, existing.profile
+    if role and step.operation == "update_assume_role_policy":
+        found = Role.of(clients.iam.call("get_role", RoleName=role.name)["Role"])
+        is_same = found.trust_policy == role.trust_policy
+    elif profile and step.operation == "update_profile":
+        listed = clients.rolesanywhere.items("list_profiles", "profiles")
+        is_same = profile in [RolesAnywhereProfile.of(each) for each in listed]
+    else:
+        return
+    if not is_same:
+        raise HwsignerError(f"the {step.title} changed since it was read, so it was left alone", _AGAIN)
 
 
 def _call(clients: ServiceClients, step: Step, *, is_role_new: bool) -> Mapping[str, Any]:
@@ -287,5 +303,6 @@ def _after(existing: Existing, step: Step, response: Mapping[str, Any]) -> Exist
 
 def _with_what_was_made(error: HwsignerError, made: Sequence[str]) -> HwsignerError:
     if made:
-        error.hint = f"{error.hint}. Already done: {'; '.join(made)}. {_AGAIN}"
+        again = "" if _AGAIN in error.hint else f". {_AGAIN}"
+        error.hint = f"{error.hint}. Already done: {'; '.join(made)}{again}"
     return error

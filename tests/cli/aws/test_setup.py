@@ -396,6 +396,43 @@ def test_boundary_that_does_not_allow_a_call_is_named(place: Place) -> None:
     assert "Ask for a permissions boundary that allows iam:CreateRole" in refused.err
 
 
+def test_statements_and_roles_that_others_add_meanwhile_are_kept(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def open_to(*services: str) -> str:
+        statements = [{**EC2, "Principal": {"Service": f"{each}.amazonaws.com"}} for each in services]
+        return json.dumps({"Version": "2012-10-17", "Statement": statements})
+
+    iam, anywhere = place.client("iam"), place.client("rolesanywhere")
+    arns = [
+        iam.create_role(RoleName=name, AssumeRolePolicyDocument=open_to("ec2"))["Role"]["Arn"] for name in ("web", "db")
+    ]
+    profile_id = anywhere.create_profile(name="web", roleArns=[], enabled=True)["profile"]["profileId"]
+    call = ServiceClient.call
+
+    def meanwhile(operation: str, others: Callable[[], Any]) -> None:
+        def slow(self: ServiceClient, called: str, **parameters: Any) -> Any:
+            answer = call(self, called, **parameters)
+            if called == operation:
+                others()
+            return answer
+
+        monkeypatch.setattr(ServiceClient, "call", slow)
+
+    meanwhile(
+        "create_trust_anchor",
+        lambda: iam.update_assume_role_policy(RoleName="web", PolicyDocument=open_to("ec2", "ecs-tasks")),
+    )
+    first = place.setup()
+    assert (first.status, "the role changed since it was read, so it was left alone" in first.err) == (1, True)
+    meanwhile("update_assume_role_policy", lambda: anywhere.update_profile(profileId=profile_id, roleArns=arns[1:]))
+    second = place.setup()
+    assert (second.status, "the Roles Anywhere profile changed since it was read" in second.err) == (1, True)
+    assert second.err.count("Run the same command again") == 1
+    monkeypatch.setattr(ServiceClient, "call", call)
+    assert place.setup(f"--profile-arn={place.profiles()[0]['profileArn']}").status == 0
+    assert len(place.role()["AssumeRolePolicyDocument"]["Statement"]) == 3
+    assert place.profiles()[0]["roleArns"] == [*arns[1:], arns[0]]
+
+
 def test_deny_that_keeps_certificates_out_is_a_warning_of_each_run(place: Place) -> None:
     where = {"StringEquals": {"aws:PrincipalTag/x509Subject/OU": "devops"}}
     deny = {"Effect": "Deny", "Principal": {"AWS": "*"}, "Action": "sts:AssumeRole", "Condition": where}
