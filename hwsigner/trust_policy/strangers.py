@@ -36,7 +36,7 @@ GROUPS = frozenset(
 )
 ANYONE, ONE_NAME, GROUP, NO_ONE = "anyone", "one name", "group", "no one"
 _FEW_LETTERS = 2  # A pattern with fewer letters and digits names no one.
-_MANY_STEPS = 10_000
+_MANY_STEPS, _LONG_PATTERN = 10_000, 500
 _FILLERS = (("", "0"), ("qz", "z"), ("7wkfb", "7"))  # For * and ?.
 
 Part = tuple[Statement, str]  # A statement that allows or denies an action.
@@ -312,7 +312,7 @@ class _Attempt:
             texts = context.get(each.key.lower(), ())
             if (key := _unknown(each.key)) in later:
                 texts = tuple(_filled(one, *_FILLERS[1]) for one in self._used(key) if "$" not in one)
-            for text, value in itertools.product(texts, each.values):
+            for text, value in itertools.product(texts, (one for one in each.values if len(one) < _LONG_PATTERN)):
                 if found := re.fullmatch(_solving(value, unknown, later, context), text, re.IGNORECASE | re.DOTALL):
                     yield from found.groups()
 
