@@ -399,6 +399,16 @@ class TestHandOver:
             assert credentials.secret_access_key not in "".join(running.log)
             assert running.secrets() == 1
 
+    def test_key_waits_for_a_client_until_it_was_used(self, home: Home) -> None:
+        """It may need a touch, which the agent would ask for while no command waits."""
+        credentials = self.credentials(home)
+        with run_agent(home) as running:
+            self.give(running, credentials)
+            provider = vars(running.server)["_profiles"].find("web")._provider
+            assert provider.status().needs_person
+            assert running.ask(b"1 refresh web\n").count(b"1 ok ") == 1
+            assert not provider.status().needs_person
+
     def test_live_session_of_the_agent_stays(self, home: Home) -> None:
         credentials = self.credentials(home)
         with run_agent(home) as running:
