@@ -5,14 +5,13 @@ The swtpm TCTI opens a connection for each command, so closing one loses one com
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import struct
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from serving_sockets import SocketServer
 from softhsm.tpm import SoftTPM
 
 _HEADER = struct.Struct(">HII")
@@ -45,7 +44,7 @@ def answer(code: int) -> bytes:
     return _HEADER.pack(_NO_SESSIONS, _HEADER.size, code)
 
 
-class TPMProxy:
+class TPMProxy(SocketServer):
     """A proxy on Unix sockets in a folder.
 
     Attributes:
@@ -64,18 +63,8 @@ class TPMProxy:
         self.loses_handles = True
         self.lost: list[str] = []
         self._tpm = tpm
-        self._listeners = [_listener(folder / "proxy"), _listener(folder / "proxy.ctrl")]
-
-    def __enter__(self) -> TPMProxy:
-        for listener, serve in zip(self._listeners, (self._serve, self._serve_control), strict=True):
-            threading.Thread(target=_accept, args=(listener, serve), daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for listener in self._listeners:
-            with contextlib.suppress(OSError):
-                listener.shutdown(socket.SHUT_RDWR)
-            listener.close()
+        control = _listener(folder / "proxy.ctrl")
+        super().__init__({_listener(folder / "proxy"): self._serve, control: self._serve_control})
 
     @property
     def codes(self) -> list[int]:
@@ -138,20 +127,6 @@ def _listener(path: Path) -> socket.socket:
     listener.bind(str(path))
     listener.listen()
     return listener
-
-
-def _accept(listener: socket.socket, serve: Callable[[socket.socket], None]) -> None:
-    while True:
-        try:
-            client, _ = listener.accept()
-        except OSError:
-            return
-        threading.Thread(target=_served, args=(client, serve), daemon=True).start()
-
-
-def _served(client: socket.socket, serve: Callable[[socket.socket], None]) -> None:
-    with client, contextlib.suppress(OSError):
-        serve(client)
 
 
 def _read_message(connection: socket.socket) -> bytes:

@@ -10,6 +10,7 @@ import pytest
 
 import certs
 import judges
+from packages.booted import UNIT
 
 PROGRAM = Path(sys.executable).with_name("hwsigner")
 TIMER = "hwsigner-renew@web.timer"
@@ -32,16 +33,6 @@ mount -t tmpfs none /run
 ln -sf /dev/null /etc/systemd/system/tmp.mount
 cp "$1/script.service" /etc/systemd/system
 exec env -i container=test PATH=/usr/sbin:/usr/bin /usr/lib/systemd/systemd --system --unit=script.service
-"""
-UNIT = """
-[Unit]
-SuccessAction=poweroff-force
-FailureAction=poweroff-force
-[Service]
-Type=oneshot
-ExecStart=/bin/sh -eu {folder}/script
-StandardOutput=file:{folder}/log
-StandardError=inherit
 """
 SCRIPT = """
 mkdir -p /etc/pki && cd /etc/pki
@@ -84,7 +75,9 @@ def test_service_of_the_system_s_timer_sets_its_pace_and_takes_it_back(ca: certs
     issue.chmod(0o755)
     values = {"folder": tmp_path, "program": PROGRAM, "places": PLACES, "timer": TIMER, "drop_in": DROP_IN}
     (tmp_path / "script").write_text(SCRIPT.format(**values))
-    (tmp_path / "script.service").write_text(UNIT.format(folder=tmp_path))
+    (tmp_path / "script.service").write_text(
+        UNIT.format(command=f"/bin/sh -eu {tmp_path}/script", log=f"{tmp_path}/log")
+    )
     namespaces = ("unshare", "--mount", "--pid", "--cgroup", "--fork", "--mount-proc", "--propagation=private")
     command = [*namespaces, "sh", "-c", BOOT, "sh", str(tmp_path)]
     booted = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)

@@ -6,14 +6,15 @@ import subprocess
 
 from packages.root import Root
 
+# The system powers off once it ends.
 UNIT = """
 [Unit]
 SuccessAction=poweroff-force
 FailureAction=poweroff-force
 [Service]
 Type=oneshot
-ExecStart=/bin/sh -eux /packages/script
-StandardOutput=file:/packages/log
+ExecStart={command}
+StandardOutput=file:{log}
 StandardError=inherit
 [Install]
 WantedBy=multi-user.target
@@ -26,7 +27,9 @@ def run_booted(root: Root, script: str) -> None:
     """Boot a root that has systemd, run a script of sh in it, and power it off. The script must succeed."""
     root.put()
     (root.path / "packages/script").write_text(f"{script}\ntouch /packages/passed\n")
-    (root.path / "etc/systemd/system/script.service").write_text(UNIT)
+    (root.path / "etc/systemd/system/script.service").write_text(
+        UNIT.format(command="/bin/sh -eux /packages/script", log="/packages/log")
+    )
     root.run("systemctl", "enable", "script.service")
     environment = {"PATH": "/usr/sbin:/usr/bin", "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}
     command = ["systemd-nspawn", *NSPAWN, f"--directory={root.path}"]

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import socket
 import struct
-import threading
-from collections.abc import Callable
 from contextlib import suppress
 
 from ports import reserve_port
+from serving_sockets import SocketServer
 from softhsm.tpm import SoftTPM
 
 _SEND_COMMAND, _SESSION_END = 8, 20
 _HOST = "127.0.0.1"
 
 
-class Simulator:
+class Simulator(SocketServer):
     """Such a server before a swtpm. Its ports are two that follow each other: for commands, and for power.
 
     Attributes:
@@ -24,19 +23,9 @@ class Simulator:
 
     def __init__(self, tpm: SoftTPM) -> None:
         self._tpm = tpm
-        self._listeners = _neighbours()
-        self.tcti = f"mssim:host={_HOST},port={self._listeners[0].getsockname()[1]}"
-
-    def __enter__(self) -> Simulator:
-        for listener, serve in zip(self._listeners, (self._serve_commands, self._serve_power), strict=True):
-            threading.Thread(target=_accept, args=(listener, serve), daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for listener in self._listeners:
-            with suppress(OSError):
-                listener.shutdown(socket.SHUT_RDWR)
-            listener.close()
+        commands, power = _neighbours()
+        super().__init__({commands: self._serve_commands, power: self._serve_power}, one_at_a_time=True)
+        self.tcti = f"mssim:host={_HOST},port={commands.getsockname()[1]}"
 
     def _serve_commands(self, client: socket.socket) -> None:
         stream = client.makefile("rb")
@@ -59,16 +48,6 @@ def _neighbours() -> tuple[socket.socket, socket.socket]:
         port = reserve_port()
         with suppress(OSError):
             return socket.create_server((_HOST, port)), socket.create_server((_HOST, port + 1))
-
-
-def _accept(listener: socket.socket, serve: Callable[[socket.socket], None]) -> None:
-    while True:
-        try:
-            client, _ = listener.accept()
-        except OSError:
-            return
-        with client, suppress(OSError, struct.error):
-            serve(client)
 
 
 def _number(data: bytes) -> int:
