@@ -183,7 +183,7 @@ def _revoke_each(client: ServiceClient, authority: str, serials: Sequence[int], 
             before = ", ".join(map(described_serial, serials[:number])) or "none"
             said = f"Revoked before that: {before}. If the answer was lost, this one may be revoked too"
             if isinstance(error, KeyboardInterrupt):
-                what = f"interrupted while {described_serial(serial)} was revoked"
+                what = f"interrupted while {described_serial(serial)} was being revoked"
                 raise Interruption(what, said) from None
             error.hint = f"{error.hint}. {said}"
             raise

@@ -142,6 +142,14 @@ def test_missing_permission_is_named(account: Account, private_ca: PrivateCA) ->
     assert "acm-pca:RevokeCertificate" in outcome.err
 
 
+def test_interruption_says_what_was_revoked_before(account: Account, private_ca: PrivateCA) -> None:
+    with interrupted("RevokeCertificate", KeyboardInterrupt(), skip=1):
+        outcome = revoke(account, "--serial=1000", "--serial=1001")
+    assert (outcome.status, outcome.out) == (130, "")
+    words = "interrupted while 03:E9 (decimal 1001) was being revoked. Revoked before that: 03:E8 (decimal 1000)"
+    assert words in outcome.err
+
+
 def test_failure_says_what_was_revoked_before(account: Account, private_ca: PrivateCA) -> None:
     with interrupted("RevokeCertificate", refusal("AccessDeniedException"), skip=1):
         outcome = revoke(account, "--serial=1000", "--serial=1001")
