@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from hwsigner._agent.client import ask_agents
-from hwsigner._config.profiles import profiles
+from hwsigner._config import profiles as config
 from hwsigner._config.sharing import hidden_files
 from hwsigner._system import pcsc
 from hwsigner._system.files import check_no_pipe, open_trusted, read_text
@@ -108,7 +108,7 @@ def _check_pin(key: KeyURI, *, is_stored: bool) -> Iterator[Finding]:
 
 def check_agents(environ: Mapping[str, str], names: Collection[str]) -> Iterator[Finding]:
     """Yield agents that do not answer, and those of the named profiles that an agent has no credentials for."""
-    hidden = list(_hidden_files(names))
+    hidden = list(_hidden_files(names)) if os.path.exists(config.SYSTEM_FILE) else []
     yield from hidden
     served, problems = ask_agents(environ)
     for problem in problems:
@@ -131,7 +131,7 @@ def check_agents(environ: Mapping[str, str], names: Collection[str]) -> Iterator
 def _hidden_files(names: Collection[str]) -> Iterator[Finding]:
     """Yield the files that the system's agent can't read, of the named profiles that it serves."""
     with suppress(ConfigError):  # A config.toml that can't be used is a finding of its own.
-        of_system = profiles({}, system=True)
+        of_system = config.profiles({}, system=True)
         served = [each for each in of_system.values() if each.values.get("allow-users") and each.name in names]
         fixes = {path: fix for each in served for path, fix in hidden_files(each.values)}
         for path, fix in fixes.items():
