@@ -21,6 +21,7 @@ from hwsigner._config.flags import ARNS, IN_PROFILES, check_readable_again
 from hwsigner._config.profiles import in_full_if_there
 from hwsigner._system.files import read_text
 from hwsigner._system.users import find_uid
+from hwsigner._uri import KeyURI
 from hwsigner.doctor.machine import NODE_CONFIG
 from hwsigner.errors import UsageError
 
@@ -218,6 +219,10 @@ def _parsed(command: str, words: Sequence[str]) -> tuple[dict[str, Any], tuple[s
         raise UsageError(f"it has no --{lacking[0]}", "Add it")
     check_readable_again(values)
     check_known_arns(values)
+    for name in URIS:
+        file = KeyURI.of(str(values[name])).file if name in values else ""
+        if file and not file.startswith("/"):
+            raise UsageError(f"its --{name} is {file}, in a folder that the line does not name", "Write the full path")
     return {name: in_full_if_there(value) if name in URIS else value for name, value in values.items()}, tuple(flags)
 
 

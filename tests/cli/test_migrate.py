@@ -186,6 +186,7 @@ class TestConfigFile:
                 "is given where its place",
             ),
             (f"{HELPER} credential-process {FLAGS} --role-arn web", "--role-arn is 'web'"),
+            (f"{HELPER} credential-process {FLAGS} --intermediates ca.pem", "--intermediates is ca.pem, in a folder"),
             (f"needroleshere credential-process {FLAGS} --intermediates a --intermediates b", "several files"),
         ],
     )
@@ -418,6 +419,15 @@ class TestLines:
         path = home.write("file", text)
         home.refused(problem, files=(path,))
         assert (path.read_text(), home.profiles()) == (text, {})
+
+    def test_relative_path_is_not_one_of_the_folder_that_migrate_runs_in(
+        self, home: Home, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(home.write("web.pem", "another certificate").parent)
+        flags = f"--certificate web.pem --private-key /etc/pki/web.key {ARNS}"
+        unit = home.write("x.service", f"[Service]\nWorkingDirectory=/srv\nExecStart={HELPER} serve {flags}\n")
+        home.refused("--certificate is web.pem, in a folder that the line does not name", files=(unit,))
+        assert home.profiles() == {}
 
     def test_comments_and_files_without_calls_are_nothing(self, home: Home) -> None:
         path = home.write("file", f"# {HELPER} serve\n;{HELPER}\nls /opt/aws_signing_helper/x my_aws_signing_helper2\n")
