@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -13,11 +14,11 @@ import certs
 import judges
 from attestation.chips import Chip, Vendor, chip, chips, vendors
 from cli.conftest import cleaned_tpm
-from enrolment.bao_servers import Bao
+from enrolment.bao_servers import ROLE, Bao
 from enrolment.issuers.conftest import bao
 from enrolment.registrar.sites import Issuer, Site, url
 from hwsigner.emulator import Emulator, World
-from pages import block, run_shell, shell_blocks
+from pages import block, job_scripts, run_shell, shell_blocks
 from ports import reserve_port
 from softhsm.tpm import SoftTPM
 from transcripts import is_shown
@@ -258,3 +259,42 @@ def test_server_of_a_page_starts(command: str, leaf: Desk) -> None:
     if command.startswith("hwsigner serve web --imds"):
         shown = block("docs/how-to/serve.md", "text", "## A server", "### The container endpoint")
         assert is_shown(f"{shown}…", printed.replace(run, "/run/user/1000").replace(str(port), "9911"))
+
+
+def test_one_key_has_roles_in_several_accounts(desk: Desk) -> None:
+    made = (
+        f"hwsigner keygen web.key\nhwsigner csr web.key --subject CN=web-01,OU=web --out web.csr\n{ISSUE.format('web')}"
+    )
+    setup = shell_blocks("docs/how-to/accounts.md", "## A set-up in each account", "Then give both profiles")
+    used = shell_blocks("docs/how-to/accounts.md", "Then give both profiles", "In `~/.aws/config`")
+    with Emulator(World()) as emulator:
+        emulator.add_credentials("AKIAIOSFODNN7EXAMPLE", "secret")
+        keys = "AWS_ACCESS_KEY_ID=AKIAIOSFODNN7EXAMPLE AWS_SECRET_ACCESS_KEY=secret"
+        setup = setup.replace("hwsigner aws setup", f"{keys} hwsigner aws setup --yes")
+        printed = desk.run(f"{made}{setup}{used}", AWS_ENDPOINT_URL=emulator.url)
+    assert printed.count(":assumed-role/web/") == 2
+
+
+@judges.needs_aws_cli
+def test_job_has_a_certificate_of_its_own(bao: Bao, ca: certs.Authority, short_folder: Path) -> None:
+    bao.write("pki/roles/ci", **{**ROLE, "ou": "ci", "ttl": "15m"})
+    root = bao.write("pki/cert/ca")["data"]["certificate"]
+    script = shell_blocks("docs/how-to/job-certificates.md", "## The script", "[Other issuers]").replace(
+        "--issuer vault", f"--issuer vault --issuer-ca-file {bao.ca_file}"
+    )
+    (job,) = job_scripts("docs/how-to/job-certificates.md", "## GitLab", "## Jenkins")
+    # The server that logs a job in.
+    stub = f"curl() {{ echo '{json.dumps({'auth': {'client_token': bao.token}})}'; }}\n"
+    with Emulator(World.simple(root.encode())) as emulator:
+        desk = Desk(short_folder, ca, emulator)
+        (desk.folder / "ci").mkdir()
+        (desk.folder / "ci" / "with-role").write_text(script)
+        (desk.folder / "ci" / "with-role").chmod(0o755)
+        (temporary := desk.folder / "tmp").mkdir()
+        environ = {name.strip("-").replace("-", "_").upper(): value for name, value in desk.arns.items()}
+        environ |= {"CI_JOB_ID": "4711", "CA_URL": f"{bao.url}/v1/pki/sign/ci", "TMPDIR": str(temporary)}
+        printed = desk.run(f"{stub}{job}", AWS_REGION="us-east-1", **environ)
+        [session] = [request for request in emulator.requests if request.target.startswith("/sessions")]
+    assert ":assumed-role/" in printed
+    assert session.accepted
+    assert list(temporary.iterdir()) == []
