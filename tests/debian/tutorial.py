@@ -24,4 +24,4 @@ def follow_tutorial(root: Root, program: Path, client: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, path)
     run_booted(root, SCRIPT)
-    print("Two services had credentials, and a third user none.", flush=True)
+    print("Two services had credentials, each for its own role.", flush=True)
