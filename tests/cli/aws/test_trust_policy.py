@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +22,8 @@ import certs
 from hwsigner._control_plane.policies import checked_policy, compared_tags
 from hwsigner._identity.certificate import Certificate
 from hwsigner.emulator.tags import principal_tags
-from hwsigner.errors import CertificateError
+from hwsigner.errors import CertificateError, HwsignerWarning
+from hwsigner.findings.policies import GROUP_ONLY
 from hwsigner.trust_policy import TrustPolicy, request_context
 from hwsigner.trust_policy.review import review
 from scene import Outcome, Scene
@@ -79,6 +81,16 @@ def issue(scene: Scene) -> Callable[[str, Certificate], str]:
     return written
 
 
+def is_group(names: Collection[str]) -> bool:
+    """Return whether a CA may give these names to all its certificates."""
+    return {"O", "L", "ST"}.issuperset(names)
+
+
+def warned_of_a_group(names: Collection[str]) -> AbstractContextManager[object]:
+    """Expect a warning of these names, if a CA may give them to all its certificates."""
+    return pytest.warns(HwsignerWarning, match="names certificates only by") if is_group(names) else nullcontext()
+
+
 VALUES = st.text(st.sampled_from("aZ9 _.:/=+-@äλ"), min_size=1, max_size=12)
 SUBJECTS = st.dictionaries(st.sampled_from(sorted(TYPES)), VALUES, min_size=1)
 
@@ -91,9 +103,10 @@ def test_policy_lets_in_its_certificate_and_refuses_one_that_differs_in_a_compar
     name, value = data.draw(st.sampled_from(names)), data.draw(VALUES)
     assume(value != subject[name])
     one = certificate(*subject.items(), issuer=issuer)
-    policy = checked_policy(compared_tags(",".join([*names, "Issuer/CN"]), [one]), [one], ANCHOR)
+    with warned_of_a_group(names):
+        policy = checked_policy(compared_tags(",".join([*names, "Issuer/CN"]), [one]), [one], ANCHOR)
     assert refusal(policy, one) == ""
-    assert review(policy, trust_anchor=ANCHOR) == []
+    assert [found.mistake for found in review(policy, trust_anchor=ANCHOR)] == [GROUP_ONLY] * is_group(names)
     differing = certificate(*{**subject, name: value}.items(), issuer=issuer)
     assert f"aws:PrincipalTag/x509Subject/{name}" in refusal(policy, differing)
     assert "x509Issuer/CN" in refusal(policy, certificate(*subject.items(), issuer=f"{issuer}x"))
@@ -108,7 +121,8 @@ def test_policy_of_several_certificates_lets_in_each(subjects: list[dict[str, st
     assume(shared)
     names = data.draw(st.lists(st.sampled_from(shared), min_size=1, unique=True))
     several = [certificate(*subject.items()) for subject in subjects]
-    policy = checked_policy(compared_tags(",".join(names), several), several, ANCHOR)
+    with warned_of_a_group(names):
+        policy = checked_policy(compared_tags(",".join(names), several), several, ANCHOR)
     assert [refusal(policy, one) for one in several] == [""] * len(several)
 
 
