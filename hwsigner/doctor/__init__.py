@@ -92,10 +92,11 @@ def examine(
         _run(findings, "the monitoring", _check_monitoring, environ)
     if not checked and not findings and not is_system_file_hidden():
         findings.append(local.PROFILE_NONE.found("there are no profiles in config.toml"))
-    _run(findings, "the profiles' names", _check_names, checked, environ)
+    of_system = _of_system()
+    _run(findings, "the profiles' names", _check_names, checked, of_system)
     _run(findings, "the environment", sdks.check_variables, environ)
     _run(findings, "the SDKs' files", sdks.check_files, environ, checks.check_command)
-    _run(findings, "the agents", machine.check_agents, environ, {each.name for each in checked})
+    _run(findings, "the agents", machine.check_agents, environ, {each.name for each in checked}, of_system)
     _run(findings, "the units", machine.check_units, environ)
     states = [ProfileState(each, environ, datetime.now(UTC)) for each in checked]
     for state in states:
@@ -127,15 +128,20 @@ def _check_monitoring(environ: Mapping[str, str]) -> Iterator[Finding]:
     yield from unused
 
 
-def _check_names(checked: Sequence[Profile], environ: Mapping[str, str]) -> Iterator[Finding]:
+def _of_system() -> dict[str, Profile]:
+    """Return the profiles of the system's file; none if it can't be used, which is a finding of its own."""
+    with suppress(ConfigError):
+        return profiles({}, system=True)
+    return {}
+
+
+def _check_names(checked: Sequence[Profile], of_system: Mapping[str, Profile]) -> Iterator[Finding]:
     """Yield the profiles of this user whose names the system's agent has for other profiles."""
-    with suppress(ConfigError):  # That it can't be used is a finding of its own.
-        of_system = profiles({**environ, "XDG_CONFIG_HOME": "/etc"})
-        for each in checked:
-            other = of_system.get(each.name)
-            if other and "allow-users" in other.values and other.values != each.values:
-                found = f"{each.file} and {other.file} have different profiles of this name"
-                yield local.PROFILE_TWICE.found(found).about(each.name)
+    for each in checked:
+        other = of_system.get(each.name)
+        if other and "allow-users" in other.values and other.values != each.values:
+            found = f"{each.file} and {other.file} have different profiles of this name"
+            yield local.PROFILE_TWICE.found(found).about(each.name)
 
 
 def _of_profile(state: ProfileState, checks: Checks) -> list[Finding]:

@@ -6,19 +6,18 @@ import os
 import re
 import shlex
 import subprocess
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from hwsigner._agent.client import ask_agents
-from hwsigner._config import profiles as config
+from hwsigner._config.profiles import Profile
 from hwsigner._config.sharing import hidden_files
 from hwsigner._system import pcsc
 from hwsigner._system.files import check_no_pipe, open_trusted, read_text
 from hwsigner._system.users import reading_group
 from hwsigner._uri import KeyURI
 from hwsigner.doctor.profile_checks import ProfileState, no_pins, warnings_as_findings
-from hwsigner.errors import ConfigError, HwsignerError, PinError, SigningKeyError
+from hwsigner.errors import HwsignerError, PinError, SigningKeyError
 from hwsigner.findings import Finding, local
 from hwsigner.key.listing import list_tokens
 from hwsigner.key.management import describe_key
@@ -106,9 +105,11 @@ def _check_pin(key: KeyURI, *, is_stored: bool) -> Iterator[Finding]:
             yield local.PIN_FAILED.found(f"an earlier PIN failed at {name}", by_hand)
 
 
-def check_agents(environ: Mapping[str, str], names: Collection[str]) -> Iterator[Finding]:
+def check_agents(
+    environ: Mapping[str, str], names: Collection[str], of_system: Mapping[str, Profile]
+) -> Iterator[Finding]:
     """Yield agents that do not answer, and those of the named profiles that an agent has no credentials for."""
-    hidden = list(_hidden_files(names)) if os.path.exists(config.SYSTEM_FILE) else []
+    hidden = list(_hidden_files(each for each in of_system.values() if each.name in names))
     yield from hidden
     served, problems = ask_agents(environ)
     for problem in problems:
@@ -128,14 +129,12 @@ def check_agents(environ: Mapping[str, str], names: Collection[str]) -> Iterator
             yield local.AGENT_FAILURE.found(f"{of} failed: {state.failure}", fix).about(name)
 
 
-def _hidden_files(names: Collection[str]) -> Iterator[Finding]:
-    """Yield the files that the system's agent can't read, of the named profiles that it serves."""
-    with suppress(ConfigError):  # A config.toml that can't be used is a finding of its own.
-        of_system = config.profiles({}, system=True)
-        served = [each for each in of_system.values() if each.values.get("allow-users") and each.name in names]
-        fixes = {path: fix for each in served for path, fix in hidden_files(each.values)}
-        for path, fix in fixes.items():
-            yield local.AGENT_UNREADABLE.found(f"the system's agent can't read {path}", fix)
+def _hidden_files(of_system: Iterable[Profile]) -> Iterator[Finding]:
+    """Yield the files that the system's agent can't read, of the profiles that it serves."""
+    served = [each for each in of_system if each.values.get("allow-users")]
+    fixes = {path: fix for each in served for path, fix in hidden_files(each.values)}
+    for path, fix in fixes.items():
+        yield local.AGENT_UNREADABLE.found(f"the system's agent can't read {path}", fix)
 
 
 def check_hybrid_node(state: ProfileState) -> Iterator[Finding]:
