@@ -98,7 +98,7 @@ def with_credentials(data: bytes, section: str, credentials: Credentials) -> byt
     text = data[len(mark) :].decode("utf-8", "surrogateescape")
     # If no place keeps the file readable for Java, the credentials go where the other SDKs find them.
     for keeps in (_keeps_all, _keeps_others):
-        for place in ("", "end", "top", "first", "last"):
+        for place in ("", "end", "top", "first", "last", "old"):
             edited = _edited(text, section, values, place)
             if keeps(text, edited, section, values):
                 return mark + edited.encode("utf-8", "surrogateescape")
@@ -291,8 +291,8 @@ def _renewed_as_block(
 ) -> list[str]:
     """Return the lines of a section with the new values together.
 
-    The place is `end`; `top`, indented like the next line; or one with `_LAST` below: `last`, that of the last old
-    value, or `first`, right below the header.
+    The place is `end`; `top`, indented like the next line; or one with `_LAST` below: `last` or `old`, that of the last
+    or first old value, or `first`, right below the header.
     """
     kept = [line for line in lines if not _is_old(line, values)]
     settings = _settings(values, lines)
@@ -307,7 +307,7 @@ def _renewed_as_block(
         index = 1
     else:
         old = [index for index, line in enumerate(lines) if _is_old(line, values)]
-        index = old[-1] + 1 - len(old) if old else len(kept)
+        index = len(kept) if not old else old[0] if place == "old" else old[-1] + 1 - len(old)
         settings.append(f"{_LAST} = {values[_LAST]}")
     return _inserted([line.text for line in kept], index, settings, newline)
 

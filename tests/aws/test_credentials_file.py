@@ -228,6 +228,14 @@ class TestParsers:
 INDENTED_SETTINGS = SETTINGS.replace(b"aws", b"  aws")
 EXPIRATION = b"hwsigner_expiration = 2030-01-01T00:00:00Z\n"
 INDENTED_LAYOUTS = {
+    "a comment between two of the same setting": (
+        b"[default]\nregion = x\naws_access_key_id = OLD\n  # a comment\naws_access_key_id = OLD\n",
+        b"[default]\nregion = x\n" + SETTINGS + b"hwsigner_expiration = 2030-01-01T00:00:00Z\n  # a comment\n",
+    ),
+    "another setting between two of the same": (
+        b"[default]\nregion = x\naws_access_key_id = OLD\n  output = y\naws_access_key_id = OLD\n",
+        b"[default]\nregion = x\n" + SETTINGS + b"hwsigner_expiration = 2030-01-01T00:00:00Z\n  output = y\n",
+    ),
     "everything is indented": (
         b"  [default]\n  aws_access_key_id = OLD\n  [other]\n  aws_access_key_id = X\n",
         b"  [default]\n" + INDENTED_SETTINGS + b"  [other]\n  aws_access_key_id = X\n",
