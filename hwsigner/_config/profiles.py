@@ -135,8 +135,15 @@ def _file_of_sudo_user(name: str, environ: Mapping[str, str]) -> str:
 
 
 def is_system_file_hidden() -> bool:
-    """Return whether there is a system's file that this user may not read. The system's agent may have its profiles."""
-    return os.access(SYSTEM_FILE, os.F_OK) and not os.access(SYSTEM_FILE, os.R_OK)
+    """Return whether there is a system's file that this user may not read. The system's agent may have its profiles.
+
+    If its folder is closed to this user, there may be one.
+    """
+    try:
+        os.stat(SYSTEM_FILE)
+    except OSError as error:
+        return isinstance(error, PermissionError)
+    return not os.access(SYSTEM_FILE, os.R_OK)
 
 
 def no_profiles() -> str:

@@ -24,6 +24,7 @@ from hwsigner._config.profiles import (
     add_profile,
     change_profile,
     check_name,
+    is_system_file_hidden,
     profile,
     profiles,
     remove_profile,
@@ -33,6 +34,7 @@ from hwsigner._system import files as atomic_file
 from hwsigner.errors import ConfigError, HwsignerError, LockError, UsageError
 
 ROOT = Path(__file__).parents[2]
+NOBODY = 65534
 
 
 @pytest.fixture(autouse=True)
@@ -251,6 +253,28 @@ def test_unreadable_system_file_is_skipped(
     assert sorted(profiles(environ)) == ["mine"]
     with pytest.raises(ConfigError, match=f"no profile 'agents' in {file}, and you can't read {system_file}"):
         profile("agents", environ)
+
+
+@pytest.mark.root
+def test_system_file_in_a_folder_that_is_closed_to_the_user_is_skipped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with tempfile.TemporaryDirectory() as made:  # Other users can't enter those of pytest.
+        closed, own = Path(made, "etc"), Path(made, "hwsigner")
+        for folder, name in ((closed, "agents"), (own, "mine")):
+            folder.mkdir()
+            (folder / "config.toml").write_text(f"[profile.{name}]\n")
+        monkeypatch.setattr(config, "SYSTEM_FILE", str(closed / "config.toml"))
+        os.chmod(made, 0o755)
+        os.chmod(closed, 0o700)
+        environ = {"XDG_CONFIG_HOME": made}
+        os.seteuid(NOBODY)
+        try:
+            assert (sorted(profiles(environ)), is_system_file_hidden()) == (["mine"], True)
+            with pytest.raises(ConfigError, match=f"no profile 'agents' in .*, and you can't read {closed}"):
+                profile("agents", environ)
+        finally:
+            os.seteuid(0)
 
 
 def test_missing_system_file_is_not_called_unreadable(environ: dict[str, str], file: Path, system_file: Path) -> None:
