@@ -18,7 +18,7 @@ from hwsigner._cli.process import print_outcome, report
 from hwsigner._cli.without_secrets import without_secret
 from hwsigner._config.flags import switch
 from hwsigner._config.profiles import add_profile, file_of_new, profiles
-from hwsigner._system.files import edit_file
+from hwsigner._system.files import MAX_BYTES, edit_file
 from hwsigner._system.processes import credential_process, own_command
 from hwsigner.errors import ConfigError, HwsignerError, UnsafeKeyWarning, UsageError, printable_lines
 
@@ -115,9 +115,11 @@ def _read(files: list[str]) -> dict[str, bytes]:
     for path in map(os.path.abspath, chosen):
         try:
             with open(path, "rb") as file:
-                found[path] = file.read()
+                found[path] = file.read(MAX_BYTES + 1)
         except OSError as error:
             raise ConfigError(f"can't read {path}: {error.strerror}", "Name a file that you may read") from error
+        if len(found[path]) > MAX_BYTES:
+            raise ConfigError(f"{path} is longer than 16 MiB", "Name a config file, unit, crontab or script")
     return found
 
 

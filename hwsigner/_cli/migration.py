@@ -25,8 +25,10 @@ from hwsigner._uri import KeyURI
 from hwsigner.doctor.machine import NODE_CONFIG
 from hwsigner.errors import UsageError
 
+# It begins where a word or quoted text does. Otherwise a long line without blanks takes minutes.
 _PROGRAM = re.compile(
-    r"""(["']?)[^\s'"=;|&()`]*(?<![\w.-])(aws[_-]signing[_-]helper|needroleshere)(?:\.exe)?(?![\w./-])\1"""
+    r"""(["']|(?<![^\s'"=;|&()`]))[^\s'"=;|&()`]*(?<![\w.-])(aws[_-]signing[_-]helper|needroleshere)(?:\.exe)?"""
+    r"""(?![\w./-])\1"""
 )
 # What follows the program, up to what ends a shell's command.
 _ARGUMENTS = re.compile(r"""(?:[^'"\\|&;<>()`\n]|\\.|'[^']*'|"(?:[^"\\]|\\.)*")*""", re.DOTALL)

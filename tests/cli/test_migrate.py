@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -352,6 +353,16 @@ class TestConfigFile:
         outcome = home.call("migrate", home.folder / "none")
         assert (outcome.status, outcome.out) == (2, "")
         assert "none: No such file or directory" in outcome.err
+
+    def test_file_without_end_is_refused(self, home: Home) -> None:
+        outcome = home.call("migrate", "/dev/zero")
+        assert outcome.status == 2
+        assert "/dev/zero is longer than 16 MiB" in outcome.err
+
+    def test_long_line_without_blanks_takes_no_longer_than_others(self) -> None:
+        begin = time.process_time()
+        assert not [*find_calls("/f", b"A=" + b"a" * 20_000 + b"\n")]
+        assert time.process_time() - begin < 1.0
 
     def test_quoted_program_is_found(self, home: Home) -> None:
         home.config.write_text(f"[profile web]\ncredential_process = '{HELPER}' credential-process {FLAGS}\n")
