@@ -12,7 +12,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from hwsigner._agent.client import ReportedProfile, ask_agents
-from hwsigner._aws.region import check_arns
+from hwsigner._aws.config_file import read_config
+from hwsigner._aws.region import EndpointFlags, check_arns, sessions_endpoint
 from hwsigner._cli.parser import Arguments, CommandModule, Parser
 from hwsigner._cli.process import report
 from hwsigner._config import settings
@@ -129,6 +130,7 @@ def row_of(found: Profile, served: ReportedProfile | None = None, *, tokens: boo
     """
     key = certificate = None
     place = fault = ""
+    values = settings.Settings()
     try:
         values = settings.of_profile(found)
         if named := values.private_key or values.certificate:
@@ -139,15 +141,18 @@ def row_of(found: Profile, served: ReportedProfile | None = None, *, tokens: boo
             certificate = _certificate_at(uri) if tokens or uri.file else None
         elif values.cert_selector is None:
             fault = fault or "the profile names no certificate"
+        if values.intermediates and (tokens or KeyURI.of(values.intermediates).file):
+            settings.certificates_at(values.intermediates, pipes=False)
         if key and certificate and not fault and key.scheme == "file" and os.path.isfile(key.file):
-            fault = _mismatch(key, certificate)
+            fault = _mismatch(key, certificate, strict=values.strict and not served)
     except PinError:
         pass  # The certificate or key is behind a PIN, such as in a PKCS #12 file. That is not a problem.
     except HwsignerError as error:
         if not (served and isinstance(error.__cause__, PermissionError)):  # The agent may read what this user may not.
             fault = error.message
     refused, late = _problems_of_certificate(certificate)
-    problem = refused or (served.failure if served else "") or fault or _problem_of_arns(found)
+    problem = refused or (served.failure if served else "") or fault
+    problem = problem or _problem_of_arns(found) or _problem_of_request(values)
     works = False if problem else None
     if served and served.state != "idle":
         works = served.state == "ready"
@@ -170,12 +175,18 @@ def _problems_of_certificate(certificate: Certificate | None) -> tuple[str, str]
     )
 
 
-def _mismatch(key: KeyURI, certificate: Certificate) -> str:
-    """Return that a file's key is not the certificate's, or an empty text. An encrypted key raises a PinError."""
+def _mismatch(key: KeyURI, certificate: Certificate, *, strict: bool) -> str:
+    """Return that a file's key is not the certificate's, or that `strict` refuses its mode; or an empty text.
+
+    An encrypted key raises a PinError.
+    """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", HwsignerWarning)  # That others can read it, doctor says.
-        with open_key(key.without_pin(), PinSource().without_pin()) as opened:
-            is_same = opened.public_key() == certificate.public_key()
+        warnings.simplefilter("error" if strict else "ignore", HwsignerWarning)  # Without it, doctor says it.
+        try:
+            with open_key(key.without_pin(), PinSource().without_pin()) as opened:
+                is_same = opened.public_key() == certificate.public_key()
+        except HwsignerWarning as warning:
+            return warning.message
     return "" if is_same else f"the key {key.name} is not that of certificate {certificate.source}"
 
 
@@ -193,6 +204,21 @@ def _problem_of_arns(found: Profile) -> str:
     return ""
 
 
+def _problem_of_request(values: settings.Settings) -> str:
+    """Return why no request can be made of a profile with valid ARNs, or an empty text."""
+    flags = EndpointFlags(values.endpoint, values.use_fips_endpoint, values.use_dualstack_endpoint)
+    region, config = str(values.trust_anchor_arn).split(":")[3], read_config(os.environ)
+    try:
+        settings.session_request(values)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", HwsignerWarning)  # That a flag is unsafe, the commands say.
+            verify = not values.no_verify_ssl
+            sessions_endpoint(region, environ=os.environ, flags=flags, verify=verify, config=config)
+    except UsageError as error:
+        return error.message
+    return ""
+
+
 def _place(key: KeyURI, *, is_served: bool) -> tuple[str, str]:
     """Return where a key is, and what is wrong with its file. The file's content decides; a pipe is not read.
 
@@ -200,8 +226,10 @@ def _place(key: KeyURI, *, is_served: bool) -> tuple[str, str]:
     """
     if key.scheme == "pkcs11":
         label = key.path.get("token", b"").decode("utf-8", "replace")
-        is_yubico = b"ykcs11" in key.query.get("module-path", b"")
-        return "YubiKey" if is_yubico and not label else f"token {label}".strip(), ""
+        module = os.fsdecode(key.query.get("module-path", b""))
+        is_missing = "/" in module and not is_served and not os.path.exists(module)
+        where = "YubiKey" if "ykcs11" in module and not label else f"token {label}".strip()
+        return where, f"PKCS #11 module {module} does not exist" if is_missing else ""
     is_pipe = os.path.exists(key.file) and not (os.path.isfile(key.file) or os.path.isdir(key.file))
     if key.scheme not in ("file", "tpm2") or not key.file or is_pipe:
         return _PLACES.get(key.scheme, key.scheme), ""

@@ -166,6 +166,26 @@ class TestStatus:
         home.write_profiles(web={"private-key": "tpm2:path=/absent.tss2"})
         assert status(call)["web"]["problem"] == "can't read /absent.tss2: No such file or directory"
 
+    @pytest.mark.parametrize(
+        ("values", "problem"),
+        [
+            ({"intermediates": "/absent.pem"}, "can't read /absent.pem: No such file or directory"),
+            ({"strict": True}, "web.key has mode 0644: other users can read or change it"),
+            ({"endpoint": "garbage"}, "--endpoint is 'garbage', which is not an endpoint URL"),
+            ({"role-session-name": "a b!"}, "--role-session-name is 'a b!', which the service refuses"),
+            ({"private-key": "pkcs11:?module-path=/absent.so"}, "PKCS #11 module /absent.so does not exist"),
+        ],
+    )
+    def test_setting_with_which_no_session_can_be_created_is_a_problem(
+        self, home: Home, call: Call, values: dict[str, Any], problem: str
+    ) -> None:
+        (home.folder / "web.key").chmod(0o644)
+        assert status(call)["web"]["works"] is None
+        home.write_profiles(web=values)
+        found = status(call)["web"]
+        assert (found["works"], problem in found["problem"]) == (False, True)
+        assert call("credential-process", "--profile", "web").status
+
     def test_encrypted_key_file_is_no_problem(self, home: Home, call: Call) -> None:
         home.encrypted_key("web")
         assert status(call)["web"]["problem"] is None
