@@ -14,7 +14,7 @@ from roots import archive
 
 from debian.life import live
 from debian.running import run_users
-from debian.tutorial import follow_tutorial
+from debian.tutorial import follow_quick_start, follow_tutorial
 from packages.root import Root
 from packages.using import use, use_client
 from pages import between
@@ -30,8 +30,9 @@ def main(dist: str, kept: str, *suites: str) -> int:
             raise SystemExit(f"{dist} must have two packages for {suite}: run make deb first")
         (program, client) = found
         minimal = archive(Path(kept).resolve(), f"minimal-{suite}", suite, ())
-        # Debian 12 has version 1 of the AWS CLI, which the tutorial is not for.
-        for test in (install_and_use, live, run_users, *((follow_tutorial,) if suite == "trixie" else ())):
+        # Debian 12 has version 1 of the AWS CLI, which these pages are not for.
+        pages = (follow_tutorial, follow_quick_start) if suite == "trixie" else ()
+        for test in (install_and_use, live, run_users, *pages):
             print(f"== {suite}: {test.__doc__}", flush=True)
             with tempfile.TemporaryDirectory(prefix="hwsigner-deb-") as temporary:
                 test(Root(minimal, Path(temporary, "root")), program, client)

@@ -114,9 +114,9 @@ def test_aws_revoke_prints_what_its_page_shows(account: tuple[Path, dict[str, st
 
 
 @pytest.mark.slow
-def test_commands_of_readme_set_up_aws(administrator: dict[str, str], tmp_path: Path) -> None:
+def test_commands_of_the_quick_start_set_up_aws(administrator: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_bytes(certs.make_ca("Example CA").pem)
-    script = going_ahead(shell_blocks("README.md", "## Use it", "**A server with a TPM**"))
+    script = going_ahead(shell_blocks("docs/start/quick.md", "## Once, in AWS", "| Machine"))
     assert "role-arn = arn:aws:iam::123456789012:role/web" in run_shell(script, tmp_path, administrator)
 
 
