@@ -59,7 +59,7 @@ def follow(page: str, home: Path, environment: Mapping[str, str], answers: Mappi
     Args:
         answers: what is typed at a prompt that ends so, as a pattern.
     """
-    shell = _Shell(home, environment, answers or {})
+    shell = Shell(home, environment, answers or {})
     try:
         for step in steps(page):
             output, has_failed = shell.run(step.commands.text)
@@ -75,17 +75,18 @@ def follow(page: str, home: Path, environment: Mapping[str, str], answers: Mappi
 
 def is_shown(page: str, seen: str) -> bool:
     """Return whether an output is what a page shows, where `…` stands for anything, and line breaks are blanks."""
-    parts = [re.escape(_without_changes(part)) for part in page.split("…")]
-    return re.fullmatch(r"\s*" + ".*?".join(parts) + r"\s*", _without_changes(seen)) is not None
+    parts = [re.escape(without_changes(part)) for part in page.split("…")]
+    return re.fullmatch(r"\s*" + ".*?".join(parts) + r"\s*", without_changes(seen)) is not None
 
 
-def _without_changes(text: str) -> str:
+def without_changes(text: str) -> str:
+    """Return a text without what differs in each run."""
     for pattern, instead in _CHANGES:
         text = re.sub(pattern, instead, text)
     return text.strip()
 
 
-class _Shell:
+class Shell:
     """bash on a terminal of 100 columns, whose prompts are answered."""
 
     def __init__(self, home: Path, environment: Mapping[str, str], answers: Mapping[str, str]) -> None:

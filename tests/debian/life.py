@@ -48,6 +48,7 @@ def live(root: Root, program: Path, client: Path) -> None:
     assert sorted(line.split(":")[0] for line in left) == expected, left
     shutil.rmtree(root.path / "etc/hwsigner")
     root.apt("install", *root.put(program, client))
+    (root.path / "etc/hwsigner/config.toml").touch()  # as retire leaves it
     root.apt("purge", *BOTH)
     changed = root.state() ^ before
     assert not changed, "\n".join(sorted(changed))

@@ -56,6 +56,15 @@ FAINT = r"""
 })()
 """
 
+# The pictures that are drawn at less than 0.6 of their size, or go beyond the text beside them and don't scroll.
+SMALL = """
+[...document.querySelectorAll("article img")].filter((picture) => {
+  const around = picture.parentElement.getBoundingClientRect(), drawn = picture.getBoundingClientRect();
+  const scrolls = getComputedStyle(picture.parentElement).overflowX === "auto";
+  return drawn.width < 0.6 * picture.naturalWidth || (!scrolls && drawn.right > around.right + 1);
+}).map((picture) => `${document.title}: ${picture.src} ${picture.width} of ${picture.naturalWidth}`)
+"""
+
 
 class Browser:
     """Chromium with one tab, controlled by the DevTools protocol."""
@@ -257,6 +266,16 @@ def test_every_page_fits_loads_only_its_own_files_follows_the_system_and_has_con
         if wide > width or foreign or problems or faint or (int(colour) < 128) != dark:
             faults.append((page, wide, colour, foreign, problems[:1], faint))
     assert PAGES
+    assert faults == []
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_pictures_fit_or_scroll_and_can_be_read(width: int, browser: Browser) -> None:
+    browser.resize(width)
+    faults = []
+    for page in PAGES:
+        browser.open(f"{SITE.as_uri()}/{page}")
+        faults += browser.value(SMALL)
     assert faults == []
 
 
