@@ -51,14 +51,14 @@ def share_file(path: str) -> None:
     """Let the system's agent read a file that is this user's alone: its group gets the file, of mode 0640.
 
     In /etc/hwsigner, a file that was copied with a person as its owner becomes this user's. What another user or group
-    was given stays as it is, and so does a link. Without the agent's group, as before `hwsigner systemd install`,
-    nothing changes.
+    was given stays as it is, and so does a link, and a file below a folder of another user, who chooses where the path
+    leads. Without the agent's group, as before `hwsigner systemd install`, nothing changes.
 
     Raises:
         HwsignerError: the file's owner, group or mode can't be changed.
     """
     group, user = users.agent_group(), os.geteuid()
-    if group is None:
+    if group is None or not _owners_on_way(path) <= {0, user}:
         return
     folder = os.path.dirname(profiles.SYSTEM_FILE)
     is_in_folder = os.path.dirname(os.path.abspath(path)) == folder
@@ -83,6 +83,14 @@ def share_file(path: str) -> None:
             return
         problem = f"the system's agent was not allowed to read {path}: {error.strerror}"
         raise HwsignerError(problem, f"Run {_command(path)}") from error
+
+
+def _owners_on_way(path: str) -> set[int]:
+    """Return the owners of the folders, and of the links to folders, that lead to a file."""
+    from pathlib import Path
+
+    places = {*Path(os.path.abspath(path)).parents, *Path(os.path.realpath(path)).parents}
+    return {place.lstat().st_uid for place in places if os.path.lexists(place)}
 
 
 def _let_enter(folder: str, group: int) -> None:

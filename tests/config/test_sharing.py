@@ -40,6 +40,21 @@ def rights(path: Path) -> tuple[int, int, int]:
 
 
 @pytest.mark.root
+@pytest.mark.parametrize("is_link", [True, False])
+def test_file_that_another_user_leads_to_stays_as_it_is(folder: Path, is_link: bool) -> None:
+    theirs, ours = folder.parent / "theirs", folder.parent / "ours"
+    ours.mkdir()
+    if is_link:
+        theirs.symlink_to(ours)
+    else:
+        theirs.mkdir()
+    os.chown(theirs, PERSON, PERSON, follow_symlinks=False)
+    file = made(theirs / "web.key", 0o600)
+    share_file(str(file))
+    assert rights(file) == (0, 0, 0o600)
+
+
+@pytest.mark.root
 @pytest.mark.parametrize("mode", [0o600, 0o400, 0o640, 0o000])
 def test_file_that_is_root_s_alone_is_shared_wherever_it_is(folder: Path, mode: int) -> None:
     for path in (folder / "web.tss2", folder.parent / "web.tss2"):
