@@ -128,9 +128,11 @@ def _write(arguments: Arguments, name: str) -> int:
         raise UsageError("a value is not text, so config.toml can't contain it", "Use UTF-8 text") from None
     if arguments.system:
         share(profile(name, os.environ, system=True).values)
-    if any(flag.secret for flag, value in arguments.given if value) and os.stat(file).st_mode & 0o044:
+    has_secret = any(flag.secret for flag, value in arguments.given if value)
+    if has_secret and profile(name, os.environ, system=arguments.system).exposed:
+        fix = f"chown root:hwsigner {file} && chmod 640 {file}" if arguments.system else f"chmod 600 {file}"
         problem = f"{file} contains a password and others can read it"
-        warnings.warn(UnsafeKeyWarning(problem, f"Run chmod 600 {file}"), stacklevel=1)
+        warnings.warn(UnsafeKeyWarning(problem, f"Run {fix}"), stacklevel=1)
     _warn_of_relative_paths(values)
     change = [f"{file}: [profile.{name}]"]
     if not roles:

@@ -396,7 +396,7 @@ def read_file(file: str, *, may_be_hidden: bool = False) -> tuple[bytes, bool] |
     """
     try:
         with open_trusted(file, ConfigError) as stream:
-            return stream.read(), bool(os.fstat(stream.fileno()).st_mode & 0o044)
+            return stream.read(), _is_exposed(os.fstat(stream.fileno()))
     except (FileNotFoundError, NotADirectoryError):  # The home of some system users is /dev/null.
         return None
     except OSError as error:
@@ -408,6 +408,15 @@ def read_file(file: str, *, may_be_hidden: bool = False) -> tuple[bytes, bool] |
         if file == SYSTEM_FILE and isinstance(error, PermissionError):
             hint = f"If it is for the system's agent, run chown root:hwsigner {file} && chmod 640 {file} as root"
         raise ConfigError(f"can't read {file}: {error.strerror}", hint) from error
+
+
+def _is_exposed(status: os.stat_result) -> bool:
+    """Return whether others than this user and root can read a file; the system's agent may read one of root's."""
+    if not status.st_mode & 0o044:
+        return False
+    from hwsigner._system import users
+
+    return bool(status.st_mode & 0o004) or (status.st_uid, status.st_gid) != (0, users.agent_group())
 
 
 def _read(file: str) -> dict[str, Profile]:

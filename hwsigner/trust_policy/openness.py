@@ -37,7 +37,6 @@ ANY_ANCHOR = f"arn:aws:rolesanywhere:{_STRANGERS_REGION}:{_STRANGERS_ACCOUNT}:tr
 _MANY_ANCHORS = "there are more combinations of regions and accounts than hwsigner tries"
 _TOO_MANY = "there are more ways to combine the conditions than hwsigner tries"
 _MANY_PLACES = 400
-_MANY_ACCOUNTS = 8
 
 
 def open_statements(statements: Sequence[Statement], trust_anchor: str = "") -> Iterator[Finding]:

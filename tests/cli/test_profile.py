@@ -364,6 +364,22 @@ class TestSystem:
         for path in (key, Path(profiles.SYSTEM_FILE)):
             assert (path.stat().st_gid, stat.S_IMODE(path.stat().st_mode)) == (12345, 0o640)
 
+    @pytest.mark.root
+    def test_password_that_root_and_the_agent_alone_can_read_causes_no_warning(
+        self, call: Call, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(users, "agent_group", lambda: 12345)
+        added = call("profile", "add", "web", "--system", "--private-key=/k", "--pkcs8-password=hunter2")
+        file = Path(profiles.SYSTEM_FILE)
+        assert (added.status, str(file) in added.err) == (0, False)
+        assert (file.stat().st_gid, stat.S_IMODE(file.stat().st_mode)) == (12345, 0o640)
+        assert not profiles.profile("web", {}, system=True).exposed
+        file.chmod(0o644)
+        assert profiles.profile("web", {}, system=True).exposed
+        os.chown(file, 0, 0)
+        file.chmod(0o640)
+        assert profiles.profile("web", {}, system=True).exposed
+
 
 class TestSecretsOfAProfile:
     """A password in a profile causes a warning only if other users can read the file."""
