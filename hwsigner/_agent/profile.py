@@ -255,9 +255,12 @@ class AgentProfile:
         if self._shared.is_system:
             raise AgentError("the system's agent takes no sessions")
         credentials = read_agent_credentials(session, role_arn=self._settings.role_arn or "")
-        if self._open()._adopt(credentials):
+        provider = self._open()
+        if provider._adopt(credentials):
             self._stop_asking()
             self._shared.monitor.took_over(self.name, credentials)
+        elif provider.status().expiration is None:
+            raise AgentError("the session has expired, by this machine's clock, or another one is being created")
 
     def _report(self, act: Callable[[], object]) -> bytes:
         """Do something, and return the answer that reports it."""

@@ -437,6 +437,16 @@ class TestHandOver:
             channel.send(with_body("session", body))
             assert channel.answer()[0].kind == "error"
 
+    def test_session_that_has_expired_is_refused(self, home: Home) -> None:
+        body = Credentials("AKIA", "secret", "token", datetime(2000, 1, 1, tzinfo=UTC), "arn:role", "").process_json()
+        with run_agent(home) as running:
+            with running.conversation(b"1 put web\n") as channel:
+                channel.answer()
+                channel.send(with_body("session", body.encode()))
+                head, problem = channel.answer()
+            assert (head.kind, b"the session has expired" in problem) == ("error", True)
+            assert b'"AKIA"' not in running.get()
+
     def test_system_s_agent_takes_none(self, home: Home) -> None:
         credentials = self.credentials(home)
         with run_agent(home, is_system=True) as running:
