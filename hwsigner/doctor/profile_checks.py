@@ -27,6 +27,7 @@ from hwsigner._identity.selector import parse_selector, select
 from hwsigner._identity.session_tags import session_tags, untaggable
 from hwsigner._pins import PinRequest, PinSource
 from hwsigner._system.files import check_no_pipe
+from hwsigner._system.users import find_gid, find_uid
 from hwsigner._uri import KeyURI
 from hwsigner.errors import (
     CertificateError,
@@ -123,6 +124,12 @@ def _read_settings(state: ProfileState) -> Iterator[Finding]:
         yield local.DURATION_INVALID.found(f"{_DURATION} is {duration[:100]!r}: {error}")
     known = Profile(state.profile.name, state.profile.file, raw, exposed=state.profile.exposed)
     state.settings = settings.of_profile(known)
+    for name in state.settings.allow_users:
+        kind, find = ("group", find_gid) if name.startswith("@") else ("user", find_uid)
+        if find(name.removeprefix("@")) is None:
+            found = f"allow-users names {name!r}, which is not a {kind} of this system"
+            dynamic = "" if kind == "group" else ". For a unit with DynamicUser=yes, name a group"
+            yield local.SETTING_UNUSED.found(found, f"Correct the name, or make the {kind}{dynamic}")
 
 
 def _read_key(state: ProfileState) -> None:

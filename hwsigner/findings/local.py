@@ -43,9 +43,7 @@ SESSION_NAME_INVALID = Mistake(
 SETTING_UNSAFE = Mistake(
     "setting-unsafe", "The setting weakens what protects the key or the connection", "Change the setting"
 )
-SETTING_UNUSED = Mistake(
-    "setting-unused", "The setting has no effect without another one", "Remove it, or set what it needs"
-)
+SETTING_UNUSED = Mistake("setting-unused", "The setting has no effect", "Remove it, or set what it needs")
 
 # The certificate.
 CERTIFICATE_UNREADABLE = Mistake(

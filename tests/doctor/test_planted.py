@@ -499,6 +499,14 @@ def test_rate_of_audit_lines_without_an_audit_log_is_named(patient: Patient) -> 
     assert (found["id"], found["fix"]) == ("setting-unused", "Set audit-log too, or remove audit-rate")
 
 
+@pytest.mark.parametrize(("name", "kind"), [("no-such-user", "user"), ("@no-such-group", "group")])
+def test_user_that_this_machine_does_not_have_is_named(name: str, kind: str, patient: Patient) -> None:
+    patient.change({"allow-users": ["root", "4711", "@root", name]})
+    (found,) = patient.findings()
+    problem = f"allow-users names '{name}', which is not a {kind} of this system"
+    assert (found["id"], found["found"]) == ("setting-unused", problem)
+
+
 @pytest.mark.parametrize("place", ["pipe", "/dev/zero"])
 @pytest.mark.parametrize(
     ("flag", "scheme", "expected"),
