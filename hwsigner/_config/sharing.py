@@ -138,11 +138,14 @@ def _can_read(user: pwd.struct_passwd, path: str) -> bool:
 
 
 def _command(path: str) -> str:
-    """Return the command that lets the agent read a file: for one in a closed folder, also what opens the folder."""
-    folder, file, closed = shlex.quote(os.path.dirname(path)), shlex.quote(path), ""
+    """Return the command that lets the agent read a file: for one in closed folders, also what opens them."""
+    from pathlib import Path
+
+    closed, file = list[str](), shlex.quote(path)
     with suppress(OSError):
-        closed = "" if os.stat(os.path.dirname(path)).st_mode & 0o001 else f"chmod o+x {folder} && "
-    return f"{closed}chown root:{_USER} {file} && chmod 640 {file}"
+        closed = [str(folder) for folder in reversed(Path(path).parents) if not folder.stat().st_mode & 0o001]
+    opening = f"chmod o+x {shlex.join(closed)} && " if closed else ""
+    return f"{opening}chown root:{_USER} {file} && chmod 640 {file}"
 
 
 def _files(values: Mapping[str, Any]) -> Iterator[str]:

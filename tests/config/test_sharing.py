@@ -142,6 +142,16 @@ def test_files_that_the_agent_can_t_read_are_named_with_the_command(folder: Path
 
 @pytest.mark.root
 @pytest.mark.usefixtures("agent")
+def test_each_closed_folder_above_a_file_is_named(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a").chmod(0o700)
+    key = made(tmp_path / "a" / "b" / "web.key", 0o640)
+    fix = dict(hidden_files({"private-key": str(key)}))[str(key)]
+    assert fix.partition(" && ")[0].endswith(f" {tmp_path / 'a'}")
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("agent")
 def test_file_in_a_home_folder_is_hidden_from_the_agent_whatever_its_mode(folder: Path) -> None:
     (folder / "config.toml").chmod(0o644)
     hidden = dict(hidden_files({"private-key": "/root/.profile"}))
