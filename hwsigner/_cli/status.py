@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from hwsigner._agent.client import ReportedProfile, ask_agents
 from hwsigner._aws.config_file import read_config
-from hwsigner._aws.region import EndpointFlags, check_arns, sessions_endpoint
+from hwsigner._aws.region import EndpointFlags, check_arns, check_known_arns, sessions_endpoint
 from hwsigner._cli.parser import Arguments, CommandModule, Parser
 from hwsigner._cli.process import report
 from hwsigner._config import settings
@@ -199,6 +199,7 @@ def _problem_of_arns(found: Profile) -> str:
     trust_anchor, profile, role, region = (str(found.values.get(name) or "") for name in (*ARNS, "region"))
     try:
         check_arns(trust_anchor, profile, role=role, region=region)
+        check_known_arns(found.values)
     except UsageError as error:
         return error.message
     return ""

@@ -298,6 +298,7 @@ class TestStatus:
             ({"trust-anchor-arn": "", "profile-arn": "", "role-arn": ""}, "--trust-anchor-arn is missing"),
             ({"role-arn": "web"}, "--role-arn is 'web', which is not a role ARN"),
             ({"region": "us-east-9"}, "--region is us-east-9, but the trust anchor is in"),
+            ({"role-arn": "arn:aws:iam::210987654321:role/x"}, "--profile-arn is of account 123456789012, but --role"),
         ],
     )
     def test_arns_that_no_session_can_have_are_a_problem(
