@@ -10,6 +10,7 @@ import os
 import random
 import shlex
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -34,6 +35,7 @@ from hwsigner._system.files import create_file
 from hwsigner._uri import KeyURI
 from hwsigner.enrolment import initial, pace, profile, steps
 from hwsigner.key.management import KeyDescription
+from softhsm.command import run as run_tool
 from softhsm.pcsc import SoftPcsc
 from softhsm.tpm import SoftTPM
 from softhsm.yubikey import FIRMWARE_5_7, YKCS11, YubiKey
@@ -240,6 +242,26 @@ class TestKilled:
         assert enrolment.issued == (2 if (step, is_done) in (("request_certificate", True), ("install", False)) else 1)
 
     @pytest.mark.slow
+    @pytest.mark.parametrize("number", range(1, 13))
+    def test_next_run_with_a_tpm_goes_on_after_a_kill_before_or_after_a_file_is_in_place(
+        self, enrolment: Enrolment, swtpm: SoftTPM, monkeypatch: pytest.MonkeyPatch, number: int
+    ) -> None:
+        monkeypatch.setenv("XDG_STATE_HOME", str(enrolment.home / "state"))
+        enrolment.key = str(enrolment.home / "keys" / "web.pem")
+        flags = [f"--private-key=tpm2:path={enrolment.key}", f"--tcti={swtpm.tcti}"]
+        # Before and after: the profile, the pinned storage root key, the key, the certificate, the whole profile, and
+        # the SDKs' file.
+        kill = ["strace", "-o", "/dev/null", "-e", f"inject=fsync:signal=SIGKILL:when={number}"]
+        killed = [*kill, sys.executable, "-m", "hwsigner", *enrolment.arguments(*flags)]
+        assert subprocess.run(killed, capture_output=True).returncode == -signal.SIGKILL
+        for kind in ("--transient-object", "--loaded-session"):  # As a resource manager does.
+            run_tool(["tpm2_flushcontext", kind], swtpm.env)
+        key = Path(enrolment.key).read_bytes() if number > 5 else None
+        succeeds(enrolment.run(*flags))
+        assert key in (None, Path(enrolment.key).read_bytes())
+        assert enrolment.issued == (2 if number == 7 else 1)
+        assert enrolment.gets_credentials()
+
     @pytest.mark.slow
     def test_processes_killed_at_random_leave_one_key_and_one_certificate(self, enrolment: Enrolment) -> None:
         command = [sys.executable, "-m", "hwsigner", *enrolment.arguments()]
