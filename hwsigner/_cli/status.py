@@ -25,6 +25,7 @@ from hwsigner._uri import KeyURI
 from hwsigner.enrolment.pace import is_timer_enabled
 from hwsigner.errors import HwsignerError, HwsignerWarning, PinError, UsageError, printable
 from hwsigner.key import open_key
+from hwsigner.key.management import describe_key
 
 if TYPE_CHECKING:
     import hwsigner._cli.status
@@ -143,7 +144,8 @@ def row_of(found: Profile, served: ReportedProfile | None = None, *, tokens: boo
             fault = fault or "the profile names no certificate"
         if values.intermediates and (tokens or KeyURI.of(values.intermediates).file):
             settings.certificates_at(values.intermediates, pipes=False)
-        if key and certificate and not fault and key.scheme == "file" and os.path.isfile(key.file):
+        has_file = key and (key.scheme == "file" or (key.scheme == "tpm2" and not served)) and os.path.isfile(key.file)
+        if key and certificate and not fault and has_file:
             fault = _mismatch(key, certificate, strict=values.strict and not served)
     except PinError:
         pass  # The certificate or key is behind a PIN, such as in a PKCS #12 file. That is not a problem.
@@ -178,15 +180,20 @@ def _problems_of_certificate(certificate: Certificate | None) -> tuple[str, str]
 def _mismatch(key: KeyURI, certificate: Certificate, *, strict: bool) -> str:
     """Return that a file's key is not the certificate's, or that `strict` refuses its mode; or an empty text.
 
-    An encrypted key raises a PinError.
+    An encrypted key raises a PinError. The file of a TPM's key has its public key.
     """
+    uri, pins = key.without_pin(), PinSource().without_pin()
     with warnings.catch_warnings():
         warnings.simplefilter("error" if strict else "ignore", HwsignerWarning)  # Without it, doctor says it.
         try:
-            with open_key(key.without_pin(), PinSource().without_pin()) as opened:
-                is_same = opened.public_key() == certificate.public_key()
+            if key.scheme == "tpm2":
+                public_key = describe_key(uri, pins).public_key
+            else:
+                with open_key(uri, pins) as opened:
+                    public_key = opened.public_key()
         except HwsignerWarning as warning:
             return warning.message
+    is_same = public_key in (None, certificate.public_key())
     return "" if is_same else f"the key {key.name} is not that of certificate {certificate.source}"
 
 
