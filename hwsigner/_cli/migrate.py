@@ -181,7 +181,10 @@ def _write(plan: _Plan) -> None:
         problem = f"{file} contains a password and others can read it"
         warnings.warn(UnsafeKeyWarning(problem, f"Run chmod 600 {file}"), stacklevel=1)
     for path, processes in plan.processes.items():
-        edit_file(path, partial(_with_processes, path=path, processes=processes))
+        try:
+            edit_file(path, partial(_with_processes, path=path, processes=processes))
+        except HwsignerError as error:
+            raise type(error)(f"{file} has the profiles, but {error.message}", error.hint) from error
     written = [*plan.processes, *([file] if plan.profiles else [])]
     print_outcome(
         f"{' and '.join(written)} were changed", f"Written: {', '.join(written)}. Check it with hwsigner doctor"

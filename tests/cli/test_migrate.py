@@ -354,6 +354,18 @@ class TestConfigFile:
         assert (outcome.status, outcome.out) == (2, "")
         assert "none: No such file or directory" in outcome.err
 
+    def test_profiles_that_were_written_are_said_if_the_sdks_file_can_t_be(self, home: Home) -> None:
+        home.config.write_text(f"[default]\ncredential_process = {HELPER} credential-process {FLAGS}\n")
+        lock = home.config.parent / ".config.hwsigner-lock"
+        lock.mkdir()
+        outcome = home.call("migrate", "--yes")
+        assert outcome.status == 1
+        assert outcome.err.startswith(f"hwsigner: {home.toml} has the profiles, but can't write {home.config}: ")
+        assert "Written" not in outcome.out
+        lock.rmdir()
+        home.migrated()
+        assert home.profiles() == {"default": VALUES}
+
     def test_file_without_end_is_refused(self, home: Home) -> None:
         outcome = home.call("migrate", "/dev/zero")
         assert outcome.status == 2
