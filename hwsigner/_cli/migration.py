@@ -30,8 +30,9 @@ _PROGRAM = re.compile(
     r"""(["']|(?<![^\s'"=;|&()`]))[^\s'"=;|&()`]*(?<![\w.-])(aws[_-]signing[_-]helper|needroleshere)(?:\.exe)?"""
     r"""(?![\w./-])\1"""
 )
-# What follows the program, up to what ends a shell's command.
+# What follows the program, up to what ends a shell's command. Without a shell, a word may have ; and & in it.
 _ARGUMENTS = re.compile(r"""(?:[^'"\\|&;<>()`\n]|\\.|'[^']*'|"(?:[^"\\]|\\.)*")*""", re.DOTALL)
+_WITHOUT_SHELL = re.compile(_ARGUMENTS.pattern.replace("(?:", r"(?:(?<=\S)[;&](?=[^\s;&])|", 1), re.DOTALL)
 _SDK_FILE = re.compile(rb"^(?:\[(?:default\]|profile\s)|credential_process\s*[=:])", re.MULTILINE | re.IGNORECASE)
 _ACCESS_KEY = re.compile(r"(?<![A-Za-z0-9/+])AKIA[A-Z0-9]{12,124}(?![A-Za-z0-9/+])")
 _LOGICAL_LINE = re.compile(r"(?:[^\n\\]|\\.|\\\n)+", re.DOTALL)
@@ -106,8 +107,9 @@ def find_calls(path: str, data: bytes) -> Iterator[Call]:
 
 def _calls(place: str, text: str, **others: Any) -> Iterator[Call]:
     found = list(_PROGRAM.finditer(text))
+    has_no_shell = others.get("process") or _BEFORE_COMMAND.match(text)
     for each in found:
-        match = _ARGUMENTS.match(text, each.end())
+        match = (_WITHOUT_SHELL if has_no_shell else _ARGUMENTS).match(text, each.end())
         arguments = match[0] if match else ""
         after = text[each.end() + len(arguments) :]
         if after[:1] in ("<", ">"):  # As in `2>&1`: the number belongs to what follows.
@@ -207,6 +209,8 @@ def _parsed(command: str, words: Sequence[str]) -> tuple[dict[str, Any], tuple[s
         raise UsageError("it only shows its help", "Remove it")
     parser = command_parser(command)[1]
     given = vars(parser.parse(words))
+    if any(given.get(each.dest) for each in parser.positionals):
+        raise UsageError("it has an argument that is not a flag's", "Quote the value that has a space, or remove it")
     values: dict[str, Any] = {}
     flags: list[str] = []
     for flag in parser.flags:

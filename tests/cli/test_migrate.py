@@ -435,6 +435,7 @@ class TestLines:
             (f"[Service]\nExecStart=/bin/sh -c '{HELPER} serve {FLAGS}'\n", "inside quotes"),
             (f"0 * * * * sudo -u x {HELPER} update {FLAGS}\n", "for another user or machine"),
             (f"{HELPER} sign-string --private-key x\n", "it runs sign-string"),
+            (f"{HELPER} serve {FLAGS} --pkcs8-password two words\n", "an argument that is not a flag's"),
             (f"[Service]\nExecStart=/usr/bin/needroleshere serve --region {ROLE}\n", "run hwsigner serve NAME"),
         ],
     )
@@ -451,6 +452,15 @@ class TestLines:
         unit = home.write("x.service", f"[Service]\nWorkingDirectory=/srv\nExecStart={HELPER} serve {flags}\n")
         home.refused("--certificate is web.pem, in a folder that the line does not name", files=(unit,))
         assert home.profiles() == {}
+
+    def test_key_uri_needs_no_quotes_where_no_shell_runs(self, home: Home) -> None:
+        uri = "pkcs11:token=x;object=y?module-path=/m.so&pin-source=file:/pin"
+        flags = f"--certificate /c --private-key {uri} {ARNS}"
+        home.config.write_text(f"[profile web]\ncredential_process = {HELPER} credential-process {flags}\n")
+        home.migrated(home.config, home.write("x.service", f"[Service]\nExecStart={HELPER} serve {flags}\n"))
+        assert {name: values["private-key"] for name, values in home.profiles().items()} == {"web": uri}
+        script = home.write("x.sh", f"{HELPER} serve {flags}\n")
+        home.refused("it has no --trust-anchor-arn", files=(script,))
 
     def test_comments_and_files_without_calls_are_nothing(self, home: Home) -> None:
         path = home.write("file", f"# {HELPER} serve\n;{HELPER}\nls /opt/aws_signing_helper/x my_aws_signing_helper2\n")
