@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -31,6 +32,8 @@ def test_picture_shows_what_the_commands_print(recording: Recording, short_folde
     printed = record(recording, home)
     shown = lines(recording.path.read_text())
     assert list(map(without_changes, shown)) == list(map(without_changes, printed)), "run python tests/recordings.py"
+    commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")]
+    assert [each for each in commands if b"pcscd" in each and os.fsencode(home) in each] == []
 
 
 @pytest.mark.parametrize("recording", ALL)

@@ -396,7 +396,8 @@ def read_file(file: str, *, may_be_hidden: bool = False) -> tuple[bytes, bool] |
     """
     try:
         with open_trusted(file, ConfigError) as stream:
-            return stream.read(), _is_exposed(os.fstat(stream.fileno()))
+            status = os.fstat(stream.fileno())
+            return stream.read(), bool(status.st_mode & 0o044) and _is_exposed(status)
     except (FileNotFoundError, NotADirectoryError):  # The home of some system users is /dev/null.
         return None
     except OSError as error:
@@ -411,9 +412,10 @@ def read_file(file: str, *, may_be_hidden: bool = False) -> tuple[bytes, bool] |
 
 
 def _is_exposed(status: os.stat_result) -> bool:
-    """Return whether others than this user and root can read a file; the system's agent may read one of root's."""
-    if not status.st_mode & 0o044:
-        return False
+    """Return whether others than this user, root and, for a file of root's, the system's agent can read a file.
+
+    The file's mode lets its group or others read it.
+    """
     from hwsigner._system import users
 
     return bool(status.st_mode & 0o004) or (status.st_uid, status.st_gid) != (0, users.agent_group())

@@ -50,7 +50,7 @@ def _check_values(document: dict[str, Any], path: str) -> None:
     """Check for numbers and depths that tomllib reads, and that fail wherever they are used."""
     level: list[Any] = [document]
     for _ in range(_DEEPEST):
-        if any(isinstance(value, int) and not -(2**63) <= value < 2**63 for value in level):
+        if [value for value in level if isinstance(value, int) and not -(2**63) <= value < 2**63]:
             raise ConfigError(f"{path} has a number of more than 64 bits", "Correct it: numbers in TOML have 64 bits")
         level = [
             child
