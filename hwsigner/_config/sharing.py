@@ -121,9 +121,12 @@ def hidden_files(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         real = os.path.realpath(path)
         if not os.path.exists(real):
             continue
-        if real.startswith(HOMES):
+        is_at_home = real.startswith(HOMES)
+        if not is_at_home and _can_read(user, real):
+            continue
+        if is_at_home or not _closed_folders(real) <= _closed_folders(profiles.SYSTEM_FILE):
             yield path, f"Move it to {os.path.dirname(profiles.SYSTEM_FILE)}, and name it there in the profile"
-        elif not _can_read(user, real):
+        else:
             yield path, f"Run {_command(real)}"
 
 
@@ -137,13 +140,18 @@ def _can_read(user: pwd.struct_passwd, path: str) -> bool:
     return done.returncode == 0
 
 
-def _command(path: str) -> str:
-    """Return the command that lets the agent read a file: for one in closed folders, also what opens them."""
+def _closed_folders(path: str) -> set[str]:
+    """Return the folders above a file that others can't enter. Whoever closed one may have other files in it."""
     from pathlib import Path
 
-    closed, file = list[str](), shlex.quote(path)
     with suppress(OSError):
-        closed = [str(folder) for folder in reversed(Path(path).parents) if not folder.stat().st_mode & 0o001]
+        return {str(folder) for folder in Path(path).parents if not folder.stat().st_mode & 0o001}
+    return set()
+
+
+def _command(path: str) -> str:
+    """Return the command that lets the agent read a file: for one in closed folders, also what opens them."""
+    closed, file = sorted(_closed_folders(path)), shlex.quote(path)
     opening = f"chmod o+x {shlex.join(closed)} && " if closed else ""
     return f"{opening}chown root:{_USER} {file} && chmod 640 {file}"
 

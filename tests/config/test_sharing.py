@@ -142,12 +142,12 @@ def test_files_that_the_agent_can_t_read_are_named_with_the_command(folder: Path
 
 @pytest.mark.root
 @pytest.mark.usefixtures("agent")
-def test_each_closed_folder_above_a_file_is_named(tmp_path: Path, folder: Path) -> None:
+def test_file_below_a_folder_that_was_closed_moves_rather_than_the_folder_opens(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a").chmod(0o700)
     key = made(tmp_path / "a" / "b" / "web.key", 0o640)
     fix = dict(hidden_files({"private-key": str(key)}))[str(key)]
-    assert fix.partition(" && ")[0].endswith(f" {tmp_path / 'a'}")
+    assert fix == f"Move it to {folder}, and name it there in the profile"
 
 
 @pytest.mark.root
@@ -156,3 +156,19 @@ def test_file_in_a_home_folder_is_hidden_from_the_agent_whatever_its_mode(folder
     (folder / "config.toml").chmod(0o644)
     hidden = dict(hidden_files({"private-key": "/root/.profile"}))
     assert "Move it" in hidden["/root/.profile"]
+
+
+@pytest.mark.root
+def test_file_of_the_agent_s_own_in_a_folder_closed_to_others_is_not_hidden(
+    tmp_path: Path, folder: Path, agent: pwd.struct_passwd
+) -> None:
+    for parent in tmp_path.parents:
+        if parent.owner() == "root" and str(parent).startswith("/tmp/"):
+            parent.chmod(0o755)
+    tmp_path.chmod(0o755)
+    (folder / "config.toml").chmod(0o644)
+    own = tmp_path / "own"
+    own.mkdir(mode=0o700)
+    key = made(own / "web.key", 0o600, agent.pw_uid)
+    os.chown(own, agent.pw_uid, -1)
+    assert dict(hidden_files({"private-key": str(key)})) == {}
