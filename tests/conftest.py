@@ -91,6 +91,13 @@ def empty_home() -> Generator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def no_agent_is_left() -> Iterator[None]:
+    """Fail a test that leaves an agent in the runtime folder of all tests: it would answer the next ones."""
+    yield
+    assert not os.path.lexists(os.path.join(os.environ["XDG_RUNTIME_DIR"], "hwsigner", "agent.sock"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def shared_models() -> Iterator[None]:
     """Let all sessions of botocore share what they read of its models: half the work of making a client."""

@@ -392,7 +392,7 @@ class TestProfiles:
         def fail(_: object) -> None:
             raise BlockingIOError(11, "Resource temporarily unavailable")
 
-        monkeypatch.setattr("hwsigner._agent.client.start_agent", fail)
+        monkeypatch.setattr("hwsigner._agent.relay.start_agent", fail)
         scene.call("profile", "add", "web", *scene.flags(), "--agent=auto")
         outcome = scene.call("credential-process", "--profile", "web")
         assert (outcome.status, outcome.err) == (0, "")
