@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,11 @@ import pytest
 import certs
 from hwsigner._cli import main
 from hwsigner.emulator import Emulator
+
+# What runs credential_process: the client in C, where it was built.
+PROGRAM = "hwsigner-credentials"
+if not Path(sys.executable).with_name(PROGRAM).exists():
+    PROGRAM = "hwsigner credential-process"
 
 
 @dataclass(frozen=True)

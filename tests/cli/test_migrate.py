@@ -21,7 +21,7 @@ from examples import scaled
 from hwsigner._cli.migration import find_calls, translate
 from hwsigner._config import profiles
 from hwsigner.errors import ConfigError, UsageError
-from scene import Outcome, Scene
+from scene import PROGRAM, Outcome, Scene
 from terminals import Terminal
 
 Call = Callable[..., Outcome]
@@ -102,7 +102,7 @@ class TestConfigFile:
         )
         outcome = home.migrated()
         assert home.profiles() == {"web": VALUES}
-        client = Path(sys.executable).with_name("hwsigner-credentials")
+        client = Path(sys.executable).with_name(PROGRAM)
         assert home.config.read_text() == (
             f"[profile web]\nregion = eu-west-1\ncredential_process = {client} --profile web\n"
         )

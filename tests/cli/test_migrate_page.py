@@ -21,7 +21,7 @@ from emulators import InProcessSoftHSM
 from hwsigner._cli import command_parser
 from pages import ROOT, block, run_shell, shell_blocks
 from ports import reserve_port
-from scene import Scene
+from scene import PROGRAM, Scene
 
 PAGE = "docs/how-to/migrate.md"
 ANCHOR = "arn:aws:rolesanywhere:eu-west-1:123456789012:trust-anchor/3f6c1a52-9d7e-4c1b-8a90-0f4b7d2c6e11"
@@ -94,7 +94,7 @@ def with_arns(text: str, arns: dict[str, str]) -> str:
 
 @pytest.mark.parametrize("name", SETUPS)
 def test_setup_becomes_what_the_page_shows(name: str, home: Home) -> None:
-    before, after = SETUPS[name]
+    before, after = (text.replace("hwsigner-credentials", PROGRAM) for text in SETUPS[name])
     home.config.write_text(with_arns(before, ARNS))
     line = home.migrate(home.config)
     shown = next(text for text in after.splitlines() if "/usr/bin/hwsigner" in text)
@@ -202,5 +202,5 @@ def test_copy_is_made_and_migrated_with_the_commands_of_the_page(home: Home) -> 
     before = home.config.read_text()
     script = shell_blocks(PAGE, "## hwsigner migrate", "## Five set-ups").replace("migrate\n", "migrate --yes\n")
     run_shell(script, home.folder, {"HOME": str(home.folder)})
-    assert "hwsigner-credentials --profile web" in home.config.read_text()
+    assert f"{PROGRAM} --profile web" in home.config.read_text()
     assert home.config.with_name("config.before").read_text() == before

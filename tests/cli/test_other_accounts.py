@@ -19,7 +19,7 @@ from hwsigner._config import profiles
 from hwsigner.emulator import Role
 from hwsigner.emulator.iam_policies import read_policy
 from pages import blocks
-from scene import Outcome, Scene
+from scene import PROGRAM, Outcome, Scene
 
 OTHER = "arn:aws:iam::210987654321:role/teams/deploy"
 SECTION = "web-210987654321-deploy"
@@ -121,7 +121,7 @@ class TestFile:
         region = scene.emulator.trust_anchor_arn.split(":")[3]
         found = sections(config)
         command = found["profile web"].pop("credential_process")
-        assert command.endswith("/hwsigner-credentials --profile web")
+        assert command.endswith(f"/{PROGRAM} --profile web")
         other = {"source_profile": "web", "region": region}
         assert found == {
             "default": {"output": "json"},
