@@ -55,7 +55,7 @@ def test_page_lists_what_the_package_exports_and_its_public_modules() -> None:
 
 def test_private_rooms_have_private_names() -> None:
     rooms = {path.stem for path in Path(hwsigner.__file__).parent.iterdir() if path.suffix == ".py" or path.is_dir()}
-    public = {module.split(".")[1] for module in MODULES}
+    public = {module.split(".")[1] for module in MODULES} | {"trial"}  # Users write python -m hwsigner.trial.
     assert [room for room in sorted(rooms - public) if not room.startswith("_")] == []
 
 

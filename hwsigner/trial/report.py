@@ -1,0 +1,143 @@
+"""A trial's report: JSON and Markdown without account numbers, names, tokens, keys or addresses."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from hwsigner._version import __version__
+from hwsigner.errors import HwsignerError
+from hwsigner.trial.questions import Result, Verdict
+
+# What identifies somebody wherever it stands, and what is written in its place.
+_PATTERNS = (
+    (re.compile(r"\b(?:AKIA|ASIA|AROA|AIDA)[A-Z0-9]{8,}\b"), "(key id)"),
+    (re.compile(r"\barn:[\w-]+:[^\s\"']+"), "(arn)"),
+    (re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b", re.IGNORECASE), "(id)"),
+    (re.compile(r"\b\d{12}\b"), "(account)"),
+    (re.compile(r"\b(?:\d{1,3}\.){3}\d{1,3}\b"), "(address)"),
+    (re.compile(r"[\w.+-]+@[\w-]+\.[\w.]+"), "(mail)"),
+)
+
+
+class Scrubber:
+    """Takes out of texts what identifies somebody."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, str] = {}
+
+    def hide(self, value: str, name: str) -> None:
+        """Write `(name)` wherever the value stands. Shorter ones than four characters are left."""
+        if len(value) >= 4:
+            self._values[value] = f"({name})"
+
+    def __call__(self, text: str) -> str:
+        """Return the text without what identifies somebody."""
+        for value in sorted(self._values, key=len, reverse=True):
+            text = text.replace(value, self._values[value])
+        for pattern, name in _PATTERNS:
+            text = pattern.sub(name, text)
+        return text
+
+
+@dataclass(frozen=True)
+class TrialReport:
+    """What a trial found.
+
+    Attributes:
+        kind: "aws", "tpm" or "token".
+        day: the day of the trial.
+        target: what was tried, such as a TPM's vendor and firmware. It identifies nobody.
+        results: the answers.
+        version: of hwsigner.
+    """
+
+    kind: str
+    day: date
+    target: Mapping[str, str]
+    results: Sequence[Result]
+    version: str = __version__
+
+    @property
+    def counts(self) -> Mapping[Verdict, int]:
+        """How many answers have each verdict."""
+        found = Counter(result.verdict for result in self.results)
+        return {verdict: found[verdict] for verdict in Verdict}
+
+    def scrubbed(self, scrub: Scrubber) -> TrialReport:
+        """Return the report with what identifies somebody taken out of each text."""
+        results = [replace(each, answer=scrub(each.answer), why=scrub(each.why)) for each in self.results]
+        return replace(self, target={name: scrub(value) for name, value in self.target.items()}, results=results)
+
+    def to_json(self) -> str:
+        """Return the report as `trials/*.json` has it."""
+        fields = {**asdict(self), "day": self.day.isoformat(), "target": dict(self.target)}
+        return json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> TrialReport:
+        """Parse a report.
+
+        Raises:
+            HwsignerError: it is not a report.
+        """
+        try:
+            fields: dict[str, Any] = json.loads(text)
+            results = [Result(**{**each, "verdict": Verdict(each["verdict"])}) for each in fields.pop("results")]
+            return cls(**{**fields, "day": date.fromisoformat(fields["day"]), "results": results})
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            hint = "Give trial-KIND-DATE.json as it was written"
+            raise HwsignerError("the file is not a report of a trial", hint) from error
+
+    def to_markdown(self) -> str:
+        """Return the report as a page: what differs first."""
+        counts = ", ".join(f"{number} {verdict}" for verdict, number in self.counts.items())
+        lines = [f"# Trial of {self.kind}, {self.day.isoformat()}", "", f"hwsigner {self.version}: {counts}.", ""]
+        lines += [f"- {name}: {value}" for name, value in self.target.items()]
+        for verdict in (Verdict.DIFFERS, Verdict.NOT_ASKED, Verdict.EXPECTED):
+            lines += _section(verdict, [each for each in self.results if each.verdict == verdict])
+        return "\n".join(lines) + "\n"
+
+    def write(self, folder: Path) -> tuple[Path, Path]:
+        """Write `trial-KIND-DATE.json` and `.md`, with a number if there is one of that day, and return their paths.
+
+        Raises:
+            HwsignerError: they can't be written.
+        """
+        stem, number = f"trial-{self.kind}-{self.day.isoformat()}", 1
+        while (folder / f"{stem}.json").exists():
+            number += 1
+            stem = f"trial-{self.kind}-{self.day.isoformat()}-{number}"
+        paths = folder / f"{stem}.json", folder / f"{stem}.md"
+        try:
+            for path, text in zip(paths, (self.to_json(), self.to_markdown()), strict=True):
+                path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise HwsignerError(f"{folder} can't be written to: {error.strerror}", "Give --output FOLDER") from error
+        return paths
+
+
+def _section(verdict: Verdict, results: Sequence[Result]) -> Iterable[str]:
+    if not results:
+        return
+    yield from ("", f"## {verdict.capitalize()}", "")
+    heads = {Verdict.DIFFERS: "Expected | Answer", Verdict.NOT_ASKED: "Why", Verdict.EXPECTED: "Answer"}[verdict]
+    yield f"| Question | {heads} |"
+    yield "|---" * (heads.count("|") + 2) + "|"
+    for each in results:
+        cells = {
+            Verdict.DIFFERS: (each.expected, each.answer),
+            Verdict.NOT_ASKED: (each.why,),
+            Verdict.EXPECTED: (each.answer,),
+        }[verdict]
+        yield "| " + " | ".join(_cell(text) for text in (each.id, *cells)) + " |"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", r"\|") or "(empty)"

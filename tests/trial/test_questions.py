@@ -1,0 +1,84 @@
+"""What a trial makes of answers."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from hwsigner.errors import HwsignerError
+from hwsigner.trial import NotAskedError, Origin, Question, Result, Scrubber, Source, TrialReport, Verdict, ask_all
+
+QUESTION: Question[str] = Question(
+    id="echo.word",
+    text="Which word comes back?",
+    expected="word",
+    source=Source(Origin.CHOICE, "the simplest"),
+    rests_on=("docs/how-to/aws.md",),
+    ask=str,
+)
+
+
+def _results(*questions: Question[str], subject: str = "word") -> list[Result]:
+    return list(ask_all(questions, subject))
+
+
+@pytest.mark.parametrize(("answer", "verdict"), [("word", Verdict.EXPECTED), ("other", Verdict.DIFFERS)])
+def test_an_answer_is_compared_with_the_expected_one(answer: str, verdict: Verdict) -> None:
+    (result,) = _results(QUESTION, subject=answer)
+    assert (result.verdict, result.expected, result.answer) == (verdict, "word", answer)
+
+
+def test_a_question_that_fails_says_why_without_the_exceptions_text_and_the_others_are_asked() -> None:
+    def fail(_: str) -> str:
+        raise KeyError("a-secret")
+
+    def refuse(_: str) -> str:
+        raise NotAskedError("there is no Private CA")
+
+    broken, lacking = (dataclasses.replace(QUESTION, ask=ask) for ask in (fail, refuse))
+    first, second, third = _results(broken, lacking, QUESTION)
+    assert [each.verdict for each in (first, second, third)] == [Verdict.NOT_ASKED] * 2 + [Verdict.EXPECTED]
+    assert "KeyError" in first.why
+    assert "a-secret" not in first.why
+    assert second.why == "there is no Private CA"
+
+
+def _report(*answers: str) -> TrialReport:
+    questions = [dataclasses.replace(QUESTION, id=f"echo.{number}") for number in range(len(answers))]
+    results = [_results(each, subject=answer)[0] for each, answer in zip(questions, answers, strict=True)]
+    return TrialReport("aws", date(2026, 1, 2), {"region": "eu-central-1"}, results)
+
+
+def test_a_report_is_the_same_after_it_was_written_and_read(tmp_path: Path) -> None:
+    report = _report("word", "other")
+    written, page = report.write(tmp_path)
+    assert written.name == "trial-aws-2026-01-02.json"
+    assert TrialReport.from_json(written.read_text()) == report
+    assert "| echo.1 | word | other |" in page.read_text()
+
+
+def test_a_second_report_of_a_day_does_not_replace_the_first(tmp_path: Path) -> None:
+    names = {path.name for _ in range(3) for path in _report("word").write(tmp_path)}
+    assert len(names) == 6
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"results": [1]}', '{"results": [{"verdict": "maybe"}]}'])
+def test_a_file_that_is_no_report_is_refused(text: str) -> None:
+    with pytest.raises(HwsignerError, match="not a report"):
+        TrialReport.from_json(text)
+
+
+def test_a_scrubbed_report_has_no_account_key_arn_address_or_hidden_value() -> None:
+    secrets = [
+        *("123456789012", "ASIAIOSFODNN7EXAMPLE", "arn:aws:iam::123456789012:role/web", "192.0.2.7", "me@example.com"),
+        *("0e5a7c1e-2b9d-4c3f-8a64-51d0f7b3c9aa", "chip-serial"),
+    ]
+    scrub = Scrubber()
+    scrub.hide("chip-serial", "serial")
+    report = dataclasses.replace(_report(*secrets), target={"account": "123456789012"}).scrubbed(scrub)
+    text = report.to_json() + report.to_markdown()
+    assert [each for each in secrets if each in text] == []
+    assert "(serial)" in text
