@@ -80,6 +80,9 @@ class Result:
         answer: the answer; an empty string if the question was not asked.
         why: why it was not asked; an empty string if it was.
         seconds: how long it took.
+        text: the question's, so that a report can be read without this version of hwsigner.
+        source: the question's.
+        rests_on: the question's.
     """
 
     id: str
@@ -88,6 +91,9 @@ class Result:
     answer: str
     why: str
     seconds: float
+    text: str
+    source: Source
+    rests_on: tuple[str, ...]
 
 
 def ask_all(questions: Iterable[Question[Subject]], subject: Subject) -> Iterator[Result]:
@@ -103,4 +109,14 @@ def ask_all(questions: Iterable[Question[Subject]], subject: Subject) -> Iterato
             answer, why = "", f"the question failed with {type(error).__name__}"
         asked = Verdict.EXPECTED if answer == question.expected else Verdict.DIFFERS
         verdict = Verdict.NOT_ASKED if why else asked
-        yield Result(question.id, verdict, question.expected, answer, why, round(time.monotonic() - begin, 3))
+        yield Result(
+            id=question.id,
+            verdict=verdict,
+            expected=question.expected,
+            answer=answer,
+            why=why,
+            seconds=round(time.monotonic() - begin, 3),
+            text=question.text,
+            source=question.source,
+            rests_on=question.rests_on,
+        )

@@ -13,7 +13,7 @@ from typing import Any
 
 from hwsigner._version import __version__
 from hwsigner.errors import HwsignerError
-from hwsigner.trial.questions import Result, Verdict
+from hwsigner.trial.questions import Origin, Result, Source, Verdict
 
 # What identifies somebody wherever it stands, and what is written in its place.
 _PATTERNS = (
@@ -21,7 +21,8 @@ _PATTERNS = (
     (re.compile(r"\barn:[\w-]+:[^\s\"']+"), "(arn)"),
     (re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b", re.IGNORECASE), "(id)"),
     (re.compile(r"\b\d{12}\b"), "(account)"),
-    (re.compile(r"\b(?:\d{1,3}\.){3}\d{1,3}\b"), "(address)"),
+    # An IPv4 address, and neither a part of an OID nor one of X.500's attributes or extensions.
+    (re.compile(r"(?<![\d.])(?!2\.5\.(?:4|29)\.)(?:\d{1,3}\.){3}\d{1,3}(?!\.?\d)"), "(address)"),
     (re.compile(r"[\w.+-]+@[\w-]+\.[\w.]+"), "(mail)"),
 )
 
@@ -89,7 +90,7 @@ class TrialReport:
         """
         try:
             fields: dict[str, Any] = json.loads(text)
-            results = [Result(**{**each, "verdict": Verdict(each["verdict"])}) for each in fields.pop("results")]
+            results = [_result(each) for each in fields.pop("results")]
             return cls(**{**fields, "day": date.fromisoformat(fields["day"]), "results": results})
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             hint = "Give trial-KIND-DATE.json as it was written"
@@ -121,6 +122,14 @@ class TrialReport:
         except OSError as error:
             raise HwsignerError(f"{folder} can't be written to: {error.strerror}", "Give --output FOLDER") from error
         return paths
+
+
+def _result(fields: dict[str, Any]) -> Result:
+    source = Source(Origin(fields["source"]["origin"]), str(fields["source"]["where"]))
+    texts = {name: str(fields[name]) for name in ("id", "expected", "answer", "why", "text")}
+    rests_on = tuple(str(each) for each in fields["rests_on"])
+    seconds = float(fields["seconds"])
+    return Result(**texts, verdict=Verdict(fields["verdict"]), seconds=seconds, source=source, rests_on=rests_on)
 
 
 def _section(verdict: Verdict, results: Sequence[Result]) -> Iterable[str]:

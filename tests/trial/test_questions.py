@@ -60,6 +60,11 @@ def test_a_report_is_the_same_after_it_was_written_and_read(tmp_path: Path) -> N
     assert "| echo.1 | word | other |" in page.read_text()
 
 
+def test_a_result_has_its_question_s_text_source_and_what_rests_on_it() -> None:
+    (result,) = _results(QUESTION)
+    assert (result.text, result.source, result.rests_on) == (QUESTION.text, QUESTION.source, QUESTION.rests_on)
+
+
 def test_a_second_report_of_a_day_does_not_replace_the_first(tmp_path: Path) -> None:
     names = {path.name for _ in range(3) for path in _report("word").write(tmp_path)}
     assert len(names) == 6
@@ -82,3 +87,8 @@ def test_a_scrubbed_report_has_no_account_key_arn_address_or_hidden_value() -> N
     text = report.to_json() + report.to_markdown()
     assert [each for each in secrets if each in text] == []
     assert "(serial)" in text
+
+
+@pytest.mark.parametrize("text", ["1.3.6.1.4.1.311.20.2.3", "x509Subject/2.5.4.5", "2.5.29.15", "version 3.0.17"])
+def test_a_scrubbed_report_keeps_oids_and_versions(text: str) -> None:
+    assert Scrubber()(text) == text
