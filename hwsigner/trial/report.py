@@ -21,6 +21,11 @@ _PATTERNS = (
     (re.compile(r"\barn:[\w-]+:[^\s\"']+"), "(arn)"),
     (re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b", re.IGNORECASE), "(id)"),
     (re.compile(r"\b\d{12}\b"), "(account)"),
+    (re.compile(r"\b(?:0x)?(?:[0-9a-f]{20,}|\d{13,})\b", re.IGNORECASE), "(number)"),
+    (re.compile(r"\b(?:[0-9a-f]{1,4}:){3,}[0-9a-f]{1,4}\b", re.IGNORECASE), "(address)"),
+    (re.compile(r"\b[0-9a-f]{1,4}(?::[0-9a-f]{1,4})*::(?:[0-9a-f]{1,4}:)*[0-9a-f]{1,4}\b", re.IGNORECASE), "(address)"),
+    (re.compile(r"(?=[a-zA-Z+/]*\d)(?=[a-z\d+/]*[A-Z])(?=[A-Z\d+/]*[a-z])[A-Za-z\d+/]{40,}={0,2}"), "(base64)"),
+    (re.compile(r"(?<!\w)/(?:home|Users)/[^\s/\"']+"), "(home)"),
     # An IPv4 address, and neither a part of an OID nor one of X.500's attributes or extensions.
     (re.compile(r"(?<![\d.])(?!2\.5\.(?:4|29)\.)(?:\d{1,3}\.){3}\d{1,3}(?!\.?\d)"), "(address)"),
     (re.compile(r"[\w.+-]+@[\w-]+\.[\w.]+"), "(mail)"),

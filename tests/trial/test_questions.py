@@ -79,7 +79,8 @@ def test_a_file_that_is_no_report_is_refused(text: str) -> None:
 def test_a_scrubbed_report_has_no_account_key_arn_address_or_hidden_value() -> None:
     secrets = [
         *("123456789012", "ASIAIOSFODNN7EXAMPLE", "arn:aws:iam::123456789012:role/web", "192.0.2.7", "me@example.com"),
-        *("0e5a7c1e-2b9d-4c3f-8a64-51d0f7b3c9aa", "chip-serial"),
+        *("0e5a7c1e-2b9d-4c3f-8a64-51d0f7b3c9aa", "chip-serial", "/home/jo", "2001:db8:0:1:2:3:4:5", "fe80::1:2"),
+        *("00:1a:2b:3c:4d:5e", "9f86d081884c7d659a2f", "12345678901234567890", "IQoJb3JpZ2luX2Vj" * 4),
     ]
     scrub = Scrubber()
     scrub.hide("chip-serial", "serial")
@@ -89,6 +90,9 @@ def test_a_scrubbed_report_has_no_account_key_arn_address_or_hidden_value() -> N
     assert "(serial)" in text
 
 
-@pytest.mark.parametrize("text", ["1.3.6.1.4.1.311.20.2.3", "x509Subject/2.5.4.5", "2.5.29.15", "version 3.0.17"])
+@pytest.mark.parametrize(
+    "text",
+    ["1.3.6.1.4.1.311.20.2.3", "x509Subject/2.5.4.5", "2.5.29.15", "version 3.0.17", "at 12:30:05", "0x81000100"],
+)
 def test_a_scrubbed_report_keeps_oids_and_versions(text: str) -> None:
     assert Scrubber()(text) == text
