@@ -20,9 +20,9 @@ from typing import NamedTuple
 from tpm2_pytss import ESAPI, ESYS_TR, TPM2B_PUBLIC, TPMA_OBJECT, TSS2_Exception
 
 from hwsigner._system.environment import is_usable, state_folders
-from hwsigner._system.files import open_trusted, sync_folder
+from hwsigner._system.files import edit_file, open_trusted
 from hwsigner.backends.tpm2.errors import AUTH_FAIL, BAD_AUTH, code, is_lost
-from hwsigner.errors import SigningKeyError, UnsafeConnectionWarning
+from hwsigner.errors import HwsignerError, SigningKeyError, UnsafeConnectionWarning
 
 # Where TCG's provisioning guidance (7.5.1) has the SRK.
 PROVISIONED = 0x81000001
@@ -196,18 +196,13 @@ def _read(path: str) -> str:
 
 def _write(path: str, *lines: str) -> bool:
     """Replace a file in one step, on disk when this returns. Return whether that was possible."""
-    folder = os.path.dirname(path)
-    if not path or not is_usable(folder):
+    if not path or not is_usable(os.path.dirname(path)):
         return False
-    temporary = f"{path}.{os.getpid()}"
+    text = "".join(f"{line}\n" for line in lines)
     try:
-        file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-        with open(file, "w", encoding="utf-8", errors="surrogateescape") as stream:
-            stream.writelines(f"{line}\n" for line in lines)
-            stream.flush()
-            os.fsync(file)
-        os.replace(temporary, path)
-    except OSError:
+        if os.path.lexists(path) and not os.path.isfile(path):
+            os.unlink(path)
+        edit_file(path, lambda _: os.fsencode(text))
+    except (OSError, HwsignerError):
         return False
-    sync_folder(folder)
     return True

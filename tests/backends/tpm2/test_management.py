@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import stat
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
@@ -645,6 +648,29 @@ class TestHandle:
             generate_key(handle_through(proxy) + owner)
         assert f"{HANDLE:#x}" in tools.run_getcap("handles-persistent")
         delete_key(handle_uri + owner, agree)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize(
+        ("call", "number"),
+        [("fsync", 1), ("/^rename", 1), ("fsync", 2), *(("write", -number) for number in range(1, 8))],
+    )
+    def test_killed_keygen_leaves_a_whole_key_or_none_and_one_file_for_the_srk(
+        self, tools: Tools, handle_uri: str, refused_auth: Path, call: str, number: int
+    ) -> None:
+        srk, log = refused_auth.parent / "srk", tools.path("log")
+        keygen = [sys.executable, "-m", "hwsigner", "keygen", handle_uri]
+        if number < 0:  # From the end: the last write prints, and those before it go to the TPM.
+            subprocess.run(["strace", "-o", str(log), "-e", f"trace={call}", *keygen], check=True, capture_output=True)
+            number += 1 + log.read_text(errors="replace").count(f"{call}(")
+            delete_key(handle_uri, agree)
+            shutil.rmtree(srk)
+        kill = ["strace", "-o", "/dev/null", "-e", f"inject={call}:signal=SIGKILL:when={number}"]
+        assert subprocess.run([*kill, *keygen], capture_output=True).returncode == -signal.SIGKILL
+        tools.flush()  # As a resource manager does.
+        again = subprocess.run(keygen, capture_output=True, text=True)
+        assert again.returncode == 0 or "has a key at handle:0x81004730 already" in again.stderr
+        assert openssl_verifies(tools.folder, tools.tpm.public_key(HANDLE), sign(handle_uri), b"message", "sha256")
+        assert len([each for each in srk.iterdir() if not each.name.endswith("-lock")]) == 1
 
     def test_malformed_place_is_refused(self) -> None:
         for uri in ("tpm2:handle=0x82000000", "tpm2:nv=0x1c20000", "tpm2:", "tpm2:handle=0x81000100;path=/x"):

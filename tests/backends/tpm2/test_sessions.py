@@ -114,7 +114,7 @@ class TestOnTheBus:
 class TestStorageRootKey:
     def test_srk_is_the_owner_s_primary_key(self, proxy: TPMProxy, uri: str, pins: Path) -> None:
         sign(uri)
-        [pin] = pins.iterdir()
+        [pin] = pins.glob("[!.]*")
         esys = ESAPI(proxy.tcti)
         template = TPM2B_PUBLIC.parse(
             "ecc256:aes128cfb",
@@ -131,7 +131,7 @@ class TestStorageRootKey:
         self, proxy: TPMProxy, uri: str, pins: Path, persistent_srk: str
     ) -> None:
         sign(uri)
-        [pin] = pins.iterdir()
+        [pin] = pins.glob("[!.]*")
         assert pin.read_text().splitlines()[0] == persistent_srk
         [start] = [exchange.command for exchange in proxy.exchanges if exchange.code == START_AUTH_SESSION]
         assert start[10:14] == SRK.to_bytes(4)
@@ -150,13 +150,13 @@ class TestStorageRootKey:
         sign(uri_through(proxy, path))
         [start] = [exchange.command for exchange in proxy.exchanges if exchange.code == START_AUTH_SESSION]
         assert start[10:14] == bytes.fromhex(persistent_parent[2:])
-        assert [pin.name.partition("-")[0] for pin in pins.iterdir()] == [persistent_parent]
+        assert [pin.name.partition("-")[0] for pin in pins.glob("[!.]*")] == [persistent_parent]
 
     def test_another_srk_is_an_error_before_an_auth_value_is_sent(
         self, tools: Tools, proxy: TPMProxy, uri: str, pins: Path
     ) -> None:
         sign(uri)
-        [pin] = pins.iterdir()
+        [pin] = pins.glob("[!.]*")
         first = pin.read_text()
         name = persist_srk(tools, "rsa")
         proxy.exchanges.clear()
@@ -172,7 +172,7 @@ class TestStorageRootKey:
         name = persist_srk(tools, "rsa")
         sign(f"{uri}&accept-new-srk=true")
         sign(uri)
-        assert [pin.read_text().splitlines()[0] for pin in pins.iterdir()] == [name]
+        assert [pin.read_text().splitlines()[0] for pin in pins.glob("[!.]*")] == [name]
         with pytest.raises(UsageError, match="accept-new-srk=yes"):
             sign(f"{uri}&accept-new-srk=yes")
 
@@ -183,12 +183,12 @@ class TestStorageRootKey:
 
     def test_name_in_the_uri_pins_the_srk(self, tools: Tools, uri: str, pins: Path) -> None:
         sign(uri)
-        [pin] = pins.iterdir()
+        [pin] = pins.glob("[!.]*")
         name = pin.read_text().splitlines()[0]
         pin.unlink()
         for spelling in (name, name.upper()):
             sign(f"{uri}&srk-name={spelling}")
-        assert list(pins.iterdir()) == []
+        assert list(pins.glob("[!.]*")) == []
         persist_srk(tools, "rsa")
         for query in ("", "&accept-new-srk=true"):
             with pytest.raises(SigningKeyError, match=f"srk-name says, {name}"):
@@ -204,7 +204,7 @@ class TestStorageRootKey:
     ) -> None:
         sign(uri)
         sign(tools.tpm.uri(locked_file))
-        assert len(list(pins.iterdir())) == 2
+        assert len(list(pins.glob("[!.]*"))) == 2
 
     @pytest.mark.parametrize("place", ["/dev/null", "", "readable"])
     def test_warning_is_given_when_the_srk_can_not_be_pinned(
@@ -229,7 +229,7 @@ def test_pin_in_a_folder_that_others_can_write_is_an_error(
     proxy: TPMProxy, uri: str, pins: Path, mode: int, is_there: bool
 ) -> None:
     sign(uri)
-    [pin] = pins.iterdir()
+    [pin] = pins.glob("[!.]*")
     if not is_there:
         pin.unlink()
     pins.chmod(mode)
@@ -242,7 +242,7 @@ def test_pin_in_a_folder_that_others_can_write_is_an_error(
 @pytest.mark.parametrize("damage", ["empty", "cut", "dangling", "folder", "pipe", "others can write it"])
 def test_damaged_pin_is_an_error_until_the_srk_is_accepted(proxy: TPMProxy, uri: str, pins: Path, damage: str) -> None:
     sign(uri)
-    [pin] = pins.iterdir()
+    [pin] = pins.glob("[!.]*")
     text = pin.read_text()
     if damage == "others can write it":
         pin.chmod(0o666)
@@ -278,8 +278,8 @@ def test_pin_is_on_disk_before_the_key_is_used(uri: str, pins: Path, monkeypatch
     synced = []
     monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.readlink(f"/proc/self/fd/{file}")))
     sign(uri)
-    [pin] = pins.iterdir()
-    assert synced == [f"{pin}.{os.getpid()}", str(pins)]
+    [pin] = pins.glob("[!.]*")
+    assert synced == [f"{pins}/.{pin.name}.hwsigner-new", str(pins)]
 
 
 class TestInterposer:
