@@ -116,7 +116,7 @@ def _refuse_changed_secret(stage: Stage, key: DemoKey, service: Service) -> None
 
 def _refuse_other_ca(stage: Stage, service: Service) -> None:
     key = _make_key(stage, DemoCA("Another CA"), "other", "a file", str(stage.folder / "other-key.pem"))
-    refused = require_refusal(stage.run(_command(key, service)), "Untrusted Signing Certificate")
+    refused = require_refusal(stage.run(_command(key, service)), "Untrusted signing certificate")
     stage.say("CreateSession with its certificate, which is another CA's", f"refused: {refused}")
 
 

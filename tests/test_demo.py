@@ -55,7 +55,7 @@ def test_demo_shows_three_identities_and_four_refusals(demo: subprocess.Popen[st
     assert "the registrar's policy does not give this chip" in unknown
     assert chip not in unknown
     assert "SignatureDoesNotMatch" in changed
-    assert "Untrusted Signing Certificate" in untrusted
+    assert "Untrusted signing certificate" in untrusted
     assert other_unit.endswith("requires StringEquals aws:PrincipalTag/x509Subject/OU 'devops', but it is 'ops'")
     assert_nothing_is_left(short_folder)
     assert_readme_quotes(out)

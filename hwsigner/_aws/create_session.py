@@ -56,6 +56,13 @@ _CAUSES = (
         "Use only letters, digits, spaces and _.:/=+-@ in subject, issuer and SANs, or delete these attributes from "
         "the Roles Anywhere profile's attribute mappings",
     ),
+    ("trust anchor wasn't found", "Check the trust anchor's ARN, its account and region"),
+    ("empty profile", "Check the ARN of the Roles Anywhere profile, its account and region"),
+    ("isn't one of those listed", "Add the role to the Roles Anywhere profile, or use one of its roles"),
+    (
+        "exceeds the maxsessionduration",
+        "Ask for less with --session-duration, or set the role's MaxSessionDuration higher",
+    ),
     ("set rolesessionname", "Set acceptRoleSessionName in the Roles Anywhere profile, or omit --role-session-name"),
 )
 _CAUSES_BY_TYPE = {

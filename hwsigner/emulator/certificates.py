@@ -85,7 +85,7 @@ def check_path(
     anchor issued may have expired, or break other rules.
 
     Raises:
-        RefusalError: AccessDeniedException, "Untrusted Signing Certificate".
+        RefusalError: AccessDeniedException, "Untrusted signing certificate".
     """
     below, problem, depth = leaf, "not checked", 0
     for number, issuer in enumerate(chain, start=1):
@@ -220,7 +220,7 @@ def _extension(certificate: x509.Certificate, kind: type[_Extension]) -> _Extens
 
 
 def _untrusted(reason: str) -> RefusalError:
-    return denied("Untrusted Signing Certificate", reason)
+    return denied("Untrusted signing certificate", reason)
 
 
 def is_signed_by(crl: x509.CertificateRevocationList, issuer: x509.Certificate) -> bool:

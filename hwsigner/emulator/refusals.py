@@ -39,9 +39,9 @@ def _printable(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
-def invalid(message: str) -> RefusalError:
+def invalid(message: str, reason: str = "") -> RefusalError:
     """Return the refusal of a malformed request: ValidationException, 400."""
-    return RefusalError("ValidationException", 400, message)
+    return RefusalError("ValidationException", 400, message, reason)
 
 
 def denied(message: str, reason: str = "") -> RefusalError:

@@ -66,19 +66,19 @@ class SessionService:
     def _find(self, parameters: Parameters) -> _Target:
         anchor = by_arn(self._world.trust_anchors, parameters.trust_anchor)
         if anchor is None:
-            raise RefusalError("ResourceNotFoundException", 404, f"Trust anchor {parameters.trust_anchor} not found")
+            raise denied("Specified Trust Anchor wasn't found.", f"there is no trust anchor {parameters.trust_anchor}")
         profile = by_arn(self._world.profiles, parameters.profile)
         if profile is None:
-            raise RefusalError("ResourceNotFoundException", 404, f"Profile {parameters.profile} not found")
+            raise denied("Invalid or empty profile provided.", f"there is no profile {parameters.profile}")
         if not anchor.enabled:
-            raise denied("Untrusted Signing Certificate", "the trust anchor is disabled")
+            raise denied("Untrusted signing certificate", "the trust anchor is disabled")
         if not profile.enabled:
             raise denied("Profile is disabled")
+        if parameters.role not in profile.roles:
+            raise denied("Requested Role isn't one of those listed in the Profile.", f"not listed: {parameters.role}")
         role = self._world.roles.get(parameters.role)
-        is_there = role is not None and role.is_visible(self._clock())
-        if parameters.role not in profile.roles or role is None or not is_there:
-            reason = "the profile does not list the role" if is_there else "the role does not exist, or not yet"
-            raise denied(f"Unable to assume role for {parameters.role}", reason)
+        if role is None or not role.is_visible(self._clock()):
+            raise denied(f"Unable to assume role for {parameters.role}", "the role does not exist, or not yet")
         return _Target(anchor, profile, role)
 
     def _verify_certificate(self, request: Request, anchor: TrustAnchor) -> x509.Certificate:
@@ -229,5 +229,6 @@ def _duration(parameters: Parameters, target: _Target) -> timedelta:
     longest = target.profile.duration_seconds
     seconds = min(parameters.duration or longest, longest)
     if seconds > target.role.max_session_duration:
-        raise invalid("The requested DurationSeconds exceeds the MaxSessionDuration set for this role.")
+        problem = "The requested DurationSeconds exceeds the MaxSessionDuration set for this role."
+        raise denied(f"Unable to assume role for {target.role.arn}. {problem}")
     return timedelta(seconds=seconds)

@@ -43,7 +43,7 @@ from hwsigner.errors import ConfigError, ServiceError, ServiceUnreachableError, 
 
 NOW = datetime(2026, 5, 4, 12, 0, 0, tzinfo=UTC)
 KEY = ec.generate_private_key(ec.SECP256R1())
-UNTRUSTED, INSUFFICIENT = "Untrusted Signing Certificate", "Untrusted certificate. Insufficient certificate"
+UNTRUSTED, INSUFFICIENT = "Untrusted signing certificate", "Untrusted certificate. Insufficient certificate"
 ELSEWHERE = x509.NameConstraints(
     [x509.DirectoryName(x509.Name([x509.NameAttribute(NameOID.COUNTRY_NAME, "FR")]))], None
 )
@@ -217,7 +217,7 @@ class TestCauses:
         ("message", "cause"),
         [
             ("Untrusted certificate. Insufficient certificate", "digitalSignature"),
-            ("Untrusted Signing Certificate", "intermediates"),
+            ("Untrusted signing certificate", "intermediates"),
             ("Certificate revoked", "CRL"),
             ("Invalid signature", "clock"),
             ("Not authorized to set roleSessionName", "acceptRoleSessionName"),
@@ -226,6 +226,10 @@ class TestCauses:
                 "The following certificate attributes failed to be mapped into session tags: x509Issuer/CN",
                 "attribute mappings",
             ),
+            ("Specified Trust Anchor wasn't found.", "trust anchor's ARN"),
+            ("Invalid or empty profile provided.", "ARN of the Roles Anywhere profile"),
+            ("Requested Role isn't one of those listed in the Profile.", "Add the role to the Roles Anywhere profile"),
+            ("The requested DurationSeconds exceeds the MaxSessionDuration set for this role.", "--session-duration"),
             ("Something else", "trust policy"),
         ],
     )
@@ -365,7 +369,7 @@ class TestClock:
     def test_small_difference_is_blamed_only_for_signatures(self) -> None:
         date = format_datetime(NOW - timedelta(seconds=100), usegmt=True)
         assert "machine" in error_for(403, {"message": "Invalid signature"}, Date=date).hint
-        assert "intermediates" in error_for(403, {"message": "Untrusted Signing Certificate"}, Date=date).hint
+        assert "intermediates" in error_for(403, {"message": "Untrusted signing certificate"}, Date=date).hint
 
     @pytest.mark.parametrize(
         "date", ["", "today", "Mon, 99 May 2026 12:00:00 GMT", "9" * 5000, "Mon, 4 May 2026 1:0:0 +99999999999999"]

@@ -208,7 +208,7 @@ class TestSessionFlags:
         profile.alias = "edge/web_2"
         outcome = scene.credentials(**arns)
         assert (outcome.status, outcome.out) == (5, "")
-        assert f"Profile {arns['profile_arn']} not found" in outcome.err
+        assert "Invalid or empty profile provided" in outcome.err
 
     def test_duration_and_session_name_are_sent(self, scene: Scene) -> None:
         scene.emulator.world.profiles[scene.emulator.profile_arn].accept_role_session_name = True

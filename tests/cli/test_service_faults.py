@@ -183,7 +183,7 @@ class TestRefusedBeforeAnythingIsSent:
         leaf = scene.write("stranger.pem", certs.pem(certs.issue(certs.make_ca("Stranger"), key.public_key())))
         outcome = scene.credentials(certificate=leaf, private_key=certs.write_key(scene.folder / "k", key))
         assert_one_line(outcome, 5)
-        assert "Untrusted Signing Certificate" in outcome.err
+        assert "Untrusted signing certificate" in outcome.err
         assert "does not reach the trust anchor" in outcome.err
 
     def test_key_that_does_not_match_the_certificate_is_an_error(self, scene: Scene) -> None:

@@ -40,7 +40,7 @@ def assert_insufficient(emulator: Emulator, reply: Reply, words: str) -> None:
 
 def assert_untrusted(emulator: Emulator, reply: Reply, words: str) -> None:
     assert (reply.status, reply.headers["x-amzn-errortype"]) == (403, "AccessDeniedException")
-    assert reply.json == {"message": "Untrusted Signing Certificate"}
+    assert reply.json == {"message": "Untrusted signing certificate"}
     assert words in emulator.requests[-1].reason
 
 

@@ -200,7 +200,7 @@ def test_list_of_a_ca_that_left_the_bundle_revokes_nothing(
     plane.enable_crl(crlId=imported["crlId"])
     anchor = emulator.world.trust_anchors[emulator.trust_anchor_arn]
     emulator.world.trust_anchors[anchor.arn] = TrustAnchor(anchor.arn, [make_ca("Another").certificate])
-    assert session(emulator, caller)[1] == "Untrusted Signing Certificate"
+    assert session(emulator, caller)[1] == "Untrusted signing certificate"
 
 
 OPENSSL_CONFIG = """\

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import Any
 
 import pytest
@@ -86,8 +87,22 @@ def test_profile_is_refused_when_a_required_member_is_missing(emulator: Emulator
     code, message = refused(client(emulator, check=False).create_profile, **given)
     assert code == "ValidationException"
     assert message == (
-        f"1 validation error detected: Value at '{missing}' failed to satisfy constraint: Member must not be null"
+        f"1 validation error detected: Value null at '{missing}' failed to satisfy constraint: Member must not be null"
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"durationSeconds": 43201}, "'43201' at 'durationSeconds'*Member must have value less than or equal to 43200"),
+        ({"name": "a.b"}, "'a.b' at 'name'*Member must satisfy regular expression pattern: ^[[] a-zA-Z0-9-_]*$"),
+        ({"managedPolicyArns": ["a", "b"] * 26}, "'[[]a, b, *' at 'managedPolicyArns'*less than or equal to 50"),
+    ],
+)
+def test_refused_value_is_quoted_as_aws_was_seen_to(emulator: Emulator, change: dict[str, Any], words: str) -> None:
+    plane = client(emulator, check=False)
+    message = refused(plane.create_profile, **{"name": "p", "roleArns": [ROLE], **change})[1]
+    assert fnmatchcase(message, f"1 validation error detected: Value {words}")
 
 
 def test_profile_takes_no_role_of_another_account(plane: Any) -> None:

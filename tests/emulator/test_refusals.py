@@ -241,11 +241,18 @@ def test_empty_body_is_recorded_as_a_finding(emulator: Emulator, caller: Caller)
     assert emulator.requests[0].findings == ["postEmptyBody"]
 
 
-@pytest.mark.parametrize(("name", "kind"), [("trustAnchorArn", "trust-anchor"), ("profileArn", "profile")])
-def test_unknown_resource_is_refused(emulator: Emulator, caller: Caller, name: str, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "kind", "message"),
+    [
+        ("trustAnchorArn", "trust-anchor", "Specified Trust Anchor wasn't found."),
+        ("profileArn", "profile", "Invalid or empty profile provided."),
+    ],
+)
+def test_unknown_resource_is_refused(emulator: Emulator, caller: Caller, name: str, kind: str, message: str) -> None:
     reply = send(emulator, arn(name, f"{PREFIX}:{kind}/{NO_ID}")(draft(emulator, caller)).signed())
-    assert (reply.status, reply.headers["x-amzn-errortype"]) == (404, "ResourceNotFoundException")
-    assert NO_ID in reply.json["message"]
+    assert (reply.status, reply.headers["x-amzn-errortype"]) == (403, "AccessDeniedException")
+    assert reply.json["message"] == message
+    assert NO_ID in emulator.requests[-1].reason
 
 
 def disable_trust_anchor(world: World) -> None:
@@ -263,9 +270,9 @@ def unlist_role(world: World) -> None:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (disable_trust_anchor, "Untrusted Signing Certificate"),
+        (disable_trust_anchor, "Untrusted signing certificate"),
         (disable_profile, "Profile is disabled"),
-        (unlist_role, "Unable to assume role for arn:aws:iam::123456789012:role/hwsigner-demo"),
+        (unlist_role, "Requested Role isn't one of those listed in the Profile."),
         (lambda world: world.roles.clear(), "Unable to assume role for arn:aws:iam::123456789012:role/hwsigner-demo"),
     ],
 )

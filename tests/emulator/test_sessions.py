@@ -78,8 +78,11 @@ def test_session_lifetime_follows_request_profile_and_role(
         world.roles[emulator.role_arn].max_session_duration = role_seconds
         reply = create_session(emulator, caller, body=body(**members))
     if lifetime is None:
-        assert (reply.status, reply.headers["x-amzn-errortype"]) == (400, "ValidationException")
-        assert "exceeds the MaxSessionDuration" in reply.json["message"]
+        assert (reply.status, reply.headers["x-amzn-errortype"]) == (403, "AccessDeniedException")
+        assert reply.json["message"] == (
+            f"Unable to assume role for {emulator.role_arn}. "
+            "The requested DurationSeconds exceeds the MaxSessionDuration set for this role."
+        )
     else:
         expiration = datetime.strptime(reply.credentials["expiration"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
         assert expiration - now == timedelta(seconds=lifetime)

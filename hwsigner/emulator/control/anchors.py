@@ -125,13 +125,14 @@ def _read_bundle(text: str) -> list[x509.Certificate]:
     try:
         certificates = x509.load_pem_x509_certificates(text.encode())
     except ValueError as error:
-        raise invalid("x509CertificateData is not one or more certificates in PEM") from error
+        raise invalid("Error creating TrustAnchor. Bad certificate data") from error
     if len(certificates) > MAX_CERTIFICATES:
         raise invalid(f"A trust anchor may have at most {MAX_CERTIFICATES} certificates, not {len(certificates)}")
     for certificate in certificates:
         problem = anchor_problem(certificate)
         if problem:
-            raise invalid(problem)
+            message = "Incorrect basic constraints for CA certificate" if "CA:TRUE" in problem else problem
+            raise invalid(message, problem)
     return certificates
 
 

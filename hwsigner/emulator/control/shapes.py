@@ -30,9 +30,9 @@ class Text:
     def read(self, value: Any, where: str) -> str:
         """Read a string."""
         text: str = _typed(value, str, where)
-        _check_length(len(text), self, where)
+        _check_length(text, self, where)
         if self.pattern and not re.fullmatch(self.pattern, text, re.ASCII):
-            raise _unsatisfied(where, f"satisfy regular expression pattern: {self.pattern}")
+            raise _unsatisfied(where, f"satisfy regular expression pattern: ^{self.pattern}$", text)
         return text
 
 
@@ -45,7 +45,7 @@ class Choice:
     def read(self, value: Any, where: str) -> str:
         """Read one of the strings."""
         if _typed(value, str, where) not in self.values:
-            raise _unsatisfied(where, f"satisfy enum value set: [{', '.join(self.values)}]")
+            raise _unsatisfied(where, f"satisfy enum value set: [{', '.join(self.values)}]", value)
         return str(value)
 
 
@@ -60,9 +60,9 @@ class Whole:
         """Read a whole number."""
         number: int = _typed(value, int, where)
         if self.least is not None and number < self.least:
-            raise _unsatisfied(where, f"have value greater than or equal to {self.least}")
+            raise _unsatisfied(where, f"have value greater than or equal to {self.least}", number)
         if self.most is not None and number > self.most:
-            raise _unsatisfied(where, f"have value less than or equal to {self.most}")
+            raise _unsatisfied(where, f"have value less than or equal to {self.most}", number)
         return number
 
 
@@ -89,7 +89,7 @@ class Binary:
             data = base64.b64decode(_typed(value, str, where), validate=True)
         except (binascii.Error, ValueError) as error:
             raise _serialization(where, "is not base64") from error
-        _check_length(len(data), self, where)
+        _check_length(data, self, where)
         return data
 
 
@@ -104,7 +104,7 @@ class Items:
     def read(self, value: Any, where: str) -> list[Any]:
         """Read a list."""
         items = _typed(value, list, where)
-        _check_length(len(items), self, where)
+        _check_length(items, self, where)
         return [self.member.read(item, f"{where}.{number}.member") for number, item in enumerate(items, 1)]
 
 
@@ -122,12 +122,12 @@ class Structure:
         prefix = f"{where}." if where else ""
         for name in self.required:
             if name not in given:
-                raise _unsatisfied(f"{prefix}{name}", "not be null")
+                raise _unsatisfied(f"{prefix}{name}", "not be null", None)
         for name in given:
             if name not in self.members:
                 raise invalid(f"The emulator does not know the member {prefix}{name}")
         if self.is_union and len(given) != 1:
-            raise _unsatisfied(where, f"have exactly one of: {', '.join(self.members)}")
+            raise _unsatisfied(where, f"have exactly one of: {', '.join(self.members)}", given)
         return {name: self.members[name].read(each, f"{prefix}{name}") for name, each in given.items()}
 
 
@@ -137,15 +137,25 @@ def _typed(value: Any, kind: type, where: str) -> Any:
     return value
 
 
-def _check_length(length: int, shape: Text | Binary | Items, where: str) -> None:
+def _check_length(value: str | bytes | list[Any], shape: Text | Binary | Items, where: str) -> None:
+    length = len(value)
     if length < shape.least:
-        raise _unsatisfied(where, f"have length greater than or equal to {shape.least}")
+        raise _unsatisfied(where, f"have length greater than or equal to {shape.least}", value)
     if shape.most is not None and length > shape.most:
-        raise _unsatisfied(where, f"have length less than or equal to {shape.most}")
+        raise _unsatisfied(where, f"have length less than or equal to {shape.most}", value)
 
 
-def _unsatisfied(where: str, what: str) -> RefusalError:
-    return invalid(f"1 validation error detected: Value at '{where}' failed to satisfy constraint: Member must {what}")
+def _unsatisfied(where: str, what: str, value: object) -> RefusalError:
+    constraint = f"at '{where}' failed to satisfy constraint: Member must {what}"
+    return invalid(f"1 validation error detected: Value {_shown(value)} {constraint}")
+
+
+def _shown(value: object) -> str:
+    """Return a value as AWS's services written in Java quote it."""
+    if isinstance(value, bytes):
+        return f"'java.nio.HeapByteBuffer[pos=0 lim={len(value)} cap={len(value)}]'"
+    text = f"[{', '.join(map(str, value))}]" if isinstance(value, list) else str(value)
+    return "null" if value is None else f"'{text}'"
 
 
 def _serialization(where: str, problem: str) -> RefusalError:
