@@ -11,7 +11,7 @@ import shlex
 import signal
 import textwrap
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -51,6 +51,7 @@ _FLAGS = (
         "NAME*TIMES:KEY=VALUE",
         many=True,
     ),
+    Flag("differ", "answer otherwise than AWS is assumed to; repeatable; names are listed below", "NAME", many=True),
     Flag(
         "rate",
         "requests a second that the control plane takes for each kind of resource (AWS: 1)",
@@ -62,20 +63,21 @@ _FLAGS = (
 
 
 def add_arguments(parser: Parser) -> None:
-    """Add the flags, and a list of the faults below them."""
-    parser.epilog = _faults()
+    """Add the flags, and lists of the faults and differences below them."""
+    parser.epilog = f"{_faults()}\n\n{_differences()}"
     parser.add_flags(_FLAGS)
 
 
 def run(arguments: Arguments) -> int:
     """Serve until SIGINT, SIGTERM or SIGHUP."""
-    from hwsigner.emulator import Emulator, Fault
+    from hwsigner.emulator import Difference, Emulator, Fault
 
     gc.enable()  # Unlike most commands, this one keeps running.
     if (arguments.ca_file or arguments.host_name) and not arguments.tls:
         raise UsageError("--ca-file and --host-name require --tls", "Add --tls")
     world = _world(arguments)
     world.rate = arguments.rate or world.rate
+    world.differing = set(map(Difference.named, arguments.differ))
     emulator = Emulator(
         world,
         tls=arguments.tls,
@@ -98,13 +100,32 @@ def run(arguments: Arguments) -> int:
 def _faults() -> str:
     from hwsigner.emulator.faults import KINDS
 
-    rows = ["Faults, each with its keys and their defaults:", ""]
-    indent = " " * 19
+    rows = {}
     for name, kind in KINDS.items():
         keys = ", ".join(f"{key.replace('_', '-')}={value}" for key, value in kind.parameters.items())
-        row = f"  {name:<16} {kind.summary}{f' ({keys})' if keys else ''}"
-        rows += textwrap.wrap(row, 80, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
-    return "\n".join(rows)
+        rows[name] = f"{kind.summary}{f' ({keys})' if keys else ''}"
+    return _table("Faults, each with its keys and their defaults:", rows)
+
+
+def _differences() -> str:
+    from hwsigner.emulator import Difference
+
+    return _table("Names of --differ:", {str(each): each.summary for each in Difference})
+
+
+def _table(title: str, rows: Mapping[str, str]) -> str:
+    width = max(map(len, rows))
+    lines = [title, ""]
+    for name, text in rows.items():
+        wrapped = textwrap.wrap(
+            f"  {name:<{width}} {text}",
+            80,
+            subsequent_indent=" " * (width + 3),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        lines += wrapped
+    return "\n".join(lines)
 
 
 def _world(arguments: Arguments) -> World:

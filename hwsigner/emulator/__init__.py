@@ -4,6 +4,7 @@ It also verifies requests that are signed for other services, and responds with 
 specification and shares no code with the client. Two independent implementations that agree are evidence.
 """
 
+from hwsigner.emulator.differences import Difference
 from hwsigner.emulator.faults import KINDS, Fault
 from hwsigner.emulator.record import Record
 from hwsigner.emulator.resources import Crl, Profile, Role, Subject, TrustAnchor
@@ -14,6 +15,7 @@ from hwsigner.emulator.world_file import load_world
 __all__ = [
     "KINDS",
     "Crl",
+    "Difference",
     "Emulator",
     "Fault",
     "Profile",

@@ -12,8 +12,9 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, mldsa, padding, rsa
-from cryptography.x509.oid import ExtensionOID, SignatureAlgorithmOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, SignatureAlgorithmOID
 
+from hwsigner.emulator.differences import NONE, Difference, Differences
 from hwsigner.emulator.refusals import RefusalError, denied, invalid
 from hwsigner.emulator.resources import Crl, TrustAnchor
 
@@ -38,7 +39,7 @@ def read_certificate(text: str, where: str) -> x509.Certificate:
         raise invalid(f"{where} is not a base64 DER certificate") from error
 
 
-def read_chain(text: str | None, leaf: x509.Certificate) -> list[x509.Certificate]:
+def read_chain(text: str | None, leaf: x509.Certificate, differing: Differences = NONE) -> list[x509.Certificate]:
     """Read X-Amz-X509-Chain: up to five certificates joined by commas, without a root.
 
     The leaf may be the first, as the vendor's client sends it if it is on a token or in PKCS #12. It is not returned.
@@ -51,28 +52,31 @@ def read_chain(text: str | None, leaf: x509.Certificate) -> list[x509.Certificat
     chain = [read_certificate(each.strip(" "), "an item of X-Amz-X509-Chain") for each in text.split(",")]
     if len(chain) > MAX_CHAIN:
         raise invalid(f"X-Amz-X509-Chain holds {len(chain)} certificates, more than {MAX_CHAIN}")
-    chain = chain[1:] if chain[0] == leaf else chain
+    if Difference.LEAF_IN_CHAIN not in differing and chain[0] == leaf:
+        chain = chain[1:]
     if leaf in chain:
         raise invalid("X-Amz-X509-Chain holds the certificate of X-Amz-X509 itself, and not as its first")
     if len(set(chain)) < len(chain):
         raise invalid("X-Amz-X509-Chain holds a certificate twice")
-    if any(is_issued_by(each, each) for each in chain):
+    if Difference.ROOT_IN_CHAIN not in differing and any(is_issued_by(each, each) for each in chain):
         raise invalid("X-Amz-X509-Chain holds a root, a self-signed certificate")
     return chain
 
 
-def check_leaf(leaf: x509.Certificate, now: datetime) -> None:
+def check_leaf(leaf: x509.Certificate, now: datetime, differing: Differences = NONE) -> None:
     """Check the service's requirements for an end-entity certificate.
 
     Raises:
         RefusalError: AccessDeniedException, "Untrusted certificate. Insufficient certificate".
     """
     try:
-        problem = _leaf_problem(leaf) or _common_problem(leaf, now)
+        problem = _leaf_problem(leaf, differing) or _common_problem(leaf, now, differing)
     except (ValueError, UnsupportedAlgorithm):
         problem = "has an unreadable extension or key"
     if problem:
-        raise denied("Untrusted certificate. Insufficient certificate", f"the certificate {problem}")
+        words = "Untrusted certificate. Insufficient certificate"
+        words = "Certificate not accepted" if Difference.OTHER_WORDS in differing else words
+        raise denied(words, f"the certificate {problem}")
 
 
 def check_path(
@@ -99,6 +103,26 @@ def check_path(
     problem = problem and _anchor_problem(below, anchors, depth, now)
     if problem:
         raise _untrusted(problem)
+
+
+def check_name_constraints(leaf: x509.Certificate, issuers: Iterable[x509.Certificate]) -> None:
+    """Check the leaf's DNS names against the name constraints of the CAs above it (RFC 5280, 4.2.1.10).
+
+    Raises:
+        RefusalError: AccessDeniedException, "Untrusted Signing Certificate".
+    """
+    alternative = _extension(leaf, x509.SubjectAlternativeName)
+    names = alternative.get_values_for_type(x509.DNSName) if alternative else []
+    for constraints in filter(None, (_extension(each, x509.NameConstraints) for each in issuers)):
+        permitted = [each.value for each in constraints.permitted_subtrees or () if isinstance(each, x509.DNSName)]
+        excluded = [each.value for each in constraints.excluded_subtrees or () if isinstance(each, x509.DNSName)]
+        for name in names:
+            if _is_below(name, excluded) or (permitted and not _is_below(name, permitted)):
+                raise _untrusted("a CA's name constraints exclude a DNS name of the certificate")
+
+
+def _is_below(name: str, domains: Iterable[str]) -> bool:
+    return any(f".{name}".lower().endswith(f".{each.lstrip('.')}".lower()) for each in domains)
 
 
 def anchor_problem(certificate: x509.Certificate) -> str:
@@ -173,19 +197,22 @@ def _issuing_problem(issuer: x509.Certificate, depth: int) -> str:
     return "" if usage is not None and usage.key_cert_sign else "lacks the key usage keyCertSign"
 
 
-def _leaf_problem(leaf: x509.Certificate) -> str:
+def _leaf_problem(leaf: x509.Certificate, differing: Differences) -> str:
     if leaf.version != x509.Version.v3:
         return "is not X.509 version 3"
     constraints = _extension(leaf, x509.BasicConstraints)
     if constraints is not None and constraints.ca:
         return "is a CA certificate"
-    if not leaf.subject:
+    if not leaf.subject and Difference.EMPTY_SUBJECT not in differing:
         return "has an empty subject"
+    purposes = _extension(leaf, x509.ExtendedKeyUsage)
+    if Difference.CLIENT_AUTH in differing and purposes and ExtendedKeyUsageOID.CLIENT_AUTH not in purposes:
+        return "lacks the extended key usage clientAuth"
     usage = _extension(leaf, x509.KeyUsage)
     return "" if usage is not None and usage.digital_signature else "lacks the key usage digitalSignature"
 
 
-def _common_problem(certificate: x509.Certificate, now: datetime) -> str:
+def _common_problem(certificate: x509.Certificate, now: datetime, differing: Differences = NONE) -> str:
     if not _is_strongly_signed(certificate):
         return "is not signed with SHA-256, SHA-384, SHA-512 or ML-DSA"
     if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
@@ -194,7 +221,7 @@ def _common_problem(certificate: x509.Certificate, now: datetime) -> str:
         is_unknown = isinstance(extension.value, x509.UnrecognizedExtension)
         if extension.critical and is_unknown and extension.oid != ExtensionOID.POLICY_MAPPINGS:
             return f"has the unknown critical extension {extension.oid.dotted_string}"
-    return "" if _is_strong_key(certificate) else f"has a key other than {_KEYS}"
+    return "" if _is_strong_key(certificate, differing) else f"has a key other than {_KEYS}"
 
 
 def _is_strongly_signed(certificate: x509.Certificate) -> bool:
@@ -203,10 +230,10 @@ def _is_strongly_signed(certificate: x509.Certificate) -> bool:
     return isinstance(certificate.signature_hash_algorithm, _STRONG_HASHES)
 
 
-def _is_strong_key(certificate: x509.Certificate) -> bool:
+def _is_strong_key(certificate: x509.Certificate, differing: Differences) -> bool:
     key = certificate.public_key()
     if isinstance(key, rsa.RSAPublicKey):
-        return key.key_size >= 2048
+        return key.key_size >= (1024 if Difference.RSA_1024 in differing else 2048)
     if isinstance(key, ec.EllipticCurvePublicKey):
         return isinstance(key.curve, _CURVES)
     return isinstance(key, _MLDSA_KEYS)

@@ -79,7 +79,7 @@ class IamService:
         role = Role(
             f"arn:{call.partition}:iam::{call.account}:role{path}{name}",
             max_session_duration=call.form.number("MaxSessionDuration", 3600),
-            trust_policy=read_policy(call.form.text("AssumeRolePolicyDocument")),
+            trust_policy=read_policy(call.form.text("AssumeRolePolicyDocument"), self._world.differing),
             description=call.form.text("Description"),
             tags=call.form.tags(),
             created=call.now,
@@ -105,7 +105,8 @@ class IamService:
     def update_assume_role_policy(self, call: _Call) -> None:
         """Replace a role's trust policy, and with it the tags that a world's file may require."""
         role = self._role(call)
-        role.trust_policy, role.principal_tags = read_policy(call.form.text("PolicyDocument")), {}
+        role.trust_policy = read_policy(call.form.text("PolicyDocument"), self._world.differing)
+        role.principal_tags = {}
 
     def put_role_permissions_boundary(self, call: _Call) -> None:
         """Set the permissions boundary."""

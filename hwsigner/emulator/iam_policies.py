@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from hwsigner.emulator.differences import NONE, Difference, Differences
 from hwsigner.emulator.refusals import RefusalError
 from hwsigner.errors import ConfigError
 from hwsigner.trust_policy import ACTIONS, SERVICE, Context, TrustPolicy
@@ -21,7 +22,7 @@ _STATEMENT = ("Sid", "Effect", "Principal", "Action", "NotAction", "Condition")
 _PROHIBITED = ("Resource", "NotResource", "NotPrincipal")
 _PRINCIPALS = ("Service", "AWS", "Federated", "CanonicalUser")
 _COMPARED = "Equals|NotEquals|LessThan|LessThanEquals|GreaterThan|GreaterThanEquals"
-_OPERATOR = re.compile(
+_OPERATOR = (
     rf"(?:(?:ForAllValues|ForAnyValue):)?(?:String(?:Not)?(?:Equals(?:IgnoreCase)?|Like)|(?:Numeric|Date)(?:{_COMPARED})"
     r"|Arn(?:Not)?(?:Equals|Like)|Bool|BinaryEquals|(?:Not)?IpAddress)(?:IfExists)?|Null"
 )
@@ -48,13 +49,13 @@ def open_policy(principal_tags: Mapping[str, str]) -> str:
     return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
 
 
-def read_policy(document: str) -> TrustPolicy | UnknownPolicy:
+def read_policy(document: str, differing: Differences = NONE) -> TrustPolicy | UnknownPolicy:
     """Read a trust policy as IAM does when a role is made or changed.
 
     Raises:
         RefusalError: MalformedPolicyDocument, or LimitExceeded if it is too long.
     """
-    check_form(document)
+    check_form(document, differing)
     # IAM does not count white space.
     if len("".join(document.split())) > MAX_LENGTH:
         raise RefusalError("LimitExceeded", 409, f"Cannot exceed quota for ACLSizePerRole: {MAX_LENGTH}")
@@ -64,7 +65,28 @@ def read_policy(document: str) -> TrustPolicy | UnknownPolicy:
         return UnknownPolicy(document, error.message)
 
 
-def check_form(document: str) -> None:
+def session_refusal(policy: TrustPolicy | UnknownPolicy, context: Context, differing: Differences) -> str:
+    """Return why a trust policy does not allow a session, or an empty string if it does."""
+    if isinstance(policy, UnknownPolicy) or not differing:
+        return policy.refusal(context)
+    judged = TrustPolicy(_rewritten(policy.document, differing))
+    return judged.refusal(context, every_key=Difference.EVERY_KEY in differing)
+
+
+def _rewritten(document: str, differing: Differences) -> dict[str, Any]:
+    """Return the policy that is usually judged as this one is with the differences."""
+    policy: dict[str, Any] = json.loads(document)
+    for statement in policy["Statement"] if isinstance(policy["Statement"], list) else [policy["Statement"]]:
+        condition = statement.get("Condition", {})
+        for operator, keys in list(condition.items()):
+            if Difference.FOR_ALL_NEEDS_KEY in differing and operator.startswith("ForAllValues:"):
+                condition["Null"] = {**condition.get("Null", {}), **dict.fromkeys(keys, "false")}
+            if Difference.ARN_STAR in differing and operator.startswith("Arn"):
+                condition[operator] = {key: "arn:*:*:*:*:none" if each == "*" else each for key, each in keys.items()}
+    return policy
+
+
+def check_form(document: str, differing: Differences = NONE) -> None:
     """Check a trust policy's elements as IAM does, whatever they allow.
 
     Raises:
@@ -81,7 +103,7 @@ def check_form(document: str) -> None:
     if not statements:
         raise _malformed("Could not parse the policy: Statement is empty!")
     for statement in statements:
-        _check_statement(statement)
+        _check_statement(statement, differing)
     sids = [statement["Sid"] for statement in statements if statement.get("Sid")]
     if any(sids.count(sid) > 1 for sid in sids):
         raise _malformed("Statement IDs (SID) in a single policy must be unique.")
@@ -91,7 +113,7 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a number in JSON")
 
 
-def _check_statement(statement: object) -> None:
+def _check_statement(statement: object, differing: Differences) -> None:
     for name in _PROHIBITED:
         if isinstance(statement, Mapping) and name in statement:
             raise _malformed(f"Has prohibited field {name}")
@@ -101,11 +123,12 @@ def _check_statement(statement: object) -> None:
     if not isinstance(members.get("Sid", ""), str) or not re.fullmatch("[A-Za-z0-9]*", members.get("Sid", "")):
         raise _malformed("Statement IDs (SID) must be alpha-numeric.")
     _check_members(members, _STATEMENT, required=("Principal",))
-    _check_principal(members["Principal"])
+    if Difference.PRINCIPAL_STAR not in differing or members["Principal"] != "*":
+        _check_principal(members["Principal"])
     for action in _texts(_one_of(members, "Action", "NotAction"), "Action"):
         if not re.fullmatch("sts:[A-Za-z*?]+", action, re.IGNORECASE):
             raise _malformed("AssumeRole policy may only specify STS AssumeRole actions.")
-    _check_condition(members.get("Condition", {}))
+    _check_condition(members.get("Condition", {}), differing)
 
 
 def _check_principal(principal: object) -> None:
@@ -122,11 +145,12 @@ def _check_principal(principal: object) -> None:
                 raise _malformed(f'Invalid principal in policy: "{kind.upper()}":"{text}"')
 
 
-def _check_condition(condition: object) -> None:
+def _check_condition(condition: object, differing: Differences) -> None:
     if not isinstance(condition, Mapping):
         raise _malformed("Syntax error in the Condition of a statement")
+    flags = re.IGNORECASE if Difference.OPERATOR_CASE in differing else 0
     for operator, keys in condition.items():
-        if not _OPERATOR.fullmatch(operator):
+        if not re.fullmatch(_OPERATOR, operator, flags):
             raise _malformed(f"Invalid Condition type : {operator}")
         if not isinstance(keys, Mapping) or not all(map(_is_condition_value, keys.values())):
             raise _malformed(f"Syntax error in the Condition {operator} of a statement")

@@ -11,6 +11,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from hwsigner.emulator import certificates, signature, tags
 from hwsigner.emulator.canonical import canonical_request
+from hwsigner.emulator.differences import Difference, Differences
+from hwsigner.emulator.iam_policies import session_refusal
 from hwsigner.emulator.parameters import Parameters, read_parameters
 from hwsigner.emulator.record import Record
 from hwsigner.emulator.refusals import RefusalError, denied, invalid, invalid_signature, json_response
@@ -55,13 +57,13 @@ class SessionService:
         self._verify_signature(request, authorization, leaf, record)
         _check_scope(authorization, leaf, parameters.region)
         try:
-            _check_permission(parameters, leaf, target, self._clock())
-            duration = _duration(parameters, target)
+            self._check_permission(parameters, leaf, target)
+            duration = _duration(parameters, target, self._world.differing)
         except RefusalError:
             self._record(parameters, leaf, failed=True)
             raise
         self._record(parameters, leaf, failed=False)
-        return self._issue(parameters, leaf, target.role, duration)
+        return self._issue(parameters, leaf, target, duration)
 
     def _find(self, parameters: Parameters) -> _Target:
         anchor = by_arn(self._world.trust_anchors, parameters.trust_anchor)
@@ -73,6 +75,8 @@ class SessionService:
         if not anchor.enabled:
             raise denied("Untrusted signing certificate", "the trust anchor is disabled")
         if not profile.enabled:
+            if Difference.DISABLED_NOT_FOUND in self._world.differing:
+                raise RefusalError("ResourceNotFoundException", 404, f"Profile {parameters.profile} not found")
             raise denied("Profile is disabled")
         if parameters.role not in profile.roles:
             raise denied("Requested Role isn't one of those listed in the Profile.", f"not listed: {parameters.role}")
@@ -88,11 +92,15 @@ class SessionService:
         if len(request.values("x-amz-x509-chain")) > 1:
             raise invalid("X-Amz-X509-Chain is given twice")
         leaf = certificates.read_certificate(text, "X-Amz-X509")
-        chain = certificates.read_chain(request.value("x-amz-x509-chain"), leaf)
-        now = self._clock()
-        certificates.check_leaf(leaf, now)
+        now, differing, crls = self._clock(), self._world.differing, list(self._world.crls.values())
+        chain = certificates.read_chain(request.value("x-amz-x509-chain"), leaf, differing)
+        certificates.check_leaf(leaf, now, differing)
         certificates.check_path(leaf, chain, anchor.certificates, now)
-        certificates.check_revocation((leaf, *chain), anchor, self._world.crls.values())
+        if Difference.NAME_CONSTRAINTS in differing:
+            certificates.check_name_constraints(leaf, (*chain, *anchor.certificates))
+        if Difference.EXPIRED_CRL in differing:
+            crls = [each for each in crls if (each.parsed.next_update_utc or now) >= now]
+        certificates.check_revocation((leaf, *chain), anchor, crls)
         return leaf
 
     def _verify_signature(
@@ -103,7 +111,8 @@ class SessionService:
             raise invalid_signature(f"{authorization.algorithm} is not the algorithm of the certificate's key")
         try:
             missing = signature.check_signed_headers(request, authorization.signed_headers, _SIGNED_HEADERS)
-            signature.check_time(authorization, self._clock())
+            skew = timedelta(minutes=15) if Difference.LONGER_SKEW in self._world.differing else signature.MAX_SKEW
+            signature.check_time(authorization, self._clock(), skew)
         except signature.SignatureError as error:
             raise invalid_signature(str(error)) from error
         if missing:
@@ -115,16 +124,49 @@ class SessionService:
         if not certificates.verifies(leaf, authorization.signature, message):
             raise invalid_signature("the signature does not verify with the certificate's key over the string to sign")
 
-    def _issue(self, parameters: Parameters, leaf: x509.Certificate, role: Role, duration: timedelta) -> Response:
-        arn = parameters.role_parts
-        session_name = parameters.session_name or tags.default_session_name(leaf)
+    def _check_permission(self, parameters: Parameters, leaf: x509.Certificate, target: _Target) -> None:
+        role, profile, differing = target.role, target.profile, self._world.differing
+        session_name = self._session_name(parameters, leaf, profile)
+        found = tags.principal_tags(leaf, role.arn, profile.attribute_mappings, differing=differing)
+        different = [name for name, value in role.principal_tags.items() if found.get(name) != value]
+        if different:
+            reason = f"the role's trust policy requires other values of {', '.join(different)}"
+            raise denied(f"Unable to assume role for {role.arn}", reason)
+        context = request_context(
+            trust_anchor=target.anchor.arn,
+            tags=found,
+            session_name=session_name,
+            source_identity=tags.source_identity(leaf, role.arn, differing),
+            now=self._clock(),
+            origin_identity=_origin_identity(profile, found, role),
+        )
+        reason = session_refusal(role.trust_policy, context, differing) if role.trust_policy else ""
+        if reason:
+            raise denied(f"Unable to assume role for {role.arn}", reason)
+
+    def _session_name(self, parameters: Parameters, leaf: x509.Certificate, profile: Profile) -> str:
+        differing, given = self._world.differing, parameters.session_name
+        if given is not None and not profile.accept_role_session_name:
+            if Difference.SESSION_NAME_IGNORED not in differing:
+                raise denied("Not authorized to set roleSessionName")
+            given = None
+        return given or tags.default_session_name(leaf, differing)
+
+    def _subject_arn(self, parameters: Parameters, leaf: x509.Certificate) -> str:
+        differing = self._world.differing
+        return tags.subject_arn(leaf, parameters.role_parts, parameters.region, differing=differing)
+
+    def _issue(self, parameters: Parameters, leaf: x509.Certificate, target: _Target, duration: timedelta) -> Response:
+        role = target.role
+        arn, differing = parameters.role_parts, self._world.differing
+        session_name = self._session_name(parameters, leaf, target.profile)
         expiration = self._clock().replace(microsecond=0) + duration
         issued = self._vault.issue(
             expiration=expiration,
             arn=f"arn:{arn.partition}:sts::{arn.account}:assumed-role/{role.name}/{session_name}",
             user_id=f"{role.id}:{session_name}",
             account=arn.account,
-            source_identity=tags.source_identity(leaf, role.arn),
+            source_identity=tags.source_identity(leaf, role.arn, differing),
         )
         entry = {
             "assumedRoleUser": {"arn": issued.arn, "assumedRoleId": issued.user_id},
@@ -138,11 +180,12 @@ class SessionService:
             "roleArn": role.arn,
             "sourceIdentity": issued.source_identity,
         }
-        return json_response(201, {"credentialSet": [entry], "subjectArn": _subject_arn(parameters, leaf)})
+        status = 200 if Difference.STATUS_200 in differing else 201
+        return json_response(status, {"credentialSet": [entry], "subjectArn": self._subject_arn(parameters, leaf)})
 
     def _record(self, parameters: Parameters, leaf: x509.Certificate, *, failed: bool) -> None:
         """Add a request to its subject. The first one makes the subject."""
-        arn, now, subjects = _subject_arn(parameters, leaf), self._clock(), self._world.subjects
+        arn, now, subjects = self._subject_arn(parameters, leaf), self._clock(), self._world.subjects
         made = Subject(arn, leaf.subject.rfc4514_string(), now, created_at=now, updated_at=now)
         subject = subjects.setdefault(arn, made)
         subject.last_seen_at = subject.updated_at = now
@@ -186,28 +229,6 @@ def _check_scope(authorization: signature.Authorization, leaf: x509.Certificate,
         raise invalid_signature(f"the scope's region is {authorization.region}, that of the trust anchor {region}")
 
 
-def _check_permission(parameters: Parameters, leaf: x509.Certificate, target: _Target, now: datetime) -> None:
-    role, profile = target.role, target.profile
-    if parameters.session_name is not None and not profile.accept_role_session_name:
-        raise denied("Not authorized to set roleSessionName")
-    found = tags.principal_tags(leaf, role.arn, profile.attribute_mappings)
-    different = [name for name, value in role.principal_tags.items() if found.get(name) != value]
-    if different:
-        reason = f"the role's trust policy requires other values of {', '.join(different)}"
-        raise denied(f"Unable to assume role for {role.arn}", reason)
-    context = request_context(
-        trust_anchor=target.anchor.arn,
-        tags=found,
-        session_name=parameters.session_name or tags.default_session_name(leaf),
-        source_identity=tags.source_identity(leaf, role.arn),
-        now=now,
-        origin_identity=_origin_identity(profile, found, role),
-    )
-    reason = role.trust_policy.refusal(context) if role.trust_policy else ""
-    if reason:
-        raise denied(f"Unable to assume role for {role.arn}", reason)
-
-
 def _origin_identity(profile: Profile, found: Mapping[str, str], role: Role) -> dict[str, str]:
     """Return what trusted identity propagation (TIP) says of the certificate, if the profile enables it."""
     if profile.tip is None or profile.tip["status"] != "ENABLED":
@@ -220,13 +241,10 @@ def _origin_identity(profile: Profile, found: Mapping[str, str], role: Role) -> 
     return {"Subject": found[source], **kind}
 
 
-def _subject_arn(parameters: Parameters, leaf: x509.Certificate) -> str:
-    arn = parameters.role_parts
-    return tags.subject_arn(leaf, partition=arn.partition, region=parameters.region, account=arn.account)
-
-
-def _duration(parameters: Parameters, target: _Target) -> timedelta:
+def _duration(parameters: Parameters, target: _Target, differing: Differences) -> timedelta:
     longest = target.profile.duration_seconds
+    if Difference.DURATION_REFUSED in differing and (parameters.duration or 0) > longest:
+        raise invalid("The requested durationSeconds exceeds the durationSeconds of the profile")
     seconds = min(parameters.duration or longest, longest)
     if seconds > target.role.max_session_duration:
         problem = "The requested DurationSeconds exceeds the MaxSessionDuration set for this role."

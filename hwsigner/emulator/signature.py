@@ -174,10 +174,10 @@ def check_signed_headers(request: Request, names: tuple[str, ...], required: set
     return sorted(required - set(names))
 
 
-def check_time(authorization: Authorization, now: datetime) -> None:
+def check_time(authorization: Authorization, now: datetime, skew: timedelta = MAX_SKEW) -> None:
     """Check X-Amz-Date: its form, its match with the scope's date, and its age.
 
-    It may be at most five minutes off. That of a presigned URL may be older, until the URL expires.
+    It may be off by the skew at most. That of a presigned URL may be older, until the URL expires.
     """
     text = authorization.time
     try:
@@ -188,16 +188,16 @@ def check_time(authorization: Authorization, now: datetime) -> None:
         raise SignatureError("X-Amz-Date is not one YYYYMMDDTHHMMSSZ", Flaw.DATE)
     if text[:8] != authorization.date:
         raise SignatureError(f"the scope's date {authorization.date} is not that of X-Amz-Date {text}", Flaw.SCOPE)
-    if sent > now + MAX_SKEW:
-        latest = f"{now + MAX_SKEW:%Y%m%dT%H%M%SZ} ({now:%Y%m%dT%H%M%SZ} + 5 min.)"
+    if sent > now + skew:
+        latest = f"{now + skew:%Y%m%dT%H%M%SZ} ({now:%Y%m%dT%H%M%SZ} + {skew.seconds // 60} min.)"
         flaw = Flaw.URL_TOO_EARLY if authorization.presigned else Flaw.CLOCK
         raise SignatureError(f"Signature not yet current: {text} is still later than {latest}", flaw)
     if authorization.expires is not None:
         end = sent + timedelta(seconds=authorization.expires)
         if end < now:
             raise SignatureError(f"Signature expired: the URL expired at {end:%Y%m%dT%H%M%SZ}", Flaw.URL_EXPIRED)
-    elif sent < now - MAX_SKEW:
-        earliest = f"{now - MAX_SKEW:%Y%m%dT%H%M%SZ} ({now:%Y%m%dT%H%M%SZ} - 5 min.)"
+    elif sent < now - skew:
+        earliest = f"{now - skew:%Y%m%dT%H%M%SZ} ({now:%Y%m%dT%H%M%SZ} - {skew.seconds // 60} min.)"
         raise SignatureError(f"Signature expired: {text} is now earlier than {earliest}", Flaw.CLOCK)
 
 

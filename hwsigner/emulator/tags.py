@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
+from hwsigner.emulator.arns import Arn
+from hwsigner.emulator.differences import NONE, Difference, Differences
 from hwsigner.emulator.refusals import denied
 from hwsigner.errors import ConfigError
 
@@ -55,7 +57,9 @@ def parse_mappings(mappings: Mapping[str, Sequence[str]]) -> Mappings:
     return parsed
 
 
-def principal_tags(leaf: x509.Certificate, role_arn: str, mappings: Mappings = DEFAULT_MAPPINGS) -> dict[str, str]:
+def principal_tags(
+    leaf: x509.Certificate, role_arn: str, mappings: Mappings = DEFAULT_MAPPINGS, *, differing: Differences = NONE
+) -> dict[str, str]:
     """Return the session's tags x509Subject/…, x509Issuer/… and x509SAN/…, by a profile's attribute mappings.
 
     As AWS documents ("Trust policy" in the Roles Anywhere User Guide), the first SAN of each kind is mapped. Several
@@ -67,14 +71,19 @@ def principal_tags(leaf: x509.Certificate, role_arn: str, mappings: Mappings = D
     """
     values: dict[tuple[str, str], list[str]] = {}
     for field, name, value in (
-        *_name_tags("x509Subject", leaf.subject),
-        *_name_tags("x509Issuer", leaf.issuer),
-        *_alternative_tags(leaf),
+        *_name_tags("x509Subject", leaf.subject, differing=differing),
+        *_name_tags("x509Issuer", leaf.issuer, differing=differing),
+        *_alternative_tags(leaf, differing),
     ):
         if _is_mapped(name, mappings.get(field, ())):
             values.setdefault((field, name), []).append(value)
-    joined = {tag: "/".join(parts) for tag, parts in values.items()}
-    later = _later_dns_names(leaf) if _is_mapped("DNS", mappings.get("x509SAN", ())) else {}
+    joined = {
+        tag: parts[0] if Difference.FIRST_VALUE in differing else "/".join(parts) for tag, parts in values.items()
+    }
+    if Difference.BAD_NAMES_IGNORED in differing:
+        joined = {tag: value for tag, value in joined.items() if _is_tag(value)}
+    is_checked = differing.isdisjoint((Difference.BAD_NAMES_IGNORED, Difference.LATER_DNS_IGNORED))
+    later = _later_dns_names(leaf) if is_checked and _is_mapped("DNS", mappings.get("x509SAN", ())) else {}
     unmapped = {
         field: [name for (full, name), value in (joined | later).items() if full == field and not _is_tag(value)]
         for field in _FIELDS
@@ -87,7 +96,7 @@ def principal_tags(leaf: x509.Certificate, role_arn: str, mappings: Mappings = D
     return {f"{field}/{name}": value for (field, name), value in joined.items()}
 
 
-def source_identity(leaf: x509.Certificate, role_arn: str) -> str:
+def source_identity(leaf: x509.Certificate, role_arn: str, differing: Differences = NONE) -> str:
     """Return the session's source identity, by "Source identity rules" in the Roles Anywhere User Guide.
 
     It is the subject's CN after "CN=", or alone if it has 62 characters or more. Without a CN it is the serial number
@@ -98,34 +107,38 @@ def source_identity(leaf: x509.Certificate, role_arn: str) -> str:
     """
     names = [str(each.value) for each in leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     if not names:
-        return f"ID={default_session_name(leaf)}"
+        return f"ID={default_session_name(leaf, differing)}"
     name = "/".join(names)
     if not _is_tag(name):
         raise denied(f"Unable to assume role for {role_arn}", "the CN has characters that a source identity can't have")
-    return f"CN={name}" if len(name) <= _MAX_PREFIXED_NAME else name
+    is_bare = len(name) > _MAX_PREFIXED_NAME or Difference.BARE_SOURCE_IDENTITY in differing
+    return name if is_bare else f"CN={name}"
 
 
-def default_session_name(leaf: x509.Certificate) -> str:
+def default_session_name(leaf: x509.Certificate, differing: Differences = NONE) -> str:
     """Return the serial number in lower-case hexadecimal, two digits per byte."""
-    digits = f"{leaf.serial_number:x}"
+    digits = f"{leaf.serial_number:{'X' if Difference.UPPER_CASE_SERIAL in differing else 'x'}}"
     return digits.zfill(len(digits) + len(digits) % 2)
 
 
-def subject_arn(leaf: x509.Certificate, *, partition: str, region: str, account: str) -> str:
-    """Return the ARN of the certificate's subject. Equal subjects have equal ARNs."""
-    name = uuid.uuid5(uuid.NAMESPACE_X500, leaf.subject.rfc4514_string())
-    return f"arn:{partition}:rolesanywhere:{region}:{account}:subject/{name}"
+def subject_arn(leaf: x509.Certificate, role: Arn, region: str, *, differing: Differences = NONE) -> str:
+    """Return the ARN of the certificate's subject, in a role's account. Equal subjects have equal ARNs."""
+    issuer = leaf.issuer.rfc4514_string() if Difference.SUBJECT_BY_CA in differing else ""
+    name = uuid.uuid5(uuid.NAMESPACE_X500, leaf.subject.rfc4514_string() + issuer)
+    return f"arn:{role.partition}:rolesanywhere:{region}:{role.account}:subject/{name}"
 
 
 def _is_mapped(name: str, specifiers: tuple[str, ...]) -> bool:
     return name in specifiers or ("Name/*" if name.startswith("Name/") else "*") in specifiers
 
 
-def _name_tags(field: str, name: x509.Name, prefix: str = "") -> Iterator[tuple[str, str, str]]:
+def _name_tags(
+    field: str, name: x509.Name, prefix: str = "", *, differing: Differences
+) -> Iterator[tuple[str, str, str]]:
     """Yield the field, the tag's name in it, and the value of each known attribute."""
     for attribute in name:
-        if attribute.oid in _NAMES:
-            yield field, f"{prefix}{_NAMES[attribute.oid]}", str(attribute.value)
+        if attribute.oid in _NAMES or Difference.OID_TAGS in differing:
+            yield field, prefix + _NAMES.get(attribute.oid, attribute.oid.dotted_string), str(attribute.value)
 
 
 def _alternative_names(leaf: x509.Certificate) -> x509.SubjectAlternativeName:
@@ -140,14 +153,14 @@ def _later_dns_names(leaf: x509.Certificate) -> dict[tuple[str, str], str]:
     return {("x509SAN", f"DNS/{number}"): name for number, name in enumerate(names[1:], start=2)}
 
 
-def _alternative_tags(leaf: x509.Certificate) -> Iterator[tuple[str, str, str]]:
+def _alternative_tags(leaf: x509.Certificate, differing: Differences) -> Iterator[tuple[str, str, str]]:
     names = _alternative_names(leaf)
     for value in names.get_values_for_type(x509.DNSName)[:1]:
         yield "x509SAN", "DNS", value
     for value in names.get_values_for_type(x509.UniformResourceIdentifier)[:1]:
         yield "x509SAN", "URI", value
     for directory_name in names.get_values_for_type(x509.DirectoryName)[:1]:
-        yield from _name_tags("x509SAN", directory_name, "Name/")
+        yield from _name_tags("x509SAN", directory_name, "Name/", differing=differing)
 
 
 def _is_tag(value: str) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from cryptography import x509
 
 from hwsigner.emulator.arns import REGION, parse_arn, partition_of
+from hwsigner.emulator.differences import Difference
 from hwsigner.emulator.resources import Crl, Profile, Role, Subject, TrustAnchor
 from hwsigner.errors import CertificateError, UsageError
 from hwsigner.trust_policy import TrustPolicy
@@ -30,6 +31,7 @@ class World:
         denied: the actions that no caller may do, such as "iam:PassRole" or "iam:*", and what does not allow them.
         policies: the managed policies that there are, by ARN, with the actions that each allows; None if there is every
             one, and allows everything.
+        differing: what is answered otherwise than AWS is assumed to answer.
         required_boundary: the permissions boundary that a role must have; empty if none is required.
     """
 
@@ -45,6 +47,7 @@ class World:
     role_delay: float = 0
     policies: dict[str, tuple[str, ...]] | None = None
     required_boundary: str = ""
+    differing: set[Difference] = field(default_factory=set)
 
     @property
     def account(self) -> str:

@@ -25,7 +25,7 @@ from emulator.planes import client_of
 from emulator.test_callers import credentials_of, signed
 from hwsigner._cli import main
 from hwsigner._identity.certificate_request import parse_name
-from hwsigner.emulator import Emulator, World
+from hwsigner.emulator import Difference, Emulator, World
 from hwsigner.emulator.faults import KINDS
 from ports import reserve_port
 
@@ -257,7 +257,21 @@ def test_help_lists_every_fault() -> None:
         (row,) = [row for row in rows if row.startswith(f"{name} ")]
         assert kind.summary in row
         assert all(f"{key.replace('_', '-')}={value}" in row for key, value in kind.parameters.items())
+    starts = {row.removesuffix(" Example:") for row in rows}
+    assert [each for each in Difference if f"{each} {each.summary}" not in starts] == []
     assert stderr == ""
+
+
+def test_command_answers_otherwise_on_demand(start: Start, ca_file: str, caller: Caller) -> None:
+    process, lines = start("--trust-anchor", ca_file, "--differ", "status-200", "--differ", "bare-source-identity")
+    reply = send(emulated(lines), draft(emulated(lines), caller).signed())
+    assert (reply.status, reply.json["credentialSet"][0]["sourceIdentity"]) == (200, "bamboo-01")
+    stopped(process)
+
+
+def test_documentation_page_lists_every_difference() -> None:
+    page = (ROOT / "docs" / "how-to" / "emulator.md").read_text()
+    assert [each for each in Difference if f"| `{each}` | {each.summary} |" not in page] == []
 
 
 def test_documentation_page_lists_every_fault() -> None:

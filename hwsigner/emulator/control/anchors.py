@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from hwsigner.emulator.certificates import anchor_problem
 from hwsigner.emulator.control.calls import Call, Kind, base_detail
+from hwsigner.emulator.differences import Difference
 from hwsigner.emulator.permissions import require
 from hwsigner.emulator.refusals import invalid
 from hwsigner.emulator.resources import TrustAnchor
@@ -115,19 +116,20 @@ def _read_source(call: Call) -> tuple[list[x509.Certificate], str]:
             raise invalid(f"The emulator does not know the private CA {arn}: add it to World.private_cas")
         return [call.world.private_cas[arn]], arn
     if kind == "CERTIFICATE_BUNDLE" and "x509CertificateData" in data:
-        return _read_bundle(data["x509CertificateData"]), ""
+        most = 3 if Difference.THREE_CAS in call.world.differing else MAX_CERTIFICATES
+        return _read_bundle(data["x509CertificateData"], most), ""
     if kind == "SELF_SIGNED_REPOSITORY":
         raise invalid("The emulator does not know what a SELF_SIGNED_REPOSITORY is: AWS does not document it")
     raise invalid("source needs a sourceType, and sourceData of that type")
 
 
-def _read_bundle(text: str) -> list[x509.Certificate]:
+def _read_bundle(text: str, most: int) -> list[x509.Certificate]:
     try:
         certificates = x509.load_pem_x509_certificates(text.encode())
     except ValueError as error:
         raise invalid("Error creating TrustAnchor. Bad certificate data") from error
-    if len(certificates) > MAX_CERTIFICATES:
-        raise invalid(f"A trust anchor may have at most {MAX_CERTIFICATES} certificates, not {len(certificates)}")
+    if len(certificates) > most:
+        raise invalid(f"A trust anchor may have at most {most} certificates, not {len(certificates)}")
     for certificate in certificates:
         problem = anchor_problem(certificate)
         if problem:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from hwsigner.emulator.control.calls import Call, Kind, base_detail, not_found
+from hwsigner.emulator.differences import Difference
 from hwsigner.emulator.permissions import require
 from hwsigner.emulator.refusals import denied, invalid
 from hwsigner.emulator.resources import Profile
@@ -82,11 +83,13 @@ def update(call: Call) -> dict[str, Any]:
 
 def put_mapping(call: Call) -> dict[str, Any]:
     """PutAttributeMapping: replace the rules of one field."""
-    profile = KIND.find(call)
+    profile, name = KIND.find(call), call.members["certificateField"]
     rules = tuple(rule["specifier"] for rule in call.members["mappingRules"])
     if not rules:
         raise invalid("mappingRules is empty")
-    return _set_mappings(call, profile, {**profile.attribute_mappings, call.members["certificateField"]: rules})
+    if Difference.MAPPINGS_MERGED in call.world.differing:
+        rules = tuple(dict.fromkeys((*profile.attribute_mappings.get(name, ()), *rules)))
+    return _set_mappings(call, profile, {**profile.attribute_mappings, name: rules})
 
 
 def delete_mapping(call: Call) -> dict[str, Any]:
