@@ -81,7 +81,7 @@ OWNERS = {
         "_system.pcsc",
     ),
     "tomlkit": ("_config.profiles", "enrolment.registrar"),
-    **dict.fromkeys(("boto3", "botocore"), ("_aws.handlers", "_aws.apis", "boto3", "botocore")),
+    **dict.fromkeys(("boto3", "botocore"), ("_aws.handlers", "_aws.apis", "_aws.failures", "boto3", "botocore")),
     "cryptography": (
         *("attestation", "backends", "enrolment", "_identity", "key.public_key"),
         *("_control_plane", "emulator", "testing", "trial"),

@@ -6,7 +6,8 @@ import json
 import os
 from typing import TYPE_CHECKING
 
-from hwsigner._aws.apis import endpoint_of_variables, translated
+from hwsigner._aws.apis import endpoint_of_variables
+from hwsigner._aws.failures import translated
 from hwsigner._cli.parser import Arguments, CommandModule, Parser
 from hwsigner._config.flags import OUTPUT, Flag
 from hwsigner._config.profiles import profiles

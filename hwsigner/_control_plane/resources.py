@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
 
-from hwsigner._aws.apis import ServiceClients, not_from_aws
+from hwsigner._aws.apis import ServiceClients
+from hwsigner._aws.failures import not_from_aws
 from hwsigner._identity.bundle import read_bundle, subjects
 from hwsigner._identity.certificate import WEAK_HASHES, Certificate, is_ca, key_usage, signature_hash
 from hwsigner.errors import CertificateError, ServiceError, UsageError

@@ -1,25 +1,33 @@
-"""Try what hwsigner assumes of IAM Roles Anywhere, IAM and STS, in a sandbox account."""
+"""`python -m hwsigner.trial aws`: ask AWS what hwsigner assumes of it, with resources that are then deleted."""
 
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-from hwsigner.errors import HwsignerError
+from hwsigner.trial.aws.life import clean, show_policy, show_questions, try_all
 
-if TYPE_CHECKING:
-    import hwsigner.trial.aws
-    from hwsigner.trial.__main__ import TrialModule
-
-    _: TrialModule = hwsigner.trial.aws
-
-HELP = "what hwsigner assumes of IAM Roles Anywhere, IAM and STS, in a sandbox account"
+HELP = "ask IAM Roles Anywhere, IAM and STS in a sandbox account what hwsigner assumes of them"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
+    parser.add_argument("--region", metavar="REGION", help="the region (default: the SDKs')")
+    parser.add_argument("--aws-profile", metavar="NAME", help="the profile of the SDKs' files (default: theirs)")
+    parser.add_argument("--endpoint", metavar="URL", help="the URL of all services, such as an emulator's")
+    parser.add_argument("--only", metavar="PATTERN", help="ask only these questions, such as 'tags.*'")
+    parser.add_argument("--output", metavar="FOLDER", type=Path, default=Path(), help="where to write the report")
+    parser.add_argument("--yes", action="store_true", help="do not ask before something is made or deleted")
+    actions = parser.add_mutually_exclusive_group()
+    actions.add_argument("--list", action="store_true", help="print the questions and ask nothing")
+    actions.add_argument("--policy", action="store_true", help="print the least IAM policy that suffices")
+    actions.add_argument("--clean", action="store_true", help="delete what killed trials have left")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the trial."""
-    raise HwsignerError("this trial has no questions yet")
+    """Run the trial, or do what another flag says."""
+    if arguments.list:
+        return show_questions(arguments.only)
+    if arguments.policy:
+        return show_policy()
+    return clean(arguments) if arguments.clean else try_all(arguments)

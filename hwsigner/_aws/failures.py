@@ -1,0 +1,154 @@
+"""Errors of botocore, turned into those of hwsigner: they name the call, the resource and the missing permission."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from hwsigner._aws.create_session import clock_difference
+from hwsigner._aws.handlers import THROTTLED
+from hwsigner.errors import ConfigError, HwsignerError, ServiceError, ServiceUnreachableError, UsageError
+
+NOT_FOUND = frozenset({"NoSuchEntity", "NoSuchEntityException", "ResourceNotFoundException"})
+MAKING_CLIENTS = "boto3"
+_DENIED = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"})
+_OF_CLOCK = frozenset({"RequestExpired", "RequestTimeTooSkewed", "SignatureDoesNotMatch", "InvalidSignatureException"})
+_OF_CREDENTIALS = frozenset({"InvalidClientTokenId", "UnrecognizedClientException", "InvalidAccessKeyId"})
+_OF_CREDENTIALS |= {"ExpiredToken", "ExpiredTokenException"}
+# Calls that need a second permission, which the service does not always name.
+_ALSO = {
+    "rolesanywhere:CreateTrustAnchor": "iam:CreateServiceLinkedRole",
+    "rolesanywhere:CreateProfile": "iam:PassRole",
+    "rolesanywhere:UpdateProfile": "iam:PassRole",
+}
+# "User: ARN is not authorized to perform: iam:GetRole on resource: role web because no … policy allows it"
+_MISSING = re.compile(
+    r"(?:User: (?P<caller>\S+) )?is not authorized to perform: (?P<action>[\w-]+:\w+)"
+    r"(?: on resource: (?P<resource>.+?))?(?P<reason> because .*| with an explicit deny.*)?$"
+)
+_LIMIT = re.compile(r" because no (permissions boundary|session policy|service control policy) allows the ")
+_SHOWN_CHARACTERS = 500
+# What botocore's parsers raise for an answer of another shape or encoding, and its clients for an invalid setting.
+_BREAKAGES = (AttributeError, LookupError, OverflowError, RuntimeError, TypeError, ValueError)
+_CLOCK_TOLERANCE = 60
+
+
+def not_from_aws(what: str) -> ServiceError:
+    """Return the error for an answer that is not what the service's model says."""
+    return ServiceError(f"the answer to {what} is not from AWS", "Check --endpoint and look for a proxy")
+
+
+@contextmanager
+def translated(action: str, resource: str) -> Iterator[None]:
+    """Turn the errors of botocore into those of hwsigner.
+
+    Args:
+        action: what is called, such as "iam:GetRole".
+        resource: what the call is about, or an empty string.
+
+    Raises:
+        ServiceError, ServiceUnreachableError, UsageError, ConfigError, HwsignerError: instead of botocore's errors.
+    """
+    from botocore import exceptions as botocore
+    from botocore.parsers import ResponseParserError
+
+    what = f"{action} of {resource[:_SHOWN_CHARACTERS]!r}" if resource else action
+    try:
+        yield
+    except botocore.ClientError as error:
+        raise _refusal(what, action, error) from error
+    except (ResponseParserError, botocore.PaginationError) as error:
+        raise not_from_aws(what) from error
+    except botocore.BotoCoreError as error:
+        raise _failure(what, error) from error
+    except _BREAKAGES as error:
+        if "Invalid endpoint" in str(error):
+            hint = "Use https://host, such as http://127.0.0.1:4566"
+            raise UsageError("the endpoint is not a URL", hint) from error
+        raise _failure(what, error) if action == MAKING_CLIENTS else not_from_aws(what) from error
+
+
+def _failure(what: str, error: Exception) -> HwsignerError:
+    """Return the error for a call that got no answer, or was not sent."""
+    from botocore import exceptions as botocore
+
+    if isinstance(error, botocore.HTTPClientError | botocore.ConnectionError):
+        hint = "Check the network, the region, the endpoint and the CA bundle (AWS_CA_BUNDLE)"
+        return ServiceUnreachableError(f"{what} got no answer: {_flat(error)}", hint)
+    if isinstance(error, botocore.ParamValidationError):
+        return UsageError(f"{what} was not sent: {_flat(error)}", "Correct that value")
+    if isinstance(error, botocore.ProfileNotFound):
+        return ConfigError(_flat(error), "Correct or unset AWS_PROFILE, or name a profile of ~/.aws/config")
+    if isinstance(error, botocore.NoRegionError):
+        return UsageError("no region was given", "Give --region, such as eu-central-1, or set AWS_REGION")
+    of_sso = botocore.CredentialRetrievalError, botocore.TokenRetrievalError, botocore.SSOError
+    if isinstance(error, (botocore.NoCredentialsError, botocore.PartialCredentialsError, *of_sso)):
+        hint = "Run aws configure or aws sso login, or name a profile of the SDKs' files with --aws-profile"
+        return ConfigError(f"no credentials for the AWS APIs: {_flat(error)}", hint)
+    return ConfigError(f"{what} failed: {_flat(error)}", "Check the settings of the AWS SDKs")
+
+
+def _refusal(what: str, action: str, error: Any) -> HwsignerError:
+    """Return the error for an answer that is not a success."""
+    answer = error.response.get("Error", {})
+    code, message = str(answer.get("Code", "")), _flat(answer.get("Message") or "no message")
+    metadata = error.response.get("ResponseMetadata", {})
+    status = metadata.get("HTTPStatusCode", 0)
+    if code in _DENIED:
+        problem, hint = _denial(what, action, message)
+    else:
+        problem, hint = f"{what} was refused: {code}: {message}", _hint(code, status, metadata)
+    retryable = code in THROTTLED or status >= 500
+    return ServiceError(problem, hint, retryable=retryable)
+
+
+def _denial(what: str, action: str, message: str) -> tuple[str, str]:
+    parts = _MISSING.search(message)
+    if parts is None:
+        also = f" and {_ALSO[action]}" if action in _ALSO else ""
+        return f"{what} was refused: {message}", f"Ask for a policy that allows {action}{also}"
+    missing = parts["action"] + (f" on {parts['resource']}" if parts["resource"] else "")
+    problem = f"{what} was refused: {parts['caller'] or 'the caller'} lacks {missing}"
+    if "explicit deny" in message:
+        return f"{problem}{parts['reason'] or ''}", f"Ask for an exception to the policy that denies {parts['action']}"
+    limit = _LIMIT.match(parts["reason"] or "")
+    if limit:  # The caller's own policies may allow it.
+        return f"{problem}{parts['reason']}", f"Ask for a {limit[1]} that allows {parts['action']}"
+    return problem, f"Ask for a policy that allows {parts['action']}"
+
+
+def _hint(code: str, status: int, metadata: dict[str, Any]) -> str:
+    if 300 <= status < 400:
+        return "AWS redirects nothing here: check --endpoint and look for a proxy"
+    if code in _OF_CLOCK:
+        return _clock_hint(metadata) or "Check the clock and the secret access key, and look for a proxy"
+    if code in _OF_CREDENTIALS:
+        return "Renew the credentials, for example with aws sso login, or name others with --aws-profile"
+    if code in THROTTLED or status >= 500:
+        return "Retry later"
+    if code in NOT_FOUND:
+        return "Check the name or ARN, the account and the region"
+    if code in ("LimitExceeded", "LimitExceededException", "ServiceQuotaExceededException"):
+        return "Remove what is not needed, or ask AWS for a higher quota"
+    return "Correct what the message names"
+
+
+def _clock_hint(metadata: dict[str, Any]) -> str:
+    """Return by how much this machine's clock is off by the Date header, or an empty string."""
+    try:
+        theirs = parsedate_to_datetime(metadata.get("HTTPHeaders", {}).get("date", ""))
+    except ValueError:
+        return ""
+    off = (datetime.now(UTC) - theirs.astimezone(UTC)).total_seconds()
+    if abs(off) < _CLOCK_TOLERANCE:
+        return ""
+    return f"This machine's clock is {clock_difference(off)} AWS's: fix the clock"
+
+
+def _flat(text: object) -> str:
+    """Return a message as one line without a full stop at its end."""
+    return " ".join(str(text).split())[:_SHOWN_CHARACTERS].rstrip(".")

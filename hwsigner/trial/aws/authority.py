@@ -1,0 +1,317 @@
+"""A CA for one trial, made by the openssl program, and the certificates that the questions need."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Self
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from cryptography.x509.oid import NameOID, ObjectIdentifier
+
+from hwsigner.errors import HwsignerError
+from hwsigner.trial.questions import NotAskedError
+
+Names = Sequence[tuple[str, str]]
+Extensions = Sequence[tuple[x509.ExtensionType, bool]]
+_DAY = timedelta(days=1)
+_CURVES: dict[str, ec.EllipticCurve] = {"256": ec.SECP256R1(), "384": ec.SECP384R1(), "521": ec.SECP521R1()}
+_OIDS = {
+    "CN": NameOID.COMMON_NAME,
+    "O": NameOID.ORGANIZATION_NAME,
+    "OU": NameOID.ORGANIZATIONAL_UNIT_NAME,
+    "C": NameOID.COUNTRY_NAME,
+    "ST": NameOID.STATE_OR_PROVINCE_NAME,
+    "L": NameOID.LOCALITY_NAME,
+    "SN": NameOID.SURNAME,
+    "GN": NameOID.GIVEN_NAME,
+    "DC": NameOID.DOMAIN_COMPONENT,
+    "SERIALNUMBER": NameOID.SERIAL_NUMBER,
+    "E": NameOID.EMAIL_ADDRESS,
+    "UID": NameOID.USER_ID,
+    "T": NameOID.TITLE,
+}
+_CONFIG = """\
+[req]
+distinguished_name = dn
+prompt = no
+[dn]
+[root]
+basicConstraints = critical,CA:TRUE
+keyUsage = critical,keyCertSign,cRLSign
+subjectKeyIdentifier = hash
+[intermediate]
+basicConstraints = critical,CA:TRUE,pathlen:0
+keyUsage = critical,keyCertSign,cRLSign
+subjectKeyIdentifier = hash
+authorityKeyIdentifier = keyid
+"""
+SIGNING = x509.KeyUsage(
+    digital_signature=True,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=False,
+    crl_sign=False,
+    encipher_only=False,
+    decipher_only=False,
+)
+CA_SIGNING = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
+OF_LEAF: Extensions = ((x509.BasicConstraints(ca=False, path_length=None), True), (SIGNING, True))
+OF_CA: Extensions = ((x509.BasicConstraints(ca=True, path_length=None), True), (CA_SIGNING, True))
+
+
+@dataclass(frozen=True)
+class TrialIssuer:
+    """A CA's certificate and key.
+
+    Attributes:
+        certificate: the certificate.
+        key: the private key.
+        chain: the certificates between it and the root, itself first; empty for a root.
+    """
+
+    certificate: x509.Certificate
+    key: Any = field(repr=False)
+    chain: tuple[x509.Certificate, ...] = ()
+
+    @property
+    def pem(self) -> bytes:
+        """The certificate in PEM."""
+        return self.certificate.public_bytes(Encoding.PEM)
+
+
+@dataclass(frozen=True)
+class TrialLeaf:
+    """A leaf certificate, its key, and the intermediates to send with it."""
+
+    certificate: x509.Certificate
+    key: Any = field(repr=False)
+    chain: tuple[x509.Certificate, ...] = ()
+
+
+@dataclass(frozen=True)
+class CertificateShape:
+    """What a certificate is to contain. The defaults make a leaf that the service accepts.
+
+    Attributes:
+        subject: names and values, such as ("CN", "web"); a name may be an OID with dots. Or a name as it is.
+        san: the subject alternative names.
+        extensions: the other extensions, each with whether it is critical.
+        key: "P-256", "P-384", "P-521", "RSA-2048" (or another size), "ML-DSA-44" (or -65, -87), or a private key.
+        begin: when it begins to be valid, from now.
+        end: when it ends, from now.
+        serial: the serial number; 0 for a random one.
+        hash: the hash of its signature.
+        signing_key: another key to sign it with than the issuer's; None for the issuer's.
+    """
+
+    subject: Names | x509.Name = (("O", "hwsigner trial"), ("CN", "leaf"))
+    san: Sequence[x509.GeneralName] = ()
+    extensions: Extensions = OF_LEAF
+    key: Any = "P-256"
+    begin: timedelta = -_DAY
+    end: timedelta = 2 * _DAY
+    serial: int = 0
+    hash: hashes.HashAlgorithm | None = field(default_factory=hashes.SHA256)
+    signing_key: Any = field(default=None, repr=False)
+
+
+LEAF = CertificateShape()
+A_CA = CertificateShape((("O", "hwsigner trial"), ("CN", "another CA")), extensions=OF_CA)
+
+
+class TrialCA:
+    """The CAs of one trial. Use it in a `with` statement, which deletes its keys.
+
+    Attributes:
+        root: the root, by openssl.
+        intermediate: the intermediate CA that the root issued, by openssl.
+    """
+
+    def __init__(self, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._now = now
+        self._keys: dict[str, Any] = {}
+        self._issuers: dict[str, TrialIssuer] = {}
+        self._folder = Path(tempfile.mkdtemp(prefix="hwsigner-trial-"))  # 0700
+        try:
+            self.root, self.intermediate = self._make()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Delete the folder with the keys."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def key(self, kind: str) -> Any:
+        """Return the trial's key of a kind, such as "P-256" or "RSA-2048".
+
+        Raises:
+            NotAskedError: this version of cryptography can't make one.
+        """
+        if kind not in self._keys:
+            self._keys[kind] = new_key(kind)
+        return self._keys[kind]
+
+    def issuer(self, name: str, shape: CertificateShape = A_CA, issuer: TrialIssuer | None = None) -> TrialIssuer:
+        """Return the CA of this name, which is made by the first call.
+
+        Args:
+            name: its name in this trial.
+            shape: its certificate.
+            issuer: the CA that issues it; None for a root.
+        """
+        if name not in self._issuers:
+            key = new_key(shape.key) if isinstance(shape.key, str) else shape.key
+            certificate = self._issue(shape, key, issuer)
+            self._issuers[name] = TrialIssuer(certificate, key, (certificate, *issuer.chain) if issuer else ())
+        return self._issuers[name]
+
+    def leaf(self, shape: CertificateShape = LEAF, issuer: TrialIssuer | None = None) -> TrialLeaf:
+        """Return a new leaf.
+
+        Args:
+            shape: the certificate.
+            issuer: the CA that issues it; None for the intermediate.
+        """
+        issuer, key = issuer or self.intermediate, self.key(shape.key) if isinstance(shape.key, str) else shape.key
+        return TrialLeaf(self._issue(shape, key, issuer), key, issuer.chain)
+
+    def revocation_list(
+        self, serials: Sequence[int], issuer: TrialIssuer | None = None, *, end: timedelta = _DAY
+    ) -> bytes:
+        """Return a CRL in PEM.
+
+        Args:
+            serials: the serial numbers of the revoked certificates.
+            issuer: the CA that signs it; None for the intermediate.
+            end: its next update, from now. One that has passed makes an expired list.
+        """
+        issuer, now = issuer or self.intermediate, self._now()
+        builder = x509.CertificateRevocationListBuilder().issuer_name(issuer.certificate.subject)
+        builder = builder.last_update(now - 2 * _DAY).next_update(now + end)
+        for serial in serials:
+            revoked = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now - _DAY).build()
+            builder = builder.add_revoked_certificate(revoked)
+        builder = builder.add_extension(x509.CRLNumber(1), critical=False)
+        return builder.sign(issuer.key, hashes.SHA256()).public_bytes(Encoding.PEM)
+
+    def _issue(self, shape: CertificateShape, key: Any, issuer: TrialIssuer | None) -> x509.Certificate:
+        now, subject = self._now(), name_of(shape.subject)
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(issuer.certificate.subject if issuer else subject)
+            .public_key(key.public_key())
+            .serial_number(shape.serial or x509.random_serial_number())
+            .not_valid_before(now + shape.begin)
+            .not_valid_after(now + shape.end)
+        )
+        for extension, critical in shape.extensions:
+            builder = builder.add_extension(extension, critical=critical)
+        if shape.san:
+            builder = builder.add_extension(x509.SubjectAlternativeName(shape.san), critical=False)
+        signing_key = shape.signing_key or (issuer.key if issuer else key)
+        is_hashed = isinstance(signing_key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey)
+        try:
+            return builder.sign(signing_key, shape.hash if is_hashed else None)  # type: ignore[arg-type]
+        except Exception as error:
+            raise NotAskedError(f"this version of cryptography can't make the certificate: {error}") from error
+
+    def _make(self) -> tuple[TrialIssuer, TrialIssuer]:
+        (self._folder / "openssl.cnf").write_text(_CONFIG)
+        new = "req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -sha256 -config openssl.cnf"
+        self._openssl(
+            f"{new} -x509 -days 3 -extensions root -keyout root.key -out root.pem -subj", "/O=hwsigner trial/CN=root"
+        )
+        self._openssl(f"{new} -keyout middle.key -out middle.csr -subj", "/O=hwsigner trial/CN=intermediate")
+        by_root = "-CA root.pem -CAkey root.key -CAcreateserial -extfile openssl.cnf -extensions intermediate"
+        self._openssl(f"x509 -req -in middle.csr -sha256 -days 3 {by_root} -out middle.pem")
+        root, middle = (self._read(name) for name in ("root", "middle"))
+        return TrialIssuer(*root), TrialIssuer(*middle, chain=(middle[0],))
+
+    def _read(self, name: str) -> tuple[x509.Certificate, Any]:
+        certificate, key = ((self._folder / f"{name}.{ending}").read_bytes() for ending in ("pem", "key"))
+        return x509.load_pem_x509_certificate(certificate), load_pem_private_key(key, None)
+
+    def _openssl(self, words: str, *more: str) -> None:
+        command = ["openssl", *words.split(), *more]
+        environment = {"PATH": os.environ.get("PATH", os.defpath)}
+        try:
+            subprocess.run(command, cwd=self._folder, env=environment, check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            hint = "Install OpenSSL 1.1.1 or later"
+            raise HwsignerError("the openssl program can't make the trial's CA", hint) from error
+
+
+def name_of(names: Names | x509.Name) -> x509.Name:
+    """Return a distinguished name of names and values."""
+    if isinstance(names, x509.Name):
+        return names
+    oids = ((_OIDS.get(name) or ObjectIdentifier(name), value) for name, value in names)
+    return x509.Name([x509.NameAttribute(oid, value, _validate=False) for oid, value in oids])
+
+
+def new_key(kind: str) -> Any:
+    """Return a new private key of a kind, such as "P-256", "RSA-2048" or "ML-DSA-65".
+
+    Raises:
+        NotAskedError: this version of cryptography can't make one.
+    """
+    family, _, size = kind.rpartition("-")
+    if family == "P":
+        return ec.generate_private_key(_CURVES[size])
+    if family == "RSA":
+        return rsa.generate_private_key(65537, int(size))
+    try:
+        from cryptography.hazmat.primitives.asymmetric import mldsa
+
+        return getattr(mldsa, f"MLDSA{size}PrivateKey").generate()
+    except Exception as error:
+        raise NotAskedError(f"this version of cryptography or OpenSSL has no {kind}") from error
+
+
+def sign_with(key: Any, message: bytes) -> bytes:
+    """Return the signature that SigV4-X509 wants of a key."""
+    if isinstance(key, rsa.RSAPrivateKey):
+        from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+
+        return key.sign(message, PKCS1v15(), hashes.SHA256())
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        return key.sign(message, ec.ECDSA(hashes.SHA256()))
+    signature: bytes = key.sign(message)
+    return signature
+
+
+def algorithm_of(key: Any) -> str:
+    """Return the algorithm of SigV4-X509 that belongs to a key."""
+    if isinstance(key, rsa.RSAPrivateKey):
+        return "AWS4-X509-RSA-SHA256"
+    return "AWS4-X509-ECDSA-SHA256" if isinstance(key, ec.EllipticCurvePrivateKey) else "AWS4-X509-MLDSA"

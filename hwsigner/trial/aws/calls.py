@@ -1,0 +1,146 @@
+"""Calls of the AWS APIs that can't touch anything outside a trial, one request a second at most."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hwsigner._aws.apis import ServiceClient, ServiceClients
+from hwsigner.errors import HwsignerError
+from hwsigner.trial.questions import NotAskedError
+
+PREFIX = "hwsigner-trial-"
+PATH = "/hwsigner-trial/"
+TAG = "hwsigner-trial"
+_CREATED = {"create_trust_anchor": "trustAnchor", "create_profile": "profile", "import_crl": "crl"}
+_READING = ("get_", "list_")
+_DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation")
+_BUSY = ("Throttling", "ThrottlingException", "TooManyRequestsException", "RequestLimitExceeded")
+
+
+class TrialPace:
+    """Keeps requests a second apart.
+
+    Args:
+        seconds: how far apart.
+        clock: returns the seconds of a clock that is never set.
+        sleep: waits for some seconds.
+    """
+
+    def __init__(
+        self,
+        seconds: float = 1.0,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._seconds = seconds
+        self._clock = clock
+        self.sleep = sleep
+        self._next = 0.0
+
+    def __call__(self) -> None:
+        """Wait until the next request may be sent."""
+        while (pause := self._next - self._clock()) > 0:
+            self.sleep(pause)
+        self._next = self._clock() + self._seconds
+
+
+@dataclass(frozen=True)
+class CallAnswer:
+    """What came back from a call.
+
+    Attributes:
+        code: the code of the refusal, such as "MalformedPolicyDocument"; empty for a success.
+        message: the message of the refusal.
+        response: the response to a success.
+    """
+
+    code: str
+    message: str
+    response: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        """Return "accepted", or the refusal as "MalformedPolicyDocument: Has prohibited field Resource"."""
+        return f"{self.code}: {self.message}" if self.code else "accepted"
+
+
+class TrialCalls:
+    """Calls for one trial. A call that would make or change something else fails.
+
+    Args:
+        clients: the clients.
+        prefix: what the names of the trial's resources begin with.
+        scrub: takes out of messages what identifies somebody.
+
+    Attributes:
+        made: the names of what was made, and of roles that were about to be, by kind and ID. A role's ID is its name.
+    """
+
+    def __init__(self, clients: ServiceClients, prefix: str, scrub: Callable[[str], str]) -> None:
+        self._clients = clients
+        self._prefix = prefix
+        self._scrub = scrub
+        self.made: dict[tuple[str, str], str] = {}
+
+    def call(self, service: str, operation: str, **parameters: Any) -> CallAnswer:
+        """Call an operation. A refusal is an answer.
+
+        A new resource gets the trial's tag, and a new role its path.
+
+        Args:
+            service: "iam" or "rolesanywhere".
+            operation: the operation, as boto3 names it.
+            parameters: its parameters.
+
+        Raises:
+            NotAskedError: the caller may not do it, the service is too busy, or the call can't be sent.
+        """
+        self._check(operation, parameters)
+        if operation == "create_role":
+            tags = [{"Key": TAG, "Value": self._prefix}, *parameters.pop("Tags", [])]
+            parameters = {"Path": PATH, **parameters, "Tags": tags}
+            self.made["role", parameters["RoleName"]] = parameters["RoleName"]
+        elif operation in _CREATED:
+            parameters["tags"] = [{"key": TAG, "value": self._prefix}, *parameters.pop("tags", [])]
+        answer = self._ask(getattr(self._clients, service), operation, parameters)
+        if operation in _CREATED and not answer.code:
+            kind = _CREATED[operation]
+            self.made[kind, answer.response[kind][f"{kind}Id"]] = parameters["name"]
+        return answer
+
+    def as_caller(self, credentials: tuple[str, str, str], operation: str, **parameters: Any) -> CallAnswer:
+        """Call an operation of STS with the credentials of a session.
+
+        Raises:
+            NotAskedError: the service is too busy, or the call can't be sent.
+        """
+        client = self._clients.of_caller(*credentials).sts
+        return self._ask(client, operation, parameters, may_be_denied=True)
+
+    def _ask(
+        self, client: ServiceClient, operation: str, parameters: dict[str, Any], *, may_be_denied: bool = False
+    ) -> CallAnswer:
+        try:
+            return CallAnswer("", "", client.call(operation, **parameters))
+        except HwsignerError as error:
+            refused = getattr(error.__cause__, "response", {}).get("Error", {})
+            code = str(refused.get("Code", ""))
+            if not code or code in _BUSY or (code in _DENIED and not may_be_denied):
+                raise NotAskedError(self._scrub(error.message), self._scrub(error.hint)) from error
+            return CallAnswer(code, self._scrub(str(refused.get("Message", ""))), {})
+
+    def _check(self, operation: str, parameters: Mapping[str, Any]) -> None:
+        """Check that a call is about something of the trial."""
+        if operation.startswith(_READING):
+            return
+        named = [str(parameters[name]) for name in ("RoleName", "name") if name in parameters]
+        known = {name for _, name in self.made}
+        ids = [str(value).rpartition("/")[2] for name, value in parameters.items() if name.endswith("Id")]
+        ids += [str(parameters["resourceArn"]).rpartition("/")[2]] if "resourceArn" in parameters else []
+        if not all(each.startswith(self._prefix) for each in named) or not all(each in known for each in ids):
+            raise NotAskedError(f"{operation} is about something that is not of this trial")
+        if not named and not ids:
+            raise NotAskedError(f"{operation} names nothing of this trial")

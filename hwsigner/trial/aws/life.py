@@ -1,0 +1,219 @@
+"""The life of a trial: say what will be made, make it, ask, delete it, and write the report."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from typing import NoReturn
+
+from hwsigner._aws.apis import ServiceClients
+from hwsigner._aws.create_session import find_service
+from hwsigner.errors import HwsignerError, Interruption, UsageError
+from hwsigner.trial.aws.authority import TrialCA
+from hwsigner.trial.aws.calls import TrialPace
+from hwsigner.trial.aws.making import Leftover, TrialFile, delete_all, left_of, leftovers, made_by, make_all
+from hwsigner.trial.aws.plan import AWSQuestion, TrialPlan, plan_of
+from hwsigner.trial.aws.policy import policy_text
+from hwsigner.trial.aws.questions import QUESTIONS
+from hwsigner.trial.aws.scene import AWSScene, RefusedInAdvanceError
+from hwsigner.trial.questions import Result, Verdict, ask_all
+from hwsigner.trial.report import TrialReport
+
+_TO_CLEAN = "Run the same command with --clean, and with --region if the region is not the default one"
+_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+
+
+def show_questions(pattern: str | None) -> int:
+    """Print the questions, their expected answers, where these come from and what rests on them."""
+    for each in selected(pattern):
+        print(f"{each.id}: {each.text}")
+        print(f"    expected: {each.expected}")
+        print(f"    source:   {each.source.origin}: {each.source.where}")
+        print(f"    rests on: {', '.join(each.rests_on)}")
+    return 0
+
+
+def show_policy() -> int:
+    """Print the least IAM policy that suffices."""
+    print(policy_text())
+    return 0
+
+
+def selected(pattern: str | None) -> list[AWSQuestion]:
+    """Return the questions whose IDs match a pattern.
+
+    Raises:
+        UsageError: none does.
+    """
+    found = [each for each in QUESTIONS if fnmatchcase(each.id, pattern or "*")]
+    if not found:
+        raise UsageError(f"--only {pattern} is the name of no question", "See --list")
+    return found
+
+
+def try_all(arguments: argparse.Namespace, pace: TrialPace | None = None) -> int:
+    """Run the trial.
+
+    Args:
+        arguments: the flags.
+        pace: waits before each request; None for a second between two.
+
+    Returns:
+        0 if no answer differs, else 1.
+
+    Raises:
+        HwsignerError: it can't be run, or something could not be deleted.
+        Interruption: the user ended it. All has been deleted, and the report has the answers until then.
+    """
+    questions, pace = selected(arguments.only), pace or TrialPace()
+    plan, clients = plan_of(questions), _clients(arguments, pace)
+    with TrialCA() as ca:
+        region = clients.rolesanywhere.region
+        scene = AWSScene(clients, find_service(region, endpoint=arguments.endpoint), ca=ca, pace=pace)
+        print(_announcement(scene, plan, questions))
+        if not arguments.yes:
+            _confirm("Make these, and ask?")
+        scene.account  # noqa: B018  The report must not have it.
+        results = _asked(scene, plan, questions, TrialFile(arguments.output, scene.prefix))
+    target = {"service": "another endpoint" if arguments.endpoint else "AWS", "region": region}
+    report = TrialReport("aws", datetime.now(UTC).date(), target, results).scrubbed(scene.scrub)
+    written = report.write(arguments.output)
+    print(", ".join(f"{number} {verdict}" for verdict, number in report.counts.items()))
+    print(f"Report: {written[0]} and {written[1].name}")
+    if len(results) < len(questions):
+        raise Interruption("interrupted", "Everything was deleted, and the report has the answers until then")
+    return 1 if report.counts[Verdict.DIFFERS] else 0
+
+
+def clean(arguments: argparse.Namespace, pace: TrialPace | None = None) -> int:
+    """Delete what trials have left in the account and region: what has the name and the tag of one.
+
+    Raises:
+        HwsignerError: something could not be deleted.
+    """
+    clients = _clients(arguments, pace or TrialPace())
+    region = clients.rolesanywhere.region
+    files = TrialFile.all_in(arguments.output)
+    mine = [(each, *each.read()) for each in files]
+    found = leftovers(clients)
+    found += [Leftover("role", role, role) for _, at, roles in mine if at == region for role in roles]
+    names = sorted({each.name for each in found})
+    print("\n".join((f"{len(names)} resources of trials in {region}:", *names)))
+    if names and not arguments.yes:
+        _confirm("Delete these?")
+    if not delete_all(clients, found, _say):
+        raise HwsignerError("not everything was deleted", _TO_CLEAN)
+    for each, at, _ in mine:
+        if at == region:
+            each.path.unlink(missing_ok=True)
+        else:
+            _say(f"{each.prefix} was a trial in {at}: run --clean --region {at} too")
+    return 0
+
+
+def _clients(arguments: argparse.Namespace, pace: TrialPace) -> ServiceClients:
+    return ServiceClients(
+        arguments.region, profile=arguments.aws_profile, endpoint=arguments.endpoint, say=_say, before_send=pace
+    )
+
+
+def _asked(scene: AWSScene, plan: TrialPlan, questions: Sequence[AWSQuestion], file: TrialFile) -> list[Result]:
+    """Make what the questions need, ask them, and delete it. An interruption leaves out the rest of the answers."""
+    results: list[Result] = []
+    file.write(scene.region, [scene.named(each.name) for each in plan.roles])
+    with _signals_interrupt():
+        try:
+            _say(f"making {plan.count} resources, one a second")
+            make_all(scene, plan)
+            for result in ask_all([replace(each, ask=_Asking(each)) for each in questions], scene):
+                results.append(result)
+                _say(f"[{len(results)}/{len(questions)}] {result.id}: {result.verdict}")
+        except KeyboardInterrupt:
+            _say("interrupted: deleting what was made")
+        finally:
+            _delete(scene, file)
+    return results
+
+
+class _Asking:
+    """Asks a question. A refusal to make what it needs is its answer."""
+
+    def __init__(self, question: AWSQuestion) -> None:
+        self._question = question
+
+    def __call__(self, scene: AWSScene) -> str:
+        try:
+            return self._question.ask(scene)
+        except RefusedInAdvanceError as error:
+            return error.message
+
+
+def _delete(scene: AWSScene, file: TrialFile) -> None:
+    clients = scene.clients
+    try:
+        made = made_by(scene)
+        _say("deleting everything")
+        # A request that was interrupted may have made something too.
+        gone = delete_all(clients, [*made, *left_of(clients, scene.prefix)], _say)
+    except KeyboardInterrupt:
+        raise Interruption("interrupted again, so not everything was deleted", _TO_CLEAN) from None
+    if not gone:
+        raise HwsignerError("not everything was deleted", _TO_CLEAN)
+    file.path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _signals_interrupt() -> Iterator[None]:
+    """Let the signals that end a program do what Ctrl-C does."""
+
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = {each: signal.signal(each, interrupt) for each in _SIGNALS}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def _announcement(scene: AWSScene, plan: TrialPlan, questions: Sequence[AWSQuestion]) -> str:
+    kinds = (("trust anchors", plan.anchors), ("roles", plan.roles), ("profiles", plan.profiles), ("CRLs", plan.crls))
+    made = "\n".join(f"  {len(each)} {kind}" for kind, each in kinds)
+    return f"""\
+A trial of {len(questions)} questions in {scene.region}. It makes, with names that begin with {scene.prefix} and the
+tag hwsigner-trial:
+{made}
+and some more roles and profiles that AWS is expected to refuse. No role has a permission. It deletes all of them at the
+end. What can't be deleted by anybody: the subjects that Roles Anywhere notes, and its service-linked role, which the
+account's first trust anchor makes.
+
+It costs nothing. It sends one request a second at most.
+
+The least IAM policy that suffices:
+{policy_text()}
+"""
+
+
+def _confirm(question: str) -> None:
+    """Ask on the terminal.
+
+    Raises:
+        UsageError: the answer is not yes, or there is no terminal.
+    """
+    try:
+        answer = input(f"{question} [y/N] ")
+    except EOFError:
+        answer = ""
+    if answer.strip().lower() not in ("y", "yes"):
+        raise UsageError("nothing was made or deleted", "Answer y, or add --yes")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,228 @@
+"""Make what the questions need, and delete it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from hwsigner._aws.apis import ServiceClients
+from hwsigner.errors import HwsignerError
+from hwsigner.trial.aws.calls import PATH, PREFIX, TAG
+from hwsigner.trial.aws.plan import TrialPlan
+from hwsigner.trial.aws.scene import AWSScene, RefusedInAdvanceError
+from hwsigner.trial.aws.wanted import FollowUps, WantedAnchor, WantedCrl, WantedProfile, WantedRole
+from hwsigner.trial.questions import NotAskedError
+
+_OF_TRIALS = re.compile(rf"{PREFIX}[0-9a-f]{{6}}")
+_TRIES = 8
+Say = Callable[[str], None]
+
+
+class TrialFile:
+    """The file that says what a trial makes. It is written first, so that `--clean` finds it after a kill.
+
+    Args:
+        folder: the folder of the reports.
+        prefix: the trial's prefix.
+    """
+
+    def __init__(self, folder: Path, prefix: str) -> None:
+        self.path = folder / f"{prefix}.made.json"
+        self.prefix = prefix
+
+    def write(self, region: str, roles: Sequence[str]) -> None:
+        """Write the region, and the names of the roles to be.
+
+        Raises:
+            HwsignerError: it can't be written.
+        """
+        try:
+            self.path.write_text(json.dumps({"region": region, "roles": list(roles)}) + "\n", encoding="utf-8")
+        except OSError as error:
+            problem = f"{self.path.parent} can't be written to: {error.strerror}"
+            raise HwsignerError(problem, "Give --output FOLDER") from error
+
+    def read(self) -> tuple[str, list[str]]:
+        """Return the region and the names of the roles.
+
+        Raises:
+            HwsignerError: it can't be read.
+        """
+        try:
+            found = json.loads(self.path.read_text(encoding="utf-8"))
+            return str(found["region"]), [str(each) for each in found["roles"] if str(each).startswith(self.prefix)]
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise HwsignerError(f"{self.path} can't be read", "Delete it, then run --clean with --region") from error
+
+    @classmethod
+    def all_in(cls, folder: Path) -> list[TrialFile]:
+        """Return the files that are left of earlier trials."""
+        stems = (path.name.removesuffix(".made.json") for path in sorted(folder.glob(f"{PREFIX}*.made.json")))
+        return [cls(folder, stem) for stem in stems if _OF_TRIALS.fullmatch(stem)]
+
+
+def make_all(scene: AWSScene, plan: TrialPlan) -> None:
+    """Make what a plan has, and wait until sessions succeed. What the service refuses is noted in the scene.
+
+    Raises:
+        NotAskedError: the caller may not make it, or no session succeeds.
+    """
+    for anchor in plan.anchors:
+        _make(scene, "anchor", anchor, _anchor_members(scene, anchor))
+    for role in plan.roles:
+        scene.profile_of[role.name] = role.profile
+        _noted(scene, "role", role.name, partial(_make_role, scene, role))
+    if plan.roles:
+        scene.settle()
+    for profile in plan.profiles:
+        _make(scene, "profile", profile, _profile_members(scene, plan, profile))
+    for crl in plan.crls:
+        _noted(scene, "crl", crl.name, partial(_make_crl, scene, crl))
+    if plan.count:
+        _wait_for_session(scene)
+
+
+class Leftover(NamedTuple):
+    """Something of a trial that is in the account."""
+
+    kind: str  # "crl", "profile", "trustAnchor" or "role".
+    name: str
+    id: str  # Of a role, its name.
+    arn: str = ""
+
+
+def leftovers(clients: ServiceClients) -> list[Leftover]:
+    """Return what is in the account of all trials: what has the name of one, and also its tag."""
+    found = [(each, match[0]) for each in _listed(clients) if (match := _OF_TRIALS.match(each.name))]
+    return [each for each, prefix in found if _tag_of(clients, each) == prefix]
+
+
+def left_of(clients: ServiceClients, prefix: str) -> list[Leftover]:
+    """Return what is in the account of one trial."""
+    return [each for each in _listed(clients) if each.name.startswith(f"{prefix}-")]
+
+
+def delete_all(clients: ServiceClients, resources: Sequence[Leftover], say: Say) -> bool:
+    """Delete resources, CRLs first and roles last, and say which can't be deleted.
+
+    Returns:
+        Whether all are gone.
+    """
+    order, failed = ("crl", "profile", "trustAnchor", "role"), 0
+    by_id = {(each.kind, each.id): each for each in resources}
+    for each in sorted(by_id.values(), key=lambda each: order.index(each.kind)):
+        try:
+            if each.kind == "role":
+                clients.iam.find("delete_role", RoleName=each.id)
+            else:
+                clients.rolesanywhere.find(f"delete_{_snake(each.kind)}", **{f"{each.kind}Id": each.id})
+        except HwsignerError as error:
+            failed += 1
+            say(f"{_snake(each.kind)} {each.name} was not deleted: {error.message}")
+    return not failed
+
+
+def made_by(scene: AWSScene) -> list[Leftover]:
+    """Return what a trial made, or was about to make."""
+    return [Leftover(kind, name, identifier) for (kind, identifier), name in scene.calls.made.items()]
+
+
+def _listed(clients: ServiceClients) -> Iterator[Leftover]:
+    for kind, operation in (("crl", "list_crls"), ("profile", "list_profiles"), ("trustAnchor", "list_trust_anchors")):
+        for each in clients.rolesanywhere.items(operation, f"{kind}s"):
+            yield Leftover(kind, each["name"], each[f"{kind}Id"], each[f"{kind}Arn"])
+    for each in clients.iam.items("list_roles", "Roles", PathPrefix=PATH):
+        yield Leftover("role", each["RoleName"], each["RoleName"], each["Arn"])
+
+
+def _tag_of(clients: ServiceClients, resource: Leftover) -> str:
+    if resource.kind == "role":
+        tags = clients.iam.items("list_role_tags", "Tags", RoleName=resource.id)
+        return next((str(tag["Value"]) for tag in tags if tag["Key"] == TAG), "")
+    tags = clients.rolesanywhere.call("list_tags_for_resource", resourceArn=resource.arn).get("tags", [])
+    return next((str(tag["value"]) for tag in tags if tag["key"] == TAG), "")
+
+
+def _anchor_members(scene: AWSScene, anchor: WantedAnchor) -> Mapping[str, Any]:
+    bundle = "".join(each.public_bytes(Encoding.PEM).decode() for each in anchor.certificates(scene.ca))
+    source = {"sourceType": "CERTIFICATE_BUNDLE", "sourceData": {"x509CertificateData": bundle}}
+    return {"source": source, "enabled": True, **anchor.members}
+
+
+def _profile_members(scene: AWSScene, plan: TrialPlan, profile: WantedProfile) -> Mapping[str, Any]:
+    roles = [scene.arns["role", name] for name in plan.roles_of(profile) if ("role", name) in scene.arns]
+    return {"roleArns": roles, "enabled": True, **profile.members}
+
+
+def _make(scene: AWSScene, kind: str, wanted: WantedAnchor | WantedProfile, members: Mapping[str, Any]) -> None:
+    operation = {"anchor": "create_trust_anchor", "profile": "create_profile"}[kind]
+    member = {"anchor": "trustAnchor", "profile": "profile"}[kind]
+    _noted(scene, kind, wanted.name, lambda: _make_one(scene, operation, member, wanted, members))
+
+
+def _make_one(
+    scene: AWSScene,
+    operation: str,
+    member: str,
+    wanted: WantedAnchor | WantedProfile | WantedCrl,
+    members: Mapping[str, Any],
+) -> str:
+    for _ in range(_TRIES):
+        answer = scene.calls.call("rolesanywhere", operation, name=scene.named(wanted.name), **members)
+        if answer.code != "ResourceNotFoundException":
+            break
+        scene.settle()  # A profile's role may not be visible yet.
+    if answer.code:
+        raise RefusedInAdvanceError(f"{operation} was refused: {answer}")
+    detail = answer.response[member]
+    _follow(scene, f"{member}Id", detail[f"{member}Id"], wanted.then)
+    return str(detail[f"{member}Arn"])
+
+
+def _follow(scene: AWSScene, member: str, identifier: str, then: FollowUps) -> None:
+    for operation, members in then:
+        answer = scene.calls.call("rolesanywhere", operation, **{member: identifier}, **members)
+        if answer.code:
+            raise RefusedInAdvanceError(f"{operation} was refused: {answer}")
+
+
+def _make_role(scene: AWSScene, role: WantedRole) -> str:
+    answer = scene.new_role(role.name, role.policy, MaxSessionDuration=role.duration)
+    if answer.code:
+        raise RefusedInAdvanceError(f"create_role was refused: {answer}")
+    return str(answer.response["Role"]["Arn"])
+
+
+def _make_crl(scene: AWSScene, crl: WantedCrl) -> str:
+    anchor = scene.arn("anchor", crl.anchor)
+    members = {"crlData": crl.data(scene.ca), "trustAnchorArn": anchor, "enabled": True, **crl.members}
+    return _make_one(scene, "import_crl", "crl", crl, members)
+
+
+def _noted(scene: AWSScene, kind: str, name: str, make: Callable[[], str]) -> None:
+    """Make something, and note its ARN or why there is none. Missing permissions end the trial."""
+    try:
+        scene.arns[kind, name] = make()
+    except RefusedInAdvanceError as error:
+        scene.refused[kind, name] = error
+
+
+def _wait_for_session(scene: AWSScene) -> None:
+    """Wait until IAM has spread the roles. The role "open" is the last one that was made."""
+    leaf = scene.leaf()
+    for _ in range(_TRIES):
+        answer = scene.session(leaf)
+        if answer.ok:
+            return
+        scene.settle()
+    raise NotAskedError(f"no session of the simplest kind succeeds: {answer}", "Report this")
+
+
+def _snake(kind: str) -> str:
+    return {"trustAnchor": "trust_anchor"}.get(kind, kind)

@@ -1,0 +1,65 @@
+"""Questions to AWS, and what they need in the account."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hwsigner.trial.aws.scene import AWSScene
+from hwsigner.trial.aws.wanted import (
+    MAIN_ANCHOR,
+    MAIN_PROFILE,
+    OPEN,
+    Wanted,
+    WantedAnchor,
+    WantedCrl,
+    WantedProfile,
+    WantedRole,
+)
+from hwsigner.trial.questions import Question
+
+
+@dataclass(frozen=True)
+class AWSQuestion(Question[AWSScene]):
+    """A question to AWS.
+
+    Attributes:
+        needs: what must be in the account. The role "open", the profile "main" and the trust anchor "main" come with
+            whatever is needed.
+    """
+
+    needs: tuple[Wanted, ...] = (OPEN,)
+
+
+@dataclass(frozen=True)
+class TrialPlan:
+    """What is to be made, in this order."""
+
+    anchors: Sequence[WantedAnchor]
+    roles: Sequence[WantedRole]
+    profiles: Sequence[WantedProfile]
+    crls: Sequence[WantedCrl]
+
+    @property
+    def count(self) -> int:
+        """How many resources there will be."""
+        return sum(map(len, (self.anchors, self.roles, self.profiles, self.crls)))
+
+    def roles_of(self, profile: WantedProfile) -> list[str]:
+        """Return the names of the roles that a profile lists."""
+        return list(
+            dict.fromkeys((*(each.name for each in self.roles if each.profile == profile.name), *profile.roles))
+        )
+
+
+def plan_of(questions: Iterable[AWSQuestion]) -> TrialPlan:
+    """Return what the questions need. Of two with the same kind and name, the first one counts."""
+    found: dict[tuple[type, str], Any] = {}
+    needs = [need for question in questions for need in question.needs]
+    # The role "open" is the last one: if it can be used, the others can.
+    last = (MAIN_ANCHOR, MAIN_PROFILE, OPEN) if needs else ()
+    for each in (*(need for need in needs if need != OPEN), *last):
+        found.setdefault((type(each), each.name), each)
+    kinds = (WantedAnchor, WantedRole, WantedProfile, WantedCrl)
+    return TrialPlan(*([each for (of, _), each in found.items() if of is kind] for kind in kinds))

@@ -1,0 +1,8 @@
+"""All questions to AWS."""
+
+from __future__ import annotations
+
+from hwsigner.trial.aws import samples
+from hwsigner.trial.aws.plan import AWSQuestion
+
+QUESTIONS: tuple[AWSQuestion, ...] = (*samples.QUESTIONS,)
