@@ -96,7 +96,9 @@ class TrialReport:
         try:
             fields: dict[str, Any] = json.loads(text)
             results = [_result(each) for each in fields.pop("results")]
-            return cls(**{**fields, "day": date.fromisoformat(fields["day"]), "results": results})
+            texts = {name: str(fields.pop(name)) for name in ("kind", "version")}
+            target = {name: str(value) for name, value in fields.pop("target").items()}
+            return cls(**texts, day=date.fromisoformat(fields.pop("day")), target=target, results=results, **fields)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             hint = "Give trial-KIND-DATE.json as it was written"
             raise HwsignerError("the file is not a report of a trial", hint) from error
