@@ -176,7 +176,7 @@ class ServiceClients:
         try:
             import boto3
         except ImportError as error:
-            raise HwsignerError(f"hwsigner aws needs {error.name}", f"Run {install_command('aws')}") from error
+            raise HwsignerError(f"this needs {error.name}", f"Run {install_command('aws')}") from error
         self._endpoint = endpoint or None
         self.say = say
         self._before_send = before_send

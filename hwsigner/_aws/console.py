@@ -74,6 +74,35 @@ def console_page(partition: str, region: str, destination: str | None = None) ->
     return f"https://{region}.{_hosts(partition, _DESTINATION).console}/{path}?region={region}"
 
 
+def assume_role(credentials: Credentials, role_arn: str, *, region: str, session_name: str) -> Credentials:
+    """Return the credentials of a role that a session's role may assume, which last an hour.
+
+    DurationSeconds is not sent: AWS's page says that the federation endpoint then refuses what is not an IAM user's.
+
+    Args:
+        credentials: the session's.
+        role_arn: the role.
+        region: the region whose STS is asked.
+        session_name: the name of the new session.
+
+    Raises:
+        HwsignerError: boto3 is not installed, or as `ServiceClient.call`.
+    """
+    from hwsigner._aws.apis import ServiceClients
+    from hwsigner._aws.failures import not_from_aws
+
+    keys = (credentials.access_key_id, credentials.secret_access_key, credentials.session_token)
+    answer = (
+        ServiceClients(region).of_caller(*keys).sts.call("assume_role", RoleArn=role_arn, RoleSessionName=session_name)
+    )
+    try:
+        found = answer["Credentials"]
+        key, secret, token = (found[name] for name in ("AccessKeyId", "SecretAccessKey", "SessionToken"))
+        return Credentials(key, secret, token, found["Expiration"], role_arn, answer["AssumedRoleUser"]["Arn"])
+    except KeyError:
+        raise not_from_aws("sts:AssumeRole") from None
+
+
 def sign_in_url(
     credentials: Credentials, page: str, *, endpoint: Endpoint, transport: TransportOptions, timeout: float
 ) -> str:

@@ -107,20 +107,22 @@ def parse_arn(text: str | None, flag: str, *, name: str = "") -> Arn:
     return arn
 
 
-def parse_role_arn(text: str, flag: str) -> Arn:
-    """Parse the value of another flag that names a role.
+def parse_then_role(text: str, own: str) -> Arn:
+    """Parse the value of `--then-role`.
 
     Args:
         text: the ARN.
-        flag: the flag, such as `--then-role`.
+        own: the ARN of the role that assumes it; an empty string if it is not known.
 
     Raises:
-        UsageError: it is not the ARN of a role.
+        UsageError: it is not the ARN of a role, or is in another partition.
     """
     kind = _KINDS["--role-arn"]
     arn = _match(text, kind)
     if arn is None:
-        raise UsageError(f"{flag} is {_shown(text)}, which is not a role ARN", f"Use {kind.example}")
+        raise UsageError(f"--then-role is {_shown(text)}, which is not a role ARN", f"Use {kind.example}")
+    if own.startswith("arn:") and not own.startswith(f"arn:{arn.partition}:"):
+        raise UsageError(f"--then-role is {text}, which is in another partition", f"Use one like that of {own}")
     return arn
 
 

@@ -6,8 +6,9 @@ import os
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from hwsigner._aws.console import console_page, federation_endpoint, sign_in_url
+from hwsigner._aws.console import assume_role, console_page, federation_endpoint, sign_in_url
 from hwsigner._aws.credentials import Credentials, read_agent_credentials
+from hwsigner._aws.region import parse_then_role
 from hwsigner._cli.parser import Arguments, CommandModule, Parser
 from hwsigner._cli.process import asker, report
 from hwsigner._config import settings
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 HELP = "print a URL that signs in to the AWS console"
 
 _OWN = (
+    Flag("then-role", "role to assume with the session and sign in to, such as one of another account", "ARN"),
     Flag("destination", "page to open: a service such as s3, or its URL (default: the console's home)", "SERVICE|URL"),
     switch("open", "open the URL in the browser, and do not print it"),
     Flag("federation-endpoint", "URL that gives sign-in tokens (default: the partition's)", "URL"),
@@ -42,13 +44,19 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: Arguments) -> int:
     """Get credentials, exchange them for a sign-in token, and print or open its URL."""
     service = settings.service(arguments.settings)
-    partition = (arguments.settings.role_arn or "").split(":")[1]
+    own, then_role = arguments.settings.role_arn or "", arguments.then_role
+    partition = own.split(":")[1]
+    if then_role:
+        parse_then_role(then_role, own)
     endpoint = federation_endpoint(partition, arguments.federation_endpoint)
     page = console_page(partition, service.region, arguments.destination)
     # Always verified: this request has the credentials themselves.
     limits = (service.transport.connect_timeout, service.transport.read_timeout)
     transport = TransportOptions(*limits, cas=service.transport.cas, proxy=find_proxy(endpoint, os.environ))
     credentials = _of_agent(arguments) or _own(arguments, service)
+    if then_role:
+        name = arguments.settings.role_session_name or "hwsigner"
+        credentials = assume_role(credentials, then_role, region=service.region, session_name=name)
     url = sign_in_url(credentials, page, endpoint=endpoint, transport=transport, timeout=service.timeout)
     if arguments.open:
         from hwsigner._cli.browser import open_in_browser
@@ -73,7 +81,7 @@ def _of_agent(arguments: Arguments) -> Credentials | None:
 
 
 def _own(arguments: Arguments, service: Service) -> Credentials:
-    """Create a session, the longest one that AWS allows if no duration is set."""
+    """Create a session, the longest one that AWS allows if no duration is set and no role follows."""
     from hwsigner._aws.create_session import create_session
     from hwsigner._cli.monitoring import audit_of_sessions
     from hwsigner._identity import open_identity
@@ -82,7 +90,7 @@ def _own(arguments: Arguments, service: Service) -> Credentials:
     request = settings.session_request(arguments.settings)
     audit = audit_of_sessions()
     with open_identity(settings.identity_source(arguments.settings)) as identity:
-        create = create_session if is_set else _create_longest
+        create = create_session if is_set or arguments.then_role else _create_longest
         credentials = create(identity, request, service)
     if audit:
         audit.give_self(arguments.profile or arguments.config_profile or "", credentials)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hwsigner._aws.config_lines import edit_config_file
-from hwsigner._aws.region import check_known_arns, check_region, parse_role_arn
+from hwsigner._aws.region import check_known_arns, check_region, parse_then_role
 from hwsigner._cli.parser import Arguments, CommandModule, Parser
 from hwsigner._cli.process import print_outcome
 from hwsigner._cli.without_secrets import URIS, without_secret
@@ -155,9 +155,7 @@ def _roles(name: str, arns: Sequence[str], own: str) -> dict[str, str]:
     """Return the roles that a profile leads on to, by the name of the SDKs' profile that assumes each."""
     roles: dict[str, str] = {}
     for text in arns:
-        arn = parse_role_arn(text, "--then-role")
-        if own.startswith("arn:") and not own.startswith(f"arn:{arn.partition}:"):
-            raise UsageError(f"--then-role is {text}, which is in another partition", f"Use one like that of {own}")
+        arn = parse_then_role(text, own)
         each = re.sub(r"[^\w.@-]", "-", f"{name}-{arn.account}-{arn.resource.rpartition('/')[2]}", flags=re.ASCII)
         if roles.setdefault(each, text) != text:
             raise UsageError(f"two roles would be [profile {each}]", "Write one of them into ~/.aws/config by hand")

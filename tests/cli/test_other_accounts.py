@@ -1,4 +1,4 @@
-"""`profile add --then-role`: from a profile on to a role of another account, with botocore, boto3 and `exec`."""
+"""`profile add --then-role`: on to a role of another account, with botocore, boto3, `exec` and `console`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import boto3
 import pytest
 from botocore.exceptions import ClientError
 
+from federation import Federation, federation
 from hwsigner._config import profiles
 from hwsigner.emulator import Role
 from hwsigner.emulator.iam_policies import read_policy
@@ -59,6 +62,10 @@ def add(scene: Scene, *flags: str) -> Outcome:
 
 def caller(profile: str) -> str:
     return str(boto3.Session(profile_name=profile).client("sts").get_caller_identity()["Arn"])
+
+
+def sign_in(scene: Scene, endpoint: Federation, *flags: str) -> Outcome:
+    return scene.call("console", *scene.flags(), f"--federation-endpoint={endpoint.url}", *flags)
 
 
 def sections(config: Path) -> dict[str, dict[str, str]]:
@@ -110,6 +117,58 @@ class TestSdks:
             words = [sys.argv[0], "exec", "web", "--", sys.executable, "-c", code]
             done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
             assert done.stdout.startswith(ASSUMED), done.stderr
+
+
+class TestConsole:
+    """`hwsigner console --then-role` signs in to the role of the other account."""
+
+    @pytest.fixture
+    def endpoint(self, scene: Scene, config: Path) -> Iterator[Federation]:
+        with federation(scene.emulator) as found:
+            yield found
+
+    def test_console_is_that_of_the_role_for_an_hour_and_no_duration_is_asked_for(
+        self, scene: Scene, endpoint: Federation, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # More than an hour is allowed, but not in a chain.
+        monkeypatch.setattr(scene.emulator.world.roles[OTHER], "max_session_duration", 43200)
+        outcome = sign_in(scene, endpoint, f"--then-role={OTHER}")
+        assert outcome.status == 0, outcome.err
+        (session,) = endpoint.sessions
+        assert "SessionDuration" not in session
+        signed_in = scene.emulator._service.vault.find(session["sessionId"])
+        assert signed_in is not None
+        assert signed_in.expiration is not None
+        assert signed_in.arn == f"{ASSUMED}hwsigner"
+        assert 3540 < (signed_in.expiration - datetime.now(UTC)).total_seconds() <= 3600
+        assert f"{signed_in.expiration:%Y-%m-%dT%H:%M:%SZ}" in outcome.err
+        assert signed_in.source_identity == "CN=bamboo-01"
+        asked = [parse_qs(one.body.decode()) for one in scene.emulator.requests if b"AssumeRole" in one.body]
+        assert [sorted(one) for one in asked] == [["Action", "RoleArn", "RoleSessionName", "Version"]]
+
+    def test_session_name_is_the_given_one(self, scene: Scene, endpoint: Federation) -> None:
+        emulator = scene.emulator
+        emulator.world.profiles[emulator.profile_arn].accept_role_session_name = True
+        assert sign_in(scene, endpoint, f"--then-role={OTHER}", "--role-session-name=alice").status == 0
+        signed_in = emulator._service.vault.find(endpoint.sessions[0]["sessionId"])
+        assert signed_in is not None
+        assert signed_in.arn == f"{ASSUMED}alice"
+
+    def test_role_that_does_not_trust_the_first_one_is_an_error_that_names_what_is_missing(
+        self, scene: Scene, endpoint: Federation
+    ) -> None:
+        trust(scene, scene.emulator.role_arn, ["sts:AssumeRole"])
+        outcome = sign_in(scene, endpoint, f"--then-role={OTHER}")
+        assert (outcome.status, outcome.out, endpoint.sessions) == (5, "", [])
+        assert "lacks sts:SetSourceIdentity" in outcome.err
+
+    @pytest.mark.parametrize("arn", ["deploy", "arn:aws-cn:iam::210987654321:role/a"])
+    def test_arn_of_no_role_that_can_be_assumed_is_an_error_before_a_session_is_created(
+        self, scene: Scene, endpoint: Federation, arn: str
+    ) -> None:
+        outcome = sign_in(scene, endpoint, f"--then-role={arn}")
+        assert (outcome.status, outcome.out, scene.emulator.requests) == (2, "", [])
+        assert "--then-role is" in outcome.err
 
 
 class TestFile:

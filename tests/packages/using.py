@@ -106,7 +106,7 @@ def _check_aws(root: Root, printed: Mapping[str, str], hint: str, boto3: str) ->
     """The commands that call AWS use Debian's boto3, once it is there."""
     command = ("hwsigner", "aws", "setup", "--ca=/tmp/ca.pem", "--role=web", "--match=CN=file", "--plan")
     missing = root.try_to(*command)
-    assert missing.stderr == f"hwsigner: hwsigner aws needs boto3. Run {hint}\n", missing
+    assert missing.stderr == f"hwsigner: this needs boto3. Run {hint}\n", missing
     root.run("sh", "-ec", boto3)
     keys = {f"AWS_{name.upper().replace('-', '_')}": printed[name] for name in ("access-key-id", "secret-access-key")}
     # Debian 12's boto3 does not read the first variable by itself.
