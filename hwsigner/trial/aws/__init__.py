@@ -15,7 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--region", metavar="REGION", help="the region (default: the SDKs')")
     parser.add_argument("--aws-profile", metavar="NAME", help="the profile of the SDKs' files (default: theirs)")
     parser.add_argument("--endpoint", metavar="URL", help="the URL of all services, such as an emulator's")
-    parser.add_argument("--only", metavar="PATTERN", help="ask only these questions, such as 'tags.*'")
+    only = "ask only these questions, such as 'tags.*'; repeatable"
+    parser.add_argument("--only", metavar="PATTERN", action="append", default=[], help=only)
     parser.add_argument("--output", metavar="FOLDER", type=Path, default=Path(), help="where to write the report")
     parser.add_argument("--yes", action="store_true", help="do not ask before something is made or deleted")
     actions = parser.add_mutually_exclusive_group()

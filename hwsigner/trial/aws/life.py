@@ -29,9 +29,9 @@ _TO_CLEAN = "Run the same command with --clean, and with --region if the region 
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 
-def show_questions(pattern: str | None) -> int:
+def show_questions(patterns: Sequence[str]) -> int:
     """Print the questions, their expected answers, where these come from and what rests on them."""
-    for each in selected(pattern):
+    for each in selected(patterns):
         print(f"{each.id}: {each.text}")
         print(f"    expected: {each.expected}")
         print(f"    source:   {each.source.origin}: {each.source.where}")
@@ -45,16 +45,16 @@ def show_policy() -> int:
     return 0
 
 
-def selected(pattern: str | None) -> list[AWSQuestion]:
-    """Return the questions whose IDs match a pattern.
+def selected(patterns: Sequence[str]) -> list[AWSQuestion]:
+    """Return the questions whose IDs match one of the patterns; all if there are no patterns.
 
     Raises:
-        UsageError: none does.
+        UsageError: no question matches a pattern.
     """
-    found = [each for each in QUESTIONS if fnmatchcase(each.id, pattern or "*")]
-    if not found:
-        raise UsageError(f"--only {pattern} is the name of no question", "See --list")
-    return found
+    for pattern in patterns:
+        if not any(fnmatchcase(each.id, pattern) for each in QUESTIONS):
+            raise UsageError(f"--only {pattern} is the name of no question", "See --list")
+    return [each for each in QUESTIONS if not patterns or any(fnmatchcase(each.id, one) for one in patterns)]
 
 
 def try_all(arguments: argparse.Namespace, pace: TrialPace | None = None) -> int:
