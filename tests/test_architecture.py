@@ -68,7 +68,7 @@ OWNERS = {
     "tpm2_pytss": ("backends.tpm2",),
     "asn1crypto": (
         *("backends.pem", "backends.tpm2.encode", "backends.tpm2.endorsement"),
-        *("_identity", "attestation"),
+        *("_identity", "attestation", "trial.aws.forging"),
     ),
     "ctypes": (
         "_agent.memory",

@@ -75,7 +75,7 @@ QUESTIONS: tuple[AWSQuestion, ...] = (
     AWSQuestion(
         id="chains.no-intermediate",
         text="What does CreateSession say if the intermediate CA is missing from the request?",
-        expected="403 AccessDeniedException: Untrusted Signing Certificate",
+        expected="403 AccessDeniedException: Untrusted signing certificate",
         source=Source(Origin.OBSERVATION, "users' reports of the vendor's client"),
         rests_on=("hwsigner/emulator/certificates.py: check_path",),
         ask=_without_intermediate,

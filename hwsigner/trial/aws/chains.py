@@ -1,0 +1,308 @@
+"""Questions about the chain in X-Amz-X509-Chain, and the CAs in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from cryptography import x509
+
+from hwsigner.trial.aws.asking import INVALID, SESSION, UNTRUSTED, Ask, kind, of_leaf, of_root, outcome, usage
+from hwsigner.trial.aws.authority import A_CA, LEAF, OF_CA, CertificateShape, TrialCA, TrialIssuer, TrialLeaf
+from hwsigner.trial.aws.forging import sha1_signed
+from hwsigner.trial.aws.plan import AWSQuestion
+from hwsigner.trial.aws.scene import AWSScene
+from hwsigner.trial.aws.sessions import AskedSession
+from hwsigner.trial.aws.sources import CERTIFICATE_RULES, QUOTED, SIGNING, VENDORS_CLIENT, choice, document
+from hwsigner.trial.aws.wanted import OPEN, Wanted, WantedAnchor
+from hwsigner.trial.questions import Source
+
+_EMULATOR = "hwsigner/emulator/certificates.py"
+_READING, _PATH = f"{_EMULATOR}: read_chain", f"{_EMULATOR}: check_path"
+_ISSUING, _COMMON = f"{_EMULATOR}: _issuing_problem", f"{_EMULATOR}: _common_problem"
+_CHECKS = "docs/how-to/emulator.md#what-it-checks"
+_STRICTER = "docs/how-to/emulator.md#what-it-does-not-check"
+_FACTS = "docs/how-to/aws.md#what-aws-documents-and-what-was-only-observed"
+_DAY = timedelta(days=1)
+_NOT_ENOUGH = choice("the signing process says what the header is for, and not what else may be in it")
+_PATHS = choice("so RFC 5280 has it; AWS names no standard but PKIX")
+_ROOT_OR_BELOW = document(
+    "IAM Roles Anywhere User Guide: Getting started: roots and intermediates can be trust anchors"
+)
+MIDDLE_ANCHOR = WantedAnchor("middle", lambda ca: [ca.intermediate.certificate])
+_BOTH: tuple[Wanted, ...] = (OPEN, MIDDLE_ANCHOR)
+
+Order = Callable[[TrialCA, TrialLeaf], Sequence[x509.Certificate]]
+
+
+def _asked(
+    name: str, words: str, expected: str, source: Source, ask: Ask, *rests_on: str, needs: tuple[Wanted, ...] = (OPEN,)
+) -> AWSQuestion:
+    text = f"Does a request get a session {words}?"
+    return AWSQuestion(f"chains.{name}", text, expected, source, (*rests_on, _CHECKS), ask, needs)
+
+
+def _line(ca: TrialCA, length: int) -> TrialIssuer:
+    """Return the last of some CAs, each issued by the one before it, and the first by the root."""
+    issuer = ca.root
+    for number in range(1, length + 1):
+        shape = CertificateShape((("O", "hwsigner trial"), ("CN", f"CA number {number}")), extensions=OF_CA)
+        issuer = ca.issuer(f"line-{number}", shape, issuer)
+    return issuer
+
+
+def _sent(order: Order, *, length: int = 1, words: bool = True, anchor: str = "main") -> Ask:
+    """Return what asks for a session with a leaf below a line of CAs.
+
+    Args:
+        order: returns the certificates of the header.
+        length: how many CAs there are below the root.
+        words: whether the answer has the words of a refusal.
+        anchor: the name of the trust anchor.
+    """
+
+    def ask(scene: AWSScene) -> str:
+        leaf = scene.leaf(LEAF, _line(scene.ca, length))
+        answer = scene.session(leaf, AskedSession(chain=order(scene.ca, leaf), anchor=anchor))
+        return outcome(answer) if words else kind(answer)
+
+    return ask
+
+
+def _below(shape: CertificateShape) -> Ask:
+    """Return what asks for a session with a leaf of an intermediate CA of this shape."""
+    return of_leaf(lambda ca: ca.leaf(LEAF, _issuer_of(ca, shape)))
+
+
+def _issuer_of(ca: TrialCA, shape: CertificateShape) -> TrialIssuer:
+    return ca.issuer(f"shaped {shape!r}", replace(shape, subject=(("CN", "a CA to judge"),)), ca.root)
+
+
+def _unrelated(ca: TrialCA) -> TrialIssuer:
+    return ca.issuer("unrelated", CertificateShape((("CN", "unrelated CA"),), extensions=OF_CA), ca.root)
+
+
+_ORDERS = (
+    _asked(
+        "none", "with a leaf of the trust anchor's root and no chain", SESSION, SIGNING, of_leaf(of_root(LEAF)), _PATH
+    ),
+    _asked("one", "with the one intermediate CA in the chain", SESSION, SIGNING, of_leaf(LEAF), _PATH),
+    _asked("missing", "without the intermediate CA", UNTRUSTED, QUOTED, of_leaf(LEAF, chain=()), _PATH),
+    _asked(
+        "gap",
+        "without the second of two intermediate CAs",
+        UNTRUSTED,
+        QUOTED,
+        _sent(lambda ca, leaf: leaf.chain[:1], length=2),
+        _PATH,
+    ),
+    _asked(
+        "two",
+        "with two intermediate CAs, the leaf's issuer first",
+        SESSION,
+        SIGNING,
+        _sent(lambda ca, leaf: leaf.chain, length=2),
+        _PATH,
+    ),
+    _asked(
+        "reversed",
+        "with two intermediate CAs, the leaf's issuer last",
+        UNTRUSTED,
+        _NOT_ENOUGH,
+        _sent(lambda ca, leaf: leaf.chain[::-1], length=2),
+        _PATH,
+    ),
+    _asked(
+        "leaf-first",
+        "with the leaf as the first in the chain",
+        SESSION,
+        VENDORS_CLIENT,
+        _sent(lambda ca, leaf: (leaf.certificate, *leaf.chain)),
+        _READING,
+    ),
+    _asked(
+        "leaf-last",
+        "with the leaf as the last in the chain",
+        INVALID,
+        _NOT_ENOUGH,
+        _sent(lambda ca, leaf: (*leaf.chain, leaf.certificate), words=False),
+        _READING,
+    ),
+    _asked(
+        "root-last",
+        "with the root as the last in the chain",
+        INVALID,
+        _NOT_ENOUGH,
+        _sent(lambda ca, leaf: (*leaf.chain, ca.root.certificate), words=False),
+        _READING,
+        _STRICTER,
+    ),
+    _asked(
+        "unrelated",
+        "with an unrelated CA as the last in the chain",
+        UNTRUSTED,
+        _NOT_ENOUGH,
+        _sent(lambda ca, leaf: (*leaf.chain, _unrelated(ca).certificate)),
+        _PATH,
+        _STRICTER,
+    ),
+    _asked(
+        "twice",
+        "with the intermediate CA twice in the chain",
+        INVALID,
+        _NOT_ENOUGH,
+        _sent(lambda ca, leaf: (*leaf.chain, *leaf.chain), words=False),
+        _READING,
+    ),
+    _asked(
+        "five", "with five intermediate CAs", SESSION, SIGNING, _sent(lambda ca, leaf: leaf.chain, length=5), _READING
+    ),
+    _asked(
+        "six",
+        "with six intermediate CAs",
+        INVALID,
+        SIGNING,
+        _sent(lambda ca, leaf: leaf.chain, length=6, words=False),
+        _READING,
+    ),
+)
+
+
+def _same_name(ca: TrialCA) -> TrialLeaf:
+    """Return a leaf of another CA with the name of the trial's intermediate."""
+    shape = CertificateShape(ca.intermediate.certificate.subject, extensions=OF_CA)
+    return replace(ca.leaf(LEAF, ca.issuer("namesake", shape)), chain=ca.intermediate.chain)
+
+
+_ANCHORS = (
+    _asked(
+        "intermediate-anchor",
+        "if the intermediate CA is the trust anchor, and there is no chain",
+        SESSION,
+        _ROOT_OR_BELOW,
+        of_leaf(LEAF, anchor="middle", chain=()),
+        _PATH,
+        needs=_BOTH,
+    ),
+    _asked(
+        "intermediate-anchor-sent",
+        "if the intermediate CA is the trust anchor and in the chain too",
+        SESSION,
+        _NOT_ENOUGH,
+        of_leaf(LEAF, anchor="middle"),
+        _PATH,
+        needs=_BOTH,
+    ),
+    _asked(
+        "above-the-anchor",
+        "if the intermediate CA is the trust anchor, with a leaf of the root",
+        UNTRUSTED,
+        CERTIFICATE_RULES,
+        of_leaf(of_root(LEAF), anchor="middle"),
+        _PATH,
+        needs=_BOTH,
+    ),
+    _asked(
+        "other-ca",
+        "with a leaf of another CA",
+        UNTRUSTED,
+        QUOTED,
+        of_leaf(lambda ca: ca.leaf(LEAF, ca.issuer("stranger"))),
+        _PATH,
+    ),
+    _asked("namesake", "with a leaf of another CA of the same name", UNTRUSTED, _PATHS, of_leaf(_same_name), _PATH),
+)
+
+
+def _ca_with(*more: tuple[x509.ExtensionType, bool]) -> CertificateShape:
+    return replace(A_CA, extensions=(*OF_CA, *more))
+
+
+def _too_deep(ca: TrialCA) -> TrialLeaf:
+    """Return a leaf of a CA below the trial's intermediate, which allows none below it."""
+    shape = CertificateShape((("CN", "CA too deep"),), extensions=OF_CA)
+    return ca.leaf(LEAF, ca.issuer("too-deep", shape, ca.intermediate))
+
+
+def _constrained(ca: TrialCA) -> TrialLeaf:
+    constraints = x509.NameConstraints([x509.DNSName("permitted.example")], None)
+    shape = replace(LEAF, san=[x509.DNSName("other.example")])
+    return ca.leaf(shape, _issuer_of(ca, _ca_with((constraints, True))))
+
+
+def _other_key_id(ca: TrialCA) -> TrialLeaf:
+    key_id = x509.AuthorityKeyIdentifier(b"another key's ID", None, None)
+    return ca.leaf(replace(LEAF, extensions=(*LEAF.extensions, (key_id, False))))
+
+
+def _of_sha1(ca: TrialCA) -> TrialLeaf:
+    leaf = ca.leaf(LEAF, _issuer_of(ca, _ca_with()))
+    return replace(leaf, chain=(sha1_signed(leaf.chain[0], ca.root),))
+
+
+def _judged(name: str, words: str, expected: str, shape: Any, rests_on: str, source: Source = _PATHS) -> AWSQuestion:
+    ask = _below(shape) if isinstance(shape, CertificateShape) else of_leaf(shape)
+    return _asked(name, f"if {words}", expected, source, ask, rests_on)
+
+
+_BASIC, _USAGE = OF_CA
+_CAS = (
+    _judged("expired-ca", "the intermediate CA has expired", UNTRUSTED, replace(A_CA, end=-_DAY / 24), _COMMON),
+    _judged("early-ca", "the intermediate CA is not valid yet", UNTRUSTED, replace(A_CA, begin=_DAY / 24), _COMMON),
+    _judged(
+        "not-a-ca",
+        "the leaf's issuer is CA:FALSE",
+        UNTRUSTED,
+        replace(A_CA, extensions=((x509.BasicConstraints(ca=False, path_length=None), True), _USAGE)),
+        _ISSUING,
+        CERTIFICATE_RULES,
+    ),
+    _judged(
+        "no-cert-sign",
+        "the intermediate CA lacks the key usage keyCertSign",
+        UNTRUSTED,
+        replace(A_CA, extensions=(_BASIC, usage("crl_sign"))),
+        _ISSUING,
+    ),
+    _judged(
+        "no-key-usage", "the intermediate CA has no key usage", UNTRUSTED, replace(A_CA, extensions=(_BASIC,)), _ISSUING
+    ),
+    _judged("sha-1-ca", "the intermediate CA is signed with SHA-1", UNTRUSTED, _of_sha1, _COMMON, CERTIFICATE_RULES),
+    _judged("path-length", "the path length of the intermediate CA is exceeded", UNTRUSTED, _too_deep, _ISSUING),
+    _judged(
+        "name-constraints",
+        "the intermediate CA's name constraints exclude the leaf's DNS name",
+        SESSION,
+        _constrained,
+        _STRICTER,
+        choice("AWS does not say that it checks them, and the emulator does not; aws check warns of them"),
+    ),
+    _judged(
+        "key-identifier",
+        "the leaf's authority key identifier is not the intermediate CA's",
+        SESSION,
+        _other_key_id,
+        _FACTS,
+        choice("RFC 5280 uses it to find the issuer, not to check it; aws check warns of it"),
+    ),
+    _judged(
+        "ml-dsa-ca",
+        "an ML-DSA-65 CA is between the P-256 root and the P-256 leaf",
+        SESSION,
+        replace(A_CA, key="ML-DSA-65"),
+        f"{_EMULATOR}: _is_strong_key",
+        choice("AWS documents ML-DSA for the keys of leaves; a CA may have what a leaf may have"),
+    ),
+    _judged(
+        "ml-dsa-both",
+        "both the leaf and its CA have ML-DSA-44 keys below a P-256 root",
+        SESSION,
+        lambda ca: ca.leaf(replace(LEAF, key="ML-DSA-44"), _issuer_of(ca, replace(A_CA, key="ML-DSA-44"))),
+        f"{_EMULATOR}: _is_strong_key",
+        choice("AWS documents ML-DSA for the keys of leaves; a CA may have what a leaf may have"),
+    ),
+)
+
+QUESTIONS = (*_ORDERS, *_ANCHORS, *_CAS)

@@ -1,0 +1,292 @@
+"""Questions about leaves: key usage, signatures, keys, names, validity and extensions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from hwsigner.trial.aws.asking import INSUFFICIENT, SESSION, of_leaf, usage
+from hwsigner.trial.aws.authority import (
+    LEAF,
+    OF_CA,
+    OF_LEAF,
+    CertificateShape,
+    Extensions,
+    TrialCA,
+    TrialIssuer,
+    TrialLeaf,
+)
+from hwsigner.trial.aws.forging import sha1_signed, version_1
+from hwsigner.trial.aws.plan import AWSQuestion
+from hwsigner.trial.aws.sources import CERTIFICATE_RULES, QUOTED, SIGNING, VENDORS_CLIENT, choice
+from hwsigner.trial.questions import Source
+
+_EMULATOR = "hwsigner/emulator/certificates.py"
+_CHECKS = "docs/how-to/emulator.md#what-it-checks"
+_STRICTER = "docs/how-to/emulator.md#what-it-does-not-check"
+_FACTS = "docs/how-to/aws.md#what-aws-documents-and-what-was-only-observed"
+_RULES, _COMMON = f"{_EMULATOR}: _leaf_problem", f"{_EMULATOR}: _common_problem"
+_HASHES, _KEYS = f"{_EMULATOR}: _is_strongly_signed", f"{_EMULATOR}: _is_strong_key"
+_DAY = timedelta(days=1)
+_NO_CA = (x509.BasicConstraints(ca=False, path_length=None), True)
+_SIGNS = usage("digital_signature")
+_UNKNOWN = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.32473.1.1"), b"\x05\x00")
+_UNDOCUMENTED = choice("AWS does not document the keys that it takes; these are the ones that clients and CAs use")
+_PATHS = choice("so RFC 5280 has it; AWS names no standard but PKIX")
+
+
+def _asked(
+    name: str, words: str, expected: str, source: Source, shape: Any, *rests_on: str, **members: Any
+) -> AWSQuestion:
+    text = f"Does a leaf {words} get a session?"
+    return AWSQuestion(f"leaves.{name}", text, expected, source, (*rests_on, _CHECKS), of_leaf(shape, **members))
+
+
+def _with(*extensions: tuple[x509.ExtensionType, bool]) -> CertificateShape:
+    return replace(LEAF, extensions=extensions)
+
+
+def _for_purposes(*purposes: x509.ObjectIdentifier, critical: bool = False) -> CertificateShape:
+    return _with(*OF_LEAF, (x509.ExtendedKeyUsage(purposes), critical))
+
+
+_NO_PURPOSE = choice("users write that clientAuth is required, but AWS's rules do not name an extended key usage")
+_USAGES = (
+    _asked("no-key-usage", "without a key usage", INSUFFICIENT, CERTIFICATE_RULES, _with(_NO_CA), _RULES),
+    _asked(
+        "key-encipherment",
+        "with the key usage keyEncipherment only",
+        INSUFFICIENT,
+        CERTIFICATE_RULES,
+        _with(_NO_CA, usage("key_encipherment")),
+        _RULES,
+    ),
+    _asked(
+        "more-usages",
+        "with the key usages digitalSignature, keyEncipherment and keyAgreement",
+        SESSION,
+        CERTIFICATE_RULES,
+        _with(_NO_CA, usage("digital_signature", "key_encipherment", "key_agreement")),
+        _RULES,
+    ),
+    _asked("no-purpose", "without an extended key usage", SESSION, _NO_PURPOSE, LEAF, _RULES),
+    _asked(
+        "client-auth",
+        "with the extended key usage clientAuth",
+        SESSION,
+        QUOTED,
+        _for_purposes(ExtendedKeyUsageOID.CLIENT_AUTH),
+        _RULES,
+    ),
+    _asked(
+        "server-auth",
+        "with the extended key usage serverAuth only",
+        SESSION,
+        _NO_PURPOSE,
+        _for_purposes(ExtendedKeyUsageOID.SERVER_AUTH),
+        _RULES,
+    ),
+    _asked(
+        "code-signing",
+        "with a critical extended key usage of codeSigning only",
+        SESSION,
+        _NO_PURPOSE,
+        _for_purposes(ExtendedKeyUsageOID.CODE_SIGNING, critical=True),
+        _RULES,
+    ),
+    _asked(
+        "no-basic-constraints",
+        "without basic constraints",
+        SESSION,
+        choice("AWS's rules want CA: false, which RFC 5280 also reads in a certificate without basic constraints"),
+        _with(_SIGNS),
+        _RULES,
+    ),
+    _asked(
+        "ca-true",
+        "with CA:TRUE",
+        INSUFFICIENT,
+        CERTIFICATE_RULES,
+        _with(OF_CA[0], usage("digital_signature", "key_cert_sign")),
+        _RULES,
+    ),
+)
+
+
+def _version_1(ca: TrialCA) -> TrialLeaf:
+    leaf = ca.leaf()
+    return replace(leaf, certificate=version_1(leaf.certificate, ca.intermediate))
+
+
+def _sha1(ca: TrialCA) -> TrialLeaf:
+    leaf = ca.leaf()
+    return replace(leaf, certificate=sha1_signed(leaf.certificate, ca.intermediate))
+
+
+def _pss(ca: TrialCA) -> TrialLeaf:
+    issuer = _rsa_issuer(ca)
+    leaf = ca.leaf(LEAF, issuer)
+    old, key = leaf.certificate, issuer.key
+    builder = x509.CertificateBuilder(
+        old.issuer,
+        old.subject,
+        old.public_key(),
+        old.serial_number,
+        old.not_valid_before_utc.replace(tzinfo=None),
+        old.not_valid_after_utc.replace(tzinfo=None),
+        list(old.extensions),
+    )
+    pss = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.DIGEST_LENGTH)
+    return replace(leaf, certificate=builder.sign(key, hashes.SHA256(), rsa_padding=pss))
+
+
+def _rsa_issuer(ca: TrialCA) -> TrialIssuer:
+    shape = CertificateShape((("CN", "RSA CA"),), extensions=OF_CA, key="RSA-2048")
+    return ca.issuer("rsa", shape, ca.root)
+
+
+def _of_ed25519(ca: TrialCA) -> TrialLeaf:
+    shape = CertificateShape((("CN", "Ed25519 CA"),), extensions=OF_CA, key=ed25519.Ed25519PrivateKey.generate())
+    return ca.leaf(LEAF, ca.issuer("ed25519", shape, ca.root))
+
+
+def _hashed(algorithm: hashes.HashAlgorithm) -> CertificateShape:
+    return replace(LEAF, hash=algorithm)
+
+
+_SIGNATURES = (
+    _asked("version-1", "of X.509 version 1", INSUFFICIENT, CERTIFICATE_RULES, _version_1, _RULES),
+    _asked("sha-1", "signed with SHA-1", INSUFFICIENT, CERTIFICATE_RULES, _sha1, _HASHES),
+    _asked("sha-224", "signed with SHA-224", INSUFFICIENT, CERTIFICATE_RULES, _hashed(hashes.SHA224()), _HASHES),
+    _asked("sha-384", "signed with SHA-384", SESSION, CERTIFICATE_RULES, _hashed(hashes.SHA384()), _HASHES),
+    _asked("sha-512", "signed with SHA-512", SESSION, CERTIFICATE_RULES, _hashed(hashes.SHA512()), _HASHES),
+    _asked(
+        "sha3-256",
+        "signed with SHA3-256",
+        INSUFFICIENT,
+        choice("AWS wants SHA256 or stronger; few programs verify signatures with SHA-3"),
+        _hashed(hashes.SHA3_256()),
+        _HASHES,
+        _FACTS,
+    ),
+    _asked(
+        "pss",
+        "that an RSA CA signed with RSASSA-PSS",
+        SESSION,
+        choice("its hash is SHA-256, as AWS wants"),
+        _pss,
+        _HASHES,
+    ),
+    _asked(
+        "ed25519-ca",
+        "that an Ed25519 CA signed",
+        INSUFFICIENT,
+        choice("AWS wants SHA256 or stronger, and names RSA and ECDSA"),
+        _of_ed25519,
+        _HASHES,
+        _FACTS,
+    ),
+)
+
+
+def _of_key(key: Any) -> CertificateShape:
+    return replace(LEAF, key=key)
+
+
+def _exponent_3(ca: TrialCA) -> TrialLeaf:
+    return ca.leaf(_of_key(rsa.generate_private_key(3, 2048)))
+
+
+def _on_curve(curve: ec.EllipticCurve) -> Any:
+    return lambda ca: ca.leaf(_of_key(ec.generate_private_key(curve)))
+
+
+def _ed25519(ca: TrialCA) -> TrialLeaf:
+    return ca.leaf(_of_key(ed25519.Ed25519PrivateKey.generate()))
+
+
+_KEY_KINDS = (
+    _asked(
+        "rsa-1024", "with an RSA key of 1,024 bits", INSUFFICIENT, _UNDOCUMENTED, _of_key("RSA-1024"), _KEYS, _STRICTER
+    ),
+    *(
+        _asked(f"rsa-{bits}", f"with an RSA key of {bits:,} bits", SESSION, SIGNING, _of_key(f"RSA-{bits}"), _KEYS)
+        for bits in (2048, 3072, 4096)
+    ),
+    _asked("rsa-exponent-3", "with an RSA key whose exponent is 3", SESSION, _UNDOCUMENTED, _exponent_3, _KEYS),
+    _asked("p-384", "with a P-384 key", SESSION, VENDORS_CLIENT, _of_key("P-384"), _KEYS),
+    _asked("p-521", "with a P-521 key", SESSION, VENDORS_CLIENT, _of_key("P-521"), _KEYS),
+    _asked("p-224", "with a P-224 key", INSUFFICIENT, _UNDOCUMENTED, _on_curve(ec.SECP224R1()), _KEYS, _FACTS),
+    _asked("secp256k1", "with a secp256k1 key", INSUFFICIENT, _UNDOCUMENTED, _on_curve(ec.SECP256K1()), _KEYS, _FACTS),
+    _asked("ed25519", "with an Ed25519 key", INSUFFICIENT, _UNDOCUMENTED, _ed25519, _KEYS, _FACTS),
+    *(
+        _asked(f"ml-dsa-{size}", f"with an ML-DSA-{size} key", SESSION, SIGNING, _of_key(f"ML-DSA-{size}"), _KEYS)
+        for size in (44, 65, 87)
+    ),
+)
+
+
+def _outliving(ca: TrialCA) -> TrialLeaf:
+    return ca.leaf(replace(LEAF, end=400 * _DAY))
+
+
+def _extended(extension: x509.ExtensionType, *, critical: bool) -> CertificateShape:
+    extensions: Extensions = (*OF_LEAF, (extension, critical))
+    return replace(LEAF, extensions=extensions)
+
+
+_OTHERS = (
+    _asked(
+        "empty-subject",
+        "with an empty subject",
+        INSUFFICIENT,
+        CERTIFICATE_RULES,
+        replace(LEAF, subject=x509.Name([]), san=[x509.DNSName("leaf.example.com")]),
+        _RULES,
+        _FACTS,
+    ),
+    _asked(
+        "expired", "that has expired", INSUFFICIENT, _PATHS, replace(LEAF, begin=-2 * _DAY, end=-_DAY / 24), _COMMON
+    ),
+    _asked(
+        "not-yet-valid",
+        "that is not valid yet",
+        INSUFFICIENT,
+        _PATHS,
+        replace(LEAF, begin=_DAY / 24, end=_DAY),
+        _COMMON,
+    ),
+    _asked("outliving", "that expires after its CA", SESSION, _PATHS, _outliving, _COMMON),
+    _asked(
+        "unknown-critical",
+        "with an unknown critical extension",
+        INSUFFICIENT,
+        _PATHS,
+        _extended(_UNKNOWN, critical=True),
+        _COMMON,
+    ),
+    _asked(
+        "unknown-extension",
+        "with an unknown extension that is not critical",
+        SESSION,
+        _PATHS,
+        _extended(_UNKNOWN, critical=False),
+        _COMMON,
+    ),
+    _asked(
+        "serial-20",
+        "with a serial number of 20 bytes",
+        SESSION,
+        _PATHS,
+        replace(LEAF, serial=2**159 - 1),
+        "hwsigner/emulator/sessions.py: _check_scope",
+    ),
+)
+
+QUESTIONS = (*_USAGES, *_SIGNATURES, *_KEY_KINDS, *_OTHERS)
