@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from hwsigner.trial.aws.life import clean, show_policy, show_questions, try_all
+from hwsigner.trial.asking import show_questions
+from hwsigner.trial.aws.life import clean, show_policy, try_all
+from hwsigner.trial.aws.questions import QUESTIONS
 
 HELP = "ask IAM Roles Anywhere, IAM and STS in a sandbox account what hwsigner assumes of them"
 
@@ -28,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the trial, or do what another flag says."""
     if arguments.list:
-        return show_questions(arguments.only)
+        return show_questions(QUESTIONS, arguments.only)
     if arguments.policy:
         return show_policy()
     return clean(arguments) if arguments.clean else try_all(arguments)

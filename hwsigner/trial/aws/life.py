@@ -9,12 +9,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from fnmatch import fnmatchcase
 from typing import NoReturn
 
 from hwsigner._aws.apis import ServiceClients
 from hwsigner._aws.create_session import find_service
-from hwsigner.errors import HwsignerError, Interruption, UsageError
+from hwsigner.errors import HwsignerError, Interruption
+from hwsigner.trial.asking import confirm, selected
 from hwsigner.trial.aws.authority import TrialCA
 from hwsigner.trial.aws.calls import TrialPace
 from hwsigner.trial.aws.making import Leftover, TrialFile, delete_all, left_of, leftovers, made_by, make_all
@@ -29,32 +29,10 @@ _TO_CLEAN = "Run the same command with --clean, and with --region if the region 
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 
-def show_questions(patterns: Sequence[str]) -> int:
-    """Print the questions, their expected answers, where these come from and what rests on them."""
-    for each in selected(patterns):
-        print(f"{each.id}: {each.text}")
-        print(f"    expected: {each.expected}")
-        print(f"    source:   {each.source.origin}: {each.source.where}")
-        print(f"    rests on: {', '.join(each.rests_on)}")
-    return 0
-
-
 def show_policy() -> int:
     """Print the least IAM policy that suffices."""
     print(policy_text())
     return 0
-
-
-def selected(patterns: Sequence[str]) -> list[AWSQuestion]:
-    """Return the questions whose IDs match one of the patterns; all if there are no patterns.
-
-    Raises:
-        UsageError: no question matches a pattern.
-    """
-    for pattern in patterns:
-        if not any(fnmatchcase(each.id, pattern) for each in QUESTIONS):
-            raise UsageError(f"--only {pattern} is the name of no question", "See --list")
-    return [each for each in QUESTIONS if not patterns or any(fnmatchcase(each.id, one) for one in patterns)]
 
 
 def try_all(arguments: argparse.Namespace, pace: TrialPace | None = None) -> int:
@@ -71,14 +49,14 @@ def try_all(arguments: argparse.Namespace, pace: TrialPace | None = None) -> int
         HwsignerError: it can't be run, or something could not be deleted.
         Interruption: the user ended it. All has been deleted, and the report has the answers until then.
     """
-    questions, pace = selected(arguments.only), pace or TrialPace()
+    questions, pace = selected(QUESTIONS, arguments.only), pace or TrialPace()
     plan, clients = plan_of(questions), _clients(arguments, pace)
     with TrialCA() as ca:
         region = clients.rolesanywhere.region
         scene = AWSScene(clients, find_service(region, endpoint=arguments.endpoint), ca=ca, pace=pace)
         print(_announcement(scene, plan, questions))
         if not arguments.yes:
-            _confirm("Make these, and ask?")
+            confirm("Make these, and ask?")
         scene.account  # noqa: B018  The report must not have it.
         results = _asked(scene, plan, questions, TrialFile(arguments.output, scene.prefix))
     target = {"service": "another endpoint" if arguments.endpoint else "AWS", "region": region}
@@ -106,7 +84,7 @@ def clean(arguments: argparse.Namespace, pace: TrialPace | None = None) -> int:
     names = sorted({each.name for each in found})
     print("\n".join((f"{len(names)} resources of trials in {region}:", *names)))
     if names and not arguments.yes:
-        _confirm("Delete these?")
+        confirm("Delete these?")
     if not delete_all(clients, found, _say):
         raise HwsignerError("not everything was deleted", _TO_CLEAN)
     for each, at, _ in mine:
@@ -199,20 +177,6 @@ It costs nothing. It sends one request a second at most.
 The least IAM policy that suffices:
 {policy_text()}
 """
-
-
-def _confirm(question: str) -> None:
-    """Ask on the terminal.
-
-    Raises:
-        UsageError: the answer is not yes, or there is no terminal.
-    """
-    try:
-        answer = input(f"{question} [y/N] ")
-    except EOFError:
-        answer = ""
-    if answer.strip().lower() not in ("y", "yes"):
-        raise UsageError("nothing was made or deleted", "Answer y, or add --yes")
 
 
 def _say(line: str) -> None:
