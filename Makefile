@@ -85,7 +85,7 @@ test-python: packages ## Run the tests without the extension, with the canonical
 
 # Some clients wait only a second for an endpoint.
 test-clients: JOBS = $(shell nproc)
-test-clients: setup $(CLIENTS)/python/.installed $(CLIENTS)/node/.installed $(CLIENTS)/caller ## Run the AWS CLIs, SDKs and rclone with each of hwsigner's outputs, and the recipes
+test-clients: setup $(CLIENTS)/python/.installed $(CLIENTS)/node/.installed $(CLIENTS)/caller ## Run the AWS CLIs, SDKs and rclone with each of hwsigner's outputs, the recipes and Django
 	$(PYTEST) tests/clients --clients=$(CLIENTS)
 
 # The release of Debian, who runs the tests in it, and the target that runs there, with its variables.

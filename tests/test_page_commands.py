@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shlex
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 import certs
 import judges
@@ -28,6 +31,7 @@ __all__ = ["bao", "chip", "chips", "cleaned_tpm", "vendors"]
 pytestmark = pytest.mark.slow
 
 ENROLMENT = "docs/how-to/enrolment.md"
+JOBS = "docs/how-to/job-certificates.md"
 ISSUE = "openssl x509 -req -in {0}.csr -CA ca.pem -CAkey ca.key -copy_extensions copy -out {0}.pem 2>/dev/null\n"
 
 
@@ -275,16 +279,33 @@ def test_one_key_has_roles_in_several_accounts(desk: Desk) -> None:
     assert printed.count(":assumed-role/web/") == 2
 
 
+def gitlab_job(token: str) -> tuple[str, dict[str, str]]:
+    """Return the script of GitLab's job and its variables. The server that logs a job in gives the token."""
+    (script,) = job_scripts(JOBS, "## GitLab", "## Jenkins")
+    stub = f"curl() {{ echo '{json.dumps({'auth': {'client_token': token}})}'; }}\n"
+    return stub + script, {"AWS_REGION": "us-east-1", "CI_JOB_ID": "4711"}
+
+
+def jenkins_job(token: str) -> tuple[str, dict[str, str]]:
+    """Return the one step of the Jenkinsfile, in the shell that Jenkins takes, and its variables."""
+    pipeline = block(JOBS, "text", "## Jenkins", "## What a job can do")
+    [step] = re.findall(r"^ +sh '(.*)'$", pipeline, re.MULTILINE)
+    [secret] = re.findall(r"string\(credentialsId: '[\w-]+', variable: '(\w+)'\)", pipeline)
+    given = dict(re.findall(r"^ +(\w+) = '(.*)'$", pipeline, re.MULTILINE))
+    return f"sh -xe <<'STEP'\n{step}\nSTEP\n", {**given, secret: token, "BUILD_NUMBER": "4711"}
+
+
 @judges.needs_aws_cli
-def test_job_has_a_certificate_of_its_own(bao: Bao, ca: certs.Authority, short_folder: Path) -> None:
+@pytest.mark.parametrize("job_of", [gitlab_job, jenkins_job])
+def test_job_has_a_certificate_of_its_own(
+    bao: Bao, ca: certs.Authority, short_folder: Path, job_of: Callable[[str], tuple[str, dict[str, str]]]
+) -> None:
     bao.write("pki/roles/ci", **{**ROLE, "ou": "ci", "ttl": "15m"})
     root = bao.write("pki/cert/ca")["data"]["certificate"]
-    script = shell_blocks("docs/how-to/job-certificates.md", "## The script", "[Other issuers]").replace(
+    script = shell_blocks(JOBS, "## The script", "[Other issuers]").replace(
         "--issuer vault", f"--issuer vault --issuer-ca-file {bao.ca_file}"
     )
-    (job,) = job_scripts("docs/how-to/job-certificates.md", "## GitLab", "## Jenkins")
-    # The server that logs a job in.
-    stub = f"curl() {{ echo '{json.dumps({'auth': {'client_token': bao.token}})}'; }}\n"
+    job, given = job_of(bao.token)
     with Emulator(World.simple(root.encode())) as emulator:
         desk = Desk(short_folder, ca, emulator)
         (desk.folder / "ci").mkdir()
@@ -292,9 +313,11 @@ def test_job_has_a_certificate_of_its_own(bao: Bao, ca: certs.Authority, short_f
         (desk.folder / "ci" / "with-role").chmod(0o755)
         (temporary := desk.folder / "tmp").mkdir()
         environ = {name.strip("-").replace("-", "_").upper(): value for name, value in desk.arns.items()}
-        environ |= {"CI_JOB_ID": "4711", "CA_URL": f"{bao.url}/v1/pki/sign/ci", "TMPDIR": str(temporary)}
-        printed = desk.run(f"{stub}{job}", AWS_REGION="us-east-1", **environ)
+        environ |= {**given, "CA_URL": f"{bao.url}/v1/pki/sign/ci", "TMPDIR": str(temporary)}
+        printed = desk.run(job, **environ)
         [session] = [request for request in emulator.requests if request.target.startswith("/sessions")]
     assert ":assumed-role/" in printed
     assert session.accepted
+    leaf = x509.load_der_x509_certificate(base64.b64decode(session.request.value("X-Amz-X509") or ""))
+    assert "CN=job-4711" in leaf.subject.rfc4514_string().split(",")
     assert list(temporary.iterdir()) == []
