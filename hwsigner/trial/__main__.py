@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Protocol
 
-from hwsigner.errors import HwsignerError
+from hwsigner.errors import HwsignerError, Interruption
 
 _TRIALS = {"aws": "hwsigner.trial.aws", "tpm": "hwsigner.trial.tpm", "token": "hwsigner.trial.token"}
 
@@ -43,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except HwsignerError as error:
         print(f"hwsigner: {error}", file=sys.stderr)
         return error.exit_status
+    except KeyboardInterrupt:
+        print("hwsigner: interrupted", file=sys.stderr)
+        return Interruption.exit_status
 
 
 if __name__ == "__main__":

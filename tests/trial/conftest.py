@@ -1,4 +1,4 @@
-"""A trial against the emulator, whose clock does not wait."""
+"""A trial against the emulator, whose time does not pass by itself."""
 
 from __future__ import annotations
 
@@ -11,21 +11,7 @@ import pytest
 from hwsigner.emulator import Emulator, World
 from hwsigner.trial.aws import add_arguments
 from hwsigner.trial.aws.calls import TrialPace
-
-KEY = ("AKIDTRIAL", "a-secret-of-the-trial")
-
-
-class FakeTime:
-    """A clock that only sleeping moves."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def clock(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
+from trial.fake_time import KEY, FakeTime
 
 
 @pytest.fixture
@@ -53,5 +39,5 @@ def flags(emulator: Emulator, tmp_path: Path) -> Callable[..., argparse.Namespac
     """Return the parsed flags of a trial against the emulator."""
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    common = ("--region", "eu-central-1", "--endpoint", emulator.url, "--output", str(tmp_path))
+    common = ("--region", "eu-central-1", "--endpoint", emulator.url, "--output", str(tmp_path), "--yes")
     return lambda *more: parser.parse_args([*common, *more])

@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import json
+import re
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
 
-from hwsigner.emulator import Emulator
-from hwsigner.trial import TrialReport
+import pytest
+
+from hwsigner.emulator import Emulator, Fault
+from hwsigner.emulator.control.operations import OPERATIONS
+from hwsigner.emulator.iam_policies import read_policy
+from hwsigner.emulator.refusals import RefusalError
+from hwsigner.errors import HwsignerError, Interruption, UsageError
+from hwsigner.trial import TrialReport, Verdict
+from hwsigner.trial.aws import run
 from hwsigner.trial.aws.calls import TrialPace
-from hwsigner.trial.aws.life import try_all
+from hwsigner.trial.aws.life import clean, try_all
+from hwsigner.trial.aws.policy import least_policy
+from trial.fake_time import KEY, FakeTime
 
 Flags = Callable[..., argparse.Namespace]
+FEW = ("--only", "sessions.simplest", "--only", "iam.principal-star", "--only", "tags.cn")
+MAKING = ("iam:CreateRole", "rolesanywhere:CreateTrustAnchor", "rolesanywhere:CreateProfile", "rolesanywhere:ImportCrl")
 
 
 def _report(folder: Path) -> TrialReport:
@@ -19,13 +35,254 @@ def _report(folder: Path) -> TrialReport:
     return TrialReport.from_json(path.read_text())
 
 
-def test_trial_finds_nothing_else_than_expected_and_leaves_nothing(
+def _resources(emulator: Emulator) -> list[str]:
+    world = emulator.world
+    return [*world.roles, *world.trust_anchors, *world.profiles, *world.crls]
+
+
+def _members(record: Any) -> dict[str, Any]:
+    """Return the members of a request to IAM or the control plane."""
+    if record.action.startswith("iam:"):
+        return {name: values[0] for name, values in parse_qs(record.body.decode()).items()}
+    found: dict[str, Any] = json.loads(record.body or b"{}")
+    return found
+
+
+@pytest.fixture(scope="module")
+def allowed() -> set[str]:
+    return {each for statement in least_policy()["Statement"] for each in statement["Action"]}
+
+
+def test_trial_finds_all_as_expected_with_the_least_policy_and_leaves_nothing(
+    emulator: Emulator, flags: Flags, pace: TrialPace, fake_time: FakeTime, tmp_path: Path, allowed: set[str]
+) -> None:
+    times: list[float] = []
+    emulator.on_record = lambda record: times.append(fake_time.passed)
+    emulator.deny(*({f"rolesanywhere:{name}" for name in OPERATIONS} - allowed))
+    status = try_all(flags(), pace)
+    report, text = _report(tmp_path), "".join(path.read_text() for path in tmp_path.iterdir())
+
+    unexpected = [each for each in report.results if each.verdict is not Verdict.EXPECTED]
+    assert [each for each in unexpected if each.why != "it needs an AWS Private CA"] == []
+    assert status == 0
+
+    assert _resources(emulator) == []
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".md"}
+
+    assert min(later - earlier for earlier, later in pairwise(times)) >= 1
+
+    actions = {each.action for each in emulator.requests}
+    of_sessions = {"rolesanywhere:CreateSession", "sts:GetCallerIdentity", "sts:AssumeRole"}
+    assert actions - of_sessions <= allowed
+
+    for record in emulator.requests:
+        if record.action in MAKING:
+            members = _members(record)
+            assert re.match("hwsigner-trial-[0-9a-f]{6}-", members.get("name") or members["RoleName"])
+            assert "hwsigner-trial" in {members.get("Tags.member.1.Key"), members.get("tags", [{}])[0].get("key")}
+
+    host = emulator.url.removeprefix("http://")
+    for identifying in (emulator.world.account, *KEY, "arn:", host, "hwsigner-trial-", "ASIA", str(tmp_path)):
+        assert identifying not in text
+
+
+def test_only_makes_what_the_chosen_questions_need(
     emulator: Emulator, flags: Flags, pace: TrialPace, tmp_path: Path
 ) -> None:
-    status = try_all(flags("--yes"), pace)
-    report = _report(tmp_path)
-    assert [each for each in report.results if each.verdict != "as expected"] == []
-    assert status == 0
+    assert try_all(flags("--only", "iam.principal-star"), pace) == 0
+    made = [each for each in emulator.requests if each.action in MAKING]
+    assert len(made) == 1
+    assert [each.id for each in _report(tmp_path).results] == ["iam.principal-star"]
+
+
+def test_unknown_question_is_refused(flags: Flags, pace: TrialPace) -> None:
+    with pytest.raises(UsageError, match="no question"):
+        try_all(flags("--only", "nothing.*"), pace)
+
+
+def test_trial_waits_for_roles_that_are_not_visible_at_once(
+    flags: Flags, pace: TrialPace, fake_time: FakeTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hwsigner.emulator.resources.Role.is_visible", lambda self, now: fake_time.passed > 70)
+    assert try_all(flags(*FEW), pace) == 0
+    assert fake_time.passed > 70
+
+
+def test_the_file_for_clean_is_written_before_anything_is_made(
+    emulator: Emulator, flags: Flags, pace: TrialPace, tmp_path: Path
+) -> None:
+    found = []
+    emulator.on_record = lambda record: found.append((record.action in MAKING, len([*tmp_path.glob("*.made.json")])))
+    try_all(flags(*FEW), pace)
+    assert found
+    assert all(files for makes, files in found if makes)
+
+
+def _interrupt_after(fake_time: FakeTime, sleeps: int) -> None:
+    left = iter(range(sleeps))
+
+    def interrupt() -> None:
+        if next(left, None) is None:
+            fake_time.on_sleep = lambda: None
+            raise KeyboardInterrupt
+
+    fake_time.on_sleep = interrupt
+
+
+@pytest.mark.parametrize("sleeps", range(0, 30, 2))
+def test_interrupted_trial_leaves_nothing_and_reports_the_answers_until_then(
+    emulator: Emulator, flags: Flags, pace: TrialPace, fake_time: FakeTime, tmp_path: Path, sleeps: int
+) -> None:
+    _interrupt_after(fake_time, sleeps)
+    try:
+        assert try_all(flags(*FEW), pace) == 0
+    except (Interruption, KeyboardInterrupt) as error:
+        if "before everything" in str(error):
+            clean(flags(), pace)
+    assert _resources(emulator) == []
+    assert [*tmp_path.glob("*.made.json")] == []
+    for path in tmp_path.glob("*.json"):
+        assert len(TrialReport.from_json(path.read_text()).results) == 3
+
+
+def _strand(emulator: Emulator, flags: Flags, pace: TrialPace) -> None:
+    """Let a trial end without deleting anything."""
+    emulator.deny("iam:Delete*", "rolesanywhere:Delete*")
+    with pytest.raises(HwsignerError, match="not everything was deleted"):
+        try_all(flags(*FEW), pace)
+    emulator.allow()
+
+
+def test_what_can_t_be_deleted_is_named_and_clean_deletes_it(
+    emulator: Emulator, flags: Flags, pace: TrialPace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _strand(emulator, flags, pace)
+    said = capsys.readouterr().err
     world = emulator.world
-    assert [*world.roles, *world.trust_anchors, *world.profiles, *world.crls] == []
-    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".md"}
+    names = [each.name for each in world.roles.values()]
+    names += [each.name for each in (*world.trust_anchors.values(), *world.profiles.values())]
+    assert len(names) == 4
+    assert [each for each in names if f"{each} was not deleted" not in said] == []
+    assert clean(flags(), pace) == 0
+    assert _resources(emulator) == []
+
+
+def test_clean_finds_what_is_left_by_its_tag_if_there_is_no_file(
+    emulator: Emulator, flags: Flags, pace: TrialPace, tmp_path: Path
+) -> None:
+    _strand(emulator, flags, pace)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    assert clean(flags("--output", str(elsewhere)), pace) == 0
+    assert _resources(emulator) == []
+
+
+def test_clean_touches_nothing_that_only_looks_like_a_trial_s(
+    emulator: Emulator, flags: Flags, pace: TrialPace, tmp_path: Path
+) -> None:
+    _strand(emulator, flags, pace)
+    world = emulator.world
+    kinds: tuple[dict[str, Any], ...] = (world.trust_anchors, world.profiles)
+    for resources in kinds:
+        for number, name in enumerate(("hwsigner-trial-abcdef-main", "web", "my-hwsigner-trial-abcdef-main")):
+            arn, each = next(iter(resources.items()))
+            tags = {} if number == 0 else each.tags
+            foreign = type(each)(**{**vars(each), "arn": f"{arn[:-4]}{number:04}", "name": name, "tags": tags})
+            resources[foreign.arn] = foreign
+    role = next(iter(world.roles.values()))
+    for path in ("/", "/hwsigner-trial/"):
+        arn = f"arn:aws:iam::{world.account}:role{path}hwsigner-trial-abcde{path.count('/')}-open"
+        world.roles[arn] = type(role)(**{**vars(role), "arn": arn, "tags": {}})
+    assert clean(flags(), pace) == 0
+    assert len(_resources(emulator)) == 8
+
+
+def test_clean_in_another_region_keeps_the_file_and_says_where_to_clean(
+    emulator: Emulator, flags: Flags, pace: TrialPace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _strand(emulator, flags, pace)
+    clean(flags("--region", "us-east-1"), pace)
+    assert "--clean --region eu-central-1" in capsys.readouterr().err
+    assert len([*tmp_path.glob("*.made.json")]) == 1
+
+
+@pytest.mark.parametrize("action", MAKING[:3])
+def test_trial_without_a_permission_says_which_and_leaves_nothing(
+    emulator: Emulator, flags: Flags, pace: TrialPace, action: str, tmp_path: Path
+) -> None:
+    emulator.deny(action)
+    with pytest.raises(HwsignerError, match="lacks") as caught:
+        try_all(flags(*FEW), pace)
+    assert action in str(caught.value)
+    assert _resources(emulator) == []
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_refused_resource_is_the_answer_of_the_questions_that_need_it(
+    emulator: Emulator, flags: Flags, pace: TrialPace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(text: str, *more: Any) -> Any:
+        if "PrincipalTag" in text:
+            raise RefusalError("MalformedPolicyDocument", 400, "Has prohibited key")
+        return read_policy(text, *more)
+
+    monkeypatch.setattr("hwsigner.emulator.iam.read_policy", refuse)
+    assert try_all(flags(*FEW), pace) == 1
+    answers = {each.id: each.answer for each in _report(tmp_path).results if each.verdict is Verdict.DIFFERS}
+    assert answers == {"tags.cn": "create_role was refused: MalformedPolicyDocument: Has prohibited key"}
+
+
+def test_busy_service_is_asked_again(emulator: Emulator, flags: Flags, pace: TrialPace) -> None:
+    emulator.misbehave(Fault("throttle"), Fault("fail"))
+    assert try_all(flags(*FEW), pace) == 0
+
+
+def test_service_that_stays_busy_ends_the_trial_and_leaves_nothing(
+    emulator: Emulator, flags: Flags, pace: TrialPace
+) -> None:
+    emulator.misbehave(Fault("fail", None))
+    with pytest.raises(HwsignerError, match="status 500"):
+        try_all(flags(*FEW), pace)
+    assert _resources(emulator) == []
+
+
+def test_nothing_is_made_without_a_yes(
+    emulator: Emulator, flags: Flags, pace: TrialPace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    arguments = flags()
+    arguments.yes = False
+    monkeypatch.setattr("builtins.input", lambda _: "n")
+    with pytest.raises(UsageError, match="nothing was made"):
+        try_all(arguments, pace)
+    assert [each.action for each in emulator.requests] == []
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_announcement_says_what_is_made_what_it_costs_and_the_policy(
+    flags: Flags, pace: TrialPace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try_all(flags(*FEW), pace)
+    said = capsys.readouterr().out
+    for part in ("1 trust anchors", "2 roles", "costs nothing", '"iam:CreateRole"', "one request a second"):
+        assert part in said
+
+
+def test_list_and_policy_ask_nothing(emulator: Emulator, flags: Flags, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(flags("--list")) == run(flags("--policy", "--region", "cn-north-1")) == 0
+    said = capsys.readouterr().out
+    assert "tags.cn: Which value" in said
+    assert "arn:aws-cn:iam" in said
+    assert emulator.requests == []
+
+
+def test_keys_of_the_ca_are_in_a_private_folder_that_is_deleted(
+    flags: Flags, pace: TrialPace, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    modes: set[int] = set()
+    emulator.on_record = lambda _: modes.update(path.stat().st_mode & 0o777 for path in folder.iterdir())
+    try_all(flags(*FEW), pace)
+    assert modes == {0o700}
+    assert [*folder.iterdir()] == []

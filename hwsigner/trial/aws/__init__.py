@@ -19,6 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--endpoint", metavar="URL", help="the URL of all services, such as an emulator's")
     only = "ask only these questions, such as 'tags.*'; repeatable"
     parser.add_argument("--only", metavar="PATTERN", action="append", default=[], help=only)
+    parser.add_argument(
+        "--private-ca", metavar="ARN", default="", help="also ask about this AWS Private CA; costs a certificate of it"
+    )
     parser.add_argument("--output", metavar="FOLDER", type=Path, default=Path(), help="where to write the report")
     parser.add_argument("--yes", action="store_true", help="do not ask before something is made or deleted")
     actions = parser.add_mutually_exclusive_group()
@@ -32,5 +35,5 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.list:
         return show_questions(QUESTIONS, arguments.only)
     if arguments.policy:
-        return show_policy()
+        return show_policy(arguments)
     return clean(arguments) if arguments.clean else try_all(arguments)

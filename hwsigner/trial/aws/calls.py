@@ -126,7 +126,7 @@ class TrialCalls:
         try:
             return CallAnswer("", "", client.call(operation, **parameters))
         except HwsignerError as error:
-            refused = getattr(error.__cause__, "response", {}).get("Error", {})
+            refused = (getattr(error.__cause__, "response", None) or {}).get("Error", {})
             code = str(refused.get("Code", ""))
             if not code or code in _BUSY or (code in _DENIED and not may_be_denied):
                 raise NotAskedError(self._scrub(error.message), self._scrub(error.hint)) from error

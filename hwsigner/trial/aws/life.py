@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import NoReturn
 
 from hwsigner._aws.apis import ServiceClients
@@ -22,16 +23,17 @@ from hwsigner.trial.aws.plan import AWSQuestion, TrialPlan, plan_of
 from hwsigner.trial.aws.policy import policy_text
 from hwsigner.trial.aws.questions import QUESTIONS
 from hwsigner.trial.aws.scene import AWSScene, RefusedInAdvanceError
-from hwsigner.trial.questions import Result, Verdict, ask_all
+from hwsigner.trial.questions import NotAskedError, Result, Verdict, ask_all
 from hwsigner.trial.report import TrialReport
 
 _TO_CLEAN = "Run the same command with --clean, and with --region if the region is not the default one"
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 
-def show_policy() -> int:
+def show_policy(arguments: argparse.Namespace) -> int:
     """Print the least IAM policy that suffices."""
-    print(policy_text())
+    partition = _clients(arguments, TrialPace()).partition
+    print(policy_text(partition, arguments.private_ca))
     return 0
 
 
@@ -50,23 +52,29 @@ def try_all(arguments: argparse.Namespace, pace: TrialPace | None = None) -> int
         Interruption: the user ended it. All has been deleted, and the report has the answers until then.
     """
     questions, pace = selected(QUESTIONS, arguments.only), pace or TrialPace()
-    plan, clients = plan_of(questions), _clients(arguments, pace)
-    with TrialCA() as ca:
-        region = clients.rolesanywhere.region
-        scene = AWSScene(clients, find_service(region, endpoint=arguments.endpoint), ca=ca, pace=pace)
+    plan, clients = plan_of(questions, private_ca=bool(arguments.private_ca)), _clients(arguments, pace)
+    region = clients.rolesanywhere.region
+    results: list[Result] = []
+    with _signals_interrupt(), TrialCA() as ca:
+        service = find_service(region, endpoint=arguments.endpoint)
+        scene = AWSScene(clients, service, ca=ca, pace=pace, private_ca=arguments.private_ca)
         print(_announcement(scene, plan, questions))
         if not arguments.yes:
             confirm("Make these, and ask?")
-        scene.account  # noqa: B018  The report must not have it.
-        results = _asked(scene, plan, questions, TrialFile(arguments.output, scene.prefix))
-    target = {"service": "another endpoint" if arguments.endpoint else "AWS", "region": region}
-    report = TrialReport("aws", datetime.now(UTC).date(), target, results).scrubbed(scene.scrub)
-    written = report.write(arguments.output)
-    print(", ".join(f"{number} {verdict}" for verdict, number in report.counts.items()))
-    print(f"Report: {written[0]} and {written[1].name}")
-    if len(results) < len(questions):
-        raise Interruption("interrupted", "Everything was deleted, and the report has the answers until then")
-    return 1 if report.counts[Verdict.DIFFERS] else 0
+        scene.scrub.hide(clients.account, "account")
+        file = TrialFile(arguments.output, scene.prefix)
+        file.write(region, [scene.named(each.name) for each in plan.roles])
+        try:
+            interrupted = not _ask(scene, plan, questions, results)
+            if results:
+                target = {"service": "another endpoint" if arguments.endpoint else "AWS", "region": region}
+                report = TrialReport("aws", datetime.now(UTC).date(), target, results).scrubbed(scene.scrub)
+                _write(report, arguments.output)
+        finally:
+            _delete(scene, file)
+    if interrupted:
+        raise Interruption("interrupted", "Everything was deleted")
+    return 1 if any(each.verdict is Verdict.DIFFERS for each in results) else 0
 
 
 def clean(arguments: argparse.Namespace, pace: TrialPace | None = None) -> int:
@@ -101,46 +109,56 @@ def _clients(arguments: argparse.Namespace, pace: TrialPace) -> ServiceClients:
     )
 
 
-def _asked(scene: AWSScene, plan: TrialPlan, questions: Sequence[AWSQuestion], file: TrialFile) -> list[Result]:
-    """Make what the questions need, ask them, and delete it. An interruption leaves out the rest of the answers."""
-    results: list[Result] = []
-    file.write(scene.region, [scene.named(each.name) for each in plan.roles])
-    with _signals_interrupt():
-        try:
-            _say(f"making {plan.count} resources, one a second")
-            make_all(scene, plan)
-            for result in ask_all([replace(each, ask=_Asking(each)) for each in questions], scene):
-                results.append(result)
-                _say(f"[{len(results)}/{len(questions)}] {result.id}: {result.verdict}")
-        except KeyboardInterrupt:
-            _say("interrupted: deleting what was made")
-        finally:
-            _delete(scene, file)
-    return results
+def _ask(scene: AWSScene, plan: TrialPlan, questions: Sequence[AWSQuestion], results: list[Result]) -> bool:
+    """Make what the questions need, and ask them.
+
+    Returns:
+        False if the user interrupted it.
+    """
+    try:
+        _say(f"making {plan.count} resources, one a second")
+        make_all(scene, plan)
+        for result in ask_all([replace(each, ask=_Asking(each.ask)) for each in questions], scene):
+            results.append(result)
+            _say(f"[{len(results)}/{len(questions)}] {result.id}: {result.verdict}")
+    except KeyboardInterrupt:
+        _say("interrupted")
+        rest = questions[len(results) :] if results else ()
+        results += ask_all([replace(each, ask=_interrupted) for each in rest], scene)
+        return False
+    return True
 
 
 class _Asking:
     """Asks a question. A refusal to make what it needs is its answer."""
 
-    def __init__(self, question: AWSQuestion) -> None:
-        self._question = question
+    def __init__(self, ask: Callable[[AWSScene], str]) -> None:
+        self._ask = ask
 
     def __call__(self, scene: AWSScene) -> str:
         try:
-            return self._question.ask(scene)
+            return self._ask(scene)
         except RefusedInAdvanceError as error:
             return error.message
 
 
+def _interrupted(_: AWSScene) -> NoReturn:
+    raise NotAskedError("the trial was interrupted")
+
+
+def _write(report: TrialReport, folder: Path) -> None:
+    written = report.write(folder)
+    print(", ".join(f"{number} {verdict}" for verdict, number in report.counts.items()))
+    print(f"Report: {written[0]} and {written[1].name}")
+
+
 def _delete(scene: AWSScene, file: TrialFile) -> None:
-    clients = scene.clients
+    """Delete what the trial made. An interrupted request may have made something too, so list what there is."""
+    _say("deleting everything")
     try:
-        made = made_by(scene)
-        _say("deleting everything")
-        # A request that was interrupted may have made something too.
-        gone = delete_all(clients, [*made, *left_of(clients, scene.prefix)], _say)
+        gone = delete_all(scene.clients, [*made_by(scene), *left_of(scene.clients, scene.prefix)], _say)
     except KeyboardInterrupt:
-        raise Interruption("interrupted again, so not everything was deleted", _TO_CLEAN) from None
+        raise Interruption("interrupted before everything was deleted", _TO_CLEAN) from None
     if not gone:
         raise HwsignerError("not everything was deleted", _TO_CLEAN)
     file.path.unlink(missing_ok=True)
@@ -164,6 +182,7 @@ def _signals_interrupt() -> Iterator[None]:
 def _announcement(scene: AWSScene, plan: TrialPlan, questions: Sequence[AWSQuestion]) -> str:
     kinds = (("trust anchors", plan.anchors), ("roles", plan.roles), ("profiles", plan.profiles), ("CRLs", plan.crls))
     made = "\n".join(f"  {len(each)} {kind}" for kind, each in kinds)
+    cost = "It costs one certificate of the private CA." if scene.private_ca else "It costs nothing."
     return f"""\
 A trial of {len(questions)} questions in {scene.region}. It makes, with names that begin with {scene.prefix} and the
 tag hwsigner-trial:
@@ -172,10 +191,10 @@ and some more roles and profiles that AWS is expected to refuse. No role has a p
 end. What can't be deleted by anybody: the subjects that Roles Anywhere notes, and its service-linked role, which the
 account's first trust anchor makes.
 
-It costs nothing. It sends one request a second at most.
+{cost} It sends one request a second at most.
 
 The least IAM policy that suffices:
-{policy_text()}
+{policy_text(scene.partition, scene.private_ca)}
 """
 
 

@@ -152,12 +152,12 @@ def _tag_of(clients: ServiceClients, resource: Leftover) -> str:
 def _anchor_members(scene: AWSScene, anchor: WantedAnchor) -> Mapping[str, Any]:
     bundle = "".join(each.public_bytes(Encoding.PEM).decode() for each in anchor.certificates(scene.ca))
     source = {"sourceType": "CERTIFICATE_BUNDLE", "sourceData": {"x509CertificateData": bundle}}
-    return {"source": source, "enabled": True, **anchor.members}
+    return {"source": source, "enabled": True, **json.loads(scene.filled(anchor.members))}
 
 
 def _profile_members(scene: AWSScene, plan: TrialPlan, profile: WantedProfile) -> Mapping[str, Any]:
     roles = [scene.arns["role", name] for name in plan.roles_of(profile) if ("role", name) in scene.arns]
-    return {"roleArns": roles, "enabled": True, **profile.members}
+    return {"roleArns": roles, "enabled": True, **json.loads(scene.filled(profile.members))}
 
 
 def _make(scene: AWSScene, kind: str, wanted: WantedAnchor | WantedProfile, members: Mapping[str, Any]) -> None:
@@ -218,9 +218,9 @@ def _wait_for_session(scene: AWSScene) -> None:
     leaf = scene.leaf()
     for _ in range(_TRIES):
         answer = scene.session(leaf)
+        scene.settle()  # The other roles may take a little longer.
         if answer.ok:
             return
-        scene.settle()
     raise NotAskedError(f"no session of the simplest kind succeeds: {answer}", "Report this")
 
 

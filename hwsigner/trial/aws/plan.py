@@ -27,9 +27,11 @@ class AWSQuestion(Question[AWSScene]):
     Attributes:
         needs: what must be in the account. The role "open", the profile "main" and the trust anchor "main" come with
             whatever is needed.
+        is_of_private_ca: whether it needs an AWS Private CA, which the user gives.
     """
 
     needs: tuple[Wanted, ...] = (OPEN,)
+    is_of_private_ca: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,16 @@ class TrialPlan:
         )
 
 
-def plan_of(questions: Iterable[AWSQuestion]) -> TrialPlan:
-    """Return what the questions need. Of two with the same kind and name, the first one counts."""
+def plan_of(questions: Iterable[AWSQuestion], *, private_ca: bool = False) -> TrialPlan:
+    """Return what the questions need. Of two with the same kind and name, the first one counts.
+
+    Args:
+        questions: the questions.
+        private_ca: whether there is a private CA.
+    """
     found: dict[tuple[type, str], Any] = {}
-    needs = [need for question in questions for need in question.needs]
+    asked = [each for each in questions if private_ca or not each.is_of_private_ca]
+    needs = [need for question in asked for need in question.needs]
     # The role "open" is the last one: if it can be used, the others can.
     last = (MAIN_ANCHOR, MAIN_PROFILE, OPEN) if needs else ()
     for each in (*(need for need in needs if need != OPEN), *last):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from hwsigner.trial.aws.calls import PATH, TAG
@@ -17,36 +18,39 @@ _OWN = (
 _LISTING = ("ListCrls", "ListProfiles", "ListTagsForResource", "ListTrustAnchors")
 
 
-def least_policy() -> dict[str, Any]:
-    """Return the policy."""
-    roles = f"arn:*:iam::*:role{PATH}*"
-    linked = "arn:*:iam::*:role/aws-service-role/rolesanywhere.amazonaws.com/*"
-    return {
-        "Version": "2012-10-17",
-        "Statement": [
-            {"Effect": "Allow", "Action": [f"iam:{each}" for each in (*_IAM, "PassRole")], "Resource": roles},
-            {"Effect": "Allow", "Action": "iam:CreateServiceLinkedRole", "Resource": linked},
-            {
-                "Effect": "Allow",
-                "Action": ["iam:ListRoles", *(f"rolesanywhere:{each}" for each in _LISTING)],
-                "Resource": "*",
-            },
-            {
-                "Effect": "Allow",
-                "Action": [f"rolesanywhere:{each}" for each in _MAKING],
-                "Resource": "*",
-                "Condition": {"Null": {f"aws:RequestTag/{TAG}": "false"}},
-            },
-            {
-                "Effect": "Allow",
-                "Action": [f"rolesanywhere:{each}" for each in _OWN],
-                "Resource": "*",
-                "Condition": {"Null": {f"aws:ResourceTag/{TAG}": "false"}},
-            },
-        ],
-    }
+_OF_PRIVATE_CA = ("DescribeCertificateAuthority", "GetCertificate", "GetCertificateAuthorityCertificate")
+_LINKED = "role/aws-service-role/rolesanywhere.amazonaws.com/*"
 
 
-def policy_text() -> str:
+def least_policy(partition: str = "aws", private_ca: str = "") -> dict[str, Any]:
+    """Return the policy.
+
+    Args:
+        partition: the account's partition.
+        private_ca: the ARN of the private CA that the trial uses; empty if it uses none.
+    """
+    made, own = (_tagged(key) for key in ("aws:RequestTag", "aws:ResourceTag"))
+    statements = [
+        _allowed("iam", (*_IAM, "PassRole"), f"arn:{partition}:iam::*:role{PATH}*"),
+        _allowed("iam", ("CreateServiceLinkedRole",), f"arn:{partition}:iam::*:{_LINKED}"),
+        _allowed("iam", ("ListRoles",)),
+        _allowed("rolesanywhere", _LISTING),
+        {**_allowed("rolesanywhere", _MAKING), "Condition": made},
+        {**_allowed("rolesanywhere", _OWN), "Condition": own},
+    ]
+    if private_ca:
+        statements.append(_allowed("acm-pca", (*_OF_PRIVATE_CA, "IssueCertificate"), private_ca))
+    return {"Version": "2012-10-17", "Statement": statements}
+
+
+def policy_text(partition: str, private_ca: str) -> str:
     """Return the policy as JSON."""
-    return json.dumps(least_policy(), indent=2)
+    return json.dumps(least_policy(partition, private_ca), indent=2)
+
+
+def _allowed(service: str, actions: Sequence[str], resource: str = "*") -> dict[str, Any]:
+    return {"Effect": "Allow", "Action": [f"{service}:{each}" for each in actions], "Resource": resource}
+
+
+def _tagged(key: str) -> dict[str, Any]:
+    return {"Null": {f"{key}/{TAG}": "false"}}

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from hwsigner.trial.aws import chains, leaves, samples
+from hwsigner.trial.aws import chains, leaves, private_ca, samples
 from hwsigner.trial.aws.plan import AWSQuestion
 
-QUESTIONS: tuple[AWSQuestion, ...] = (*samples.QUESTIONS, *leaves.QUESTIONS, *chains.QUESTIONS)
+QUESTIONS: tuple[AWSQuestion, ...] = (
+    *samples.QUESTIONS,
+    *leaves.QUESTIONS,
+    *chains.QUESTIONS,
+    *private_ca.QUESTIONS,
+)

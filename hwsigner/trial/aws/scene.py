@@ -27,11 +27,6 @@ _PLACE = re.compile(r"<<(\w+)(?::([\w-]+))?>>")
 ASKED = AskedSession()
 
 
-def new_prefix() -> str:
-    """Return a prefix for the names of a new trial's resources."""
-    return f"{PREFIX}{secrets.token_hex(3)}"
-
-
 class RefusedInAdvanceError(HwsignerError):
     """Something that a question needs was refused when it was to be made. That is an answer."""
 
@@ -44,9 +39,10 @@ class AWSScene:
         service: CreateSession's endpoint and region.
         ca: the trial's CA.
         pace: waits before each request.
-        prefix: what the names of the trial's resources begin with.
+        private_ca: the ARN of an AWS Private CA; empty for none.
 
     Attributes:
+        private_ca: the ARN of an AWS Private CA; empty for none.
         clients: the clients of the AWS APIs, for what no question asks.
         prefix: what the names of the trial's resources begin with.
         region: the region.
@@ -59,12 +55,13 @@ class AWSScene:
     """
 
     def __init__(
-        self, clients: ServiceClients, service: Service, *, ca: TrialCA, pace: TrialPace, prefix: str = ""
+        self, clients: ServiceClients, service: Service, *, ca: TrialCA, pace: TrialPace, private_ca: str = ""
     ) -> None:
         self.clients = clients
         self._service = service
         self._pace = pace
-        self.prefix = prefix or new_prefix()
+        self.prefix = f"{PREFIX}{secrets.token_hex(3)}"
+        self.private_ca = private_ca
         self.region = service.region
         self.ca = ca
         self.scrub = Scrubber()
@@ -78,7 +75,6 @@ class AWSScene:
     @property
     def account(self) -> str:
         """The account's number. It must not be in an answer."""
-        self.scrub.hide(self.clients.account, "account")
         return self.clients.account
 
     @property
@@ -224,7 +220,7 @@ class AWSScene:
         self._pace.sleep(_SETTLING_SECONDS)
 
     def filled(self, policy: Mapping[str, Any] | str) -> str:
-        """Return a policy as JSON, with the places filled in: <<anchor:NAME>>, <<account>> and so on."""
+        """Return a policy or other members as JSON, with the places filled in: <<anchor:NAME>> and so on."""
         return _PLACE.sub(self._value, policy if isinstance(policy, str) else json.dumps(policy))
 
     def _value(self, place: re.Match[str]) -> str:
@@ -237,6 +233,7 @@ class AWSScene:
             "partition": lambda: self.partition,
             "region": lambda: self.region,
             "prefix": lambda: self.prefix,
+            "private_ca": lambda: self.private_ca,
         }
         return values[place[1]]()
 

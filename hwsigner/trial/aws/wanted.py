@@ -46,7 +46,7 @@ class WantedRole:
     Attributes:
         name: its name in the trial; in the account it has the trial's prefix.
         policy: its trust policy. In its texts, <<anchor:NAME>> and <<role:NAME>> stand for ARNs of the trial, and
-            <<account>>, <<partition>> and <<region>> for what they say.
+            <<account>>, <<partition>>, <<region>>, <<prefix>> and <<private_ca>> for what they say.
         profile: the Roles Anywhere profile that lists it; empty for none.
         duration: its maximum session duration.
     """
@@ -64,7 +64,7 @@ class WantedProfile:
     Attributes:
         name: its name in the trial.
         roles: names of other roles that it lists.
-        members: more members of CreateProfile, such as {"acceptRoleSessionName": True}.
+        members: more members of CreateProfile, such as {"acceptRoleSessionName": True}, with places as in WantedRole.
         then: operations on it after it was made, such as ("disable_profile", {}).
     """
 
@@ -81,7 +81,7 @@ class WantedAnchor:
     Attributes:
         name: its name in the trial.
         certificates: returns those of its bundle.
-        members: more members of CreateTrustAnchor.
+        members: more members of CreateTrustAnchor, with places as in WantedRole.
         then: operations on it after it was made, such as ("disable_trust_anchor", {}).
     """
 
