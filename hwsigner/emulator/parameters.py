@@ -46,6 +46,8 @@ def read_parameters(request: Request) -> Parameters:
         raise invalid(f"trustAnchorArn is of region {anchor.region}, profileArn of {profile.region}")
     if len({arn.partition for arn in (anchor, profile, role)}) > 1:
         raise invalid("trustAnchorArn, profileArn and roleArn are not of one partition")
+    if len({arn.account for arn in (anchor, profile, role)}) > 1:
+        raise invalid("trustAnchorArn, profileArn or roleArn has a different account ID")
     duration = body.get("durationSeconds")
     if "durationSeconds" in body and (type(duration) is not int or not MIN_DURATION <= duration <= MAX_DURATION):
         raise invalid(f"durationSeconds is not a whole number from {MIN_DURATION} to {MAX_DURATION}")

@@ -91,6 +91,7 @@ INVALID = {
     "an account too short": (arn("roleArn", "arn:aws:iam::12345678901:role/x"), "roleArn is not"),
     "another service": (arn("profileArn", f"arn:aws:iam:us-east-1:123456789012:profile/{NO_ID}"), "profileArn is not"),
     "a role of another partition": (arn("roleArn", "arn:aws-cn:iam::123456789012:role/x"), "partition"),
+    "a role of another account": (arn("roleArn", "arn:aws:iam::210987654321:role/x"), "different account ID"),
     "a profile of another region": (
         arn("profileArn", f"arn:aws:rolesanywhere:eu-west-1:123456789012:profile/{NO_ID}"),
         "region",

@@ -1,0 +1,277 @@
+"""Questions about lists of revoked certificates (CRLs)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from hwsigner.trial.aws.asking import ACCEPTED, REVOKED, SESSION, Ask, of_leaf, of_root, outcome
+from hwsigner.trial.aws.authority import LEAF, OF_CA, CertificateShape, TrialCA, TrialIssuer
+from hwsigner.trial.aws.calls import CallAnswer
+from hwsigner.trial.aws.plan import AWSQuestion
+from hwsigner.trial.aws.scene import AWSScene
+from hwsigner.trial.aws.sessions import AskedSession
+from hwsigner.trial.aws.sources import CRL_API, QUOTAS, QUOTED, choice
+from hwsigner.trial.aws.wanted import OPEN, Wanted, WantedAnchor, WantedCrl
+from hwsigner.trial.questions import Source
+
+_CHECK = "hwsigner/emulator/certificates.py: check_revocation"
+_IMPORT, _LIST = "hwsigner/emulator/control/crls.py: import_crl", "hwsigner/emulator/control/crls.py: _check_list"
+_PLANE = "docs/how-to/emulator.md#the-control-plane"
+_REVOKING = "docs/how-to/aws.md#revoking-and-retiring"
+_HOUR = timedelta(hours=1)
+_REVOKED, _REVOKED_CA = 0x7E570001, 0x7E570002
+_INVALID = "ValidationException"
+_LEAF = of_root(replace(LEAF, serial=_REVOKED))
+_UNTOLD = choice("AWS says that it checks a list, and not what it makes of one that has expired; the safe reading")
+_ONE_LIST = choice("AWS speaks of a list of the CA; one that another CA signed can't be checked")
+
+
+def _revoked_ca(ca: TrialCA) -> TrialIssuer:
+    return ca.issuer(
+        "revoked", CertificateShape((("CN", "revoked CA"),), extensions=OF_CA, serial=_REVOKED_CA), ca.root
+    )
+
+
+REVOKING = WantedAnchor("revoking")
+STALE = WantedAnchor("stale")
+LIST = WantedCrl("revoking", "revoking", lambda ca: ca.revocation_list([_REVOKED, _REVOKED_CA], ca.root))
+STALE_LIST = WantedCrl("stale", "stale", lambda ca: ca.revocation_list([_REVOKED], ca.root, end=-_HOUR))
+_CURRENT: tuple[Wanted, ...] = (REVOKING, LIST)
+_EXPIRED: tuple[Wanted, ...] = (STALE, STALE_LIST)
+
+
+def _asked(
+    name: str, text: str, expected: str, source: Source, ask: Ask, *rests_on: str, needs: tuple[Wanted, ...] = _CURRENT
+) -> AWSQuestion:
+    return AWSQuestion(f"revocation.{name}", text, expected, source, (*rests_on, _PLANE), ask, (OPEN, *needs))
+
+
+def _switched(scene: AWSScene) -> str:
+    identifier = {"crlId": scene.arn("crl", "revoking").rpartition("/")[2]}
+    leaf, request = _LEAF(scene.ca), AskedSession(anchor="revoking")
+    with ExitStack() as stack:
+        stack.callback(scene.calls.call, "rolesanywhere", "enable_crl", **identifier)
+        scene.calls.call("rolesanywhere", "disable_crl", **identifier)
+        disabled = scene.session(leaf, request)
+    return f"disabled: {outcome(disabled)}; enabled: {outcome(scene.session(leaf, request))}"
+
+
+def _running(scene: AWSScene) -> str:
+    """Revoke a certificate that has a session, in a list of its own, and return what the session may do."""
+    leaf = scene.leaf(LEAF, scene.ca.root)
+    before = scene.session(leaf, AskedSession(anchor="revoking"))
+    data = scene.ca.revocation_list([leaf.certificate.serial_number], scene.ca.root)
+    if problem := _imported(scene, "later", data, "revoking", enabled=True):
+        return problem
+    running = scene.follow_up(before, "get_caller_identity").code or "valid"
+    return f"running sessions: {running}; new ones: {outcome(scene.session(leaf, AskedSession(anchor='revoking')))}"
+
+
+_SESSIONS = (
+    _asked(
+        "revoked",
+        "What does CreateSession say to a revoked leaf?",
+        REVOKED,
+        QUOTED,
+        of_leaf(_LEAF, anchor="revoking"),
+        _CHECK,
+        _REVOKING,
+        "docs/reference/errors.md#access-denied",
+    ),
+    _asked(
+        "another-leaf",
+        "Does a leaf get a session if a list revokes others?",
+        SESSION,
+        CRL_API,
+        of_leaf(of_root(LEAF), anchor="revoking"),
+        _CHECK,
+    ),
+    _asked(
+        "another-anchor",
+        "Does a revoked leaf get a session by another trust anchor with the same CA?",
+        SESSION,
+        QUOTED,
+        of_leaf(_LEAF),
+        _CHECK,
+        _REVOKING,
+    ),
+    _asked(
+        "intermediate",
+        "What does CreateSession say to a leaf below a revoked intermediate CA?",
+        REVOKED,
+        choice("a certificate below a revoked one is not to be trusted; the list is of the CA that issued both"),
+        of_leaf(lambda ca: ca.leaf(LEAF, _revoked_ca(ca)), anchor="revoking"),
+        _CHECK,
+    ),
+    _asked(
+        "expired-list",
+        "What does CreateSession say to a leaf that an expired list revokes?",
+        REVOKED,
+        _UNTOLD,
+        of_leaf(_LEAF, anchor="stale"),
+        _CHECK,
+        "docs/reference/aws-revoke.md",
+        needs=_EXPIRED,
+    ),
+    _asked(
+        "expired-list-another",
+        "Does a leaf get a session if an expired list revokes others?",
+        SESSION,
+        choice("a list that was not renewed should not stop every machine; aws check reports it"),
+        of_leaf(of_root(LEAF), anchor="stale"),
+        _CHECK,
+        "docs/reference/aws-revoke.md",
+        needs=_EXPIRED,
+    ),
+    _asked(
+        "disabled-list",
+        "What does CreateSession say to a revoked leaf if its list is disabled, and at once after it was enabled?",
+        f"disabled: {SESSION}; enabled: {REVOKED}",
+        QUOTED,
+        _switched,
+        _CHECK,
+    ),
+    _asked(
+        "running",
+        "What may the session of a leaf do after it was revoked, and is a new one refused at once?",
+        f"running sessions: valid; new ones: {REVOKED}",
+        QUOTED,
+        _running,
+        _CHECK,
+        _REVOKING,
+    ),
+)
+
+
+def _imported(scene: AWSScene, name: str, data: bytes, anchor: str, **members: Any) -> str:
+    """Import a list, and return the code of the refusal, or an empty string."""
+    return _call(scene, name, data, anchor, **members).code
+
+
+def _call(scene: AWSScene, name: str, data: bytes, anchor: str, **members: Any) -> CallAnswer:
+    arn = scene.arn("anchor", anchor)
+    given = {"name": scene.named(name), "crlData": data, "trustAnchorArn": arn, "enabled": False, **members}
+    return scene.calls.call("rolesanywhere", "import_crl", **given)
+
+
+def _import(name: str, data: Any) -> Ask:
+    """Return what imports a list, and answers whether it was refused. `data` makes it. It is deleted at once."""
+
+    def ask(scene: AWSScene) -> str:
+        made = _call(scene, name, data(scene.ca), "main")
+        if not made.code:
+            scene.calls.call("rolesanywhere", "delete_crl", crlId=made.response["crl"]["crlId"])
+        return made.code or ACCEPTED
+
+    return ask
+
+
+def _many(count: int) -> Any:
+    return lambda ca: ca.revocation_list(range(2**156, 2**156 + count), ca.root)
+
+
+def _in_der(ca: TrialCA) -> bytes:
+    return x509.load_pem_x509_crl(ca.revocation_list([1], ca.root)).public_bytes(Encoding.DER)
+
+
+def _two_lists(ca: TrialCA) -> bytes:
+    return ca.revocation_list([1], ca.root) + ca.revocation_list([2], ca.root)
+
+
+def _third(scene: AWSScene) -> str:
+    """Import two more lists for a trust anchor that has one."""
+    lists: Sequence[bytes] = [scene.ca.revocation_list([number], scene.ca.root) for number in (1, 2)]
+    second, third = (_imported(scene, f"more-{at}", data, "stale") or ACCEPTED for at, data in enumerate(lists))
+    return f"the second: {second}; the third: {third}"
+
+
+def _by_default(scene: AWSScene) -> str:
+    data, anchor = scene.ca.revocation_list([1], scene.ca.root), scene.arn("anchor", "off-by-default")
+    call = {"name": scene.named("default"), "crlData": data, "trustAnchorArn": anchor}
+    made = scene.calls.call("rolesanywhere", "import_crl", **call)
+    return made.code or ("enabled" if made.response["crl"]["enabled"] else "disabled")
+
+
+_LISTS = (
+    _asked(
+        "by-intermediate",
+        "Is a list of the intermediate CA refused for a trust anchor with the root?",
+        _INVALID,
+        _ONE_LIST,
+        _import("by-intermediate", lambda ca: ca.revocation_list([1])),
+        _LIST,
+        needs=(),
+    ),
+    _asked(
+        "stranger",
+        "Is a list of a CA that is not the trust anchor's refused?",
+        _INVALID,
+        _ONE_LIST,
+        _import("stranger", lambda ca: ca.revocation_list([1], ca.issuer("stranger"))),
+        _LIST,
+        needs=(),
+    ),
+    _asked(
+        "in-der",
+        "Is a list in DER refused?",
+        _INVALID,
+        CRL_API,
+        _import("in-der", _in_der),
+        _LIST,
+        needs=(),
+    ),
+    _asked(
+        "two-lists",
+        "Are two lists in one request refused?",
+        _INVALID,
+        choice("AWS speaks of one list"),
+        _import("two-lists", _two_lists),
+        _LIST,
+        needs=(),
+    ),
+    _asked(
+        "large",
+        "Is a list of 4,500 certificates accepted?",
+        ACCEPTED,
+        CRL_API,
+        _import("large", _many(4500)),
+        "hwsigner/emulator/control/operations.py: CRL_DATA",
+        needs=(),
+    ),
+    _asked(
+        "too-large",
+        "Is a list of more than 300,000 bytes refused?",
+        _INVALID,
+        CRL_API,
+        _import("too-large", _many(7000)),
+        "hwsigner/emulator/control/operations.py: CRL_DATA",
+        needs=(),
+    ),
+    _asked(
+        "third",
+        "Are two lists for a trust anchor accepted, and a third one refused?",
+        f"the second: {ACCEPTED}; the third: {_INVALID}",
+        QUOTAS,
+        _third,
+        _IMPORT,
+        needs=_EXPIRED,
+    ),
+    _asked(
+        "default",
+        "Is a list enabled if the request does not say so?",
+        "disabled",
+        choice("the API reference has no default; nothing is enabled by itself"),
+        _by_default,
+        _IMPORT,
+        needs=(WantedAnchor("off-by-default"),),
+    ),
+)
+
+QUESTIONS = (*_SESSIONS, *_LISTS)
