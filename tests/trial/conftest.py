@@ -11,7 +11,7 @@ import pytest
 from hwsigner.emulator import Emulator, World
 from hwsigner.trial.aws import add_arguments
 from hwsigner.trial.aws.calls import TrialPace
-from trial.fake_time import KEY, FakeTime
+from trial.aws_trials import KEY, FakeTime
 
 
 @pytest.fixture

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,9 +21,8 @@ from hwsigner.trial.aws import run
 from hwsigner.trial.aws.calls import TrialPace
 from hwsigner.trial.aws.life import clean, try_all
 from hwsigner.trial.aws.policy import least_policy
-from trial.fake_time import KEY, FakeTime
+from trial.aws_trials import KEY, FakeTime, Flags, resources
 
-Flags = Callable[..., argparse.Namespace]
 FEW = ("--only", "sessions.simplest", "--only", "iam.principal-star", "--only", "tags.cn")
 MAKING = ("iam:CreateRole", "rolesanywhere:CreateTrustAnchor", "rolesanywhere:CreateProfile", "rolesanywhere:ImportCrl")
 
@@ -33,11 +30,6 @@ MAKING = ("iam:CreateRole", "rolesanywhere:CreateTrustAnchor", "rolesanywhere:Cr
 def _report(folder: Path) -> TrialReport:
     (path,) = folder.glob("trial-aws-*.json")
     return TrialReport.from_json(path.read_text())
-
-
-def _resources(emulator: Emulator) -> list[str]:
-    world = emulator.world
-    return [*world.roles, *world.trust_anchors, *world.profiles, *world.crls]
 
 
 def _members(record: Any) -> dict[str, Any]:
@@ -53,6 +45,7 @@ def allowed() -> set[str]:
     return {each for statement in least_policy()["Statement"] for each in statement["Action"]}
 
 
+@pytest.mark.slow
 def test_trial_finds_all_as_expected_with_the_least_policy_and_leaves_nothing(
     emulator: Emulator, flags: Flags, pace: TrialPace, fake_time: FakeTime, tmp_path: Path, allowed: set[str]
 ) -> None:
@@ -66,7 +59,7 @@ def test_trial_finds_all_as_expected_with_the_least_policy_and_leaves_nothing(
     assert [each for each in unexpected if each.why != "it needs an AWS Private CA"] == []
     assert status == 0
 
-    assert _resources(emulator) == []
+    assert resources(emulator) == []
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".md"}
 
     assert min(later - earlier for earlier, later in pairwise(times)) >= 1
@@ -139,7 +132,7 @@ def test_interrupted_trial_leaves_nothing_and_reports_the_answers_until_then(
     except (Interruption, KeyboardInterrupt) as error:
         if "before everything" in str(error):
             clean(flags(), pace)
-    assert _resources(emulator) == []
+    assert resources(emulator) == []
     assert [*tmp_path.glob("*.made.json")] == []
     for path in tmp_path.glob("*.json"):
         assert len(TrialReport.from_json(path.read_text()).results) == 3
@@ -164,7 +157,7 @@ def test_what_can_t_be_deleted_is_named_and_clean_deletes_it(
     assert len(names) == 4
     assert [each for each in names if f"{each} was not deleted" not in said] == []
     assert clean(flags(), pace) == 0
-    assert _resources(emulator) == []
+    assert resources(emulator) == []
 
 
 def test_clean_finds_what_is_left_by_its_tag_if_there_is_no_file(
@@ -174,7 +167,7 @@ def test_clean_finds_what_is_left_by_its_tag_if_there_is_no_file(
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     assert clean(flags("--output", str(elsewhere)), pace) == 0
-    assert _resources(emulator) == []
+    assert resources(emulator) == []
 
 
 def test_clean_touches_nothing_that_only_looks_like_a_trial_s(
@@ -183,18 +176,18 @@ def test_clean_touches_nothing_that_only_looks_like_a_trial_s(
     _strand(emulator, flags, pace)
     world = emulator.world
     kinds: tuple[dict[str, Any], ...] = (world.trust_anchors, world.profiles)
-    for resources in kinds:
+    for kind in kinds:
         for number, name in enumerate(("hwsigner-trial-abcdef-main", "web", "my-hwsigner-trial-abcdef-main")):
-            arn, each = next(iter(resources.items()))
+            arn, each = next(iter(kind.items()))
             tags = {} if number == 0 else each.tags
             foreign = type(each)(**{**vars(each), "arn": f"{arn[:-4]}{number:04}", "name": name, "tags": tags})
-            resources[foreign.arn] = foreign
+            kind[foreign.arn] = foreign
     role = next(iter(world.roles.values()))
     for path in ("/", "/hwsigner-trial/"):
         arn = f"arn:aws:iam::{world.account}:role{path}hwsigner-trial-abcde{path.count('/')}-open"
         world.roles[arn] = type(role)(**{**vars(role), "arn": arn, "tags": {}})
     assert clean(flags(), pace) == 0
-    assert len(_resources(emulator)) == 8
+    assert len(resources(emulator)) == 8
 
 
 def test_clean_in_another_region_keeps_the_file_and_says_where_to_clean(
@@ -214,7 +207,7 @@ def test_trial_without_a_permission_says_which_and_leaves_nothing(
     with pytest.raises(HwsignerError, match="lacks") as caught:
         try_all(flags(*FEW), pace)
     assert action in str(caught.value)
-    assert _resources(emulator) == []
+    assert resources(emulator) == []
     assert [*tmp_path.iterdir()] == []
 
 
@@ -243,7 +236,7 @@ def test_service_that_stays_busy_ends_the_trial_and_leaves_nothing(
     emulator.misbehave(Fault("fail", None))
     with pytest.raises(HwsignerError, match="status 500"):
         try_all(flags(*FEW), pace)
-    assert _resources(emulator) == []
+    assert resources(emulator) == []
 
 
 def test_nothing_is_made_without_a_yes(

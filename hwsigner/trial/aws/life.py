@@ -18,7 +18,7 @@ from hwsigner.errors import HwsignerError, Interruption
 from hwsigner.trial.asking import confirm, selected
 from hwsigner.trial.aws.authority import TrialCA
 from hwsigner.trial.aws.calls import TrialPace
-from hwsigner.trial.aws.making import Leftover, TrialFile, delete_all, left_of, leftovers, made_by, make_all
+from hwsigner.trial.aws.making import Leftover, TrialFile, delete_all, delete_trial, leftovers, make_all
 from hwsigner.trial.aws.plan import AWSQuestion, TrialPlan, plan_of
 from hwsigner.trial.aws.policy import policy_text
 from hwsigner.trial.aws.questions import QUESTIONS
@@ -92,11 +92,11 @@ def clean(arguments: argparse.Namespace, pace: TrialPace | None = None) -> int:
     names = sorted({each.name for each in found})
     print("\n".join((f"{len(names)} resources of trials in {region}:", *names)))
     if names and not arguments.yes:
-        confirm("Delete these?")
+        confirm("Delete these? A trial that runs now loses its own.")
     if not delete_all(clients, found, _say):
         raise HwsignerError("not everything was deleted", _TO_CLEAN)
     for each, at, _ in mine:
-        if at == region:
+        if at in (region, ""):
             each.path.unlink(missing_ok=True)
         else:
             _say(f"{each.prefix} was a trial in {at}: run --clean --region {at} too")
@@ -153,12 +153,14 @@ def _write(report: TrialReport, folder: Path) -> None:
 
 
 def _delete(scene: AWSScene, file: TrialFile) -> None:
-    """Delete what the trial made. An interrupted request may have made something too, so list what there is."""
+    """Delete what the trial made, and then the file."""
     _say("deleting everything")
     try:
-        gone = delete_all(scene.clients, [*made_by(scene), *left_of(scene.clients, scene.prefix)], _say)
+        gone = delete_trial(scene, _say)
     except KeyboardInterrupt:
         raise Interruption("interrupted before everything was deleted", _TO_CLEAN) from None
+    except HwsignerError as error:
+        raise HwsignerError(f"not everything was deleted: {error.message}", _TO_CLEAN) from error
     if not gone:
         raise HwsignerError("not everything was deleted", _TO_CLEAN)
     file.path.unlink(missing_ok=True)
@@ -171,7 +173,9 @@ def _signals_interrupt() -> Iterator[None]:
     def interrupt(*_: object) -> NoReturn:
         raise KeyboardInterrupt
 
-    before = {each: signal.signal(each, interrupt) for each in _SIGNALS}
+    # nohup ignores SIGHUP.
+    heard = [each for each in _SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]
+    before = {each: signal.signal(each, interrupt) for each in heard}
     try:
         yield
     finally:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from hwsigner._aws.apis import ServiceClients
-from hwsigner.errors import HwsignerError
+from hwsigner.errors import HwsignerError, ServiceUnreachableError
 from hwsigner.trial.aws.calls import PATH, PREFIX, TAG
 from hwsigner.trial.aws.plan import TrialPlan
 from hwsigner.trial.aws.scene import AWSScene, RefusedInAdvanceError
@@ -21,6 +21,7 @@ from hwsigner.trial.questions import NotAskedError
 
 _OF_TRIALS = re.compile(rf"{PREFIX}[0-9a-f]{{6}}")
 _TRIES = 8
+_DELETIONS = 3
 Say = Callable[[str], None]
 
 
@@ -49,16 +50,12 @@ class TrialFile:
             raise HwsignerError(problem, "Give --output FOLDER") from error
 
     def read(self) -> tuple[str, list[str]]:
-        """Return the region and the names of the roles.
-
-        Raises:
-            HwsignerError: it can't be read.
-        """
+        """Return the region and the names of the roles; nothing if a kill has cut it off. Then nothing was made."""
         try:
             found = json.loads(self.path.read_text(encoding="utf-8"))
             return str(found["region"]), [str(each) for each in found["roles"] if str(each).startswith(self.prefix)]
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            raise HwsignerError(f"{self.path} can't be read", "Delete it, then run --clean with --region") from error
+        except (OSError, ValueError, LookupError, TypeError):
+            return "", []
 
     @classmethod
     def all_in(cls, folder: Path) -> list[TrialFile]:
@@ -114,18 +111,46 @@ def delete_all(clients: ServiceClients, resources: Sequence[Leftover], say: Say)
     Returns:
         Whether all are gone.
     """
-    order, failed = ("crl", "profile", "trustAnchor", "role"), 0
+    order = ("crl", "profile", "trustAnchor", "role")
     by_id = {(each.kind, each.id): each for each in resources}
-    for each in sorted(by_id.values(), key=lambda each: order.index(each.kind)):
+    left = sorted(by_id.values(), key=lambda each: order.index(each.kind))
+    failed = 0
+    for number, each in enumerate(left):
         try:
-            if each.kind == "role":
-                clients.iam.find("delete_role", RoleName=each.id)
-            else:
-                clients.rolesanywhere.find(f"delete_{_snake(each.kind)}", **{f"{each.kind}Id": each.id})
+            _delete(clients, each)
+        except ServiceUnreachableError as error:
+            say(f"not deleted: {', '.join(one.name for one in left[number:])}: {error.message}")
+            return False
         except HwsignerError as error:
             failed += 1
-            say(f"{_snake(each.kind)} {each.name} was not deleted: {error.message}")
+            say(f"{each.name} was not deleted: {error.message}")
     return not failed
+
+
+def _delete(clients: ServiceClients, resource: Leftover) -> None:
+    if resource.kind == "role":
+        clients.iam.find("delete_role", RoleName=resource.id)
+    else:
+        kind = "trust_anchor" if resource.kind == "trustAnchor" else resource.kind
+        clients.rolesanywhere.find(f"delete_{kind}", **{f"{resource.kind}Id": resource.id})
+
+
+def delete_trial(scene: AWSScene, say: Say) -> bool:
+    """Delete what a trial made. An interrupted request may have made something too, so look for more.
+
+    Returns:
+        Whether all is gone.
+    """
+    left = [*made_by(scene), *left_of(scene.clients, scene.prefix)]
+    for _ in range(_DELETIONS):
+        if not delete_all(scene.clients, left, say):
+            return False
+        left = left_of(scene.clients, scene.prefix)
+        if not left:
+            return True
+        scene.settle()
+    say(f"AWS still lists {', '.join(each.name for each in left)}")
+    return False
 
 
 def made_by(scene: AWSScene) -> list[Leftover]:
@@ -222,7 +247,3 @@ def _wait_for_session(scene: AWSScene) -> None:
         if answer.ok:
             return
     raise NotAskedError(f"no session of the simplest kind succeeds: {answer}", "Report this")
-
-
-def _snake(kind: str) -> str:
-    return {"trustAnchor": "trust_anchor"}.get(kind, kind)

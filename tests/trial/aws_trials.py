@@ -1,9 +1,13 @@
-"""Time that passes only by sleeping, and the access key of a trial's administrator."""
+"""What tests of trials of AWS share: an access key, flags, time that passes only by sleeping."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 
+from hwsigner.emulator import Emulator
+
+Flags = Callable[..., argparse.Namespace]
 KEY = ("AKIDTRIAL", "a-secret-of-the-trial")
 
 
@@ -24,3 +28,9 @@ class FakeTime:
     def sleep(self, seconds: float) -> None:
         self.on_sleep()
         self.passed += seconds
+
+
+def resources(emulator: Emulator) -> list[str]:
+    """Return the ARNs of all that is in the emulator."""
+    world = emulator.world
+    return [*world.roles, *world.trust_anchors, *world.profiles, *world.crls]

@@ -1,0 +1,58 @@
+"""The table of questions to AWS."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import hwsigner
+from hwsigner.trial.aws.plan import AWSQuestion, plan_of
+from hwsigner.trial.aws.questions import QUESTIONS
+from hwsigner.trial.aws.wanted import Wanted
+
+ROOT = Path(hwsigner.__file__).parents[1]
+IDS = [each.id for each in QUESTIONS]
+
+
+def test_ids_are_unique() -> None:
+    assert sorted({each for each in IDS if IDS.count(each) > 1}) == []
+
+
+def _slug(heading: str) -> str:
+    return re.sub(r"[^\w -]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def _problem(place: str) -> str:
+    """Return what is wrong with one of the places that rest on a question; an empty string if nothing is."""
+    name, _, member = place.partition(": ")
+    name, _, anchor = name.partition("#")
+    path = ROOT / name
+    if not path.is_file():
+        return f"{name} does not exist"
+    text = path.read_text()
+    if path.suffix == ".md":
+        slugs = {_slug(line.lstrip("#")) for line in text.splitlines() if line.startswith("#")}
+        return "" if not anchor or anchor in slugs else f"{name} has no #{anchor}"
+    names = {getattr(node, "name", getattr(node, "id", "")) for node in ast.walk(ast.parse(text))}
+    return "" if not member or member.rpartition(".")[2] in names else f"{name} has no {member}"
+
+
+@pytest.mark.parametrize("question", QUESTIONS, ids=IDS)
+def test_question_is_whole_and_what_rests_on_it_exists(question: AWSQuestion) -> None:
+    assert re.fullmatch(r"[a-z0-9-]+\.[a-z0-9-]+", question.id)
+    assert question.text.endswith("?")
+    assert question.expected
+    assert question.source.where
+    assert question.rests_on
+    assert [problem for each in question.rests_on if (problem := _problem(each))] == []
+
+
+def test_what_questions_need_by_the_same_name_is_the_same() -> None:
+    plan = plan_of(QUESTIONS, private_ca=True)
+    planned: list[Wanted] = [*plan.anchors, *plan.roles, *plan.profiles, *plan.crls]
+    made = {(type(each), each.name): each for each in planned}
+    needs = [(question.id, need) for question in QUESTIONS for need in question.needs]
+    assert [(name, need.name) for name, need in needs if made[type(need), need.name] != need] == []
