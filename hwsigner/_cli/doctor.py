@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from hwsigner._cli.colours import GREEN, RED, coloured, indented
 from hwsigner._cli.parser import Arguments, CommandModule, Parser
 from hwsigner._config.flags import OUTPUT, Flag, switch
-from hwsigner.errors import printable
+from hwsigner._version import __version__
+from hwsigner.errors import UsageError, printable
 
 if TYPE_CHECKING:
     import hwsigner._cli.doctor
-    from hwsigner.doctor import Examination, Finding
+    from hwsigner.doctor import Finding
+    from hwsigner.doctor.course import Checks, Course, Examination
 
     _: CommandModule = hwsigner._cli.doctor
 
@@ -28,6 +31,11 @@ _FLAGS = (
     switch("aws", "also check trust anchor, profile and role in AWS, as aws check does"),
     Flag("aws-profile", "profile of the AWS SDKs' files for --aws, with an administrator's credentials", "NAME"),
     Flag("endpoint", "URL of the AWS APIs for --aws (default: those that the SDKs choose)", "URL"),
+    Flag(
+        "report",
+        "also write a new file to attach to a bug report, without names and secrets (-: only print it)",
+        "FILE",
+    ),
     *OUTPUT,
 )
 
@@ -41,7 +49,7 @@ def run(arguments: Arguments) -> int:
     """Print the findings. The status is 1 if there are any."""
     from hwsigner._cli.documents import read_bytes
     from hwsigner._cli.process import prompts
-    from hwsigner.doctor import Checks, examine
+    from hwsigner.doctor.course import Checks, examine_and_time
 
     checks = Checks(
         online=arguments.online,
@@ -52,13 +60,47 @@ def run(arguments: Arguments) -> int:
         aws_endpoint=arguments.settings.endpoint,
         check_command=_check_command,
     )
-    examination = examine(arguments.profile or os.environ.get("HWSIGNER_PROFILE"), checks=checks)
-    if arguments.json:
+    _check_report(arguments.report, arguments.json)
+    course = examine_and_time(arguments.profile or os.environ.get("HWSIGNER_PROFILE"), checks=checks)
+    examination = course.examination
+    if arguments.report:
+        _report(arguments.report, course, checks)
+    if arguments.report == "-":
+        pass
+    elif arguments.json:
         findings = [_data(one) for one in examination.findings]
         print(json.dumps({"findings": findings, "facts": examination.facts}, indent=2))
     else:
         print("\n".join(_lines(examination)))
     return _FOUND if examination.findings else 0
+
+
+def _check_report(path: str | None, json: bool) -> None:
+    """Check that a report can be written, before anything is asked."""
+    if path == "-" and json:
+        raise UsageError("--report - can't be combined with --output json", "Name a file")
+    if path and path != "-" and os.path.lexists(path):
+        raise UsageError(f"{path} is there already", "Name a new file, or remove this one")
+
+
+def _report(path: str, course: Course, checks: Checks) -> None:
+    """Write what one attaches to a report of a bug."""
+    from hwsigner._system.files import create_file
+    from hwsigner.doctor.report import describe
+    from hwsigner.sigv4.canonical import describe_implementation
+
+    asked = {"online": checks.online, "aws": checks.aws, "policy": checks.policy is not None}
+    implementation = describe_implementation().partition(" ")[0]  # The rest has a path.
+    versions = {"hwsigner": __version__, "canonicalisation": implementation}
+    text = json.dumps({**versions, "asked": asked, **describe(course)}, indent=2) + "\n"
+    if path == "-":
+        print(text, end="")
+        return
+    try:
+        create_file(path, text.encode())
+    except OSError as error:
+        raise UsageError(f"can't write {path}: {error.strerror}", "Name a new file in another folder") from error
+    print(f"Wrote {path}, without names and secrets: read it, and attach it to your report", file=sys.stderr)
 
 
 def _check_command(arguments: Sequence[str]) -> None:

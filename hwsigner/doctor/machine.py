@@ -44,7 +44,7 @@ def check_key(state: ProfileState) -> Iterator[Finding]:
     own = KeyURI.parse(state.settings.private_key or state.settings.certificate or "")  # With what it says of a PIN.
     with warnings_as_findings() as unsafe:
         yield from _check_pin_file(own)
-        yield from _check_pin(state.key, is_stored=own.has_pin)
+        yield from _check_pin(state, state.key, is_stored=own.has_pin)
         yield from _check_public_key(state, state.key)
     yield from unsafe
 
@@ -81,20 +81,20 @@ def _check_public_key(state: ProfileState, key: KeyURI) -> Iterator[Finding]:
         yield local.KEY_MISMATCH.found(f"the key {key.name} is not that of certificate {leaf.source}")
 
 
-def _check_pin(key: KeyURI, *, is_stored: bool) -> Iterator[Finding]:
+def _check_pin(state: ProfileState, key: KeyURI, *, is_stored: bool) -> Iterator[Finding]:
     """Yield whether the key's token or TPM is locked, would be after one more wrong PIN, or refused a stored one."""
     if key.scheme not in ("pkcs11", "tpm2"):
         return
     tpm = {name: value for name, value in key.query.items() if name == "tcti"}
     uri = key.token if key.scheme == "pkcs11" else KeyURI("tpm2", {}, tpm)
     try:
-        tokens = list(list_tokens(uri, no_pins(), allow_modules=True))
+        state.tokens = list(list_tokens(uri, no_pins(), allow_modules=True))
     except HwsignerError as error:
         if key.scheme == "tpm2" and "path" in key.path:  # The file has the public key, so nothing else asks the TPM.
             yield local.KEY_UNUSABLE.found_by(error)
         return
     fix = "Run tpm2_dictionarylockout --clear-lockout, or wait" if key.scheme == "tpm2" else ""
-    for token in tokens:
+    for token in state.tokens:
         name = f"{token.label} ({token.manufacturer} {token.model})"
         if token.pin_state == "locked":
             yield local.PIN_LOCKED.found(f"{name} is locked after too many wrong PINs", fix)

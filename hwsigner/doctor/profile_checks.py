@@ -43,6 +43,7 @@ from hwsigner.findings import Finding, Mistake, local
 
 if TYPE_CHECKING:
     from hwsigner._identity.certificate import Rule
+    from hwsigner.key.listing import ListedToken
 
 _DURATION = "session-duration"
 _ARN_FLAGS = [f"--{name}" for name in ARNS]
@@ -62,6 +63,8 @@ class ProfileState:
         certificates: those at the places that it names, in their order.
         leaf: the one to send, or None.
         facts: what is not wrong, but good to know, by its name.
+        tokens: the key's tokens or TPM.
+        seconds: how long each check took.
     """
 
     profile: Profile
@@ -72,6 +75,8 @@ class ProfileState:
     certificates: Sequence[certificate.Certificate] = ()
     leaf: certificate.Certificate | None = None
     facts: dict[str, str] = field(default_factory=dict)
+    tokens: Sequence[ListedToken] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 def read(state: ProfileState) -> Iterator[Finding]:
