@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hwsigner.trial.aws import anchors, chains, leaves, private_ca, revocation, samples
+from hwsigner.trial.aws import anchors, chains, leaves, private_ca, requests, revocation, samples, times
 from hwsigner.trial.aws.plan import AWSQuestion
 
 QUESTIONS: tuple[AWSQuestion, ...] = (
@@ -11,5 +11,7 @@ QUESTIONS: tuple[AWSQuestion, ...] = (
     *chains.QUESTIONS,
     *anchors.QUESTIONS,
     *revocation.QUESTIONS,
+    *requests.QUESTIONS,
+    *times.QUESTIONS,
     *private_ca.QUESTIONS,
 )

@@ -1,0 +1,330 @@
+"""Questions about the CreateSession request: its signature, its form, and the shapes of responses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hwsigner.sigv4 import Request
+from hwsigner.trial.aws.asking import BAD_SIGNATURE, INVALID, SESSION, Ask, kind_of_leaf, of_leaf
+from hwsigner.trial.aws.authority import LEAF
+from hwsigner.trial.aws.plan import AWSQuestion
+from hwsigner.trial.aws.scene import AWSScene
+from hwsigner.trial.aws.sessions import AskedSession
+from hwsigner.trial.aws.sources import QUOTED, SESSION_API, SIGNING, choice, document
+from hwsigner.trial.aws.wanted import OPEN, Wanted
+from hwsigner.trial.questions import Source
+
+_SIGNATURE = "hwsigner/emulator/sessions.py: SessionService._verify_signature"
+_PARAMETERS = "hwsigner/emulator/parameters.py: read_parameters"
+_BODY, _PROPERTIES = "hwsigner/emulator/parameters.py: _read_body", "hwsigner/emulator/parameters.py: _read_properties"
+_SCOPE = "hwsigner/emulator/sessions.py: _check_scope"
+_REFUSALS = "hwsigner/emulator/refusals.py: json_error"
+_CHECKS = "docs/how-to/emulator.md#what-it-checks"
+_STAGES = "docs/how-it-works/sigv4-x509.md"
+_ERRORS = "docs/reference/errors.md#access-denied"
+_SAID_ONLY_SO = choice("every flaw of a signature has the same words, as those that users saw")
+_FORM = choice("what is not as documented is invalid; AWS does not say what is tolerated")
+
+Change = Callable[[Request], Request]
+
+
+def _asked(
+    name: str, text: str, expected: str, source: Source, ask: Ask, *rests_on: str, needs: tuple[Wanted, ...] = ()
+) -> AWSQuestion:
+    return AWSQuestion(f"requests.{name}", text, expected, source, (*rests_on, _CHECKS), ask, (OPEN, *needs))
+
+
+def _with_header(name: str, value: str) -> Change:
+    return lambda request: _without_header(name)(request)._replace(
+        headers=(*_without_header(name)(request).headers, (name, value))
+    )
+
+
+def _without_header(name: str) -> Change:
+    return lambda request: request._replace(
+        headers=tuple(pair for pair in request.headers if pair[0].lower() != name.lower())
+    )
+
+
+def _with_parameter(name: str, value: str) -> Change:
+    return lambda request: request._replace(query=(*request.query, (name, value)))
+
+
+def _with_last_parameter(name: str, value: str) -> Change:
+    return lambda request: request._replace(query=(*request.query[:-1], (name, value)))
+
+
+def _parameters_in_body(request: Request) -> Request:
+    body = {**json.loads(request.body), **dict(request.query)}
+    return request._replace(query=(), body=json.dumps(body).encode())
+
+
+def _serial_in_hex(scene: AWSScene) -> str:
+    leaf = scene.leaf()
+    serial = f"{leaf.certificate.serial_number:x}"
+    return str(scene.session(leaf, AskedSession(serial=serial)))
+
+
+def _own_key(scene: AWSScene) -> str:
+    return str(scene.session(scene.leaf(), AskedSession(signing_key=scene.ca.intermediate.key)))
+
+
+def _other_region(scene: AWSScene) -> str:
+    region = "us-east-2" if scene.region != "us-east-2" else "us-east-1"
+    return str(scene.session(scene.leaf(), AskedSession(region=region)))
+
+
+_SIGNATURES = (
+    _asked(
+        "unsigned-header",
+        "What does CreateSession say to an X-Amz header that is not signed?",
+        BAD_SIGNATURE,
+        _SAID_ONLY_SO,
+        of_leaf(LEAF, spoil=_with_header("X-Amz-Trial", "trial")),
+        "hwsigner/emulator/signature.py: check_signed_headers",
+    ),
+    _asked(
+        "unsigned-content-type",
+        "What does CreateSession say to a Content-Type that is not signed?",
+        BAD_SIGNATURE,
+        SIGNING,
+        of_leaf(LEAF, change=_without_header("Content-Type"), spoil=_with_header("Content-Type", "application/json")),
+        "hwsigner/emulator/signature.py: check_signed_headers",
+    ),
+    _asked(
+        "changed-header",
+        "What does CreateSession say to a signed header that was changed?",
+        BAD_SIGNATURE,
+        QUOTED,
+        of_leaf(LEAF, spoil=_with_header("Content-Type", "application/json; charset=utf-8")),
+        _SIGNATURE,
+        _ERRORS,
+    ),
+    _asked(
+        "wrong-algorithm",
+        "What does CreateSession say if the algorithm is not the one of the key?",
+        BAD_SIGNATURE,
+        _SAID_ONLY_SO,
+        of_leaf(LEAF, algorithm="AWS4-X509-RSA-SHA256"),
+        _SIGNATURE,
+    ),
+    _asked(
+        "unknown-algorithm",
+        "What does CreateSession say to the algorithm AWS4-HMAC-SHA256?",
+        BAD_SIGNATURE,
+        _SAID_ONLY_SO,
+        of_leaf(LEAF, algorithm="AWS4-HMAC-SHA256"),
+        "hwsigner/emulator/sessions.py: _read_authorization",
+    ),
+    _asked(
+        "serial-in-hex",
+        "What does CreateSession say if Credential has the serial number in hexadecimal?",
+        BAD_SIGNATURE,
+        _SAID_ONLY_SO,
+        _serial_in_hex,
+        _SCOPE,
+        _STAGES,
+    ),
+    _asked(
+        "other-key",
+        "What does CreateSession say to a signature by another key?",
+        BAD_SIGNATURE,
+        QUOTED,
+        _own_key,
+        _SIGNATURE,
+        _ERRORS,
+    ),
+    _asked(
+        "other-region",
+        "What does CreateSession say if the scope is of another region?",
+        BAD_SIGNATURE,
+        _SAID_ONLY_SO,
+        _other_region,
+        _SCOPE,
+    ),
+    _asked(
+        "unsigned",
+        "What does CreateSession say to a request without Authorization?",
+        "403 MissingAuthenticationTokenException: Missing Authentication Token",
+        choice("as other services of AWS say it"),
+        of_leaf(LEAF, spoil=_without_header("Authorization")),
+        "hwsigner/emulator/sessions.py: _read_authorization",
+    ),
+    _asked(
+        "equals",
+        "Does a query with a value with = get a session, if the canonical query has it encoded once?",
+        SESSION,
+        choice("the signing process says twice, but the general pages and the SDKs encode it once"),
+        of_leaf(LEAF, change=_with_parameter("trial", "a=b")),
+        _STAGES,
+        "hwsigner/emulator/canonical.py: canonical_request",
+    ),
+    _asked(
+        "equals-twice",
+        "What does CreateSession say to a query with a value with =, if the canonical query has it encoded twice?",
+        BAD_SIGNATURE,
+        choice("the signing process says twice, but the general pages and the SDKs encode it once"),
+        of_leaf(LEAF, change=_with_parameter("trial", "a%3Db"), spoil=_with_last_parameter("trial", "a=b")),
+        _STAGES,
+        "hwsigner/emulator/canonical.py: canonical_request",
+    ),
+)
+
+
+def _properties(count: int, length: int) -> Mapping[str, str]:
+    return {f"property {number}": "x" * length for number in range(count)}
+
+
+def _formed(name: str, words: str, expected: str, source: Source, rests_on: str, **members: Any) -> AWSQuestion:
+    text = f"Does a request {words} get a session?"
+    return _asked(name, text, expected, source, kind_of_leaf(LEAF, **members), rests_on)
+
+
+_FORMS = (
+    _formed("empty-body", "without a body", INVALID, _FORM, _BODY, body=b""),
+    _formed("no-json", "whose body is not JSON", INVALID, _FORM, _BODY, body=b"{"),
+    _formed("array", "whose body is a JSON array", INVALID, _FORM, _BODY, body=b"[]"),
+    _formed(
+        "content-type",
+        "with the Content-Type text/plain",
+        INVALID,
+        _FORM,
+        _BODY,
+        change=_with_header("Content-Type", "text/plain"),
+    ),
+    _formed(
+        "parameters-in-body", "with the ARNs in the body", SESSION, SESSION_API, _PARAMETERS, change=_parameters_in_body
+    ),
+    _formed(
+        "no-arns", "without ARNs", INVALID, SESSION_API, _PARAMETERS, change=lambda request: request._replace(query=())
+    ),
+    _formed(
+        "twice",
+        "with a parameter twice in the query",
+        INVALID,
+        _FORM,
+        "hwsigner/emulator/parameters.py: _read_query",
+        change=lambda request: request._replace(query=(*request.query, request.query[0])),
+    ),
+    _formed(
+        "other-parameter",
+        "with an unknown member in the body",
+        SESSION,
+        choice("services ignore members that they do not know"),
+        _PARAMETERS,
+        body=b'{"durationSeconds": 3600, "trial": 1}',
+    ),
+    _formed(
+        "no-certificate",
+        "without X-Amz-X509",
+        INVALID,
+        _FORM,
+        "hwsigner/emulator/sessions.py: SessionService._verify_certificate",
+        spoil=_without_header("X-Amz-X509"),
+    ),
+    _formed(
+        "no-chain-certificate",
+        "with a word in X-Amz-X509-Chain",
+        INVALID,
+        _FORM,
+        "hwsigner/emulator/certificates.py: read_certificate",
+        spoil=_with_header("X-Amz-X509-Chain", "trial"),
+    ),
+    _formed(
+        "50-properties", "with 50 instanceProperties", SESSION, SESSION_API, _PROPERTIES, properties=_properties(50, 1)
+    ),
+    _formed(
+        "51-properties", "with 51 instanceProperties", INVALID, SESSION_API, _PROPERTIES, properties=_properties(51, 1)
+    ),
+    _formed(
+        "200-characters",
+        "with an instance property of 200 characters",
+        SESSION,
+        SESSION_API,
+        _PROPERTIES,
+        properties=_properties(1, 200),
+    ),
+    _formed(
+        "201-characters",
+        "with an instance property of 201 characters",
+        INVALID,
+        SESSION_API,
+        _PROPERTIES,
+        properties=_properties(1, 201),
+    ),
+    _formed(
+        "empty-property", "with an empty instance property", INVALID, SESSION_API, _PROPERTIES, properties={"a": ""}
+    ),
+    _formed(
+        "other-path",
+        "for /sessions/",
+        "404 UnknownOperationException",
+        _FORM,
+        "hwsigner/emulator/service.py",
+        change=lambda request: request._replace(path=f"{request.path}/"),
+    ),
+)
+
+
+def _shape(**members: Any) -> Ask:
+    """Return what asks where a response has the type of its error, and which members its body has."""
+
+    def ask(scene: AWSScene) -> str:
+        answer = scene.session(scene.leaf(), AskedSession(**members))
+        return f"{answer.header or answer.status}; {', '.join(answer.members)}"
+
+    return ask
+
+
+def _packed(scene: AWSScene) -> str:
+    answer = scene.session(scene.leaf())
+    return "a percentage" if answer.ok and 0 <= answer.packed_policy_size <= 100 else str(answer)
+
+
+_LIKE_OTHERS = document("AWS JSON protocols: the type of an error is in the header x-amzn-ErrorType")
+_SHAPES = (
+    _asked(
+        "shape-201",
+        "Which status and members has the response with a session?",
+        "201; credentialSet, subjectArn",
+        SESSION_API,
+        _shape(),
+        "hwsigner/emulator/sessions.py: SessionService._issue",
+    ),
+    _asked(
+        "shape-400",
+        "Where is the error's type in a response with status 400, and which members are in its body?",
+        "x-amzn-ErrorType; message",
+        _LIKE_OTHERS,
+        _shape(duration=899),
+        _REFUSALS,
+    ),
+    _asked(
+        "shape-403",
+        "Where is the error's type in a response with status 403, and which members are in its body?",
+        "x-amzn-ErrorType; message",
+        _LIKE_OTHERS,
+        _shape(chain=()),
+        _REFUSALS,
+    ),
+    _asked(
+        "shape-404",
+        "Where is the error's type in a response with status 404, and which members are in its body?",
+        "x-amzn-ErrorType; message",
+        _LIKE_OTHERS,
+        _shape(change=lambda request: request._replace(path=f"{request.path}/")),
+        _REFUSALS,
+    ),
+    _asked(
+        "packed-policy",
+        "Is packedPolicySize a percentage?",
+        "a percentage",
+        SESSION_API,
+        _packed,
+        "hwsigner/emulator/sessions.py: SessionService._issue",
+    ),
+)
+
+QUESTIONS = (*_SIGNATURES, *_FORMS, *_SHAPES)
