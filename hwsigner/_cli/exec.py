@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hwsigner._aws.config_file import find_default_credentials
-from hwsigner._cli.parser import Arguments, CommandModule, Parser
+from hwsigner._cli.parser import Arguments, CommandModule, Parser, is_of_system_agent
 from hwsigner._config.flags import IDENTITY, PROFILE, SESSION
 from hwsigner._monitoring.log import Log
 from hwsigner._refresh.monitor import Monitor
@@ -62,6 +62,7 @@ def add_arguments(parser: Parser) -> None:
         help="profile of config.toml (or give flags, and no name); program to run, and its arguments",
     )
     parser.add_flags(IDENTITY, SESSION, PROFILE)
+    parser.takes_hidden = True
 
 
 def run(arguments: Arguments) -> int:
@@ -131,6 +132,9 @@ def _settings(arguments: Arguments) -> Settings:
     try:
         return arguments.settings if arguments.name is None else read_profile(arguments.name)
     except NoProfileError as error:
+        if is_of_system_agent(arguments.name):
+            arguments.hidden = error
+            return arguments.settings
         if shutil.which(arguments.name):
             error.hint = f"Name the profile first: hwsigner exec NAME -- {arguments.name} …"
         raise
@@ -149,8 +153,8 @@ def _profile(arguments: Arguments, values: Settings) -> ServedProfile:
 
     asks_agent = _others(arguments) <= {flag.name for flag in PROFILE}
     name = arguments.name or arguments.profile or arguments.config_profile
-    profile = of_settings(values, name, asks_agent=asks_agent)
-    if arguments.name is None:
+    profile = of_settings(values, name, asks_agent=asks_agent, hidden=arguments.hidden)
+    if arguments.name is None and not (arguments.hidden and asks_agent):
         profile.credentials.own()  # Reports invalid flags now.
     return profile
 

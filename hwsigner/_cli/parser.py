@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hwsigner._config.flags import IN_PROFILES, Flag, check_exclusive, profile_values
-from hwsigner.errors import UsageError
+from hwsigner.errors import NoProfileError, UsageError
 
 if TYPE_CHECKING:
     import argparse
@@ -34,12 +34,14 @@ class Arguments(SimpleNamespace):
         given: the flags of the command line with their values.
         exposed: the profile's file, if other users can read it.
         found: the profile as config.toml has it, if one is named.
+        hidden: why there is no profile of the name that was given, if the system's agent has its credentials.
     """
 
     settings: Settings
     given: Sequence[tuple[Flag, Any]]
     exposed: str | None
     found: Profile | None
+    hidden: NoProfileError | None
 
 
 class CommandModule(Protocol):
@@ -70,6 +72,7 @@ class Parser:
         hint: the hint of parsing errors. A command may replace it.
         run_before_profile: does the command's work before config.toml is read, and returns whether it did; or None.
         run_without_profile: does it if there is no such profile, and returns whether it did; or None.
+        takes_hidden: whether a profile may be one that only the system's agent can read.
     """
 
     def __init__(self, command: str, description: str) -> None:
@@ -79,6 +82,7 @@ class Parser:
         self.hint = f"See {self.prog} --help"
         self.run_before_profile: Callable[[Arguments], bool] | None = None
         self.run_without_profile: Callable[[Arguments], bool] | None = None
+        self.takes_hidden = False
         self.description = f"{description[:1].upper()}{description[1:]}."
         self._positionals: list[tuple[tuple[str, ...], dict[str, Any]]] = []
         self._flags: dict[str, Flag] = {}
@@ -150,13 +154,19 @@ class Parser:
         names = {name for flag in self._naming() if (name := getattr(given, flag.attribute, None))}
         if len(names) > 1:
             raise UsageError("--profile and --config-profile name two profiles", "Give one of them")
-        own, exposed, found = {}, None, None
+        own, exposed, found, hidden = {}, None, None, None
         if names:
             from hwsigner._config.profiles import profile
 
-            found = profile(names.pop(), environ)
-            own = profile_values(found, vars(given))
-            exposed = found.file if found.exposed else None
+            name = names.pop()
+            try:
+                found = profile(name, environ)
+                own = profile_values(found, vars(given))
+                exposed = found.file if found.exposed else None
+            except NoProfileError as error:
+                if not (self.takes_hidden and is_of_system_agent(name)):
+                    raise
+                hidden = error
         others, flags = vars(given).copy(), []
         for flag in self._flags.values():
             attribute = flag.attribute
@@ -166,7 +176,7 @@ class Parser:
                 others.setdefault(attribute, [] if flag.many else flag.default)
             elif attribute in others:
                 own[attribute] = others.pop(attribute)
-        return Arguments(**others, settings=Settings(own), given=flags, exposed=exposed, found=found)
+        return Arguments(**others, settings=Settings(own), given=flags, exposed=exposed, found=found, hidden=hidden)
 
     def _naming(self) -> list[Flag]:
         """Return the flags whose value is a profile that gives the other flags."""
@@ -216,6 +226,17 @@ class Parser:
             else:
                 others.append(argument)
         return values, others
+
+
+def is_of_system_agent(name: str) -> bool:
+    """Return whether the system's agent, which may be starting, gives this user the credentials of a profile.
+
+    Raises:
+        AgentError: it refuses, or does not answer; or nothing listens, and only it can read the system's file.
+    """
+    from hwsigner._agent.client import wait_for_system_agent
+
+    return wait_for_system_agent(name) is not None
 
 
 def _next_value(flag: Flag, rest: Iterator[str]) -> str:

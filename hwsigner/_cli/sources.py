@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hwsigner._refresh.background import BackgroundProvider
     from hwsigner._refresh.monitor import Monitor
     from hwsigner._refresh.outcome import Failure
+    from hwsigner.errors import NoProfileError
 
 
 def of_profile(name: str, monitor: Monitor | None = None) -> ServedProfile:
@@ -50,9 +51,17 @@ def of_flags(arguments: Arguments, monitor: Monitor | None = None, *, asks_agent
 
 
 def of_settings(
-    values: settings.Settings, name: str | None, monitor: Monitor | None = None, *, asks_agent: bool
+    values: settings.Settings,
+    name: str | None,
+    monitor: Monitor | None = None,
+    *,
+    asks_agent: bool,
+    hidden: NoProfileError | None = None,
 ) -> ServedProfile:
-    """Return the profile that settings describe, whose name they may have; otherwise as `of_flags`."""
+    """Return the profile that settings describe, whose name they may have; otherwise as `of_flags`.
+
+    If it is hidden from this user, the error says so once the system's agent has no credentials.
+    """
     settings.serve_profile(name or "", values)
     role_arn = values.role_arn or ""
     shown = name or role_arn.rpartition("/")[2]
@@ -60,6 +69,9 @@ def of_settings(
     def make() -> BackgroundProvider:
         from hwsigner._refresh.background import BackgroundProvider
         from hwsigner._refresh.provider import Provider
+
+        if hidden:
+            raise hidden
 
         def note(outcome: Credentials | Failure) -> None:
             if monitor:

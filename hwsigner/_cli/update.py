@@ -45,6 +45,7 @@ _LONGEST_WRITE_PAUSE = 120.0
 def add_arguments(parser: Parser) -> None:
     """Add the flags."""
     parser.add_flags(_FLAGS, IDENTITY, SESSION)
+    parser.takes_hidden = True
 
 
 def run(arguments: Arguments) -> int:
@@ -60,6 +61,8 @@ def run(arguments: Arguments) -> int:
         def make() -> Provider:
             from hwsigner._refresh.provider import Provider
 
+            if arguments.hidden:
+                raise arguments.hidden
             found = settings.service_for_daemon(arguments.settings)
             return stack.enter_context(Provider._from_settings(arguments.settings, found))
 

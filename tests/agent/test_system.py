@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,6 +90,62 @@ def test_members_of_the_groups_that_the_profile_allows_are_served(agent: AgentPr
     """As a unit with DynamicUser= is, whose user has no name that could be written down."""
     served = [ask(agent, real_program, OTHER, *groups).returncode for groups in [(GROUP,), (4711, GROUP), (4711,), ()]]
     assert served == [0, 0, 7, 7]
+
+
+# Runs a command as root, which loads the modules, and then as a user who can't enter the folders of programs.
+AS_USER = """
+import os, sys
+import difflib
+from hwsigner._cli import main
+uid, words = int(sys.argv[1]), sys.argv[2:]
+os.environ["AWS_SHARED_CREDENTIALS_FILE"] = f"{os.environ['FILE']}.root"
+main(words)
+os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.environ["FILE"]
+sys.stdout.flush()
+os.setgroups([])
+os.setresgid(uid, uid, uid)
+os.setresuid(uid, uid, uid)
+os.environ["HOME"] = "/nonexistent"
+print("as user", flush=True)
+sys.exit(main(words))
+"""
+
+
+def run_as(agent: AgentProcess, uid: int, *words: str, file: Path) -> subprocess.CompletedProcess[str]:
+    inside = ["nsenter", f"--target={agent.process.pid}", "--mount", sys.executable, "-P", "-c", AS_USER, str(uid)]
+    environ = {"PATH": "/usr/bin:/bin", "XDG_RUNTIME_DIR": "/nonexistent", "FILE": str(file)}
+    return subprocess.run([*inside, *words], env=environ, capture_output=True, text=True, timeout=60)
+
+
+def test_exec_and_update_have_the_agent_s_credentials_for_a_user_who_cannot_read_the_profile(
+    agent: AgentProcess, tmp_path: Path, short_folder: Path
+) -> None:
+    (tmp_path / "etc" / "hwsigner" / "config.toml").chmod(0o600)
+    short_folder.chmod(0o777)
+    shown = 'curl -s -H "Authorization: $AWS_CONTAINER_AUTHORIZATION_TOKEN" "$AWS_CONTAINER_CREDENTIALS_FULL_URI"'
+    done = run_as(agent, ALLOWED, "exec", "web", "--", "sh", "-c", f"id -u; {shown}", file=short_folder / "none")
+    assert (done.returncode, done.stderr) == (0, "")
+    (root, of_root), (user, of_user) = (part.split(maxsplit=1) for part in done.stdout.split("as user\n"))
+    assert (root, user) == ("0", str(ALLOWED))
+    given = json.loads(of_user)
+    assert given["AccessKeyId"] == json.loads(of_root)["AccessKeyId"]
+    file = short_folder / "credentials"
+    command = ("update", "--once", "--config-profile=web")
+    done = run_as(agent, ALLOWED, *command, file=file)
+    assert (done.returncode, file.stat().st_uid) == (0, ALLOWED)
+    assert f"aws_access_key_id = {given['AccessKeyId']}\n" in file.read_text()
+
+
+@pytest.mark.parametrize("words", [("exec", "web", "--", "true"), ("update", "--once", "--config-profile=web")])
+def test_exec_and_update_are_refused_for_other_users(
+    agent: AgentProcess, tmp_path: Path, short_folder: Path, words: tuple[str, ...]
+) -> None:
+    (tmp_path / "etc" / "hwsigner" / "config.toml").chmod(0o600)
+    done = run_as(agent, OTHER, *words, file=short_folder / "credentials")
+    assert done.returncode == 7
+    assert done.stderr.endswith(
+        f"hwsigner: profile 'web' is not for user {OTHER}. See allow-users in hwsigner help agent\n"
+    )
 
 
 def test_audit_log_tells_users_apart(agent: AgentProcess, real_program: Path) -> None:
