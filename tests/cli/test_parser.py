@@ -201,7 +201,8 @@ class TestComplete:
     def test_defaults_complete_an_empty_command_line(self, environ: dict[str, str]) -> None:
         values = complete(environ)
         expected = {flag.attribute: flag.default for flag in FLAGS.values() if flag.name not in IN_PROFILES}
-        assert vars(values) == {**expected, "settings": values.settings, "given": [], "exposed": None, "found": None}
+        nothing = dict.fromkeys(("exposed", "found", "hidden"))
+        assert vars(values) == {**expected, "settings": values.settings, "given": [], **nothing}
         assert vars(values.settings) == {}
 
     def test_flags_take_precedence_over_the_profile_and_the_profile_over_defaults(
