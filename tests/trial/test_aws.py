@@ -47,7 +47,13 @@ def allowed() -> set[str]:
 
 @pytest.mark.slow
 def test_trial_finds_all_as_expected_with_the_least_policy_and_leaves_nothing(
-    emulator: Emulator, flags: Flags, pace: TrialPace, fake_time: FakeTime, tmp_path: Path, allowed: set[str]
+    emulator: Emulator,
+    flags: Flags,
+    pace: TrialPace,
+    fake_time: FakeTime,
+    tmp_path: Path,
+    allowed: set[str],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     times: list[float] = []
     emulator.on_record = lambda record: times.append(fake_time.passed)
@@ -77,6 +83,8 @@ def test_trial_finds_all_as_expected_with_the_least_policy_and_leaves_nothing(
     host = emulator.url.removeprefix("http://")
     for identifying in (emulator.world.account, *KEY, "arn:", host, "hwsigner-trial-", "ASIA", str(tmp_path)):
         assert identifying not in text
+    assert re.findall(r"[A-Za-z0-9+/=]{40,}|-----BEGIN|/tmp/", text) == []
+    assert re.findall(r"ASIA|[A-Za-z0-9+/=]{100,}|-----BEGIN", "".join(capsys.readouterr())) == []
 
 
 def test_only_makes_what_the_chosen_questions_need(
@@ -223,6 +231,26 @@ def test_refused_resource_is_the_answer_of_the_questions_that_need_it(
     assert try_all(flags(*FEW), pace) == 1
     answers = {each.id: each.answer for each in _report(tmp_path).results if each.verdict is Verdict.DIFFERS}
     assert answers == {"tags.cn": "create_role was refused: MalformedPolicyDocument: Has prohibited key"}
+
+
+def test_questions_are_asked_even_if_the_simplest_session_is_refused(
+    emulator: Emulator, flags: Flags, pace: TrialPace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    emulator.misbehave(Fault("deny", None))
+    assert try_all(flags(*FEW), pace) == 1
+    assert "no session of the simplest kind" in capsys.readouterr().err
+    verdicts = {each.id: each.verdict for each in _report(tmp_path).results}
+    assert verdicts["sessions.simplest"] is Verdict.DIFFERS
+    assert verdicts["iam.principal-star"] is Verdict.EXPECTED
+    assert resources(emulator) == []
+
+
+@pytest.mark.parametrize("fault", ["no-credentials", "bad-expiration", "not-json", "html"])
+def test_broken_answer_differs(emulator: Emulator, flags: Flags, pace: TrialPace, tmp_path: Path, fault: str) -> None:
+    emulator.misbehave(Fault(fault, None))
+    try_all(flags("--only", "sessions.default-name"), pace)
+    verdicts = [each.verdict for each in _report(tmp_path).results]
+    assert verdicts == [Verdict.DIFFERS if fault != "bad-expiration" else Verdict.EXPECTED]
 
 
 def test_busy_service_is_asked_again(emulator: Emulator, flags: Flags, pace: TrialPace) -> None:

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.slow
 
 def _start(emulator: Emulator, folder: Path) -> subprocess.Popen[bytes]:
     """Start a trial, and wait until it has made a role."""
+    emulator.world.rate = 1
     made = Event()
     emulator.on_record = lambda record: made.set() if record.action == "iam:CreateRole" else None
     flags = ("--yes", "--region", "eu-central-1", "--endpoint", emulator.url, "--output", str(folder))
@@ -34,6 +35,7 @@ def test_killed_trial_leaves_nothing_after_clean(
 ) -> None:
     with _start(emulator, tmp_path) as process:
         process.kill()
+    emulator.world.rate = None
     assert resources(emulator)
     assert len([*tmp_path.glob("*.made.json")]) == 1
     assert clean(flags(), pace) == 0

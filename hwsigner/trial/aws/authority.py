@@ -117,7 +117,8 @@ class CertificateShape:
     Attributes:
         subject: names and values, such as ("CN", "web"); a name may be an OID with dots. Or a name as it is.
         san: the subject alternative names.
-        extensions: the other extensions, each with whether it is critical.
+        extensions: the other extensions, each with whether it is critical. If there are any, key identifiers are
+            added.
         key: "P-256", "P-384", "P-521", "RSA-2048" (or another size), "ML-DSA-44" (or -65, -87), or a private key.
         begin: when it begins to be valid, from now.
         end: when it ends, from now.
@@ -234,7 +235,7 @@ class TrialCA:
             .not_valid_before(now + shape.begin)
             .not_valid_after(now + shape.end)
         )
-        for extension, critical in shape.extensions:
+        for extension, critical in (*shape.extensions, *_identifiers(shape, key, issuer)):
             builder = builder.add_extension(extension, critical=critical)
         if shape.san:
             builder = builder.add_extension(x509.SubjectAlternativeName(shape.san), critical=False)
@@ -269,6 +270,15 @@ class TrialCA:
         except (OSError, subprocess.CalledProcessError) as error:
             hint = "Install OpenSSL 1.1.1 or later"
             raise HwsignerError("the openssl program can't make the trial's CA", hint) from error
+
+
+def _identifiers(shape: CertificateShape, key: Any, issuer: TrialIssuer | None) -> Extensions:
+    """Return the key identifiers that RFC 5280 wants, without those that the shape has."""
+    by: Any = issuer.certificate.public_key() if issuer else key.public_key()
+    found: list[x509.ExtensionType] = [x509.SubjectKeyIdentifier.from_public_key(key.public_key())]
+    found += [x509.AuthorityKeyIdentifier.from_issuer_public_key(by)] if issuer else []
+    given = {extension.oid for extension, _ in shape.extensions}
+    return [(each, False) for each in found if given and each.oid not in given]
 
 
 def name_of(names: Names | x509.Name) -> x509.Name:

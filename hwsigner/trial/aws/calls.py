@@ -111,7 +111,7 @@ class TrialCalls:
             self.made[kind, answer.response[kind][f"{kind}Id"]] = parameters["name"]
         return answer
 
-    def as_caller(self, credentials: tuple[str, str, str], operation: str, **parameters: Any) -> CallAnswer:
+    def as_caller(self, credentials: tuple[str, ...], operation: str, **parameters: Any) -> CallAnswer:
         """Call an operation of STS with the credentials of a session.
 
         Raises:

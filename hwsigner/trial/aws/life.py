@@ -117,7 +117,8 @@ def _ask(scene: AWSScene, plan: TrialPlan, questions: Sequence[AWSQuestion], res
     """
     try:
         _say(f"making {plan.count} resources, one a second")
-        make_all(scene, plan)
+        if problem := make_all(scene, plan):
+            _say(f"no session of the simplest kind succeeds, but the questions are asked: {problem}")
         for result in ask_all([replace(each, ask=_Asking(each.ask)) for each in questions], scene):
             results.append(result)
             _say(f"[{len(results)}/{len(questions)}] {result.id}: {result.verdict}")

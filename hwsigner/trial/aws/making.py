@@ -17,7 +17,6 @@ from hwsigner.trial.aws.calls import PATH, PREFIX, TAG
 from hwsigner.trial.aws.plan import TrialPlan
 from hwsigner.trial.aws.scene import AWSScene, RefusedInAdvanceError
 from hwsigner.trial.aws.wanted import FollowUps, WantedAnchor, WantedCrl, WantedProfile, WantedRole
-from hwsigner.trial.questions import NotAskedError
 
 _OF_TRIALS = re.compile(rf"{PREFIX}[0-9a-f]{{6}}")
 _TRIES = 8
@@ -64,11 +63,14 @@ class TrialFile:
         return [cls(folder, stem) for stem in stems if _OF_TRIALS.fullmatch(stem)]
 
 
-def make_all(scene: AWSScene, plan: TrialPlan) -> None:
+def make_all(scene: AWSScene, plan: TrialPlan) -> str:
     """Make what a plan has, and wait until sessions succeed. What the service refuses is noted in the scene.
 
+    Returns:
+        An empty string, or why no session of the simplest kind succeeds.
+
     Raises:
-        NotAskedError: the caller may not make it, or no session succeeds.
+        NotAskedError: the caller may not make it, or the service does not answer.
     """
     for anchor in plan.anchors:
         _make(scene, "anchor", anchor, _anchor_members(scene, anchor))
@@ -81,8 +83,7 @@ def make_all(scene: AWSScene, plan: TrialPlan) -> None:
         _make(scene, "profile", profile, _profile_members(scene, plan, profile))
     for crl in plan.crls:
         _noted(scene, "crl", crl.name, partial(_make_crl, scene, crl))
-    if plan.count:
-        _wait_for_session(scene)
+    return _wait_for_session(scene) if plan.count else ""
 
 
 class Leftover(NamedTuple):
@@ -238,12 +239,15 @@ def _noted(scene: AWSScene, kind: str, name: str, make: Callable[[], str]) -> No
         scene.refused[kind, name] = error
 
 
-def _wait_for_session(scene: AWSScene) -> None:
+def _wait_for_session(scene: AWSScene) -> str:
     """Wait until IAM has spread the roles. The role "open" is the last one that was made."""
     leaf = scene.leaf()
     for _ in range(_TRIES):
-        answer = scene.session(leaf)
+        try:
+            answer = scene.session(leaf)
+        except RefusedInAdvanceError as error:
+            return error.message
         scene.settle()  # The other roles may take a little longer.
         if answer.ok:
-            return
-    raise NotAskedError(f"no session of the simplest kind succeeds: {answer}", "Report this")
+            return ""
+    return str(answer)

@@ -89,7 +89,7 @@ class SessionAnswer:
     subject_arn: str = field(default="", repr=False)
     assumed_role_arn: str = field(default="", repr=False)
     packed_policy_size: int = 0
-    credentials: tuple[str, str, str] = field(default=("", "", ""), repr=False)
+    credentials: tuple[str, ...] = field(default=("", "", ""), repr=False)
 
     @property
     def ok(self) -> bool:
@@ -174,18 +174,31 @@ def read_answer(response: Response, scrub: Callable[[str], str]) -> SessionAnswe
         kind = where.get(header, "").partition(":")[0].rpartition("#")[2]
         message = str(body.get("message") or body.get("Message") or "")
         return SessionAnswer(response.status, scrub(kind), scrub(message), header, members)
-    found = (body.get("credentialSet") or [{}])[0]
-    keys, user = found.get("credentials", {}), found.get("assumedRoleUser", {})
-    end = datetime.fromisoformat(keys["expiration"])
+    found = _first(body.get("credentialSet"))
+    keys, user = (_first([found.get(name)]) for name in ("credentials", "assumedRoleUser"))
     now = parse_date(response.headers.get("Date", "")) or datetime.now(UTC)
+    names = ("accessKeyId", "secretAccessKey", "sessionToken")
     return SessionAnswer(
         response.status,
         members=members,
-        lifetime=round((end - now).total_seconds() / 10) * 10,
+        lifetime=_lifetime(keys.get("expiration"), now),
         session_name=str(user.get("arn", "")).rpartition("/")[2],
         source_identity=str(found.get("sourceIdentity") or ""),
         subject_arn=str(body.get("subjectArn") or ""),
         assumed_role_arn=str(user.get("arn", "")),
         packed_policy_size=int(found.get("packedPolicySize") or 0),
-        credentials=(keys["accessKeyId"], keys["secretAccessKey"], keys["sessionToken"]),
+        credentials=tuple(str(keys.get(name) or "") for name in names),
     )
+
+
+def _first(found: object) -> dict[str, Any]:
+    """Return the first object of a list, or an empty one."""
+    first = found[0] if isinstance(found, list) and found else None
+    return first if isinstance(first, dict) else {}
+
+
+def _lifetime(expiration: object, now: datetime) -> int:
+    try:
+        return round((datetime.fromisoformat(str(expiration)) - now).total_seconds() / 10) * 10
+    except (ValueError, TypeError):
+        return 0
