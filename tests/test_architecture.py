@@ -52,7 +52,8 @@ RULES = {
     "doctor": f"{NOUNS} findings _system _identity _http _aws _config _agent _control_plane",
     "_cli": f"{CORE} attestation _system _monitoring _http _aws _config _refresh enrolment _agent _serving findings "
     "doctor trust_policy emulator _control_plane boto3",
-    "trial": f"{CORE} backends findings attestation _system _http _aws _config enrolment trust_policy _control_plane",
+    "trial": f"{CORE} backends backends.pkcs11 findings attestation _system _http _aws _config enrolment trust_policy "
+    "_control_plane",
     "botocore": "errors _agent _refresh _system",
     "boto3": "botocore",
     "__main__": "_cli",
@@ -79,6 +80,7 @@ OWNERS = {
         "_serving.connections",
         "_system.environment",
         "_system.pcsc",
+        "trial.token.calls",
     ),
     "tomlkit": ("_config.profiles", "enrolment.registrar"),
     **dict.fromkeys(("boto3", "botocore"), ("_aws.handlers", "_aws.apis", "_aws.failures", "boto3", "botocore")),

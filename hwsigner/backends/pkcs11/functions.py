@@ -27,8 +27,7 @@ _UNAVAILABLE = _ULONG(-1).value
 _OS_LOCKING_OK, _TOKEN_PRESENT, _WRITING, _SERIAL_SESSION, _CAN_SIGN = 0x2, 0x1, 0x2, 0x4, 0x800
 _USER, _CONTEXT_SPECIFIC = 1, 2
 # More than the longest signature that there is: 4627 bytes, of ML-DSA-87.
-_SIGNATURE_BYTES = 5120
-_BATCH = 256
+_SIGNATURE_BYTES, _BATCH = 5120, 256
 # Room for the slots of tokens that are inserted between the two calls which list them.
 _INSERTED = 64
 # More objects or slots, and longer attributes, are a token's or a module's fault.
@@ -125,6 +124,7 @@ class Functions:
     """A module that is loaded. A method that returns no bool raises a PKCS11Error unless it gets CKR_OK.
 
     Attributes:
+        addresses: those of its functions, by their places in CK_FUNCTION_LIST.
         initialised: how the module was initialised. Unless that was `for threads`, calls are made one at a time.
     """
 
@@ -139,7 +139,7 @@ class Functions:
         """
         found = ctypes.POINTER(_FunctionList)()
         check(ctypes.CDLL(path).C_GetFunctionList(ctypes.byref(found)))
-        self._addresses = list(found.contents.functions)
+        self.addresses = list(found.contents.functions)
         self._lock = threading.Lock()
         self._find_functions()
 
@@ -232,7 +232,7 @@ class Functions:
         number, pointer = _ULONG, ctypes.c_void_p
 
         def function(place: int, *arguments: type) -> Callable[..., int]:
-            found: Callable[..., int] = ctypes.CFUNCTYPE(_ULONG, *arguments)(self._addresses[place])
+            found: Callable[..., int] = ctypes.CFUNCTYPE(_ULONG, *arguments)(self.addresses[place])
             return found if self.initialised == "for threads" else in_turn(found)
 
         def in_turn(found: Callable[..., int]) -> Callable[..., int]:

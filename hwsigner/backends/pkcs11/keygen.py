@@ -29,13 +29,13 @@ _CKM_RSA_PKCS_KEY_PAIR_GEN, _CKM_EC_KEY_PAIR_GEN = 0x0000, 0x1040
 _GENERATES_KEY_PAIRS = 0x10000  # CKF_GENERATE_KEY_PAIR
 _EXPONENT = b"\1\0\1"
 _CURVES = dict(zip(("p256", "p384", "p521"), ORDER_BYTES, strict=True))
-_PUBLIC: Template = {
+PUBLIC: Template = {
     Attribute.CLASS: from_number(ObjectClass.PUBLIC_KEY),
     Attribute.PRIVATE: FALSE,
     Attribute.VERIFY: TRUE,
     **dict.fromkeys((Attribute.ENCRYPT, Attribute.WRAP, Attribute.VERIFY_RECOVER), FALSE),
 }
-_PRIVATE: Template = {
+PRIVATE: Template = {
     Attribute.CLASS: from_number(ObjectClass.PRIVATE_KEY),
     **dict.fromkeys((Attribute.PRIVATE, Attribute.SENSITIVE, Attribute.SIGN), TRUE),
     **dict.fromkeys((Attribute.EXTRACTABLE, Attribute.DECRYPT, Attribute.UNWRAP, Attribute.DERIVE), FALSE),
@@ -43,7 +43,7 @@ _PRIVATE: Template = {
 }
 # What a token sets by itself for a key that was made in it.
 _ORIGIN = dict.fromkeys((Attribute.LOCAL, Attribute.ALWAYS_SENSITIVE, Attribute.NEVER_EXTRACTABLE), TRUE)
-_STORED: Template = {Attribute.TOKEN: TRUE, Attribute.MODIFIABLE: FALSE}
+STORED: Template = {Attribute.TOKEN: TRUE, Attribute.MODIFIABLE: FALSE}
 _NAMES = {number: name for name, number in vars(Attribute).items() if isinstance(number, int)}
 _OTHER = "Choose another --algorithm, or use the token's own tool"
 
@@ -77,7 +77,7 @@ class KeyKind(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """A key pair to make: its kind, and the attributes of its objects, without those in `_STORED`.
+    """A key pair to make: its kind, and the attributes of its objects, without those in `STORED`.
 
     An empty id stands for the SHA-1 of the public key.
     """
@@ -126,7 +126,7 @@ def _planned(uri: KeyURI, request: KeyRequest) -> _Plan:
     names = {Attribute.LABEL: label, Attribute.KEY_TYPE: from_number(key_type)}
     names |= {Attribute.ID: key_id} if key_id else {}
     careful = {Attribute.ALWAYS_AUTHENTICATE: TRUE} if request.always_authenticate else {}
-    return _Plan(kind, label, key_id, {**_PUBLIC, **names, **kind.size}, {**_PRIVATE, **names, **careful})
+    return _Plan(kind, label, key_id, {**PUBLIC, **names, **kind.size}, {**PRIVATE, **names, **careful})
 
 
 def _require_mechanism(found: FoundToken, plan: _Plan, request: KeyRequest) -> None:
@@ -165,9 +165,7 @@ def _make(token: OpenToken, session: WritingSession, plan: _Plan, mark: MakingMa
     try:
         if plan.id:
             mark.write(plan.id)
-            return session.generate_key_pair(
-                plan.kind.mechanism, {**plan.public, **_STORED}, {**plan.private, **_STORED}
-            )
+            return session.generate_key_pair(plan.kind.mechanism, {**plan.public, **STORED}, {**plan.private, **STORED})
         draft = session.generate_key_pair(plan.kind.mechanism, plan.public, plan.private)
         return _stored(token, session, draft, mark)
     except PKCS11Error as error:
@@ -191,7 +189,7 @@ def _stored(token: OpenToken, session: WritingSession, draft: KeyPair, mark: Mak
     if shown is None or shown.public_key is None:
         raise UnsupportedKeyError(f"{token.name} does not show the public key of a new key", "Use another token")
     # SoftHSM sets them in turn: nothing after CKA_MODIFIABLE.
-    changes = {Attribute.ID: key_id(shown.public_key), **_STORED}
+    changes = {Attribute.ID: key_id(shown.public_key), **STORED}
     mark.write(changes[Attribute.ID])
     public = session.copy(draft.public, changes)
     try:
@@ -211,7 +209,7 @@ def _differences(session: PKCS11Session, pair: KeyPair, plan: _Plan) -> list[str
     if public is None or public.public_key is None:
         return ["its public key can't be read"]
     names = {Attribute.LABEL: plan.label, Attribute.ID: plan.id or key_id(public.public_key)}
-    wanted = {**plan.private, **_STORED, **_ORIGIN, **names}
+    wanted = {**plan.private, **STORED, **_ORIGIN, **names}
     values = session.read(pair.private, wanted)
     wrong = [f"CKA_{_NAMES[name]}" for name, value in wanted.items() if values.get(name, FALSE) != value]
     if (public.label, public.id) != tuple(names.values()):

@@ -1,25 +1,128 @@
-"""Try a PKCS #11 module and its tokens."""
+"""Try a PKCS #11 module and its tokens.
+
+The module is used by a process of its own (`worker.py`), which `asking.py` starts, watches and starts again. The tables
+of questions are in `about_*.py`.
+"""
 
 from __future__ import annotations
 
 import argparse
+from datetime import date
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hwsigner.errors import HwsignerError
+from hwsigner.errors import UsageError
+from hwsigner.trial.asking import confirm, selected, show_questions
+from hwsigner.trial.questions import Verdict
+from hwsigner.trial.report import Scrubber, TrialReport
 
 if TYPE_CHECKING:
     import hwsigner.trial.token
     from hwsigner.trial.__main__ import TrialModule
+    from hwsigner.trial.token.asking import TokenTrial
 
     _: TrialModule = hwsigner.trial.token
 
-HELP = "a PKCS #11 module and its tokens"
+HELP = "a PKCS #11 module and one of its tokens: an HSM, a smart card or a YubiKey"
+_READS = (
+    "It opens sessions and reads. It sends the user PIN only while the token counts no wrong one, and a wrong one "
+    "never twice."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
+    parser.add_argument("module", metavar="MODULE", nargs="?", default="", help="path of the PKCS #11 module")
+    parser.add_argument("--token", metavar="SLOT-OR-LABEL", default="", help="the token (default: the only one)")
+    parser.add_argument(
+        "--write",
+        metavar="SLOT-OR-LABEL",
+        default="",
+        help="the token, on which the trial makes keys with a label of its own, and deletes them at the end",
+    )
+    parser.add_argument(
+        "--clean", action="store_true", help="with --write: only delete what killed trials left on the token"
+    )
+    parser.add_argument(
+        "--sign-with", metavar="LABEL-OR-ID", default="", help="make signatures with this private key, which is there"
+    )
+    parser.add_argument(
+        "--pin-source", metavar="SOURCE", default="", help="where the user PIN is, as in a key URI: file:PATH, env:NAME"
+    )
+    parser.add_argument(
+        "--output", metavar="FOLDER", type=Path, default=Path(), help="folder of the report (default: .)"
+    )
+    only = "ask only these questions, such as 'sign.*'; repeatable"
+    parser.add_argument("--only", metavar="PATTERN", action="append", default=[], help=only)
+    parser.add_argument("--list", action="store_true", help="print the questions and ask nothing")
+    parser.add_argument("--yes", action="store_true", help="ask nothing: neither whether to begin nor for a PIN")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the trial."""
-    raise HwsignerError("this trial has no questions yet")
+    from hwsigner.trial.token.asking import TokenTrial
+    from hwsigner.trial.token.making import new_label
+    from hwsigner.trial.token.questions import QUESTIONS
+    from hwsigner.trial.token.subject import Plan
+
+    if arguments.list:
+        return show_questions(QUESTIONS, arguments.only)
+    if not arguments.module:
+        raise UsageError("no PKCS #11 module is given", "Give the path of a module, such as libykcs11.so.2")
+    if arguments.write and arguments.token:
+        raise UsageError("--write and --token both name the token", "Give one of them")
+    if arguments.clean and not arguments.write:
+        raise UsageError("--clean does not say which token", "Add --write SLOT-OR-LABEL")
+    plan = Plan(
+        module=arguments.module,
+        token=arguments.write or arguments.token,
+        label=new_label() if arguments.write and not arguments.clean else "",
+        sign_with=arguments.sign_with,
+        pin_source=arguments.pin_source,
+        may_ask=not arguments.yes,
+        is_cleaning=arguments.clean,
+    )
+    only = selected(QUESTIONS, arguments.only)
+    trial = TokenTrial(plan, only, lambda found: _agree(plan.label, found, arguments))
+    trial.run()
+    if arguments.clean:
+        print(trial.remains())
+        return int(trial.left != 0)
+    report = _scrubbed(trial)
+    paths = report.write(arguments.output)
+    print(", ".join(f"{number} {verdict}" for verdict, number in report.counts.items()))
+    if plan.label:
+        print(trial.remains())
+    print(f"Report: {paths[0]} and {paths[1]}")
+    return int(report.counts[Verdict.DIFFERS] > 0 or trial.left != 0)
+
+
+def _agree(label: str, found: str, arguments: argparse.Namespace) -> None:
+    """Show what the trial will do, and ask the user; raise a UsageError unless the answer is yes."""
+    if arguments.clean:
+        print(f"To be deleted:\n{found}" if found else "No trial has left anything there")
+        if not found:
+            return
+    else:
+        print(f"The trial uses {found or 'the module, which has no token'}. {_READS}")
+        if label:
+            print(f"It makes key pairs and a certificate with the label {label}, and deletes them at the end.")
+        if arguments.sign_with:
+            print("It makes about 70 signatures with the named key. Touch the token when it blinks.")
+    if not arguments.yes:
+        confirm("Go on?")
+
+
+def _scrubbed(trial: TokenTrial) -> TrialReport:
+    """Return the report without what identifies the token or its owner."""
+    from hwsigner.trial.token.questions import QUESTIONS
+
+    report = TrialReport("token", date.today(), trial.target, trial.results)
+    known = [*trial.target.values(), *(one.expected for one in QUESTIONS)]
+    scrub = Scrubber()
+    for value in trial.hidden:
+        # A label may be the model's name, or a word of an answer.
+        if not any(value in text for text in known):
+            scrub.hide(value, "name")
+    scrub.hide(str(Path.home()), "home")
+    return report.scrubbed(scrub)

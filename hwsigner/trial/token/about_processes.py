@@ -1,0 +1,173 @@
+"""Questions about a second process, a child process and threads."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import threading
+from contextlib import suppress
+
+from hwsigner.trial.questions import NotAskedError
+from hwsigner.trial.token.calls import OK, named
+from hwsigner.trial.token.second import look_in_second_process
+from hwsigner.trial.token.subject import TriedToken
+from hwsigner.trial.token.tables import TokenQuestion, chosen, spec, yes_or
+
+_MODULE = "hwsigner/backends/pkcs11/module.py"
+_FORK_SECONDS = 30.0
+_THREADS, _SEARCHES = 4, 10
+
+
+def _second_state(tried: TriedToken) -> str:
+    tried.log_in()
+    return look_in_second_process(tried).state
+
+
+def _second_keys(tried: TriedToken) -> str:
+    if not tried.after_login().privates:
+        raise NotAskedError("the token has no private keys")
+    seen = look_in_second_process(tried).privates
+    return "none" if seen <= len(tried.before.privates) and not seen else str(seen)
+
+
+def _first_afterwards(tried: TriedToken) -> str:
+    tried.log_in()
+    with tried.raw_session() as session:
+        look_in_second_process(tried)
+        code, state = tried.calls.state(session)
+    return state if code == OK else named(code)
+
+
+def _in_child(tried: TriedToken, session: int) -> dict[str, str]:
+    """Return the answers that a forked child gets: with the parent's session, and after it has initialised."""
+    inherited = tried.calls.state(session)
+    answers = {"inherited": inherited[1] or named(inherited[0])}
+    tried.calls.finalise()
+    code = tried.calls.initialise()
+    tried.calls.slots(present=True)
+    opened, handle = tried.calls.open(tried.slot)
+    state = tried.calls.state(handle)[1] if opened == OK else named(opened)
+    return {**answers, "own": state if code == OK else f"C_Initialize answers {named(code)}"}
+
+
+def _forked(tried: TriedToken) -> dict[str, str]:
+    """Fork, and return the child's answers and the parent's state afterwards."""
+    tried.log_in()
+    with tried.raw_session() as session:
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            with suppress(BaseException):
+                os.write(writing, json.dumps(_in_child(tried, session)).encode())
+            os._exit(0)
+        os.close(writing)
+        ready, _, _ = select.select([reading], [], [], _FORK_SECONDS)
+        raw = os.read(reading, 4096) if ready else b""
+        os.close(reading)
+        if not ready:
+            os.kill(child, signal.SIGKILL)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        code, state = tried.calls.state(session)
+    if not raw:
+        ended = f"was ended by signal {-status}" if status < 0 and ready else "hung"
+        answers = dict.fromkeys(("inherited", "own"), f"the child {ended}")
+    else:
+        answers = json.loads(raw)
+    return {**answers, "parent": state if code == OK else named(code)}
+
+
+def _in_own_session(tried: TriedToken) -> str:
+    answers = _forked(tried)
+    tried.measured["the parent's session in a forked child"] = answers["inherited"]
+    return answers["own"]
+
+
+def _threads(tried: TriedToken) -> str:
+    """Search in a session for each thread."""
+    tried.log_in()
+    expected = len(tried.session.find(None, {}))
+    wrong: list[str] = []
+
+    def work() -> None:
+        try:
+            session = tried.module.functions.open_session(tried.slot)
+            for _ in range(_SEARCHES):
+                if len(session.find(None, {})) != expected:
+                    wrong.append("finds another number of objects")
+            session.close()
+        except Exception as error:
+            wrong.append(f"fails with {getattr(error, 'name', type(error).__name__)}")
+
+    threads = [threading.Thread(target=work) for _ in range(_THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return yes_or(f"{len(wrong)} times one {wrong[0]}" if wrong else "")
+
+
+def _cold(tried: TriedToken) -> str:
+    tried.measured["C_Initialize to a session, median of 20"] = f"{look_in_second_process(tried).milliseconds} ms"
+    return "measured"
+
+
+QUESTIONS = (
+    TokenQuestion(
+        "process.second",
+        "Is a second process logged in while the first one is?",
+        "not logged in",
+        spec("PKCS #11 2.20, 6.6.1 (applications and processes)"),
+        ("docs/how-to/pkcs11-in-use.md", f"{_MODULE}: Module"),
+        _second_state,
+    ),
+    TokenQuestion(
+        "process.second-keys",
+        "How many private keys does a second process see that has not logged in?",
+        "none",
+        spec("PKCS #11 2.20, 6.7.3 (permitted object accesses)"),
+        ("hwsigner/backends/pkcs11/search.py: find_any_key",),
+        _second_keys,
+    ),
+    TokenQuestion(
+        "process.first",
+        "Is the first process still logged in after a second one has used the token?",
+        "logged in",
+        spec("PKCS #11 2.20, 6.6.1 (applications and processes)"),
+        ("docs/how-to/pkcs11-in-use.md",),
+        _first_afterwards,
+    ),
+    TokenQuestion(
+        "fork.own",
+        "Is a child process's own session logged in, after C_Finalize and C_Initialize?",
+        "not logged in",
+        spec("PKCS #11 2.20, 6.6.1 (applications and processes)"),
+        (f"{_MODULE}: Module._start", "docs/how-to/fork.md"),
+        _in_own_session,
+    ),
+    TokenQuestion(
+        "fork.parent",
+        "Is the parent still logged in after a child has finalised and initialised the module?",
+        "logged in",
+        chosen("a child must not end what its parent does"),
+        (f"{_MODULE}: Module._start", "docs/how-to/fork.md"),
+        lambda tried: _forked(tried)["parent"],
+    ),
+    TokenQuestion(
+        "thread.search",
+        "Do four threads with a session each find the same objects as one?",
+        "yes",
+        spec("3.7 (locking)"),
+        ("hwsigner/backends/pkcs11/functions.py: Functions",),
+        _threads,
+    ),
+    TokenQuestion(
+        "time.session",
+        "How long does it take from C_Initialize to an open session? The report's head says it.",
+        "measured",
+        chosen("no time is wrong"),
+        ("docs/how-it-works/performance.md",),
+        _cold,
+    ),
+)

@@ -1,0 +1,257 @@
+"""Questions about sessions and the login, and about what ends them."""
+
+from __future__ import annotations
+
+import time
+
+from hwsigner.backends.pkcs11.functions import ObjectClass
+from hwsigner.backends.pkcs11.pins import pin_state
+from hwsigner.trial.questions import NotAskedError
+from hwsigner.trial.token.calls import OK, means_lost, named
+from hwsigner.trial.token.subject import TriedToken
+from hwsigner.trial.token.tables import TokenQuestion, chosen, seen, spec, yes_or
+
+_OPEN = "hwsigner/backends/pkcs11/token.py: OpenToken"
+_ERRORS = "hwsigner/backends/pkcs11/errors.py: SessionLostError"
+_NO_SESSION = 0x7FFFFF01
+_SESSIONS = 8
+
+
+def _lost(code: int) -> str:
+    """Return what hwsigner makes of a return value, which may have several names."""
+    return "the session has ended" if means_lost(code) else named(code)
+
+
+def _unknown_session(tried: TriedToken) -> str:
+    return named(tried.calls.state(_NO_SESSION)[0])
+
+
+def _closed(tried: TriedToken) -> str:
+    with tried.raw_session() as session:
+        code = tried.calls.close(session)
+        if code != OK:
+            return f"C_CloseSession answers {named(code)}"
+        return _lost(tried.calls.state(session)[0])
+
+
+def _search_when_closed(tried: TriedToken) -> str:
+    with tried.raw_session() as session:
+        tried.calls.close(session)
+        code = tried.calls.begin_search(session)
+    return _lost(code)
+
+
+def _many(tried: TriedToken) -> str:
+    opened = [tried.calls.open(tried.slot) for _ in range(_SESSIONS)]
+    for code, handle in opened:
+        if code == OK:
+            tried.calls.close(handle)
+    there = sum(code == OK for code, _ in opened)
+    return yes_or("" if there == _SESSIONS else f"{there} can")
+
+
+def _state_before(tried: TriedToken) -> str:
+    with tried.raw_session() as session:
+        code, state = tried.calls.state(session)
+    return state if code == OK else named(code)
+
+
+def _shared(tried: TriedToken) -> str:
+    """Compare a session from before the login with one from after it."""
+    with tried.raw_session() as before:
+        tried.log_in()
+        with tried.raw_session() as after:
+            states = {tried.calls.state(one)[1] for one in (before, after)}
+    return "yes" if states == {"logged in"} else "no"
+
+
+def _outlives(tried: TriedToken) -> str:
+    tried.log_in()
+    with tried.raw_session():
+        pass
+    with tried.raw_session() as session:
+        return tried.calls.state(session)[1]
+
+
+def _second_login(tried: TriedToken) -> str:
+    pin = tried.pin
+    with tried.raw_session() as session:
+        return named(tried.calls.log_in(session, pin))
+
+
+def _count_after(tried: TriedToken) -> str:
+    tried.log_in()
+    return pin_state(tried.refreshed()) or "no warning"
+
+
+def _handles(tried: TriedToken) -> str:
+    """Compare the handles of the private keys in two sessions."""
+    tried.log_in()
+    with tried.raw_session() as session:
+        tried.calls.begin_search(session)
+        found = tried.calls.search(session, 256)[1]
+        tried.calls.end_search(session)
+    if not found:
+        raise NotAskedError("the token shows no object")
+    return yes_or("" if set(found) <= set(tried.session.find(None, {})) else "no")
+
+
+def _logout(tried: TriedToken) -> str:
+    tried.log_in()
+    with tried.raw_session() as session:
+        keys = tried.session.find(ObjectClass.PRIVATE_KEY, {})
+        code = tried.calls.log_out(session)
+        if code != OK:
+            return named(code)
+        left = tried.session.find(ObjectClass.PRIVATE_KEY, {})
+        state = tried.calls.state(session)[1]
+    tried.release()
+    if not keys:
+        raise NotAskedError("the token has no private keys")
+    return state if not left else f"{state}, and {len(left)} of {len(keys)} private keys are still shown"
+
+
+def _last_session(tried: TriedToken) -> str:
+    tried.log_in()
+    handle = tried.calls.open(tried.slot)[1]
+    tried.session.close()  # Without C_Logout.
+    tried.token.session = None
+    tried.calls.close(handle)
+    tried.release()
+    with tried.raw_session() as session:
+        state = tried.calls.state(session)[1]
+        if state == "logged in":
+            tried.calls.log_out(session)
+    return state
+
+
+def _pulled(tried: TriedToken) -> str:
+    """Have the user pull the token and put it back, and ask the session from before."""
+    if not tried.plan.may_ask:
+        raise NotAskedError("nobody is there to pull the token")
+    with tried.raw_session() as session:
+        tried.pause("Pull the token out now, wait until its light is off, then press Enter")
+        is_there = tried.module.functions.has_token(tried.slot)
+        tried.pause("Put the token back, wait three seconds, then press Enter")
+        time.sleep(0.5)
+        tried.calls.slots(present=True)
+        code, state = tried.calls.state(session)
+        searched = tried.calls.begin_search(session)
+    tried.release()
+    if is_there:
+        return "the module did not notice"
+    if code == OK and searched == OK:
+        return f"its session is still {state}"
+    return "the session has ended" if means_lost(code) or means_lost(searched) else named(code or searched)
+
+
+BEFORE_LOGIN = (
+    TokenQuestion(
+        "session.unknown",
+        "What does C_GetSessionInfo answer for a handle that no session has?",
+        "CKR_SESSION_HANDLE_INVALID",
+        spec("5.6.4 (C_GetSessionInfo)"),
+        (_ERRORS,),
+        _unknown_session,
+    ),
+    TokenQuestion(
+        "session.closed",
+        "What does hwsigner make of the answer for a closed session?",
+        "the session has ended",
+        spec("5.6.2 (C_CloseSession)"),
+        (_ERRORS, f"{_OPEN}.drop_lost_session"),
+        _closed,
+    ),
+    TokenQuestion(
+        "session.closed-search",
+        "What does hwsigner make of the answer to a search in a closed session?",
+        "the session has ended",
+        spec("5.6.2 (C_CloseSession)"),
+        (_ERRORS,),
+        _search_when_closed,
+    ),
+    TokenQuestion(
+        "session.many",
+        f"Can {_SESSIONS} sessions be open at once?",
+        "yes",
+        chosen("programs and threads of one process have sessions of their own"),
+        (f"{_OPEN}._open_session",),
+        _many,
+    ),
+    TokenQuestion(
+        "session.state",
+        "Is a new session logged in?",
+        "not logged in",
+        spec("5.6.1 (C_OpenSession)"),
+        (f"{_OPEN}.current_session",),
+        _state_before,
+    ),
+    TokenQuestion(
+        "login.shared",
+        "Is a session from before the login logged in too, and one from after it?",
+        "yes",
+        spec("5.6.8 (C_Login)"),
+        ("hwsigner/backends/pkcs11/writing.py: WritingSession",),
+        _shared,
+    ),
+)
+AFTER_LOGIN = (
+    TokenQuestion(
+        "login.outlives",
+        "Is the process still logged in after one of its sessions was closed?",
+        "logged in",
+        spec("5.6.2 (C_CloseSession)"),
+        (f"{_OPEN}.release",),
+        _outlives,
+    ),
+    TokenQuestion(
+        "login.twice",
+        "What does a second C_Login with the right PIN answer?",
+        "CKR_USER_ALREADY_LOGGED_IN",
+        spec("5.6.8 (C_Login)"),
+        (f"{_OPEN}._log_in_with",),
+        _second_login,
+    ),
+    TokenQuestion(
+        "login.pin-count",
+        "What do the flags say of the user PIN after the login?",
+        "no warning",
+        spec("3.2 (CK_TOKEN_INFO)"),
+        ("hwsigner/backends/pkcs11/pins.py: pin_state",),
+        _count_after,
+    ),
+    TokenQuestion(
+        "object.handles",
+        "Has an object the same handle in each session of the process?",
+        "yes",
+        seen("SoftHSM 2.6, libykcs11 2.7, OpenSC 0.26, tpm2-pkcs11 1.9"),
+        ("hwsigner/backends/pkcs11/writing.py: WritingSession",),
+        _handles,
+    ),
+)
+LAST = (
+    TokenQuestion(
+        "login.logout",
+        "Is a session logged in after C_Logout, and are private keys still shown?",
+        "not logged in",
+        spec("5.6.10 (C_Logout)"),
+        (f"{_OPEN}._close_session",),
+        _logout,
+    ),
+    TokenQuestion(
+        "login.last-session",
+        "Is a new session logged in after the last one was closed without C_Logout?",
+        "not logged in",
+        spec("5.6.2 (C_CloseSession)"),
+        (f"{_OPEN}.release",),
+        _last_session,
+    ),
+    TokenQuestion(
+        "token.pulled",
+        "What does hwsigner make of a session after the token was pulled out and put back?",
+        "the session has ended",
+        spec("PKCS #11 2.20, 6.7.4 (session events)"),
+        (f"{_OPEN}.drop_lost_session", "docs/how-to/pkcs11-in-use.md"),
+        _pulled,
+    ),
+)

@@ -1,0 +1,86 @@
+"""What a second process sees of a token while the first is logged in. It gets no PIN."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+
+from hwsigner.backends.pkcs11.functions import Functions, ObjectClass, PKCS11Session
+from hwsigner.trial.questions import NotAskedError
+from hwsigner.trial.token.calls import OK, Calls, named
+from hwsigner.trial.token.subject import TriedToken
+
+_SECONDS = 120.0
+_TIMES = 20
+
+
+@dataclass(frozen=True)
+class SecondLook:
+    """What the second process saw.
+
+    Attributes:
+        state: whether its own session is logged in, or the return value that kept it from having one.
+        privates: how many private keys it saw.
+        publics: how many public keys it saw.
+        milliseconds: the median time from C_Initialize to an open session.
+        after_finalise: the return value of C_GetInfo after C_Finalize.
+    """
+
+    state: str
+    privates: int
+    publics: int
+    milliseconds: float
+    after_finalise: str
+
+
+def look_in_second_process(tried: TriedToken) -> SecondLook:
+    """Start a process that looks at the token, and return what it saw.
+
+    Raises:
+        NotAskedError: it failed.
+    """
+    command = [sys.executable, "-m", __name__, tried.plan.module, str(tried.slot)]
+    try:
+        done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise NotAskedError(f"a second process hung for {_SECONDS:g} s") from None
+    if done.returncode < 0:
+        raise NotAskedError(f"the module ended a second process by signal {-done.returncode}")
+    try:  # Modules write to stdout, too.
+        return SecondLook(**json.loads(done.stdout.splitlines()[-1]))
+    except (ValueError, TypeError, IndexError):
+        raise NotAskedError("a second process could not use the module") from None
+
+
+def _look(path: str, slot: int) -> SecondLook:
+    functions = Functions(path)
+    calls = Calls(functions)
+    functions.initialise()
+    calls.slots(present=True)
+    code, handle = calls.open(slot)
+    state, privates, publics = named(code), 0, 0
+    if code == OK:
+        state = calls.state(handle)[1]
+        session = PKCS11Session(functions, handle)
+        privates = len(session.find(ObjectClass.PRIVATE_KEY, {}))
+        publics = len(session.find(ObjectClass.PUBLIC_KEY, {}))
+        calls.close(handle)
+    taken = []
+    for _ in range(_TIMES):
+        functions.finalise()
+        begin = time.perf_counter()
+        functions.initialise()
+        calls.slots(present=True)
+        _, handle = calls.open(slot)
+        taken.append(time.perf_counter() - begin)
+        calls.close(handle)
+    functions.finalise()
+    return SecondLook(state, privates, publics, round(statistics.median(taken) * 1000, 2), named(calls.info()[0]))
+
+
+if __name__ == "__main__":
+    print("\n" + json.dumps(asdict(_look(sys.argv[1], int(sys.argv[2])))))

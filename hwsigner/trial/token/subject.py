@@ -1,0 +1,289 @@
+"""The module and the token of a trial: what it shows, the one login, and the keys that the trial makes on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from hwsigner._pins import AskPin, PinRequest, PinSource
+from hwsigner._uri import KeyURI
+from hwsigner.backends.pkcs11.functions import PKCS11Session, TokenFlag, TokenInfo
+from hwsigner.backends.pkcs11.module import Module, load_module
+from hwsigner.backends.pkcs11.objects import CertificateObject, KeyObject, Objects
+from hwsigner.backends.pkcs11.pins import has_keypad, pin_state, user_pin_request
+from hwsigner.backends.pkcs11.token import OpenToken, acquire
+from hwsigner.errors import (
+    AmbiguousKeyError,
+    BackendUnavailableError,
+    PinLockedError,
+    PinRequiredError,
+    SigningKeyError,
+    WrongPinError,
+)
+from hwsigner.trial.questions import NotAskedError
+from hwsigner.trial.token.calls import OK, Calls, named
+
+_RISKS = TokenFlag.USER_PIN_COUNT_LOW | TokenFlag.USER_PIN_FINAL_TRY | TokenFlag.USER_PIN_LOCKED
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the user wants of the trial.
+
+    Attributes:
+        module: the path of the module, or a name that the dynamic linker looks up.
+        token: the slot's number or the token's label; an empty string for the only token.
+        label: the label of what the trial makes on the token; an empty string if it makes nothing.
+        sign_with: the label, or the id in hexadecimal, of a private key that may make signatures; or an empty string.
+        pin_source: where the user PIN comes from, as in a key URI; or an empty string.
+        may_ask: whether the user can be asked for the PIN, and to pull the token.
+        is_cleaning: whether to delete what earlier trials left, and ask nothing.
+        is_repeated: whether a process with this plan has crashed, and may have left something on the token.
+    """
+
+    module: str
+    token: str = ""
+    label: str = ""
+    sign_with: str = ""
+    pin_source: str = ""
+    may_ask: bool = False
+    is_cleaning: bool = False
+    is_repeated: bool = False
+
+
+class Shown(NamedTuple):
+    """The objects that a token shows."""
+
+    privates: list[KeyObject]
+    publics: list[KeyObject]
+    certificates: list[CertificateObject]
+
+    @property
+    def everything(self) -> list[KeyObject | CertificateObject]:
+        """All of them."""
+        return [*self.privates, *self.publics, *self.certificates]
+
+    @classmethod
+    def by(cls, session: PKCS11Session) -> Shown:
+        """Return what a session sees."""
+        found = Objects(session, {})
+        return cls(found.privates, found.publics, found.certificates)
+
+
+class Made(NamedTuple):
+    """A key pair that the trial made.
+
+    Attributes:
+        key: the private key.
+        public: the public key, or None if it can't be read.
+        id: the CKA_ID that it was to have.
+    """
+
+    key: KeyObject
+    public: KeyObject | None
+    id: bytes
+
+
+class TriedToken:
+    """A module, and the token that the plan names.
+
+    Attributes:
+        plan: what the user wants.
+        pause: shows the user what to do, and waits until that is done.
+        module: the module, loaded.
+        calls: its functions.
+        before: what the token shows without a login.
+        problem: why the login failed, for the user; it may have names. An empty string if it did not.
+        measured: what the report says of the token: name and value.
+        made: the key pairs that the trial made, by their kinds; or how the token refused.
+        has_written: whether something of the trial may be on the token.
+        others_before: how many other objects there were before it wrote, or None.
+    """
+
+    def __init__(self, plan: Plan, ask: AskPin = lambda _: None, pause: Callable[[str], None] = print) -> None:
+        """Load the module and find the token, without a login.
+
+        Args:
+            plan: what the user wants.
+            ask: asks the user for the PIN.
+            pause: shows the user what to do, and waits until that is done.
+
+        Raises:
+            BackendUnavailableError: the module can't be used, or has no such token.
+            AmbiguousKeyError: the plan names several tokens.
+        """
+        self.plan = plan
+        self.pause = pause
+        self.module: Module = load_module(plan.module)
+        self.calls = Calls(self.module.functions)
+        self.problem = ""
+        self.measured: dict[str, str] = {}
+        self.made: dict[str, Made | str] = {}
+        self.has_written = False
+        self.others_before: int | None = None
+        self._ask = ask
+        self._token: OpenToken | None = None
+        self._pin: str | None = None
+        self._why_not = ""
+        self._is_in = False
+        self._info = self._find()
+        self.before = Shown([], [], [])
+        if self._info:
+            self.before = Shown.by(self.session)
+
+    @property
+    def info(self) -> TokenInfo:
+        """The token as it was found; raises a NotAskedError if the module has none."""
+        if self._info is None:
+            raise NotAskedError("no token is present")
+        return self._info
+
+    @property
+    def slot(self) -> int:
+        """The token's slot."""
+        return self.info.slot
+
+    @property
+    def token(self) -> OpenToken:
+        """The token, in use by hwsigner itself."""
+        if self._token is None:
+            self._token = acquire(self.module, self.info)
+        return self._token
+
+    @property
+    def session(self) -> PKCS11Session:
+        """The read-only session of hwsigner itself, logged in or not."""
+        return self.token.current_session()
+
+    @property
+    def uri(self) -> KeyURI:
+        """The URI of the token."""
+        path = {"slot-id": str(self.slot).encode(), "token": self.info.label.encode()}
+        query = {"module-path": self.plan.module.encode()}
+        query |= {"pin-source": self.plan.pin_source.encode()} if self.plan.pin_source else {}
+        return KeyURI("pkcs11", path, query)
+
+    @property
+    def pin(self) -> str:
+        """The PIN that the token accepted; raises a NotAskedError if it was typed at the token."""
+        self.log_in()
+        if self._pin is None:
+            raise NotAskedError("no PIN was sent to the token")
+        return self._pin
+
+    @contextmanager
+    def raw_session(self, *, writing: bool = False) -> Iterator[int]:
+        """Open a session of its own, and close it. It shares the login of the process."""
+        code, handle = self.calls.open(self.slot, writing=writing)
+        if code != OK:
+            raise NotAskedError(f"no session: C_OpenSession answers {named(code)}")
+        try:
+            yield handle
+        finally:
+            self.calls.close(handle)
+
+    def log_in(self) -> None:
+        """Log in, unless this was done. A PIN is sent only while the token counts no wrong one, and never after one.
+
+        Raises:
+            NotAskedError: no PIN was sent, or the token refused it.
+        """
+        if self._is_in:
+            return
+        if not self._why_not:
+            try:
+                self._log_in()
+                self._is_in = True
+                return
+            except NotAskedError as error:
+                self._why_not = error.message
+            except SigningKeyError as error:
+                self.problem = str(error)
+                self._why_not = self._without_names(error)
+        raise NotAskedError(self._why_not)
+
+    def after_login(self) -> Shown:
+        """Log in, and return what the token shows then."""
+        self.log_in()
+        return Shown.by(self.session)
+
+    def refreshed(self) -> TokenInfo:
+        """Return what the token says of itself now."""
+        return self.module.functions.token(self.slot)
+
+    def release(self) -> None:
+        """Log out and close the session."""
+        if self._token is not None:
+            self._token.release()
+            self._token = None
+        self._is_in = False
+
+    def _without_names(self, error: SigningKeyError) -> str:
+        """Return why a login failed. Some messages have the path of the PIN's file."""
+        match error:
+            case WrongPinError():
+                return "the token refused the PIN"
+            case PinRequiredError():
+                return "no PIN was given"
+            case PinLockedError():
+                return error.message.replace(self.token.name, "the token")
+        return f"the login failed with {type(error).__name__}"
+
+    def _log_in(self) -> None:
+        info = self.refreshed()
+        if info.flags & _RISKS:
+            raise NotAskedError(f"no PIN was sent, because the token says of its PIN: {pin_state(info)}")
+        if not info.flags & (TokenFlag.LOGIN_REQUIRED | TokenFlag.USER_PIN_INITIALIZED):
+            raise NotAskedError("the token has no login")
+        if not info.flags & TokenFlag.USER_PIN_INITIALIZED:
+            raise NotAskedError("the token's user PIN was never set")
+        if has_keypad(info):
+            if not self.plan.may_ask:
+                raise NotAskedError("the PIN is typed at the token's keypad")
+            self.token.log_in(self.uri, PinSource())
+            return
+        pins, pin = self._find_pin(user_pin_request(info))
+        self.token.log_in(self.uri, pins)
+        self._pin = pin
+
+    def _find_pin(self, request: PinRequest) -> tuple[PinSource, str]:
+        """Return the PIN: the one that the token accepted, else the stored one, else what the user types, once."""
+        pins = PinSource(allow_commands=True)
+        pin = self._pin
+        if pin is None and (pin := pins.stored(self.uri, request)) is not None:
+            return pins, pin
+        if pin is None and self.plan.may_ask:
+            pin = self._ask(request)
+        if not pin:
+            raise NotAskedError("no PIN was given")
+        # Not as a prompt, which would ask again after a wrong answer.
+        return PinSource(ask=lambda _: pin), pin
+
+    def _find(self) -> TokenInfo | None:
+        """Return the token that the plan names; None if none is present and the plan names none."""
+        there = self.module.retry(self.module.tokens)
+        wanted = self.plan.token
+        found = [one for one in there if wanted in ("", one.label, str(one.slot))]
+        listed = ", ".join(f"slot {one.slot} ('{one.label}')" for one in there)
+        if len(found) > 1:
+            raise AmbiguousKeyError(f"PKCS #11 module {self.module.path} has several such tokens: {listed}", _NAME_ONE)
+        if not found and (wanted or self.plan.label or self.plan.is_cleaning):
+            hint = f"Tokens present: {listed}" if listed else "Insert the token, or initialise it with its own tool"
+            raise BackendUnavailableError(f"PKCS #11 module {self.module.path} has no token {wanted!r}", hint)
+        return found[0] if found else None
+
+
+_NAME_ONE = "Name one with --token SLOT-OR-LABEL"
+
+
+def find_private_key(session: PKCS11Session, name: str) -> KeyObject:
+    """Return the private key that has a label, or an id in hexadecimal; raise a NotAskedError for none or several."""
+    ids = [name.encode()]
+    with suppress(ValueError):
+        ids.append(bytes.fromhex(name))
+    found = [one for one in Shown.by(session).privates if one.label == name.encode() or one.id in ids[1:]]
+    if len(found) != 1:
+        raise NotAskedError("no private key has the name to sign with" if not found else "several keys have that name")
+    return found[0]

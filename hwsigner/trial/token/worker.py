@@ -1,0 +1,193 @@
+"""The process that uses the module: it asks the questions, and reports each answer to the process that shows them.
+
+A module may crash or hang. So it is loaded here alone: `hwsigner.trial.token.asking` starts another such process, which
+goes on with the next question.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from types import FrameType
+from typing import Any
+
+from hwsigner._pins import PinRequest
+from hwsigner.errors import HwsignerError
+from hwsigner.trial.questions import NotAskedError
+from hwsigner.trial.token.making import delete_left, left_by_trials, log_in_again, writing_session
+from hwsigner.trial.token.questions import QUESTIONS, ask
+from hwsigner.trial.token.subject import Plan, Shown, TriedToken
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class _Line:
+    """The line to the process that shows the answers: JSON, one value a line."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._file = os.fdopen(descriptor, "w", encoding="utf-8")
+
+    def send(self, kind: str, value: object) -> None:
+        """Send a value; raise a KeyboardInterrupt if nobody is there any more."""
+        try:
+            print(json.dumps([kind, value]), file=self._file, flush=True)
+        except BrokenPipeError:
+            raise KeyboardInterrupt from None
+
+    def ask_pin(self, request: PinRequest) -> str | None:
+        """Ask the user for a PIN on the terminal, as long as it takes."""
+        from hwsigner._pins.terminal import ask_pin
+
+        self.send("asking", True)
+        try:
+            return ask_pin(request)
+        finally:
+            self.send("asking", False)
+
+    def pause(self, text: str) -> None:
+        """Show the user what to do, and wait until that is done."""
+        self.send("pause", text)
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait until the other process says that it may go on; raise a KeyboardInterrupt if it has ended."""
+        if not sys.stdin.readline():
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def _stopped_once() -> Iterator[None]:
+    """Raise one KeyboardInterrupt in the body for any number of signals, so that none cuts the cleaning short."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for each in _SIGNALS:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for each in _SIGNALS:
+        signal.signal(each, stop)
+    with suppress(KeyboardInterrupt):
+        yield
+
+
+def _names(tried: TriedToken) -> list[str]:
+    """Return what identifies the token or its owner, which no report may have."""
+    info, found = tried.info, tried.before
+    with suppress(NotAskedError):
+        tried.log_in()
+        found = Shown.by(tried.session)
+    names = [info.label, info.serial]
+    for one in found.everything:
+        names += [one.label.decode(errors="replace"), one.id.hex()]
+    for certificate in found.certificates:
+        names += _subjects(certificate.der)
+    return [one for one in names if one]
+
+
+def _subjects(der: bytes) -> list[str]:
+    from cryptography import x509
+
+    with suppress(ValueError):
+        certificate = x509.load_der_x509_certificate(der)
+        return [str(part.value) for name in (certificate.subject, certificate.issuer) for part in name]
+    return []
+
+
+def _introduce(line: _Line, tried: TriedToken) -> None:
+    """Say what was found, and wait until the user has agreed."""
+    measured = tried.module.functions.library()
+    target = {"module": os.path.basename(tried.plan.module)}
+    target["library"] = " ".join(filter(None, (measured["library-manufacturer"], measured["library-description"])))
+    target["library version"] = measured["library-version"]
+    place = ""
+    with suppress(NotAskedError):
+        info = tried.info
+        target |= {"manufacturer": info.manufacturer, "model": info.model}
+        target["firmware"] = "{}.{}".format(*info.firmware)
+        target["hardware"] = "{}.{}".format(*tried.calls.limits(info.slot).hardware)
+        place = f"token '{info.label}' in slot {info.slot}"
+        line.send("hide", [info.label, info.serial])
+    line.send("target", target)
+    line.send("found", place)
+    line.wait()
+
+
+def _ask(line: _Line, tried: TriedToken, done: set[str]) -> None:
+    """Ask the questions that were not asked yet."""
+    for question in QUESTIONS:
+        if question.id in done:
+            continue
+        line.send("question", question.id)
+        line.send("result", asdict(ask(question, tried)))
+        line.send("target", tried.measured)
+        if tried.problem:
+            line.send("say", tried.problem)
+            tried.problem = ""
+        if question.id == "login.shared":
+            with suppress(HwsignerError):
+                line.send("hide", _names(tried))
+
+
+def _delete(line: _Line, tried: TriedToken, label: str = "") -> None:
+    """Delete what was made, and say how many objects are left."""
+    try:
+        log_in_again(tried)
+        line.send("left", delete_left(tried, label))
+    except Exception as error:
+        line.send("left", error.message if isinstance(error, HwsignerError) else type(error).__name__)
+
+
+def _clean(line: _Line, tried: TriedToken) -> None:
+    """Show what earlier trials left, and delete it once the user has agreed."""
+    try:
+        with writing_session(tried) as session:
+            found = list(left_by_trials(session).values())
+    except NotAskedError as error:
+        raise HwsignerError(f"nothing was looked for: {error.message}", "Give the token's PIN") from None
+    line.send("lines", found)
+    if found:
+        line.wait()
+        _delete(line, tried)
+
+
+def _work(line: _Line, plan: Plan, done: set[str]) -> None:
+    tried = TriedToken(plan, line.ask_pin, line.pause)
+    tried.has_written = bool(plan.label and plan.is_repeated)
+    try:
+        if plan.is_cleaning:
+            _clean(line, tried)
+            return
+        _introduce(line, tried)
+        _ask(line, tried, done)
+    finally:
+        for each in _SIGNALS:
+            signal.signal(each, signal.SIG_IGN)
+        with suppress(KeyboardInterrupt):
+            if tried.has_written and plan.label:
+                _delete(line, tried, plan.label)
+            elif not plan.is_cleaning:
+                line.send("left", 0)
+        tried.release()
+
+
+def main() -> int:
+    """Ask the questions of a plan, which is the first line of standard input."""
+    with _stopped_once():
+        line = _Line(int(sys.argv[1]))
+        first: dict[str, Any] = json.loads(sys.stdin.readline())
+        done = set(first.pop("done"))
+        try:
+            _work(line, Plan(**first), done)
+            line.send("end", "")
+        except HwsignerError as error:
+            line.send("error", [error.message, error.hint])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,353 @@
+"""The trial of a PKCS #11 module, with SoftHSM: as a user runs it, and what it leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
+
+from certs import Authority, Shape, issue
+from hwsigner.trial import TrialReport, Verdict
+from hwsigner.trial.token.questions import QUESTIONS
+from softhsm.token import SoftHSM
+
+ROOT = Path(__file__).parents[2]
+LABEL, KEY, SUBJECT, KEY_ID = (
+    "hushed-token-name",
+    "hushed-key-name",
+    "hushed-subject.example",
+    bytes.fromhex("5ec2e7aa01"),
+)
+PIN = "73190264"
+WRITING = ("--only", "keygen.*", "--only", "write.*", "--only", "sign.*")
+
+
+@pytest.fixture(scope="module")
+def hsm(hardware: None, tmp_path_factory: pytest.TempPathFactory, ca: Authority) -> SoftHSM:
+    """A token in a folder of its own, with a key pair of each kind and a certificate."""
+    hsm = SoftHSM(tmp_path_factory.mktemp("trial"))
+    hsm.make()
+    hsm.add_token(LABEL, PIN)
+    hsm.generate(KEY, KEY_ID, "EC:prime256v1")
+    hsm.generate("hushed-rsa-name", b"\2", "rsa:2048")
+    leaf = issue(ca, load_der_public_key(hsm.public_key(KEY_ID)), Shape(SUBJECT))
+    hsm.write_certificate(leaf.public_bytes(Encoding.DER), KEY, KEY_ID)
+    return hsm
+
+
+class TrialRun:
+    """A trial as a process. Its report is in a folder."""
+
+    def __init__(self, hsm: SoftHSM, folder: Path, *flags: str, pin: str | None = PIN, **more: str) -> None:
+        environment = {**os.environ, **hsm.env, "PYTHONPATH": str(ROOT), **more}
+        environment |= {} if pin is None else {"HWSIGNER_PIN": pin}
+        command = [
+            sys.executable,
+            "-m",
+            "hwsigner.trial",
+            "token",
+            more.get("MODULE", hsm.module),
+            "--output",
+            str(folder),
+        ]
+        self.folder = folder
+        self.process = subprocess.Popen(
+            [*command, *flags],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.output = ""
+
+    def finish(self) -> TrialRun:
+        self.output += self.process.communicate(timeout=120)[0]
+        return self
+
+    def read_until(self, text: str) -> None:
+        """Read the output as far as a line with a text."""
+        assert self.process.stdout is not None
+        while text not in (line := self.process.stdout.readline()):
+            assert line, self.output
+            self.output += line
+
+    @property
+    def status(self) -> int:
+        return self.process.returncode
+
+    @property
+    def report(self) -> TrialReport:
+        [path] = self.folder.glob("trial-token-*.json")
+        return TrialReport.from_json(path.read_text())
+
+    @property
+    def answers(self) -> dict[str, str]:
+        return {one.id: one.answer or f"not asked: {one.why}" for one in self.report.results}
+
+    @property
+    def differing(self) -> dict[str, str]:
+        return {one.id: one.answer for one in self.report.results if one.verdict == Verdict.DIFFERS}
+
+
+_DUMP = """
+import json, sys
+import pkcs11
+found = []
+with pkcs11.lib(sys.argv[1]).get_token(token_label=sys.argv[2]).open(user_pin=sys.argv[3]) as session:
+    for one in session.get_objects():
+        shown = {}
+        for name in pkcs11.Attribute:
+            try:
+                shown[name.name] = repr(one[name])
+            except Exception as error:
+                shown[name.name] = type(error).__name__
+        found.append(shown)
+print(json.dumps(sorted(found, key=repr)))
+"""
+
+
+def dump(hsm: SoftHSM) -> list[dict[str, Any]]:
+    """Return all attributes of all objects on the token, read by another process."""
+    command = [sys.executable, "-c", _DUMP, hsm.module, LABEL, PIN]
+    done = subprocess.run(
+        command, env={**os.environ, **hsm.env}, capture_output=True, text=True, check=True, timeout=60
+    )
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
+
+
+def object_files(hsm: SoftHSM) -> dict[str, bytes]:
+    """Return the files of the objects; SoftHSM writes that of the token at each login."""
+    return {path.name: path.read_bytes() for path in hsm.folder.rglob("*.object") if path.name != "token.object"}
+
+
+def test_table_has_unique_ids_and_questions_and_more_than_thirty() -> None:
+    ids = [one.id for one in QUESTIONS]
+    assert len(set(ids)) == len(ids) > 30
+    assert all(re.fullmatch(r"[a-z]+\.[a-z0-9-]+", one) for one in ids)
+    assert all("?" in one.text for one in QUESTIONS)
+
+
+def test_what_rests_on_a_question_is_there() -> None:
+    for question in QUESTIONS:
+        for place in question.rests_on:
+            path, _, name = place.partition(": ")
+            text = (ROOT / path).read_text()
+            assert all(re.search(rf"\b{part}\b", text) for part in name.split(".") if part), place
+
+
+@pytest.fixture(scope="module")
+def reading(hsm: SoftHSM, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrialRun, bool]:
+    """A run that reads, and whether the objects are the same as before."""
+    before, files = dump(hsm), object_files(hsm)
+    run = TrialRun(hsm, tmp_path_factory.mktemp("reading"), "--yes").finish()
+    return run, (dump(hsm), object_files(hsm)) == (before, files)
+
+
+@pytest.fixture(scope="module")
+def writing(hsm: SoftHSM, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrialRun, bool]:
+    """A run that writes, and whether the objects are the same as before."""
+    before, files = dump(hsm), object_files(hsm)
+    run = TrialRun(hsm, tmp_path_factory.mktemp("writing"), "--yes", "--write", LABEL).finish()
+    return run, (dump(hsm), object_files(hsm)) == (before, files)
+
+
+@pytest.mark.slow
+def test_reading_trial_finds_softhsm_as_expected_and_changes_no_object(reading: tuple[TrialRun, bool]) -> None:
+    run, is_unchanged = reading
+    assert (run.status, run.differing, is_unchanged) == (0, {}, True), run.output
+    assert run.report.counts[Verdict.EXPECTED] > 60
+    assert {one.why for one in run.report.results if one.id.startswith("keygen.rsa")} == {
+        "nothing is written without --write"
+    }
+
+
+@pytest.mark.slow
+def test_writing_trial_finds_softhsm_as_expected_and_deletes_what_it_made(writing: tuple[TrialRun, bool]) -> None:
+    run, is_unchanged = writing
+    assert (run.status, run.differing, is_unchanged) == (0, {}, True), run.output
+    not_asked = {one.id for one in run.report.results if one.verdict == Verdict.NOT_ASKED}
+    assert not_asked == {"keygen.mldsa44", "sign.mldsa", "token.pulled"}
+    assert "Nothing that it made is left on the token" in run.output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["reading", "writing"])
+def test_report_has_nothing_that_identifies_the_token_or_its_owner(
+    name: str, hsm: SoftHSM, request: pytest.FixtureRequest
+) -> None:
+    run: TrialRun = request.getfixturevalue(name)[0]
+    info = subprocess.run(
+        ["softhsm2-util", "--show-slots"], env={**os.environ, **hsm.env}, capture_output=True, text=True
+    )
+    [block] = (one for one in info.stdout.split("\nSlot ") if LABEL in one)
+    slot, [serial] = block.split()[0], re.findall(r"Serial number: +(\w+)", block)
+    secrets = [LABEL, KEY, "hushed", SUBJECT, KEY_ID.hex(), PIN, serial, slot, os.environ["HOME"], str(hsm.folder)]
+    for path in run.folder.iterdir():
+        text = path.read_text().lower()
+        assert [one for one in secrets if one.lower() in text] == []
+    target = run.report.target
+    assert (target["manufacturer"], target["model"], target["firmware"]) == ("SoftHSM project", "SoftHSM v2", "2.6")
+
+
+@pytest.mark.slow
+def test_signatures_are_made_with_a_key_that_the_user_names(hsm: SoftHSM, tmp_path: Path) -> None:
+    before = dump(hsm)
+    flags = ("--only", "sign.*", "--only", "time.*", "--sign-with")
+    for name in (KEY, KEY_ID.hex()):
+        folder = tmp_path / str(len(name))
+        folder.mkdir()
+        run = TrialRun(hsm, folder, "--yes", *flags, name).finish()
+        assert run.answers["sign.ecdsa"] == "r and s, each as long as the order", run.output
+        assert run.answers["sign.rsa"] == "not asked: the named key is of another type"
+        assert run.status == 0
+    assert dump(hsm) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "pin", "why"),
+    [
+        ((), None, "no PIN was given"),
+        (("--pin-source", "file:/nonexistent/hushed-place"), None, "the login failed with PinError"),
+    ],
+)
+def test_questions_that_need_a_login_are_not_asked_without_a_pin(
+    hsm: SoftHSM, tmp_path: Path, flags: tuple[str, ...], pin: str | None, why: str
+) -> None:
+    run = TrialRun(hsm, tmp_path, "--yes", *flags, pin=pin).finish()
+    assert run.answers["key.names"] == f"not asked: {why}"
+    assert run.answers["object.ec-point"] == "DER, uncompressed"
+    assert (run.status, run.differing) == (0, {})
+    assert "hushed-place" not in "".join(path.read_text() for path in tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_wrong_pin_is_sent_once_and_not_at_all_while_the_token_counts_one(hsm: SoftHSM, tmp_path: Path) -> None:
+    first, second = (tmp_path / name for name in ("first", "second"))
+    first.mkdir()
+    second.mkdir()
+    run = TrialRun(hsm, first, "--yes", pin="00000000", XDG_STATE_HOME=str(tmp_path)).finish()
+    assert run.answers["key.names"] == "not asked: the token refused the PIN"
+    assert run.answers["login.twice"] == "not asked: the token refused the PIN"
+    # SoftHSM raises the flag for one wrong PIN, and has no counter: another one would lower nothing.
+    run = TrialRun(hsm, second, "--yes", XDG_STATE_HOME=str(tmp_path)).finish()
+    assert run.answers["token.pin-count"] == "an earlier try failed"
+    assert run.answers["key.names"].startswith("not asked: no PIN was sent, because")
+    assert run.status == 1
+    dump(hsm)  # A login with the right PIN lowers the flag.
+
+
+def test_nothing_is_done_without_a_yes(hsm: SoftHSM, tmp_path: Path) -> None:
+    run = TrialRun(hsm, tmp_path, "--write", LABEL).finish()
+    assert (run.status, list(tmp_path.iterdir())) == (2, [])
+    assert "It makes key pairs and a certificate with the label hwsigner-trial-" in run.output
+    assert "nothing was made" in run.output
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        (("--write", "one", "--token", "two"), "both name the token"),
+        (("--clean",), "Add --write"),
+        (("--token", "nonesuch"), "has no token 'nonesuch'"),
+        (("--only", "nonesuch"), "the name of no question"),
+    ],
+)
+def test_wrong_flags_are_refused(hsm: SoftHSM, tmp_path: Path, flags: tuple[str, ...], problem: str) -> None:
+    run = TrialRun(hsm, tmp_path, "--yes", *flags).finish()
+    assert run.status in (1, 2)
+    assert problem in run.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_file_that_is_no_module_is_refused(hsm: SoftHSM, tmp_path: Path) -> None:
+    run = TrialRun(hsm, tmp_path, "--yes", MODULE="/etc/passwd").finish()
+    assert run.status == 1
+    assert "PKCS #11 module /etc/passwd can't be used" in run.output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "whole_group"), [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGHUP, False)]
+)
+def test_stopped_trial_deletes_what_it_made(
+    hsm: SoftHSM, tmp_path: Path, number: signal.Signals, whole_group: bool
+) -> None:
+    before = dump(hsm)
+    run = TrialRun(hsm, tmp_path, "--yes", "--write", LABEL, *WRITING)
+    run.read_until("keygen.p256")
+    assert len(object_files(hsm)) > len(before)
+    (os.killpg if whole_group else os.kill)(run.process.pid, number)
+    assert run.finish().status == 130, run.output
+    assert "the trial was stopped. Nothing that it made is left on the token" in run.output
+    assert dump(hsm) == before
+
+
+@pytest.mark.slow
+def test_trial_that_was_killed_cleans_up_by_itself_or_by_the_flag(hsm: SoftHSM, tmp_path: Path) -> None:
+    before = dump(hsm)
+    run = TrialRun(hsm, tmp_path, "--yes", "--write", LABEL, *WRITING)
+    run.read_until("keygen.rsa2048")
+    os.kill(run.process.pid, signal.SIGKILL)  # The process that uses the module goes on, and finds nobody.
+    deadline = time.monotonic() + 30
+    while dump(hsm) != before:
+        assert time.monotonic() < deadline
+    run.finish()
+    run = TrialRun(hsm, tmp_path, "--yes", "--write", LABEL, *WRITING)
+    run.read_until("keygen.rsa2048")
+    os.killpg(run.process.pid, signal.SIGKILL)
+    run.finish()
+    assert len(dump(hsm)) > len(before)
+    hsm.generate("hwsigner-trial-of-mine", b"\7", "EC:prime256v1")
+    run = TrialRun(hsm, tmp_path, "--yes", "--write", LABEL, "--clean").finish()
+    assert run.status == 0
+    assert re.search(r"private key hwsigner-trial-[0-9a-f]{8}\n", run.output)
+    assert len(dump(hsm)) == len(before) + 2
+    for kind in ("privkey", "pubkey"):
+        hsm.delete(kind, b"\7")
+    assert dump(hsm) == before
+    run = TrialRun(hsm, tmp_path, "--yes", "--write", LABEL, "--clean").finish()
+    assert (run.status, "No trial has left anything there" in run.output) == (0, True)
+
+
+@pytest.mark.slow
+def test_module_that_crashes_costs_the_question_only(hsm: SoftHSM, tmp_path: Path, shim_library: Path) -> None:
+    before = dump(hsm)
+    shim = {"SHIM_MODULE": hsm.module, "SHIM_CONF": str(hsm.conf), "SHIM_CRASHES": "1"}
+    run = TrialRun(
+        hsm,
+        tmp_path,
+        "--yes",
+        "--write",
+        LABEL,
+        "--only",
+        "sign.*",
+        "--only",
+        "delete.*",
+        **shim,
+        MODULE=str(shim_library),
+    ).finish()
+    assert run.status == 1, run.output
+    assert run.answers["sign.ecdsa"] == "the module ended its process by SIGABRT"
+    assert run.answers["sign.begun-twice"] == "CKR_OPERATION_ACTIVE"
+    assert dump(hsm) == before
+
+
+def test_list_needs_no_module() -> None:
+    command = [sys.executable, "-m", "hwsigner.trial", "token", "--list", "--only", "sign.*"]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True
+    )
+    assert "sign.ecdsa: What does CKM_ECDSA return?" in done.stdout
