@@ -16,6 +16,7 @@ from hwsigner.emulator.resources import Role
 from hwsigner.emulator.vault import Credentials, matches
 
 _Value = str | None
+_TAG = "aws:principaltag/"
 _OPERATOR = re.compile(r"(String|Arn)(Not)?(Equals|Like)(IfExists)?")
 
 
@@ -55,9 +56,9 @@ class Assumption(NamedTuple):
 
     def _judge(self, operator: str, key: str, wanted: list[str]) -> bool | None:
         match, values = _OPERATOR.fullmatch(operator), self._values()
-        if not match or key.lower() not in values:
+        if not match or (key.lower() not in values and not key.lower().startswith(_TAG)):
             return None
-        value = values[key.lower()]
+        value = values.get(key.lower())
         if value is None:
             return bool(match[2] or match[4])
         exact = match[1] == "String" and match[3] == "Equals"
@@ -73,6 +74,7 @@ class Assumption(NamedTuple):
             "sts:sourceidentity": identity,
             "sts:externalid": self.external_id or None,
             "sts:rolesessionname": self.session_name,
+            **{f"{_TAG}{name.lower()}": value for name, value in self.caller.tags.items()},
         }
 
 

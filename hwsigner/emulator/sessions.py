@@ -165,8 +165,8 @@ class SessionService:
             expiration=expiration,
             arn=f"arn:{arn.partition}:sts::{arn.account}:assumed-role/{role.name}/{session_name}",
             user_id=f"{role.id}:{session_name}",
-            account=arn.account,
             source_identity=tags.source_identity(leaf, role.arn, differing),
+            tags=tags.principal_tags(leaf, role.arn, target.profile.attribute_mappings, differing=differing),
         )
         entry = {
             "assumedRoleUser": {"arn": issued.arn, "assumedRoleId": issued.user_id},

@@ -89,8 +89,8 @@ class StsService:
             expiration=self._clock().replace(microsecond=0) + timedelta(seconds=seconds),
             arn=f"arn:{parts.partition}:sts::{parts.account}:assumed-role/{role.name}/{session_name}",
             user_id=f"{role.id}:{session_name}",
-            account=parts.account,
             source_identity=caller.source_identity,
+            tags={},  # None is transitive.
         )
         given = {"SourceIdentity": issued.source_identity} if issued.source_identity else {}
         return {

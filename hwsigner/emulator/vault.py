@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from fnmatch import fnmatchcase
@@ -31,6 +32,7 @@ class Credentials:
     user_id: str
     account: str
     source_identity: str = ""  # Of the session; empty if it has none.
+    tags: Mapping[str, str] = field(default_factory=dict)  # Of the session.
 
     @property
     def is_of_role(self) -> bool:
@@ -45,12 +47,15 @@ class Vault:
         self._issued: dict[str, Credentials] = {}
         self._added: dict[str, Credentials] = {}
 
-    def issue(self, *, expiration: datetime, arn: str, user_id: str, account: str, source_identity: str) -> Credentials:
+    def issue(
+        self, *, expiration: datetime, arn: str, user_id: str, source_identity: str, tags: Mapping[str, str]
+    ) -> Credentials:
         """Create credentials for an assumed role."""
         key_id = "ASIA" + "".join(secrets.choice(_KEY_ID_LETTERS) for _ in range(16))
         secret = base64.b64encode(secrets.token_bytes(30)).decode()
         token = base64.b64encode(secrets.token_bytes(300)).decode()
-        issued = Credentials(key_id, secret, token, expiration, arn, user_id, account, source_identity)
+        account = arn.split(":")[4]
+        issued = Credentials(key_id, secret, token, expiration, arn, user_id, account, source_identity, tags)
         _store(self._issued, issued)
         return issued
 

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from cryptography.x509.oid import NameOID
 
 from emulator.client import Caller, create_session
 from emulator.planes import client, refused
@@ -135,6 +136,18 @@ def test_conditions_decide(
         assume(sts(emulator), **members)
     else:
         assert refused(sts(emulator).assume_role, RoleArn=OTHER, RoleSessionName="s1", **members)[0] == "AccessDenied"
+
+
+def test_tags_of_the_callers_session_decide_and_the_next_session_lacks_them(emulator: Emulator, caller: Caller) -> None:
+    other(emulator, "*", Condition={"StringEquals": {"aws:PrincipalTag/x509Subject/CN": "another"}})
+    assert refused(sts(emulator, caller).assume_role, RoleArn=OTHER, RoleSessionName="s1")[0] == "AccessDenied"
+
+    (name,) = caller.certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    other(emulator, "*", Condition={"StringEquals": {"aws:PrincipalTag/x509Subject/CN": name.value}})
+    keys = assume(sts(emulator, caller))["Credentials"]
+    credentials = (keys["AccessKeyId"], keys["SecretAccessKey"], keys["SessionToken"])
+    chained = client(emulator, service="sts", credentials=credentials)
+    assert refused(chained.assume_role, RoleArn=OTHER, RoleSessionName="s1")[0] == "AccessDenied"
 
 
 def test_deny_outweighs_an_allow_and_counts_when_its_condition_is_not_known(emulator: Emulator) -> None:

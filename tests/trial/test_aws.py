@@ -23,7 +23,7 @@ from hwsigner.trial.aws.life import clean, try_all
 from hwsigner.trial.aws.policy import least_policy
 from trial.aws_trials import KEY, FakeTime, Flags, resources
 
-FEW = ("--only", "sessions.simplest", "--only", "iam.principal-star", "--only", "tags.cn")
+FEW = ("--only", "sessions.simplest", "--only", "iam.principal-star", "--only", "keys.request-tag-assume")
 MAKING = ("iam:CreateRole", "rolesanywhere:CreateTrustAnchor", "rolesanywhere:CreateProfile", "rolesanywhere:ImportCrl")
 
 
@@ -230,7 +230,9 @@ def test_refused_resource_is_the_answer_of_the_questions_that_need_it(
     monkeypatch.setattr("hwsigner.emulator.iam.read_policy", refuse)
     assert try_all(flags(*FEW), pace) == 1
     answers = {each.id: each.answer for each in _report(tmp_path).results if each.verdict is Verdict.DIFFERS}
-    assert answers == {"tags.cn": "create_role was refused: MalformedPolicyDocument: Has prohibited key"}
+    assert answers == {
+        "keys.request-tag-assume": "create_role was refused: MalformedPolicyDocument: Has prohibited key"
+    }
 
 
 def test_questions_are_asked_even_if_the_simplest_session_is_refused(
@@ -291,7 +293,7 @@ def test_announcement_says_what_is_made_what_it_costs_and_the_policy(
 def test_list_and_policy_ask_nothing(emulator: Emulator, flags: Flags, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(flags("--list")) == run(flags("--policy", "--region", "cn-north-1")) == 0
     said = capsys.readouterr().out
-    assert "tags.cn: Which value" in said
+    assert "tags.cn: Does CN" in said
     assert "arn:aws-cn:iam" in said
     assert emulator.requests == []
 

@@ -15,7 +15,8 @@ _OWN = (
     *("DisableTrustAnchor", "EnableCrl", "EnableProfile", "EnableTrustAnchor", "GetCrl", "GetProfile"),
     *("GetTrustAnchor", "PutAttributeMapping", "UpdateCrl", "UpdateProfile", "UpdateTrustAnchor"),
 )
-_LISTING = ("ListCrls", "ListProfiles", "ListTagsForResource", "ListTrustAnchors")
+# A subject has no tag, as the service notes it by itself.
+_LISTING = ("GetSubject", "ListCrls", "ListProfiles", "ListTagsForResource", "ListTrustAnchors")
 
 
 _OF_PRIVATE_CA = ("DescribeCertificateAuthority", "GetCertificate", "GetCertificateAuthorityCertificate")

@@ -6,11 +6,10 @@ from hwsigner.trial.aws.authority import CertificateShape
 from hwsigner.trial.aws.plan import AWSQuestion
 from hwsigner.trial.aws.scene import AWSScene
 from hwsigner.trial.aws.sessions import AskedSession
-from hwsigner.trial.aws.wanted import WantedRole, expecting, statement, trusting
+from hwsigner.trial.aws.wanted import statement, trusting
 from hwsigner.trial.questions import Origin, Source
 
 _GUIDE = "IAM Roles Anywhere User Guide"
-_CN = "aws:PrincipalTag/x509Subject/CN"
 
 
 def _simplest(scene: AWSScene) -> str:
@@ -22,10 +21,6 @@ def _default_name(scene: AWSScene) -> str:
     answer = scene.session(leaf)
     forms = {"abcdef": "the serial number in lower-case hexadecimal", str(0xABCDEF): "the serial number in decimal"}
     return forms.get(answer.session_name, "something else") if answer.ok else str(answer)
-
-
-def _cn(scene: AWSScene) -> str:
-    return scene.which_value(scene.leaf(), "tag-cn", _CN, ("leaf", "CN=leaf", "hwsigner trial"))
 
 
 def _without_intermediate(scene: AWSScene) -> str:
@@ -62,15 +57,6 @@ QUESTIONS: tuple[AWSQuestion, ...] = (
         source=Source(Origin.DOCUMENT, f"{_GUIDE}, Authentication"),
         rests_on=("hwsigner/emulator/tags.py: default_session_name",),
         ask=_default_name,
-    ),
-    AWSQuestion(
-        id="tags.cn",
-        text="Which value has the principal tag of a subject's CN?",
-        expected="leaf",
-        source=Source(Origin.DOCUMENT, f"{_GUIDE}, Trust model"),
-        rests_on=("hwsigner/emulator/tags.py: principal_tags",),
-        ask=_cn,
-        needs=(WantedRole("tag-cn", expecting(_CN, "leaf")),),
     ),
     AWSQuestion(
         id="chains.no-intermediate",

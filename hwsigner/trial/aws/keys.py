@@ -1,0 +1,168 @@
+"""Questions: which keys the requests of the three actions have, and with which values."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from hwsigner.trial.aws.plan import AWSQuestion
+from hwsigner.trial.aws.probes import Condition, Probe, ProbeTable, Reading
+from hwsigner.trial.aws.sources import (
+    GLOBAL_KEYS,
+    PROPAGATION,
+    SESSION_TAGS,
+    STS_ACTIONS,
+    STS_KEYS,
+    TRUST_MODEL,
+    choice,
+)
+from hwsigner.trial.aws.wanted import ACTIONS, WantedProfile
+from hwsigner.trial.questions import Source
+
+_BY_ACTION = "docs/how-to/aws.md#keys-by-action"
+_ACTION_KEYS = "hwsigner/trust_policy/conditions.py: ACTION_KEYS"
+_CONTEXT = "hwsigner/trust_policy/__init__.py: request_context"
+_UNKNOWN = "docs/how-to/emulator.md#trust-policies"
+_ASSUME, _TAG, _SET = ACTIONS
+_THERE, _MISSING = "it is there", "it is missing"
+_SHORT = {_ASSUME: "assume", _TAG: "tag", _SET: "set"}
+
+
+def _key(name: str, key: str, actions: tuple[str, ...], source: Source) -> list[Probe]:
+    """Return three questions about a key: whether a request of each action has it."""
+    return [_key_of(action, name, key, source, is_there=action in actions) for action in ACTIONS]
+
+
+def _key_of(action: str, name: str, key: str, source: Source, *, is_there: bool) -> Probe:
+    expected, otherwise = (_THERE, _MISSING) if is_there else (_MISSING, _THERE)
+    return Probe(
+        f"keys.{name}-{_SHORT[action]}",
+        f"Does a request for {action} have the key {key}?",
+        expected,
+        source,
+        (_BY_ACTION, _ACTION_KEYS),
+        (Reading(expected, {"Null": {key: "false" if is_there else "true"}}, action),),
+        names=(("OU", "a"),),
+        otherwise=otherwise,
+        profile="propagating" if "OriginIdentity" in key else "",
+    )
+
+
+_OTHER_SOURCE = choice(
+    "the identity comes from a certificate, and STS's reference has the key for web identities and SAML"
+)
+_KEYS = [
+    *_key("principal-tag", "aws:PrincipalTag/x509Subject/OU", ACTIONS, TRUST_MODEL),
+    *_key("request-tag", "aws:RequestTag/x509Subject/OU", (_ASSUME, _TAG), SESSION_TAGS),
+    *_key("tag-keys", "aws:TagKeys", (_ASSUME, _TAG), SESSION_TAGS),
+    *_key("source-arn", "aws:SourceArn", ACTIONS, TRUST_MODEL),
+    *_key("source-account", "aws:SourceAccount", ACTIONS, GLOBAL_KEYS),
+    *_key("source-identity", "sts:SourceIdentity", (_ASSUME, _SET), STS_ACTIONS),
+    *_key("session-name", "sts:RoleSessionName", (_ASSUME,), STS_KEYS),
+    *_key("is-service", "aws:PrincipalIsAWSService", ACTIONS, GLOBAL_KEYS),
+    *_key("service-name", "aws:PrincipalServiceName", ACTIONS, GLOBAL_KEYS),
+    *_key("time", "aws:CurrentTime", ACTIONS, GLOBAL_KEYS),
+    *_key("epoch-time", "aws:EpochTime", ACTIONS, GLOBAL_KEYS),
+    *_key("origin-subject", "aws:OriginIdentity/Subject", ACTIONS, PROPAGATION),
+    *_key("origin-type", "aws:OriginIdentity/SubjectType", ACTIONS, PROPAGATION),
+    *_key("origin-issuer", "aws:OriginIdentity/Issuer", (), _OTHER_SOURCE),
+    *_key("origin-provider", "aws:OriginIdentity/FederatedProviderArn", (), _OTHER_SOURCE),
+]
+
+
+def _value(name: str, what: str, condition: Condition, source: Source, **more: Any) -> Probe:
+    """Return a question about a key's value in a request for sts:AssumeRole."""
+    made = Probe(f"keys.value-{name}", f"Is {what}?", "yes", source, (_UNKNOWN, _CONTEXT), (Reading("yes", condition),))
+    return replace(made, otherwise="no", names=(("OU", "a"),), **more)
+
+
+_VALUES = [
+    _value(
+        "source-arn",
+        "aws:SourceArn the ARN of the trust anchor",
+        {"ArnEquals": {"aws:SourceArn": "<<anchor:main>>"}},
+        TRUST_MODEL,
+    ),
+    _value(
+        "source-account",
+        "aws:SourceAccount the account of the trust anchor",
+        {"StringEquals": {"aws:SourceAccount": "<<account>>"}},
+        GLOBAL_KEYS,
+    ),
+    _value(
+        "is-service", "aws:PrincipalIsAWSService true", {"Bool": {"aws:PrincipalIsAWSService": "true"}}, GLOBAL_KEYS
+    ),
+    _value(
+        "service-name",
+        "aws:PrincipalServiceName rolesanywhere.amazonaws.com",
+        {"StringEquals": {"aws:PrincipalServiceName": "rolesanywhere.amazonaws.com"}},
+        GLOBAL_KEYS,
+    ),
+    _value(
+        "time",
+        "aws:CurrentTime between 2026 and 2126",
+        {
+            "DateGreaterThan": {"aws:CurrentTime": "2026-01-01T00:00:00Z"},
+            "DateLessThan": {"aws:CurrentTime": "2126-01-01T00:00:00Z"},
+        },
+        GLOBAL_KEYS,
+    ),
+    _value(
+        "epoch-time",
+        "aws:EpochTime a number of seconds since 1970",
+        {"NumericGreaterThan": {"aws:EpochTime": "1767225600"}},
+        GLOBAL_KEYS,
+    ),
+    _value(
+        "request-tag",
+        "aws:RequestTag/x509Subject/OU the OU",
+        {"StringEquals": {"aws:RequestTag/x509Subject/OU": "a"}},
+        SESSION_TAGS,
+    ),
+    _value(
+        "tag-keys",
+        "x509Subject/OU one of aws:TagKeys",
+        {"ForAnyValue:StringEquals": {"aws:TagKeys": "x509Subject/OU"}},
+        SESSION_TAGS,
+    ),
+    _value(
+        "all-tag-keys",
+        "each of aws:TagKeys one of x509Subject/*, x509Issuer/* and x509SAN/*",
+        {"ForAllValues:StringLike": {"aws:TagKeys": ["x509Subject/*", "x509Issuer/*", "x509SAN/*"]}},
+        TRUST_MODEL,
+    ),
+    _value(
+        "source-identity",
+        "sts:SourceIdentity CN= and the CN",
+        {"StringEquals": {"sts:SourceIdentity": "CN=keys-value-source-identity"}},
+        TRUST_MODEL,
+    ),
+    _value(
+        "session-name",
+        "sts:RoleSessionName the name that the client gave",
+        {"StringEquals": {"sts:RoleSessionName": "web"}},
+        STS_KEYS,
+        profile="named",
+        session_name="web",
+    ),
+    _value(
+        "origin-subject",
+        "aws:OriginIdentity/Subject the CN",
+        {"StringEquals": {"aws:OriginIdentity/Subject": "keys-value-origin-subject"}},
+        PROPAGATION,
+        profile="propagating",
+    ),
+    _value(
+        "origin-type",
+        "aws:OriginIdentity/SubjectType what the profile says",
+        {"StringEquals": {"aws:OriginIdentity/SubjectType": "workload"}},
+        PROPAGATION,
+        profile="propagating",
+    ),
+]
+_PROPAGATION = {"status": "ENABLED", "subjectType": "workload"}
+_PROFILES = [
+    WantedProfile("named", members={"acceptRoleSessionName": True}),
+    WantedProfile("propagating", members={"tipConfiguration": _PROPAGATION}),
+]
+QUESTIONS: list[AWSQuestion] = ProbeTable("keys", [*_KEYS, *_VALUES], _PROFILES).questions

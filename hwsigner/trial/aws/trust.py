@@ -1,0 +1,280 @@
+"""Questions: whom whole trust policies let in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from hwsigner.trial.aws.authority import CertificateShape
+from hwsigner.trial.aws.plan import AWSQuestion
+from hwsigner.trial.aws.probes import LET_IN, REFUSED, TAG_KEY, in_words
+from hwsigner.trial.aws.scene import AWSScene, RefusedInAdvanceError
+from hwsigner.trial.aws.sessions import AskedSession
+from hwsigner.trial.aws.sources import (
+    OPERATORS,
+    PRINCIPALS,
+    STS_ACTIONS,
+    TRUST_MODEL,
+    VARIABLES,
+    choice,
+)
+from hwsigner.trial.aws.wanted import ACTIONS, WantedRole, statement, trusting
+from hwsigner.trial.questions import NotAskedError, Source
+
+_WRONG = "docs/how-to/aws.md#wrong-it-keeps-out-what-it-should-let-in"
+_OPEN = "docs/how-to/aws.md#open-it-lets-in-more-than-it-names"
+_EMULATOR = "docs/how-to/emulator.md#trust-policies"
+_IAM = "docs/how-to/emulator.md#iam"
+_POLICY = "hwsigner/trust_policy/__init__.py: TrustPolicy"
+_PRINCIPAL = "hwsigner/trust_policy/__init__.py: _is_for_service"
+_FORM = "hwsigner/emulator/iam_policies.py: check_form"
+_MALFORMED = "IAM refuses the policy: MalformedPolicyDocument"
+_ASSUME, _TAG, _SET = ACTIONS
+_SERVICE = "rolesanywhere.amazonaws.com"
+_NO_ANCHOR = ":trust-anchor/00000000-0000-4000-8000-000000000000"
+_OU = f"{TAG_KEY}x509Subject/OU"
+_SHAPE = CertificateShape((("CN", "web"), ("OU", "a")))
+
+
+def _let_in(role: str, scene: AWSScene) -> str:
+    try:
+        return in_words(scene.session(scene.leaf(_SHAPE), AskedSession(role)))
+    except RefusedInAdvanceError as error:
+        return f"IAM refuses the policy: {error.message.split(': ')[1]}"
+
+
+def _policy(
+    name: str, text: str, policy: Mapping[str, Any], expected: str, source: Source, rests_on: Sequence[str]
+) -> AWSQuestion:
+    role = WantedRole(f"trust-{name}", policy)
+    return AWSQuestion(f"trust.{name}", text, expected, source, tuple(rests_on), partial(_let_in, role.name), (role,))
+
+
+def _actions(name: str, text: str, expected: str, source: Source, *actions: str) -> AWSQuestion:
+    return _policy(f"action-{name}", text, trusting(statement(None, actions)), expected, source, (_WRONG, _POLICY))
+
+
+def _principal(name: str, text: str, principal: object, expected: str, source: Source) -> AWSQuestion:
+    policy = trusting(statement(Principal=principal))
+    return _policy(f"principal-{name}", text, policy, expected, source, (_EMULATOR, _PRINCIPAL))
+
+
+_ACTIONS = [
+    _actions("all", "Does a policy with the three actions let a certificate in?", LET_IN, TRUST_MODEL, *ACTIONS),
+    _actions(
+        "no-assume", "Does a policy without sts:AssumeRole let a certificate in?", REFUSED, TRUST_MODEL, _TAG, _SET
+    ),
+    _actions(
+        "no-tag", "Does a policy without sts:TagSession let a certificate in?", REFUSED, TRUST_MODEL, _ASSUME, _SET
+    ),
+    _actions(
+        "no-set",
+        "Does a policy without sts:SetSourceIdentity let a certificate in?",
+        REFUSED,
+        TRUST_MODEL,
+        _ASSUME,
+        _TAG,
+    ),
+    _actions(
+        "star",
+        "Does a policy with the action sts:* let a certificate in?",
+        LET_IN,
+        choice("IAM's actions may have wildcards"),
+        "sts:*",
+    ),
+    _actions(
+        "pattern",
+        "Does a policy with sts:AssumeRol?, sts:Tag* and sts:Set* let a certificate in?",
+        LET_IN,
+        choice("IAM's actions may have wildcards"),
+        *("sts:AssumeRol?", "sts:Tag*", "sts:Set*"),
+    ),
+    _actions(
+        "case",
+        "Does a policy with the actions in other letters, such as STS:assumerole, let a certificate in?",
+        LET_IN,
+        choice("IAM's actions are not case-sensitive"),
+        *("STS:assumerole", "sts:tagsession", "sts:setsourceidentity"),
+    ),
+    _actions(
+        "unknown",
+        "Does a policy with the action sts:TagSessions, which there is not, beside the three let a certificate in?",
+        REFUSED,
+        choice("IAM stores it, and the emulator does not judge what it does not know"),
+        *(*ACTIONS, "sts:TagSessions"),
+    ),
+    _policy(
+        "action-deny-tag",
+        "Does a policy that denies sts:TagSession let a certificate in?",
+        trusting(statement(), statement(None, (_TAG,), Effect="Deny")),
+        REFUSED,
+        OPERATORS,
+        (_EMULATOR, _POLICY),
+    ),
+    _policy(
+        "action-apart",
+        "Does a policy with a statement for each action let a certificate in?",
+        trusting(*(statement(None, (action,)) for action in ACTIONS)),
+        LET_IN,
+        TRUST_MODEL,
+        ("docs/how-to/aws.md#keys-by-action", _POLICY),
+    ),
+]
+_PRINCIPALS = [
+    _principal(
+        "other-service",
+        "Is Roles Anywhere let in by sts.amazonaws.com?",
+        {"Service": "sts.amazonaws.com"},
+        REFUSED,
+        TRUST_MODEL,
+    ),
+    _principal(
+        "two-services",
+        "Is Roles Anywhere let in if it is one of two services?",
+        {"Service": ["ec2.amazonaws.com", _SERVICE]},
+        LET_IN,
+        PRINCIPALS,
+    ),
+    _principal(
+        "everyone",
+        'Is Roles Anywhere let in by {"AWS": "*"}?',
+        {"AWS": "*"},
+        LET_IN,
+        choice("everyone includes services; what IAM makes of it is the worst case"),
+    ),
+    _principal(
+        "account",
+        "Is Roles Anywhere let in by a policy that names the account?",
+        {"AWS": "arn:<<partition>>:iam::<<account>>:root"},
+        REFUSED,
+        PRINCIPALS,
+    ),
+    _principal(
+        "both",
+        "Is Roles Anywhere let in if it is named beside the account?",
+        {"AWS": "<<account>>", "Service": _SERVICE},
+        LET_IN,
+        PRINCIPALS,
+    ),
+    _principal("any-service", 'Does IAM take {"Service": "*"}?', {"Service": "*"}, _MALFORMED, PRINCIPALS),
+]
+_LETTERS = choice("AWS's documents do not say that IAM takes operators in other letters")
+_DOCUMENTS = [
+    _policy(
+        "operator-case",
+        "Does IAM take the operator stringequals?",
+        trusting(statement({"stringequals": {_OU: "a"}})),
+        _MALFORMED,
+        _LETTERS,
+        (_IAM, _FORM),
+    ),
+    _policy(
+        "arn-star",
+        'Does ArnLike aws:SourceArn "*" let a certificate in?',
+        trusting(statement({"ArnLike": {"aws:SourceArn": "*"}})),
+        LET_IN,
+        choice("AWS does not document it, and this is the worst case"),
+        (_OPEN, "hwsigner/trust_policy/conditions.py: _arn"),
+    ),
+    _policy(
+        "arn-short",
+        "Does ArnLike aws:SourceArn with a pattern of less than six parts let a certificate in?",
+        trusting(statement({"ArnLike": {"aws:SourceArn": "arn:*:trust-anchor/*"}})),
+        REFUSED,
+        choice("the six parts are compared one by one"),
+        (_EMULATOR, "hwsigner/trust_policy/conditions.py: _arn"),
+    ),
+    _policy(
+        "variable-dollar",
+        "Does StringNotEquals with $(aws:PrincipalTag/x509Subject/OU}, which is no variable, let a certificate in?",
+        trusting(statement({"StringNotEquals": {_OU: "$(aws:PrincipalTag/x509Subject/OU}"}})),
+        LET_IN,
+        VARIABLES,
+        (_OPEN, "hwsigner/trust_policy/conditions.py: _Pattern"),
+    ),
+    _policy(
+        "source-ip",
+        "Does aws:SourceIp of any address let a certificate in?",
+        trusting(statement({"IpAddress": {"aws:SourceIp": ["0.0.0.0/0", "::/0"]}})),
+        REFUSED,
+        choice("whose address it would be is not documented, so it is not judged"),
+        (_EMULATOR, "hwsigner/trust_policy/conditions.py: OPERATORS"),
+    ),
+    _policy(
+        "version-2008",
+        "Are variables of a policy of Version 2008-10-17 compared letter by letter?",
+        {**trusting(statement({"StringEquals": {_OU: "${aws:PrincipalTag/x509Subject/OU}"}})), "Version": "2008-10-17"},
+        REFUSED,
+        VARIABLES,
+        (_EMULATOR, _POLICY),
+    ),
+    _policy(
+        "no-version",
+        "Is the Version 2008-10-17 if a policy has none?",
+        {"Statement": trusting(statement({"StringEquals": {_OU: "${aws:PrincipalTag/x509Subject/OU}"}}))["Statement"]},
+        REFUSED,
+        VARIABLES,
+        (_EMULATOR, _POLICY),
+    ),
+    _policy(
+        "source-identity-at-once",
+        "Does sts:SourceIdentity in one statement for all three actions let a certificate in?",
+        trusting(statement({"StringEquals": {"sts:SourceIdentity": "CN=web"}})),
+        REFUSED,
+        STS_ACTIONS,
+        ("docs/how-to/aws.md#keys-by-action", "hwsigner/trust_policy/conditions.py: ACTION_KEYS"),
+    ),
+]
+
+
+_ALIAS_POLICY = "arn:<<partition>>:rolesanywhere:<<region>>:<<account>>:alias/trust-anchor/<<prefix>>-alias"
+_ALIASES = "docs/how-to/emulator.md#the-control-plane"
+
+
+def _by_alias(role: str, scene: AWSScene) -> str:
+    """Ask for a session by the alias of the trust anchor."""
+    anchor, alias = scene.arn("anchor", "main"), scene.named("alias")
+    members = {"trustAnchorId": anchor.rpartition("/")[2], "aliasName": alias}
+    changed = scene.calls.call("rolesanywhere", "update_trust_anchor", **members)
+    if changed.code:
+        raise NotAskedError(f"UpdateTrustAnchor was refused: {changed.code}")
+    by_alias = f"{anchor.rpartition(':')[0]}:alias/trust-anchor/{alias}"
+    asked = AskedSession(role)
+    return in_words(
+        scene.send(scene.leaf(_SHAPE), asked, (scene.arn("profile", "main"), scene.arn("role", role), by_alias))
+    )
+
+
+def _alias(name: str, text: str, anchor: str, expected: str, source: Source) -> AWSQuestion:
+    role = WantedRole(f"trust-{name}", trusting(statement({"ArnEquals": {"aws:SourceArn": anchor}})))
+    rests_on = _ALIASES, "docs/how-to/aws.md#what-each-condition-means", "hwsigner/emulator/sessions.py: SessionService"
+    return AWSQuestion(f"trust.{name}", text, expected, source, rests_on, partial(_by_alias, role.name), (role,))
+
+
+_ANCHORS = [
+    _policy(
+        "other-anchor",
+        "Does aws:SourceArn of another trust anchor let a certificate in?",
+        trusting(statement({"ArnEquals": {"aws:SourceArn": _ALIAS_POLICY.partition(":alias")[0] + _NO_ANCHOR}})),
+        REFUSED,
+        TRUST_MODEL,
+        (_OPEN, _POLICY),
+    ),
+    _alias(
+        "alias",
+        "Does aws:SourceArn with the trust anchor's ID let in a request that names its alias?",
+        "<<anchor:main>>",
+        LET_IN,
+        choice("aws:SourceArn is the ARN with the ID"),
+    ),
+    _alias(
+        "alias-in-policy",
+        "Does aws:SourceArn with the trust anchor's alias let in a request that names the alias?",
+        _ALIAS_POLICY,
+        REFUSED,
+        TRUST_MODEL,
+    ),
+]
+
+QUESTIONS: list[AWSQuestion] = [*_ACTIONS, *_PRINCIPALS, *_DOCUMENTS, *_ANCHORS]

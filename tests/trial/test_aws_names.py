@@ -1,0 +1,111 @@
+"""Questions to AWS about names, tags, keys and conditions: emulators that answer otherwise are found."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hwsigner.emulator import Emulator, tags
+from hwsigner.emulator.differences import Difference
+from hwsigner.trial import Result, TrialReport, Verdict
+from hwsigner.trial.aws.calls import TrialPace
+from hwsigner.trial.aws.life import try_all
+from hwsigner.trial.aws.plan import plan_of
+from hwsigner.trial.aws.questions import QUESTIONS
+from hwsigner.trial.aws.tags import unmapped
+from hwsigner.trust_policy import conditions
+from hwsigner.trust_policy.writing import SIZE_LIMIT
+
+Flags = Callable[..., argparse.Namespace]
+Ask = Callable[..., dict[str, Result]]
+_SHORT = "the serial number in lower-case hexadecimal, without leading zeros"
+# For each difference about names and policies, a question that finds it, and its answer.
+FOUND = {
+    Difference.FIRST_VALUE: ("tags.two-ous", "b, the first"),
+    Difference.OID_TAGS: ("tags.private", "the tag x509Subject/1.3.6.1.4.1.32473.1"),
+    Difference.BAD_NAMES_IGNORED: ("tags.ampersand", "no tag"),
+    Difference.LATER_DNS_IGNORED: ("san.dns-second-wildcard", "the tag is there"),
+    Difference.BARE_SOURCE_IDENTITY: ("source-identity.cn", "the CN"),
+    Difference.UPPER_CASE_SERIAL: (
+        "session-name.odd",
+        "the serial number in upper-case hexadecimal, two digits a byte",
+    ),
+    Difference.SUBJECT_BY_CA: ("subject.ca", "another"),
+    Difference.EVERY_KEY: ("keys.source-identity-tag", "it is there"),
+    Difference.FOR_ALL_NEEDS_KEY: ("conditions.missing-all", "refused"),
+    Difference.ARN_STAR: ("trust.arn-star", "refused"),
+    Difference.OPERATOR_CASE: ("trust.operator-case", "refused"),
+    Difference.SESSION_NAME_IGNORED: ("session-name.not-accepted", "another name is taken"),
+    Difference.MAPPINGS_MERGED: ("mappings.narrowed", "a tag"),
+}
+
+
+@pytest.fixture
+def ask(flags: Flags, pace: TrialPace, tmp_path: Path) -> Ask:
+    """Return what asks some questions, and returns the results by ID."""
+
+    def asked(*ids: str) -> dict[str, Result]:
+        try_all(flags(*(word for each in ids for word in ("--only", each))), pace)
+        (path,) = tmp_path.glob("trial-aws-*.json")
+        return {each.id: each for each in TrialReport.from_json(path.read_text()).results}
+
+    return asked
+
+
+@pytest.mark.parametrize("difference", FOUND)
+def test_difference_is_found_with_the_other_answer(emulator: Emulator, ask: Ask, difference: Difference) -> None:
+    question, answer = FOUND[difference]
+    emulator.world.differing = {difference}
+    result = ask(question)[question]
+    assert (result.verdict, result.answer) == (Verdict.DIFFERS, answer)
+
+
+_NO_UID = {oid: name for oid, name in tags._NAMES.items() if name != "UID"}
+_NOT_TO_SET = {**conditions._BY_NAME, "sts:sourceidentity": ("sts:AssumeRole",)}
+_IGNORING_CASE = {**conditions.OPERATORS, "StringEquals": conditions.OPERATORS["StringEqualsIgnoreCase"]}
+CHANGES: list[tuple[str, Any, str, str]] = [
+    ("emulator.tags._NAMES", _NO_UID, "tags.uid", "no tag"),
+    ("emulator.tags._is_tag", lambda value: len(value) <= 256, "tags.emoji", "a tag with this value"),
+    ("emulator.tags._is_tag", str.isascii, "tags.umlauts", unmapped(subject="OU")),
+    ("emulator.tags._MAX_PREFIXED_NAME", 64, "source-identity.62", "CN= and the CN"),
+    ("emulator.tags.default_session_name", lambda leaf, _: f"{leaf.serial_number:x}", "session-name.odd", _SHORT),
+    ("emulator.parameters._SESSION_NAME", re.compile("[a-z]{1,64}"), "session-name.one", "taken"),
+    (
+        "emulator.sessions.by_arn",
+        dict.get,
+        "trust.alias",
+        "403 AccessDeniedException: Specified Trust Anchor wasn't found.",
+    ),
+    ("emulator.sts._LONGEST_CHAINED", 43200, "chaining.longer", "let in"),
+    ("trust_policy.conditions._BY_NAME", _NOT_TO_SET, "keys.source-identity-set", "it is missing"),
+    ("trust_policy.conditions.OPERATORS", _IGNORING_CASE, "conditions.equals-case", "let in"),
+    (
+        "trust_policy._is_for_service",
+        lambda principal, _: "Service" in principal,
+        "trust.principal-everyone",
+        "refused",
+    ),
+    ("trust_policy._names_action", str.__eq__, "trust.action-star", "refused"),
+]
+
+
+@pytest.mark.parametrize(("place", "other", "question", "answer"), CHANGES)
+def test_changed_emulator_is_found(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch, place: str, other: Any, question: str, answer: str
+) -> None:
+    monkeypatch.setattr(f"hwsigner.{place}", other)
+    result = ask(question)[question]
+    assert (result.verdict, result.answer) == (Verdict.DIFFERS, answer)
+
+
+def test_roles_are_few_and_their_policies_as_long_as_iam_takes_at_most() -> None:
+    roles = plan_of(QUESTIONS).roles
+    assert len(roles) <= 80
+    texts = (re.sub("<<.*?>>", "a" * 110, json.dumps(each.policy, separators=(",", ":"))) for each in roles)
+    assert max(map(len, texts)) <= SIZE_LIMIT
