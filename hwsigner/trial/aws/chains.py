@@ -80,6 +80,12 @@ def _issuer_of(ca: TrialCA, shape: CertificateShape) -> TrialIssuer:
     return ca.issuer(f"shaped {shape!r}", replace(shape, subject=(("CN", "a CA to judge"),)), ca.root)
 
 
+def _below_expired(ca: TrialCA) -> TrialIssuer:
+    """Return a CA whose issuer has expired."""
+    above = _issuer_of(ca, replace(A_CA, end=-_DAY / 24))
+    return ca.issuer("below-expired", CertificateShape((("CN", "CA below an expired one"),), extensions=OF_CA), above)
+
+
 def _unrelated(ca: TrialCA) -> TrialIssuer:
     return ca.issuer("unrelated", CertificateShape((("CN", "unrelated CA"),), extensions=OF_CA), ca.root)
 
@@ -196,6 +202,15 @@ _ANCHORS = (
         needs=_BOTH,
     ),
     _asked(
+        "expired-above",
+        "if the second intermediate CA is the trust anchor, and the first is in the chain and has expired",
+        SESSION,
+        choice("what is above a trust anchor is not judged, as in RFC 5280"),
+        of_leaf(lambda ca: ca.leaf(LEAF, _below_expired(ca)), anchor="below-expired"),
+        _PATH,
+        needs=(OPEN, WantedAnchor("below-expired", lambda ca: [_below_expired(ca).certificate])),
+    ),
+    _asked(
         "above-the-anchor",
         "if the intermediate CA is the trust anchor, with a leaf of the root",
         UNTRUSTED,
@@ -256,6 +271,14 @@ _CAS = (
         "the leaf's issuer is CA:FALSE",
         UNTRUSTED,
         replace(A_CA, extensions=((x509.BasicConstraints(ca=False, path_length=None), True), _USAGE)),
+        _ISSUING,
+        CERTIFICATE_RULES,
+    ),
+    _judged(
+        "no-basic-constraints",
+        "the leaf's issuer has no basic constraints",
+        UNTRUSTED,
+        replace(A_CA, extensions=(_USAGE,)),
         _ISSUING,
         CERTIFICATE_RULES,
     ),
