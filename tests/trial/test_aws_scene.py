@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -19,7 +20,7 @@ from hwsigner.trial import NotAskedError
 from hwsigner.trial.aws.authority import CertificateShape, TrialCA
 from hwsigner.trial.aws.calls import TrialPace
 from hwsigner.trial.aws.making import make_all
-from hwsigner.trial.aws.plan import AWSQuestion, plan_of
+from hwsigner.trial.aws.plan import plan_of
 from hwsigner.trial.aws.samples import QUESTIONS
 from hwsigner.trial.aws.scene import AWSScene
 from hwsigner.trial.aws.sessions import AskedSession
@@ -31,15 +32,12 @@ OU = "aws:PrincipalTag/x509Subject/OU"
 
 
 @pytest.fixture
-def scene(emulator: Emulator, pace: TrialPace) -> Iterator[AWSScene]:
+def scene(emulator: Emulator, pace: TrialPace) -> AWSScene:
     """A scene with the role "ou", which wants the OU "a"."""
     clients = ServiceClients(REGION, endpoint=emulator.url, before_send=pace)
-    with TrialCA() as ca:
-        scene = AWSScene(clients, find_service(REGION, endpoint=emulator.url), ca=ca, pace=pace)
-        needs = (WantedRole("ou", expecting(OU, "a")),)
-        asked: AWSQuestion = QUESTIONS[0]
-        make_all(scene, plan_of([AWSQuestion(**{**vars(asked), "needs": needs})]))
-        yield scene
+    scene = AWSScene(clients, find_service(REGION, endpoint=emulator.url), ca=TrialCA(), pace=pace)
+    make_all(scene, plan_of([replace(QUESTIONS[0], needs=(WantedRole("ou", expecting(OU, "a")),))]))
+    return scene
 
 
 @pytest.mark.parametrize(
@@ -129,11 +127,29 @@ def test_requests_are_a_second_apart(emulator: Emulator, scene: AWSScene, fake_t
 
 
 def test_openssl_accepts_the_chain_of_the_trial_s_ca(tmp_path: Path) -> None:
-    with TrialCA() as ca:
-        files = {"root": ca.root.certificate, "middle": ca.intermediate.certificate, "leaf": ca.leaf().certificate}
-        for name, certificate in files.items():
-            (tmp_path / f"{name}.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
+    ca = TrialCA()
+    files = {"root": ca.root.certificate, "middle": ca.intermediate.certificate, "leaf": ca.leaf().certificate}
+    for name, certificate in files.items():
+        (tmp_path / f"{name}.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
     command = ["openssl", "verify", "-x509_strict", "-purpose", "sslclient", "-CAfile", "root.pem"]
     subprocess.run([*command, "-untrusted", "middle.pem", "leaf.pem"], cwd=tmp_path, check=True, capture_output=True)
     constraints = ca.intermediate.certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
     assert constraints.path_length == 0
+
+
+def test_keys_of_the_ca_are_only_in_a_private_folder_that_is_deleted_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    run, modes = subprocess.run, []
+
+    def watched(*arguments: Any, **more: Any) -> Any:
+        done = run(*arguments, **more)
+        folder = more["cwd"]
+        modes.append((folder.parent, *sorted(path.stat().st_mode & 0o777 for path in (folder, *folder.glob("*.key")))))
+        return done
+
+    monkeypatch.setattr("subprocess.run", watched)
+    TrialCA()
+    assert modes[-1] == (tmp_path, 0o600, 0o600, 0o700)
+    assert [*tmp_path.iterdir()] == []

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -143,33 +142,21 @@ A_CA = CertificateShape((("O", "hwsigner trial"), ("CN", "another CA")), extensi
 
 
 class TrialCA:
-    """The CAs of one trial. Use it in a `with` statement, which deletes its keys.
+    """The CAs of one trial. After they were made, their keys are in memory only.
 
     Attributes:
         root: the root, by openssl.
         intermediate: the intermediate CA that the root issued, by openssl.
+
+    Raises:
+        HwsignerError: the openssl program is missing, or can't make them.
     """
 
-    def __init__(self, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
-        self._now = now
+    def __init__(self) -> None:
         self._keys: dict[str, Any] = {}
         self._issuers: dict[str, TrialIssuer] = {}
-        self._folder = Path(tempfile.mkdtemp(prefix="hwsigner-trial-"))  # 0700
-        try:
-            self.root, self.intermediate = self._make()
-        except BaseException:
-            self.close()
-            raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Delete the folder with the keys."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix="hwsigner-trial-") as folder:  # 0700
+            self.root, self.intermediate = _by_openssl(Path(folder))
 
     def key(self, kind: str) -> Any:
         """Return the trial's key of a kind, such as "P-256" or "RSA-2048".
@@ -215,7 +202,7 @@ class TrialCA:
             issuer: the CA that signs it; None for the intermediate.
             end: its next update, from now. One that has passed makes an expired list.
         """
-        issuer, now = issuer or self.intermediate, self._now()
+        issuer, now = issuer or self.intermediate, datetime.now(UTC)
         builder = x509.CertificateRevocationListBuilder().issuer_name(issuer.certificate.subject)
         builder = builder.last_update(now - 2 * _DAY).next_update(now + end)
         for serial in serials:
@@ -225,7 +212,7 @@ class TrialCA:
         return builder.sign(issuer.key, hashes.SHA256()).public_bytes(Encoding.PEM)
 
     def _issue(self, shape: CertificateShape, key: Any, issuer: TrialIssuer | None) -> x509.Certificate:
-        now, subject = self._now(), name_of(shape.subject)
+        now, subject = datetime.now(UTC), name_of(shape.subject)
         builder = (
             x509.CertificateBuilder()
             .subject_name(subject)
@@ -246,30 +233,32 @@ class TrialCA:
         except Exception as error:
             raise NotAskedError(f"this version of cryptography can't make the certificate: {error}") from error
 
-    def _make(self) -> tuple[TrialIssuer, TrialIssuer]:
-        (self._folder / "openssl.cnf").write_text(_CONFIG)
-        new = "req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -sha256 -config openssl.cnf"
-        self._openssl(
-            f"{new} -x509 -days 3 -extensions root -keyout root.key -out root.pem -subj", "/O=hwsigner trial/CN=root"
-        )
-        self._openssl(f"{new} -keyout middle.key -out middle.csr -subj", "/O=hwsigner trial/CN=intermediate")
-        by_root = "-CA root.pem -CAkey root.key -CAcreateserial -extfile openssl.cnf -extensions intermediate"
-        self._openssl(f"x509 -req -in middle.csr -sha256 -days 3 {by_root} -out middle.pem")
-        root, middle = (self._read(name) for name in ("root", "middle"))
-        return TrialIssuer(*root), TrialIssuer(*middle, chain=(middle[0],))
 
-    def _read(self, name: str) -> tuple[x509.Certificate, Any]:
-        certificate, key = ((self._folder / f"{name}.{ending}").read_bytes() for ending in ("pem", "key"))
-        return x509.load_pem_x509_certificate(certificate), load_pem_private_key(key, None)
+def _by_openssl(folder: Path) -> tuple[TrialIssuer, TrialIssuer]:
+    """Return a root and an intermediate CA that it issued."""
+    (folder / "openssl.cnf").write_text(_CONFIG)
+    new = "req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -sha256 -config openssl.cnf"
+    to_root = "-x509 -days 3 -extensions root -keyout root.key -out root.pem"
+    by_root = "-CA root.pem -CAkey root.key -CAcreateserial -extfile openssl.cnf -extensions intermediate"
+    _openssl(folder, f"{new} {to_root} -subj", "/O=hwsigner trial/CN=root")
+    _openssl(folder, f"{new} -keyout middle.key -out middle.csr -subj", "/O=hwsigner trial/CN=intermediate")
+    _openssl(folder, f"x509 -req -in middle.csr -sha256 -days 3 {by_root} -out middle.pem")
+    root, middle = (_read(folder / name) for name in ("root", "middle"))
+    return TrialIssuer(*root), TrialIssuer(*middle, chain=(middle[0],))
 
-    def _openssl(self, words: str, *more: str) -> None:
-        command = ["openssl", *words.split(), *more]
-        environment = {"PATH": os.environ.get("PATH", os.defpath)}
-        try:
-            subprocess.run(command, cwd=self._folder, env=environment, check=True, capture_output=True)
-        except (OSError, subprocess.CalledProcessError) as error:
-            hint = "Install OpenSSL 1.1.1 or later"
-            raise HwsignerError("the openssl program can't make the trial's CA", hint) from error
+
+def _openssl(folder: Path, words: str, *more: str) -> None:
+    command, environment = ["openssl", *words.split(), *more], {"PATH": os.environ.get("PATH", os.defpath)}
+    try:
+        subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        hint = "Install OpenSSL 1.1.1 or later"
+        raise HwsignerError("the openssl program can't make the trial's CA", hint) from error
+
+
+def _read(path: Path) -> tuple[x509.Certificate, Any]:
+    certificate, key = (path.with_suffix(ending).read_bytes() for ending in (".pem", ".key"))
+    return x509.load_pem_x509_certificate(certificate), load_pem_private_key(key, None)
 
 
 def _identifiers(shape: CertificateShape, key: Any, issuer: TrialIssuer | None) -> Extensions:

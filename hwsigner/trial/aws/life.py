@@ -55,9 +55,9 @@ def try_all(arguments: argparse.Namespace, pace: TrialPace | None = None) -> int
     plan, clients = plan_of(questions, private_ca=bool(arguments.private_ca)), _clients(arguments, pace)
     region = clients.rolesanywhere.region
     results: list[Result] = []
-    with _signals_interrupt(), TrialCA() as ca:
+    with _signals_interrupt():
         service = find_service(region, endpoint=arguments.endpoint)
-        scene = AWSScene(clients, service, ca=ca, pace=pace, private_ca=arguments.private_ca)
+        scene = AWSScene(clients, service, ca=TrialCA(), pace=pace, private_ca=arguments.private_ca)
         print(_announcement(scene, plan, questions))
         if not arguments.yes:
             confirm("Make these, and ask?")
@@ -186,17 +186,17 @@ def _signals_interrupt() -> Iterator[None]:
 
 def _announcement(scene: AWSScene, plan: TrialPlan, questions: Sequence[AWSQuestion]) -> str:
     kinds = (("trust anchors", plan.anchors), ("roles", plan.roles), ("profiles", plan.profiles), ("CRLs", plan.crls))
-    made = "\n".join(f"  {len(each)} {kind}" for kind, each in kinds)
+    made = "\n".join(f"  {kind}: {len(each)}" for kind, each in kinds)
+    minutes = round((3 * plan.count + 1.2 * len(questions) + 60) / 60)
     cost = "It costs one certificate of the private CA." if scene.private_ca else "It costs nothing."
     return f"""\
 A trial of {len(questions)} questions in {scene.region}. It makes, with names that begin with {scene.prefix} and the
 tag hwsigner-trial:
 {made}
-and some more roles and profiles that AWS is expected to refuse. No role has a permission. It deletes all of them at the
-end. What can't be deleted by anybody: the subjects that Roles Anywhere notes, and its service-linked role, which the
-account's first trust anchor makes.
+and some that AWS is expected to refuse. No role has a permission. It deletes all of them at the end. What stays is what
+Roles Anywhere itself makes: its service-linked role, and the subjects of the certificates, which can't be deleted.
 
-{cost} It sends one request a second at most.
+{cost} It sends one request a second at most, which takes about {minutes} min.
 
 The least IAM policy that suffices:
 {policy_text(scene.partition, scene.private_ca)}
