@@ -52,8 +52,8 @@ RULES = {
     "doctor": f"{NOUNS} findings _system _identity _http _aws _config _agent _control_plane",
     "_cli": f"{CORE} attestation _system _monitoring _http _aws _config _refresh enrolment _agent _serving findings "
     "doctor trust_policy emulator _control_plane boto3",
-    "trial": f"{CORE} backends backends.pkcs11 findings attestation _system _http _aws _config enrolment trust_policy "
-    "_control_plane",
+    "trial": f"{CORE} backends backends.pkcs11 backends.tpm2 findings attestation _system _http _aws _config enrolment "
+    "trust_policy _control_plane",
     "botocore": "errors _agent _refresh _system",
     "boto3": "botocore",
     "__main__": "_cli",
@@ -66,7 +66,7 @@ UNDRAWN = {"hwsigner", "_version", "__main__", "testing"}
 # Which rooms or modules may import a library.
 OWNERS = {
     "pkcs11": ("backends.pkcs11",),
-    "tpm2_pytss": ("backends.tpm2",),
+    "tpm2_pytss": ("backends.tpm2", "trial.tpm"),
     "asn1crypto": (
         *("backends.pem", "backends.tpm2.encode", "backends.tpm2.endorsement"),
         *("_identity", "attestation", "trial.aws.forging"),

@@ -19,7 +19,7 @@ OTHER_PARENT = (INTEGRITY, VALUE, SIZE, FAILURE)
 INITIALIZE, OBJECT_MEMORY = 0x100, 0x902
 NV_SPACE, NV_DEFINED = 0x14B, 0x14C
 BAD_TR = 0x70018  # ESYS has no such object (TSS 2.0 ESAPI, 7.2).
-_SESSIONS_FULL = (0x901, 0x903, 0x905)  # CONTEXT_GAP, SESSION_MEMORY, SESSION_HANDLES
+SESSIONS_FULL = (0x901, 0x903, 0x905)  # CONTEXT_GAP, SESSION_MEMORY, SESSION_HANDLES
 _NOT_NOW = (0x908, 0x90A, 0x922)  # YIELDED, TESTING, RETRY
 _REFERENCES = range(0x910, 0x91F)  # REFERENCE_H0 to REFERENCE_S6: nothing is loaded at a handle.
 _FORMAT_ONE, _OF_PARAMETER, _OF_SESSION = 0x80, 0x40, 0x800
@@ -73,7 +73,7 @@ def signing_error(error: TSS2_Exception, tcti: str, subject: str) -> SigningKeyE
             "Run tpm2_flushcontext -t if a killed program left its keys there, "
             "or use a resource manager (tcti=device:/dev/tpmrm0)",
         )
-    if code(error) in _SESSIONS_FULL:
+    if code(error) in SESSIONS_FULL:
         return BackendUnavailableError(
             f"the TPM at {tcti} has no free session for key {subject}",
             "Run tpm2_flushcontext -l and -s if a killed program left its sessions there, "

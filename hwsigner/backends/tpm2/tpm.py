@@ -237,10 +237,14 @@ class TPM:
         If the connection breaks, the rest is kept for the next context.
         """
         for handle in tuple(self._unflushed):
-            tcti = self.esys.get_tcti()
-            tcti.transmit(struct.pack(">HIII", TPM2_ST.NO_SESSIONS, 14, TPM2_CC.FlushContext, handle))
-            tcti.receive()
+            self.flush_handle(handle)
             self._unflushed.discard(handle)
+
+    def flush_handle(self, handle: int) -> None:
+        """Flush what is loaded at a handle, if anything is, without ESYS, which may have it as another object."""
+        tcti = self.esys.get_tcti()
+        tcti.transmit(struct.pack(">HIII", TPM2_ST.NO_SESSIONS, 14, TPM2_CC.FlushContext, handle))
+        tcti.receive()
 
     def _flush(self, handle: ESYS_TR) -> None:
         try:

@@ -1,11 +1,13 @@
-"""Try a TPM that is in use, without changing it."""
+"""`python -m hwsigner.trial tpm`: try a TPM that is in use, without changing it."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hwsigner.errors import HwsignerError
+from hwsigner.backends import find_backend
+from hwsigner.errors import UsageError
 
 if TYPE_CHECKING:
     import hwsigner.trial.tpm
@@ -13,13 +15,31 @@ if TYPE_CHECKING:
 
     _: TrialModule = hwsigner.trial.tpm
 
-HELP = "a TPM that is in use, without changing it"
+HELP = "ask a TPM that is in use what hwsigner assumes of it, and leave it as it is"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
+    parser.add_argument("--tcti", metavar="TCTI", help="how to reach the TPM, as for hwsigner's commands")
+    parser.add_argument("--roots", metavar="FOLDER", help="the certificates of TPM vendors that are trusted")
+    for hierarchy in ("owner", "endorsement"):
+        where = f"where the {hierarchy} hierarchy's auth value is, if it has one: file:/path, env:NAME or cmd:PROGRAM"
+        parser.add_argument(f"--{hierarchy}-pin-source", metavar="SOURCE", help=where)
+    written = "also write, to free places in a range of persistent handles or NV indices, such as 0x81000200-0x8100020f"
+    parser.add_argument("--write", metavar="RANGE", action="append", default=[], help=f"{written}; repeatable")
+    only = "ask only these questions, such as 'keys.*'; repeatable"
+    parser.add_argument("--only", metavar="PATTERN", action="append", default=[], help=only)
+    parser.add_argument("--output", metavar="FOLDER", type=Path, default=Path(), help="where to write the report")
+    parser.add_argument("--yes", action="store_true", help="do not ask before it begins")
+    actions = parser.add_mutually_exclusive_group()
+    actions.add_argument("--list", action="store_true", help="print the questions and ask nothing")
+    actions.add_argument("--clean", action="store_true", help="remove what killed trials have left in the TPM")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the trial."""
-    raise HwsignerError("this trial has no questions yet")
+    """Run the trial, or do what another flag says."""
+    backend = find_backend("tpm2")
+    if backend is None:
+        raise UsageError("there is no backend for TPMs", "Install hwsigner again")
+    status: int = backend.load("hwsigner.trial.tpm.trial").run(arguments)
+    return status

@@ -1,0 +1,167 @@
+"""What a TPM says that it is and can do. Nothing of it identifies the chip or its owner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tpm2_pytss import TPM2_ALG, TPM2_CAP, TPM2_CC, TPM2_ECC, TPMA_PERMANENT, TSS2_Exception
+
+from hwsigner.backends.tpm2.errors import is_answer
+from hwsigner.backends.tpm2.policy_commands import HASHES, read_selection
+from hwsigner.backends.tpm2.tpm import TPM, is_managed
+
+# Properties (TPM 2.0 Library, part 2, 6.13).
+FAMILY, REVISION, DAY, YEAR = 0x100, 0x102, 0x103, 0x104
+MANUFACTURER, VENDOR_1, FIRMWARE_1, FIRMWARE_2 = 0x105, 0x106, 0x10B, 0x10C
+INPUT_BUFFER, OBJECTS_LEAST, SESSIONS_LEAST, SESSIONS_MOST, NV_INDEX_MOST = 0x10D, 0x10E, 0x110, 0x111, 0x117
+NV_BUFFER_MOST = 0x12C
+PERMANENT, STARTUP_CLEAR, OBJECTS_LEFT, PERSISTENT_LEFT = 0x200, 0x201, 0x207, 0x209
+LOCKOUT_COUNTER, MOST_FAILURES, LOCKOUT_INTERVAL, LOCKOUT_RECOVERY = 0x20E, 0x20F, 0x210, 0x211
+_FIXED, _VARIABLE, _GROUP = 0x100, 0x200, 0x100
+_MANY = 254
+_COMMAND_INDEX = 0xFFFF
+_VENDOR_COMMAND = 1 << 29
+_HASH_ALGORITHMS = {*HASHES, 0x12, 0x27, 0x28, 0x29}  # SM3 and SHA-3 too.
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a TPM says of itself. A part that it does not answer is empty.
+
+    Attributes:
+        properties: its properties, by number.
+        algorithms: the numbers of its algorithms.
+        curves: the numbers of its curves.
+        commands: the codes of its commands; those of the vendor have bit 29.
+        banks: by the number of a hash, how many PCRs its bank has. Banks without PCRs are left out.
+    """
+
+    properties: Mapping[int, int]
+    algorithms: frozenset[int]
+    curves: frozenset[int]
+    commands: frozenset[int]
+    banks: Mapping[int, int]
+
+    def has_auth(self, flag: int) -> bool:
+        """Whether a hierarchy has an auth value, by its flag in TPMA_PERMANENT."""
+        return bool(self.properties.get(PERMANENT, 0) & flag)
+
+    @property
+    def vendor(self) -> str:
+        """The vendor's ID in TCG's registry, such as `INTC`."""
+        return _letters(self.properties.get(MANUFACTURER, 0))
+
+    def target(self, tcti: str) -> dict[str, str]:
+        """Return what a report says of the TPM."""
+        get = self.properties.get
+        first, second = get(FIRMWARE_1, 0), get(FIRMWARE_2, 0)
+        counted = f"{get(LOCKOUT_COUNTER)} of {get(MOST_FAILURES)}"
+        auths = {
+            "owner": TPMA_PERMANENT.OWNERAUTHSET,
+            "endorsement": TPMA_PERMANENT.ENDORSEMENTAUTHSET,
+            "lockout": TPMA_PERMANENT.LOCKOUTAUTHSET,
+        }
+        return {
+            "vendor": self.vendor,
+            "vendor string": "".join(_letters(get(VENDOR_1 + number, 0)) for number in range(4)),
+            "firmware": f"{first:#x}.{second:#x}",
+            "specification": f"family {_letters(get(FAMILY, 0))}, revision {get(REVISION, 0) / 100:.2f}, "
+            f"day {get(DAY, 0)} of {get(YEAR, 0)}",
+            "reached by": tcti.partition(":")[0],
+            "resource manager": "yes" if is_managed(tcti) else "no",
+            "algorithms": _names(self.algorithms, TPM2_ALG.to_string),
+            "curves": _names(self.curves, TPM2_ECC.to_string),
+            "commands": _names(self.commands, _command_name),
+            "PCR banks": ", ".join(f"{HASHES.get(bank, hex(bank))} {count}" for bank, count in self.banks.items()),
+            "objects at once, at least": str(get(OBJECTS_LEAST)),
+            "sessions at once": f"{get(SESSIONS_LEAST)} loaded at least, {get(SESSIONS_MOST)} active at most",
+            "wrong auth values": f"{counted}; one is forgotten in {get(LOCKOUT_INTERVAL)} s; "
+            f"a lockout auth value in {get(LOCKOUT_RECOVERY)} s",
+            "auth values are set for": ", ".join(name for name, bit in auths.items() if self.has_auth(bit))
+            or "nothing",
+        }
+
+
+def read_capabilities(tpm: TPM) -> Capabilities:
+    """Ask a TPM for its capabilities."""
+    properties = {**_properties(tpm, _FIXED), **_properties(tpm, _VARIABLE)}
+    algorithms = _listed(tpm, TPM2_CAP.ALGS, lambda data: [int(one.alg) for one in data.algorithms])
+    curves = _listed(tpm, TPM2_CAP.ECC_CURVES, lambda data: list(map(int, data.eccCurves)))
+    commands = _listed(tpm, TPM2_CAP.COMMANDS, lambda data: list(map(int, data.command)))
+    codes = frozenset(one & (_COMMAND_INDEX | _VENDOR_COMMAND) for one in commands)
+    return Capabilities(properties, frozenset(algorithms), frozenset(curves), codes, _banks(tpm))
+
+
+def handles_from(tpm: TPM, first: int) -> list[int]:
+    """Return the handles of a kind, by its first one, that the TPM lists."""
+    found: list[int] = []
+    while True:
+        more, answer = tpm.esys.get_capability(TPM2_CAP.HANDLES, found[-1] + 1 if found else first, _MANY)
+        handles = [int(handle) for handle in answer.data.handles]
+        found += handles
+        if not (more and handles):
+            return found
+
+
+def _properties(tpm: TPM, first: int) -> dict[int, int]:
+    found: dict[int, int] = {}
+    while True:
+        start = max(found) + 1 if found else first
+        more, answer = tpm.esys.get_capability(TPM2_CAP.TPM_PROPERTIES, start, _MANY)
+        listed = {int(one.property): int(one.value) for one in answer.data.tpmProperties}
+        new = {number: value for number, value in listed.items() if start <= number < first + _GROUP}
+        found |= new
+        if not (more and new):
+            return found
+
+
+def _listed(tpm: TPM, kind: TPM2_CAP, read: Callable[[Any], list[int]]) -> list[int]:
+    """Return what a TPM lists; nothing if it does not answer that."""
+    found: list[int] = []
+    while True:
+        start = (found[-1] & _COMMAND_INDEX) + 1 if found else 0
+        try:
+            more, answer = tpm.esys.get_capability(kind, start, _MANY)
+        except TSS2_Exception as error:
+            if not is_answer(error):
+                raise
+            return found
+        new = [number for number in read(answer.data) if number not in found]
+        found += new
+        if not (more and new):
+            return found
+
+
+def _banks(tpm: TPM) -> dict[int, int]:
+    _, answer = tpm.esys.get_capability(TPM2_CAP.PCRS, 0, 1)
+    pcrs = read_selection(bytes(answer.data.assignedPCR.marshal()))[0]
+    return {bank: sum(pcr.bank == bank for pcr in pcrs) for bank in dict.fromkeys(pcr.bank for pcr in pcrs)}
+
+
+def lacking_bank(capabilities: Capabilities) -> int | None:
+    """Return the number of a hash of which the TPM has no PCRs, or None."""
+    known = [number for number in HASHES if number not in capabilities.banks]
+    return next(iter(known), None)
+
+
+def _letters(number: int) -> str:
+    text = number.to_bytes(4, "big").rstrip(b"\0 ").decode("ascii", "replace")
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def _names(numbers: Iterable[int], name: Callable[[int], object]) -> str:
+    def named(number: int) -> str:
+        try:
+            return str(name(number)).rpartition(".")[2]
+        except ValueError:
+            return f"{number:#x}"
+
+    return ", ".join(named(number) for number in sorted(numbers)) or "not told"
+
+
+def _command_name(code: int) -> object:
+    if code == TPM2_CC.FIRST:
+        return "NV_UndefineSpaceSpecial"  # It has two names.
+    return f"vendor {code:#x}" if code & _VENDOR_COMMAND else TPM2_CC.to_string(code)

@@ -1,0 +1,245 @@
+"""Questions on attestation: the endorsement key and its certificate, the attestation key, and what it signs.
+
+Nothing of them is kept or written: neither public keys nor certificates.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from functools import partial
+
+from tpm2_pytss import ESYS_TR, TPM2_ALG, TPMA_OBJECT, TPMT_SIG_SCHEME
+
+from hwsigner import attestation
+from hwsigner._uri import KeyURI
+from hwsigner.attestation.chain import VendorCertificate, in_usual_form
+from hwsigner.attestation.credential import make_credential
+from hwsigner.attestation.structures import Public, read_certified, read_public, read_quoted, verify_signature
+from hwsigner.backends.tpm2.pcrs import PCRSelection
+from hwsigner.backends.tpm2.tpm import TPM
+from hwsigner.errors import AttestationError
+from hwsigner.trial.questions import NotAskedError, Origin, Question, Source
+from hwsigner.trial.tpm.chip import TrialChip
+from hwsigner.trial.tpm.making import SIGNING, loaded, new_key, refused, template
+
+_PAGE = "docs/how-to/attestation.md#tpm"
+_PROFILE = Source(Origin.DOCUMENT, "TCG EK Credential Profile, 2.2 and B.3")
+_ACTIVATE = Source(Origin.DOCUMENT, "TPM 2.0 Library, part 3, 12.5 TPM2_ActivateCredential")
+_CERTIFY = Source(Origin.DOCUMENT, "TPM 2.0 Library, part 3, 18.2 TPM2_Certify")
+_QUOTE = Source(Origin.DOCUMENT, "TPM 2.0 Library, part 3, 18.4 TPM2_Quote")
+_OWN_SCHEME = TPMT_SIG_SCHEME(scheme=TPM2_ALG.NULL)
+_NO_CERTIFICATE = "the TPM holds no certificate of its endorsement key"
+_NONCE = b"nonce of the trial"
+
+
+def _public(tpm: TPM, handle: ESYS_TR) -> Public:
+    outer = tpm.esys.read_public(handle)[0]  # What is inside does not outlive it.
+    return read_public(bytes(outer.publicArea.marshal()), "a key of the endorsement hierarchy")
+
+
+def _attestation_key(chip: TrialChip, tpm: TPM) -> Public:
+    with chip.endorsement.attestation_key(tpm) as ak:
+        return _public(tpm, ak)
+
+
+def _same_key(chip: TrialChip) -> str:
+    chip.require_endorsement()
+    first, second = (chip.use_hierarchy(lambda tpm: _attestation_key(chip, tpm)) for _ in range(2))
+    return "the same" if first.name == second.name else "another one"
+
+
+def _certificate(chip: TrialChip) -> str:
+    chip.require_endorsement()
+
+    def work(tpm: TPM) -> str:
+        with chip.endorsement.endorsement_key(tpm) as (ek, certificate):
+            if not certificate:
+                raise NotAskedError(_NO_CERTIFICATE)
+            key = _public(tpm, ek).spki
+        certified = VendorCertificate.read(certificate, "the certificate").public_key
+        return "that key" if in_usual_form(certified) == key else "another key"
+
+    return chip.use_hierarchy(work)
+
+
+def _activate(chip: TrialChip, *, is_own: bool) -> str:
+    """Have the chip open a secret for its attestation key, or for another one."""
+    chip.require_endorsement()
+    secret = os.urandom(32)
+
+    def work(tpm: TPM) -> str:
+        ak = _attestation_key(chip, tpm)
+        with chip.endorsement.endorsement_key(tpm) as (key, _):
+            ek = _public(tpm, key)
+        name = ak.name if is_own else ak.name[:2] + hashlib.sha256(ak.name).digest()
+        blob, encrypted = make_credential(ek, name, secret)
+        try:
+            opened = chip.endorsement.open_challenge(tpm, blob, encrypted)
+        except AttestationError:
+            return "refuses"
+        return "opens it" if opened == secret else "gives another secret"
+
+    return chip.use_hierarchy(work)
+
+
+def _certify(chip: TrialChip) -> str:
+    chip.require_endorsement()
+
+    def work(tpm: TPM) -> str:
+        with loaded(tpm, chip.key(tpm, "ecc256")) as made, chip.endorsement.attestation_key(tpm) as ak:
+            info, signature = tpm.esys.certify(made.handle, ak, _NONCE, _OWN_SCHEME)
+            public, name = _public(tpm, ak), bytes(tpm.esys.tr_get_name(made.handle))
+        verify_signature(public, signature.marshal(), bytes(info), "the certification")
+        certified = read_certified(bytes(info))
+        return "certifies it" if (certified.extra_data, certified.name) == (_NONCE, name) else "certifies another"
+
+    return _verified(chip, work)
+
+
+def _certify_admin(chip: TrialChip) -> str:
+    chip.require_endorsement()
+    attributes = TPMA_OBJECT(SIGNING | TPMA_OBJECT.ADMINWITHPOLICY)
+
+    def work(tpm: TPM) -> str:
+        with new_key(tpm, template("ecc256", attributes)) as made, chip.endorsement.attestation_key(tpm) as ak:
+            return refused(lambda: tpm.esys.certify(made.handle, ak, _NONCE, _OWN_SCHEME))
+
+    return chip.use_hierarchy(work)
+
+
+def _quote(chip: TrialChip) -> str:
+    chip.require_endorsement()
+    if TPM2_ALG.SHA256 not in chip.capabilities.banks:
+        raise NotAskedError("the TPM has no PCRs of SHA-256")
+    selection = PCRSelection("sha256:0,7")
+
+    def work(tpm: TPM) -> str:
+        values = b"".join(selection.values(tpm))
+        with chip.endorsement.attestation_key(tpm) as ak:
+            info, signature = tpm.esys.quote(ak, selection.structure(), _NONCE, _OWN_SCHEME)
+            public = _public(tpm, ak)
+        verify_signature(public, signature.marshal(), bytes(info), "the quote")
+        quoted = read_quoted(bytes(info))
+        return "their digest" if quoted.digest == hashlib.sha256(values).digest() else "another digest"
+
+    return _verified(chip, work)
+
+
+def _verified(chip: TrialChip, work: Callable[[TPM], str]) -> str:
+    """Do work whose result is verified. What the verifier refuses is an answer."""
+    try:
+        return chip.use_hierarchy(work)
+    except AttestationError:
+        return "the verifier refuses it"
+
+
+def _chain(chip: TrialChip) -> str:
+    statement, trust = _statement(chip)
+    try:
+        attestation.examine(statement, trust)
+    except AttestationError:
+        return "to none"
+    return "to a root"
+
+
+def _whole(chip: TrialChip) -> str:
+    statement, trust = _statement(chip)
+    try:
+        challenge, state = attestation.challenge(statement, trust)
+        answer = attestation.answer_challenge(_key(chip), challenge, chip.pins, allow_modules=True)
+        attestation.verify_answer(statement, state, answer, trust)
+    except AttestationError:
+        return "not proven"
+    return "proven"
+
+
+def _statement(chip: TrialChip) -> tuple[attestation.Document, attestation.Trust]:
+    if chip.trust is None:
+        raise NotAskedError("no vendor's roots are given: give --roots FOLDER")
+    chip.require_endorsement()
+    statement = attestation.make_statement(_key(chip), chip.pins, allow_modules=True)
+    if not statement.blobs("ekCertificates"):
+        raise NotAskedError(_NO_CERTIFICATE)
+    return statement, chip.trust
+
+
+def _key(chip: TrialChip) -> KeyURI:
+    return chip.key_file(chip.use(lambda tpm: chip.key(tpm, "ecc256")))
+
+
+QUESTIONS: tuple[Question[TrialChip], ...] = (
+    Question(
+        "endorsement.same-key",
+        "Is the attestation key, made of the endorsement hierarchy's seed, the same one again?",
+        "the same",
+        Source(Origin.DOCUMENT, "TPM 2.0 Library, part 1, 27.2 Primary Object Creation"),
+        (_PAGE, "hwsigner/backends/tpm2/endorsement.py: attestation_key"),
+        _same_key,
+    ),
+    Question(
+        "endorsement.certificate",
+        "Which key has the certificate in the TPM?",
+        "that key",
+        _PROFILE,
+        (_PAGE, "hwsigner/backends/tpm2/endorsement.py: endorsement_key"),
+        _certificate,
+    ),
+    Question(
+        "endorsement.activate",
+        "What does the TPM do with a secret for its endorsement key and attestation key?",
+        "opens it",
+        _ACTIVATE,
+        (_PAGE, "hwsigner/attestation/credential.py: make_credential"),
+        partial(_activate, is_own=True),
+    ),
+    Question(
+        "endorsement.activate-other",
+        "What does it do with a secret for another attestation key?",
+        "refuses",
+        _ACTIVATE,
+        (_PAGE, "hwsigner/backends/tpm2/endorsement.py: open_challenge"),
+        partial(_activate, is_own=False),
+    ),
+    Question(
+        "endorsement.certify",
+        "Does the attestation key certify a key, over a number of ours?",
+        "certifies it",
+        _CERTIFY,
+        (_PAGE, "hwsigner/attestation/structures.py: read_certified"),
+        _certify,
+    ),
+    Question(
+        "endorsement.certify-admin",
+        "What does TPM2_Certify say to a key with adminWithPolicy and no session for that?",
+        "TPM_RC_AUTH_TYPE",
+        _CERTIFY,
+        ("hwsigner/backends/tpm2/attest.py: _check_certifiable",),
+        _certify_admin,
+    ),
+    Question(
+        "endorsement.quote",
+        "Of what is the quote of PCRs?",
+        "their digest",
+        _QUOTE,
+        (_PAGE, "hwsigner/attestation/structures.py: read_quoted"),
+        _quote,
+    ),
+    Question(
+        "endorsement.chain",
+        "Where does the endorsement key's certificate lead?",
+        "to a root",
+        _PROFILE,
+        ("docs/how-to/attestation.md#tpm", "hwsigner/attestation/tpm2.py: examine"),
+        _chain,
+    ),
+    Question(
+        "endorsement.whole",
+        "What does a statement, a challenge and the answer to it show of a key?",
+        "proven",
+        _ACTIVATE,
+        (_PAGE, "hwsigner/attestation/tpm2.py: verify"),
+        _whole,
+    ),
+)

@@ -1,0 +1,225 @@
+"""Questions on policies: of PCRs, of the auth value, and of several branches. No PCR is changed."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Callable
+from functools import partial
+
+from tpm2_pytss import TPM2_ALG, TPMA_OBJECT
+
+from hwsigner.backends.tpm2.key_file import PolicyCommand
+from hwsigner.backends.tpm2.pcrs import PCRSelection, policy_digest
+from hwsigner.backends.tpm2.policy_commands import (
+    POLICY_AUTH_VALUE,
+    POLICY_OR,
+    NotSatisfiedError,
+    PolicyPCR,
+    read_command,
+)
+from hwsigner.backends.tpm2.tpm import TPM
+from hwsigner.trial.questions import NotAskedError, Origin, Question, Source
+from hwsigner.trial.tpm.chip import TrialChip
+from hwsigner.trial.tpm.making import BY_POLICY, SIGNING, new_key, signs, template
+
+_POLICIES = Source(Origin.DOCUMENT, "TPM 2.0 Library, part 3, 23 Enhanced Authorization (EA) Commands")
+_PAGE = "docs/how-to/tpm.md#policies"
+_SHA256 = 0xB
+_PCRS = "sha256:0,7"
+_AUTH = b"right of the trial"
+_Commands = tuple[PolicyCommand, ...]
+
+
+def _pcrs(tpm: TPM) -> _Commands:
+    return PCRSelection(_PCRS).policy(tpm, with_auth=False)
+
+
+def _pcrs_and_auth(tpm: TPM) -> _Commands:
+    return PCRSelection(_PCRS).policy(tpm, with_auth=True)
+
+
+def _either(tpm: TPM) -> _Commands:
+    pcrs = _pcrs(tpm)
+    digests = policy_digest(pcrs), hashlib.sha256(b"another branch").digest()
+    body = struct.pack(">I", len(digests)) + b"".join(struct.pack(">H", len(one)) + one for one in digests)
+    return (*pcrs, PolicyCommand(POLICY_OR, body))
+
+
+def _auth_value(_: TPM) -> _Commands:
+    return (PolicyCommand(POLICY_AUTH_VALUE),)
+
+
+def _require_bank(chip: TrialChip) -> None:
+    if _SHA256 not in chip.capabilities.banks:
+        raise NotAskedError("the TPM has no PCRs of SHA-256")
+
+
+def _key(
+    chip: TrialChip, commands: Callable[[TPM], _Commands], *, attributes: TPMA_OBJECT = BY_POLICY, auth: bytes = b""
+) -> str:
+    """Sign with a key that has a policy, in a session that satisfies it."""
+    _require_bank(chip)
+
+    def work(tpm: TPM) -> str:
+        policy = commands(tpm)
+        public = template("ecc256", attributes, policy_digest(policy))
+        with new_key(tpm, public, auth) as made, tpm.policy_session(TPM2_ALG.SHA256) as session:
+            for command in policy:
+                read_command(command).run(tpm, session, "sha256")
+            tpm.esys.tr_set_auth(made.handle, auth)
+            return signs(tpm, made, session=session)
+
+    return chip.use(work)
+
+
+def _by_auth(chip: TrialChip, *, attributes: TPMA_OBJECT) -> str:
+    """Sign with a key of PolicyPCR by its auth value alone."""
+    _require_bank(chip)
+
+    def work(tpm: TPM) -> str:
+        with new_key(tpm, template("ecc256", attributes, policy_digest(_pcrs(tpm)))) as made:
+            return signs(tpm, made)
+
+    return chip.use(work)
+
+
+def _digest(chip: TrialChip) -> str:
+    _require_bank(chip)
+
+    def work(tpm: TPM) -> str:
+        policy = (*_either(tpm), *_auth_value(tpm))
+        with tpm.policy_session(TPM2_ALG.SHA256) as session:
+            for command in policy:
+                read_command(command).run(tpm, session, "sha256")
+            is_same = bytes(tpm.esys.policy_get_digest(session)) == policy_digest(policy)
+        return "the computed one" if is_same else "another one"
+
+    return chip.use(work)
+
+
+def _other_pcrs(chip: TrialChip) -> str:
+    _require_bank(chip)
+
+    def work(tpm: TPM) -> str:
+        selection = PCRSelection(_PCRS).structure().marshal()
+        wrong = PolicyPCR((), bytes(selection), hashlib.sha256(b"another state").digest())
+        with tpm.policy_session(TPM2_ALG.SHA256) as session:
+            try:
+                wrong.run(tpm, session, "sha256")
+            except NotSatisfiedError:
+                return "not satisfied"
+        return "satisfied"
+
+    return chip.use(work)
+
+
+def _unsatisfied(chip: TrialChip) -> str:
+    """Use a key in a session whose policy is not the key's."""
+    _require_bank(chip)
+
+    def work(tpm: TPM) -> str:
+        public = template("ecc256", BY_POLICY, policy_digest(_pcrs(tpm)))
+        with new_key(tpm, public) as made, tpm.policy_session(TPM2_ALG.SHA256) as session:
+            return signs(tpm, made, session=session)
+
+    return chip.use(work)
+
+
+def _other_branches(chip: TrialChip) -> str:
+    _require_bank(chip)
+
+    def work(tpm: TPM) -> str:
+        command = read_command(_either(tpm)[-1])
+        with tpm.policy_session(TPM2_ALG.SHA256) as session:
+            try:
+                command.run(tpm, session, "sha256")
+            except NotSatisfiedError:
+                return "not satisfied"
+        return "satisfied"
+
+    return chip.use(work)
+
+
+QUESTIONS: tuple[Question[TrialChip], ...] = (
+    Question(
+        "policies.pcrs",
+        "Does a key of PolicyPCR sign while the PCRs have their values?",
+        "signs",
+        _POLICIES,
+        (_PAGE, "hwsigner/backends/tpm2/pcrs.py: policy"),
+        partial(_key, commands=_pcrs),
+    ),
+    Question(
+        "policies.pcrs-and-auth",
+        "Does a key of PolicyPCR and PolicyAuthValue sign with its auth value?",
+        "signs",
+        _POLICIES,
+        (_PAGE,),
+        partial(_key, commands=_pcrs_and_auth, auth=_AUTH),
+    ),
+    Question(
+        "policies.or",
+        "Does a key of PolicyOR sign if one branch is satisfied?",
+        "signs",
+        _POLICIES,
+        (_PAGE, "hwsigner/backends/tpm2/policy_commands.py: PolicyOR"),
+        partial(_key, commands=_either),
+    ),
+    Question(
+        "policies.auth-value",
+        "Does a key of PolicyAuthValue sign with its auth value?",
+        "signs",
+        _POLICIES,
+        (_PAGE, "hwsigner/backends/tpm2/policy.py: session"),
+        partial(_key, commands=_auth_value, auth=_AUTH),
+    ),
+    Question(
+        "policies.digest",
+        "Which digest has a session after PolicyPCR, PolicyOR and PolicyAuthValue?",
+        "the computed one",
+        _POLICIES,
+        ("hwsigner/backends/tpm2/policy_commands.py: extended",),
+        _digest,
+    ),
+    Question(
+        "policies.other-pcrs",
+        "Is PolicyPCR satisfied with another digest than the PCRs'?",
+        "not satisfied",
+        _POLICIES,
+        (_PAGE, "hwsigner/backends/tpm2/policy_commands.py: run"),
+        _other_pcrs,
+    ),
+    Question(
+        "policies.other-branches",
+        "Is PolicyOR satisfied if no branch is?",
+        "not satisfied",
+        _POLICIES,
+        (_PAGE, "hwsigner/backends/tpm2/policy_commands.py: run"),
+        _other_branches,
+    ),
+    Question(
+        "policies.unsatisfied",
+        "What does a key of PolicyPCR say to a policy session in which nothing was shown?",
+        "TPM_RC_POLICY_FAIL",
+        _POLICIES,
+        ("hwsigner/backends/tpm2/policy.py: session",),
+        _unsatisfied,
+    ),
+    Question(
+        "policies.without-session",
+        "What does a key of PolicyPCR without userWithAuth say to its auth value alone?",
+        "TPM_RC_AUTH_UNAVAILABLE",
+        Source(Origin.DOCUMENT, "TPM 2.0 Library, part 2, 8.3 TPMA_OBJECT, userWithAuth"),
+        ("docs/how-to/keys.md#what-protects-a-key-in-a-tpm", "hwsigner/backends/tpm2/keygen.py: _template"),
+        partial(_by_auth, attributes=BY_POLICY),
+    ),
+    Question(
+        "policies.user-with-auth",
+        "Does a key of PolicyPCR with userWithAuth sign by its auth value alone?",
+        "signs",
+        Source(Origin.DOCUMENT, "TPM 2.0 Library, part 2, 8.3 TPMA_OBJECT, userWithAuth"),
+        ("hwsigner/backends/tpm2/keygen.py: _template",),
+        partial(_by_auth, attributes=SIGNING),
+    ),
+)

@@ -1,0 +1,302 @@
+"""Questions on the owner's hierarchy, on room in the TPM, and on sharing it with other processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from tpm2_pytss import ESYS_TR, TPM2_ALG, TPM2_SE, TPMA_OBJECT, TPMT_SYM_DEF, TSS2_Exception
+
+from hwsigner._uri import KeyURI
+from hwsigner.backends.tpm2.errors import OBJECT_MEMORY, SESSIONS_FULL, code
+from hwsigner.backends.tpm2.srk import PROVISIONED, ecc_primary
+from hwsigner.backends.tpm2.tpm import TPM
+from hwsigner.key import open_key
+from hwsigner.key.public_key import verify
+from hwsigner.trial.questions import NotAskedError, Origin, Question, Source
+from hwsigner.trial.tpm.capabilities import handles_from
+from hwsigner.trial.tpm.chip import TrialChip
+from hwsigner.trial.tpm.making import MESSAGE, LoadedKey, TrialKey, load, loaded, parent, refusal, signs, template
+
+_MEMORY = Source(Origin.DOCUMENT, "TPM 2.0 Library, part 1, 30 Context Management")
+_PAGE = "docs/how-to/tpm.md#sharing-a-tpm"
+_MOST_OBJECTS, _MOST_SESSIONS, _BEHIND_MANAGER = 64, 512, 6
+_TRANSIENT, _PERSISTENT = 0x80000000, 0x81000000
+_SECONDS = 120.0
+_STORAGE = TPMA_OBJECT.RESTRICTED | TPMA_OBJECT.DECRYPT
+_SECOND = """
+import sys
+from hwsigner.key import open_key
+with open_key(sys.argv[1], allow_modules=True) as key:
+    sys.stdout.write(key.sign(sys.argv[2].encode()).hex())
+"""
+_ALONE = "a resource manager shares the TPM out"
+_MANAGED = "no resource manager shares the TPM out"
+
+
+def _owner_primary(chip: TrialChip, tpm: TPM) -> ESYS_TR:
+    return chip.auth.as_owner(tpm, tpm.esys.create_primary, None, ecc_primary(), ESYS_TR.RH_OWNER)[0]
+
+
+def _owner_key(chip: TrialChip) -> str:
+    """Sign with a key file under the owner's primary key, as `keygen` writes it."""
+    chip.require_owner()
+
+    def work(tpm: TPM) -> TrialKey:
+        with tpm.temporary(lambda: _owner_primary(chip, tpm)) as above:
+            private, public, *_ = tpm.esys.create(above, None, template("ecc256"))
+        return TrialKey(private, public)
+
+    key = chip.use_hierarchy(work)
+    with open_key(chip.key_file(key, "owner"), chip.pins, allow_modules=True) as opened:
+        return _is_right(key, opened.sign(MESSAGE))
+
+
+def _owner_same(chip: TrialChip) -> str:
+    chip.require_owner()
+
+    def name(tpm: TPM) -> bytes:
+        with tpm.temporary(lambda: _owner_primary(chip, tpm)) as above:
+            return bytes(tpm.esys.tr_get_name(above))
+
+    return "the same" if chip.use_hierarchy(name) == chip.use_hierarchy(name) else "another one"
+
+
+def _provisioned(chip: TrialChip) -> str:
+    def work(tpm: TPM) -> str:
+        if PROVISIONED not in handles_from(tpm, _PERSISTENT):
+            raise NotAskedError("there is nothing at this handle")
+        with tpm.persistent(PROVISIONED) as found:
+            outer = tpm.esys.read_public(found)[0]
+        is_storage = int(outer.publicArea.objectAttributes) & _STORAGE == _STORAGE
+        return "a storage key" if is_storage else "another object"
+
+    return chip.use(work)
+
+
+def _is_right(key: TrialKey, signature: bytes) -> str:
+    return "signs" if verify(key.spki, MESSAGE, signature=signature) else "makes a wrong signature"
+
+
+def _require(chip: TrialChip, *, is_managed: bool) -> None:
+    if chip.is_managed is not is_managed:
+        raise NotAskedError(_MANAGED if is_managed else _ALONE)
+
+
+@contextmanager
+def _filled(tpm: TPM, key: TrialKey, most: int) -> Iterator[tuple[list[ESYS_TR], str]]:
+    """Load a key again and again, until the TPM refuses. Give the handles and the refusal."""
+    answer = "no refusal"
+    with ExitStack() as stack:
+        above = stack.enter_context(parent(tpm))
+        handles: list[ESYS_TR] = []
+        while len(handles) < most and answer == "no refusal":
+            try:
+                handles.append(stack.enter_context(tpm.temporary(lambda: _load(tpm, above, key))))
+            except TSS2_Exception as error:
+                answer = "TPM_RC_OBJECT_MEMORY" if code(error) == OBJECT_MEMORY else refusal(error)
+        yield handles, answer
+
+
+def _load(tpm: TPM, above: ESYS_TR, key: TrialKey) -> ESYS_TR:
+    return tpm.esys.load(above, key.private, key.public)
+
+
+def _full(chip: TrialChip) -> str:
+    _require(chip, is_managed=False)
+
+    def work(tpm: TPM) -> str:
+        with _filled(tpm, chip.key(tpm, "ecc256"), _MOST_OBJECTS) as (_, answer):
+            return answer
+
+    return chip.use(work)
+
+
+def _after_full(chip: TrialChip) -> str:
+    _require(chip, is_managed=False)
+
+    def work(tpm: TPM) -> str:
+        key = chip.key(tpm, "ecc256")
+        with _filled(tpm, key, _MOST_OBJECTS):
+            pass
+        with loaded(tpm, key) as made:
+            return signs(tpm, made)
+
+    return chip.use(work)
+
+
+def _managed_objects(chip: TrialChip) -> str:
+    _require(chip, is_managed=True)
+
+    def work(tpm: TPM) -> str:
+        key = chip.key(tpm, "ecc256")
+        with _filled(tpm, key, _BEHIND_MANAGER) as (handles, answer):
+            signed = [signs(tpm, LoadedKey(key, handle)) for handle in handles]
+        return "all sign" if signed == ["signs"] * _BEHIND_MANAGER else f"{signed.count('signs')} sign, then {answer}"
+
+    return chip.use(work)
+
+
+def _sessions(chip: TrialChip) -> str:
+    _require(chip, is_managed=False)
+
+    def start(tpm: TPM) -> ESYS_TR:
+        none, no_cipher = ESYS_TR.NONE, TPMT_SYM_DEF(algorithm=TPM2_ALG.NULL)
+        return tpm.esys.start_auth_session(none, none, TPM2_SE.HMAC, no_cipher, TPM2_ALG.SHA256)
+
+    def work(tpm: TPM) -> str:
+        with ExitStack() as stack:
+            for _ in range(_MOST_SESSIONS):
+                try:
+                    stack.enter_context(tpm.temporary(lambda: start(tpm)))
+                except TSS2_Exception as error:
+                    return "that no session is free" if code(error) in SESSIONS_FULL else refusal(error)
+        return "nothing"
+
+    return chip.use(work)
+
+
+def _stays(chip: TrialChip) -> str:
+    """Load a key, close the connection, and see whether the key is still loaded."""
+    _require(chip, is_managed=False)
+    if chip.tcti.startswith("libtpms"):
+        raise NotAskedError("the TPM is a library in this process")
+
+    def begin(tpm: TPM) -> int:
+        handle = load(tpm, chip.key(tpm, "ecc256"))
+        number = int(tpm.esys.tr_get_tpm_handle(handle))
+        tpm.esys.tr_close(handle)
+        return number
+
+    def end(tpm: TPM) -> str:
+        if handle not in handles_from(tpm, _TRANSIENT):
+            return "is gone"
+        tpm.flush_handle(handle)
+        return "stays"
+
+    handle = chip.use(begin)
+    chip.reconnect()
+    return chip.finish(end)
+
+
+def _reconnected(chip: TrialChip) -> str:
+    key = chip.use(lambda tpm: chip.key(tpm, "ecc256"))
+    chip.reconnect()
+
+    def work(tpm: TPM) -> str:
+        with loaded(tpm, key) as made:
+            return signs(tpm, made)
+
+    return chip.use(work)
+
+
+def _second_process(chip: TrialChip) -> str:
+    """Sign here, in another process while the key is in use here, and here again."""
+    if chip.tcti.startswith("libtpms"):
+        raise NotAskedError("the TPM is a library in this process")
+    key = chip.use(lambda tpm: chip.key(tpm, "ecc256"))
+    uri = chip.key_file(key)
+    with open_key(uri, chip.pins, allow_modules=True) as opened:
+        before = _is_right(key, opened.sign(MESSAGE))
+        other = _is_right(key, _signed_by_another(uri))
+        after = _is_right(key, opened.sign(MESSAGE))
+    return "all sign" if {before, other, after} == {"signs"} else "not all sign"
+
+
+def _signed_by_another(uri: KeyURI) -> bytes:
+    # Not in this terminal's group: Ctrl-C is for this process, which waits.
+    command = [sys.executable, "-c", _SECOND, str(uri), MESSAGE.decode()]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_SECONDS, start_new_session=True, stdin=subprocess.DEVNULL
+        )
+    except subprocess.TimeoutExpired:
+        return b""
+    return bytes.fromhex(done.stdout) if done.returncode == os.EX_OK else b""
+
+
+QUESTIONS: tuple[Question[TrialChip], ...] = (
+    Question(
+        "owner.key-file",
+        "Does a key file under the owner's primary key sign through hwsigner?",
+        "signs",
+        Source(Origin.DOCUMENT, "draft-bottomley-tpm2-keys, 3.1.8 parent"),
+        ("docs/how-to/tpm.md#key-files", "hwsigner/backends/tpm2/keygen.py: _owner_primary"),
+        _owner_key,
+    ),
+    Question(
+        "owner.same-key",
+        "Is the owner's primary key of the draft's template the same one again?",
+        "the same",
+        Source(Origin.DOCUMENT, "TPM 2.0 Library, part 1, 27.2 Primary Object Creation"),
+        ("docs/how-to/tpm.md#parents", "docs/how-to/tpm.md#the-storage-root-key"),
+        _owner_same,
+    ),
+    Question(
+        "owner.provisioned",
+        "What is at the handle 0x81000001?",
+        "a storage key",
+        Source(Origin.DOCUMENT, "TCG TPM v2.0 Provisioning Guidance, 7.5.1"),
+        ("docs/how-to/tpm.md#the-storage-root-key", "hwsigner/backends/tpm2/srk.py: PROVISIONED"),
+        _provisioned,
+    ),
+    Question(
+        "room.objects",
+        "What does a TPM without a resource manager say when no place for an object is free?",
+        "TPM_RC_OBJECT_MEMORY",
+        _MEMORY,
+        (_PAGE, "hwsigner/backends/tpm2/errors.py: OBJECT_MEMORY"),
+        _full,
+    ),
+    Question(
+        "room.after",
+        "Does a key sign once the places are free again?",
+        "signs",
+        _MEMORY,
+        (_PAGE,),
+        _after_full,
+    ),
+    Question(
+        "room.sessions",
+        "What does a TPM without a resource manager say when no place for a session is free?",
+        "that no session is free",
+        _MEMORY,
+        (_PAGE, "hwsigner/backends/tpm2/errors.py: SESSIONS_FULL"),
+        _sessions,
+    ),
+    Question(
+        "room.managed",
+        "Which of six keys sign that are loaded at once behind a resource manager?",
+        "all sign",
+        Source(Origin.DOCUMENT, "TCG TSS 2.0 TAB and Resource Manager, 3"),
+        (_PAGE, "hwsigner/backends/tpm2/tpm.py: loaded"),
+        _managed_objects,
+    ),
+    Question(
+        "sharing.second-process",
+        "Which processes sign if two use the TPM by turns?",
+        "all sign",
+        Source(Origin.CHOICE, "the processes of a user take turns by a lock file, or a resource manager shares it out"),
+        (_PAGE, "hwsigner/backends/tpm2/connection.py: ProcessLock"),
+        _second_process,
+    ),
+    Question(
+        "sharing.reconnected",
+        "Does a key sign that was made before the connection was closed and opened again?",
+        "signs",
+        _MEMORY,
+        (_PAGE, "hwsigner/backends/tpm2/connection.py: TPMConnection"),
+        _reconnected,
+    ),
+    Question(
+        "sharing.stays",
+        "What is with a loaded key when its connection is closed, without a resource manager?",
+        "stays",
+        _MEMORY,
+        (_PAGE, "hwsigner/backends/tpm2/connection.py"),
+        _stays,
+    ),
+)

@@ -1,0 +1,268 @@
+"""What a trial must leave as it was; the journal of a trial that runs; and removing what a killed one left."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tpm2_pytss import TPM2_RH, TPM2B_PUBLIC, TPMA_OBJECT, TSS2_Exception
+
+from hwsigner._system.environment import is_usable, state_folders
+from hwsigner.backends.tpm2 import handles
+from hwsigner.backends.tpm2.auth import ParentAuth
+from hwsigner.backends.tpm2.errors import HANDLE, SEQUENCE, code, is_answer
+from hwsigner.backends.tpm2.nv import open_index
+from hwsigner.backends.tpm2.srk import ecc_primary
+from hwsigner.backends.tpm2.tpm import TPM
+from hwsigner.errors import BackendUnavailableError
+from hwsigner.trial.tpm.capabilities import handles_from
+from hwsigner.trial.tpm.chip import TrialChip
+from hwsigner.trial.tpm.making import MARK, parent
+
+# The first handles of each kind (TPM 2.0 Library, part 2, 7.2).
+_NV, _LOADED_SESSIONS, _SAVED_SESSIONS = 0x01000000, 0x02000000, 0x03000000
+_TRANSIENT, _PERSISTENT = 0x80000000, 0x81000000
+_COUNTED = "count of wrong auth values"
+_STORAGE = TPMA_OBJECT.RESTRICTED | TPMA_OBJECT.DECRYPT
+_ENDORSEMENT_KEY = _STORAGE | TPMA_OBJECT.ADMINWITHPOLICY
+_ATTESTATION_KEY = TPMA_OBJECT.RESTRICTED | TPMA_OBJECT.SIGN_ENCRYPT | TPMA_OBJECT.NODA
+
+
+@dataclass(frozen=True)
+class Left:
+    """Marked things in the TPM that outlast its reset: only `--write` makes them.
+
+    Attributes:
+        handles: persistent handles with a key of a trial.
+        indices: NV indices of a trial.
+    """
+
+    handles: Sequence[int]
+    indices: Sequence[int]
+
+    def __bool__(self) -> bool:
+        return bool(self.handles or self.indices)
+
+
+def snapshot(chip: TrialChip, tpm: TPM) -> dict[str, Any]:
+    """Return what a trial must not change, by name. Behind a resource manager, others' loaded objects can't be seen."""
+    lockout = tpm.lockout()
+    found: dict[str, Any] = {
+        "persistent objects": _names(tpm, handles_from(tpm, _PERSISTENT)),
+        "NV indices": tuple(handles_from(tpm, _NV)),
+        "limits of wrong auth values": (lockout.limit, lockout.interval),
+        _COUNTED: lockout.failures,
+    }
+    if not chip.is_managed:
+        found["loaded objects"] = tuple(handles_from(tpm, _TRANSIENT))
+        found["sessions"] = (*handles_from(tpm, _LOADED_SESSIONS), *handles_from(tpm, _SAVED_SESSIONS))
+    return found
+
+
+def _names(tpm: TPM, found: Sequence[int]) -> Mapping[int, bytes]:
+    """Return the Names of objects by their handles; empty ones if the TPM has no room to read them."""
+    names = dict.fromkeys(found, b"")
+    for handle in found:
+        with suppress(TSS2_Exception):
+            public = _public_at(tpm, handle)
+            names[handle] = bytes(public.get_name()) if public else b""
+    return names
+
+
+def _public_at(tpm: TPM, handle: int) -> TPM2B_PUBLIC | None:
+    """Return the public area at a handle, or None if there is nothing."""
+    try:
+        found = tpm.esys.tr_from_tpmpublic(handle)
+    except TSS2_Exception as error:
+        if code(error) != HANDLE:
+            raise
+        return None
+    try:
+        return tpm.esys.read_public(found)[0]
+    finally:
+        tpm.esys.tr_close(found)
+
+
+class Journal:
+    """The file of a trial that runs: what was loaded in the TPM when it began. A trial that ends removes it.
+
+    Only one trial of a TPM runs at a time. If no folder is private, there is no file.
+
+    Args:
+        tcti: the TPM's TCTI.
+
+    Raises:
+        BackendUnavailableError: another trial of this TPM runs.
+    """
+
+    def __init__(self, tcti: str) -> None:
+        folder = next(filter(is_usable, state_folders("trial")), None)
+        self._path = Path(folder, f"tpm-{hashlib.sha256(tcti.encode()).hexdigest()[:16]}.json") if folder else None
+        self._file = self._locked(self._path) if self._path else None
+
+    @staticmethod
+    def _locked(path: Path) -> int:
+        while True:
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                os.close(file)
+                raise BackendUnavailableError("another trial of this TPM runs", "Wait until it ends") from error
+            if os.fstat(file).st_nlink:
+                return file
+            os.close(file)  # The trial before has ended meanwhile, and removed it.
+
+    def read(self) -> dict[str, list[int]] | None:
+        """Return what a killed trial wrote, or None."""
+        with suppress(ValueError, OSError):
+            text = self._path.read_text() if self._path else ""
+            found = json.loads(text)
+            return found if isinstance(found, dict) else None
+        return None
+
+    def write(self, content: Mapping[str, Sequence[int]]) -> None:
+        """Keep what is loaded before the trial."""
+        if self._file is not None:
+            os.ftruncate(self._file, 0)
+            os.pwrite(self._file, json.dumps(content).encode(), 0)
+            os.fsync(self._file)
+
+    def end(self, *, keep: bool = False) -> None:
+        """Remove the file, unless what it tells is still needed."""
+        if self._path and self._file is not None:
+            if not keep:
+                self._path.unlink(missing_ok=True)
+            os.close(self._file)
+            self._file = None
+
+
+def begin(chip: TrialChip, journal: Journal) -> int:
+    """Remove from the TPM what a killed trial left loaded, keep what is loaded now, and return how much was removed."""
+    before, removed = journal.read(), 0
+    if before is not None and not chip.is_managed:
+        removed = chip.use(lambda tpm: flush_left(tpm, before))
+    found = chip.use(_loaded)
+    journal.write(found)  # The next line loads something.
+    with suppress(BackendUnavailableError):  # If no place is free, no key will be made.
+        journal.write({**found, "parent": list(chip.use(_parent_name))})
+    return removed
+
+
+def _parent_name(tpm: TPM) -> bytes:
+    with parent(tpm) as above:
+        return bytes(tpm.esys.read_public(above)[2])
+
+
+def _loaded(tpm: TPM) -> dict[str, list[int]]:
+    return {
+        "objects": handles_from(tpm, _TRANSIENT),
+        "sessions": handles_from(tpm, _LOADED_SESSIONS),
+        "resets": _resets(tpm),
+    }
+
+
+def _resets(tpm: TPM) -> list[int]:
+    clock = tpm.esys.read_clock().clockInfo
+    return [int(clock.resetCount), int(clock.restartCount)]
+
+
+def flush_left(tpm: TPM, before: Mapping[str, Sequence[int]]) -> int:
+    """Flush what a trial left loaded in a TPM without a resource manager, and return how much that was.
+
+    Others' objects stay: those that were loaded before, and those that the trial does not make. Of sessions, nothing
+    shows whose they are: those stay that were loaded before.
+    """
+    if _resets(tpm) != before.get("resets"):
+        return 0  # All that was loaded is gone.
+    objects = set(handles_from(tpm, _TRANSIENT)) - set(before.get("objects", ()))
+    above = bytes(before.get("parent", ()))
+    doomed = [handle for handle in objects if _is_of_trial(tpm, handle, above)]
+    doomed += set(handles_from(tpm, _LOADED_SESSIONS)) - set(before.get("sessions", ()))
+    for handle in doomed:
+        tpm.flush_handle(handle)
+    return len(doomed)
+
+
+def _is_of_trial(tpm: TPM, handle: int, above: bytes) -> bool:
+    """Return whether a loaded object is one that a trial makes.
+
+    Args:
+        tpm: the TPM.
+        handle: the object's.
+        above: the qualified name of the trial's storage key.
+    """
+    try:
+        found = tpm.esys.tr_from_tpmpublic(handle)
+    except TSS2_Exception as error:
+        if not is_answer(error):
+            raise
+        return code(error) == SEQUENCE
+    try:
+        outer, name, qualified = tpm.esys.read_public(found)
+    finally:
+        tpm.esys.tr_close(found)
+
+    def is_under(higher: bytes) -> bool:
+        """Whether this is the qualified name of its parent or hierarchy (part 1, 16)."""
+        return bytes(qualified)[2:] == hashlib.sha256(higher + bytes(name)).digest()
+
+    if bytes(outer.publicArea.authPolicy) == MARK or is_under(above):
+        return True
+    if _is_storage_key(outer):
+        return any(is_under(hierarchy.to_bytes(4, "big")) for hierarchy in (TPM2_RH.NULL, TPM2_RH.OWNER))
+    attributes = int(outer.publicArea.objectAttributes)
+    is_endorsing = any(attributes & bits == bits for bits in (_ENDORSEMENT_KEY, _ATTESTATION_KEY))
+    return is_endorsing and is_under(TPM2_RH.ENDORSEMENT.to_bytes(4, "big"))
+
+
+def _is_storage_key(outer: TPM2B_PUBLIC) -> bool:
+    """Return whether a public area is of the template of storage keys."""
+    template = ecc_primary()
+    if outer.publicArea.type != template.publicArea.type:
+        return False  # The library can't put another type's key into the template.
+    template.publicArea.unique = outer.publicArea.unique
+    return bytes(template.marshal()) == bytes(outer.marshal())
+
+
+def left_by_writing(tpm: TPM) -> Left:
+    """Return what trials with `--write` left in the TPM."""
+    marked = [
+        handle
+        for handle in handles_from(tpm, _PERSISTENT)
+        if (public := _public_at(tpm, handle)) and bytes(public.publicArea.authPolicy) == MARK
+    ]
+    return Left(marked, [index for index in handles_from(tpm, _NV) if _is_marked_index(tpm, index)])
+
+
+def _is_marked_index(tpm: TPM, index: int) -> bool:
+    with open_index(tpm, index) as found:
+        return found is not None and bytes(tpm.esys.nv_read_public(found.handle)[0].nvPublic.authPolicy) == MARK
+
+
+def remove_left(tpm: TPM, auth: ParentAuth, left: Left) -> None:
+    """Remove marked things from their handles and indices. What is there by now without the mark stays."""
+    for handle in left.handles:
+        public = _public_at(tpm, handle)
+        if public and bytes(public.publicArea.authPolicy) == MARK:
+            handles.remove(tpm, auth, bytes(public.get_name()), handle)
+    for index in left.indices:
+        if _is_marked_index(tpm, index):
+            with open_index(tpm, index) as there:
+                if there is not None:
+                    auth.as_owner(tpm, tpm.esys.nv_undefine_space, there.handle)
+
+
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """Return the names of what differs between two snapshots, as an answer."""
+    changed = [name for name in before if before[name] != after.get(name)]
+    if before[_COUNTED] > after[_COUNTED]:
+        changed.remove(_COUNTED)  # The TPM forgets one after a while.
+    return ", ".join(changed) or "nothing"

@@ -1,0 +1,206 @@
+"""The life of a TPM's trial: say what will be done, ask, leave the TPM as it was, and write the report."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tpm2_pytss import TPMA_PERMANENT
+
+from hwsigner._pins import PinSource
+from hwsigner._uri import KeyURI
+from hwsigner.attestation import read_trust
+from hwsigner.errors import BackendUnavailableError, HwsignerError, Interruption
+from hwsigner.trial.asking import confirm, selected, show_questions
+from hwsigner.trial.questions import Result, Verdict, ask_all
+from hwsigner.trial.report import Scrubber, TrialReport
+from hwsigner.trial.tpm import state
+from hwsigner.trial.tpm.chip import SOURCES, StoppedError, TrialChip
+from hwsigner.trial.tpm.questions import END, QUESTIONS, TPMQuestion
+from hwsigner.trial.tpm.timing import measure
+from hwsigner.trial.tpm.writing import read_range
+
+_TO_CLEAN = "Run the same command with --clean"
+_HIERARCHIES = {"owner": TPMA_PERMANENT.OWNERAUTHSET, "endorsement": TPMA_PERMANENT.ENDORSEMENTAUTHSET}
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the trial, or do what another flag says.
+
+    Returns:
+        0 if no answer differs, else 1.
+
+    Raises:
+        HwsignerError: it can't be run, or something could not be removed.
+        Interruption: a signal ended it. The TPM is as it was, and the report has the answers until then.
+    """
+    if arguments.list:
+        return show_questions((*QUESTIONS, END), arguments.only)
+    questions = selected(QUESTIONS, arguments.only)
+    ranges = [read_range(text) for text in arguments.write]
+    query = {name: getattr(arguments, name.replace("-", "_")) for name in ("tcti", *SOURCES)}
+    uri = KeyURI("tpm2", {}, {name: value.encode() for name, value in query.items() if value})
+    trust = read_trust(arguments.roots) if arguments.roots else None
+    with tempfile.TemporaryDirectory(prefix="hwsigner-trial-") as folder:
+        pins = PinSource(allow_commands=True)
+        chip = TrialChip(uri, pins, folder=Path(folder), trust=trust, ranges=ranges)
+        try:
+            return _clean(chip, arguments) if arguments.clean else _try_all(chip, questions, arguments)
+        finally:
+            chip.close()
+
+
+def _try_all(chip: TrialChip, questions: Sequence[TPMQuestion], arguments: argparse.Namespace) -> int:
+    print(_announcement(chip, questions, arguments.output))
+    if not arguments.yes:
+        confirm("Begin?")
+    with chip.signals(), _kept(chip):
+        _look_for_left(chip)
+        target = chip.capabilities.target(chip.tcti)
+        results, stopped = _asked(chip, questions)
+        if not stopped:
+            with suppress(StoppedError):
+                target |= measure(chip)
+    report = TrialReport("tpm", datetime.now(UTC).date(), target, results).scrubbed(_scrubber(chip, arguments))
+    written = report.write(arguments.output)
+    print(", ".join(f"{number} {verdict}" for verdict, number in report.counts.items()))
+    print(f"Report: {written[0]} and {written[1].name}")
+    if stopped:
+        raise Interruption("interrupted", "The TPM is as it was, and the report has the answers until then")
+    return 1 if report.counts[Verdict.DIFFERS] else 0
+
+
+def _look_for_left(chip: TrialChip) -> None:
+    with suppress(BackendUnavailableError):  # If no place is free, nothing can be read, nor written.
+        if chip.use(state.left_by_writing):
+            _say("an earlier trial was killed and has left something in the TPM: --clean removes it")
+
+
+@contextmanager
+def _kept(chip: TrialChip) -> Iterator[None]:
+    """Keep what is loaded in a journal, and remove what is left at the end of the `with` statement."""
+    journal = state.Journal(chip.tcti)
+    try:
+        removed = state.begin(chip, journal)
+    except BaseException:
+        journal.end(keep=True)
+        raise
+    if removed:
+        _say(f"an earlier trial was killed: {removed} loaded objects or sessions of its were flushed")
+    is_clean = False
+    try:
+        yield
+    finally:
+        try:
+            _remove_all(chip, journal)
+            is_clean = True
+        except HwsignerError as error:
+            raise HwsignerError(f"the TPM could not be left as it was: {error.message}", _TO_CLEAN) from error
+        finally:
+            journal.end(keep=not is_clean)
+
+
+def _remove_all(chip: TrialChip, journal: state.Journal) -> None:
+    """Remove what a question that failed has left."""
+    before = journal.read()
+    if before is not None and not chip.is_managed:
+        chip.finish(lambda tpm: state.flush_left(tpm, before))
+    if chip.has_written:
+        left = chip.finish(state.left_by_writing)
+        if left:
+            chip.finish(lambda tpm: state.remove_left(tpm, chip.auth, left))
+
+
+def _asked(chip: TrialChip, questions: Sequence[TPMQuestion]) -> tuple[list[Result], bool]:
+    """Return the results, and whether a signal has ended the trial before all were asked."""
+    results: list[Result] = []
+    try:
+        before = chip.use(lambda tpm: state.snapshot(chip, tpm))
+        end = replace(END, ask=lambda chip: state.changes(before, chip.use(lambda tpm: state.snapshot(chip, tpm))))
+        for result in ask_all((*questions, end), chip):
+            results.append(result)
+            detail = result.why or result.answer
+            _say(f"[{len(results)}/{len(questions) + 1}] {result.id}: {result.verdict} ({detail})")
+    except StoppedError:
+        _say("interrupted")
+        return results, True
+    return results, False
+
+
+def _clean(chip: TrialChip, arguments: argparse.Namespace) -> int:
+    """Remove what killed trials have left."""
+    left = chip.use(state.left_by_writing)
+    places = [f"{place:#010x}" for place in (*left.handles, *left.indices)]
+    print("\n".join((f"{len(places)} keys and indices of trials in the TPM:", *places)))
+    if places and not arguments.yes:
+        confirm("Remove these?")
+    with chip.signals(), _kept(chip):
+        if left:
+            chip.require_owner()
+            chip.finish(lambda tpm: state.remove_left(tpm, chip.auth, left))
+            if chip.finish(state.left_by_writing):
+                raise HwsignerError("not everything was removed", "See what hwsigner list tpm2: shows")
+    return 0
+
+
+def _announcement(chip: TrialChip, questions: Sequence[TPMQuestion], output: Path) -> str:
+    about = chip.capabilities.target(chip.tcti)
+    lines = [
+        f"A trial of {len(questions) + 1} questions to the TPM at {chip.tcti}: vendor {about['vendor']}, "
+        f"firmware {about['firmware']}, {about['specification']}.",
+        "",
+        "- It makes keys in the null hierarchy, and primary keys in the hierarchies of owner and endorsement. Each is "
+        "flushed after its use, and none is stored.",
+        "- It sends no auth value but those that you name. A wrong one goes to a key of its own alone, for which the "
+        "TPM does not count it.",
+        "- It measures how long 20 signatures take. A chip takes some minutes for all.",
+    ]
+    if not chip.is_managed:
+        lines.append(
+            "- No resource manager shares this TPM out. So the trial fills all places for objects and sessions for a "
+            "moment, in which other programs get errors."
+        )
+    for name, flag in _HIERARCHIES.items():
+        if chip.capabilities.has_auth(flag) and chip.uri.text(f"{name}-pin-source") is None:
+            lines.append(
+                f"- The {name} hierarchy has an auth value, so the questions on it are not asked. To ask them, give "
+                f"--{name}-pin-source file:/path."
+            )
+    if chip.trust is None:
+        lines.append("- The chip's certificate is not verified. To do that, give --roots FOLDER.")
+    written = ", ".join(f"{places[0]:#010x} to {places[-1]:#010x}" for places in chip.ranges)
+    lines.append(
+        f"- It writes to free places in {written}: one key or index at a time, which it removes. Each write "
+        "takes some of the life of the TPM's memory."
+        if written
+        else "- It writes nothing into the TPM. The questions on handles and indices need --write RANGE."
+    )
+    return "\n".join(
+        [*lines, f"- The report goes to {output.absolute()}, without what identifies chip or machine.", ""]
+    )
+
+
+def _scrubber(chip: TrialChip, arguments: argparse.Namespace) -> Scrubber:
+    scrub = Scrubber()
+    scrub.hide(chip.tcti, "TCTI")
+    scrub.hide(chip.tcti.partition(":")[2], "TCTI")
+    scrub.hide(str(chip.folder), "folder")
+    scrub.hide(str(arguments.output.absolute()), "folder")
+    scrub.hide(arguments.roots or "", "folder")
+    scrub.hide(os.path.expanduser("~"), "home")
+    for name in SOURCES:
+        source = chip.uri.text(name) or ""
+        scrub.hide(source, "source")
+        scrub.hide(source.partition(":")[2], "source")
+    return scrub
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

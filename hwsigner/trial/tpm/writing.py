@@ -1,0 +1,230 @@
+"""Questions that write: keys at persistent handles, and NV indices, in the ranges that the user names.
+
+What they make has the mark, and is removed at the end of each question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from tpm2_pytss import ESYS_TR, TPM2_ALG, TPM2B_NV_PUBLIC, TPMA_NV, TPMS_NV_PUBLIC, TSS2_Exception
+
+from hwsigner.backends.tpm2 import nv
+from hwsigner.backends.tpm2.handles import check_own_handle
+from hwsigner.backends.tpm2.tpm import TPM
+from hwsigner.errors import UsageError
+from hwsigner.trial.questions import NotAskedError, Origin, Question, Source
+from hwsigner.trial.tpm import capabilities as had
+from hwsigner.trial.tpm.chip import TrialChip
+from hwsigner.trial.tpm.making import MARK, refusal, refused, signs_at, template
+from hwsigner.trial.tpm.state import Left, remove_left
+
+_PERSISTENT, _NV = range(0x81000000, 0x82000000), range(0x01000000, 0x02000000)
+_EVICT = Source(Origin.DOCUMENT, "TPM 2.0 Library, part 3, 28.5 TPM2_EvictControl")
+_DEFINE = Source(Origin.DOCUMENT, "TPM 2.0 Library, part 3, 31.3 TPM2_NV_DefineSpace")
+_WRITE = Source(Origin.DOCUMENT, "TPM 2.0 Library, part 3, 31.7 TPM2_NV_Write")
+_HANDLES = "docs/how-to/tpm.md#a-key-at-a-handle"
+_INDICES = "docs/how-to/tpm.md#certificates-in-the-tpm"
+# As those of `install-certificate`.
+_ATTRIBUTES = TPMA_NV.OWNERWRITE | TPMA_NV.OWNERREAD | TPMA_NV.AUTHREAD | TPMA_NV.NO_DA
+
+
+def read_range(text: str) -> range:
+    """Return a range of persistent handles or NV indices, written `0x81000200-0x8100020f`.
+
+    Raises:
+        UsageError: it is written otherwise, or reserved.
+    """
+    first, _, last = text.partition("-")
+    try:
+        found = range(int(first, 16), int(last or first, 16) + 1)
+    except ValueError:
+        found = range(0)
+    for places in (_PERSISTENT, _NV):
+        if found and found[0] in places and found[-1] in places:
+            break
+    else:
+        hint = "Write persistent handles as 0x81000200-0x8100020f, or NV indices as 0x01c20000-0x01c2000f"
+        raise UsageError(f"{text!r} is not a range of handles or indices", hint)
+    if places is _PERSISTENT:
+        for handle in found[:: max(len(found) // 0x100, 1)]:
+            check_own_handle(handle)
+        check_own_handle(found[-1])
+    elif set(found) & set(nv.EK_CERTIFICATES):
+        raise UsageError(f"{text} is reserved for certificates of endorsement keys", "Use 0x01c20000-0x01c2000f")
+    return found
+
+
+def _free(chip: TrialChip, kinds: range) -> int:
+    """Return a place of a kind that may be written and is free."""
+    ranges = [places for places in chip.ranges if places[0] in kinds]
+    if not ranges:
+        what = "persistent handles" if kinds is _PERSISTENT else "NV indices"
+        raise NotAskedError(f"no range of {what} may be written: give --write RANGE")
+    chip.require_owner()
+    taken = chip.use(lambda tpm: had.handles_from(tpm, kinds[0]))
+    found = next((place for places in ranges for place in places if place not in taken), None)
+    if found is None:
+        raise NotAskedError("no place in the range is free")
+    return found
+
+
+def _with_handle(chip: TrialChip, ask: Callable[[TPM, ESYS_TR, int], str]) -> str:
+    """Put a key at a free handle, ask about it, and remove it."""
+    handle = _free(chip, _PERSISTENT)
+
+    def work(tpm: TPM) -> str:
+        def make() -> ESYS_TR:
+            return chip.auth.as_owner(tpm, tpm.esys.create_primary, None, template("ecc256"), ESYS_TR.RH_OWNER)[0]
+
+        chip.has_written = True
+        try:
+            with tpm.temporary(make) as key:
+                tpm.esys.tr_close(_evict(chip, tpm, key, handle))
+                return ask(tpm, key, handle)
+        except TSS2_Exception as error:
+            return refusal(error)
+        finally:
+            remove_left(tpm, chip.auth, Left([handle], []))
+
+    return chip.use_hierarchy(work)
+
+
+def _evict(chip: TrialChip, tpm: TPM, key: ESYS_TR, handle: int) -> ESYS_TR:
+    return chip.auth.as_owner(tpm, tpm.esys.evict_control, ESYS_TR.RH_OWNER, key, handle)
+
+
+def _signs_there(tpm: TPM, _: ESYS_TR, handle: int) -> str:
+    with tpm.persistent(handle) as found:
+        return signs_at(tpm, found)
+
+
+def _persistent(chip: TrialChip) -> str:
+    return _with_handle(chip, _signs_there)
+
+
+def _taken(chip: TrialChip) -> str:
+    return _with_handle(chip, lambda tpm, key, handle: refused(lambda: _evict(chip, tpm, key, handle)))
+
+
+def _removed(chip: TrialChip) -> str:
+    def ask(tpm: TPM, _: ESYS_TR, handle: int) -> str:
+        remove_left(tpm, chip.auth, Left([handle], []))
+        return refused(lambda: tpm.esys.tr_close(tpm.esys.tr_from_tpmpublic(handle)))
+
+    return _with_handle(chip, ask)
+
+
+def _with_index(chip: TrialChip, size: int, ask: Callable[[TPM, int], str]) -> str:
+    """Define a free NV index, ask about it, and remove it."""
+    index = _free(chip, _NV)
+
+    def work(tpm: TPM) -> str:
+        chip.has_written = True
+        try:
+            _define(chip, tpm, index, size)
+            return ask(tpm, index)
+        except TSS2_Exception as error:
+            return refusal(error)
+        finally:
+            remove_left(tpm, chip.auth, Left([], [index]))
+
+    return chip.use_hierarchy(work)
+
+
+def _define(chip: TrialChip, tpm: TPM, index: int, size: int) -> None:
+    area = TPMS_NV_PUBLIC(
+        nvIndex=index, nameAlg=TPM2_ALG.SHA256, attributes=_ATTRIBUTES, authPolicy=MARK, dataSize=size
+    )
+    defined = chip.auth.as_owner(tpm, tpm.esys.nv_define_space, b"", TPM2B_NV_PUBLIC(nvPublic=area))
+    tpm.esys.tr_close(defined)
+
+
+def _written(chip: TrialChip, *, size: int) -> str:
+    """Write an index in the TPM's steps, and read it as hwsigner reads certificates."""
+
+    def ask(tpm: TPM, index: int) -> str:
+        data = bytes(number & 0xFF for number in range(size))
+        step = tpm.property(nv.NV_BUFFER_MAX)
+        with nv.open_index(tpm, index) as found:
+            if found is None:
+                return "nothing"
+            for start in range(0, size, step):
+                part = data[start : start + step]
+                chip.auth.as_owner(tpm, tpm.esys.nv_write, found.handle, part, start, ESYS_TR.RH_OWNER)
+        return "what was written" if nv.read_index(tpm, index) == data else "something else"
+
+    return _with_index(chip, size, ask)
+
+
+def _defined_twice(chip: TrialChip) -> str:
+    return _with_index(chip, 256, lambda tpm, index: refused(lambda: _define(chip, tpm, index, 256)))
+
+
+def _index_removed(chip: TrialChip) -> str:
+    def ask(tpm: TPM, index: int) -> str:
+        remove_left(tpm, chip.auth, Left([], [index]))
+        return refused(lambda: tpm.esys.tr_close(tpm.esys.tr_from_tpmpublic(index)))
+
+    return _with_index(chip, 256, ask)
+
+
+QUESTIONS: tuple[Question[TrialChip], ...] = (
+    Question(
+        "writing.persistent",
+        "Does a key at a persistent handle sign?",
+        "signs",
+        _EVICT,
+        (_HANDLES, "hwsigner/backends/tpm2/handles.py: persist"),
+        _persistent,
+    ),
+    Question(
+        "writing.taken",
+        "What does TPM2_EvictControl say if there is a key at the handle?",
+        "TPM_RC_NV_DEFINED",
+        _EVICT,
+        (_HANDLES, "hwsigner/backends/tpm2/handles.py: persist"),
+        _taken,
+    ),
+    Question(
+        "writing.removed",
+        "What does the TPM say of the handle once the key is removed?",
+        "TPM_RC_HANDLE",
+        _EVICT,
+        (_HANDLES, "hwsigner/backends/tpm2/handles.py: remove"),
+        _removed,
+    ),
+    Question(
+        "writing.index",
+        "What is read, without an auth value, of an NV index of 1,024 bytes that the owner wrote?",
+        "what was written",
+        _WRITE,
+        (_INDICES, "hwsigner/backends/tpm2/installing.py", "hwsigner/backends/tpm2/nv.py: read_index"),
+        partial(_written, size=1024),
+    ),
+    Question(
+        "writing.index-2048",
+        "What is read of one of 2,048 bytes?",
+        "what was written",
+        _DEFINE,
+        (_INDICES, "docs/how-to/keys.md#a-tpm-server", "hwsigner/backends/tpm2/installing.py: _MAX_BYTES"),
+        partial(_written, size=2048),
+    ),
+    Question(
+        "writing.index-twice",
+        "What does TPM2_NV_DefineSpace say if there is such an index?",
+        "TPM_RC_NV_DEFINED",
+        _DEFINE,
+        (_INDICES,),
+        _defined_twice,
+    ),
+    Question(
+        "writing.index-removed",
+        "What does the TPM say of an index once it is removed?",
+        "TPM_RC_HANDLE",
+        _DEFINE,
+        (_INDICES, "hwsigner/backends/tpm2/installing.py: remove_index"),
+        _index_removed,
+    ),
+)
