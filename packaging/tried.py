@@ -21,7 +21,13 @@ ROOT = Path(__file__).parents[1]
 FILES = ("README.md", "SECURITY.md", "docs/reference/tried.md")
 _KINDS = {"aws": "AWS", "tpm": "real TPMs", "token": "real tokens"}
 _MADE = re.compile(r"^(<!-- made from trials/: (\w+) -->\n)(?:.+\n)+", re.MULTILINE)
-_EMULATED = re.compile(r"emulat|simulat|swtpm|softhsm|soft ?token|sw {2,}tpm|loopback|localhost", re.IGNORECASE)
+# What emulators, simulators and tokens in software call themselves, and what reaches them.
+_EMULATED = re.compile(
+    r"emulat|simulat|another endpoint|swtpm|mssim|libtpms|sw\s+tpm|xcg ftpm|softhsm|soft ?token|softokn|\bnss\b|mozilla"
+    r"|gnome|kryoptic|^soft$",
+    re.IGNORECASE,
+)
+_SHOWN = ("service", "region", "vendor", "vendor string", "manufacturer", "model", "firmware", "module")
 # What a question's id and a version consist of.
 _ID, _VERSION = re.compile(r"[a-z0-9][a-z0-9.-]*"), re.compile(r"\d+(\.\w+)*")
 
@@ -68,7 +74,7 @@ def read(path: Path) -> TrialReport:
         HwsignerError: it can't be read, is not a report, or must not be published.
     """
     try:
-        report = TrialReport.from_json(path.read_text(encoding="utf-8"))
+        report = TrialReport.from_json(_read(path))
     except (OSError, UnicodeError) as error:
         raise HwsignerError(f"{path} can't be read", "Give trial-KIND-DATE.json") from error
     except HwsignerError as error:
@@ -86,7 +92,7 @@ def add(path: Path, root: Path = ROOT) -> Path:
     """
     report = read(path)
     folder = root / "trials"
-    if same := [each for each in folder.glob("*.json") if each.read_text(encoding="utf-8") == report.to_json()]:
+    if same := [each for each in folder.glob("*.json") if _read(each) == report.to_json()]:
         raise HwsignerError(f"{path} is there already: {same[0].name}", "Nothing is left to do")
     written, page = report.write(folder)
     page.unlink()  # The pages have its contents.
@@ -107,7 +113,7 @@ def made(root: Path = ROOT) -> dict[Path, str]:
         "table": _table(found),
         "answers": _answers(found),
     }
-    contents = {root / name: (root / name).read_text(encoding="utf-8") for name in FILES}
+    contents = {root / name: _read(root / name) for name in FILES}
     return {path: _MADE.sub(lambda place: f"{place[1]}{texts[place[2]]}\n", text) for path, text in contents.items()}
 
 
@@ -119,7 +125,7 @@ def issues(name: str, report: TrialReport, root: Path = ROOT) -> Iterator[str]:
 
 
 def _issue(name: str, report: TrialReport, result: Result, root: Path) -> str:
-    question = _line(root, f'"{result.id}"', sorted((root / "hwsigner" / "trial").rglob("*.py")))
+    question = _line_of_question(root, result.id) or "hwsigner/trial/"
     lines = [
         f"# {_KINDS[report.kind]}: {result.id} differs",
         "",
@@ -133,7 +139,7 @@ def _issue(name: str, report: TrialReport, result: Result, root: Path) -> str:
         "To change:",
         "",
         *(f"- {_code(_located(root, each))}" for each in result.rests_on),
-        f"- {_code(question or 'hwsigner/trial/')}: the expected answer, and its source: observation, trials/{name}",
+        f"- {_code(question)}: the expected answer, and its source: observation, trials/{name}",
     ]
     return "\n".join(lines) + "\n"
 
@@ -144,19 +150,25 @@ def _located(root: Path, rests_on: str) -> str:
     path = root / file
     if not (name and path.is_file()):
         return rests_on
-    defined = rf"^ *(?:def|class) {re.escape(name)}\b|^ *{re.escape(name)}\b[^=]*="
-    found = next(re.finditer(defined, path.read_text(encoding="utf-8"), re.MULTILINE), None)
-    where = f"{file}:{path.read_text(encoding='utf-8').count(chr(10), 0, found.start()) + 1}" if found else ""
-    return f"{where or _line(root, name, [path]) or file}: {name}"
+    last = re.escape(name.rpartition(".")[2])
+    found = re.search(rf"^ *(?:(?:def|class) {last}\b|{last}\b[^=\n]*=)", _read(path), re.MULTILINE)
+    return f"{file}:{_read(path).count(chr(10), 0, found.start()) + 1}: {name}" if found else rests_on
 
 
-def _line(root: Path, text: str, files: Sequence[Path]) -> str:
-    """Return `FILE:LINE` of the first line with a text; an empty string if there is none."""
-    for path in files:
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            if text in line:
-                return f"{path.relative_to(root)}:{number}"
-    return ""
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def _line_of_question(root: Path, id: str) -> str:
+    """Return `FILE:LINE` of a question; an empty string if it is not there any more. A table may add the first word."""
+    table, _, name = id.partition(".")
+    files = sorted((root / "hwsigner" / "trial").rglob("*.py"))
+    places = [(f'"{id}"', path) for path in files]
+    places += [(f'"{name}"', path) for path in files if f'f"{table}.{{' in _read(path)]
+    places += [(f'"{table}.', path) for path in files]
+    found = ((path, _read(path).find(text)) for text, path in places)
+    lines = (f"{path.relative_to(root)}:{_read(path).count(chr(10), 0, at) + 1}" for path, at in found if at >= 0)
+    return next(lines, "")
 
 
 def _summary(found: Sequence[TrialReport]) -> str:
@@ -246,7 +258,8 @@ def _answers(found: dict[str, TrialReport]) -> str:
 
 
 def _target(report: TrialReport) -> str:
-    return "; ".join(f"{_cell(name)}: {_cell(value)}" for name, value in report.target.items())
+    shown = {name: report.target[name] for name in _SHOWN if report.target.get(name)}
+    return "; ".join(f"{_cell(name)}: {_cell(value)}" for name, value in (shown or report.target).items())
 
 
 def _code(text: str) -> str:

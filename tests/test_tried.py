@@ -7,14 +7,16 @@ import json
 import re
 import shutil
 from datetime import date, timedelta
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import tried
 
-from hwsigner.trial import Origin, Question, Result, Source, TrialReport, ask_all
+from hwsigner.trial import Origin, Question, Result, Source, TrialReport, Verdict, ask_all
 from pages import ROOT
 
+TABLES = ["hwsigner.trial.aws.questions"]
 CLAIM = re.compile(r"not yet with|not been (tested|tried)|(?:was|were) tested with (?:AWS|real)")
 
 
@@ -161,9 +163,25 @@ def test_a_report_that_says_nothing_or_what_can_t_be_is_refused(clone: Path) -> 
     assert send(sound, clone) == 0
 
 
-@pytest.mark.parametrize("emulated", ["SoftHSM v2", "IBM SW   TPM", "swtpm 0.10", "the emulator", "TPM simulator"])
+SIMULATORS = ["SoftHSM v2", "SW   TPM", "swtpm", "mssim", "TPM simulator", "NSS Internal Crypto Services", "Soft"]
+
+
+@pytest.mark.parametrize("emulated", [*SIMULATORS, "another endpoint", "the emulator"])
 def test_a_report_of_an_emulator_is_refused(clone: Path, emulated: str) -> None:
     assert send(report("two tags", kind="tpm", vendor=emulated), clone) == 1
+
+
+@pytest.mark.parametrize("module", TABLES)
+def test_a_report_with_the_expected_answer_to_each_question_is_added_and_its_lines_are_found(module: str) -> None:
+    questions = import_module(module).QUESTIONS
+    results = [next(iter(ask_all([dataclasses.replace(each, ask=str)], each.expected))) for each in questions]
+    found = TrialReport("aws", date(2026, 1, 2), {"service": "AWS"}, results)
+    assert [*tried.problems(found)] == []
+    differing = [dataclasses.replace(each, answer="other", verdict=Verdict.DIFFERS) for each in results]
+    issues = [*tried.issues("trial.json", dataclasses.replace(found, results=differing))]
+    lines = [line for issue in issues for line in issue.splitlines() if line.startswith("- `hwsigner/")]
+    assert [line for line in lines if not re.match(r"- `[\w/]+\.py(:\d+|`$)", line)] == []
+    assert len(issues) == len(questions)
 
 
 def test_a_report_is_added_once(clone: Path) -> None:

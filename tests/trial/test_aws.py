@@ -296,3 +296,13 @@ def test_list_and_policy_ask_nothing(emulator: Emulator, flags: Flags, capsys: p
     assert "tags.cn: Does CN" in said
     assert "arn:aws-cn:iam" in said
     assert emulator.requests == []
+
+
+def test_report_does_not_say_that_an_endpoint_of_a_variable_is_aws(
+    emulator: Emulator, flags: Flags, pace: TrialPace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", emulator.url)
+    arguments = flags("--only", "sessions.simplest")
+    arguments.endpoint = None
+    assert try_all(arguments, pace) == 0
+    assert _report(tmp_path).target["service"] == "another endpoint"

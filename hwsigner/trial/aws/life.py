@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from hwsigner._aws.apis import ServiceClients
 from hwsigner._aws.create_session import find_service
+from hwsigner._aws.region import region_of
 from hwsigner.errors import HwsignerError, Interruption
 from hwsigner.trial.asking import confirm, selected
 from hwsigner.trial.aws.authority import TrialCA
@@ -67,7 +68,8 @@ def try_all(arguments: argparse.Namespace, pace: TrialPace | None = None) -> int
         try:
             interrupted = not _ask(scene, plan, questions, results)
             if results:
-                target = {"service": "another endpoint" if arguments.endpoint else "AWS", "region": region}
+                name = "AWS" if region_of(service.endpoint.host) else "another endpoint"
+                target = {"service": name, "region": region}
                 report = TrialReport("aws", datetime.now(UTC).date(), target, results).scrubbed(scene.scrub)
                 _write(report, arguments.output)
         finally:
