@@ -21,6 +21,8 @@ _POLICY = ("Version", "Id", "Statement")
 _STATEMENT = ("Sid", "Effect", "Principal", "Action", "NotAction", "Condition")
 _PROHIBITED = ("Resource", "NotResource", "NotPrincipal")
 _PRINCIPALS = ("Service", "AWS", "Federated", "CanonicalUser")
+# IAM knows every service. These are the domains of their principals.
+_SERVICE = re.compile(r"[\w.-]+\.(?:amazonaws\.(?:com|com\.cn|eu)|amazon\.com|aws\.internal)", re.ASCII | re.IGNORECASE)
 _COMPARED = "Equals|NotEquals|LessThan|LessThanEquals|GreaterThan|GreaterThanEquals"
 _OPERATOR = (
     rf"(?:(?:ForAllValues|ForAnyValue):)?(?:String(?:Not)?(?:Equals(?:IgnoreCase)?|Like)|(?:Numeric|Date)(?:{_COMPARED})"
@@ -141,7 +143,8 @@ def _check_principal(principal: object) -> None:
         for text in texts:
             # "AWS": "*" is everyone. No other principal may have wildcards.
             has_wildcard = bool({"*", "?"} & set(text)) and (kind, text) != ("AWS", "*")
-            if kind not in _PRINCIPALS or not text or has_wildcard:
+            is_unknown = kind == "Service" and not _SERVICE.fullmatch(text)
+            if kind not in _PRINCIPALS or not text or has_wildcard or is_unknown:
                 raise _malformed(f'Invalid principal in policy: "{kind.upper()}":"{text}"')
 
 

@@ -260,6 +260,7 @@ MALFORMED = {
     "every service": document(Principal={"Service": "*"}),
     "every service beside one": document(Principal={"Service": ["rolesanywhere.amazonaws.com", "*"]}),
     "a service with a wildcard": document(Principal={"Service": "*.amazonaws.com"}),
+    "a service that AWS does not have": document(Principal={"Service": "rolesanywhere.example.com"}),
     "roles with a wildcard": document(Principal={"AWS": f"arn:aws:iam::{ACCOUNT}:role/*"}),
     "every identity provider": document(Principal={"Federated": "*"}),
     "an operator in lower case": document(Condition={"stringequals": {"aws:PrincipalTag/x509Subject/CN": "a"}}),

@@ -128,9 +128,12 @@ class TrialCalls:
         except HwsignerError as error:
             refused = (getattr(error.__cause__, "response", None) or {}).get("Error", {})
             code = str(refused.get("Code", ""))
-            if not code or code in _BUSY or (code in _DENIED and not may_be_denied):
+            message = str(refused.get("Message", ""))
+            # CreateProfile also denies roles of other accounts, which is an answer.
+            is_not_permitted = code in _DENIED and "authorized" in message and not may_be_denied
+            if not code or code in _BUSY or is_not_permitted:
                 raise NotAskedError(self._scrub(error.message), self._scrub(error.hint)) from error
-            return CallAnswer(code, self._scrub(str(refused.get("Message", ""))), {})
+            return CallAnswer(code, self._scrub(message), {})
 
     def _check(self, operation: str, parameters: Mapping[str, Any]) -> None:
         """Check that a call is about something of the trial."""

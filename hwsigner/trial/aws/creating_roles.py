@@ -1,0 +1,293 @@
+"""Questions about the trust policies that CreateRole refuses, and in which words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hwsigner.trial.aws.asking import ACCEPTED, Ask
+from hwsigner.trial.aws.plan import AWSQuestion
+from hwsigner.trial.aws.scene import AWSScene
+from hwsigner.trial.aws.sources import IAM_API, IAM_QUOTAS, IAM_WORDS, PRINCIPALS, STAR, choice, document
+from hwsigner.trial.aws.wanted import ACTIONS, SERVICE, WantedRole, statement, trusting
+from hwsigner.trial.questions import Source
+
+_EMULATOR = "hwsigner/emulator/iam_policies.py"
+_FORM, _STATEMENT = f"{_EMULATOR}: check_form", f"{_EMULATOR}: _check_statement"
+_PRINCIPAL, _CONDITION = f"{_EMULATOR}: _check_principal", f"{_EMULATOR}: _check_condition"
+_LENGTH = f"{_EMULATOR}: read_policy"
+_IAM = "docs/how-to/emulator.md#iam"
+_MALFORMED = "MalformedPolicyDocument"
+_STS_ONLY = f"{_MALFORMED}: AssumeRole policy may only specify STS AssumeRole actions"
+_STORED = choice("IAM is known to store actions and keys that it does not know; hwsigner refuses to judge them")
+_OF_OPERATORS = document("IAM User Guide: Condition operators: the names are as listed")
+_LONGEST = 2048
+TAKEN = WantedRole("taken", profile="")
+
+
+def refused(scene: AWSScene, name: str, policy: Mapping[str, Any] | str, **members: Any) -> str:
+    """Return "accepted" or the refusal of a new role. A full stop at the end does not count."""
+    return str(scene.new_role(f"iam-{name}", policy, **members)).rstrip(".")
+
+
+def _asked(
+    name: str, words: str, expected: str, source: Source, policy: Mapping[str, Any] | str, *rests_on: str
+) -> AWSQuestion:
+    text = f"What does CreateRole say to a trust policy {words}?"
+    ask: Ask = lambda scene: refused(scene, name, policy)  # noqa: E731
+    return AWSQuestion(f"roles.{name}", text, expected, source, (*rests_on, _IAM), ask, ())
+
+
+def _principal(**principal: Any) -> dict[str, Any]:
+    return trusting(statement(Principal=principal))
+
+
+def _invalid_principal(kind: str, value: str) -> str:
+    return f'{_MALFORMED}: Invalid principal in policy: "{kind}":"{value}"'
+
+
+def _without(name: str) -> dict[str, Any]:
+    return trusting({key: value for key, value in statement().items() if key != name})
+
+
+# Of this account, so that the role is nobody else's while it is there.
+_OWN_ACCOUNT = {"StringEquals": {"aws:PrincipalAccount": "<<account>>"}}
+_EVERYONE = trusting(statement(_OWN_ACCOUNT, Principal={"AWS": "*"}))
+_PRINCIPALS = (
+    _asked(
+        "principal-star",
+        'with "Principal": "*"',
+        _invalid_principal("STAR", "*"),
+        STAR,
+        trusting(statement(Principal="*")),
+        _PRINCIPAL,
+    ),
+    _asked(
+        "not-principal",
+        "with NotPrincipal",
+        f"{_MALFORMED}: Has prohibited field NotPrincipal",
+        IAM_WORDS,
+        trusting({**_without("Principal")["Statement"][0], "NotPrincipal": {"Service": SERVICE}}),
+        _STATEMENT,
+    ),
+    _asked(
+        "no-principal",
+        "without a principal",
+        f"{_MALFORMED}: Missing required field Principal",
+        IAM_WORDS,
+        _without("Principal"),
+        _STATEMENT,
+    ),
+    _asked(
+        "service-star",
+        'with the principal "Service": "*"',
+        _invalid_principal("SERVICE", "*"),
+        PRINCIPALS,
+        _principal(Service="*"),
+        _PRINCIPAL,
+    ),
+    _asked(
+        "service-part",
+        'with the principal "Service": "rolesanywhere.*"',
+        _invalid_principal("SERVICE", "rolesanywhere.*"),
+        PRINCIPALS,
+        _principal(Service="rolesanywhere.*"),
+        _PRINCIPAL,
+    ),
+    _asked(
+        "unknown-service",
+        'with the principal "Service": "rolesanywhere.example.com"',
+        _invalid_principal("SERVICE", "rolesanywhere.example.com"),
+        IAM_WORDS,
+        _principal(Service="rolesanywhere.example.com"),
+        _PRINCIPAL,
+    ),
+    _asked("aws-star", 'with the principal "AWS": "*"', ACCEPTED, PRINCIPALS, _EVERYONE, _PRINCIPAL),
+    _asked(
+        "unknown-kind",
+        "with a principal of an unknown kind",
+        _invalid_principal("NOBODY", "x"),
+        choice("as of other principals that are not possible"),
+        _principal(Nobody="x"),
+        _PRINCIPAL,
+    ),
+)
+
+
+def _condition(operator: str, key: str = "aws:PrincipalTag/x509Subject/CN", value: Any = "leaf") -> dict[str, Any]:
+    return trusting(statement({operator: {key: value}}))
+
+
+_CONDITIONS = (
+    _asked(
+        "lower-case-operator",
+        "with the operator stringequals",
+        f"{_MALFORMED}: Invalid Condition type : stringequals",
+        _OF_OPERATORS,
+        _condition("stringequals"),
+        _CONDITION,
+    ),
+    _asked(
+        "unknown-operator",
+        "with the operator StringMatches",
+        f"{_MALFORMED}: Invalid Condition type : StringMatches",
+        IAM_WORDS,
+        _condition("StringMatches"),
+        _CONDITION,
+    ),
+    _asked(
+        "null-if-exists",
+        "with the operator NullIfExists",
+        f"{_MALFORMED}: Invalid Condition type : NullIfExists",
+        _OF_OPERATORS,
+        _condition("NullIfExists", value="true"),
+        _CONDITION,
+    ),
+    _asked(
+        "unknown-key",
+        "with the key aws:NoSuchKey",
+        ACCEPTED,
+        _STORED,
+        _condition("StringEquals", "aws:NoSuchKey"),
+        _CONDITION,
+    ),
+    _asked(
+        "empty-values",
+        "with an empty list of values",
+        ACCEPTED,
+        _STORED,
+        _condition("StringEquals", value=[]),
+        _CONDITION,
+    ),
+    _asked(
+        "number-for-text",
+        "that compares a tag with a number",
+        ACCEPTED,
+        _STORED,
+        _condition("StringEquals", value=7),
+        _CONDITION,
+    ),
+)
+
+
+def _actions(*actions: str) -> dict[str, Any]:
+    return trusting(statement(None, actions))
+
+
+_ACTIONS = (
+    _asked(
+        "unknown-action", "with sts:TagSessions", ACCEPTED, _STORED, _actions(*ACTIONS, "sts:TagSessions"), _STATEMENT
+    ),
+    _asked("sts-star", "with the action sts:*", ACCEPTED, IAM_WORDS, _actions("sts:*"), _STATEMENT),
+    _asked("star", "with the action *", _STS_ONLY, IAM_WORDS, _actions("*"), _STATEMENT),
+    _asked("other-service", "with the action s3:GetObject", _STS_ONLY, IAM_WORDS, _actions("s3:GetObject"), _STATEMENT),
+    _asked(
+        "no-action",
+        "without an action",
+        f"{_MALFORMED}: Missing required field Action",
+        IAM_WORDS,
+        _without("Action"),
+        _STATEMENT,
+    ),
+    _asked(
+        "resource",
+        "with a resource",
+        f"{_MALFORMED}: Has prohibited field Resource",
+        IAM_WORDS,
+        trusting(statement(Resource="*")),
+        _STATEMENT,
+    ),
+    _asked(
+        "same-sid",
+        "with a Sid twice",
+        f"{_MALFORMED}: Statement IDs (SID) in a single policy must be unique",
+        IAM_WORDS,
+        trusting(statement(Sid="A"), statement(Sid="A")),
+        _FORM,
+    ),
+    _asked(
+        "version",
+        "of the version 2024-01-01",
+        f"{_MALFORMED}: The policy must contain a valid version string",
+        IAM_WORDS,
+        {**trusting(), "Version": "2024-01-01"},
+        _FORM,
+    ),
+    _asked("no-json", "that is not JSON", f"{_MALFORMED}: This policy contains invalid Json", IAM_WORDS, "{", _FORM),
+)
+
+
+def _of_length(length: int, spaces: int = 0) -> Ask:
+    """Return what makes a role with a trust policy of so many characters, and spaces that should not count."""
+
+    def ask(scene: AWSScene) -> str:
+        policy = scene.filled(trusting(statement({"StringEquals": {"aws:PrincipalTag/x509Subject/CN": "x"}})))
+        missing = length - len("".join(policy.split()))
+        return refused(scene, f"{length}-{spaces}", policy.replace('"x"', f'"{"x" * (missing + 1)}"') + " " * spaces)
+
+    return ask
+
+
+def _limited(name: str, words: str, expected: str, source: Source, ask: Ask, *rests_on: str) -> AWSQuestion:
+    return AWSQuestion(
+        f"roles.{name}", f"What does CreateRole say {words}?", expected, source, (*rests_on, _IAM), ask, ()
+    )
+
+
+def _taken(change: Any) -> Ask:
+    def ask(scene: AWSScene) -> str:
+        name = change(scene.named(TAKEN.name)).removeprefix(f"{scene.prefix}-")
+        return str(scene.new_role(name, trusting())).rstrip(".")
+
+    return ask
+
+
+_ROLES = (
+    _limited("2048", "to a trust policy of 2,048 characters", ACCEPTED, IAM_QUOTAS, _of_length(_LONGEST), _LENGTH),
+    _limited(
+        "2048-and-spaces",
+        "to a trust policy of 2,048 characters and 500 spaces",
+        ACCEPTED,
+        IAM_QUOTAS,
+        _of_length(_LONGEST, 500),
+        _LENGTH,
+    ),
+    _limited(
+        "2049",
+        "to a trust policy of 2,049 characters",
+        f"LimitExceeded: Cannot exceed quota for ACLSizePerRole: {_LONGEST}",
+        IAM_WORDS,
+        _of_length(_LONGEST + 1),
+        _LENGTH,
+        "docs/how-to/aws.md#the-trust-policy",
+    ),
+    AWSQuestion(
+        "roles.same-name",
+        "What does CreateRole say to a name that is taken?",
+        "EntityAlreadyExists: Role with name (prefix)-taken already exists",
+        IAM_WORDS,
+        ("hwsigner/emulator/iam.py: IamService.create_role", _IAM),
+        _taken(lambda name: name),
+        (TAKEN,),
+    ),
+    AWSQuestion(
+        "roles.same-name-in-capitals",
+        "What does CreateRole say to a name that is taken in other letters?",
+        "EntityAlreadyExists: Role with name (prefix)-TAKEN already exists",
+        IAM_API,
+        ("hwsigner/emulator/iam.py: IamService.create_role", _IAM),
+        _taken(lambda name: name.replace("taken", "TAKEN")),
+        (TAKEN,),
+    ),
+    _limited(
+        "duration",
+        "to a MaxSessionDuration of 43201",
+        "ValidationError: 1 validation error detected: Value '43201' at 'maxSessionDuration' failed to satisfy "
+        "constraint: Member must have value less than or equal to 43200",
+        IAM_WORDS,
+        lambda scene: refused(scene, "duration", trusting(), MaxSessionDuration=43201),
+        "hwsigner/emulator/iam_parameters.py: _check_number",
+    ),
+)
+
+QUESTIONS = (*_PRINCIPALS, *_CONDITIONS, *_ACTIONS, *_ROLES)

@@ -1,0 +1,235 @@
+"""Questions about what CreateTrustAnchor refuses, and in which words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from hwsigner.trial.aws.asking import ACCEPTED, Ask
+from hwsigner.trial.aws.authority import A_CA, OF_CA, TrialCA, TrialIssuer
+from hwsigner.trial.aws.calls import CallAnswer
+from hwsigner.trial.aws.forging import sha1_signed
+from hwsigner.trial.aws.plan import AWSQuestion
+from hwsigner.trial.aws.scene import AWSScene
+from hwsigner.trial.aws.sources import (
+    ALIASES,
+    CERTIFICATE_RULES,
+    QUOTAS,
+    QUOTED,
+    QUOTED_VALUES,
+    choice,
+)
+from hwsigner.trial.questions import NotAskedError, Source
+
+_ANCHORS = "hwsigner/emulator/control/anchors.py"
+SHAPES = "hwsigner/emulator/control/shapes.py: _unsatisfied"
+_BUNDLE = f"{_ANCHORS}: _read_bundle"
+PLANE = "docs/how-to/emulator.md#the-control-plane"
+_FACTS = "docs/how-to/aws.md#what-aws-documents-and-what-was-only-observed"
+_INVALID = "ValidationException"
+_DAY = timedelta(days=1)
+NAMES = choice("the API reference does not say that names are unique; IDs are")
+BY_ITSELF = choice("the API reference has no default; nothing is enabled by itself")
+NOT_CHECKED = choice("the API reference does not say that it is looked for")
+_STRICT = choice("a trust anchor that lets nobody in should not be made")
+_BEYOND_THE_MODEL = "The emulator "
+
+Bundle = Callable[[TrialCA], Sequence[x509.Certificate]]
+
+
+def code_of(answer: CallAnswer) -> str:
+    """Return "accepted" or the code of a refusal.
+
+    Raises:
+        NotAskedError: the emulator says that it can't do it.
+    """
+    if answer.message.startswith(_BEYOND_THE_MODEL):
+        raise NotAskedError("the emulator can't do this, and says so")
+    return answer.code or ACCEPTED
+
+
+def words_of(answer: CallAnswer) -> str:
+    """Return "accepted", or the refusal with its words. A full stop at the end does not count."""
+    return str(answer).rstrip(".")
+
+
+def made(scene: AWSScene, name: str, operation: str, **members: Any) -> CallAnswer:
+    """Create a trust anchor or a profile, and delete it at once."""
+    answer = scene.calls.call("rolesanywhere", operation, name=scene.named(name), **members)
+    if not answer.code:
+        kind = {"create_trust_anchor": "trustAnchor", "create_profile": "profile"}[operation]
+        deletion = operation.replace("create", "delete")
+        scene.calls.call("rolesanywhere", deletion, **{f"{kind}Id": answer.response[kind][f"{kind}Id"]})
+    return answer
+
+
+def _source(text: str) -> dict[str, Any]:
+    return {"sourceType": "CERTIFICATE_BUNDLE", "sourceData": {"x509CertificateData": text}}
+
+
+def _anchor_of(name: str, bundle: Bundle | str, read: Callable[[CallAnswer], str], **members: Any) -> Ask:
+    def ask(scene: AWSScene) -> str:
+        text = bundle if isinstance(bundle, str) else _pem(bundle(scene.ca))
+        return read(made(scene, f"anchor-{name}", "create_trust_anchor", source=_source(text), **members))
+
+    return ask
+
+
+def _pem(certificates: Sequence[x509.Certificate]) -> str:
+    return "".join(each.public_bytes(Encoding.PEM).decode() for each in certificates)
+
+
+def _anchor(
+    name: str, words: str, expected: str, source: Source, bundle: Bundle | str, *rests_on: str, **members: Any
+) -> AWSQuestion:
+    read = words_of if ": " in expected else code_of
+    ask = _anchor_of(name, bundle, read, **members)
+    text = f"What does CreateTrustAnchor say {words}?"
+    return AWSQuestion(f"control.anchor-{name}", text, expected, source, (*rests_on, PLANE), ask)
+
+
+def _root(ca: TrialCA) -> list[x509.Certificate]:
+    return [ca.root.certificate]
+
+
+def _ca(**shape: Any) -> Bundle:
+    return lambda ca: [_new(ca, **shape).certificate]
+
+
+def _new(ca: TrialCA, **shape: Any) -> TrialIssuer:
+    return ca.issuer(f"new {shape!r}", replace(A_CA, **shape))
+
+
+def _three(ca: TrialCA) -> list[x509.Certificate]:
+    return [ca.issuer(f"of three {number}").certificate for number in range(3)]
+
+
+def _sha1_root(ca: TrialCA) -> list[x509.Certificate]:
+    issuer = ca.issuer("sha1")
+    return [sha1_signed(issuer.certificate, issuer)]
+
+
+def _same_name(scene: AWSScene) -> str:
+    name, members = scene.named("main"), {"source": _source(_pem(_root(scene.ca)))}
+    return code_of(made(scene, name.removeprefix(f"{scene.prefix}-"), "create_trust_anchor", **members))
+
+
+def _default_of_anchor(scene: AWSScene) -> str:
+    answer = made(scene, "anchor-default", "create_trust_anchor", source=_source(_pem(_root(scene.ca))))
+    return answer.code or ("enabled" if answer.response["trustAnchor"]["enabled"] else "disabled")
+
+
+_BASIC, _USAGE = OF_CA
+_PATTERN = "Member must satisfy regular expression pattern: ^[ a-zA-Z0-9-_]*$"
+UNFIT = "ValidationException: 1 validation error detected: Value"
+_ANCHOR_QUESTIONS = (
+    _anchor(
+        "leaf",
+        "to a leaf",
+        "ValidationException: Incorrect basic constraints for CA certificate",
+        QUOTED,
+        lambda ca: [ca.leaf().certificate],
+        _BUNDLE,
+    ),
+    _anchor(
+        "no-pem",
+        "to what is not PEM",
+        "ValidationException: Error creating TrustAnchor. Bad certificate data",
+        QUOTED,
+        "trial",
+        _BUNDLE,
+    ),
+    _anchor(
+        "intermediate",
+        "to an intermediate CA",
+        ACCEPTED,
+        CERTIFICATE_RULES,
+        lambda ca: [ca.intermediate.certificate],
+        _BUNDLE,
+    ),
+    _anchor("three", "to three CAs", _INVALID, QUOTAS, _three, f"{_ANCHORS}: MAX_CERTIFICATES"),
+    _anchor("twice", "to one CA twice", ACCEPTED, NOT_CHECKED, lambda ca: [ca.root.certificate] * 2, _BUNDLE),
+    _anchor(
+        "no-key-usage", "to a CA without a key usage", _INVALID, CERTIFICATE_RULES, _ca(extensions=(_BASIC,)), _BUNDLE
+    ),
+    _anchor("sha-1", "to a CA that is signed with SHA-1", _INVALID, CERTIFICATE_RULES, _sha1_root, _BUNDLE),
+    _anchor(
+        "rsa-1024", "to a CA with an RSA key of 1,024 bits", _INVALID, _STRICT, _ca(key="RSA-1024"), _BUNDLE, _FACTS
+    ),
+    _anchor(
+        "ed25519",
+        "to a CA with an Ed25519 key",
+        _INVALID,
+        _STRICT,
+        lambda ca: [_new(ca, key=ed25519.Ed25519PrivateKey.generate()).certificate],
+        _BUNDLE,
+        _FACTS,
+    ),
+    _anchor(
+        "ml-dsa",
+        "to a CA with an ML-DSA-65 key",
+        ACCEPTED,
+        choice("AWS documents ML-DSA for the keys of leaves; a CA may have what a leaf may have"),
+        _ca(key="ML-DSA-65"),
+        _BUNDLE,
+    ),
+    _anchor(
+        "expired",
+        "to a CA that has expired",
+        ACCEPTED,
+        choice("a CA of a trust anchor expires while it is there; sessions are refused then"),
+        _ca(end=-_DAY / 24),
+        _BUNDLE,
+    ),
+    AWSQuestion(
+        "control.anchor-dot",
+        "What does CreateTrustAnchor say to a name with a dot?",
+        f"{UNFIT} '(prefix)-anchor-a.b' at 'name' failed to satisfy constraint: {_PATTERN}",
+        QUOTED_VALUES,
+        (SHAPES, PLANE),
+        _anchor_of("a.b", _root, words_of),
+    ),
+    _anchor(
+        "reserved-alias",
+        "to an alias that begins with aws/",
+        _INVALID,
+        ALIASES,
+        _root,
+        f"{_ANCHORS}: create",
+        aliasName="aws/trial",
+    ),
+    _anchor(
+        "distribution-points",
+        "to crlDpRevocationEnabled",
+        ACCEPTED,
+        ALIASES,
+        _root,
+        f"{_ANCHORS}: _refuse_distribution_points",
+        crlDpRevocationEnabled=True,
+    ),
+    AWSQuestion(
+        "control.anchor-same-name",
+        "Are two trust anchors of one name accepted?",
+        ACCEPTED,
+        NAMES,
+        (f"{_ANCHORS}: create", PLANE),
+        _same_name,
+    ),
+    AWSQuestion(
+        "control.anchor-default",
+        "Is a trust anchor enabled if the request does not say so?",
+        "disabled",
+        BY_ITSELF,
+        (f"{_ANCHORS}: create", PLANE),
+        _default_of_anchor,
+    ),
+)
+
+
+QUESTIONS = _ANCHOR_QUESTIONS
