@@ -153,7 +153,11 @@ def _one_question(address: Address, name: str) -> Iterator[None]:
     """Keep this user's other commands from asking, by a lock on the agent's folder, which is in this user's hands."""
     from hwsigner._system.files import lock_within
 
-    folder = os.open(address.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        folder = os.open(address.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:  # It was removed, and with it the agent's socket.
+        yield
+        return
     try:
         if not lock_within(folder, 0.0):
             notices.notify(f"{name}: another command asks for its PIN")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 from hwsigner._agent.client import find_credentials
 from hwsigner._agent.protocol import LOCKED
 from hwsigner._aws.credentials import Credentials, read_agent_credentials
-from hwsigner._pins import AskPin
+from hwsigner._pins import AskPin, PinRequest
 from hwsigner._refresh.outcome import Session
 from hwsigner._system.clocks import Clocks, utc_now
 from hwsigner.errors import AgentError, HwsignerError, HwsignerWarning, PinError
@@ -168,10 +168,17 @@ class AgentOrOwn(Generic[_Own]):
             return
         begin = self._clocks.monotonic()
         self._ask_after = begin + ASK_SECONDS
+        ask_pin, asked = self._ask_pin, list[PinRequest]()
+
+        def ask(request: PinRequest) -> str | None:
+            asked.append(request)
+            return ask_pin(request) if ask_pin else None
+
         try:
-            body = find_credentials(self._name, ask_pin=self._ask_pin)
+            body = find_credentials(self._name, ask_pin=ask if ask_pin else None)
         except (AgentError, PinError):
-            self._ask_pin = None  # A user who cancelled, or was wrong, is not asked again and again.
+            if asked:
+                self._ask_pin = None  # A user who cancelled, or was wrong, is not asked again and again.
             raise
         if body is None:  # If the agent hangs, only few requests must wait for it.
             now = self._clocks.monotonic()

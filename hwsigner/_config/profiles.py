@@ -13,7 +13,7 @@ from itertools import takewhile
 from typing import Any
 
 from hwsigner._system.environment import home_folder
-from hwsigner._system.files import edit_file, open_trusted
+from hwsigner._system.files import check_not_replaceable_by_others, edit_file, open_trusted
 from hwsigner._uri import KeyURI
 from hwsigner.errors import ConfigError, NoProfileError, UsageError, check_text, suggestion
 
@@ -392,10 +392,11 @@ def read_file(file: str, *, may_be_hidden: bool = False) -> tuple[bytes, bool] |
     Returns None if there is no such file, or it may be hidden and this user may not read it.
 
     Raises:
-        ConfigError: it can't be read, or others can write it.
+        ConfigError: it can't be read, or others can write it or its folder.
     """
     try:
         with open_trusted(file, ConfigError) as stream:
+            check_not_replaceable_by_others(file, ConfigError)
             status = os.fstat(stream.fileno())
             return stream.read(), bool(status.st_mode & 0o044) and _is_exposed(status)
     except (FileNotFoundError, NotADirectoryError):  # The home of some system users is /dev/null.

@@ -111,6 +111,29 @@ def check_not_writable_by_others(path: str, status: os.stat_result, error: type[
         raise error(f"{path} belongs to user {status.st_uid}, who can write it", "Make yourself or root its owner")
 
 
+def check_not_replaceable_by_others(path: str, error: type[HwsignerError]) -> None:
+    """Raise `error` if other users than this one and root can replace a file, because they can write its folder.
+
+    A folder that this user's own group can write is accepted: with a umask of 002, no one else is in it. So are sticky
+    folders, and those of read-only file systems, such as a ConfigMap of Kubernetes.
+
+    Raises:
+        OSError: there is no such folder.
+        HwsignerError: an instance of `error`.
+    """
+    folder = os.path.dirname(path) or "."
+    status = os.stat(folder)
+    mode, owner = stat.S_IMODE(status.st_mode), status.st_uid
+    writers = stat.S_IWOTH if status.st_gid in (0, os.getegid()) else stat.S_IWGRP | stat.S_IWOTH
+    is_open = bool(mode & writers and not mode & stat.S_ISVTX)
+    is_foreign = owner not in (0, os.geteuid())
+    if not (is_open or is_foreign) or os.statvfs(folder).f_flag & os.ST_RDONLY:
+        return
+    if is_foreign:
+        raise error(f"{folder} belongs to user {owner}, who can replace {path}", "Make yourself or root its owner")
+    raise error(f"{folder} has mode {mode:04o}: other users can replace {path}", f"Run chmod go-w {folder}")
+
+
 def lock_within(file: int, seconds: float) -> bool:
     """Lock an open file, waiting for other processes if needed.
 
@@ -230,7 +253,10 @@ def remove_unfinished(path: str) -> None:
 
 
 def _resolved(path: str) -> str:
-    """Return a path without links. As Linux may do (proc_sys_fs(5), protected_symlinks), refuse others' in /tmp."""
+    """Return a path without links. As Linux may do (proc_sys_fs(5), protected_symlinks), refuse others' in /tmp.
+
+    As root, refuse those of all other users.
+    """
     from pathlib import Path
 
     place = Path(os.getcwd(), path)
@@ -243,6 +269,8 @@ def _resolved(path: str) -> str:
         if is_shared and owner not in (os.geteuid(), folder.st_uid):
             problem = f"{link} is a link of user {owner} in a folder that all users can write"
             raise HwsignerError(problem, "Remove it, or give a path in a folder of your own")
+        if owner != 0 and os.geteuid() == 0:  # The user could let root write anywhere.
+            raise HwsignerError(f"{link} is a link of user {owner}", "Give the path that it leads to")
         place = link.parent / link.readlink() / place.relative_to(link)
     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
 

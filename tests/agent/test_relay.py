@@ -300,6 +300,21 @@ class TestRelay:
         for terminal in terminals:
             terminal.close()
 
+    def test_folder_that_vanishes_before_the_question_is_no_agent(
+        self, runtime: Path, fake_agent: Callable[[Path, Talk], FakeAgent], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder = runtime / "hwsigner"
+
+        def talk(connection: socket.socket) -> None:
+            folder.rename(runtime / "gone")
+            connection.sendall(b"1 error 3 %d\n%s" % (len(PROBLEM), PROBLEM))
+
+        fake_agent(folder, talk)
+        monkeypatch.setattr("hwsigner._pins.terminal.has_terminal", lambda: True)
+        environ = {"XDG_RUNTIME_DIR": str(runtime)}
+        assert find_credentials("web", environ, ask_pin=lambda _: pytest.fail("asked")) is None
+        (runtime / "gone").rename(folder)
+
     def test_profile_that_was_locked_stays_locked(self, locked: Home, terminal: Terminal, real_program: Path) -> None:
         with agent_process(locked):
             command(locked.address, UNLOCK, lambda _: PASSPHRASE)

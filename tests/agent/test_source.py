@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,6 +12,7 @@ from hwsigner._agent import source as source_module
 from hwsigner._agent.protocol import LOCKED
 from hwsigner._agent.source import AgentOrOwn
 from hwsigner._aws.credentials import Credentials
+from hwsigner._pins import AskPin, PinRequest
 from hwsigner._system.clocks import Clocks
 from hwsigner.errors import AgentError, HwsignerError, ServiceError
 
@@ -105,6 +107,34 @@ def test_agent_is_asked_again_when_its_answer_is_a_second_old_and_a_client_asks(
     assert source.at_once() is None
     assert _key(source()) == "ASIA2"
     assert _key(source.at_once()) == "ASIA2"
+
+
+@pytest.mark.parametrize(("answer", "questions"), [(None, 1), ("wrong", 1), ("right", 2)])
+def test_user_is_asked_for_a_pin_after_another_failure_and_not_after_a_question_that_failed(
+    monkeypatch: pytest.MonkeyPatch, answer: str | None, questions: int
+) -> None:
+    agent, asked = Agent(), list[PinRequest]()
+    failures: list[AgentError | None] = [AgentError("the service is busy"), None, None]
+
+    def find(name: str, *, ask_pin: AskPin | None) -> bytes:
+        if failure := failures.pop(0):
+            raise failure
+        if ask_pin is None or ask_pin(PinRequest("user PIN", "token")) != "right":
+            raise AgentError("profile 'web' is locked: token needs its user PIN")
+        return agent.answer()
+
+    def ask(request: PinRequest) -> str | None:
+        asked.append(request)
+        return answer
+
+    monkeypatch.setattr(source_module, "find_credentials", find)
+    own = Own()
+    own.failure = AgentError("no provider")
+    source = AgentOrOwn("web", lambda: own, ask_pin=ask)
+    for _ in range(3):
+        with suppress(AgentError):
+            source()
+    assert len(asked) == questions
 
 
 def test_agent_that_hangs_is_asked_more_rarely(agent: Agent) -> None:

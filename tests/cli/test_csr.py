@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -45,6 +46,16 @@ def certified(scene: Scene, pem: str) -> Path:
     ca, signer = scene.write("ca.pem", scene.ca.pem), certs.write_key(scene.folder / "ca.key", scene.ca.key)
     flags = ("-CA", str(ca), "-CAkey", str(signer), "-copy_extensions", "copy", "-days", "2")
     return scene.write("certified.pem", openssl("x509", "-req", *flags, data=pem.encode()))
+
+
+@pytest.mark.root
+def test_link_of_another_user_is_not_followed_by_root(scene: Scene, key: Path) -> None:
+    link, target = scene.folder / "web.csr", scene.folder / "new"
+    link.symlink_to(target)
+    os.chown(link, 12345, -1, follow_symlinks=False)
+    outcome = scene.call("csr", key, *SUBJECT, "--out", link)
+    assert (outcome.status, outcome.out, target.exists()) == (1, "", False)
+    assert f"{link} is a link of user 12345. Give the path that it leads to" in outcome.err
 
 
 class TestKeys:

@@ -139,6 +139,55 @@ class TestRefused:
             assert "chmod" in message
             path.unlink()
 
+    @pytest.mark.parametrize(
+        ("mode", "group", "is_refused"),
+        [
+            (0o755, "other", False),
+            (0o775, "other", True),
+            (0o775, "own", False),
+            (0o777, "own", True),
+            (0o1777, "other", False),
+        ],
+    )
+    def test_folder_whose_files_others_can_replace_is_refused(
+        self,
+        file: Path,
+        environ: dict[str, str],
+        monkeypatch: pytest.MonkeyPatch,
+        *,
+        mode: int,
+        group: str,
+        is_refused: bool,
+    ) -> None:
+        file.write_text("[profile.web]\n")
+        file.parent.chmod(mode)
+        own = file.parent.stat().st_gid
+        monkeypatch.setattr(os, "getegid", lambda: own if group == "own" else own + 1)
+        if own == 0 and group == "other":
+            os.chown(file.parent, -1, 4711)
+        if is_refused:
+            message = self.message(environ, file)
+            assert f"{file.parent} has mode {mode:04o}: other users can replace {file}. Run chmod go-w" in message
+        else:
+            assert "web" in profiles(environ)
+
+    def test_folder_of_a_read_only_file_system_is_trusted(
+        self, file: Path, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As that of a ConfigMap, which has mode 0777."""
+        file.write_text("[profile.web]\n")
+        file.parent.chmod(0o777)
+        real = os.statvfs(file.parent)
+        changed = os.statvfs_result((*real[:8], real.f_flag | os.ST_RDONLY, *real[9:]))
+        monkeypatch.setattr(os, "statvfs", lambda _: changed)
+        assert "web" in profiles(environ)
+
+    @pytest.mark.root
+    def test_folder_of_another_user_is_refused(self, system_file: Path, environ: dict[str, str]) -> None:
+        system_file.write_text("[profile.web]\n")
+        os.chown(system_file.parent, 12345, -1)
+        assert "belongs to user 12345, who can replace" in self.message(environ, system_file)
+
     def test_file_of_another_user_is_refused(
         self, file: Path, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
