@@ -23,7 +23,7 @@ from hwsigner.trial.aws.life import clean, try_all
 from hwsigner.trial.aws.policy import least_policy
 from trial.aws_trials import KEY, FakeTime, Flags, resources
 
-FEW = ("--only", "sessions.simplest", "--only", "iam.principal-star", "--only", "keys.request-tag-assume")
+FEW = ("--only", "sessions.simplest", "--only", "iam.principal-star", "--only", "keys.value-request-tag")
 NOT_ASKED_HERE = (
     "it needs an AWS Private CA",
     "the emulator can't do this, and says so",
@@ -235,9 +235,7 @@ def test_refused_resource_is_the_answer_of_the_questions_that_need_it(
     monkeypatch.setattr("hwsigner.emulator.iam.read_policy", refuse)
     assert try_all(flags(*FEW), pace) == 1
     answers = {each.id: each.answer for each in _report(tmp_path).results if each.verdict is Verdict.DIFFERS}
-    assert answers == {
-        "keys.request-tag-assume": "create_role was refused: MalformedPolicyDocument: Has prohibited key"
-    }
+    assert answers == {"keys.value-request-tag": "create_role was refused: MalformedPolicyDocument: Has prohibited key"}
 
 
 def test_questions_are_asked_even_if_the_simplest_session_is_refused(

@@ -37,11 +37,9 @@ FOUND = {
         "the serial number in upper-case hexadecimal, two digits a byte",
     ),
     Difference.SUBJECT_BY_CA: ("subject.ca", "another"),
-    Difference.EVERY_KEY: ("keys.source-identity-tag", "it is there"),
+    Difference.EVERY_KEY: ("keys.source-identity", "all three"),
     Difference.FOR_ALL_NEEDS_KEY: ("conditions.missing-all", "refused"),
     Difference.ARN_STAR: ("trust.arn-star", "refused"),
-    Difference.OPERATOR_CASE: ("trust.operator-case", "refused"),
-    Difference.SESSION_NAME_IGNORED: ("session-name.not-accepted", "another name is taken"),
     Difference.MAPPINGS_MERGED: ("mappings.narrowed", "a tag"),
 }
 
@@ -83,7 +81,7 @@ CHANGES: list[tuple[str, Any, str, str]] = [
         "403 AccessDeniedException: Specified Trust Anchor wasn't found.",
     ),
     ("emulator.sts._LONGEST_CHAINED", 43200, "chaining.longer", "let in"),
-    ("trust_policy.conditions._BY_NAME", _NOT_TO_SET, "keys.source-identity-set", "it is missing"),
+    ("trust_policy.conditions._BY_NAME", _NOT_TO_SET, "keys.source-identity", "sts:AssumeRole"),
     ("trust_policy.conditions.OPERATORS", _IGNORING_CASE, "conditions.equals-case", "let in"),
     (
         "trust_policy._is_for_service",

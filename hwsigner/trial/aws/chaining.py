@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from hwsigner.trial.aws.authority import CertificateShape
@@ -51,11 +51,17 @@ def _assume(scene: AWSScene, session: SessionAnswer, role: str, seconds: int) ->
     return scene.follow_up(session, "assume_role", **members)
 
 
-def _chained(roles: tuple[WantedRole, ...], seconds: int, scene: AWSScene) -> CallAnswer:
-    """Assume the roles one after the other with a session of the first role, and return the last answer."""
+@lru_cache(maxsize=1)
+def _first_session(scene: AWSScene) -> SessionAnswer:
     session = scene.session(scene.leaf(_SHAPE), AskedSession(_FIRST.name))
     if not session.ok:
         raise NotAskedError(f"the first role was refused: {in_words(session)}")
+    return session
+
+
+def _chained(roles: tuple[WantedRole, ...], seconds: int, scene: AWSScene) -> CallAnswer:
+    """Assume the roles one after the other with a session of the first role, and return the last answer."""
+    session = _first_session(scene)
     for number, role in enumerate(roles, 1):
         answer = _assume(scene, session, role.name, seconds)
         if answer.code or number == len(roles):

@@ -51,14 +51,12 @@ def _missing(name: str, operator: str, expected: str, page: str = _EMULATOR, sou
 _IF_ANY = choice("the two rules for a missing key contradict each other; IfExists is taken to come first")
 _MISSING_KEYS = [
     _missing("missing", "StringEquals", REFUSED, _MEANING),
-    _missing("missing-like", "StringLike", REFUSED),
     _missing("missing-all", "ForAllValues:StringEquals", LET_IN, _OPEN),
     _missing("missing-any", "ForAnyValue:StringEquals", REFUSED),
     _missing("missing-if-exists", "StringEqualsIfExists", LET_IN, _OPEN),
     _missing("missing-any-if-exists", "ForAnyValue:StringEqualsIfExists", LET_IN, source=_IF_ANY),
     _missing("missing-all-if-exists", "ForAllValues:StringEqualsIfExists", LET_IN),
     _missing("missing-not", "StringNotEquals", LET_IN, _OPEN),
-    _missing("missing-not-like", "StringNotLike", LET_IN, _OPEN),
     _missing(
         "missing-any-not", "ForAnyValue:StringNotEquals", REFUSED, source=choice("no value is there that differs")
     ),
@@ -143,15 +141,12 @@ def _value(
 
 
 _VALUES = [
-    _value("equals", "StringEquals", "web-1", LET_IN),
     _value("equals-case", "StringEquals", "WEB-1", REFUSED),
     _value("equals-ignoring-case", "StringEqualsIgnoreCase", "WEB-1", LET_IN),
     _value("equals-wildcard", "StringEquals", "web-*", REFUSED, page=_WRONG),
     _value("not-equals-wildcard", "StringNotEquals", "web-*", LET_IN, page=_WRONG),
     _value("like-star", "StringLike", "web-*", LET_IN),
     _value("like-question", "StringLike", "web-?", LET_IN),
-    _value("like-none", "StringLike", "web-1*", LET_IN),
-    _value("like-too-long", "StringLike", "web-1?", REFUSED),
     _value("like-case", "StringLike", "WEB-*", REFUSED),
     _value("like-literal", "StringLike", "web-${*}", REFUSED, source=VARIABLES),
     _value("like-all", "StringLike", "*", LET_IN, page=_OPEN),
@@ -237,14 +232,6 @@ _OTHERS = [
         LET_IN,
         OPERATORS,
         (_EMULATOR, _CONDITION),
-    ),
-    _condition(
-        "account-alone",
-        "Does aws:SourceAccount with the account let the certificate in?",
-        {"StringEquals": {"aws:SourceAccount": "<<account>>"}},
-        LET_IN,
-        GLOBAL_KEYS,
-        (_OPEN, _STATEMENT),
     ),
     _condition(
         "deny",

@@ -22,7 +22,6 @@ _DEFAULT_NAME = "hwsigner/emulator/tags.py: default_session_name"
 _SOURCE_IDENTITY = "hwsigner/emulator/tags.py: source_identity"
 _SUBJECT_ARN = "hwsigner/emulator/tags.py: subject_arn"
 _PARAMETERS = "hwsigner/emulator/parameters.py: read_parameters"
-_NAMED = "hwsigner/emulator/sessions.py: _check_permission"
 _RECORD = "hwsigner/emulator/sessions.py: SessionService"
 _PROFILE = WantedProfile("naming", members={"acceptRoleSessionName": True})
 _HEXADECIMAL = "the serial number in lower-case hexadecimal, two digits a byte"
@@ -79,15 +78,6 @@ _SESSION_NAMES = [
     _default("odd", "has an odd number of hexadecimal digits", 0xA45C0FFEE1234567890ABCDEF012345),
     _default("high-bit", "has its highest bit set", 0xFA45C0FFEE1234567890ABCDEF012345),
     _default("one-byte", "is 1", 1),
-    _question(
-        "session-name.not-accepted",
-        "What becomes of a roleSessionName if the profile does not accept one?",
-        "403 AccessDeniedException: Not authorized to set roleSessionName",
-        SESSION_API,
-        _NAMED,
-        partial(_given_name, "web", "main"),
-    ),
-    _name("accepted", "of three letters", "web", _TAKEN),
     _name("one", "of one character", "a", _REFUSED),
     _name("two", "of two characters", "ab", _TAKEN),
     _name("64", "of 64 characters", "a" * 64, _TAKEN),

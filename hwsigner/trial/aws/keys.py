@@ -24,49 +24,54 @@ _ACTION_KEYS = "hwsigner/trust_policy/conditions.py: ACTION_KEYS"
 _CONTEXT = "hwsigner/trust_policy/__init__.py: request_context"
 _UNKNOWN = "docs/how-to/emulator.md#trust-policies"
 _ASSUME, _TAG, _SET = ACTIONS
-_THERE, _MISSING = "it is there", "it is missing"
-_SHORT = {_ASSUME: "assume", _TAG: "tag", _SET: "set"}
+_PATTERNS = (ACTIONS, (), (_ASSUME,), (_ASSUME, _TAG), (_ASSUME, _SET), (_TAG, _SET), (_TAG,), (_SET,))
 
 
-def _key(name: str, key: str, actions: tuple[str, ...], source: Source) -> list[Probe]:
-    """Return three questions about a key: whether a request of each action has it."""
-    return [_key_of(action, name, key, source, is_there=action in actions) for action in ACTIONS]
-
-
-def _key_of(action: str, name: str, key: str, source: Source, *, is_there: bool) -> Probe:
-    expected, otherwise = (_THERE, _MISSING) if is_there else (_MISSING, _THERE)
+def _key(name: str, key: str, actions: tuple[str, ...], source: Source) -> Probe:
+    """Return a question about a key: which of the actions have it."""
+    others = sorted(_PATTERNS, key=lambda pattern: pattern != actions)
     return Probe(
-        f"keys.{name}-{_SHORT[action]}",
-        f"Does a request for {action} have the key {key}?",
-        expected,
+        f"keys.{name}",
+        f"Which of the three actions have the key {key}?",
+        _in_words(actions),
         source,
         (_BY_ACTION, _ACTION_KEYS),
-        (Reading(expected, {"Null": {key: "false" if is_there else "true"}}, action),),
+        tuple(_having(key, pattern) for pattern in others),
         names=(("OU", "a"),),
-        otherwise=otherwise,
+        otherwise="none of the patterns",
         profile="propagating" if "OriginIdentity" in key else "",
     )
+
+
+def _having(key: str, actions: tuple[str, ...]) -> Reading:
+    """Return the reading that these actions have a key, and the others lack it."""
+    there, missing = ({"Null": {key: null}} for null in ("false", "true"))
+    return Reading(_in_words(actions), there, actions, missing)
+
+
+def _in_words(actions: tuple[str, ...]) -> str:
+    return {0: "none", len(ACTIONS): "all three"}.get(len(actions), " and ".join(actions))
 
 
 _OTHER_SOURCE = choice(
     "the identity comes from a certificate, and STS's reference has the key for web identities and SAML"
 )
 _KEYS = [
-    *_key("principal-tag", "aws:PrincipalTag/x509Subject/OU", ACTIONS, TRUST_MODEL),
-    *_key("request-tag", "aws:RequestTag/x509Subject/OU", (_ASSUME, _TAG), SESSION_TAGS),
-    *_key("tag-keys", "aws:TagKeys", (_ASSUME, _TAG), SESSION_TAGS),
-    *_key("source-arn", "aws:SourceArn", ACTIONS, TRUST_MODEL),
-    *_key("source-account", "aws:SourceAccount", ACTIONS, GLOBAL_KEYS),
-    *_key("source-identity", "sts:SourceIdentity", (_ASSUME, _SET), STS_ACTIONS),
-    *_key("session-name", "sts:RoleSessionName", (_ASSUME,), STS_KEYS),
-    *_key("is-service", "aws:PrincipalIsAWSService", ACTIONS, GLOBAL_KEYS),
-    *_key("service-name", "aws:PrincipalServiceName", ACTIONS, GLOBAL_KEYS),
-    *_key("time", "aws:CurrentTime", ACTIONS, GLOBAL_KEYS),
-    *_key("epoch-time", "aws:EpochTime", ACTIONS, GLOBAL_KEYS),
-    *_key("origin-subject", "aws:OriginIdentity/Subject", ACTIONS, PROPAGATION),
-    *_key("origin-type", "aws:OriginIdentity/SubjectType", ACTIONS, PROPAGATION),
-    *_key("origin-issuer", "aws:OriginIdentity/Issuer", (), _OTHER_SOURCE),
-    *_key("origin-provider", "aws:OriginIdentity/FederatedProviderArn", (), _OTHER_SOURCE),
+    _key("principal-tag", "aws:PrincipalTag/x509Subject/OU", ACTIONS, TRUST_MODEL),
+    _key("request-tag", "aws:RequestTag/x509Subject/OU", (_ASSUME, _TAG), SESSION_TAGS),
+    _key("tag-keys", "aws:TagKeys", (_ASSUME, _TAG), SESSION_TAGS),
+    _key("source-arn", "aws:SourceArn", ACTIONS, TRUST_MODEL),
+    _key("source-account", "aws:SourceAccount", ACTIONS, GLOBAL_KEYS),
+    _key("source-identity", "sts:SourceIdentity", (_ASSUME, _SET), STS_ACTIONS),
+    _key("session-name", "sts:RoleSessionName", (_ASSUME,), STS_KEYS),
+    _key("is-service", "aws:PrincipalIsAWSService", ACTIONS, GLOBAL_KEYS),
+    _key("service-name", "aws:PrincipalServiceName", ACTIONS, GLOBAL_KEYS),
+    _key("time", "aws:CurrentTime", ACTIONS, GLOBAL_KEYS),
+    _key("epoch-time", "aws:EpochTime", ACTIONS, GLOBAL_KEYS),
+    _key("origin-subject", "aws:OriginIdentity/Subject", ACTIONS, PROPAGATION),
+    _key("origin-type", "aws:OriginIdentity/SubjectType", ACTIONS, PROPAGATION),
+    _key("origin-issuer", "aws:OriginIdentity/Issuer", (), _OTHER_SOURCE),
+    _key("origin-provider", "aws:OriginIdentity/FederatedProviderArn", (), _OTHER_SOURCE),
 ]
 
 
@@ -77,12 +82,6 @@ def _value(name: str, what: str, condition: Condition, source: Source, **more: A
 
 
 _VALUES = [
-    _value(
-        "source-arn",
-        "aws:SourceArn the ARN of the trust anchor",
-        {"ArnEquals": {"aws:SourceArn": "<<anchor:main>>"}},
-        TRUST_MODEL,
-    ),
     _value(
         "source-account",
         "aws:SourceAccount the account of the trust anchor",

@@ -40,14 +40,26 @@ class Reading:
     Attributes:
         answer: it, in words.
         condition: the condition that is met only then.
-        action: the action that has the condition. The two others have none.
+        actions: the actions that have the condition.
+        others: the condition of the other actions; None if they have none.
         deny: the condition of a Deny beside it; None for no Deny.
     """
 
     answer: str
     condition: Condition
-    action: str = ACTIONS[0]
+    actions: tuple[str, ...] = ACTIONS[:1]
+    others: Condition | None = None
     deny: Condition | None = None
+
+    @property
+    def free(self) -> tuple[str, ...]:
+        """The actions that have no condition."""
+        return () if self.others is not None else self.rest
+
+    @property
+    def rest(self) -> tuple[str, ...]:
+        """The actions that don't have the condition."""
+        return tuple(each for each in ACTIONS if each not in self.actions)
 
 
 @dataclass(frozen=True)
@@ -95,10 +107,13 @@ class Probe:
 
     def statements(self, reading: Reading) -> list[Mapping[str, Any]]:
         """Return the statements of a reading."""
-        found: list[Mapping[str, Any]] = [statement(self._of_this(reading.condition), (reading.action,))]
-        if reading.deny is not None:
-            found.append(statement(self._of_this(reading.deny), (reading.action,), Effect="Deny"))
-        return found
+        parts = [("Allow", reading.condition, reading.actions), ("Allow", reading.others, reading.rest)]
+        parts.append(("Deny", reading.deny, reading.actions))
+        return [
+            statement(self._of_this(condition), actions, Effect=effect)
+            for effect, condition, actions in parts
+            if condition is not None and actions
+        ]
 
     def _of_this(self, condition: Condition) -> Condition:
         own = {f"{TAG_KEY}x509Subject/{self.known_by}": self.label}
@@ -129,8 +144,8 @@ class ProbeTable:
 
     def __init__(self, name: str, probes: Sequence[Probe], profiles: Sequence[WantedProfile] = ()) -> None:
         self._roles: dict[str, WantedRole] = {}
-        for action in ACTIONS:
-            self._add_roles(name, [each for each in probes if each.readings[0].action == action])
+        for free in dict.fromkeys(each.readings[0].free for each in probes):
+            self._add_roles(name, [each for each in probes if each.readings[0].free == free])
         names = dict.fromkeys(each.name for each in (*self._roles.values(), _SPARE))
         self._profiles = {each.name: replace(each, roles=(*each.roles, *names)) for each in profiles}
         self.questions = [self._question(each) for each in probes]
@@ -171,10 +186,10 @@ class ProbeTable:
 
 
 def _policy(*probes: Probe, rank: int = 0) -> Mapping[str, Any]:
-    """Return the policy with a reading of each probe. The readings have the same action."""
-    others = tuple(each for each in ACTIONS if each != probes[0].readings[rank].action)
-    base = statement({"ArnEquals": {"aws:SourceArn": "<<anchor:main>>"}}, others)
-    return trusting(base, *(found for each in probes for found in each.statements(each.readings[rank])))
+    """Return the policy with a reading of each probe. The same actions are free in all."""
+    free = probes[0].readings[rank].free
+    base = [statement({"ArnEquals": {"aws:SourceArn": "<<anchor:main>>"}}, free)] if free else []
+    return trusting(*base, *(found for each in probes for found in each.statements(each.readings[rank])))
 
 
 def _length(policy: Mapping[str, Any]) -> int:

@@ -25,11 +25,8 @@ from hwsigner.trial.questions import NotAskedError, Source
 _WRONG = "docs/how-to/aws.md#wrong-it-keeps-out-what-it-should-let-in"
 _OPEN = "docs/how-to/aws.md#open-it-lets-in-more-than-it-names"
 _EMULATOR = "docs/how-to/emulator.md#trust-policies"
-_IAM = "docs/how-to/emulator.md#iam"
 _POLICY = "hwsigner/trust_policy/__init__.py: TrustPolicy"
 _PRINCIPAL = "hwsigner/trust_policy/__init__.py: _is_for_service"
-_FORM = "hwsigner/emulator/iam_policies.py: check_form"
-_MALFORMED = "IAM refuses the policy: MalformedPolicyDocument"
 _ASSUME, _TAG, _SET = ACTIONS
 _SERVICE = "rolesanywhere.amazonaws.com"
 _NO_ANCHOR = ":trust-anchor/00000000-0000-4000-8000-000000000000"
@@ -61,7 +58,6 @@ def _principal(name: str, text: str, principal: object, expected: str, source: S
 
 
 _ACTIONS = [
-    _actions("all", "Does a policy with the three actions let a certificate in?", LET_IN, TRUST_MODEL, *ACTIONS),
     _actions(
         "no-assume", "Does a policy without sts:AssumeRole let a certificate in?", REFUSED, TRUST_MODEL, _TAG, _SET
     ),
@@ -112,14 +108,6 @@ _ACTIONS = [
         OPERATORS,
         (_EMULATOR, _POLICY),
     ),
-    _policy(
-        "action-apart",
-        "Does a policy with a statement for each action let a certificate in?",
-        trusting(*(statement(None, (action,)) for action in ACTIONS)),
-        LET_IN,
-        TRUST_MODEL,
-        ("docs/how-to/aws.md#keys-by-action", _POLICY),
-    ),
 ]
 _PRINCIPALS = [
     _principal(
@@ -157,18 +145,8 @@ _PRINCIPALS = [
         LET_IN,
         PRINCIPALS,
     ),
-    _principal("any-service", 'Does IAM take {"Service": "*"}?', {"Service": "*"}, _MALFORMED, PRINCIPALS),
 ]
-_LETTERS = choice("AWS's documents do not say that IAM takes operators in other letters")
 _DOCUMENTS = [
-    _policy(
-        "operator-case",
-        "Does IAM take the operator stringequals?",
-        trusting(statement({"stringequals": {_OU: "a"}})),
-        _MALFORMED,
-        _LETTERS,
-        (_IAM, _FORM),
-    ),
     _policy(
         "arn-star",
         'Does ArnLike aws:SourceArn "*" let a certificate in?',
