@@ -151,7 +151,8 @@ def _located(root: Path, rests_on: str) -> str:
     if not (name and path.is_file()):
         return rests_on
     last = re.escape(name.rpartition(".")[2])
-    found = re.search(rf"^ *(?:(?:def|class) {last}\b|{last}\b[^=\n]*=)", _read(path), re.MULTILINE)
+    defined = re.search(rf"^ *(?:(?:def|class) {last}\b|{last}\b[^=\n]*=)", _read(path), re.MULTILINE)
+    found = defined or re.search(rf"\b{last}\b", _read(path))
     return f"{file}:{_read(path).count(chr(10), 0, found.start()) + 1}: {name}" if found else rests_on
 
 

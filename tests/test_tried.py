@@ -16,7 +16,7 @@ import tried
 from hwsigner.trial import Origin, Question, Result, Source, TrialReport, Verdict, ask_all
 from pages import ROOT
 
-TABLES = {"aws": {"service": "AWS"}, "token": {"manufacturer": "Yubico"}}
+TABLES = {"aws": {"service": "AWS"}, "tpm": {"vendor": "INTC"}, "token": {"manufacturer": "Yubico"}}
 CLAIM = re.compile(r"not yet with|not been (tested|tried)|(?:was|were) tested with (?:AWS|real)")
 
 
