@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
+
+import pytest
 
 from hwsigner.emulator import Emulator
+from hwsigner.errors import HwsignerError
+from hwsigner.trial.aws import add_arguments
+from hwsigner.trial.aws.calls import TrialPace
+from hwsigner.trial.aws.life import try_all
 
 Flags = Callable[..., argparse.Namespace]
 KEY = ("AKIDTRIAL", "a-secret-of-the-trial")
+FEW = ("--only", "sessions.simplest", "--only", "iam.principal-star", "--only", "keys.value-request-tag")
+MAKING = ("iam:CreateRole", "rolesanywhere:CreateTrustAnchor", "rolesanywhere:CreateProfile", "rolesanywhere:ImportCrl")
 
 
 class FakeTime:
@@ -34,3 +43,19 @@ def resources(emulator: Emulator) -> list[str]:
     """Return the ARNs of all that is in the emulator."""
     world = emulator.world
     return [*world.roles, *world.trust_anchors, *world.profiles, *world.crls]
+
+
+def flags_for(emulator: Emulator, folder: Path) -> Flags:
+    """Return what parses the flags of a trial against the emulator."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    common = ("--region", "eu-central-1", "--endpoint", emulator.url, "--output", str(folder), "--yes")
+    return lambda *more: parser.parse_args([*common, *more])
+
+
+def strand(emulator: Emulator, flags: Flags, pace: TrialPace) -> None:
+    """Let a trial end without deleting anything."""
+    emulator.deny("iam:Delete*", "rolesanywhere:Delete*")
+    with pytest.raises(HwsignerError, match="not everything was deleted"):
+        try_all(flags(*FEW), pace)
+    emulator.allow()

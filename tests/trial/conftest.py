@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from hwsigner.emulator import Emulator, World
-from hwsigner.trial.aws import add_arguments
 from hwsigner.trial.aws.calls import TrialPace
-from trial.aws_trials import KEY, FakeTime
+from trial.aws_trials import KEY, FakeTime, Flags, flags_for
 
 
 @pytest.fixture
@@ -35,9 +33,6 @@ def emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
 
 
 @pytest.fixture
-def flags(emulator: Emulator, tmp_path: Path) -> Callable[..., argparse.Namespace]:
-    """Return the parsed flags of a trial against the emulator."""
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    common = ("--region", "eu-central-1", "--endpoint", emulator.url, "--output", str(tmp_path), "--yes")
-    return lambda *more: parser.parse_args([*common, *more])
+def flags(emulator: Emulator, tmp_path: Path) -> Flags:
+    """What parses the flags of a trial against the emulator."""
+    return flags_for(emulator, tmp_path)

@@ -2,94 +2,28 @@
 
 from __future__ import annotations
 
-import json
-import re
-from itertools import pairwise
+import shutil
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qs
+from typing import Any, NoReturn
 
 import pytest
 
 from hwsigner.emulator import Emulator, Fault
-from hwsigner.emulator.control.operations import OPERATIONS
 from hwsigner.emulator.iam_policies import read_policy
 from hwsigner.emulator.refusals import RefusalError
-from hwsigner.errors import HwsignerError, Interruption, UsageError
+from hwsigner.errors import HwsignerError, Interruption, ServiceUnreachableError, UsageError
 from hwsigner.trial import TrialReport, Verdict
-from hwsigner.trial.aws import run
+from hwsigner.trial.aws import run, samples
 from hwsigner.trial.aws.calls import TrialPace
 from hwsigner.trial.aws.life import clean, try_all
-from hwsigner.trial.aws.policy import least_policy
-from trial.aws_trials import KEY, FakeTime, Flags, resources
-
-FEW = ("--only", "sessions.simplest", "--only", "iam.principal-star", "--only", "keys.value-request-tag")
-NOT_ASKED_HERE = (
-    "it needs an AWS Private CA",
-    "the emulator can't do this, and says so",
-    "it is asked of AWS only",
-)
-MAKING = ("iam:CreateRole", "rolesanywhere:CreateTrustAnchor", "rolesanywhere:CreateProfile", "rolesanywhere:ImportCrl")
+from hwsigner.trial.aws.scene import AWSScene
+from trial.aws_trials import FEW, MAKING, FakeTime, Flags, resources, strand
 
 
 def _report(folder: Path) -> TrialReport:
     (path,) = folder.glob("trial-aws-*.json")
     return TrialReport.from_json(path.read_text())
-
-
-def _members(record: Any) -> dict[str, Any]:
-    """Return the members of a request to IAM or the control plane."""
-    if record.action.startswith("iam:"):
-        return {name: values[0] for name, values in parse_qs(record.body.decode()).items()}
-    found: dict[str, Any] = json.loads(record.body or b"{}")
-    return found
-
-
-@pytest.fixture(scope="module")
-def allowed() -> set[str]:
-    return {each for statement in least_policy()["Statement"] for each in statement["Action"]}
-
-
-@pytest.mark.slow
-def test_trial_finds_all_as_expected_with_the_least_policy_and_leaves_nothing(
-    emulator: Emulator,
-    flags: Flags,
-    pace: TrialPace,
-    fake_time: FakeTime,
-    tmp_path: Path,
-    allowed: set[str],
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    times: list[float] = []
-    emulator.on_record = lambda record: times.append(fake_time.passed)
-    emulator.deny(*({f"rolesanywhere:{name}" for name in OPERATIONS} - allowed))
-    status = try_all(flags(), pace)
-    report, text = _report(tmp_path), "".join(path.read_text() for path in tmp_path.iterdir())
-
-    unexpected = [each for each in report.results if each.verdict is not Verdict.EXPECTED]
-    assert [each for each in unexpected if each.why not in NOT_ASKED_HERE] == []
-    assert status == 0
-
-    assert resources(emulator) == []
-    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".md"}
-
-    assert min(later - earlier for earlier, later in pairwise(times)) >= 1
-
-    actions = {each.action for each in emulator.requests}
-    of_sessions = {"", "rolesanywhere:CreateSession", "sts:GetCallerIdentity", "sts:AssumeRole"}
-    assert actions - of_sessions <= allowed
-
-    for record in emulator.requests:
-        if record.action in MAKING:
-            members = _members(record)
-            assert re.match("hwsigner-trial-[0-9a-f]{6}-", members.get("name") or members["RoleName"])
-            assert "hwsigner-trial" in {members.get("Tags.member.1.Key"), members.get("tags", [{}])[0].get("key")}
-
-    host = emulator.url.removeprefix("http://")
-    for identifying in (emulator.world.account, *KEY, "arn:", host, "hwsigner-trial-", "ASIA", str(tmp_path)):
-        assert identifying not in text
-    assert re.findall(r"[A-Za-z0-9+/=]{40,}|-----BEGIN|/tmp/", text) == []
-    assert re.findall(r"ASIA|[A-Za-z0-9+/=]{100,}|-----BEGIN", "".join(capsys.readouterr())) == []
 
 
 def test_only_makes_what_the_chosen_questions_need(
@@ -151,18 +85,10 @@ def test_interrupted_trial_leaves_nothing_and_reports_the_answers_until_then(
         assert len(TrialReport.from_json(path.read_text()).results) == 3
 
 
-def _strand(emulator: Emulator, flags: Flags, pace: TrialPace) -> None:
-    """Let a trial end without deleting anything."""
-    emulator.deny("iam:Delete*", "rolesanywhere:Delete*")
-    with pytest.raises(HwsignerError, match="not everything was deleted"):
-        try_all(flags(*FEW), pace)
-    emulator.allow()
-
-
 def test_what_can_t_be_deleted_is_named_and_clean_deletes_it(
     emulator: Emulator, flags: Flags, pace: TrialPace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _strand(emulator, flags, pace)
+    strand(emulator, flags, pace)
     said = capsys.readouterr().err
     world = emulator.world
     names = [each.name for each in world.roles.values()]
@@ -176,7 +102,7 @@ def test_what_can_t_be_deleted_is_named_and_clean_deletes_it(
 def test_clean_finds_what_is_left_by_its_tag_if_there_is_no_file(
     emulator: Emulator, flags: Flags, pace: TrialPace, tmp_path: Path
 ) -> None:
-    _strand(emulator, flags, pace)
+    strand(emulator, flags, pace)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     assert clean(flags("--output", str(elsewhere)), pace) == 0
@@ -186,7 +112,7 @@ def test_clean_finds_what_is_left_by_its_tag_if_there_is_no_file(
 def test_clean_touches_nothing_that_only_looks_like_a_trial_s(
     emulator: Emulator, flags: Flags, pace: TrialPace, tmp_path: Path
 ) -> None:
-    _strand(emulator, flags, pace)
+    strand(emulator, flags, pace)
     world = emulator.world
     kinds: tuple[dict[str, Any], ...] = (world.trust_anchors, world.profiles)
     for kind in kinds:
@@ -206,7 +132,7 @@ def test_clean_touches_nothing_that_only_looks_like_a_trial_s(
 def test_clean_in_another_region_keeps_the_file_and_says_where_to_clean(
     emulator: Emulator, flags: Flags, pace: TrialPace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _strand(emulator, flags, pace)
+    strand(emulator, flags, pace)
     clean(flags("--region", "us-east-1"), pace)
     assert "--clean --region eu-central-1" in capsys.readouterr().err
     assert len([*tmp_path.glob("*.made.json")]) == 1
@@ -269,6 +195,64 @@ def test_service_that_stays_busy_ends_the_trial_and_leaves_nothing(
     emulator.misbehave(Fault("fail", None))
     with pytest.raises(HwsignerError, match="status 500"):
         try_all(flags(*FEW), pace)
+    assert resources(emulator) == []
+
+
+@pytest.mark.parametrize("action", MAKING[:3])
+def test_resource_is_used_or_deleted_even_if_the_response_about_it_was_lost(
+    emulator: Emulator, flags: Flags, pace: TrialPace, action: str
+) -> None:
+    emulator.misbehave(Fault("close"), action=action)
+    assert try_all(flags(*FEW), pace) == 0
+    assert resources(emulator) == []
+
+
+def test_quota_leaves_out_the_questions_that_need_more(
+    emulator: Emulator, flags: Flags, pace: TrialPace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(text: str, *more: Any) -> Any:
+        if "PrincipalTag" in text:
+            raise RefusalError("LimitExceeded", 409, "Cannot exceed quota for RolesPerAccount: 1000")
+        return read_policy(text, *more)
+
+    monkeypatch.setattr("hwsigner.emulator.iam.read_policy", refuse)
+    assert try_all(flags(*FEW), pace) == 0
+    left_out = {each.id: each.why for each in _report(tmp_path).results if each.verdict is Verdict.NOT_ASKED}
+    assert list(left_out) == ["keys.value-request-tag"]
+    assert "RolesPerAccount" in left_out["keys.value-request-tag"]
+
+
+def test_unreachable_service_leaves_no_name_of_a_proxy_in_the_report(
+    emulator: Emulator, flags: Flags, pace: TrialPace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise ServiceUnreachableError("the proxy http://proxy.corp.example:3128 answered 403")
+
+    def ask(scene: AWSScene) -> str:
+        monkeypatch.setattr("hwsigner.trial.aws.scene.post", fail)
+        return str(scene.session(scene.leaf()))
+
+    question = replace(samples.QUESTIONS[0], id="proxies.one", ask=ask)
+    monkeypatch.setattr("hwsigner.trial.aws.life.QUESTIONS", (question,))
+    assert try_all(flags(), pace) == 0
+    assert [each.why for each in _report(tmp_path).results] == ["no response came"]
+    assert "corp" not in "".join(path.read_text() for path in tmp_path.iterdir())
+
+
+def test_report_that_can_t_be_written_does_not_keep_anything(
+    emulator: Emulator, flags: Flags, pace: TrialPace, tmp_path: Path
+) -> None:
+    folder = tmp_path / "output"
+    folder.mkdir()
+    emulator.on_record = lambda record: shutil.rmtree(folder, ignore_errors=True)
+    with pytest.raises(HwsignerError, match="can't be written"):
+        try_all(flags(*FEW, "--output", str(folder)), pace)
+    assert len(emulator.requests) == 1  # Nothing is made without the file for --clean.
+
+    folder.mkdir()
+    emulator.on_record = lambda record: shutil.rmtree(folder) if record.action == "iam:CreateRole" else None
+    with pytest.raises(HwsignerError, match="can't be written"):
+        try_all(flags("--only", "iam.principal-star", "--output", str(folder)), pace)
     assert resources(emulator) == []
 
 

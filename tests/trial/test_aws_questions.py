@@ -21,6 +21,10 @@ def test_ids_are_unique() -> None:
     assert sorted({each for each in IDS if IDS.count(each) > 1}) == []
 
 
+def test_there_are_at_least_eighty_questions() -> None:
+    assert len(QUESTIONS) >= 80
+
+
 def _slug(heading: str) -> str:
     return re.sub(r"[^\w -]", "", heading.strip().lower()).replace(" ", "-")
 

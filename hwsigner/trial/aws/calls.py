@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hwsigner._aws.apis import ServiceClient, ServiceClients
-from hwsigner.errors import HwsignerError
+from hwsigner.errors import HwsignerError, ServiceUnreachableError
 from hwsigner.trial.questions import NotAskedError
 
 PREFIX = "hwsigner-trial-"
@@ -97,6 +97,7 @@ class TrialCalls:
 
         Raises:
             NotAskedError: the caller may not do it, the service is too busy, or the call can't be sent.
+            ServiceUnreachableError: no response came.
         """
         self._check(operation, parameters)
         if operation == "create_role":
@@ -116,6 +117,7 @@ class TrialCalls:
 
         Raises:
             NotAskedError: the service is too busy, or the call can't be sent.
+            ServiceUnreachableError: no response came.
         """
         client = self._clients.of_caller(*credentials).sts
         return self._ask(client, operation, parameters, may_be_denied=True)
@@ -128,6 +130,8 @@ class TrialCalls:
         except HwsignerError as error:
             refused = (getattr(error.__cause__, "response", None) or {}).get("Error", {})
             code = str(refused.get("Code", ""))
+            if isinstance(error, ServiceUnreachableError):
+                raise
             message = str(refused.get("Message", ""))
             # CreateProfile also denies roles of other accounts, which is an answer.
             is_not_permitted = code in _DENIED and "authorized" in message and not may_be_denied

@@ -15,7 +15,7 @@ from typing import NoReturn
 from hwsigner._aws.apis import ServiceClients
 from hwsigner._aws.create_session import find_service
 from hwsigner._aws.region import region_of
-from hwsigner.errors import HwsignerError, Interruption
+from hwsigner.errors import HwsignerError, Interruption, ServiceUnreachableError
 from hwsigner.trial.asking import confirm, selected
 from hwsigner.trial.aws.authority import TrialCA
 from hwsigner.trial.aws.calls import TrialPace
@@ -133,7 +133,7 @@ def _ask(scene: AWSScene, plan: TrialPlan, questions: Sequence[AWSQuestion], res
 
 
 class _Asking:
-    """Asks a question. A refusal to make what it needs is its answer."""
+    """Asks a question. A refusal to make what it needs is its answer; a failure on the way names no proxy."""
 
     def __init__(self, ask: Callable[[AWSScene], str]) -> None:
         self._ask = ask
@@ -143,6 +143,9 @@ class _Asking:
             return self._ask(scene)
         except RefusedInAdvanceError as error:
             return error.message
+        except ServiceUnreachableError as error:
+            _say(str(error))
+            raise NotAskedError("no response came") from error
 
 
 def _interrupted(_: AWSScene) -> NoReturn:
@@ -189,7 +192,7 @@ def _signals_interrupt() -> Iterator[None]:
 def _announcement(scene: AWSScene, plan: TrialPlan, questions: Sequence[AWSQuestion]) -> str:
     kinds = (("trust anchors", plan.anchors), ("roles", plan.roles), ("profiles", plan.profiles), ("CRLs", plan.crls))
     made = "\n".join(f"  {kind}: {len(each)}" for kind, each in kinds)
-    minutes = round((3 * plan.count + 1.2 * len(questions) + 60) / 60)
+    minutes = round((2.3 * plan.count + 1.1 * len(questions) + 60) / 60)
     cost = "It costs one certificate of the private CA." if scene.private_ca else "It costs nothing."
     return f"""\
 A trial of {len(questions)} questions in {scene.region}. It makes, with names that begin with {scene.prefix} and the

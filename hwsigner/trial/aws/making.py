@@ -13,14 +13,16 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from hwsigner._aws.apis import ServiceClients
 from hwsigner.errors import HwsignerError, ServiceUnreachableError
-from hwsigner.trial.aws.calls import PATH, PREFIX, TAG
+from hwsigner.trial.aws.calls import PATH, PREFIX, TAG, CallAnswer
 from hwsigner.trial.aws.plan import TrialPlan
 from hwsigner.trial.aws.scene import AWSScene, RefusedInAdvanceError
 from hwsigner.trial.aws.wanted import FollowUps, WantedAnchor, WantedCrl, WantedProfile, WantedRole
+from hwsigner.trial.questions import NotAskedError
 
 _OF_TRIALS = re.compile(rf"{PREFIX}[0-9a-f]{{6}}")
 _TRIES = 8
 _DELETIONS = 3
+_FULL = ("LimitExceeded", "LimitExceededException", "ServiceQuotaExceededException")
 Say = Callable[[str], None]
 
 
@@ -84,6 +86,10 @@ def make_all(scene: AWSScene, plan: TrialPlan) -> str:
     for crl in plan.crls:
         _noted(scene, "crl", crl.name, partial(_make_crl, scene, crl))
     return _wait_for_session(scene) if plan.count else ""
+
+
+class _NoRoomError(NotAskedError):
+    """A quota of the account that leaves no room for something."""
 
 
 class Leftover(NamedTuple):
@@ -204,8 +210,7 @@ def _make_one(
         if answer.code != "ResourceNotFoundException":
             break
         scene.settle()  # A profile's role may not be visible yet.
-    if answer.code:
-        raise RefusedInAdvanceError(f"{operation} was refused: {answer}")
+    _check(operation, answer)
     detail = answer.response[member]
     _follow(scene, f"{member}Id", detail[f"{member}Id"], wanted.then)
     return str(detail[f"{member}Arn"])
@@ -214,15 +219,14 @@ def _make_one(
 def _follow(scene: AWSScene, member: str, identifier: str, then: FollowUps) -> None:
     for operation, members in then:
         answer = scene.calls.call("rolesanywhere", operation, **{member: identifier}, **members)
-        if answer.code:
-            raise RefusedInAdvanceError(f"{operation} was refused: {answer}")
+        _check(operation, answer)
 
 
 def _make_role(scene: AWSScene, role: WantedRole) -> str:
     answer = scene.new_role(role.name, role.policy, MaxSessionDuration=role.duration)
-    if answer.code:
-        raise RefusedInAdvanceError(f"create_role was refused: {answer}")
-    return str(answer.response["Role"]["Arn"])
+    if answer.code != "EntityAlreadyExists":  # It was made, but the response got lost.
+        _check("create_role", answer)
+    return scene.filled(f"<<role:{role.name}>>")
 
 
 def _make_crl(scene: AWSScene, crl: WantedCrl) -> str:
@@ -231,11 +235,18 @@ def _make_crl(scene: AWSScene, crl: WantedCrl) -> str:
     return _make_one(scene, "import_crl", "crl", crl, members)
 
 
+def _check(operation: str, answer: CallAnswer) -> None:
+    if answer.code in _FULL:
+        raise _NoRoomError(f"{operation} was refused: {answer}", "Make room in the account, or ask for a higher quota")
+    if answer.code:
+        raise RefusedInAdvanceError(f"{operation} was refused: {answer}")
+
+
 def _noted(scene: AWSScene, kind: str, name: str, make: Callable[[], str]) -> None:
     """Make something, and note its ARN or why there is none. Missing permissions end the trial."""
     try:
         scene.arns[kind, name] = make()
-    except RefusedInAdvanceError as error:
+    except (RefusedInAdvanceError, _NoRoomError) as error:
         scene.refused[kind, name] = error
 
 

@@ -8,18 +8,19 @@ from typing import Any
 
 from hwsigner.trial.aws.calls import PATH, TAG
 
-_IAM = ("CreateRole", "DeleteRole", "GetRole", "ListRoleTags", "TagRole", "UpdateAssumeRolePolicy")
+# As CloudFormation does for a profile, allow GetRole beside PassRole: AWS does not say whether CreateProfile needs it.
+_IAM = ("CreateRole", "DeleteRole", "GetRole", "ListRoleTags", "PassRole", "TagRole", "UpdateAssumeRolePolicy")
 _MAKING = ("CreateProfile", "CreateTrustAnchor", "ImportCrl", "TagResource")
 _OWN = (
     *("DeleteAttributeMapping", "DeleteCrl", "DeleteProfile", "DeleteTrustAnchor", "DisableCrl", "DisableProfile"),
-    *("DisableTrustAnchor", "EnableCrl", "EnableProfile", "EnableTrustAnchor", "GetCrl", "GetProfile"),
-    *("GetTrustAnchor", "PutAttributeMapping", "UpdateCrl", "UpdateProfile", "UpdateTrustAnchor"),
+    *("DisableTrustAnchor", "EnableCrl", "EnableProfile", "EnableTrustAnchor", "PutAttributeMapping"),
+    *("UpdateProfile", "UpdateTrustAnchor"),
 )
 # A subject has no tag, as the service notes it by itself.
 _LISTING = ("GetSubject", "ListCrls", "ListProfiles", "ListTagsForResource", "ListTrustAnchors")
-
-
-_OF_PRIVATE_CA = ("DescribeCertificateAuthority", "GetCertificate", "GetCertificateAuthorityCertificate")
+_OF_PRIVATE_CA = (
+    *("DescribeCertificateAuthority", "GetCertificate", "GetCertificateAuthorityCertificate", "IssueCertificate"),
+)
 _LINKED = "role/aws-service-role/rolesanywhere.amazonaws.com/*"
 
 
@@ -32,7 +33,7 @@ def least_policy(partition: str = "aws", private_ca: str = "") -> dict[str, Any]
     """
     made, own = (_tagged(key) for key in ("aws:RequestTag", "aws:ResourceTag"))
     statements = [
-        _allowed("iam", (*_IAM, "PassRole"), f"arn:{partition}:iam::*:role{PATH}*"),
+        _allowed("iam", _IAM, f"arn:{partition}:iam::*:role{PATH}*"),
         _allowed("iam", ("CreateServiceLinkedRole",), f"arn:{partition}:iam::*:{_LINKED}"),
         _allowed("iam", ("ListRoles",)),
         _allowed("rolesanywhere", _LISTING),
@@ -40,7 +41,8 @@ def least_policy(partition: str = "aws", private_ca: str = "") -> dict[str, Any]
         {**_allowed("rolesanywhere", _OWN), "Condition": own},
     ]
     if private_ca:
-        statements.append(_allowed("acm-pca", (*_OF_PRIVATE_CA, "IssueCertificate"), private_ca))
+        statements.append(_allowed("acm-pca", _OF_PRIVATE_CA, private_ca))
+        statements.append({**_allowed("rolesanywhere", ("GetTrustAnchor",)), "Condition": own})
     return {"Version": "2012-10-17", "Statement": statements}
 
 

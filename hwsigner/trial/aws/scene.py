@@ -12,7 +12,7 @@ from hwsigner._aws.apis import ServiceClients
 from hwsigner._aws.create_session import Service
 from hwsigner._http.connection import Deadline
 from hwsigner._http.transport import post
-from hwsigner.errors import HwsignerError, ServiceUnreachableError
+from hwsigner.errors import HwsignerError
 from hwsigner.trial.aws.authority import LEAF, CertificateShape, TrialCA, TrialIssuer, TrialLeaf
 from hwsigner.trial.aws.calls import PATH, PREFIX, CallAnswer, TrialCalls, TrialPace
 from hwsigner.trial.aws.sessions import AskedSession, SessionAnswer, read_answer, signed_session
@@ -67,6 +67,7 @@ class AWSScene:
         self.scrub = Scrubber()
         self.scrub.hide(self.prefix, "prefix")
         self.scrub.hide(service.endpoint.host_header, "endpoint")
+        self.scrub.hide(service.endpoint.host, "endpoint")
         self.calls = TrialCalls(clients, self.prefix, self.scrub)
         self.arns: dict[tuple[str, str], str] = {}
         self.profile_of: dict[str, str] = {}
@@ -112,7 +113,8 @@ class AWSScene:
 
         Raises:
             RefusedInAdvanceError: something that it needs was refused when it was to be made.
-            NotAskedError: no response came, or the service stays busy.
+            NotAskedError: the service stays busy.
+            ServiceUnreachableError: no response came.
         """
         profile = asked.profile or self.profile_of.get(asked.role, "main")
         arns = self.arn("profile", profile), self.arn("role", asked.role), self.arn("anchor", asked.anchor)
@@ -132,17 +134,14 @@ class AWSScene:
             arns: of the profile, the role and the trust anchor, which may be none of the trial.
 
         Raises:
-            NotAskedError: no response came.
+            ServiceUnreachableError: no response came.
         """
         endpoint = self._service.endpoint
         signed = signed_session(leaf, asked, arns, endpoint=endpoint, region=self.region)
         request, options = signed.request, self._service.transport
         self._pace()
-        try:
-            deadline = Deadline(self._service.timeout)
-            response = post(endpoint, signed.target, request.headers, request.body, options=options, deadline=deadline)
-        except ServiceUnreachableError as error:
-            raise NotAskedError(self.scrub(error.message), self.scrub(error.hint)) from error
+        deadline = Deadline(self._service.timeout)
+        response = post(endpoint, signed.target, request.headers, request.body, options=options, deadline=deadline)
         return read_answer(response, self.scrub)
 
     def follow_up(self, session: SessionAnswer, operation: str, **parameters: Any) -> CallAnswer:
