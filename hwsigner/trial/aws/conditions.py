@@ -150,6 +150,7 @@ _VALUES = [
     _value("like-case", "StringLike", "WEB-*", REFUSED),
     _value("like-literal", "StringLike", "web-${*}", REFUSED, source=VARIABLES),
     _value("like-all", "StringLike", "*", LET_IN, page=_OPEN),
+    _value("not-equals-ignoring-case", "StringNotEqualsIgnoreCase", "WEB-1", REFUSED),
     _value("one-of", "StringEquals", ["web-2", "web-1"], LET_IN),
     _value("none-of", "StringNotEquals", ["web-2", "web-1"], REFUSED),
     _value("all-values", "ForAllValues:StringEquals", "web-2", REFUSED),
@@ -299,6 +300,14 @@ _OTHERS = [
         REFUSED,
         GLOBAL_KEYS,
         (_EMULATOR, _CONDITION),
+    ),
+    _condition(
+        "tag-keys-alone",
+        "Does StringLike compare aws:TagKeys, which has several values, without ForAnyValue?",
+        {"StringLike": {"aws:TagKeys": "x509Subject/*"}},
+        REFUSED,
+        choice("AWS says that keys with several values need a set operator"),
+        (_EMULATOR, "hwsigner/trust_policy/conditions.py: _what_is_unknown"),
     ),
     _condition(
         "arn-of-text",

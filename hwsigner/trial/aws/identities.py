@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from cryptography import x509
 
@@ -11,8 +13,8 @@ from hwsigner.trial.aws.authority import CertificateShape, Names, TrialLeaf
 from hwsigner.trial.aws.plan import AWSQuestion
 from hwsigner.trial.aws.probes import in_words
 from hwsigner.trial.aws.scene import AWSScene
-from hwsigner.trial.aws.sessions import AskedSession
-from hwsigner.trial.aws.sources import SESSION_API, TRUST_MODEL, choice
+from hwsigner.trial.aws.sessions import AskedSession, SessionAnswer
+from hwsigner.trial.aws.sources import SESSION_API, TRUST_MODEL, choice, document
 from hwsigner.trial.aws.wanted import OPEN, Wanted, WantedProfile
 from hwsigner.trial.questions import NotAskedError, Source
 
@@ -160,21 +162,55 @@ def _other_ca(scene: AWSScene) -> TrialLeaf:
     return scene.leaf(CertificateShape((("CN", "web"), ("OU", "a"))), scene.ca.root)
 
 
+def _subject(scene: AWSScene, answer: SessionAnswer) -> Mapping[str, Any]:
+    found = scene.calls.call("rolesanywhere", "get_subject", subjectId=answer.subject_arn.rpartition("/")[2])
+    if found.code:
+        raise NotAskedError(f"GetSubject was refused: {found.code}")
+    subject: Mapping[str, Any] = found.response["subject"]
+    return subject
+
+
 def _recorded(member: str, scene: AWSScene) -> str:
     """Return a member of the subject that a session has recorded, in words."""
     leaf = scene.leaf(CertificateShape((("CN", "web"), ("OU", "a"))))
     answer = scene.session(leaf)
     if not answer.ok:
         return in_words(answer)
-    found = scene.calls.call("rolesanywhere", "get_subject", subjectId=answer.subject_arn.rpartition("/")[2])
-    if found.code:
-        raise NotAskedError(f"GetSubject was refused: {found.code}")
-    subject = found.response["subject"]
+    subject = _subject(scene, answer)
     if member == "x509Subject":
         return str(subject[member])
     serial = leaf.certificate.serial_number
     numbers = {str(each["serialNumber"]) for each in subject["credentials"]}
     return next((words for text, words in _spellings(serial).items() if text in numbers), "something else")
+
+
+def _after_refusal(scene: AWSScene) -> str:
+    """Return whether a request that is refused after the signature was accepted is recorded."""
+    shape = CertificateShape((("CN", "web"), ("OU", "b")))
+    first, refused = scene.session(scene.leaf(shape)), scene.leaf(shape)
+    second = scene.session(refused, AskedSession(session_name="web"))
+    if not first.ok or second.ok:
+        raise NotAskedError(f"the requests were answered otherwise: {in_words(first)}, {in_words(second)}")
+    known = _spellings(refused.certificate.serial_number)
+    found = [each for each in _subject(scene, first)["credentials"] if each["serialNumber"] in known]
+    return "as a failed one" if found and found[0].get("failed") else "as others" if found else "no"
+
+
+def _parts_of_arn(scene: AWSScene) -> str:
+    answer = scene.session(scene.leaf())
+    head = f"arn:{scene.partition}:rolesanywhere:{scene.region}:{scene.account}:subject/"
+    parts = re.fullmatch(re.escape(head) + r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", answer.subject_arn)
+    return "region, account, subject and a UUID" if parts else "something else" if answer.ok else in_words(answer)
+
+
+def _caller_arn(scene: AWSScene) -> str:
+    answer = scene.session(scene.leaf())
+    head = f"arn:{scene.partition}:sts::{scene.account}:assumed-role/"
+    known = {
+        f"{head}{scene.named('open')}/{answer.session_name}": "without the path",
+        f"{head}{scene.arn('role', 'open').partition('/')[2]}/{answer.session_name}": "with the path",
+    }
+    return known.get(answer.assumed_role_arn, "something else") if answer.ok else in_words(answer)
 
 
 _BY_SUBJECT = choice("the guide calls the certificate's subject the key of the Subject resource")
@@ -229,6 +265,30 @@ _SUBJECTS = [
         choice("as CreateSession does"),
         _RECORD,
         partial(_recorded, "credentials"),
+    ),
+    _question(
+        "subject.refused",
+        "Is a request recorded with its subject that is refused after its signature was accepted?",
+        "as a failed one",
+        choice("GetSubject's credentials have a member failed"),
+        _RECORD,
+        _after_refusal,
+    ),
+    _question(
+        "subject.arn",
+        "What is a subject's ARN made of?",
+        "region, account, subject and a UUID",
+        document("IAM Roles Anywhere API Reference: SubjectDetail"),
+        _SUBJECT_ARN,
+        _parts_of_arn,
+    ),
+    _question(
+        "session-name.arn",
+        "Has the ARN of the assumed role the role's name with its path?",
+        "without the path",
+        document("IAM User Guide: IAM identifiers"),
+        _RECORD,
+        _caller_arn,
     ),
 ]
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from hwsigner.trial.aws.plan import AWSQuestion
-from hwsigner.trial.aws.probes import Condition, Probe, ProbeTable, Reading
+from hwsigner.trial.aws.probes import LET_IN, REFUSED, Condition, Probe, ProbeTable, Reading
 from hwsigner.trial.aws.sources import (
     GLOBAL_KEYS,
     PROPAGATION,
@@ -159,9 +159,31 @@ _VALUES = [
         profile="propagating",
     ),
 ]
+_TIP = "docs/how-to/emulator.md#the-control-plane", "hwsigner/emulator/sessions.py: _origin_identity"
+_WITH_PROPAGATION = [
+    Probe(
+        "keys.origin-without-set-context",
+        "Is a session with trusted identity propagation given out if the trust policy does not allow sts:SetContext?",
+        LET_IN,
+        choice("AWS does not document that the action is needed"),
+        _TIP,
+        (Reading(LET_IN, {}),),
+        profile="propagating",
+    ),
+    Probe(
+        "keys.origin-lacking",
+        "Is a session given out if the certificate lacks the CN that trusted identity propagation takes?",
+        REFUSED,
+        choice("without an identity there is nothing to propagate"),
+        _TIP,
+        (Reading(LET_IN, {}),),
+        known_by="O",
+        profile="propagating",
+    ),
+]
 _PROPAGATION = {"status": "ENABLED", "subjectType": "workload"}
 _PROFILES = [
     WantedProfile("named", members={"acceptRoleSessionName": True}),
     WantedProfile("propagating", members={"tipConfiguration": _PROPAGATION}),
 ]
-QUESTIONS: list[AWSQuestion] = ProbeTable("keys", [*_KEYS, *_VALUES], _PROFILES).questions
+QUESTIONS: list[AWSQuestion] = ProbeTable("keys", [*_KEYS, *_VALUES, *_WITH_PROPAGATION], _PROFILES).questions

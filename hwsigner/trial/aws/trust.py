@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from hwsigner.trial.aws.anchors import TWO
 from hwsigner.trial.aws.authority import CertificateShape
 from hwsigner.trial.aws.plan import AWSQuestion
 from hwsigner.trial.aws.probes import LET_IN, REFUSED, TAG_KEY, in_words
 from hwsigner.trial.aws.scene import AWSScene, RefusedInAdvanceError
 from hwsigner.trial.aws.sessions import AskedSession
 from hwsigner.trial.aws.sources import (
+    GLOBAL_KEYS,
     OPERATORS,
     PRINCIPALS,
     STS_ACTIONS,
@@ -19,7 +21,7 @@ from hwsigner.trial.aws.sources import (
     VARIABLES,
     choice,
 )
-from hwsigner.trial.aws.wanted import ACTIONS, WantedRole, statement, trusting
+from hwsigner.trial.aws.wanted import ACTIONS, OPEN, Wanted, WantedRole, statement, trusting
 from hwsigner.trial.questions import NotAskedError, Source
 
 _WRONG = "docs/how-to/aws.md#wrong-it-keeps-out-what-it-should-let-in"
@@ -29,7 +31,6 @@ _POLICY = "hwsigner/trust_policy/__init__.py: TrustPolicy"
 _PRINCIPAL = "hwsigner/trust_policy/__init__.py: _is_for_service"
 _ASSUME, _TAG, _SET = ACTIONS
 _SERVICE = "rolesanywhere.amazonaws.com"
-_NO_ANCHOR = ":trust-anchor/00000000-0000-4000-8000-000000000000"
 _OU = f"{TAG_KEY}x509Subject/OU"
 _SHAPE = CertificateShape((("CN", "web"), ("OU", "a")))
 
@@ -206,52 +207,100 @@ _DOCUMENTS = [
 ]
 
 
-_ALIAS_POLICY = "arn:<<partition>>:rolesanywhere:<<region>>:<<account>>:alias/trust-anchor/<<prefix>>-alias"
 _ALIASES = "docs/how-to/emulator.md#the-control-plane"
+_MEANING = "docs/how-to/aws.md#what-each-condition-means"
+_SERVICE_OF_SESSIONS = "hwsigner/emulator/sessions.py: SessionService"
+
+
+def _only_by(name: str, anchor: str) -> WantedRole:
+    return WantedRole(f"trust-by-{name}", trusting(statement({"ArnEquals": {"aws:SourceArn": anchor}})))
+
+
+_BY_ID = _only_by("id", "<<anchor:main>>")
+_BY_ALIAS = _only_by("alias", "arn:<<partition>>:rolesanywhere:<<region>>:<<account>>:alias/trust-anchor/<<prefix>>-a")
+_BY_ACCOUNT = WantedRole(
+    "trust-by-account", trusting(statement({"StringEquals": {"aws:SourceAccount": "<<account>>"}}))
+)
+_BY_VARIABLE = WantedRole("trust-by-variable", trusting(statement({"StringEquals": {"aws:SourceArn": f"${{{_OU}}}"}})))
 
 
 def _by_alias(role: str, scene: AWSScene) -> str:
     """Ask for a session by the alias of the trust anchor."""
-    anchor, alias = scene.arn("anchor", "main"), scene.named("alias")
+    anchor, alias = scene.arn("anchor", "main"), scene.named("a")
     members = {"trustAnchorId": anchor.rpartition("/")[2], "aliasName": alias}
     changed = scene.calls.call("rolesanywhere", "update_trust_anchor", **members)
     if changed.code:
         raise NotAskedError(f"UpdateTrustAnchor was refused: {changed.code}")
-    by_alias = f"{anchor.rpartition(':')[0]}:alias/trust-anchor/{alias}"
-    asked = AskedSession(role)
-    return in_words(
-        scene.send(scene.leaf(_SHAPE), asked, (scene.arn("profile", "main"), scene.arn("role", role), by_alias))
-    )
+    arns = scene.arn("profile", "main"), scene.arn("role", role), changed.response["trustAnchor"]["aliasArn"]
+    return in_words(scene.send(scene.leaf(_SHAPE), AskedSession(role), arns))
 
 
-def _alias(name: str, text: str, anchor: str, expected: str, source: Source) -> AWSQuestion:
-    role = WantedRole(f"trust-{name}", trusting(statement({"ArnEquals": {"aws:SourceArn": anchor}})))
-    rests_on = _ALIASES, "docs/how-to/aws.md#what-each-condition-means", "hwsigner/emulator/sessions.py: SessionService"
-    return AWSQuestion(f"trust.{name}", text, expected, source, rests_on, partial(_by_alias, role.name), (role,))
+def _by_another(role: str, scene: AWSScene) -> str:
+    """Ask for a session by another trust anchor with the same CA."""
+    return in_words(scene.session(scene.leaf(_SHAPE), AskedSession(role, anchor=TWO.name)))
+
+
+def _by_variable(scene: AWSScene) -> str:
+    """Ask for a session with a certificate whose OU is the trust anchor's ARN."""
+    shape = CertificateShape((("CN", "web"), ("OU", scene.arn("anchor", "main"))))
+    return in_words(scene.session(scene.leaf(shape), AskedSession(_BY_VARIABLE.name)))
+
+
+def _anchor(
+    name: str, text: str, expected: str, source: Source, ask: Callable[[AWSScene], str], *needs: Wanted
+) -> AWSQuestion:
+    rests_on = _OPEN, _MEANING, _ALIASES, _SERVICE_OF_SESSIONS
+    return AWSQuestion(f"trust.{name}", text, expected, source, rests_on, ask, needs)
 
 
 _ANCHORS = [
-    _policy(
+    _anchor(
+        "any-anchor",
+        "Does a policy without aws:SourceArn let in a certificate by each trust anchor of the account?",
+        LET_IN,
+        TRUST_MODEL,
+        partial(_by_another, OPEN.name),
+        *(OPEN, TWO),
+    ),
+    _anchor(
         "other-anchor",
-        "Does aws:SourceArn of another trust anchor let a certificate in?",
-        trusting(statement({"ArnEquals": {"aws:SourceArn": _ALIAS_POLICY.partition(":alias")[0] + _NO_ANCHOR}})),
+        "Does aws:SourceArn of one trust anchor let in a certificate by another one?",
         REFUSED,
         TRUST_MODEL,
-        (_OPEN, _POLICY),
+        partial(_by_another, _BY_ID.name),
+        *(_BY_ID, TWO),
     ),
-    _alias(
+    _anchor(
+        "account",
+        "Does aws:SourceAccount of the account let in a certificate by each trust anchor of the account?",
+        LET_IN,
+        GLOBAL_KEYS,
+        partial(_by_another, _BY_ACCOUNT.name),
+        *(_BY_ACCOUNT, TWO),
+    ),
+    _anchor(
+        "arn-variable",
+        "Does aws:SourceArn ${aws:PrincipalTag/x509Subject/OU} let in a certificate whose OU is that ARN?",
+        LET_IN,
+        VARIABLES,
+        _by_variable,
+        _BY_VARIABLE,
+    ),
+    _anchor(
         "alias",
         "Does aws:SourceArn with the trust anchor's ID let in a request that names its alias?",
-        "<<anchor:main>>",
         LET_IN,
         choice("aws:SourceArn is the ARN with the ID"),
+        partial(_by_alias, _BY_ID.name),
+        _BY_ID,
     ),
-    _alias(
+    _anchor(
         "alias-in-policy",
         "Does aws:SourceArn with the trust anchor's alias let in a request that names the alias?",
-        _ALIAS_POLICY,
         REFUSED,
         TRUST_MODEL,
+        partial(_by_alias, _BY_ALIAS.name),
+        _BY_ALIAS,
     ),
 ]
 
