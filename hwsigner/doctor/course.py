@@ -17,6 +17,7 @@ from hwsigner.doctor.profile_checks import (
     ProfileState,
     check_certificate,
     check_connection,
+    check_issuer,
     check_request,
     read,
     warnings_as_findings,
@@ -34,6 +35,7 @@ _HARMLESS = {
     local.SETTING_UNSAFE,
     local.SETTING_UNUSED,
     local.CERTIFICATE_NOT_RENEWED,
+    local.ISSUER_INVALID,
     local.CHAIN_ORDER,
     local.CHAIN_GAP,
     local.NAME_EMPTY,
@@ -192,6 +194,7 @@ def _of_profile(state: ProfileState, checks: Checks) -> list[Finding]:
     done.run("the ARNs", check_request, state)
     has_wrong_arns = len(done.findings) > before
     done.run("the certificate", check_certificate, state)
+    done.run("the issuer", check_issuer, state)
     done.run("the connection", check_connection, state)
     done.run("the key", machine.check_key, state)
     done.run("the hybrid node", machine.check_hybrid_node, state)

@@ -5,6 +5,9 @@ Nothing is sent.
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -47,6 +50,8 @@ if TYPE_CHECKING:
 
 _DURATION = "session-duration"
 _ARN_FLAGS = [f"--{name}" for name in ARNS]
+# What the issuers that are built in can't do without.
+_NEEDED_BY_ISSUERS = {**dict.fromkeys(("est", "vault", "registrar"), "issuer-url"), "private-ca": "issuer-arn"}
 _SAME = {"partition": local.ARN_PARTITION, "account": local.ARN_ACCOUNT, "region": local.ARN_REGION}
 
 
@@ -280,6 +285,35 @@ def check_certificate(state: ProfileState) -> Iterator[Finding]:
     has_name = session_tags(leaf).get("x509Subject/CN") or any(each.startswith("x509Subject/CN ") for each in problems)
     if not has_name:
         yield local.NAME_EMPTY.found(f"certificate {leaf.source} has no CN in its subject, or an empty one")
+
+
+def check_issuer(state: ProfileState) -> Iterator[Finding]:
+    """Yield what the profile's issuer lacks. It is not asked, and a secret is not read."""
+    values = state.settings
+    if state.profile.file == SYSTEM_FILE and os.geteuid():
+        return  # Root renews the certificate, and may see more.
+    name = values.issuer or ("command" if values.issuer_command else "")
+    if name == "command":
+        try:
+            program = (shlex.split(values.issuer_command or "") or [""])[0]
+        except ValueError:
+            program = values.issuer_command or ""
+        if shutil.which(program) is None:
+            yield local.ISSUER_INVALID.found(f"the issuer's command {program!r} is not there, or can't be run")
+    needed = _NEEDED_BY_ISSUERS.get(name)
+    if needed and not state.profile.values.get(needed):
+        yield local.ISSUER_INVALID.found(f"the profile has no {needed}, which the issuer {name} needs")
+    if name and name != "command" and name not in _NEEDED_BY_ISSUERS and name not in _issuers_of_packages():
+        yield local.ISSUER_INVALID.found(f"there is no issuer {name!r}")
+    for place in (values.issuer_ca_file or "", (values.issuer_secret or "").removeprefix("file:")):
+        if place.startswith("/") and not os.path.exists(place):
+            yield local.ISSUER_INVALID.found(f"there is no file {place}, which the issuer needs")
+
+
+def _issuers_of_packages() -> set[str]:
+    from importlib.metadata import entry_points
+
+    return {each.name for each in entry_points(group="hwsigner.issuers")}
 
 
 def _fix_of_renewal(profile: Profile) -> str:

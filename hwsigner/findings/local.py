@@ -57,6 +57,9 @@ CERTIFICATE_NOT_RENEWED = Mistake(
     "Once it has expired, no session can be created. With metrics, the alert HwsignerCertificateExpiring warns too",
     _RENEW,
 )
+ISSUER_INVALID = Mistake(
+    "issuer-invalid", "The certificate can't be renewed", "Correct it with hwsigner profile edit NAME"
+)
 CERTIFICATE_NOT_YET_VALID = Mistake(
     "certificate-not-yet-valid", _REFUSED, "Fix the clock if it is wrong: timedatectl. Otherwise wait"
 )

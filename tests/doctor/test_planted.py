@@ -95,6 +95,16 @@ CERTIFICATE: dict[str, tuple[Plant, set[str]]] = {
         lambda p: p.issue(certs.Shape(begin=certs.ago(89), end=certs.ago(-0.96))),
         {"certificate-not-renewed"},
     ),
+    "issuer without its URL": (lambda p: p.change({"issuer": "est"}), {"issuer-invalid"}),
+    "issuer that there is not": (lambda p: p.change({"issuer": "acme"}), {"issuer-invalid"}),
+    "issuer whose program is missing": (
+        lambda p: p.change({"issuer-command": "/absent/ca --sign"}),
+        {"issuer-invalid"},
+    ),
+    "issuer whose secret is missing": (
+        lambda p: p.change({"issuer": "est", "issuer-url": "https://ca.test", "issuer-secret": "file:/absent"}),
+        {"issuer-invalid"},
+    ),
     "not yet valid": (lambda p: p.issue(certs.Shape(begin=certs.ago(-1))), {"certificate-not-yet-valid"}),
     "key mismatch": (
         lambda p: p.issue(public_key=ec.generate_private_key(ec.SECP256R1()).public_key()),
