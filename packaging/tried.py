@@ -145,15 +145,19 @@ def _issue(name: str, report: TrialReport, result: Result, root: Path) -> str:
 
 
 def _located(root: Path, rests_on: str) -> str:
-    """Return `FILE:LINE: NAME` for `FILE: NAME`; what it is already for anything else."""
-    file, _, name = rests_on.partition(": ")
-    path = root / file
-    if not (name and path.is_file()):
+    """Return `FILE:LINE: NAME` for `FILE: NAME`, `PAGE:LINE: ANCHOR` for `PAGE#ANCHOR`, and anything else as it is."""
+    file, _, name = rests_on.replace("#", ": ").partition(": ")
+    if not (name and (root / file).is_file()):
         return rests_on
-    last = re.escape(name.rpartition(".")[2])
-    defined = re.search(rf"^ *(?:(?:def|class) {last}\b|{last}\b[^=\n]*=)", _read(path), re.MULTILINE)
-    found = defined or re.search(rf"\b{last}\b", _read(path))
-    return f"{file}:{_read(path).count(chr(10), 0, found.start()) + 1}: {name}" if found else rests_on
+    text, last = _read(root / file), re.escape(name.rpartition(".")[2])
+    headings = (each for each in re.finditer(r"^#+ (.*)$", text, re.MULTILINE) if _anchor(each[1]) == name)
+    defined = re.search(rf"^ *(?:(?:def|class) {last}\b|{last}\b[^=\n]*=)", text, re.MULTILINE)
+    found = next(headings, None) or defined or re.search(rf"\b{last}\b", text)
+    return f"{file}:{text.count(chr(10), 0, found.start()) + 1}: {name}" if found else rests_on
+
+
+def _anchor(heading: str) -> str:
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
 def _read(path: Path) -> str:

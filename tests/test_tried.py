@@ -180,8 +180,8 @@ def test_a_report_with_the_expected_answer_to_each_question_is_added_and_its_lin
     assert [*tried.problems(found)] == []
     differing = [dataclasses.replace(each, answer="other", verdict=Verdict.DIFFERS) for each in results]
     issues = [*tried.issues("trial.json", dataclasses.replace(found, results=differing))]
-    lines = [line for issue in issues for line in issue.splitlines() if line.startswith("- `hwsigner/")]
-    assert [line for line in lines if not re.match(r"- `[\w/]+\.py(:\d+|`$)", line)] == []
+    lines = [line for issue in issues for line in issue.splitlines() if re.match("- `[a-z]+/.*[:#]", line)]
+    assert [line for line in lines if not re.match(r"- `[\w/-]+\.(py|md):\d+", line)] == []
     assert len(issues) == len(questions)
 
 

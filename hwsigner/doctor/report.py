@@ -84,7 +84,7 @@ def describe(course: Course, environ: Mapping[str, str] = os.environ) -> dict[st
         "openssl": ssl.OPENSSL_VERSION,
         "system": _system(shown),
         "libraries": {library: _version(library) for library in LIBRARIES},
-        "profiles": [_profile(state, shown) for state in course.states],
+        "profiles": [{"profile": number, **_profile(state, shown)} for number, state in enumerate(course.states, 1)],
         "findings": [_finding(one, numbers.get(one.profile)) for one in course.examination.findings],
         "files": _files(environ),
         "variables": [name for name in VARIABLES if environ.get(name)],
@@ -135,7 +135,7 @@ def _system(shown: _Shown) -> dict[str, Any]:
 
 def _version(library: str) -> str | None:
     try:
-        return metadata.version(library)
+        return metadata.version(library).partition("+")[0]  # The rest is a name that its builder gave it.
     except metadata.PackageNotFoundError:
         return None
 

@@ -125,7 +125,7 @@ class TrialReport:
         paths = folder / f"{stem}.json", folder / f"{stem}.md"
         try:
             for path, text in zip(paths, (self.to_json(), self.to_markdown()), strict=True):
-                path.write_text(text, encoding="utf-8")
+                path.write_text(text, encoding="utf-8", errors="backslashreplace")  # As JSON writes surrogates.
         except OSError as error:
             raise HwsignerError(f"{folder} can't be written to: {error.strerror}", "Give --output FOLDER") from error
         return paths
@@ -143,16 +143,20 @@ def _section(verdict: Verdict, results: Sequence[Result]) -> Iterable[str]:
     if not results:
         return
     yield from ("", f"## {verdict.capitalize()}", "")
-    heads = {Verdict.DIFFERS: "Expected | Answer", Verdict.NOT_ASKED: "Why", Verdict.EXPECTED: "Answer"}[verdict]
-    yield f"| Question | {heads} |"
-    yield "|---" * (heads.count("|") + 2) + "|"
+    heads = {
+        Verdict.DIFFERS: "Expected | Answer | What rests on it",
+        Verdict.NOT_ASKED: "Why",
+        Verdict.EXPECTED: "Answer",
+    }[verdict]
+    yield f"| Name | Question | {heads} |"
+    yield "|---" * (heads.count("|") + 3) + "|"
     for each in results:
         cells = {
-            Verdict.DIFFERS: (each.expected, each.answer),
+            Verdict.DIFFERS: (each.expected, each.answer, ", ".join(each.rests_on)),
             Verdict.NOT_ASKED: (each.why,),
             Verdict.EXPECTED: (each.answer,),
         }[verdict]
-        yield "| " + " | ".join(_cell(text) for text in (each.id, *cells)) + " |"
+        yield "| " + " | ".join(_cell(text) for text in (each.id, each.text, *cells)) + " |"
 
 
 def _cell(text: str) -> str:

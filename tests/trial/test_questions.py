@@ -57,7 +57,7 @@ def test_a_report_is_the_same_after_it_was_written_and_read(tmp_path: Path) -> N
     written, page = report.write(tmp_path)
     assert written.name == "trial-aws-2026-01-02.json"
     assert TrialReport.from_json(written.read_text()) == report
-    assert "| echo.1 | word | other |" in page.read_text()
+    assert "| echo.1 | Which word comes back? | word | other | docs/how-to/aws.md |" in page.read_text()
 
 
 def test_a_result_has_its_question_s_text_source_and_what_rests_on_it() -> None:
@@ -96,3 +96,10 @@ def test_a_scrubbed_report_has_no_account_key_arn_address_or_hidden_value() -> N
 )
 def test_a_scrubbed_report_keeps_oids_and_versions(text: str) -> None:
     assert Scrubber()(text) == text
+
+
+def test_an_answer_with_bytes_that_are_not_text_does_not_lose_the_report(tmp_path: Path) -> None:
+    report = _report("label \udcff")
+    written, page = report.write(tmp_path)
+    assert TrialReport.from_json(written.read_text()) == report
+    assert "label" in page.read_text()
