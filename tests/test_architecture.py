@@ -81,6 +81,7 @@ OWNERS = {
         "_system.environment",
         "_system.pcsc",
         "trial.token.calls",
+        "trial.token.piv_count",
     ),
     "tomlkit": ("_config.profiles", "enrolment.registrar"),
     **dict.fromkeys(("boto3", "botocore"), ("_aws.handlers", "_aws.apis", "_aws.failures", "boto3", "botocore")),

@@ -16,11 +16,11 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
 
 from certs import Authority, Shape, issue
-from hwsigner.trial import TrialReport, Verdict
+from hwsigner.trial import Verdict
 from hwsigner.trial.token.questions import QUESTIONS
 from softhsm.token import SoftHSM
+from trial.token_trials import ROOT, TrialRun
 
-ROOT = Path(__file__).parents[2]
 LABEL, KEY, SUBJECT, KEY_ID = (
     "hushed-token-name",
     "hushed-key-name",
@@ -44,60 +44,9 @@ def hsm(hardware: None, tmp_path_factory: pytest.TempPathFactory, ca: Authority)
     return hsm
 
 
-class TrialRun:
-    """A trial as a process. Its report is in a folder."""
-
-    def __init__(self, hsm: SoftHSM, folder: Path, *flags: str, pin: str | None = PIN, **more: str) -> None:
-        environment = {**os.environ, **hsm.env, "PYTHONPATH": str(ROOT), **more}
-        environment |= {} if pin is None else {"HWSIGNER_PIN": pin}
-        command = [
-            sys.executable,
-            "-m",
-            "hwsigner.trial",
-            "token",
-            more.get("MODULE", hsm.module),
-            "--output",
-            str(folder),
-        ]
-        self.folder = folder
-        self.process = subprocess.Popen(
-            [*command, *flags],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        self.output = ""
-
-    def finish(self) -> TrialRun:
-        self.output += self.process.communicate(timeout=120)[0]
-        return self
-
-    def read_until(self, text: str) -> None:
-        """Read the output as far as a line with a text."""
-        assert self.process.stdout is not None
-        while text not in (line := self.process.stdout.readline()):
-            assert line, self.output
-            self.output += line
-
-    @property
-    def status(self) -> int:
-        return self.process.returncode
-
-    @property
-    def report(self) -> TrialReport:
-        [path] = self.folder.glob("trial-token-*.json")
-        return TrialReport.from_json(path.read_text())
-
-    @property
-    def answers(self) -> dict[str, str]:
-        return {one.id: one.answer or f"not asked: {one.why}" for one in self.report.results}
-
-    @property
-    def differing(self) -> dict[str, str]:
-        return {one.id: one.answer for one in self.report.results if one.verdict == Verdict.DIFFERS}
+def start(hsm: SoftHSM, folder: Path, *flags: str, pin: str | None = PIN, module: str = "", **more: str) -> TrialRun:
+    """Start a trial of SoftHSM, or of another module that uses it."""
+    return TrialRun(module or hsm.module, folder, *flags, pin=pin, **hsm.env, **more)
 
 
 _DUMP = """
@@ -151,7 +100,7 @@ def test_what_rests_on_a_question_is_there() -> None:
 def reading(hsm: SoftHSM, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrialRun, bool]:
     """A run that reads, and whether the objects are the same as before."""
     before, files = dump(hsm), object_files(hsm)
-    run = TrialRun(hsm, tmp_path_factory.mktemp("reading"), "--yes").finish()
+    run = start(hsm, tmp_path_factory.mktemp("reading"), "--yes").finish()
     return run, (dump(hsm), object_files(hsm)) == (before, files)
 
 
@@ -159,7 +108,7 @@ def reading(hsm: SoftHSM, tmp_path_factory: pytest.TempPathFactory) -> tuple[Tri
 def writing(hsm: SoftHSM, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrialRun, bool]:
     """A run that writes, and whether the objects are the same as before."""
     before, files = dump(hsm), object_files(hsm)
-    run = TrialRun(hsm, tmp_path_factory.mktemp("writing"), "--yes", "--write", LABEL).finish()
+    run = start(hsm, tmp_path_factory.mktemp("writing"), "--yes", "--write", LABEL).finish()
     return run, (dump(hsm), object_files(hsm)) == (before, files)
 
 
@@ -208,7 +157,7 @@ def test_signatures_are_made_with_a_key_that_the_user_names(hsm: SoftHSM, tmp_pa
     for name in (KEY, KEY_ID.hex()):
         folder = tmp_path / str(len(name))
         folder.mkdir()
-        run = TrialRun(hsm, folder, "--yes", *flags, name).finish()
+        run = start(hsm, folder, "--yes", *flags, name).finish()
         assert run.answers["sign.ecdsa"] == "r and s, each as long as the order", run.output
         assert run.answers["sign.rsa"] == "not asked: the named key is of another type"
         assert run.status == 0
@@ -226,7 +175,7 @@ def test_signatures_are_made_with_a_key_that_the_user_names(hsm: SoftHSM, tmp_pa
 def test_questions_that_need_a_login_are_not_asked_without_a_pin(
     hsm: SoftHSM, tmp_path: Path, flags: tuple[str, ...], pin: str | None, why: str
 ) -> None:
-    run = TrialRun(hsm, tmp_path, "--yes", *flags, pin=pin).finish()
+    run = start(hsm, tmp_path, "--yes", *flags, pin=pin).finish()
     assert run.answers["key.names"] == f"not asked: {why}"
     assert run.answers["object.ec-point"] == "DER, uncompressed"
     assert (run.status, run.differing) == (0, {})
@@ -238,11 +187,11 @@ def test_wrong_pin_is_sent_once_and_not_at_all_while_the_token_counts_one(hsm: S
     first, second = (tmp_path / name for name in ("first", "second"))
     first.mkdir()
     second.mkdir()
-    run = TrialRun(hsm, first, "--yes", pin="00000000", XDG_STATE_HOME=str(tmp_path)).finish()
+    run = start(hsm, first, "--yes", pin="00000000", XDG_STATE_HOME=str(tmp_path)).finish()
     assert run.answers["key.names"] == "not asked: the token refused the PIN"
     assert run.answers["login.twice"] == "not asked: the token refused the PIN"
     # SoftHSM raises the flag for one wrong PIN, and has no counter: another one would lower nothing.
-    run = TrialRun(hsm, second, "--yes", XDG_STATE_HOME=str(tmp_path)).finish()
+    run = start(hsm, second, "--yes", XDG_STATE_HOME=str(tmp_path)).finish()
     assert run.answers["token.pin-count"] == "an earlier try failed"
     assert run.answers["key.names"].startswith("not asked: no PIN was sent, because")
     assert run.status == 1
@@ -250,7 +199,7 @@ def test_wrong_pin_is_sent_once_and_not_at_all_while_the_token_counts_one(hsm: S
 
 
 def test_nothing_is_done_without_a_yes(hsm: SoftHSM, tmp_path: Path) -> None:
-    run = TrialRun(hsm, tmp_path, "--write", LABEL).finish()
+    run = start(hsm, tmp_path, "--write", LABEL).finish()
     assert (run.status, list(tmp_path.iterdir())) == (2, [])
     assert "It makes key pairs and a certificate with the label hwsigner-trial-" in run.output
     assert "nothing was made" in run.output
@@ -266,15 +215,15 @@ def test_nothing_is_done_without_a_yes(hsm: SoftHSM, tmp_path: Path) -> None:
     ],
 )
 def test_wrong_flags_are_refused(hsm: SoftHSM, tmp_path: Path, flags: tuple[str, ...], problem: str) -> None:
-    run = TrialRun(hsm, tmp_path, "--yes", *flags).finish()
-    assert run.status in (1, 2)
+    run = start(hsm, tmp_path, "--yes", *flags).finish()
+    assert run.status in (2, 3)
     assert problem in run.output
     assert list(tmp_path.iterdir()) == []
 
 
 def test_file_that_is_no_module_is_refused(hsm: SoftHSM, tmp_path: Path) -> None:
-    run = TrialRun(hsm, tmp_path, "--yes", MODULE="/etc/passwd").finish()
-    assert run.status == 1
+    run = start(hsm, tmp_path, "--yes", module="/etc/passwd").finish()
+    assert run.status == 3
     assert "PKCS #11 module /etc/passwd can't be used" in run.output
 
 
@@ -286,7 +235,7 @@ def test_stopped_trial_deletes_what_it_made(
     hsm: SoftHSM, tmp_path: Path, number: signal.Signals, whole_group: bool
 ) -> None:
     before = dump(hsm)
-    run = TrialRun(hsm, tmp_path, "--yes", "--write", LABEL, *WRITING)
+    run = start(hsm, tmp_path, "--yes", "--write", LABEL, *WRITING)
     run.read_until("keygen.p256")
     assert len(object_files(hsm)) > len(before)
     (os.killpg if whole_group else os.kill)(run.process.pid, number)
@@ -298,27 +247,27 @@ def test_stopped_trial_deletes_what_it_made(
 @pytest.mark.slow
 def test_trial_that_was_killed_cleans_up_by_itself_or_by_the_flag(hsm: SoftHSM, tmp_path: Path) -> None:
     before = dump(hsm)
-    run = TrialRun(hsm, tmp_path, "--yes", "--write", LABEL, *WRITING)
+    run = start(hsm, tmp_path, "--yes", "--write", LABEL, *WRITING)
     run.read_until("keygen.rsa2048")
     os.kill(run.process.pid, signal.SIGKILL)  # The process that uses the module goes on, and finds nobody.
     deadline = time.monotonic() + 30
     while dump(hsm) != before:
         assert time.monotonic() < deadline
     run.finish()
-    run = TrialRun(hsm, tmp_path, "--yes", "--write", LABEL, *WRITING)
+    run = start(hsm, tmp_path, "--yes", "--write", LABEL, *WRITING)
     run.read_until("keygen.rsa2048")
     os.killpg(run.process.pid, signal.SIGKILL)
     run.finish()
     assert len(dump(hsm)) > len(before)
     hsm.generate("hwsigner-trial-of-mine", b"\7", "EC:prime256v1")
-    run = TrialRun(hsm, tmp_path, "--yes", "--write", LABEL, "--clean").finish()
+    run = start(hsm, tmp_path, "--yes", "--write", LABEL, "--clean").finish()
     assert run.status == 0
     assert re.search(r"private key hwsigner-trial-[0-9a-f]{8}\n", run.output)
     assert len(dump(hsm)) == len(before) + 2
     for kind in ("privkey", "pubkey"):
         hsm.delete(kind, b"\7")
     assert dump(hsm) == before
-    run = TrialRun(hsm, tmp_path, "--yes", "--write", LABEL, "--clean").finish()
+    run = start(hsm, tmp_path, "--yes", "--write", LABEL, "--clean").finish()
     assert (run.status, "No trial has left anything there" in run.output) == (0, True)
 
 
@@ -326,19 +275,8 @@ def test_trial_that_was_killed_cleans_up_by_itself_or_by_the_flag(hsm: SoftHSM, 
 def test_module_that_crashes_costs_the_question_only(hsm: SoftHSM, tmp_path: Path, shim_library: Path) -> None:
     before = dump(hsm)
     shim = {"SHIM_MODULE": hsm.module, "SHIM_CONF": str(hsm.conf), "SHIM_CRASHES": "1"}
-    run = TrialRun(
-        hsm,
-        tmp_path,
-        "--yes",
-        "--write",
-        LABEL,
-        "--only",
-        "sign.*",
-        "--only",
-        "delete.*",
-        **shim,
-        MODULE=str(shim_library),
-    ).finish()
+    only = ("--only", "sign.*", "--only", "delete.*")
+    run = start(hsm, tmp_path, "--yes", "--write", LABEL, *only, module=str(shim_library), **shim).finish()
     assert run.status == 1, run.output
     assert run.answers["sign.ecdsa"] == "the module ended its process by SIGABRT"
     assert run.answers["sign.begun-twice"] == "CKR_OPERATION_ACTIVE"

@@ -75,7 +75,7 @@ def _is_certificate_of(one: CertificateObject, key: KeyObject, public_key: bytes
 
 def _create(token: OpenToken, session: WritingSession, new: CertificateObject, undo: ExitStack) -> None:
     """Store a certificate, and read it back; raise a SigningKeyError if the token has stored something else."""
-    handle = session.create(_template(new))
+    handle = session.create(certificate_template(new))
     undo.callback(_discard, token, session, new._replace(handle=handle))
     if session.read(handle, (Attribute.VALUE,)).get(Attribute.VALUE) != new.der:
         message = f"{token.name} has not stored the certificate that it was given"
@@ -95,14 +95,15 @@ def _discard(token: OpenToken, session: WritingSession, new: CertificateObject) 
 def _restore(token: OpenToken, session: WritingSession, former: CertificateObject) -> None:
     """Write a former certificate back, after a failure."""
     try:
-        session.create(_template(former))
+        session.create(certificate_template(former))
     except PKCS11Error as error:
         gone = Stored(ObjectClass.CERTIFICATE, former)
         message = f"{token.name} has lost the former {gone}: {error}"
         warnings.warn(HwsignerWarning(message, "Install the certificate again"), stacklevel=2)
 
 
-def _template(new: CertificateObject) -> Template:
+def certificate_template(new: CertificateObject) -> Template:
+    """Return the attributes with which a certificate is stored."""
     serial_number, issuer, subject = certificate_names(new.der)
     return {
         Attribute.CLASS: from_number(ObjectClass.CERTIFICATE),

@@ -128,7 +128,8 @@ def _unknown_attribute(tried: TriedToken) -> str:
 
 def _unknown_object(tried: TriedToken) -> str:
     with tried.raw_session() as session:
-        return named(tried.calls.lengths(session, _NO_OBJECT, (Attribute.CLASS,))[0])
+        code, _ = tried.calls.lengths(session, _NO_OBJECT, (Attribute.CLASS,))
+    return "the object is looked for again" if means_lost(code) else named(code)
 
 
 def _unknown_key(tried: TriedToken) -> str:
@@ -237,8 +238,8 @@ def _class_and_label(tried: TriedToken) -> str:
 QUESTIONS = (
     TokenQuestion(
         "object.unknown",
-        "What does C_GetAttributeValue answer for a handle that no object has?",
-        "CKR_OBJECT_HANDLE_INVALID",
+        "What does hwsigner make of C_GetAttributeValue's answer for a handle that no object has?",
+        "the object is looked for again",
         spec("5.7.5 (C_GetAttributeValue)"),
         ("hwsigner/backends/pkcs11/errors.py: SessionLostError",),
         _unknown_object,

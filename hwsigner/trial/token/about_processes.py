@@ -10,7 +10,7 @@ import threading
 from contextlib import suppress
 
 from hwsigner.trial.questions import NotAskedError
-from hwsigner.trial.token.calls import OK, named
+from hwsigner.trial.token.calls import NO_RANDOM, NOT_SUPPORTED, OK, named
 from hwsigner.trial.token.second import look_in_second_process
 from hwsigner.trial.token.subject import TriedToken
 from hwsigner.trial.token.tables import TokenQuestion, chosen, spec, yes_or
@@ -53,7 +53,13 @@ def _in_child(tried: TriedToken, session: int) -> dict[str, str]:
 
 
 def _forked(tried: TriedToken) -> dict[str, str]:
-    """Fork, and return the child's answers and the parent's state afterwards."""
+    """Fork once, and return the child's answers and the parent's state afterwards."""
+    if tried.forked is None:
+        tried.forked = _fork(tried)
+    return tried.forked
+
+
+def _fork(tried: TriedToken) -> dict[str, str]:
     tried.log_in()
     with tried.raw_session() as session:
         reading, writing = os.pipe()
@@ -70,6 +76,8 @@ def _forked(tried: TriedToken) -> dict[str, str]:
             os.kill(child, signal.SIGKILL)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         code, state = tried.calls.state(session)
+        if (used := tried.calls.random(session)) not in (OK, NOT_SUPPORTED, NO_RANDOM):
+            state = f"{state}, but C_GenerateRandom answers {named(used)}"
     if not raw:
         ended = f"was ended by signal {-status}" if status < 0 and ready else "hung"
         answers = dict.fromkeys(("inherited", "own"), f"the child {ended}")
@@ -139,22 +147,6 @@ QUESTIONS = (
         _first_afterwards,
     ),
     TokenQuestion(
-        "fork.own",
-        "Is a child process's own session logged in, after C_Finalize and C_Initialize?",
-        "not logged in",
-        spec("PKCS #11 2.20, 6.6.1 (applications and processes)"),
-        (f"{_MODULE}: Module._start", "docs/how-to/fork.md"),
-        _in_own_session,
-    ),
-    TokenQuestion(
-        "fork.parent",
-        "Is the parent still logged in after a child has finalised and initialised the module?",
-        "logged in",
-        chosen("a child must not end what its parent does"),
-        (f"{_MODULE}: Module._start", "docs/how-to/fork.md"),
-        lambda tried: _forked(tried)["parent"],
-    ),
-    TokenQuestion(
         "thread.search",
         "Do four threads with a session each find the same objects as one?",
         "yes",
@@ -169,5 +161,24 @@ QUESTIONS = (
         chosen("no time is wrong"),
         ("docs/how-it-works/performance.md",),
         _cold,
+    ),
+)
+# A child may end what its parent does: these come late.
+FORKS = (
+    TokenQuestion(
+        "fork.own",
+        "Is a child process's own session logged in, after C_Finalize and C_Initialize?",
+        "not logged in",
+        spec("PKCS #11 2.20, 6.6.1 (applications and processes)"),
+        (f"{_MODULE}: Module._start", "docs/how-to/fork.md"),
+        _in_own_session,
+    ),
+    TokenQuestion(
+        "fork.parent",
+        "Is the parent still logged in, and can it use the token, after a child has initialised the module?",
+        "logged in",
+        chosen("a child must not end what its parent does"),
+        (f"{_MODULE}: Module._start", "docs/how-to/fork.md"),
+        lambda tried: _forked(tried)["parent"],
     ),
 )

@@ -111,6 +111,18 @@ def _logout(tried: TriedToken) -> str:
     return state if not left else f"{state}, and {len(left)} of {len(keys)} private keys are still shown"
 
 
+def _again(tried: TriedToken) -> str:
+    """Log in again as hwsigner does, with the PIN that was right."""
+    tried.require_accepted_pin()
+    try:
+        tried.log_in()
+    except NotAskedError as error:
+        if tried.problem:
+            return error.message
+        raise
+    return "yes"
+
+
 def _last_session(tried: TriedToken) -> str:
     tried.log_in()
     handle = tried.calls.open(tried.slot)[1]
@@ -237,6 +249,14 @@ LAST = (
         spec("5.6.10 (C_Logout)"),
         (f"{_OPEN}._close_session",),
         _logout,
+    ),
+    TokenQuestion(
+        "login.again",
+        "Can hwsigner log in again after C_Logout?",
+        "yes",
+        spec("5.6.10 (C_Logout)"),
+        (f"{_OPEN}.current_session",),
+        _again,
     ),
     TokenQuestion(
         "login.last-session",

@@ -24,6 +24,7 @@ from hwsigner.trial.questions import NotAskedError
 from hwsigner.trial.token.about_token import ECDSA, MECHANISMS, MLDSA, RSA, RSA_SHA256
 from hwsigner.trial.token.calls import BUFFER_TOO_SMALL, OK, named
 from hwsigner.trial.token.making import make
+from hwsigner.trial.token.second import look_in_second_process
 from hwsigner.trial.token.subject import TriedToken, find_private_key
 from hwsigner.trial.token.tables import TokenQuestion, chosen, spec, yes_or
 
@@ -155,6 +156,16 @@ def _mldsa(tried: TriedToken) -> str:
     return yes_or("" if verify(ready.public_key, _MESSAGE, signature=signature) else "no")
 
 
+def _after_second_process(tried: TriedToken) -> str:
+    digest = hashlib.sha256(_MESSAGE).digest()
+    with _ready(tried, KeyType.EC) as ready:
+        look_in_second_process(tried)
+        code = tried.calls.begin_signature(ready.session, ECDSA, ready.key.handle)
+        if code == OK:
+            code, _ = tried.calls.sign(ready.session, digest)
+    return "yes" if code == OK else named(code)
+
+
 def _begun_twice(tried: TriedToken) -> str:
     with _ready(tried, KeyType.EC) as ready:
         tried.calls.begin_signature(ready.session, ECDSA, ready.key.handle)
@@ -228,6 +239,14 @@ def _cold(tried: TriedToken) -> str:
 
 
 QUESTIONS = (
+    TokenQuestion(
+        "sign.second-process",
+        "Can the first process sign after a second one has used the token, without another login?",
+        "yes",
+        spec("PKCS #11 2.20, 6.6.1 (applications and processes)"),
+        (f"{_KEY}.sign", "docs/how-to/pkcs11-in-use.md"),
+        _after_second_process,
+    ),
     TokenQuestion(
         "sign.begun-twice",
         "What does a second C_SignInit in a session answer?",

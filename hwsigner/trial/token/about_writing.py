@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 
 from hwsigner.backends.pkcs11.errors import PKCS11Error
 from hwsigner.backends.pkcs11.functions import Attribute, ObjectClass, from_number
+from hwsigner.backends.pkcs11.installing import certificate_template
 from hwsigner.backends.pkcs11.keygen import STORED
-from hwsigner.backends.pkcs11.writing import FALSE, TRUE
+from hwsigner.backends.pkcs11.objects import CertificateObject
+from hwsigner.backends.pkcs11.writing import FALSE, TRUE, KeyPair, WritingSession
 from hwsigner.trial.questions import NotAskedError
 from hwsigner.trial.token.calls import OK, means_lost, named
 from hwsigner.trial.token.making import (
@@ -43,9 +46,6 @@ _NAMES = {"p256": "P-256", "rsa2048": "RSA-2048", "mldsa44": "ML-DSA-44"}
 
 
 def _makes(tried: TriedToken, kind: str) -> str:
-    listed = tried.module.functions.mechanism(tried.slot, {"p256": 0x1040, "rsa2048": 0, "mldsa44": 0x1C}[kind])
-    if listed is None:
-        raise NotAskedError("the token lists no mechanism that makes such keys")
     try:
         make(tried, kind)
     except NotAskedError:
@@ -118,7 +118,7 @@ def _for_session(tried: TriedToken) -> str:
     with writing_session(tried) as session:
         before = set(session.find(None, name))
         try:
-            pair = generate(tried, session, "p256", stored=SESSION_ONLY)
+            pair = generate(tried, session, "p256", use="session", stored=SESSION_ONLY)
         except PKCS11Error as error:
             return error.name
         if not set(pair) <= set(session.find(None, name)):
@@ -132,7 +132,7 @@ def _copied(tried: TriedToken) -> str:
     key_id = own_id(tried, "copy")
     with writing_session(tried) as session:
         try:
-            pair = generate(tried, session, "p256", stored=SESSION_ONLY)
+            pair = generate(tried, session, "p256", use="draft", stored=SESSION_ONLY)
             copied = session.copy(pair.private, {Attribute.ID: key_id, **STORED})
         except PKCS11Error as error:
             return error.name
@@ -145,13 +145,21 @@ def _copied(tried: TriedToken) -> str:
 def _same_names(tried: TriedToken) -> str:
     _any_made(tried)
     with writing_session(tried) as session:
+        first = generate(tried, session, "p256", use="same")
         try:
-            pair = generate(tried, session, "p256")
+            second = generate(tried, session, "p256", use="same")
         except PKCS11Error as error:
             return f"refused: {error.name}"
-        for handle in pair:
-            session.destroy(handle)
+        finally:
+            _destroy(session, first)
+        _destroy(session, second)
     return "made"
+
+
+def _destroy(session: WritingSession, pair: KeyPair) -> None:
+    for handle in pair:
+        with suppress(PKCS11Error):  # One may be gone with the other.
+            session.destroy(handle)
 
 
 def _in_read_only_session(tried: TriedToken) -> str:
@@ -171,16 +179,7 @@ def _certificate(tried: TriedToken) -> str:
     """Store a certificate beside the key, and read it back."""
     made = _any_made(tried)
     der = _self_signed()
-    template = {
-        Attribute.CLASS: from_number(ObjectClass.CERTIFICATE),
-        Attribute.CERTIFICATE_TYPE: from_number(0),
-        Attribute.TOKEN: TRUE,
-        Attribute.PRIVATE: FALSE,
-        Attribute.LABEL: tried.plan.label.encode(),
-        Attribute.ID: made.id,
-        Attribute.SUBJECT: b"\x30\x00",
-        Attribute.VALUE: der,
-    }
+    template = certificate_template(CertificateObject(der, made.id, tried.plan.label.encode(), 0))
     with writing_session(tried) as session:
         try:
             handle = session.create(template)
@@ -212,11 +211,10 @@ def _after_deletion(tried: TriedToken) -> str:
     _any_made(tried)
     with writing_session(tried) as session:
         try:
-            pair = generate(tried, session, "p256")
+            pair = generate(tried, session, "p256", use="deleted")
         except PKCS11Error as error:
             raise NotAskedError(f"no second key pair: {error.name}") from None
-        for handle in pair:
-            session.destroy(handle)
+        _destroy(session, pair)
     with tried.raw_session() as reading:
         code, _ = tried.calls.lengths(reading, pair.private, (Attribute.CLASS,))
     return "the key is looked for again" if means_lost(code) else named(code)

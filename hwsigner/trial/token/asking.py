@@ -208,10 +208,12 @@ class TokenTrial:
         else:
             self._talk(kind, value)
 
-    def _fail(self, problem: str, hint: str) -> None:
+    def _fail(self, problem: str, hint: str, exit_status: int) -> None:
         """Raise an error that the process had at its start, unless there are answers of another one before it."""
         if not self.results:
-            raise HwsignerError(problem, hint)
+            error = HwsignerError(problem, hint)
+            error.exit_status = exit_status
+            raise error
         print(f"  {problem}. {hint}")
         self._leave_out("the module could not be used again")
         self._is_ended = True

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from hwsigner.backends.pkcs11.errors import SessionLostError, error_for
 from hwsigner.backends.pkcs11.functions import Functions, Mechanism, attributes, buffer
 
-OK, BUFFER_TOO_SMALL = 0, 0x150
+OK, BUFFER_TOO_SMALL, NOT_SUPPORTED, NO_RANDOM = 0, 0x150, 0x54, 0x121
 # Return values that hwsigner does not need to name.
 _NAMES = {
     OK: "CKR_OK",
@@ -188,3 +188,7 @@ class Calls:
         signature, length = buffer(_ROOM), _ULONG(_ROOM)
         code = self._call(45, _ULONG(session), signature, ctypes.byref(length))
         return code, signature.raw[: min(length.value, _ROOM)]
+
+    def random(self, session: int) -> int:
+        """C_GenerateRandom, of 16 bytes."""
+        return self._call(64, _ULONG(session), buffer(16), _ULONG(16))

@@ -37,7 +37,8 @@ def require_writing(tried: TriedToken) -> None:
     """Raise a NotAskedError unless the trial may make objects that can be told from the user's."""
     if not (tried.plan.label or tried.plan.is_cleaning):
         raise NotAskedError("nothing is written without --write")
-    if is_piv(tried.info):
+    library = tried.module.functions.library()["library-description"]
+    if is_piv(tried.info) or "piv" in f"{tried.info.manufacturer} {tried.info.model} {library}".lower():
         raise NotAskedError("a PIV card keeps no labels, so nothing on it could be told from the user's own")
 
 
@@ -70,22 +71,31 @@ def own_id(tried: TriedToken, kind: str) -> bytes:
     return hashlib.sha256(f"{tried.plan.label} {kind}".encode()).digest()[:8]
 
 
-def templates(tried: TriedToken, kind: str, *, stored: Template = STORED) -> tuple[int, Template, Template]:
+def templates(tried: TriedToken, kind: str, use: str, stored: Template) -> tuple[int, Template, Template]:
     """Return the mechanism and the attributes of a key pair as `hwsigner keygen` asks for them."""
     mechanism, size, key_type = _kind(kind)
-    names = {Attribute.LABEL: tried.plan.label.encode(), Attribute.ID: own_id(tried, kind), **stored}
+    names = {Attribute.LABEL: tried.plan.label.encode(), Attribute.ID: own_id(tried, kind + use), **stored}
     names[Attribute.KEY_TYPE] = from_number(key_type)
     return mechanism, {**PUBLIC, **names, **size}, {**PRIVATE, **names}
 
 
-def generate(tried: TriedToken, session: WritingSession, kind: str, *, stored: Template = STORED) -> KeyPair:
+def generate(
+    tried: TriedToken, session: WritingSession, kind: str, *, use: str = "", stored: Template = STORED
+) -> KeyPair:
     """Make a key pair, on the token or with another template for the session alone.
+
+    Args:
+        tried: the token.
+        session: a session that can write.
+        kind: `p256`, `rsa2048` or `mldsa44`.
+        use: makes its id differ from those of other key pairs of the kind. NSS's softokn deletes them together.
+        stored: what says where it is.
 
     Raises:
         PKCS11Error: the token refused.
         NotAskedError: it gave the key pair another label, so it was deleted: it could not be found later.
     """
-    pair = session.generate_key_pair(*templates(tried, kind, stored=stored))
+    pair = session.generate_key_pair(*templates(tried, kind, use, stored))
     labels = {session.read(one, (Attribute.LABEL,)).get(Attribute.LABEL) for one in pair}
     if labels != {tried.plan.label.encode()}:
         for handle in pair:
@@ -103,6 +113,10 @@ def make(tried: TriedToken, kind: str) -> Made:
     if kind not in tried.made:
         if tried.has_written and not tried.made:  # A process before this one has crashed.
             delete_left(tried, tried.plan.label)
+        require_writing(tried)
+        mechanism, *_ = _kind(kind)
+        if tried.module.functions.mechanism(tried.slot, mechanism) is None:
+            raise NotAskedError("the token lists no mechanism that makes such keys")
         with writing_session(tried) as session:
             try:
                 tried.made[kind] = _read(tried, session, generate(tried, session, kind), kind)
@@ -146,14 +160,6 @@ def delete_left(tried: TriedToken, label: str = "") -> int:
         tried.has_written = False
         tried.made.clear()
     return left
-
-
-def log_in_again(tried: TriedToken) -> None:
-    """Log in if the login has ended, as when a question was cut short; raises a NotAskedError."""
-    with tried.raw_session() as session:
-        if tried.calls.state(session)[1] != "logged in":
-            tried.release()
-    tried.log_in()
 
 
 def _kind(kind: str) -> tuple[int, Template, int]:

@@ -30,6 +30,7 @@ QUESTIONS = (
     *about_writing.QUESTIONS,
     *about_signing.QUESTIONS,
     *about_writing.DELETION,
+    *about_processes.FORKS,
     *about_sessions.LAST,
 )
 

@@ -12,7 +12,7 @@ from hwsigner._uri import KeyURI
 from hwsigner.backends.pkcs11.functions import PKCS11Session, TokenFlag, TokenInfo
 from hwsigner.backends.pkcs11.module import Module, load_module
 from hwsigner.backends.pkcs11.objects import CertificateObject, KeyObject, Objects
-from hwsigner.backends.pkcs11.pins import has_keypad, pin_state, user_pin_request
+from hwsigner.backends.pkcs11.pins import has_keypad, listed_pin_state, user_pin_request
 from hwsigner.backends.pkcs11.token import OpenToken, acquire
 from hwsigner.errors import (
     AmbiguousKeyError,
@@ -24,8 +24,7 @@ from hwsigner.errors import (
 )
 from hwsigner.trial.questions import NotAskedError
 from hwsigner.trial.token.calls import OK, Calls, named
-
-_RISKS = TokenFlag.USER_PIN_COUNT_LOW | TokenFlag.USER_PIN_FINAL_TRY | TokenFlag.USER_PIN_LOCKED
+from hwsigner.trial.token.piv_count import piv_pin_state
 
 
 @dataclass(frozen=True)
@@ -96,6 +95,7 @@ class TriedToken:
         calls: its functions.
         before: what the token shows without a login.
         problem: why the login failed, for the user; it may have names. An empty string if it did not.
+        forked: what a forked child and its parent were answered; None before that.
         measured: what the report says of the token: name and value.
         made: the key pairs that the trial made, by their kinds; or how the token refused.
         has_written: whether something of the trial may be on the token.
@@ -119,6 +119,7 @@ class TriedToken:
         self.module: Module = load_module(plan.module)
         self.calls = Calls(self.module.functions)
         self.problem = ""
+        self.forked: dict[str, str] | None = None
         self.measured: dict[str, str] = {}
         self.made: dict[str, Made | str] = {}
         self.has_written = False
@@ -154,7 +155,8 @@ class TriedToken:
 
     @property
     def session(self) -> PKCS11Session:
-        """The read-only session of hwsigner itself, logged in or not."""
+        """The read-only session of hwsigner itself, logged in or not. If it has ended, it is opened again."""
+        self.token.drop_lost_session(thoroughly=True)
         return self.token.current_session()
 
     @property
@@ -173,6 +175,11 @@ class TriedToken:
             raise NotAskedError("no PIN was sent to the token")
         return self._pin
 
+    def require_accepted_pin(self) -> None:
+        """Raise a NotAskedError unless the token has accepted a PIN."""
+        if self._pin is None:
+            raise NotAskedError("no PIN was accepted before")
+
     @contextmanager
     def raw_session(self, *, writing: bool = False) -> Iterator[int]:
         """Open a session of its own, and close it. It shares the login of the process."""
@@ -185,13 +192,16 @@ class TriedToken:
             self.calls.close(handle)
 
     def log_in(self) -> None:
-        """Log in, unless this was done. A PIN is sent only while the token counts no wrong one, and never after one.
+        """Log in, unless the login still holds. A PIN is sent only while the token counts no wrong one.
 
         Raises:
             NotAskedError: no PIN was sent, or the token refused it.
         """
         if self._is_in:
-            return
+            with self.raw_session() as session:
+                if self.session.is_open() and self.calls.state(session)[1] == "logged in":
+                    return
+            self.release()
         if not self._why_not:
             try:
                 self._log_in()
@@ -233,8 +243,7 @@ class TriedToken:
 
     def _log_in(self) -> None:
         info = self.refreshed()
-        if info.flags & _RISKS:
-            raise NotAskedError(f"no PIN was sent, because the token says of its PIN: {pin_state(info)}")
+        self._require_full_count(info)
         if not info.flags & (TokenFlag.LOGIN_REQUIRED | TokenFlag.USER_PIN_INITIALIZED):
             raise NotAskedError("the token has no login")
         if not info.flags & TokenFlag.USER_PIN_INITIALIZED:
@@ -247,6 +256,14 @@ class TriedToken:
         pins, pin = self._find_pin(user_pin_request(info))
         self.token.log_in(self.uri, pins)
         self._pin = pin
+
+    def _require_full_count(self, info: TokenInfo) -> None:
+        """Raise a NotAskedError if the token counts a wrong PIN, or hwsigner knows of one."""
+        state = listed_pin_state(info)
+        if state == "good":
+            state = piv_pin_state(info)
+        if state not in ("", "not set"):
+            raise NotAskedError(f"no PIN was sent, because the token or hwsigner says of its PIN: {state}")
 
     def _find_pin(self, request: PinRequest) -> tuple[PinSource, str]:
         """Return the PIN: the one that the token accepted, else the stored one, else what the user types, once."""

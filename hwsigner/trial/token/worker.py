@@ -19,7 +19,7 @@ from typing import Any
 from hwsigner._pins import PinRequest
 from hwsigner.errors import HwsignerError
 from hwsigner.trial.questions import NotAskedError
-from hwsigner.trial.token.making import delete_left, left_by_trials, log_in_again, writing_session
+from hwsigner.trial.token.making import delete_left, left_by_trials, writing_session
 from hwsigner.trial.token.questions import QUESTIONS, ask
 from hwsigner.trial.token.subject import Plan, Shown, TriedToken
 
@@ -136,7 +136,6 @@ def _ask(line: _Line, tried: TriedToken, done: set[str]) -> None:
 def _delete(line: _Line, tried: TriedToken, label: str = "") -> None:
     """Delete what was made, and say how many objects are left."""
     try:
-        log_in_again(tried)
         line.send("left", delete_left(tried, label))
     except Exception as error:
         line.send("left", error.message if isinstance(error, HwsignerError) else type(error).__name__)
@@ -185,7 +184,7 @@ def main() -> int:
             _work(line, Plan(**first), done)
             line.send("end", "")
         except HwsignerError as error:
-            line.send("error", [error.message, error.hint])
+            line.send("error", [error.message, error.hint, error.exit_status])
     return 0
 
 

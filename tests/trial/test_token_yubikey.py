@@ -1,0 +1,83 @@
+"""The trial of emulated YubiKeys, through libykcs11 and OpenSC's module."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from softhsm.yubikey import OPENSC, YKCS11, YubiKey, find_module
+from trial.token_trials import TrialRun
+
+NAME = "hushed-subject"
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def card(yubikey: YubiKey) -> YubiKey:
+    """A card with keys in 9a and 9c, which wants the PIN for each signature."""
+    yubikey.write_chuid()
+    for slot in (0x9A, 0x9C):
+        yubikey.generate(slot)
+        yubikey.self_sign(slot, NAME)
+    return yubikey
+
+
+def contents(card: YubiKey) -> object:
+    """Return all that is on the card."""
+    return asdict(card.state)
+
+
+def identifying(card: YubiKey) -> list[str]:
+    """Return what no report may have."""
+    return [NAME, str(card.serial), f"{card.serial:x}", card.pin]
+
+
+# Behind OpenSC's module, another process that uses the card ends the login.
+@pytest.mark.parametrize(("module", "differing"), [(YKCS11, set()), (OPENSC, {"sign.second-process", "fork.parent"})])
+def test_trial_of_a_yubikey_reads_signs_and_changes_nothing(
+    card: YubiKey, tmp_path: Path, module: str, differing: set[str]
+) -> None:
+    before = contents(card)
+    run = TrialRun(find_module(module), tmp_path, "--yes", "--sign-with", "01", pin=card.pin).finish()
+    assert run.differing.keys() <= differing, run.output
+    assert run.answers["sign.ecdsa"] == "r and s, each as long as the order"
+    assert run.answers["keygen.p256"] == "not asked: nothing is written without --write"
+    assert run.report.target["keys that want the PIN for each signature"] == "1"
+    assert set(card.pin_tries) == {0x9000}
+    assert contents(card) == before
+    texts = "".join(path.read_text() for path in tmp_path.iterdir())
+    assert [one for one in identifying(card) if one in texts] == []
+
+
+@pytest.mark.parametrize("module", [YKCS11, OPENSC])
+def test_nothing_is_written_on_a_piv_card(card: YubiKey, tmp_path: Path, module: str) -> None:
+    before = contents(card)
+    only = ("--only", "keygen.*", "--only", "write.*")
+    run = TrialRun(find_module(module), tmp_path, "--yes", "--write", "0", *only, pin=card.pin).finish()
+    assert run.answers["keygen.p256"].startswith("not asked: a PIV card keeps no labels")
+    assert (run.status, contents(card)) == (0, before)
+
+
+@pytest.mark.parametrize("module", [YKCS11, OPENSC])
+def test_no_pin_is_sent_while_a_yubikey_counts_a_wrong_one(card: YubiKey, tmp_path: Path, module: str) -> None:
+    folders = [tmp_path / name for name in ("first", "second")]
+    for folder, pin in zip(folders, ("999999", card.pin), strict=True):
+        folder.mkdir()
+        run = TrialRun(find_module(module), folder, "--yes", pin=pin, XDG_STATE_HOME=str(folder)).finish()
+        assert run.answers["key.names"].startswith("not asked: ")
+    assert card.pin_tries == [0x63C2]
+    # OpenSC's module does not show it. The trial asks the card itself.
+    assert run.differing == ({"token.pin-count": "an earlier try failed"} if module == YKCS11 else {})
+    assert "an earlier try failed" in run.answers["key.names"]
+
+
+def test_removed_card_costs_the_questions_after_it_only(card: YubiKey, tmp_path: Path) -> None:
+    run = TrialRun(find_module(YKCS11), tmp_path, "--yes", pin=card.pin)
+    run.read_until("login.shared")
+    card.remove()
+    run.finish()
+    assert run.answers["login.shared"] == "yes"
+    assert run.answers["login.last-session"].startswith("not asked: ")
+    assert len(run.report.results) > 100

@@ -1,0 +1,68 @@
+"""Trials of tokens as processes, as users run them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from hwsigner.trial import TrialReport, Verdict
+
+ROOT = Path(__file__).parents[2]
+
+
+class TrialRun:
+    """A trial of a module as a process. Its report is in a folder."""
+
+    def __init__(self, module: str, folder: Path, *flags: str, pin: str | None, **more: str) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **more}
+        environment |= {} if pin is None else {"HWSIGNER_PIN": pin}
+        command = [
+            sys.executable,
+            "-m",
+            "hwsigner.trial",
+            "token",
+            module,
+            "--output",
+            str(folder),
+        ]
+        self.folder = folder
+        self.process = subprocess.Popen(
+            [*command, *flags],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.output = ""
+
+    def finish(self) -> TrialRun:
+        self.output += self.process.communicate(timeout=120)[0]
+        return self
+
+    def read_until(self, text: str) -> None:
+        """Read the output as far as a line with a text."""
+        assert self.process.stdout is not None
+        while text not in (line := self.process.stdout.readline()):
+            assert line, self.output
+            self.output += line
+
+    @property
+    def status(self) -> int:
+        return self.process.returncode
+
+    @property
+    def report(self) -> TrialReport:
+        [path] = self.folder.glob("trial-token-*.json")
+        return TrialReport.from_json(path.read_text())
+
+    @property
+    def answers(self) -> dict[str, str]:
+        return {one.id: one.answer or f"not asked: {one.why}" for one in self.report.results}
+
+    @property
+    def differing(self) -> dict[str, str]:
+        return {one.id: one.answer for one in self.report.results if one.verdict == Verdict.DIFFERS}
