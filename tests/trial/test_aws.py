@@ -138,6 +138,37 @@ def test_clean_in_another_region_keeps_the_file_and_says_where_to_clean(
     assert len([*tmp_path.glob("*.made.json")]) == 1
 
 
+def test_clean_with_another_account_s_credentials_keeps_the_file(
+    emulator: Emulator,
+    flags: Flags,
+    pace: TrialPace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    strand(emulator, flags, pace)
+    (file,) = tmp_path.glob("*.made.json")
+    emulator.add_credentials("AKIDOTHER", "another-secret", account="210987654321")
+    with monkeypatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "AKIDOTHER")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "another-secret")
+        clean(flags(), pace)
+    assert "a trial in another account" in capsys.readouterr().err
+    assert emulator.world.account not in file.read_text()
+    clean(flags(), pace)
+    assert resources(emulator) == []
+    assert not file.exists()
+
+
+def test_missing_permission_to_list_does_not_keep_what_was_made(
+    emulator: Emulator, flags: Flags, pace: TrialPace
+) -> None:
+    emulator.deny("iam:ListRoles")
+    with pytest.raises(HwsignerError, match="lacks iam:ListRoles"):
+        try_all(flags(*FEW), pace)
+    assert resources(emulator) == []
+
+
 @pytest.mark.parametrize("action", MAKING[:3])
 def test_trial_without_a_permission_says_which_and_leaves_nothing(
     emulator: Emulator, flags: Flags, pace: TrialPace, action: str, tmp_path: Path

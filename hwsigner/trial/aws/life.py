@@ -64,7 +64,7 @@ def try_all(arguments: argparse.Namespace, pace: TrialPace | None = None) -> int
             confirm("Make these, and ask?")
         scene.scrub.hide(clients.account, "account")
         file = TrialFile(arguments.output, scene.prefix)
-        file.write(region, [scene.named(each.name) for each in plan.roles])
+        file.write(clients.account, region, [scene.named(each.name) for each in plan.roles])
         try:
             interrupted = not _ask(scene, plan, questions, results)
             if results:
@@ -87,21 +87,21 @@ def clean(arguments: argparse.Namespace, pace: TrialPace | None = None) -> int:
     """
     clients = _clients(arguments, pace or TrialPace())
     region = clients.rolesanywhere.region
-    files = TrialFile.all_in(arguments.output)
-    mine = [(each, *each.read()) for each in files]
-    found = leftovers(clients)
-    found += [Leftover("role", role, role) for _, at, roles in mine if at == region for role in roles]
+    found, cleaned = leftovers(clients), []
     names = sorted({each.name for each in found})
+    for file in TrialFile.all_in(arguments.output):
+        try:
+            found += [Leftover("role", role, role) for role in file.roles(clients.account, region)]
+            cleaned.append(file)
+        except NotAskedError as error:
+            _say(str(error))
     print("\n".join((f"{len(names)} resources of trials in {region}:", *names)))
     if names and not arguments.yes:
         confirm("Delete these? A trial that runs now loses its own.")
     if not delete_all(clients, found, _say):
         raise HwsignerError("not everything was deleted", _TO_CLEAN)
-    for each, at, _ in mine:
-        if at in (region, ""):
-            each.path.unlink(missing_ok=True)
-        else:
-            _say(f"{each.prefix} was a trial in {at}: run --clean --region {at} too")
+    for file in cleaned:
+        file.path.unlink(missing_ok=True)
     return 0
 
 

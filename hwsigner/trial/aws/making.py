@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,25 +39,38 @@ class TrialFile:
         self.path = folder / f"{prefix}.made.json"
         self.prefix = prefix
 
-    def write(self, region: str, roles: Sequence[str]) -> None:
-        """Write the region, and the names of the roles to be.
+    def write(self, account: str, region: str, roles: Sequence[str]) -> None:
+        """Write the region, the names of the roles to be, and a mark of the account that does not tell its number.
 
         Raises:
             HwsignerError: it can't be written.
         """
+        made = {"region": region, "mark": self._mark(account), "roles": list(roles)}
         try:
-            self.path.write_text(json.dumps({"region": region, "roles": list(roles)}) + "\n", encoding="utf-8")
+            self.path.write_text(json.dumps(made) + "\n", encoding="utf-8")
         except OSError as error:
             problem = f"{self.path.parent} can't be written to: {error.strerror}"
             raise HwsignerError(problem, "Give --output FOLDER") from error
 
-    def read(self) -> tuple[str, list[str]]:
-        """Return the region and the names of the roles; nothing if a kill has cut it off. Then nothing was made."""
+    def roles(self, account: str, region: str) -> list[str]:
+        """Return the names of the roles, if the trial was in this account and region.
+
+        Raises:
+            NotAskedError: it was in another one, which the error names.
+        """
         try:
             found = json.loads(self.path.read_text(encoding="utf-8"))
-            return str(found["region"]), [str(each) for each in found["roles"] if str(each).startswith(self.prefix)]
+            place, roles = (found["mark"], found["region"]), [str(each) for each in found["roles"]]
         except (OSError, ValueError, LookupError, TypeError):
-            return "", []
+            return []  # A kill has cut it off, so nothing was made.
+        if place[0] != self._mark(account):
+            raise NotAskedError(f"{self.prefix} was a trial in another account", "Run --clean with its credentials")
+        if place[1] != region:
+            raise NotAskedError(f"{self.prefix} was a trial in {place[1]}", f"Run --clean --region {place[1]} too")
+        return [each for each in roles if each.startswith(self.prefix)]
+
+    def _mark(self, account: str) -> str:
+        return sha256(f"{self.prefix} {account}".encode()).hexdigest()[:4]
 
     @classmethod
     def all_in(cls, folder: Path) -> list[TrialFile]:
@@ -148,7 +162,7 @@ def delete_trial(scene: AWSScene, say: Say) -> bool:
     Returns:
         Whether all is gone.
     """
-    left = [*made_by(scene), *left_of(scene.clients, scene.prefix)]
+    left = made_by(scene)
     for _ in range(_DELETIONS):
         if not delete_all(scene.clients, left, say):
             return False
