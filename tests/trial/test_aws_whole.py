@@ -33,6 +33,7 @@ IMPLICIT = {"iam:PassRole", "iam:CreateServiceLinkedRole", "iam:GetRole", "iam:T
 OF_SESSIONS = {"", "rolesanywhere:CreateSession", "sts:GetCallerIdentity", "sts:AssumeRole"}
 NOT_ASKED_HERE = (
     *("it needs an AWS Private CA", "the emulator can't do this, and says so", "it is asked of AWS only"),
+    "it is asked only with --rates",
 )
 
 

@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--private-ca", metavar="ARN", default="", help="also ask about this AWS Private CA; costs a certificate of it"
     )
+    parser.add_argument("--rates", action="store_true", help="also send 30 CreateSession requests at once")
     parser.add_argument("--output", metavar="FOLDER", type=Path, default=Path(), help="where to write the report")
     parser.add_argument("--yes", action="store_true", help="do not ask before something is made or deleted")
     actions = parser.add_mutually_exclusive_group()

@@ -107,6 +107,8 @@ class TrialCalls:
         elif operation in _CREATED:
             parameters["tags"] = [{"key": TAG, "value": self._prefix}, *parameters.pop("tags", [])]
         answer = self._ask(getattr(self._clients, service), operation, parameters)
+        if operation == "create_role" and answer.code:
+            del self.made["role", parameters["RoleName"]]
         if operation in _CREATED and not answer.code:
             kind = _CREATED[operation]
             self.made[kind, answer.response[kind][f"{kind}Id"]] = parameters["name"]

@@ -14,7 +14,6 @@ from typing import NoReturn
 
 from hwsigner._aws.apis import ServiceClients
 from hwsigner._aws.create_session import find_service
-from hwsigner._aws.region import region_of
 from hwsigner.errors import HwsignerError, Interruption, ServiceUnreachableError
 from hwsigner.trial.asking import confirm, selected
 from hwsigner.trial.aws.authority import TrialCA
@@ -58,7 +57,8 @@ def try_all(arguments: argparse.Namespace, pace: TrialPace | None = None) -> int
     results: list[Result] = []
     with _signals_interrupt():
         service = find_service(region, endpoint=arguments.endpoint)
-        scene = AWSScene(clients, service, ca=TrialCA(), pace=pace, private_ca=arguments.private_ca)
+        options = {"private_ca": arguments.private_ca, "rates": arguments.rates}
+        scene = AWSScene(clients, service, ca=TrialCA(), pace=pace, **options)
         print(_announcement(scene, plan, questions))
         if not arguments.yes:
             confirm("Make these, and ask?")
@@ -68,7 +68,7 @@ def try_all(arguments: argparse.Namespace, pace: TrialPace | None = None) -> int
         try:
             interrupted = not _ask(scene, plan, questions, results)
             if results:
-                name = "AWS" if region_of(service.endpoint.host) else "another endpoint"
+                name = "AWS" if scene.is_aws else "another endpoint"
                 target = {"service": name, "region": region}
                 report = TrialReport("aws", datetime.now(UTC).date(), target, results).scrubbed(scene.scrub)
                 _write(report, arguments.output)

@@ -21,6 +21,8 @@ from hwsigner.trial.aws import (
     tags,
     times,
     trust,
+    waiting,
+    words,
 )
 from hwsigner.trial.aws.plan import AWSQuestion
 
@@ -32,6 +34,8 @@ QUESTIONS: tuple[AWSQuestion, ...] = (
     *revocation.QUESTIONS,
     *requests.QUESTIONS,
     *times.QUESTIONS,
+    *waiting.QUESTIONS,
+    *words.QUESTIONS,
     *creating_roles.QUESTIONS,
     *making_anchors.QUESTIONS,
     *making_profiles.QUESTIONS,

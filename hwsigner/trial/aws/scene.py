@@ -6,10 +6,12 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Iterable, Mapping
+from copy import copy
 from typing import Any
 
 from hwsigner._aws.apis import ServiceClients
 from hwsigner._aws.create_session import Service
+from hwsigner._aws.region import region_of
 from hwsigner._http.connection import Deadline
 from hwsigner._http.transport import post
 from hwsigner.errors import HwsignerError
@@ -40,9 +42,11 @@ class AWSScene:
         ca: the trial's CA.
         pace: waits before each request.
         private_ca: the ARN of an AWS Private CA; empty for none.
+        rates: whether to ask how many requests a second are too many.
 
     Attributes:
         private_ca: the ARN of an AWS Private CA; empty for none.
+        rates: whether to ask how many requests a second are too many.
         clients: the clients of the AWS APIs, for what no question asks.
         prefix: what the names of the trial's resources begin with.
         region: the region.
@@ -55,13 +59,21 @@ class AWSScene:
     """
 
     def __init__(
-        self, clients: ServiceClients, service: Service, *, ca: TrialCA, pace: TrialPace, private_ca: str = ""
+        self,
+        clients: ServiceClients,
+        service: Service,
+        *,
+        ca: TrialCA,
+        pace: TrialPace,
+        private_ca: str = "",
+        rates: bool = False,
     ) -> None:
         self.clients = clients
         self._service = service
         self._pace = pace
         self.prefix = f"{PREFIX}{secrets.token_hex(3)}"
         self.private_ca = private_ca
+        self.rates = rates
         self.region = service.region
         self.ca = ca
         self.scrub = Scrubber()
@@ -82,6 +94,17 @@ class AWSScene:
     def partition(self) -> str:
         """The partition, such as "aws"."""
         return self.clients.partition
+
+    @property
+    def is_aws(self) -> bool:
+        """Whether the sessions are of AWS, and not of an emulator."""
+        return bool(region_of(self._service.endpoint.host))
+
+    def elsewhere(self, service: Service | None = None, pace: TrialPace | None = None) -> AWSScene:
+        """Return the same scene with another endpoint or pace for its sessions."""
+        found = copy(self)
+        found._service, found._pace = service or self._service, pace or self._pace
+        return found
 
     def named(self, name: str) -> str:
         """Return the name that a resource of the trial has in the account."""
