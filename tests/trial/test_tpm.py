@@ -12,8 +12,10 @@ import pytest
 
 from backends.tpm2.simulator import Simulator
 from hwsigner import attestation
+from hwsigner.errors import UsageError
 from hwsigner.trial import Verdict
 from hwsigner.trial.tpm.questions import END, QUESTIONS
+from hwsigner.trial.tpm.writing import read_range
 from pages import ROOT
 from softhsm.command import run
 from softhsm.tabrmd import ResourceManager
@@ -74,7 +76,7 @@ def test_trial_of_a_tpm_with_a_certificate_finds_what_is_expected_and_tells_nobo
         assert (status, seen(tpm)) == (0, before), output
         report = trials.report()
         assert report.counts[Verdict.EXPECTED] >= 65
-        assert set(trials.why()) == {"keys.rsa-4096", "owner.provisioned", "room.managed"}
+        assert set(trials.why()) == {"keys.rsa-4096", "owner.provisioned", "room.managed", "room.managed-sessions"}
         assert "to a root" in [each.answer for each in report.results]
         ek = attestation.endorsement_key(f"tpm2:?tcti={tpm.tcti}")
         run(["tpm2_nvread", "-C", "o", "-o", str(tmp_path / "ek.der"), "0x01c00016"], tpm.env)
@@ -102,6 +104,7 @@ def test_trial_behind_a_resource_manager_finds_what_is_expected(tpm: SoftTPM, tr
     assert "room.managed" not in trials.why()
 
 
+@pytest.mark.slow
 def test_trial_without_write_sends_nothing_that_changes_the_tpm_and_no_auth_value(
     tpm: SoftTPM, tmp_path: Path, short_folder: Path
 ) -> None:
@@ -115,6 +118,7 @@ def test_trial_without_write_sends_nothing_that_changes_the_tpm_and_no_auth_valu
     assert seen(tpm) == before
 
 
+@pytest.mark.slow
 def test_trial_of_a_simulator_that_serves_one_process_at_a_time_finds_what_is_expected(
     tpm: SoftTPM, tmp_path: Path
 ) -> None:
@@ -180,6 +184,7 @@ class TestAnotherTPM:
 class TestATPMInUse:
     """A TPM whose owner has set it up in another way."""
 
+    @pytest.mark.slow
     def test_questions_on_a_hierarchy_with_an_auth_value_are_asked_only_with_that(
         self, tpm: SoftTPM, trials: Trials
     ) -> None:
@@ -202,6 +207,7 @@ class TestATPMInUse:
         assert seen(tpm) == before
         assert {"owner.same-key", "owner.key-file"} <= trials.why().keys()
 
+    @pytest.mark.slow
     def test_a_tpm_in_lockout_is_tried_without_a_wrong_auth_value(self, tpm: SoftTPM, trials: Trials) -> None:
         run(["tpm2_dictionarylockout", "-s", "-n", "1", "-t", "1000", "-l", "1000"], tpm.env)
         tpm.persist(0x81000200, "ecc256", "right")
@@ -213,6 +219,43 @@ class TestATPMInUse:
         assert (status, seen(tpm)) == (0, before), output
         assert trials.why() == {"auth.wrong": "the TPM is in lockout, or nearly so"}
 
+    @pytest.mark.parametrize("enabled", ["shEnable", "ehEnable"])
+    def test_questions_on_a_hierarchy_that_is_disabled_are_not_asked(
+        self, tpm: SoftTPM, trials: Trials, enabled: str
+    ) -> None:
+        run(["tpm2_hierarchycontrol", "-C", "p", enabled, "clear"], tpm.env)
+        before = seen(tpm)
+        status, output = trials.run("--only", "*.same-key", "--only", "keys.restricted", "--only", "writing.*", *WRITES)
+        assert (status, seen(tpm)) == (0, before), output
+        asked = "owner" if enabled == "ehEnable" else "endorsement"
+        assert {each.split(".")[0] for each in trials.why()} & {"owner", "endorsement"} == {
+            "owner",
+            "endorsement",
+        } - {asked}
+
+    @pytest.mark.slow
+    def test_pcrs_of_another_bank_do_if_the_tpm_has_none_of_sha256(
+        self, hardware: None, short_folder: Path, tmp_path: Path
+    ) -> None:
+        (short_folder / "state").mkdir()
+        banks = ["--pcr-banks", "sha384"]
+        run(["swtpm_setup", "--tpm2", "--tpmstate", str(short_folder / "state"), *banks], {})
+        with SoftTPM(short_folder) as tpm:
+            trials, before = Trials(tpm, tmp_path), seen(tpm)
+            status, output = trials.run("--only", "policies.*", "--only", "basics.*", "--only", "*.quote")
+            assert (status, seen(tpm)) == (0, before), output
+        assert trials.why() == dict.fromkeys(("basics.pcrs", "basics.pcrs-at-once"), "the TPM has no PCRs of SHA-256")
+
+    def test_what_others_load_during_the_trial_stays_and_is_no_change(self, tpm: SoftTPM, trials: Trials) -> None:
+        process = trials.start("--yes", "--only", "basics.*", "--only", "keys.p-256")
+        assert process.stderr
+        process.stderr.readline()
+        run(["tpm2_createprimary", "-Q", "-G", "ecc"], tpm.env)
+        output, errors = process.communicate()
+        assert process.returncode == 0, output + errors
+        assert "0x80000000" in seen(tpm)["handles-transient"]
+
+    @pytest.mark.slow
     def test_taken_handles_stay_as_they_are(self, tpm: SoftTPM, trials: Trials) -> None:
         tpm.persist(0x81000200, "ecc256")
         before = seen(tpm)
@@ -228,6 +271,7 @@ class TestATPMInUse:
         before = seen(tpm)
         status, output = trials.run("--only", "basics.*", "--only", "keys.p-256")
         assert (status, seen(tpm)) == (0, before), output
+        assert "most questions can't be asked" in output
         assert trials.why()["keys.p-256"] == "the TPM at (TCTI) has no free slot for key of the trial"
 
 
@@ -238,9 +282,9 @@ class TestATPMInUse:
         *("0x01c00002", "0x01bfffff-0x01c10000", "0x01c20000-0x81000200", "web", ""),
     ],
 )
-def test_a_range_that_is_reserved_or_malformed_is_refused(trials: Trials, given: str) -> None:
-    status, output = trials.run("--write", given)
-    assert status == 2, output
+def test_a_range_that_is_reserved_or_malformed_is_refused(given: str) -> None:
+    with pytest.raises(UsageError):
+        read_range(given)
 
 
 def test_a_tpm_that_does_not_answer_is_an_error_and_no_report(trials: Trials, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{hierarchy}-pin-source", metavar="SOURCE", help=where)
     written = "also write, to free places in a range of persistent handles or NV indices, such as 0x81000200-0x8100020f"
     parser.add_argument("--write", metavar="RANGE", action="append", default=[], help=f"{written}; repeatable")
-    only = "ask only these questions, such as 'keys.*'; repeatable"
+    only = "ask only these questions, such as 'keys.*', and measure no times; repeatable"
     parser.add_argument("--only", metavar="PATTERN", action="append", default=[], help=only)
     parser.add_argument("--output", metavar="FOLDER", type=Path, default=Path(), help="where to write the report")
     parser.add_argument("--yes", action="store_true", help="do not ask before it begins")

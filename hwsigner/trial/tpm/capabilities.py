@@ -11,6 +11,7 @@ from tpm2_pytss import TPM2_ALG, TPM2_CAP, TPM2_CC, TPM2_ECC, TPMA_PERMANENT, TS
 from hwsigner.backends.tpm2.errors import is_answer
 from hwsigner.backends.tpm2.policy_commands import HASHES, read_selection
 from hwsigner.backends.tpm2.tpm import TPM, is_managed
+from hwsigner.trial.questions import NotAskedError
 
 # Properties (TPM 2.0 Library, part 2, 6.13).
 FAMILY, REVISION, DAY, YEAR = 0x100, 0x102, 0x103, 0x104
@@ -21,6 +22,7 @@ PERMANENT, STARTUP_CLEAR, OBJECTS_LEFT, PERSISTENT_LEFT = 0x200, 0x201, 0x207, 0
 LOCKOUT_COUNTER, MOST_FAILURES, LOCKOUT_INTERVAL, LOCKOUT_RECOVERY = 0x20E, 0x20F, 0x210, 0x211
 _FIXED, _VARIABLE, _GROUP = 0x100, 0x200, 0x100
 _MANY = 254
+_SHA256 = 0xB
 _COMMAND_INDEX = 0xFFFF
 _VENDOR_COMMAND = 1 << 29
 _HASH_ALGORITHMS = {*HASHES, 0x12, 0x27, 0x28, 0x29}  # SM3 and SHA-3 too.
@@ -52,6 +54,14 @@ class Capabilities:
     def vendor(self) -> str:
         """The vendor's ID in TCG's registry, such as `INTC`."""
         return _letters(self.properties.get(MANUFACTURER, 0))
+
+    @property
+    def bank(self) -> str:
+        """The hash of a bank that has PCRs, SHA-256 if possible, as `PCRSelection` writes it."""
+        banks = sorted((number for number in self.banks if number in HASHES), key=lambda number: number != _SHA256)
+        if not banks:
+            raise NotAskedError("the TPM has no PCRs of a hash that hwsigner knows")
+        return HASHES[banks[0]]
 
     def target(self, tcti: str) -> dict[str, str]:
         """Return what a report says of the TPM."""

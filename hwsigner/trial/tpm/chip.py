@@ -21,6 +21,7 @@ from hwsigner.backends.tpm2.endorsement import Endorsement
 from hwsigner.backends.tpm2.key_file import HIERARCHIES, TSS2Key
 from hwsigner.backends.tpm2.tpm import TPM, SessionSettings, is_managed
 from hwsigner.backends.tpm2.uris import tcti_of
+from hwsigner.errors import BackendUnavailableError
 from hwsigner.trial.questions import NotAskedError
 from hwsigner.trial.tpm.capabilities import Capabilities, read_capabilities
 from hwsigner.trial.tpm.making import TrialKey, make, require, template
@@ -57,6 +58,7 @@ class TrialChip:
         capabilities: what it can do.
         auth: gives the auth values of hierarchies.
         endorsement: its endorsement hierarchy.
+        has_failed: whether an answer may have been lost, so that a session may be loaded of which nothing is known.
         has_written: whether something may be at a handle or index that the trial put there.
 
     Raises:
@@ -77,6 +79,7 @@ class TrialChip:
         self.endorsement = Endorsement(self.auth)
         is_given = any(uri.text(source) is not None for source in SOURCES)
         self._settings = SessionSettings() if is_given else _PLAIN
+        self.has_failed = False
         self.has_written = False
         self._keys: dict[str, TrialKey] = {}
         self._signal = 0
@@ -90,7 +93,7 @@ class TrialChip:
     def use(self, work: Callable[[TPM], _T]) -> _T:
         """Return what some work returns that takes no hierarchy's auth value, unless the trial is to end."""
         self.check_signal()
-        return self._connection.run(work, _SUBJECT, _PLAIN)
+        return self._run(work, _PLAIN)
 
     def use_hierarchy(self, work: Callable[[TPM], _T]) -> _T:
         """Return the same of work that may take a hierarchy's auth value. A given one is not sent as it is."""
@@ -99,7 +102,23 @@ class TrialChip:
 
     def finish(self, work: Callable[[TPM], _T]) -> _T:
         """Do work as `use_hierarchy`, even if the trial is to end."""
-        return self._connection.run(work, _SUBJECT, self._settings)
+        return self._run(work, self._settings)
+
+    def _run(self, work: Callable[[TPM], _T], settings: SessionSettings) -> _T:
+        begun = 0
+
+        def counted(tpm: TPM) -> _T:
+            nonlocal begun
+            begun += 1
+            return work(tpm)
+
+        try:
+            return self._connection.run(counted, _SUBJECT, settings)
+        except BackendUnavailableError:
+            self.has_failed = True
+            raise
+        finally:
+            self.has_failed = self.has_failed or begun > 1
 
     def reconnect(self) -> None:
         """Close the connection, and begin another one with the next use."""

@@ -19,50 +19,52 @@ from hwsigner.backends.tpm2.policy_commands import (
     read_command,
 )
 from hwsigner.backends.tpm2.tpm import TPM
-from hwsigner.trial.questions import NotAskedError, Origin, Question, Source
+from hwsigner.trial.questions import Origin, Question, Source
 from hwsigner.trial.tpm.chip import TrialChip
 from hwsigner.trial.tpm.making import BY_POLICY, SIGNING, new_key, signs, template
 
 _POLICIES = Source(Origin.DOCUMENT, "TPM 2.0 Library, part 3, 23 Enhanced Authorization (EA) Commands")
 _PAGE = "docs/how-to/tpm.md#policies"
-_SHA256 = 0xB
-_PCRS = "sha256:0,7"
+_PCRS = "0,7"
 _AUTH = b"right of the trial"
 _Commands = tuple[PolicyCommand, ...]
+_Policy = Callable[[TrialChip, TPM], _Commands]
 
 
-def _pcrs(tpm: TPM) -> _Commands:
-    return PCRSelection(_PCRS).policy(tpm, with_auth=False)
+def _selection(chip: TrialChip) -> PCRSelection:
+    return PCRSelection(f"{chip.capabilities.bank}:{_PCRS}")
 
 
-def _pcrs_and_auth(tpm: TPM) -> _Commands:
-    return PCRSelection(_PCRS).policy(tpm, with_auth=True)
+def _pcrs(chip: TrialChip, tpm: TPM) -> _Commands:
+    return _selection(chip).policy(tpm, with_auth=False)
 
 
-def _either(tpm: TPM) -> _Commands:
-    pcrs = _pcrs(tpm)
+def _pcrs_and_auth(chip: TrialChip, tpm: TPM) -> _Commands:
+    return _selection(chip).policy(tpm, with_auth=True)
+
+
+def _either(chip: TrialChip, tpm: TPM) -> _Commands:
+    pcrs = _pcrs(chip, tpm)
     digests = policy_digest(pcrs), hashlib.sha256(b"another branch").digest()
     body = struct.pack(">I", len(digests)) + b"".join(struct.pack(">H", len(one)) + one for one in digests)
     return (*pcrs, PolicyCommand(POLICY_OR, body))
 
 
-def _auth_value(_: TPM) -> _Commands:
+def _auth_value(*_: object) -> _Commands:
     return (PolicyCommand(POLICY_AUTH_VALUE),)
 
 
-def _require_bank(chip: TrialChip) -> None:
-    if _SHA256 not in chip.capabilities.banks:
-        raise NotAskedError("the TPM has no PCRs of SHA-256")
-
-
 def _key(
-    chip: TrialChip, commands: Callable[[TPM], _Commands], *, attributes: TPMA_OBJECT = BY_POLICY, auth: bytes = b""
+    chip: TrialChip,
+    commands: Callable[[TrialChip, TPM], _Commands],
+    *,
+    attributes: TPMA_OBJECT = BY_POLICY,
+    auth: bytes = b"",
 ) -> str:
     """Sign with a key that has a policy, in a session that satisfies it."""
-    _require_bank(chip)
 
     def work(tpm: TPM) -> str:
-        policy = commands(tpm)
+        policy = commands(chip, tpm)
         public = template("ecc256", attributes, policy_digest(policy))
         with new_key(tpm, public, auth) as made, tpm.policy_session(TPM2_ALG.SHA256) as session:
             for command in policy:
@@ -75,20 +77,17 @@ def _key(
 
 def _by_auth(chip: TrialChip, *, attributes: TPMA_OBJECT) -> str:
     """Sign with a key of PolicyPCR by its auth value alone."""
-    _require_bank(chip)
 
     def work(tpm: TPM) -> str:
-        with new_key(tpm, template("ecc256", attributes, policy_digest(_pcrs(tpm)))) as made:
+        with new_key(tpm, template("ecc256", attributes, policy_digest(_pcrs(chip, tpm)))) as made:
             return signs(tpm, made)
 
     return chip.use(work)
 
 
 def _digest(chip: TrialChip) -> str:
-    _require_bank(chip)
-
     def work(tpm: TPM) -> str:
-        policy = (*_either(tpm), *_auth_value(tpm))
+        policy = (*_either(chip, tpm), *_auth_value())
         with tpm.policy_session(TPM2_ALG.SHA256) as session:
             for command in policy:
                 read_command(command).run(tpm, session, "sha256")
@@ -99,10 +98,8 @@ def _digest(chip: TrialChip) -> str:
 
 
 def _other_pcrs(chip: TrialChip) -> str:
-    _require_bank(chip)
-
     def work(tpm: TPM) -> str:
-        selection = PCRSelection(_PCRS).structure().marshal()
+        selection = _selection(chip).structure().marshal()
         wrong = PolicyPCR((), bytes(selection), hashlib.sha256(b"another state").digest())
         with tpm.policy_session(TPM2_ALG.SHA256) as session:
             try:
@@ -116,10 +113,9 @@ def _other_pcrs(chip: TrialChip) -> str:
 
 def _unsatisfied(chip: TrialChip) -> str:
     """Use a key in a session whose policy is not the key's."""
-    _require_bank(chip)
 
     def work(tpm: TPM) -> str:
-        public = template("ecc256", BY_POLICY, policy_digest(_pcrs(tpm)))
+        public = template("ecc256", BY_POLICY, policy_digest(_pcrs(chip, tpm)))
         with new_key(tpm, public) as made, tpm.policy_session(TPM2_ALG.SHA256) as session:
             return signs(tpm, made, session=session)
 
@@ -127,10 +123,8 @@ def _unsatisfied(chip: TrialChip) -> str:
 
 
 def _other_branches(chip: TrialChip) -> str:
-    _require_bank(chip)
-
     def work(tpm: TPM) -> str:
-        command = read_command(_either(tpm)[-1])
+        command = read_command(_either(chip, tpm)[-1])
         with tpm.policy_session(TPM2_ALG.SHA256) as session:
             try:
                 command.run(tpm, session, "sha256")

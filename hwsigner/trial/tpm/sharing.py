@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 from tpm2_pytss import ESYS_TR, TPM2_ALG, TPM2_SE, TPMA_OBJECT, TPMT_SYM_DEF, TSS2_Exception
 
@@ -140,8 +141,9 @@ def _managed_objects(chip: TrialChip) -> str:
     return chip.use(work)
 
 
-def _sessions(chip: TrialChip) -> str:
-    _require(chip, is_managed=False)
+def _sessions(chip: TrialChip, *, is_managed: bool, most: int) -> str:
+    """Start sessions until the TPM refuses, or until there are so many."""
+    _require(chip, is_managed=is_managed)
 
     def start(tpm: TPM) -> ESYS_TR:
         none, no_cipher = ESYS_TR.NONE, TPMT_SYM_DEF(algorithm=TPM2_ALG.NULL)
@@ -149,7 +151,7 @@ def _sessions(chip: TrialChip) -> str:
 
     def work(tpm: TPM) -> str:
         with ExitStack() as stack:
-            for _ in range(_MOST_SESSIONS):
+            for _ in range(most):
                 try:
                     stack.enter_context(tpm.temporary(lambda: start(tpm)))
                 except TSS2_Exception as error:
@@ -265,7 +267,7 @@ QUESTIONS: tuple[Question[TrialChip], ...] = (
         "that no session is free",
         _MEMORY,
         (_PAGE, "hwsigner/backends/tpm2/errors.py: SESSIONS_FULL"),
-        _sessions,
+        partial(_sessions, is_managed=False, most=_MOST_SESSIONS),
     ),
     Question(
         "room.managed",
@@ -274,6 +276,14 @@ QUESTIONS: tuple[Question[TrialChip], ...] = (
         Source(Origin.DOCUMENT, "TCG TSS 2.0 TAB and Resource Manager, 3"),
         (_PAGE, "hwsigner/backends/tpm2/tpm.py: loaded"),
         _managed_objects,
+    ),
+    Question(
+        "room.managed-sessions",
+        "What is said to three sessions at once, as many as hwsigner has, behind a resource manager?",
+        "nothing",
+        Source(Origin.DOCUMENT, "TCG TSS 2.0 TAB and Resource Manager, 3"),
+        (_PAGE, "docs/how-to/tpm.md#on-the-bus"),
+        partial(_sessions, is_managed=True, most=3),
     ),
     Question(
         "sharing.second-process",

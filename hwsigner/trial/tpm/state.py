@@ -21,13 +21,13 @@ from hwsigner.backends.tpm2.errors import HANDLE, SEQUENCE, code, is_answer
 from hwsigner.backends.tpm2.nv import open_index
 from hwsigner.backends.tpm2.srk import ecc_primary
 from hwsigner.backends.tpm2.tpm import TPM
-from hwsigner.errors import BackendUnavailableError
+from hwsigner.errors import BackendUnavailableError, HwsignerError
 from hwsigner.trial.tpm.capabilities import handles_from
 from hwsigner.trial.tpm.chip import TrialChip
 from hwsigner.trial.tpm.making import MARK, parent
 
 # The first handles of each kind (TPM 2.0 Library, part 2, 7.2).
-_NV, _LOADED_SESSIONS, _SAVED_SESSIONS = 0x01000000, 0x02000000, 0x03000000
+_NV, _LOADED_SESSIONS = 0x01000000, 0x02000000
 _TRANSIENT, _PERSISTENT = 0x80000000, 0x81000000
 _COUNTED = "count of wrong auth values"
 _STORAGE = TPMA_OBJECT.RESTRICTED | TPMA_OBJECT.DECRYPT
@@ -51,19 +51,15 @@ class Left:
         return bool(self.handles or self.indices)
 
 
-def snapshot(chip: TrialChip, tpm: TPM) -> dict[str, Any]:
-    """Return what a trial must not change, by name. Behind a resource manager, others' loaded objects can't be seen."""
+def snapshot(tpm: TPM) -> dict[str, Any]:
+    """Return what a trial must not change, by name, but for what is loaded: see `left_loaded`."""
     lockout = tpm.lockout()
-    found: dict[str, Any] = {
+    return {
         "persistent objects": _names(tpm, handles_from(tpm, _PERSISTENT)),
         "NV indices": tuple(handles_from(tpm, _NV)),
         "limits of wrong auth values": (lockout.limit, lockout.interval),
         _COUNTED: lockout.failures,
     }
-    if not chip.is_managed:
-        found["loaded objects"] = tuple(handles_from(tpm, _TRANSIENT))
-        found["sessions"] = (*handles_from(tpm, _LOADED_SESSIONS), *handles_from(tpm, _SAVED_SESSIONS))
-    return found
 
 
 def _names(tpm: TPM, found: Sequence[int]) -> Mapping[int, bytes]:
@@ -93,19 +89,23 @@ def _public_at(tpm: TPM, handle: int) -> TPM2B_PUBLIC | None:
 class Journal:
     """The file of a trial that runs: what was loaded in the TPM when it began. A trial that ends removes it.
 
-    Only one trial of a TPM runs at a time. If no folder is private, there is no file.
+    Only one trial of a TPM runs at a time.
 
     Args:
         tcti: the TPM's TCTI.
 
     Raises:
         BackendUnavailableError: another trial of this TPM runs.
+        HwsignerError: there is no place for the file, so nothing could be told from others' after a kill.
     """
 
     def __init__(self, tcti: str) -> None:
         folder = next(filter(is_usable, state_folders("trial")), None)
-        self._path = Path(folder, f"tpm-{hashlib.sha256(tcti.encode()).hexdigest()[:16]}.json") if folder else None
-        self._file = self._locked(self._path) if self._path else None
+        if folder is None:
+            problem = "there is no private folder to note what is loaded in the TPM before the trial"
+            raise HwsignerError(problem, "Set XDG_STATE_HOME to a folder of yours with mode 0700")
+        self._path = Path(folder, f"tpm-{hashlib.sha256(tcti.encode()).hexdigest()[:16]}.json")
+        self._file: int = self._locked(self._path)
 
     @staticmethod
     def _locked(path: Path) -> int:
@@ -122,33 +122,29 @@ class Journal:
 
     def read(self) -> dict[str, list[int]] | None:
         """Return what a killed trial wrote, or None."""
-        with suppress(ValueError, OSError):
-            text = self._path.read_text() if self._path else ""
-            found = json.loads(text)
+        with suppress(ValueError):
+            found = json.loads(self._path.read_bytes())
             return found if isinstance(found, dict) else None
         return None
 
     def write(self, content: Mapping[str, Sequence[int]]) -> None:
         """Keep what is loaded before the trial."""
-        if self._file is not None:
-            os.ftruncate(self._file, 0)
-            os.pwrite(self._file, json.dumps(content).encode(), 0)
-            os.fsync(self._file)
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, json.dumps(content).encode(), 0)
+        os.fsync(self._file)
 
     def end(self, *, keep: bool = False) -> None:
         """Remove the file, unless what it tells is still needed."""
-        if self._path and self._file is not None:
-            if not keep:
-                self._path.unlink(missing_ok=True)
-            os.close(self._file)
-            self._file = None
+        if not keep:
+            self._path.unlink(missing_ok=True)
+        os.close(self._file)
 
 
 def begin(chip: TrialChip, journal: Journal) -> int:
     """Remove from the TPM what a killed trial left loaded, keep what is loaded now, and return how much was removed."""
     before, removed = journal.read(), 0
     if before is not None and not chip.is_managed:
-        removed = chip.use(lambda tpm: flush_left(tpm, before))
+        removed = chip.use(lambda tpm: flush_left(tpm, before, sessions=True))
     found = chip.use(_loaded)
     journal.write(found)  # The next line loads something.
     with suppress(BackendUnavailableError):  # If no place is free, no key will be made.
@@ -174,21 +170,33 @@ def _resets(tpm: TPM) -> list[int]:
     return [int(clock.resetCount), int(clock.restartCount)]
 
 
-def flush_left(tpm: TPM, before: Mapping[str, Sequence[int]]) -> int:
-    """Flush what a trial left loaded in a TPM without a resource manager, and return how much that was.
-
-    Others' objects stay: those that were loaded before, and those that the trial does not make. Of sessions, nothing
-    shows whose they are: those stay that were loaded before.
-    """
-    if _resets(tpm) != before.get("resets"):
-        return 0  # All that was loaded is gone.
-    objects = set(handles_from(tpm, _TRANSIENT)) - set(before.get("objects", ()))
-    above = bytes(before.get("parent", ()))
-    doomed = [handle for handle in objects if _is_of_trial(tpm, handle, above)]
-    doomed += set(handles_from(tpm, _LOADED_SESSIONS)) - set(before.get("sessions", ()))
+def flush_left(tpm: TPM, before: Mapping[str, Sequence[int]], *, sessions: bool) -> int:
+    """Flush what a trial left loaded in a TPM without a resource manager, and return how much that was."""
+    doomed = left_loaded(tpm, before, sessions=sessions)
     for handle in doomed:
         tpm.flush_handle(handle)
     return len(doomed)
+
+
+def left_loaded(tpm: TPM, before: Mapping[str, Sequence[int]], *, sessions: bool) -> list[int]:
+    """Return the handles of what a trial left loaded in a TPM without a resource manager.
+
+    Others' objects are left out: those that were loaded before, and those that the trial does not make. Of sessions,
+    nothing shows whose they are.
+
+    Args:
+        tpm: the TPM.
+        before: what the journal has.
+        sessions: whether all sessions count that were not loaded before: if a trial was killed, or lost an answer.
+    """
+    if _resets(tpm) != before.get("resets"):
+        return []  # All that was loaded is gone.
+    objects = set(handles_from(tpm, _TRANSIENT)) - set(before.get("objects", ()))
+    above = bytes(before.get("parent", ()))
+    doomed = [handle for handle in sorted(objects) if _is_of_trial(tpm, handle, above)]
+    if sessions:
+        doomed += set(handles_from(tpm, _LOADED_SESSIONS)) - set(before.get("sessions", ()))
+    return doomed
 
 
 def _is_of_trial(tpm: TPM, handle: int, above: bytes) -> bool:
@@ -258,6 +266,11 @@ def remove_left(tpm: TPM, auth: ParentAuth, left: Left) -> None:
             with open_index(tpm, index) as there:
                 if there is not None:
                     auth.as_owner(tpm, tpm.esys.nv_undefine_space, there.handle)
+
+
+def count_loaded(tpm: TPM) -> int:
+    """Return how many objects and sessions are loaded."""
+    return len(handles_from(tpm, _TRANSIENT)) + len(handles_from(tpm, _LOADED_SESSIONS))
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -22,11 +22,13 @@ from hwsigner.trial.asking import confirm, selected, show_questions
 from hwsigner.trial.questions import Result, Verdict, ask_all
 from hwsigner.trial.report import Scrubber, TrialReport
 from hwsigner.trial.tpm import state
+from hwsigner.trial.tpm.capabilities import OBJECTS_LEFT
 from hwsigner.trial.tpm.chip import SOURCES, StoppedError, TrialChip
 from hwsigner.trial.tpm.questions import END, QUESTIONS, TPMQuestion
 from hwsigner.trial.tpm.timing import measure
 from hwsigner.trial.tpm.writing import read_range
 
+_Loaded = Mapping[str, Sequence[int]]
 _TO_CLEAN = "Run the same command with --clean"
 _HIERARCHIES = {"owner": TPMA_PERMANENT.OWNERAUTHSET, "endorsement": TPMA_PERMANENT.ENDORSEMENTAUTHSET}
 
@@ -61,11 +63,11 @@ def _try_all(chip: TrialChip, questions: Sequence[TPMQuestion], arguments: argpa
     print(_announcement(chip, questions, arguments.output))
     if not arguments.yes:
         confirm("Begin?")
-    with chip.signals(), _kept(chip):
+    with chip.signals(), _kept(chip) as loaded:
         _look_for_left(chip)
         target = chip.capabilities.target(chip.tcti)
-        results, stopped = _asked(chip, questions)
-        if not stopped:
+        results, stopped = _asked(chip, questions, loaded)
+        if not (stopped or arguments.only):
             with suppress(StoppedError):
                 target |= measure(chip)
     report = TrialReport("tpm", datetime.now(UTC).date(), target, results).scrubbed(_scrubber(chip, arguments))
@@ -84,8 +86,8 @@ def _look_for_left(chip: TrialChip) -> None:
 
 
 @contextmanager
-def _kept(chip: TrialChip) -> Iterator[None]:
-    """Keep what is loaded in a journal, and remove what is left at the end of the `with` statement."""
+def _kept(chip: TrialChip) -> Iterator[_Loaded]:
+    """Keep what is loaded in a journal, give it, and remove what is left at the end of the `with` statement."""
     journal = state.Journal(chip.tcti)
     try:
         removed = state.begin(chip, journal)
@@ -96,7 +98,7 @@ def _kept(chip: TrialChip) -> Iterator[None]:
         _say(f"an earlier trial was killed: {removed} loaded objects or sessions of its were flushed")
     is_clean = False
     try:
-        yield
+        yield journal.read() or {}
     finally:
         try:
             _remove_all(chip, journal)
@@ -111,19 +113,25 @@ def _remove_all(chip: TrialChip, journal: state.Journal) -> None:
     """Remove what a question that failed has left."""
     before = journal.read()
     if before is not None and not chip.is_managed:
-        chip.finish(lambda tpm: state.flush_left(tpm, before))
+        chip.finish(lambda tpm: state.flush_left(tpm, before, sessions=chip.has_failed))
     if chip.has_written:
         left = chip.finish(state.left_by_writing)
         if left:
             chip.finish(lambda tpm: state.remove_left(tpm, chip.auth, left))
 
 
-def _asked(chip: TrialChip, questions: Sequence[TPMQuestion]) -> tuple[list[Result], bool]:
+def _asked(chip: TrialChip, questions: Sequence[TPMQuestion], loaded: _Loaded) -> tuple[list[Result], bool]:
     """Return the results, and whether a signal has ended the trial before all were asked."""
     results: list[Result] = []
+
+    def changed(chip: TrialChip) -> str:
+        if not chip.is_managed and chip.use(lambda tpm: state.left_loaded(tpm, loaded, sessions=chip.has_failed)):
+            return "objects or sessions of the trial are loaded"
+        return state.changes(before, chip.use(state.snapshot))
+
     try:
-        before = chip.use(lambda tpm: state.snapshot(chip, tpm))
-        end = replace(END, ask=lambda chip: state.changes(before, chip.use(lambda tpm: state.snapshot(chip, tpm))))
+        before = chip.use(state.snapshot)
+        end = replace(END, ask=changed)
         for result in ask_all((*questions, end), chip):
             results.append(result)
             detail = result.why or result.answer
@@ -147,6 +155,8 @@ def _clean(chip: TrialChip, arguments: argparse.Namespace) -> int:
             chip.finish(lambda tpm: state.remove_left(tpm, chip.auth, left))
             if chip.finish(state.left_by_writing):
                 raise HwsignerError("not everything was removed", "See what hwsigner list tpm2: shows")
+    if not chip.is_managed and (others := chip.use(state.count_loaded)):
+        _say(f"the TPM still has {others} loaded objects and sessions, which nothing shows to be a trial's")
     return 0
 
 
@@ -160,13 +170,18 @@ def _announcement(chip: TrialChip, questions: Sequence[TPMQuestion], output: Pat
         "flushed after its use, and none is stored.",
         "- It sends no auth value but those that you name. A wrong one goes to a key of its own alone, for which the "
         "TPM does not count it.",
-        "- It measures how long 20 signatures take. A chip takes some minutes for all.",
+        "- Without --only, it measures how long 20 signatures take. A chip takes some minutes for all.",
     ]
     if not chip.is_managed:
         lines.append(
             "- No resource manager shares this TPM out. So the trial fills all places for objects and sessions for a "
             "moment, in which other programs get errors."
         )
+        if chip.capabilities.properties.get(OBJECTS_LEFT, 2) < 2:
+            lines.append(
+                "- Other programs have left too few places for objects free, so most questions can't be asked. "
+                "tpm2_flushcontext -t frees them."
+            )
     for name, flag in _HIERARCHIES.items():
         if chip.capabilities.has_auth(flag) and chip.uri.text(f"{name}-pin-source") is None:
             lines.append(
