@@ -138,7 +138,7 @@ class AgentOrOwn(Generic[_Own]):
         except (HwsignerError, HwsignerWarning) as error:
             if isinstance(error, AgentError):
                 self._note_refusal(error)
-                if error.reason == LOCKED:
+                if LOCKED in error.message:
                     self._forget()
                     raise
             session = self._session

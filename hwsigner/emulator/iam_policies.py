@@ -123,7 +123,8 @@ def _check_statement(statement: object, differing: Differences) -> None:
     if members["Effect"] not in ("Allow", "Deny"):
         raise _malformed(f"Invalid effect: {members['Effect']}")
     if not isinstance(members.get("Sid", ""), str) or not re.fullmatch("[A-Za-z0-9]*", members.get("Sid", "")):
-        raise _malformed("Statement IDs (SID) must be alpha-numeric.")
+        hint = "Check that your input satisfies the regular expression [0-9A-Za-z]*"
+        raise _malformed(f"Statement IDs (SID) must be alpha-numeric. {hint}")
     _check_members(members, _STATEMENT, required=("Principal",))
     if Difference.PRINCIPAL_STAR not in differing or members["Principal"] != "*":
         _check_principal(members["Principal"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from datetime import timedelta
 from typing import Any
 
 from hwsigner.trial.aws.asking import INVALID, SESSION, UNTRUSTED, Ask, kind, of_leaf, outcome
@@ -36,11 +37,17 @@ def _second_ca(ca: TrialCA) -> TrialIssuer:
     return ca.issuer("second", CertificateShape((("CN", "second CA"),), extensions=OF_CA))
 
 
+def _expired_ca(ca: TrialCA) -> TrialIssuer:
+    shape = CertificateShape((("CN", "expired CA"),), extensions=OF_CA, end=-timedelta(hours=1))
+    return ca.issuer("expired root", shape)
+
+
 TWO = WantedAnchor("two", lambda ca: [ca.root.certificate, _second_ca(ca).certificate])
 OFF_ANCHOR = WantedAnchor("off", then=(("disable_trust_anchor", {}),))
 OFF_PROFILE = WantedProfile("off", then=(("disable_profile", {}),))
 SWITCHED_ANCHOR, SWITCHED_PROFILE = WantedAnchor("switched"), WantedProfile("switched")
 UNLISTED = WantedRole("unlisted", profile="")
+EXPIRED = WantedAnchor("expired", lambda ca: [_expired_ca(ca).certificate])
 
 
 def _asked(
@@ -120,6 +127,15 @@ _SESSIONS = (
         of_leaf(_of_second, anchor="two"),
         "hwsigner/emulator/certificates.py: _anchor_problem",
         needs=(TWO,),
+    ),
+    _asked(
+        "expired",
+        "What does CreateSession say to a leaf of a trust anchor's CA that has expired?",
+        UNTRUSTED,
+        choice("so RFC 5280 has it for the CAs of a chain; of trust anchors it says nothing"),
+        of_leaf(lambda ca: ca.leaf(LEAF, _expired_ca(ca)), anchor="expired"),
+        "hwsigner/emulator/certificates.py: _anchor_problem",
+        needs=(EXPIRED,),
     ),
     _asked(
         "of-another",

@@ -213,6 +213,31 @@ _ACTIONS = (
         {**trusting(), "Version": "2024-01-01"},
         _FORM,
     ),
+    _asked(
+        "sid",
+        "with a Sid that has a hyphen",
+        f"{_MALFORMED}: Statement IDs (SID) must be alpha-numeric. "
+        "Check that your input satisfies the regular expression [0-9A-Za-z]*",
+        IAM_WORDS,
+        trusting(statement(Sid="a-b")),
+        _STATEMENT,
+    ),
+    _asked(
+        "unknown-member",
+        "with an unknown member",
+        f"{_MALFORMED}: Unknown field Comment",
+        IAM_WORDS,
+        {**trusting(), "Comment": "none"},
+        _FORM,
+    ),
+    _asked(
+        "no-statement",
+        "without statements",
+        f"{_MALFORMED}: Could not parse the policy: Statement is empty!",
+        IAM_WORDS,
+        {**trusting(), "Statement": []},
+        _FORM,
+    ),
     _asked("no-json", "that is not JSON", f"{_MALFORMED}: This policy contains invalid Json", IAM_WORDS, "{", _FORM),
 )
 
@@ -240,6 +265,13 @@ def _taken(change: Any) -> Ask:
         return str(scene.new_role(name, trusting())).rstrip(".")
 
     return ask
+
+
+def _default_duration(scene: AWSScene) -> str:
+    if problem := scene.new_role("iam-default-duration", trusting()).code:
+        return problem
+    found = scene.calls.call("iam", "get_role", RoleName=scene.named("iam-default-duration"))
+    return found.code or str(found.response["Role"]["MaxSessionDuration"])
 
 
 _ROLES = (
@@ -287,6 +319,24 @@ _ROLES = (
         IAM_WORDS,
         lambda scene: refused(scene, "duration", trusting(), MaxSessionDuration=43201),
         "hwsigner/emulator/iam_parameters.py: _check_number",
+    ),
+    AWSQuestion(
+        "roles.missing",
+        "What does GetRole say of a role that does not exist?",
+        "NoSuchEntity: The role with name (prefix)-missing cannot be found",
+        IAM_WORDS,
+        ("hwsigner/emulator/iam.py: IamService._role", _IAM),
+        lambda scene: str(scene.calls.call("iam", "get_role", RoleName=scene.named("missing"))).rstrip("."),
+        (),
+    ),
+    AWSQuestion(
+        "roles.default-duration",
+        "What is the MaxSessionDuration of a role that was made without one?",
+        "3600",
+        IAM_API,
+        ("hwsigner/emulator/iam.py: IamService.create_role", _IAM),
+        _default_duration,
+        (),
     ),
 )
 

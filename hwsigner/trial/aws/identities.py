@@ -25,6 +25,8 @@ _SOURCE_IDENTITY = "hwsigner/emulator/tags.py: source_identity"
 _SUBJECT_ARN = "hwsigner/emulator/tags.py: subject_arn"
 _PARAMETERS = "hwsigner/emulator/parameters.py: read_parameters"
 _RECORD = "hwsigner/emulator/sessions.py: SessionService"
+_RULES = {"certificateField": "x509Subject", "mappingRules": [{"specifier": "OU"}]}
+_OF_UNITS = WantedProfile("of-units", then=(("put_attribute_mapping", _RULES),))
 _PROFILE = WantedProfile("naming", members={"acceptRoleSessionName": True})
 _HEXADECIMAL = "the serial number in lower-case hexadecimal, two digits a byte"
 
@@ -92,10 +94,10 @@ _SESSION_NAMES = [
 ]
 
 
-def _identity_of(names: Names, scene: AWSScene) -> str:
+def _identity_of(names: Names, scene: AWSScene, profile: str = "") -> str:
     """Return the source identity, with CN and serial number in words."""
     leaf = scene.leaf(CertificateShape(names))
-    answer = scene.session(leaf)
+    answer = scene.session(leaf, AskedSession(profile=profile))
     if not answer.ok:
         return in_words(answer)
     values = [value for name, value in names if name == "CN"]
@@ -134,6 +136,16 @@ _SOURCE_IDENTITIES = [
     _identity("slash", "whose CN has a slash and a colon", (("CN", "a/b:c"),), _CN, _LIKE_TAGS),
     _identity("umlaut", "whose CN has a letter that ASCII does not have", (("CN", "B\u00fccher"),), _CN, _LIKE_TAGS),
     _identity("ampersand", "whose CN has an ampersand", (("CN", "R&D"),), _UNMAPPED, _LIKE_TAGS),
+    _question(
+        "source-identity.unmapped-ampersand",
+        "What is the source identity of a certificate whose CN has an ampersand, if the mappings leave out the CN?",
+        "refused",
+        _LIKE_TAGS,
+        _SOURCE_IDENTITY,
+        partial(_identity_of, (("CN", "R&D"), ("OU", "a")), profile="of-units"),
+        OPEN,
+        _OF_UNITS,
+    ),
 ]
 
 

@@ -278,6 +278,11 @@ def _shape(**members: Any) -> Ask:
     return ask
 
 
+def _members(scene: AWSScene) -> str:
+    answer = scene.session(scene.leaf())
+    return ", ".join(answer.session_members) if answer.ok else str(answer)
+
+
 def _packed(scene: AWSScene) -> str:
     answer = scene.session(scene.leaf())
     return "a percentage" if answer.ok and 0 <= answer.packed_policy_size <= 100 else str(answer)
@@ -291,6 +296,14 @@ _SHAPES = (
         "201; credentialSet, subjectArn",
         SESSION_API,
         _shape(),
+        "hwsigner/emulator/sessions.py: SessionService._issue",
+    ),
+    _asked(
+        "shape-session",
+        "Which members has the session in the response?",
+        "assumedRoleUser, credentials, packedPolicySize, roleArn, sourceIdentity",
+        SESSION_API,
+        _members,
         "hwsigner/emulator/sessions.py: SessionService._issue",
     ),
     _asked(

@@ -33,13 +33,18 @@ _UNTOLD = choice("AWS says that it checks a list, and not what it makes of one t
 _ONE_LIST = choice("AWS speaks of a list of the CA; one that another CA signed can't be checked")
 
 
+def _beside(ca: TrialCA) -> TrialIssuer:
+    """Return the other CA of the trust anchor."""
+    return ca.issuer("beside", CertificateShape((("CN", "CA beside the root"),), extensions=OF_CA))
+
+
 def _revoked_ca(ca: TrialCA) -> TrialIssuer:
     return ca.issuer(
         "revoked", CertificateShape((("CN", "revoked CA"),), extensions=OF_CA, serial=_REVOKED_CA), ca.root
     )
 
 
-REVOKING = WantedAnchor("revoking")
+REVOKING = WantedAnchor("revoking", lambda ca: [ca.root.certificate, _beside(ca).certificate])
 STALE = WantedAnchor("stale")
 LIST = WantedCrl("revoking", "revoking", lambda ca: ca.revocation_list([_REVOKED, _REVOKED_CA], ca.root))
 STALE_LIST = WantedCrl("stale", "stale", lambda ca: ca.revocation_list([_REVOKED], ca.root, end=-_HOUR))
@@ -91,6 +96,14 @@ _SESSIONS = (
         SESSION,
         CRL_API,
         of_leaf(of_root(LEAF), anchor="revoking"),
+        _CHECK,
+    ),
+    _asked(
+        "another-ca",
+        "Does a leaf get a session if a list of another CA of the trust anchor has its serial number?",
+        SESSION,
+        choice("RFC 5280: a serial number is one of the CA that signed the list"),
+        of_leaf(lambda ca: ca.leaf(replace(LEAF, serial=_REVOKED), _beside(ca)), anchor="revoking"),
         _CHECK,
     ),
     _asked(

@@ -69,6 +69,7 @@ class SessionAnswer:
         message: the error's message, without ARNs and account.
         header: where the type was: "x-amzn-ErrorType" or the member of the body; empty for a success.
         members: the members of the response's body, sorted.
+        session_members: the members of the session in it, sorted.
         lifetime: the session's lifetime in seconds, rounded to ten; 0 if there is none.
         session_name: the session's name.
         source_identity: the source identity.
@@ -83,6 +84,7 @@ class SessionAnswer:
     message: str = ""
     header: str = ""
     members: tuple[str, ...] = ()
+    session_members: tuple[str, ...] = ()
     lifetime: int = 0
     session_name: str = field(default="", repr=False)
     source_identity: str = field(default="", repr=False)
@@ -181,6 +183,7 @@ def read_answer(response: Response, scrub: Callable[[str], str]) -> SessionAnswe
     return SessionAnswer(
         response.status,
         members=members,
+        session_members=tuple(sorted(found)),
         lifetime=_lifetime(keys.get("expiration"), now),
         session_name=str(user.get("arn", "")).rpartition("/")[2],
         source_identity=str(found.get("sourceIdentity") or ""),

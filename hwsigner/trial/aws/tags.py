@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from cryptography import x509
 
-from hwsigner.trial.aws.authority import Names, name_of
+from hwsigner.trial.aws.authority import OF_CA, CertificateShape, Names, name_of
 from hwsigner.trial.aws.plan import AWSQuestion
-from hwsigner.trial.aws.probes import REFUSED, Condition, Probe, ProbeTable, Reading, equals, lacks
+from hwsigner.trial.aws.probes import REFUSED, Condition, Probe, ProbeTable, Reading, equals, in_words, lacks
+from hwsigner.trial.aws.scene import AWSScene
 from hwsigner.trial.aws.sources import MAPPING, SESSION_TAGS, TRUST_MODEL, UNMAPPED_NAMES, UNMAPPED_SUBJECT, choice
 from hwsigner.trial.questions import Source
 
@@ -231,4 +232,20 @@ _OTHERS = [
     ),
 ]
 
-QUESTIONS: list[AWSQuestion] = ProbeTable("tags", [*_ATTRIBUTES, *_SEVERAL, *_CHARACTERS, *_OTHERS]).questions
+
+def _of_bad_issuer(scene: AWSScene) -> str:
+    issuer = scene.ca.issuer("ampersand", CertificateShape((("CN", "R&D"),), extensions=OF_CA), scene.ca.root)
+    return in_words(scene.session(scene.leaf(CertificateShape((("CN", "web"),)), issuer)))
+
+
+QUESTIONS: list[AWSQuestion] = [
+    *ProbeTable("tags", [*_ATTRIBUTES, *_SEVERAL, *_CHARACTERS, *_OTHERS]).questions,
+    AWSQuestion(
+        "tags.issuer-ampersand",
+        "What becomes of a CA's CN with an ampersand?",
+        unmapped(issuer="CN"),
+        UNMAPPED_NAMES,
+        (_FACTS, _TAGS),
+        _of_bad_issuer,
+    ),
+]

@@ -54,8 +54,7 @@ def _actions(name: str, text: str, expected: str, source: Source, *actions: str)
 
 
 def _principal(name: str, text: str, principal: object, expected: str, source: Source) -> AWSQuestion:
-    # Nobody else gets in, even by {"AWS": "*"}.
-    policy = trusting(statement({"ArnEquals": {"aws:SourceArn": "<<anchor:main>>"}}, Principal=principal))
+    policy = trusting(statement(Principal=principal))
     return _policy(f"principal-{name}", text, policy, expected, source, (_EMULATOR, _PRINCIPAL))
 
 
