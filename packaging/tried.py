@@ -213,9 +213,15 @@ def _wrapped(text: str) -> str:
 
 def _named(found: Sequence[TrialReport]) -> tuple[list[str], list[str]]:
     """Return the kinds that were tried, with their numbers, and those that were not."""
-    numbers = {kind: sum(each.kind == kind for each in found) for kind in _KINDS}
-    tried = [f"{_KINDS[kind]} ({_number(number, 'trial')})" for kind, number in numbers.items() if number]
-    return tried, [_KINDS[kind] for kind, number in numbers.items() if not number]
+    tried, missing = [], []
+    for kind, name in _KINDS.items():
+        of_kind = [each for each in found if each.kind == kind]
+        answers = sum(len(each.results) - each.counts[Verdict.NOT_ASKED] for each in of_kind)
+        if of_kind:
+            tried.append(f"{name} ({_number(len(of_kind), 'trial')}, {_number(answers, 'answer')})")
+        else:
+            missing.append(name)
+    return tried, missing
 
 
 def _differing(found: Sequence[TrialReport]) -> str:

@@ -77,7 +77,7 @@ def test_without_reports_every_page_says_that_nothing_was_tried(clone: Path) -> 
 def test_a_report_changes_the_sentences_and_the_page(clone: Path) -> None:
     assert send(report("two tags", "one tag"), clone) == 0
     readme, page = words(clone / "README.md"), words(clone / "docs/reference/tried.md")
-    assert "Tried with AWS (1 trial); **not yet with real TPMs or real tokens**" in readme
+    assert "Tried with AWS (1 trial, 2 answers); **not yet with real TPMs or real tokens**" in readme
     assert "1 answer differed" in readme
     assert "| AWS | region: eu-central-1 | 2026-01-02 |" in page
     assert "| 1 | 1 | 0 | `trials/trial-aws-2026-01-02.json` |" in page
@@ -90,7 +90,10 @@ def test_with_reports_of_each_kind_no_sentence_says_not_yet(clone: Path) -> None
     for kind in ("aws", "tpm", "token", "tpm"):
         assert send(report("two tags", kind=kind, vendor=f"{kind} {len([*clone.glob('trials/*')])}"), clone) == 0
     readme = words(clone / "README.md")
-    assert "Tried with AWS (1 trial), real TPMs (2 trials) and real tokens (1 trial): " in readme
+    assert (
+        "Tried with AWS (1 trial, 1 answer), real TPMs (2 trials, 2 answers) and real tokens (1 trial, 1 answer): "
+        in readme
+    )
     assert "not yet" not in readme
     assert "differed" not in readme
     assert "Not tried: a Kubernetes cluster." in readme
