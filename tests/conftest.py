@@ -22,6 +22,7 @@ from emulators import allow_hardware, hardware, short_folder, softhsm, softhsm_f
 from hwsigner.emulator import Emulator, World
 from pin_files import forgotten_pins, write_pin_file
 from pkcs11_shim import loaded_shim, shim, shim_library
+from terminals import terminal
 from yubikeys import module_yubikey, new_yubikey, pcsc, pcsc_folder, yubikey
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "softhsm_folder",
     "softhsm_module",
     "swtpm",
+    "terminal",
     "write_pin_file",
     "yubikey",
 ]

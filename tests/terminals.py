@@ -10,7 +10,10 @@ import struct
 import subprocess
 import termios
 import time
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 # <asm-generic/ioctls.h>: unlock the other end; open it without its path.
@@ -80,3 +83,11 @@ def _open_own_terminal(folder: Path) -> tuple[int, int]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
     fcntl.ioctl(master, TIOCSPTLCK, struct.pack("i", 0))
     return master, fcntl.ioctl(master, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY)
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[Terminal]:
+    """A terminal for one test."""
+    found = Terminal(tmp_path)
+    yield found
+    found.close()

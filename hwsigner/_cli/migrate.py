@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,12 +14,12 @@ from hwsigner._cli.asking import ask
 from hwsigner._cli.migration import Call, Translation, access_keys, find_calls, translate
 from hwsigner._cli.parser import Arguments, CommandModule, Parser
 from hwsigner._cli.process import print_outcome, report
-from hwsigner._cli.without_secrets import without_secret
+from hwsigner._cli.without_secrets import warn_of_exposed, without_secret
 from hwsigner._config.flags import switch
 from hwsigner._config.profiles import add_profile, file_of_new, profiles
 from hwsigner._system.files import MAX_BYTES, edit_file
 from hwsigner._system.processes import credential_process, own_command
-from hwsigner.errors import ConfigError, HwsignerError, UnsafeKeyWarning, UsageError, printable_lines
+from hwsigner.errors import ConfigError, HwsignerError, UsageError, printable_lines
 
 if TYPE_CHECKING:
     import hwsigner._cli.migrate
@@ -177,9 +176,7 @@ def _write(plan: _Plan) -> None:
     for name, values in plan.profiles.items():
         add_profile(name, values, os.environ)
     file = file_of_new(os.environ, system=False)
-    if any(_has_secret(values) for values in plan.profiles.values()) and os.stat(file).st_mode & 0o044:
-        problem = f"{file} contains a password and others can read it"
-        warnings.warn(UnsafeKeyWarning(problem, f"Run chmod 600 {file}"), stacklevel=1)
+    warn_of_exposed(profiles(os.environ)[name] for name in plan.profiles)
     for path, processes in plan.processes.items():
         try:
             edit_file(path, partial(_with_processes, path=path, processes=processes))
@@ -189,7 +186,3 @@ def _write(plan: _Plan) -> None:
     print_outcome(
         f"{' and '.join(written)} were changed", f"Written: {', '.join(written)}. Check it with hwsigner doctor"
     )
-
-
-def _has_secret(values: Mapping[str, Any]) -> bool:
-    return any(without_secret(name, value) != value for name, value in values.items())

@@ -13,7 +13,7 @@ from hwsigner._aws.config_lines import edit_config_file
 from hwsigner._aws.region import check_known_arns, check_region, parse_then_role
 from hwsigner._cli.parser import Arguments, CommandModule, Parser
 from hwsigner._cli.process import print_outcome
-from hwsigner._cli.without_secrets import URIS, without_secret
+from hwsigner._cli.without_secrets import URIS, warn_of_exposed, without_secret
 from hwsigner._config.flags import (
     AGENT,
     ENROLMENT,
@@ -128,11 +128,7 @@ def _write(arguments: Arguments, name: str) -> int:
         raise UsageError("a value is not text, so config.toml can't contain it", "Use UTF-8 text") from None
     if arguments.system:
         share(profile(name, os.environ, system=True).values)
-    has_secret = any(flag.secret for flag, value in arguments.given if value)
-    if has_secret and profile(name, os.environ, system=arguments.system).exposed:
-        fix = f"chown root:hwsigner {file} && chmod 640 {file}" if arguments.system else f"chmod 600 {file}"
-        problem = f"{file} contains a password and others can read it"
-        warnings.warn(UnsafeKeyWarning(problem, f"Run {fix}"), stacklevel=1)
+    warn_of_exposed([profile(name, os.environ, system=arguments.system)])
     _warn_of_relative_paths(values)
     change = [f"{file}: [profile.{name}]"]
     if not roles:

@@ -361,12 +361,6 @@ class TestAuto:
 
 
 class TestUnlock:
-    @pytest.fixture
-    def terminal(self, tmp_path: Path) -> Iterator[Terminal]:
-        terminal = Terminal(tmp_path)
-        yield terminal
-        terminal.close()
-
     def test_unlock_asks_on_the_terminal(self, home: Home, terminal: Terminal, real_program: Path) -> None:
         path = home.encrypted_key("web")
         home.write_profiles(web={"private-key": str(path)})

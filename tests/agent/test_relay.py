@@ -37,13 +37,6 @@ TOUCH_ALWAYS = 2
 
 
 @pytest.fixture
-def terminal(tmp_path: Path) -> Iterator[Terminal]:
-    terminal = Terminal(tmp_path)
-    yield terminal
-    terminal.close()
-
-
-@pytest.fixture
 def auto(home: Home) -> Iterator[Home]:
     """A home whose agents are stopped at the end."""
     yield home

@@ -27,13 +27,6 @@ print(hwsigner.boto3.session("web").get_credentials().access_key)
 
 
 @pytest.fixture
-def terminal(tmp_path: Path) -> Iterator[Terminal]:
-    terminal = Terminal(tmp_path)
-    yield terminal
-    terminal.close()
-
-
-@pytest.fixture
 def web(home: Home, shim: Shim) -> Home:
     """A home whose profile `web` has a key in a token that waits for a touch."""
     pin = home.folder / "pin"

@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -98,13 +98,6 @@ def test_fish_completes_words(environ: dict[str, str], home: Path) -> None:
     shown = script("fish", f"{scripted('fish', environ)}\n{calls}\n", environ)
     assert [{*line.split()} for line in shown] == list(CASES.values())
     assert not (home / "ran").exists()
-
-
-@pytest.fixture
-def terminal(tmp_path: Path) -> Iterator[Terminal]:
-    found = Terminal(tmp_path)
-    yield found
-    found.close()
 
 
 @pytest.mark.slow

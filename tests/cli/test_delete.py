@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,13 +23,6 @@ def key(tmp_path: Path) -> Path:
     path = tmp_path / "web.key"
     generate_key(str(path))
     return path
-
-
-@pytest.fixture
-def terminal(tmp_path: Path) -> Iterator[Terminal]:
-    found = Terminal(tmp_path)
-    yield found
-    found.close()
 
 
 def test_yes_deletes_without_a_question(call: Callable[..., Outcome], key: Path) -> None:

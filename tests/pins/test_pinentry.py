@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,13 +31,6 @@ except HwsignerError as error:
     print(type(error).__name__, error.exit_status, error)
 """
 ODD_PINS = ["1234", "50%25", "%0A%", "pä✓ss", " a b ", "#+D OK", "x" * 100]
-
-
-@pytest.fixture
-def terminal(tmp_path: Path) -> Iterator[Terminal]:
-    terminal = Terminal(tmp_path)
-    yield terminal
-    terminal.close()
 
 
 class TestRealPinentries:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,13 +22,6 @@ ASK = ("user PIN", "token 'alpha'")
 
 def start(terminal: Terminal, *arguments: str, program: str = PROGRAM) -> subprocess.Popen[bytes]:
     return terminal.start(sys.executable, "-c", program, *arguments)
-
-
-@pytest.fixture
-def terminal(tmp_path: Path) -> Iterator[Terminal]:
-    terminal = Terminal(tmp_path)
-    yield terminal
-    terminal.close()
 
 
 def test_threads_ask_one_after_another(terminal: Terminal) -> None:

@@ -95,13 +95,6 @@ class Place(NamedTuple):
 
 
 @pytest.fixture
-def terminal(tmp_path: Path) -> Iterator[Terminal]:
-    found = Terminal(tmp_path)
-    yield found
-    found.close()
-
-
-@pytest.fixture
 def place(
     ca: certs.Authority, tmp_path: Path, call: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Place]:
