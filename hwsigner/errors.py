@@ -243,14 +243,16 @@ class AgentError(HwsignerError):
 
     Attributes:
         exit_status: 7, or the status that the agent gave.
+        reason: `locked` if the profile was locked by a command, `pin` if a typed PIN may help, else empty.
     """
 
     exit_status = 7
     cause = "agent"
 
-    def __init__(self, message: str, hint: str = "", *, exit_status: int = exit_status) -> None:
+    def __init__(self, message: str, hint: str = "", *, exit_status: int = exit_status, reason: str = "") -> None:
         super().__init__(message, hint)
         self.exit_status = exit_status
+        self.reason = reason
 
 
 class AuditError(HwsignerError):

@@ -46,6 +46,7 @@ struct answer {
     int64_t deadline, patience; /* When to give up, and how long to wait for the next byte; milliseconds. */
     bool is_heard, is_refused;  /* Whether a byte came; whether the agent hung up without one. */
     int status;                 /* The exit status that the agent returned. */
+    bool needs_pin;             /* Whether a typed PIN may help against its error. */
     size_t body_size;
     size_t size;                          /* How much of `data` is in use: lines, then the body. */
     char data[LINE_SIZE + BODY_SIZE + 1]; /* The last byte is reserved for the final NUL. */
@@ -147,6 +148,14 @@ static bool skip(const char **text, const char *words) {
     return is_there;
 }
 
+/* Whether a line ends with some words, which are then removed. */
+static bool cut(char *line, const char *words) {
+    char *end = line + strlen(line);
+    bool is_there = (size_t)(end - line) >= strlen(words) && strcmp(end - strlen(words), words) == 0;
+    *(end - (is_there ? strlen(words) : 0)) = '\0';
+    return is_there;
+}
+
 /* Read the body whose size is left of its line. */
 static bool read_body(struct answer *answer, const char *size) {
     if (!take_number(&size, '\0', BODY_SIZE, &answer->body_size)) {
@@ -179,7 +188,7 @@ static void show_note(struct answer *answer) {
     memmove(answer->data, answer->data + answer->body_size, answer->size);
 }
 
-/* Read lines up to the last one, `1 ok SIZE` or `1 error STATUS SIZE`, and then the body. */
+/* Read lines up to the last one, `1 ok SIZE` or `1 error STATUS SIZE [locked|pin]`, and then the body. */
 static enum outcome read_answer(struct answer *answer) {
     char line[LINE_SIZE];
     while (take_line(answer, line)) {
@@ -187,6 +196,9 @@ static enum outcome read_answer(struct answer *answer) {
         size_t status = 0;
         if (strcmp(line, "1 unknown") == 0) {
             return ABSENT;
+        }
+        if (strncmp(line, "1 error ", 8) == 0) {
+            answer->needs_pin = !cut(line, " locked") && cut(line, " pin");
         }
         if (skip(&rest, "1 ok ") || (skip(&rest, "1 error ") && take_number(&rest, ' ', MAX_STATUS, &status))) {
             answer->status = (int)status;
@@ -305,10 +317,8 @@ static int show(struct answer *answer) {
 }
 
 /* Whether the answer is the error of a profile whose user can unlock it, and this process may read from a terminal. */
-static bool can_unlock(const struct answer *answer, const char *name) {
-    char step[LINE_SIZE];
-    int size = snprintf(step, sizeof step, "Run " PROGRAM " agent unlock %s", name);
-    if (answer->status == 0 || memmem(answer->data, answer->body_size, step, (size_t)size) == NULL) {
+static bool can_unlock(const struct answer *answer) {
+    if (answer->status == 0 || !answer->needs_pin) {
         return false;
     }
     int terminal = open(TERMINAL, O_RDONLY | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
@@ -355,5 +365,5 @@ int main(int count, char **arguments) {
     if (!may_ask || ask_all(name, &answer) != ANSWERED) {
         return become_python(count, arguments, false);
     }
-    return can_unlock(&answer, name) ? become_python(count, arguments, true) : show(&answer);
+    return can_unlock(&answer) ? become_python(count, arguments, true) : show(&answer);
 }

@@ -61,7 +61,7 @@ def test_source_distribution_has_what_its_tests_and_pages_run(tmp_path: Path) ->
     subprocess.run([sys.executable, "-c", call, tmp_path], check=True, cwd=ROOT, capture_output=True)
     with tarfile.open(tmp_path / f"hwsigner-{__version__}.tar.gz") as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    tools = [ROOT / "Makefile", ROOT / "NOTICE", *(ROOT / ".ci").iterdir()]
+    tools = [ROOT / "Makefile", ROOT / "NOTICE", *(ROOT / "trials").iterdir(), *(ROOT / ".ci").iterdir()]
     assert {str(path.relative_to(ROOT)) for path in tools} <= names
     assert [name for name in names if Path(name).name.startswith(".") or "__pycache__" in name] == []
 

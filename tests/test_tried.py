@@ -214,7 +214,3 @@ def test_no_other_page_says_what_was_not_tried() -> None:
     texts = {path: path.read_text() for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]}
     texts |= {path: re.sub(r"<!-- made from.*?\n\n", "", f"{text}\n", flags=re.DOTALL) for path, text in texts.items()}
     assert [path for path, text in texts.items() if CLAIM.search(" ".join(text.split()))] == []
-
-
-def test_the_source_distribution_has_the_reports() -> None:
-    assert '"/trials/"' in (ROOT / "pyproject.toml").read_text()

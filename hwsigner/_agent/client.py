@@ -107,7 +107,7 @@ def find_credentials(
     try:
         return _find(name, environ)
     except AgentError as error:
-        if ask_pin is None or not protocol.wants_pin(error.message, name):
+        if ask_pin is None or error.reason != protocol.NEEDS_PIN:
             raise
         return _find_unlocked(name, environ, ask_pin, error)
 
@@ -139,7 +139,7 @@ def _find_unlocked(name: str, environ: Mapping[str, str], ask_pin: AskPin, error
         try:
             return _find(name, environ)
         except AgentError as again:
-            if not protocol.wants_pin(again.message, name):
+            if again.reason != protocol.NEEDS_PIN:
                 raise
         try:
             command(address, AgentRequest(Verb.UNLOCK, name), ask_pin)
@@ -228,7 +228,7 @@ def _credentials(head: Head, body: bytes) -> bytes:
 def _checked(head: Head, body: bytes) -> bytes:
     """Return the body of an answer; raise an AgentError if that is an error."""
     if head.kind == "error":
-        raise AgentError(body.decode("utf-8", "replace"), exit_status=head.status)
+        raise AgentError(body.decode("utf-8", "replace"), exit_status=head.status, reason=head.reason)
     return body
 
 

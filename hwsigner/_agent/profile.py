@@ -288,7 +288,7 @@ class AgentProfile:
         if self._state is _State.CLOSED:
             raise AgentError(f"profile {self.name!r} has changed", "Retry")
         if self._state is _State.LOCKED:
-            raise PinRequiredError(protocol.LOCKED)
+            raise PinRequiredError("it was locked with hwsigner agent lock")
         if self._fault:
             raise self._fault.with_traceback(None)  # It would grow with each time that it is raised.
         if self._provider is None:
@@ -370,17 +370,18 @@ class AgentProfile:
             return protocol.error(1, f"profile {self.name!r}: the agent failed with {type(error).__name__}")
         if not isinstance(error, PinError):
             return protocol.error(error.exit_status, str(error))
-        return protocol.error(error.exit_status, f"profile {self.name!r} is {self._locked(error)}")
+        reason = protocol.LOCKED if self._state is _State.LOCKED else protocol.NEEDS_PIN
+        if reason == protocol.NEEDS_PIN and (self._shared.is_system or isinstance(error, PinLockedError)):
+            reason = ""  # Only root may unlock there, or the token takes no PIN now.
+        return protocol.error(error.exit_status, f"profile {self.name!r} is {self._locked(error)}", reason)
 
     def _locked(self, error: PinError) -> str:
         """Return that the profile is locked, why, and the command that unlocks it."""
         wanted = self._pins.wanted
         is_missing = isinstance(error, PinRequiredError) and self._state is _State.OPEN
         problem = f"{wanted.subject} needs its {wanted.kind}" if is_missing and wanted else error.message
-        # If the token takes no PIN now, clients need not ask for one.
-        is_in_vain = isinstance(error, PinLockedError)
-        step = f"Once its PIN works, {protocol.UNLOCK.lower()}" if is_in_vain else protocol.UNLOCK
-        return f"locked: {problem}. {step}{self._flag} {self.name}"
+        step = "Once its PIN works, run" if isinstance(error, PinLockedError) else "Run"
+        return f"locked: {problem}. {step} hwsigner agent unlock{self._flag} {self.name}"
 
     @property
     def _flag(self) -> str:

@@ -20,10 +20,9 @@ MAX_BODY = 65536
 _MAX_NOTE = 1000
 WORKING = b"1 working\n"
 UNKNOWN = b"1 unknown\n"
-# A part of each error for a profile that a command has locked. `serve` and `exec` then forget its credentials.
-LOCKED = "it was locked with hwsigner agent lock"
-# A part of each error for which a typed PIN may help; the profile's name follows. `native/credentials.c` has it too.
-UNLOCK = "Run hwsigner agent unlock"
+# Reasons of errors: a command has locked the profile, so that clients forget its credentials; or a typed PIN may help.
+# `native/credentials.c` has both.
+LOCKED, NEEDS_PIN = "locked", "pin"
 # Seconds. The agent reports at once, and then at this interval, that it is working.
 WORKING_EVERY = 0.5
 FIRST_BYTE_LIMIT = 1.0
@@ -32,7 +31,9 @@ ANSWER_LIMIT = 120.0
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}"
 _REQUEST = re.compile(rf"1 ([a-z]+)(?: ({_NAME})( notes)?)?".encode())
-_HEAD = re.compile(rb"1 (?:(working|unknown)|(ok|part|note|ask|pin|session) ([0-9]{1,5})|error ([1-7]) ([0-9]{1,5}))")
+_HEAD = re.compile(
+    rb"1 (?:(working|unknown)|(ok|part|note|ask|pin|session) ([0-9]{1,5})|error ([1-7]) ([0-9]{1,5})(?: (locked|pin))?)"
+)
 
 
 class Verb(StrEnum):
@@ -75,6 +76,7 @@ class Head(NamedTuple):
     kind: str
     size: int = 0  # Of the body that follows, in bytes; 0 for none.
     status: int = 0  # The exit status of an error, 1 to 7, else 0.
+    reason: str = ""  # Of an error: LOCKED, NEEDS_PIN, or nothing of these.
 
 
 def is_name(name: str) -> bool:
@@ -93,23 +95,15 @@ def parse_request(line: bytes) -> AgentRequest | None:
     return None if is_wrong else request
 
 
-def wants_pin(problem: str, name: str) -> bool:
-    """Return whether a typed PIN may help against an error of the user's agent.
-
-    One does not help for the system's agent, and a profile that its user has locked stays so.
-    """
-    return f"{UNLOCK} {name}" in problem and LOCKED not in problem
-
-
 def parse_head(line: bytes) -> Head | None:
     """Return a line of an answer, given without its newline, or None if it is invalid or of another version."""
     match = _HEAD.fullmatch(line)
     if match is None:
         return None
-    alone, kind, size, status, error_size = match.groups()
+    alone, kind, size, status, error_size, reason = match.groups()
     if alone:
         return Head(alone.decode())
-    head = Head((kind or b"error").decode(), int(size or error_size), int(status or 0))
+    head = Head((kind or b"error").decode(), int(size or error_size), int(status or 0), (reason or b"").decode())
     return head if (0 if head.kind == "pin" else 1) <= head.size <= MAX_BODY else None
 
 
@@ -130,10 +124,10 @@ def ok(text: str) -> bytes:
     return b"".join(with_body("part", part) for part in parts[:-1]) + with_body("ok", parts[-1])
 
 
-def error(status: int, text: str) -> bytes:
-    """Return an answer with what went wrong, and the exit status for the client."""
+def error(status: int, text: str, reason: str = "") -> bytes:
+    """Return an answer with what went wrong, the exit status for the client, and LOCKED or NEEDS_PIN if that is why."""
     body = printable(text).encode("utf-8", "backslashreplace")[:MAX_BODY]
-    return b"1 error %d %d\n%s" % (status, len(body), body)
+    return b"1 error %d %d%s\n%s" % (status, len(body), f" {reason}".rstrip().encode(), body)
 
 
 class Channel:

@@ -138,7 +138,7 @@ class AgentOrOwn(Generic[_Own]):
         except (HwsignerError, HwsignerWarning) as error:
             if isinstance(error, AgentError):
                 self._note_refusal(error)
-                if LOCKED in error.message:
+                if error.reason == LOCKED:
                     self._forget()
                     raise
             session = self._session

@@ -46,12 +46,19 @@ class TestLocked:
         with run_agent(home) as running:
             text = f"profile 'web' is locked: {path} needs its passphrase. Run hwsigner agent unlock web"
             for _ in range(2):
-                assert running.get() == b"1 error 3 %d\n%s" % (len(text), text.encode())
+                assert running.get() == b"1 error 3 %d pin\n%s" % (len(text), text.encode())
             with pytest.raises(AgentError, match="is locked") as caught:
                 find_credentials("web", home.environ)
             assert caught.value.exit_status == 3
             assert state(running)[:2] == ["web", "locked"]
         assert home.emulator.requests == []
+
+    def test_user_can_t_unlock_a_profile_of_the_system_s_agent(self, home: Home) -> None:
+        locked_home(home)
+        with run_agent(home, is_system=True) as running:
+            head, _, body = running.get().partition(b"\n")
+        assert head == b"1 error 3 %d" % len(body)
+        assert body.endswith(b"Run hwsigner agent unlock --system web")
 
     def test_wrong_stored_pin_is_sent_once(self, home: Home, tmp_path: Path) -> None:
         path = locked_home(home)
@@ -178,6 +185,7 @@ class TestLock:
         assert running.ask(line).endswith(b"locked: web")
         answer = running.get()
         assert answer.startswith(b"1 error 3 ")
+        assert b" locked\n" in answer
         assert answer.endswith(b"Run hwsigner agent unlock web")
         assert running.ask(b"1 refresh web\n").startswith(b"1 error 3 ")
         assert running.secrets() == 0

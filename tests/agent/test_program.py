@@ -178,9 +178,10 @@ class TestAnswers:
     def test_bytes_after_the_answer_are_ignored(self, ask: Ask) -> None:
         assert ask(says(GOOD + b"x" * 10000)).stdout == JSON
 
+    @pytest.mark.parametrize("reason", [b"", b" locked", b" pin"])
     @pytest.mark.parametrize("status", range(1, 8))
-    def test_error_is_printed_with_its_status(self, ask: Ask, status: int) -> None:
-        done = ask(says(b"1 error %d 9\nno. Do so" % status))
+    def test_error_is_printed_with_its_status(self, ask: Ask, status: int, reason: bytes) -> None:
+        done = ask(says(b"1 error %d 9%s\nno. Do so" % (status, reason)))
         assert (done.returncode, done.stdout, done.stderr) == (status, b"", b"hwsigner: no. Do so\n")
 
     def test_control_characters_in_an_error_are_replaced(self, ask: Ask) -> None:
@@ -230,6 +231,10 @@ class TestAnswers:
             b"1 error 3 3\nno",
             b"1 error 3\t2\nno",
             b"1 error 3 2 \nno",
+            b"1 error 3 2 other\nno",
+            b"1 error 3 2 pin locked\nno",
+            b"1 error 3 pin\nno",
+            b"1 ok 2 pin\n{}",
             b"1 unknown 1\nx",
             b"1 ask 1\nx",
             b"1 note 1\n" + GOOD,
@@ -266,6 +271,8 @@ PIECES = st.sampled_from(
         b"note ",
         b"working",
         b"unknown",
+        b" pin",
+        b" locked",
         b"\n",
         b" ",
         b"0",

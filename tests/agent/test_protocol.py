@@ -55,6 +55,12 @@ class TestHead:
             (b"1 ask 65536", Head("ask", 65536)),
             (b"1 pin 4", Head("pin", 4)),
             (b"1 error 3 12", Head("error", 12, 3)),
+            (b"1 error 3 12 locked", Head("error", 12, 3, "locked")),
+            (b"1 error 3 12 pin", Head("error", 12, 3, "pin")),
+            (b"1 error 3 12 ", None),
+            (b"1 error 3 12 other", None),
+            (b"1 error 3 12 pin locked", None),
+            (b"1 ok 12 pin", None),
             (b"1 ok 0", None),
             (b"1 ok 65537", None),
             (b"1 error 0 1", None),
@@ -75,10 +81,10 @@ class TestHead:
         line, _, rest = protocol.with_body(kind, body).partition(b"\n")
         assert (parse_head(line), rest) == (Head(kind, len(body)), body)
 
-    @given(st.integers(1, 7), st.text(min_size=1))
-    def test_error_has_status_and_printable_text(self, status: int, text: str) -> None:
-        line, _, rest = protocol.error(status, text).partition(b"\n")
-        assert parse_head(line) == Head("error", len(rest), status)
+    @given(st.integers(1, 7), st.text(min_size=1), st.sampled_from(["", protocol.LOCKED, protocol.NEEDS_PIN]))
+    def test_error_has_status_and_printable_text_and_reason(self, status: int, text: str, reason: str) -> None:
+        line, _, rest = protocol.error(status, text, reason).partition(b"\n")
+        assert parse_head(line) == Head("error", len(rest), status, reason)
         assert rest.decode().isprintable()
 
     def test_long_error_is_cut(self) -> None:

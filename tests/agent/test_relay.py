@@ -300,7 +300,7 @@ class TestRelay:
 
         def talk(connection: socket.socket) -> None:
             folder.rename(runtime / "gone")
-            connection.sendall(b"1 error 3 %d\n%s" % (len(PROBLEM), PROBLEM))
+            connection.sendall(b"1 error 3 %d pin\n%s" % (len(PROBLEM), PROBLEM))
 
         fake_agent(folder, talk)
         monkeypatch.setattr("hwsigner._pins.terminal.has_terminal", lambda: True)
@@ -358,7 +358,7 @@ class TestRelay:
 
         def talk(connection: socket.socket) -> None:
             if agent.requests[-1].startswith(b"1 get"):
-                connection.sendall(b"1 error 3 %d\n%s" % (len(PROBLEM), PROBLEM))
+                connection.sendall(b"1 error 3 %d pin\n%s" % (len(PROBLEM), PROBLEM))
                 return
             connection.sendall(with_body("ask", b"user PIN\ntoken 'x'\n\n"))
             pins.append(connection.recv(100))

@@ -86,7 +86,7 @@ def test_lock_of_the_profile_makes_the_provider_forget(
     served: ServedProfile, made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def find(name: str, **_: object) -> bytes:
-        raise AgentError(f"profile {name!r} is locked: {LOCKED}", exit_status=3)
+        raise AgentError(f"profile {name!r} is locked", exit_status=3, reason=LOCKED)
 
     served.credentials()
     monkeypatch.setattr(source_module, "find_credentials", find)

@@ -156,10 +156,10 @@ def test_lock_of_the_profile_ends_the_agent_s_credentials_and_the_provider_s(age
     agent.runs = has_agent_s
     source()
     agent.elapsed, agent.runs = 1, True
-    agent.failure = AgentError(f"profile 'web' is locked: {LOCKED}. Run hwsigner agent unlock web", exit_status=3)
+    agent.failure = AgentError("profile 'web' is locked: it was", exit_status=3, reason=LOCKED)
     assert source.at_once() is None
     for _ in range(2):
-        with pytest.raises(AgentError, match="is locked: it was locked with"):
+        with pytest.raises(AgentError, match="is locked: it was"):
             source()
         assert source.at_once() is None
     assert own.ready is None
@@ -173,8 +173,8 @@ def test_lock_of_the_profile_closes_a_provider_that_gave_no_credentials(agent: A
     agent.runs, own.failure = False, ServiceError("no")
     with pytest.raises(ServiceError):
         source()
-    agent.failure = AgentError(f"profile 'web' is locked: {LOCKED}", exit_status=3)
-    with pytest.raises(AgentError, match="it was locked with"):
+    agent.failure = AgentError("profile 'web' is locked", exit_status=3, reason=LOCKED)
+    with pytest.raises(AgentError, match="is locked"):
         source()
     assert own.is_forgotten
 

@@ -192,7 +192,7 @@ def test_refused_resource_is_the_answer_of_the_questions_that_need_it(
     monkeypatch.setattr("hwsigner.emulator.iam.read_policy", refuse)
     assert try_all(flags(*FEW), pace) == 1
     answers = {each.id: each.answer for each in _report(tmp_path).results if each.verdict is Verdict.DIFFERS}
-    assert answers == {"keys.value-request-tag": "create_role was refused: MalformedPolicyDocument: Has prohibited key"}
+    assert answers == {"trust.arn-variable": "create_role was refused: MalformedPolicyDocument: Has prohibited key"}
 
 
 def test_questions_are_asked_even_if_the_simplest_session_is_refused(
@@ -249,8 +249,8 @@ def test_quota_leaves_out_the_questions_that_need_more(
     monkeypatch.setattr("hwsigner.emulator.iam.read_policy", refuse)
     assert try_all(flags(*FEW), pace) == 0
     left_out = {each.id: each.why for each in _report(tmp_path).results if each.verdict is Verdict.NOT_ASKED}
-    assert list(left_out) == ["keys.value-request-tag"]
-    assert "RolesPerAccount" in left_out["keys.value-request-tag"]
+    assert list(left_out) == ["trust.arn-variable"]
+    assert "RolesPerAccount" in left_out["trust.arn-variable"]
 
 
 def test_unreachable_service_leaves_no_name_of_a_proxy_in_the_report(

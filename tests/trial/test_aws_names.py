@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
 from collections.abc import Callable
@@ -13,6 +14,8 @@ import pytest
 
 from hwsigner.emulator import Emulator, tags
 from hwsigner.emulator.differences import Difference
+from hwsigner.emulator.iam_policies import read_policy
+from hwsigner.emulator.refusals import RefusalError
 from hwsigner.trial import Result, TrialReport, Verdict
 from hwsigner.trial.aws.calls import TrialPace
 from hwsigner.trial.aws.life import try_all
@@ -100,6 +103,35 @@ def test_changed_emulator_is_found(
     monkeypatch.setattr(f"hwsigner.{place}", other)
     result = ask(question)[question]
     assert (result.verdict, result.answer) == (Verdict.DIFFERS, answer)
+
+
+def _refusing(part: str, message: str, times: int = 1000) -> Callable[..., Any]:
+    """Return what IAM's reading of policies is replaced with: it refuses those with a part, so many times."""
+    left = itertools.repeat(None, times)
+
+    def read(text: str, *more: Any) -> Any:
+        if part in text and next(left, 0) is None:
+            raise RefusalError("MalformedPolicyDocument", 400, message)
+        return read_policy(text, *more)
+
+    return read
+
+
+def test_question_whose_role_iam_refuses_for_another_one_s_statement_is_asked_by_itself(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hwsigner.emulator.iam.read_policy", _refusing("x509Subject/DC", "Unknown key"))
+    found = ask("tags.dc", "tags.sn")
+    assert found["tags.dc"].answer == "IAM refuses the policy: MalformedPolicyDocument"
+    assert found["tags.sn"].verdict is Verdict.EXPECTED
+
+
+def test_role_that_trusts_another_one_is_made_again_until_iam_knows_that_one(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusing = _refusing("role/hwsigner-trial/", "Invalid principal in policy", times=2)
+    monkeypatch.setattr("hwsigner.emulator.iam.read_policy", refusing)
+    assert ask("chaining.tags")["chaining.tags"].verdict is Verdict.EXPECTED
 
 
 def test_roles_are_few_and_their_policies_as_long_as_iam_takes_at_most() -> None:

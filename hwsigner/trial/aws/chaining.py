@@ -13,7 +13,7 @@ from hwsigner.trial.aws.plan import AWSQuestion
 from hwsigner.trial.aws.probes import LET_IN, TAG_KEY, in_words
 from hwsigner.trial.aws.scene import AWSScene
 from hwsigner.trial.aws.sessions import AskedSession, SessionAnswer
-from hwsigner.trial.aws.sources import ASSUMED_ROLES, CHAINING, SESSION_TAGS, choice
+from hwsigner.trial.aws.sources import ASSUMED_ROLES, CHAINING, SESSION_TAGS, STS_KEYS, choice
 from hwsigner.trial.aws.wanted import ACTIONS, WantedRole, trusting
 from hwsigner.trial.questions import NotAskedError, Source
 
@@ -41,14 +41,21 @@ _SECOND = _next_role("second", _FIRST.name)
 _NO_SET = _next_role("no-set", _FIRST.name, (_ASSUME,))
 _IDENTIFIED = _next_role("identified", _FIRST.name, StringEquals={"aws:SourceIdentity": "CN=web"})
 _OTHER = _next_role("other", _FIRST.name, StringEquals={"aws:SourceIdentity": "CN=other"})
+_KNOWN = _next_role(
+    "known",
+    _FIRST.name,
+    ArnEquals={"aws:PrincipalArn": f"<<role:{_FIRST.name}>>"},
+    StringEquals={"aws:PrincipalAccount": "<<account>>", "sts:ExternalId": "trial"},
+    StringLike={"sts:RoleSessionName": "tri*", "sts:SourceIdentity": "CN=*"},
+)
 _TAGGED = _next_role("tagged", _FIRST.name, StringEquals=_OF_TAG)
 _THIRD = _next_role("third", _SECOND.name, StringEquals=_OF_TAG)
 _IDENTIFIED_THIRD = _next_role("third-identified", _SECOND.name, StringEquals={"aws:SourceIdentity": "CN=web"})
 
 
 def _assume(scene: AWSScene, session: SessionAnswer, role: str, seconds: int) -> CallAnswer:
-    members = {"RoleArn": scene.arn("role", role), "RoleSessionName": "trial", "DurationSeconds": seconds}
-    return scene.follow_up(session, "assume_role", **members)
+    members = {"RoleArn": scene.arn("role", role), "RoleSessionName": "trial", "ExternalId": "trial"}
+    return scene.follow_up(session, "assume_role", **members, DurationSeconds=seconds)
 
 
 @lru_cache(maxsize=1)
@@ -133,6 +140,13 @@ QUESTIONS: list[AWSQuestion] = [
         _DENIED,
         ASSUMED_ROLES,
         _OTHER,
+    ),
+    _question(
+        "keys",
+        "Can a second role require aws:PrincipalArn, aws:PrincipalAccount and the sts: keys of the request?",
+        LET_IN,
+        STS_KEYS,
+        _KNOWN,
     ),
     _question(
         "third-identity",

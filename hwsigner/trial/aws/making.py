@@ -237,7 +237,11 @@ def _follow(scene: AWSScene, member: str, identifier: str, then: FollowUps) -> N
 
 
 def _make_role(scene: AWSScene, role: WantedRole) -> str:
-    answer = scene.new_role(role.name, role.policy, MaxSessionDuration=role.duration)
+    for _ in range(_TRIES):
+        answer = scene.new_role(role.name, role.policy, MaxSessionDuration=role.duration)
+        if "Invalid principal" not in answer.message or "<<role:" not in str(role.policy):
+            break
+        scene.settle()  # IAM may not know the role yet that this one trusts.
     if answer.code != "EntityAlreadyExists":  # It was made, but the response got lost.
         _check("create_role", answer)
     return scene.filled(f"<<role:{role.name}>>")

@@ -51,9 +51,8 @@ def _issued(scene: AWSScene) -> TrialLeaf:
     for _ in range(_TRIES):
         found = client.call_unless(("RequestInProgressException",), "get_certificate", **ca, CertificateArn=arn)
         if found:
-            leaf, *chain = x509.load_pem_x509_certificates(
-                f"{found['Certificate']}\n{found['CertificateChain']}".encode()
-            )
+            bundle = f"{found['Certificate']}\n{found.get('CertificateChain', '')}"
+            leaf, *chain = x509.load_pem_x509_certificates(bundle.encode())
             return TrialLeaf(leaf, key, tuple(each for each in chain if each.subject != each.issuer))
         scene.settle()
     raise NotAskedError("the private CA issues no certificate")

@@ -18,7 +18,7 @@ from hwsigner.trial.aws.authority import CertificateShape, Names, name_of
 from hwsigner.trial.aws.plan import AWSQuestion
 from hwsigner.trial.aws.scene import AWSScene
 from hwsigner.trial.aws.sessions import AskedSession, SessionAnswer
-from hwsigner.trial.aws.wanted import ACTIONS, WantedProfile, WantedRole, statement, trusting
+from hwsigner.trial.aws.wanted import ACTIONS, Wanted, WantedProfile, WantedRole, statement, trusting
 from hwsigner.trial.questions import Source
 from hwsigner.trust_policy.writing import SIZE_LIMIT
 
@@ -131,7 +131,10 @@ def lacks(tag: str) -> Condition:
 
 
 class ProbeTable:
-    """Probes and the roles that they share. One more role serves for the readings that are not expected.
+    """Probes and the roles that they share.
+
+    One more role serves for the readings that are not expected, and for the probes of a role that IAM refuses: one of
+    its statements may be the reason.
 
     Args:
         name: what the names of the roles begin with.
@@ -166,11 +169,12 @@ class ProbeTable:
 
         def ask(scene: AWSScene) -> str:
             leaf = scene.leaf(CertificateShape(probe.subject, probe.san))
-            asked = AskedSession(role.name, probe.profile, session_name=probe.session_name)
             for number, reading in enumerate(probe.readings):
-                if number:
-                    scene.change_policy(_SPARE.name, _policy(probe, rank=number))
-                    asked = replace(asked, role=_SPARE.name)
+                used = _SPARE if number or ("role", role.name) in scene.refused else role
+                scene.arn("role", used.name)
+                if used is _SPARE and (code := scene.change_policy(used.name, _policy(probe, rank=number)).code):
+                    return f"IAM refuses the policy: {code}"
+                asked = AskedSession(used.name, probe.profile, session_name=probe.session_name)
                 answer = in_words(scene.session(leaf, asked))
                 if answer == LET_IN:
                     return reading.answer
@@ -178,11 +182,8 @@ class ProbeTable:
                     return answer
             return probe.otherwise
 
-        needs = (role, *((_SPARE,) if len(probe.readings) > 1 else ()), *self._profiles_of(probe))
+        needs: tuple[Wanted, ...] = (role, _SPARE, *([self._profiles[probe.profile]] if probe.profile else []))
         return AWSQuestion(probe.id, probe.text, probe.expected, probe.source, probe.rests_on, ask, needs)
-
-    def _profiles_of(self, probe: Probe) -> Sequence[WantedProfile]:
-        return [self._profiles[probe.profile]] if probe.profile else []
 
 
 def _policy(*probes: Probe, rank: int = 0) -> Mapping[str, Any]:

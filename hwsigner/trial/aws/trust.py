@@ -54,7 +54,8 @@ def _actions(name: str, text: str, expected: str, source: Source, *actions: str)
 
 
 def _principal(name: str, text: str, principal: object, expected: str, source: Source) -> AWSQuestion:
-    policy = trusting(statement(Principal=principal))
+    # Nobody else gets in, even by {"AWS": "*"}.
+    policy = trusting(statement({"ArnEquals": {"aws:SourceArn": "<<anchor:main>>"}}, Principal=principal))
     return _policy(f"principal-{name}", text, policy, expected, source, (_EMULATOR, _PRINCIPAL))
 
 
