@@ -15,10 +15,10 @@ from hwsigner.errors import ConfigError, HwsignerError, ServiceError, ServiceUnr
 
 NOT_FOUND = frozenset({"NoSuchEntity", "NoSuchEntityException", "ResourceNotFoundException"})
 MAKING_CLIENTS = "boto3"
-_DENIED = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"})
-_OF_CLOCK = frozenset({"RequestExpired", "RequestTimeTooSkewed", "SignatureDoesNotMatch", "InvalidSignatureException"})
-_OF_CREDENTIALS = frozenset({"InvalidClientTokenId", "UnrecognizedClientException", "InvalidAccessKeyId"})
-_OF_CREDENTIALS |= {"ExpiredToken", "ExpiredTokenException"}
+DENIED = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation"})
+OF_CLOCK = frozenset({"RequestExpired", "RequestTimeTooSkewed", "SignatureDoesNotMatch", "InvalidSignatureException"})
+OF_CREDENTIALS = frozenset({"InvalidClientTokenId", "UnrecognizedClientException", "InvalidAccessKeyId"})
+OF_CREDENTIALS |= {"ExpiredToken", "ExpiredTokenException"}
 # Calls that need a second permission, which the service does not always name.
 _ALSO = {
     "rolesanywhere:CreateTrustAnchor": "iam:CreateServiceLinkedRole",
@@ -98,7 +98,7 @@ def _refusal(what: str, action: str, error: Any) -> HwsignerError:
     code, message = str(answer.get("Code", "")), _flat(answer.get("Message") or "no message")
     metadata = error.response.get("ResponseMetadata", {})
     status = metadata.get("HTTPStatusCode", 0)
-    if code in _DENIED:
+    if code in DENIED:
         problem, hint = _denial(what, action, message)
     else:
         problem, hint = f"{what} was refused: {code}: {message}", _hint(code, status, metadata)
@@ -124,9 +124,9 @@ def _denial(what: str, action: str, message: str) -> tuple[str, str]:
 def _hint(code: str, status: int, metadata: dict[str, Any]) -> str:
     if 300 <= status < 400:
         return "AWS redirects nothing here: check --endpoint and look for a proxy"
-    if code in _OF_CLOCK:
+    if code in OF_CLOCK:
         return _clock_hint(metadata) or "Check the clock and the secret access key, and look for a proxy"
-    if code in _OF_CREDENTIALS:
+    if code in OF_CREDENTIALS:
         return "Renew the credentials, for example with aws sso login, or name others with --aws-profile"
     if code in THROTTLED or status >= 500:
         return "Retry later"

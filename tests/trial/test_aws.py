@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 
-from hwsigner.emulator import Emulator, Fault
+from hwsigner.emulator import Emulator, Fault, Record
 from hwsigner.emulator.iam_policies import read_policy
 from hwsigner.emulator.refusals import RefusalError
-from hwsigner.errors import HwsignerError, Interruption, ServiceUnreachableError, UsageError
+from hwsigner.errors import HwsignerError, Interruption, ServiceError, ServiceUnreachableError, UsageError
 from hwsigner.trial import TrialReport, Verdict
 from hwsigner.trial.aws import run, samples
 from hwsigner.trial.aws.calls import TrialPace
 from hwsigner.trial.aws.life import clean, try_all
 from hwsigner.trial.aws.scene import AWSScene
-from trial.aws_trials import FEW, MAKING, FakeTime, Flags, resources, strand
+from trial.aws_trials import FEW, KEY, MAKING, FakeTime, Flags, resources, strand
 
 
 def _report(folder: Path) -> TrialReport:
@@ -174,7 +175,7 @@ def test_trial_without_a_permission_says_which_and_leaves_nothing(
     emulator: Emulator, flags: Flags, pace: TrialPace, action: str, tmp_path: Path
 ) -> None:
     emulator.deny(action)
-    with pytest.raises(HwsignerError, match="lacks") as caught:
+    with pytest.raises(ServiceError, match="lacks") as caught:
         try_all(flags(*FEW), pace)
     assert action in str(caught.value)
     assert resources(emulator) == []
@@ -263,11 +264,43 @@ def test_unreachable_service_leaves_no_name_of_a_proxy_in_the_report(
         monkeypatch.setattr("hwsigner.trial.aws.scene.post", fail)
         return str(scene.session(scene.leaf()))
 
-    question = replace(samples.QUESTIONS[0], id="proxies.one", ask=ask)
-    monkeypatch.setattr("hwsigner.trial.aws.life.QUESTIONS", (question,))
+    questions = [replace(samples.QUESTIONS[0], id=f"proxies.{number}", ask=ask) for number in range(5)]
+    monkeypatch.setattr("hwsigner.trial.aws.life.QUESTIONS", questions)
     assert try_all(flags(), pace) == 0
-    assert [each.why for each in _report(tmp_path).results] == ["no response came"]
+    why = [each.why for each in _report(tmp_path).results]
+    assert why == ["no response came"] * 3 + ["the service was not reached before"] * 2
     assert "corp" not in "".join(path.read_text() for path in tmp_path.iterdir())
+
+
+def test_credentials_that_expire_meanwhile_are_no_answer(
+    emulator: Emulator, flags: Flags, pace: TrialPace, tmp_path: Path
+) -> None:
+    def expire(record: Record) -> None:
+        if record.action == "rolesanywhere:CreateSession":
+            emulator.add_credentials(KEY[0], "another-secret")
+
+    emulator.on_record = expire
+    with pytest.raises(ServiceError, match="not everything was deleted"):
+        try_all(flags("--only", "iam.principal-star", "--only", "sessions.*"), pace)
+    verdicts = {each.id: each.verdict for each in _report(tmp_path).results}
+    assert verdicts == {
+        "sessions.simplest": Verdict.EXPECTED,
+        "sessions.default-name": Verdict.EXPECTED,
+        "iam.principal-star": Verdict.NOT_ASKED,
+    }
+    emulator.add_credentials(*KEY)
+    clean(flags(), pace)
+    assert resources(emulator) == []
+
+
+def test_requests_that_are_sent_again_are_a_second_apart_too(
+    emulator: Emulator, flags: Flags, pace: TrialPace, fake_time: FakeTime
+) -> None:
+    times: list[float] = []
+    emulator.on_record = lambda _: times.append(fake_time.passed)
+    emulator.misbehave(Fault("fail", 2), Fault("throttle"), action="iam:CreateRole")
+    assert try_all(flags("--only", "iam.principal-star"), pace) == 0
+    assert min(later - earlier for earlier, later in pairwise(times)) >= 1
 
 
 def test_report_that_can_t_be_written_does_not_keep_anything(

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from cryptography.x509.oid import NameOID, ObjectIdentifier
 
-from hwsigner.errors import HwsignerError
+from hwsigner.errors import ConfigError
 from hwsigner.trial.questions import NotAskedError
 
 Names = Sequence[tuple[str, str]]
@@ -149,7 +149,7 @@ class TrialCA:
         intermediate: the intermediate CA that the root issued, by openssl.
 
     Raises:
-        HwsignerError: the openssl program is missing, or can't make them.
+        ConfigError: the openssl program is missing, or can't make them.
     """
 
     def __init__(self) -> None:
@@ -253,7 +253,7 @@ def _openssl(folder: Path, words: str, *more: str) -> None:
         subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:
         hint = "Install OpenSSL 1.1.1 or later"
-        raise HwsignerError("the openssl program can't make the trial's CA", hint) from error
+        raise ConfigError("the openssl program can't make the trial's CA", hint) from error
 
 
 def _read(path: Path) -> tuple[x509.Certificate, Any]:

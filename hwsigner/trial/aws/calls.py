@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from hwsigner._aws.apis import ServiceClient, ServiceClients
-from hwsigner.errors import HwsignerError, ServiceUnreachableError
+from hwsigner._aws.failures import DENIED, OF_CLOCK, OF_CREDENTIALS
+from hwsigner.errors import HwsignerError, ServiceError, ServiceUnreachableError
 from hwsigner.trial.questions import NotAskedError
 
 PREFIX = "hwsigner-trial-"
@@ -16,8 +17,6 @@ PATH = "/hwsigner-trial/"
 TAG = "hwsigner-trial"
 _CREATED = {"create_trust_anchor": "trustAnchor", "create_profile": "profile", "import_crl": "crl"}
 _READING = ("get_", "list_")
-_DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation")
-_BUSY = ("Throttling", "ThrottlingException", "TooManyRequestsException", "RequestLimitExceeded")
 
 
 class TrialPace:
@@ -122,22 +121,22 @@ class TrialCalls:
             ServiceUnreachableError: no response came.
         """
         client = self._clients.of_caller(*credentials).sts
-        return self._ask(client, operation, parameters, may_be_denied=True)
+        return self._ask(client, operation, parameters, is_of_session=True)
 
     def _ask(
-        self, client: ServiceClient, operation: str, parameters: dict[str, Any], *, may_be_denied: bool = False
+        self, client: ServiceClient, operation: str, parameters: dict[str, Any], *, is_of_session: bool = False
     ) -> CallAnswer:
         try:
             return CallAnswer("", "", client.call(operation, **parameters))
+        except ServiceUnreachableError:
+            raise
         except HwsignerError as error:
             refused = (getattr(error.__cause__, "response", None) or {}).get("Error", {})
-            code = str(refused.get("Code", ""))
-            if isinstance(error, ServiceUnreachableError):
-                raise
-            message = str(refused.get("Message", ""))
+            code, message = str(refused.get("Code", "")), str(refused.get("Message", ""))
             # CreateProfile also denies roles of other accounts, which is an answer.
-            is_not_permitted = code in _DENIED and "authorized" in message and not may_be_denied
-            if not code or code in _BUSY or is_not_permitted:
+            is_about_caller = code in OF_CREDENTIALS | OF_CLOCK or (code in DENIED and "authorized" in message)
+            is_busy = isinstance(error, ServiceError) and error.retryable
+            if not code or is_busy or (is_about_caller and not is_of_session):
                 raise NotAskedError(self._scrub(error.message), self._scrub(error.hint)) from error
             return CallAnswer(code, self._scrub(message), {})
 

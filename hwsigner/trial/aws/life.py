@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 from hwsigner._aws.apis import ServiceClients
 from hwsigner._aws.create_session import find_service
-from hwsigner.errors import HwsignerError, Interruption, ServiceUnreachableError
+from hwsigner.errors import HwsignerError, Interruption, ServiceError, ServiceUnreachableError
 from hwsigner.trial.asking import confirm, selected
 from hwsigner.trial.aws.authority import TrialCA
 from hwsigner.trial.aws.calls import TrialPace
@@ -27,6 +28,7 @@ from hwsigner.trial.questions import NotAskedError, Result, Verdict, ask_all
 from hwsigner.trial.report import TrialReport
 
 _TO_CLEAN = "Run the same command with --clean, and with --region if the region is not the default one"
+_MOST_FAILURES = 3
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 
@@ -48,7 +50,8 @@ def try_all(arguments: argparse.Namespace, pace: TrialPace | None = None) -> int
         0 if no answer differs, else 1.
 
     Raises:
-        HwsignerError: it can't be run, or something could not be deleted.
+        ServiceError: something could not be made or deleted.
+        HwsignerError: it can't be run.
         Interruption: the user ended it. All has been deleted, and the report has the answers until then.
     """
     questions, pace = selected(QUESTIONS, arguments.only), pace or TrialPace()
@@ -99,7 +102,7 @@ def clean(arguments: argparse.Namespace, pace: TrialPace | None = None) -> int:
     if names and not arguments.yes:
         confirm("Delete these? A trial that runs now loses its own.")
     if not delete_all(clients, found, _say):
-        raise HwsignerError("not everything was deleted", _TO_CLEAN)
+        raise ServiceError("not everything was deleted", _TO_CLEAN)
     for file in cleaned:
         file.path.unlink(missing_ok=True)
     return 0
@@ -119,9 +122,9 @@ def _ask(scene: AWSScene, plan: TrialPlan, questions: Sequence[AWSQuestion], res
     """
     try:
         _say(f"making {plan.count} resources, one a second")
-        if problem := make_all(scene, plan):
+        if problem := _made(scene, plan):
             _say(f"no session of the simplest kind succeeds, but the questions are asked: {problem}")
-        for result in ask_all([replace(each, ask=_Asking(each.ask)) for each in questions], scene):
+        for result in ask_all(map(_Asking().of, questions), scene):
             results.append(result)
             _say(f"[{len(results)}/{len(questions)}] {result.id}: {result.verdict}")
     except KeyboardInterrupt:
@@ -132,20 +135,37 @@ def _ask(scene: AWSScene, plan: TrialPlan, questions: Sequence[AWSQuestion], res
     return True
 
 
+def _made(scene: AWSScene, plan: TrialPlan) -> str:
+    """Make what a plan has, as `make_all` does, but with another exit status than an answer that differs."""
+    try:
+        return make_all(scene, plan)
+    except NotAskedError as error:
+        raise ServiceError(error.message, error.hint) from error
+
+
 class _Asking:
-    """Asks a question. A refusal to make what it needs is its answer; a failure on the way names no proxy."""
+    """Asks questions. A refusal to make what one needs is its answer; a failure on the way names no proxy."""
 
-    def __init__(self, ask: Callable[[AWSScene], str]) -> None:
-        self._ask = ask
+    def __init__(self) -> None:
+        self._failures = 0
 
-    def __call__(self, scene: AWSScene) -> str:
+    def of(self, question: AWSQuestion) -> AWSQuestion:
+        """Return a question that is asked so."""
+        return replace(question, ask=partial(self._ask, question.ask))
+
+    def _ask(self, ask: Callable[[AWSScene], str], scene: AWSScene) -> str:
+        if self._failures == _MOST_FAILURES:  # Do not wait for each of hundreds.
+            raise NotAskedError("the service was not reached before")
         try:
-            return self._ask(scene)
+            answer = ask(scene)
         except RefusedInAdvanceError as error:
-            return error.message
+            answer = error.message
         except ServiceUnreachableError as error:
+            self._failures += 1
             _say(str(error))
             raise NotAskedError("no response came") from error
+        self._failures = 0
+        return answer
 
 
 def _interrupted(_: AWSScene) -> NoReturn:
@@ -166,9 +186,9 @@ def _delete(scene: AWSScene, file: TrialFile) -> None:
     except KeyboardInterrupt:
         raise Interruption("interrupted before everything was deleted", _TO_CLEAN) from None
     except HwsignerError as error:
-        raise HwsignerError(f"not everything was deleted: {error.message}", _TO_CLEAN) from error
+        raise ServiceError(f"not everything was deleted: {error.message}", _TO_CLEAN) from error
     if not gone:
-        raise HwsignerError("not everything was deleted", _TO_CLEAN)
+        raise ServiceError("not everything was deleted", _TO_CLEAN)
     file.path.unlink(missing_ok=True)
 
 
