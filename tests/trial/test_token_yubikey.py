@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from hwsigner.trial import TrialReport
+from softhsm.pcsc import SoftPcsc
 from softhsm.yubikey import OPENSC, YKCS11, YubiKey, find_module
+from terminals import Terminal
 from trial.token_trials import TrialRun
 
 NAME = "hushed-subject"
@@ -81,3 +86,45 @@ def test_removed_card_costs_the_questions_after_it_only(card: YubiKey, tmp_path:
     assert run.answers["login.shared"] == "yes"
     assert run.answers["login.last-session"].startswith("not asked: ")
     assert len(run.report.results) > 100
+
+
+@pytest.mark.parametrize("module", [YKCS11, OPENSC])
+def test_user_is_asked_for_the_pin_and_to_pull_the_card(
+    card: YubiKey, pcsc: SoftPcsc, tmp_path: Path, module: str
+) -> None:
+    terminal = Terminal(tmp_path)
+    only = ("--only", "login.shared", "--only", "token.pulled", "--output", str(tmp_path))
+    command = (sys.executable, "-m", "hwsigner.trial", "token", find_module(module), *only)
+    names = ("HOME", "XDG_STATE_HOME", "PCSCLITE_CSOCK_NAME")
+    process = terminal.start(*command, **{name: os.environ[name] for name in names if name in os.environ})
+    keys, screen = process.stdin, process.stdout
+    assert keys is not None
+    assert screen is not None
+
+    def answer(question: bytes) -> None:
+        shown = b""
+        while not shown.endswith(question):
+            read = screen.read(1)
+            assert read, shown
+            shown += read
+
+    def enter(text: bytes = b"") -> None:
+        keys.write(text + b"\n")
+        keys.flush()
+
+    answer(b"Go on? [y/N] ")
+    enter(b"y")
+    terminal.shown_until("user PIN for token")
+    terminal.wait_until_silent()
+    terminal.type(card.pin.encode() + b"\n")
+    answer(b"then press Enter: ")
+    card.remove()
+    enter()
+    answer(b"then press Enter: ")
+    card.insert(pcsc)
+    enter()
+    process.communicate(timeout=60)
+    terminal.close()
+    [path] = tmp_path.glob("trial-token-*.json")
+    found = {one.id: one.answer for one in TrialReport.from_json(path.read_text()).results}
+    assert found == {"login.shared": "yes", "token.pulled": "its login has ended"}

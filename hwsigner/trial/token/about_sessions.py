@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
+from hwsigner.backends.pkcs11.errors import DEVICE_ERROR, DEVICE_REMOVED
 from hwsigner.backends.pkcs11.functions import ObjectClass
 from hwsigner.backends.pkcs11.pins import pin_state
 from hwsigner.trial.questions import NotAskedError
-from hwsigner.trial.token.calls import OK, means_lost, named
+from hwsigner.trial.token.calls import NO_RANDOM, NOT_SUPPORTED, OK, means_lost, named
 from hwsigner.trial.token.subject import TriedToken
 from hwsigner.trial.token.tables import TokenQuestion, chosen, seen, spec, yes_or
 
@@ -141,20 +140,20 @@ def _pulled(tried: TriedToken) -> str:
     """Have the user pull the token and put it back, and ask the session from before."""
     if not tried.plan.may_ask:
         raise NotAskedError("nobody is there to pull the token")
+    tried.log_in()
     with tried.raw_session() as session:
         tried.pause("Pull the token out now, wait until its light is off, then press Enter")
         is_there = tried.module.functions.has_token(tried.slot)
+        tried.measured["C_GetSlotInfo notices that the token is out"] = "no" if is_there else "yes"
         tried.pause("Put the token back, wait three seconds, then press Enter")
-        time.sleep(0.5)
         tried.calls.slots(present=True)
         code, state = tried.calls.state(session)
-        searched = tried.calls.begin_search(session)
+        codes = (code, tried.calls.begin_search(session), tried.calls.random(session))
     tried.release()
-    if is_there:
-        return "the module did not notice"
-    if code == OK and searched == OK:
-        return f"its session is still {state}"
-    return "the session has ended" if means_lost(code) or means_lost(searched) else named(code or searched)
+    if state != "logged in" or any(means_lost(one) or one in (DEVICE_ERROR, DEVICE_REMOVED) for one in codes):
+        return "its login has ended"
+    failed = [named(one) for one in codes if one not in (OK, NOT_SUPPORTED, NO_RANDOM)]
+    return failed[0] if failed else "it is still logged in"
 
 
 BEFORE_LOGIN = (
@@ -268,8 +267,8 @@ LAST = (
     ),
     TokenQuestion(
         "token.pulled",
-        "What does hwsigner make of a session after the token was pulled out and put back?",
-        "the session has ended",
+        "What has become of a session and its login after the token was pulled out and put back?",
+        "its login has ended",
         spec("PKCS #11 2.20, 6.7.4 (session events)"),
         (f"{_OPEN}.drop_lost_session", "docs/how-to/pkcs11-in-use.md"),
         _pulled,

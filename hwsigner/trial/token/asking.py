@@ -224,8 +224,7 @@ class TokenTrial:
         if kind == "say":
             print(f"  {value}")
         elif kind == "pause":
-            input(f"{value}: ")
-            self._worker.reply()
+            self._worker.reply("go" if _waited(f"{value}: ") else "no")
         elif kind == "found":
             if not self._has_agreed:
                 self._agree(value)
@@ -254,6 +253,15 @@ class TokenTrial:
             except TimeoutError:  # It waits for the module.
                 self._worker.process.kill()
             self._worker.end()
+
+
+def _waited(prompt: str) -> bool:
+    """Wait for the Enter key; return whether there is somebody to press it."""
+    try:
+        input(prompt)
+    except EOFError:
+        return False
+    return True
 
 
 # The questions that are asked of nobody don't look at it.

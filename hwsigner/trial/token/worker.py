@@ -52,12 +52,14 @@ class _Line:
     def pause(self, text: str) -> None:
         """Show the user what to do, and wait until that is done."""
         self.send("pause", text)
-        self.wait()
+        if self.wait() != "go":
+            raise NotAskedError("nobody is there to do it")
 
-    def wait(self) -> None:
-        """Wait until the other process says that it may go on; raise a KeyboardInterrupt if it has ended."""
-        if not sys.stdin.readline():
+    def wait(self) -> str:
+        """Wait until the other process says how to go on; raise a KeyboardInterrupt if it has ended."""
+        if not (read := sys.stdin.readline()):
             raise KeyboardInterrupt
+        return read.strip()
 
 
 @contextmanager
