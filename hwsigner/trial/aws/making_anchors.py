@@ -69,14 +69,16 @@ def made(scene: AWSScene, name: str, operation: str, **members: Any) -> CallAnsw
     return answer
 
 
-def _source(text: str) -> dict[str, Any]:
+def source_of(bundle: Sequence[x509.Certificate] | str) -> dict[str, Any]:
+    """Return the source of a trust anchor with some certificates, or with what is to be in their place."""
+    text = bundle if isinstance(bundle, str) else _pem(bundle)
     return {"sourceType": "CERTIFICATE_BUNDLE", "sourceData": {"x509CertificateData": text}}
 
 
 def _anchor_of(name: str, bundle: Bundle | str, read: Callable[[CallAnswer], str], **members: Any) -> Ask:
     def ask(scene: AWSScene) -> str:
-        text = bundle if isinstance(bundle, str) else _pem(bundle(scene.ca))
-        return read(made(scene, f"anchor-{name}", "create_trust_anchor", source=_source(text), **members))
+        source = source_of(bundle if isinstance(bundle, str) else bundle(scene.ca))
+        return read(made(scene, f"anchor-{name}", "create_trust_anchor", source=source, **members))
 
     return ask
 
@@ -116,12 +118,12 @@ def _sha1_root(ca: TrialCA) -> list[x509.Certificate]:
 
 
 def _same_name(scene: AWSScene) -> str:
-    name, members = scene.named("main"), {"source": _source(_pem(_root(scene.ca)))}
+    name, members = scene.named("main"), {"source": source_of(_root(scene.ca))}
     return code_of(made(scene, name.removeprefix(f"{scene.prefix}-"), "create_trust_anchor", **members))
 
 
 def _default_of_anchor(scene: AWSScene) -> str:
-    answer = made(scene, "anchor-default", "create_trust_anchor", source=_source(_pem(_root(scene.ca))))
+    answer = made(scene, "anchor-default", "create_trust_anchor", source=source_of(_root(scene.ca)))
     return answer.code or ("enabled" if answer.response["trustAnchor"]["enabled"] else "disabled")
 
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from hwsigner.trial.aws.asking import INVALID, Ask, outcome
-from hwsigner.trial.aws.authority import LEAF, TrialLeaf
+from hwsigner.trial.aws.authority import A_CA, LEAF, OF_CA, TrialCA, TrialLeaf
+from hwsigner.trial.aws.calls import CallAnswer
+from hwsigner.trial.aws.forging import sha1_signed
+from hwsigner.trial.aws.making_anchors import Bundle, made, source_of, words_of
+from hwsigner.trial.aws.making_profiles import MAPPED
 from hwsigner.trial.aws.plan import AWSQuestion
 from hwsigner.trial.aws.scene import AWSScene
 from hwsigner.trial.aws.sessions import AskedSession
@@ -48,8 +54,45 @@ def _to_arn(place: int, arn: str) -> Ask:
     return ask
 
 
+def _told(name: str, what: str, message: str, rests_on: str, ask: Callable[[AWSScene], CallAnswer]) -> AWSQuestion:
+    def words(scene: AWSScene) -> str:
+        return words_of(ask(scene))
+
+    text, expected = f"In which words does {what}?", f"ValidationException: {message}"
+    return AWSQuestion(f"words.{name}", text, expected, _CHOSEN, (rests_on,), words, (OPEN, MAPPED))
+
+
+def _anchor(name: str, bundle: Bundle) -> Callable[[AWSScene], CallAnswer]:
+    """Return what makes a trust anchor with the certificates of a bundle."""
+    return lambda scene: made(scene, f"words-{name}", "create_trust_anchor", source=source_of(bundle(scene.ca)))
+
+
+def _list(name: str, data: Callable[[TrialCA], bytes]) -> Callable[[AWSScene], CallAnswer]:
+    """Return what imports a CRL."""
+
+    def ask(scene: AWSScene) -> CallAnswer:
+        given = {"crlData": data(scene.ca), "trustAnchorArn": scene.arn("anchor", "main"), "enabled": False}
+        return scene.calls.call("rolesanywhere", "import_crl", name=scene.named(f"words-{name}"), **given)
+
+    return ask
+
+
+def _user(scene: AWSScene) -> CallAnswer:
+    return made(
+        scene, "words-user", "create_profile", roleArns=[f"arn:{scene.partition}:iam::{scene.account}:user/trial"]
+    )
+
+
+def _mapping(scene: AWSScene) -> CallAnswer:
+    identifier = {"profileId": scene.arn("profile", MAPPED.name).rpartition("/")[2]}
+    rules = [{"specifier": "Trial"}]
+    return scene.calls.call(
+        "rolesanywhere", "put_attribute_mapping", **identifier, certificateField="x509Subject", mappingRules=rules
+    )
+
+
 _DURATION = "durationSeconds is not a whole number from 900 to 43200"
-QUESTIONS = (
+_OF_SESSIONS = (
     _said("duration", "a durationSeconds of 899", _DURATION, f"{_PARAMETERS}: read_parameters", _to(duration=899)),
     _said(
         "long-duration", "a durationSeconds of 43201", _DURATION, f"{_PARAMETERS}: read_parameters", _to(duration=43201)
@@ -119,3 +162,63 @@ QUESTIONS = (
         _to_chain(*["issuer"] * 6),
     ),
 )
+_BUNDLE = "hwsigner/emulator/control/anchors.py: _read_bundle"
+_CRL = "hwsigner/emulator/control/crls.py: _check_list"
+_SUBJECT = "the CA certificate CN=another CA,O=hwsigner trial"
+_NO_CRL = "crlData is not one CRL in PEM"
+_OF_THE_CONTROL_PLANE = (
+    _told(
+        "three-cas",
+        "CreateTrustAnchor refuse three CAs",
+        "A trust anchor may have at most 2 certificates, not 3",
+        _BUNDLE,
+        _anchor("three", lambda ca: [ca.issuer(f"of three {number}").certificate for number in range(3)]),
+    ),
+    _told(
+        "no-key-usage",
+        "CreateTrustAnchor refuse a CA without a key usage",
+        f"{_SUBJECT} lacks the key usage keyCertSign",
+        _BUNDLE,
+        _anchor("usage", lambda ca: [ca.issuer("no usage", replace(A_CA, extensions=OF_CA[:1])).certificate]),
+    ),
+    _told(
+        "sha-1",
+        "CreateTrustAnchor refuse a CA that is signed with SHA-1",
+        f"{_SUBJECT} is not signed with SHA-256, SHA-384, SHA-512 or ML-DSA",
+        _BUNDLE,
+        _anchor("sha-1", lambda ca: [sha1_signed(ca.issuer("sha1").certificate, ca.issuer("sha1"))]),
+    ),
+    _told(
+        "rsa-1024",
+        "CreateTrustAnchor refuse a CA with an RSA key of 1,024 bits",
+        f"{_SUBJECT} has a key other than RSA of at least 2048 bits, P-256, P-384, P-521 or ML-DSA",
+        _BUNDLE,
+        _anchor("rsa-1024", lambda ca: [ca.issuer("rsa-1024", replace(A_CA, key="RSA-1024")).certificate]),
+    ),
+    _told(
+        "stranger",
+        "ImportCrl refuse a list of another CA",
+        "The CRL is not signed by a certificate of the trust anchor",
+        _CRL,
+        _list("stranger", lambda ca: ca.revocation_list([1], ca.issuer("stranger"))),
+    ),
+    _told("no-list", "ImportCrl refuse what is not a list", _NO_CRL, _CRL, _list("no-list", lambda ca: b"trial")),
+    _told(
+        "user",
+        "CreateProfile refuse the ARN of a user in place of a role",
+        "1 validation error detected: Value '(arn)' at 'roleArns.1.member' failed to satisfy constraint: "
+        "Member must satisfy regular expression pattern: ^arn:aws(-[^:]+)?:iam(:.*){2}(:role.*)$",
+        "hwsigner/emulator/control/operations.py: ROLES",
+        _user,
+    ),
+    _told(
+        "mapping",
+        "PutAttributeMapping refuse an unknown specifier",
+        "the attribute mapping x509Subject = ('Trial',) is not known. "
+        "Subject and issuer have * or names such as CN; SANs have DNS, URI and Name/*",
+        "hwsigner/emulator/tags.py: parse_mappings",
+        _mapping,
+    ),
+)
+
+QUESTIONS = (*_OF_SESSIONS, *_OF_THE_CONTROL_PLANE)
