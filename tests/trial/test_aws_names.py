@@ -134,6 +134,12 @@ def test_role_that_trusts_another_one_is_made_again_until_iam_knows_that_one(
     assert ask("chaining.tags")["chaining.tags"].verdict is Verdict.EXPECTED
 
 
+def test_role_that_trusts_everyone_lets_nobody_in_but_by_the_trials_anchor() -> None:
+    statements = [each for role in plan_of(QUESTIONS).roles for each in role.policy["Statement"]]
+    open_to_all = [each for each in statements if each["Principal"] == {"AWS": "*"}]
+    assert [each["Condition"]["ArnEquals"] for each in open_to_all] == [{"aws:SourceArn": "<<anchor:main>>"}]
+
+
 def test_roles_are_few_and_their_policies_as_long_as_iam_takes_at_most() -> None:
     roles = plan_of(QUESTIONS).roles
     assert len(roles) <= 80

@@ -8,6 +8,7 @@ from typing import Any
 from hwsigner.trial.aws.plan import AWSQuestion
 from hwsigner.trial.aws.probes import LET_IN, REFUSED, TAG_KEY, Condition, Probe, ProbeTable, Reading
 from hwsigner.trial.aws.sources import GLOBAL_KEYS, OPERATORS, VARIABLES, choice
+from hwsigner.trial.aws.wanted import statement
 from hwsigner.trial.questions import Source
 
 _OPEN = "docs/how-to/aws.md#open-it-lets-in-more-than-it-names"
@@ -27,12 +28,21 @@ _EMPTY = f"{TAG_KEY}x509Subject/O"
 
 
 def _condition(
-    name: str, text: str, condition: Condition, expected: str, source: Source, rests_on: tuple[str, ...], **more: Any
+    name: str, text: str, condition: Condition, expected: str, source: Source, rests_on: tuple[str, ...]
 ) -> Probe:
     """Return a question about a condition: whether it lets in the certificate with _NAMES."""
-    readings = (Reading(LET_IN, condition, **more),)
-    names = (*_NAMES, _EMPTY_O) if re.search(r"x509Subject/O\b", str(condition)) else _NAMES
-    return Probe(f"conditions.{name}", text, expected, source, rests_on, readings, names)
+    return _reading(name, text, Reading(LET_IN, condition), expected, source, rests_on)
+
+
+def _denied(name: str, text: str, condition: Condition, expected: str, page: str) -> Probe:
+    """Return a question about a Deny with a condition, beside an Allow without one."""
+    reading = Reading(LET_IN, statements=(statement(), statement(condition, Effect="Deny")))
+    return _reading(name, text, reading, expected, OPERATORS, (page, _STATEMENT))
+
+
+def _reading(name: str, text: str, reading: Reading, expected: str, source: Source, rests_on: tuple[str, ...]) -> Probe:
+    names = (*_NAMES, _EMPTY_O) if re.search(r"x509Subject/O\b", str(reading)) else _NAMES
+    return Probe(f"conditions.{name}", text, expected, source, rests_on, (reading,), names)
 
 
 def _missing(name: str, operator: str, expected: str, page: str = _EMULATOR, source: Source = OPERATORS) -> Probe:
@@ -200,7 +210,6 @@ _VALUES = [
 ]
 
 
-_DENIED = {"StringNotEquals": {_OU: "web-1", _L: "web-2"}}
 _OTHERS = [
     _condition(
         "two-keys",
@@ -234,32 +243,20 @@ _OTHERS = [
         OPERATORS,
         (_EMULATOR, _CONDITION),
     ),
-    _condition(
-        "deny",
-        "Does a Deny that is met outweigh an Allow?",
-        {},
-        REFUSED,
-        OPERATORS,
-        (_EMULATOR, _STATEMENT),
-        deny={"StringLike": {_OU: "web-1"}},
-    ),
-    _condition(
+    _denied("deny", "Does a Deny that is met outweigh an Allow?", {"StringLike": {_OU: "web-1"}}, REFUSED, _EMULATOR),
+    _denied(
         "deny-missing",
         "Is a Deny with StringNotEquals met if the request lacks the tag?",
-        {},
+        {"StringNotEquals": {_MISSING: "web-1"}},
         REFUSED,
-        OPERATORS,
-        (_OPEN, _STATEMENT),
-        deny={"StringNotEquals": {_MISSING: "web-1"}},
+        _OPEN,
     ),
-    _condition(
+    _denied(
         "deny-two-keys",
         "Is a Deny with StringNotEquals and two keys met if one of them is equal?",
-        {},
+        {"StringNotEquals": {_OU: "web-1", _L: "web-2"}},
         LET_IN,
-        OPERATORS,
-        (_OPEN, _STATEMENT),
-        deny=_DENIED,
+        _OPEN,
     ),
     _condition(
         "date-past",

@@ -16,7 +16,7 @@ from hwsigner.trial.aws.sources import (
     TRUST_MODEL,
     choice,
 )
-from hwsigner.trial.aws.wanted import ACTIONS, WantedProfile
+from hwsigner.trial.aws.wanted import ACTIONS, WantedProfile, statement
 from hwsigner.trial.questions import Source
 
 _BY_ACTION = "docs/how-to/aws.md#keys-by-action"
@@ -46,7 +46,8 @@ def _key(name: str, key: str, actions: tuple[str, ...], source: Source) -> Probe
 def _having(key: str, actions: tuple[str, ...]) -> Reading:
     """Return the reading that these actions have a key, and the others lack it."""
     there, missing = ({"Null": {key: null}} for null in ("false", "true"))
-    return Reading(_in_words(actions), there, actions, missing)
+    parts = (there, actions), (missing, tuple(each for each in ACTIONS if each not in actions))
+    return Reading(_in_words(actions), statements=tuple(statement(*part) for part in parts if part[1]))
 
 
 def _in_words(actions: tuple[str, ...]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cryptography import x509
@@ -39,27 +39,13 @@ class Reading:
 
     Attributes:
         answer: it, in words.
-        condition: the condition that is met only then.
-        actions: the actions that have the condition.
-        others: the condition of the other actions; None if they have none.
-        deny: the condition of a Deny beside it; None for no Deny.
+        condition: the condition of sts:AssumeRole that is met only then. The two other actions have none.
+        statements: instead, the statements of a policy that lets the certificate in only then.
     """
 
     answer: str
-    condition: Condition
-    actions: tuple[str, ...] = ACTIONS[:1]
-    others: Condition | None = None
-    deny: Condition | None = None
-
-    @property
-    def free(self) -> tuple[str, ...]:
-        """The actions that have no condition."""
-        return () if self.others is not None else self.rest
-
-    @property
-    def rest(self) -> tuple[str, ...]:
-        """The actions that don't have the condition."""
-        return tuple(each for each in ACTIONS if each not in self.actions)
+    condition: Condition = field(default_factory=dict)
+    statements: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,14 +92,9 @@ class Probe:
         return x509.Name([*name_of([(self.known_by, self.label)]).rdns, *rest.rdns])
 
     def statements(self, reading: Reading) -> list[Mapping[str, Any]]:
-        """Return the statements of a reading."""
-        parts = [("Allow", reading.condition, reading.actions), ("Allow", reading.others, reading.rest)]
-        parts.append(("Deny", reading.deny, reading.actions))
-        return [
-            statement(self._of_this(condition), actions, Effect=effect)
-            for effect, condition, actions in parts
-            if condition is not None and actions
-        ]
+        """Return the statements of a reading, for this probe's certificate only."""
+        found = reading.statements or (statement(reading.condition, ACTIONS[:1]),)
+        return [{**each, "Condition": self._of_this(each.get("Condition", {}))} for each in found]
 
     def _of_this(self, condition: Condition) -> Condition:
         own = {f"{TAG_KEY}x509Subject/{self.known_by}": self.label}
@@ -147,8 +128,8 @@ class ProbeTable:
 
     def __init__(self, name: str, probes: Sequence[Probe], profiles: Sequence[WantedProfile] = ()) -> None:
         self._roles: dict[str, WantedRole] = {}
-        for free in dict.fromkeys(each.readings[0].free for each in probes):
-            self._add_roles(name, [each for each in probes if each.readings[0].free == free])
+        for is_whole in (False, True):
+            self._add_roles(name, [each for each in probes if bool(each.readings[0].statements) == is_whole])
         names = dict.fromkeys(each.name for each in (*self._roles.values(), _SPARE))
         self._profiles = {each.name: replace(each, roles=(*each.roles, *names)) for each in profiles}
         self.questions = [self._question(each) for each in probes]
@@ -187,9 +168,9 @@ class ProbeTable:
 
 
 def _policy(*probes: Probe, rank: int = 0) -> Mapping[str, Any]:
-    """Return the policy with a reading of each probe. The same actions are free in all."""
-    free = probes[0].readings[rank].free
-    base = [statement({"ArnEquals": {"aws:SourceArn": "<<anchor:main>>"}}, free)] if free else []
+    """Return the policy with a reading of each probe: all have statements, or all have conditions."""
+    by_anchor = statement({"ArnEquals": {"aws:SourceArn": "<<anchor:main>>"}}, ACTIONS[1:])
+    base = [] if probes[0].readings[rank].statements else [by_anchor]
     return trusting(*base, *(found for each in probes for found in each.statements(each.readings[rank])))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from hwsigner.trial.aws.anchors import TWO
 from hwsigner.trial.aws.authority import CertificateShape
 from hwsigner.trial.aws.plan import AWSQuestion
-from hwsigner.trial.aws.probes import LET_IN, REFUSED, TAG_KEY, in_words
+from hwsigner.trial.aws.probes import LET_IN, REFUSED, TAG_KEY, Probe, ProbeTable, Reading, in_words
 from hwsigner.trial.aws.scene import AWSScene, RefusedInAdvanceError
 from hwsigner.trial.aws.sessions import AskedSession
 from hwsigner.trial.aws.sources import (
@@ -49,14 +49,22 @@ def _policy(
     return AWSQuestion(f"trust.{name}", text, expected, source, tuple(rests_on), partial(_let_in, role.name), (role,))
 
 
-def _actions(name: str, text: str, expected: str, source: Source, *actions: str) -> AWSQuestion:
-    return _policy(f"action-{name}", text, trusting(statement(None, actions)), expected, source, (_WRONG, _POLICY))
+def _shared(
+    name: str, text: str, expected: str, source: Source, rests_on: tuple[str, ...], *statements: Mapping[str, Any]
+) -> Probe:
+    """Return a question about a policy that IAM takes, which shares a role with others."""
+    readings = (Reading(LET_IN, statements=statements),)
+    return Probe(f"trust.{name}", text, expected, source, rests_on, readings, (("OU", "a"),))
 
 
-def _principal(name: str, text: str, principal: object, expected: str, source: Source) -> AWSQuestion:
+def _actions(name: str, text: str, expected: str, source: Source, *actions: str) -> Probe:
+    return _shared(f"action-{name}", text, expected, source, (_WRONG, _POLICY), statement(None, actions))
+
+
+def _principal(name: str, text: str, principal: object, expected: str, source: Source) -> Probe:
     # Nobody else gets in, even by {"AWS": "*"}.
-    policy = trusting(statement({"ArnEquals": {"aws:SourceArn": "<<anchor:main>>"}}, Principal=principal))
-    return _policy(f"principal-{name}", text, policy, expected, source, (_EMULATOR, _PRINCIPAL))
+    found = statement({"ArnEquals": {"aws:SourceArn": "<<anchor:main>>"}}, Principal=principal)
+    return _shared(f"principal-{name}", text, expected, source, (_EMULATOR, _PRINCIPAL), found)
 
 
 _ACTIONS = [
@@ -95,20 +103,37 @@ _ACTIONS = [
         choice("IAM's actions are not case-sensitive"),
         *("STS:assumerole", "sts:tagsession", "sts:setsourceidentity"),
     ),
-    _actions(
-        "unknown",
-        "Does a policy with the action sts:TagSessions, which there is not, beside the three let a certificate in?",
-        REFUSED,
-        choice("IAM stores it, and the emulator does not judge what it does not know"),
-        *(*ACTIONS, "sts:TagSessions"),
-    ),
-    _policy(
+    _shared(
         "action-deny-tag",
         "Does a policy that denies sts:TagSession let a certificate in?",
-        trusting(statement(), statement(None, (_TAG,), Effect="Deny")),
         REFUSED,
         OPERATORS,
         (_EMULATOR, _POLICY),
+        *(statement(), statement(None, (_TAG,), Effect="Deny")),
+    ),
+    _shared(
+        "source-identity-at-once",
+        "Does sts:SourceIdentity in one statement for all three actions let a certificate in?",
+        REFUSED,
+        STS_ACTIONS,
+        ("docs/how-to/aws.md#keys-by-action", "hwsigner/trust_policy/conditions.py: ACTION_KEYS"),
+        statement({"StringEquals": {"sts:SourceIdentity": "CN=trust-source-identity-at-once"}}),
+    ),
+    _shared(
+        "arn-star",
+        'Does ArnLike aws:SourceArn "*" let a certificate in?',
+        LET_IN,
+        choice("AWS does not document it, and this is the worst case"),
+        (_OPEN, "hwsigner/trust_policy/conditions.py: _arn"),
+        statement({"ArnLike": {"aws:SourceArn": "*"}}),
+    ),
+    _shared(
+        "variable-dollar",
+        "Does StringNotEquals with $(aws:PrincipalTag/x509Subject/OU}, which is no variable, let a certificate in?",
+        LET_IN,
+        VARIABLES,
+        (_OPEN, "hwsigner/trust_policy/conditions.py: _Pattern"),
+        statement({"StringNotEquals": {_OU: "$(aws:PrincipalTag/x509Subject/OU}"}}),
     ),
 ]
 _PRINCIPALS = [
@@ -150,12 +175,12 @@ _PRINCIPALS = [
 ]
 _DOCUMENTS = [
     _policy(
-        "arn-star",
-        'Does ArnLike aws:SourceArn "*" let a certificate in?',
-        trusting(statement({"ArnLike": {"aws:SourceArn": "*"}})),
-        LET_IN,
-        choice("AWS does not document it, and this is the worst case"),
-        (_OPEN, "hwsigner/trust_policy/conditions.py: _arn"),
+        "action-unknown",
+        "Does a policy with the action sts:TagSessions, which there is not, beside the three let a certificate in?",
+        trusting(statement(None, (*ACTIONS, "sts:TagSessions"))),
+        REFUSED,
+        choice("IAM stores it, and the emulator does not judge what it does not know"),
+        (_WRONG, _POLICY),
     ),
     _policy(
         "arn-short",
@@ -164,14 +189,6 @@ _DOCUMENTS = [
         REFUSED,
         choice("the six parts are compared one by one"),
         (_EMULATOR, "hwsigner/trust_policy/conditions.py: _arn"),
-    ),
-    _policy(
-        "variable-dollar",
-        "Does StringNotEquals with $(aws:PrincipalTag/x509Subject/OU}, which is no variable, let a certificate in?",
-        trusting(statement({"StringNotEquals": {_OU: "$(aws:PrincipalTag/x509Subject/OU}"}})),
-        LET_IN,
-        VARIABLES,
-        (_OPEN, "hwsigner/trust_policy/conditions.py: _Pattern"),
     ),
     _policy(
         "source-ip",
@@ -196,14 +213,6 @@ _DOCUMENTS = [
         REFUSED,
         VARIABLES,
         (_EMULATOR, _POLICY),
-    ),
-    _policy(
-        "source-identity-at-once",
-        "Does sts:SourceIdentity in one statement for all three actions let a certificate in?",
-        trusting(statement({"StringEquals": {"sts:SourceIdentity": "CN=web"}})),
-        REFUSED,
-        STS_ACTIONS,
-        ("docs/how-to/aws.md#keys-by-action", "hwsigner/trust_policy/conditions.py: ACTION_KEYS"),
     ),
 ]
 
@@ -305,4 +314,8 @@ _ANCHORS = [
     ),
 ]
 
-QUESTIONS: list[AWSQuestion] = [*_ACTIONS, *_PRINCIPALS, *_DOCUMENTS, *_ANCHORS]
+QUESTIONS: list[AWSQuestion] = [
+    *ProbeTable("trust", [*_ACTIONS, *_PRINCIPALS]).questions,
+    *_DOCUMENTS,
+    *_ANCHORS,
+]
