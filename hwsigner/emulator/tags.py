@@ -63,8 +63,8 @@ def principal_tags(
     """Return the session's tags x509Subject/…, x509Issuer/… and x509SAN/…, by a profile's attribute mappings.
 
     As AWS documents ("Trust policy" in the Roles Anywhere User Guide), the first SAN of each kind is mapped. Several
-    values of a name, such as two OUs, are joined by slashes in the certificate's order. Later DNS names give no tag,
-    but must be such that they could: users saw "SAN: [ DNS/2 ]" refused.
+    values of a name, such as two OUs, are joined by slashes in the certificate's order: that was read, and never seen.
+    Later DNS names give no tag, but must be such that they could: users saw "SAN: [ DNS/2 ]" refused.
 
     Raises:
         RefusalError: a value has characters that session tags can't have, or more than 256.

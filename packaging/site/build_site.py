@@ -18,7 +18,6 @@ from pathlib import Path
 import api_pages
 import command_pages
 import error_pages
-import question_pages
 from markup import title_of
 
 HERE = Path(__file__).parent
@@ -38,7 +37,6 @@ OTHERS = {
 # What the first page lists of the pages that are made, below the one on errors.
 _MADE = """\
 - [Every error message](reference/messages.md): what is wrong, and what to do
-- [Questions to AWS](reference/questions.md): what a field trial asks, and the answers that hwsigner expects
 - [Python API](reference/api.md): the classes and functions that a program may use
 """
 # Marks a folder as a site, also one that was not finished.
@@ -80,7 +78,6 @@ def assemble(source: Path) -> None:
     command_pages.write_pages(source)  # first, as it looks for the commands in the pages
     api_pages.write_pages(source)
     error_pages.write_page(source)
-    question_pages.write_page(source)
     index = source / "index.md"
     index.write_text(
         re.sub(r"^- .*\(reference/errors\.md\).*\n", rf"\g<0>{_MADE}", index.read_text(), flags=re.MULTILINE)
