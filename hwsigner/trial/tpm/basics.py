@@ -79,16 +79,17 @@ def _at_once(chip: TrialChip) -> str:
     return str(len(chip.use(lambda tpm: list(tpm.esys.pcr_read(_selection(_SHA256))[2]))))
 
 
-def _lacking_bank(chip: TrialChip, *, in_policy: bool) -> str:
-    bank = had.lacking_bank(chip.capabilities)
-    if bank is None:
-        raise NotAskedError("the TPM has PCRs of each hash that hwsigner knows")
+def _read_lacking(chip: TrialChip) -> str:
+    bank = had.lacking_bank(chip.capabilities, with_hash=True)
+    return f"{len(chip.use(lambda tpm: list(tpm.esys.pcr_read(_selection(bank))[2])))} values"
+
+
+def _policy_of_lacking(chip: TrialChip, *, with_hash: bool) -> str:
+    bank = had.lacking_bank(chip.capabilities, with_hash=with_hash)
 
     def work(tpm: TPM) -> str:
-        if in_policy:
-            with tpm.policy_session(_SHA256) as session:
-                return refused(lambda: tpm.esys.policy_pcr(session, bytes(32), _selection(bank)))
-        return f"{len(list(tpm.esys.pcr_read(_selection(bank))[2]))} values"
+        with tpm.policy_session(_SHA256) as session:
+            return refused(lambda: tpm.esys.policy_pcr(session, bytes(32), _selection(bank)))
 
     return chip.use(work)
 
@@ -187,19 +188,27 @@ QUESTIONS: tuple[Question[TrialChip], ...] = (
     ),
     Question(
         "basics.pcrs-lacking",
-        "How many values does TPM2_PCR_Read give of a bank that the TPM lacks?",
+        "How many values does TPM2_PCR_Read give of a bank without PCRs, whose hash the TPM has?",
         "0 values",
         Source(Origin.DOCUMENT, "TPM 2.0 Library, part 3, 22.4 TPM2_PCR_Read"),
         ("hwsigner/backends/tpm2/pcrs.py: values",),
-        partial(_lacking_bank, in_policy=False),
+        _read_lacking,
     ),
     Question(
         "basics.policy-lacking",
-        "What does TPM2_PolicyPCR say to a bank that the TPM lacks?",
+        "What does TPM2_PolicyPCR say to such a bank?",
         "TPM_RC_VALUE",
         Source(Origin.OBSERVATION, "libtpms: no PCR is selected then, so the digest is another one"),
         ("hwsigner/backends/tpm2/policy_commands.py: run",),
-        partial(_lacking_bank, in_policy=True),
+        partial(_policy_of_lacking, with_hash=True),
+    ),
+    Question(
+        "basics.policy-no-hash",
+        "What does TPM2_PolicyPCR say to PCRs of a hash that the TPM lacks?",
+        "TPM_RC_HASH",
+        Source(Origin.DOCUMENT, "TPM 2.0 Library, part 2, 9.27 TPMI_ALG_HASH"),
+        ("hwsigner/backends/tpm2/policy_commands.py: run",),
+        partial(_policy_of_lacking, with_hash=False),
     ),
     Question(
         "basics.no-handle",

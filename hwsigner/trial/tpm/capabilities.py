@@ -96,7 +96,7 @@ class Capabilities:
 
 def read_capabilities(tpm: TPM) -> Capabilities:
     """Ask a TPM for its capabilities."""
-    properties = {**_properties(tpm, _FIXED), **_properties(tpm, _VARIABLE)}
+    properties = {**_properties(tpm, _FIXED), **variable_properties(tpm)}
     algorithms = _listed(tpm, TPM2_CAP.ALGS, lambda data: [int(one.alg) for one in data.algorithms])
     curves = _listed(tpm, TPM2_CAP.ECC_CURVES, lambda data: list(map(int, data.eccCurves)))
     commands = _listed(tpm, TPM2_CAP.COMMANDS, lambda data: list(map(int, data.command)))
@@ -113,6 +113,11 @@ def handles_from(tpm: TPM, first: int) -> list[int]:
         found += handles
         if not (more and handles):
             return found
+
+
+def variable_properties(tpm: TPM) -> dict[int, int]:
+    """Return the properties that change, by their numbers."""
+    return _properties(tpm, _VARIABLE)
 
 
 def _properties(tpm: TPM, first: int) -> dict[int, int]:
@@ -145,15 +150,23 @@ def _listed(tpm: TPM, kind: TPM2_CAP, read: Callable[[Any], list[int]]) -> list[
 
 
 def _banks(tpm: TPM) -> dict[int, int]:
-    _, answer = tpm.esys.get_capability(TPM2_CAP.PCRS, 0, 1)
+    try:
+        _, answer = tpm.esys.get_capability(TPM2_CAP.PCRS, 0, 1)
+    except TSS2_Exception as error:
+        if not is_answer(error):
+            raise
+        return {}
     pcrs = read_selection(bytes(answer.data.assignedPCR.marshal()))[0]
     return {bank: sum(pcr.bank == bank for pcr in pcrs) for bank in dict.fromkeys(pcr.bank for pcr in pcrs)}
 
 
-def lacking_bank(capabilities: Capabilities) -> int | None:
-    """Return the number of a hash of which the TPM has no PCRs, or None."""
-    known = [number for number in HASHES if number not in capabilities.banks]
-    return next(iter(known), None)
+def lacking_bank(capabilities: Capabilities, *, with_hash: bool) -> int:
+    """Return the number of a hash of which the TPM has no PCRs. It has the hash itself, or has not."""
+    lacking = [number for number in HASHES if number not in capabilities.banks]
+    found = next((number for number in lacking if (number in capabilities.algorithms) is with_hash), None)
+    if found is None:
+        raise NotAskedError(f"the TPM has {'PCRs of each hash that it has' if with_hash else 'each hash'}")
+    return found
 
 
 def _letters(number: int) -> str:

@@ -58,7 +58,8 @@ class TrialChip:
         capabilities: what it can do.
         auth: gives the auth values of hierarchies.
         endorsement: its endorsement hierarchy.
-        has_failed: whether an answer may have been lost, so that a session may be loaded of which nothing is known.
+        failures: how often work was repeated or failed because an answer may have been lost. What it had loaded then
+            is not known.
         has_written: whether something may be at a handle or index that the trial put there.
 
     Raises:
@@ -79,7 +80,7 @@ class TrialChip:
         self.endorsement = Endorsement(self.auth)
         is_given = any(uri.text(source) is not None for source in SOURCES)
         self._settings = SessionSettings() if is_given else _PLAIN
-        self.has_failed = False
+        self.failures = 0
         self.has_written = False
         self._keys: dict[str, TrialKey] = {}
         self._signal = 0
@@ -115,10 +116,10 @@ class TrialChip:
         try:
             return self._connection.run(counted, _SUBJECT, settings)
         except BackendUnavailableError:
-            self.has_failed = True
+            self.failures += 1
             raise
         finally:
-            self.has_failed = self.has_failed or begun > 1
+            self.failures += begun > 1
 
     def reconnect(self) -> None:
         """Close the connection, and begin another one with the next use."""

@@ -22,7 +22,16 @@ from hwsigner.backends.tpm2.nv import open_index
 from hwsigner.backends.tpm2.srk import ecc_primary
 from hwsigner.backends.tpm2.tpm import TPM
 from hwsigner.errors import BackendUnavailableError, HwsignerError
-from hwsigner.trial.tpm.capabilities import handles_from
+from hwsigner.trial.tpm.capabilities import (
+    LOCKOUT_COUNTER,
+    LOCKOUT_INTERVAL,
+    LOCKOUT_RECOVERY,
+    MOST_FAILURES,
+    PERMANENT,
+    STARTUP_CLEAR,
+    handles_from,
+    variable_properties,
+)
 from hwsigner.trial.tpm.chip import TrialChip
 from hwsigner.trial.tpm.making import MARK, parent
 
@@ -53,12 +62,14 @@ class Left:
 
 def snapshot(tpm: TPM) -> dict[str, Any]:
     """Return what a trial must not change, by name, but for what is loaded: see `left_loaded`."""
-    lockout = tpm.lockout()
+    get = variable_properties(tpm).get
     return {
         "persistent objects": _names(tpm, handles_from(tpm, _PERSISTENT)),
         "NV indices": tuple(handles_from(tpm, _NV)),
-        "limits of wrong auth values": (lockout.limit, lockout.interval),
-        _COUNTED: lockout.failures,
+        "limits of wrong auth values": (get(MOST_FAILURES), get(LOCKOUT_INTERVAL), get(LOCKOUT_RECOVERY)),
+        "auth values of hierarchies": get(PERMANENT),
+        "enabled hierarchies": get(STARTUP_CLEAR),
+        _COUNTED: get(LOCKOUT_COUNTER, 0),
     }
 
 

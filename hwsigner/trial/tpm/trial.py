@@ -19,7 +19,7 @@ from hwsigner._uri import KeyURI
 from hwsigner.attestation import read_trust
 from hwsigner.errors import BackendUnavailableError, HwsignerError, Interruption
 from hwsigner.trial.asking import confirm, selected, show_questions
-from hwsigner.trial.questions import Result, Verdict, ask_all
+from hwsigner.trial.questions import NotAskedError, Result, Verdict, ask_all
 from hwsigner.trial.report import Scrubber, TrialReport
 from hwsigner.trial.tpm import state
 from hwsigner.trial.tpm.capabilities import OBJECTS_LEFT
@@ -113,7 +113,7 @@ def _remove_all(chip: TrialChip, journal: state.Journal) -> None:
     """Remove what a question that failed has left."""
     before = journal.read()
     if before is not None and not chip.is_managed:
-        chip.finish(lambda tpm: state.flush_left(tpm, before, sessions=chip.has_failed))
+        chip.finish(lambda tpm: state.flush_left(tpm, before, sessions=chip.failures > 0))
     if chip.has_written:
         left = chip.finish(state.left_by_writing)
         if left:
@@ -125,14 +125,18 @@ def _asked(chip: TrialChip, questions: Sequence[TPMQuestion], loaded: _Loaded) -
     results: list[Result] = []
 
     def changed(chip: TrialChip) -> str:
-        if not chip.is_managed and chip.use(lambda tpm: state.left_loaded(tpm, loaded, sessions=chip.has_failed)):
-            return "objects or sessions of the trial are loaded"
+        if not chip.is_managed:
+            if chip.failures:
+                chip.use(lambda tpm: state.flush_left(tpm, loaded, sessions=True))
+            if chip.use(lambda tpm: state.left_loaded(tpm, loaded, sessions=False)):
+                return "objects of the trial are loaded"
         return state.changes(before, chip.use(state.snapshot))
 
     try:
         before = chip.use(state.snapshot)
         end = replace(END, ask=changed)
-        for result in ask_all((*questions, end), chip):
+        careful = (replace(each, ask=_Careful(each)) for each in questions)
+        for result in ask_all((*careful, end), chip):
             results.append(result)
             detail = result.why or result.answer
             _say(f"[{len(results)}/{len(questions) + 1}] {result.id}: {result.verdict} ({detail})")
@@ -140,6 +144,20 @@ def _asked(chip: TrialChip, questions: Sequence[TPMQuestion], loaded: _Loaded) -
         _say("interrupted")
         return results, True
     return results, False
+
+
+class _Careful:
+    """Asks a question. If the connection breaks meanwhile, the work is repeated, which may change its answer."""
+
+    def __init__(self, question: TPMQuestion) -> None:
+        self._question = question
+
+    def __call__(self, chip: TrialChip) -> str:
+        before = chip.failures
+        answer = self._question.ask(chip)
+        if answer != self._question.expected and chip.failures > before:
+            raise NotAskedError("the connection to the TPM broke, or the TPM wanted time, in the middle of it")
+        return answer
 
 
 def _clean(chip: TrialChip, arguments: argparse.Namespace) -> int:
