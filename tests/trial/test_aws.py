@@ -335,8 +335,9 @@ def test_nothing_is_made_without_a_yes(
 def test_announcement_says_what_is_made_what_it_costs_and_the_policy(
     flags: Flags, pace: TrialPace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    try_all(flags(*FEW), pace)
+    try_all(flags(*FEW, "--rates"), pace)
     said = capsys.readouterr().out
+    assert "about 1 min, and 30 CreateSession requests at once" in said
     parts = ("trust anchors: 1\n", "roles: 2\n", "costs nothing", "about 1 min", '"iam:CreateRole"', "a second at most")
     assert [part for part in parts if part not in said] == []
 

@@ -28,7 +28,7 @@ from trial.aws_trials import KEY, MAKING, FakeTime, flags_for, resources, strand
 pytestmark = pytest.mark.slow
 ALLOWED = {each for statement in least_policy()["Statement"] for each in statement["Action"]}
 # AWS checks these beside others, or only for an account that has never used Roles Anywhere.
-IMPLICIT = {"iam:PassRole", "iam:CreateServiceLinkedRole", "iam:GetRole", "iam:TagRole", "rolesanywhere:TagResource"}
+IMPLICIT = {"iam:PassRole", "iam:CreateServiceLinkedRole", "iam:TagRole", "rolesanywhere:TagResource"}
 # They need no permission, or that of a role's session.
 OF_SESSIONS = {"", "rolesanywhere:CreateSession", "sts:GetCallerIdentity", "sts:AssumeRole"}
 NOT_ASKED_HERE = (

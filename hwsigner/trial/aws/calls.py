@@ -106,7 +106,8 @@ class TrialCalls:
         elif operation in _CREATED:
             parameters["tags"] = [{"key": TAG, "value": self._prefix}, *parameters.pop("tags", [])]
         answer = self._ask(getattr(self._clients, service), operation, parameters)
-        if operation == "create_role" and answer.code:
+        # After a response that got lost, the role is there.
+        if operation == "create_role" and answer.code not in ("", "EntityAlreadyExists"):
             del self.made["role", parameters["RoleName"]]
         if operation in _CREATED and not answer.code:
             kind = _CREATED[operation]

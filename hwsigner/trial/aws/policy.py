@@ -8,7 +8,6 @@ from typing import Any
 
 from hwsigner.trial.aws.calls import PATH, TAG
 
-# As CloudFormation does for a profile, allow GetRole beside PassRole: AWS does not say whether CreateProfile needs it.
 _IAM = ("CreateRole", "DeleteRole", "GetRole", "ListRoleTags", "PassRole", "TagRole", "UpdateAssumeRolePolicy")
 _MAKING = ("CreateProfile", "CreateTrustAnchor", "ImportCrl", "TagResource")
 _OWN = (
