@@ -205,8 +205,9 @@ BACKENDS = {
     ),
     "tpm2": Backend(
         "hwsigner.backends.tpm2",
-        # PyPI has no wheels of tpm2-pytss. Without those of a release, pip compiles it.
-        install=f"apt-get install gcc pkg-config libtss2-dev python3-dev, and then {install_command('tpm2')}",
+        # PyPI has no wheels of tpm2-pytss.
+        install=f"{install_command('tpm2')} with --find-links FOLDER, for a folder with the wheels of a release "
+        "(hwsigner help install). Without them, first install gcc, pkg-config, libtss2-dev and python3-dev",
         password_flag="tpm-key-password",  # noqa: S106
         query_flags={name: name for name in ("tcti", "srk-name", "accept-new-srk")},
         management="hwsigner.backends.tpm2.management",

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,16 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     options = ["--wheel-dir", str(folder), "--config-settings=hwsigner.native=false", str(ROOT)]
     subprocess.run([*build, *options], check=True, timeout=300)
+    [found] = folder.iterdir()
+    return found
+
+
+@pytest.fixture(scope="session")
+def tpm_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel of tpm2-pytss for this system, in place of a release's, which needs another system to be built."""
+    folder = tmp_path_factory.mktemp("tpm2")
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", f"--wheel-dir={folder}"]
+    subprocess.run([*build, f"tpm2-pytss=={version('tpm2-pytss')}"], check=True, timeout=600)
     [found] = folder.iterdir()
     return found
 
@@ -77,7 +88,7 @@ def arns(service: Emulator) -> dict[str, str]:
 
 @pytest.mark.root
 def test_ansible_gives_a_server_credentials_and_changes_nothing_when_run_again(
-    installed: Path, machine: Machine, site: Site, service: Emulator, wheel: Path, tmp_path: Path
+    installed: Path, machine: Machine, site: Site, service: Emulator, wheel: Path, tpm_wheel: Path, tmp_path: Path
 ) -> None:
     with site.serving() as server:
         given = {
@@ -85,6 +96,7 @@ def test_ansible_gives_a_server_credentials_and_changes_nothing_when_run_again(
             "ansible_connection": "local",
             "ansible_python_interpreter": "/usr/bin/python3",
             "hwsigner_wheel": str(wheel),
+            "tpm_wheel": str(tpm_wheel),
             "policy": str(site.policy),
             "registrar_url": f"http://127.0.0.1:{server.socket.getsockname()[1]}",
             **arns(service),
@@ -115,10 +127,10 @@ def test_ansible_gives_a_server_credentials_and_changes_nothing_when_run_again(
 
 @pytest.mark.root
 def test_image_has_no_key_and_its_first_boot_enrols_the_machine(
-    machine: Machine, site: Site, service: Emulator, chip: Chip, wheel: Path, short_folder: Path
+    machine: Machine, site: Site, service: Emulator, chip: Chip, wheel: Path, tpm_wheel: Path
 ) -> None:
     unit = RECIPES / "packer" / "hwsigner-first-boot.service"
-    machine.run("cp", wheel, "/var/cache/")
+    machine.run("cp", wheel, tpm_wheel, "/var/cache/")
     machine.run("cp", unit, "/etc/systemd/system/")
     machine.run(RECIPES / "packer" / "provision.sh")
     assert machine.run("ls", "/etc/pki") == ""
@@ -160,7 +172,9 @@ def test_packer_template_names_the_files_of_the_recipe(installed: Path) -> None:
     template = parse((RECIPES / "packer" / "server.pkr.hcl").read_text(), installed)
     [build] = template["build"]
     [script] = build["provisioner"]["shell"]
-    files = [script["script"], *(each["source"] for each in build["provisioner"]["file"])]
+    copied = [each for one in build["provisioner"]["file"] for each in one.get("sources", [one.get("source")])]
+    assert copied[:2] == ["${var.wheel}", "${var.tpm_wheel}"]
+    files = [script["script"], *copied]
     there = [Path(name.replace("${path.root}", str(RECIPES / "packer"))) for name in files if "path.root" in name]
     assert [path.name for path in there if path.is_file()] == ["provision.sh", "hwsigner-first-boot.service"]
 

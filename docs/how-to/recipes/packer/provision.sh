@@ -1,13 +1,13 @@
 #!/bin/bash
-# Installs hwsigner into an image. The wheel is in /var/cache.
+# Installs hwsigner into an image. Its wheel, and one of tpm2-pytss, are in /var/cache: no compiler is needed.
 set -euo pipefail
 
 apt-get update
-DEBIAN_FRONTEND=noninteractive apt-get install -y python3-venv python3-dev gcc pkg-config libtss2-dev
+DEBIAN_FRONTEND=noninteractive apt-get install -y python3-venv tpm2-tools # brings libtss2
 python3 -m venv /opt/hwsigner
 wheel="$(echo /var/cache/hwsigner-*.whl)"
-/opt/hwsigner/bin/pip install "hwsigner[tpm2] @ file://$wheel"
-rm "$wheel"
+/opt/hwsigner/bin/pip install --find-links /var/cache --only-binary tpm2-pytss "hwsigner[tpm2] @ file://$wheel"
+rm "$wheel" /var/cache/tpm2_pytss-*.whl
 
 SYSTEMD_OFFLINE=1 /opt/hwsigner/bin/hwsigner systemd install --system
 mkdir -p /etc/hwsigner /etc/pki

@@ -10,7 +10,12 @@ packer {
 
 variable "wheel" {
   type        = string
-  description = "path of hwsigner's wheel, which make wheel builds"
+  description = "path of hwsigner's wheel"
+}
+
+variable "tpm_wheel" {
+  type        = string
+  description = "path of the wheel of tpm2-pytss that comes with it"
 }
 
 variable "base" {
@@ -39,7 +44,7 @@ build {
   sources = ["source.qemu.server"]
 
   provisioner "file" {
-    source      = var.wheel
+    sources     = [var.wheel, var.tpm_wheel]
     destination = "/var/cache/"
   }
 
