@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address
 
@@ -11,7 +11,7 @@ from cryptography.x509 import DirectoryName, DNSName, GeneralName, IPAddress, RF
 
 from hwsigner.trial.aws.authority import name_of
 from hwsigner.trial.aws.plan import AWSQuestion
-from hwsigner.trial.aws.probes import Probe, ProbeTable, Reading, equals, lacks
+from hwsigner.trial.aws.probes import Probe, ProbeTable, Reading, equals, lacks, put_mapping
 from hwsigner.trial.aws.sources import MAPPING, SESSION_TAGS, UNMAPPED_NAMES, choice
 from hwsigner.trial.aws.tags import unmapped
 from hwsigner.trial.aws.wanted import WantedProfile
@@ -229,15 +229,10 @@ _MAPPING_PROBES = [
 ]
 
 
-def _put(field: str, *specifiers: str) -> tuple[str, Mapping[str, object]]:
-    rules = [{"specifier": each} for each in specifiers]
-    return "put_attribute_mapping", {"certificateField": field, "mappingRules": rules}
-
-
 _PROFILES = [
     WantedProfile("unmapped", then=(("delete_attribute_mapping", {"certificateField": "x509SAN"}),)),
-    WantedProfile("narrow", then=(_put("x509Subject", "CN"), _put("x509SAN", "Name/CN"))),
-    WantedProfile("added", then=(_put("x509Subject", "CN", "OU"),)),
+    WantedProfile("narrow", then=(put_mapping("x509Subject", "CN"), put_mapping("x509SAN", "Name/CN"))),
+    WantedProfile("added", then=(put_mapping("x509Subject", "CN", "OU"),)),
 ]
 
 

@@ -13,7 +13,7 @@ from hwsigner.trial.aws.plan import AWSQuestion
 from hwsigner.trial.aws.probes import LET_IN, TAG_KEY, in_words
 from hwsigner.trial.aws.scene import AWSScene
 from hwsigner.trial.aws.sessions import AskedSession, SessionAnswer
-from hwsigner.trial.aws.sources import ASSUMED_ROLES, CHAINING, SESSION_TAGS, STS_KEYS, choice
+from hwsigner.trial.aws.sources import ASSUMED_ROLES, CHAINING, OPERATORS, SESSION_TAGS, STS_KEYS, choice
 from hwsigner.trial.aws.wanted import ACTIONS, WantedRole, trusting
 from hwsigner.trial.questions import NotAskedError, Source
 
@@ -41,6 +41,7 @@ _SECOND = _next_role("second", _FIRST.name)
 _NO_SET = _next_role("no-set", _FIRST.name, (_ASSUME,))
 _IDENTIFIED = _next_role("identified", _FIRST.name, StringEquals={"aws:SourceIdentity": "CN=web"})
 _OTHER = _next_role("other", _FIRST.name, StringEquals={"aws:SourceIdentity": "CN=other"})
+_EXACT = _next_role("exact", _FIRST.name, StringEquals={"aws:SourceIdentity": "CN=*"})
 _KNOWN = _next_role(
     "known",
     _FIRST.name,
@@ -140,6 +141,9 @@ QUESTIONS: list[AWSQuestion] = [
         _DENIED,
         ASSUMED_ROLES,
         _OTHER,
+    ),
+    _question(
+        "wildcard", "Does StringEquals CN=* with aws:SourceIdentity let the first role in?", _DENIED, OPERATORS, _EXACT
     ),
     _question(
         "keys",

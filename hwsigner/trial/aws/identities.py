@@ -11,7 +11,7 @@ from cryptography import x509
 
 from hwsigner.trial.aws.authority import CertificateShape, Names, TrialLeaf
 from hwsigner.trial.aws.plan import AWSQuestion
-from hwsigner.trial.aws.probes import in_words
+from hwsigner.trial.aws.probes import in_words, put_mapping
 from hwsigner.trial.aws.scene import AWSScene
 from hwsigner.trial.aws.sessions import AskedSession, SessionAnswer
 from hwsigner.trial.aws.sources import SESSION_API, TRUST_MODEL, choice, document
@@ -25,8 +25,7 @@ _SOURCE_IDENTITY = "hwsigner/emulator/tags.py: source_identity"
 _SUBJECT_ARN = "hwsigner/emulator/tags.py: subject_arn"
 _PARAMETERS = "hwsigner/emulator/parameters.py: read_parameters"
 _RECORD = "hwsigner/emulator/sessions.py: SessionService"
-_RULES = {"certificateField": "x509Subject", "mappingRules": [{"specifier": "OU"}]}
-_OF_UNITS = WantedProfile("of-units", then=(("put_attribute_mapping", _RULES),))
+_OF_UNITS = WantedProfile("of-units", then=(put_mapping("x509Subject", "OU"),))
 _PROFILE = WantedProfile("naming", members={"acceptRoleSessionName": True})
 _HEXADECIMAL = "the serial number in lower-case hexadecimal, two digits a byte"
 
@@ -136,6 +135,16 @@ _SOURCE_IDENTITIES = [
     _identity("slash", "whose CN has a slash and a colon", (("CN", "a/b:c"),), _CN, _LIKE_TAGS),
     _identity("umlaut", "whose CN has a letter that ASCII does not have", (("CN", "B\u00fccher"),), _CN, _LIKE_TAGS),
     _identity("ampersand", "whose CN has an ampersand", (("CN", "R&D"),), _UNMAPPED, _LIKE_TAGS),
+    _question(
+        "source-identity.unmapped",
+        "What is the source identity of a certificate with a CN, if the mappings leave out the CN?",
+        _CN,
+        choice("the mappings are about tags"),
+        _SOURCE_IDENTITY,
+        partial(_identity_of, (("CN", "web"), ("OU", "a")), profile="of-units"),
+        OPEN,
+        _OF_UNITS,
+    ),
     _question(
         "source-identity.unmapped-ampersand",
         "What is the source identity of a certificate whose CN has an ampersand, if the mappings leave out the CN?",

@@ -111,6 +111,12 @@ def lacks(tag: str) -> Condition:
     return {"Null": {TAG_KEY + tag: "true"}}
 
 
+def put_mapping(field: str, *specifiers: str) -> tuple[str, Mapping[str, Any]]:
+    """Return the operation on a profile that replaces the attribute mappings of a field."""
+    rules = [{"specifier": each} for each in specifiers]
+    return "put_attribute_mapping", {"certificateField": field, "mappingRules": rules}
+
+
 class ProbeTable:
     """Probes and the roles that they share.
 
