@@ -16,8 +16,12 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
 
 from certs import Authority, Shape, issue
-from hwsigner.trial import Verdict
+from hwsigner.trial import Origin, Question, Source, Verdict, ask_all
+from hwsigner.trial.__main__ import main
+from hwsigner.trial.token import asking, scrubbed
+from hwsigner.trial.token.asking import TokenTrial
 from hwsigner.trial.token.questions import QUESTIONS
+from hwsigner.trial.token.subject import Plan
 from softhsm.token import SoftHSM
 from trial.token_trials import ROOT, TrialRun
 
@@ -289,3 +293,35 @@ def test_list_needs_no_module() -> None:
         command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True
     )
     assert "sign.ecdsa: What does CKM_ECDSA return?" in done.stdout
+
+
+def test_no_text_from_a_token_reaches_a_report_that_is_scrubbed() -> None:
+    trial = TokenTrial(Plan("/lib/module.so"), QUESTIONS, lambda _: None)
+    trial.target = {"model": "SoftHSM v2", "manufacturer": "maker 1234567890123456"}
+    trial.hidden = {KEY, "SoftHSM", "yes", ""}
+    answers = (f"the answer has {KEY}", f"and {Path.home()}/pin", "yes")
+    question: Question[str] = Question("echo.word", "What comes back?", "yes", Source(Origin.CHOICE, "-"), (), str)
+    trial.results = [next(ask_all([question], text)) for text in answers]
+    report = scrubbed(trial)
+    text = report.to_json() + report.to_markdown()
+    assert [one for one in (KEY, str(Path.home()), "1234567890123456") if one in text] == []
+    assert report.target["model"] == "SoftHSM v2"
+    assert report.results[-1].answer == "yes"
+
+
+@pytest.mark.parametrize("module", ["crash", "hang"])
+@pytest.mark.slow
+def test_module_that_ends_or_hangs_its_process_at_once_is_an_error_in_one_line(
+    tmp_path: Path, module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = {"crash": "abort();", "hang": "for (;;) pause();"}[module]
+    source = f"#include <stdlib.h>\n#include <unistd.h>\n__attribute__((constructor)) void begin(void) {{ {code} }}\n"
+    (tmp_path / "module.c").write_text(source)
+    library = tmp_path / "module.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", str(library), str(tmp_path / "module.c")], check=True)
+    monkeypatch.setattr(asking, "QUESTION_SECONDS", 3.0)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    assert main(["token", str(library), "--yes", "--output", str(tmp_path)]) == 1
+    shown = capsys.readouterr().err
+    assert shown.count("\n") == 1
+    assert {"crash": "ended its process by SIGABRT", "hang": "no answer in 3 s"}[module] in shown

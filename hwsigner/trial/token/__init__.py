@@ -7,6 +7,7 @@ of questions are in `about_*.py`.
 from __future__ import annotations
 
 import argparse
+import os
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,6 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("--write and --token both name the token", "Give one of them")
     if arguments.clean and not arguments.write:
         raise UsageError("--clean does not say which token", "Add --write SLOT-OR-LABEL")
+    if not os.access(arguments.output, os.W_OK | os.X_OK):
+        raise UsageError(f"the report can't be written to {arguments.output}", "Give --output FOLDER")
     plan = Plan(
         module=arguments.module,
         token=arguments.write or arguments.token,
@@ -88,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.clean:
         print(trial.remains())
         return int(trial.left != 0)
-    report = _scrubbed(trial)
+    report = scrubbed(trial)
     paths = report.write(arguments.output)
     print(", ".join(f"{number} {verdict}" for verdict, number in report.counts.items()))
     if plan.label:
@@ -113,7 +116,7 @@ def _agree(label: str, found: str, arguments: argparse.Namespace) -> None:
         confirm("Go on?")
 
 
-def _scrubbed(trial: TokenTrial) -> TrialReport:
+def scrubbed(trial: TokenTrial) -> TrialReport:
     """Return the report without what identifies the token or its owner."""
     from hwsigner.trial.token.questions import QUESTIONS
 
@@ -122,7 +125,7 @@ def _scrubbed(trial: TokenTrial) -> TrialReport:
     scrub = Scrubber()
     for value in trial.hidden:
         # A label may be the model's name, or a word of an answer.
-        if not any(value in text for text in known):
+        if value and not any(value in text for text in known):
             scrub.hide(value, "name")
     scrub.hide(str(Path.home()), "home")
     return report.scrubbed(scrub)

@@ -29,7 +29,7 @@ def _second_keys(tried: TriedToken) -> str:
     if not tried.after_login().privates:
         raise NotAskedError("the token has no private keys")
     seen = look_in_second_process(tried).privates
-    return "none" if seen <= len(tried.before.privates) and not seen else str(seen)
+    return str(seen) if seen else "none"
 
 
 def _first_afterwards(tried: TriedToken) -> str:

@@ -244,7 +244,7 @@ class TokenTrial:
         if self._worker is None or self._worker.process.returncode is not None:
             return
         with _ignoring():
-            self.left = "unknown" if self._plan.label else 0
+            self.left = "unknown" if self._plan.label and (self.results or self._current) else 0
             self._worker.process.terminate()
             try:
                 while (received := self._worker.receive(_CLEANING_SECONDS)) is not None:

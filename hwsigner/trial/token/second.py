@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 
+from hwsigner._pins.child import child_environment
 from hwsigner.backends.pkcs11.functions import Functions, ObjectClass, PKCS11Session
 from hwsigner.trial.questions import NotAskedError
 from hwsigner.trial.token.calls import OK, Calls, named
@@ -45,7 +46,9 @@ def look_in_second_process(tried: TriedToken) -> SecondLook:
     """
     command = [sys.executable, "-m", __name__, tried.plan.module, str(tried.slot)]
     try:
-        done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=_SECONDS)
+        done = subprocess.run(
+            command, capture_output=True, stdin=subprocess.DEVNULL, env=child_environment(), timeout=_SECONDS
+        )
     except subprocess.TimeoutExpired:
         raise NotAskedError(f"a second process hung for {_SECONDS:g} s") from None
     if done.returncode < 0:

@@ -94,6 +94,7 @@ class TriedToken:
         module: the module, loaded.
         calls: its functions.
         before: what the token shows without a login.
+        shown: what it has shown last, with a login if there was one.
         problem: why the login failed, for the user; it may have names. An empty string if it did not.
         forked: what a forked child and its parent were answered; None before that.
         measured: what the report says of the token: name and value.
@@ -130,9 +131,9 @@ class TriedToken:
         self._why_not = ""
         self._is_in = False
         self._info = self._find()
-        self.before = Shown([], [], [])
+        self.before = self.shown = Shown([], [], [])
         if self._info:
-            self.before = Shown.by(self.session)
+            self.before = self.shown = Shown.by(self.session)
 
     @property
     def info(self) -> TokenInfo:
@@ -206,6 +207,7 @@ class TriedToken:
             try:
                 self._log_in()
                 self._is_in = True
+                self.shown = Shown.by(self.session)
                 return
             except NotAskedError as error:
                 self._why_not = error.message

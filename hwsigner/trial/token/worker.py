@@ -17,7 +17,8 @@ from types import FrameType
 from typing import Any
 
 from hwsigner._pins import PinRequest
-from hwsigner.errors import HwsignerError
+from hwsigner.backends.pkcs11.pins import token_name
+from hwsigner.errors import HwsignerError, printable
 from hwsigner.trial.questions import NotAskedError
 from hwsigner.trial.token.making import delete_left, left_by_trials, writing_session
 from hwsigner.trial.token.questions import QUESTIONS, ask
@@ -77,18 +78,14 @@ def _stopped_once() -> Iterator[None]:
         yield
 
 
-def _names(tried: TriedToken) -> list[str]:
-    """Return what identifies the token or its owner, which no report may have."""
-    info, found = tried.info, tried.before
-    with suppress(NotAskedError):
-        tried.log_in()
-        found = Shown.by(tried.session)
-    names = [info.label, info.serial]
-    for one in found.everything:
+def _names(shown: Shown) -> list[str]:
+    """Return what identifies the owner of the objects that the token shows, which no report may have."""
+    names: list[str] = []
+    for one in shown.everything:
         names += [one.label.decode(errors="replace"), one.id.hex()]
-    for certificate in found.certificates:
+    for certificate in shown.certificates:
         names += _subjects(certificate.der)
-    return [one for one in names if one]
+    return names
 
 
 def _subjects(der: bytes) -> list[str]:
@@ -104,15 +101,16 @@ def _introduce(line: _Line, tried: TriedToken) -> None:
     """Say what was found, and wait until the user has agreed."""
     measured = tried.module.functions.library()
     target = {"module": os.path.basename(tried.plan.module)}
-    target["library"] = " ".join(filter(None, (measured["library-manufacturer"], measured["library-description"])))
+    texts = measured["library-manufacturer"], measured["library-description"]
+    target["library"] = printable(" ".join(filter(None, texts)))
     target["library version"] = measured["library-version"]
     place = ""
     with suppress(NotAskedError):
         info = tried.info
-        target |= {"manufacturer": info.manufacturer, "model": info.model}
+        target |= {"manufacturer": printable(info.manufacturer), "model": printable(info.model)}
         target["firmware"] = "{}.{}".format(*info.firmware)
         target["hardware"] = "{}.{}".format(*tried.calls.limits(info.slot).hardware)
-        place = f"token '{info.label}' in slot {info.slot}"
+        place = f"{token_name(info)} in slot {info.slot}"
         line.send("hide", [info.label, info.serial])
     line.send("target", target)
     line.send("found", place)
@@ -121,6 +119,7 @@ def _introduce(line: _Line, tried: TriedToken) -> None:
 
 def _ask(line: _Line, tried: TriedToken, done: set[str]) -> None:
     """Ask the questions that were not asked yet."""
+    named = None
     for question in QUESTIONS:
         if question.id in done:
             continue
@@ -130,9 +129,9 @@ def _ask(line: _Line, tried: TriedToken, done: set[str]) -> None:
         if tried.problem:
             line.send("say", tried.problem)
             tried.problem = ""
-        if question.id == "login.shared":
-            with suppress(HwsignerError):
-                line.send("hide", _names(tried))
+        if tried.shown is not named:
+            named = tried.shown
+            line.send("hide", _names(named))
 
 
 def _delete(line: _Line, tried: TriedToken, label: str = "") -> None:
@@ -187,6 +186,8 @@ def main() -> int:
             line.send("end", "")
         except HwsignerError as error:
             line.send("error", [error.message, error.hint, error.exit_status])
+        except Exception as error:  # Its text may have a name.
+            line.send("error", [f"the trial failed with {type(error).__name__}", "Report this", 1])
     return 0
 
 
