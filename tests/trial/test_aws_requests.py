@@ -25,6 +25,7 @@ from hwsigner.trial.aws import (
     making_anchors,
     making_profiles,
     requests,
+    responses,
     revocation,
     times,
     waiting,
@@ -40,7 +41,7 @@ from trial.aws_trials import KEY, FakeTime
 
 MODULES: tuple[Any, ...] = (
     *(anchors, chains, creating_roles, leaves, making_anchors, making_profiles),
-    *(requests, revocation, times, waiting, words),
+    *(requests, responses, revocation, times, waiting, words),
 )
 QUESTIONS = {each.id: each for module in MODULES for each in module.QUESTIONS}
 SESSION, DENIED = "session", "403 AccessDeniedException"

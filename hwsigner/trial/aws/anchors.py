@@ -9,10 +9,12 @@ from typing import Any
 
 from hwsigner.trial.aws.asking import INVALID, SESSION, UNTRUSTED, Ask, kind, of_leaf, outcome
 from hwsigner.trial.aws.authority import LEAF, OF_CA, CertificateShape, TrialCA, TrialIssuer, TrialLeaf
+from hwsigner.trial.aws.making_anchors import code_of, made, source_of
 from hwsigner.trial.aws.plan import AWSQuestion
 from hwsigner.trial.aws.scene import AWSScene
 from hwsigner.trial.aws.sessions import AskedSession, SessionAnswer
 from hwsigner.trial.aws.sources import (
+    ALIASES,
     NOT_LISTED,
     QUOTAS,
     QUOTED,
@@ -99,6 +101,10 @@ def _with_account(place: int) -> Callable[[AWSScene, list[str]], object]:
 
 def _with_region(scene: AWSScene, arns: list[str]) -> None:
     arns[2] = arns[2].replace(scene.region, "us-east-2" if scene.region != "us-east-2" else "us-east-1")
+
+
+def _with_partition(_: AWSScene, arns: list[str]) -> None:
+    arns[1] = arns[1].replace("arn:aws:", "arn:aws-cn:") if ":aws:" in arns[1] else f"arn:aws:{arns[1][8:]}"
 
 
 def _with_missing_role(scene: AWSScene, arns: list[str]) -> None:
@@ -213,6 +219,22 @@ _SESSIONS = (
         "hwsigner/emulator/parameters.py: read_parameters",
     ),
     _asked(
+        "other-partition",
+        "Is a request whose role is of another partition than the profile invalid?",
+        INVALID,
+        choice("nothing of one partition is known in another"),
+        _sent(_with_partition, words=False),
+        "hwsigner/emulator/parameters.py: read_parameters",
+    ),
+    _asked(
+        "wrong-kind",
+        "Is a request whose trustAnchorArn is that of a profile invalid?",
+        INVALID,
+        choice("it is not the ARN of a trust anchor"),
+        _sent(lambda _, arns: arns.__setitem__(2, arns[0]), words=False),
+        "hwsigner/emulator/parameters.py: _read_arn",
+    ),
+    _asked(
         "role-of-other-account",
         "Is a request whose role is of another account than the profile invalid?",
         INVALID,
@@ -257,6 +279,30 @@ def _by_alias(of: str, operation: str, member: str, place: int) -> Ask:
     return ask
 
 
+def _alias_taken(scene: AWSScene) -> str:
+    """Return what CreateTrustAnchor says to the alias of another trust anchor."""
+    alias, identifier = f"{scene.prefix}/switched", scene.arn("anchor", "switched").rpartition("/")[2]
+    given = scene.calls.call("rolesanywhere", "update_trust_anchor", trustAnchorId=identifier, aliasName=alias)
+    if given.code:
+        return str(given)
+    return code_of(
+        made(scene, "alias", "create_trust_anchor", source=source_of([scene.ca.root.certificate]), aliasName=alias)
+    )
+
+
+def _list_by_alias(scene: AWSScene) -> str:
+    """Return what ImportCrl says to the alias ARN of a trust anchor."""
+    alias, identifier = f"{scene.prefix}/switched", scene.arn("anchor", "switched").rpartition("/")[2]
+    given = scene.calls.call("rolesanywhere", "update_trust_anchor", trustAnchorId=identifier, aliasName=alias)
+    if given.code:
+        return str(given)
+    crl = {
+        "crlData": scene.ca.revocation_list([1], scene.ca.root),
+        "trustAnchorArn": given.response["trustAnchor"]["aliasArn"],
+    }
+    return code_of(scene.calls.call("rolesanywhere", "import_crl", name=scene.named("by-alias"), **crl))
+
+
 def _switching(of: str, kind_of: str, member: str, **asked: Any) -> Ask:
     """Return what disables and enables something, and asks what its sessions, old and new, may do then."""
 
@@ -298,6 +344,24 @@ _SWITCHES = (
         _by_alias("profile", "update_profile", "profile", 0),
         _PLANE,
         needs=(SWITCHED_PROFILE,),
+    ),
+    _asked(
+        "alias-taken",
+        "Is an alias refused that another trust anchor has?",
+        "ValidationException",
+        ALIASES,
+        _alias_taken,
+        "hwsigner/emulator/control/calls.py: Call.check_alias",
+        needs=(SWITCHED_ANCHOR,),
+    ),
+    _asked(
+        "list-by-alias",
+        "What does ImportCrl say to the alias ARN of a trust anchor?",
+        "ResourceNotFoundException",
+        ALIASES,
+        _list_by_alias,
+        "hwsigner/emulator/control/crls.py: _anchor",
+        needs=(SWITCHED_ANCHOR,),
     ),
     _asked(
         "switching",

@@ -176,6 +176,12 @@ _ORDERS = (
 )
 
 
+def _too_deep(ca: TrialCA) -> TrialLeaf:
+    """Return a leaf of a CA below the trial's intermediate, which allows none below it."""
+    shape = CertificateShape((("CN", "CA too deep"),), extensions=OF_CA)
+    return ca.leaf(LEAF, ca.issuer("too-deep", shape, ca.intermediate))
+
+
 def _same_name(ca: TrialCA) -> TrialLeaf:
     """Return a leaf of another CA with the name of the trial's intermediate."""
     shape = CertificateShape(ca.intermediate.certificate.subject, extensions=OF_CA)
@@ -220,6 +226,15 @@ _ANCHORS = (
         needs=_BOTH,
     ),
     _asked(
+        "anchor-path-length",
+        "if the path length of the trust anchor is exceeded",
+        UNTRUSTED,
+        _PATHS,
+        of_leaf(_too_deep, anchor="middle"),
+        _ISSUING,
+        needs=_BOTH,
+    ),
+    _asked(
         "other-ca",
         "with a leaf of another CA",
         UNTRUSTED,
@@ -233,12 +248,6 @@ _ANCHORS = (
 
 def _ca_with(*more: tuple[x509.ExtensionType, bool]) -> CertificateShape:
     return replace(A_CA, extensions=(*OF_CA, *more))
-
-
-def _too_deep(ca: TrialCA) -> TrialLeaf:
-    """Return a leaf of a CA below the trial's intermediate, which allows none below it."""
-    shape = CertificateShape((("CN", "CA too deep"),), extensions=OF_CA)
-    return ca.leaf(LEAF, ca.issuer("too-deep", shape, ca.intermediate))
 
 
 def _constrained(ca: TrialCA) -> TrialLeaf:
@@ -291,6 +300,21 @@ _CAS = (
     ),
     _judged(
         "no-key-usage", "the intermediate CA has no key usage", UNTRUSTED, replace(A_CA, extensions=(_BASIC,)), _ISSUING
+    ),
+    _judged(
+        "rsa-1024-ca",
+        "the intermediate CA has an RSA key of 1,024 bits",
+        UNTRUSTED,
+        replace(A_CA, key="RSA-1024"),
+        f"{_EMULATOR}: _is_strong_key",
+        choice("a CA may have the keys that a leaf may have"),
+    ),
+    _judged(
+        "unknown-critical-ca",
+        "the intermediate CA has an unknown critical extension",
+        UNTRUSTED,
+        _ca_with((x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.32473.1.1"), b"\x05\x00"), True)),
+        _COMMON,
     ),
     _judged("sha-1-ca", "the intermediate CA is signed with SHA-1", UNTRUSTED, _of_sha1, _COMMON, CERTIFICATE_RULES),
     _judged("path-length", "the path length of the intermediate CA is exceeded", UNTRUSTED, _too_deep, _ISSUING),

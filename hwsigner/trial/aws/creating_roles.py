@@ -50,6 +50,7 @@ def _without(name: str) -> dict[str, Any]:
     return trusting({key: value for key, value in statement().items() if key != name})
 
 
+_NOT_PRINCIPAL = trusting({**_without("Principal")["Statement"][0], "NotPrincipal": {"Service": SERVICE}})
 # Of this account, so that the role is nobody else's while it is there.
 _OWN_ACCOUNT = {"StringEquals": {"aws:PrincipalAccount": "<<account>>"}}
 _EVERYONE = trusting(statement(_OWN_ACCOUNT, Principal={"AWS": "*"}))
@@ -67,7 +68,7 @@ _PRINCIPALS = (
         "with NotPrincipal",
         f"{_MALFORMED}: Has prohibited field NotPrincipal",
         IAM_WORDS,
-        trusting({**_without("Principal")["Statement"][0], "NotPrincipal": {"Service": SERVICE}}),
+        _NOT_PRINCIPAL,
         _STATEMENT,
     ),
     _asked(
@@ -274,6 +275,14 @@ def _default_duration(scene: AWSScene) -> str:
     return found.code or str(found.response["Role"]["MaxSessionDuration"])
 
 
+def _updated(scene: AWSScene) -> str:
+    policy = scene.filled(_NOT_PRINCIPAL)
+    answer = scene.calls.call(
+        "iam", "update_assume_role_policy", RoleName=scene.named(TAKEN.name), PolicyDocument=policy
+    )
+    return str(answer).rstrip(".")
+
+
 _ROLES = (
     _limited("2048", "to a trust policy of 2,048 characters", ACCEPTED, IAM_QUOTAS, _of_length(_LONGEST), _LENGTH),
     _limited(
@@ -309,6 +318,15 @@ _ROLES = (
         IAM_API,
         ("hwsigner/emulator/iam.py: IamService.create_role", _IAM),
         _taken(lambda name: name.replace("taken", "TAKEN")),
+        (TAKEN,),
+    ),
+    AWSQuestion(
+        "roles.update",
+        "What does UpdateAssumeRolePolicy say to a trust policy with NotPrincipal?",
+        f"{_MALFORMED}: Has prohibited field NotPrincipal",
+        IAM_WORDS,
+        ("hwsigner/emulator/iam.py: IamService.update_assume_role_policy", _IAM),
+        _updated,
         (TAKEN,),
     ),
     _limited(

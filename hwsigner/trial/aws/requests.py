@@ -1,4 +1,4 @@
-"""Questions about the CreateSession request: its signature, its form, and the shapes of responses."""
+"""Questions about the CreateSession request: its signature and its form."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from hwsigner.trial.aws.plan import AWSQuestion
 from hwsigner.trial.aws.scene import AWSScene
 from hwsigner.trial.aws.sessions import AskedSession
 from hwsigner.trial.aws.sources import QUOTED, SESSION_API, SIGNING, choice, document
-from hwsigner.trial.aws.wanted import OPEN, Wanted
+from hwsigner.trial.aws.wanted import OPEN, Wanted, WantedProfile
 from hwsigner.trial.questions import Source
 
 _SIGNATURE = "hwsigner/emulator/sessions.py: SessionService._verify_signature"
 _PARAMETERS = "hwsigner/emulator/parameters.py: read_parameters"
 _BODY, _PROPERTIES = "hwsigner/emulator/parameters.py: _read_body", "hwsigner/emulator/parameters.py: _read_properties"
 _SCOPE = "hwsigner/emulator/sessions.py: _check_scope"
-_REFUSALS = "hwsigner/emulator/refusals.py: json_error"
 _CHECKS = "docs/how-to/emulator.md#what-it-checks"
 _STAGES = "docs/how-it-works/sigv4-x509.md"
 _ERRORS = "docs/reference/errors.md#access-denied"
 _SAID_ONLY_SO = choice("every flaw of a signature has the same words, as those that users saw")
 _FORM = choice("what is not as documented is invalid; AWS does not say what is tolerated")
+
+_NO_POLICY = "arn:aws:iam::aws:policy/NoSuchPolicyOfATrial"
 
 Change = Callable[[Request], Request]
 
@@ -153,6 +154,14 @@ _SIGNATURES = (
         "hwsigner/emulator/sessions.py: _read_authorization",
     ),
     _asked(
+        "no-credential",
+        "What does CreateSession say to an Authorization without a credential?",
+        BAD_SIGNATURE,
+        _SAID_ONLY_SO,
+        of_leaf(LEAF, spoil=_with_header("Authorization", "AWS4-X509-ECDSA-SHA256 Signature=00")),
+        "hwsigner/emulator/signature.py: parse_authorization",
+    ),
+    _asked(
         "equals",
         "Does a query with a value with = get a session, if the canonical query has it encoded once?",
         SESSION,
@@ -177,9 +186,18 @@ def _properties(count: int, length: int) -> Mapping[str, str]:
     return {f"property {number}": "x" * length for number in range(count)}
 
 
-def _formed(name: str, words: str, expected: str, source: Source, rests_on: str, **members: Any) -> AWSQuestion:
+def _formed(
+    name: str,
+    words: str,
+    expected: str,
+    source: Source,
+    rests_on: str,
+    *,
+    needs: tuple[Wanted, ...] = (),
+    **members: Any,
+) -> AWSQuestion:
     text = f"Does a request {words} get a session?"
-    return _asked(name, text, expected, source, kind_of_leaf(LEAF, **members), rests_on)
+    return _asked(name, text, expected, source, kind_of_leaf(LEAF, **members), rests_on, needs=needs)
 
 
 _FORMS = (
@@ -215,6 +233,56 @@ _FORMS = (
         choice("services ignore members that they do not know"),
         _PARAMETERS,
         body=b'{"durationSeconds": 3600, "trial": 1}',
+    ),
+    _formed(
+        "member-twice",
+        "whose body has a member twice",
+        INVALID,
+        _FORM,
+        _BODY,
+        body=b'{"durationSeconds": 900, "durationSeconds": 900}',
+    ),
+    _formed(
+        "charset",
+        "with the Content-Type application/json; charset=utf-8",
+        SESSION,
+        choice("the SDKs of other languages may add a parameter"),
+        _BODY,
+        change=_with_header("Content-Type", "application/json; charset=utf-8"),
+    ),
+    _formed(
+        "json-1-1",
+        "with the Content-Type application/x-amz-json-1.1",
+        SESSION,
+        choice("other services of AWS take JSON with this type"),
+        _BODY,
+        change=_with_header("Content-Type", "application/x-amz-json-1.1"),
+    ),
+    _formed(
+        "arns-differ",
+        "whose body has another roleArn than the query",
+        INVALID,
+        _FORM,
+        "hwsigner/emulator/parameters.py: _only_text",
+        body=b'{"roleArn": "arn:aws:iam::111111111111:role/trial"}',
+    ),
+    _formed(
+        "properties-required",
+        "without instanceProperties to a profile that requires them",
+        SESSION,
+        document("IAM Roles Anywhere API Reference: CreateProfile: requireInstanceProperties is unused"),
+        "hwsigner/emulator/resources.py: Profile",
+        profile="properties",
+        needs=(WantedProfile("properties", members={"requireInstanceProperties": True}),),
+    ),
+    _formed(
+        "no-managed-policy",
+        "to a profile with a managed policy that does not exist",
+        SESSION,
+        choice("the emulator stores session policies, and nothing more"),
+        "hwsigner/emulator/resources.py: Profile",
+        profile="managed",
+        needs=(WantedProfile("managed", members={"managedPolicyArns": [_NO_POLICY]}),),
     ),
     _formed(
         "no-certificate",
@@ -268,76 +336,4 @@ _FORMS = (
 )
 
 
-def _shape(**members: Any) -> Ask:
-    """Return what asks where a response has the type of its error, and which members its body has."""
-
-    def ask(scene: AWSScene) -> str:
-        answer = scene.session(scene.leaf(), AskedSession(**members))
-        return f"{answer.header or answer.status}; {', '.join(answer.members)}"
-
-    return ask
-
-
-def _members(scene: AWSScene) -> str:
-    answer = scene.session(scene.leaf())
-    return ", ".join(answer.session_members) if answer.ok else str(answer)
-
-
-def _packed(scene: AWSScene) -> str:
-    answer = scene.session(scene.leaf())
-    return "a percentage" if answer.ok and 0 <= answer.packed_policy_size <= 100 else str(answer)
-
-
-_LIKE_OTHERS = document("AWS JSON protocols: the type of an error is in the header x-amzn-ErrorType")
-_SHAPES = (
-    _asked(
-        "shape-201",
-        "Which status and members has the response with a session?",
-        "201; credentialSet, subjectArn",
-        SESSION_API,
-        _shape(),
-        "hwsigner/emulator/sessions.py: SessionService._issue",
-    ),
-    _asked(
-        "shape-session",
-        "Which members has the session in the response?",
-        "assumedRoleUser, credentials, packedPolicySize, roleArn, sourceIdentity",
-        SESSION_API,
-        _members,
-        "hwsigner/emulator/sessions.py: SessionService._issue",
-    ),
-    _asked(
-        "shape-400",
-        "Where is the error's type in a response with status 400, and which members are in its body?",
-        "x-amzn-ErrorType; message",
-        _LIKE_OTHERS,
-        _shape(duration=899),
-        _REFUSALS,
-    ),
-    _asked(
-        "shape-403",
-        "Where is the error's type in a response with status 403, and which members are in its body?",
-        "x-amzn-ErrorType; message",
-        _LIKE_OTHERS,
-        _shape(chain=()),
-        _REFUSALS,
-    ),
-    _asked(
-        "shape-404",
-        "Where is the error's type in a response with status 404, and which members are in its body?",
-        "x-amzn-ErrorType; message",
-        _LIKE_OTHERS,
-        _shape(change=lambda request: request._replace(path=f"{request.path}/")),
-        _REFUSALS,
-    ),
-    _asked(
-        "packed-policy",
-        "Is packedPolicySize a percentage?",
-        "a percentage",
-        SESSION_API,
-        _packed,
-        "hwsigner/emulator/sessions.py: SessionService._issue",
-    ),
-)
-
-QUESTIONS = (*_SIGNATURES, *_FORMS, *_SHAPES)
+QUESTIONS = (*_SIGNATURES, *_FORMS)

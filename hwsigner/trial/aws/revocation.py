@@ -11,7 +11,7 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from hwsigner.trial.aws.asking import ACCEPTED, REVOKED, SESSION, Ask, of_leaf, of_root, outcome
+from hwsigner.trial.aws.asking import ACCEPTED, REVOKED, SESSION, Ask, of_leaf, of_root, outcome, usage
 from hwsigner.trial.aws.authority import LEAF, OF_CA, CertificateShape, TrialCA, TrialIssuer
 from hwsigner.trial.aws.calls import CallAnswer
 from hwsigner.trial.aws.plan import AWSQuestion
@@ -44,10 +44,16 @@ def _revoked_ca(ca: TrialCA) -> TrialIssuer:
     )
 
 
+def _no_signer(ca: TrialCA) -> TrialIssuer:
+    extensions = (OF_CA[0], usage("key_cert_sign"))
+    return ca.issuer("no-crl-sign", CertificateShape((("CN", "CA without cRLSign"),), extensions=extensions))
+
+
 REVOKING = WantedAnchor("revoking", lambda ca: [ca.root.certificate, _beside(ca).certificate])
 STALE = WantedAnchor("stale")
 LIST = WantedCrl("revoking", "revoking", lambda ca: ca.revocation_list([_REVOKED, _REVOKED_CA], ca.root))
 STALE_LIST = WantedCrl("stale", "stale", lambda ca: ca.revocation_list([_REVOKED], ca.root, end=-_HOUR))
+NO_SIGNER = WantedAnchor("no-crl-sign", lambda ca: [_no_signer(ca).certificate])
 _CURRENT: tuple[Wanted, ...] = (REVOKING, LIST)
 _EXPIRED: tuple[Wanted, ...] = (STALE, STALE_LIST)
 
@@ -186,6 +192,17 @@ def _import(name: str, data: Any) -> Ask:
     return ask
 
 
+def _for_none(scene: AWSScene) -> str:
+    arn = f"{scene.arn('anchor', 'main').rpartition('/')[0]}/00000000-0000-4000-8000-000000000000"
+    call = {"crlData": scene.ca.revocation_list([1], scene.ca.root), "trustAnchorArn": arn}
+    return scene.calls.call("rolesanywhere", "import_crl", name=scene.named("none"), **call).code or ACCEPTED
+
+
+def _by_no_signer(scene: AWSScene) -> str:
+    data = scene.ca.revocation_list([1], _no_signer(scene.ca))
+    return _imported(scene, "no-crl-sign", data, "no-crl-sign") or ACCEPTED
+
+
 def _many(count: int) -> Any:
     return lambda ca: ca.revocation_list(range(2**156, 2**156 + count), ca.root)
 
@@ -230,6 +247,24 @@ _LISTS = (
         _import("stranger", lambda ca: ca.revocation_list([1], ca.issuer("stranger"))),
         _LIST,
         needs=(),
+    ),
+    _asked(
+        "missing-anchor",
+        "What does ImportCrl say if there is no such trust anchor?",
+        "ResourceNotFoundException",
+        choice("as other operations say it"),
+        _for_none,
+        "hwsigner/emulator/control/crls.py: _anchor",
+        needs=(),
+    ),
+    _asked(
+        "no-crl-sign",
+        "Is a list of a CA accepted whose key usage lacks cRLSign?",
+        ACCEPTED,
+        choice("AWS's rules say that a CA may include CRL Sign, and not that its lists need it"),
+        _by_no_signer,
+        _LIST,
+        needs=(NO_SIGNER,),
     ),
     _asked(
         "in-der",

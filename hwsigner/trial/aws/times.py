@@ -20,6 +20,7 @@ _CHECKS = "docs/how-to/emulator.md#what-it-checks"
 _ERRORS = "docs/reference/errors.md#access-denied"
 LONG_ROLE = WantedRole("long", profile="long", duration=43200)
 LONG_PROFILE = WantedProfile("long", members={"durationSeconds": 43200})
+_FORM = choice("what is not as documented is invalid; AWS does not say what is tolerated")
 _LONG: tuple[Wanted, ...] = (LONG_ROLE, LONG_PROFILE)
 
 
@@ -105,6 +106,10 @@ _DURATIONS = (
         _lasting(None, profile="long"),
         *_LONG,
     ),
+    _lasts(
+        "fraction", "durationSeconds is 3600.5", INVALID, SESSION_API, _lasting(None, b'{"durationSeconds": 3600.5}')
+    ),
+    _lasts("null", "durationSeconds is null", INVALID, _FORM, _lasting(None, b'{"durationSeconds": null}')),
     _lasts("text", "durationSeconds is a string", INVALID, SESSION_API, _lasting(None, b'{"durationSeconds": "3600"}')),
 )
 

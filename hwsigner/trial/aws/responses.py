@@ -1,0 +1,93 @@
+"""Questions about the shapes of CreateSession's responses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hwsigner.trial.aws.asking import Ask
+from hwsigner.trial.aws.plan import AWSQuestion
+from hwsigner.trial.aws.scene import AWSScene
+from hwsigner.trial.aws.sessions import AskedSession
+from hwsigner.trial.aws.sources import SESSION_API, document
+from hwsigner.trial.questions import Source
+
+_REFUSALS = "hwsigner/emulator/refusals.py: json_error"
+_ISSUE = "hwsigner/emulator/sessions.py: SessionService._issue"
+_CHECKS = "docs/how-to/emulator.md#what-it-checks"
+
+
+def _asked(name: str, text: str, expected: str, source: Source, ask: Ask, rests_on: str) -> AWSQuestion:
+    return AWSQuestion(f"requests.{name}", text, expected, source, (rests_on, _CHECKS), ask)
+
+
+def _shape(**members: Any) -> Ask:
+    """Return what asks where a response has the type of its error, and which members its body has."""
+
+    def ask(scene: AWSScene) -> str:
+        answer = scene.session(scene.leaf(), AskedSession(**members))
+        return f"{answer.header or answer.status}; {', '.join(answer.members)}"
+
+    return ask
+
+
+def _members(scene: AWSScene) -> str:
+    answer = scene.session(scene.leaf())
+    return ", ".join(answer.session_members) if answer.ok else str(answer)
+
+
+def _packed(scene: AWSScene) -> str:
+    answer = scene.session(scene.leaf())
+    return "a percentage" if answer.ok and 0 <= answer.packed_policy_size <= 100 else str(answer)
+
+
+_LIKE_OTHERS = document("AWS JSON protocols: the type of an error is in the header x-amzn-ErrorType")
+QUESTIONS = (
+    _asked(
+        "shape-201",
+        "Which status and members has the response with a session?",
+        "201; credentialSet, subjectArn",
+        SESSION_API,
+        _shape(),
+        _ISSUE,
+    ),
+    _asked(
+        "shape-session",
+        "Which members has the session in the response?",
+        "assumedRoleUser, credentials, packedPolicySize, roleArn, sourceIdentity",
+        SESSION_API,
+        _members,
+        _ISSUE,
+    ),
+    _asked(
+        "shape-400",
+        "Where is the error's type in a response with status 400, and which members are in its body?",
+        "x-amzn-ErrorType; message",
+        _LIKE_OTHERS,
+        _shape(duration=899),
+        _REFUSALS,
+    ),
+    _asked(
+        "shape-403",
+        "Where is the error's type in a response with status 403, and which members are in its body?",
+        "x-amzn-ErrorType; message",
+        _LIKE_OTHERS,
+        _shape(chain=()),
+        _REFUSALS,
+    ),
+    _asked(
+        "shape-404",
+        "Where is the error's type in a response with status 404, and which members are in its body?",
+        "x-amzn-ErrorType; message",
+        _LIKE_OTHERS,
+        _shape(change=lambda request: request._replace(path=f"{request.path}/")),
+        _REFUSALS,
+    ),
+    _asked(
+        "packed-policy",
+        "Is packedPolicySize a percentage?",
+        "a percentage",
+        SESSION_API,
+        _packed,
+        _ISSUE,
+    ),
+)
