@@ -101,6 +101,7 @@ def test_trial_behind_a_resource_manager_finds_what_is_expected(tpm: SoftTPM, tr
         status, output = trials.run(*WRITES, tcti=manager.tcti, **manager.env)
         assert (status, seen(tpm)) == (0, before), output
     assert trials.report().target["resource manager"] == "yes"
+    assert trials.report().target["reached by"] == "tabrmd"
     assert {"room.objects", "room.sessions", "sharing.stays"} <= trials.why().keys()
     assert "room.managed" not in trials.why()
 
@@ -256,6 +257,19 @@ class TestATPMInUse:
         assert process.returncode == 0, output + errors
         assert "0x80000000" in seen(tpm)["handles-transient"]
 
+    def test_an_index_of_a_certificate_that_counts_wrong_auth_values_is_not_read(
+        self, tpm: SoftTPM, trials: Trials
+    ) -> None:
+        attributes = ["-a", "ownerwrite|authwrite|authread"]
+        run(["tpm2_nvdefine", "-Q", "0x01c0000a", "-s", "512", "-p", "index-4711", *attributes], tpm.env)
+        run(
+            ["tpm2_nvwrite", "-Q", "0x01c0000a", "-C", "0x01c0000a", "-P", "index-4711", "-i", "-"], tpm.env, b"0" * 512
+        )
+        before = seen(tpm)
+        status, output = trials.run("--only", "endorsement.*")
+        assert (status, seen(tpm)) == (0, before), output
+        assert set(trials.why().values()) >= {"NV index 0x01c0000a counts wrong auth values, and may have one"}
+
     @pytest.mark.slow
     def test_taken_handles_stay_as_they_are(self, tpm: SoftTPM, trials: Trials) -> None:
         tpm.persist(0x81000200, "ecc256")
@@ -286,6 +300,17 @@ class TestATPMInUse:
 def test_a_range_that_is_reserved_or_malformed_is_refused(given: str) -> None:
     with pytest.raises(UsageError):
         read_range(given)
+
+
+@pytest.mark.parametrize("folder", ["absent", "file"])
+def test_a_folder_that_can_t_have_the_report_is_refused_before_anything_is_asked(
+    tpm: SoftTPM, tmp_path: Path, folder: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    status, output = Trials(tpm, tmp_path / folder).run("--only", "basics.family")
+    assert status == 2
+    assert "Give --output FOLDER" in output
+    assert "basics.family" not in output
 
 
 def test_a_tpm_that_does_not_answer_is_an_error_and_no_report(trials: Trials, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from tpm2_pytss import TPMA_PERMANENT
 from hwsigner._pins import PinSource
 from hwsigner._uri import KeyURI
 from hwsigner.attestation import read_trust
-from hwsigner.errors import BackendUnavailableError, HwsignerError, Interruption
+from hwsigner.errors import BackendUnavailableError, HwsignerError, Interruption, UsageError
 from hwsigner.trial.asking import confirm, selected, show_questions
 from hwsigner.trial.questions import NotAskedError, Result, Verdict, ask_all
 from hwsigner.trial.report import Scrubber, TrialReport
@@ -45,6 +45,11 @@ def run(arguments: argparse.Namespace) -> int:
     """
     if arguments.list:
         return show_questions((*QUESTIONS, END), arguments.only)
+    if not (arguments.clean or (arguments.output.is_dir() and os.access(arguments.output, os.W_OK | os.X_OK))):
+        raise UsageError(
+            f"{arguments.output} can't have the report: it is not a folder that you can write to",
+            "Give --output FOLDER",
+        )
     questions = selected(QUESTIONS, arguments.only)
     ranges = [read_range(text) for text in arguments.write]
     query = {name: getattr(arguments, name.replace("-", "_")) for name in ("tcti", *SOURCES)}
@@ -222,8 +227,9 @@ def _announcement(chip: TrialChip, questions: Sequence[TPMQuestion], output: Pat
 
 def _scrubber(chip: TrialChip, arguments: argparse.Namespace) -> Scrubber:
     scrub = Scrubber()
-    scrub.hide(chip.tcti, "TCTI")
-    scrub.hide(chip.tcti.partition(":")[2], "TCTI")
+    if ":" in chip.tcti:
+        scrub.hide(chip.tcti, "TCTI")
+        scrub.hide(chip.tcti.partition(":")[2], "TCTI")
     scrub.hide(str(chip.folder), "folder")
     scrub.hide(str(arguments.output.absolute()), "folder")
     scrub.hide(arguments.roots or "", "folder")
