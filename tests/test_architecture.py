@@ -84,7 +84,7 @@ OWNERS = {
         "trial.token.piv_count",
     ),
     "tomlkit": ("_config.profiles", "enrolment.registrar"),
-    **dict.fromkeys(("boto3", "botocore"), ("_aws.handlers", "_aws.apis", "_aws.failures", "boto3", "botocore")),
+    **dict.fromkeys(("boto3", "botocore"), ("_aws.apis", "_aws.failures", "boto3", "botocore")),
     "cryptography": (
         *("attestation", "backends", "enrolment", "_identity", "key.public_key"),
         *("_control_plane", "emulator", "testing", "trial"),

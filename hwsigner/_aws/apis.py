@@ -1,7 +1,7 @@
 """Clients of the AWS APIs, whose errors name the call, the resource and the missing permission.
 
 boto3 finds credentials, endpoints and proxies as in every other program. botocore's standard mode retries requests
-that fail on the way; `hwsigner._aws.handlers` those that are throttled.
+that fail on the way; `hwsigner._aws.failures` those that are throttled.
 """
 
 from __future__ import annotations
@@ -13,8 +13,15 @@ from functools import cached_property
 from itertools import islice
 from typing import Any
 
-from hwsigner._aws.failures import MAKING_CLIENTS, NOT_FOUND, not_from_aws, translated
-from hwsigner._aws.handlers import Patience, check_json, fits_model
+from hwsigner._aws.failures import (
+    MAKING_CLIENTS,
+    NOT_FOUND,
+    Patience,
+    check_json,
+    fits_model,
+    not_from_aws,
+    translated,
+)
 from hwsigner._system.notices import notify
 from hwsigner.errors import HwsignerError, ServiceError, install_command
 

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 import certs
 from emulator.test_rates import Clock
-from hwsigner._aws import handlers
+from hwsigner._aws import failures
 from hwsigner._control_plane import plan
 from hwsigner.emulator import Emulator, Fault, World
 from scene import Outcome
@@ -54,7 +54,7 @@ def place(tmp_path: Path, call: Callable[..., Outcome], monkeypatch: pytest.Monk
     certs.write_key(tmp_path / "ca.key", ca.key)
     key = ec.generate_private_key(ec.SECP256R1())
     (tmp_path / "web.pem").write_bytes(certs.pem(certs.issue(ca, key.public_key(), certs.Shape("bamboo-01"))))
-    monkeypatch.setattr(handlers, "sleep", clock.sleep)
+    monkeypatch.setattr(failures, "sleep", clock.sleep)
     with Emulator(World(rate=1), clock=clock) as emulator:
         emulator.add_credentials(*KEYS.values())
         yield Place(emulator, tmp_path, call, ca, clock)
@@ -81,7 +81,7 @@ def test_request_that_is_always_throttled_ends_and_says_what_is_in_force(place: 
     place.emulator.misbehave(Fault("throttle", None), action="rolesanywhere:UpdateCrl")
     outcome = place.revoke("--serial=0x2")
     assert outcome.status == 5
-    assert place.calls(429).count("rolesanywhere:UpdateCrl") == len(handlers.PAUSES) + 1
+    assert place.calls(429).count("rolesanywhere:UpdateCrl") == len(failures.PAUSES) + 1
     assert "number 1, not the new one" in outcome.err
 
 
@@ -104,5 +104,5 @@ def test_setup_ends_when_a_new_role_never_becomes_visible(place: Place, monkeypa
 
 
 def test_pauses_end_within_half_a_minute() -> None:
-    assert 20 < sum(handlers.PAUSES) < 30
-    assert min(handlers.PAUSES) > 1
+    assert 20 < sum(failures.PAUSES) < 30
+    assert min(failures.PAUSES) > 1
