@@ -13,6 +13,7 @@ from hwsigner.trial.aws.questions import QUESTIONS
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "questions.md"
 _EMULATOR = "hwsigner/emulator/"
+_CODE = (_EMULATOR, "hwsigner/trust_policy/")
 _INTRODUCTION = """\
 # Questions to AWS
 
@@ -43,7 +44,8 @@ def _area(question: AWSQuestion) -> str:
 
 def _row(question: AWSQuestion) -> str:
     source = f"*{question.source.origin}*: {_plain(question.source.where.removeprefix('[H] '))}"
-    code = ", ".join(f"`{each.removeprefix(_EMULATOR)}`" for each in question.rests_on if each.startswith(_EMULATOR))
+    places = (each.removeprefix(_EMULATOR) for each in question.rests_on if each.startswith(_CODE))
+    code = ", ".join(f"`{each.removeprefix('hwsigner/')}`" for each in places)
     return f"| `{question.id}`: {_plain(question.text)} | {_plain(question.expected)} | {source} | {code} |"
 
 
