@@ -37,15 +37,19 @@ def find_softokn() -> str:
     return path
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> dict[str, str]:
-    """The variables for a new database of NSS, whose user PIN is set."""
-    folder = tmp_path / "nss"
+def new_database(folder: Path, pin: str) -> dict[str, str]:
+    """Make a database of NSS, and return the variables for it. With an empty PIN, it wants no login."""
     folder.mkdir()
     values = {"NSS_LIB_PARAMS": f"configdir='sql:{folder}' certPrefix='' keyPrefix='' secmod='secmod.db' flags="}
-    command = [sys.executable, "-c", _SET_PIN, find_softokn(), PIN]
+    command = [sys.executable, "-c", _SET_PIN, find_softokn(), pin]
     subprocess.run(command, env={**os.environ, **values, "PYTHONPATH": str(ROOT)}, check=True, timeout=60)
     return values
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> dict[str, str]:
+    """The variables for a database of NSS with a PIN."""
+    return new_database(tmp_path / "nss", PIN)
 
 
 def test_trial_of_nss_finds_where_it_differs_and_leaves_nothing(database: dict[str, str], tmp_path: Path) -> None:
@@ -66,6 +70,17 @@ def test_several_tokens_of_a_module_are_named_and_none_is_chosen(database: dict[
     run = TrialRun(find_softokn(), tmp_path, "--yes", pin=PIN, **database).finish()
     assert "slot 1 ('NSS Generic Crypto Services'), slot 2 ('NSS Certificate DB')" in run.output
     assert (run.status, list(tmp_path.glob("trial-*"))) == (3, [])
+
+
+def test_token_without_a_pin_is_written_on_without_a_login(tmp_path: Path) -> None:
+    database = new_database(tmp_path / "nss", "")
+    only = [flag for area in ("keygen", "sign", "login", "delete") for flag in ("--only", f"{area}.*")]
+    run = TrialRun(find_softokn(), tmp_path, "--yes", "--write", "2", *only, pin=None, **database).finish()
+    assert run.status in (0, 1), run.output
+    assert run.answers["keygen.p256"] == "made", run.output
+    assert run.answers["sign.ecdsa"] == "r and s, each as long as the order"
+    assert run.answers["login.shared"] == "not asked: no PIN was given"
+    assert run.answers["delete.all"] == "yes"
 
 
 @pytest.fixture

@@ -85,7 +85,7 @@ def _count_after(tried: TriedToken) -> str:
 
 def _handles(tried: TriedToken) -> str:
     """Compare the handles of the private keys in two sessions."""
-    tried.log_in()
+    tried.log_in_if_wanted()
     with tried.raw_session() as session:
         tried.calls.begin_search(session)
         found = tried.calls.search(session, 256)[1]

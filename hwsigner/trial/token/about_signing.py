@@ -64,7 +64,7 @@ class _Ready:
 @contextmanager
 def _ready(tried: TriedToken, key_type: int) -> Iterator[_Ready]:
     """Log in, and yield a key of a type: the trial's own, or the one that the user named."""
-    tried.log_in()
+    tried.log_in_if_wanted()
     if tried.plan.label:
         key = make(tried, _KINDS[key_type]).key
     elif tried.plan.sign_with:

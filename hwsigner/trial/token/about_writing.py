@@ -231,7 +231,7 @@ def _others_are_there(tried: TriedToken) -> str:
     """Count the objects that are not the trial's, and compare that with what there was before it wrote."""
     if tried.others_before is None:
         raise NotAskedError("nothing was written")
-    tried.log_in()
+    tried.log_in_if_wanted()
     now = count_others(tried, tried.session)
     return yes_or("" if now == tried.others_before else f"{now} instead of {tried.others_before}")
 

@@ -46,7 +46,7 @@ def require_writing(tried: TriedToken) -> None:
 def writing_session(tried: TriedToken) -> Iterator[WritingSession]:
     """Log in and open a session that can change the token; raise a NotAskedError if it may not or can't."""
     require_writing(tried)
-    tried.log_in()
+    tried.log_in_if_wanted()
     try:
         session = WritingSession(tried.module.functions, tried.slot)
     except PKCS11Error as error:

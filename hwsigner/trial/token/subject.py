@@ -216,9 +216,14 @@ class TriedToken:
                 self._why_not = self._without_names(error)
         raise NotAskedError(self._why_not)
 
+    def log_in_if_wanted(self) -> None:
+        """Log in, unless the token shows and does all without a login; raises as `log_in`."""
+        if self.info.flags & TokenFlag.LOGIN_REQUIRED:
+            self.log_in()
+
     def after_login(self) -> Shown:
-        """Log in, and return what the token shows then."""
-        self.log_in()
+        """Log in if the token wants that, and return what it shows then."""
+        self.log_in_if_wanted()
         return Shown.by(self.session)
 
     def refreshed(self) -> TokenInfo:
