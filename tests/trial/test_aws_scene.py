@@ -68,12 +68,20 @@ def test_value_of_a_key_is_found_among_candidates(scene: AWSScene, names: tuple[
         ("rolesanywhere", "create_profile", {"name": "web", "roleArns": []}),
         ("rolesanywhere", "delete_profile", {"profileId": "11111111-1111-4111-8111-111111111111"}),
         ("rolesanywhere", "disable_crl", {"crlId": "11111111-1111-4111-8111-111111111111"}),
+        (
+            "rolesanywhere",
+            "import_crl",
+            {"name": "(prefix)-a", "crlData": b"", "trustAnchorArn": "arn:aws:rolesanywhere:x:1:trust-anchor/1-1"},
+        ),
+        ("rolesanywhere", "tag_resource", {"resourceArn": "arn:aws:rolesanywhere:x:1:profile/1-1", "tags": []}),
         ("iam", "put_account_settings", {}),
     ],
 )
 def test_call_about_something_else_is_not_sent(
     scene: AWSScene, emulator: Emulator, service: str, operation: str, parameters: dict[str, object]
 ) -> None:
+    if "name" in parameters:
+        parameters = {**parameters, "name": str(parameters["name"]).replace("(prefix)", scene.prefix)}
     sent = len(emulator.requests)
     with pytest.raises(NotAskedError, match="of this trial"):
         scene.calls.call(service, operation, **parameters)

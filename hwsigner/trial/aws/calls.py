@@ -16,6 +16,8 @@ PREFIX = "hwsigner-trial-"
 PATH = "/hwsigner-trial/"
 TAG = "hwsigner-trial"
 _CREATED = {"create_trust_anchor": "trustAnchor", "create_profile": "profile", "import_crl": "crl"}
+NO_ID = "00000000-0000-4000-8000-000000000000"  # What has this ID is not there.
+_ARNS = ("resourceArn", "trustAnchorArn")
 _READING = ("get_", "list_")
 
 
@@ -146,10 +148,10 @@ class TrialCalls:
         if operation.startswith(_READING):
             return
         named = [str(parameters[name]) for name in ("RoleName", "name") if name in parameters]
-        known = {name for _, name in self.made}
-        ids = [str(value).rpartition("/")[2] for name, value in parameters.items() if name.endswith("Id")]
-        ids += [str(parameters["resourceArn"]).rpartition("/")[2]] if "resourceArn" in parameters else []
-        if not all(each.startswith(self._prefix) for each in named) or not all(each in known for each in ids):
+        known = {NO_ID, *(identifier for _, identifier in self.made)}
+        ids = [str(value) for name, value in parameters.items() if name.endswith("Id") or name in _ARNS]
+        is_own = all(each.rpartition("/")[2] in known or f"/{self._prefix}" in each for each in ids)
+        if not is_own or not all(each.startswith(self._prefix) for each in named):
             raise NotAskedError(f"{operation} is about something that is not of this trial")
         if not named and not ids:
             raise NotAskedError(f"{operation} names nothing of this trial")

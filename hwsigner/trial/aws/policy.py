@@ -15,8 +15,11 @@ _OWN = (
     *("DisableTrustAnchor", "EnableCrl", "EnableProfile", "EnableTrustAnchor", "PutAttributeMapping"),
     *("UpdateProfile", "UpdateTrustAnchor"),
 )
-# A subject has no tag, as the service notes it by itself.
-_LISTING = ("GetSubject", "ListCrls", "ListProfiles", "ListTagsForResource", "ListTrustAnchors")
+# Subjects have no tag, as the service notes them by itself. What is not there has none either.
+_READING = (
+    *("GetCrl", "GetProfile", "GetSubject", "GetTrustAnchor", "ListCrls", "ListProfiles", "ListTagsForResource"),
+    "ListTrustAnchors",
+)
 _OF_PRIVATE_CA = (
     *("DescribeCertificateAuthority", "GetCertificate", "GetCertificateAuthorityCertificate", "IssueCertificate"),
 )
@@ -35,13 +38,12 @@ def least_policy(partition: str = "aws", private_ca: str = "") -> dict[str, Any]
         _allowed("iam", _IAM, f"arn:{partition}:iam::*:role{PATH}*"),
         _allowed("iam", ("CreateServiceLinkedRole",), f"arn:{partition}:iam::*:{_LINKED}"),
         _allowed("iam", ("ListRoles",)),
-        _allowed("rolesanywhere", _LISTING),
+        _allowed("rolesanywhere", _READING),
         {**_allowed("rolesanywhere", _MAKING), "Condition": made},
         {**_allowed("rolesanywhere", _OWN), "Condition": own},
     ]
     if private_ca:
         statements.append(_allowed("acm-pca", _OF_PRIVATE_CA, private_ca))
-        statements.append({**_allowed("rolesanywhere", ("GetTrustAnchor",)), "Condition": own})
     return {"Version": "2012-10-17", "Statement": statements}
 
 
