@@ -77,12 +77,6 @@ def _list(name: str, data: Callable[[TrialCA], bytes]) -> Callable[[AWSScene], C
     return ask
 
 
-def _user(scene: AWSScene) -> CallAnswer:
-    return made(
-        scene, "words-user", "create_profile", roleArns=[f"arn:{scene.partition}:iam::{scene.account}:user/trial"]
-    )
-
-
 def _mapping(scene: AWSScene) -> CallAnswer:
     identifier = {"profileId": scene.arn("profile", MAPPED.name).rpartition("/")[2]}
     rules = [{"specifier": "Trial"}]
@@ -203,14 +197,6 @@ _OF_THE_CONTROL_PLANE = (
         _list("stranger", lambda ca: ca.revocation_list([1], ca.issuer("stranger"))),
     ),
     _told("no-list", "ImportCrl refuse what is not a list", _NO_CRL, _CRL, _list("no-list", lambda ca: b"trial")),
-    _told(
-        "user",
-        "CreateProfile refuse the ARN of a user in place of a role",
-        "1 validation error detected: Value '(arn)' at 'roleArns.1.member' failed to satisfy constraint: "
-        "Member must satisfy regular expression pattern: ^arn:aws(-[^:]+)?:iam(:.*){2}(:role.*)$",
-        "hwsigner/emulator/control/operations.py: ROLES",
-        _user,
-    ),
     _told(
         "mapping",
         "PutAttributeMapping refuse an unknown specifier",
