@@ -17,14 +17,14 @@ from hwsigner._aws.apis import ServiceClients
 from hwsigner._aws.create_session import find_service
 from hwsigner.emulator import Emulator
 from hwsigner.trial import NotAskedError
-from hwsigner.trial.aws.authority import CertificateShape, TrialCA
+from hwsigner.trial.aws.authority import TrialCA
 from hwsigner.trial.aws.calls import TrialPace
 from hwsigner.trial.aws.making import make_all
 from hwsigner.trial.aws.plan import plan_of
 from hwsigner.trial.aws.samples import QUESTIONS
 from hwsigner.trial.aws.scene import AWSScene
 from hwsigner.trial.aws.sessions import AskedSession
-from hwsigner.trial.aws.wanted import WantedRole, expecting
+from hwsigner.trial.aws.wanted import WantedRole, statement, trusting
 from trial.aws_trials import FakeTime
 
 REGION = "eu-central-1"
@@ -36,27 +36,11 @@ def scene(emulator: Emulator, pace: TrialPace) -> AWSScene:
     """A scene with the role "ou", which wants the OU "a"."""
     clients = ServiceClients(REGION, endpoint=emulator.url, before_send=pace)
     scene = AWSScene(clients, find_service(REGION, endpoint=emulator.url), ca=TrialCA(), pace=pace)
-    make_all(scene, plan_of([replace(QUESTIONS[0], needs=(WantedRole("ou", expecting(OU, "a")),))]))
+    make_all(
+        scene,
+        plan_of([replace(QUESTIONS[0], needs=(WantedRole("ou", trusting(statement({"StringEquals": {OU: "a"}}))),))]),
+    )
     return scene
-
-
-@pytest.mark.parametrize(
-    ("names", "found"),
-    [
-        (("a",), "a"),
-        (("b",), "b"),
-        (("c",), "another value"),
-        ((), "no value"),
-        (
-            ("*",),
-            "403 AccessDeniedException: Unable to assume role for (arn) Some attributes failed to be mapped into "
-            "session tags. Issuer: [  ]; Subject: [ OU ]; SAN: [  ]",
-        ),
-    ],
-)
-def test_value_of_a_key_is_found_among_candidates(scene: AWSScene, names: tuple[str, ...], found: str) -> None:
-    leaf = scene.leaf(CertificateShape((("CN", "x"), *(("OU", each) for each in names))))
-    assert scene.which_value(leaf, "ou", OU, ("a", "b")) == found
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from copy import copy
 from typing import Any
 
@@ -18,7 +18,6 @@ from hwsigner.errors import HwsignerError
 from hwsigner.trial.aws.authority import LEAF, CertificateShape, TrialCA, TrialIssuer, TrialLeaf
 from hwsigner.trial.aws.calls import PATH, PREFIX, CallAnswer, TrialCalls, TrialPace
 from hwsigner.trial.aws.sessions import AskedSession, SessionAnswer, read_answer, signed_session
-from hwsigner.trial.aws.wanted import expecting
 from hwsigner.trial.questions import NotAskedError
 from hwsigner.trial.report import Scrubber
 
@@ -210,33 +209,6 @@ class AWSScene:
         self.settle()
         return answer
 
-    def which_value(self, leaf: TrialLeaf, role: str, key: str, candidates: Iterable[str]) -> str:
-        """Return which of several values a key of the request's context has.
-
-        The role's trust policy was declared with `expecting(KEY, FIRST CANDIDATE)`. If it does not let the session in,
-        the others are tried.
-
-        Args:
-            leaf: the certificate.
-            role: the role's name in the trial.
-            key: the key, such as "aws:PrincipalTag/x509Subject/CN".
-            candidates: the values, the expected one first.
-
-        Returns:
-            The value; or the refusal, if it is about something else than the trust policy; or "another value",
-            or "no value".
-        """
-        for number, candidate in enumerate(candidates):
-            if number:
-                self.change_policy(role, expecting(key, candidate))
-            answer = self.session(leaf, AskedSession(role=role))
-            if answer.ok:
-                return candidate
-            if "Unable to assume role" not in answer.message or "mapped" in answer.message:
-                return str(answer)
-        self.change_policy(role, {**expecting(key, ""), "Statement": [_if_there(key)]})
-        return "another value" if self.session(leaf, AskedSession(role=role)).ok else "no value"
-
     def settle(self) -> None:
         """Wait until IAM has spread a change."""
         self._pace.sleep(_SETTLING_SECONDS)
@@ -258,8 +230,3 @@ class AWSScene:
             "private_ca": lambda: self.private_ca,
         }
         return values[place[1]]()
-
-
-def _if_there(key: str) -> dict[str, Any]:
-    statement: dict[str, Any] = expecting(key, "")["Statement"][0]
-    return {**statement, "Condition": {"Null": {key: "false"}}}

@@ -34,11 +34,6 @@ def trusting(*statements: Mapping[str, Any]) -> dict[str, Any]:
     return {"Version": "2012-10-17", "Statement": list(statements) or [statement()]}
 
 
-def expecting(key: str, value: str) -> dict[str, Any]:
-    """Return a trust policy that lets sessions in whose context has this value, such as a principal tag's."""
-    return trusting(statement({"StringEquals": {key: value.replace("${", "${$}{")}}))
-
-
 @dataclass(frozen=True)
 class WantedRole:
     """A role.
