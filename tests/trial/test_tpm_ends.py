@@ -76,19 +76,33 @@ def _commands(trials: Trials, proxy: TPMProxy) -> int:
     return len(proxy.exchanges)
 
 
-def _killed(trials: Trials, proxy: TPMProxy, number: int) -> None:
-    """Kill a trial at a command that the TPM executes."""
+def _killed(
+    trials: Trials, proxy: TPMProxy, number: int, with_signal: signal.Signals = signal.SIGKILL
+) -> tuple[int, str]:
+    """Send a trial a signal with a command that the TPM executes; return its exit status, and what it printed."""
     process: subprocess.Popen[str] | None = None
 
     def victim() -> subprocess.Popen[str]:
         assert process
         return process
 
-    proxy.decide = killed_at(victim, number)
+    proxy.decide = killed_at(victim, number, with_signal)
     process = trials.start("--yes", *ONLY, *WRITES, tcti=proxy.tcti)
-    process.communicate()
+    output, errors = process.communicate()
     proxy.decide = lambda command: "pass"
-    assert process.returncode == -signal.SIGKILL
+    return process.returncode, output + errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(4))
+def test_trial_that_ctrl_c_ends_at_any_command_leaves_the_tpm_as_it_was(
+    trials: Trials, proxy: TPMProxy, part: int
+) -> None:
+    total, before = _commands(trials, proxy), seen(trials.tpm)
+    for number in (3 * part, 12 + 5 * part, 40 + part * (total - 40) // 4):
+        status, output = _killed(trials, proxy, number, signal.SIGINT)
+        assert (status, seen(trials.tpm)) == (130, before), f"command {number} of {total}: {output}"
+        assert "Traceback" not in output
 
 
 @pytest.mark.slow
@@ -96,7 +110,7 @@ def _killed(trials: Trials, proxy: TPMProxy, number: int) -> None:
 def test_what_a_killed_trial_left_is_removed_by_clean(trials: Trials, proxy: TPMProxy, part: int) -> None:
     total, before = _commands(trials, proxy), seen(trials.tpm)
     for number in range(10 + part * total // 8, total, total):
-        _killed(trials, proxy, number)
+        assert _killed(trials, proxy, number)[0] == -signal.SIGKILL
         status, output = trials.run("--clean", tcti=proxy.tcti)
         assert (status, seen(trials.tpm)) == (0, before), f"command {number} of {total}: {output}"
 

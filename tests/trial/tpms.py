@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -83,16 +84,18 @@ class OtherTPM(TPMProxy):
         return self.change(command, super()._forward(command))
 
 
-def killed_at(process: Callable[[], subprocess.Popen[str]], number: int) -> Callable[[bytes], Fault]:
-    """Return what a proxy does to kill a process when it sends the command with a number, which the TPM executes."""
+def killed_at(
+    process: Callable[[], subprocess.Popen[str]], number: int, with_signal: signal.Signals = signal.SIGKILL
+) -> Callable[[bytes], Fault]:
+    """Return what a proxy does to send a process a signal with its command of a number, which the TPM executes."""
     left = number
 
     def decide(_: bytes) -> Fault:
         nonlocal left
         left -= 1
         if left == -1:
-            process().kill()
-            return "drop"
+            process().send_signal(with_signal)
+            return "drop" if with_signal == signal.SIGKILL else "pass"
         return "pass"
 
     return decide

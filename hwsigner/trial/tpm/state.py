@@ -155,11 +155,11 @@ def begin(chip: TrialChip, journal: Journal) -> int:
     """Remove from the TPM what a killed trial left loaded, keep what is loaded now, and return how much was removed."""
     before, removed = journal.read(), 0
     if before is not None and not chip.is_managed:
-        removed = chip.use(lambda tpm: flush_left(tpm, before, sessions=True))
-    found = chip.use(_loaded)
+        removed = chip.finish(lambda tpm: flush_left(tpm, before, sessions=True))
+    found = chip.finish(_loaded)
     journal.write(found)  # The next line loads something.
     with suppress(BackendUnavailableError):  # If no place is free, no key will be made.
-        journal.write({**found, "parent": list(chip.use(_parent_name))})
+        journal.write({**found, "parent": list(chip.finish(_parent_name))})
     return removed
 
 

@@ -60,6 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
         chip = TrialChip(uri, pins, folder=Path(folder), trust=trust, ranges=ranges)
         try:
             return _clean(chip, arguments) if arguments.clean else _try_all(chip, questions, arguments)
+        except StoppedError:
+            raise Interruption("interrupted", "The TPM is as it was, and there is no report") from None
         finally:
             chip.close()
 
@@ -74,7 +76,7 @@ def _try_all(chip: TrialChip, questions: Sequence[TPMQuestion], arguments: argpa
         results, stopped = _asked(chip, questions, loaded)
         if not (stopped or arguments.only):
             with suppress(StoppedError):
-                target |= measure(chip)
+                target |= measure(chip)  # A signal ends only this: all was asked.
     report = TrialReport("tpm", datetime.now(UTC).date(), target, results).scrubbed(_scrubber(chip, arguments))
     written = report.write(arguments.output)
     print(", ".join(f"{number} {verdict}" for verdict, number in report.counts.items()))
