@@ -13,7 +13,7 @@ from hwsigner.trial.aws.plan import AWSQuestion
 from hwsigner.trial.aws.probes import LET_IN, TAG_KEY, in_words
 from hwsigner.trial.aws.scene import AWSScene
 from hwsigner.trial.aws.sessions import AskedSession, SessionAnswer
-from hwsigner.trial.aws.sources import ASSUMED_ROLES, CHAINING, OPERATORS, SESSION_TAGS, STS_KEYS, choice
+from hwsigner.trial.aws.sources import ASSUMED_ROLES, CHAINING, OPERATORS, SESSION_TAGS, STS_KEYS, choice, document
 from hwsigner.trial.aws.wanted import ACTIONS, WantedRole, trusting
 from hwsigner.trial.questions import NotAskedError, Source
 
@@ -92,6 +92,15 @@ def _identity(scene: AWSScene) -> str:
     return answer.code or {"CN=web": "CN= and the CN"}.get(found, "none" if found == "none" else "something else")
 
 
+def _arn(scene: AWSScene) -> str:
+    answer = _chained((_SECOND,), 900, scene)
+    if answer.code:
+        return answer.code
+    head = f"arn:{scene.partition}:sts::{scene.account}:assumed-role/{scene.named(_SECOND.name)}/"
+    known = {f"{head}trial": "assumed-role, the second role and the name that was asked for"}
+    return known.get(answer.response["AssumedRoleUser"]["Arn"], "something else")
+
+
 def _question(
     name: str, text: str, expected: str, source: Source, *roles: WantedRole, seconds: int = 900
 ) -> AWSQuestion:
@@ -107,6 +116,15 @@ QUESTIONS: list[AWSQuestion] = [
         ASSUMED_ROLES,
         (_PAGE, _EMULATOR, _STS),
         _identity,
+        (_FIRST, _SECOND),
+    ),
+    AWSQuestion(
+        "chaining.arn",
+        "What is the ARN of the session of a second role made of?",
+        "assumed-role, the second role and the name that was asked for",
+        document("IAM User Guide: IAM identifiers"),
+        (_EMULATOR, _STS),
+        _arn,
         (_FIRST, _SECOND),
     ),
     _question(
