@@ -97,7 +97,7 @@ class Result:
 
 
 def ask_all(questions: Iterable[Question[Subject]], subject: Subject) -> Iterator[Result]:
-    """Ask the questions in order, and yield what came back. One that fails does not end the others."""
+    """Ask the questions in order, and yield what came back. One that fails differs, and does not end the others."""
     for question in questions:
         begin = time.monotonic()
         try:
@@ -105,8 +105,8 @@ def ask_all(questions: Iterable[Question[Subject]], subject: Subject) -> Iterato
         except HwsignerError as error:
             answer, why = "", error.message
         except Exception as error:
-            # Its text may have a name or a secret.
-            answer, why = "", f"the question failed with {type(error).__name__}"
+            # What came back has another form than the expected one. The error's text may have a name or a secret.
+            answer, why = f"the question failed with {type(error).__name__}", ""
         asked = Verdict.EXPECTED if answer == question.expected else Verdict.DIFFERS
         verdict = Verdict.NOT_ASKED if why else asked
         yield Result(

@@ -170,19 +170,19 @@ def test_signatures_are_made_with_a_key_that_the_user_names(hsm: SoftHSM, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("flags", "pin", "why"),
+    ("flags", "why", "status"),
     [
-        ((), None, "no PIN was given"),
-        (("--pin-source", "file:/nonexistent/hushed-place"), None, "the login failed with PinError"),
+        ((), "no PIN was given", 0),
+        (("--pin-source", "file:/nonexistent/hushed-place"), "the login failed with PinError", 3),
     ],
 )
 def test_questions_that_need_a_login_are_not_asked_without_a_pin(
-    hsm: SoftHSM, tmp_path: Path, flags: tuple[str, ...], pin: str | None, why: str
+    hsm: SoftHSM, tmp_path: Path, flags: tuple[str, ...], why: str, status: int
 ) -> None:
-    run = start(hsm, tmp_path, "--yes", *flags, pin=pin).finish()
+    run = start(hsm, tmp_path, "--yes", *flags, pin=None).finish()
     assert run.answers["key.names"] == f"not asked: {why}"
     assert run.answers["object.ec-point"] == "DER, uncompressed"
-    assert (run.status, run.differing) == (0, {})
+    assert (run.status, run.differing) == (status, {})
     assert "hushed-place" not in "".join(path.read_text() for path in tmp_path.iterdir())
 
 
@@ -194,11 +194,12 @@ def test_wrong_pin_is_sent_once_and_not_at_all_while_the_token_counts_one(hsm: S
     run = start(hsm, first, "--yes", pin="00000000", XDG_STATE_HOME=str(tmp_path)).finish()
     assert run.answers["key.names"] == "not asked: the token refused the PIN"
     assert run.answers["login.twice"] == "not asked: the token refused the PIN"
+    assert (run.status, run.output.splitlines()[-1].split(".")[0]) == (3, f"hwsigner: wrong PIN for token '{LABEL}'")
     # SoftHSM raises the flag for one wrong PIN, and has no counter: another one would lower nothing.
     run = start(hsm, second, "--yes", XDG_STATE_HOME=str(tmp_path)).finish()
     assert run.answers["token.pin-count"] == "an earlier try failed"
     assert run.answers["key.names"].startswith("not asked: no PIN was sent, because")
-    assert run.status == 1
+    assert (run.status, "\nhwsigner: no PIN was sent, because" in run.output) == (3, True)
     dump(hsm)  # A login with the right PIN lowers the flag.
 
 

@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the trial."""
+    """Run the trial. A login that fails is an error, after the report of what needs none."""
     from hwsigner.trial.token.asking import TokenTrial
     from hwsigner.trial.token.making import new_label
     from hwsigner.trial.token.questions import QUESTIONS
@@ -96,7 +96,9 @@ def run(arguments: argparse.Namespace) -> int:
     print(", ".join(f"{number} {verdict}" for verdict, number in report.counts.items()))
     if plan.label:
         print(trial.remains())
-    print(f"Report: {paths[0]} and {paths[1]}")
+    print(f"Report: {paths[0]} and {paths[1]}", flush=True)
+    if trial.failure:
+        raise trial.failure
     return int(report.counts[Verdict.DIFFERS] > 0 or trial.left != 0)
 
 

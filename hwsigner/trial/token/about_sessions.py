@@ -116,7 +116,7 @@ def _again(tried: TriedToken) -> str:
     try:
         tried.log_in()
     except NotAskedError as error:
-        if tried.problem:
+        if tried.failure:
             return error.message
         raise
     return "yes"

@@ -95,6 +95,7 @@ class TokenTrial:
         results: the answers so far.
         target: what the report says of the token.
         hidden: what identifies the token or its owner.
+        failure: why the login failed; None if it did not.
         left: how many objects the trial could not delete, or why it can't know; 0 if it made none.
     """
 
@@ -110,6 +111,7 @@ class TokenTrial:
         self.results: list[Result] = []
         self.target: dict[str, str] = {}
         self.hidden: set[str] = set()
+        self.failure: HwsignerError | None = None
         self.left: int | str = 0
 
     def run(self) -> None:
@@ -203,18 +205,18 @@ class TokenTrial:
             self._is_asking = value
         elif kind == "end":
             self._is_ended = True
+        elif kind == "failure":
+            self.failure = _error(*value)
         elif kind == "error":
-            self._fail(*value)
+            self._fail(_error(*value))
         else:
             self._talk(kind, value)
 
-    def _fail(self, problem: str, hint: str, exit_status: int) -> None:
+    def _fail(self, error: HwsignerError) -> None:
         """Raise an error that the process had at its start, unless there are answers of another one before it."""
         if not self.results:
-            error = HwsignerError(problem, hint)
-            error.exit_status = exit_status
             raise error
-        print(f"  {problem}. {hint}")
+        print(f"  {error}")
         self._leave_out("the module could not be used again")
         self._is_ended = True
 
@@ -253,6 +255,12 @@ class TokenTrial:
             except TimeoutError:  # It waits for the module.
                 self._worker.process.kill()
             self._worker.end()
+
+
+def _error(problem: str, hint: str, exit_status: int) -> HwsignerError:
+    error = HwsignerError(problem, hint)
+    error.exit_status = exit_status
+    return error
 
 
 def _waited(prompt: str) -> bool:

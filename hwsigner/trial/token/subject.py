@@ -95,7 +95,7 @@ class TriedToken:
         calls: its functions.
         before: what the token shows without a login.
         shown: what it has shown last, with a login if there was one.
-        problem: why the login failed, for the user; it may have names. An empty string if it did not.
+        failure: why the login failed, for the user; it may have names. None if it did not.
         forked: what a forked child and its parent were answered; None before that.
         measured: what the report says of the token: name and value.
         made: the key pairs that the trial made, by their kinds; or how the token refused.
@@ -119,7 +119,7 @@ class TriedToken:
         self.pause = pause
         self.module: Module = load_module(plan.module)
         self.calls = Calls(self.module.functions)
-        self.problem = ""
+        self.failure: SigningKeyError | None = None
         self.forked: dict[str, str] | None = None
         self.measured: dict[str, str] = {}
         self.made: dict[str, Made | str] = {}
@@ -196,7 +196,7 @@ class TriedToken:
         """Log in, unless the login still holds. A PIN is sent only while the token counts no wrong one.
 
         Raises:
-            NotAskedError: no PIN was sent, or the token refused it.
+            NotAskedError: no PIN was sent, or the token refused it. What failed is kept in `failure`.
         """
         if self._is_in:
             with self.raw_session() as session:
@@ -212,7 +212,7 @@ class TriedToken:
             except NotAskedError as error:
                 self._why_not = error.message
             except SigningKeyError as error:
-                self.problem = str(error)
+                self.failure = error
                 self._why_not = self._without_names(error)
         raise NotAskedError(self._why_not)
 
@@ -265,12 +265,12 @@ class TriedToken:
         self._pin = pin
 
     def _require_full_count(self, info: TokenInfo) -> None:
-        """Raise a NotAskedError if the token counts a wrong PIN, or hwsigner knows of one."""
+        """Raise a PinLockedError if the token counts a wrong PIN, or hwsigner knows of one."""
         state = listed_pin_state(info)
         if state == "good":
             state = piv_pin_state(info)
         if state not in ("", "not set"):
-            raise NotAskedError(f"no PIN was sent, because the token or hwsigner says of its PIN: {state}")
+            raise PinLockedError(f"no PIN was sent, because the token or hwsigner says of its PIN: {state}", _BY_HAND)
 
     def _find_pin(self, request: PinRequest) -> tuple[PinSource, str]:
         """Return the PIN: the one that the token accepted, else the stored one, else what the user types, once."""
@@ -299,6 +299,7 @@ class TriedToken:
         return found[0] if found else None
 
 
+_BY_HAND = "Log in with the right PIN by hwsigner list --login, then run the trial again"
 _NAME_ONE = "Name one with --token SLOT-OR-LABEL"
 
 

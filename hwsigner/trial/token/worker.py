@@ -126,9 +126,8 @@ def _ask(line: _Line, tried: TriedToken, done: set[str]) -> None:
         line.send("question", question.id)
         line.send("result", asdict(ask(question, tried)))
         line.send("target", tried.measured)
-        if tried.problem:
-            line.send("say", tried.problem)
-            tried.problem = ""
+        if (failure := tried.failure) is not None:
+            line.send("failure", [failure.message, failure.hint, failure.exit_status])
         if tried.shown is not named:
             named = tried.shown
             line.send("hide", _names(named))
