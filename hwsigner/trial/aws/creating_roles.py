@@ -19,6 +19,8 @@ _LENGTH = f"{_EMULATOR}: read_policy"
 _IAM = "docs/how-to/emulator.md#iam"
 _MALFORMED = "MalformedPolicyDocument"
 _STS_ONLY = f"{_MALFORMED}: AssumeRole policy may only specify STS AssumeRole actions"
+_AS_RESOURCE = choice("the words that users quote of Resource; another program has others for NotPrincipal")
+_AS_BUCKETS = choice("the words that S3 has for the policies of buckets")
 _STORED = choice("IAM is known to store actions and keys that it does not know; hwsigner refuses to judge them")
 _OF_OPERATORS = document("IAM User Guide: Condition operators: the names are as listed")
 _LONGEST = 2048
@@ -67,7 +69,7 @@ _PRINCIPALS = (
         "not-principal",
         "with NotPrincipal",
         f"{_MALFORMED}: Has prohibited field NotPrincipal",
-        IAM_WORDS,
+        _AS_RESOURCE,
         _NOT_PRINCIPAL,
         _STATEMENT,
     ),
@@ -105,6 +107,22 @@ _PRINCIPALS = (
     ),
     _asked("aws-star", 'with the principal "AWS": "*"', ACCEPTED, PRINCIPALS, _EVERYONE, _PRINCIPAL),
     _asked(
+        "roles-star",
+        "with every role of the account as the principal",
+        _invalid_principal("AWS", "(arn)"),
+        PRINCIPALS,
+        _principal(AWS="arn:<<partition>>:iam::<<account>>:role/*"),
+        _PRINCIPAL,
+    ),
+    _asked(
+        "federated-star",
+        'with the principal "Federated": "*"',
+        _invalid_principal("FEDERATED", "*"),
+        PRINCIPALS,
+        _principal(Federated="*"),
+        _PRINCIPAL,
+    ),
+    _asked(
         "unknown-kind",
         "with a principal of an unknown kind",
         _invalid_principal("NOBODY", "x"),
@@ -132,7 +150,7 @@ _CONDITIONS = (
         "unknown-operator",
         "with the operator StringMatches",
         f"{_MALFORMED}: Invalid Condition type : StringMatches",
-        IAM_WORDS,
+        _AS_BUCKETS,
         _condition("StringMatches"),
         _CONDITION,
     ),
@@ -221,6 +239,22 @@ _ACTIONS = (
         "Check that your input satisfies the regular expression [0-9A-Za-z]*",
         IAM_WORDS,
         trusting(statement(Sid="a-b")),
+        _STATEMENT,
+    ),
+    _asked(
+        "effect",
+        "with the effect allow",
+        f"{_MALFORMED}: Invalid effect: allow",
+        choice("the words name the value, as those about other elements do"),
+        trusting(statement(Effect="allow")),
+        _STATEMENT,
+    ),
+    _asked(
+        "not-action",
+        "with NotAction",
+        ACCEPTED,
+        choice("IAM's grammar has it, and nothing forbids it in trust policies"),
+        trusting({**_without("Action")["Statement"][0], "NotAction": "sts:GetFederationToken"}),
         _STATEMENT,
     ),
     _asked(
@@ -324,7 +358,7 @@ _ROLES = (
         "roles.update",
         "What does UpdateAssumeRolePolicy say to a trust policy with NotPrincipal?",
         f"{_MALFORMED}: Has prohibited field NotPrincipal",
-        IAM_WORDS,
+        _AS_RESOURCE,
         ("hwsigner/emulator/iam.py: IamService.update_assume_role_policy", _IAM),
         _updated,
         (TAKEN,),
