@@ -106,12 +106,13 @@ def _outputs(process: subprocess.Popen[bytes], deadline: float) -> tuple[bytes, 
         selector.register(end, selectors.EVENT_READ)
         has_ended = False
         while not has_ended and len(texts[stdout]) <= MAX_OUTPUT_BYTES:
-            ready = selector.select(max(0.0, deadline - time.monotonic()))
+            ready = {key.fileobj for key, _ in selector.select(max(0.0, deadline - time.monotonic()))}
             if not ready:
                 raise TimeoutError
-            has_ended = any(key.fileobj is end for key, _ in ready)
-            texts[stdout] = _more(stdout, texts[stdout], selector)
-            texts[stderr] = _more(stderr, texts[stderr], selector)[-_CHUNK:]
+            has_ended = end in ready
+            for pipe in texts if has_ended else texts.keys() & ready:
+                texts[pipe] = _more(pipe, texts[pipe], selector)
+            texts[stderr] = texts[stderr][-_CHUNK:]
     return texts[stdout], texts[stderr]
 
 
