@@ -53,11 +53,11 @@ class Probe:
     """A question, and the readings that it tells apart.
 
     Attributes:
-        id: as the attributes below, the question's.
-        text: …
-        expected: …
-        source: …
-        rests_on: …
+        id: the question's.
+        text: the question's.
+        expected: the question's: the answer of a reading, a refusal or `otherwise`.
+        source: the question's.
+        rests_on: the question's.
         readings: asked in order. The first that lets the certificate in is the answer.
         names: the names of the certificate's subject, apart from the one that the statements know it by.
         san: the certificate's subject alternative names.
