@@ -16,7 +16,7 @@ from hwsigner.trial.aws.life import try_all
 
 Flags = Callable[..., argparse.Namespace]
 KEY = ("AKIDTRIAL", "a-secret-of-the-trial")
-FEW = ("--only", "sessions.simplest", "--only", "iam.principal-star", "--only", "trust.arn-variable")
+FEW = ("--only", "chains.one", "--only", "roles.principal-star", "--only", "trust.arn-variable")
 MAKING = ("iam:CreateRole", "rolesanywhere:CreateTrustAnchor", "rolesanywhere:CreateProfile", "rolesanywhere:ImportCrl")
 
 

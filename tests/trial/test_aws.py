@@ -15,7 +15,7 @@ from hwsigner.emulator.iam_policies import read_policy
 from hwsigner.emulator.refusals import RefusalError
 from hwsigner.errors import HwsignerError, Interruption, ServiceError, ServiceUnreachableError, UsageError
 from hwsigner.trial import TrialReport, Verdict
-from hwsigner.trial.aws import run, samples
+from hwsigner.trial.aws import responses, run
 from hwsigner.trial.aws.calls import TrialPace
 from hwsigner.trial.aws.life import clean, try_all
 from hwsigner.trial.aws.scene import AWSScene
@@ -30,10 +30,10 @@ def _report(folder: Path) -> TrialReport:
 def test_only_makes_what_the_chosen_questions_need(
     emulator: Emulator, flags: Flags, pace: TrialPace, tmp_path: Path
 ) -> None:
-    assert try_all(flags("--only", "iam.principal-star"), pace) == 0
+    assert try_all(flags("--only", "roles.principal-star"), pace) == 0
     made = [each for each in emulator.requests if each.action in MAKING]
     assert len(made) == 1
-    assert [each.id for each in _report(tmp_path).results] == ["iam.principal-star"]
+    assert [each.id for each in _report(tmp_path).results] == ["roles.principal-star"]
 
 
 def test_unknown_question_is_refused(flags: Flags, pace: TrialPace) -> None:
@@ -203,15 +203,15 @@ def test_questions_are_asked_even_if_the_simplest_session_is_refused(
     assert try_all(flags(*FEW), pace) == 1
     assert "no session of the simplest kind" in capsys.readouterr().err
     verdicts = {each.id: each.verdict for each in _report(tmp_path).results}
-    assert verdicts["sessions.simplest"] is Verdict.DIFFERS
-    assert verdicts["iam.principal-star"] is Verdict.EXPECTED
+    assert verdicts["chains.one"] is Verdict.DIFFERS
+    assert verdicts["roles.principal-star"] is Verdict.EXPECTED
     assert resources(emulator) == []
 
 
 @pytest.mark.parametrize("fault", ["no-credentials", "bad-expiration", "not-json", "html"])
 def test_broken_answer_differs(emulator: Emulator, flags: Flags, pace: TrialPace, tmp_path: Path, fault: str) -> None:
     emulator.misbehave(Fault(fault, None))
-    try_all(flags("--only", "sessions.default-name"), pace)
+    try_all(flags("--only", "session-name.default"), pace)
     verdicts = [each.verdict for each in _report(tmp_path).results]
     assert verdicts == [Verdict.DIFFERS if fault != "bad-expiration" else Verdict.EXPECTED]
 
@@ -264,7 +264,7 @@ def test_unreachable_service_leaves_no_name_of_a_proxy_in_the_report(
         monkeypatch.setattr("hwsigner.trial.aws.scene.post", fail)
         return str(scene.session(scene.leaf()))
 
-    questions = [replace(samples.QUESTIONS[0], id=f"proxies.{number}", ask=ask) for number in range(5)]
+    questions = [replace(responses.QUESTIONS[0], id=f"proxies.{number}", ask=ask) for number in range(5)]
     monkeypatch.setattr("hwsigner.trial.aws.life.QUESTIONS", questions)
     assert try_all(flags(), pace) == 0
     why = [each.why for each in _report(tmp_path).results]
@@ -281,12 +281,12 @@ def test_credentials_that_expire_meanwhile_are_no_answer(
 
     emulator.on_record = expire
     with pytest.raises(ServiceError, match="not everything was deleted"):
-        try_all(flags("--only", "iam.principal-star", "--only", "sessions.*"), pace)
+        try_all(flags("--only", "roles.principal-star", "--only", "chains.one", "--only", "session-name.default"), pace)
     verdicts = {each.id: each.verdict for each in _report(tmp_path).results}
     assert verdicts == {
-        "sessions.simplest": Verdict.EXPECTED,
-        "sessions.default-name": Verdict.EXPECTED,
-        "iam.principal-star": Verdict.NOT_ASKED,
+        "chains.one": Verdict.EXPECTED,
+        "session-name.default": Verdict.EXPECTED,
+        "roles.principal-star": Verdict.NOT_ASKED,
     }
     emulator.add_credentials(*KEY)
     clean(flags(), pace)
@@ -299,7 +299,7 @@ def test_requests_that_are_sent_again_are_a_second_apart_too(
     times: list[float] = []
     emulator.on_record = lambda _: times.append(fake_time.passed)
     emulator.misbehave(Fault("fail", 2), Fault("throttle"), action="iam:CreateRole")
-    assert try_all(flags("--only", "iam.principal-star"), pace) == 0
+    assert try_all(flags("--only", "roles.principal-star"), pace) == 0
     assert min(later - earlier for earlier, later in pairwise(times)) >= 1
 
 
@@ -316,7 +316,7 @@ def test_report_that_can_t_be_written_does_not_keep_anything(
     folder.mkdir()
     emulator.on_record = lambda record: shutil.rmtree(folder) if record.action == "iam:CreateRole" else None
     with pytest.raises(HwsignerError, match="can't be written"):
-        try_all(flags("--only", "iam.principal-star", "--output", str(folder)), pace)
+        try_all(flags("--only", "roles.principal-star", "--output", str(folder)), pace)
     assert resources(emulator) == []
 
 
@@ -354,7 +354,7 @@ def test_report_does_not_say_that_an_endpoint_of_a_variable_is_aws(
     emulator: Emulator, flags: Flags, pace: TrialPace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", emulator.url)
-    arguments = flags("--only", "sessions.simplest")
+    arguments = flags("--only", "chains.one")
     arguments.endpoint = None
     assert try_all(arguments, pace) == 0
     assert _report(tmp_path).target["service"] == "another endpoint"

@@ -21,7 +21,7 @@ from hwsigner.trial.aws.authority import TrialCA
 from hwsigner.trial.aws.calls import TrialPace
 from hwsigner.trial.aws.making import make_all
 from hwsigner.trial.aws.plan import plan_of
-from hwsigner.trial.aws.samples import QUESTIONS
+from hwsigner.trial.aws.responses import QUESTIONS
 from hwsigner.trial.aws.scene import AWSScene
 from hwsigner.trial.aws.sessions import AskedSession
 from hwsigner.trial.aws.wanted import WantedRole, statement, trusting

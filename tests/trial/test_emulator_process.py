@@ -64,15 +64,15 @@ def test_all_answers_of_the_emulators_command_are_as_expected(serve: Serve, tmp_
 @pytest.mark.usefixtures("without_waiting")
 @pytest.mark.slow
 def test_an_answer_that_the_emulators_command_changes_is_found(serve: Serve, tmp_path: Path) -> None:
-    only = ("--only", "sessions.default-name", "--only", "sessions.simplest")
+    only = ("--only", "session-name.default", "--only", "chains.one")
     assert main(_flags(serve("--differ", "upper-case-serial"), tmp_path, *only)) == 1
     found = {each.id: each.verdict for each in _report(tmp_path).results}
-    assert found == {"sessions.default-name": Verdict.DIFFERS, "sessions.simplest": Verdict.EXPECTED}
+    assert found == {"session-name.default": Verdict.DIFFERS, "chains.one": Verdict.EXPECTED}
 
 
 @pytest.mark.slow
 def test_trial_as_a_command_asks_the_emulators_command_one_request_a_second(serve: Serve, tmp_path: Path) -> None:
-    arguments = _flags(serve(), tmp_path, "--only", "sessions.simplest")
+    arguments = _flags(serve(), tmp_path, "--only", "chains.one")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [sys.executable, "-m", "hwsigner.trial", *arguments]
     process = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300)

@@ -18,7 +18,6 @@ from hwsigner.trial.aws import (
     requests,
     responses,
     revocation,
-    samples,
     tags,
     times,
     trust,
@@ -28,7 +27,6 @@ from hwsigner.trial.aws import (
 from hwsigner.trial.aws.plan import AWSQuestion
 
 QUESTIONS: tuple[AWSQuestion, ...] = (
-    *samples.QUESTIONS,
     *leaves.QUESTIONS,
     *chains.QUESTIONS,
     *anchors.QUESTIONS,

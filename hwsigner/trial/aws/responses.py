@@ -1,4 +1,4 @@
-"""Questions about the shapes of CreateSession's responses."""
+"""Questions about the shapes of CreateSession's responses, and whose credentials they have."""
 
 from __future__ import annotations
 
@@ -38,6 +38,16 @@ def _members(scene: AWSScene) -> str:
 def _packed(scene: AWSScene) -> str:
     answer = scene.session(scene.leaf())
     return "a percentage" if answer.ok and 0 <= answer.packed_policy_size <= 100 else str(answer)
+
+
+def _caller(scene: AWSScene) -> str:
+    session = scene.session(scene.leaf())
+    if not session.ok:
+        return str(session)
+    found = scene.follow_up(session, "get_caller_identity")
+    if found.code:
+        return str(found)
+    return "the ARN of the assumed role" if found.response["Arn"] == session.assumed_role_arn else "another ARN"
 
 
 _LIKE_OTHERS = document("AWS JSON protocols: the type of an error is in the header x-amzn-ErrorType")
@@ -82,12 +92,13 @@ QUESTIONS = (
         _shape(change=lambda request: request._replace(path=f"{request.path}/")),
         _REFUSALS,
     ),
-    _asked(
-        "packed-policy",
-        "Is packedPolicySize a percentage?",
-        "a percentage",
-        SESSION_API,
-        _packed,
-        _ISSUE,
+    _asked("packed-policy", "Is packedPolicySize a percentage?", "a percentage", SESSION_API, _packed, _ISSUE),
+    AWSQuestion(
+        "sts.caller",
+        "Whose ARN does GetCallerIdentity return for a session's credentials?",
+        "the ARN of the assumed role",
+        document("STS API Reference, GetCallerIdentity"),
+        ("docs/how-to/emulator.md#sts",),
+        _caller,
     ),
 )
