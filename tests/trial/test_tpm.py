@@ -26,7 +26,7 @@ from trial.tpms import OtherTPM, Trials, seen
 
 HANDLES, INDICES = "0x81000200-0x8100020f", "0x01c20000-0x01c2000f"
 WRITES = ("--write", HANDLES, "--write", INDICES)
-GET_CAPABILITY, TEST_PARMS, PCR_EXTEND = 0x17A, 0x18A, 0x182
+GET_CAPABILITY, TEST_PARMS, CREATE_PRIMARY = 0x17A, 0x18A, 0x131
 # Commands that leave a TPM as it is, once what they load is flushed (TPM 2.0 Library, part 2, 6.5.2).
 HARMLESS = {
     *(0x131, 0x147, 0x148, 0x14E, 0x151, 0x153, 0x157, 0x158, 0x15C, 0x15D, 0x161, 0x162, 0x165, 0x169, 0x16B, 0x171),
@@ -167,6 +167,19 @@ class TestAnotherTPM:
             trials = Trials(tpm, tmp_path)
             assert trials.run("--only", "auth.*", tcti=other.tcti)[0] == 1
         assert trials.differing() == {"auth.wrong": "TPM_RC_AUTH_FAIL, not counted"}
+
+    def test_what_a_tpm_refuses_beside_the_question_differs(
+        self, tpm: SoftTPM, tmp_path: Path, short_folder: Path
+    ) -> None:
+        with TPMProxy(tpm, short_folder) as proxy:
+            proxy.decide = lambda command: 0x2E6 if int.from_bytes(command[6:10]) == CREATE_PRIMARY else "pass"
+            trials = Trials(tpm, tmp_path)
+            status, output = trials.run("--only", "*", *WRITES, tcti=proxy.tcti)
+        assert status == 1
+        assert "Traceback" not in output
+        assert trials.differing().keys() >= {"keys.p-256", "endorsement.certify", "owner.key-file", "writing.taken"}
+        assert {"basics.pcrs", "writing.index"}.isdisjoint({*trials.differing(), *trials.why()})
+        assert trials.differing()["keys.p-256"] == "TPM_RC 0xa6"
 
     def test_a_tpm_without_lists_of_commands_curves_and_algorithms_is_tried(
         self, tpm: SoftTPM, tmp_path: Path, short_folder: Path

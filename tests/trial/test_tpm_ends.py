@@ -154,7 +154,7 @@ def test_trial_of_a_tpm_that_fails_once_leaves_it_as_it_was(trials: Trials, prox
         status, output = trials.run(*ONLY, *WRITES, tcti=proxy.tcti)
         # An answer that is lost while hwsigner itself opens a key leaves the key there, which the trial flushes.
         assert status in (0, 1), output
-        assert trials.differing().keys() <= {"end.changed"}, output
+        assert fault == 0x101 or trials.differing().keys() <= {"end.changed"}, output
         assert seen(trials.tpm) == before, f"command {number} of {total}: {output}"
 
 

@@ -54,6 +54,7 @@ KINDS = {
     "rsa4096": "RSA-4096",
 }
 _COMMAND_CODE = 0x143
+HIERARCHY = 0x85
 _CODES = {
     errors.AUTH_FAIL: "TPM_RC_AUTH_FAIL",
     errors.BAD_AUTH: "TPM_RC_BAD_AUTH",
@@ -69,7 +70,6 @@ _CODES = {
     errors.INSUFFICIENT: "TPM_RC_INSUFFICIENT",
     errors.ECC_POINT: "TPM_RC_ECC_POINT",
     errors.FAILURE: "TPM_RC_FAILURE",
-    errors.NV_SPACE: "TPM_RC_NV_SPACE",
     errors.NV_DEFINED: "TPM_RC_NV_DEFINED",
     _COMMAND_CODE: "TPM_RC_COMMAND_CODE",
     0x82: "TPM_RC_ATTRIBUTES",
@@ -80,7 +80,7 @@ _CODES = {
     0x12F: "TPM_RC_AUTH_UNAVAILABLE",
     0x146: "TPM_RC_NV_RANGE",
 }
-_NO_ROOM = (errors.OBJECT_MEMORY, *errors.SESSIONS_FULL)
+_NO_ROOM = (errors.OBJECT_MEMORY, errors.NV_SPACE, *errors.SESSIONS_FULL)
 
 
 @dataclass(frozen=True)

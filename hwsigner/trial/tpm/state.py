@@ -21,7 +21,7 @@ from hwsigner.backends.tpm2.errors import HANDLE, SEQUENCE, code, is_answer
 from hwsigner.backends.tpm2.nv import open_index
 from hwsigner.backends.tpm2.srk import ecc_primary
 from hwsigner.backends.tpm2.tpm import TPM
-from hwsigner.errors import BackendUnavailableError, HwsignerError
+from hwsigner.errors import BackendUnavailableError, HwsignerError, SigningKeyError
 from hwsigner.trial.tpm.capabilities import (
     LOCKOUT_COUNTER,
     LOCKOUT_INTERVAL,
@@ -158,7 +158,7 @@ def begin(chip: TrialChip, journal: Journal) -> int:
         removed = chip.finish(lambda tpm: flush_left(tpm, before, sessions=True))
     found = chip.finish(_loaded)
     journal.write(found)  # The next line loads something.
-    with suppress(BackendUnavailableError):  # If no place is free, no key will be made.
+    with suppress(SigningKeyError):  # If it can't be made, no key will be.
         journal.write({**found, "parent": list(chip.finish(_parent_name))})
     return removed
 

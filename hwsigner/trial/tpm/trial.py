@@ -12,18 +12,27 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tpm2_pytss import TPMA_PERMANENT
+from tpm2_pytss import TPMA_PERMANENT, TSS2_Exception
 
 from hwsigner._pins import PinSource
 from hwsigner._uri import KeyURI
 from hwsigner.attestation import read_trust
-from hwsigner.errors import BackendUnavailableError, HwsignerError, Interruption, UsageError
+from hwsigner.backends.tpm2.errors import NV_SPACE, code, is_answer
+from hwsigner.errors import (
+    BackendUnavailableError,
+    HwsignerError,
+    Interruption,
+    PinError,
+    SigningKeyError,
+    UsageError,
+)
 from hwsigner.trial.asking import confirm, selected, show_questions
 from hwsigner.trial.questions import NotAskedError, Result, Verdict, ask_all
 from hwsigner.trial.report import Scrubber, TrialReport
 from hwsigner.trial.tpm import state
 from hwsigner.trial.tpm.capabilities import OBJECTS_LEFT
 from hwsigner.trial.tpm.chip import SOURCES, StoppedError, TrialChip
+from hwsigner.trial.tpm.making import HIERARCHY, refusal
 from hwsigner.trial.tpm.questions import END, QUESTIONS, TPMQuestion
 from hwsigner.trial.tpm.timing import measure
 from hwsigner.trial.tpm.writing import read_range
@@ -154,17 +163,37 @@ def _asked(chip: TrialChip, questions: Sequence[TPMQuestion], loaded: _Loaded) -
 
 
 class _Careful:
-    """Asks a question. If the connection breaks meanwhile, the work is repeated, which may change its answer."""
+    """Asks a question. What the TPM refuses beside the question is an answer too, unless it lacks room or a hierarchy.
+
+    If the connection breaks meanwhile, the work is repeated, which may change its answer.
+    """
 
     def __init__(self, question: TPMQuestion) -> None:
         self._question = question
 
     def __call__(self, chip: TrialChip) -> str:
         before = chip.failures
-        answer = self._question.ask(chip)
+        try:
+            answer = self._question.ask(chip)
+        except (BackendUnavailableError, PinError, NotAskedError):
+            raise
+        except SigningKeyError as error:
+            answer = _failure(error)
+        except Exception as error:
+            answer = f"fails with {type(error).__name__}"
         if answer != self._question.expected and chip.failures > before:
             raise NotAskedError("the connection to the TPM broke, or the TPM wanted time, in the middle of it")
         return answer
+
+
+def _failure(error: SigningKeyError) -> str:
+    """Return the answer for an error of ours, or raise it if the TPM lacks what the question needs."""
+    cause = error.__cause__
+    if not (isinstance(cause, TSS2_Exception) and is_answer(cause)):
+        return f"fails with {type(error).__name__}"
+    if code(cause) in (HIERARCHY, NV_SPACE):
+        raise error
+    return refusal(cause)
 
 
 def _clean(chip: TrialChip, arguments: argparse.Namespace) -> int:
