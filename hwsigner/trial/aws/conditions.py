@@ -157,6 +157,7 @@ _VALUES = [
     _value("not-equals-wildcard", "StringNotEquals", "web-*", LET_IN, page=_WRONG),
     _value("like-star", "StringLike", "web-*", LET_IN),
     _value("like-question", "StringLike", "web-?", LET_IN),
+    _value("like-question-none", "StringLike", "web-1?", REFUSED),
     _value("like-case", "StringLike", "WEB-*", REFUSED),
     _value("like-literal", "StringLike", "web-${*}", REFUSED, source=VARIABLES),
     _value("like-all", "StringLike", "*", LET_IN, page=_OPEN),

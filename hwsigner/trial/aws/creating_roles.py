@@ -23,6 +23,7 @@ _AS_RESOURCE = choice("the words that users quote of Resource; another program h
 _AS_BUCKETS = choice("the words that S3 has for the policies of buckets")
 _STORED = choice("IAM is known to store actions and keys that it does not know; hwsigner refuses to judge them")
 _OF_OPERATORS = document("IAM User Guide: Condition operators: the names are as listed")
+_GRAMMAR = document("IAM User Guide: Grammar of the IAM JSON policy language")
 _LONGEST = 2048
 TAKEN = WantedRole("taken", profile="")
 
@@ -277,6 +278,23 @@ _ACTIONS = (
 )
 
 
+def _judged(name: str, words: str, expected: str, policy: Mapping[str, Any]) -> AWSQuestion:
+    """Return a question whose answer has no words, as nobody quotes them."""
+    text = f"Does CreateRole refuse a trust policy {words}?"
+    ask: Ask = lambda scene: scene.new_role(f"iam-{name}", policy).code or ACCEPTED  # noqa: E731
+    return AWSQuestion(f"roles.{name}", text, expected, _GRAMMAR, (_STATEMENT, _IAM), ask, ())
+
+
+_FORMS = (
+    _judged("effect", 'with the effect "allow"', _MALFORMED, trusting(statement(Effect="allow"))),
+    _judged("empty-principal", "with a principal of no kind", _MALFORMED, _principal()),
+    _judged("empty-actions", "with an empty list of actions", _MALFORMED, _actions()),
+    _judged("both-actions", "with Action and NotAction", _MALFORMED, trusting(statement(NotAction="sts:TagSession"))),
+    _judged("aws-pattern", "with a pattern of accounts", _MALFORMED, _principal(AWS="arn:<<partition>>:iam::*:root")),
+    _judged("version-2008", "of the version 2008-10-17", ACCEPTED, {**trusting(), "Version": "2008-10-17"}),
+)
+
+
 def _of_length(length: int, spaces: int = 0) -> Ask:
     """Return what makes a role with a trust policy of so many characters, and spaces that should not count."""
 
@@ -392,4 +410,4 @@ _ROLES = (
     ),
 )
 
-QUESTIONS = (*_PRINCIPALS, *_CONDITIONS, *_ACTIONS, *_ROLES)
+QUESTIONS = (*_PRINCIPALS, *_CONDITIONS, *_ACTIONS, *_FORMS, *_ROLES)

@@ -230,6 +230,15 @@ _OTHERS = [
         becomes("x509Issuer/CN", "intermediate"),
         otherwise=_NEITHER,
     ),
+    Probe(
+        "tags.issuer-o",
+        "Does the issuer's O become the tag x509Issuer/O?",
+        _AS_IT_IS,
+        MAPPING,
+        (_CONDITIONS, _TAGS),
+        becomes("x509Issuer/O", "hwsigner trial"),
+        otherwise=_NEITHER,
+    ),
 ]
 
 
