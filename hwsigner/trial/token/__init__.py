@@ -113,7 +113,9 @@ def _agree(label: str, found: str, arguments: argparse.Namespace) -> None:
         if label:
             print(f"It makes key pairs and a certificate with the label {label}, and deletes them at the end.")
         if arguments.sign_with:
-            print("It makes about 70 signatures with the named key. Touch the token when it blinks.")
+            print(
+                "It makes about 70 signatures with the named key, six if each waits for a touch. Touch it if it blinks."
+            )
     if not arguments.yes:
         confirm("Go on?")
 

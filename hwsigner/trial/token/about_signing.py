@@ -33,6 +33,8 @@ _MESSAGE = b"hwsigner trial: a text that is only signed to see how"
 _DIGEST_INFO = bytes.fromhex("3031300d060960864801650304020105000420")
 _KINDS = {KeyType.EC: "p256", KeyType.RSA: "rsa2048", KeyType.ML_DSA: "mldsa44"}
 _TIMES, _LONGEST_SECONDS = 20, 15.0
+# A signature that takes longer may wait for a touch, and the user is not to touch the token 70 times.
+_SLOW_SECONDS = 1.0
 
 
 class _Ready:
@@ -45,6 +47,7 @@ class _Ready:
     """
 
     def __init__(self, tried: TriedToken, session: int, key: KeyObject, public_key: bytes) -> None:
+        self._tried = tried
         self._calls = tried.calls
         self.session = session
         self.key = key
@@ -53,17 +56,26 @@ class _Ready:
     def sign(self, mechanism: int, data: bytes) -> bytes:
         """Return a signature; raise a NotAskedError if there is none."""
         code = self._calls.begin_signature(self.session, mechanism, self.key.handle)
-        signature = b""
+        signature, begin = b"", time.monotonic()
         if code == OK:
             code, signature = self._calls.sign(self.session, data)
+        self._tried.is_slow |= time.monotonic() - begin > _SLOW_SECONDS
         if code != OK:
             raise NotAskedError(f"{MECHANISMS[mechanism]} answers {named(code)}")
         return signature
 
 
 @contextmanager
-def _ready(tried: TriedToken, key_type: int) -> Iterator[_Ready]:
-    """Log in, and yield a key of a type: the trial's own, or the one that the user named."""
+def _ready(tried: TriedToken, key_type: int, *, often: bool = False) -> Iterator[_Ready]:
+    """Log in, and yield a key of a type: the trial's own, or the one that the user named.
+
+    Args:
+        tried: the token.
+        key_type: the type.
+        often: whether it makes many signatures, so that one that may wait for a touch is not asked for.
+    """
+    if often and tried.is_slow and not tried.plan.label:
+        raise NotAskedError("a signature takes over a second, as if it waits for a touch")
     tried.log_in_if_wanted()
     if tried.plan.label:
         key = make(tried, _KINDS[key_type]).key
@@ -189,7 +201,7 @@ def _in_threads(tried: TriedToken) -> str:
 
     if tried.module.functions.initialised != "for threads":
         raise NotAskedError("the module takes calls of one thread")
-    with _ready(tried, KeyType.EC) as ready:
+    with _ready(tried, KeyType.EC, often=True) as ready:
 
         def work() -> None:
             try:
@@ -222,7 +234,7 @@ def _measured(tried: TriedToken, name: str, work: Callable[[], object]) -> str:
 def _resident(tried: TriedToken, key_type: int) -> str:
     mechanism = ECDSA if key_type == KeyType.EC else RSA_SHA256
     data = hashlib.sha256(_MESSAGE).digest() if key_type == KeyType.EC else _MESSAGE
-    with _ready(tried, key_type) as ready:
+    with _ready(tried, key_type, often=True) as ready:
         name = f"{MECHANISMS[mechanism]} in an open session"
         return _measured(tried, name, lambda: ready.sign(mechanism, data))
 
@@ -232,7 +244,7 @@ def _cold(tried: TriedToken) -> str:
     digest = hashlib.sha256(_MESSAGE).digest()
 
     def work() -> None:
-        with _ready(tried, KeyType.EC) as ready:
+        with _ready(tried, KeyType.EC, often=True) as ready:
             ready.sign(ECDSA, digest)
 
     return _measured(tried, "CKM_ECDSA with a new session and a search", work)

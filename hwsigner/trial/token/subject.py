@@ -96,6 +96,7 @@ class TriedToken:
         before: what the token shows without a login.
         shown: what it has shown last, with a login if there was one.
         failure: why the login failed, for the user; it may have names. None if it did not.
+        is_slow: whether a signature took so long that it may have waited for a touch.
         forked: what a forked child and its parent were answered; None before that.
         measured: what the report says of the token: name and value.
         made: the key pairs that the trial made, by their kinds; or how the token refused.
@@ -120,6 +121,7 @@ class TriedToken:
         self.module: Module = load_module(plan.module)
         self.calls = Calls(self.module.functions)
         self.failure: SigningKeyError | None = None
+        self.is_slow = False
         self.forked: dict[str, str] | None = None
         self.measured: dict[str, str] = {}
         self.made: dict[str, Made | str] = {}
