@@ -28,6 +28,7 @@ SOME = (
     "room.*",
     "sharing.stays",
 )
+FLUSH_CONTEXT = 0x165
 ONLY = tuple(flag for name in (*SOME, "writing.*") for flag in ("--only", name))
 
 
@@ -156,6 +157,16 @@ def test_trial_of_a_tpm_that_fails_once_leaves_it_as_it_was(trials: Trials, prox
         assert status in (0, 1), output
         assert fault == 0x101 or trials.differing().keys() <= {"end.changed"}, output
         assert seen(trials.tpm) == before, f"command {number} of {total}: {output}"
+
+
+def test_a_tpm_that_keeps_what_is_flushed_is_an_error(trials: Trials, proxy: TPMProxy) -> None:
+    proxy.decide = lambda command: 0 if int.from_bytes(command[6:10]) == FLUSH_CONTEXT else "pass"
+    status, output = trials.run("--only", "keys.p-256", tcti=proxy.tcti)
+    assert status == 1
+    assert "the TPM could not be left as it was: it keeps objects of the trial that were flushed" in output
+    proxy.decide = lambda command: "pass"
+    assert trials.run("--clean", tcti=proxy.tcti)[0] == 0
+    assert handles_in(trials.tpm) == []
 
 
 def test_a_second_trial_of_a_tpm_is_refused_while_the_first_one_runs(trials: Trials) -> None:

@@ -130,6 +130,8 @@ def _remove_all(chip: TrialChip, journal: state.Journal) -> None:
     before = journal.read()
     if before is not None and not chip.is_managed:
         chip.finish(lambda tpm: state.flush_left(tpm, before, sessions=chip.failures > 0))
+        if chip.finish(lambda tpm: state.left_loaded(tpm, before, sessions=False)):
+            raise HwsignerError("it keeps objects of the trial that were flushed")
     if chip.has_written:
         left = chip.finish(state.left_by_writing)
         if left:
