@@ -16,6 +16,7 @@ from hwsigner.emulator.refusals import RefusalError
 from hwsigner.errors import HwsignerError, Interruption, ServiceError, ServiceUnreachableError, UsageError
 from hwsigner.trial import TrialReport, Verdict
 from hwsigner.trial.aws import responses, run
+from hwsigner.trial.aws.authority import TrialLeaf
 from hwsigner.trial.aws.calls import TrialPace
 from hwsigner.trial.aws.life import clean, try_all
 from hwsigner.trial.aws.scene import AWSScene
@@ -228,6 +229,20 @@ def test_service_that_stays_busy_ends_the_trial_and_leaves_nothing(
     with pytest.raises(HwsignerError, match="status 500"):
         try_all(flags(*FEW), pace)
     assert resources(emulator) == []
+
+
+def test_service_that_fails_at_one_question_each_time_differs(
+    emulator: Emulator, flags: Flags, pace: TrialPace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(scene: AWSScene, _: object) -> TrialLeaf:
+        emulator.misbehave(Fault("fail", 4))
+        return scene.leaf()
+
+    monkeypatch.setattr("hwsigner.trial.aws.asking._made", fail)
+    assert try_all(flags("--only", "leaves.no-purpose", "--only", "sessions.simplest"), pace) == 1
+    answers = {each.id: each.answer for each in _report(tmp_path).results}
+    failing = "the service kept answering with status 500"
+    assert answers == {"sessions.simplest": "session", "leaves.no-purpose": failing}
 
 
 @pytest.mark.parametrize("action", MAKING[:3])

@@ -8,8 +8,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from hwsigner._aws.apis import ServiceClients
 from hwsigner._aws.create_session import find_service
@@ -123,6 +124,18 @@ def _in_body(kind: str, status: int, message: str) -> Any:
 _STRONG = (*certificates._STRONG_HASHES, hashes.SHA3_256)
 _STILL = {**_ACTIONS, "UpdateAssumeRolePolicy": _ACTIONS["UpdateAssumeRolePolicy"]._replace(run=lambda *_: None)}
 _ANY_DURATION = {"MaxSessionDuration": (1, 99999)}
+
+
+def _is_short(certificate: x509.Certificate, _: object) -> bool:
+    key = certificate.public_key()
+    return not isinstance(key, rsa.RSAPublicKey) or key.key_size <= 4096
+
+
+_SOONER = {"enabled": True, "threshold": 30, "channel": "ALL"}
+_SOONER_TOLD = "; ".join(
+    f"{event}_EXPIRY: 30 days, enabled: True" for event in ("CA_CERTIFICATE", "END_ENTITY_CERTIFICATE")
+)
+
 CHANGES: list[tuple[str, Any, str, str]] = [
     ("certificates._STRONG_HASHES", _STRONG, "leaves.sha3-256", SESSION),
     ("certificates._STRONG_HASHES", (hashes.SHA256,), "leaves.sha-512", INSUFFICIENT),
@@ -177,6 +190,8 @@ CHANGES: list[tuple[str, Any, str, str]] = [
         "control.profile-no-policy",
         "accepted",
     ),
+    ("certificates._is_strong_key", _is_short, "leaves.rsa-5120", INSUFFICIENT),
+    ("control.anchors._DEFAULT", _SOONER, "control.anchor-notifications", _SOONER_TOLD),
     ("iam._ACTIONS", _STILL, "delays.shut", "not within 19 seconds"),
 ]
 

@@ -193,7 +193,12 @@ class TrialCA:
         return TrialLeaf(self._issue(shape, key, issuer), key, issuer.chain)
 
     def revocation_list(
-        self, serials: Sequence[int], issuer: TrialIssuer | None = None, *, end: timedelta = _DAY
+        self,
+        serials: Sequence[int],
+        issuer: TrialIssuer | None = None,
+        *,
+        end: timedelta = _DAY,
+        held: Sequence[int] = (),
     ) -> bytes:
         """Return a CRL in PEM.
 
@@ -201,13 +206,16 @@ class TrialCA:
             serials: the serial numbers of the revoked certificates.
             issuer: the CA that signs it; None for the intermediate.
             end: its next update, from now. One that has passed makes an expired list.
+            held: those of the revoked certificates that are on hold.
         """
         issuer, now = issuer or self.intermediate, datetime.now(UTC)
         builder = x509.CertificateRevocationListBuilder().issuer_name(issuer.certificate.subject)
         builder = builder.last_update(now - 2 * _DAY).next_update(now + end)
         for serial in serials:
-            revoked = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now - _DAY).build()
-            builder = builder.add_revoked_certificate(revoked)
+            revoked = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now - _DAY)
+            if serial in held:
+                revoked = revoked.add_extension(x509.CRLReason(x509.ReasonFlags.certificate_hold), critical=False)
+            builder = builder.add_revoked_certificate(revoked.build())
         builder = builder.add_extension(x509.CRLNumber(1), critical=False)
         return builder.sign(issuer.key, hashes.SHA256()).public_bytes(Encoding.PEM)
 

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from cryptography import x509
+from cryptography.x509.oid import ExtensionOID
 
 from hwsigner.trial.aws.asking import INVALID, SESSION, UNTRUSTED, Ask, kind, of_leaf, of_root, outcome, usage
 from hwsigner.trial.aws.authority import A_CA, LEAF, OF_CA, CertificateShape, TrialCA, TrialIssuer, TrialLeaf
@@ -256,6 +257,13 @@ def _constrained(ca: TrialCA) -> TrialLeaf:
     return ca.leaf(shape, _issuer_of(ca, _ca_with((constraints, True))))
 
 
+def _self_issued(ca: TrialCA) -> TrialLeaf:
+    """Return a leaf below two CAs of one name, the upper of which allows no CA below it."""
+    shape = replace(A_CA, extensions=((x509.BasicConstraints(ca=True, path_length=0), True), OF_CA[1]))
+    upper = ca.issuer("self-issuing", shape, ca.root)
+    return ca.leaf(LEAF, ca.issuer("self-issued", shape, upper))
+
+
 def _other_key_id(ca: TrialCA) -> TrialLeaf:
     key_id = x509.AuthorityKeyIdentifier(b"another key's ID", None, None)
     return ca.leaf(replace(LEAF, extensions=(*LEAF.extensions, (key_id, False))))
@@ -272,6 +280,7 @@ def _judged(name: str, words: str, expected: str, shape: Any, rests_on: str, sou
 
 
 _BASIC, _USAGE = OF_CA
+_MAPPED_POLICY = bytes.fromhex("3010300e0605 2b06010401 0605 2b06010402")
 _CAS = (
     _judged("expired-ca", "the intermediate CA has expired", UNTRUSTED, replace(A_CA, end=-_DAY / 24), _COMMON),
     _judged("early-ca", "the intermediate CA is not valid yet", UNTRUSTED, replace(A_CA, begin=_DAY / 24), _COMMON),
@@ -318,6 +327,20 @@ _CAS = (
     ),
     _judged("sha-1-ca", "the intermediate CA is signed with SHA-1", UNTRUSTED, _of_sha1, _COMMON, CERTIFICATE_RULES),
     _judged("path-length", "the path length of the intermediate CA is exceeded", UNTRUSTED, _too_deep, _ISSUING),
+    _judged(
+        "self-issued",
+        "the intermediate CA allows none below it, and has issued a certificate to its own name",
+        SESSION,
+        _self_issued,
+        _PATH,
+    ),
+    _judged(
+        "policy-mappings",
+        "the intermediate CA has critical policy mappings",
+        SESSION,
+        _ca_with((x509.UnrecognizedExtension(ExtensionOID.POLICY_MAPPINGS, _MAPPED_POLICY), True)),
+        _COMMON,
+    ),
     _judged(
         "name-constraints",
         "the intermediate CA's name constraints exclude the leaf's DNS name",

@@ -39,6 +39,7 @@ _SIGNS = usage("digital_signature")
 _UNKNOWN = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.32473.1.1"), b"\x05\x00")
 _UNDOCUMENTED = choice("AWS does not document the keys that it takes; these are the ones that clients and CAs use")
 _PATHS = choice("so RFC 5280 has it; AWS names no standard but PKIX")
+_NO_GRACE = choice("RFC 5280 has no tolerance, unlike a request's date")
 
 
 def _asked(
@@ -207,6 +208,10 @@ def _on_curve(curve: ec.EllipticCurve) -> Any:
     return lambda ca: ca.leaf(_of_key(ec.generate_private_key(curve)))
 
 
+def _long_key(ca: TrialCA) -> TrialLeaf:
+    return ca.leaf(_of_key(rsa.generate_private_key(65537, 5120)))
+
+
 def _ed25519(ca: TrialCA) -> TrialLeaf:
     return ca.leaf(_of_key(ed25519.Ed25519PrivateKey.generate()))
 
@@ -219,6 +224,7 @@ _KEY_KINDS = (
         _asked(f"rsa-{bits}", f"with an RSA key of {bits:,} bits", SESSION, SIGNING, _of_key(f"RSA-{bits}"), _KEYS)
         for bits in (2048, 3072, 4096)
     ),
+    _asked("rsa-5120", "with an RSA key of 5,120 bits", SESSION, _UNDOCUMENTED, _long_key, _KEYS),
     _asked("rsa-exponent-3", "with an RSA key whose exponent is 3", SESSION, _UNDOCUMENTED, _exponent_3, _KEYS),
     _asked("p-384", "with a P-384 key", SESSION, VENDORS_CLIENT, _of_key("P-384"), _KEYS),
     _asked("p-521", "with a P-521 key", SESSION, VENDORS_CLIENT, _of_key("P-521"), _KEYS),
@@ -253,6 +259,22 @@ _OTHERS = (
     ),
     _asked(
         "expired", "that has expired", INSUFFICIENT, _PATHS, replace(LEAF, begin=-2 * _DAY, end=-_DAY / 24), _COMMON
+    ),
+    _asked(
+        "just-expired",
+        "that expired two minutes ago",
+        INSUFFICIENT,
+        _NO_GRACE,
+        replace(LEAF, begin=-2 * _DAY, end=-timedelta(minutes=2)),
+        _COMMON,
+    ),
+    _asked(
+        "valid-soon",
+        "that is valid in two minutes",
+        INSUFFICIENT,
+        _NO_GRACE,
+        replace(LEAF, begin=timedelta(minutes=2)),
+        _COMMON,
     ),
     _asked(
         "not-yet-valid",

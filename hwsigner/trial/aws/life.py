@@ -23,7 +23,7 @@ from hwsigner.trial.aws.making import Leftover, TrialFile, delete_all, delete_tr
 from hwsigner.trial.aws.plan import AWSQuestion, TrialPlan, plan_of
 from hwsigner.trial.aws.policy import policy_text
 from hwsigner.trial.aws.questions import QUESTIONS
-from hwsigner.trial.aws.scene import AWSScene, RefusedInAdvanceError
+from hwsigner.trial.aws.scene import AWSScene, RefusedInAdvanceError, StaysFailingError
 from hwsigner.trial.questions import NotAskedError, Result, Verdict, ask_all
 from hwsigner.trial.report import TrialReport
 
@@ -144,7 +144,7 @@ def _made(scene: AWSScene, plan: TrialPlan) -> str:
 
 
 class _Asking:
-    """Asks questions. A refusal to make what one needs is its answer; a failure on the way names no proxy."""
+    """Asks questions. What always fails is its answer; a failure on the way names no proxy."""
 
     def __init__(self) -> None:
         self._failures = 0
@@ -158,7 +158,7 @@ class _Asking:
             raise NotAskedError("the service was not reached before")
         try:
             answer = ask(scene)
-        except RefusedInAdvanceError as error:
+        except (RefusedInAdvanceError, StaysFailingError) as error:
             answer = error.message
         except ServiceUnreachableError as error:
             self._failures += 1

@@ -24,6 +24,7 @@ from hwsigner.trial.aws.sources import (
     QUOTED,
     QUOTED_VALUES,
     choice,
+    document,
 )
 from hwsigner.trial.questions import NotAskedError, Source
 
@@ -125,6 +126,15 @@ def _same_name(scene: AWSScene) -> str:
 def _default_of_anchor(scene: AWSScene) -> str:
     answer = made(scene, "anchor-default", "create_trust_anchor", source=source_of(_root(scene.ca)))
     return answer.code or ("enabled" if answer.response["trustAnchor"]["enabled"] else "disabled")
+
+
+def _thresholds(scene: AWSScene) -> str:
+    answer = made(scene, "anchor-settings", "create_trust_anchor", source=source_of(_root(scene.ca)))
+    if answer.code:
+        return answer.code
+    settings = answer.response["trustAnchor"]["notificationSettings"]
+    shown = sorted(f"{each['event']}: {each['threshold']:g} days, enabled: {each['enabled']}" for each in settings)
+    return "; ".join(shown)
 
 
 _BASIC, _USAGE = OF_CA
@@ -230,6 +240,14 @@ _ANCHOR_QUESTIONS = (
         BY_ITSELF,
         (f"{_ANCHORS}: create", PLANE),
         _default_of_anchor,
+    ),
+    AWSQuestion(
+        "control.anchor-notifications",
+        "Which notification settings has a trust anchor whose request has none?",
+        "CA_CERTIFICATE_EXPIRY: 45 days, enabled: True; END_ENTITY_CERTIFICATE_EXPIRY: 45 days, enabled: True",
+        document("IAM Roles Anywhere User Guide: Notifications: the default threshold is 45 days for both events"),
+        (f"{_ANCHORS}: setting_details", PLANE),
+        _thresholds,
     ),
 )
 

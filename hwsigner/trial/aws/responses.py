@@ -50,6 +50,14 @@ def _caller(scene: AWSScene) -> str:
     return "the ARN of the assumed role" if found.response["Arn"] == session.assumed_role_arn else "another ARN"
 
 
+def _key_kind(scene: AWSScene) -> str:
+    answer = scene.session(scene.leaf())
+    if not answer.ok:
+        return str(answer)
+    key = answer.credentials[0]
+    return f"{'as temporary ones' if key.startswith('ASIA') else 'otherwise'}, {len(key)} characters"
+
+
 _LIKE_OTHERS = document("AWS JSON protocols: the type of an error is in the header x-amzn-ErrorType")
 QUESTIONS = (
     _asked(
@@ -100,5 +108,21 @@ QUESTIONS = (
         document("STS API Reference, GetCallerIdentity"),
         ("docs/how-to/emulator.md#sts",),
         _caller,
+    ),
+    _asked(
+        "expiration",
+        "Which form has the expiration of a session, with 0 for each digit?",
+        "0000-00-00T00:00:00Z",
+        SESSION_API,
+        lambda scene: (answer := scene.session(scene.leaf())).expiration or str(answer),
+        _ISSUE,
+    ),
+    _asked(
+        "key-kind",
+        "How does a session's access key ID begin, and how long is it?",
+        "as temporary ones, 20 characters",
+        document("IAM User Guide: IAM identifiers: unique ID prefixes"),
+        _key_kind,
+        "hwsigner/emulator/vault.py: Vault.issue",
     ),
 )

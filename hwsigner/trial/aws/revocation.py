@@ -26,7 +26,7 @@ _IMPORT, _LIST = "hwsigner/emulator/control/crls.py: import_crl", "hwsigner/emul
 _PLANE = "docs/how-to/emulator.md#the-control-plane"
 _REVOKING = "docs/how-to/aws.md#revoking-and-retiring"
 _HOUR = timedelta(hours=1)
-_REVOKED, _REVOKED_CA = 0x7E570001, 0x7E570002
+_REVOKED, _REVOKED_CA, _HELD = 0x7E570001, 0x7E570002, 0x7E570003
 _INVALID = "ValidationException"
 _LEAF = of_root(replace(LEAF, serial=_REVOKED))
 _UNTOLD = choice("AWS says that it checks a list, and not what it makes of one that has expired; the safe reading")
@@ -44,6 +44,10 @@ def _revoked_ca(ca: TrialCA) -> TrialIssuer:
     )
 
 
+def _list(ca: TrialCA) -> bytes:
+    return ca.revocation_list([_REVOKED, _REVOKED_CA, _HELD], ca.root, held=[_HELD])
+
+
 def _no_signer(ca: TrialCA) -> TrialIssuer:
     extensions = (OF_CA[0], usage("key_cert_sign"))
     return ca.issuer("no-crl-sign", CertificateShape((("CN", "CA without cRLSign"),), extensions=extensions))
@@ -51,7 +55,7 @@ def _no_signer(ca: TrialCA) -> TrialIssuer:
 
 REVOKING = WantedAnchor("revoking", lambda ca: [ca.root.certificate, _beside(ca).certificate])
 STALE = WantedAnchor("stale")
-LIST = WantedCrl("revoking", "revoking", lambda ca: ca.revocation_list([_REVOKED, _REVOKED_CA], ca.root))
+LIST = WantedCrl("revoking", "revoking", _list)
 STALE_LIST = WantedCrl("stale", "stale", lambda ca: ca.revocation_list([_REVOKED], ca.root, end=-_HOUR))
 NO_SIGNER = WantedAnchor("no-crl-sign", lambda ca: [_no_signer(ca).certificate])
 _CURRENT: tuple[Wanted, ...] = (REVOKING, LIST)
@@ -95,6 +99,14 @@ _SESSIONS = (
         _CHECK,
         _REVOKING,
         "docs/reference/errors.md#access-denied",
+    ),
+    _asked(
+        "hold",
+        "What does CreateSession say to a leaf that is revoked with the reason certificateHold?",
+        REVOKED,
+        choice("RFC 5280: a certificate on hold is revoked until a later list lacks it"),
+        of_leaf(of_root(replace(LEAF, serial=_HELD)), anchor="revoking"),
+        _CHECK,
     ),
     _asked(
         "another-leaf",

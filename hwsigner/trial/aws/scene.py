@@ -32,6 +32,10 @@ class RefusedInAdvanceError(HwsignerError):
     """Something that a question needs was refused when it was to be made. That is an answer."""
 
 
+class StaysFailingError(NotAskedError):
+    """The service fails each time at one request. That is an answer to a question, but nothing to begin with."""
+
+
 class AWSScene:
     """What a question to AWS is asked with.
 
@@ -135,7 +139,7 @@ class AWSScene:
 
         Raises:
             RefusedInAdvanceError: something that it needs was refused when it was to be made.
-            NotAskedError: the service stays busy.
+            NotAskedError: the service stays busy, or fails each time (StaysFailingError).
             ServiceUnreachableError: no response came.
         """
         profile = asked.profile or self.profile_of.get(asked.role, "main")
@@ -145,7 +149,8 @@ class AWSScene:
             if answer.status not in _BUSY_STATUSES:
                 return answer
             self._pace.sleep(pause)
-        raise NotAskedError(f"the service kept answering with status {answer.status}")
+        kind = StaysFailingError if answer.status == 500 else NotAskedError
+        raise kind(f"the service kept answering with status {answer.status}")
 
     def send(self, leaf: TrialLeaf, asked: AskedSession, arns: tuple[str, str, str]) -> SessionAnswer:
         """Send one CreateSession request.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -70,6 +71,7 @@ class SessionAnswer:
         header: where the type was: "x-amzn-ErrorType" or the member of the body; empty for a success.
         members: the members of the response's body, sorted.
         session_members: the members of the session in it, sorted.
+        expiration: the form of the time at which it expires, with 0 for each digit.
         lifetime: the session's lifetime in seconds, rounded to ten; 0 if there is none.
         session_name: the session's name.
         source_identity: the source identity.
@@ -85,6 +87,7 @@ class SessionAnswer:
     header: str = ""
     members: tuple[str, ...] = ()
     session_members: tuple[str, ...] = ()
+    expiration: str = ""
     lifetime: int = 0
     session_name: str = field(default="", repr=False)
     source_identity: str = field(default="", repr=False)
@@ -184,6 +187,7 @@ def read_answer(response: Response, scrub: Callable[[str], str]) -> SessionAnswe
         response.status,
         members=members,
         session_members=tuple(sorted(found)),
+        expiration=re.sub(r"\d", "0", str(keys.get("expiration") or "")),
         lifetime=_lifetime(keys.get("expiration"), now),
         session_name=str(user.get("arn", "")).rpartition("/")[2],
         source_identity=str(found.get("sourceIdentity") or ""),
