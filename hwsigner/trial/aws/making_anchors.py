@@ -20,6 +20,7 @@ from hwsigner.trial.aws.scene import AWSScene
 from hwsigner.trial.aws.sources import (
     ALIASES,
     CERTIFICATE_RULES,
+    GETTING,
     QUOTAS,
     QUOTED,
     QUOTED_VALUES,
@@ -251,4 +252,21 @@ _ANCHOR_QUESTIONS = (
     ),
 )
 
-QUESTIONS = _ANCHOR_QUESTIONS
+
+def _missing(kind: str, words: str) -> AWSQuestion:
+    """Return a question about what the service says if there is no such resource."""
+
+    def ask(scene: AWSScene) -> str:
+        name = {"trust_anchor": "trustAnchorId", "profile": "profileId", "crl": "crlId"}[kind]
+        identifier = {name: "00000000-0000-4000-8000-000000000000"}
+        return code_of(scene.calls.call("rolesanywhere", f"get_{kind}", **identifier))
+
+    text = f"What does the service say if there is no such {words}?"
+    rests_on = ("hwsigner/emulator/control/calls.py: not_found", PLANE)
+    name = f"control.missing-{kind.replace('_', '-')}"
+    return AWSQuestion(name, text, "ResourceNotFoundException", GETTING, rests_on, ask, ())
+
+
+_MISSING = (_missing("trust_anchor", "trust anchor"), _missing("profile", "profile"), _missing("crl", "CRL"))
+
+QUESTIONS = (*_ANCHOR_QUESTIONS, *_MISSING)
