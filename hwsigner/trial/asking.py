@@ -1,15 +1,40 @@
-"""What the trials share: which questions are asked, and whether the user agrees."""
+"""What the trials share: flags, which questions are asked, whether the user agrees, signals, and the report's end."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
 
 from hwsigner.errors import UsageError
-from hwsigner.trial.questions import Question
+from hwsigner.trial.questions import Question, Verdict
+from hwsigner.trial.report import TrialReport
 
 _Asked = TypeVar("_Asked", bound=Question[Any])
+
+
+def add_common_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that all trials have."""
+    only = "ask only these questions, such as 'keys.*'; repeatable"
+    parser.add_argument("--only", metavar="PATTERN", action="append", default=[], help=only)
+    parser.add_argument(
+        "--output", metavar="FOLDER", type=Path, default=Path(), help="folder of the report (default: .)"
+    )
+    parser.add_argument("--yes", action="store_true", help="go on without asking you anything, not even for a PIN")
+    actions = parser.add_mutually_exclusive_group()
+    actions.add_argument("--list", action="store_true", help="print the questions and ask nothing")
+    actions.add_argument("--clean", action="store_true", help="only delete what killed trials have left")
+
+
+def require_folder(folder: Path) -> None:
+    """Raise a UsageError unless the report can be written to a folder."""
+    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        raise UsageError(f"{folder} is not a folder that the report can be written to", "Give --output FOLDER")
 
 
 def show_questions(questions: Sequence[Question[Any]], patterns: Sequence[str]) -> int:
@@ -46,3 +71,29 @@ def confirm(question: str) -> None:
         answer = ""
     if answer.strip().lower() not in ("y", "yes"):
         raise UsageError("nothing was made or deleted", "Answer y, or add --yes")
+
+
+@contextmanager
+def on_signals(handler: Callable[..., object] | signal.Handlers) -> Iterator[None]:
+    """Give SIGINT, SIGTERM and SIGHUP a handler in a `with` statement. What nohup ignores stays ignored."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    heard = [each for each in numbers if signal.getsignal(each) is not signal.SIG_IGN]
+    before = {each: signal.signal(each, handler) for each in heard}
+    try:
+        yield
+    finally:
+        for each, old in before.items():
+            signal.signal(each, old)
+
+
+def interrupt(*_: object) -> NoReturn:
+    """Do what Ctrl-C does, as the handler of a signal."""
+    raise KeyboardInterrupt
+
+
+def write_report(report: TrialReport, folder: Path) -> int:
+    """Write a report, print its counts and paths, and return the exit status: 0 if no answer differs, else 1."""
+    written = report.write(folder)
+    print(", ".join(f"{number} {verdict}" for verdict, number in report.counts.items()))
+    print(f"Report: {written[0]} and {written[1].name}", flush=True)
+    return int(report.counts[Verdict.DIFFERS] > 0)

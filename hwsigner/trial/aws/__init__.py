@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from hwsigner.trial.asking import show_questions
+from hwsigner.trial.asking import add_common_flags, show_questions
 from hwsigner.trial.aws.life import clean, show_policy, try_all
 from hwsigner.trial.aws.questions import QUESTIONS
 
@@ -17,18 +16,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--region", metavar="REGION", help="the region (default: the SDKs')")
     parser.add_argument("--aws-profile", metavar="NAME", help="the profile of the SDKs' files (default: theirs)")
     parser.add_argument("--endpoint", metavar="URL", help="the URL of all services, such as an emulator's")
-    only = "ask only these questions, such as 'tags.*'; repeatable"
-    parser.add_argument("--only", metavar="PATTERN", action="append", default=[], help=only)
     parser.add_argument(
         "--private-ca", metavar="ARN", default="", help="also ask about this AWS Private CA; costs a certificate of it"
     )
     parser.add_argument("--rates", action="store_true", help="also send 30 CreateSession requests at once")
-    parser.add_argument("--output", metavar="FOLDER", type=Path, default=Path(), help="where to write the report")
-    parser.add_argument("--yes", action="store_true", help="do not ask before something is made or deleted")
-    actions = parser.add_mutually_exclusive_group()
-    actions.add_argument("--list", action="store_true", help="print the questions and ask nothing")
-    actions.add_argument("--policy", action="store_true", help="print the least IAM policy that suffices")
-    actions.add_argument("--clean", action="store_true", help="delete what killed trials have left")
+    parser.add_argument("--policy", action="store_true", help="print the least IAM policy that suffices")
+    add_common_flags(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import NoReturn
 
 from hwsigner._aws.apis import ServiceClients
 from hwsigner._aws.create_session import find_service
 from hwsigner.errors import HwsignerError, Interruption, ServiceError, ServiceUnreachableError
-from hwsigner.trial.asking import confirm, selected
+from hwsigner.trial.asking import confirm, interrupt, on_signals, selected, write_report
 from hwsigner.trial.aws.authority import TrialCA
 from hwsigner.trial.aws.calls import TrialPace
 from hwsigner.trial.aws.making import Leftover, TrialFile, delete_all, delete_trial, leftovers, make_all
@@ -29,7 +26,6 @@ from hwsigner.trial.report import TrialReport
 
 _TO_CLEAN = "Run the same command with --clean, and with --region if the region is not the default one"
 _MOST_FAILURES = 3
-_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 
 def show_policy(arguments: argparse.Namespace) -> int:
@@ -58,7 +54,7 @@ def try_all(arguments: argparse.Namespace, pace: TrialPace | None = None) -> int
     plan, clients = plan_of(questions, private_ca=bool(arguments.private_ca)), _clients(arguments, pace)
     region = clients.rolesanywhere.region
     results: list[Result] = []
-    with _signals_interrupt():
+    with on_signals(interrupt):
         service = find_service(region, endpoint=arguments.endpoint)
         options = {"private_ca": arguments.private_ca, "rates": arguments.rates}
         scene = AWSScene(clients, service, ca=TrialCA(), pace=pace, **options)
@@ -74,7 +70,7 @@ def try_all(arguments: argparse.Namespace, pace: TrialPace | None = None) -> int
                 name = "AWS" if scene.is_aws else "another endpoint"
                 target = {"service": name, "region": region}
                 report = TrialReport("aws", datetime.now(UTC).date(), target, results).scrubbed(scene.scrub)
-                _write(report, arguments.output)
+                write_report(report, arguments.output)
         finally:
             _delete(scene, file)
     if interrupted:
@@ -172,12 +168,6 @@ def _interrupted(_: AWSScene) -> NoReturn:
     raise NotAskedError("the trial was interrupted")
 
 
-def _write(report: TrialReport, folder: Path) -> None:
-    written = report.write(folder)
-    print(", ".join(f"{number} {verdict}" for verdict, number in report.counts.items()))
-    print(f"Report: {written[0]} and {written[1].name}")
-
-
 def _delete(scene: AWSScene, file: TrialFile) -> None:
     """Delete what the trial made, and then the file."""
     _say("deleting everything")
@@ -190,23 +180,6 @@ def _delete(scene: AWSScene, file: TrialFile) -> None:
     if not gone:
         raise ServiceError("not everything was deleted", _TO_CLEAN)
     file.path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _signals_interrupt() -> Iterator[None]:
-    """Let the signals that end a program do what Ctrl-C does."""
-
-    def interrupt(*_: object) -> NoReturn:
-        raise KeyboardInterrupt
-
-    # nohup ignores SIGHUP.
-    heard = [each for each in _SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]
-    before = {each: signal.signal(each, interrupt) for each in heard}
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
 
 
 def _announcement(scene: AWSScene, plan: TrialPlan, questions: Sequence[AWSQuestion]) -> str:

@@ -7,14 +7,19 @@ of questions are in `about_*.py`.
 from __future__ import annotations
 
 import argparse
-import os
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hwsigner.errors import UsageError
-from hwsigner.trial.asking import confirm, selected, show_questions
-from hwsigner.trial.questions import Verdict
+from hwsigner.trial.asking import (
+    add_common_flags,
+    confirm,
+    require_folder,
+    selected,
+    show_questions,
+    write_report,
+)
 from hwsigner.trial.report import Scrubber, TrialReport
 
 if TYPE_CHECKING:
@@ -42,21 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the token, on which the trial makes keys with a label of its own, and deletes them at the end",
     )
     parser.add_argument(
-        "--clean", action="store_true", help="with --write: only delete what killed trials left on the token"
-    )
-    parser.add_argument(
         "--sign-with", metavar="LABEL-OR-ID", default="", help="make signatures with this private key, which is there"
     )
     parser.add_argument(
         "--pin-source", metavar="SOURCE", default="", help="where the user PIN is, as in a key URI: file:PATH, env:NAME"
     )
-    parser.add_argument(
-        "--output", metavar="FOLDER", type=Path, default=Path(), help="folder of the report (default: .)"
-    )
-    only = "ask only these questions, such as 'sign.*'; repeatable"
-    parser.add_argument("--only", metavar="PATTERN", action="append", default=[], help=only)
-    parser.add_argument("--list", action="store_true", help="print the questions and ask nothing")
-    parser.add_argument("--yes", action="store_true", help="ask nothing: neither whether to begin nor for a PIN")
+    add_common_flags(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -74,8 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("--write and --token both name the token", "Give one of them")
     if arguments.clean and not arguments.write:
         raise UsageError("--clean does not say which token", "Add --write SLOT-OR-LABEL")
-    if not os.access(arguments.output, os.W_OK | os.X_OK):
-        raise UsageError(f"the report can't be written to {arguments.output}", "Give --output FOLDER")
+    require_folder(arguments.output)
     plan = Plan(
         module=arguments.module,
         token=arguments.write or arguments.token,
@@ -91,15 +86,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.clean:
         print(trial.remains())
         return int(trial.left != 0)
-    report = scrubbed(trial)
-    paths = report.write(arguments.output)
-    print(", ".join(f"{number} {verdict}" for verdict, number in report.counts.items()))
     if plan.label:
         print(trial.remains())
-    print(f"Report: {paths[0]} and {paths[1]}", flush=True)
+    status = write_report(scrubbed(trial), arguments.output)
     if trial.failure:
         raise trial.failure
-    return int(report.counts[Verdict.DIFFERS] > 0 or trial.left != 0)
+    return status or int(trial.left != 0)
 
 
 def _agree(label: str, found: str, arguments: argparse.Namespace) -> None:

@@ -9,13 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
-from types import FrameType
 from typing import Any
 
 from hwsigner.errors import HwsignerError, Interruption
+from hwsigner.trial.asking import interrupt, on_signals
 from hwsigner.trial.questions import NotAskedError, Result, Verdict, ask_all
 from hwsigner.trial.token.questions import QUESTIONS
 from hwsigner.trial.token.subject import Plan
@@ -25,7 +25,6 @@ from hwsigner.trial.token.tables import TokenQuestion
 QUESTION_SECONDS = 180.0
 _CLEANING_SECONDS = 60.0
 _MOST_CRASHES = 5
-_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 
 class _Worker:
@@ -123,7 +122,7 @@ class TokenTrial:
         """
         crashes = 0
         try:
-            with _stopping():
+            with on_signals(interrupt):
                 while not self._ask_in_one_process(is_last=crashes >= _MOST_CRASHES):
                     crashes += 1
         except KeyboardInterrupt:
@@ -245,7 +244,7 @@ class TokenTrial:
         """Have the process delete what it made, and wait for that."""
         if self._worker is None or self._worker.process.returncode is not None:
             return
-        with _ignoring():
+        with on_signals(signal.SIG_IGN):  # None cuts the deletion short.
             self.left = "unknown" if self._plan.label and (self.results or self._current) else 0
             self._worker.process.terminate()
             try:
@@ -274,29 +273,3 @@ def _waited(prompt: str) -> bool:
 
 # The questions that are asked of nobody don't look at it.
 _NOBODY: Any = None
-
-
-@contextmanager
-def _stopping() -> Iterator[None]:
-    """Raise a KeyboardInterrupt in the body for SIGTERM and SIGHUP, too."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {each: signal.signal(each, stop) for each in _SIGNALS}
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-
-@contextmanager
-def _ignoring() -> Iterator[None]:
-    """Let no signal cut short the deletion."""
-    before = {each: signal.signal(each, signal.SIG_IGN) for each in (signal.SIGINT, *_SIGNALS)}
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)

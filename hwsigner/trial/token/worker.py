@@ -10,21 +10,18 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict
-from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from hwsigner._pins import PinRequest
 from hwsigner.backends.pkcs11.pins import token_name
 from hwsigner.errors import HwsignerError, printable
+from hwsigner.trial.asking import on_signals
 from hwsigner.trial.questions import NotAskedError
 from hwsigner.trial.token.making import delete_left, left_by_trials, writing_session
 from hwsigner.trial.token.questions import QUESTIONS, ask
 from hwsigner.trial.token.subject import Plan, Shown, TriedToken
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class _Line:
@@ -63,19 +60,15 @@ class _Line:
         return read.strip()
 
 
-@contextmanager
-def _stopped_once() -> Iterator[None]:
-    """Raise one KeyboardInterrupt in the body for any number of signals, so that none cuts the cleaning short."""
+def _stop(*_: object) -> NoReturn:
+    """Raise one KeyboardInterrupt for any number of signals, so that none cuts the cleaning short."""
+    _ignore_signals()
+    raise KeyboardInterrupt
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        for each in _SIGNALS:
-            signal.signal(each, signal.SIG_IGN)
-        raise KeyboardInterrupt
 
-    for each in _SIGNALS:
-        signal.signal(each, stop)
-    with suppress(KeyboardInterrupt):
-        yield
+def _ignore_signals() -> None:
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, signal.SIG_IGN)
 
 
 def _names(shown: Shown) -> list[str]:
@@ -164,8 +157,7 @@ def _work(line: _Line, plan: Plan, done: set[str]) -> None:
         _introduce(line, tried)
         _ask(line, tried, done)
     finally:
-        for each in _SIGNALS:
-            signal.signal(each, signal.SIG_IGN)
+        _ignore_signals()
         with suppress(KeyboardInterrupt):
             if tried.has_written and plan.label:
                 _delete(line, tried, plan.label)
@@ -176,7 +168,7 @@ def _work(line: _Line, plan: Plan, done: set[str]) -> None:
 
 def main() -> int:
     """Ask the questions of a plan, which is the first line of standard input."""
-    with _stopped_once():
+    with suppress(KeyboardInterrupt), on_signals(_stop):
         line = _Line(int(sys.argv[1]))
         first: dict[str, Any] = json.loads(sys.stdin.readline())
         done = set(first.pop("done"))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hwsigner.backends import find_backend
 from hwsigner.errors import UsageError
+from hwsigner.trial.asking import add_common_flags
 
 if TYPE_CHECKING:
     import hwsigner.trial.tpm
@@ -27,13 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{hierarchy}-pin-source", metavar="SOURCE", help=where)
     written = "also write, to free places in a range of persistent handles or NV indices, such as 0x81000200-0x8100020f"
     parser.add_argument("--write", metavar="RANGE", action="append", default=[], help=f"{written}; repeatable")
-    only = "ask only these questions, such as 'keys.*', and measure no times; repeatable"
-    parser.add_argument("--only", metavar="PATTERN", action="append", default=[], help=only)
-    parser.add_argument("--output", metavar="FOLDER", type=Path, default=Path(), help="where to write the report")
-    parser.add_argument("--yes", action="store_true", help="do not ask before it begins")
-    actions = parser.add_mutually_exclusive_group()
-    actions.add_argument("--list", action="store_true", help="print the questions and ask nothing")
-    actions.add_argument("--clean", action="store_true", help="remove what killed trials have left in the TPM")
+    add_common_flags(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

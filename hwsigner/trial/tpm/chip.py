@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TypeVar
 
 from tpm2_pytss import ESYS_TR, TPM2_ALG, TPMA_NV, TPMA_PERMANENT
@@ -36,11 +33,7 @@ _PLAIN = SessionSettings(plain=True)
 
 
 class StoppedError(BaseException):
-    """The user or the system ended the trial. Its attribute `number` is the signal's."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.number = number
+    """The user or the system ended the trial."""
 
 
 class TrialChip:
@@ -84,7 +77,7 @@ class TrialChip:
         self.failures = 0
         self.has_written = False
         self._keys: dict[str, TrialKey] = {}
-        self._signal = 0
+        self._is_stopped = False
         self._connection: TPMConnection = connect(self.tcti, self)
         try:
             self.capabilities: Capabilities = self.use(read_capabilities)
@@ -131,21 +124,14 @@ class TrialChip:
         """Give the connection back."""
         self._connection.release(self)
 
-    @contextmanager
-    def signals(self) -> Iterator[None]:
-        """Let SIGINT, SIGTERM and SIGHUP end the trial between two pieces of work, in a `with` statement."""
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        before = {number: signal.signal(number, self._keep_signal) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def stop(self, *_: object) -> None:
+        """End the trial between two pieces of work, as the handler of a signal."""
+        self._is_stopped = True
 
     def check_signal(self) -> None:
         """Raise a StoppedError if a signal has come."""
-        if self._signal:
-            raise StoppedError(self._signal)
+        if self._is_stopped:
+            raise StoppedError
 
     def key(self, tpm: TPM, kind: str) -> TrialKey:
         """Return the trial's key of a kind, which is made at its first use."""
@@ -207,6 +193,3 @@ class TrialChip:
                 )
 
         self.use_hierarchy(prove)
-
-    def _keep_signal(self, number: int, _: FrameType | None) -> None:
-        self._signal = number

@@ -24,10 +24,9 @@ from hwsigner.errors import (
     Interruption,
     PinError,
     SigningKeyError,
-    UsageError,
 )
-from hwsigner.trial.asking import confirm, selected, show_questions
-from hwsigner.trial.questions import NotAskedError, Result, Verdict, ask_all
+from hwsigner.trial.asking import confirm, on_signals, require_folder, selected, show_questions, write_report
+from hwsigner.trial.questions import NotAskedError, Result, ask_all
 from hwsigner.trial.report import Scrubber, TrialReport
 from hwsigner.trial.tpm import state
 from hwsigner.trial.tpm.capabilities import OBJECTS_LEFT
@@ -54,11 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
     """
     if arguments.list:
         return show_questions((*QUESTIONS, END), arguments.only)
-    if not (arguments.clean or (arguments.output.is_dir() and os.access(arguments.output, os.W_OK | os.X_OK))):
-        raise UsageError(
-            f"{arguments.output} can't have the report: it is not a folder that you can write to",
-            "Give --output FOLDER",
-        )
+    if not arguments.clean:
+        require_folder(arguments.output)
     questions = selected(QUESTIONS, arguments.only)
     ranges = [read_range(text) for text in arguments.write]
     query = {name: getattr(arguments, name.replace("-", "_")) for name in ("tcti", *SOURCES)}
@@ -79,7 +75,7 @@ def _try_all(chip: TrialChip, questions: Sequence[TPMQuestion], arguments: argpa
     print(_announcement(chip, questions, arguments.output))
     if not arguments.yes:
         confirm("Begin?")
-    with chip.signals(), _kept(chip) as loaded:
+    with on_signals(chip.stop), _kept(chip) as loaded:
         _look_for_left(chip)
         target = chip.capabilities.target(chip.tcti)
         results, stopped = _asked(chip, questions, loaded)
@@ -87,12 +83,10 @@ def _try_all(chip: TrialChip, questions: Sequence[TPMQuestion], arguments: argpa
             with suppress(StoppedError):
                 target |= measure(chip)  # A signal ends only this: all was asked.
     report = TrialReport("tpm", datetime.now(UTC).date(), target, results).scrubbed(_scrubber(chip, arguments))
-    written = report.write(arguments.output)
-    print(", ".join(f"{number} {verdict}" for verdict, number in report.counts.items()))
-    print(f"Report: {written[0]} and {written[1].name}")
+    status = write_report(report, arguments.output)
     if stopped:
         raise Interruption("interrupted", "The TPM is as it was, and the report has the answers until then")
-    return 1 if report.counts[Verdict.DIFFERS] else 0
+    return status
 
 
 def _look_for_left(chip: TrialChip) -> None:
@@ -205,7 +199,7 @@ def _clean(chip: TrialChip, arguments: argparse.Namespace) -> int:
     print("\n".join((f"{len(places)} keys and indices of trials in the TPM:", *places)))
     if places and not arguments.yes:
         confirm("Remove these?")
-    with chip.signals(), _kept(chip):
+    with on_signals(chip.stop), _kept(chip):
         if left:
             chip.require_owner()
             chip.finish(lambda tpm: state.remove_left(tpm, chip.auth, left))
