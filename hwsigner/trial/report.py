@@ -18,9 +18,12 @@ from hwsigner.trial.questions import Origin, Result, Source, Verdict
 # What identifies somebody wherever it stands, and what is written in its place.
 _PATTERNS = (
     (re.compile(r"\b(?:AKIA|ASIA|AROA|AIDA)[A-Z0-9]{8,}\b"), "(key id)"),
-    (re.compile(r"\barn:[\w-]+:[^\s\"']+"), "(arn)"),
+    (re.compile(r"\barn(?::|%3a)[\w-]+(?::|%3a)[^\s\"']+", re.IGNORECASE), "(arn)"),
+    (re.compile(r"\b[\w.-]*vpce-[0-9a-f]{8,}[\w.-]*|\bip-\d{1,3}(?:-\d{1,3}){3}[\w.-]*"), "(host)"),
     (re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b", re.IGNORECASE), "(id)"),
-    (re.compile(r"\b\d{12}\b"), "(account)"),
+    # Also after a percent-encoded colon or an underscore, and as the console writes it.
+    (re.compile(r"(?:(?<=%3a)|(?<=%2f)|(?<![^\W_]))\d{12}(?![^\W_])", re.IGNORECASE), "(account)"),
+    (re.compile(r"(?<![\w-])\d{4}([- ])\d{4}\1\d{4}(?![\w-])"), "(account)"),
     (re.compile(r"\b(?:0x)?(?:[0-9a-f]{20,}|\d{13,})\b", re.IGNORECASE), "(number)"),
     (re.compile(r"\b(?:[0-9a-f]{1,4}:){3,}[0-9a-f]{1,4}\b", re.IGNORECASE), "(address)"),
     (re.compile(r"\b[0-9a-f]{1,4}(?::[0-9a-f]{1,4})*::(?:[0-9a-f]{1,4}:)*[0-9a-f]{1,4}\b", re.IGNORECASE), "(address)"),

@@ -83,7 +83,20 @@ def test_a_scrubbed_report_has_no_account_key_arn_address_or_hidden_value() -> N
     secrets = [
         *("123456789012", "ASIAIOSFODNN7EXAMPLE", "arn:aws:iam::123456789012:role/web", "192.0.2.7", "me@example.com"),
         *("0e5a7c1e-2b9d-4c3f-8a64-51d0f7b3c9aa", "chip-serial", "/home/jo", "2001:db8:0:1:2:3:4:5", "fe80::1:2"),
-        *("00:1a:2b:3c:4d:5e", "9f86d081884c7d659a2f", "12345678901234567890", "IQoJb3JpZ2luX2Vj" * 4),
+        *(
+            "arn%3Aaws%3Aiam%3A%3A210987654321%3Arole%2Fweb",
+            "2101-2345-6789",
+            "2101 2345 6789",
+            "my_210987654321_bucket",
+        ),
+        *("210987654321.vpce-0123456789abcdef0.rolesanywhere.eu-central-1.vpce.amazonaws.com", "x%3A210987654322"),
+        *(
+            "ip-10-1-2-3.eu-central-1.compute.internal",
+            "00:1a:2b:3c:4d:5e",
+            "9f86d081884c7d659a2f",
+            "12345678901234567890",
+            "IQoJb3JpZ2luX2Vj" * 4,
+        ),
     ]
     scrub = Scrubber()
     scrub.hide("chip-serial", "serial")
@@ -95,7 +108,15 @@ def test_a_scrubbed_report_has_no_account_key_arn_address_or_hidden_value() -> N
 
 @pytest.mark.parametrize(
     "text",
-    ["1.3.6.1.4.1.311.20.2.3", "x509Subject/2.5.4.5", "2.5.29.15", "version 3.0.17", "at 12:30:05", "0x81000100"],
+    [
+        "1.3.6.1.4.1.311.20.2.3",
+        "x509Subject/2.5.4.5",
+        "2.5.29.15",
+        "version 3.0.17",
+        "at 12:30:05",
+        "0x81000100",
+        "rolesanywhere.amazonaws.com",
+    ],
 )
 def test_a_scrubbed_report_keeps_oids_and_versions(text: str) -> None:
     assert Scrubber()(text) == text
