@@ -131,6 +131,22 @@ def test_clean_touches_nothing_that_only_looks_like_a_trial_s(
     assert len(resources(emulator)) == 8
 
 
+def test_clean_passes_over_what_another_trial_deletes_meanwhile(
+    emulator: Emulator, flags: Flags, pace: TrialPace, fake_time: FakeTime
+) -> None:
+    strand(emulator, flags, pace)
+    asked = len(emulator.requests)
+
+    def vanish() -> None:
+        if any(each.action == "iam:ListRoles" for each in emulator.requests[asked:]):
+            emulator.world.roles.clear()
+            emulator.world.profiles.clear()
+
+    fake_time.on_sleep = vanish
+    assert clean(flags(), pace) == 0
+    assert resources(emulator) == []
+
+
 def test_clean_in_another_region_keeps_the_file_and_says_where_to_clean(
     emulator: Emulator, flags: Flags, pace: TrialPace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

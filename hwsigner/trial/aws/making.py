@@ -189,9 +189,9 @@ def _listed(clients: ServiceClients) -> Iterator[Leftover]:
 
 def _tag_of(clients: ServiceClients, resource: Leftover) -> str:
     if resource.kind == "role":
-        tags = clients.iam.items("list_role_tags", "Tags", RoleName=resource.id)
+        tags = (clients.iam.find("list_role_tags", RoleName=resource.id) or {}).get("Tags", [])
         return next((str(tag["Value"]) for tag in tags if tag["Key"] == TAG), "")
-    tags = clients.rolesanywhere.call("list_tags_for_resource", resourceArn=resource.arn).get("tags", [])
+    tags = (clients.rolesanywhere.find("list_tags_for_resource", resourceArn=resource.arn) or {}).get("tags", [])
     return next((str(tag["value"]) for tag in tags if tag["key"] == TAG), "")
 
 
