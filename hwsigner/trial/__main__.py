@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Protocol
 
-from hwsigner.errors import HwsignerError, Interruption
+from hwsigner.errors import HwsignerError, Interruption, UsageError
 
 _TRIALS = {"aws": "hwsigner.trial.aws", "tpm": "hwsigner.trial.tpm", "token": "hwsigner.trial.token"}
 
@@ -31,7 +31,7 @@ class TrialModule(Protocol):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a trial and return the exit status."""
+    """Run a trial and return the exit status: 1 says only that an answer differs or something is left."""
     parser = argparse.ArgumentParser(prog="python -m hwsigner.trial", description=__doc__, allow_abbrev=False)
     trials = parser.add_subparsers(dest="trial", required=True, metavar="TRIAL")
     modules: dict[str, TrialModule] = {name: import_module(module) for name, module in _TRIALS.items()}
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return modules[given.trial].run(given)
     except HwsignerError as error:
         print(f"hwsigner: {error}", file=sys.stderr)
-        return error.exit_status
+        return max(error.exit_status, UsageError.exit_status)
     except KeyboardInterrupt:
         print("hwsigner: interrupted", file=sys.stderr)
         return Interruption.exit_status

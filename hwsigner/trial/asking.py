@@ -68,6 +68,7 @@ def confirm(question: str) -> None:
     try:
         answer = input(f"{question} [y/N] ")
     except EOFError:
+        print()  # The error begins a line.
         answer = ""
     if answer.strip().lower() not in ("y", "yes"):
         raise UsageError("nothing was made or deleted", "Answer y, or add --yes")

@@ -326,6 +326,14 @@ def test_a_folder_that_can_t_have_the_report_is_refused_before_anything_is_asked
     assert "basics.family" not in output
 
 
+@pytest.mark.parametrize("source", ["nonsense", "file:/absent"])
+def test_a_pin_source_that_can_t_be_read_is_an_error_and_no_report(trials: Trials, tmp_path: Path, source: str) -> None:
+    status, output = trials.run("--owner-pin-source", source, "--only", "owner.*")
+    assert status == 3
+    assert "owner.key-file" not in output
+    assert list(tmp_path.glob("trial*")) == []
+
+
 def test_a_tpm_that_does_not_answer_is_an_error_and_no_report(trials: Trials, tmp_path: Path) -> None:
     status, output = trials.run(tcti=f"swtpm:path={tmp_path / 'none'}")
     assert status == 3

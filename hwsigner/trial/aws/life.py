@@ -13,7 +13,7 @@ from typing import NoReturn
 from hwsigner._aws.apis import ServiceClients
 from hwsigner._aws.create_session import find_service
 from hwsigner.errors import HwsignerError, Interruption, ServiceError, ServiceUnreachableError
-from hwsigner.trial.asking import confirm, interrupt, on_signals, selected, write_report
+from hwsigner.trial.asking import confirm, interrupt, on_signals, require_folder, selected, write_report
 from hwsigner.trial.aws.authority import TrialCA
 from hwsigner.trial.aws.calls import TrialPace
 from hwsigner.trial.aws.making import Leftover, TrialFile, delete_all, delete_trial, leftovers, make_all
@@ -50,6 +50,7 @@ def try_all(arguments: argparse.Namespace, pace: TrialPace | None = None) -> int
         HwsignerError: it can't be run.
         Interruption: the user ended it. All has been deleted, and the report has the answers until then.
     """
+    require_folder(arguments.output)
     questions, pace = selected(QUESTIONS, arguments.only), pace or TrialPace()
     plan, clients = plan_of(questions, private_ca=bool(arguments.private_ca)), _clients(arguments, pace)
     region = clients.rolesanywhere.region
@@ -58,7 +59,7 @@ def try_all(arguments: argparse.Namespace, pace: TrialPace | None = None) -> int
         service = find_service(region, endpoint=arguments.endpoint)
         options = {"private_ca": arguments.private_ca, "rates": arguments.rates}
         scene = AWSScene(clients, service, ca=TrialCA(), pace=pace, **options)
-        print(_announcement(scene, plan, questions))
+        print(_announcement(scene, plan, questions), flush=True)
         if not arguments.yes:
             confirm("Make these, and ask?")
         scene.scrub.hide(clients.account, "account")
@@ -94,7 +95,7 @@ def clean(arguments: argparse.Namespace, pace: TrialPace | None = None) -> int:
             cleaned.append(file)
         except NotAskedError as error:
             _say(str(error))
-    print("\n".join((f"{len(names)} resources of trials in {region}:", *names)))
+    print("\n".join((f"{len(names) or 'no'} resources of trials in {region}", *names)), flush=True)
     if names and not arguments.yes:
         confirm("Delete these? A trial that runs now loses its own.")
     if not delete_all(clients, found, _say):

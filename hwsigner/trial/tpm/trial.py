@@ -62,6 +62,8 @@ def run(arguments: argparse.Namespace) -> int:
     trust = read_trust(arguments.roots) if arguments.roots else None
     with tempfile.TemporaryDirectory(prefix="hwsigner-trial-") as folder:
         pins = PinSource(allow_commands=True)
+        for given in filter(None, map(query.get, SOURCES)):
+            pins.given(KeyURI("tpm2", {}, {"pin-source": given.encode()}))  # An error now, not an answer "not asked".
         chip = TrialChip(uri, pins, folder=Path(folder), trust=trust, ranges=ranges)
         try:
             return _clean(chip, arguments) if arguments.clean else _try_all(chip, questions, arguments)
@@ -72,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _try_all(chip: TrialChip, questions: Sequence[TPMQuestion], arguments: argparse.Namespace) -> int:
-    print(_announcement(chip, questions, arguments.output))
+    print(_announcement(chip, questions, arguments.output), flush=True)
     if not arguments.yes:
         confirm("Begin?")
     with on_signals(chip.stop), _kept(chip) as loaded:
@@ -196,7 +198,7 @@ def _clean(chip: TrialChip, arguments: argparse.Namespace) -> int:
     """Remove what killed trials have left."""
     left = chip.use(state.left_by_writing)
     places = [f"{place:#010x}" for place in (*left.handles, *left.indices)]
-    print("\n".join((f"{len(places)} keys and indices of trials in the TPM:", *places)))
+    print("\n".join((f"{len(places) or 'no'} keys and indices of trials in the TPM", *places)), flush=True)
     if places and not arguments.yes:
         confirm("Remove these?")
     with on_signals(chip.stop), _kept(chip):
