@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from hwsigner.errors import UsageError
+from hwsigner.errors import HwsignerError, UsageError
 from hwsigner.trial.questions import Question, Verdict
 from hwsigner.trial.report import TrialReport
 
@@ -93,8 +93,16 @@ def interrupt(*_: object) -> NoReturn:
 
 
 def write_report(report: TrialReport, folder: Path) -> int:
-    """Write a report, print its counts and paths, and return the exit status: 0 if no answer differs, else 1."""
-    written = report.write(folder)
+    """Write a report, print its counts and paths, and return the exit status: 0 if no answer differs, else 1.
+
+    Raises:
+        HwsignerError: it can't be written. Then it is printed, so that the answers are not lost.
+    """
+    try:
+        written = report.write(folder)
+    except HwsignerError:
+        print(report.to_json(), end="", flush=True)
+        raise
     print(", ".join(f"{number} {verdict}" for verdict, number in report.counts.items()))
     print(f"Report: {written[0]} and {written[1].name}", flush=True)
     return int(report.counts[Verdict.DIFFERS] > 0)

@@ -334,8 +334,8 @@ def test_requests_that_are_sent_again_are_a_second_apart_too(
     assert min(later - earlier for earlier, later in pairwise(times)) >= 1
 
 
-def test_report_that_can_t_be_written_does_not_keep_anything(
-    emulator: Emulator, flags: Flags, pace: TrialPace, tmp_path: Path
+def test_report_that_can_t_be_written_is_printed_and_does_not_keep_anything(
+    emulator: Emulator, flags: Flags, pace: TrialPace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "output"
     folder.mkdir()
@@ -349,6 +349,8 @@ def test_report_that_can_t_be_written_does_not_keep_anything(
     with pytest.raises(HwsignerError, match="can't be written"):
         try_all(flags("--only", "roles.principal-star", "--output", str(folder)), pace)
     assert resources(emulator) == []
+    printed = capsys.readouterr().out
+    assert TrialReport.from_json(printed[printed.rindex("\n{\n") :]).results[0].id == "roles.principal-star"
 
 
 def test_nothing_is_made_without_a_yes(
