@@ -7,7 +7,7 @@ from typing import Any
 
 from cryptography import x509
 
-from hwsigner.trial.aws.authority import CertificateShape, TrialCA, TrialIssuer, TrialLeaf
+from hwsigner.trial.aws.authority import CertificateShape, TrialCA, TrialLeaf
 from hwsigner.trial.aws.scene import AWSScene
 from hwsigner.trial.aws.sessions import AskedSession, SessionAnswer
 
@@ -46,11 +46,6 @@ def of_leaf(leaf: CertificateShape | MakeLeaf, **members: Any) -> Ask:
 def kind_of_leaf(leaf: CertificateShape | MakeLeaf, **members: Any) -> Ask:
     """Return what asks as `of_leaf` does, but for an answer without the words of a refusal."""
     return lambda scene: kind(scene.session(_made(scene, leaf), AskedSession(**members)))
-
-
-def root_of(ca: TrialCA) -> TrialIssuer:
-    """Return the root of the trial's CA."""
-    return ca.root
 
 
 def of_root(shape: CertificateShape) -> MakeLeaf:

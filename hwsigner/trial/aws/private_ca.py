@@ -12,8 +12,9 @@ from hwsigner.trial.aws.authority import LEAF, TrialLeaf, name_of
 from hwsigner.trial.aws.plan import AWSQuestion
 from hwsigner.trial.aws.scene import AWSScene
 from hwsigner.trial.aws.sessions import AskedSession
+from hwsigner.trial.aws.sources import document
 from hwsigner.trial.aws.wanted import WantedAnchor
-from hwsigner.trial.questions import NotAskedError, Origin, Source
+from hwsigner.trial.questions import NotAskedError
 
 _MEMBERS = {"source": {"sourceType": "AWS_ACM_PCA", "sourceData": {"acmPcaArn": "<<private_ca>>"}}}
 _ANCHOR = WantedAnchor("private-ca", members=_MEMBERS)
@@ -63,7 +64,7 @@ def _check(scene: AWSScene) -> None:
         raise NotAskedError("it needs an AWS Private CA", "Give --private-ca")
 
 
-_GUIDE = Source(Origin.DOCUMENT, "IAM Roles Anywhere User Guide, Establish trust")
+_GUIDE = document("IAM Roles Anywhere User Guide, Establish trust")
 _PAGE = "docs/how-to/emulator.md#the-control-plane"
 
 QUESTIONS: tuple[AWSQuestion, ...] = (

@@ -25,7 +25,6 @@ _MANY = 254
 _SHA256 = 0xB
 _COMMAND_INDEX = 0xFFFF
 _VENDOR_COMMAND = 1 << 29
-_HASH_ALGORITHMS = {*HASHES, 0x12, 0x27, 0x28, 0x29}  # SM3 and SHA-3 too.
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,6 @@ _PAGE = "docs/how-to/tpm.md#policies"
 _PCRS = "0,7"
 _AUTH = b"right of the trial"
 _Commands = tuple[PolicyCommand, ...]
-_Policy = Callable[[TrialChip, TPM], _Commands]
 
 
 def _selection(chip: TrialChip) -> PCRSelection:
