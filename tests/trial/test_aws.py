@@ -255,10 +255,10 @@ def test_service_that_fails_at_one_question_each_time_differs(
         return scene.leaf()
 
     monkeypatch.setattr("hwsigner.trial.aws.asking._made", fail)
-    assert try_all(flags("--only", "leaves.no-purpose", "--only", "sessions.simplest"), pace) == 1
+    assert try_all(flags("--only", "leaves.no-purpose", "--only", "tags.cn"), pace) == 1
     answers = {each.id: each.answer for each in _report(tmp_path).results}
     failing = "the service kept answering with status 500"
-    assert answers == {"sessions.simplest": "session", "leaves.no-purpose": failing}
+    assert answers == {"tags.cn": "a tag with this value", "leaves.no-purpose": failing}
 
 
 @pytest.mark.parametrize("action", MAKING[:3])
