@@ -31,7 +31,7 @@ class TrialModule(Protocol):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a trial and return the exit status: 1 says only that an answer differs or something is left."""
+    """Run a trial and return the exit status. Only an answer that differs makes it 1."""
     parser = argparse.ArgumentParser(prog="python -m hwsigner.trial", description=__doc__, allow_abbrev=False)
     trials = parser.add_subparsers(dest="trial", required=True, metavar="TRIAL")
     modules: dict[str, TrialModule] = {name: import_module(module) for name, module in _TRIALS.items()}
