@@ -40,3 +40,13 @@ def test_error_begins_a_line_if_there_is_no_terminal(
     with pytest.raises(HwsignerError, match="Answer y"):
         confirm("Begin?")
     assert capsys.readouterr().out == "Begin? [y/N] \n"
+
+
+@pytest.mark.parametrize(
+    "arn", ["x", "arn:aws:acm-pca:eu-central-1:123456789012:certificate-authority/", "arn:aws:iam::1:role/a"]
+)
+def test_private_ca_that_is_no_arn_of_one_is_refused(arn: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["aws", "--private-ca", arn])
+    assert ended.value.code == 2
+    assert f"{arn!r} is not the ARN of a private CA" in capsys.readouterr().err

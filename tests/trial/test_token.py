@@ -169,6 +169,14 @@ def test_signatures_are_made_with_a_key_that_the_user_names(hsm: SoftHSM, tmp_pa
 
 
 @pytest.mark.slow
+def test_key_to_sign_with_that_is_not_there_is_an_error(hsm: SoftHSM, tmp_path: Path) -> None:
+    run = start(hsm, tmp_path, "--yes", "--only", "sign.ecdsa", "--sign-with", "hushed-key").finish()
+    assert run.answers["sign.ecdsa"] == "not asked: no private key has the name to sign with"
+    assert run.status == 3
+    assert "no private key has the label or id 'hushed-key' of --sign-with. See what is there" in run.output
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "why", "status"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 
 from hwsigner.trial.asking import add_common_flags, show_questions
 from hwsigner.trial.aws.life import clean, show_policy, try_all
@@ -16,9 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--region", metavar="REGION", help="the region (default: the SDKs')")
     parser.add_argument("--aws-profile", metavar="NAME", help="the profile of the SDKs' files (default: theirs)")
     parser.add_argument("--endpoint", metavar="URL", help="the URL of all services, such as an emulator's")
-    parser.add_argument(
-        "--private-ca", metavar="ARN", default="", help="also ask about this AWS Private CA; costs a certificate of it"
-    )
+    costs = "also ask about this AWS Private CA; costs a certificate of it"
+    parser.add_argument("--private-ca", metavar="ARN", type=_private_ca, default="", help=costs)
     parser.add_argument("--rates", action="store_true", help="also send 30 CreateSession requests at once")
     parser.add_argument("--policy", action="store_true", help="print the least IAM policy that suffices")
     add_common_flags(parser)
@@ -31,3 +31,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.policy:
         return show_policy(arguments)
     return clean(arguments) if arguments.clean else try_all(arguments)
+
+
+def _private_ca(text: str) -> str:
+    if text and not re.fullmatch(r"arn:[a-z-]+:acm-pca:[a-z0-9-]+:\d{12}:certificate-authority/[\w-]+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not the ARN of a private CA")
+    return text

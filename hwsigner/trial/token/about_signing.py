@@ -25,7 +25,7 @@ from hwsigner.trial.token.about_token import ECDSA, MECHANISMS, MLDSA, RSA, RSA_
 from hwsigner.trial.token.calls import BUFFER_TOO_SMALL, OK, named
 from hwsigner.trial.token.making import make
 from hwsigner.trial.token.second import look_in_second_process
-from hwsigner.trial.token.subject import TriedToken, find_private_key
+from hwsigner.trial.token.subject import TriedToken
 from hwsigner.trial.token.tables import TokenQuestion, chosen, spec, yes_or
 
 _KEY = "hwsigner/backends/pkcs11/key.py: PKCS11Key"
@@ -80,7 +80,7 @@ def _ready(tried: TriedToken, key_type: int, *, often: bool = False) -> Iterator
     if tried.plan.label:
         key = make(tried, _KINDS[key_type]).key
     elif tried.plan.sign_with:
-        key = find_private_key(tried.session, tried.plan.sign_with)
+        key = tried.named_key()
         if key.key_type != key_type:
             raise NotAskedError("the named key is of another type")
     else:

@@ -17,6 +17,7 @@ from hwsigner.backends.pkcs11.token import OpenToken, acquire
 from hwsigner.errors import (
     AmbiguousKeyError,
     BackendUnavailableError,
+    KeyNotFoundError,
     PinLockedError,
     PinRequiredError,
     SigningKeyError,
@@ -95,7 +96,7 @@ class TriedToken:
         calls: its functions.
         before: what the token shows without a login.
         shown: what it has shown last, with a login if there was one.
-        failure: why the login failed, for the user; it may have names. None if it did not.
+        failure: why a login or the search for the named key failed, for the user; it may have names. None if none did.
         is_slow: whether a signature took so long that it may have waited for a touch.
         forked: what a forked child and its parent were answered; None before that.
         measured: what the report says of the token: name and value.
@@ -228,6 +229,25 @@ class TriedToken:
         self.log_in_if_wanted()
         return Shown.by(self.session)
 
+    def named_key(self) -> KeyObject:
+        """Return the private key that the user named, by its label or its id in hexadecimal.
+
+        Raises:
+            NotAskedError: there is none, or several. `failure` keeps that for the user.
+        """
+        name, ids = self.plan.sign_with, set[bytes]()
+        with suppress(ValueError):
+            ids.add(bytes.fromhex(name))
+        found = [one for one in Shown.by(self.session).privates if one.label == name.encode() or one.id in ids]
+        if len(found) == 1:
+            return found[0]
+        problem = "no private key has" if not found else "several private keys have"
+        kind = AmbiguousKeyError if found else KeyNotFoundError
+        self.failure = kind(
+            f"{problem} the label or id {name!r} of --sign-with", "See what is there with hwsigner list"
+        )
+        raise NotAskedError(f"{problem} the name to sign with")
+
     def refreshed(self) -> TokenInfo:
         """Return what the token says of itself now."""
         return self.module.functions.token(self.slot)
@@ -303,14 +323,3 @@ class TriedToken:
 
 _BY_HAND = "Log in with the right PIN by hwsigner list --login, then run the trial again"
 _NAME_ONE = "Name one with --token SLOT-OR-LABEL"
-
-
-def find_private_key(session: PKCS11Session, name: str) -> KeyObject:
-    """Return the private key that has a label, or an id in hexadecimal; raise a NotAskedError for none or several."""
-    ids = [name.encode()]
-    with suppress(ValueError):
-        ids.append(bytes.fromhex(name))
-    found = [one for one in Shown.by(session).privates if one.label == name.encode() or one.id in ids[1:]]
-    if len(found) != 1:
-        raise NotAskedError("no private key has the name to sign with" if not found else "several keys have that name")
-    return found[0]
