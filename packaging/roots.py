@@ -20,7 +20,14 @@ AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 def bootstrap(suite: str, target: Path, packages: Sequence[str], *options: str) -> None:
     """Make a root of a Debian suite with its security updates, as a folder or, by the target's name, a tar file."""
     included = [f"--include={','.join(packages)}"] if packages else []
-    call_thrice("mmdebstrap", "--quiet", "--aptopt=Acquire::Retries 10", *options, *included, suite, target)
+    for attempt in range(3):
+        try:
+            call("mmdebstrap", "--quiet", "--aptopt=Acquire::Retries 10", *options, *included, suite, target)
+            return
+        except subprocess.CalledProcessError:
+            if attempt == 2:
+                raise
+            shutil.rmtree(target, ignore_errors=True)  # mmdebstrap takes an empty folder only.
 
 
 def archive(folder: Path, name: str, suite: str, packages: Sequence[str], *options: str) -> Path:

@@ -69,12 +69,13 @@ AGENT = """
 import os, socket, struct, threading
 from hwsigner._cli import main
 assert struct.calcsize("l") == 4
+ANSWER = b'{"AccessKeyId": "ASIAEXAMPLE"}\\n'
 os.environ["XDG_RUNTIME_DIR"] = "/run/user"
 os.makedirs("/run/user/hwsigner", mode=0o700, exist_ok=True)
 def answer():
     connection = listener.accept()[0]
     assert connection.recv(100) == b"1 get web notes\\n"
-    connection.sendall(b"1 ok 3\\n{}\\n")
+    connection.sendall(b"1 ok %d\\n%s" % (len(ANSWER), ANSWER))
 with socket.socket(socket.AF_UNIX) as listener:
     if os.path.exists("/run/user/hwsigner/agent.sock"):
         os.unlink("/run/user/hwsigner/agent.sock")
@@ -170,7 +171,7 @@ def _unpack(base: Path, dist: Path) -> None:
 def _check_without_wheels(base: Path, root: Root) -> None:
     """Check what needs no library: the canonicalisation, and that a client reaches an agent."""
     _python(base, root, "-c", SIGN, "python")
-    assert _python(base, root, "-c", AGENT) == "{}\n"
+    assert _python(base, root, "-c", AGENT) == '{"AccessKeyId": "ASIAEXAMPLE"}\n'
     print("The client in Python prints what an agent sends.", flush=True)
 
 
