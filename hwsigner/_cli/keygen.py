@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 HELP = "make a key in a token, a TPM or a file"
 
 NEW_KEY = (
-    Flag("algorithm", "p256, p384, p521, rsa2048, rsa3072 or rsa4096", "NAME", one_of(*get_args(KeyAlgorithm)), "p256"),
+    Flag(
+        "algorithm",
+        "p256, p384, p521, rsa2048, rsa3072, rsa4096, mldsa44, mldsa65 or mldsa87",
+        "NAME",
+        one_of(*get_args(KeyAlgorithm)),
+        "p256",
+    ),
     switch("always-authenticate", "PKCS #11: require the PIN for each signature"),
     Flag(
         "pin-policy", "PIV: when to require the PIN: never, once or always", "WHEN", one_of("never", "once", "always")

@@ -14,7 +14,7 @@ from hwsigner._uri import KeyURI
 from hwsigner.errors import UsageError
 from hwsigner.key import FoundCertificate, Key, capability, open_key
 
-KeyAlgorithm = Literal["p256", "p384", "p521", "rsa2048", "rsa3072", "rsa4096"]
+KeyAlgorithm = Literal["p256", "p384", "p521", "rsa2048", "rsa3072", "rsa4096", "mldsa44", "mldsa65", "mldsa87"]
 AttestedValue = bytes | tuple[bytes, ...] | str
 
 
@@ -23,7 +23,7 @@ class KeyRequest:
     """What a new key must be like. A backend refuses what its hardware can't do.
 
     Attributes:
-        algorithm: the curve, or RSA with the bits of its modulus.
+        algorithm: the curve, RSA with the bits of its modulus, or the parameter set of ML-DSA.
         always_authenticate: PKCS #11: whether each signature needs the PIN.
         pin_policy: PIV: `never`, `once` or `always`; empty for the card's default.
         touch_policy: PIV: `never`, `always` or `cached`; empty for the card's default.

@@ -11,6 +11,7 @@ import pytest
 
 from backends.pkcs11.tokens import remove_tokens
 from emulators import InProcessSoftHSM
+from judges import needs_openssl_3_5
 from pages import ROOT, between, blocks, run_shell, shell_blocks
 from softhsm.command import ToolError
 from softhsm.command import run as run_tool
@@ -83,6 +84,15 @@ def test_keys_in_files_and_their_ca(run: Callable[..., str]) -> None:
     request = "hwsigner csr /etc/pki/web.key --subject CN=web --out web.csr\n"
     installed = "hwsigner install-certificate web.pem /etc/pki/web.key\n"
     assert "--certificate" in run(f"{made}{request}{issued}{installed}")
+
+
+@needs_openssl_3_5
+def test_post_quantum_keys(run: Callable[..., str]) -> None:
+    script = shell_blocks("docs/how-to/keys.md", "### Post-quantum keys", "### Keys that you already have")
+    shown = "hwsigner show /etc/pki/pq.key\nopenssl verify -CAfile pq-ca.pem /etc/pki/pq.crt\n"
+    output = run(f"{script}{shown}")
+    assert "Algorithm    ML-DSA-65" in output
+    assert "pq.crt: OK" in output
 
 
 def test_keys_of_a_tpm(run: Callable[..., str], tpm: dict[str, str]) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, mldsa, rsa
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -24,7 +25,7 @@ from hwsigner.backends import key_files
 from hwsigner.backends.file import open_key, private_key_block
 from hwsigner.backends.file.loading import encoded, passphrase_request
 from hwsigner.backends.pem import PKCS12, read_contents
-from hwsigner.errors import KeyNotFoundError, PinError, SigningKeyError
+from hwsigner.errors import KeyNotFoundError, PinError, SigningKeyError, UnsupportedKeyError
 from hwsigner.key import FoundCertificate
 from hwsigner.key.management import (
     Confirm,
@@ -35,16 +36,26 @@ from hwsigner.key.management import (
     inapplicable,
 )
 
+_MLDSAKey: TypeAlias = mldsa.MLDSA44PrivateKey | mldsa.MLDSA65PrivateKey | mldsa.MLDSA87PrivateKey
 _CURVES: dict[KeyAlgorithm, ec.EllipticCurve] = {"p256": ec.SECP256R1(), "p384": ec.SECP384R1(), "p521": ec.SECP521R1()}
+_MLDSA: dict[KeyAlgorithm, type[_MLDSAKey]] = {
+    "mldsa44": mldsa.MLDSA44PrivateKey,
+    "mldsa65": mldsa.MLDSA65PrivateKey,
+    "mldsa87": mldsa.MLDSA87PrivateKey,
+}
 _MAX_PASSPHRASE = 1023  # The limit of OpenSSL.
+_MAKE_WITH_OPENSSL = "Install cryptography from PyPI, or choose another --algorithm"
 _CAN_BE_COPIED = "A program that can read the file can copy the key, so it is for development"
 
 
 def generate_key(uri: KeyURI, pins: PinSource, request: KeyRequest) -> KeyDescription:
     """Write a new key into a file of mode 0600: PKCS #8 in PEM, encrypted if there is a passphrase.
 
+    Of an ML-DSA key, the file has the seed alone (RFC 9881, 6).
+
     Raises:
         UsageError: the URI or the request does not fit keys in files.
+        UnsupportedKeyError: it is ML-DSA, which the OpenSSL of the installed cryptography lacks.
         SigningKeyError: there is a file of that name, or it can't be written.
         PinError: the passphrase is empty, or can't be read.
     """
@@ -139,9 +150,15 @@ def _encryption(uri: KeyURI, pins: PinSource) -> KeySerializationEncryption:
     return BestAvailableEncryption(encoded(uri, passphrase))
 
 
-def _new_key(algorithm: KeyAlgorithm) -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey:
+def _new_key(algorithm: KeyAlgorithm) -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | _MLDSAKey:
     if algorithm in _CURVES:
         return ec.generate_private_key(_CURVES[algorithm])
+    if algorithm in _MLDSA:
+        try:
+            return _MLDSA[algorithm].generate()
+        except UnsupportedAlgorithm as error:
+            problem = f"the OpenSSL that the Python library cryptography uses here can't make {algorithm} keys"
+            raise UnsupportedKeyError(problem, _MAKE_WITH_OPENSSL) from error
     return rsa.generate_private_key(65537, int(algorithm.removeprefix("rsa")))
 
 

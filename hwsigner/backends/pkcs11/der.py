@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from hwsigner.backends.pem import CONTEXT, Element, elements, first_element
 
 OID_EC = bytes.fromhex("06072a8648ce3d0201")
+_OID_RSA = bytes.fromhex("06092a864886f70d010101")
 _RAW_POINT_LENGTHS = (65, 97, 133)
 _TAG_INTEGER, _TAG_BIT_STRING, _TAG_OCTET_STRING, _TAG_SEQUENCE = 0x02, 0x03, 0x04, 0x30
 
@@ -76,14 +77,14 @@ def _certificate_fields(der: bytes) -> list[Element]:
 
 
 def key_id(public_key: bytes) -> bytes:
-    """Return the CKA_ID that NSS and OpenSC give to a key: the SHA-1 of its RSA modulus, or of its EC point.
+    """Return the CKA_ID that NSS and OpenSC give to a key: the SHA-1 of its RSA modulus, EC point or ML-DSA key.
 
     `public_key` is a DER SubjectPublicKeyInfo.
     """
     (whole,) = elements(public_key)
-    _, bits = elements(whole.content)
+    algorithm, bits = elements(whole.content)
     key = bits.content[1:]
-    if key[0] == _TAG_SEQUENCE:
+    if algorithm.content.startswith(_OID_RSA):
         (sequence,) = elements(key)
         key = next(elements(sequence.content)).content.lstrip(b"\0")
     return hashlib.sha1(key, usedforsecurity=False).digest()

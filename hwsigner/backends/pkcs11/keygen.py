@@ -25,10 +25,12 @@ from hwsigner.backends.pkcs11.writing import FALSE, TRUE, KeyPair, Template, Wri
 from hwsigner.errors import SigningKeyError, UnsupportedKeyError, UsageError
 from hwsigner.key.management import KeyAlgorithm, KeyDescription, KeyRequest
 
-_CKM_RSA_PKCS_KEY_PAIR_GEN, _CKM_EC_KEY_PAIR_GEN = 0x0000, 0x1040
+_CKM_RSA_PKCS_KEY_PAIR_GEN, _CKM_ML_DSA_KEY_PAIR_GEN, _CKM_EC_KEY_PAIR_GEN = 0x0000, 0x001C, 0x1040
 _GENERATES_KEY_PAIRS = 0x10000  # CKF_GENERATE_KEY_PAIR
 _EXPONENT = b"\1\0\1"
 _CURVES = dict(zip(("p256", "p384", "p521"), ORDER_BYTES, strict=True))
+_PARAMETER_SETS: dict[KeyAlgorithm, int] = {"mldsa44": 1, "mldsa65": 2, "mldsa87": 3}  # CKP_ML_DSA_44 and so on.
+_FAMILIES = {KeyType.EC: "EC", KeyType.RSA: "RSA", KeyType.ML_DSA: "ML-DSA"}
 PUBLIC: Template = {
     Attribute.CLASS: from_number(ObjectClass.PUBLIC_KEY),
     Attribute.PRIVATE: FALSE,
@@ -52,11 +54,13 @@ class KeyKind(NamedTuple):
     """A kind of key, as a token is asked for it.
 
     Attributes:
+        key_type: the CKA_KEY_TYPE.
         mechanism: the mechanism that generates the key pair.
-        bits: the size.
+        bits: the size; 0 for ML-DSA.
         size: the attributes of the public key that say what to make.
     """
 
+    key_type: int
     mechanism: int
     bits: int
     size: Template
@@ -66,14 +70,27 @@ class KeyKind(NamedTuple):
         """Return the kind for an algorithm."""
         if algorithm in _CURVES:
             curve = {Attribute.EC_PARAMS: _CURVES[algorithm]}
-            return cls(_CKM_EC_KEY_PAIR_GEN, int(algorithm.removeprefix("p")), curve)
+            return cls(KeyType.EC, _CKM_EC_KEY_PAIR_GEN, int(algorithm.removeprefix("p")), curve)
+        if algorithm in _PARAMETER_SETS:
+            parameters = {Attribute.PARAMETER_SET: from_number(_PARAMETER_SETS[algorithm])}
+            return cls(KeyType.ML_DSA, _CKM_ML_DSA_KEY_PAIR_GEN, 0, parameters)
         bits = int(algorithm.removeprefix("rsa"))
         modulus = {Attribute.MODULUS_BITS: from_number(bits), Attribute.PUBLIC_EXPONENT: _EXPONENT}
-        return cls(_CKM_RSA_PKCS_KEY_PAIR_GEN, bits, modulus)
+        return cls(KeyType.RSA, _CKM_RSA_PKCS_KEY_PAIR_GEN, bits, modulus)
 
     def matches(self, key: KeyObject) -> bool:
         """Return whether a public key is of this kind."""
-        return key.curve == self.size.get(Attribute.EC_PARAMS, b"") and key.bits in (0, self.bits)
+        parameters = from_number(key.parameter_set) if key.parameter_set else None
+        return (
+            key.curve == self.size.get(Attribute.EC_PARAMS, b"")
+            and key.bits in (0, self.bits)
+            and parameters == self.size.get(Attribute.PARAMETER_SET)
+        )
+
+    @property
+    def family(self) -> str:
+        """The kind without the size."""
+        return _FAMILIES[self.key_type]
 
 
 class _Plan(NamedTuple):
@@ -122,8 +139,7 @@ def _planned(uri: KeyURI, request: KeyRequest) -> _Plan:
     if not label:
         raise UsageError(f"{uri.name} has no label for the new key", "Add object=LABEL to the key URI")
     kind = KeyKind.of(request.algorithm)
-    key_type = KeyType.EC if kind.mechanism == _CKM_EC_KEY_PAIR_GEN else KeyType.RSA
-    names = {Attribute.LABEL: label, Attribute.KEY_TYPE: from_number(key_type)}
+    names = {Attribute.LABEL: label, Attribute.KEY_TYPE: from_number(kind.key_type)}
     names |= {Attribute.ID: key_id} if key_id else {}
     careful = {Attribute.ALWAYS_AUTHENTICATE: TRUE} if request.always_authenticate else {}
     return _Plan(kind, label, key_id, {**PUBLIC, **names, **kind.size}, {**PRIVATE, **names, **careful})
@@ -133,10 +149,11 @@ def _require_mechanism(found: FoundToken, plan: _Plan, request: KeyRequest) -> N
     """Check that a token makes such keys; raise an UnsupportedKeyError if not."""
     info = found.module.functions.mechanism(found.info.slot, plan.kind.mechanism)
     name = token_name(found.info)
-    family = "EC" if plan.kind.mechanism == _CKM_EC_KEY_PAIR_GEN else "RSA"
+    family = plan.kind.family
     if info is None or not info.flags & _GENERATES_KEY_PAIRS:
         raise UnsupportedKeyError(f"{name} makes no {family} keys", _OTHER)
-    if not info.smallest <= plan.kind.bits <= info.largest:
+    # The sizes of ML-DSA are in bytes (PKCS #11 3.2), and not every token says them so.
+    if plan.kind.bits and not info.smallest <= plan.kind.bits <= info.largest:
         sizes = f"{family} keys of {info.smallest} to {info.largest} bits"
         raise UnsupportedKeyError(f"{name} makes {sizes}, so not {request.algorithm}", _OTHER)
 

@@ -31,8 +31,12 @@ ORDER_BYTES = {
     bytes.fromhex("06052b81040023"): 66,
 }
 _ALGORITHM_RSA = bytes.fromhex("300d06092a864886f70d0101010500")
-# id-ml-dsa-44, -65 and -87 (RFC 9881, 2) by CKA_PARAMETER_SET (PKCS #11 3.2, 6.67).
-_OID_MLDSA = {1 + n: bytes.fromhex(f"06096086480165030403{oid}") for n, oid in enumerate(("11", "12", "13"))}
+# id-ml-dsa-44, -65 and -87 (RFC 9881, 2) by CKA_PARAMETER_SET (PKCS #11 3.2, 6.67) and the bytes of the public key.
+_OID_MLDSA = {
+    (1, 1312): bytes.fromhex("0609608648016503040311"),
+    (2, 1952): bytes.fromhex("0609608648016503040312"),
+    (3, 2592): bytes.fromhex("0609608648016503040313"),
+}
 _POINT_FORMS = (b"\x02", b"\x03", b"\x04")  # The first byte of an encoded point (SEC 1, 2.3.3).
 _NAMES = {"id": Attribute.ID, "object": Attribute.LABEL}
 # OpenSC's pkcs11-tool writes the id 01 02 ff as %0102ff.
@@ -56,6 +60,7 @@ class KeyObject(NamedTuple):
         always_authenticate: CKA_ALWAYS_AUTHENTICATE.
         curve: the CKA_EC_PARAMS.
         bits: the size of an RSA modulus, or 0.
+        parameter_set: the CKA_PARAMETER_SET of a public ML-DSA key, or 0.
         public_key: the DER SubjectPublicKeyInfo, if the object itself has it: private RSA keys mostly do, EC keys
             rarely.
     """
@@ -68,6 +73,7 @@ class KeyObject(NamedTuple):
     always_authenticate: bool = False
     curve: bytes = b""
     bits: int = 0
+    parameter_set: int = 0
     public_key: bytes | None = None
 
 
@@ -263,6 +269,7 @@ def read_key(session: PKCS11Session, kind: int, handle: int) -> KeyObject | None
         always_authenticate=any(values.get(Attribute.ALWAYS_AUTHENTICATE, b"")),
         curve=values.get(Attribute.EC_PARAMS, b""),
         bits=int.from_bytes(values.get(Attribute.MODULUS, b"")).bit_length(),
+        parameter_set=to_number(values.get(Attribute.PARAMETER_SET), default=0),
         public_key=_spki(values),
     )
 
@@ -284,12 +291,13 @@ def _spki(values: Mapping[int, bytes]) -> bytes | None:
     kind = to_number(values.get(Attribute.KEY_TYPE))
     modulus, exponent = values.get(Attribute.MODULUS), values.get(Attribute.PUBLIC_EXPONENT)
     parameters, point = values.get(Attribute.EC_PARAMS), values.get(Attribute.EC_POINT)
-    oid, value = _OID_MLDSA.get(to_number(values.get(Attribute.PARAMETER_SET))), values.get(Attribute.VALUE)
+    value = values.get(Attribute.VALUE, b"")
+    oid = _OID_MLDSA.get((to_number(values.get(Attribute.PARAMETER_SET)), len(value)))
     if kind == KeyType.RSA and modulus and exponent and is_rsa_exponent(int.from_bytes(exponent)):
         algorithm, key = _ALGORITHM_RSA, encode(0x30, encode_integer(modulus) + encode_integer(exponent))
     elif kind == KeyType.EC and parameters and point and raw_point(point)[:1] in _POINT_FORMS:
         algorithm, key = encode(0x30, OID_EC + parameters), raw_point(point)
-    elif kind == KeyType.ML_DSA and oid and value:
+    elif kind == KeyType.ML_DSA and oid:
         algorithm, key = encode(0x30, oid), value
     else:
         return None

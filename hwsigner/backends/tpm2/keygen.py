@@ -202,6 +202,8 @@ def _kind(algorithm: KeyAlgorithm) -> str:
 
 
 def _can_make(tpm: TPM, algorithm: KeyAlgorithm) -> bool:
+    if algorithm.startswith("mldsa"):
+        return False
     template = TPM2B_PUBLIC.parse(_kind(algorithm))
     area = template.publicArea
     try:

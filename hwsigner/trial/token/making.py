@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from hwsigner.backends.pkcs11.errors import PKCS11Error
-from hwsigner.backends.pkcs11.functions import Attribute, KeyType, ObjectClass, PKCS11Session, from_number
+from hwsigner.backends.pkcs11.functions import Attribute, ObjectClass, PKCS11Session, from_number
 from hwsigner.backends.pkcs11.keygen import PRIVATE, PUBLIC, STORED, KeyKind
 from hwsigner.backends.pkcs11.objects import read_key
 from hwsigner.backends.pkcs11.piv import is_piv
 from hwsigner.backends.pkcs11.writing import FALSE, KeyPair, Template, WritingSession
+from hwsigner.key.management import KeyAlgorithm
 from hwsigner.trial.questions import NotAskedError
-from hwsigner.trial.token.about_token import MLDSA_GENERATION
 from hwsigner.trial.token.subject import Made, TriedToken
 
 _PREFIX = "hwsigner-trial-"
@@ -25,7 +25,6 @@ _CLASSES = {
     ObjectClass.PUBLIC_KEY: "public key",
     ObjectClass.CERTIFICATE: "certificate",
 }
-_MLDSA_44 = 1
 
 
 def new_label() -> str:
@@ -163,10 +162,9 @@ def delete_left(tried: TriedToken, label: str = "") -> int:
 
 
 def _kind(kind: str) -> tuple[int, Template, int]:
-    if kind == "mldsa44":
-        return MLDSA_GENERATION, {Attribute.PARAMETER_SET: from_number(_MLDSA_44)}, KeyType.ML_DSA
-    known = KeyKind.of("p256" if kind == "p256" else "rsa2048")
-    return known.mechanism, known.size, KeyType.EC if kind == "p256" else KeyType.RSA
+    algorithm: KeyAlgorithm = "mldsa44" if kind == "mldsa44" else "p256" if kind == "p256" else "rsa2048"
+    known = KeyKind.of(algorithm)
+    return known.mechanism, known.size, known.key_type
 
 
 def _read(tried: TriedToken, session: WritingSession, pair: KeyPair, kind: str) -> Made:

@@ -9,9 +9,19 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import mldsa
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_der_public_key,
+    load_pem_private_key,
+)
 
 import certs
 from backends.file.keyfiles import openssl
@@ -19,7 +29,16 @@ from hwsigner._pins import AskPin
 from hwsigner._pins import sources as pin_sources
 from hwsigner._system.files import edit_file
 from hwsigner.backends import key_files
-from hwsigner.errors import CertificateError, HwsignerError, PinError, SigningKeyError, UsageError, WrongPinError
+from hwsigner.backends.pem import read_blocks
+from hwsigner.errors import (
+    CertificateError,
+    HwsignerError,
+    PinError,
+    SigningKeyError,
+    UnsupportedKeyError,
+    UsageError,
+    WrongPinError,
+)
 from hwsigner.key import FoundCertificate, find_certificates, open_key
 from hwsigner.key.management import (
     KeyAlgorithm,
@@ -30,6 +49,7 @@ from hwsigner.key.management import (
     install_certificate,
 )
 from hwsigner.key.public_key import kind_of, verify
+from judges import needs_openssl_3_5
 
 KINDS: dict[KeyAlgorithm, str] = {
     "p256": "EC P-256",
@@ -38,7 +58,11 @@ KINDS: dict[KeyAlgorithm, str] = {
     "rsa2048": "RSA 2048",
     "rsa3072": "RSA 3072",
     "rsa4096": "RSA 4096",
+    "mldsa44": "ML-DSA-44",
+    "mldsa65": "ML-DSA-65",
+    "mldsa87": "ML-DSA-87",
 }
+MLDSA: list[KeyAlgorithm] = ["mldsa44", "mldsa65", "mldsa87"]
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +83,9 @@ def leaf_for(path: Path, ca: certs.Authority, pin: str | None = None) -> list[Fo
     return [FoundCertificate(one.public_bytes(Encoding.DER), "given") for one in (leaf, ca.certificate)]
 
 
-@pytest.mark.parametrize("algorithm", KINDS)
+@pytest.mark.parametrize(
+    "algorithm", [pytest.param(one, marks=needs_openssl_3_5) if one in MLDSA else one for one in KINDS]
+)
 def test_new_key_signs_and_openssl_reads_it(tmp_path: Path, algorithm: KeyAlgorithm) -> None:
     path = tmp_path / "web.key"
     made = generate_key(str(path), KeyRequest(algorithm))
@@ -74,6 +100,48 @@ def test_new_key_signs_and_openssl_reads_it(tmp_path: Path, algorithm: KeyAlgori
     assert "It is not encrypted" in made.guards
     assert any("copy" in note for note in made.notes)
     assert os.listdir(tmp_path) == ["web.key"]
+
+
+@pytest.mark.parametrize("passphrase", [None, "correct horse"])
+@pytest.mark.parametrize("algorithm", MLDSA)
+def test_file_of_a_new_ml_dsa_key_has_the_seed_alone(
+    tmp_path: Path, algorithm: KeyAlgorithm, passphrase: str | None
+) -> None:
+    path = tmp_path / "web.key"
+    made = generate_key(str(path), KeyRequest(algorithm), passphrase)
+    assert (b"BEGIN ENCRYPTED PRIVATE KEY" if passphrase else b"BEGIN PRIVATE KEY") in path.read_bytes()
+    loaded: Any = load_pem_private_key(path.read_bytes(), passphrase.encode() if passphrase else None)
+    plain = loaded.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    assert plain[-34:] == b"\x80\x20" + loaded.private_bytes_raw()  # [0] IMPLICIT OCTET STRING (SIZE (32)).
+    assert passphrase or plain == read_blocks(path.read_bytes())[0].data
+    assert made.public_key == loaded.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+@needs_openssl_3_5
+@pytest.mark.parametrize("form", ["seed-only", "priv-only", "seed-priv", "bare-seed", "bare-priv"])
+def test_openssl_converts_a_new_ml_dsa_key_into_each_form_and_it_is_the_same_key(tmp_path: Path, form: str) -> None:
+    path, other = tmp_path / "web.key", tmp_path / "other.key"
+    made = generate_key(str(path), KeyRequest("mldsa65"), "old horse")
+    convert = ["pkcs8", "-topk8", "-in", str(path), "-passin", "pass:old horse", "-passout", "pass:new horse"]
+    openssl(*convert, "-out", str(other), "-provparam", f"ml-dsa.output_formats={form}")
+    with open_key(str(other), "new horse") as key:
+        assert key.public_key() == made.public_key
+        assert verify(made.public_key or b"", b"message", signature=key.sign(b"message"))
+    with pytest.raises(WrongPinError):
+        open_key(str(other), "old horse")
+
+
+def test_ml_dsa_key_is_refused_when_the_openssl_of_cryptography_lacks_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lack() -> None:
+        raise UnsupportedAlgorithm("ML-DSA is not supported by this backend.")
+
+    monkeypatch.setattr(mldsa.MLDSA44PrivateKey, "generate", lack)
+    with pytest.raises(UnsupportedKeyError, match="OpenSSL that the Python library cryptography uses") as refused:
+        generate_key(str(tmp_path / "web.key"), KeyRequest("mldsa44"))
+    assert "--algorithm" in refused.value.hint
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("given", ["pin", "callable", "pin-value", "HWSIGNER_PIN"])

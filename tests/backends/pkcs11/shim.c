@@ -26,9 +26,10 @@ enum { INITIALIZE, FINALIZE, SLOT_LIST = 4, SLOT_INFO, TOKEN_INFO, MECHANISM_INF
 enum { DEVICE_REMOVED = 0x32, MECHANISM_INVALID = 0x70, SESSION_HANDLE_INVALID = 0xB3, TOKEN_NOT_PRESENT = 0xE0,
        CANT_LOCK = 0xA, FUNCTION_FAILED = 6, CONTEXT_SPECIFIC = 2, ATTRIBUTE_TYPE_INVALID = 0x12,
        USER_NOT_LOGGED_IN = 0x101, OPERATION_NOT_INITIALIZED = 0x91, TOKEN_WRITE_PROTECTED = 0xE2, FOR_WRITING = 2 };
+enum { TEMPLATE_INCOMPLETE = 0xD0, TEMPLATE_INCONSISTENT = 0xD1, PARAMETER_SET_NOT_SUPPORTED = 0x209 };
 enum { KEYPAD = 0x100, COUNT_LOW = 0x10000, PIN_INCORRECT = 0xA0 };
 enum { SLOTS = 16, SESSIONS = 4096, CALLS = 68, MECHANISMS = 16 };
-enum { CKM_ML_DSA = 0x1D, CKM_ECDSA = 0x1041, CKM_ECDSA_SHA256 = 0x1044, CKM_ECDSA_SHA512 = 0x1046 };
+enum { CKM_ML_DSA_KEY_PAIR_GEN = 0x1C, CKM_ML_DSA = 0x1D, CKM_EC_KEY_PAIR_GEN = 0x1040, CKM_ECDSA = 0x1041, CKM_ECDSA_SHA256 = 0x1044, CKM_ECDSA_SHA512 = 0x1046 };
 enum { CKK_ML_DSA = 0x4A, CKA_CLASS = 0, CKA_VALUE = 0x11, CKA_KEY_TYPE = 0x100, CKA_EC_PARAMS = 0x180, CKA_EC_POINT = 0x181,
        CKA_PARAMETER_SET = 0x61D, CKA_ALWAYS_AUTHENTICATE = 0x202, CKO_PUBLIC_KEY = 2 };
 
@@ -111,7 +112,7 @@ static void add(ulong *list, ulong mechanism) {
 void shim_hide(ulong mechanism) { add(hidden, mechanism); }
 void shim_offer(ulong mechanism) { add(offered, mechanism); }
 
-/* Make every EC key appear and sign as the ML-DSA key of a seed of 32 bytes. */
+/* Make every EC key appear and sign as the ML-DSA key of a seed of 32 bytes, and new ML-DSA keys of its parameter set. */
 int shim_mldsa(const char *name, const unsigned char *seed) {
     OSSL_PARAM parameters[] = {{"seed", 5, (void *)seed, 32, 0}, {0}};
     EVP_PKEY_CTX *context = EVP_PKEY_CTX_new_from_name(NULL, name, NULL);
@@ -119,6 +120,7 @@ int shim_mldsa(const char *name, const unsigned char *seed) {
     int done = EVP_PKEY_fromdata_init(context) == 1 && EVP_PKEY_fromdata(context, &mldsa_key, 3 | 0x84 | 0x87, parameters) == 1;
     EVP_PKEY_CTX_free(context);
     shim_offer(CKM_ML_DSA);
+    shim_offer(CKM_ML_DSA_KEY_PAIR_GEN);
     return done;
 }
 
@@ -226,7 +228,11 @@ static ulong GetMechanismInfo(ulong slot, ulong mechanism, ulong *info) {
     ulong answer = begin(MECHANISM_INFO, -1);
     if (!answer && listed(hidden, mechanism)) answer = MECHANISM_INVALID;
     if (!answer && listed(offered, mechanism)) { info[0] = 256; info[1] = 521; info[2] = 0x800; }
-    else if (!answer) answer = CALL(MECHANISM_INFO, (ulong, ulong, ulong *))(slot, mechanism, info);
+    if (!answer && listed(offered, mechanism) && mechanism == CKM_ML_DSA_KEY_PAIR_GEN) {
+        info[0] = 1312; info[1] = 2592; info[2] = 0x10000;
+        return end(0);
+    }
+    if (!answer && !listed(offered, mechanism)) answer = CALL(MECHANISM_INFO, (ulong, ulong, ulong *))(slot, mechanism, info);
     return end(answer);
 }
 
@@ -312,16 +318,45 @@ static ulong DestroyObject(ulong session, ulong object) {
     return end(answer ? answer : CALL(DESTROY, (ulong, ulong))(session, object));
 }
 
+/* Return the CKA_PARAMETER_SET of the ML-DSA key. */
+static ulong mldsa_set(void) {
+    size_t size = 0;
+    if (!mldsa_key) return 0;
+    EVP_PKEY_get_raw_public_key(mldsa_key, NULL, &size);
+    return size == 1312 ? 1 : size == 1952 ? 2 : 3;
+}
+
 static ulong GenerateKeyPair(ulong session, mechanism *asked, attribute *public, ulong public_count, attribute *private,
                              ulong private_count, ulong *public_key, ulong *private_key) {
-    ulong answer = begin(GENERATE, session_index(session));
+    ulong answer = begin(GENERATE, session_index(session)), ec = 3, chosen = 0;
+    attribute publics[32], privates[32];
+    unsigned char p256[] = {6, 8, 0x2A, 0x86, 0x48, 0xCE, 0x3D, 3, 1, 7};
+    mechanism plain = *asked;
+    if (public_count > 32 || private_count > 32) abort();
+    memcpy(publics, public, public_count * sizeof *publics);
+    memcpy(privates, private, private_count * sizeof *privates);
+    if (!answer && asked->mechanism == CKM_ML_DSA_KEY_PAIR_GEN) {
+        /* An EC key, which appears as the ML-DSA key. */
+        attribute parameters = {CKA_EC_PARAMS, p256, sizeof p256};
+        for (ulong i = 0; i < public_count; i++) {
+            if (publics[i].type == CKA_KEY_TYPE) publics[i].value = &ec;
+            if (publics[i].type == CKA_PARAMETER_SET) { chosen = *(ulong *)publics[i].value; publics[i] = parameters; }
+        }
+        for (ulong i = 0; i < private_count; i++) {
+            if (privates[i].type == CKA_KEY_TYPE) privates[i].value = &ec;
+            if (privates[i].type == CKA_PARAMETER_SET) answer = TEMPLATE_INCONSISTENT;
+        }
+        plain.mechanism = CKM_EC_KEY_PAIR_GEN;
+        if (!chosen) answer = TEMPLATE_INCOMPLETE;
+        else if (chosen != mldsa_set()) answer = PARAMETER_SET_NOT_SUPPORTED;
+    }
     if (!answer) answer = CALL(GENERATE, (ulong, mechanism *, attribute *, ulong, attribute *, ulong, ulong *, ulong *))(
-        session, asked, public, public_count, private, private_count, public_key, private_key);
+        session, &plain, publics, public_count, privates, private_count, public_key, private_key);
     return end(answer);
 }
 
 static ulong GetAttributeValue(ulong session, ulong object, attribute *list, ulong count) {
-    ulong answer = begin(GET_ATTRIBUTES, session_index(session)), kind = CKK_ML_DSA, class = 0, set_number = 2;
+    ulong answer = begin(GET_ATTRIBUTES, session_index(session)), kind = CKK_ML_DSA, class = 0, set_number = mldsa_set();
     if (answer) return end(answer);
     answer = CALL(GET_ATTRIBUTES, (ulong, ulong, attribute *, ulong))(session, object, list, count);
     for (ulong i = 0; i < count; i++) {
@@ -340,8 +375,6 @@ static ulong GetAttributeValue(ulong session, ulong object, attribute *list, ulo
         CALL(GET_ATTRIBUTES, (ulong, ulong, attribute *, ulong))(session, object, &one, 1);
         EVP_PKEY_get_raw_public_key(mldsa_key, NULL, &size);
         EVP_PKEY_get_raw_public_key(mldsa_key, public, &size);
-        if (size == 1312) set_number = 1;
-        if (size == 2592) set_number = 3;
         for (ulong i = 0; i < count; i++) {
             if (list[i].type == CKA_KEY_TYPE) set(&list[i], &kind, sizeof kind);
             if (list[i].type == CKA_PARAMETER_SET) set(&list[i], &set_number, sizeof set_number);

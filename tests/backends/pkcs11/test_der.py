@@ -91,6 +91,15 @@ def test_id_of_a_key_is_the_sha1_of_its_modulus_or_point() -> None:
         assert _pkcs11_der.key_id(spki) == x509.SubjectKeyIdentifier.from_public_key(public).digest
 
 
+@pytest.mark.parametrize("first", [0x00, 0x30])
+def test_id_of_an_ml_dsa_key_is_the_sha1_of_the_raw_key_whatever_its_first_byte(first: int) -> None:
+    """One key of 256 begins like a SEQUENCE."""
+    raw = bytes([first]) * 1312
+    algorithm = _pkcs11_der.encode(0x30, bytes.fromhex("0609608648016503040311"))
+    spki = _pkcs11_der.encode(0x30, algorithm + _pkcs11_der.encode(0x03, b"\0" + raw))
+    assert _pkcs11_der.key_id(spki) == hashlib.sha1(raw).digest()
+
+
 @given(st.binary(max_size=64), st.integers(0, 300))
 def test_broken_certificate_has_no_public_key(junk: bytes, size: int) -> None:
     assert _pkcs11_der.certificate_public_key(junk) is None

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, mldsa, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
 import certs
@@ -59,7 +59,7 @@ DEVICE_MEMORY, SESSION_READ_ONLY, FUNCTION_NOT_SUPPORTED, CURVE_NOT_SUPPORTED = 
 ACTION_PROHIBITED = 0x1B
 SIGNATURE = 0x9C
 KEYPAD = 0x100
-EC_KEY_PAIR_GEN, RSA_KEY_PAIR_GEN = 0x1040, 0
+EC_KEY_PAIR_GEN, RSA_KEY_PAIR_GEN, MLDSA_KEY_PAIR_GEN = 0x1040, 0, 0x1C
 
 
 # Does what the last line says, and dies before a call of a method.
@@ -199,6 +199,51 @@ def test_new_key_signs_and_cannot_leave(hsm: InProcessSoftHSM, kind: KeyAlgorith
     assert "Usage:      sign\n" in private
     assert "Access:     sensitive, always sensitive, never extractable, local" in private
     assert "Usage:      verify\n" in public
+
+
+@judges.needs_openssl_3_5
+@pytest.mark.parametrize("names", ["object=lattice", "object=lattice;id=%79"])
+@pytest.mark.parametrize("size", [44, 65, 87])
+def test_new_ml_dsa_key_signs_and_is_read_back(shim: Shim, size: int, names: str) -> None:
+    seed = hashlib.sha256(b"%d" % size).digest()
+    shim.become_mldsa(f"ML-DSA-{size}", seed)
+    public = getattr(mldsa, f"MLDSA{size}PrivateKey").from_seed_bytes(seed).public_key()
+    uri = shim.uri().replace("object=P-256", names)
+    made = generate_key(uri, KeyRequest(f"mldsa{size}"), "1234")  # type: ignore[arg-type]
+    assert made.public_key == public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    assert made.properties["id"] == ("79" if "id" in names else hashlib.sha1(public.public_bytes_raw()).hexdigest())
+    assert "neverExtractable" in made.properties
+    with open_key(made.uri, "1234") as key:
+        public.verify(key.sign(b"message"), b"message")
+    assert describe_key(made.uri, "1234") == made
+    assert len(delete_key(made.uri, agree, "1234")) == 2
+
+
+@judges.needs_openssl_3_5
+def test_parameter_set_that_a_token_lacks_is_unsupported(shim: Shim) -> None:
+    shim.become_mldsa("ML-DSA-44", bytes(32))
+    with pytest.raises(UnsupportedKeyError, match=r"can't make such a key: it does not have this parameter set"):
+        generate_key(shim.uri("new"), KeyRequest("mldsa87"), "1234")
+    assert objects(shim.hsm, "new", "one") == []
+
+
+@judges.needs_openssl_3_5
+@pytest.mark.parametrize("asked", ["mldsa65", "p256"])
+def test_key_of_another_parameter_set_is_removed_again(
+    shim: Shim, asked: KeyAlgorithm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shim.become_mldsa("ML-DSA-44", bytes(32))
+    kinds = {"mldsa65": "mldsa44", "p256": "p256"}  # The second: every EC key appears as ML-DSA.
+    instead = keygen.KeyKind.of(kinds[asked])  # type: ignore[arg-type]
+    generate = WritingSession.generate_key_pair
+
+    def generate_another(session: WritingSession, _: int, public: Any, private: Any) -> KeyPair:
+        return generate(session, instead.mechanism, {**public, **instead.size}, private)
+
+    monkeypatch.setattr(WritingSession, "generate_key_pair", generate_another)
+    with pytest.raises(SigningKeyError, match=r"not as asked \((CKA_KEY_TYPE, )?its size\), so it was removed again"):
+        generate_key(shim.uri("other"), KeyRequest(asked), "1234")
+    assert objects(shim.hsm, "other", "one") == []
 
 
 @judges.needs_opensc
@@ -341,10 +386,12 @@ def test_uri_of_two_tokens_makes_no_key_and_sends_no_pin(shim: Shim) -> None:
     assert shim.count(LOGIN) == shim.count(GENERATE_KEY_PAIR) == 0
 
 
-@pytest.mark.parametrize(("kind", "mechanism"), [("p256", EC_KEY_PAIR_GEN), ("rsa2048", RSA_KEY_PAIR_GEN)])
+@pytest.mark.parametrize(
+    ("kind", "mechanism"), [("p256", EC_KEY_PAIR_GEN), ("rsa2048", RSA_KEY_PAIR_GEN), ("mldsa65", MLDSA_KEY_PAIR_GEN)]
+)
 def test_token_without_the_mechanism_is_asked_first(shim: Shim, kind: KeyAlgorithm, mechanism: int) -> None:
     shim.hide(mechanism)
-    with pytest.raises(UnsupportedKeyError, match=r"token 'one' makes no (EC|RSA) keys"):
+    with pytest.raises(UnsupportedKeyError, match=r"token 'one' makes no (EC|RSA|ML-DSA) keys"):
         generate_key(shim.uri("new"), KeyRequest(kind), "1234")
     assert shim.count(LOGIN) == shim.count(GENERATE_KEY_PAIR) == 0
 

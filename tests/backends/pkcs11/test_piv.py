@@ -224,6 +224,15 @@ def test_long_rsa_keys_need_firmware_5_7(new_card: Callable[..., YubiKey], algor
     assert made.properties["firmware"] == "5.7.4"
 
 
+def test_ml_dsa_keys_are_refused_with_those_that_the_card_makes(new_card: Callable[..., YubiKey]) -> None:
+    person = Person()
+    card = new_card(FIRMWARE_5_7)
+    with pytest.raises(UnsupportedKeyError, match="a PIV card has no mldsa65 keys") as caught:
+        generate(card, 0x9A, "mldsa65", pin=person)
+    assert caught.value.hint == "Use one of p256, p384, rsa2048, rsa3072, rsa4096"
+    assert not person.asked
+
+
 def test_weak_rsa_keys_of_old_firmware_are_not_made(new_card: Callable[..., YubiKey]) -> None:
     new_card((4, 3, 4))
     # libykcs11 asks such a card for its serial number in another way, which the emulated one does not know.

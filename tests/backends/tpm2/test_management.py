@@ -45,6 +45,7 @@ from hwsigner.errors import (
 from hwsigner.key import FoundCertificate, HashName, find_certificates, open_key
 from hwsigner.key.management import (
     InstalledCertificate,
+    KeyAlgorithm,
     KeyDescription,
     KeyRequest,
     delete_key,
@@ -231,10 +232,13 @@ class TestFile:
         assert list(tools.folder.glob(".new.pem*")) == []
         make(tools, path)
 
-    def test_key_that_the_tpm_can_t_make_is_refused_before_it_is_made(self, proxy: TPMProxy, path: Path) -> None:
+    @pytest.mark.parametrize("algorithm", ["rsa4096", "mldsa44"])
+    def test_key_that_the_tpm_can_t_make_is_refused_before_it_is_made(
+        self, proxy: TPMProxy, path: Path, algorithm: KeyAlgorithm
+    ) -> None:
         with pytest.raises(UnsupportedKeyError) as caught:
-            generate_key(uri_through(proxy, path), KeyRequest(algorithm="rsa4096"))
-        assert "can't make rsa4096 keys" in caught.value.message
+            generate_key(uri_through(proxy, path), KeyRequest(algorithm))
+        assert f"can't make {algorithm} keys" in caught.value.message
         assert caught.value.hint == "Use one of p256, p384, p521, rsa2048, rsa3072"
         assert CREATE not in proxy.codes
         assert not path.exists()
