@@ -24,8 +24,8 @@ _GROUPS = {
         *("issuer-certificate", "issuer-arn", "vendor-certificates"),
     ),
     "New key": (
-        *("algorithm", "always-authenticate", "pin-policy", "touch-policy", "noda", "pcrs", "overwrite"),
-        "nv-index",
+        *("algorithm", "always-authenticate", "accept-unproven", "pin-policy", "touch-policy"),
+        *("noda", "pcrs", "overwrite", "nv-index"),
     ),
     "Session": ("session-duration", "role-session-name", "region", "instance-property"),
     "Connection": (

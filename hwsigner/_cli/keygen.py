@@ -30,6 +30,7 @@ NEW_KEY = (
         "p256",
     ),
     switch("always-authenticate", "PKCS #11: require the PIN for each signature"),
+    switch("accept-unproven", "PKCS #11: keep the key though the token denies having made it (CKA_LOCAL), as NSS does"),
     Flag(
         "pin-policy", "PIV: when to require the PIN: never, once or always", "WHEN", one_of("never", "once", "always")
     ),
@@ -73,6 +74,7 @@ def key_request(arguments: Arguments) -> KeyRequest:
     return KeyRequest(
         algorithm=arguments.algorithm,
         always_authenticate=arguments.always_authenticate,
+        accept_unproven=arguments.accept_unproven,
         pin_policy=arguments.pin_policy or "",
         touch_policy=arguments.touch_policy or "",
         noda=arguments.noda,

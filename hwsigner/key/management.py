@@ -25,6 +25,7 @@ class KeyRequest:
     Attributes:
         algorithm: the curve, RSA with the bits of its modulus, or the parameter set of ML-DSA.
         always_authenticate: PKCS #11: whether each signature needs the PIN.
+        accept_unproven: PKCS #11: whether the token may deny that the key was made in it (CKA_LOCAL).
         pin_policy: PIV: `never`, `once` or `always`; empty for the card's default.
         touch_policy: PIV: `never`, `always` or `cached`; empty for the card's default.
         noda: TPM: whether wrong auth values of this key are not counted; None for yes if it has no auth value.
@@ -34,6 +35,7 @@ class KeyRequest:
 
     algorithm: KeyAlgorithm = "p256"
     always_authenticate: bool = False
+    accept_unproven: bool = False
     pin_policy: Literal["", "never", "once", "always"] = ""
     touch_policy: Literal["", "never", "always", "cached"] = ""
     noda: bool | None = None

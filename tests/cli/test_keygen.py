@@ -102,6 +102,7 @@ def test_pin_in_the_uri_is_warned_of(call: Callable[..., Outcome], tmp_path: Pat
         ((), KeyRequest()),
         (("--algorithm", "p521"), KeyRequest(algorithm="p521")),
         (("--always-authenticate",), KeyRequest(always_authenticate=True)),
+        (("--accept-unproven",), KeyRequest(accept_unproven=True)),
         (
             ("--pin-policy=once", "--touch-policy=cached", "--overwrite"),
             KeyRequest(pin_policy="once", touch_policy="cached", overwrite=True),

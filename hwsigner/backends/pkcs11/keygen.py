@@ -31,11 +31,10 @@ _EXPONENT = b"\1\0\1"
 _CURVES = dict(zip(("p256", "p384", "p521"), ORDER_BYTES, strict=True))
 _PARAMETER_SETS: dict[KeyAlgorithm, int] = {"mldsa44": 1, "mldsa65": 2, "mldsa87": 3}  # CKP_ML_DSA_44 and so on.
 _FAMILIES = {KeyType.EC: "EC", KeyType.RSA: "RSA", KeyType.ML_DSA: "ML-DSA"}
+# Neither CKA_VERIFY nor CKA_ENCRYPT: libtpm2-pkcs11 sets them the wrong way round, and refuses other values.
 PUBLIC: Template = {
     Attribute.CLASS: from_number(ObjectClass.PUBLIC_KEY),
-    Attribute.PRIVATE: FALSE,
-    Attribute.VERIFY: TRUE,
-    **dict.fromkeys((Attribute.ENCRYPT, Attribute.WRAP, Attribute.VERIFY_RECOVER), FALSE),
+    **dict.fromkeys((Attribute.PRIVATE, Attribute.WRAP, Attribute.VERIFY_RECOVER), FALSE),
 }
 PRIVATE: Template = {
     Attribute.CLASS: from_number(ObjectClass.PRIVATE_KEY),
@@ -46,7 +45,9 @@ PRIVATE: Template = {
 # What a token sets by itself for a key that was made in it.
 _ORIGIN = dict.fromkeys((Attribute.LOCAL, Attribute.ALWAYS_SENSITIVE, Attribute.NEVER_EXTRACTABLE), TRUE)
 STORED: Template = {Attribute.TOKEN: TRUE, Attribute.MODIFIABLE: FALSE}
-_NAMES = {number: name for name, number in vars(Attribute).items() if isinstance(number, int)}
+_NAMES = {number: f"CKA_{name}" for name, number in vars(Attribute).items() if isinstance(number, int)}
+_UNPROVEN = _NAMES[Attribute.LOCAL]
+_LOST_IN_COPIES = {_NAMES[Attribute.ALWAYS_SENSITIVE], _NAMES[Attribute.NEVER_EXTRACTABLE]}
 _OTHER = "Choose another --algorithm, or use the token's own tool"
 
 
@@ -117,24 +118,25 @@ def generate_key(found: FoundToken, uri: KeyURI, pins: PinSource, request: KeyRe
     with writing(found, uri, pins, "could not make the key") as (token, session):
         mark = MakingMark(token, plan.label)
         pair = mark.clear(session)
-        if pair is None or _differences(session, pair, plan):
+        is_new = pair is None or bool(_differences(session, pair, plan))
+        if pair is None or is_new:
             _refuse_existing(token, session, plan, uri)
             with notices.waiting(f"{token.name} is making the key, which can take minutes"), quiet():
                 pair = _make(token, session, plan, mark)
         key = read_key(session, ObjectClass.PRIVATE_KEY, pair.private)
         wrong = _differences(session, pair, plan)
-        if key is None or wrong:
+        is_accepted = is_new and request.accept_unproven and wrong == [_UNPROVEN]
+        if key is None or (wrong and not is_accepted):
             message = f"{token.name} made a key that is not as asked ({', '.join(wrong)})"
             _remove(token, session, pair, plan, message)
             mark.remove()
-            hint = "Use another token, or make the key with this one's own tool"
-            raise SigningKeyError(f"{message}, so it was removed again", hint)
+            raise SigningKeyError(f"{message}, so it was removed again", _hint(wrong, plan))
         mark.remove()
         return describe(token, key, uri)
 
 
 def _planned(uri: KeyURI, request: KeyRequest) -> _Plan:
-    request.require_only("always_authenticate", kind="keys on a PKCS #11 token")
+    request.require_only("always_authenticate", "accept_unproven", kind="keys on a PKCS #11 token")
     label, key_id = uri.path.get("object", b""), uri.path.get("id", b"")
     if not label:
         raise UsageError(f"{uri.name} has no label for the new key", "Add object=LABEL to the key URI")
@@ -208,14 +210,15 @@ def _stored(token: OpenToken, session: WritingSession, draft: KeyPair, mark: Mak
     # SoftHSM sets them in turn: nothing after CKA_MODIFIABLE.
     changes = {Attribute.ID: key_id(shown.public_key), **STORED}
     mark.write(changes[Attribute.ID])
-    public = session.copy(draft.public, changes)
     try:
-        return KeyPair(public, session.copy(draft.private, changes))
-    except BaseException:
-        session.destroy(public)
-        raise
+        public = session.copy(draft.public, changes)
+        try:
+            return KeyPair(public, session.copy(draft.private, changes))
+        except BaseException:
+            session.destroy(public)
+            raise
     finally:
-        for handle in draft:
+        for handle in draft:  # libtpm2-pkcs11 keeps on the token what is made for a session.
             with suppress(PKCS11Error):
                 session.destroy(handle)
 
@@ -228,12 +231,21 @@ def _differences(session: PKCS11Session, pair: KeyPair, plan: _Plan) -> list[str
     names = {Attribute.LABEL: plan.label, Attribute.ID: plan.id or key_id(public.public_key)}
     wanted = {**plan.private, **STORED, **_ORIGIN, **names}
     values = session.read(pair.private, wanted)
-    wrong = [f"CKA_{_NAMES[name]}" for name, value in wanted.items() if values.get(name, FALSE) != value]
+    wrong = [_NAMES[name] for name, value in wanted.items() if values.get(name, FALSE) != value]
     if (public.label, public.id) != tuple(names.values()):
         wrong.append("the names of its public key")
     if not plan.kind.matches(public):
         wrong.append("its size")
     return wrong
+
+
+def _hint(wrong: list[str], plan: _Plan) -> str:
+    """Return what to do about a new key that differs from its plan."""
+    if not plan.id and _LOST_IN_COPIES & set(wrong) and {_UNPROVEN, *_LOST_IN_COPIES} >= set(wrong):
+        return "Add an id to the key URI, such as id=%01: without one, the key is a copy of the one that was made"
+    if wrong == [_UNPROVEN]:
+        return "If the token says so of all its keys, as NSS does, add --accept-unproven. Otherwise use another token"
+    return "Use another token, or make the key with this one's own tool"
 
 
 def _remove(token: OpenToken, session: WritingSession, pair: KeyPair, plan: _Plan, message: str) -> None:

@@ -237,6 +237,7 @@ def test_missing_folder_is_named(tmp_path: Path) -> None:
     ("request_", "flag"),
     [
         (KeyRequest(always_authenticate=True), "--always-authenticate"),
+        (KeyRequest(accept_unproven=True), "--accept-unproven"),
         (KeyRequest(pin_policy="once"), "--pin-policy"),
         (KeyRequest(touch_policy="always"), "--touch-policy"),
         (KeyRequest(noda=False), "--noda"),

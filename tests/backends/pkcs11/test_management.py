@@ -198,7 +198,8 @@ def test_new_key_signs_and_cannot_leave(hsm: InProcessSoftHSM, kind: KeyAlgorith
         assert f"ID:         {expected_id(made.public_key).hex()}" in one
     assert "Usage:      sign\n" in private
     assert "Access:     sensitive, always sensitive, never extractable, local" in private
-    assert "Usage:      verify\n" in public
+    assert re.search("Usage: .* verify", public)
+    assert "wrap" not in public
 
 
 @judges.needs_openssl_3_5
@@ -472,6 +473,64 @@ def test_key_that_was_not_made_as_asked_is_removed(
     with pytest.raises(SigningKeyError, match=rf"not as asked \({name}\), so it was removed again"):
         generate_key(shim.uri(named), pin="1234")
     assert objects(shim.hsm, "unasked", "one") == []
+
+
+@pytest.mark.parametrize("named", ["denied", "denied;id=%79"])
+def test_key_that_the_token_denies_having_made_is_kept_when_that_is_accepted(shim: Shim, named: str) -> None:
+    shim.claim(Attribute.LOCAL, value=False)
+    made = generate_key(shim.uri(named), KeyRequest(accept_unproven=True), "1234")
+    assert made.properties["local"] is False
+    assert "The token says that the key was not made in it" in made.notes
+    shim.reset()
+    delete_key(made.uri, agree, "1234")
+
+
+@pytest.mark.parametrize(
+    "attribute",
+    [Attribute.ALWAYS_SENSITIVE, Attribute.NEVER_EXTRACTABLE, Attribute.SENSITIVE, Attribute.MODIFIABLE],
+)
+def test_only_cka_local_may_be_denied(shim: Shim, attribute: int) -> None:
+    shim.claim(attribute, value=attribute == Attribute.MODIFIABLE)
+    with pytest.raises(SigningKeyError, match="so it was removed again"):
+        generate_key(shim.uri("strict;id=%7a"), KeyRequest(accept_unproven=True), "1234")
+    assert objects(shim.hsm, "strict", "one") == []
+
+
+def test_key_of_an_earlier_run_is_not_accepted_unproven(shim: Shim, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be one that another program has imported since."""
+
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    request = KeyRequest(accept_unproven=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(keygen, "_differences", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            generate_key(shim.uri("earlier;id=%7b"), request, "1234")
+    assert len(objects(shim.hsm, "earlier", "one")) == 2
+    shim.claim(Attribute.LOCAL, value=False)
+    shim.claim(Attribute.MODIFIABLE, value=True)
+    with pytest.raises(SigningKeyError, match="already has: private key"):
+        generate_key(shim.uri("earlier;id=%7b"), request, "1234")
+    shim.reset()
+    delete_key(shim.uri("earlier"), agree, "1234")
+
+
+@pytest.mark.parametrize(
+    ("attribute", "named", "hint"),
+    [
+        (Attribute.LOCAL, "hinted", "add --accept-unproven"),
+        (Attribute.LOCAL, "hinted;id=%7c", "add --accept-unproven"),
+        (Attribute.NEVER_EXTRACTABLE, "hinted", "Add an id to the key URI, such as id=%01"),
+        (Attribute.NEVER_EXTRACTABLE, "hinted;id=%7c", "Use another token"),
+        (Attribute.SENSITIVE, "hinted", "Use another token"),
+    ],
+)
+def test_hint_says_what_makes_a_key_as_asked(shim: Shim, attribute: int, named: str, hint: str) -> None:
+    shim.claim(attribute, value=False)
+    with pytest.raises(SigningKeyError) as caught:
+        generate_key(shim.uri(named), pin="1234")
+    assert hint in caught.value.hint
 
 
 def test_key_that_was_not_made_as_asked_and_cannot_be_removed_is_named(shim: Shim) -> None:

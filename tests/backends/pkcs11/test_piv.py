@@ -247,6 +247,7 @@ def test_weak_rsa_keys_of_old_firmware_are_not_made(new_card: Callable[..., Yubi
     [
         (KeyRequest("p521"), UnsupportedKeyError),
         (KeyRequest(always_authenticate=True), UsageError),
+        (KeyRequest(accept_unproven=True), UsageError),
         (KeyRequest(noda=True), UsageError),
         (KeyRequest(pcrs="sha256:7"), UsageError),
     ],

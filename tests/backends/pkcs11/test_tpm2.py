@@ -14,9 +14,10 @@ import pytest
 
 from backends.contract import openssl_verifies
 from hwsigner._pins import PinSource
-from hwsigner.errors import PinLockedError, SigningKeyError, WrongPinError
+from hwsigner.errors import PinLockedError, SigningKeyError, UnsupportedKeyError, WrongPinError
 from hwsigner.key import open_key
 from hwsigner.key.listing import list_tokens
+from hwsigner.key.management import KeyAlgorithm, KeyRequest, delete_key, generate_key
 from hwsigner.key.public_key import verify
 from pkcs11_shim import ROOT, Person, forget_refusals
 from softhsm.command import run
@@ -49,6 +50,7 @@ def chip(tpm: SoftTPM, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TPM
 def nothing_refused(chip: TPM2Token, tpm: SoftTPM) -> None:
     forget_refusals()
     run(["tpm2_dictionarylockout", "--clear-lockout"], tpm.env)
+    run(["tpm2_flushcontext", "--transient-object"], tpm.env)  # The module leaves each key there that it deletes.
 
 
 def wrong_pins(tpm: SoftTPM) -> int:
@@ -64,6 +66,26 @@ def test_key_of_tpm2_pkcs11_signs(chip: TPM2Token, label: str, tmp_path: Path) -
         public_key = key.public_key()
         assert public_key is not None
         assert openssl_verifies(tmp_path, public_key, key.sign(b"message"), b"message", "sha256")
+
+
+@pytest.mark.parametrize("algorithm", ["p256", "p384", "rsa2048"])
+def test_key_is_made_in_tpm2_pkcs11_for_signing_alone(chip: TPM2Token, algorithm: KeyAlgorithm, tmp_path: Path) -> None:
+    uri = chip.uri("made").replace("?", ";id=%03?")
+    made = generate_key(uri, KeyRequest(algorithm), chip.pin)
+    with open_key(made.uri, chip.pin) as key:
+        assert made.public_key is not None
+        assert openssl_verifies(tmp_path, made.public_key, key.sign(b"message"), b"message", "sha256")
+    deleted = delete_key(made.uri, lambda lines: None, chip.pin)
+    assert [line.partition(" (")[0] for line in deleted] == ["private key", "public key"]
+
+
+def test_nothing_is_left_of_a_key_that_tpm2_pkcs11_cannot_copy(chip: TPM2Token) -> None:
+    """It keeps on the token what is made for a session."""
+    with pytest.raises(UnsupportedKeyError, match="can't give a key the id of its public key") as caught:
+        generate_key(chip.uri("uncopied"), pin=chip.pin)
+    assert "id=%01" in caught.value.hint
+    [token] = list_tokens(f"pkcs11:?module-path={chip.module}")
+    assert "uncopied" not in {one.label for one in token.objects}
 
 
 def test_token_of_tpm2_pkcs11_is_listed(chip: TPM2Token) -> None:
