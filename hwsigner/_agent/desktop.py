@@ -1,4 +1,4 @@
-"""Desktop notifications, which gdbus sends to the desktop of the user's session.
+"""Desktop notifications, which gdbus sends to the desktop of the user's session; on macOS, osascript does.
 
 https://specifications.freedesktop.org/notification-spec/1.3/
 """
@@ -14,6 +14,7 @@ from functools import partial
 
 from hwsigner._pins.child import VARIABLE
 from hwsigner._refresh.workers import WorkQueue
+from hwsigner._system.notices import desktop_command
 from hwsigner.errors import printable
 
 _PROGRAM = "gdbus"
@@ -41,9 +42,13 @@ class Desktop:
     def show(self, name: str, text: str | None, *, is_urgent: bool = True) -> None:
         """Show a text in place of a profile's last notification, or close that one if the text is None.
 
-        If it is urgent, the user has only seconds, so the desktop must not take it away before.
+        If it is urgent, the user has only seconds, so the desktop must not take it away before. On macOS, no program
+        can close a notification.
         """
-        if _has_bus(self._environ):
+        if on_mac := desktop_command(_title(name), text or ""):
+            if text:
+                self._queue.submit(partial(self._run, on_mac))
+        elif _has_bus(self._environ):
             self._queue.submit(partial(self._send, name, text, _CRITICAL if is_urgent else _NORMAL))
 
     def _send(self, name: str, text: str | None, urgency: int) -> None:
@@ -52,8 +57,8 @@ class Desktop:
             from html import escape
 
             hints = f"{{'urgency': <byte {urgency}>, 'transient': <true>}}"
-            title, body = f"AWS credentials: {name}", escape(text, quote=False)  # Some desktops read HTML.
-            words = "hwsigner", str(last), "dialog-password", _quoted(title), _quoted(body), "[]", hints, str(_LIFE)
+            title, body = _quoted(_title(name)), _quoted(escape(text, quote=False))  # Some desktops read HTML.
+            words = "hwsigner", str(last), "dialog-password", title, body, "[]", hints, str(_LIFE)
             number = re.search(r"uint32 (\d+)", self._call("Notify", *words))
             if number:
                 self._shown[name] = int(number[1])
@@ -64,6 +69,10 @@ class Desktop:
         """Call a method of the desktop, and return what gdbus prints; nothing if that fails."""
         command = [_PROGRAM, "call", "--session", "--timeout", str(_CALL_LIMIT), "--dest", _SERVICE]
         command += ["--object-path", _OBJECT, "--method", f"{_SERVICE}.{method}", *words]
+        return self._run(command)
+
+    def _run(self, command: list[str]) -> str:
+        """Return what a command prints; nothing if it fails."""
         try:
             done = subprocess.run(
                 command,
@@ -77,6 +86,10 @@ class Desktop:
         except (OSError, subprocess.SubprocessError):
             return ""
         return done.stdout.decode("utf-8", "replace")
+
+
+def _title(name: str) -> str:
+    return f"AWS credentials: {name}"
 
 
 def _has_bus(environ: Mapping[str, str]) -> bool:

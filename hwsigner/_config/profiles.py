@@ -1,7 +1,7 @@
 """Profiles: tables of `config.toml` with flags under a name.
 
-The user's file is `$XDG_CONFIG_HOME/hwsigner/config.toml` (`~/.config` by default), the system's
-`/etc/hwsigner/config.toml`. A user's `[profile.NAME]` replaces all of the system's.
+The user's file is `$XDG_CONFIG_HOME/hwsigner/config.toml` (`~/.config` by default, on macOS also `~/Library/Application
+Support`), the system's `/etc/hwsigner/config.toml`. A user's `[profile.NAME]` replaces all of the system's.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from itertools import takewhile
 from typing import Any
 
-from hwsigner._system.environment import home_folder
+from hwsigner._system.environment import config_folders
 from hwsigner._system.files import check_not_replaceable_by_others, edit_file, open_trusted
 from hwsigner._uri import KeyURI
 from hwsigner.errors import ConfigError, NoProfileError, UsageError, check_text, suggestion
@@ -56,10 +56,14 @@ class Profile:
 
 
 def user_file(environ: Mapping[str, str]) -> str:
-    """Return the path of the user's file, which may be missing. As XDG says, a relative XDG_CONFIG_HOME is ignored."""
-    folder = environ.get("XDG_CONFIG_HOME", "")
-    base = folder if os.path.isabs(folder) else os.path.join(home_folder(environ), ".config")
-    return os.path.join(base, "hwsigner", "config.toml")
+    """Return the path of the user's file: the first of `user_files` that is there. If none is, it is the first."""
+    files = user_files(environ)
+    return files[0] if len(files) == 1 else next(filter(os.path.exists, files), files[0])
+
+
+def user_files(environ: Mapping[str, str]) -> list[str]:
+    """Return the paths that the user's file may have. Only one is read."""
+    return [os.path.join(folder, "hwsigner", "config.toml") for folder in config_folders(environ)]
 
 
 def profiles(environ: Mapping[str, str], *, system: bool = False) -> dict[str, Profile]:
@@ -125,7 +129,7 @@ def _file_of_sudo_user(name: str, environ: Mapping[str, str]) -> str:
     import pwd
 
     try:
-        file = os.path.join(pwd.getpwnam(environ.get("SUDO_USER", "")).pw_dir, ".config", "hwsigner", "config.toml")
+        file = user_file({"HOME": pwd.getpwnam(environ.get("SUDO_USER", "")).pw_dir})
         if os.path.isfile(file):
             with open(file, "rb") as stream:
                 return file if f"[profile.{name}]".encode() in stream.read(_SEARCHED) else ""

@@ -18,6 +18,7 @@ from urllib.parse import unquote_to_bytes
 from hwsigner._pins import PinRequest
 from hwsigner._pins.child import child_environment, wait_until_readable
 from hwsigner._pins.terminal import signals_after_cleanup
+from hwsigner._system.places import has_display, usual_pinentry
 from hwsigner.errors import PinError, printable
 
 PROGRAM = "pinentry"
@@ -111,17 +112,14 @@ def find_pinentry(named: str | None, environ: Mapping[str, str]) -> Pinentry | N
     Args:
         named: the program in a flag or profile; `none` for no pinentry.
         environ: the environment, whose HWSIGNER_PINENTRY is used if `named` is None. If that is unset too, `pinentry`
-            on the PATH is used, but only if there is a display: with a terminal alone, hwsigner asks there.
+            on the PATH is used, on macOS pinentry-mac, but only if there is a display: with a terminal alone, hwsigner
+            asks there.
     """
     program = named or environ.get(VARIABLE)
     if program:
         return None if program == "none" else Pinentry(program)
-    return Pinentry(is_optional=True) if has_display(environ) else None
-
-
-def has_display(environ: Mapping[str, str]) -> bool:
-    """Return whether a graphical display can show a dialogue."""
-    return bool(environ.get("DISPLAY") or environ.get("WAYLAND_DISPLAY"))
+    program = usual_pinentry() if has_display(environ) else None
+    return Pinentry(program, is_optional=True) if program else None
 
 
 class _AssuanError(Exception):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from itertools import chain
@@ -20,6 +21,21 @@ def home_folder(environ: Mapping[str, str]) -> str:
     """
     home = environ.get("HOME") or os.path.expanduser("~")
     return home if os.path.isabs(home) else "/"
+
+
+def config_folders(environ: Mapping[str, str]) -> list[str]:
+    """Return the folders that may have this user's settings, the usual one first: that is where new ones are written.
+
+    As XDG says, a relative XDG_CONFIG_HOME is ignored. Without one, macOS has a second folder.
+    """
+    folder = environ.get("XDG_CONFIG_HOME", "")
+    if os.path.isabs(folder):
+        return [folder]
+    home = home_folder(environ)
+    usual = os.path.join(home, ".config")
+    if sys.platform == "darwin":
+        return [usual, os.path.join(home, "Library", "Application Support")]
+    return [usual]
 
 
 def take_variable(name: str) -> str | None:

@@ -28,6 +28,9 @@ PATIENCE_SECONDS = 0.5
 _POLL_SECONDS = 0.1
 _NOTHING = nullcontext()
 _TERMINAL = "/dev/tty"
+_OSASCRIPT = "/usr/bin/osascript"
+# The texts are arguments, so nothing in them is a part of the script.
+_NOTIFICATION = ("on run argv", "display notification (item 2 of argv) with title (item 1 of argv)", "end run")
 _STDERR = 2
 
 
@@ -50,6 +53,19 @@ def show_on_terminal(text: str) -> None:
             os.write(terminal, f"hwsigner: {printable(text)}\n".encode())
         finally:
             os.close(terminal)
+
+
+def desktop_command(title: str, text: str) -> list[str]:
+    """Return the command that shows a notification on macOS; empty on a system where desktops are asked by D-Bus.
+
+    Args:
+        title: its title, which may not begin with a hyphen.
+        text: its text.
+    """
+    if sys.platform != "darwin":
+        return []
+    script = [word for line in _NOTIFICATION for word in ("-e", line)]
+    return [_OSASCRIPT, *script, printable(title), printable(text)]
 
 
 def show_unless_notified(text: str | None) -> None:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple, ParamSpec
 
 from hwsigner._config.monitoring import read_monitoring
-from hwsigner._config.profiles import Profile, is_system_file_hidden, profile, profiles
+from hwsigner._config.profiles import Profile, is_system_file_hidden, profile, profiles, user_files
 from hwsigner.doctor import machine, sdks
 from hwsigner.doctor.profile_checks import (
     ProfileState,
@@ -137,6 +137,7 @@ def examine_and_time(
         findings.append(local.PROFILE_NONE.found("there are no profiles in config.toml"))
     of_system = _of_system()
     done.run("the profiles' names", _check_names, checked, of_system)
+    done.run("the profiles' files", _check_files, environ)
     done.run("the environment", sdks.check_variables, environ)
     done.run("the SDKs' files", sdks.check_files, environ, checks.check_command)
     done.run("the agents", machine.check_agents, environ, {each.name for each in checked}, of_system)
@@ -185,6 +186,13 @@ def _check_names(checked: Sequence[Profile], of_system: Mapping[str, Profile]) -
         if other and "allow-users" in other.values and other.values != each.values:
             found = f"{each.file} and {other.file} have different profiles of this name"
             yield local.PROFILE_TWICE.found(found).about(each.name)
+
+
+def _check_files(environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield the user's file that is not read, if there are two."""
+    read, *others = [file for file in user_files(environ) if os.path.exists(file)] or [""]
+    for file in others:
+        yield local.PROFILES_UNREAD.found(f"{file} is not read, because there is {read}")
 
 
 def _of_profile(state: ProfileState, checks: Checks) -> list[Finding]:

@@ -12,6 +12,11 @@ _ENDPOINT = "hwsigner can't ask for a session"
 # The profile.
 PROFILE_NONE = Mistake("profile-none", "Without a profile, there is little to check", "Run hwsigner enroll NAME")
 PROFILES_UNREADABLE = Mistake("profiles-unreadable", "No profile can be used", "Fix config.toml in an editor")
+PROFILES_UNREAD = Mistake(
+    "profiles-unread",
+    "Only one of the two files is read",
+    "Move its profiles into the file that is read, then delete it",
+)
 MONITORING_INVALID = Mistake(
     "monitoring-invalid", "No command gives credentials until it is corrected", "Fix config.toml in an editor"
 )

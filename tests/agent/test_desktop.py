@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from hwsigner._agent import desktop as module
 from hwsigner._agent.client import command
 from hwsigner._agent.desktop import Desktop
 from hwsigner._agent.protocol import AgentRequest, Verb
+from hwsigner._system import notices
 from hwsigner.key import open_key
 from pkcs11_shim import Shim
 
@@ -152,6 +154,42 @@ class TestDesktop:
         desktop.show("web", None)
         desktop._queue.submit(lambda: None).result(30)
         assert desktop._shown == {}
+
+
+class TestMac:
+    """`osascript` is a program that writes down its arguments and its environment."""
+
+    @pytest.fixture
+    def seen(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        program = tmp_path / "osascript"
+        text = "import json, os, sys\nwith open(__file__ + '.seen', 'a') as file:\n"
+        text += "    print(json.dumps([sys.argv[1:], dict(os.environ)]), file=file)\n"
+        program.write_text(f"#!{sys.executable} -I\n{text}")
+        program.chmod(0o755)
+        monkeypatch.setattr(notices, "_OSASCRIPT", str(program))
+        monkeypatch.setattr(sys, "platform", "darwin")
+        return tmp_path / "osascript.seen"
+
+    def test_text_is_an_argument_and_never_a_part_of_the_script(self, seen: Path) -> None:
+        desktop = Desktop({"PATH": "/usr/bin:/bin", "HWSIGNER_PIN": "4711"})
+        texts = ["touch", '" & (do shell script "id") & "', "-e", "a\nb\x00\u202e\ud800", "é 😀 \\ ' « »"]
+        for text in texts:
+            desktop.show('web" & quit & "', text)
+        desktop.show("web", None)
+        desktop._queue.submit(lambda: None).result(30)
+        calls = [json.loads(line) for line in seen.read_text().splitlines()]
+        script = ["-e", "on run argv"]
+        script += ["-e", "display notification (item 2 of argv) with title (item 1 of argv)", "-e", "end run"]
+        shown = ["touch", texts[1], "-e", "a\\nb\\x00\\u202e\\ud800", "é 😀 \\ ' « »"]
+        assert [words for words, _ in calls] == [[*script, 'AWS credentials: web" & quit & "', text] for text in shown]
+        assert not [environ for _, environ in calls if "HWSIGNER_PIN" in environ]
+
+    def test_nothing_fails_without_osascript(self, seen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(notices, "_OSASCRIPT", "/nonexistent")
+        desktop = Desktop({})
+        desktop.show("web", "touch")
+        desktop._queue.submit(lambda: None).result(30)
+        assert not seen.exists()
 
 
 @pytest.fixture

@@ -77,6 +77,33 @@ class TestLocation:
         monkeypatch.setenv("HOME", "/home/b")
         assert user_file({}) == "/home/b/.config/hwsigner/config.toml"
 
+    def test_user_file_of_a_mac_may_be_in_application_support(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        environ = {"HOME": str(tmp_path)}
+        usual, other = (
+            tmp_path / folder / "hwsigner" / "config.toml" for folder in (".config", "Library/Application Support")
+        )
+        other.parent.mkdir(parents=True)
+        other.touch(0o600)
+        assert user_file(environ) == str(usual)  # On Linux.
+        monkeypatch.setattr(sys, "platform", "darwin")
+        assert user_file(environ) == str(other)
+        assert user_file({**environ, "XDG_CONFIG_HOME": "/etc"}) == "/etc/hwsigner/config.toml"
+        add_profile("web", {"region": "eu-central-1"}, environ)
+        assert "web" in profiles(environ)
+        assert "[profile.web]" in other.read_text()
+        usual.parent.mkdir(parents=True)
+        usual.touch(0o600)
+        assert user_file(environ) == str(usual)
+        assert profiles(environ) == {}
+
+    def test_new_user_file_of_a_mac_is_where_linux_has_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sys, "platform", "darwin")
+        assert user_file({"HOME": str(tmp_path)}) == f"{tmp_path}/.config/hwsigner/config.toml"
+
 
 class TestReading:
     def test_missing_files_have_no_profiles(self, environ: dict[str, str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 
 import botocore.session
@@ -621,6 +622,20 @@ def test_process_of_a_profile_that_only_the_system_s_agent_can_read_is_no_mistak
     (patient.folder / "config/hwsigner/config.toml").unlink()
     assert patient.call("doctor").out == "Nothing is wrong: no profile\n"
     assert "that you can read" in patient.call("status").err
+
+
+def test_second_file_of_a_mac_is_a_finding(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    folders = [patient.folder / each / "hwsigner" for each in (".config", "Library/Application Support")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / "config.toml").write_bytes((patient.folder / "config/hwsigner/config.toml").read_bytes())
+    (found,) = json.loads(patient.call("doctor", "--json").out)["findings"]
+    read, other = (f"{folder}/config.toml" for folder in folders)
+    assert (found["id"], found["found"]) == ("profiles-unread", f"{other} is not read, because there is {read}")
+    (folders[0] / "config.toml").unlink()
+    assert patient.names() == set()
 
 
 def test_control_characters_do_not_reach_the_terminal(patient: Patient) -> None:

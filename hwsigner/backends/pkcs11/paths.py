@@ -4,47 +4,21 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from hwsigner._system.places import MODULES
 from hwsigner._system.users import reading_group
 from hwsigner._uri import KeyURI
 from hwsigner.errors import BackendUnavailableError, UsageError
 
 FLAG_HINT = "Name the PKCS #11 module with --pkcs11-lib, or with module-path in the key URI"
-_INSTALL_HINT = (
-    "Install its package: ykcs11 for a YubiKey (Fedora: yubico-piv-tool), opensc for another smart card; "
-    "or name the module with --pkcs11-lib, or with module-path in the key URI"
-)
-# Only root can write to these folders, and to what is in them.
-_SYSTEM_FOLDERS = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/local/lib64")
-_PROXY = "p11-kit-proxy.so"
-_MULTIARCH = str(getattr(sys.implementation, "_multiarch", ""))
-_FOLDERS = (
-    *(f"/usr/lib/{_MULTIARCH}/pkcs11", f"/usr/lib/{_MULTIARCH}", f"/usr/lib/{_MULTIARCH}/softhsm"),
-    *("/usr/lib64/pkcs11", "/usr/lib64", "/usr/lib/pkcs11", "/usr/lib/softhsm", "/usr/lib"),
-    *("/usr/local/lib/pkcs11", "/usr/local/lib"),
-)
-# The modules to look for without p11-kit, and for the list: in these folders, or at these paths.
-_KNOWN = (
-    *("libsofthsm2.so", "opensc-pkcs11.so", "libykcs11.so*", "yubihsm_pkcs11.so", "libtpm2_pkcs11.so*"),
-    *("libsc-hsm-pkcs11.so", "libeTPkcs11.so", "libIDPrimePKCS11.so"),
-    "/opt/cloudhsm/lib/libcloudhsm_pkcs11.so",
-    "/usr/safenet/lunaclient/lib/libCryptoki2_64.so",
-    "/opt/nfast/toolkits/pkcs11/libcknfast.so",
-    "/opt/utimaco/lib/libcs_pkcs11_R*.so",
-    "/opt/fortanix/pkcs11/fortanix_pkcs11.so",
-    "/usr/lib/*/opencryptoki/libopencryptoki.so",
-    "/usr/lib64/opencryptoki/libopencryptoki.so",
-)
+_INSTALL_HINT = f"{MODULES.install}; or name the module with --pkcs11-lib, or with module-path in the key URI"
+_FOLDERS, _KNOWN = MODULES.folders, MODULES.known
 # p11-kit's configuration: the system's, and that of packages.
-_SYSTEM = "/etc/pkcs11"
-_PACKAGES = "/usr/share/p11-kit/modules"
+_SYSTEM, _PACKAGES = MODULES.settings, MODULES.packages
 _MAX_BYTES = 65536
 _SOFTHSM_VARIABLE = "SOFTHSM2_CONF"
-_SOFTHSM_FILES = ("~/.config/softhsm2/softhsm2.conf", "/etc/softhsm/softhsm2.conf", "/etc/softhsm2.conf")
-_SOFTHSM_TOKENS = "/var/lib/softhsm/tokens"
 _TOKEN_FOLDER = re.compile(r"^\s*directories\.tokendir\s*=\s*(\S.*?)\s*$", re.MULTILINE)
 
 
@@ -52,7 +26,7 @@ def module_paths(uri: KeyURI) -> list[str]:
     """Return the path of the module that a key URI names, or of p11-kit's proxy; without that, of all known modules.
 
     `module-path` may be a bare name, for the dynamic linker to look up, or a folder, with `module-name` a module in it.
-    `module-name` is a name in p11-kit's configuration or a file's, without `lib` and `.so` (RFC 7512, 2.3).
+    `module-name` is a name in p11-kit's configuration or a file's, without `lib` and `.so` or `.dylib` (RFC 7512, 2.3).
 
     Raises:
         UsageError: a `module-name` that is a path, or an empty `module-path`.
@@ -68,8 +42,9 @@ def module_paths(uri: KeyURI) -> list[str]:
         return [(None if path else next(configured, None)) or _named(name, (path,) if path else _FOLDERS)]
     if path is not None:
         return [path]
-    proxies = [proxy for proxy in (os.path.join(folder, _PROXY) for folder in _FOLDERS) if os.path.isfile(proxy)]
-    return proxies[:1] or listed_paths(uri)
+    proxies = (os.path.join(folder, proxy) for folder in _FOLDERS for proxy in MODULES.proxies)
+    found = next(filter(os.path.isfile, proxies), None)
+    return [found] if found else listed_paths(uri)
 
 
 def listed_paths(uri: KeyURI) -> list[str]:
@@ -78,7 +53,8 @@ def listed_paths(uri: KeyURI) -> list[str]:
         return module_paths(uri)
     paths = [module.path for module in configured_modules() if module.has_user_keys] + unconfigured_paths()
     if not paths:
-        tried = f"{_PROXY} is in none of {', '.join(_FOLDERS)}; p11-kit has no module configured, no other one is known"
+        absent = f"{MODULES.proxies[0]} is in none of {', '.join(_FOLDERS)}"
+        tried = f"{absent}; p11-kit has no module configured, no other one is known"
         raise BackendUnavailableError(f"no PKCS #11 module is found: {tried}", _INSTALL_HINT)
     return _distinct(paths)
 
@@ -111,7 +87,7 @@ def is_trusted(path: str) -> bool:
     """
     if "/" not in path:
         return True
-    if ".." not in path.split("/") and os.path.normpath(path).startswith(tuple(f"{one}/" for one in _SYSTEM_FOLDERS)):
+    if ".." not in path.split("/") and os.path.normpath(path).startswith(tuple(f"{one}/" for one in MODULES.trusted)):
         return True
     known = [module.path for module in configured_modules()] + unconfigured_paths()
     return path in {*known, *map(os.path.realpath, known)}
@@ -123,8 +99,8 @@ def _distinct(paths: list[str]) -> list[str]:
 
 
 def _named(name: str, folders: Iterable[str]) -> str:
-    stem = re.sub(r"\.so[\d.]*$", "", name.casefold()).removeprefix("lib")
-    wanted = re.compile(rf"(lib)?{re.escape(stem)}([-_]pkcs11)?\.so(\.\d+)*", re.IGNORECASE)
+    stem = re.sub(r"(\.so[\d.]*|(\.\d+)*\.dylib)$", "", name.casefold()).removeprefix("lib")
+    wanted = re.compile(rf"(lib)?{re.escape(stem)}([-_]pkcs11)?(\.so(\.\d+)*|(\.\d+)*\.dylib)", re.IGNORECASE)
     for folder in folders:
         try:
             files = [file for file in os.listdir(folder) if wanted.fullmatch(file)]
@@ -229,19 +205,19 @@ def is_softhsm(module: str) -> bool:
 
 def softhsm_setting() -> str:
     """Return the variable that names SoftHSM's configuration, with its value or the default."""
-    chosen = os.environ.get(_SOFTHSM_VARIABLE) or f"not set: {', '.join(_SOFTHSM_FILES)}"
+    chosen = os.environ.get(_SOFTHSM_VARIABLE) or f"not set: {', '.join(MODULES.softhsm_files)}"
     return f"{_SOFTHSM_VARIABLE} ({chosen})"
 
 
 def _softhsm_files() -> Iterator[str]:
     """Yield SoftHSM's configuration file, and the folder of its tokens."""
     chosen = os.environ.get(_SOFTHSM_VARIABLE)
-    for path in [chosen] if chosen else map(os.path.expanduser, _SOFTHSM_FILES):
+    for path in [chosen] if chosen else map(os.path.expanduser, MODULES.softhsm_files):
         yield path
         try:
             with open(path, encoding="utf-8", errors="replace") as file:
                 match = _TOKEN_FOLDER.search(file.read())
         except OSError:
             continue
-        yield match[1] if match else _SOFTHSM_TOKENS
+        yield match[1] if match else MODULES.softhsm_tokens
         return
