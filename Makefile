@@ -40,6 +40,7 @@ CLIENT_PACKAGES = awscli golang-go golang-github-aws-aws-sdk-go-v2-dev libfaketi
 
 BIN = $(VENV)/bin
 WHEELS_PYTHON = $(VENV)-wheels/bin/python
+IS_MAC = $(filter Darwin,$(shell uname))
 # Debian packages, unless PACKAGES is empty.
 install = @$(if $(PACKAGES),.ci/packages $(1))
 PIP = python -m pip --quiet --disable-pip-version-check
@@ -215,8 +216,8 @@ trial-aws: setup ## Try what hwsigner assumes of AWS, in a sandbox account; asks
 trial-tpm: setup ## Try this machine's TPM, without changing it (ARGS=--help)
 	@$(BIN)/python -m hwsigner.trial tpm $(ARGS)
 
-trial-token: setup ## Try a PKCS #11 module and its tokens: only reads (MODULE=/path/to/module.so, ARGS=--help)
-	@$(BIN)/python -m hwsigner.trial token $(MODULE) $(ARGS)
+trial-token: $(if $(IS_MAC),$(VENV)-trial/.installed,setup) ## Try a PKCS #11 module and its tokens: only reads (MODULE=/path/to/module.so, ARGS=--help)
+	@$(if $(IS_MAC),$(VENV)-trial/bin,$(BIN))/python -m hwsigner.trial token $(MODULE) $(ARGS)
 
 tried: setup ## Add a report of a field trial (REPORT=FILE), and write what README and the pages say was tried
 	@$(CLEAN) $(BIN)/python packaging/tried.py $(REPORT)
@@ -257,6 +258,12 @@ $(VENV)/.installed: pyproject.toml $(PINS)/build.txt $(PINS)/dev.txt | packages
 
 $(VENV)-wheels/.installed: $(PINS)/build.txt $(PINS)/release.txt | packages
 	@.ci/environment $(@D) "$(PYTHON)" build release
+	@touch $@
+
+# On a Mac, which has no apt: a trial of a token runs from the sources, and needs no more than hwsigner's libraries.
+$(VENV)-trial/.installed: $(PINS)/base.txt
+	"$(or $(PYTHON),$$(.ci/find-python))" -m venv --clear $(@D)
+	$(@D)/bin/$(PIP) install --require-hashes --only-binary :all: --requirement $<
 	@touch $@
 
 # Without the extension, what only tests need, and what built it.

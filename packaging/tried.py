@@ -18,7 +18,7 @@ from hwsigner.errors import HwsignerError, printable
 from hwsigner.trial import Result, Scrubber, TrialReport, Verdict
 
 ROOT = Path(__file__).parents[1]
-FILES = ("README.md", "SECURITY.md", "docs/reference/tried.md")
+FILES = ("README.md", "SECURITY.md", "docs/reference/tried.md", "docs/start/macos.md")
 _KINDS = {"aws": "AWS", "tpm": "real TPMs", "token": "real tokens"}
 _MADE = re.compile(r"^(<!-- made from trials/: (\w+) -->\n)(?:.+\n)+", re.MULTILINE)
 # What emulators, simulators and tokens in software call themselves, and what reaches them.
@@ -27,7 +27,7 @@ _EMULATED = re.compile(
     r"|gnome|kryoptic|^soft$",
     re.IGNORECASE,
 )
-_SHOWN = ("service", "region", "vendor", "vendor string", "manufacturer", "model", "firmware", "module")
+_SHOWN = ("service", "region", "vendor", "vendor string", "manufacturer", "model", "firmware", "module", "system")
 # What a question's id and a version consist of.
 _ID, _VERSION = re.compile(r"[a-z0-9][a-z0-9.-]*"), re.compile(r"\d+(\.\w+)*")
 
@@ -176,6 +176,11 @@ def _line_of_question(root: Path, id: str) -> str:
     return next(lines, "")
 
 
+def is_of_mac(report: TrialReport) -> bool:
+    """Return whether a trial ran on a Mac."""
+    return report.target.get("system", "").startswith("macOS")
+
+
 def _summary(found: Sequence[TrialReport]) -> str:
     page = "[what was tried](docs/reference/tried.md)"
     tried, missing = _named(found)
@@ -204,7 +209,18 @@ def _security(found: Sequence[TrialReport]) -> str:
     )
 
 
-_SENTENCES = {"summary": _summary, "tested": _tested, "security": _security}
+def _mac(found: Sequence[TrialReport]) -> str:
+    number = sum(is_of_mac(each) for each in found)
+    if number:
+        tried = f"{_number(number, 'report')} in [what was tried](../reference/tried.md)"
+        return f"hwsigner is built for macOS, and was tried there: {tried}."
+    return (
+        "**hwsigner is built for macOS, and was not tried on one**, until somebody runs [`make trial-token`](#try-it) "
+        "there."
+    )
+
+
+_SENTENCES = {"summary": _summary, "tested": _tested, "security": _security, "mac": _mac}
 
 
 def _wrapped(text: str) -> str:
@@ -221,7 +237,7 @@ def _named(found: Sequence[TrialReport]) -> tuple[list[str], list[str]]:
             tried.append(f"{name} ({_number(len(of_kind), 'trial')}, {_number(answers, 'answer')})")
         else:
             missing.append(name)
-    return tried, missing
+    return tried, missing if any(map(is_of_mac, found)) else [*missing, "a Mac"]
 
 
 def _differing(found: Sequence[TrialReport]) -> str:

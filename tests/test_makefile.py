@@ -37,6 +37,19 @@ def tmpdirs(target: str, shell: Path, **variables: str) -> set[str]:
     return set(re.findall(r"^TMPDIR=(.*)$", done.stdout, re.MULTILINE))
 
 
+def test_trial_of_a_token_on_a_mac_installs_no_package_and_needs_no_compiler(tmp_path: Path) -> None:
+    uname = tmp_path / "uname"
+    uname.write_text("#!/bin/sh\necho Darwin\n")
+    uname.chmod(0o755)
+    command = ["make", "--dry-run", "--always-make", "trial-token", "MODULE=a.dylib"]
+    environ = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(command, cwd=ROOT, env=environ, check=True, capture_output=True, text=True)
+    assert ".ci/packages" not in done.stdout
+    assert "--editable" not in done.stdout
+    assert "--require-hashes --only-binary :all: --requirement packaging/requirements/base.txt" in done.stdout
+    assert done.stdout.endswith(".venv-trial/bin/python -m hwsigner.trial token a.dylib \n")
+
+
 def test_targets_that_unpack_roots_are_found() -> None:
     assert {"deb", "test-deb", "rpm", "test-rpm", "test-machine", "release"} <= set(UNPACKING)
 

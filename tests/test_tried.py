@@ -68,16 +68,17 @@ def test_texts_are_those_of_the_reports() -> None:
 
 
 def test_without_reports_every_page_says_that_nothing_was_tried(clone: Path) -> None:
-    assert "**not yet with AWS, real TPMs or real tokens**" in words(clone / "README.md")
-    assert "Not tried: AWS, real TPMs, real tokens, a Kubernetes cluster." in words(clone / "README.md")
-    assert "not been tried with AWS, real TPMs or real tokens" in words(clone / "SECURITY.md")
+    assert "**not yet with AWS, real TPMs, real tokens or a Mac**" in words(clone / "README.md")
+    assert "Not tried: AWS, real TPMs, real tokens, a Mac, a Kubernetes cluster." in words(clone / "README.md")
+    assert "not been tried with AWS, real TPMs, real tokens or a Mac" in words(clone / "SECURITY.md")
+    assert "**hwsigner is built for macOS, and was not tried on one**" in words(clone / "docs/start/macos.md")
     assert "**Nothing yet.**" in words(clone / "docs/reference/tried.md")
 
 
 def test_a_report_changes_the_sentences_and_the_page(clone: Path) -> None:
     assert send(report("two tags", "one tag"), clone) == 0
     readme, page = words(clone / "README.md"), words(clone / "docs/reference/tried.md")
-    assert "Tried with AWS (1 trial, 2 answers); **not yet with real TPMs or real tokens**" in readme
+    assert "Tried with AWS (1 trial, 2 answers); **not yet with real TPMs, real tokens or a Mac**" in readme
     assert "1 answer differed" in readme
     assert "| AWS | region: eu-central-1 | 2026-01-02 |" in page
     assert "| 1 | 1 | 0 | `trials/trial-aws-2026-01-02.json` |" in page
@@ -87,8 +88,9 @@ def test_a_report_changes_the_sentences_and_the_page(clone: Path) -> None:
 
 
 def test_with_reports_of_each_kind_no_sentence_says_not_yet(clone: Path) -> None:
-    for kind in ("aws", "tpm", "token", "tpm"):
-        assert send(report("two tags", kind=kind, vendor=f"{kind} {len([*clone.glob('trials/*')])}"), clone) == 0
+    for kind, system in (("aws", ""), ("tpm", ""), ("token", "macOS 15.1 arm64"), ("tpm", "debian 13 x86_64")):
+        vendor = f"{kind} {len([*clone.glob('trials/*')])}"
+        assert send(report("two tags", kind=kind, vendor=vendor, system=system), clone) == 0
     readme = words(clone / "README.md")
     assert (
         "Tried with AWS (1 trial, 1 answer), real TPMs (2 trials, 2 answers) and real tokens (1 trial, 1 answer): "
@@ -97,6 +99,7 @@ def test_with_reports_of_each_kind_no_sentence_says_not_yet(clone: Path) -> None
     assert "not yet" not in readme
     assert "differed" not in readme
     assert "Not tried: a Kubernetes cluster." in readme
+    assert "was tried there: 1 report in" in words(clone / "docs/start/macos.md")
     assert "No answer of a report differs." in words(clone / "docs/reference/tried.md")
 
 
@@ -208,6 +211,19 @@ def test_an_answer_is_one_cell_and_the_texts_stay_the_same_when_they_are_made_ag
     rows = [line for line in page.splitlines() if line.startswith("| `trial-aws")]
     assert [len(re.findall(r"(?<!\\)\|", row)) for row in rows] == [6]
     assert "## Add a report" in page
+
+
+def test_trial_of_a_token_on_linux_does_not_say_that_a_mac_was_tried(clone: Path) -> None:
+    assert send(report("two tags", kind="token", vendor="Yubico", system="debian 13 x86_64"), clone) == 0
+    assert "**not yet with AWS, real TPMs or a Mac**" in words(clone / "README.md")
+    assert "not tried on one" in words(clone / "docs/start/macos.md")
+
+
+def test_no_page_says_that_a_mac_was_not_tried_when_there_is_a_report_of_one() -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    claims = [path for path in pages if re.search("not tried on (one|a Mac)", words(path))]
+    assert claims
+    assert not any(map(tried.is_of_mac, tried.reports().values())), f"Take it out of {claims}"
 
 
 def test_no_other_page_says_what_was_not_tried() -> None:

@@ -30,7 +30,10 @@ OTHERS = (
     "enrolment/issuers/private_ca.py",
     "doctor/report.py",  # All of the page's, which it does not read.
 )
-NOT_VARIABLES = {"SC_OPEN_MAX", "SYSLOG_IDENTIFIER", "UNEXPECTED_EOF_WHILE_READING", "CERTIFICATE_BUNDLE"}
+NOT_VARIABLES = {
+    *("SC_OPEN_MAX", "SYSLOG_IDENTIFIER", "UNEXPECTED_EOF_WHILE_READING", "CERTIFICATE_BUNDLE"),
+    "VERSION_ID",  # of os-release(5)
+}
 # Examples in help and errors, and places that a file is not read from or written to.
 EXAMPLES = ("/etc/pki/web", "/etc/pki/vault", "/tmp/ca.pem", "/usr/sbin", "/home/", "/root/", "/run/user", "/dev/null")
 

@@ -47,4 +47,4 @@ def test_page_has_each_flag_of_a_trial_and_no_other(kind: str) -> None:
 def test_each_trial_has_a_target_of_make() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for kind in PARTS:
-        assert re.search(rf"^trial-{kind}: setup ## .*\n\t@\$\(BIN\)/python -m hwsigner\.trial {kind} ", makefile, re.M)
+        assert re.search(rf"^trial-{kind}: .*setup\)? ## .*\n\t@.*/python -m hwsigner\.trial {kind} ", makefile, re.M)

@@ -16,6 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
 
 from certs import Authority, Shape, issue
+from hwsigner._system import host
 from hwsigner.trial import Origin, Question, Source, Verdict, ask_all
 from hwsigner.trial.__main__ import main
 from hwsigner.trial.token import asking, scrubbed
@@ -152,6 +153,7 @@ def test_report_has_nothing_that_identifies_the_token_or_its_owner(
         assert [one for one in secrets if one.lower() in text] == []
     target = run.report.target
     assert (target["manufacturer"], target["model"], target["firmware"]) == ("SoftHSM project", "SoftHSM v2", "2.6")
+    assert target["system"] == host.name()
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from dataclasses import asdict
 from typing import Any, NoReturn
 
 from hwsigner._pins import PinRequest
+from hwsigner._system import host
 from hwsigner.backends.pkcs11.pins import token_name
 from hwsigner.errors import HwsignerError, printable
 from hwsigner.trial.asking import on_signals
@@ -93,7 +94,7 @@ def _subjects(der: bytes) -> list[str]:
 def _introduce(line: _Line, tried: TriedToken) -> None:
     """Say what was found, and wait until the user has agreed."""
     measured = tried.module.functions.library()
-    target = {"module": os.path.basename(tried.plan.module)}
+    target = {"system": host.name(), "module": os.path.basename(tried.plan.module)}
     texts = measured["library-manufacturer"], measured["library-description"]
     target["library"] = printable(" ".join(filter(None, texts)))
     target["library version"] = measured["library-version"]
