@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from attestation.chips import issue
 from hwsigner._cli import main
 from hwsigner.attestation.documents import MAX_BYTES, Kind, Value, new
+from hwsigner.key.management import KeyRequest, generate_key
 
 CHALLENGE = new("challenge", "tpm2", dict.fromkeys(("statement", "nonce", "credentialBlob", "encryptedSecret"), b"x"))
 
@@ -70,6 +71,17 @@ def test_command_is_refused_in_one_line(
     assert printed.out == ""
     assert printed.err.startswith(f"hwsigner: {message}")
     assert printed.err.count("\n") == 1
+
+
+def test_key_file_is_refused_as_such_when_its_request_is_of_an_ml_dsa_key(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    key = str(folder / "ml-dsa.key")
+    generate_key(key, KeyRequest("mldsa44"))
+    assert main(["csr", key, "--subject=CN=web", f"--out={folder / 'ml-dsa.csr'}"]) == 0
+    capfd.readouterr()
+    assert main(["attest", key, "--csr", str(folder / "ml-dsa.csr")]) == 2
+    assert capfd.readouterr().err.startswith("hwsigner: file: keys can't be attested. Use a key in a TPM")
 
 
 @pytest.mark.parametrize("name", ["roots", "roots/root.pem", "roots/.x.pem", "state"])

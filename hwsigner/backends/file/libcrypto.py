@@ -18,6 +18,7 @@ from hwsigner.key import SUPPORTED_KEYS
 _NAMES = ("libcrypto.so.4", "libcrypto.so.3", "libcrypto.3.dylib")
 _FIRST_WITH_MLDSA = (3, 5)
 _NO_CIPHER = 0x0308010C  # digital envelope routines: unsupported
+_INVALID_KEY = 0x1C80009E  # Provider routines: invalid key
 _UNKNOWN_KIND = 0x03000076  # digital envelope routines: unsupported private key algorithm
 _CONVERT = "openssl pkey -provparam ml-dsa.output_formats=seed-only -in OLD -out NEW"
 _BYTES_OUT = POINTER(POINTER(c_ubyte))
@@ -128,6 +129,9 @@ def load_pkcs12(name: str, data: bytes, passphrase: bytes) -> tuple[EvpKey | Non
 def _take_errors(lib: ctypes.CDLL, name: str, *, failed: bool) -> None:
     """Empty libcrypto's error queue, and raise an error if no passphrase would help."""
     errors = set(iter(lib.ERR_get_error, 0))
+    if failed and _INVALID_KEY in errors:  # A seed and an expanded key of two ML-DSA keys (RFC 9881, 8), for example.
+        problem = f"the private key in {name} is damaged: its parts are not of one key"
+        raise UnsupportedKeyError(problem, "Restore the file from a copy, or make another key")
     if failed and _UNKNOWN_KIND in errors:
         raise _unknown_kind(name, _version(lib))
     if failed and _NO_CIPHER in errors:
