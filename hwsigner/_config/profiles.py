@@ -56,13 +56,22 @@ class Profile:
 
 
 def user_file(environ: Mapping[str, str]) -> str:
-    """Return the path of the user's file: the first of `user_files` that is there. If none is, it is the first."""
-    files = user_files(environ)
+    """Return the path of the user's file, which may be missing. As XDG says, a relative XDG_CONFIG_HOME is ignored."""
+    chosen = environ.get("XDG_CONFIG_HOME", "")
+    if os.path.isabs(chosen):
+        return os.path.join(chosen, "hwsigner", "config.toml")
+    files = _user_files(environ)
     return files[0] if len(files) == 1 else next(filter(os.path.exists, files), files[0])
 
 
-def user_files(environ: Mapping[str, str]) -> list[str]:
-    """Return the paths that the user's file may have. Only one is read."""
+def unread_files(environ: Mapping[str, str]) -> list[str]:
+    """Return what would be the user's file if `user_file` were not there."""
+    if os.path.isabs(environ.get("XDG_CONFIG_HOME", "")):
+        return []
+    return list(filter(os.path.exists, _user_files(environ)))[1:]
+
+
+def _user_files(environ: Mapping[str, str]) -> list[str]:
     return [os.path.join(folder, "hwsigner", "config.toml") for folder in config_folders(environ)]
 
 

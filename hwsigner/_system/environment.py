@@ -24,13 +24,7 @@ def home_folder(environ: Mapping[str, str]) -> str:
 
 
 def config_folders(environ: Mapping[str, str]) -> list[str]:
-    """Return the folders that may have this user's settings, the usual one first: that is where new ones are written.
-
-    As XDG says, a relative XDG_CONFIG_HOME is ignored. Without one, macOS has a second folder.
-    """
-    folder = environ.get("XDG_CONFIG_HOME", "")
-    if os.path.isabs(folder):
-        return [folder]
+    """Return the folders that may have this user's settings without XDG_CONFIG_HOME. New ones are in the first."""
     home = home_folder(environ)
     usual = os.path.join(home, ".config")
     if sys.platform == "darwin":
