@@ -18,6 +18,7 @@ from hwsigner._uri import KeyURI
 from hwsigner.attestation.documents import Document
 from hwsigner.errors import HwsignerWarning, UsageError
 from hwsigner.key import find_certificates
+from hwsigner.key.public_key import to_pem
 
 if TYPE_CHECKING:
     import hwsigner._cli.attest
@@ -48,8 +49,9 @@ def run(arguments: Arguments) -> int:
     uri = settings.argument_uri(arguments.settings, arguments.key or "tpm2:")
     pins = settings.pin_source(arguments.settings, uri)
     if arguments.ek:
-        found = hashlib.sha256(attestation.endorsement_key(uri, pins, allow_modules=True)).hexdigest()
-        print(json.dumps({"endorsementKey": found}, indent=2) if arguments.json else found)
+        key = attestation.endorsement_key(uri, pins, allow_modules=True)
+        found = hashlib.sha256(key).hexdigest()
+        print(json.dumps({"endorsementKey": found, "publicKey": to_pem(key)}, indent=2) if arguments.json else found)
         return 0
     document = _answer(arguments, uri, pins) if arguments.challenge else _statement(arguments, uri, pins)
     if arguments.out:
@@ -79,8 +81,8 @@ def _statement(arguments: Arguments, uri: KeyURI, pins: PinSource) -> Document:
     certificates = [found.der for found in find_certificates(path, allow_modules=True)] if path else []
     statement = attestation.make_statement(uri, pins, csr=csr, certificates=certificates, allow_modules=True)
     if statement.format == "tpm2" and not statement.blobs("ekCertificates"):
-        problem = "the TPM holds no certificate of its endorsement key, and verify-attestation needs one"
-        hint = "Get it from the TPM's vendor; --vendor-certificates adds it"
+        problem = "the TPM holds no certificate of its endorsement key, so the verifier must trust the key itself"
+        hint = "It does with --ek-public-key. Or get the certificate from the vendor: --vendor-certificates adds it"
         warnings.warn(HwsignerWarning(problem, hint), stacklevel=2)
     return statement
 

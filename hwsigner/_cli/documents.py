@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import suppress
 
 from hwsigner import attestation
 from hwsigner._system.files import check_not_writable_by_others, create_file
 from hwsigner.attestation.chain import root_files
 from hwsigner.attestation.documents import MAX_BYTES, Document, Kind, read
+from hwsigner.attestation.given_keys import read_given_key
 from hwsigner.errors import UsageError
 
 
@@ -33,6 +35,17 @@ def read_bytes(path: str) -> bytes:
             return file.read(MAX_BYTES + 1)
     except OSError as error:
         raise UsageError(f"can't read {path}: {error.strerror}", "Check the path") from error
+
+
+def read_endorsement_key(path: str) -> str:
+    """Read an endorsement key that the administrator gives, `-` from stdin; return its SHA-256 in hexadecimal.
+
+    Raises:
+        UsageError: it can't be read.
+    """
+    if path == "-":
+        return read_given_key(sys.stdin.buffer.read(MAX_BYTES + 1), "stdin")
+    return read_given_key(read_bytes(path), path)
 
 
 def create_document(path: str, document: Document) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hwsigner import attestation
-from hwsigner._cli.documents import create_document, read_document, read_trust
+from hwsigner._cli.documents import create_document, read_document, read_endorsement_key, read_trust
 from hwsigner._cli.parser import Arguments, CommandModule, Parser
 from hwsigner._config.flags import OUTPUT, Flag, switch
 from hwsigner._system.files import open_trusted
+from hwsigner.attestation import Trust
 from hwsigner.attestation.documents import MAX_BYTES, Document
 from hwsigner.attestation.findings import Findings
 from hwsigner.errors import AttestationError, KeyMismatchError, UsageError, printable
@@ -26,6 +28,11 @@ HELP = "verify on another machine that a key is in hardware"
 
 _FLAGS = (
     Flag("roots", "folder with the vendors' root and intermediate certificates", "DIR"),
+    Flag(
+        "ek-public-key",
+        "TPM: file with the endorsement key that you certify, so no vendor's certificate is needed",
+        "FILE",
+    ),
     Flag("challenge", "new file for the challenge to the statement", "FILE"),
     Flag("answer", "answer to verify", "FILE"),
     Flag("state", "what the verifier keeps from --challenge until --answer; secret", "FILE"),
@@ -42,13 +49,14 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Arguments) -> int:
     """Print what is proven and what is claimed, then the public key."""
-    if not arguments.roots:
+    if not (arguments.roots or arguments.ek_public_key):
         raise UsageError("no roots were given", "Add --roots with the folder of the vendors' certificates")
     if arguments.challenge and arguments.answer:
         raise UsageError("--challenge and --answer are two steps", "Give one of them")
     if bool(arguments.state) != bool(arguments.challenge or arguments.answer):
         raise UsageError("--challenge and --answer need --state, and --state needs one of them", "Add the missing one")
-    statement, trust = read_document(arguments.statement, "statement"), read_trust(arguments.roots)
+    statement = read_document(arguments.statement, "statement")
+    trust = _trust(arguments, statement)
     if arguments.answer:
         state, answer = _read_state(arguments.state), read_document(arguments.answer, "answer")
         findings = attestation.verify_answer(statement, state, answer, trust)
@@ -63,6 +71,19 @@ def run(arguments: Arguments) -> int:
     if arguments.challenge:
         _write(*attestation.challenge(statement, trust), arguments)
     return 0
+
+
+def _trust(arguments: Arguments, statement: Document) -> Trust:
+    trust = read_trust(arguments.roots) if arguments.roots else Trust(())
+    if not arguments.ek_public_key:
+        return trust
+    wanted, claimed = read_endorsement_key(arguments.ek_public_key), attestation.claimed_endorsement_key(statement)
+    if claimed != wanted:
+        problem = f"the statement is not of the TPM with the endorsement key {wanted}"
+        raise AttestationError(
+            problem, f"It claims {claimed}" if claimed else "It is not of a TPM: leave out --ek-public-key"
+        )
+    return replace(trust, endorsement_keys=frozenset({wanted}))
 
 
 def _read_state(path: str) -> Document:

@@ -7,6 +7,7 @@ Only the answer proves anything: a statement can be replayed, and made of parts 
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
 import secrets
@@ -21,13 +22,15 @@ from hwsigner.attestation.chain import Trust, VendorCertificate, root_files
 from hwsigner.attestation.documents import NONCE_BYTES, Document, Kind, Value, binding, new, read
 from hwsigner.attestation.findings import Findings
 from hwsigner.attestation.request import is_signed_by, read_request
+from hwsigner.attestation.structures import read_public
 from hwsigner.attestation.weaknesses import is_short
 from hwsigner.errors import AttestationError, UsageError
 from hwsigner.key import capability, find_certificates
 from hwsigner.key.management import ProvesKeys, ShowsEndorsementKey
 
 __all__ = ["answer_challenge", "challenge", "endorsement_key", "examine", "make_statement", "read", "read_trust"]
-__all__ += ["Document", "Findings", "Kind", "Trust", "Value", "VendorCertificate", "verify_answer"]
+__all__ += ["Document", "Findings", "Kind", "Trust", "Value", "VendorCertificate", "claimed_endorsement_key"]
+__all__ += ["verify_answer"]
 
 # By format, a module that is a _VerifiesStatements.
 _VERIFIERS = {name: f"hwsigner.attestation.{name}" for name in ("tpm2", "piv", "pkcs11")}
@@ -149,6 +152,16 @@ def read_trust(folder: str, now: datetime | None = None) -> Trust:
     files = root_files(folder)
     found = [one for path in files for one in find_certificates(KeyURI("file", {"path": os.fsencode(path)}))]
     return Trust(tuple(VendorCertificate.read(one.der, one.uri) for one in found), now)
+
+
+def claimed_endorsement_key(statement: Document) -> str:
+    """Return the SHA-256 of the endorsement key that a TPM's statement claims; empty for other hardware.
+
+    Raises:
+        AttestationError: the key can't be read.
+    """
+    ek = statement.blob("ekPublic")
+    return hashlib.sha256(read_public(ek, "the public area of the endorsement key").spki).hexdigest() if ek else ""
 
 
 def examine(statement: Document, trust: Trust) -> Findings:

@@ -174,11 +174,14 @@ class Trust:
         roots: the vendors' certificates. Each is trusted by itself, whether it is a root or not.
         now: the time at which certificates must be valid, with its zone; None for the present.
         has_left: whether the client that sent the statement has left, so that the work on it may end.
+        endorsement_keys: the SHA-256 of endorsement keys of TPMs (DER SubjectPublicKeyInfo), in hexadecimal, that need
+            no vendor's certificate: the verifier's administrator certifies them.
     """
 
     roots: tuple[VendorCertificate, ...]
     now: datetime | None = None
     has_left: Callable[[], bool] = lambda: False
+    endorsement_keys: frozenset[str] = frozenset()
 
     def time(self) -> datetime:
         """Return the time at which certificates must be valid."""

@@ -25,6 +25,8 @@ class Findings:
         warnings: known weaknesses.
         in_hardware: whether it is proven that the key is in hardware and can't leave it. An answer can prove less: that
             the other side can use the key. A key that can be computed (ROCA) is not in hardware alone.
+        uncertified: of a TPM whose endorsement key needs no vendor's certificate (`Trust.endorsement_keys`), what is
+            wrong with that; otherwise empty.
         roots: of a YubiKey, the SHA-256 of each root (its DER) that alone is enough for the claims; of others, none.
         matches_csr: whether the certificate request is signed by this key; None if there is none.
     """
@@ -35,6 +37,7 @@ class Findings:
     claimed: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     in_hardware: bool = False
+    uncertified: str = ""
     roots: tuple[str, ...] = ()
     matches_csr: bool | None = None
 

@@ -1,8 +1,8 @@
 """The verifier for keys of TPMs. It needs no TPM and no library for one.
 
-What it proves rests on three links: the vendor's certificate says that the endorsement key (EK) is a TPM's; only the
-chip of the EK opens the challenge's secret, and only while it holds the attestation key (AK); and the AK, which signs
-what the TPM made itself and nothing else, certifies the key.
+What it proves rests on three links: the vendor's certificate, or the verifier's administrator, says that the
+endorsement key (EK) is a TPM's; only the chip of the EK opens the challenge's secret, and only while it holds the
+attestation key (AK); and the AK, which signs what the TPM made itself and nothing else, certifies the key.
 """
 
 from __future__ import annotations
@@ -35,12 +35,18 @@ _STAYS = (tpm.FIXED_TPM, tpm.FIXED_PARENT, tpm.SENSITIVE_DATA_ORIGIN)
 
 @dataclass(frozen=True)
 class _Parts:
-    """The parts of a statement, checked by themselves, and the certificate of the endorsement key."""
+    """The parts of a statement, checked by themselves.
+
+    Attributes:
+        certificate: the vendor's certificate of the endorsement key; None if the administrator certifies that instead.
+        uncertified: what is wrong with the vendor's certificate then.
+    """
 
     key: Public
     ak: Public
     ek: Public
-    certificate: VendorCertificate
+    certificate: VendorCertificate | None
+    uncertified: str
 
 
 def examine(statement: Document, trust: Trust) -> Findings:
@@ -48,7 +54,7 @@ def examine(statement: Document, trust: Trust) -> Findings:
 
     Raises:
         AttestationError: a key lacks an attribute that keeps it in the TPM, or the certificate of the endorsement key
-            is missing, leads to no root or is not valid.
+            is missing, leads to no root or is not valid, and the key is not trusted without one.
     """
     parts = _read(statement, trust)
     return _findings(parts, claimed=_sentences(parts))
@@ -98,14 +104,28 @@ def _read(statement: Document, trust: Trust) -> _Parts:
         raise AttestationError(problem, "Make the statement with hwsigner attest")
     if not ek.has(*_STAYS, tpm.RESTRICTED, tpm.DECRYPT) or ek.has(tpm.SIGN):
         raise AttestationError("the endorsement key is not a TPM's storage key", "Use a standard endorsement key")
-    search = Search(trust)
-    given = [search.read(one, "an EK certificate") for one in statement.blobs("ekCertificates")]
-    return _Parts(key, ak, ek, _ek_certificate(ek, given, search))
+    return _Parts(key, ak, ek, *_endorsed(ek, statement.blobs("ekCertificates"), trust))
 
 
 def _require(public: Public, problem: str, *attributes: int) -> None:
     if not public.has(*attributes):
         raise AttestationError(problem, "Make a key with hwsigner keygen and attest that")
+
+
+def _endorsed(ek: Public, certificates: Sequence[bytes], trust: Trust) -> tuple[VendorCertificate | None, str]:
+    """Return the vendor's certificate, or what is wrong with it if the endorsement key is trusted without one."""
+    try:
+        search = Search(trust)
+        given = [search.read(one, "an EK certificate") for one in certificates]
+        return _ek_certificate(ek, given, search), ""
+    except AttestationError as error:
+        if _chip(ek) not in trust.endorsement_keys:
+            raise
+        return None, error.message
+
+
+def _chip(ek: Public) -> str:
+    return hashlib.sha256(ek.spki).hexdigest()
 
 
 def _ek_certificate(ek: Public, given: Sequence[VendorCertificate], search: Search) -> VendorCertificate:
@@ -121,7 +141,7 @@ def _ek_certificate(ek: Public, given: Sequence[VendorCertificate], search: Sear
                 return leaf
     if problems:
         raise problems[0]
-    hint = "If the TPM holds none, get it from its vendor and add it with --vendor-certificates"
+    hint = "If the TPM holds none, add the vendor's with --vendor-certificates, or trust the key: --ek-public-key"
     raise AttestationError("the statement has no certificate of the endorsement key", hint)
 
 
@@ -144,15 +164,19 @@ def _chip_names(certificate: VendorCertificate) -> dict[str, str]:
 
 
 def _findings(parts: _Parts, **found: Any) -> Findings:
-    warnings = weaknesses_of_tpm(parts.key.spki, parts.ek.spki, _vendor(parts.certificate))
-    return Findings(parts.key.spki, hashlib.sha256(parts.ek.spki).hexdigest(), warnings=warnings, **found)
+    vendor = _vendor(parts.certificate) if parts.certificate else ""
+    warnings = weaknesses_of_tpm(parts.key.spki, parts.ek.spki, vendor)
+    return Findings(parts.key.spki, _chip(parts.ek), warnings=warnings, uncertified=parts.uncertified, **found)
 
 
 def _sentences(parts: _Parts) -> tuple[str, ...]:
-    model = _chip_names(parts.certificate).get("tpm_model", "")
-    chip = " ".join(filter(None, (_vendor(parts.certificate), model))) or "of an unnamed model"
+    chip = "The chip is the one whose endorsement key you certify. No vendor's certificate says that it is a TPM"
+    if parts.certificate:
+        model = _chip_names(parts.certificate).get("tpm_model", "")
+        named = " ".join(filter(None, (_vendor(parts.certificate), model))) or "of an unnamed model"
+        chip = f"The chip is a TPM ({named}), certified by {parts.certificate.issuer}"
     return (
-        f"The chip is a TPM ({chip}), certified by {parts.certificate.issuer}",
+        chip,
         "The key was made in this TPM and can't leave it (fixedTPM, fixedParent, sensitiveDataOrigin)",
         *_guards(parts.key),
     )

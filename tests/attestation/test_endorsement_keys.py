@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -116,6 +117,41 @@ def test_certificate_that_the_tpm_does_not_hold_is_given(bare: Plain, tmp_path: 
     challenge, state = attestation.challenge(statement, bare.chip.trust)
     answer = attestation.answer_challenge(bare.chip.key, challenge)
     assert attestation.verify_answer(statement, state, answer, bare.chip.trust).chip
+
+
+def test_key_that_the_verifier_certifies_needs_no_certificate(
+    bare: Plain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("ek.der").write_bytes(bare.public)
+    assert main(["attest", bare.chip.key, "--out", "statement"]) == 0
+    assert "so the verifier must trust the key itself" in capfd.readouterr().err
+    verify = ["verify-attestation", "statement", "--state", "state"]
+    assert main([*verify, "--ek-public-key", "ek.der", "--challenge", "challenge"]) == 0
+    assert main(["attest", bare.chip.key, "--challenge", "challenge", "--out", "answer"]) == 0
+    assert main([*verify, "--ek-public-key", "ek.der", "--answer", "answer"]) == 0
+    assert "No vendor's certificate says that it is a TPM" in capfd.readouterr().out
+    Path("other").write_text("1" * 64)
+    assert main([*verify, "--ek-public-key", "other", "--answer", "answer"]) == 3
+    assert "the statement is not of the TPM with the endorsement key 1111" in capfd.readouterr().err
+    Path("roots").mkdir()
+    Path("roots/root.pem").write_bytes(bare.root[0].public_bytes(Encoding.PEM))
+    assert main([*verify, "--roots", "roots", "--answer", "answer"]) == 3
+    assert "the statement has no certificate of the endorsement key" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("readable", ["authread", "authread|ownerread"])
+def test_index_that_counts_wrong_auth_values_costs_no_attempt(
+    readable: str, bare: Plain, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run(["tpm2_nvdefine", "-Q", _INDICES["rsa"], "-s", "300", "-a", f"ownerwrite|{readable}", "-p", AUTH], bare.tpm.env)
+    run(["tpm2_nvwrite", "-Q", _INDICES["rsa"], "-C", "o", "-i", "-"], bare.tpm.env, bytes(300))
+    run(["tpm2_changeauth", "-c", "o", AUTH], bare.tpm.env)
+    assert main(["attest", "--ek", bare.chip.key]) == 0
+    printed = capfd.readouterr()
+    assert printed.out == f"{hashlib.sha256(bare.public).hexdigest()}\n"
+    assert "NV index 0x01c00002 counts wrong auth values and may have an auth value, so it was not read" in printed.err
+    assert b"TPM2_PT_LOCKOUT_COUNTER: 0x0\n" in run(["tpm2_getcap", "properties-variable"], bare.tpm.env)
 
 
 def test_valid_certificate_is_taken_when_an_expired_one_is_beside_it(bare: Plain) -> None:

@@ -8,13 +8,13 @@ import re
 from typing import TYPE_CHECKING
 
 from hwsigner import attestation
-from hwsigner._cli.documents import read_bytes, read_trust
+from hwsigner._cli.documents import read_bytes, read_endorsement_key, read_trust
 from hwsigner._cli.parser import Arguments, CommandModule, Parser
 from hwsigner._cli.process import print_outcome
 from hwsigner._cli.registrar import POLICY
 from hwsigner._config.flags import OUTPUT, Flag, switch
 from hwsigner._identity.certificate_request import check_names, parse_name
-from hwsigner.enrolment.registrar.policy import HASH, TPM, YUBIKEY, Machine, add_machine
+from hwsigner.enrolment.registrar.policy import HASH, PUBLIC_KEY, TPM, YUBIKEY, Machine, add_machine
 from hwsigner.errors import AttestationError, UsageError
 
 if TYPE_CHECKING:
@@ -30,6 +30,11 @@ _FLAGS = (
     Flag("dns", "DNS name for its certificates; repeatable", "NAME", many=True),
     Flag("uri", "URI for its certificates; repeatable", "URI", many=True),
     Flag("name", "name of the machine in the policy (default: the CN of the subject)", "NAME"),
+    Flag(
+        "ek-public-key",
+        "file with a TPM's endorsement key that you certify, so no vendor's certificate is needed",
+        "FILE",
+    ),
     Flag("roots", "for a statement: folder of the chip vendors' certificates", "DIR"),
     switch("replace", "replace the machine of this name, such as after its mainboard was swapped"),
 )
@@ -42,6 +47,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "statement",
         metavar="STATEMENT",
+        nargs="?",
         help="output of hwsigner attest --ek on the machine: a file, or the 64 digits; or a file with a statement",
     )
     parser.add_flags(_FLAGS, OUTPUT)
@@ -53,11 +59,16 @@ def run(arguments: Arguments) -> int:
         raise UsageError("no subject was given", "Add --subject CN=web-01,OU=web")
     subject, dns, uris = arguments.settings.subject, arguments.settings.dns, arguments.settings.uri
     check_names(subject, dns_names=dns, uris=uris)
-    kind, chip, root = _chip(arguments)
-    machine = Machine(arguments.name or _common_name(subject), kind, chip, root, subject, tuple(dns), tuple(uris))
+    if bool(arguments.statement) == bool(arguments.ek_public_key):
+        raise UsageError("one of STATEMENT and --ek-public-key is needed", _HINT)
+    ek = PUBLIC_KEY if arguments.ek_public_key else ""
+    kind, chip, root = (TPM, read_endorsement_key(arguments.ek_public_key), "") if ek else _chip(arguments)
+    name = arguments.name or _common_name(subject)
+    machine = Machine(name, kind, chip, root, subject, tuple(dns), tuple(uris), ek)
     changed = add_machine(arguments.policy, machine, replace=arguments.replace)
     done = "added to" if changed else "is in"
-    text = f"{machine.name} {done} {arguments.policy} with the chip {chip}"
+    certified = ", whose endorsement key you certify" if ek else ""
+    text = f"{machine.name} {done} {arguments.policy} with the chip {chip}{certified}"
     if arguments.json:
         data = {"name": machine.name, "chip": chip, "policy": arguments.policy, "changed": changed}
         text = json.dumps(data, indent=2)

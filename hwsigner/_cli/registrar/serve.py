@@ -24,6 +24,7 @@ from hwsigner._http.address import host_and_port, is_loopback
 from hwsigner._monitoring.log import Log
 from hwsigner._serving.listener import listen, tls_context
 from hwsigner._system.systemd import ERROR, INFO, WARNING, Notifier, is_journal
+from hwsigner.attestation import Trust
 from hwsigner.enrolment.profile import issuer_of
 from hwsigner.enrolment.registrar.limits import RateLimit
 from hwsigner.enrolment.registrar.policy import RegistrarPolicy, read_policy
@@ -45,7 +46,10 @@ _FLAGS = (
     POLICY,
     KEYS,
     Flag(
-        "roots", "folder of the chip vendors' root and intermediate certificates", "DIR", default="/etc/hwsigner/roots"
+        "roots",
+        "folder of the chip vendors' root and intermediate certificates; none to trust no vendor",
+        "DIR",
+        default="/etc/hwsigner/roots",
     ),
     Flag("address", "IP address to listen on; any other than loopback needs TLS", "IP", default="127.0.0.1"),
     Flag("port", "port to listen on; 0 for any free one", "PORT", whole_number(0, 65535), 8443),
@@ -55,6 +59,7 @@ _FLAGS = (
     Flag("per-minute", "requests per minute from all addresses", "N", _COUNT, 600),
     Flag("connections-per-address", "open connections of one address", "N", _CONNECTIONS, CONNECTIONS_OF_ADDRESS),
 )
+_NO_VENDOR = "none"
 _HOP_LIMIT = 64
 _MOST_REMARKS = 20
 _PRIORITIES = {
@@ -110,7 +115,7 @@ def _server(arguments: Arguments, tls: ssl.SSLContext | None) -> RegistrarServer
     registrar = Registrar(
         ReloadedFile(arguments.policy, _read_policy, _reporter("policy")).content,
         ReloadedFile(arguments.keys, read_keys, _reporter("sealing keys")).content,
-        trust=read_trust(arguments.roots),
+        trust=read_trust(arguments.roots) if arguments.roots != _NO_VENDOR else Trust(()),
         issuer=issuer_of(arguments.settings),
         audit=_write_audit,
     )

@@ -35,7 +35,7 @@ def make_statement(uri: KeyURI, pins: PinSource, *, certificates: tuple[bytes, .
     """Return the format and the members of a statement about a key.
 
     Args:
-        uri: the key's URI, as for `open_key`; the query's `endorsement-pin-source` too.
+        uri: the key's URI, as for `open_key`; the query's `endorsement-pin-source` and `endorsement-key` too.
         pins: where auth values come from. The key's own is not needed.
         certificates: certificates that the TPM does not hold.
 
@@ -45,7 +45,7 @@ def make_statement(uri: KeyURI, pins: PinSource, *, certificates: tuple[bytes, .
         PinError: the endorsement hierarchy's auth value is missing or wrong; it was sent once.
     """
     auth = ParentAuth(uri, pins)
-    endorsement = Endorsement(auth)
+    endorsement = _endorsement(uri, auth)
     subject, file, key = named_key(uri, auth)
 
     def state(tpm: TPM) -> _Values:
@@ -72,7 +72,7 @@ def endorsement_key(uri: KeyURI, pins: PinSource) -> bytes:
         PinError: as `make_statement`.
     """
     uri.require_known(frozenset({"handle", "path"}), QUERY)
-    endorsement = Endorsement(ParentAuth(uri, pins))
+    endorsement = _endorsement(uri, ParentAuth(uri, pins))
 
     def read(tpm: TPM) -> bytes:
         with endorsement.endorsement_key(tpm) as (ek, _):
@@ -94,7 +94,7 @@ def answer_challenge(uri: KeyURI, pins: PinSource, challenge: Mapping[str, bytes
     """
     selection = PCRSelection(pcrs) if pcrs else None
     auth = ParentAuth(uri, pins)
-    endorsement = Endorsement(auth)
+    endorsement = _endorsement(uri, auth)
     named = named_key(uri, auth)
     subject, file, key = named
     settings = session_settings(uri, file.parent if file else None)
@@ -118,6 +118,10 @@ def answer_challenge(uri: KeyURI, pins: PinSource, challenge: Mapping[str, bytes
             quote = partial(_quoted, endorsement=endorsement, selection=selection, qualifying=qualifying)
             values |= connection.run(quote, subject, settings)
         return values
+
+
+def _endorsement(uri: KeyURI, auth: ParentAuth) -> Endorsement:
+    return Endorsement(auth, uri.text("endorsement-key") or "")
 
 
 def _check_certifiable(tpm: TPM, subject: str, key: LoadableKey) -> None:

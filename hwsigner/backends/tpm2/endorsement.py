@@ -1,12 +1,13 @@
 """The endorsement hierarchy of a TPM: its endorsement key (EK), and an attestation key (AK) of ours.
 
 Both are made of the chip's seed, so they need not be kept, and are the same each time. The EK follows one of TCG's
-templates and may be at a persistent handle too. The AK signs only what the TPM makes. Making them takes the auth value
-of the hierarchy, where that is set.
+templates and may be at a persistent handle too. A key URI can choose another one. The AK signs only what the TPM makes.
+Making them takes the auth value of the hierarchy, where that is set.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TypeVar
@@ -23,21 +24,30 @@ from tpm2_pytss import (
     TPML_DIGEST,
     TSS2_Exception,
 )
-from tpm2_pytss.utils import NoSuchIndex, create_ek_template
+from tpm2_pytss.utils import NoSuchIndex, create_ek_template, ek_template
 
 from hwsigner.backends.pem import first_element
 from hwsigner.backends.tpm2.auth import ParentAuth, guarded_hierarchy
 from hwsigner.backends.tpm2.errors import ECC_POINT, FAILURE, INSUFFICIENT, INTEGRITY, SIZE, VALUE, code
 from hwsigner.backends.tpm2.handles import EK_HANDLES
 from hwsigner.backends.tpm2.nv import read_index
+from hwsigner.backends.tpm2.objects import PersistentObject
 from hwsigner.backends.tpm2.tpm import TPM
-from hwsigner.errors import AttestationError, CertificateError
+from hwsigner.backends.tpm2.uris import handle_name
+from hwsigner.errors import AttestationError, CertificateError, UsageError
 
 _Structure = TypeVar("_Structure", TPM2B_ID_OBJECT, TPM2B_ENCRYPTED_SECRET)
 
-# Of the templates of TCG EK Credential Profile (B.3, B.4), those that are quickest to make come first.
-_TEMPLATES = ("EK-ECC256", "EK-HIGH-ECC256", "EK-HIGH-ECC384", "EK-RSA2048", "EK-HIGH-RSA2048", "EK-HIGH-RSA3072")
-_WITHOUT_CERTIFICATE = "EK-RSA2048"
+# The templates of TCG EK Credential Profile (B.3, B.4), by TCG's names. Those that are quickest to make come first.
+_TEMPLATES = {
+    "L-2": "EK-ECC256",
+    "H-2": "EK-HIGH-ECC256",
+    "H-3": "EK-HIGH-ECC384",
+    "L-1": "EK-RSA2048",
+    "H-1": "EK-HIGH-RSA2048",
+    "H-6": "EK-HIGH-RSA3072",
+}
+_WITHOUT_CERTIFICATE = "L-1"
 _LISTED = 100
 _DER_SEQUENCE = b"\x30"
 _AK_ATTRIBUTES = TPMA_OBJECT(
@@ -59,6 +69,7 @@ _POLICY_C = {
     ),
 }
 _HIERARCHY = ESYS_TR.RH_ENDORSEMENT
+_HANDLE = "0[xX]81[0-9a-fA-F]{6}"
 _GUARDED = guarded_hierarchy("endorsement")
 # The answers to a secret for another chip, or to a damaged one. libtpms answers FAILURE for an RSA key.
 _NOT_OPENED = (INTEGRITY, VALUE, SIZE, INSUFFICIENT, ECC_POINT, FAILURE)
@@ -69,10 +80,20 @@ class Endorsement:
 
     Args:
         auth: gives the hierarchy's auth value, if it has one.
+        chosen: the endorsement key: the name of a template, such as `L-1`, or a persistent handle; empty for the first
+            one that the TPM has a certificate for.
+
+    Raises:
+        UsageError: `chosen` is neither.
     """
 
-    def __init__(self, auth: ParentAuth) -> None:
+    def __init__(self, auth: ParentAuth, chosen: str = "") -> None:
         self._auth = auth
+        self._chosen = chosen
+        self._handle = int(chosen, 16) if re.fullmatch(_HANDLE, chosen) else None
+        if chosen and self._handle is None and chosen not in _TEMPLATES:
+            hint = f"Use one of {', '.join(sorted(_TEMPLATES))}, or a persistent handle such as 0x81010001"
+            raise UsageError(f"endorsement-key={chosen} names no endorsement key", hint)
 
     def attestation_key(self, tpm: TPM) -> AbstractContextManager[ESYS_TR]:
         """Make the attestation key for a `with` statement. Its own auth value is empty."""
@@ -83,11 +104,15 @@ class Endorsement:
 
     @contextmanager
     def endorsement_key(self, tpm: TPM) -> Iterator[tuple[ESYS_TR, bytes]]:
-        """Find or make the endorsement key for a `with` statement: the first one that the TPM has a certificate for.
+        """Find or make the endorsement key for a `with` statement: the chosen one, or the first with a certificate.
 
-        It comes with its certificate in DER, which is empty if the TPM has none.
+        It comes with its certificate in DER, which is empty if the TPM has none, or if a handle was chosen.
         """
-        certificate, template = _certified_template(tpm)
+        if self._handle is not None:
+            with PersistentObject(self._handle, handle_name(self._handle)).loaded(tpm) as chosen:
+                yield chosen, b""
+            return
+        certificate, template = _certified_template(tpm, self._chosen)
         persistent = _persistent(tpm, certificate) if certificate else None
         if persistent is None:
             with tpm.temporary(lambda: self._primary(tpm, template)) as made:
@@ -146,21 +171,24 @@ class Endorsement:
             yield session
 
 
-def _certified_template(tpm: TPM) -> tuple[bytes, TPM2B_PUBLIC]:
-    """Return the certificate and the template of the first endorsement key that the TPM has a certificate for."""
+def _certified_template(tpm: TPM, chosen: str) -> tuple[bytes, TPM2B_PUBLIC]:
+    """Return the certificate and the template of the chosen endorsement key, or of the first with a certificate."""
 
     def read(index: int) -> bytes:
         try:
-            return read_index(tpm, index)
+            return read_index(tpm, index, may_risk=False)
         except CertificateError as error:
             raise NoSuchIndex(index) from error
 
-    for name in _TEMPLATES:
+    for name in [chosen] if chosen else _TEMPLATES:
         with suppress(ValueError):  # There is no certificate, or it is not DER.
-            certificate, template = create_ek_template(name, read)
+            certificate, template = create_ek_template(_TEMPLATES[name], read)
             if certificate and certificate.startswith(_DER_SEQUENCE):
                 return first_element(certificate), template
-    return b"", create_ek_template(_WITHOUT_CERTIFICATE, read)[1]
+    name = _TEMPLATES[chosen or _WITHOUT_CERTIFICATE]
+    with suppress(ValueError):  # A key of the high range, which has no template without a certificate.
+        return b"", create_ek_template(name, read)[1]
+    return b"", TPM2B_PUBLIC(publicArea=ek_template.lookup(name).template.publicArea)
 
 
 def _persistent(tpm: TPM, certificate: bytes) -> ESYS_TR | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from hwsigner.backends.pem import first_element, read_blocks
 from hwsigner.backends.tpm2.auth import UNSTATED, earlier_refusal, keep_refusal
 from hwsigner.backends.tpm2.errors import AUTH_FAIL, BAD_AUTH, HANDLE, code
 from hwsigner.backends.tpm2.tpm import TPM
-from hwsigner.errors import CertificateError
+from hwsigner.errors import CertificateError, HwsignerWarning
 
 # TCG's EK Credential Profile, 2.2.1.4 and 2.2.1.5.
 EK_CERTIFICATES = range(0x01C00000, 0x01C08000)
@@ -23,6 +24,7 @@ _DER_SEQUENCE = b"\x30"
 _PADDING = b"\0\xff"
 _PUBLIC = "Certificates are public: make the index with authread and no auth value"
 _WRITE_ONE = "Write one there, in DER or PEM"
+_GIVE_IT = "Give the certificate in it with --vendor-certificates, or make the index with no_da"
 _WANTS_AUTH = ("needs an auth value to be read", _PUBLIC)
 
 
@@ -54,11 +56,24 @@ def read_certificates(tpm: TPM, index: int) -> list[bytes]:
     return certificates_in(read_index(tpm, index), index)
 
 
-def read_index(tpm: TPM, index: int) -> bytes:
-    """Return all bytes of an NV index; raises as `read_certificates`, but whatever it holds."""
+def read_index(tpm: TPM, index: int, *, may_risk: bool = True) -> bytes:
+    """Return all bytes of an NV index; raises as `read_certificates`, but whatever it holds.
+
+    Args:
+        tpm: the TPM.
+        index: the index.
+        may_risk: whether an empty auth value may be sent if a wrong one counts. Otherwise, that is an error.
+
+    Warns:
+        HwsignerWarning: the index was not read because of that risk.
+    """
     with open_index(tpm, index) as found:
         if found is None:
             raise CertificateError(f"the TPM has no {nv_name(index)}", _existing(tpm))
+        if not may_risk and _is_at_risk(tpm, found):
+            error = found.error("counts wrong auth values and may have an auth value, so it was not read", _GIVE_IT)
+            warnings.warn(HwsignerWarning(error.message, error.hint), stacklevel=2)
+            raise error
         return _read(tpm, found)
 
 
@@ -73,8 +88,7 @@ def list_certificates(tpm: TPM) -> list[tuple[int, bytes]]:
         with suppress(CertificateError), open_index(tpm, index) as found:
             if found is None or found.size < _LEAST_BYTES:
                 continue
-            counts = not found.attributes & TPMA_NV.NO_DA
-            if not (counts and _authority(tpm, found) == found.handle):
+            if not _is_at_risk(tpm, found):
                 certificates += [(index, der) for der in certificates_in(_read(tpm, found), index)]
     return certificates
 
@@ -122,6 +136,11 @@ def _read(tpm: TPM, index: NVIndex) -> bytes:
             keep_refusal(index.tpm_name, UNSTATED, tpm.lockout().failures)
         raise index.error(*_WANTS_AUTH) from error
     return data
+
+
+def _is_at_risk(tpm: TPM, index: NVIndex) -> bool:
+    """Return whether reading an index sends an auth value that counts if it is wrong; raises as `_authority`."""
+    return not index.attributes & TPMA_NV.NO_DA and _authority(tpm, index) == index.handle
 
 
 def _authority(tpm: TPM, index: NVIndex) -> ESYS_TR:

@@ -32,7 +32,7 @@ from hwsigner.errors import (
 
 # The query's attributes, except for pin-value and pin-source.
 QUERY = frozenset(
-    {"tcti", "session", "srk-name", "accept-new-srk"}
+    {"tcti", "session", "srk-name", "accept-new-srk", "endorsement-key"}
     | {f"{above}-pin-source" for above in ("parent", *HIERARCHIES.values()) if above != "null"}
 )
 _SESSIONS = {"encrypted": False, "plain": True}

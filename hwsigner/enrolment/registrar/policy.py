@@ -7,7 +7,8 @@ It is TOML, a table for each machine:
     subject = "CN=web-01,OU=web"
     dns = ["web-01.example.com"]
 
-A YubiKey has `yubikey`, its serial number, and `root`, the SHA-256 of the DER of Yubico's root certificate: serial
+With `ek = "public-key"`, the administrator certifies that endorsement key, and no vendor's certificate is needed. A
+YubiKey has `yubikey`, its serial number, and `root`, the SHA-256 of the DER of Yubico's root certificate: serial
 numbers mean something only under the root that they were certified by.
 """
 
@@ -27,10 +28,15 @@ from hwsigner.enrolment.registrar.reloading import read_file
 from hwsigner.errors import ConfigError, HwsignerWarning, UsageError
 
 TPM, YUBIKEY = "tpm2", "piv"  # The formats of statements.
+PUBLIC_KEY = "public-key"
 HASH = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _MAX_SERIAL = 0xFFFFFFFF
-_TYPES: Mapping[str, type] = {"tpm": str, "yubikey": int, "root": str, "subject": str, "dns": list, "uris": list}
+_TYPES: Mapping[str, type] = {
+    **dict.fromkeys(("tpm", "ek", "root", "subject"), str),
+    **dict.fromkeys(("dns", "uris"), list),
+    "yubikey": int,
+}
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,7 @@ class Machine:
         subject: the subject, as RFC 4514 writes it.
         dns: the DNS names of the subjectAltName, in order.
         uris: the URIs after them.
+        ek: of a TPM, `public-key` if the administrator certifies its endorsement key; empty if its vendor must.
     """
 
     name: str
@@ -54,10 +61,12 @@ class Machine:
     subject: str
     dns: tuple[str, ...] = ()
     uris: tuple[str, ...] = ()
+    ek: str = ""
 
     def values(self) -> dict[str, Any]:
         """Return the keys of its table."""
-        chip = {"yubikey": int(self.chip), "root": self.root} if self.format == YUBIKEY else {"tpm": self.chip}
+        own = {"tpm": self.chip, **({"ek": self.ek} if self.ek else {})}
+        chip = {"yubikey": int(self.chip), "root": self.root} if self.format == YUBIKEY else own
         names = {name: list(value) for name, value in (("dns", self.dns), ("uris", self.uris)) if value}
         return {**chip, "subject": self.subject, **names}
 
@@ -125,7 +134,7 @@ def add_machine(path: str, machine: Machine, *, replace: bool = False) -> bool:
         if existing == machine:
             return data
         if existing and not replace:
-            problem = f"{path} has {machine.name} already, with another chip or other names"
+            problem = f"{path} has {machine.name} already, with another chip or other values"
             raise ConfigError(problem, "Name the machine with --name, or replace it with --replace")
         wanted = {**before, machine.name: _machine(machine.name, machine.values(), path)}
         _check_chips(wanted, path)
@@ -210,6 +219,7 @@ def _machine(name: str, table: Any, path: str) -> Machine:
         table["subject"],
         tuple(table.get("dns", ())),
         tuple(table.get("uris", ())),
+        table.get("ek", ""),
     )
 
 
@@ -226,8 +236,14 @@ def _problems(table: Any) -> Iterator[str]:
             yield f"{key} has a value that is not text"
     if "subject" not in table:
         yield "it has no subject, such as subject = 'CN=web-01'"
+    yield from _problems_of_chip(table)
+
+
+def _problems_of_chip(table: Mapping[str, Any]) -> Iterator[str]:
     if ("tpm" in table) == ("yubikey" in table) or ("root" in table) != ("yubikey" in table):
         yield "it needs either tpm, or yubikey and root"
+    if "ek" in table and ("tpm" not in table or table["ek"] != PUBLIC_KEY):
+        yield f'ek is for a tpm only, and is "{PUBLIC_KEY}" or absent'
     if not all(HASH.fullmatch(table[key]) for key in ("tpm", "root") if key in table):
         yield "tpm or root is not a SHA-256 in 64 hexadecimal digits, in lower case"
     if not 0 <= table.get("yubikey", 0) <= _MAX_SERIAL:

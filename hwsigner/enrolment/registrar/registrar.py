@@ -17,7 +17,7 @@ from hwsigner.attestation import Document, Findings, Trust
 from hwsigner.enrolment import registrar_messages as messages
 from hwsigner.enrolment.checking import check_issued
 from hwsigner.enrolment.issuers import Issued, Issuer
-from hwsigner.enrolment.registrar.policy import YUBIKEY, Machine, RegistrarPolicy
+from hwsigner.enrolment.registrar.policy import PUBLIC_KEY, YUBIKEY, Machine, RegistrarPolicy
 from hwsigner.enrolment.registrar.requests import problem_with
 from hwsigner.enrolment.registrar.sealing import SealError, SealingKeys
 from hwsigner.errors import AttestationError, HwsignerError, ServiceError, ServiceUnreachableError
@@ -93,8 +93,8 @@ class Registrar:
             given = messages.read_object(body, "statement")
             statement = messages.document(given["statement"], "statement")
             trust = replace(self.trust, has_left=has_left)
-            self._allowed(statement, trust, facts)
-            challenge, state = attestation.challenge(statement, trust)
+            _, machine = self._allowed(statement, trust, facts)
+            challenge, state = attestation.challenge(statement, _trusting(trust, machine))
             facts["decision"] = "challenged"
         sealed = self.keys().seal(state.to_json().encode("ascii"), self.clock())
         return {"challenge": messages.members(challenge), "state": messages.encode(sealed)}
@@ -117,8 +117,8 @@ class Registrar:
             answer = messages.document(given["answer"], "answer")
             state = self._opened(messages.decode(given["state"]))
             trust = replace(self.trust, has_left=has_left)
-            request = self._allowed(statement, trust, facts)  # Once more: the policy may have changed.
-            found = attestation.verify_answer(statement, state, answer, trust)
+            request, machine = self._allowed(statement, trust, facts)  # Once more: the policy may have changed.
+            found = attestation.verify_answer(statement, state, answer, _trusting(trust, machine))
             if not (found.in_hardware and found.matches_csr):
                 raise _forbidden("it is not proven that the request's key is in hardware", "Make a new key")
             facts |= {"decision": "proven", "warnings": list(found.warnings)}
@@ -130,10 +130,15 @@ class Registrar:
         except SealError as error:
             raise RefusedRequest(HTTPStatus.CONFLICT, str(error), "Start again with a new statement") from None
 
-    def _allowed(self, statement: Document, trust: Trust, facts: dict[str, object]) -> CertificateRequest:
-        """Return a statement's request, which the policy allows its chip."""
+    def _allowed(
+        self, statement: Document, trust: Trust, facts: dict[str, object]
+    ) -> tuple[CertificateRequest, Machine]:
+        """Return a statement's request, and the machine to whose chip the policy allows it."""
         request = CertificateRequest(statement.blob("certificateRequest"))
-        found = attestation.examine(statement, trust)
+        # Whether a vendor must certify the chip is decided below, after the same work for each: the time of a refusal
+        # would tell which machines need no certificate.
+        claimed = frozenset({attestation.claimed_endorsement_key(statement)})
+        found = attestation.examine(statement, replace(trust, endorsement_keys=claimed))
         facts |= {"chip": found.chip, "request": hashlib.sha256(request.der).hexdigest()}
         if not found.matches_csr:
             raise _forbidden("the statement has no request that is signed by its key", "Make it with the key's request")
@@ -143,17 +148,22 @@ class Registrar:
         problem = problem_with(request, compared)
         if statement.format == YUBIKEY and not _own_roots(self.trust, compared) & set(found.roots):
             problem = "the root that the policy names did not certify this chip"
+        if found.uncertified and compared.ek != PUBLIC_KEY:
+            problem = 'the policy has no ek = "public-key" for this chip'
+        message = found.uncertified or _NOT_ALLOWED
         if machine is None:
-            raise _forbidden(_NOT_ALLOWED, _hint(found), detail="the policy does not name this chip")
+            raise _forbidden(message, _hint(found), detail="the policy does not name this chip")
         facts["machine"] = machine.name
         if problem:
-            raise _forbidden(_NOT_ALLOWED, _hint(found), detail=problem)
+            raise _forbidden(message, _hint(found), detail=problem)
         facts["subject"] = machine.subject
-        return request
+        if machine.ek:
+            facts["ek"] = machine.ek
+        return request, machine
 
     def _issued(self, request: CertificateRequest, client: str, facts: Mapping[str, object]) -> dict[str, Any]:
         with self._decision(client, otherwise="not issued") as own:
-            own |= {name: facts[name] for name in ("machine", "chip", "request")}
+            own |= {name: facts[name] for name in ("machine", "chip", "ek", "request") if name in facts}
             certificates = self._ask_issuer(request).certificates
             own |= {"decision": "issued", "certificates": [hashlib.sha256(one).hexdigest() for one in certificates]}
         return {"certificates": [messages.encode(one) for one in certificates]}
@@ -191,6 +201,11 @@ class Registrar:
         self.audit(facts)
 
 
+def _trusting(trust: Trust, machine: Machine) -> Trust:
+    """Return the trust with the machine's endorsement key, if the administrator certifies it."""
+    return replace(trust, endorsement_keys=frozenset({machine.chip})) if machine.ek == PUBLIC_KEY else trust
+
+
 def _own_roots(trust: Trust, machine: Machine) -> set[str]:
     """Return the SHA-256 of the roots that may certify a YubiKey: that which the policy names, and renewals of it."""
     authorities = {hashlib.sha256(root.der).hexdigest(): (root.subject, root.public_key) for root in trust.roots}
@@ -210,4 +225,7 @@ def _forbidden(message: str, hint: str, *, detail: str = "") -> RefusedRequest:
 
 
 def _hint(found: Findings) -> str:
+    if found.uncertified:
+        way = "hwsigner registrar allow --ek-public-key"
+        return f"Add it with --vendor-certificates, or have the administrator run {way}; the chip is {found.chip}"
     return f"Ask the registrar's administrator; the chip is {found.chip}" if found.chip else "Use a TPM or a YubiKey"

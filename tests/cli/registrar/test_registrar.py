@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -26,7 +27,7 @@ from enrolment.registrar import sites
 from enrolment.registrar.sites import DNS, SUBJECT
 from hwsigner._cli.registrar import serve
 from hwsigner._identity.certificate_request import sign_certificate_request
-from hwsigner.enrolment.registrar.policy import TPM, YUBIKEY, Machine, read_policy
+from hwsigner.enrolment.registrar.policy import PUBLIC_KEY, TPM, YUBIKEY, Machine, read_policy
 from hwsigner.enrolment.registrar.sealing import read_keys
 from hwsigner.errors import ServiceError
 from hwsigner.key import open_key
@@ -112,6 +113,9 @@ def test_allow_takes_serial_number_and_root_of_a_yubikeys_statement(
         ((ONE[:-1], "--subject", SUBJECT), "has 63 digits, and the hash of an endorsement key has 64"),
         (("garbage", "--subject", SUBJECT), "garbage has neither the hash"),
         (("object", "--subject", SUBJECT), "a statement counts only under the vendor's roots"),
+        (("--subject", SUBJECT), "one of STATEMENT and --ek-public-key is needed"),
+        ((ONE, "--ek-public-key", "garbage", "--subject", SUBJECT), "one of STATEMENT and --ek-public-key is needed"),
+        (("--ek-public-key", "garbage", "--subject", SUBJECT), "garbage has no public key that can be read"),
     ],
 )
 def test_allow_refuses_what_is_not_in_order_and_writes_nothing(
@@ -130,6 +134,19 @@ def test_allow_refuses_what_is_not_in_order_and_writes_nothing(
     assert message in done.err
     assert done.err.count("\n") == 1
     assert not policy.exists()
+
+
+def test_allow_marks_a_machine_whose_endorsement_key_the_administrator_certifies(
+    allow: Call, policy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(f"{TWO}\n".encode())))
+    done = allow("--ek-public-key", "-", "--subject", SUBJECT)
+    marked = f"web-01 added to {policy} with the chip {TWO}, whose endorsement key you certify\n"
+    assert (done.status, done.out) == (0, marked)
+    assert read_policy(str(policy)).machines["web-01"] == Machine("web-01", TPM, TWO, "", SUBJECT, ek=PUBLIC_KEY)
+    assert "--replace" in allow(TWO, "--subject", SUBJECT).err  # It takes the mark away.
+    assert allow(TWO, "--subject", SUBJECT, "--replace").status == 0
+    assert read_policy(str(policy)).machines["web-01"] == Machine("web-01", TPM, TWO, "", SUBJECT)
 
 
 def test_two_chips_with_one_subject_are_remarked_on(
@@ -229,6 +246,12 @@ def test_registrar_warns_of_a_tls_key_that_other_users_can_read(flags: list[str]
     done = call("registrar", *flags, f"--tls-certificate={pair}", "--policy=absent")
     assert done.status == 2
     assert done.err.startswith(f"hwsigner: warning: private key file {pair} has mode 0644: other users can read")
+
+
+@pytest.mark.slow
+def test_registrar_starts_without_roots_when_it_is_to_trust_no_vendor(flags: list[str]) -> None:
+    with running([*flags, "--roots=none"], []) as (_, url):
+        assert url.startswith("http://127.0.0.1:")
 
 
 @contextmanager

@@ -93,6 +93,11 @@ TPM_LINE = f'tpm = "{ONE}"\n'
         (machine(f"{TPM_LINE}subject = 'CN=x'\ndns = [1]"), "dns has a value that is not text"),
         (machine(f"{TPM_LINE}subject = 'CN=x'\ndns = ['a b']"), "'a b' is not a DNS name"),
         (machine(f"{TPM_LINE}subject = 'CN=x'\nuris = ['x']"), "'x' is not a URI"),
+        (machine(f"{TPM_LINE}subject = 'CN=x'\nek = 'certificate'"), 'ek is for a tpm only, and is "public-key"'),
+        (
+            machine(f"yubikey = 1\nroot = '{TWO}'\nsubject = 'CN=x'\nek = 'public-key'"),
+            'ek is for a tpm only, and is "public-key"',
+        ),
         (f"[machine.'a b']\n{TPM_LINE}subject = 'CN=x'", "the name must have"),
         (table(tpm(ONE, "a")) + table(tpm(ONE, "b")), "has one chip twice, as a and b"),
         ("\xff", "is not UTF-8 text"),
