@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import platform
-import re
-
 _OSRELEASE = "/proc/sys/kernel/osrelease"
 
 
 def name() -> str:
     """Return the system's name, version and machine, such as `macOS 15.1 arm64` or `debian 13 x86_64`."""
+    import platform
+
     if version := platform.mac_ver()[0]:
         return f"macOS {version} {platform.machine()}"
     try:
@@ -24,6 +23,6 @@ def is_wsl() -> bool:
     """Return whether this Linux runs in Windows (WSL), whose kernels have Microsoft in their name."""
     try:
         with open(_OSRELEASE, encoding="ascii", errors="replace") as file:
-            return re.search("microsoft", file.read(), re.IGNORECASE) is not None
+            return "microsoft" in file.read().lower()
     except OSError:
         return False

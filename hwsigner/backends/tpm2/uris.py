@@ -176,9 +176,12 @@ def tcti_of(uri: KeyURI) -> str:
     for path in DEVICES:
         if os.path.exists(path):
             return f"device:{path}"
+    from hwsigner._system.host import is_wsl
+
+    where = "WSL gives Linux no TPM: use a YubiKey" if is_wsl() else "Enable it in the firmware and load its driver"
     raise BackendUnavailableError(
         f"found no TPM: tabrmd is not running, and there is no {' and no '.join(DEVICES)}",
-        f"Enable it in the firmware and load its driver; if it is elsewhere, {NAME_IT}",
+        f"{where}; if it is elsewhere, {NAME_IT}",
     )
 
 

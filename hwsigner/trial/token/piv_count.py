@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 
+from hwsigner._system.pcsc import integers, open_library
 from hwsigner.backends.pkcs11.functions import TokenInfo
 
 _SYSTEM, _SHARED, _ANY_PROTOCOL, _LEAVE_CARD = 2, 2, 3, 0
@@ -11,7 +12,7 @@ _SYSTEM, _SHARED, _ANY_PROTOCOL, _LEAVE_CARD = 2, 2, 3, 0
 _VERIFY, _METADATA = bytes.fromhex("00200080"), bytes.fromhex("00f7008000")
 _TRIES = 0x06  # Of the metadata: all attempts, and those left.
 _FACTORY_TRIES = 3
-_ULONG = ctypes.c_ulong
+_LONG, _ULONG = integers()
 
 
 class _Request(ctypes.Structure):
@@ -27,9 +28,8 @@ def piv_pin_state(info: TokenInfo) -> str:
     """
     if info.manufacturer != "piv_II":
         return ""
-    try:
-        library = ctypes.CDLL("libpcsclite.so.1")
-    except OSError:
+    library = open_library()
+    if library is None:
         return ""
     answers = _transmit(library, info.slot_description, (_METADATA, _VERIFY))
     if len(answers) < 2:
@@ -56,7 +56,7 @@ def _metadata_tries(answer: bytes) -> tuple[int, int | None]:
 
 def _transmit(library: ctypes.CDLL, reader: str, commands: tuple[bytes, ...]) -> list[bytes]:
     """Send commands to the card in a reader, beside the module, and return the answers; none if that fails."""
-    context, card, protocol = ctypes.c_long(), ctypes.c_long(), _ULONG()
+    context, card, protocol = _LONG(), _LONG(), _ULONG()
     if library.SCardEstablishContext(_ULONG(_SYSTEM), None, None, ctypes.byref(context)):
         return []
     answers: list[bytes] = []
