@@ -10,13 +10,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "system.h"
 
 /* Time limits in milliseconds. A busy agent sends `1 working` from time to time. */
 #ifndef LONGEST
@@ -32,7 +33,7 @@ enum { NAME_SIZE = 64, LINE_SIZE = 96, BODY_SIZE = 65536, NOTE_SIZE = 1000, PATH
 #define TERMINAL "/dev/tty"
 #endif
 #ifndef SYSTEM_FOLDER
-#define SYSTEM_FOLDER "/run/hwsigner"
+#define SYSTEM_FOLDER RUN "/" PROGRAM
 #endif
 /* `none`: do not ask an agent. `asked`: set for the program in Python, so that it does not ask the same agents again.
  * Any other value is ignored. */
@@ -215,7 +216,7 @@ static enum outcome read_answer(struct answer *answer) {
 
 /* Open a socket whose descriptor is above those of the standard streams, even if one of these is closed. */
 static int new_socket(void) {
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int fd = open_socket();
     if (fd < 0 || fd > STDERR_FILENO) {
         return fd;
     }
@@ -233,10 +234,8 @@ static enum outcome join(int fd, const struct sockaddr_un *address, uid_t owner)
     if (connect(fd, (const struct sockaddr *)address, sizeof *address) != 0) {
         return errno == ENOENT || errno == ECONNREFUSED ? ABSENT : USELESS;
     }
-    struct ucred peer;
-    socklen_t size = sizeof peer;
-    bool is_known = getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && size == sizeof peer;
-    return is_known && (peer.uid == 0 || peer.uid == owner) ? ANSWERED : USELESS;
+    uid_t peer;
+    return find_peer(fd, &peer) && (peer == 0 || peer == owner) ? ANSWERED : USELESS;
 }
 
 /* Whether only a folder's owner can write to it. The owner must be this user, unless it is the system's folder. */
@@ -260,7 +259,7 @@ static enum outcome exchange(const struct sockaddr_un *address, uid_t owner, con
         answer->size = 0;
         answer->patience = FIRST_BYTE - (now() - begin);
         answer->deadline = begin + LONGEST;
-        bool is_sent = send(answer->fd, line, size, MSG_NOSIGNAL) == (ssize_t)size;
+        bool is_sent = send(answer->fd, line, size, SEND_FLAGS) == (ssize_t)size;
         outcome = is_sent ? read_answer(answer) : USELESS;
     }
     close(answer->fd);
@@ -287,11 +286,12 @@ static enum outcome ask(const char *folder, bool is_systems, const char *name, s
 
 /* Ask the user's agent. If there is none, or it does not know the profile, ask the system's. */
 static enum outcome ask_all(const char *name, struct answer *answer) {
-    char folder[PATH_SIZE];
+    char folder[PATH_SIZE], found[PATH_SIZE];
     const char *runtime = getenv("XDG_RUNTIME_DIR");
-    int length = runtime != NULL && runtime[0] == '/'
-                     ? snprintf(folder, sizeof folder, "%s/" PROGRAM, runtime)
-                     : snprintf(folder, sizeof folder, "/run/user/%u/" PROGRAM, (unsigned)geteuid());
+    if (runtime == NULL || runtime[0] != '/') {
+        runtime = find_runtime(found, sizeof found) ? found : NULL;
+    }
+    int length = runtime != NULL ? snprintf(folder, sizeof folder, "%s/" PROGRAM, runtime) : -1;
     bool fits = length > 0 && (size_t)length < sizeof folder;
     enum outcome outcome = fits ? ask(folder, false, name, answer) : ABSENT;
     return outcome == ABSENT ? ask(SYSTEM_FOLDER, true, name, answer) : outcome;
@@ -333,8 +333,7 @@ static bool can_unlock(const struct answer *answer) {
 static int become_python(int count, char **arguments, bool asks_again) {
     static const char hint[] = ". Start the agent, or install " PROGRAM " there";
     char path[PATH_SIZE + sizeof PROGRAM + sizeof hint];
-    ssize_t size = readlink("/proc/self/exe", path, PATH_SIZE);
-    char *slash = size > 0 && size < PATH_SIZE ? memrchr(path, '/', (size_t)size) : NULL;
+    char *slash = find_program(path, PATH_SIZE) ? strrchr(path, '/') : NULL;
     char **all = calloc((size_t)(count > 0 ? count : 1) + 4, sizeof *all);
     if (slash == NULL || all == NULL) {
         return fail("can't find the program beside this one: ", PROGRAM);
@@ -361,7 +360,7 @@ int main(int count, char **arguments) {
     static struct answer answer;
     const char *name = profile_of(count, arguments);
     bool may_ask = name != NULL && !is_told("none") && !is_told("asked");
-    prctl(PR_SET_DUMPABLE, 0);
+    protect_memory();
     if (!may_ask || ask_all(name, &answer) != ANSWERED) {
         return become_python(count, arguments, false);
     }
