@@ -98,7 +98,7 @@ def answer_challenge(
         uri: the key URI.
         challenge: the challenge.
         pin: where PINs come from, as for `open_key`.
-        pcrs: TPM: the PCRs to add a quote of, such as `sha256:7`.
+        pcrs: TPM: the PCRs to add a quote of, such as `sha256:7`; by default those that the challenge asks for.
         allow_modules: whether the URI may name any library to load, as for `open_key`.
 
     Raises:
@@ -111,8 +111,9 @@ def answer_challenge(
     answer = _proving(ProvesKeys.answer_challenge, Mapping, parsed, allow_modules=allow_modules)
     if challenge.format not in _proving(ProvesKeys.formats, Sequence, parsed, allow_modules=allow_modules)():
         raise UsageError(f"the challenge is for a {challenge.format} key, not for {parsed.name}", "Name another key")
-    given = {name: challenge.blob(name) for name in challenge.values} | {"message": binding(challenge)}
-    values = answer(parsed, PinSource.of(pin), given, pcrs=pcrs)
+    given = {name: value for name, value in challenge.values.items() if isinstance(value, bytes)}
+    given["message"] = binding(challenge)
+    values = answer(parsed, PinSource.of(pin), given, pcrs=pcrs or challenge.text("pcrs"))
     return _made(parsed)("answer", challenge.format, {**values, "nonce": challenge.blob("nonce")})
 
 
@@ -173,8 +174,13 @@ def examine(statement: Document, trust: Trust) -> Findings:
     return _with_csr(_verifier(statement).examine(statement, trust), statement)
 
 
-def challenge(statement: Document, trust: Trust) -> tuple[Document, Document]:
+def challenge(statement: Document, trust: Trust, *, pcrs: str = "") -> tuple[Document, Document]:
     """Return the challenge to a statement, and the state that the verifier keeps for itself until the answer.
+
+    Args:
+        statement: the statement.
+        trust: the trusted roots.
+        pcrs: TPM: the PCRs to ask for a quote of, such as `sha256:7`. Whether the answer has it, its findings say.
 
     Raises:
         AttestationError: as `examine`.
@@ -184,7 +190,8 @@ def challenge(statement: Document, trust: Trust) -> tuple[Document, Document]:
     values, own = _verifier(statement).challenge(statement)
     created = trust.time().astimezone(UTC).strftime(_TIME)
     state = new("state", statement.format, {**common, **own, "created": created})
-    return new("challenge", statement.format, {**common, **values}), state
+    asked: dict[str, Value] = {"pcrs": pcrs} if pcrs else {}
+    return new("challenge", statement.format, {**common, **values, **asked}), state
 
 
 def verify_answer(statement: Document, state: Document, answer: Document, trust: Trust) -> Findings:

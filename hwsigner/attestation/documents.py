@@ -36,7 +36,7 @@ def _schema(binary: str, **others: Type) -> Mapping[str, Type]:
 
 _SCHEMAS: dict[tuple[Kind, str], Mapping[str, Type]] = {
     ("statement", "tpm2"): _schema("keyPublic akPublic ekPublic", ekCertificates="list", certificateRequest="bytes?"),
-    ("challenge", "tpm2"): _schema("statement nonce credentialBlob encryptedSecret"),
+    ("challenge", "tpm2"): _schema("statement nonce credentialBlob encryptedSecret", pcrs="text?"),
     ("answer", "tpm2"): _schema(
         "nonce secret certifyInfo certifySignature", quoteInfo="bytes?", quoteSignature="bytes?", pcrValues="list?"
     ),

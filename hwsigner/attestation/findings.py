@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from hwsigner.attestation.chain import UNREADABLE
 from hwsigner.attestation.documents import Document, binding
@@ -27,6 +28,8 @@ class Findings:
             the other side can use the key. A key that can be computed (ROCA) is not in hardware alone.
         uncertified: of a TPM whose endorsement key needs no vendor's certificate (`Trust.endorsement_keys`), what is
             wrong with that; otherwise empty.
+        pcrs: of a TPM, the values of the PCRs that its attestation key quoted for this challenge, in hexadecimal, by
+            names such as `sha256:7`.
         roots: of a YubiKey, the SHA-256 of each root (its DER) that alone is enough for the claims; of others, none.
         matches_csr: whether the certificate request is signed by this key; None if there is none.
     """
@@ -38,6 +41,7 @@ class Findings:
     warnings: tuple[str, ...] = ()
     in_hardware: bool = False
     uncertified: str = ""
+    pcrs: Mapping[str, str] = field(default_factory=dict)
     roots: tuple[str, ...] = ()
     matches_csr: bool | None = None
 

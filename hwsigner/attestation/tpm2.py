@@ -88,8 +88,10 @@ def verify(statement: Document, state: Document, answer: Document, trust: Trust)
     if certified.name != parts.key.name:
         raise AttestationError("the certification is of another key than the statement", "Name the same key twice")
     firmware = f"The TPM's firmware is version {certified.firmware >> 32:#x}.{certified.firmware & 0xFFFFFFFF:#x}"
-    proven = (*_sentences(parts), firmware, *_quoted(parts.key, parts.ak, answer, expected))
-    return _findings(parts, proven=proven, in_hardware=not any(is_roca(key.spki) for key in (parts.key, parts.ek)))
+    pcrs, policy = _quoted(parts.key, parts.ak, answer, expected)
+    proven = (*_sentences(parts), firmware, *(f"PCR {name} is {value}" for name, value in pcrs.items()), *policy)
+    in_hardware = not any(is_roca(key.spki) for key in (parts.key, parts.ek))
+    return _findings(parts, proven=proven, in_hardware=in_hardware, pcrs=pcrs)
 
 
 def _read(statement: Document, trust: Trust) -> _Parts:
@@ -208,11 +210,11 @@ def _guards(key: Public) -> list[str]:
     return guards
 
 
-def _quoted(key: Public, ak: Public, answer: Document, expected: bytes) -> list[str]:
-    """Return a sentence for each PCR in the answer's quote, if it has one, and for a policy of their values."""
+def _quoted(key: Public, ak: Public, answer: Document, expected: bytes) -> tuple[dict[str, str], list[str]]:
+    """Return the PCRs in the answer's quote, if it has one, by name, and a sentence for a policy of their values."""
     info, signature, values = answer.blob("quoteInfo"), answer.blob("quoteSignature"), answer.blobs("pcrValues")
     if not (info or signature or values):
-        return []
+        return {}, []
     hash_name = verify_signature(ak, signature, info, "the quote")
     quoted = read_quoted(info)
     _check_extra_data(quoted.extra_data, expected, "the quote")
@@ -221,11 +223,11 @@ def _quoted(key: Public, ak: Public, answer: Document, expected: bytes) -> list[
     joined = hashlib.new(hash_name, b"".join(values)).digest()
     if [len(value) for value in values] != lengths or joined != quoted.digest:
         raise AttestationError("the answer's PCR values are not those of the quote", "Ask for another answer")
-    named = [
-        (f"{tpm.BANKS.get(bank, hex(bank))}:{number}", value.hex())
+    named = {
+        f"{tpm.BANKS.get(bank, hex(bank))}:{number}": value.hex()
         for (bank, number), value in zip(quoted.pcrs, values, strict=True)
-    ]
-    return [*(f"PCR {name} is {value}" for name, value in named), *_pcr_policy(key, quoted)]
+    }
+    return named, _pcr_policy(key, quoted)
 
 
 def _pcr_policy(key: Public, quoted: Quoted) -> list[str]:

@@ -35,6 +35,9 @@ _FLAGS = (
         "file with a TPM's endorsement key that you certify, so no vendor's certificate is needed",
         "FILE",
     ),
+    Flag(
+        "pcr", "TPM: value that this PCR of the bank sha256 must have, in hexadecimal; repeatable", "N=HEX", many=True
+    ),
     Flag("roots", "for a statement: folder of the chip vendors' certificates", "DIR"),
     switch("replace", "replace the machine of this name, such as after its mainboard was swapped"),
 )
@@ -64,7 +67,8 @@ def run(arguments: Arguments) -> int:
     ek = PUBLIC_KEY if arguments.ek_public_key else ""
     kind, chip, root = (TPM, read_endorsement_key(arguments.ek_public_key), "") if ek else _chip(arguments)
     name = arguments.name or _common_name(subject)
-    machine = Machine(name, kind, chip, root, subject, tuple(dns), tuple(uris), ek)
+    pcrs = tuple(one.lower() for one in arguments.pcr or ())
+    machine = Machine(name, kind, chip, root, subject, tuple(dns), tuple(uris), ek, pcrs)
     changed = add_machine(arguments.policy, machine, replace=arguments.replace)
     done = "added to" if changed else "is in"
     certified = ", whose endorsement key you certify" if ek else ""

@@ -7,7 +7,8 @@ It is TOML, a table for each machine:
     subject = "CN=web-01,OU=web"
     dns = ["web-01.example.com"]
 
-With `ek = "public-key"`, the administrator certifies that endorsement key, and no vendor's certificate is needed. A
+With `ek = "public-key"`, the administrator certifies that endorsement key, and no vendor's certificate is needed. With
+`pcrs = ["7=af01…"]`, the TPM has to quote these PCRs of its bank sha256; several lines for a number are alternatives. A
 YubiKey has `yubikey`, its serial number, and `root`, the SHA-256 of the DER of Yubico's root certificate: serial
 numbers mean something only under the root that they were certified by.
 """
@@ -30,11 +31,12 @@ from hwsigner.errors import ConfigError, HwsignerWarning, UsageError
 TPM, YUBIKEY = "tpm2", "piv"  # The formats of statements.
 PUBLIC_KEY = "public-key"
 HASH = re.compile(r"[0-9a-f]{64}")
+PCR = re.compile(r"(?:1?[0-9]|2[0-3])=[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _MAX_SERIAL = 0xFFFFFFFF
 _TYPES: Mapping[str, type] = {
     **dict.fromkeys(("tpm", "ek", "root", "subject"), str),
-    **dict.fromkeys(("dns", "uris"), list),
+    **dict.fromkeys(("dns", "uris", "pcrs"), list),
     "yubikey": int,
 }
 
@@ -52,6 +54,8 @@ class Machine:
         dns: the DNS names of the subjectAltName, in order.
         uris: the URIs after them.
         ek: of a TPM, `public-key` if the administrator certifies its endorsement key; empty if its vendor must.
+        pcrs: of a TPM, what PCRs of its bank sha256 may be, such as `7=` and 64 digits; each that is named must be one
+            of its values. Empty to ask for no quote.
     """
 
     name: str
@@ -62,13 +66,33 @@ class Machine:
     dns: tuple[str, ...] = ()
     uris: tuple[str, ...] = ()
     ek: str = ""
+    pcrs: tuple[str, ...] = ()
+
+    @property
+    def pcr_selection(self) -> str:
+        """The PCRs that its TPM must quote, such as `sha256:7,14`; empty for none."""
+        return f"sha256:{','.join(map(str, self._numbers))}" if self.pcrs else ""
+
+    @property
+    def quoted_names(self) -> set[str]:
+        """The names of these PCRs, such as `sha256:7`."""
+        return {f"sha256:{number}" for number in self._numbers}
+
+    @property
+    def _numbers(self) -> list[int]:
+        return sorted({int(one.partition("=")[0]) for one in self.pcrs})
+
+    def wrong_pcrs(self, quoted: Mapping[str, str]) -> dict[str, str]:
+        """Return those of the quoted PCRs, by names such as `sha256:7`, that have none of the values in the policy."""
+        allowed = {f"sha256:{one}" for one in self.pcrs}
+        return {name: value for name, value in quoted.items() if self.pcrs and f"{name}={value}" not in allowed}
 
     def values(self) -> dict[str, Any]:
         """Return the keys of its table."""
         own = {"tpm": self.chip, **({"ek": self.ek} if self.ek else {})}
         chip = {"yubikey": int(self.chip), "root": self.root} if self.format == YUBIKEY else own
-        names = {name: list(value) for name, value in (("dns", self.dns), ("uris", self.uris)) if value}
-        return {**chip, "subject": self.subject, **names}
+        lists = (("dns", self.dns), ("uris", self.uris), ("pcrs", self.pcrs))
+        return {**chip, "subject": self.subject, **{name: list(value) for name, value in lists if value}}
 
 
 @dataclass(frozen=True)
@@ -220,6 +244,7 @@ def _machine(name: str, table: Any, path: str) -> Machine:
         tuple(table.get("dns", ())),
         tuple(table.get("uris", ())),
         table.get("ek", ""),
+        tuple(table.get("pcrs", ())),
     )
 
 
@@ -244,6 +269,8 @@ def _problems_of_chip(table: Mapping[str, Any]) -> Iterator[str]:
         yield "it needs either tpm, or yubikey and root"
     if "ek" in table and ("tpm" not in table or table["ek"] != PUBLIC_KEY):
         yield f'ek is for a tpm only, and is "{PUBLIC_KEY}" or absent'
+    if "pcrs" in table and ("tpm" not in table or not table["pcrs"] or not all(map(PCR.fullmatch, table["pcrs"]))):
+        yield "pcrs is for a tpm only, and a list of PCRs from 0 to 23 with their value, such as '7=' and 64 digits"
     if not all(HASH.fullmatch(table[key]) for key in ("tpm", "root") if key in table):
         yield "tpm or root is not a SHA-256 in 64 hexadecimal digits, in lower case"
     if not 0 <= table.get("yubikey", 0) <= _MAX_SERIAL:

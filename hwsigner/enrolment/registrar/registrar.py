@@ -94,7 +94,7 @@ class Registrar:
             statement = messages.document(given["statement"], "statement")
             trust = replace(self.trust, has_left=has_left)
             _, machine = self._allowed(statement, trust, facts)
-            challenge, state = attestation.challenge(statement, _trusting(trust, machine))
+            challenge, state = attestation.challenge(statement, _trusting(trust, machine), pcrs=machine.pcr_selection)
             facts["decision"] = "challenged"
         sealed = self.keys().seal(state.to_json().encode("ascii"), self.clock())
         return {"challenge": messages.members(challenge), "state": messages.encode(sealed)}
@@ -121,6 +121,7 @@ class Registrar:
             found = attestation.verify_answer(statement, state, answer, _trusting(trust, machine))
             if not (found.in_hardware and found.matches_csr):
                 raise _forbidden("it is not proven that the request's key is in hardware", "Make a new key")
+            _check_pcrs(machine, found)
             facts |= {"decision": "proven", "warnings": list(found.warnings)}
         return self._issued(request, client, facts)
 
@@ -157,13 +158,12 @@ class Registrar:
         if problem:
             raise _forbidden(message, _hint(found), detail=problem)
         facts["subject"] = machine.subject
-        if machine.ek:
-            facts["ek"] = machine.ek
+        facts |= {name: value for name, value in (("ek", machine.ek), ("pcrs", machine.pcr_selection)) if value}
         return request, machine
 
     def _issued(self, request: CertificateRequest, client: str, facts: Mapping[str, object]) -> dict[str, Any]:
         with self._decision(client, otherwise="not issued") as own:
-            own |= {name: facts[name] for name in ("machine", "chip", "ek", "request") if name in facts}
+            own |= {name: facts[name] for name in ("machine", "chip", "ek", "pcrs", "request") if name in facts}
             certificates = self._ask_issuer(request).certificates
             own |= {"decision": "issued", "certificates": [hashlib.sha256(one).hexdigest() for one in certificates]}
         return {"certificates": [messages.encode(one) for one in certificates]}
@@ -204,6 +204,17 @@ class Registrar:
 def _trusting(trust: Trust, machine: Machine) -> Trust:
     """Return the trust with the machine's endorsement key, if the administrator certifies it."""
     return replace(trust, endorsement_keys=frozenset({machine.chip})) if machine.ek == PUBLIC_KEY else trust
+
+
+def _check_pcrs(machine: Machine, found: Findings) -> None:
+    """Raise a RefusedRequest if the TPM did not quote the PCRs that the policy names, or they have other values."""
+    if machine.pcr_selection and found.pcrs.keys() != machine.quoted_names:
+        problem = f"the answer has no quote of PCR {machine.pcr_selection} alone, which the policy demands"
+        raise RefusedRequest(HTTPStatus.CONFLICT, problem, "Start again with a new statement")  # The policy is new.
+    if wrong := machine.wrong_pcrs(found.pcrs):
+        problem = f"the policy does not allow the values of PCR {', '.join(wrong)}"
+        hint = "The machine booted something else. If it was updated, ask the registrar's administrator"
+        raise _forbidden(problem, hint, detail=", ".join(f"{name} is {value}" for name, value in wrong.items()))
 
 
 def _own_roots(trust: Trust, machine: Machine) -> set[str]:

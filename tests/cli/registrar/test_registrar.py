@@ -115,6 +115,7 @@ def test_allow_takes_serial_number_and_root_of_a_yubikeys_statement(
         (("object", "--subject", SUBJECT), "a statement counts only under the vendor's roots"),
         (("--subject", SUBJECT), "one of STATEMENT and --ek-public-key is needed"),
         ((ONE, "--ek-public-key", "garbage", "--subject", SUBJECT), "one of STATEMENT and --ek-public-key is needed"),
+        ((ONE, "--subject", SUBJECT, "--pcr", "7"), "invalid: pcrs is for a tpm only, and a list of PCRs"),
         (("--ek-public-key", "garbage", "--subject", SUBJECT), "garbage has no public key that can be read"),
     ],
 )
@@ -147,6 +148,13 @@ def test_allow_marks_a_machine_whose_endorsement_key_the_administrator_certifies
     assert "--replace" in allow(TWO, "--subject", SUBJECT).err  # It takes the mark away.
     assert allow(TWO, "--subject", SUBJECT, "--replace").status == 0
     assert read_policy(str(policy)).machines["web-01"] == Machine("web-01", TPM, TWO, "", SUBJECT)
+
+
+def test_allow_writes_the_values_of_pcrs(allow: Call, policy: Path) -> None:
+    values = (f"7={ONE}", f"14={'AB' * 32}")
+    assert allow(ONE, "--subject", SUBJECT, "--pcr", values[0], "--pcr", values[1]).status == 0
+    machine = read_policy(str(policy)).machines["web-01"]
+    assert (machine.pcrs, machine.pcr_selection) == ((values[0], values[1].lower()), "sha256:7,14")
 
 
 def test_two_chips_with_one_subject_are_remarked_on(

@@ -51,10 +51,13 @@ def test_policy_has_machines_by_chip(path: Path) -> None:
     assert policy.machine("pkcs11", "") is None
 
 
-def test_policy_on_the_page_is_valid(path: Path) -> None:
+def test_policies_on_the_page_are_valid(path: Path) -> None:
     page = (Path(__file__).parents[3] / "docs" / "how-to" / "registrar.md").read_text()
-    path.write_text(page.split("```toml\n")[1].split("```")[0])
+    first, second = (block.split("```")[0] for block in page.split("```toml\n")[1:])
+    path.write_text(first)
     assert set(read_policy(str(path)).machines) == {"web-01", "alice"}
+    path.write_text(second)
+    assert len(read_policy(str(path)).machines["web-01"].pcrs) == 2
 
 
 def test_empty_policy_allows_nothing(path: Path) -> None:
@@ -98,6 +101,12 @@ TPM_LINE = f'tpm = "{ONE}"\n'
             machine(f"yubikey = 1\nroot = '{TWO}'\nsubject = 'CN=x'\nek = 'public-key'"),
             'ek is for a tpm only, and is "public-key"',
         ),
+        *(
+            (machine(f"{TPM_LINE}subject = 'CN=x'\npcrs = {pcrs}"), "pcrs is for a tpm only, and a list of PCRs")
+            for pcrs in ("[]", "['7']", f"['24={ONE}']", f"['07={ONE}']", f"['7={'A' * 64}']", "['sha1:7=11']")
+        ),
+        (machine(f"{TPM_LINE}subject = 'CN=x'\npcrs = '7={ONE}'"), "pcrs has the wrong type"),
+        (machine(f"yubikey = 1\nroot = '{TWO}'\nsubject = 'CN=x'\npcrs = ['7={ONE}']"), "pcrs is for a tpm only"),
         (f"[machine.'a b']\n{TPM_LINE}subject = 'CN=x'", "the name must have"),
         (table(tpm(ONE, "a")) + table(tpm(ONE, "b")), "has one chip twice, as a and b"),
         ("\xff", "is not UTF-8 text"),
