@@ -30,9 +30,9 @@ class Requested:
     key: Path
 
 
-def requested(folder: Path) -> Requested:
-    """Make a key in a folder, and a request for it."""
-    path = certs.write_key(folder / "asked.key", ec.generate_private_key(ec.SECP256R1()))
+def requested(folder: Path, private: Any = None) -> Requested:
+    """Write a key into a folder, a P-256 key unless another is given, and make a request for it."""
+    path = certs.write_key(folder / "asked.key", private or ec.generate_private_key(ec.SECP256R1()))
     with open_key(str(path)) as key:
         return Requested(sign_certificate_request(key, SUBJECT, dns_names=[DNS], uris=[URI]), path)
 

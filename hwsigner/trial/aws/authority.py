@@ -217,7 +217,8 @@ class TrialCA:
                 revoked = revoked.add_extension(x509.CRLReason(x509.ReasonFlags.certificate_hold), critical=False)
             builder = builder.add_revoked_certificate(revoked.build())
         builder = builder.add_extension(x509.CRLNumber(1), critical=False)
-        return builder.sign(issuer.key, hashes.SHA256()).public_bytes(Encoding.PEM)
+        digest = hashes.SHA256() if _is_hashed(issuer.key) else None
+        return builder.sign(issuer.key, digest).public_bytes(Encoding.PEM)
 
     def _issue(self, shape: CertificateShape, key: Any, issuer: TrialIssuer | None) -> x509.Certificate:
         now, subject = datetime.now(UTC), name_of(shape.subject)
@@ -235,11 +236,15 @@ class TrialCA:
         if shape.san:
             builder = builder.add_extension(x509.SubjectAlternativeName(shape.san), critical=False)
         signing_key = shape.signing_key or (issuer.key if issuer else key)
-        is_hashed = isinstance(signing_key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey)
         try:
-            return builder.sign(signing_key, shape.hash if is_hashed else None)  # type: ignore[arg-type]
+            return builder.sign(signing_key, shape.hash if _is_hashed(signing_key) else None)  # type: ignore[arg-type]
         except Exception as error:
             raise NotAskedError(f"this version of cryptography can't make the certificate: {error}") from error
+
+
+def _is_hashed(key: Any) -> bool:
+    """Return whether a key signs hashes, and not messages."""
+    return isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey)
 
 
 def _by_openssl(folder: Path) -> tuple[TrialIssuer, TrialIssuer]:

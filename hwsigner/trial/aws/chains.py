@@ -373,6 +373,14 @@ _CAS = (
         f"{_EMULATOR}: _is_strong_key",
         choice("AWS documents ML-DSA for the keys of leaves; a CA may have what a leaf may have"),
     ),
+    _judged(
+        "ml-dsa-87-both",
+        "both the leaf and its CA have ML-DSA-87 keys below a P-256 root, which makes over 20 KB of headers",
+        SESSION,
+        lambda ca: ca.leaf(replace(LEAF, key="ML-DSA-87"), _issuer_of(ca, replace(A_CA, key="ML-DSA-87"))),
+        "hwsigner/emulator/wire.py: MAX_LINE",
+        choice("AWS documents ML-DSA-87, and no limit for headers"),
+    ),
 )
 
 QUESTIONS = (*_ORDERS, *_ANCHORS, *_CAS)

@@ -14,6 +14,7 @@ from hwsigner.trial.aws import (
     leaves,
     making_anchors,
     making_profiles,
+    post_quantum,
     private_ca,
     requests,
     responses,
@@ -46,5 +47,6 @@ QUESTIONS: tuple[AWSQuestion, ...] = (
     *keys.QUESTIONS,
     *conditions.QUESTIONS,
     *chaining.QUESTIONS,
+    *post_quantum.QUESTIONS,
     *private_ca.QUESTIONS,
 )

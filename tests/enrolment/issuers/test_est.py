@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import mldsa
 
 import certs
-from enrolment.authority import Requested
+from enrolment.authority import Requested, requested
 from enrolment.est_servers import EstServer
 from hwsigner._identity.certificate_request import CertificateRequest
 from hwsigner.enrolment.checking import check_issued
 from hwsigner.enrolment.issuers import Issued, IssuerSettings, Pending, open_issuer
 from hwsigner.enrolment.testing import IssuerContract
 from hwsigner.errors import HwsignerError, ServiceError, ServiceUnreachableError, UsageError
+from judges import needs_openssl_3_5
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +56,24 @@ class TestEst(IssuerContract):
     @pytest.fixture
     def refused_settings(self, settings: Callable[..., IssuerSettings]) -> IssuerSettings:
         return settings(password="wrong-4711")
+
+
+@needs_openssl_3_5
+def test_ml_dsa_key_is_certified(settings: Callable[..., IssuerSettings], tmp_path: Path) -> None:
+    asked = requested(tmp_path, mldsa.MLDSA65PrivateKey.generate())
+    answer = issue(asked, settings())
+    assert isinstance(answer, Issued)
+    assert check_issued(asked.request, answer, datetime.now(UTC)).leaf.subject == "OU=devops,CN=bamboo-01"
+
+
+@needs_openssl_3_5
+def test_request_that_is_too_long_for_the_server_is_refused(
+    settings: Callable[..., IssuerSettings], tmp_path: Path
+) -> None:
+    """libest's server takes 8 KiB."""
+    asked = requested(tmp_path, mldsa.MLDSA87PrivateKey.generate())
+    with pytest.raises(ServiceError, match="status 413"):
+        issue(asked, settings())
 
 
 @pytest.mark.parametrize("path", ["", "/", "/.well-known/est", "/.well-known/est/"])

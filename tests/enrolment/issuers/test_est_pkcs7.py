@@ -25,6 +25,7 @@ def test_certificate_of_a_version_that_there_is_not_is_an_error() -> None:
 
 # cryptography warns when it reads as BER, which CMS allows, what is not DER.
 @pytest.mark.filterwarnings("ignore:PKCS#7 certificates could not be parsed as DER")
+@pytest.mark.filterwarnings("ignore:Parsed a serial number which wasn't positive")
 @given(st.integers(0, len(WHOLE) - 1), st.integers(0, 255))
 @example(25, 128)
 def test_no_changed_byte_is_a_fault_of_our_own(place: int, byte: int) -> None:

@@ -33,6 +33,7 @@ from enrolment.registrar.sites import (
 from hwsigner._identity.certificate_request import CertificateRequest
 from hwsigner.enrolment.issuers import Issued, IssuerSettings, Pending, open_issuer
 from hwsigner.enrolment.registrar.registrar import RefusedRequest
+from judges import needs_openssl_3_5
 from pages import block, run_shell, shell_blocks
 from softhsm.tpm import SoftTPM
 
@@ -113,8 +114,11 @@ def test_ca_of_openssl_makes_no_other_ca(tmp_path: Path) -> None:
     assert "path length constraint exceeded" in run_shell(script, tmp_path, {})
 
 
-def test_openssl_behind_a_registrar(tmp_path: Path, chain: Chain) -> None:
-    run_shell(MAKE_CA, tmp_path, {})
+@pytest.mark.parametrize("kind", ["P-256", pytest.param("ML-DSA-87", marks=needs_openssl_3_5)])
+def test_openssl_behind_a_registrar(tmp_path: Path, chain: Chain, kind: str) -> None:
+    elliptic = "-newkey ec -pkeyopt ec_paramgen_curve:P-256"
+    assert elliptic in MAKE_CA
+    run_shell(MAKE_CA.replace(elliptic, elliptic if kind == "P-256" else f"-newkey {kind}"), tmp_path, {})
     script = block(PAGE, "sh", "To let a [registrar]", "## step-ca").replace("/etc/hwsigner", str(tmp_path))
     certified_behind_registrar(tmp_path, chain, "command", IssuerSettings(command=program(tmp_path, script)))
 

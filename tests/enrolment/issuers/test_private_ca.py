@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import mldsa
 
 from enrolment.authority import Requested, requested
 from enrolment.private_cas import PrivateCAs
@@ -69,6 +70,14 @@ def test_service_issues_what_was_asked(asked: Requested, service: PrivateCAs) ->
     assert sent["TemplateArn"] == "arn:aws:acm-pca:::template/EndEntityClientAuthCertificate/V1"
     assert sent["SigningAlgorithm"] == "SHA256WITHRSA"
     assert sent["Validity"] == {"Value": 7, "Type": "DAYS"}  # moto's CA is one for short-lived certificates.
+
+
+def test_ml_dsa_key_is_certified(service: PrivateCAs, tmp_path: Path) -> None:
+    """By moto, whose CA has an RSA key."""
+    asked = requested(tmp_path, mldsa.MLDSA44PrivateKey.generate())
+    answer = issue(asked, service)
+    assert isinstance(answer, Issued)
+    assert check_issued(asked.request, answer, datetime.now(UTC)).leaf.subject == "CN=bamboo-01,OU=devops"
 
 
 def test_certificate_is_waited_for(asked: Requested, service: PrivateCAs) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import mldsa
 
-from enrolment.authority import Requested
+from enrolment.authority import Requested, requested
 from enrolment.bao_servers import Bao
 from hwsigner.enrolment.checking import check_issued
 from hwsigner.enrolment.issuers import Issued, IssuerSettings, open_issuer
@@ -38,6 +40,11 @@ class TestVault(IssuerContract):
 
 
 def test_token_gets_what_was_asked(asked: Requested, bao: Bao) -> None:
+    assert issued(asked, bao.settings()) == "CN=bamboo-01,OU=devops"
+
+
+def test_ml_dsa_key_is_certified(bao: Bao, tmp_path: Path) -> None:
+    asked = requested(tmp_path, mldsa.MLDSA65PrivateKey.generate())
     assert issued(asked, bao.settings()) == "CN=bamboo-01,OU=devops"
 
 
