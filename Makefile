@@ -98,10 +98,11 @@ test-debian: TARGET = $(if $(HARDWARE),test SLOW=no COVERAGE=,check)
 test-debian: ## Run make check in a root of Debian as root, then as a user (SUITE=bookworm, trixie or sid; AS=root or user; HARDWARE=yes)
 	@set -e; for user in $(AS); do TARGET="$(TARGET)" .ci/in-debian "$(SUITE)" "$$user" "$(if $(HARDWARE),-m hardware )$(TESTS)"; done
 
-lint: setup ## Check style, format and types
+lint: setup ## Check style, format, and types, those for macOS too
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin hwsigner
 
 format: setup ## Format the code and fix what the linter can
 	$(BIN)/ruff check --fix

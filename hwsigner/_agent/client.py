@@ -19,13 +19,13 @@ from hwsigner._agent.protocol import AgentRequest, Channel, Head, Verb
 from hwsigner._pins import AskPin, PinRequest
 from hwsigner._pins.child import VARIABLE as PIN_VARIABLE
 from hwsigner._system import notices
-from hwsigner._system.users import peer_uid
+from hwsigner._system.users import RUN, login_folder, peer_uid
 from hwsigner.errors import AgentError, PinRequiredError
 
 if TYPE_CHECKING:
     import subprocess
 
-SYSTEM_FOLDER = "/run/hwsigner"
+SYSTEM_FOLDER = f"{RUN}/hwsigner"
 # `none`: no agent is asked or started. `asked`: hwsigner-credentials has asked the agents, so they are not asked again.
 # Any other value has no effect. `native/credentials.c` has the same rule.
 VARIABLE = "HWSIGNER_AGENT"
@@ -68,9 +68,9 @@ def is_closed_folder(status: os.stat_result) -> bool:
 
 
 def runtime_folder(environ: Mapping[str, str]) -> str:
-    """Return the user's runtime folder, which may be missing: XDG_RUNTIME_DIR if it is absolute, else systemd's."""
+    """Return the user's runtime folder, which may be missing: XDG_RUNTIME_DIR if it is absolute, else the login's."""
     folder = environ.get("XDG_RUNTIME_DIR", "")
-    return folder if folder.startswith("/") else f"/run/user/{os.geteuid()}"
+    return folder if folder.startswith("/") else login_folder()
 
 
 def user_address(environ: Mapping[str, str]) -> Address:

@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from hwsigner._agent.client import Address, is_closed_folder
 from hwsigner._agent.protocol import MAX_LINE, WORKING, error
 from hwsigner._system.files import file_id
+from hwsigner._system.sockets import NO_SIGNAL, bind_in, report_removals
 from hwsigner._system.systemd import take_sockets
 from hwsigner._system.users import peer_uid
 from hwsigner.errors import AgentError, HwsignerError
@@ -59,12 +60,13 @@ def open_listener(address: Address, environ: MutableMapping[str, str]) -> Iterat
 def removal_reported(listener: socket.socket) -> Iterator[None]:
     """Have the kernel send SIGIO, which must have a handler, when a file is removed from the folder of the socket.
 
+    The kernel can on Linux only, and not in each file system.
+
     So an agent whose runtime folder was removed ends before the next one starts.
     """
     folder = os.open(os.path.dirname(os.path.realpath(listener.getsockname())), os.O_RDONLY | os.O_CLOEXEC)
     try:
-        with suppress(OSError):  # This kernel or file system does not. The loop looks once a minute.
-            fcntl.fcntl(folder, fcntl.F_NOTIFY, fcntl.DN_DELETE | fcntl.DN_RENAME | fcntl.DN_MULTISHOT)
+        report_removals(folder)  # Otherwise the loop looks once a minute.
         yield
     finally:
         os.close(folder)
@@ -82,7 +84,7 @@ def greet(listener: socket.socket) -> list[tuple[socket.socket, int]]:
             sock, _ = listener.accept()
             try:
                 uid = peer_uid(sock)
-                sock.send(WORKING, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                sock.send(WORKING, socket.MSG_DONTWAIT | NO_SIGNAL)
             except OSError:  # It has hung up, as clients do after a second. Others wait behind it.
                 sock.close()
                 continue
@@ -100,7 +102,7 @@ def refuse(listener: socket.socket, waiting: list[tuple[socket.socket, int]], pr
             sock.setblocking(False)
             with suppress(BlockingIOError):
                 sock.recv(MAX_LINE)
-            sock.send(error(problem.exit_status, f"the agent can't start: {problem}"), socket.MSG_NOSIGNAL)
+            sock.send(error(problem.exit_status, f"the agent can't start: {problem}"), NO_SIGNAL)
 
 
 def _passed_socket(environ: MutableMapping[str, str]) -> socket.socket | None:
@@ -167,7 +169,6 @@ def _open_folder(stack: ExitStack, path: str, owners: set[int], hint: str, paren
 @contextmanager
 def _bound(address: Address, folder: int) -> Iterator[socket.socket]:
     """Make the socket in the open folder, in place of a dead agent's. The lock is held."""
-    path = f"/proc/self/fd/{folder}/{_SOCKET}"  # As bind(2) takes no descriptor of a folder.
     if _answers(address.socket):
         raise _is_running(address)  # Without the lock: systemd listens there.
     with suppress(FileNotFoundError):
@@ -175,16 +176,25 @@ def _bound(address: Address, folder: int) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as made:
         before = os.umask(0o111 if address.is_system else 0o177)
         try:
-            made.bind(path)
+            bind_in(made, folder, address.socket)
         finally:
             os.umask(before)
         made.listen(BACKLOG)
-        mine = file_id(path)
+        mine = _id_in(folder)
         try:
             yield made
         finally:
-            if file_id(path) == mine:
+            if _id_in(folder) == mine:
                 os.unlink(_SOCKET, dir_fd=folder)
+
+
+def _id_in(folder: int) -> tuple[int, int] | None:
+    """Return the device and inode of the socket in the open folder; None if it is gone."""
+    try:
+        status = os.stat(_SOCKET, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _answers(path: str) -> bool:

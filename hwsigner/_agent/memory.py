@@ -2,40 +2,30 @@
 
 from __future__ import annotations
 
-import ctypes
 import mmap
-import os
 import resource
 import weakref
 from collections.abc import Callable
-from contextlib import suppress
 
+from hwsigner._system.memory import hide, lock, lock_all
 from hwsigner.errors import AgentError
 
-# Of <sys/mman.h>; Python's mmap has no names for them.
-_MADV_WIPEONFORK = 18
-_MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT, _MLOCK_ONFAULT = 1, 2, 4, 1
-
 _HINT = "Raise the limit: LimitMEMLOCK=, or ulimit -l; in a container, allow CAP_IPC_LOCK too"
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def lock_process() -> None:
     """Lock all memory of this process, if no limit applies: RLIMIT_MEMLOCK is infinite, or root runs it.
 
-    Under a limit, threads and allocations would fail when it is reached: then only LockedMemory is locked.
+    Under a limit, threads and allocations would fail when it is reached: then only LockedMemory is locked, as on macOS.
 
     Raises:
         AgentError: not even a page can be locked.
     """
     limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (limit, limit))
-    if problem := _lock(mmap.mmap(-1, mmap.PAGESIZE)):
+    if problem := lock(mmap.mmap(-1, mmap.PAGESIZE)):
         raise AgentError(f"no memory can be locked: {problem}", _HINT)
-    with suppress(OSError, OverflowError):  # This much memory can't be mapped.
-        # Root may be limited too, as in a container: it is not if more than the limit can be locked.
-        if limit == resource.RLIM_INFINITY or not _lock(mmap.mmap(-1, limit + mmap.PAGESIZE), _MLOCK_ONFAULT):
-            _libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT)
+    lock_all(limit)
 
 
 class LockedMemory:
@@ -59,9 +49,8 @@ class LockedMemory:
     def take(self, size: int) -> memoryview:
         """Return this many zero bytes. They are overwritten once the view itself is gone; a slice does not keep it."""
         made = mmap.mmap(-1, max(1, size), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        made.madvise(mmap.MADV_DONTDUMP)
-        made.madvise(_MADV_WIPEONFORK)
-        problem = _lock(made)
+        hide(made)
+        problem = lock(made)
         if problem and not self._is_full:
             self._is_full = True
             self._log(f"warning: some credentials and PINs may be swapped: {len(self)} lie in locked memory. {_HINT}")
@@ -77,10 +66,3 @@ class LockedMemory:
     def _release(self, made: mmap.mmap) -> None:
         made[:] = bytes(len(made))
         self._maps.discard(made)
-
-
-def _lock(made: mmap.mmap, flags: int = 0) -> str:
-    """Lock a mapping; return what is wrong, or an empty text."""
-    address = ctypes.addressof(ctypes.c_char.from_buffer(made))
-    is_locked = _libc.mlock2(ctypes.c_void_p(address), ctypes.c_size_t(len(made)), flags) == 0
-    return "" if is_locked else os.strerror(ctypes.get_errno())

@@ -29,6 +29,7 @@ from hwsigner._agent.profiles import Profiles
 from hwsigner._agent.protocol import AgentRequest, Verb
 from hwsigner._aws.credentials import Credentials, Reply
 from hwsigner._refresh.outcome import Rendered
+from hwsigner._system.sockets import NO_SIGNAL
 from hwsigner._system.systemd import Notifier
 from hwsigner._system.users import known_uid
 from hwsigner.errors import AuditError
@@ -76,9 +77,11 @@ class AgentServer:
         self._give = give
         self._selector = selectors.DefaultSelector()
         self._acceptor = Acceptor(listener, self._selector, enter=self._enter, refused=self._refused)
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        # Not at the end of `run`: a later `post` would write to whatever has its number by then.
-        weakref.finalize(self, os.close, self._wake).atexit = False
+        self._woken, self._wake = os.pipe()
+        for end in (self._woken, self._wake):
+            os.set_blocking(end, False)
+            # Not at the end of `run`: a later `post` would write to whatever has its number by then.
+            weakref.finalize(self, os.close, end).atexit = False
         self._posted: deque[Callable[[], None]] = deque()
         self._clients = Clients()
         self._commands: list[Verb] = []
@@ -96,7 +99,7 @@ class AgentServer:
         """
         self._notifier = notifier
         self._acceptor.open()
-        self._selector.register(self._wake, selectors.EVENT_READ, self._run_posted)
+        self._selector.register(self._woken, selectors.EVENT_READ, self._run_posted)
         notifier.ready(self._summary())
         for sock, uid in waiting:
             self._enter(sock, uid)
@@ -120,7 +123,8 @@ class AgentServer:
     def post(self, act: Callable[[], None]) -> None:
         """Let the loop call something. For other threads and signal handlers."""
         self._posted.append(act)
-        os.eventfd_write(self._wake, 1)
+        with suppress(BlockingIOError):  # It is full, so the loop is going to look.
+            os.write(self._wake, b"\0")
 
     def stop(self) -> None:
         """Accept no more requests; `run` returns once waiting clients are answered. For the loop: see `post`."""
@@ -154,7 +158,7 @@ class AgentServer:
         return f"serving {len(self._profiles)} profiles"
 
     def _run_posted(self) -> None:
-        os.eventfd_read(self._wake)
+        os.read(self._woken, 4096)
         while self._posted:
             self._posted.popleft()()
 
@@ -263,14 +267,14 @@ class AgentServer:
         if client.with_notes and notice != client.noted:
             client.noted, report = notice, protocol.note(notice) if notice else report
         try:
-            client.sock.send(report, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            client.sock.send(report, socket.MSG_DONTWAIT | NO_SIGNAL)
         except OSError:
             self._drop(client)
 
     def _finish(self, client: Client, reply: Reply) -> None:
         """Send an answer and hang up. The socket's buffer has room for it, unless the client is at fault."""
         with suppress(OSError):
-            client.sock.send(reply, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            client.sock.send(reply, socket.MSG_DONTWAIT | NO_SIGNAL)
         self._drop(client)
 
     def _command(self, client: Client, verb: Verb, chosen: list[AgentProfile]) -> None:

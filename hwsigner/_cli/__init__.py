@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from hwsigner._cli import process
 from hwsigner._pins import sources as pin_sources
-from hwsigner._system import notices
+from hwsigner._system import memory, notices
 from hwsigner.errors import HwsignerError, HwsignerWarning, NoProfileError, UsageError, place_of, suggestion
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ _OUTPUT_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 def entry_point() -> int:
     """Run a command, as `main` does, in a process of its own, which other programs can't read."""
-    process.forbid_dumps()
+    memory.forbid_dumps()
     # Collecting garbage would cost a process of 100 ms some 10 ms. Commands that stay enable it.
     gc.disable()
     statuses: list[int] = []

@@ -14,7 +14,8 @@ import time
 import webbrowser
 from http.server import BaseHTTPRequestHandler
 
-from hwsigner._serving.peer import find_uid
+from hwsigner._system.loopback import find_owner
+from hwsigner._system.support import require_linux
 from hwsigner.errors import HwsignerError
 
 _WAIT_SECONDS = 30.0
@@ -34,8 +35,9 @@ def open_in_browser(url: str) -> None:
     """Open a URL in the user's browser, and return once the browser has it.
 
     Raises:
-        HwsignerError: there is no browser, or it did not ask for the URL in time.
+        HwsignerError: there is no browser, or it did not ask for the URL in time; or this is macOS.
     """
+    require_linux("--open", _HINT)
     path = f"/{secrets.token_urlsafe(32)}"
     is_fetched = threading.Event()
 
@@ -57,7 +59,7 @@ def open_in_browser(url: str) -> None:
 
         def _is_this_user(self) -> bool:
             try:
-                return find_uid(self.client_address, self.connection.getsockname()) == os.geteuid()
+                return find_owner(self.client_address, self.connection.getsockname()) == os.geteuid()
             except OSError:
                 return False
 

@@ -205,8 +205,8 @@ def _stop_signals_blocked() -> Iterator[set[signal.Signals]]:
     try:
         yield numbers
     finally:
-        while signal.sigtimedwait(numbers, 0):  # Discard further signals.
-            pass
+        while pending := signal.sigpending() & numbers:  # Discard further signals.
+            signal.sigwait(pending)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 

@@ -67,12 +67,13 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Arguments) -> int:
     """Run the command with an endpoint that gives credentials and refreshes them. Without a session, it is not run."""
-    from hwsigner._cli.child import inheritable_descriptors, run_program
+    from hwsigner._cli.child import run_program
     from hwsigner._cli.process import report_shorter_session, report_thread_failures
     from hwsigner._cli.server_run import close_in_time
     from hwsigner._config.monitoring import read_monitoring
     from hwsigner._monitoring.audit import open_audit
     from hwsigner._pins.terminal import release_terminal
+    from hwsigner._system.processes import inheritable_descriptors
 
     inherited = inheritable_descriptors()
     gc.enable()  # Unlike other commands, this one keeps running.

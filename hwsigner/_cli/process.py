@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from hwsigner._pins import AskPin, PinRequest
 
 _DESCRIPTORS = 4096
-_PR_SET_DUMPABLE = 4  # From <linux/prctl.h>; Python has no name for it.
 # How long Python gets to raise KeyboardInterrupt by itself.
 _INTERRUPT_SECONDS = 0.2
 _log: Callable[[str], None] | None = None
@@ -200,7 +199,7 @@ class ExitOnInterrupt:
             yield
             return
         if self._writer is None:
-            reader, self._writer = os.pipe2(os.O_CLOEXEC)
+            reader, self._writer = os.pipe()
             os.set_blocking(self._writer, False)
             threading.Thread(target=self._run, args=[reader], name="hwsigner-interrupt", daemon=True).start()
         self._wait = object()
@@ -218,15 +217,6 @@ class ExitOnInterrupt:
                 time.sleep(_INTERRUPT_SECONDS)
                 if self._wait is wait:
                     os._exit(self._status)
-
-
-def forbid_dumps() -> None:
-    """Forbid other programs of the same user to read this process's memory, and core dumps of it and its children."""
-    import _ctypes  # Importing ctypes takes 1.6 ms at each start, and this 0.5.
-
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    library = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # as CDLL does
-    _ctypes.call_function(_ctypes.dlsym(library, "prctl"), (_PR_SET_DUMPABLE, 0, 0, 0, 0))
 
 
 def raise_descriptor_limit() -> None:

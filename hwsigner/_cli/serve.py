@@ -105,6 +105,11 @@ def run(arguments: Arguments) -> int:
 
 
 def _has_imds(arguments: Arguments) -> bool:
+    from hwsigner._system.loopback import KNOWS_OWNERS
+    from hwsigner._system.support import require_linux
+
+    if arguments.imds:
+        require_linux("--imds", "Leave it out, and use the endpoint for containers, which has a token")
     has_tls = arguments.tls_certificate is not None
     if arguments.imds and has_tls:
         problem = "--imds can't be combined with --tls-certificate"
@@ -112,7 +117,7 @@ def _has_imds(arguments: Arguments) -> bool:
     if arguments.imds and len(arguments.names) > 1:
         problem = f"--imds can't be combined with {len(arguments.names)} profiles"
         raise UsageError(problem, "IMDS has one role: name one profile")
-    return not (arguments.names or has_tls) if arguments.imds is None else arguments.imds
+    return KNOWS_OWNERS and not (arguments.names or has_tls) if arguments.imds is None else arguments.imds
 
 
 def _profiles(arguments: Arguments, monitor: Monitor) -> list[ServedProfile]:

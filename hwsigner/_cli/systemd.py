@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 from hwsigner._cli.parser import Arguments, CommandModule, Parser
 from hwsigner._cli.process import print_outcome
 from hwsigner._config.flags import Flag, switch
-from hwsigner._config.sharing import HOMES
+from hwsigner._system.support import require_linux
+from hwsigner._system.systemd import HOMES
 from hwsigner.enrolment.pace import DROP_IN, unit_folder
 from hwsigner.errors import HwsignerError, UsageError, suggestion
 
@@ -59,6 +60,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Arguments) -> int:
     """Install or uninstall, and print each step."""
+    require_linux("hwsigner systemd", "Start the agent with hwsigner agent")
     actions = {"install": _install, "uninstall": _uninstall}
     if arguments.action not in actions:
         hint = suggestion(arguments.action, actions, "Write hwsigner systemd install|uninstall")

@@ -12,11 +12,10 @@ from typing import Any
 
 from hwsigner._config import profiles
 from hwsigner._system import users
+from hwsigner._system.systemd import HOMES
 from hwsigner._uri import KeyURI
 from hwsigner.errors import ConfigError, HwsignerError, UsageError
 
-# systemd hides them from the system's units (ProtectHome=yes).
-HOMES = ("/home/", "/root/", "/run/user/")
 _USER = "hwsigner"
 _FIRST_PERSON = 1000  # Debian and Fedora give services lower numbers.
 

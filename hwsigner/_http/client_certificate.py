@@ -21,6 +21,8 @@ from hwsigner._http.address import Endpoint
 from hwsigner._http.connection import RETRY_HINT, Deadline, Proxy
 from hwsigner._http.tls import TrustedCAs
 from hwsigner._http.transport import Headers, Response, TransportOptions, post
+from hwsigner._system.descriptors import path_of
+from hwsigner._system.files import anonymous_file
 from hwsigner._system.processes import python_command
 from hwsigner.errors import ConfigError, HwsignerError, ServiceUnreachableError
 
@@ -92,10 +94,10 @@ class ClientCertificate:
 
 
 def _run_child(client: ClientCertificate, request: str, seconds: float, peer: str) -> dict[str, Any]:
-    with open(os.memfd_create("openssl.cnf"), "wb") as config:
+    with anonymous_file("openssl.cnf") as config:
         config.write(_CONFIG.encode())
-        config.flush()
-        variables = {"OPENSSL_CONF": f"/proc/self/fd/{config.fileno()}", "TSS2_LOG": "all+NONE"}
+        config.seek(0)
+        variables = {"OPENSSL_CONF": path_of(config.fileno()), "TSS2_LOG": "all+NONE"}
         variables |= {"TPM2OPENSSL_TCTI": client.tcti} if client.tcti else {}
         try:
             ran = subprocess.run(

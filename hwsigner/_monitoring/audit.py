@@ -18,6 +18,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Protocol
 
+from hwsigner._system.descriptors import reopen
 from hwsigner._system.files import file_id
 from hwsigner._system.processes import describe_process
 from hwsigner._system.systemd import INFO, has_journal, is_journal, send_entry
@@ -246,7 +247,7 @@ class _FilePlace:
         self._id = (status.st_dev, status.st_ino)
         if stat.S_ISREG(status.st_mode):
             with suppress(OSError):  # Whatever the path names by now.
-                self._reader = os.open(f"/proc/self/fd/{self._descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+                self._reader = reopen(self._descriptor, self._path, os.O_RDONLY)
         return self._descriptor
 
     def _is_torn(self, reader: int) -> bool:

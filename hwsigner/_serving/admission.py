@@ -13,6 +13,7 @@ from typing import NamedTuple
 from hwsigner._http.address import host_and_port
 from hwsigner._serving.peer import Peer
 from hwsigner._serving.responses import Headers, HTTPRefusal
+from hwsigner._system.loopback import KNOWS_OWNERS
 
 HOST = b"host"
 AUTHORIZATION = b"authorization"
@@ -23,9 +24,9 @@ IMDS_SECONDS = b"x-aws-ec2-metadata-token-ttl-seconds"
 _FOREIGN = frozenset({b"origin", b"x-forwarded-for", b"forwarded"})
 _LENGTH = b"content-length"
 _ENCODING = b"transfer-encoding"
-_CURE = "Run modprobe tcp_diag"
+_CURE = "Run modprobe tcp_diag" if KNOWS_OWNERS else "Use the endpoint for containers, which has a token"
 _READ = frozenset({HOST, AUTHORIZATION, IMDS_TOKEN, IMDS_SECONDS, _LENGTH, _ENCODING}) | _FOREIGN
-# How the kernel says that it never tells users apart: tcp_diag is missing, or this process may not ask.
+# How the kernel says that it never tells users apart: tcp_diag is missing, this process may not ask, or it is macOS's.
 _CANNOT_TELL = {errno.ENOENT, errno.EPERM, errno.EACCES, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import math
 import resource
 import time
@@ -13,6 +12,7 @@ from itertools import chain
 from typing import Protocol
 
 from hwsigner._serving.responses import HTTPRefusal
+from hwsigner._system.memory import return_free
 
 MAX_CONNECTIONS = 2048
 # Descriptors that are left for anything else, if the process may have fewer.
@@ -128,17 +128,10 @@ class Connections:
         self.drop_late()
         if self._peak >= _BURST and len(self) < self._peak // 2:
             self._peak = len(self)
-            _return_memory()
+            return_free()
         if len(self):
             self._look_later()
 
     def _drop(self, connection: Connection) -> None:
         self.remove(connection)
         connection.drop()
-
-
-def _return_memory() -> None:
-    """Return free memory to the system. glibc would keep what lies below anything in use."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # Other C libraries lack it.
-    if trim:
-        trim(0)

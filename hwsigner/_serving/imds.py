@@ -6,13 +6,12 @@ import hmac
 import secrets
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from pathlib import Path
 
 from hwsigner._serving.admission import IMDS_SECONDS, IMDS_TOKEN, Users
 from hwsigner._serving.credentials import CredentialResponses
 from hwsigner._serving.peer import Peer
 from hwsigner._serving.responses import TEXT, Headers, HTTPRefusal, HTTPResponse, response
-from hwsigner._system.clocks import boot_time
+from hwsigner._system.clocks import boot_id, boot_time
 
 FOLDER = "/latest/"
 TOKEN_PATH = "/latest/api/token"  # noqa: S105
@@ -21,8 +20,6 @@ ROLES_PATH = "/latest/meta-data/iam/security-credentials"
 LONGEST_SECONDS = 21600
 
 _EXPIRY_LENGTH = 16
-# Changes when the machine restarts, and the clock with it.
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class SessionTokens:
@@ -34,11 +31,8 @@ class SessionTokens:
 
     def __init__(self, secret: bytes, clock: Callable[[], float] = boot_time) -> None:
         self.clock = clock
-        try:
-            boot_id = _BOOT_ID.read_bytes()
-        except OSError:  # A sandbox hides it, such as ProcSubset=pid. Tokens are then recognised in this run only.
-            boot_id = secrets.token_bytes(16)
-        self._key = hmac.digest(secret, b"IMDSv2 " + boot_id, "sha256")
+        # If the boot has no id, tokens are recognised in this run of the program only.
+        self._key = hmac.digest(secret, b"IMDSv2 " + (boot_id() or secrets.token_bytes(16)), "sha256")
 
     def issue(self, seconds: int) -> bytes:
         """Return a token that is valid for some seconds: 80 hexadecimal digits, its expiry and a MAC."""

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from itertools import chain
 
-_LOGINS = "/run/user"
 _TEMPORARY = "/tmp"  # noqa: S108  # The folder in it is checked before it is used.
 
 
@@ -49,7 +48,13 @@ def _overwrite(name: str) -> None:
     import ctypes
 
     prefix = os.fsencode(name) + b"="
-    block = ctypes.POINTER(ctypes.c_void_p).in_dll(ctypes.CDLL(None), "environ")
+    block_type = ctypes.POINTER(ctypes.c_void_p)
+    if sys.platform == "darwin":  # A library has no other way to it: environ(7).
+        find = ctypes.CDLL(None)._NSGetEnviron
+        find.restype = ctypes.POINTER(block_type)
+        block = find().contents
+    else:
+        block = block_type.in_dll(ctypes.CDLL(None), "environ")
     index = 0
     while address := block[index]:
         entry = ctypes.string_at(address)
@@ -71,8 +76,11 @@ def runtime_folders() -> Iterator[str]:
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     if os.path.isabs(runtime):
         yield os.path.join(runtime, "hwsigner")
-    elif os.path.isdir(login := f"{_LOGINS}/{os.getuid()}"):
-        yield os.path.join(login, "hwsigner")
+    else:
+        from hwsigner._system.users import login_folder
+
+        if os.path.isdir(login := login_folder()):
+            yield os.path.join(login, "hwsigner")
 
 
 def temporary_folders() -> Iterator[str]:

@@ -12,6 +12,7 @@ import os
 import re
 import select
 import stat
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -96,10 +97,9 @@ def check_no_pipe(path: str, error: type[HwsignerError]) -> None:
 
 
 def _is_inherited(pipe: int) -> bool:
-    """Return whether a pipe has no name: the process that started this one made it, as a shell does for `<(…)`."""
-    with suppress(OSError):
-        return os.readlink(f"/proc/self/fd/{pipe}").startswith("pipe:")
-    return False
+    from hwsigner._system.descriptors import is_nameless
+
+    return is_nameless(pipe)
 
 
 def check_not_writable_by_others(path: str, status: os.stat_result, error: type[HwsignerError]) -> None:
@@ -202,8 +202,8 @@ def edit_file(path: str, edit: Callable[[bytes], bytes], *, mode: int = 0o600) -
 def create_file(path: str, data: bytes) -> None:
     """Write a new file of mode 0600. A failure leaves no file of that name, and a killed process all of it or none.
 
-    On a file system without nameless files, such as NFS, a killed process may leave `.NAME.RANDOM.hwsigner-new`, which
-    the next `create_file` removes.
+    On macOS, and on a file system without nameless files, such as NFS, a killed process may leave
+    `.NAME.RANDOM.hwsigner-new`, which the next `create_file` removes.
 
     Raises:
         OSError: it can't be written, or there is one already, which is left alone (FileExistsError).
@@ -221,7 +221,9 @@ def create_file(path: str, data: bytes) -> None:
 
 
 def _create_nameless(name: str, data: bytes, directory: int) -> None:
-    """Write a file, and name it afterwards. Raises an OSError if the file system can't, or /proc is missing."""
+    """Write a file, and name it afterwards. Raises an OSError if the system can't, or /proc is missing."""
+    if sys.platform == "darwin":
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
     with _opened(".", os.O_WRONLY | os.O_TMPFILE, directory) as handle:
         _write(handle, data)
         os.fsync(handle)
@@ -240,6 +242,15 @@ def _create_linked(name: str, data: bytes, directory: int) -> None:
     finally:
         with suppress(OSError):
             os.unlink(temporary, dir_fd=directory)
+
+
+def anonymous_file(name: str) -> BinaryIO:
+    """Open an empty file that has no path, to be written and read. Linux shows its name to debuggers."""
+    if sys.platform == "darwin":
+        import tempfile
+
+        return tempfile.TemporaryFile()
+    return open(os.memfd_create(name), "w+b")
 
 
 def remove_unfinished(path: str) -> None:
@@ -384,12 +395,26 @@ def _write(handle: int, data: bytes) -> None:
 
 
 def _read_acl(handle: int) -> bytes | None:
+    """Return a file's access control list, in the form of this system; None if it has none."""
+    if sys.platform == "darwin":
+        from hwsigner._system.descriptors import read_macos_acl
+
+        return read_macos_acl(handle)
     try:
         return os.getxattr(handle, _ACL)
     except OSError as error:
         if error.errno in _NO_ACL:
             return None
         raise
+
+
+def _write_acl(handle: int, acl: bytes) -> None:
+    if sys.platform == "darwin":
+        from hwsigner._system.descriptors import write_macos_acl
+
+        write_macos_acl(handle, acl)
+    else:
+        os.setxattr(handle, _ACL, acl)
 
 
 def _copy_permissions(handle: int, old: _Content) -> None:
@@ -401,7 +426,7 @@ def _copy_permissions(handle: int, old: _Content) -> None:
     os.fchmod(handle, stat.S_IMODE(old.status.st_mode))
     if old.acl:
         # With an ACL, the mode's group bits are the ACL's mask. Without it, they would be the group's permissions.
-        os.setxattr(handle, _ACL, old.acl)
+        _write_acl(handle, old.acl)
 
 
 class _ForeignGroupError(OSError):

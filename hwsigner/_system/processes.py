@@ -1,4 +1,4 @@
-"""Processes: the command line of one of our own, and others of this machine, as far as /proc shows them."""
+"""Processes: the command line of one of our own, its children, and others, as far as /proc shows them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from hwsigner.errors import UsageError
 
 # A client chooses its paths: of a longer one, its end.
 _MAX_TEXT = 256
+# More than a process of ours has open when it starts another program: the kernel gives out the lowest that are free.
+_DESCRIPTORS = 256
 
 
 def python_command(module: str) -> list[str]:
@@ -52,6 +54,30 @@ def credential_process(profile: str) -> str:
     return own_command("credential-process", "--profile", profile)
 
 
+def inheritable_descriptors() -> set[int]:
+    """Return the descriptors that a program would inherit from this process."""
+    return {number for number in range(_DESCRIPTORS) if _is_inheritable(number)}
+
+
+def _is_inheritable(number: int) -> bool:
+    try:
+        return os.get_inheritable(number)
+    except OSError:  # It is not open.
+        return False
+
+
+def withhold(inherited: set[int]) -> list[tuple[int, int]]:
+    """Keep all other descriptors from the next child: return the file actions of posix_spawn that do so."""
+    if sys.platform == "darwin":  # Its posix_spawn fails to close what is not open.
+        for number in inheritable_descriptors() - inherited:
+            os.set_inheritable(number, False)
+        return []
+    # Also those that are not open, as other threads may open them meanwhile.
+    limit = os.sysconf("SC_OPEN_MAX")  # glibc fails to close a number from here on; -1 means no limit.
+    last = _DESCRIPTORS if limit < 0 else min(_DESCRIPTORS, limit)
+    return [(os.POSIX_SPAWN_CLOSE, number) for number in range(last) if number not in inherited]
+
+
 def describe_peer(sock: socket.socket) -> dict[str, str | int]:
     """Return what the kernel shows of the process that connected a Unix socket; see `describe_process`."""
     pidfd = peer_pidfd(sock)
@@ -72,6 +98,8 @@ def describe_process(pid: int, pidfd: int | None = None) -> dict[str, str | int]
         pidfd: a descriptor of the process. If it has ended, another one may have its number, and no more is returned.
     """
     fields: dict[str, str | int] = {"pid": pid}
+    if sys.platform == "darwin":  # Another process may have the number by now, and nothing shows it.
+        return fields
     if pidfd is not None:
         fields["pidfd_id"] = _pidfd_id(pidfd)
     cgroup, parent = _cgroup_of(pid), _parent_of(pid)
@@ -95,6 +123,8 @@ def _pidfd_id(pidfd: int) -> int | str:
 @cache
 def _shared_device() -> int:
     """Return the device of all descriptors that have no inode of their own."""
+    if sys.platform == "darwin":
+        return -1
     descriptor = os.eventfd(0)
     try:
         return os.fstat(descriptor).st_dev

@@ -15,6 +15,14 @@ from hwsigner.errors import UsageError
 ERROR, WARNING, INFO, DEBUG = 3, 4, 6, 7
 _FIRST_DESCRIPTOR = 3
 _JOURNAL = "/run/systemd/journal/socket"
+_BOOTED = "/run/systemd/system"
+# What it hides from the system's units (ProtectHome=yes).
+HOMES = ("/home/", "/root/", "/run/user/")
+
+
+def is_booted() -> bool:
+    """Return whether systemd runs this system (sd_booted(3))."""
+    return os.path.isdir(_BOOTED)
 
 
 def is_journal(descriptor: int) -> bool:

@@ -1,4 +1,4 @@
-"""Users of this machine: by name or number, and at the other end of a Unix socket."""
+"""Users of this machine: by name or number, where their logins keep files, and at the other end of a Unix socket."""
 
 from __future__ import annotations
 
@@ -8,13 +8,24 @@ import pwd
 import socket
 import stat
 import struct
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Final
 
 from hwsigner._system.systemd import is_systemd_credential
 from hwsigner.errors import UnsafeKeyWarning
 
+# The folder for what ends with the machine's run.
+RUN: Final = "/var/run" if sys.platform == "darwin" else "/run"
+_LOGINS = f"{RUN}/user"
+
 _CREDENTIALS = struct.Struct("iII")
+# Of macOS: version, uid, number of groups, groups (struct xucred of <sys/ucred.h>); options of <sys/un.h>; and of
+# confstr(3), which Python can't name either.
+_XUCRED = struct.Struct("=IIhxx16I")
+_SOL_LOCAL, _LOCAL_PEERCRED, _LOCAL_PEERPID = 0, 1, 2
+_CS_DARWIN_USER_TEMP_DIR = 65537
 # Python has no names for these socket options (SO_PEERGROUPS and SO_PEERPIDFD of <asm/socket.h>).
 _SO_PEERGROUPS, _SO_PEERPIDFD = {"sparc": (0x3D, 0x56), "paris": (0x4034, 0x404B)}.get(os.uname().machine[:5], (59, 77))
 # What Python passes to the kernel at most, in bytes.
@@ -39,6 +50,13 @@ def agent_group() -> int | None:
         return grp.getgrnam("hwsigner").gr_gid
     except KeyError:
         return None
+
+
+def login_folder() -> str:
+    """Return the folder for what ends with this user's login, which may be missing."""
+    if sys.platform == "darwin" and (folder := os.confstr(_CS_DARWIN_USER_TEMP_DIR)):
+        return folder.rstrip("/")
+    return f"{_LOGINS}/{os.geteuid()}"
 
 
 def key_exposures(path: str, status: os.stat_result) -> Iterator[UnsafeKeyWarning]:
@@ -137,6 +155,8 @@ def peer_pid(sock: socket.socket) -> int:
     Raises:
         OSError: the kernel can't tell.
     """
+    if sys.platform == "darwin":
+        return sock.getsockopt(_SOL_LOCAL, _LOCAL_PEERPID)
     return _peer(sock)[0]
 
 
@@ -152,20 +172,23 @@ def peer_uid(sock: socket.socket) -> int:
 def peer_groups(sock: socket.socket) -> set[int]:
     """Return the groups of the process that connected a Unix socket, as they were then.
 
-    Of a process in more than 256 groups, only its main one is known. Left out is what a user namespace calls each group
-    that it does not map.
+    Of a process in more than 256 groups, only its main one is known; macOS tells 16 of them. Left out is what a user
+    namespace calls each group that it does not map.
     """
-    groups, data = {_peer(sock)[2]}, b""
-    with suppress(OSError):
-        data = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MAX_GROUPS)
+    groups, data = _peer(sock)[2], b""
+    if sys.platform != "darwin":
+        with suppress(OSError):
+            data = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MAX_GROUPS)
     return {*groups, *struct.unpack(f"{len(data) // 4}I", data)} - {_OVERFLOW}
 
 
 def peer_pidfd(sock: socket.socket) -> int | None:
     """Return a pidfd of the process that connected a Unix socket, for the caller to close (pidfd_open(2)).
 
-    None before Linux 6.5, or if the process has ended.
+    None before Linux 6.5, on macOS, or if the process has ended.
     """
+    if sys.platform == "darwin":
+        return None
     try:
         return sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
     except OSError:
@@ -174,7 +197,7 @@ def peer_pidfd(sock: socket.socket) -> int | None:
 
 def known_uid(uid: int) -> int:
     """Return a uid that the kernel gave, or -1 if it may be any user's, as 65534 is in a user namespace."""
-    if uid != _OVERFLOW:
+    if sys.platform == "darwin" or uid != _OVERFLOW:
         return uid
     try:
         with open("/proc/self/uid_map") as file:
@@ -183,8 +206,10 @@ def known_uid(uid: int) -> int:
         return -1
 
 
-def _peer(sock: socket.socket) -> tuple[int, int, int]:
-    """Return pid, uid and gid: the kernel's struct ucred (unix(7))."""
-    data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    pid, uid, gid = _CREDENTIALS.unpack(data)
-    return pid, uid, gid
+def _peer(sock: socket.socket) -> tuple[int, int, list[int]]:
+    """Return pid, uid and groups, the main one first: Linux's struct ucred (unix(7)), or macOS's, which has no pid."""
+    if sys.platform == "darwin":
+        _, uid, count, *groups = _XUCRED.unpack(sock.getsockopt(_SOL_LOCAL, _LOCAL_PEERCRED, _XUCRED.size))
+        return 0, uid, groups[:count]
+    pid, uid, gid = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return pid, uid, [gid]

@@ -52,6 +52,7 @@ class Backend(NamedTuple):
             `delete_key`, which `hwsigner.key.management` calls. It is imported for these only.
         attestation: the name of a module with what `ProvesKeys` has, and perhaps `endorsement_key`, which
             `hwsigner.attestation` calls. It is imported for these only.
+        linux_only: whether other systems lack what its library needs, for the error if that is missing.
         recognises: takes the first 64 KiB of a file and returns whether it holds a key of this backend. Such a file
             is opened by this backend, not as a file. A backend from an entry point is asked once it is in use.
     """
@@ -65,6 +66,7 @@ class Backend(NamedTuple):
     flags_win: bool = False
     management: str = ""
     attestation: str = ""
+    linux_only: bool = False
     recognises: Callable[[bytes], bool] | None = None
 
     def _guarded(
@@ -116,6 +118,10 @@ class Backend(NamedTuple):
             if library:
                 message = f"{module} needs {library[1]}, which is not installed"
                 raise BackendUnavailableError(message, f"Install the system's package that has {library[1]}") from error
+            if self.linux_only:
+                from hwsigner._system.support import require_linux
+
+                require_linux(f"{module}, for TPMs,", error=BackendUnavailableError)
             if isinstance(error, ModuleNotFoundError):
                 problem = f"{module} needs the Python library {error.name}, which is not installed"
             else:
@@ -212,6 +218,7 @@ BACKENDS = {
         query_flags={name: name for name in ("tcti", "srk-name", "accept-new-srk")},
         management="hwsigner.backends.tpm2.management",
         attestation="hwsigner.backends.tpm2.attest",
+        linux_only=True,
         recognises=_holds_tss2_key,
     ),
 }

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from hwsigner._config.profiles import file_of_new
 from hwsigner._identity.certificate import Certificate
+from hwsigner._system.systemd import is_booted
 from hwsigner.errors import CertificateError, HwsignerWarning
 
 DROP_IN = "50-hwsigner.conf"
@@ -16,7 +17,6 @@ DROP_IN = "50-hwsigner.conf"
 _SHORTEST_LIFE = 600.0
 _STEP_SHARE = 1 / 40
 _UNIT_STEP = 900.0  # Of `hwsigner-renew@.timer`, in seconds.
-_BOOTED = "/run/systemd/system"  # It is there if systemd runs this system: sd_booted(3).
 _SYSTEMD_WAIT = 30  # Seconds.
 # A monotonic timer recurs by OnUnitInactiveSec; OnActiveSec is the first look after a boot. Chance adds up to half.
 _TEXT = """\
@@ -79,7 +79,7 @@ def set_pace(name: str, config: str, leaf: Certificate) -> str:
     if step is None and not os.path.exists(path):
         return ""
     every = f"every {step:.0f} s" if step else "every quarter of an hour"
-    if step and not os.path.isdir(_BOOTED):
+    if step and not is_booted():
         return f"systemd does not run here: run hwsigner renew --if-due {name} {every}"
     try:
         if _replace(path, _TEXT.format(half=max(1, int(step / 2))) if step else ""):

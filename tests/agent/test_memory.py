@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from hwsigner._agent import memory
 from hwsigner._agent.memory import LockedMemory
+from hwsigner._system import memory as own_memory
 
 PAGE = mmap.PAGESIZE
 
@@ -47,7 +48,7 @@ def refuse(monkeypatch: pytest.MonkeyPatch) -> None:
         def mlock2(self, *_: object) -> int:
             return -1
 
-    monkeypatch.setattr(memory, "_libc", Libc())
+    monkeypatch.setattr(own_memory, "_libc", Libc)
 
 
 @pytest.fixture
@@ -158,7 +159,7 @@ class TestLockProcess:
                 calls.append(flags)
                 return 0
 
-        monkeypatch.setattr(memory, "_libc", Libc())
+        monkeypatch.setattr(own_memory, "_libc", Libc)
         monkeypatch.setattr(resource, "getrlimit", lambda _: (0, limit))
         monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
         memory.lock_process()

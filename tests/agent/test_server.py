@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -677,7 +677,7 @@ class TestThreads:
 def test_idle_loop_sleeps(running: Running) -> None:
     running.settle()
     with pytest.raises(BlockingIOError):  # Nothing is left that would wake it.
-        os.eventfd_read(running.server._wake)
+        os.read(running.server._woken, 1)
 
 
 def test_post_after_the_end_writes_to_no_other_descriptor(home: Home) -> None:
@@ -685,14 +685,31 @@ def test_post_after_the_end_writes_to_no_other_descriptor(home: Home) -> None:
         pass
     acts: list[None] = []
     running.server.post(lambda: acts.append(None))
-    assert os.eventfd_read(running.server._wake) > 0  # It stays the server's as long as anything can be posted.
+    assert os.read(running.server._woken, 2) == b"\0"  # It stays the server's as long as anything can be posted.
     assert not acts
 
 
-def test_eventfd_is_closed_with_the_server(home: Home) -> None:
+def test_pipe_is_closed_with_the_server(home: Home) -> None:
     with run_agent(home) as running:
-        wake = running.server._wake
+        ends = running.server._woken, running.server._wake
     del running
     gc.collect()
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        os.fstat(wake)
+    for end in ends:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(end)
+
+
+def test_post_to_a_loop_that_is_behind_waits_for_nothing(running: Running) -> None:
+    """Its pipe is full: what is posted is done all the same."""
+    is_free, done = threading.Event(), threading.Event()
+    running.server.post(lambda: assert_set(is_free))
+    with suppress(BlockingIOError):
+        while os.write(running.server._wake, bytes(65536)):
+            pass
+    running.server.post(done.set)
+    is_free.set()
+    assert done.wait(20)
+
+
+def assert_set(event: threading.Event) -> None:
+    assert event.wait(20)

@@ -241,7 +241,7 @@ class TestOpen:
         self, scene: Scene, endpoint: Federation, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(browser, "_WAIT_SECONDS", 0.2)
-        monkeypatch.setattr(browser, "find_uid", lambda *_: os.geteuid() + 1)
+        monkeypatch.setattr(browser, "find_owner", lambda *_: os.geteuid() + 1)
         seen: list[int] = []
 
         def open_url(url: str) -> bool:

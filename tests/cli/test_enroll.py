@@ -30,7 +30,7 @@ from enrolments import SUBJECT, Enrolment, refused, succeeds
 from hwsigner._config import profiles
 from hwsigner._config.sharing import share_file
 from hwsigner._pins import PinRequest, PinSource
-from hwsigner._system import users
+from hwsigner._system import systemd, users
 from hwsigner._system.files import create_file
 from hwsigner._uri import KeyURI
 from hwsigner.enrolment import initial, pace, profile, steps
@@ -509,7 +509,7 @@ class TestShortLife:
         self, enrolment: Enrolment, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(pace, "_UNIT_STEP", 86400)
-        monkeypatch.setattr(pace, "_BOOTED", "/absent")
+        monkeypatch.setattr(systemd, "_BOOTED", "/absent")
         said = "systemd does not run here: run hwsigner renew --if-due web every 4320 s"
         assert succeeds(enrolment.run())["Timer"] == said
         assert json.loads(enrolment.again("--json").out)["timer"] == said

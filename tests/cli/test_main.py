@@ -370,7 +370,7 @@ def test_installed_program_runs_main_without_garbage_collection(monkeypatch: pyt
 
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     assert scripts == {"hwsigner": "hwsigner._cli:entry_point"}
-    monkeypatch.setattr("hwsigner._cli.process.forbid_dumps", lambda: None)  # It could not be undone in this process.
+    monkeypatch.setattr("hwsigner._system.memory.forbid_dumps", lambda: None)  # It could not be undone in this process.
     monkeypatch.setattr("hwsigner._cli.main", lambda: 7 if not gc.isenabled() else 8)
     try:
         assert hwsigner._cli.entry_point() == 7

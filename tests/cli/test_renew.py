@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 import certs
 from emulators import InProcessSoftHSM
 from enrolments import Enrolment, refused, succeeds
+from hwsigner._system import systemd
 from hwsigner.emulator import Fault
 from hwsigner.enrolment import pace, profile, renewal
 from scene import Outcome
@@ -181,7 +182,7 @@ class TestTimer:
     @pytest.fixture
     def drop_in(self, enrolled: Enrolment, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setattr(pace, "_UNIT_STEP", 86400)
-        monkeypatch.setattr(pace, "_BOOTED", "/")
+        monkeypatch.setattr(systemd, "_BOOTED", "/")
         monkeypatch.setattr(pace, "_reload", lambda *_, **__: None)
         return enrolled.home / "xdg" / "systemd" / "user" / "hwsigner-renew@web.timer.d" / "50-hwsigner.conf"
 

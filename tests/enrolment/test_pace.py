@@ -15,6 +15,7 @@ import certs
 import hwsigner
 from hwsigner._config.profiles import SYSTEM_FILE
 from hwsigner._identity.certificate import Certificate, load
+from hwsigner._system import systemd
 from hwsigner.enrolment import pace
 from hwsigner.errors import HwsignerWarning
 from hwsigner.key import FoundCertificate
@@ -61,7 +62,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     made.write_systemctl(f'echo "$*" >> {tmp_path}/calls')
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    monkeypatch.setattr(pace, "_BOOTED", str(tmp_path))
+    monkeypatch.setattr(systemd, "_BOOTED", str(tmp_path))
     return made
 
 
@@ -109,7 +110,7 @@ def test_long_life_writes_nothing(machine: Machine) -> None:
 def test_machine_without_systemd_gets_no_drop_in_and_the_command_to_run(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pace, "_BOOTED", "/absent")
+    monkeypatch.setattr(systemd, "_BOOTED", "/absent")
     said = machine.set_pace(HOUR)
     assert said == "systemd does not run here: run hwsigner renew --if-due web every 90 s"
     assert not machine.drop_in.parent.exists()
@@ -134,7 +135,7 @@ def test_systemd_that_does_not_read_the_drop_in_is_warned_of(machine: Machine, s
 def test_timer_of_a_profile_for_the_system_s_agent_is_the_system_s(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     monkeypatch.setattr(pace, "_replace", lambda path, text: seen.append(path))
-    monkeypatch.setattr(pace, "_BOOTED", "/")
+    monkeypatch.setattr(systemd, "_BOOTED", "/")
     pace.set_pace("web", SYSTEM_FILE, leaf(HOUR))
     assert seen == ["/etc/systemd/system/hwsigner-renew@web.timer.d/50-hwsigner.conf"]
 

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from hwsigner._serving.peer import Address
+from hwsigner._system.loopback import Address
 
 NOBODY = 65534
 # Debian's: other users may not be able to run the one of a virtual environment.

@@ -167,7 +167,7 @@ def test_drain_ends_all_and_refuses_those_that_are_answered_too_late() -> None:
 def test_memory_is_returned_once_after_a_burst(monkeypatch: pytest.MonkeyPatch) -> None:
     returned: list[int] = []
     accounts = Accounts(1000)
-    monkeypatch.setattr(module, "_return_memory", lambda: returned.append(len(accounts)))
+    monkeypatch.setattr(module, "return_free", lambda: returned.append(len(accounts)))
     burst = [FakeConnection() for _ in range(200)]
     for connection in burst:
         accounts.add(connection)

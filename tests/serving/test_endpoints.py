@@ -11,6 +11,7 @@ import subprocess
 import pytest
 
 from hwsigner._serving import credentials, imds, peer, server
+from hwsigner._system import loopback
 from hwsigner.errors import ServiceError
 from serving.conftest import ROLE, TOKEN, Running, run_server
 from serving.connected import NOBODY, PYTHON
@@ -115,11 +116,11 @@ class TestIMDS:
     def test_no_token_is_given_when_the_kernel_can_t_tell_the_user(
         self, monkeypatch: pytest.MonkeyPatch, error: int
     ) -> None:
-        def find(own: peer.Address, other: peer.Address) -> None:
+        def find(own: loopback.Address, other: loopback.Address) -> None:
             if error != errno.ENOENT:
                 raise OSError(error, os.strerror(error))
 
-        monkeypatch.setattr(peer, "find_socket", find)
+        monkeypatch.setattr(loopback, "find_socket", find)
         with run_server() as running:
             for _ in range(2):
                 with running.client() as client:
@@ -134,15 +135,15 @@ class TestIMDS:
         assert [line for line in running.log if not line.startswith("refused ")] == [once]
 
     def test_error_that_may_pass_gives_no_credentials(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def find(own: peer.Address, other: peer.Address) -> None:
+        def find(own: loopback.Address, other: loopback.Address) -> None:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-        monkeypatch.setattr(peer, "find_socket", find)
+        monkeypatch.setattr(loopback, "find_socket", find)
         with run_server() as running, running.client() as client:
             assert client.ask("GET", WEB, AUTHORIZED).status == 503
 
     def test_client_that_is_not_found_gets_no_token(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(peer, "find_uid", lambda client, server: None)
+        monkeypatch.setattr(peer, "find_owner", lambda client, server: None)
         with run_server() as running, running.client() as client:
             answer = client.ask("PUT", "/latest/api/token", {SECONDS: "60"})
         assert (answer.status, _message(answer)[:42]) == (403, "the connection is that of another machine ")
@@ -174,13 +175,13 @@ class TestUsers:
         assert len(running.log) == 1
 
     def test_user_is_asked_for_once_a_connection(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        asked: list[peer.Address] = []
+        asked: list[loopback.Address] = []
 
-        def find(client: peer.Address, server: peer.Address) -> int:
+        def find(client: loopback.Address, server: loopback.Address) -> int:
             asked.append(client)
             return os.geteuid()
 
-        monkeypatch.setattr(peer, "find_uid", find)
+        monkeypatch.setattr(peer, "find_owner", find)
         with run_server() as running:
             with running.client() as client:
                 assert {client.ask("GET", WEB, AUTHORIZED).status for _ in range(3)} == {200}

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwsigner._serving import imds
 from hwsigner._serving.imds import SessionTokens
+from hwsigner._system import clocks
 
 SECRET = b"s" * 32
 
@@ -46,14 +46,14 @@ def test_token_of_another_secret_is_not_recognised() -> None:
 def test_token_is_not_recognised_after_the_machine_restarts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     token = SessionTokens(SECRET).issue(60)
     (tmp_path / "boot_id").write_text("another\n")
-    monkeypatch.setattr(imds, "_BOOT_ID", tmp_path / "boot_id")
+    monkeypatch.setattr(clocks, "_BOOT_ID", tmp_path / "boot_id")
     assert SessionTokens(SECRET).expiry(token) is None
 
 
 def test_token_is_recognised_in_this_run_only_when_the_boot_can_t_be_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(imds, "_BOOT_ID", tmp_path / "missing")
+    monkeypatch.setattr(clocks, "_BOOT_ID", tmp_path / "missing")
     tokens = SessionTokens(SECRET)
     assert tokens.expiry(tokens.issue(60)) is not None
     assert SessionTokens(SECRET).expiry(tokens.issue(60)) is None

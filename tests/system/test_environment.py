@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from hwsigner._system import environment
+from hwsigner._system import environment, users
 
 
 def test_runtime_folder_is_the_login_s_when_no_variable_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(environment, "_LOGINS", str(tmp_path))
+    monkeypatch.setattr(users, "_LOGINS", str(tmp_path))
     assert list(environment.runtime_folders()) == [f"{os.environ['XDG_RUNTIME_DIR']}/hwsigner"]
     monkeypatch.delenv("XDG_RUNTIME_DIR")
     assert list(environment.runtime_folders()) == []

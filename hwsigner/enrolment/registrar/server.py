@@ -12,7 +12,6 @@ from __future__ import annotations
 import io
 import math
 import re
-import select
 import socket
 import socketserver
 import ssl
@@ -26,6 +25,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
 
+from hwsigner._system.sockets import has_left
 from hwsigner.enrolment.registrar.limits import RateLimit, network
 from hwsigner.enrolment.registrar.registrar import LONGEST_REASON, Audit, RefusedRequest, Registrar
 from hwsigner.enrolment.registrar_messages import CERTIFICATE_PATH, CHALLENGE_PATH, MAX_BODY_BYTES, write_object
@@ -76,9 +76,7 @@ class _Connection:
             yield self._has_left
 
     def _has_left(self) -> bool:
-        poll = select.poll()
-        poll.register(self.sock, select.POLLRDHUP)  # POLLHUP and POLLERR too, which can't be left out.
-        return bool(poll.poll(0))
+        return has_left(self.sock)
 
     def shut(self) -> None:
         """Shut it down, which ends what its thread waits for."""

@@ -1,0 +1,59 @@
+"""Signals that this process waits for, and who sent them."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+from collections.abc import Set
+from contextlib import suppress
+from typing import NamedTuple
+
+_FROM_KERNEL = 0x80
+_TERMINAL = "/dev/tty"
+
+
+class ReceivedSignal(NamedTuple):
+    """A signal, and whether the kernel sent it, as it does for a terminal's Ctrl-C."""
+
+    number: int
+    is_from_kernel: bool
+
+
+def wait_for_signal(numbers: Set[signal.Signals], seconds: float) -> ReceivedSignal | None:
+    """Return a signal that this process received. This thread, the main one, blocks them otherwise.
+
+    macOS does not tell: the handlers of the signals run instead, so each must have one, and the result is None.
+
+    Args:
+        numbers: the signals.
+        seconds: the longest time to wait.
+    """
+    if sys.platform != "darwin":
+        found = signal.sigtimedwait(numbers, seconds)
+        return ReceivedSignal(found.si_signo, found.si_code == _FROM_KERNEL) if found else None
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+        select.select([reader], [], [], seconds)
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+        signal.set_wakeup_fd(before)
+        os.close(reader)
+        os.close(writer)
+    return None
+
+
+def is_typed(number: int) -> bool:
+    r"""Return whether a signal seems to be Ctrl-C or Ctrl-\, which the terminal sends to its whole foreground group."""
+    if number in (signal.SIGINT, signal.SIGQUIT):
+        with suppress(OSError):
+            terminal = os.open(_TERMINAL, os.O_RDONLY | os.O_NOCTTY)
+            try:
+                return os.tcgetpgrp(terminal) == os.getpgrp()
+            finally:
+                os.close(terminal)
+    return False

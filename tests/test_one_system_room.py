@@ -1,0 +1,127 @@
+"""Only `hwsigner/_system/` knows the system: nothing else asks which it is, or uses what macOS lacks."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import mypy
+import pytest
+
+import hwsigner
+
+ROOT = Path(hwsigner.__file__).parent
+STUBS = Path(mypy.__file__).with_name("typeshed") / "stdlib"
+# What the stubs take from a module of C, they name in the public one too.
+LIBRARIES = ("fcntl", "mmap", "os", "resource", "select", "selectors", "signal", "socket", "time")
+# What the stubs don't tell: functions of the C library, and a flag that only some versions of macOS have.
+UNTOLD = {"prctl", "mlock2", "mlockall", "malloc_trim", "MSG_NOSIGNAL"}
+QUESTIONS = {"sys.platform", "os.uname", "platform.system", "platform.uname", "platform.mac_ver"}
+FOLDERS = re.compile(r"(?<![\w.])/(proc|sys|run)(/|$)")
+
+# The field trials ask a machine with Linux what it is, and are not part of a client.
+FREE = ("_system/", "trial/")
+# What may name a folder of Linux elsewhere, and why.
+NAMED = {
+    ("_cli/agent.py", "the system's agent, in /run/hwsigner, instead of the user's"): "the help of a flag",
+    (
+        "backends/tpm2/uris.py",
+        "unix:path=/run/dbus/system_bus_socket",
+    ): "D-Bus's own place, for TPMs",
+}
+
+
+def names_of(library: str, platform: str) -> set[str]:
+    """Return the names that the typeshed gives a module of the standard library on a platform."""
+    path = STUBS / f"{library}.pyi"
+    body = ast.parse((path if path.exists() else STUBS / library / "__init__.pyi").read_text()).body
+    return set(_defined(body, platform))
+
+
+def _defined(body: list[ast.stmt], platform: str) -> Iterator[str]:
+    for statement in body:
+        match statement:
+            case ast.If(test=test):
+                yield from _defined(statement.body if _holds(test, platform) else statement.orelse, platform)
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name) | ast.AnnAssign(target=ast.Name(id=name)):
+                yield name
+            case ast.Assign(targets=[ast.Name(id=name)]):
+                yield name
+            case ast.ImportFrom(names=names):
+                yield from (one.asname or one.name for one in names)
+
+
+def _holds(test: ast.expr, platform: str) -> bool:
+    known = {"sys": type("sys", (), {"platform": platform, "version_info": sys.version_info})}
+    return bool(eval(compile(ast.Expression(test), "typeshed", "eval"), known))
+
+
+@functools.cache
+def linux_names() -> frozenset[str]:
+    """Return what macOS lacks, as `module.name`."""
+    lacking = {library: names_of(library, "linux") - names_of(library, "darwin") for library in LIBRARIES}
+    return frozenset(f"{library}.{name}" for library, names in lacking.items() for name in names)
+
+
+def uses(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Yield each use of what only the room may know, with its line."""
+    docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(value=ast.Name(id=module), attr=name) if (
+                f"{module}.{name}" in linux_names() | QUESTIONS or name in UNTOLD
+            ):
+                yield node.lineno, f"{module}.{name}"
+            case ast.Attribute(attr=name) if name in UNTOLD:
+                yield node.lineno, name
+            case ast.ImportFrom(module=str(module), names=names):
+                taken = [f"{module}.{one.name}" for one in names]
+                yield from ((node.lineno, one) for one in taken if one in linux_names() | QUESTIONS)
+            case ast.Constant(value=str(text)) if id(node) not in docs and (text in UNTOLD or FOLDERS.search(text)):
+                yield node.lineno, text
+
+
+def test_typeshed_names_what_macos_lacks() -> None:
+    known = {"os.memfd_create", "os.eventfd", "os.pidfd_open", "os.O_TMPFILE", "os.getxattr", "socket.SO_PEERCRED"}
+    known |= {"socket.AF_NETLINK", "time.CLOCK_BOOTTIME", "mmap.MADV_DONTDUMP", "signal.sigtimedwait", "select.epoll"}
+    assert known | {"fcntl.F_NOTIFY", "select.POLLRDHUP", "os.pipe2", "os.O_PATH"} <= linux_names()
+    assert not linux_names() & {"os.open", "socket.AF_UNIX", "signal.SIGTERM", "select.poll", "os.O_NOFOLLOW"}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "if sys.platform == 'darwin': pass",
+        "from sys import platform",
+        "platform.system() == 'Darwin'",
+        "os.pidfd_open(1)",
+        "from socket import SO_PEERCRED",
+        "libc.mlock2(a, b, 0)",
+        "dlsym(library, 'prctl')",
+        "sock.send(b'', socket.MSG_NOSIGNAL)",
+        "open(f'/proc/self/fd/{number}')",
+        "PLACE = '/run'",
+    ],
+)
+def test_use_of_the_system_is_found(code: str) -> None:
+    assert [line for line, _ in uses(ast.parse(code))] == [1]
+
+
+@pytest.mark.parametrize("code", ["'Reads /proc/self.'", "os.open('/dev/tty', os.O_RDWR)", "x = 'file:/my/run/pin'"])
+def test_what_each_system_has_is_free(code: str) -> None:
+    assert not list(uses(ast.parse(code)))
+
+
+def test_only_one_room_knows_the_system() -> None:
+    found = {
+        (str(path.relative_to(ROOT)), text): line
+        for path in sorted(ROOT.rglob("*.py"))
+        if not str(path.relative_to(ROOT)).startswith(FREE)
+        for line, text in uses(ast.parse(path.read_text()))
+    }
+    assert not [f"{path}:{line}: {text}" for (path, text), line in found.items() if (path, text) not in NAMED]
+    assert NAMED.keys() <= found.keys()
