@@ -42,6 +42,7 @@ from hwsigner.backends.pkcs11.der import encode
 from hwsigner.errors import CertificateError, CertificateWarning
 from hwsigner.key import ECDSA, MLDSA, RSA, FoundCertificate
 from hwsigner.key.public_key import verify
+from judges import needs_openssl_3_5
 
 YUBICO_FIRMWARE = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.41482.3.3"), b"\x05\x04\x03")
 NOW = datetime(2026, 5, 4, 12, 0, 0, tzinfo=UTC)
@@ -191,22 +192,27 @@ class TestChain:
         chain, strangers = build([leaf])
         assert (chain.leaf.x509, chain.intermediates, strangers) == (leaf, (), [])
 
-    def test_issuer_is_found_when_its_name_is_another_type_of_string(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        "key", [KEY, pytest.param(KEYS["ML-DSA-65"], marks=needs_openssl_3_5)], ids=["P-256", "ML-DSA"]
+    )
+    def test_issuer_is_found_when_its_name_is_another_type_of_string(self, tmp_path: Path, key: Any) -> None:
         form = Form(ca=True, usages=("key_cert_sign",))
         root, named = (
             certificate(
                 replace(form, name=x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Root", kind)])),
-                KEY.public_key(),
+                key.public_key(),
                 None,
-                KEY,
+                key,
             )
             for kind in (_ASN1Type.UTF8String, _ASN1Type.PrintableString)
         )
-        leaf = certs.issue(certs.Authority(named, KEY), KEY.public_key())
+        leaf = certs.issue(certs.Authority(named, key), KEY.public_key())
         (tmp_path / "ca.pem").write_bytes(certs.pem(root))
         (tmp_path / "leaf.pem").write_bytes(certs.pem(leaf))
         openssl(tmp_path, "verify", "-trusted", "ca.pem", "leaf.pem")
         assert one(root).issued(one(leaf))
+        forged = leaf.public_bytes(Encoding.DER)
+        assert not one(root).issued(load([FoundCertificate(forged[:-1] + bytes([forged[-1] ^ 1]), "x")])[0])
 
     def test_chain_ends_when_two_cas_sign_each_other(self) -> None:
         a, b = certs.make_ca("A"), certs.make_ca("B")
