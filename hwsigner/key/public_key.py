@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, mldsa, padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
-from hwsigner.errors import CertificateError
+from hwsigner.errors import CertificateError, UnsupportedKeyError
 from hwsigner.key import SUPPORTED_KEYS, HashName
 
 MLDSA_KEYS = (mldsa.MLDSA44PublicKey, mldsa.MLDSA65PublicKey, mldsa.MLDSA87PublicKey)
@@ -25,8 +25,11 @@ def verify(public_key: bytes, message: bytes, *, signature: bytes, hash: HashNam
         message: the message.
         signature: in the form of `Key.sign`.
         hash: the hash of RSA and ECDSA signatures.
+
+    Raises:
+        UnsupportedKeyError: the public key can't be read, or cryptography lacks its kind.
     """
-    key = load_der_public_key(public_key)
+    key = _loaded(public_key)
     digest = HASHES[hash]()
     try:
         if isinstance(key, rsa.RSAPublicKey):
@@ -49,8 +52,9 @@ def plain_public_key(public_key: bytes) -> bytes:
 
     Raises:
         CertificateError: the service does not accept this kind of key.
+        UnsupportedKeyError: as `verify`.
     """
-    key = load_der_public_key(public_key)
+    key = _loaded(public_key)
     if isinstance(key, ec.EllipticCurvePublicKey):
         return key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
     if isinstance(key, rsa.RSAPublicKey):
@@ -77,3 +81,11 @@ def kind_of(public_key: bytes) -> str | None:
 def to_pem(public_key: bytes) -> str:
     """Return a DER SubjectPublicKeyInfo as PEM (RFC 7468, 13)."""
     return load_der_public_key(public_key).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+def _loaded(public_key: bytes) -> Any:
+    try:
+        return load_der_public_key(public_key)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        what = "damaged, or of a kind that the OpenSSL of the Python library cryptography lacks"
+        raise UnsupportedKeyError(f"a public key is {what}", "Use another key, or cryptography from PyPI") from error

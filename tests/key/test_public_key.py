@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwsigner.errors import CertificateError
+from hwsigner.errors import CertificateError, UnsupportedKeyError
 from hwsigner.key import HashName
+from hwsigner.key import public_key as public_keys
 from hwsigner.key.public_key import kind_of, plain_public_key, verify
 
 KEYS: dict[str, Any] = {
@@ -60,6 +62,21 @@ def test_plain_public_key_is_what_openssl_writes(kind: str, tmp_path: Path) -> N
 def test_plain_public_key_of_an_unsupported_kind_is_an_error() -> None:
     with pytest.raises(CertificateError):
         plain_public_key(spki_of(ed25519.Ed25519PrivateKey.generate()))
+
+
+@pytest.mark.parametrize("lacks", [False, True])
+def test_public_key_that_cryptography_cannot_read_is_named(monkeypatch: pytest.MonkeyPatch, lacks: bool) -> None:
+    """A token may show a damaged one, and the OpenSSL of cryptography may have no ML-DSA."""
+    public_key = spki_of(KEYS["ML-DSA-44"])
+
+    def lack(_: bytes) -> None:
+        raise UnsupportedAlgorithm("ML-DSA is not supported")
+
+    if lacks:
+        monkeypatch.setattr(public_keys, "load_der_public_key", lack)
+    for use in (plain_public_key, lambda spki: verify(spki, b"message", signature=b"")):
+        with pytest.raises(UnsupportedKeyError, match="damaged, or of a kind that the OpenSSL"):
+            use(public_key if lacks else public_key[:-1])
 
 
 def test_kind_names_algorithm_and_size() -> None:

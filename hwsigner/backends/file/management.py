@@ -44,7 +44,7 @@ _MLDSA: dict[KeyAlgorithm, type[_MLDSAKey]] = {
     "mldsa87": mldsa.MLDSA87PrivateKey,
 }
 _MAX_PASSPHRASE = 1023  # The limit of OpenSSL.
-_MAKE_WITH_OPENSSL = "Install cryptography from PyPI, or choose another --algorithm"
+_WITH_MLDSA = "Install cryptography from PyPI, or choose another --algorithm"
 _CAN_BE_COPIED = "A program that can read the file can copy the key, so it is for development"
 
 
@@ -158,7 +158,7 @@ def _new_key(algorithm: KeyAlgorithm) -> ec.EllipticCurvePrivateKey | rsa.RSAPri
             return _MLDSA[algorithm].generate()
         except UnsupportedAlgorithm as error:
             problem = f"the OpenSSL that the Python library cryptography uses here can't make {algorithm} keys"
-            raise UnsupportedKeyError(problem, _MAKE_WITH_OPENSSL) from error
+            raise UnsupportedKeyError(problem, _WITH_MLDSA) from error
     return rsa.generate_private_key(65537, int(algorithm.removeprefix("rsa")))
 
 
