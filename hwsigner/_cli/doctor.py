@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from hwsigner._cli.colours import GREEN, RED, coloured, indented
 from hwsigner._cli.parser import Arguments, CommandModule, Parser
 from hwsigner._config.flags import OUTPUT, Flag, switch
+from hwsigner._system import host
+from hwsigner._system.support import lacks
 from hwsigner._version import __version__
 from hwsigner.errors import UsageError, printable
 
@@ -69,7 +71,7 @@ def run(arguments: Arguments) -> int:
         pass
     elif arguments.json:
         findings = [_data(one) for one in examination.findings]
-        print(json.dumps({"findings": findings, "facts": examination.facts}, indent=2))
+        print(json.dumps({"findings": findings, "facts": examination.facts, "lacks": lacks()}, indent=2))
     else:
         print("\n".join(_lines(examination)))
     return _FOUND if examination.findings else 0
@@ -120,7 +122,7 @@ def _data(one: Finding) -> dict[str, str]:
 
 
 def _lines(examination: Examination) -> Iterator[str]:
-    """Yield the findings for people, 80 columns wide where words allow it, after the facts."""
+    """Yield the findings for people, 80 columns wide where words allow it, between facts and what the system lacks."""
     names, findings, facts = examination
     number = len(findings)
     of = f"profile {names[0]}" if len(names) == 1 else f"{len(names) or 'no'} profile{'s' if names else ''}"
@@ -135,3 +137,7 @@ def _lines(examination: Examination) -> Iterator[str]:
         yield indented(one.found)
         yield indented(f"Why: {one.why}")
         yield indented(f"Fix: {one.fix}")
+    if lacking := lacks():
+        yield ""
+        yield f"What hwsigner lacks on this system, {printable(host.name())}:"
+        yield from map(indented, lacking)

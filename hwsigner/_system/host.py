@@ -1,28 +1,35 @@
-"""Which system this is, for reports and notes."""
+"""Which system this is, for reports and advice."""
 
 from __future__ import annotations
 
-_OSRELEASE = "/proc/sys/kernel/osrelease"
+import sys
+
+from hwsigner._system.support import is_wsl
 
 
-def name() -> str:
-    """Return the system's name, version and machine, such as `macOS 15.1 arm64` or `debian 13 x86_64`."""
+def release() -> tuple[str, str]:
+    """Return the system's name and version, such as `macOS` and `15.1`, or `debian` and `13`; empty if not known."""
     import platform
 
     if version := platform.mac_ver()[0]:
-        return f"macOS {version} {platform.machine()}"
+        return "macOS", version
     try:
-        release = platform.freedesktop_os_release()
+        found = platform.freedesktop_os_release()
     except OSError:
-        release = {}
-    system = " ".join(filter(None, (release.get("ID"), release.get("VERSION_ID")))) or platform.system()
+        return "", ""
+    return found.get("ID", ""), found.get("VERSION_ID", "")
+
+
+def name() -> str:
+    """Return the system's name, version and machine, such as `macOS 15.1 arm64` or `debian 13 x86_64 in WSL`."""
+    import platform
+
+    system = " ".join(filter(None, release())) or platform.system()
     return f"{system} {platform.machine()}{' in WSL' if is_wsl() else ''}"
 
 
-def is_wsl() -> bool:
-    """Return whether this Linux runs in Windows (WSL), whose kernels have Microsoft in their name."""
-    try:
-        with open(_OSRELEASE, encoding="ascii", errors="replace") as file:
-            return "microsoft" in file.read().lower()
-    except OSError:
-        return False
+def clock_cure() -> str:
+    """Return how the clock is corrected where that differs from a Linux of its own, else an empty text."""
+    if sys.platform == "darwin":
+        return "Have macOS set it: System Settings, General, Date & Time"
+    return "Run sudo hwclock --hctosys, or wsl.exe --shutdown in Windows" if is_wsl() else ""

@@ -33,12 +33,12 @@ _NO_SERVICE = 0x8010001D
 def hint(otherwise: str) -> str:
     """Return the hint if no token is seen or a module fails: `otherwise`, unless pcscd is the likely cause."""
     status = _status()
-    if status == _SECURITY_VIOLATION:
+    if status == _SECURITY_VIOLATION and sys.platform != "darwin":
         return _HINT
     found = [otherwise]
     if status == _NO_SERVICE:
         found.append(_GONE_ON_MACOS if sys.platform == "darwin" else _NOT_RUNNING)
-    from hwsigner._system.host import is_wsl  # A cold run does without it.
+    from hwsigner._system.support import is_wsl  # A cold run does without it.
 
     if is_wsl():
         found.append(_IN_WSL)
@@ -46,8 +46,8 @@ def hint(otherwise: str) -> str:
 
 
 def is_refused() -> bool:
-    """Return whether pcscd refuses this process."""
-    return _status() == _SECURITY_VIOLATION
+    """Return whether pcscd refuses this process. macOS has none."""
+    return sys.platform != "darwin" and _status() == _SECURITY_VIOLATION
 
 
 def open_library(system: str = sys.platform) -> ctypes.CDLL | None:

@@ -1,11 +1,17 @@
-"""What hwsigner does on Linux only, and what macOS lacks of it."""
+"""What hwsigner does on Linux only, and what macOS and a Linux in Windows (WSL) lack of it."""
 
 from __future__ import annotations
 
 import sys
 from typing import Final
 
+from hwsigner._system.systemd import is_booted
 from hwsigner.errors import HwsignerError, UsageError
+
+HAS_SYSTEMD: Final = sys.platform != "darwin"
+"""Whether systemd can run this system."""
+
+_OSRELEASE = "/proc/sys/kernel/osrelease"
 
 LACKS_OF_MACOS: Final = (
     "serve does not know which user a client is: whoever has the token of a container endpoint gets credentials, and "
@@ -20,10 +26,33 @@ LACKS_OF_MACOS: Final = (
 )
 """What is lost on macOS, a line for each."""
 
+LACKS_OF_WSL: Final = (
+    "WSL gives Linux no TPM, so there are no keys in one",
+    "a USB token is seen only while usbipd has attached it to WSL, and Windows does not see it then",
+    "any program of your Windows user can be root in WSL, and read keys in files, PINs and credentials",
+    "serve may take a program of another Windows user for one of root, and give it credentials",
+)
+"""What is lost in WSL, a line for each."""
+
+_NO_SYSTEMD = "systemd does not run: units of hwsigner and pcscd need systemd=true below [boot] in /etc/wsl.conf"
+
+
+def is_wsl() -> bool:
+    """Return whether this Linux runs in Windows (WSL), whose kernels have Microsoft in their name."""
+    try:
+        with open(_OSRELEASE, encoding="ascii", errors="replace") as file:
+            return "microsoft" in file.read().lower()
+    except OSError:
+        return False
+
 
 def lacks() -> tuple[str, ...]:
     """Return what hwsigner lacks on this system."""
-    return LACKS_OF_MACOS if sys.platform == "darwin" else ()
+    if sys.platform == "darwin":
+        return LACKS_OF_MACOS
+    if not is_wsl():
+        return ()
+    return LACKS_OF_WSL if is_booted() else (*LACKS_OF_WSL, _NO_SYSTEMD)
 
 
 def require_linux(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, ParamSpec
 
 from hwsigner._config.monitoring import read_monitoring
 from hwsigner._config.profiles import Profile, is_system_file_hidden, profile, profiles, unread_files, user_file
+from hwsigner._system.support import HAS_SYSTEMD
 from hwsigner.doctor import machine, sdks
 from hwsigner.doctor.profile_checks import (
     ProfileState,
@@ -140,7 +141,8 @@ def examine_and_time(
     done.run("the environment", sdks.check_variables, environ)
     done.run("the SDKs' files", sdks.check_files, environ, checks.check_command)
     done.run("the agents", machine.check_agents, environ, {each.name for each in checked}, of_system)
-    done.run("the units", machine.check_units, environ)
+    if HAS_SYSTEMD:
+        done.run("the units", machine.check_units, environ)
     states = [ProfileState(each, environ, datetime.now(UTC)) for each in checked]
     for state in states:
         findings += [one.about(state.profile.name) for one in _of_profile(state, checks)]

@@ -23,6 +23,8 @@ from urllib.parse import unquote
 from hwsigner._aws.config_file import config_path, credentials_path
 from hwsigner._config.flags import IN_PROFILES
 from hwsigner._config.profiles import SYSTEM_FILE, user_file
+from hwsigner._system import host
+from hwsigner._system.support import is_wsl
 from hwsigner._uri import KeyURI
 from hwsigner.errors import UsageError
 from hwsigner.findings import Finding, local
@@ -127,16 +129,13 @@ def _texts(value: object) -> Iterator[str]:
 
 
 def _system(shown: _Shown) -> dict[str, Any]:
-    try:
-        release = platform.freedesktop_os_release()
-    except OSError:
-        release = {}
-    name, version = (shown(release.get(field, "")) for field in ("ID", "VERSION_ID"))
+    name, version = map(shown, host.release())
     kernel = re.match(r"\d+(\.\d+)*", platform.release())
     return {
         "name": name,
         "version": version,
         "kernel": kernel[0] if kernel else None,  # The rest may be a name that its builder gave it.
+        "is_wsl": is_wsl(),
         "machine": shown(platform.machine()),
         "libc": shown(" ".join(platform.libc_ver())),
         "is_root": os.geteuid() == 0,

@@ -11,6 +11,7 @@ from hwsigner._aws.create_session import USER_AGENT, clock_difference, create_se
 from hwsigner._config import settings
 from hwsigner._http.connection import Deadline
 from hwsigner._http.transport import get, parse_date
+from hwsigner._system import host
 from hwsigner.errors import (
     CertificateError,
     HwsignerError,
@@ -66,7 +67,7 @@ def _check_clock(state: ProfileState) -> Iterator[Finding]:
         return
     off = (datetime.now(UTC) - theirs).total_seconds()
     if abs(off) > _TOLERANCE:
-        yield local.CLOCK_WRONG.found(f"the clock is {clock_difference(off)} the service's")
+        yield local.CLOCK_WRONG.found(f"the clock is {clock_difference(off)} the service's", host.clock_cure())
 
 
 def _create_session(state: ProfileState) -> Iterator[Finding]:

@@ -35,7 +35,17 @@ NOT_VARIABLES = {
     "VERSION_ID",  # of os-release(5)
 }
 # Examples in help and errors, and places that a file is not read from or written to.
-EXAMPLES = ("/etc/pki/web", "/etc/pki/vault", "/tmp/ca.pem", "/usr/sbin", "/home/", "/root/", "/run/user", "/dev/null")
+EXAMPLES = (
+    "/etc/wsl.conf",
+    "/etc/pki/web",
+    "/etc/pki/vault",
+    "/tmp/ca.pem",
+    "/usr/sbin",
+    "/home/",
+    "/root/",
+    "/run/user",
+    "/dev/null",
+)
 
 
 @functools.cache

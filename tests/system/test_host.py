@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from hwsigner._system import host
+from hwsigner._system import host, support
 
 
 @pytest.fixture
 def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file in place of the one with the kernel's name."""
     path = tmp_path / "osrelease"
-    monkeypatch.setattr(host, "_OSRELEASE", str(path))
+    monkeypatch.setattr(support, "_OSRELEASE", str(path))
     return path
 
 
@@ -20,20 +20,20 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("release", ["6.6.87.1-microsoft-standard-WSL2", "4.4.0-19041-Microsoft"])
 def test_linux_in_windows_is_known_by_its_kernel(release: str, kernel: Path) -> None:
     kernel.write_text(f"{release}\n")
-    assert host.is_wsl()
+    assert support.is_wsl()
     assert host.name().endswith(" in WSL")
 
 
 @pytest.mark.parametrize("release", ["6.12.43+deb13-amd64", "6.17.1-300.fc43.x86_64", ""])
 def test_other_linux_is_not_in_windows(release: str, kernel: Path) -> None:
     kernel.write_text(f"{release}\n")
-    assert not host.is_wsl()
+    assert not support.is_wsl()
     assert "WSL" not in host.name()
 
 
 def test_system_without_that_file_is_not_in_windows(kernel: Path) -> None:
     assert not kernel.exists()
-    assert not host.is_wsl()
+    assert not support.is_wsl()
 
 
 def test_name_of_a_mac_has_its_version(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hwsigner._system import host, pcsc
+from hwsigner._system import pcsc, support
 
 LIBRARY = """
 long SCardEstablishContext(unsigned long scope, void *one, void *two, long *context) {
@@ -45,7 +45,7 @@ def test_hint_names_pcscd_when_it_refuses_or_is_not_running(tmp_path: Path, stat
 def test_hint_in_wsl_says_how_a_token_gets_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = tmp_path / "osrelease"
     kernel.write_text("6.6.87.1-microsoft-standard-WSL2\n")
-    monkeypatch.setattr(host, "_OSRELEASE", str(kernel))
+    monkeypatch.setattr(support, "_OSRELEASE", str(kernel))
     assert pcsc.hint("Insert it").endswith(". In WSL, first attach the token with usbipd: hwsigner help windows")
 
 

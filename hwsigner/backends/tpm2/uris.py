@@ -176,7 +176,7 @@ def tcti_of(uri: KeyURI) -> str:
     for path in DEVICES:
         if os.path.exists(path):
             return f"device:{path}"
-    from hwsigner._system.host import is_wsl
+    from hwsigner._system.support import is_wsl
 
     where = "WSL gives Linux no TPM: use a YubiKey" if is_wsl() else "Enable it in the firmware and load its driver"
     raise BackendUnavailableError(

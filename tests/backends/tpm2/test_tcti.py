@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import pytest
 
-from hwsigner._system import host
+from hwsigner._system import support
 from hwsigner._uri import KeyURI
 from hwsigner.backends.tpm2 import errors, uris
 from hwsigner.backends.tpm2.errors import unavailable
@@ -76,7 +76,7 @@ class TestWhichTPM:
 
     @pytest.mark.usefixtures("devices")
     def test_no_tpm_in_wsl_is_not_to_be_enabled_in_the_firmware(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(host, "is_wsl", lambda: True)
+        monkeypatch.setattr(support, "is_wsl", lambda: True)
         with pytest.raises(BackendUnavailableError) as caught:
             open_key(HANDLE)
         assert caught.value.hint.startswith("WSL gives Linux no TPM: use a YubiKey; if it is elsewhere, ")
