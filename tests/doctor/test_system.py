@@ -45,7 +45,7 @@ def lacking(patient: Patient) -> list[str]:
 
 
 def test_linux_lacks_nothing(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(support, "is_wsl", lambda: False)
+    monkeypatch.setattr(support, "_OSRELEASE", "/absent")
     assert lacking(patient) == []
     assert "lacks on this system" not in shown(patient)
 
