@@ -135,7 +135,7 @@ wheel: setup ## Build the wheel into dist/
 	rm -rf dist
 	$(BIN)/$(PIP) wheel $(THIS) --wheel-dir dist $(EXTENSION) .
 
-wheels: $(VENV)-wheels/.installed ## Build the source distribution and a wheel for each kind of Linux into dist/
+wheels: $(VENV)-wheels/.installed ## Build the source distribution and wheels for Linux and macOS into dist/ (ARCHITECTURES="x86_64 aarch64 arm64")
 	rm -rf dist
 	$(CLEAN) $(DATE) $(WHEELS_PYTHON) packaging/wheels/build.py dist $(ARCHITECTURES)
 
@@ -143,9 +143,10 @@ tpm-wheels: $(VENV)-wheels/.installed ## Build wheels of tpm2-pytss, so that a T
 	$(call install,mmdebstrap patchelf)
 	$(CLEAN) $(DATE) PYTHONPATH=packaging $(WHEELS_PYTHON) packaging/wheels/tpm2.py dist $(KEPT) $(ARCHITECTURES)
 
-test-wheels: $(VENV)-wheels/.installed ## Install the wheels of make wheels tpm-wheels in bare Debian roots and run them
+test-wheels: $(VENV)-wheels/.installed ## Install the wheels of make wheels tpm-wheels in bare Debian roots and run them; judge the one for macOS
 	$(call install,mmdebstrap qemu-user)
 	$(CLEAN) PYTHONPATH=packaging:. $(WHEELS_PYTHON) tests/wheels/run.py dist $(KEPT) $(ROOTS)
+	$(CLEAN) PYTHONPATH=packaging $(WHEELS_PYTHON) tests/wheels/macos.py dist
 
 # A root needs room, and devices that can be opened. Debian 13's /tmp is memory, without devices.
 deb test-deb rpm test-rpm test-machine test-machine-deb tpm-wheels release: export TMPDIR := $(or $(TMPDIR),/var/tmp)
