@@ -26,7 +26,9 @@ def boot_id() -> bytes:
         import ctypes
 
         text, size = ctypes.create_string_buffer(64), ctypes.c_size_t(64)
-        failed = ctypes.CDLL(None).sysctlbyname(b"kern.bootsessionuuid", text, ctypes.byref(size), None, 0)
+        failed = ctypes.CDLL(None).sysctlbyname(
+            b"kern.bootsessionuuid", text, ctypes.byref(size), None, ctypes.c_size_t(0)
+        )
         return b"" if failed else text.value
     try:
         with open(_BOOT_ID, "rb") as file:

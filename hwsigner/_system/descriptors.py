@@ -16,8 +16,8 @@ _MAX_PATH = 1024  # Of macOS.
 
 
 def path_of(file: int) -> str:
-    """Return a path that leads to an open file, in this process and in a child that inherits it."""
-    return f"/dev/fd/{file}" if sys.platform == "darwin" else f"/proc/self/fd/{file}"
+    """Return a path on Linux that leads to an open file, in this process and in a child that inherits it."""
+    return f"/proc/self/fd/{file}"
 
 
 def reopen(file: int, path: str, flags: int) -> int:

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import pytest
 
+from hwsigner._cli.browser import open_in_browser
 from hwsigner._cli.child import run_program
 from hwsigner._serving.admission import Users
 from hwsigner._serving.responses import HTTPRefusal
@@ -90,11 +91,6 @@ class TestDescriptors:
             file.seek(0)
             assert os.fstat(file.fileno()).st_nlink == 0
             assert subprocess.run(["cat"], stdin=file, capture_output=True).stdout == b"text"
-
-    def test_path_leads_to_an_open_file(self, tmp_path: Path) -> None:
-        (tmp_path / "file").write_text("text")
-        with open(tmp_path / "file") as file:
-            assert Path(descriptors.path_of(file.fileno())).read_text() == "text"
 
     def test_file_is_opened_again_for_reading(self, tmp_path: Path) -> None:
         path = str(tmp_path / "log")
@@ -276,6 +272,10 @@ class TestRefusals:
 
         assert main(words) == UsageError.exit_status
         assert "needs Linux" in capfd.readouterr().err
+
+    def test_secret_url_is_opened_in_no_browser_that_other_users_could_ask_for_it(self) -> None:
+        with pytest.raises(UsageError, match="--open needs Linux"):
+            open_in_browser("https://signin.example/secret")
 
     def test_what_is_lacking_is_a_line_for_each(self) -> None:
         assert support.lacks() == support.LACKS_OF_MACOS
