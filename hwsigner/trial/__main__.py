@@ -26,7 +26,11 @@ class TrialModule(Protocol):
         """Add the arguments and flags."""
 
     def run(self, arguments: argparse.Namespace) -> int:
-        """Run the trial. Return 0 if no answer differs, else 1; raises a HwsignerError if it can't."""
+        """Run the trial and return the exit status: 1 if an answer differs, 2 if nothing was asked.
+
+        Raises:
+            HwsignerError: it can't be run.
+        """
         ...
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -93,7 +94,9 @@ def interrupt(*_: object) -> NoReturn:
 
 
 def write_report(report: TrialReport, folder: Path) -> int:
-    """Write a report, print its counts and paths, and return the exit status: 0 if no answer differs, else 1.
+    """Write a report, print its counts and paths, and return the exit status.
+
+    It is 0 if answers are as expected and none differs, 1 if one differs, and a usage error's if there is no answer.
 
     Raises:
         HwsignerError: it can't be written. Then it is printed, so that the answers are not lost.
@@ -105,4 +108,7 @@ def write_report(report: TrialReport, folder: Path) -> int:
         raise
     print(", ".join(f"{number} {verdict}" for verdict, number in report.counts.items()))
     print(f"Report: {written[0]} and {written[1].name}", flush=True)
+    if not report.counts[Verdict.EXPECTED] + report.counts[Verdict.DIFFERS]:
+        print("hwsigner: no question was asked. The report says why", file=sys.stderr)
+        return UsageError.exit_status
     return int(report.counts[Verdict.DIFFERS] > 0)

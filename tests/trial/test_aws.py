@@ -297,7 +297,7 @@ def test_unreachable_service_leaves_no_name_of_a_proxy_in_the_report(
 
     questions = [replace(responses.QUESTIONS[0], id=f"proxies.{number}", ask=ask) for number in range(5)]
     monkeypatch.setattr("hwsigner.trial.aws.life.QUESTIONS", questions)
-    assert try_all(flags(), pace) == 0
+    assert try_all(flags(), pace) == UsageError.exit_status
     why = [each.why for each in _report(tmp_path).results]
     assert why == ["no response came"] * 3 + ["the service was not reached before"] * 2
     assert "corp" not in "".join(path.read_text() for path in tmp_path.iterdir())

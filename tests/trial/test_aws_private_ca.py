@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from certs import Authority, make_ca
 from hwsigner._aws.apis import ServiceClients
 from hwsigner.emulator import Emulator
+from hwsigner.errors import UsageError
 from hwsigner.trial import TrialReport, Verdict
 from hwsigner.trial.aws.authority import OF_LEAF
 from hwsigner.trial.aws.calls import TrialPace
@@ -74,7 +75,7 @@ def test_private_ca_is_asked_about_if_it_is_given(
 def test_private_ca_is_not_asked_about_and_no_trust_anchor_refers_to_one_if_none_is_given(
     emulator: Emulator, flags: Flags, pace: TrialPace, tmp_path: Path
 ) -> None:
-    assert try_all(flags("--only", "private-ca.*"), pace) == 0
+    assert try_all(flags("--only", "private-ca.*"), pace) == UsageError.exit_status
     assert set(_verdicts(tmp_path).values()) == {(Verdict.NOT_ASKED, "it needs an AWS Private CA")}
     assert {each.action for each in emulator.requests} <= {
         *("sts:GetCallerIdentity", "iam:ListRoles", "rolesanywhere:ListCrls", "rolesanywhere:ListProfiles"),

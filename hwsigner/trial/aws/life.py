@@ -21,7 +21,7 @@ from hwsigner.trial.aws.plan import AWSQuestion, TrialPlan, plan_of
 from hwsigner.trial.aws.policy import policy_text
 from hwsigner.trial.aws.questions import QUESTIONS
 from hwsigner.trial.aws.scene import AWSScene, RefusedInAdvanceError, StaysFailingError
-from hwsigner.trial.questions import NotAskedError, Result, Verdict, ask_all
+from hwsigner.trial.questions import NotAskedError, Result, ask_all
 from hwsigner.trial.report import TrialReport
 
 _TO_CLEAN = "Run the same command with --clean, and with --region if the region is not the default one"
@@ -43,7 +43,7 @@ def try_all(arguments: argparse.Namespace, pace: TrialPace | None = None) -> int
         pace: waits before each request; None for a second between two.
 
     Returns:
-        0 if no answer differs, else 1.
+        `write_report`'s exit status.
 
     Raises:
         ServiceError: something could not be made or deleted.
@@ -55,6 +55,7 @@ def try_all(arguments: argparse.Namespace, pace: TrialPace | None = None) -> int
     plan, clients = plan_of(questions, private_ca=bool(arguments.private_ca)), _clients(arguments, pace)
     region = clients.rolesanywhere.region
     results: list[Result] = []
+    status = 0
     with on_signals(interrupt):
         service = find_service(region, endpoint=arguments.endpoint)
         options = {"private_ca": arguments.private_ca, "rates": arguments.rates}
@@ -71,12 +72,12 @@ def try_all(arguments: argparse.Namespace, pace: TrialPace | None = None) -> int
                 name = "AWS" if scene.is_aws else "another endpoint"
                 target = {"service": name, "region": region}
                 report = TrialReport("aws", datetime.now(UTC).date(), target, results).scrubbed(scene.scrub)
-                write_report(report, arguments.output)
+                status = write_report(report, arguments.output)
         finally:
             _delete(scene, file)
     if interrupted:
         raise Interruption("interrupted", "Everything was deleted")
-    return 1 if any(each.verdict is Verdict.DIFFERS for each in results) else 0
+    return status
 
 
 def clean(arguments: argparse.Namespace, pace: TrialPace | None = None) -> int:
