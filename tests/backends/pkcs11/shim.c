@@ -229,7 +229,7 @@ static ulong GetMechanismInfo(ulong slot, ulong mechanism, ulong *info) {
     if (!answer && listed(hidden, mechanism)) answer = MECHANISM_INVALID;
     if (!answer && listed(offered, mechanism)) { info[0] = 256; info[1] = 521; info[2] = 0x800; }
     if (!answer && listed(offered, mechanism) && mechanism == CKM_ML_DSA_KEY_PAIR_GEN) {
-        info[0] = 1312; info[1] = 2592; info[2] = 0x10000;
+        info[0] = 1312; info[1] = 2592; info[2] = 0x8000; /* As NSS has it: CKF_GENERATE, not _KEY_PAIR. */
         return end(0);
     }
     if (!answer && !listed(offered, mechanism)) answer = CALL(MECHANISM_INFO, (ulong, ulong, ulong *))(slot, mechanism, info);
