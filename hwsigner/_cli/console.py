@@ -43,6 +43,10 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Arguments) -> int:
     """Get credentials, exchange them for a sign-in token, and print or open its URL."""
+    if arguments.open:
+        from hwsigner._system.support import require_linux
+
+        require_linux("--open", "Leave it out, and open the URL that is printed")  # It must know the browser's user.
     service = settings.service(arguments.settings)
     own, then_role = arguments.settings.role_arn or "", arguments.then_role
     partition = own.split(":")[1]

@@ -22,6 +22,7 @@ LACKS_OF_MACOS: Final = (
     "the audit log has the number of a client's process, but not its program, unit and parent",
     "the agent notices within a minute that its socket was removed, and not at once",
     "exec does not pass on a SIGINT or SIGQUIT that a program sends it while it has the terminal",
+    "console does not open the browser, which it can't tell from another user's: it prints the URL",
     "TPMs and systemd units need Linux",
 )
 """What is lost on macOS, a line for each."""

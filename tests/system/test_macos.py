@@ -266,7 +266,7 @@ class TestRefusals:
         with pytest.raises(BackendUnavailableError, match="needs Linux"):
             backend.load(backend.module)
 
-    @pytest.mark.parametrize("words", [["systemd", "install", "--user"], ["serve", "--imds"]])
+    @pytest.mark.parametrize("words", [["systemd", "install", "--user"], ["serve", "--imds"], ["console", "--open"]])
     def test_command_of_linux_is_a_usage_error(self, words: list[str], capfd: pytest.CaptureFixture[str]) -> None:
         from hwsigner._cli import main
 
