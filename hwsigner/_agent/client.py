@@ -316,9 +316,16 @@ def connected(address: Address, *, is_own: bool = False) -> Iterator[Channel | N
             yield None
             return
         uid = peer_uid(sock)
-        if uid not in ({os.geteuid()} if is_own else {0, owner}):
+        if uid not in ({os.geteuid()} if is_own else {0, owner}) and not (uid == 0 and _listens_for_users()):
             raise AgentError(f"user {uid} listens at {address.socket}", "Remove that socket")
         yield Channel(sock)
+
+
+def _listens_for_users() -> bool:
+    """Return whether root's launchd listens for users' agents."""
+    from hwsigner._system import launchd
+
+    return launchd.is_here()
 
 
 def _connect(sock: socket.socket, path: str) -> None:

@@ -14,8 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from hwsigner._agent.client import Address, is_closed_folder
 from hwsigner._agent.protocol import MAX_LINE, WORKING, error
 from hwsigner._system.files import file_id
-from hwsigner._system.sockets import NO_SIGNAL, bind_in, report_removals
-from hwsigner._system.systemd import take_sockets
+from hwsigner._system.sockets import NO_SIGNAL, bind_in, report_removals, take_sockets
 from hwsigner._system.users import peer_uid
 from hwsigner.errors import AgentError, HwsignerError
 

@@ -56,6 +56,7 @@ COMMANDS = {
     "migrate": "hwsigner._cli.migrate",
     "retire": "hwsigner._cli.retire",
     "systemd": "hwsigner._cli.systemd",
+    "launchd": "hwsigner._cli.launchd",
     "completion": "hwsigner._cli.completion",
     "emulator": "hwsigner._cli.emulator",
     "version": "hwsigner._cli.version",

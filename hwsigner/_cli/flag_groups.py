@@ -86,6 +86,7 @@ hwsigner profile add web --certificate web.pem --private-key web.tss2 \\
     "migrate": "hwsigner migrate\nhwsigner migrate ~/.aws/config aws.service",
     "retire": "hwsigner retire web --ca-key ca.key --ca ca.pem",
     "systemd": "hwsigner systemd install --user",
+    "launchd": "hwsigner launchd install",
     "completion": "hwsigner completion zsh",
     "emulator": "hwsigner emulator --tls --ca-file /tmp/ca.pem",
     "version": "hwsigner version --verbose",

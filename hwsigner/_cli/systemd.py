@@ -15,6 +15,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hwsigner._cli.own_files import mark_of, own_program, print_step, remove_file, text_of_ours, write_file
 from hwsigner._cli.parser import Arguments, CommandModule, Parser
 from hwsigner._cli.process import print_outcome
 from hwsigner._config.flags import Flag, switch
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 HELP = "write or remove systemd units that run this program"
 
 _TPM = Path("/dev/tpmrm0")
-_MARK = "Written by `hwsigner systemd install`. Change it with `systemctl edit`: the next install overwrites this file."
+_WRITER = "hwsigner systemd install"
+_MARK = f"{mark_of(_WRITER)} Change it with `systemctl edit`: the next install overwrites this file."
 # Where a distribution's package has its units.
 _PACKAGED = Path("/usr/lib/systemd")
 _REMOVE = (
@@ -60,7 +62,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Arguments) -> int:
     """Install or uninstall, and print each step."""
-    require_linux("hwsigner systemd", "Start the agent with hwsigner agent")
+    require_linux("hwsigner systemd", "Use hwsigner launchd install")
     actions = {"install": _install, "uninstall": _uninstall}
     if arguments.action not in actions:
         hint = suggestion(arguments.action, actions, "Write hwsigner systemd install|uninstall")
@@ -113,7 +115,7 @@ def _install(*, system: bool) -> None:
 def _write_units(*, system: bool) -> None:
     program = _program(system=system)
     for source, path in _installed(system=system):
-        _write(path, _filled(source, program))
+        write_file(path, _filled(source, program), _WRITER)
     if system:
         _call("systemd-sysusers", "/etc/sysusers.d/hwsigner.conf")
     scope = [] if system else ["--user"]
@@ -127,7 +129,7 @@ def _is_packaged(*, system: bool) -> bool:
 
 def _uninstall(*, system: bool) -> None:
     scope = [] if system else ["--user"]
-    paths = [path for _, path in _installed(system=system) if _text_of_ours(path) is not None]
+    paths = [path for _, path in _installed(system=system) if text_of_ours(path, _WRITER) is not None]
     folder_of_units = Path(unit_folder(system=system))
     paths += folder_of_units.glob(f"hwsigner-renew@*.timer.d/{DROP_IN}")
     units = [path.name for path in paths if path.suffix in (".service", ".socket", ".path", ".timer")]
@@ -135,11 +137,7 @@ def _uninstall(*, system: bool) -> None:
         _call("systemctl", *scope, "disable", "--quiet", *units)
         _call("systemctl", *scope, "stop", *(unit.replace("@.", "@*.") for unit in units))
     for path in paths:
-        try:
-            path.unlink()
-        except OSError as error:
-            raise HwsignerError(f"can't remove {path}: {error.strerror}", "Check who may write its folder") from error
-        _print(f"removed {path}")
+        remove_file(path)
     for folder in folder_of_units.glob("hwsigner-renew@*.timer.d"):
         with suppress(OSError):
             folder.rmdir()  # Unless an administrator's drop-in is there.
@@ -178,9 +176,7 @@ def _groups() -> str:
 
 def _program(*, system: bool) -> Path:
     """Return the path of this program, which the units run, once it is known that the system's units can run it."""
-    program = Path(os.path.abspath(sys.argv[0]))
-    if program.name != "hwsigner" or not os.access(program, os.X_OK):
-        raise UsageError("the path of this program is not known", "Run it by its path: /opt/hwsigner/bin/hwsigner")
+    program = own_program()
     if set(str(program)) & set(" \t'\"\\;%$"):  # See "Command lines" in systemd.service(5).
         raise UsageError(f"{program} has characters that units can't name", "Install hwsigner into /opt/hwsigner")
     if system:
@@ -230,44 +226,9 @@ def _places(file: Path) -> Iterator[Path]:
                     waiting.append(place.parent / place.readlink())
 
 
-def _write(path: Path, text: str) -> None:
-    if _text_of_ours(path) == text:
-        _print(f"unchanged {path}")
-        return
-    new = path.with_name(f".{path.name}.new")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new.write_text(text, "utf-8")
-        new.chmod(0o644)
-        new.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            new.unlink()
-        raise HwsignerError(f"can't write {path}: {error.strerror}", "Check who may write its folder") from error
-    _print(f"wrote {path}")
-
-
-def _text_of_ours(path: Path) -> str | None:
-    """Return the text of a file that an earlier install wrote, or None if there is none."""
-    try:
-        text = path.read_text("utf-8", "replace")
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise HwsignerError(f"can't read {path}: {error.strerror}", "Check who may read it") from error
-    if _MARK not in text.partition("\n")[0]:
-        raise UsageError(f"{path} was not written by hwsigner systemd install", "Move it away, then retry")
-    return text
-
-
 def _call(*command: str) -> None:
     done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     if done.returncode != 0:
         reason = " ".join(done.stderr.split())[:300] or f"status {done.returncode}"
         raise HwsignerError(f"{shlex.join(command)} failed: {reason}", "Fix the cause, then run this command again")
-    _print(f"ran {shlex.join(command)}")
-
-
-def _print(done: str) -> None:
-    """Print a step that was done. If that fails, the error names the step, after which nothing more is done."""
-    print_outcome(done, done)
+    print_step(f"ran {shlex.join(command)}")

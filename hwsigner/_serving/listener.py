@@ -10,7 +10,7 @@ import warnings
 from collections.abc import MutableMapping
 
 from hwsigner._http.address import host_and_port, ip_address
-from hwsigner._system.systemd import take_sockets
+from hwsigner._system.sockets import take_sockets
 from hwsigner._system.users import key_exposures
 from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError
 

@@ -1,4 +1,4 @@
-"""Sockets: one bound in an open folder, notices that it was removed, and whether a client has left."""
+"""Sockets: those that a program gets passed, one bound in an open folder, notices of its removal, and who has left."""
 
 from __future__ import annotations
 
@@ -8,11 +8,27 @@ import os
 import select
 import socket
 import sys
+from collections.abc import MutableMapping
 from contextlib import suppress
 from typing import Final
 
 # For `send`: no SIGPIPE if the client has left. On macOS it is left to Python, which ignores that signal.
 NO_SIGNAL: Final = 0 if sys.platform == "darwin" else socket.MSG_NOSIGNAL
+
+
+def take_sockets(environ: MutableMapping[str, str]) -> list[socket.socket]:
+    """Return the sockets that systemd or launchd passed to this process, and remove systemd's variables.
+
+    Raises:
+        UsageError: one passed something other than a socket, or launchd can't pass them.
+    """
+    if sys.platform == "darwin":
+        from hwsigner._system import launchd
+
+        return launchd.take_sockets()
+    from hwsigner._system import systemd
+
+    return systemd.take_sockets(environ)
 
 
 def bind_in(sock: socket.socket, folder: int, path: str) -> None:

@@ -29,6 +29,7 @@ from hwsigner._identity import certificate
 from hwsigner._identity.selector import parse_selector, select
 from hwsigner._identity.session_tags import session_tags, untaggable
 from hwsigner._pins import PinRequest, PinSource
+from hwsigner._system import launchd
 from hwsigner._system.files import check_no_pipe
 from hwsigner._system.users import find_gid, find_uid
 from hwsigner._uri import KeyURI
@@ -322,6 +323,8 @@ def _fix_of_renewal(profile: Profile) -> str:
         return (
             "Have it issued again and run hwsigner install-certificate. After hwsigner enroll NAME, a timer renews it"
         )
+    if launchd.is_here():
+        return "Run hwsigner renew NAME, and hwsigner launchd install renew NAME"
     scope, unit = "" if profile.file == SYSTEM_FILE else " --user", f"hwsigner-renew@{profile.name}"
     enable = f"systemctl{scope} enable --now {unit}.timer"
     return f"Run hwsigner renew NAME, and {enable}. If that runs: journalctl{scope} -u {unit}"

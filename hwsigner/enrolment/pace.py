@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from hwsigner._config.profiles import file_of_new
 from hwsigner._identity.certificate import Certificate
+from hwsigner._system import launchd
 from hwsigner._system.systemd import is_booted
 from hwsigner.errors import CertificateError, HwsignerWarning
 
@@ -79,6 +80,8 @@ def set_pace(name: str, config: str, leaf: Certificate) -> str:
     if step is None and not os.path.exists(path):
         return ""
     every = f"every {step:.0f} s" if step else "every quarter of an hour"
+    if step and launchd.is_here():
+        return f"run hwsigner launchd install renew {name} --every {step:.0f}"
     if step and not is_booted():
         return f"systemd does not run here: run hwsigner renew --if-due {name} {every}"
     try:
@@ -100,7 +103,9 @@ def unit_folder(*, system: bool) -> str:
 
 
 def is_timer_enabled(name: str, *, system: bool) -> bool:
-    """Return whether systemd starts the timer of a profile at a boot, or at this user's login. Nothing is run."""
+    """Return whether systemd or launchd starts a profile's timer at a boot, or at this user's login. Nothing is run."""
+    if launchd.is_here():
+        return not system and os.path.exists(launchd.file_of(f"hwsigner.renew.{name}"))
     folders = [unit_folder(system=system)] + ([] if system else ["/etc/systemd/user"])
     return any(os.path.lexists(f"{folder}/timers.target.wants/hwsigner-renew@{name}.timer") for folder in folders)
 

@@ -252,7 +252,9 @@ AGENT_LOCKED = Mistake("agent-locked", "Programs get no credentials from the age
 AGENT_FAILURE = Mistake(
     "agent-failure", "Programs get no new credentials from the agent", "Run hwsigner agent refresh NAME"
 )
-UNIT_PROGRAM = Mistake("unit-program", "The unit can't start", "Run hwsigner systemd install again")
+UNIT_PROGRAM = Mistake(
+    "unit-program", "The unit can't start", "Run hwsigner systemd install again, on macOS hwsigner launchd install"
+)
 UNIT_FAILED = Mistake("unit-failed", "The unit's work is not done", "Run journalctl -u UNIT")
 
 # With --online.

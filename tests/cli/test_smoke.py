@@ -399,6 +399,16 @@ def systemd(place: Place) -> None:
     assert (place.folder / "CONFIG_HOME" / "systemd" / "user" / "hwsigner-agent.socket").exists()
 
 
+@run_of("launchd")
+def launchd(place: Place) -> None:
+    place.patch.setenv("HOME", str(place.folder))
+    place.patch.setattr(sys, "platform", "darwin")
+    place.patch.setattr(os, "geteuid", lambda: os.getuid() or 501)
+    place.patch.setattr(sys, "argv", [str(Path(sys.executable).with_name("hwsigner"))])
+    place.run("launchd", "install", "renew", "web")
+    assert (place.folder / "Library" / "LaunchAgents" / "hwsigner.renew.web.plist").exists()
+
+
 @run_of("completion")
 def completion(place: Place) -> None:
     assert "credential-process" in place.run("completion", "bash")

@@ -381,7 +381,7 @@ def test_units_of_root_do_not_run_what_other_users_can_write(
     written: list[Path] = []
     monkeypatch.setattr(systemd, "_check_reachable", lambda _: None)
     monkeypatch.setattr(systemd, "_is_packaged", lambda **_: False)
-    monkeypatch.setattr(systemd, "_write", lambda path, _: written.append(path))
+    monkeypatch.setattr(systemd, "write_file", lambda path, *_: written.append(path))
     monkeypatch.setattr(shutil, "which", lambda name: name)
     monkeypatch.setattr(sys, "argv", [str(program)])
     (tmp_path / "real").chmod(0o777)

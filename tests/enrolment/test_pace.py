@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -114,6 +115,22 @@ def test_machine_without_systemd_gets_no_drop_in_and_the_command_to_run(
     said = machine.set_pace(HOUR)
     assert said == "systemd does not run here: run hwsigner renew --if-due web every 90 s"
     assert not machine.drop_in.parent.exists()
+
+
+def test_mac_gets_no_drop_in_and_the_command_for_launchd(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert machine.set_pace(HOUR) == "run hwsigner launchd install renew web --every 90"
+    assert not machine.drop_in.exists()
+
+
+def test_timer_of_a_mac_is_the_property_list_of_launchd(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setenv("HOME", str(machine.home))
+    assert not pace.is_timer_enabled("web", system=False)
+    (machine.home / "Library" / "LaunchAgents").mkdir(parents=True)
+    (machine.home / "Library" / "LaunchAgents" / "hwsigner.renew.web.plist").touch()
+    assert pace.is_timer_enabled("web", system=False)
+    assert not pace.is_timer_enabled("web", system=True)
 
 
 def test_drop_in_that_can_not_be_written_is_warned_of(machine: Machine) -> None:
