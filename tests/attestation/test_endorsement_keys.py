@@ -164,6 +164,14 @@ def test_valid_certificate_is_taken_when_an_expired_one_is_beside_it(bare: Plain
         attestation.examine(attestation.make_statement(bare.chip.key, certificates=(old,)), trust)
 
 
+def test_another_endorsement_key_comes_with_its_own_certificate_when_it_is_chosen(chip: Chip) -> None:
+    first = attestation.examine(chip.statement(), chip.trust)
+    chosen = attestation.examine(attestation.make_statement(f"{chip.key}&endorsement-key=L-1"), chip.trust)
+    assert first.chip != chosen.chip
+    assert first.uncertified == chosen.uncertified == ""
+    assert chosen.chip == hashlib.sha256(attestation.endorsement_key(f"{chip.key}&endorsement-key=L-1")).hexdigest()
+
+
 def test_endorsement_key_is_not_asked_of_other_hardware() -> None:
     with pytest.raises(UsageError, match=r"file: keys have no endorsement key"):
         attestation.endorsement_key("file:/etc/hostname")

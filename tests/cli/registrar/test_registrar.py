@@ -33,6 +33,8 @@ from hwsigner.errors import ServiceError
 from hwsigner.key import open_key
 from loopback import ServerCA
 from scene import Outcome, Scene
+from softhsm.command import run
+from softhsm.tpm import SoftTPM
 
 __all__ = ["chip", "chips", "vendors"]
 
@@ -364,3 +366,38 @@ def test_enroll_takes_a_tpm_from_nothing_to_its_role_through_a_registrar(
     assert json.loads(credentials.out)["AccessKeyId"].startswith("ASIA")
     decisions = [json.loads(line)["decision"] for line in lines]
     assert decisions == ["received", "refused", "received", "challenged", "received", "proven", "issued"]
+
+
+@pytest.mark.slow
+def test_machine_of_a_cloud_is_enrolled_and_not_renewed_once_it_boots_something_else(
+    hardware: None,
+    scene: Scene,
+    call: Call,
+    allow: Call,
+    flags: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "aws" / "config"))
+    arns = scene.flags(certificate=None, private_key=None)
+    lines: list[str] = []
+    with tempfile.TemporaryDirectory() as folder, SoftTPM(Path(folder)) as tpm:
+        path, key = tmp_path / "ek.pem", f"tpm2:path={folder}/web.tss2?endorsement-key=L-2"
+        run(["tpm2_createek", "-Q", "-G", "ecc", "-c", f"{folder}/ek", "-u", str(path), "-f", "pem"], tpm.env)
+        run(["tpm2_flushcontext", "-t"], tpm.env)
+        pcr = ("--pcr", f"7={'0' * 64}")
+        assert allow("--ek-public-key", path, "--subject", SUBJECT, "--replace", *pcr).status == 0
+        with running([*flags, "--roots=none"], lines) as (_, url):
+            own = ("--private-key", key, "--tcti", tpm.tcti, "--subject", SUBJECT)
+            done = call("enroll", "web", *own, "--issuer", "registrar", "--issuer-url", url, *arns)
+            assert done.status == 0, done.err
+            run(["tpm2_pcrextend", f"7:sha256={ONE}"], tpm.env)
+            refused = call("renew", "web")
+        credentials = call("credential-process", "--profile", "web")
+    assert (refused.status, refused.out) == (5, "")
+    assert "the policy does not allow the values of PCR sha256:7. The machine booted something else" in refused.err
+    assert json.loads(credentials.out)["AccessKeyId"].startswith("ASIA")
+    audit = [facts for facts in map(json.loads, lines) if facts["decision"] != "received"]
+    assert [facts["decision"] for facts in audit] == ["challenged", "proven", "issued", "challenged", "refused"]
+    assert {facts["ek"] for facts in audit} == {"public-key"}
