@@ -21,6 +21,7 @@ ESTSERVER = "estserver"  # tests/conftest.py marks the tests that use the fixtur
 _PACKAGES = {
     "AWS CLI 2.13": ("awscli", (2, 13)),  # The first that reads AWS_ENDPOINT_URL.
     "libykcs11 2.7": ("ykcs11", (2, 7)),  # 2.2 sets no policies and takes Triple DES for each management key.
+    "NSS 3.132": ("libnss3", (3, 132)),  # Has ML-DSA. Debian 13 has 3.110.
     "OpenSC 0.26": ("opensc", (0, 26)),  # pkcs11-tool: URIs, private certificates, AES-KEY-WRAP-PAD.
     "p11-kit 0.25": ("p11-kit", (0, 25)),  # Its list of modules has their paths on lines of their own.
     "tpm2-openssl 1.2": ("tpm2-openssl", (1, 2)),  # 1.1 can't sign with a passphrase, or in TLS.
@@ -31,6 +32,7 @@ _PACKAGES = {
 (
     needs_aws_cli,
     needs_libykcs11,
+    needs_nss,
     needs_opensc,
     needs_p11_kit,
     needs_tpm2_openssl,
@@ -56,11 +58,11 @@ def lacking() -> frozenset[str]:
         OPENSSL_3_5: version >= (3, 5),
         ESTSERVER: shutil.which("estserver") is not None,
     }
-    old = {name for name, (package, first) in _PACKAGES.items() if _is_older(package, first)}
+    old = {name for name, (package, first) in _PACKAGES.items() if is_older(package, first)}
     return frozenset(name for name, is_there in has.items() if not is_there) | old
 
 
-def _is_older(package: str, first: tuple[int, int]) -> bool:
+def is_older(package: str, first: tuple[int, int]) -> bool:
     """Return whether dpkg has a package in an older version. What is not installed is not older: its tests fail."""
     if shutil.which("dpkg-query") is None:
         return False

@@ -404,6 +404,20 @@ def test_token_without_keys_of_that_size_is_asked_first(shim: Shim, monkeypatch:
     assert shim.count(GENERATE_KEY_PAIR) == 0
 
 
+@pytest.mark.parametrize(("flags", "is_made"), [(0x8000, True), (0x2800, False)])
+def test_mechanism_that_generates_keys_is_used(
+    shim: Shim, monkeypatch: pytest.MonkeyPatch, flags: int, is_made: bool
+) -> None:
+    """NSS has CKF_GENERATE for ML-DSA, not CKF_GENERATE_KEY_PAIR."""
+    monkeypatch.setattr(Functions, "mechanism", lambda *_: MechanismInfo(256, 521, flags))
+    if is_made:
+        delete_key(generate_key(shim.uri("flagged"), pin="1234").uri, agree, "1234")
+    else:
+        with pytest.raises(UnsupportedKeyError, match="makes no EC keys"):
+            generate_key(shim.uri("flagged"), pin="1234")
+    assert shim.count(GENERATE_KEY_PAIR) == is_made
+
+
 def test_curve_that_a_token_lacks_is_unsupported(shim: Shim) -> None:
     shim.fail(GENERATE_KEY_PAIR, CURVE_NOT_SUPPORTED)
     with pytest.raises(UnsupportedKeyError, match="does not have this curve"):
