@@ -40,6 +40,13 @@ def account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulato
         yield emulator
 
 
+def make_ca(folder: Path, kind: str, name: str = "ca") -> Path:
+    """Make a CA with openssl, and return the path of its certificate; the key is beside it."""
+    making = ["-subj", f"/CN=Demo {name}", "-addext", "keyUsage=critical,keyCertSign,cRLSign", "-days", "30"]
+    openssl(folder, "req", "-x509", "-noenc", "-keyout", f"{name}.key", "-out", f"{name}.pem", *NEW_CA[kind], *making)
+    return folder / f"{name}.pem"
+
+
 @pytest.mark.parametrize(
     ("ca", "algorithm", "shown", "signed"),
     [
@@ -56,8 +63,7 @@ def test_key_of_one_kind_gets_a_role_by_a_ca_of_any_kind_until_it_is_revoked(
         assert outcome.status == 0, outcome
         return outcome.out
 
-    making = ["-subj", "/CN=Demo CA", "-addext", "keyUsage=critical,keyCertSign,cRLSign", "-days", "30"]
-    openssl(tmp_path, "req", "-x509", "-noenc", "-keyout", "ca.key", "-out", "ca.pem", *NEW_CA[ca], *making)
+    make_ca(tmp_path, ca)
     given = ["--region", REGION, "--endpoint", account.url, "--yes"]
     match = "--match=CN=web,OU=devops"
     run("aws", "setup", f"--ca={tmp_path / 'ca.pem'}", "--role=web", match, *given)
@@ -87,3 +93,28 @@ def test_key_of_one_kind_gets_a_role_by_a_ca_of_any_kind_until_it_is_revoked(
     assert "verify OK" in openssl(tmp_path, "crl", "-in", "crl.pem", "-CAfile", "ca.pem", "-noout")
     refused = call("credential-process", "--profile", "web")
     assert (refused.status, "revoked" in refused.err) == (5, True)
+
+
+def test_ml_dsa_ca_stands_beside_a_p_256_ca_and_each_revokes_its_own(
+    account: Emulator, tmp_path: Path, call: Callable[..., Outcome]
+) -> None:
+    given = [f"--endpoint={account.url}", "--yes"]
+    old, new = make_ca(tmp_path, "P-256", "old"), make_ca(tmp_path, "ML-DSA-44", "new")
+    for ca, more in ((old, []), (new, ["--add-ca"])):
+        setup = call("aws", "setup", f"--ca={ca}", "--role=web", "--match=CN=web", f"--region={REGION}", *given, *more)
+        assert setup.status == 0, setup
+    use = ["credential-process", "--profile=web", f"--endpoint={account.url}"]
+    leaves = {}
+    for ca in (old, new):
+        key, leaf = tmp_path / f"{ca.stem}-leaf.key", tmp_path / f"{ca.stem}-leaf.pem"
+        assert call("keygen", key, "--algorithm=mldsa65").status == 0
+        assert call("csr", key, "--subject=CN=web", f"--out={tmp_path / 'csr'}").status == 0
+        issuer = ["-CA", str(ca), "-CAkey", str(ca.with_suffix(".key")), "-copy_extensions", "copy"]
+        openssl(tmp_path, "x509", "-req", "-in", "csr", *issuer, "-out", str(leaf), "-days", "2")
+        leaves[ca] = [f"--certificate={leaf}", f"--private-key={key}"]
+        assert call(*use, *leaves[ca]).status == 0
+    revoke = ["aws", "revoke", tmp_path / "new-leaf.pem", "--profile=web", f"--ca={new}", *given]
+    refused = call(*revoke, f"--ca-key={old.with_suffix('.key')}")
+    assert (refused.status, "the key is not the one of the CA certificate" in refused.err) == (3, True)
+    assert call(*revoke, f"--ca-key={new.with_suffix('.key')}").status == 0
+    assert [call(*use, *leaves[ca]).status for ca in (old, new)] == [0, 5]
