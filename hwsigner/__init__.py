@@ -27,9 +27,13 @@ Each name is loaded when it is first used.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING
 
 from hwsigner._version import __version__
+
+if os.name == "nt":
+    raise ImportError("hwsigner does not run on Windows: install it in WSL, the Windows Subsystem for Linux")
 
 if TYPE_CHECKING:
     from hwsigner import auth as auth

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,3 +48,10 @@ def test_name_of_a_linux_is_that_of_its_distribution(kernel: Path, monkeypatch: 
     monkeypatch.setattr(platform, "freedesktop_os_release", lambda: {"ID": "debian", "VERSION_ID": "13"})
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     assert host.name() == "debian 13 x86_64"
+
+
+def test_import_on_windows_is_an_error_that_names_wsl() -> None:
+    command = [sys.executable, "-c", "import os; os.name = 'nt'; import hwsigner._cli"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("ImportError: hwsigner does not run on Windows: install it in WSL")
