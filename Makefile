@@ -23,8 +23,10 @@ SECONDS = 600
 DAYS = 7
 # Keeps the roots, and the libraries for them.
 KEPT = .machine
+# Where the files of a release are: a placeholder.
+RELEASES = https://hwsigner.invalid
 # What a release publishes, and what checks it in clean roots: targets.
-ARTIFACTS = wheels tpm-wheels deb rpm image
+ARTIFACTS = wheels tpm-wheels formula deb rpm image
 CHECKS = test-wheels test-deb test-rpm test-image
 
 DEMO_PACKAGES = ca-certificates python3 python3-dev python3-venv gcc libc6-dev pkg-config libtss2-dev \
@@ -62,7 +64,7 @@ named = @$(CLEAN) $(BIN)/python -m hwsigner version --verbose | grep '^canonical
 	{ echo "The canonicalisation is not the $(IMPLEMENTATION) one; see $(BIN)/hwsigner version --verbose" >&2; exit 1; }
 ORDER = $(if $(SHUFFLE),-p randomly $(if $(filter-out yes,$(SHUFFLE)),--randomly-seed=$(SHUFFLE)))
 
-.PHONY: help demo check test test-all test-python test-clients test-debian test-machine demo-packages client-packages lint format sanitize test-foreign fuzz bench wheel wheels tpm-wheels test-wheels test-musl deb test-deb test-machine-deb rpm test-rpm image test-image test-step-ca pins site test-site man release trial-aws trial-tpm trial-token tried questions setup packages clean
+.PHONY: help demo check test test-all test-python test-clients test-debian test-machine demo-packages client-packages lint format sanitize test-foreign fuzz bench wheel wheels tpm-wheels test-wheels formula test-musl deb test-deb test-machine-deb rpm test-rpm image test-image test-step-ca pins site test-site man release trial-aws trial-tpm trial-token tried questions setup packages clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 14
@@ -147,6 +149,11 @@ test-wheels: $(VENV)-wheels/.installed ## Install the wheels of make wheels tpm-
 	$(call install,mmdebstrap qemu-user)
 	$(CLEAN) PYTHONPATH=packaging:. $(WHEELS_PYTHON) tests/wheels/run.py dist $(KEPT) $(ROOTS)
 	$(CLEAN) PYTHONPATH=packaging $(WHEELS_PYTHON) tests/wheels/macos.py dist
+
+formula: setup ## Write the Homebrew formula of the source distribution in dist/ there, and check it (RELEASES=https://…)
+	$(call install,ruby rubocop)
+	$(BIN)/python packaging/homebrew/formula.py dist/hwsigner-*[0-9].tar.gz $(RELEASES) >dist/hwsigner.rb
+	$(CLEAN) $(BIN)/python tests/homebrew/run.py dist/hwsigner.rb $(BIN)
 
 # A root needs room, and devices that can be opened. Debian 13's /tmp is memory, without devices.
 deb test-deb rpm test-rpm test-machine test-machine-deb tpm-wheels release: export TMPDIR := $(or $(TMPDIR),/var/tmp)
