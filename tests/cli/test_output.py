@@ -14,9 +14,10 @@ import certs
 from attestation.chips import Chip, Vendor, chip, chips, vendors
 from emulators import InProcessSoftHSM
 from enrolments import Enrolment
-from hwsigner import __version__
+from hwsigner import __version__, attestation
 from hwsigner._cli import COMMANDS
 from hwsigner._cli.parser import Parser
+from hwsigner.key.public_key import to_pem
 from json_output import documented, read
 from pages import ROOT
 from revocations import Account, account
@@ -171,7 +172,8 @@ def test_retirement(account: Account) -> None:
 
 def test_attestation(chip: Chip, vendors: tuple[Vendor, Vendor], call: Call, tmp_path: Path) -> None:
     found = read(call("attest", chip.key, "--ek", JSON), "attest", alone=True)
-    assert found == {"endorsementKey": call("attest", chip.key, "--ek").out.strip()}
+    key = attestation.endorsement_key(chip.key)
+    assert found == {"endorsementKey": call("attest", chip.key, "--ek").out.strip(), "publicKey": to_pem(key)}
     statement = tmp_path / "statement"
     assert read(call("attest", chip.key, "--out", statement, JSON), "attest") == {"file": str(statement)}
     assert json.loads(call("attest", chip.key, JSON).out).keys() == json.loads(statement.read_text()).keys()
