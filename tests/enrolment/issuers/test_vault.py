@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import mldsa
+from cryptography.x509.oid import SignatureAlgorithmOID
 
 from enrolment.authority import Requested, requested
-from enrolment.bao_servers import Bao
+from enrolment.bao_servers import ROLE, Bao
 from hwsigner.enrolment.checking import check_issued
 from hwsigner.enrolment.issuers import Issued, IssuerSettings, open_issuer
 from hwsigner.enrolment.testing import IssuerContract
@@ -46,6 +47,19 @@ def test_token_gets_what_was_asked(asked: Requested, bao: Bao) -> None:
 def test_ml_dsa_key_is_certified(bao: Bao, tmp_path: Path) -> None:
     asked = requested(tmp_path, mldsa.MLDSA65PrivateKey.generate())
     assert issued(asked, bao.settings()) == "CN=bamboo-01,OU=devops"
+
+
+@pytest.mark.parametrize("private", [None, mldsa.MLDSA44PrivateKey.generate()], ids=["P-256", "ML-DSA-44"])
+def test_ca_with_an_ml_dsa_key_certifies_keys_of_each_kind(bao: Bao, tmp_path: Path, private: Any) -> None:
+    mount = f"post-quantum-{'leaf' if private else 'ca'}"
+    bao.write(f"sys/mounts/{mount}", type="pki")
+    bao.write(f"{mount}/root/generate/internal", common_name="Example Root", key_type="mldsa", key_bits=65)
+    bao.write(f"{mount}/roles/web", **ROLE)
+    asked = requested(tmp_path, private)
+    answer = open_issuer("vault", bao.settings(url=f"{bao.url}/v1/{mount}/sign/web")).issue(asked.request)
+    assert isinstance(answer, Issued)
+    leaf = check_issued(asked.request, answer, datetime.now(UTC)).leaf
+    assert leaf.x509.signature_algorithm_oid == SignatureAlgorithmOID.ML_DSA_65
 
 
 def test_app_role_gets_what_was_asked(asked: Requested, bao: Bao) -> None:
