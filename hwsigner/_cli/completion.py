@@ -30,15 +30,18 @@ _FILES = ("FILE", "PATH", "CERT", "KEY", "KEY-URI", "PROGRAM")
 _WHERE = """\
 In the shell's start file:
   ~/.bashrc                   eval "$(hwsigner completion bash)"
-  ~/.zshrc, below compinit    eval "$(hwsigner completion zsh)"
+  ~/.zshrc, below compinit, if it is there
+                              eval "$(hwsigner completion zsh)"
   ~/.config/fish/config.fish  hwsigner completion fish | source
 
 Or in a file of its own, with which the shell starts faster:
   bash  ~/.local/share/bash-completion/completions/hwsigner
   zsh   _hwsigner, in a folder of $fpath
   fish  ~/.config/fish/completions/hwsigner.fish"""
-# One name a line, and none with characters that a shell may act on.
-_NAMES = "%s profile list 2>/dev/null | sed -n 's/^\\([A-Za-z0-9][A-Za-z0-9._@-]*\\)\\t.*/\\1/p'"
+# One name a line, and none with characters that a shell may act on. BSD's sed has no name for a tab.
+_NAMES = "%s profile list 2>/dev/null | sed -n 's/^\\([A-Za-z0-9][A-Za-z0-9._@-]*\\)[[:blank:]].*/\\1/p'"
+# What registers the script, which not everyone's zsh has loaded: on macOS, none has by default.
+_COMPINIT = "(( $+functions[compdef] )) || { autoload -Uz compinit && compinit -i }"
 _FUNCTIONS = {
     "bash": '_hwsigner_profiles() {\n  compgen -W "$(%s)" -- "$1"\n}',
     "zsh": '_hwsigner_profiles() {\n  local -a found=(${(f)"$(%s)"})\n  compadd "$@" -a found\n}',
@@ -73,7 +76,8 @@ def run(arguments: Arguments) -> int:
         "files": shtab.FILE,
         "folders": shtab.DIRECTORY,
     }
-    print(shtab.complete(_tree(completions), shell))
+    script = shtab.complete(_tree(completions), shell)
+    print(script.replace("\n", f"\n{_COMPINIT}\n", 1) if shell == "zsh" else script)  # Below its `#compdef`.
     return 0
 
 

@@ -106,6 +106,7 @@ def test_fish_completes_words(environ: dict[str, str], home: Path) -> None:
     [
         ("bash", 'eval "$(cat _hwsigner)"'),
         ("zsh", 'autoload -U compinit; compinit -u -D; eval "$(cat _hwsigner)"'),
+        ("zsh", 'eval "$(cat _hwsigner)"'),  # As on a Mac, whose zsh has no start file.
         ("zsh", "fpath=(~ $fpath); autoload -U compinit; compinit -u -D"),
     ],
 )
@@ -129,6 +130,18 @@ def test_tab_key_completes_at_the_prompt(
     process.communicate(timeout=60)
     assert process.returncode == 0
     assert not (home / "ran").exists()
+
+
+@pytest.mark.slow
+def test_profiles_are_completed_with_the_sed_of_a_mac(environ: dict[str, str], home: Path) -> None:
+    sed = home / "bin" / "sed"
+    sed.parent.mkdir()
+    # To it, a backslash and a t are a t.
+    sed.write_text(f'#!/bin/bash\nexec {shutil.which("sed")} "${{@//\\\\t/t}}"\n')
+    sed.chmod(0o755)
+    mac = {**environ, "PATH": f"{sed.parent}:{environ['PATH']}"}
+    call = 'COMP_WORDS=(hwsigner profile show w); COMP_CWORD=3; _shtab_hwsigner; echo "${COMPREPLY[*]}"'
+    assert script("bash", f"{scripted('bash', mac)}\n{call}\n", mac) == ["web-one web-two"]
 
 
 @pytest.mark.parametrize("shell", SHELLS)
