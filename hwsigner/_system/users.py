@@ -54,8 +54,10 @@ def agent_group() -> int | None:
 
 def login_folder() -> str:
     """Return the folder for what ends with this user's login, which may be missing."""
-    if sys.platform == "darwin" and (folder := os.confstr(_CS_DARWIN_USER_TEMP_DIR)):
-        return folder.rstrip("/")
+    if sys.platform == "darwin":
+        with suppress(OSError):
+            if folder := os.confstr(_CS_DARWIN_USER_TEMP_DIR):
+                return folder.rstrip("/")
     return f"{_LOGINS}/{os.geteuid()}"
 
 
