@@ -25,6 +25,9 @@ DAYS = 7
 KEPT = .machine
 # Where the files of a release are: a placeholder.
 RELEASES = https://hwsigner.invalid
+# What make test-macos runs, and how many of these tests pass at least.
+MACOS = $(addprefix tests/,agent backends cli config http identity key monitoring pins refresh serving system)
+MACOS_PASSED = 3000
 # What a release publishes, and what checks it in clean roots: targets.
 ARTIFACTS = wheels tpm-wheels formula deb rpm image
 CHECKS = test-wheels test-deb test-rpm test-image
@@ -64,7 +67,7 @@ named = @$(CLEAN) $(BIN)/python -m hwsigner version --verbose | grep '^canonical
 	{ echo "The canonicalisation is not the $(IMPLEMENTATION) one; see $(BIN)/hwsigner version --verbose" >&2; exit 1; }
 ORDER = $(if $(SHUFFLE),-p randomly $(if $(filter-out yes,$(SHUFFLE)),--randomly-seed=$(SHUFFLE)))
 
-.PHONY: help demo check test test-all test-python test-clients test-debian test-machine demo-packages client-packages lint format sanitize test-foreign fuzz bench wheel wheels tpm-wheels test-wheels formula test-musl deb test-deb test-machine-deb rpm test-rpm image test-image test-step-ca pins site test-site man release trial-aws trial-tpm trial-token tried questions setup packages clean
+.PHONY: help demo check test test-macos test-all test-python test-clients test-debian test-machine demo-packages client-packages lint format sanitize test-foreign fuzz bench wheel wheels tpm-wheels test-wheels formula test-musl deb test-deb test-machine-deb rpm test-rpm image test-image test-step-ca pins site test-site man release trial-aws trial-tpm trial-token tried questions setup packages clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 14
@@ -79,6 +82,11 @@ check: setup ## Run the tests that need no emulated hardware: two and a half min
 test: setup ## Run all tests, with coverage (TESTS=tests/test_uri.py runs some, SHUFFLE=yes in random order)
 	$(named)
 	$(PYTEST) $(COVERAGE) $(if $(filter no,$(SLOW)),-m 'not slow') $(TESTS)
+
+test-macos: setup ## Run the tests of MACOS on Linux as if on macOS: without what macOS lacks, and without /proc, /sys and /run
+	$(named)
+	$(CLEAN) PYTHONPATH=tests $(BIN)/python tests/macos/run.py $(BIN)/python -m pytest -n $(JOBS) --dist worksteal \
+		-m 'not slow' --hypothesis-profile=check --at-least=$(if $(TESTS),1,$(MACOS_PASSED)) $(or $(TESTS),$(MACOS))
 
 test-all: packages ## Run the tests under each of Python 3.11, 3.12 and 3.13, the slow ones under the last
 	@MAKE="$(MAKE)" .ci/test-all $(PYTHONS)

@@ -123,6 +123,10 @@ def shared_emulator(ca: certs.Authority) -> Iterator[Emulator]:
         yield emulator
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--at-least", type=int, default=0, metavar="NUMBER", help="fail if fewer tests pass")
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None]:
     """Mark the tests that use emulated hardware, which `make check` deselects. Leave out what can't run here."""
@@ -130,8 +134,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         fixtures = getattr(item, "fixturenames", ())
         if "hardware" in fixtures:
             item.add_marker("hardware")
-        if "estserver" in fixtures:
-            item.add_marker(judges.needs_estserver)
+        for name in judges.FIXTURES.keys() & fixtures:
+            item.add_marker(pytest.mark.needs(judges.FIXTURES[name]))
     yield
     left_out = {item: lacking for item in items if (lacking := _lacking(item))}
     config.stash[LEFT_OUT] = dict(Counter(left_out.values()))
@@ -147,9 +151,15 @@ def _lacking(item: pytest.Item) -> str | None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Tell the process that reports, if this is one of its workers."""
+    """Tell the process that reports, if this is one of its workers. Otherwise, look how many tests passed."""
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["left out"] = session.config.stash.get(LEFT_OUT, {})
+        return
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    passed, expected = len(reporter.stats.get("passed", [])) if reporter else 0, session.config.getoption("--at-least")
+    if passed < expected:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        print(f"\nonly {passed} tests passed, and not at least {expected}", file=sys.stderr)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -1,7 +1,7 @@
-"""The programs and libraries that judge hwsigner and that Debian 12 lacks, or has in an older version.
+"""What judges hwsigner and is not on each system: Debian 12 lacks programs, macOS all that only Linux has.
 
-A test that can't do without one has the marker `needs`. A run leaves it out where the program is missing, and says so
-in its last lines.
+A test that can't do without has the marker `needs`. A run leaves it out where that is missing, and says so in its last
+lines.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ import functools
 import re
 import shutil
 import subprocess
+import sys
 
 import pytest
 
 OPENSSL_3_4 = "OpenSSL 3.4"  # The first with PBMAC1.
 OPENSSL_3_5 = "OpenSSL 3.5"  # The first with ML-DSA, both in the program and in libcrypto.
-ESTSERVER = "estserver"  # tests/conftest.py marks the tests that use the fixture of this name.
+ESTSERVER = "estserver"
 
 # By Debian's package, the first version seen to judge what Debian 12's can't.
 _PACKAGES = {
@@ -42,9 +43,49 @@ _PACKAGES = {
 ) = map(pytest.mark.needs, _PACKAGES)
 OLD_PACKAGES = frozenset(_PACKAGES)
 
+# What only Linux has: macOS, and `make test-macos`, lack it.
+_CLIENT = "hwsigner-credentials for Linux"
+_PCSCD, _TPM = "pcscd", "a TPM"
+_LINUX = (
+    "abstract sockets",
+    "access control lists of Linux",
+    "a desktop with D-Bus",
+    "Linux",
+    "netlink",
+    "/proc",
+    "a folder for temporary files of all users",
+    "namespaces and capabilities",
+    "strace",
+    "systemd",
+    "a start without a hook",
+)
+(
+    needs_abstract_sockets,
+    needs_acls,
+    needs_desktop,
+    needs_linux,
+    needs_netlink,
+    needs_proc,
+    needs_shared_folder,
+    needs_namespaces,
+    needs_strace,
+    needs_systemd,
+    needs_bare_start,
+) = map(pytest.mark.needs, _LINUX)
+LINUX = frozenset([*_LINUX, _CLIENT, _PCSCD, _TPM])
+# tests/conftest.py marks the tests that use these fixtures.
+FIXTURES = {
+    "estserver": ESTSERVER,
+    "hasty_program": _CLIENT,
+    "pcsc": _PCSCD,
+    "program": _CLIENT,
+    "swtpm": _TPM,
+}
+needs_client_in_c = pytest.mark.needs(_CLIENT)
+needs_tpm = pytest.mark.needs(_TPM)
+
 needs_openssl_3_4 = pytest.mark.needs(OPENSSL_3_4)
 needs_openssl_3_5 = pytest.mark.needs(OPENSSL_3_5)
-needs_estserver = pytest.mark.needs(ESTSERVER)
 
 
 @functools.cache
@@ -59,7 +100,8 @@ def lacking() -> frozenset[str]:
         ESTSERVER: shutil.which("estserver") is not None,
     }
     old = {name for name, (package, first) in _PACKAGES.items() if is_older(package, first)}
-    return frozenset(name for name, is_there in has.items() if not is_there) | old
+    without_linux = LINUX if sys.platform == "darwin" else frozenset[str]()
+    return frozenset(name for name, is_there in has.items() if not is_there) | old | without_linux
 
 
 def is_older(package: str, first: tuple[int, int]) -> bool:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import ast
 import functools
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import mypy
 import pytest
 
 import hwsigner
+from stub_names import names_of
 
 ROOT = Path(hwsigner.__file__).parent
-STUBS = Path(mypy.__file__).with_name("typeshed") / "stdlib"
 # What the stubs take from a module of C, they name in the public one too.
 LIBRARIES = ("fcntl", "mmap", "os", "resource", "select", "selectors", "signal", "socket", "time")
 # What the stubs don't tell: functions of the C library, and a flag that only some versions of macOS have.
@@ -33,31 +31,6 @@ NAMED = {
         "unix:path=/run/dbus/system_bus_socket",
     ): "D-Bus's own place, for TPMs",
 }
-
-
-def names_of(library: str, platform: str) -> set[str]:
-    """Return the names that the typeshed gives a module of the standard library on a platform."""
-    path = STUBS / f"{library}.pyi"
-    body = ast.parse((path if path.exists() else STUBS / library / "__init__.pyi").read_text()).body
-    return set(_defined(body, platform))
-
-
-def _defined(body: list[ast.stmt], platform: str) -> Iterator[str]:
-    for statement in body:
-        match statement:
-            case ast.If(test=test):
-                yield from _defined(statement.body if _holds(test, platform) else statement.orelse, platform)
-            case ast.FunctionDef(name=name) | ast.ClassDef(name=name) | ast.AnnAssign(target=ast.Name(id=name)):
-                yield name
-            case ast.Assign(targets=[ast.Name(id=name)]):
-                yield name
-            case ast.ImportFrom(names=names):
-                yield from (one.asname or one.name for one in names)
-
-
-def _holds(test: ast.expr, platform: str) -> bool:
-    known = {"sys": type("sys", (), {"platform": platform, "version_info": sys.version_info})}
-    return bool(eval(compile(ast.Expression(test), "typeshed", "eval"), known))
 
 
 @functools.cache

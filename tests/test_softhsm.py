@@ -12,6 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
+from alive import is_alive
 from emulators import InProcessSoftHSM
 from hwsigner.key import open_key
 from softhsm.command import ToolError, run
@@ -29,19 +30,12 @@ def run_softhsm(*arguments: str, path: Path | None = None) -> subprocess.Complet
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
 
 
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
 def has_ended(pid: int) -> bool:
     """Return whether a process has ended, waiting up to a minute for it."""
     deadline = time.monotonic() + 60
-    while is_running(pid) and time.monotonic() < deadline:
+    while is_alive(pid) and time.monotonic() < deadline:
         time.sleep(0.01)
-    return not is_running(pid)
+    return not is_alive(pid)
 
 
 def test_token_keys_are_where_the_uris_say(softhsm: InProcessSoftHSM) -> None:
@@ -99,7 +93,7 @@ def test_make_prints_uris_of_real_keys_and_stop_ends_the_tpm(short_folder: Path)
     assert made.returncode == 0, made.stderr
     pid = int((short_folder / "hw" / "tpm" / "swtpm.pid").read_text())
     try:
-        assert is_running(pid)
+        assert is_alive(pid)
         uris = [line for line in made.stdout.splitlines() if line.startswith(("pkcs11:", "tpm2:"))]
         assert len(uris) == 5
         exported = dict(

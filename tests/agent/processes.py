@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import select
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,13 +71,10 @@ class AgentProcess:
 
 def ready(process: subprocess.Popen[str], manager: Manager) -> bool:
     """Wait until an agent answers, or has ended."""
-    descriptor = os.pidfd_open(process.pid)
-    either: list[socket.socket | int] = [manager.socket, descriptor]
-    try:
-        readable, _, _ = select.select(either, [], [], 30)
-    finally:
-        os.close(descriptor)
-    return manager.socket in readable and manager.next()[0] == "READY=1"
+    deadline = time.monotonic() + 30
+    while not (readable := select.select([manager.socket], [], [], 0.05)[0]) and process.poll() is None:
+        assert time.monotonic() < deadline
+    return bool(readable) and manager.next()[0] == "READY=1"
 
 
 @contextmanager

@@ -6,7 +6,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -34,12 +35,12 @@ STATUS = AgentRequest(Verb.STATUS)
 
 
 @pytest.fixture(autouse=True)
-def system_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def system_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder that stands for the system's."""
-    folder = tmp_path / "system"
-    folder.mkdir(mode=0o755)
-    monkeypatch.setattr(client, "SYSTEM_FOLDER", str(folder))
-    return folder
+    with tempfile.TemporaryDirectory(prefix="hwsigner-") as folder:
+        os.chmod(folder, 0o755)
+        monkeypatch.setattr(client, "SYSTEM_FOLDER", folder)
+        yield Path(folder)
 
 
 def find(runtime: Path, name: str = "web", **environ: str) -> bytes | None:

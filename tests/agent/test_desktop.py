@@ -20,6 +20,7 @@ from hwsigner._agent.desktop import Desktop
 from hwsigner._agent.protocol import AgentRequest, Verb
 from hwsigner._system import notices
 from hwsigner.key import open_key
+from judges import needs_desktop
 from pkcs11_shim import Shim
 
 TITLE = "AWS credentials: web"
@@ -106,6 +107,7 @@ def session(short_folder: Path) -> Iterator[Session]:
     session.close()
 
 
+@needs_desktop
 class TestDesktop:
     def test_text_is_shown_replaced_and_closed(self, session: Session) -> None:
         session.start_desktop()
@@ -241,6 +243,7 @@ class TestAgent:
             session.stop()
             is_free.result(30)
 
+    @needs_desktop
     def test_profile_that_needs_its_pin_says_so_once_until_it_is_unlocked(self, home: Home, session: Session) -> None:
         session.start_desktop()
         home.write_profiles(web={"private-key": str(home.encrypted_key("web"))})

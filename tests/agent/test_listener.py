@@ -17,8 +17,9 @@ import pytest
 from hwsigner._agent.client import Address, runtime_folder, system_address, user_address
 from hwsigner._agent.listener import greet, open_listener
 from hwsigner._system import systemd
-from hwsigner._system.users import peer_uid
+from hwsigner._system.users import RUN, peer_uid
 from hwsigner.errors import AgentError
+from judges import needs_abstract_sockets, needs_systemd
 
 OTHER = 65534  # Another user, nobody.
 
@@ -257,7 +258,7 @@ class TestPassedSocket:
 
     def test_second_passed_socket_is_an_error(self, address: Address, monkeypatch: pytest.MonkeyPatch) -> None:
         with socket.socket(socket.AF_UNIX) as one, socket.socket(socket.AF_UNIX) as other:
-            free = max(map(int, os.listdir("/proc/self/fd"))) + 64
+            free = max(map(int, os.listdir("/dev/fd"))) + 64
             numbers = [fcntl.fcntl(one, fcntl.F_DUPFD, free), fcntl.fcntl(other, fcntl.F_DUPFD, free)]
         monkeypatch.setattr(systemd, "_FIRST_DESCRIPTOR", numbers[0])
         environ = self.environ(LISTEN_FDS="2")
@@ -275,6 +276,7 @@ class TestPassedSocket:
             with pytest.raises(AgentError, match="not a Unix stream"), open_listener(address, self.environ()):
                 pass
 
+    @needs_abstract_sockets
     def test_passed_socket_without_a_path_is_an_error(self, address: Address, monkeypatch: pytest.MonkeyPatch) -> None:
         with socket.socket(socket.AF_UNIX) as abstract:
             abstract.bind(f"\0{address.socket}")
@@ -292,6 +294,7 @@ class TestPassedSocket:
 
 
 class TestAddress:
+    @needs_systemd
     def test_runtime_folder_is_that_of_the_variable_or_systemd_s(self) -> None:
         assert runtime_folder({"XDG_RUNTIME_DIR": "/run/user/7"}) == "/run/user/7"
         for environ in ({}, {"XDG_RUNTIME_DIR": ""}, {"XDG_RUNTIME_DIR": "run"}):
@@ -299,7 +302,7 @@ class TestAddress:
 
     def test_socket_lies_in_the_folder_of_user_or_system(self) -> None:
         assert user_address({"XDG_RUNTIME_DIR": "/r"}).socket == "/r/hwsigner/agent.sock"
-        assert system_address().socket == "/run/hwsigner/agent.sock"
+        assert system_address().socket == f"{RUN}/hwsigner/agent.sock"
         assert system_address().is_system
 
     def test_peer_uid_is_the_user_at_the_other_end(self) -> None:

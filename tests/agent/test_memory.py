@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from hwsigner._agent import memory
 from hwsigner._agent.memory import LockedMemory
 from hwsigner._system import memory as own_memory
+from judges import needs_proc
 
 PAGE = mmap.PAGESIZE
 
@@ -62,6 +63,7 @@ def secrets(log: list[str]) -> LockedMemory:
 
 
 class TestLockedMemory:
+    @needs_proc
     def test_secret_is_locked_and_in_no_dump_and_no_child(self, secrets: LockedMemory) -> None:
         before = locked_bytes()
         secret = secrets.put(b"x" * (PAGE + 5))
@@ -76,6 +78,7 @@ class TestLockedMemory:
         assert len(secrets) == 1000
         assert log == []
 
+    @needs_proc
     def test_secret_beyond_the_limit_is_kept_unlocked_and_logged_once(
         self, secrets: LockedMemory, log: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -126,6 +129,7 @@ print(*re.findall(r"VmLck:\\s+(\\d+)", open("/proc/self/status").read()), resour
 LIMITED = ["setpriv", "--bounding-set=-ipc_lock"] if os.geteuid() == 0 else []
 
 
+@needs_proc
 class TestLockProcess:
     def lock(self, limit: int, prefix: list[str]) -> tuple[int, str]:
         command = [*prefix, sys.executable, "-c", LOCK, str(limit)]

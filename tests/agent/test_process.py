@@ -22,15 +22,17 @@ from agent.homes import PASSPHRASE, Home, read_end
 from agent.processes import AGENT, agent_process, ask
 from hwsigner._agent.client import command, is_running
 from hwsigner._agent.protocol import AgentRequest, Channel, Verb
+from hwsigner._system.users import RUN
 from hwsigner.errors import AgentError
 from hwsigner.sigv4.canonical import IMPLEMENTATION
+from judges import needs_client_in_c, needs_namespaces, needs_proc, needs_systemd
 from terminals import Terminal
 
 AWS = "/usr/bin/aws"
 PROFILE = ("--profile", "web")
 
 
-@pytest.fixture(params=["C", "Python"])
+@pytest.fixture(params=[pytest.param("C", marks=needs_client_in_c), "Python"])
 def client(request: pytest.FixtureRequest, real_program: Path) -> list[str]:
     """The client: hwsigner-credentials, or the program in Python."""
     return (
@@ -108,6 +110,7 @@ class TestClients:
         with agent_process(home):
             assert key_id(run(client, home, *PROFILE)) == key_id(run(client, home, *PROFILE))
 
+    @needs_client_in_c
     def test_default_profile_is_used_without_arguments(self, real_program: Path, home: Home) -> None:
         home.write_profiles(default={})
         cold = key_id(ask(real_program, home))
@@ -130,6 +133,7 @@ class TestClients:
 
 
 class TestProcess:
+    @needs_proc
     def test_agent_locks_its_memory_and_writes_no_core_dump(self, home: Home, real_program: Path) -> None:
         with agent_process(home) as agent:
             key_id(ask(real_program, home, *PROFILE))
@@ -139,6 +143,7 @@ class TestProcess:
             limits = Path(f"/proc/{agent.process.pid}/limits").read_text()
             assert re.search(r"Max core file size +0 +0 ", limits)
 
+    @needs_namespaces
     def test_agent_makes_no_socket_when_it_can_lock_no_memory(self, home: Home) -> None:
         limited = ["setpriv", "--bounding-set=-ipc_lock"] if os.geteuid() == 0 else []
         command = [*limited, "prlimit", "--memlock=0", *AGENT]
@@ -236,6 +241,7 @@ class TestProcess:
         assert (done.returncode, done.stderr) == (1, f"{problem}Check where the output goes\n")
 
 
+@needs_systemd
 class TestSocketActivation:
     @pytest.fixture
     def activated(self, home: Home) -> Iterator[Home]:
@@ -308,6 +314,7 @@ class TestAuto:
         assert match
         return int(match[1])
 
+    @needs_proc
     @pytest.mark.root
     def test_first_use_starts_an_agent_that_holds_no_descriptors(self, auto: Home, client: list[str]) -> None:
         first = key_id(run(client, auto, *PROFILE))  # The agent has not kept its pipes open.
@@ -349,6 +356,7 @@ class TestAuto:
         assert ask(real_program, auto, *PROFILE).returncode == 3
         assert not os.path.exists(auto.address.folder)
 
+    @needs_proc
     @pytest.mark.root
     def test_started_agent_has_no_pin_in_its_environment(self, auto: Home, real_program: Path) -> None:
         auto.write_profiles(web={"agent": "auto", "private-key": str(auto.encrypted_key("web"))})
@@ -416,7 +424,7 @@ class TestCommandLine:
         with agent_process(home):
             done = ask(real_program.with_name("hwsigner"), home, "agent", "status", "--system")
         assert (done.returncode, done.stdout) == (7, "")
-        assert done.stderr.startswith("hwsigner: no agent is running at /run/hwsigner/agent.sock. ")
+        assert done.stderr.startswith(f"hwsigner: no agent is running at {RUN}/hwsigner/agent.sock. ")
 
 
 def test_program_is_installed_with_the_extension() -> None:

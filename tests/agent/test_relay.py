@@ -19,6 +19,7 @@ import certs
 from agent.conftest import FakeAgent, Talk
 from agent.homes import PASSPHRASE, Home, Running, run_agent
 from agent.processes import agent_process, ask
+from alive import is_alive
 from emulators import InProcessSoftHSM
 from hwsigner._agent import client
 from hwsigner._agent.client import command, find_credentials, is_running
@@ -27,6 +28,7 @@ from hwsigner._agent.relay import hand_over
 from hwsigner._aws.credentials import Credentials, read_agent_credentials
 from hwsigner._config.profiles import profile
 from hwsigner.errors import AgentError
+from judges import needs_linux
 from softhsm.token import PIN
 from softhsm.yubikey import YKCS11, YubiKey
 from terminals import Terminal
@@ -79,13 +81,6 @@ def environ(home: Home) -> dict[str, str]:
 def agent_id(home: Home) -> int:
     """Return the agent's process."""
     return int(command(home.address, AgentRequest(Verb.STATUS)).split("\n")[0].rpartition("process ")[2])
-
-
-def is_alive(process: int) -> bool:
-    """Return whether a process has not ended. One that ended may not have been waited for."""
-    with suppress(OSError):
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    return False
 
 
 def restart_agent(home: Home) -> None:
@@ -187,6 +182,7 @@ class TestFirstHour:
 
 
 class TestRuntimeFolder:
+    @needs_linux
     def test_folder_that_is_made_again_has_one_agent(self, auto: Home, real_program: Path) -> None:
         auto.write_profiles(web={"agent": "auto"})
         assert ask(real_program, auto, *PROFILE).returncode == 0

@@ -61,8 +61,8 @@ def message_for_nobody(act: Callable[[], object]) -> str:
     if not (child := os.fork()):
         try:
             os.setgroups([])
-            os.setresgid(NOBODY, NOBODY, NOBODY)
-            os.setresuid(NOBODY, NOBODY, NOBODY)
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
             act()
         except HwsignerError as caught:
             os.write(writer, str(caught).encode())

@@ -32,6 +32,7 @@ from hwsigner._config.profiles import (
 )
 from hwsigner._system import files as atomic_file
 from hwsigner.errors import ConfigError, HwsignerError, LockError, UsageError
+from judges import needs_linux, needs_shared_folder
 
 ROOT = Path(__file__).parents[2]
 NOBODY = 65534
@@ -77,6 +78,7 @@ class TestLocation:
         monkeypatch.setenv("HOME", "/home/b")
         assert user_file({}) == "/home/b/.config/hwsigner/config.toml"
 
+    @needs_linux
     def test_user_file_of_a_mac_may_be_in_application_support(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -332,6 +334,7 @@ def test_unreadable_system_file_is_skipped(
 
 
 @pytest.mark.root
+@needs_shared_folder
 def test_system_file_in_a_folder_that_is_closed_to_the_user_is_skipped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -12,6 +12,7 @@ import pytest
 from hwsigner._config import profiles
 from hwsigner._config.sharing import hidden_files, share, share_file
 from hwsigner._system import users
+from judges import needs_shared_folder
 
 GROUP, PERSON, SERVICE = 12345, 1000, 999
 
@@ -125,6 +126,7 @@ def agent(monkeypatch: pytest.MonkeyPatch) -> pwd.struct_passwd:
 
 @pytest.mark.root
 @pytest.mark.usefixtures("agent")
+@needs_shared_folder
 def test_files_that_the_agent_can_t_read_are_named_with_the_command(folder: Path) -> None:
     for closed in (folder.parents[1], folder.parents[2], folder.parents[3]):
         if closed != Path("/tmp") and closed != Path("/"):

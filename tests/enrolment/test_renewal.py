@@ -6,6 +6,7 @@ import itertools
 import math
 import os
 import random
+import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -108,13 +109,11 @@ def test_failure_that_can_not_be_noted_is_no_failure_of_its_own() -> None:
 
 @given(st.binary(max_size=40))
 def test_damaged_file_holds_nothing_up_for_long(data: bytes) -> None:
-    opened = os.memfd_create("lock")
-    try:
+    with tempfile.TemporaryFile() as file:
+        opened = file.fileno()
         os.write(opened, data)
         assert 0 <= Failures(opened).pause_left(1.8e9) <= 3600 + 86400
         Failures(opened).add(ServiceUnreachableError("down"), 1.8e9, LONG)
-    finally:
-        os.close(opened)
 
 
 @pytest.mark.parametrize("minutes", [10, 12, 15, 20, 30, 45, 60, 180, 599])

@@ -20,6 +20,7 @@ from hwsigner.errors import BackendUnavailableError, CertificateError, KeyNotFou
 from hwsigner.key import find_certificates, open_key
 from hwsigner.key.listing import list_tokens
 from hwsigner.key.management import delete_key, describe_key, generate_key
+from judges import needs_tpm
 
 HEAVY = {
     *(
@@ -102,6 +103,7 @@ else:
     print("opened")
 """
 
+    @needs_tpm
     @pytest.mark.parametrize(
         ("uri", "extra"),
         [("tpm2:handle=0x81000001", "tpm2"), ("handle:0x81000001", "tpm2")],
@@ -112,6 +114,7 @@ else:
         assert f"Run {sys.executable} -m pip install 'hwsigner[{extra}]==" in printed
         assert " with --find-links FOLDER, for a folder with the wheels of a release" in printed
 
+    @needs_tpm
     def test_tss2_file_needs_the_tpm_library(self, tmp_path: Path) -> None:
         (tmp_path / "tss2.pem").write_bytes(TSS2)
         assert "hwsigner[tpm2]" in run(self.SCRIPT, str(tmp_path / "tss2.pem"))

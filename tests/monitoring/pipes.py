@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 PAGE = 4096
 
@@ -16,7 +15,12 @@ def almost_full_pipe() -> Iterator[tuple[int, int]]:
     """Give the ends of a pipe that has room for one page, which is the least that makes it ready."""
     reader, writer = os.pipe()
     try:
-        os.write(writer, bytes(fcntl.fcntl(writer, fcntl.F_GETPIPE_SZ) - PAGE))
+        os.set_blocking(writer, False)
+        with suppress(BlockingIOError):
+            while True:
+                os.write(writer, bytes(PAGE))
+        os.set_blocking(writer, True)
+        os.read(reader, PAGE)
         yield reader, writer
     finally:
         os.close(reader)

@@ -19,6 +19,7 @@ from hwsigner._config.monitoring import AUDIT_RATE
 from hwsigner._monitoring import audit as module
 from hwsigner._monitoring.audit import Audit
 from hwsigner.errors import AuditError
+from judges import needs_namespaces, needs_proc
 from monitoring.credentials import AuditedSet
 from monitoring.pipes import almost_full_pipe, ends
 
@@ -173,6 +174,7 @@ def test_line_that_another_program_is_writing_is_not_taken_for_a_torn_one(
 
 
 @pytest.mark.root
+@needs_namespaces
 def test_full_disk_refuses_credentials_if_the_audit_log_is_required(full_disk: Path) -> None:
     path, ballast = full_disk / "audit.log", full_disk / "ballast"
     audit = Opened(path, required=True).audit
@@ -277,6 +279,7 @@ def test_control_characters_are_escaped(path: Path) -> None:
     assert line["executable"] == "/tmp/\\x1b[31m\\n{}\\udcff"
 
 
+@needs_proc
 def test_line_of_a_command_names_its_process_and_what_ran_it(path: Path) -> None:
     Opened(path).audit.give_self("web", AuditedSet())
     [line] = read(path)

@@ -16,6 +16,7 @@ from agent.conftest import home, real_program
 from agent.homes import Home
 from agent.processes import AGENT, agent_process, ask
 from hwsigner.emulator import Fault
+from judges import needs_netlink, needs_proc
 from monitoring.test_page import examples
 from serving.conftest import clock, stage
 from serving.stage import PROGRAM, Process, Stage
@@ -41,6 +42,7 @@ def agent_command(*flags: str) -> list[str]:
     return [*AGENT, *flags]
 
 
+@needs_proc
 def test_agent_writes_a_line_each_time_that_it_gives_credentials(home: Home, real_program: Path) -> None:
     path = home.folder / "audit.log"
     with agent_process(home, agent_command(f"--audit-log={path}", "--log-format=json")) as agent:
@@ -80,6 +82,7 @@ os.execv(sys.argv[2], [sys.argv[2], "--profile", "web"])
 """
 
 
+@needs_proc
 def test_disguised_programs_orphans_and_what_they_become_have_their_lines(home: Home, real_program: Path) -> None:
     path = home.folder / "audit.log"
     configure(home.environ, audit_log=str(path), audit="required")
@@ -195,6 +198,7 @@ def output(command: list[str]) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
+@needs_netlink
 def test_serve_writes_a_line_for_each_user(stage: Stage) -> None:
     path = stage.folder / "audit.log"
     users = [os.geteuid()] if os.geteuid() else [0, OTHER]  # Only root can be another user.
@@ -237,6 +241,7 @@ def test_error_that_ends_serve_is_a_line_of_json(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("command", ["credential-process", "update", "exec"])
+@needs_proc
 def test_command_that_creates_a_session_writes_its_line(stage: Stage, command: str) -> None:
     path = stage.folder / "audit.log"
     configure(stage.environ(), audit_log=str(path))

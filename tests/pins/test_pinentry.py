@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hwsigner._pins import PinRequest, pinentry
 from hwsigner._pins.pinentry import Pinentry, find_pinentry
 from hwsigner.errors import PinError
+from judges import needs_linux
 from terminals import Terminal
 
 REQUEST = PinRequest("user PIN", "token 'al%pha\x1b[2J'", "an earlier try failed", "42")
@@ -231,6 +232,7 @@ class TestChoice:
         found = find_pinentry(named, environ)
         assert (found and found.program) == program
 
+    @needs_linux
     def test_pinentry_is_not_run_without_display_and_terminal(
         self, script: Script, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hwsigner._pins.child import MAX_PIN_BYTES, child_environment
 from hwsigner._pins.sources import read_pin_source, serial_credential, take_environment_pin, unnamed_pin
 from hwsigner.errors import PinError, UnsafeKeyWarning
+from judges import needs_proc
 from pin_files import WritePinFile
 
 ROOT = Path(__file__).parents[2]
@@ -293,6 +294,7 @@ print(before.count(b"SECRET"), ascii(pin), after.count(b"SECRET"), child.count(b
 print(after.replace(b"\\0", b" ").count(b"OTHER_HWSIGNER_PIN=kept"), child.count(b"OTHER_HWSIGNER_PIN=kept"))
 """
 
+    @needs_proc
     def test_variable_is_overwritten_in_the_environment_block(self) -> None:
         environ = {"OTHER_HWSIGNER_PIN": "kept", "HWSIGNER_PIN": "SECRET=ä", "HWSIGNER_PINS": "x", "LANG": "C.UTF-8"}
         done = subprocess.run(
@@ -300,6 +302,7 @@ print(after.replace(b"\\0", b" ").count(b"OTHER_HWSIGNER_PIN=kept"), child.count
         )
         assert done.stdout == "1 'SECRET=\\xe4' 0 0 True\n1 1\n"
 
+    @needs_proc
     def test_second_variable_with_the_same_name_is_overwritten(self) -> None:
         # Only execve itself can give a variable twice.
         twice = (

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from judges import needs_proc
 from terminals import ROOT, Terminal
 
 PROGRAM = """
@@ -224,6 +225,7 @@ def test_release_undoes_an_open_prompt(terminal: Terminal) -> None:
     assert terminal.echoes()
 
 
+@needs_proc
 def test_background_job_does_not_release_another_jobs_terminal(terminal: Terminal) -> None:
     """It is not stopped by SIGTTOU, and does not change the terminal."""
     code = f"""{RELEASE}

@@ -50,6 +50,7 @@ from hwsigner.errors import (
     UsageError,
     WrongPinError,
 )
+from judges import needs_proc
 from stage import PASSPHRASE, FakeClock, Stage, in_child, in_threads, make_stage
 
 MARGIN = 960
@@ -1013,6 +1014,7 @@ class TestClocks:
         stage.clock.paused = 3000
         assert provider() is not last
 
+    @needs_proc
     def test_monotonic_clock_counts_from_the_start_of_the_machine(self) -> None:
         uptime = float(Path("/proc/uptime").read_text().split()[0])
         assert abs(boot_time() - uptime) < 10

@@ -144,16 +144,16 @@ def client(running: Running) -> Iterator[Client]:
 
 
 @pytest.fixture
-def stage(ca: certs.Authority, shared_emulator: Emulator, tmp_path: Path) -> Iterator[Stage]:
+def stage(ca: certs.Authority, shared_emulator: Emulator, short_folder: Path) -> Iterator[Stage]:
     """A home folder with the profile `web` in config.toml, and its service."""
     shared_emulator.clear_faults()
     shared_emulator.requests.clear()
     key = ec.generate_private_key(ec.SECP256R1())
-    leaf = tmp_path / "leaf.pem"
+    leaf = short_folder / "leaf.pem"
     leaf.write_bytes(certs.pem(certs.issue(ca, key.public_key())))
-    stage = Stage(shared_emulator, tmp_path, leaf, certs.write_key(tmp_path / "leaf.key", key))
+    stage = Stage(shared_emulator, short_folder, leaf, certs.write_key(short_folder / "leaf.key", key))
     for name in ("run", "home"):
-        (tmp_path / name).mkdir(mode=0o700)
+        (short_folder / name).mkdir(mode=0o700)
     add_profile("web", stage.values(), stage.environ())
     yield stage
     shared_emulator.clear_faults()

@@ -13,6 +13,7 @@ import pytest
 
 from hwsigner._serving import connections, credentials, protocol, server
 from hwsigner._serving.connections import Connections
+from judges import needs_netlink
 from loopback import ServerCA
 from serving.conftest import TOKEN, Running, run_server
 from serving.raw import Client
@@ -51,6 +52,7 @@ def _flood(client: Client, data: bytes, most: int = 100_000_000) -> int:
     ],
     ids=["headers", "header", "path", "newlines", "body", "chunks"],
 )
+@needs_netlink
 def test_endless_request_is_cut_off(client: Client, running: Running, beginning: bytes, more: bytes) -> None:
     client.sock.sendall(beginning)
     # Most of it is what the kernel buffers at both ends.
@@ -255,6 +257,7 @@ class TestTimeLimits:
         assert running.log == []
 
 
+@needs_netlink
 def test_request_limits_hold_over_tls(tmp_path: Path) -> None:
     ca = ServerCA(tmp_path)
     context = ssl.create_default_context(cafile=ca.path)
@@ -291,6 +294,7 @@ def test_oldest_connection_is_dropped_when_there_are_too_many(monkeypatch: pytes
             client.sock.close()
 
 
+@needs_netlink
 def test_error_in_a_connection_is_logged_without_a_traceback(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

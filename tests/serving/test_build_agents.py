@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from judges import needs_proc
 from scene import Outcome
 from serving.stage import PROGRAM, Clock, Stage
 
@@ -73,6 +74,7 @@ def test_relative_home_is_not_taken_for_a_folder_in_the_current_one(stage: Stage
 
 
 @pytest.mark.parametrize("form", ["PEM", "base64"])
+@needs_proc
 def test_command_does_not_inherit_the_variable_with_the_key(stage: Stage, bare: dict[str, str], form: str) -> None:
     value = both(stage) if form == "PEM" else base64.b64encode(both(stage).encode()).decode()
     arguments = flags(stage, certificate="env:WEB", private_key=None)
@@ -92,6 +94,7 @@ def test_command_does_not_inherit_the_variable_with_the_key(stage: Stage, bare: 
 
 
 @pytest.mark.parametrize("place", ["fd:7", "-"])
+@needs_proc
 def test_command_does_not_inherit_the_open_file_with_the_key(stage: Stage, bare: dict[str, str], place: str) -> None:
     (stage.folder / "both.pem").write_text(both(stage))
     redirection = f"{'7' if place == 'fd:7' else ''}<{stage.folder}/both.pem"
@@ -105,6 +108,7 @@ def test_command_does_not_inherit_the_open_file_with_the_key(stage: Stage, bare:
     assert "PRIVATE KEY" not in done.stdout
 
 
+@needs_proc
 def test_command_has_standard_input_after_the_key_came_by_it(stage: Stage, bare: dict[str, str]) -> None:
     shell = ("/bin/sh", "-c", f'cat {stage.leaf} {stage.key} | "$@"', "sh")
     arguments = flags(stage, certificate="-", private_key=None)

@@ -13,6 +13,7 @@ import pytest
 from hwsigner._serving import credentials, imds, peer, server
 from hwsigner._system import loopback
 from hwsigner.errors import ServiceError
+from judges import needs_netlink
 from serving.conftest import ROLE, TOKEN, Running, run_server
 from serving.connected import NOBODY, PYTHON
 from serving.raw import Client, Response
@@ -56,6 +57,7 @@ class TestContainer:
         assert client.ask("GET", WEB, AUTHORIZED).status == 200
         assert client.ask("GET", WEB, {"Authorization": "u" * 43}).status == 401
 
+    @needs_netlink
     def test_imds_token_gets_401(self, client: Client) -> None:
         assert client.ask("GET", WEB, get_token(client)).status == 401
 
@@ -65,6 +67,7 @@ class TestContainer:
         assert client.ask("GET", WEB, AUTHORIZED).body == b'{"AccessKeyId": "ASIANEXT"}'
 
 
+@needs_netlink
 class TestIMDS:
     def test_token_gets_the_role_and_its_credentials(self, client: Client) -> None:
         answer = client.ask("PUT", "/latest/api/token", {SECONDS: "21600", "Content-Length": "0"})
@@ -162,6 +165,7 @@ REQUESTS = [
 ]
 
 
+@needs_netlink
 class TestUsers:
     @pytest.mark.parametrize(("method", "path", "headers"), REQUESTS)
     def test_another_user_gets_403_with_a_collected_token(
@@ -283,6 +287,7 @@ class TestWithoutCredentials:
         answer = client.ask("GET", WEB, AUTHORIZED)
         assert (answer.status, _message(answer)) == (503, "no credentials for web: internal error: ValueError")
 
+    @needs_netlink
     def test_waiting_requests_cause_one_call_and_others_are_answered_meanwhile(self, running: Running) -> None:
         running.source.ready = None
         running.source.may_answer.clear()

@@ -18,6 +18,7 @@ from botocore.configloader import load_config
 from hwsigner._aws.config_file import find_default_credentials, read_config
 from hwsigner._cli.child import run_program
 from hwsigner._cli.exec import child_environment
+from judges import needs_proc
 from scene import Outcome
 from serving.stage import PROGRAM, Clock, Stage
 from terminals import Terminal
@@ -165,6 +166,7 @@ def signals(status: str) -> dict[str, int]:
     return {name: int(bits, 16) & ~(0b11 << 31) for name, bits in sets}
 
 
+@needs_proc
 def test_command_has_no_signal_blocked_or_ignored(stage: Stage) -> None:
     done = stage.run("exec", "web", "--", "grep", "^Sig[BI]", "/proc/self/status")
     assert signals(done.stdout) == {"SigBlk": 0, "SigIgn": 0}
@@ -189,6 +191,7 @@ LEAKING = """if True:
 
 
 @pytest.mark.parametrize("redirection", ["", "<&-"])
+@needs_proc
 def test_command_inherits_what_exec_inherited_and_nothing_that_exec_opened(stage: Stage, redirection: str) -> None:
     shell = ("/bin/sh", "-c", f'exec "$@" 5</etc/group {redirection}', "sh")
     done = stage.run("exec", "web", "--", *LIST_DESCRIPTORS, wrapper=(*shell, sys.executable, "-c", LEAKING))
@@ -314,6 +317,7 @@ def test_missing_home_folder_has_no_default_profile() -> None:
 IGNORING = "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
 
 
+@needs_proc
 def test_exit_status_is_the_command_s_when_the_parent_ignores_sigchld(stage: Stage) -> None:
     command = ("sh", "-c", "grep ^SigIgn /proc/self/status; exit 3")
     with stage.start("exec", "web", "--", *command, wrapper=(*PYTHON, IGNORING)) as running:
@@ -354,7 +358,7 @@ def test_sighup_of_a_closed_terminal_reaches_the_command_of_the_session_leader(s
         import signal, sys
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
         print("ready", flush=True)
-        sys.exit(int(signal.sigtimedwait([signal.SIGHUP], 20).si_signo))
+        sys.exit(int(signal.sigwait([signal.SIGHUP])))
     """
     terminal = Terminal(tmp_path)
     try:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from hwsigner._serving.imds import SessionTokens
 from hwsigner._system import clocks
+from judges import needs_proc
 
 SECRET = b"s" * 32
 
@@ -43,6 +44,7 @@ def test_token_of_another_secret_is_not_recognised() -> None:
     assert SessionTokens(SECRET).expiry(SessionTokens(b"t" * 32).issue(60)) is None
 
 
+@needs_proc
 def test_token_is_not_recognised_after_the_machine_restarts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     token = SessionTokens(SECRET).issue(60)
     (tmp_path / "boot_id").write_text("another\n")
@@ -50,6 +52,7 @@ def test_token_is_not_recognised_after_the_machine_restarts(tmp_path: Path, monk
     assert SessionTokens(SECRET).expiry(token) is None
 
 
+@needs_proc
 def test_token_is_recognised_in_this_run_only_when_the_boot_can_t_be_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

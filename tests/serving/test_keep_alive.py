@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hwsigner._serving.protocol import MAX_QUEUED
+from judges import needs_netlink
 from serving.conftest import Running
 from serving.raw import Client
 from serving.test_endpoints import AUTHORIZED, CREDENTIALS, LATER, READY, WEB, get_token
@@ -30,6 +31,7 @@ def test_repeated_request_gets_the_same_bytes(client: Client) -> None:
     assert len(responses) == 1
 
 
+@needs_netlink
 def test_imds_token_serves_many_requests(client: Client) -> None:
     token = get_token(client)
     for _ in range(5):

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from hwsigner._system import environment, users
+from judges import needs_linux
 
 
+@needs_linux
 def test_runtime_folder_is_the_login_s_when_no_variable_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,7 @@ import pytest
 from hwsigner._system import files
 from hwsigner._system.files import create_file, edit_file, lock_within
 from hwsigner.errors import HwsignerError, LockError
+from judges import needs_acls, needs_linux, needs_namespaces, needs_strace
 
 ROOT = Path(__file__).parents[2]
 LOCK, TEMPORARY = ".file.hwsigner-lock", ".file.hwsigner-new"
@@ -161,6 +162,7 @@ class TestReplacing:
         put(file, b"new")
         assert (file.read_bytes(), mode(file)) == (b"new", bits)
 
+    @needs_acls
     def test_access_control_list_is_kept(self, file: Path) -> None:
         # acl(5): the owner, user 65534, the group, the mask, others; as linux/posix_acl_xattr.h lays them out.
         entries = [(0x01, 6, -1), (0x02, 4, 65534), (0x04, 0, -1), (0x10, 4, -1), (0x20, 0, -1)]
@@ -257,6 +259,7 @@ class TestCreating:
         assert (tmp_path / "file").read_bytes() == b"new"
 
     @pytest.mark.parametrize("can_be_nameless", [True, False])
+    @needs_linux
     def test_existing_file_is_left_alone(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_be_nameless: bool
     ) -> None:
@@ -267,6 +270,7 @@ class TestCreating:
             create_file(str(tmp_path / "file"), b"new")
         assert (os.listdir(tmp_path), (tmp_path / "file").read_bytes()) == (["file"], b"old")
 
+    @needs_linux
     def test_file_is_created_on_a_file_system_without_nameless_files(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -402,6 +406,7 @@ def in_mount_namespace(script: str, path: Path) -> subprocess.CompletedProcess[s
     )
 
 
+@needs_namespaces
 class TestMounts:
     def test_mounted_file_cannot_be_replaced(self, file: Path, tmp_path: Path) -> None:
         other = tmp_path / "other"
@@ -556,6 +561,7 @@ def victims(file: Path, tmp_path: Path) -> Iterator[Victims]:
 
 
 @pytest.mark.parametrize("old", [b"old", None])
+@needs_strace
 def test_process_killed_at_any_system_call_leaves_the_old_or_the_new_file(
     file: Path, victims: Victims, old: bytes | None
 ) -> None:

@@ -14,7 +14,10 @@ import pytest
 
 from hwsigner._system import loopback
 from hwsigner._system.loopback import ESTABLISHED, Address, Socket, find_owner, find_socket
+from judges import needs_netlink
 from serving.connected import KINDS, NOBODY, connection_of, ends_of, pair
+
+pytestmark = needs_netlink
 
 NOWHERE = ("127.0.0.1", 1), ("127.0.0.1", 2)
 

@@ -41,6 +41,7 @@ from hwsigner._system import (
 )
 from hwsigner.backends import BACKENDS
 from hwsigner.errors import BackendUnavailableError, HwsignerError, UsageError
+from judges import needs_bare_start
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +67,7 @@ class TestPeer:
     def test_every_uid_is_a_user_s(self) -> None:
         assert users.known_uid(65534) == 65534
 
+    @needs_bare_start
     def test_kernel_that_can_t_tell_is_an_error(self) -> None:
         one, other = socket.socketpair()
         with one, other, pytest.raises(OSError):
@@ -131,6 +133,7 @@ class TestDescriptors:
             files.create_file(str(tmp_path / "key"), b"another")
         assert (tmp_path / "key").read_bytes() == b"key"
 
+    @needs_bare_start
     def test_access_control_list_is_kept(self, tmp_path: Path) -> None:
         """Linux's libacl has the functions that are in macOS's C library."""
         ctypes.CDLL("libacl.so.1", ctypes.RTLD_GLOBAL)

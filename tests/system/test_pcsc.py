@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hwsigner._system import pcsc, support
+from judges import needs_linux
 
 LIBRARY = """
 long SCardEstablishContext(unsigned long scope, void *one, void *two, long *context) {
@@ -35,6 +36,7 @@ def hint(folder: Path) -> str:
         ("(int)0x8010001D", "Insert it. Smart cards and YubiKeys need pcscd, which is not running"),  # E_NO_SERVICE
     ],
 )
+@needs_linux
 def test_hint_names_pcscd_when_it_refuses_or_is_not_running(tmp_path: Path, status: str, expected: str) -> None:
     library = tmp_path / "libpcsclite.so.1"
     (tmp_path / "source.c").write_text(LIBRARY)

@@ -12,6 +12,7 @@ from hwsigner._pins.pinentry import find_pinentry
 from hwsigner._system import places
 from hwsigner._uri import KeyURI
 from hwsigner.backends.pkcs11 import paths
+from judges import needs_linux
 
 MODULES = (
     "/opt/homebrew/lib/libykcs11.dylib",
@@ -93,6 +94,7 @@ def test_folder_that_homebrews_user_can_write_is_not_trusted_by_itself(mac: Path
         assert not paths.is_trusted(str(program(mac / folder / "mine.dylib")))
 
 
+@needs_linux
 def test_linux_does_not_look_at_a_macs_places() -> None:
     of_linux = places.module_places("linux")
     assert not [text for text in (*of_linux.folders, *of_linux.known) if "homebrew" in text or "dylib" in text]

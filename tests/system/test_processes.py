@@ -14,6 +14,7 @@ import pytest
 
 from hwsigner._system import processes
 from hwsigner._system.processes import describe_peer, describe_process, python_command
+from judges import needs_proc
 
 START = """
 import subprocess, sys
@@ -69,6 +70,7 @@ def connected(folder: Path, *program: str) -> Iterator[tuple[subprocess.Popen[by
                 yield process, sock
 
 
+@needs_proc
 def test_peer_is_shown_with_its_program_and_what_ran_it(tmp_path: Path) -> None:
     with connected(tmp_path) as (process, sock):
         shown = describe_peer(sock)
@@ -80,6 +82,7 @@ def test_peer_is_shown_with_its_program_and_what_ran_it(tmp_path: Path) -> None:
     assert CONNECT not in str(shown)
 
 
+@needs_proc
 def test_peer_that_has_become_another_program_is_shown_as_that(tmp_path: Path) -> None:
     with connected(tmp_path, "/bin/cat") as (_, sock):
         sock.settimeout(10)
@@ -95,6 +98,7 @@ needs_pidfs = pytest.mark.skipif(
 
 
 @needs_pidfs
+@needs_proc
 def test_peers_are_told_apart_by_a_number_that_is_not_used_again(tmp_path: Path) -> None:
     shown = []
     for _ in range(2):
@@ -106,6 +110,7 @@ def test_peers_are_told_apart_by_a_number_that_is_not_used_again(tmp_path: Path)
     assert len(set(shown)) == 2
 
 
+@needs_proc
 def test_peer_that_has_ended_is_not_taken_for_a_process_with_its_number(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,6 +124,7 @@ def test_peer_that_has_ended_is_not_taken_for_a_process_with_its_number(
     assert shown.keys() <= {"pid", "pidfd_id"}
 
 
+@needs_proc
 def test_peer_is_shown_by_a_kernel_without_pidfds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hwsigner._system.users._SO_PEERPIDFD", 9999)
     with connected(tmp_path) as (process, sock):
@@ -143,6 +149,7 @@ def test_unit_is_the_system_s_and_not_one_that_its_user_named(cgroup: str, unit:
     assert processes._unit_of(cgroup) == unit
 
 
+@needs_proc
 def test_control_group_of_an_older_hierarchy_is_not_taken_for_the_unified_one(monkeypatch: pytest.MonkeyPatch) -> None:
     text = (
         b"1:name=systemd:/user.slice/0::/system.slice/backup.service\n0::/user.slice/user-1000.slice/session-3.scope\n"

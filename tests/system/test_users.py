@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hwsigner._system.users import find_uid, known_uid, reading_group
+from judges import needs_namespaces
 
 # PROC_USER_INIT_INO in <linux/proc_ns.h>.
 FIRST_NAMESPACE = 0xEFFFFFFD
@@ -30,6 +31,7 @@ def test_no_group_helps_when_the_file_can_be_read_or_does_not_exist(tmp_path: Pa
         assert reading_group(str(path)) is None
 
 
+@needs_namespaces
 def test_user_65534_is_known_in_the_first_user_namespace_alone() -> None:
     is_first = Path("/proc/self/ns/user").stat().st_ino == FIRST_NAMESPACE
     assert [known_uid(uid) for uid in (0, 4711, 65534)] == [0, 4711, 65534 if is_first else -1]

@@ -22,6 +22,7 @@ from hwsigner._uri import KeyURI
 from hwsigner.backends.file import inherited
 from hwsigner.errors import CertificateError, HwsignerError, KeyNotFoundError, UsageError, WrongPinError
 from hwsigner.key import find_certificates, open_key
+from judges import needs_proc
 
 PASSPHRASE = "hunter2-passphrase"
 NAME = "WEB_KEY"
@@ -145,6 +146,7 @@ def test_variable_that_is_set_again_is_read_again(made: Made) -> None:
     assert NAME not in os.environ
 
 
+@needs_proc
 def test_open_file_is_read_to_its_end_and_closed(made: Made) -> None:
     reader, writer = os.pipe()
     os.set_inheritable(reader, True)

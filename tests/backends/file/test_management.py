@@ -49,7 +49,7 @@ from hwsigner.key.management import (
     install_certificate,
 )
 from hwsigner.key.public_key import kind_of, verify
-from judges import needs_openssl_3_5
+from judges import needs_openssl_3_5, needs_strace
 
 KINDS: dict[KeyAlgorithm, str] = {
     "p256": "EC P-256",
@@ -211,6 +211,7 @@ def test_failed_write_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(("call", "number"), [("fsync", 1), ("linkat", 1), ("fsync", 2)])
+@needs_strace
 def test_killed_process_leaves_all_of_the_key_or_none_and_nothing_beside_it(
     tmp_path: Path, call: str, number: int
 ) -> None:

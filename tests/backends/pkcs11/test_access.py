@@ -15,6 +15,7 @@ import pytest
 
 from emulators import InProcessSoftHSM
 from hwsigner.backends.pkcs11 import paths
+from judges import needs_linux
 
 ROOT = Path(__file__).parents[3]
 IS_ROOT = os.geteuid() == 0
@@ -89,6 +90,7 @@ def test_files_of_other_modules_are_not_known(config: Path, monkeypatch: pytest.
     assert "SOFTHSM2_CONF" in paths.access_hint("/usr/lib/softhsm/libsofthsm2.so", "otherwise")
 
 
+@needs_linux
 def test_first_configuration_that_can_be_read_names_the_tokens(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SOFTHSM2_CONF", raising=False)
     monkeypatch.setenv("HOME", str(folder))

@@ -45,7 +45,7 @@ def uri(hsm: InProcessSoftHSM) -> Callable[..., str]:
         ("/dev/null", "is not a file"),
         ("/etc/passwd", "/etc/passwd can't be used: (invalid ELF header|file too short)"),
         ("libc.so.6", r"libc\.so\.6 can't be used: it is not a PKCS #11 module"),
-        ("/proc/self/exe", "it is not a PKCS #11 module|can't be used: "),
+        (sys.executable, "it is not a PKCS #11 module|can't be used: "),
         ("nonesuch.so", r"nonesuch\.so can't be used: cannot open shared object file"),
     ],
 )

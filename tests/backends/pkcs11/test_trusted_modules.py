@@ -18,6 +18,7 @@ from hwsigner.backends.pkcs11 import paths
 from hwsigner.errors import BackendUnavailableError, UsageError
 from hwsigner.key import find_certificates, open_key
 from hwsigner.key.listing import list_tokens
+from judges import needs_linux
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +95,7 @@ def test_link_to_a_module_of_the_system_is_refused(hsm: InProcessSoftHSM, tmp_pa
 
 
 @pytest.mark.parametrize("path", ["x.so", "/usr/lib/x.so", "/usr/lib64/pkcs11/x.so", "/lib/x86_64//x.so"])
+@needs_linux
 def test_module_of_the_system_is_trusted(path: str) -> None:
     assert paths.is_trusted(path)
 
