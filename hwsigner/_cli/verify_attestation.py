@@ -30,7 +30,7 @@ _FLAGS = (
     Flag("roots", "folder with the vendors' root and intermediate certificates", "DIR"),
     Flag(
         "ek-public-key",
-        "TPM: file with the endorsement key that you certify, so no vendor's certificate is needed",
+        "TPM: endorsement key that you certify in the vendor's place; - for stdin",
         "FILE",
     ),
     Flag("challenge", "new file for the challenge to the statement", "FILE"),

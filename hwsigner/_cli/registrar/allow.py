@@ -32,7 +32,7 @@ _FLAGS = (
     Flag("name", "name of the machine in the policy (default: the CN of the subject)", "NAME"),
     Flag(
         "ek-public-key",
-        "file with a TPM's endorsement key that you certify, so no vendor's certificate is needed",
+        "endorsement key of a TPM that you certify in its vendor's place; - for stdin",
         "FILE",
     ),
     Flag(
