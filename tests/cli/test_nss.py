@@ -87,7 +87,7 @@ def test_key_that_hwsigner_made_in_nss_is_used_by_each_command_and_deleted(
     uri = f"{token.uri(f'object=made-{kind};id=%0{len(kind)}')}&pin-source=file:{folder}/pin"
     refused = scene.call("keygen", uri, "--algorithm", kind)
     assert refused.status == 3
-    assert "add --accept-unproven" in refused.err
+    assert "run keygen --accept-unproven" in refused.err
     made = scene.call("keygen", uri, "--algorithm", kind, "--accept-unproven", "--json")
     assert made.status == 0, made.err
     check_commands(scene, uri, kind, tmp_path)

@@ -244,7 +244,7 @@ def _hint(wrong: list[str], plan: _Plan) -> str:
     if not plan.id and _LOST_IN_COPIES & set(wrong) and {_UNPROVEN, *_LOST_IN_COPIES} >= set(wrong):
         return "Add an id to the key URI, such as id=%01: without one, the key is a copy of the one that was made"
     if wrong == [_UNPROVEN]:
-        return "If the token says so of all its keys, as NSS does, add --accept-unproven. Otherwise use another token"
+        return "If it says so of all its keys, as NSS does, run keygen --accept-unproven. Otherwise use another token"
     return "Use another token, or make the key with this one's own tool"
 
 

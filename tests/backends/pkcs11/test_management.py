@@ -533,8 +533,8 @@ def test_key_of_an_earlier_run_is_not_accepted_unproven(shim: Shim, monkeypatch:
 @pytest.mark.parametrize(
     ("attribute", "named", "hint"),
     [
-        (Attribute.LOCAL, "hinted", "add --accept-unproven"),
-        (Attribute.LOCAL, "hinted;id=%7c", "add --accept-unproven"),
+        (Attribute.LOCAL, "hinted", "run keygen --accept-unproven"),
+        (Attribute.LOCAL, "hinted;id=%7c", "run keygen --accept-unproven"),
         (Attribute.NEVER_EXTRACTABLE, "hinted", "Add an id to the key URI, such as id=%01"),
         (Attribute.NEVER_EXTRACTABLE, "hinted;id=%7c", "Use another token"),
         (Attribute.SENSITIVE, "hinted", "Use another token"),

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import pytest
 
+import certs
 import judges
 from hwsigner._cli.sign_string import fixed_string
 from hwsigner.key.public_key import plain_public_key
@@ -100,6 +101,7 @@ def answers(commands: Commands) -> dict[str, str]:
     again = commands.run("sign-string", "--private-key", key, pin="wrong-4711")
     signed = commands.run("sign-string", "--private-key", key, "--format", "text", "--allow-final-pin-try")
     asked = commands.run("csr", key, "--subject", "CN=web")
+    put, installed = _install(commands, key, asked.output)
     deleted = commands.run("delete", "--yes", key)
     left = commands.run("list", "--login", commands.uri()).output
     sent = [one.logins for one in (first, signed, asked, deleted)]
@@ -107,7 +109,10 @@ def answers(commands: Commands) -> dict[str, str]:
         "Keys shown without a PIN": "yes" if "\tweb\t" in shown.output else "no",
         "`sign-string`": "yes" if _is_signature(commands, asked.output, signed.output) else signed.error,
         "`csr`": "yes" if _is_request(asked.output) else asked.error,
-        "`delete`": "yes" if deleted.output.count("deleted ") == 2 and "\tweb\t" not in left else deleted.error,
+        "`install-certificate`": installed,
+        "`delete`": "yes"
+        if deleted.output.count("deleted ") == 2 + (installed == "yes") and "\tweb\t" not in left
+        else deleted.error,
         "A wrong PIN is sent, in two commands": "once"
         if (wrong.logins, again.logins) == (1, 0)
         else f"{wrong.logins} + {again.logins}"
@@ -116,7 +121,8 @@ def answers(commands: Commands) -> dict[str, str]:
         "The token shows that a PIN was wrong": "yes"
         if "user PIN count low" in flags_then or "final user PIN try" in flags_then
         else "no",
-        "A right PIN is sent, in each command": "once" if sent == [1, 1, 1, 1] else str(sent),
+        "A right PIN is sent by `install-certificate`": "twice" if put.logins == 2 else str(put.logins),
+        "A right PIN is sent by each other command": "once" if sent == [1] * len(sent) else str(sent),
     }
 
 
@@ -145,15 +151,31 @@ def _openssl(data: str, *arguments: str) -> str:
     return done.stdout + done.stderr
 
 
+def _install(commands: Commands, key: str, request: str) -> tuple[Done, str]:
+    """Install a certificate; return the command, and whether the token shows it without a login, or the error."""
+    path = commands.folder / "web.pem"
+    public_key = _public_key(request)
+    path.write_bytes(certs.pem(certs.issue(certs.make_ca(), public_key)))
+    done = commands.run("install-certificate", str(path), key)
+    shown = commands.run("list", commands.uri(), pin="").output
+    is_shown = re.search("^certificate\tweb\t", shown, re.MULTILINE)
+    return done, done.error or ("yes" if is_shown else "hidden")
+
+
+def _public_key(request: str) -> bytes:
+    """Return the public key of a request as a DER SubjectPublicKeyInfo."""
+    pem = _openssl(request, "req", "-noout", "-pubkey")
+    command = ["openssl", "pkey", "-pubin", "-outform", "DER"]
+    return subprocess.run(command, input=pem.encode(), capture_output=True, check=True).stdout
+
+
 def _is_request(pem: str) -> bool:
     return "verify OK" in _openssl(pem, "req", "-verify", "-noout")
 
 
 def _is_signature(commands: Commands, request: str, signature: str) -> bool:
     """Return whether a signature of `sign-string` is of the key that a request is for."""
-    pem = _openssl(request, "req", "-noout", "-pubkey")
-    command = ["openssl", "pkey", "-pubin", "-outform", "DER"]
-    public_key = subprocess.run(command, input=pem.encode(), capture_output=True, check=True).stdout
+    public_key = _public_key(request)
     message = fixed_string(plain_public_key(public_key))
     return openssl_verifies(commands.folder, public_key, bytes.fromhex(signature), message, "sha256")
 
