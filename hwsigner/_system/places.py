@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from collections.abc import Mapping
 from typing import Final, NamedTuple
@@ -10,6 +11,11 @@ from typing import Final, NamedTuple
 _MULTIARCH = str(getattr(sys.implementation, "_multiarch", ""))
 # Homebrew on Apple's processors and on Intel's, where Yubico's installers put their files too; and MacPorts.
 _PREFIXES = ("/opt/homebrew", "/usr/local", "/opt/local")
+_LIBCRYPTO = (
+    *(f"{each}/opt/openssl@3/lib/libcrypto.3.dylib" for each in _PREFIXES[:2]),
+    "/opt/local/lib/libcrypto.3.dylib",
+)
+_LIBCRYPTO_ON_LINUX = ("libcrypto.so.4", "libcrypto.so.3")
 # Homebrew's, and those of GPG Suite and MacPorts.
 _PINENTRIES = (
     *(f"{each}/bin/pinentry-mac" for each in _PREFIXES),
@@ -104,6 +110,23 @@ def module_places(system: str = sys.platform) -> ModulePlaces:
 
 
 MODULES: Final = module_places()
+
+
+def libcrypto_names(system: str = sys.platform) -> list[str]:
+    """Return the names of OpenSSL's libcrypto, the best first: what the dynamic linker finds, or paths.
+
+    macOS has none for programs, and looks for a bare name in the current folder too. So there it is Homebrew's or
+    MacPorts', if only root or this user can write it: native/libcrypto.c has the same rule.
+    """
+    return [path for path in _LIBCRYPTO if _is_closed(path)] if system == "darwin" else list(_LIBCRYPTO_ON_LINUX)
+
+
+def _is_closed(path: str) -> bool:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return False
+    return status.st_uid in (0, os.geteuid()) and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def has_display(environ: Mapping[str, str]) -> bool:

@@ -1,8 +1,8 @@
 """Run a command as if on macOS: PYTHONPATH=tests python tests/macos/run.py COMMAND ARGUMENT…
 
-Without /proc, /sys and /run, in a mount namespace of its own. Each Python of this virtual environment starts with
-as_macos.py there, whatever its flags and environment: the file of site-packages that makes hwsigner importable also
-runs the hook.
+Without /proc, /sys and /run, and with a libcrypto in Homebrew's folder, in a mount namespace of its own. Each Python of
+this virtual environment starts with as_macos.py there, whatever its flags and environment: the file of site-packages
+that makes hwsigner importable also runs the hook.
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ for name in full null random tty urandom zero; do touch $name; mount --bind /dev
 ln -s "$place/proc/self/fd" fd
 ln -s fd/0 stdin; ln -s fd/1 stdout; ln -s fd/2 stderr
 cd "$OLDPWD"
+mount -t tmpfs -o mode=0755 macos /opt
+mkdir -p /opt/homebrew/opt/openssl@3/lib
+cp -L /usr/lib/*/libcrypto.so.3 /opt/homebrew/opt/openssl@3/lib/libcrypto.3.dylib
 mount --bind "$start_up" "$replaced"
 mount --rbind "$place/dev" /dev
 for folder in /run /sys /proc; do mount -t tmpfs -o ro,mode=0111 macos "$folder"; done

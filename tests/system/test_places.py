@@ -128,3 +128,30 @@ def test_no_window_is_opened_on_a_mac_for_a_login_over_ssh(mac: Path) -> None:
 def test_pinentry_of_a_mac_that_is_not_executable_is_passed_over(mac: Path) -> None:
     os.chmod(program(mac / "opt/homebrew/bin/pinentry-mac"), 0o644)
     assert find_pinentry(None, {}) is None
+
+
+def test_libcrypto_of_a_mac_is_a_file_that_only_root_or_this_user_can_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [tmp_path / name for name in ("homebrew", "everyone's", "missing", "macports")]
+    for path, mode in zip(paths, (0o644, 0o666, None, 0o444), strict=True):
+        if mode is not None:
+            path.touch()
+            path.chmod(mode)
+    monkeypatch.setattr(places, "_LIBCRYPTO", tuple(map(str, paths)))
+    assert places.libcrypto_names("darwin") == [str(paths[0]), str(paths[3])]
+
+
+@pytest.mark.root
+def test_libcrypto_of_another_user_of_a_mac_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "homebrew"
+    path.touch()
+    os.chown(path, 65534, 65534)
+    monkeypatch.setattr(places, "_LIBCRYPTO", (str(path),))
+    assert places.libcrypto_names("darwin") == []
+
+
+def test_libcrypto_of_a_mac_is_named_by_whole_paths() -> None:
+    assert places._LIBCRYPTO
+    assert all(os.path.isabs(path) for path in places._LIBCRYPTO)
+    assert not any("/" in name for name in places.libcrypto_names("linux"))

@@ -12,10 +12,10 @@ from contextlib import suppress
 from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_ubyte, c_ulong, c_void_p
 from typing import Any
 
+from hwsigner._system.places import libcrypto_names
 from hwsigner.errors import SigningKeyError, UnsupportedKeyError
 from hwsigner.key import SUPPORTED_KEYS
 
-_NAMES = ("libcrypto.so.4", "libcrypto.so.3", "libcrypto.3.dylib")
 _FIRST_WITH_MLDSA = (3, 5)
 _NO_CIPHER = 0x0308010C  # digital envelope routines: unsupported
 _INVALID_KEY = 0x1C80009E  # Provider routines: invalid key
@@ -175,7 +175,7 @@ def _library() -> ctypes.CDLL:
 
 
 def _first_library() -> ctypes.CDLL:
-    for name in _NAMES:
+    for name in libcrypto_names():
         with suppress(OSError):
             return ctypes.CDLL(name)
     raise UnsupportedKeyError(

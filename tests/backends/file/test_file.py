@@ -649,7 +649,7 @@ class TestLibcrypto:
     @pytest.fixture
     def without_libcrypto(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         _libcrypto._library.cache_clear()
-        monkeypatch.setattr(_libcrypto, "_NAMES", ("libcrypto-that-is-not-there.so",))
+        monkeypatch.setattr(_libcrypto, "libcrypto_names", lambda: ["libcrypto-that-is-not-there.so"])
         yield
         _libcrypto._library.cache_clear()
 
