@@ -29,6 +29,8 @@ class ModulePlaces(NamedTuple):
 
     Attributes:
         trusted: folders that only root can write to, and what is in them.
+        trusts_names: whether the dynamic linker looks for a bare name in such folders only. That of macOS looks in the
+            current folder too.
         folders: where modules are.
         proxies: names of p11-kit's proxy.
         known: the modules to look for without p11-kit, and for the list: names in these folders, or paths.
@@ -40,6 +42,7 @@ class ModulePlaces(NamedTuple):
     """
 
     trusted: tuple[str, ...]
+    trusts_names: bool
     folders: tuple[str, ...]
     proxies: tuple[str, ...]
     known: tuple[str, ...]
@@ -53,6 +56,7 @@ class ModulePlaces(NamedTuple):
 def _on_linux() -> ModulePlaces:
     return ModulePlaces(
         trusted=("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/local/lib64"),
+        trusts_names=True,
         folders=(
             *(f"/usr/lib/{_MULTIARCH}/pkcs11", f"/usr/lib/{_MULTIARCH}", f"/usr/lib/{_MULTIARCH}/softhsm"),
             *("/usr/lib64/pkcs11", "/usr/lib64", "/usr/lib/pkcs11", "/usr/lib/softhsm", "/usr/lib"),
@@ -83,6 +87,7 @@ def _on_macos() -> ModulePlaces:
     return ModulePlaces(
         # Not /usr/local/lib, which Homebrew gives to the user who installs it.
         trusted=("/usr/lib", "/Library/OpenSC/lib"),
+        trusts_names=False,
         folders=(
             *(f"{each}/{name}" for each in _PREFIXES for name in ("lib/pkcs11", "lib", "lib/softhsm")),
             "/Library/OpenSC/lib",

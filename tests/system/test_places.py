@@ -94,6 +94,11 @@ def test_folder_that_homebrews_user_can_write_is_not_trusted_by_itself(mac: Path
         assert not paths.is_trusted(str(program(mac / folder / "mine.dylib")))
 
 
+@pytest.mark.usefixtures("mac")
+def test_name_that_macos_looks_up_in_the_current_folder_is_not_trusted() -> None:
+    assert not paths.is_trusted("libykcs11.dylib")
+
+
 @needs_linux
 def test_linux_does_not_look_at_a_macs_places() -> None:
     of_linux = places.module_places("linux")

@@ -82,11 +82,11 @@ def names_module(uri: KeyURI) -> bool:
 def is_trusted(path: str) -> bool:
     """Return whether a URI from elsewhere may load a module: the system's, p11-kit's, or one of a well-known kind.
 
-    The path may be a bare name, which the dynamic linker looks up. Links are not followed, because another user could
-    change one before the module is loaded.
+    The path may be a bare name, if the dynamic linker looks for it in the system's folders only. Links are not
+    followed, because another user could change one before the module is loaded.
     """
     if "/" not in path:
-        return True
+        return MODULES.trusts_names
     if ".." not in path.split("/") and os.path.normpath(path).startswith(tuple(f"{one}/" for one in MODULES.trusted)):
         return True
     known = [module.path for module in configured_modules()] + unconfigured_paths()
