@@ -6,11 +6,15 @@ import glob
 import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
+import pytest
+
+from hwsigner.backends.pkcs11.errors import PKCS11Error
+from hwsigner.backends.pkcs11.functions import Functions
 from softhsm.command import run
 from softhsm.token import SoftHSM
 from softhsm.tpm import SoftTPM
@@ -65,6 +69,15 @@ class ModuleToken:
         path = f"token={quote(self.label)}" + (f";{attributes}" if attributes else "")
         return f"pkcs11:{path}?module-path={quote(module or self.module)}"
 
+    @contextmanager
+    def in_process(self) -> Iterator[None]:
+        """Let this process use the token, though it may have used another one of the module before."""
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in self.env.items():
+                patch.setenv(name, value)
+            reload_module(self.module)
+            yield
+
     def make_key(self, label: str, id: bytes, kind: str) -> None:
         """Have pkcs11-tool make a key pair: `EC:prime256v1`, `rsa:2048`."""
         self._tool("--keypairgen", "--key-type", kind, "--label", label, "--id", id.hex())
@@ -85,6 +98,14 @@ class ModuleToken:
     def _tool(self, *arguments: str) -> bytes:
         login = ["--token-label", self.label, "--login", "--pin", self.pin]
         return run([*self.prefix, "pkcs11-tool", "--module", self.module, *login, *arguments], self.env)
+
+
+def reload_module(path: str) -> None:
+    """Finalise and initialise a module again, if this process has initialised it."""
+    functions = Functions(path)
+    with suppress(PKCS11Error):
+        functions.finalise()
+        functions.initialise()
 
 
 @contextmanager

@@ -36,9 +36,8 @@ of_each_kind = pytest.mark.parametrize(
 def database(hardware: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, ModuleToken]]:
     """The folder of a database, and its token."""
     folder = tmp_path_factory.mktemp("nss")
-    with nss_token(folder) as token, pytest.MonkeyPatch.context() as patch:
+    with nss_token(folder) as token, token.in_process():
         (folder / "pin").chmod(0o600)
-        patch.setenv("NSS_LIB_PARAMS", token.env["NSS_LIB_PARAMS"])
         yield folder, token
 
 

@@ -24,9 +24,7 @@ def token(
     request: pytest.FixtureRequest, hardware: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ModuleToken]:
     """A new token, with the variables for it in this process."""
-    with request.param(tmp_path_factory.mktemp("module")) as token, pytest.MonkeyPatch.context() as patch:
-        for name, value in token.env.items():
-            patch.setenv(name, value)
+    with request.param(tmp_path_factory.mktemp("module")) as token, token.in_process():
         yield token
 
 

@@ -20,6 +20,7 @@ from hwsigner.key.listing import list_tokens
 from hwsigner.key.management import KeyAlgorithm, KeyRequest, delete_key, generate_key
 from hwsigner.key.public_key import verify
 from pkcs11_shim import ROOT, Person, forget_refusals
+from real_modules import reload_module
 from softhsm.command import run
 from softhsm.tpm import SoftTPM
 from softhsm.tpm2_pkcs11 import TPM2Token
@@ -43,6 +44,7 @@ def chip(tpm: SoftTPM, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TPM
     with pytest.MonkeyPatch.context() as patch:
         for name, value in token.env.items():
             patch.setenv(name, value)
+        reload_module(token.module)  # Another test may have used it with another TPM.
         yield token
 
 
