@@ -24,6 +24,7 @@ from hwsigner._cli import browser
 from hwsigner._config import profiles
 from hwsigner.emulator import Fault
 from hwsigner.errors import UsageError
+from judges import needs_linux, needs_long_socket_paths
 from loopback import Server, ServerCA, recording
 from scene import Outcome, Scene
 
@@ -107,6 +108,7 @@ def test_other_refusal_is_not_repeated(scene: Scene, endpoint: Federation) -> No
     assert len(scene.emulator.requests) == 1
 
 
+@needs_long_socket_paths
 def test_session_is_that_of_a_running_agent(
     scene: Scene, endpoint: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,6 +216,7 @@ def test_destination_that_is_neither_a_service_nor_a_url_is_an_error(text: str) 
         console_page("aws", "eu-central-1", text)
 
 
+@needs_linux
 class TestOpen:
     """With `--open`, a browser gets the URL, and other processes do not see it."""
 

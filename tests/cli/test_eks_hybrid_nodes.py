@@ -25,6 +25,7 @@ from hwsigner._identity.certificate_request import CertificateRequest
 from hwsigner.emulator import Emulator, World
 from hwsigner.enrolment.issuers import Issued, Pending
 from hybrid_nodes import Node, environment, one_line, page_policy
+from judges import needs_systemd
 from pages import ROOT, run_shell, shell_blocks
 from softhsm.tpm import SoftTPM
 
@@ -160,6 +161,7 @@ def test_line_of_the_config_file_gives_credentials(
 
 
 @pytest.mark.parametrize("proxy", [False, True])
+@needs_systemd
 def test_systemd_accepts_the_unit(file_node: Node, proxy: bool) -> None:
     node = replace(file_node, proxy=proxy)
     node.put_program()

@@ -35,6 +35,7 @@ from hwsigner._system.files import create_file
 from hwsigner._uri import KeyURI
 from hwsigner.enrolment import initial, pace, profile, steps
 from hwsigner.key.management import KeyDescription
+from judges import needs_namespaces
 from softhsm.command import run as run_tool
 from softhsm.pcsc import SoftPcsc
 from softhsm.tpm import SoftTPM
@@ -366,6 +367,7 @@ exit $status
 """
 
 
+@needs_namespaces
 def test_old_certificate_stays_when_the_disk_is_full(enrolment: Enrolment) -> None:
     succeeds(enrolment.run())
     keys, old = Path(enrolment.key).parent, enrolment.home / "old"

@@ -18,6 +18,7 @@ from hwsigner._cli.help import sections
 from hwsigner._cli.parser import Parser
 from hwsigner._config.flags import IDENTITY, PROFILE, SESSION
 from hwsigner.errors import UsageError
+from judges import needs_systemd
 from scene import Outcome
 
 Call = Callable[..., Outcome]
@@ -210,6 +211,7 @@ class TestDidYouMean:
             ("profile edit web --unset certificat", "certificate"),
         ],
     )
+    @needs_systemd
     def test_misspelt_word_gets_a_suggestion(self, arguments: str, meant: str, config: Path, call: Call) -> None:
         config.write_text('[profile.web]\ncertificate = "c"\n[profile.typo]\ncertifcate = "c"\n')
         outcome = call(*arguments.split())

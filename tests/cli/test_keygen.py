@@ -19,6 +19,7 @@ from hwsigner._uri import KeyURI
 from hwsigner.backends import BACKENDS, Backend
 from hwsigner.errors import UsageError
 from hwsigner.key.management import KeyDescription, KeyRequest, generate_key
+from judges import needs_namespaces
 from scene import Outcome
 
 
@@ -64,6 +65,7 @@ def test_file_key_is_made_and_described(call: Callable[..., Outcome], tmp_path: 
 READ_ONLY = 'mount -t tmpfs -o ro tmpfs "$1"; shift; exec "$@"'
 
 
+@needs_namespaces
 def test_read_only_file_system_is_named(tmp_path: Path) -> None:
     command = ["unshare", "--mount", "--map-root-user", "sh", "-c", READ_ONLY, "sh", str(tmp_path), sys.executable]
     command += ["-m", "hwsigner", "keygen", str(tmp_path / "web.key")]

@@ -18,6 +18,7 @@ import hwsigner._cli
 from hwsigner import __version__, errors
 from hwsigner._cli import COMMANDS
 from hwsigner.errors import HwsignerError, HwsignerWarning, UnsafeKeyWarning
+from judges import needs_proc
 from scene import Outcome, Scene
 
 Call = Callable[..., Outcome]
@@ -349,6 +350,7 @@ class TestProcess:
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False)
         assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGINT, b"", b"")
 
+    @needs_proc
     def test_no_command_can_be_dumped_or_read_by_other_programs(self) -> None:
         # A change of user would do it by itself: it is undone (PR_SET_DUMPABLE is 4).
         other_user = "os.setgroups([]); os.setgid(65534); os.setuid(65534); ctypes.CDLL(None).prctl(4, 1, 0, 0, 0); "

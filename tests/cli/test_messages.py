@@ -21,6 +21,7 @@ from hwsigner.backends.pkcs11.pins import locked
 from hwsigner.backends.tpm2.errors import unavailable
 from hwsigner.backends.tpm2.tpm import Lockout
 from hwsigner.errors import HwsignerError, UsageError
+from judges import needs_shared_folder
 from scene import Outcome, Scene
 
 Call = Callable[..., Outcome]
@@ -91,6 +92,7 @@ def test_empty_region_is_said_to_be_empty(call: Call) -> None:
 
 
 @pytest.mark.root
+@needs_shared_folder
 def test_key_that_another_user_cannot_read_names_the_user_the_mode_and_two_ways(open_folder: Path, call: Call) -> None:
     folder, name = open_folder / "pki", pwd.getpwuid(NOBODY).pw_name
     folder.mkdir(mode=0o755)
@@ -126,6 +128,7 @@ def test_config_that_the_system_s_agent_cannot_read_names_the_commands(open_fold
 
 
 @pytest.mark.root
+@needs_shared_folder
 def test_missing_profile_that_root_may_have_says_how_root_shares_it(open_folder: Path) -> None:
     name, environ = pwd.getpwuid(NOBODY).pw_name, {"HOME": str(open_folder)}
     profiles.SYSTEM_FILE = str(open_folder / "etc.toml")  # The fixture restores it.
@@ -349,6 +352,7 @@ def test_relative_path_of_a_missing_file_in_a_new_profile_is_warned_of(call: Cal
 
 
 @pytest.mark.root
+@needs_shared_folder
 def test_file_of_another_group_that_cannot_be_replaced_names_the_group(open_folder: Path) -> None:
     folder = open_folder / "mine"
     folder.mkdir()
@@ -369,6 +373,7 @@ def test_file_of_another_group_that_cannot_be_replaced_names_the_group(open_fold
 
 
 @pytest.mark.root
+@needs_shared_folder
 def test_folder_or_file_that_root_made_names_the_command_that_gives_it_back(open_folder: Path) -> None:
     name, folder = pwd.getpwuid(NOBODY).pw_name, open_folder / "hwsigner"
     folder.mkdir()
@@ -386,6 +391,7 @@ def test_folder_or_file_that_root_made_names_the_command_that_gives_it_back(open
 
 
 @pytest.mark.root
+@needs_shared_folder
 def test_own_key_that_its_mode_closes_names_chmod(open_folder: Path, call: Call) -> None:
     key = open_folder / "web.key"
     call("keygen", key)

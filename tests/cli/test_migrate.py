@@ -21,6 +21,7 @@ from examples import scaled
 from hwsigner._cli.migration import find_calls, translate
 from hwsigner._config import profiles
 from hwsigner.errors import ConfigError, UsageError
+from judges import needs_client_in_c
 from scene import PROGRAM, Outcome, Scene
 from terminals import Terminal
 
@@ -484,6 +485,7 @@ class TestAccessKeys:
         assert outcome.out.count("access key A") == 1
 
 
+@needs_client_in_c
 def test_migrated_profile_gives_credentials(home: Home, scene: Scene) -> None:
     flags = " ".join(scene.flags())
     home.config.write_text(f"[profile web]\ncredential_process = {HELPER} credential-process {flags}\n")

@@ -21,6 +21,7 @@ from federation import Federation, federation
 from hwsigner._config import profiles
 from hwsigner.emulator import Role
 from hwsigner.emulator.iam_policies import read_policy
+from judges import needs_client_in_c
 from pages import blocks
 from scene import PROGRAM, Outcome, Scene
 
@@ -74,6 +75,7 @@ def sections(config: Path) -> dict[str, dict[str, str]]:
     return {name: dict(parser[name]) for name in parser.sections()}
 
 
+@needs_client_in_c
 class TestSdks:
     def test_boto3_assumes_the_role_with_the_session_of_the_profile(self, scene: Scene, config: Path) -> None:
         outcome = add(scene, f"--then-role={OTHER}")

@@ -17,6 +17,7 @@ import certs
 import hwsigner
 from hwsigner._pins import sources as pin_sources
 from hwsigner.errors import PinError
+from judges import needs_proc
 from scene import Scene
 from softhsm.tpm import SoftTPM
 from terminals import ROOT, Terminal
@@ -92,6 +93,7 @@ class TestEnvironment:
             assert outcome.status == 3
             assert f"{bundle} needs its passphrase" in outcome.err
 
+    @needs_proc
     def test_hwsigner_pin_is_not_in_proc_while_a_pin_command_runs(self, scene: Scene, locked: Flags) -> None:
         pipe = scene.folder / "pipe"
         os.mkfifo(pipe, 0o600)

@@ -19,6 +19,7 @@ from hwsigner._cli import retire
 from hwsigner._config import profiles as config
 from hwsigner.enrolment import retirement
 from hwsigner.key.management import delete_key
+from judges import needs_long_socket_paths
 from revocations import Account, Machine, account, denied, interrupted
 from softhsm.tpm import SoftTPM
 from terminals import Terminal
@@ -183,6 +184,7 @@ def test_missing_certificate_keeps_the_key_if_it_should_be_revoked(account: Acco
     assert (outcome.status, outcome.out, machine.key.exists()) == (4, "", True)
 
 
+@needs_long_socket_paths
 def test_running_agent_closes_the_profile(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
     home = Home(account.folder, account.ca, account.emulator)
     home.write_profiles(web={}, other={})

@@ -33,6 +33,7 @@ from hwsigner._system import notices
 from hwsigner._version import __version__
 from hwsigner.emulator import Emulator, World
 from hwsigner.trust_policy.writing import write_trust_policy
+from judges import needs_systemd
 from ports import reserve_port
 from scene import Scene
 
@@ -427,7 +428,10 @@ def version(place: Place) -> None:
     assert place.run("version") == f"{__version__}\n"
 
 
-@pytest.mark.parametrize("name", RUNS)
+NEEDS = {"systemd": needs_systemd}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=NEEDS.get(name, ())) for name in RUNS])
 def test_command_does_its_main_work(name: str, place: Place) -> None:
     RUNS[name](place)
 

@@ -22,6 +22,7 @@ from hwsigner.emulator import Emulator, Fault
 from hwsigner.enrolment import pace
 from hwsigner.errors import SigningKeyError
 from json_output import read
+from judges import needs_long_socket_paths
 from scene import Outcome
 from softhsm.tpm import SoftTPM
 
@@ -60,6 +61,7 @@ class TestStatus:
         assert found["certificate"]["notAfter"].endswith("Z")
         assert (found["agent"], found["problem"]) == (None, None)
 
+    @needs_long_socket_paths
     def test_agent_s_session_and_last_failure_are_shown(self, home: Home, call: Call) -> None:
         home.write_profiles(web={}, bad={})
         with run_agent(home) as running:
@@ -94,6 +96,7 @@ class TestStatus:
             "no timer",
         )
 
+    @needs_long_socket_paths
     def test_works_says_whether_there_is_a_session_now(self, home: Home, call: Call) -> None:
         home.write_profiles(web={}, bad={"role-arn": "web"}, idle={}, locked={})
         assert {name: one["works"] for name, one in status(call).items()} == {
@@ -191,6 +194,7 @@ class TestStatus:
         home.encrypted_key("web")
         assert status(call)["web"]["problem"] is None
 
+    @needs_long_socket_paths
     def test_key_file_that_only_the_agent_can_read_is_a_problem_without_an_agent(
         self, home: Home, call: Call, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -352,6 +356,7 @@ class TestStatus:
 
 
 class TestAgentStatus:
+    @needs_long_socket_paths
     def test_json_has_each_profile(self, home: Home, call: Call) -> None:
         with run_agent(home) as running:
             running.get()

@@ -14,9 +14,10 @@ from hwsigner._agent.protocol import AgentRequest
 from hwsigner._cli import system_agent, systemd
 from hwsigner._config import profiles
 from hwsigner.errors import AgentError
+from judges import needs_systemd
 from scene import Outcome
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, needs_systemd]
 
 Call = Callable[..., Outcome]
 INSTALL = ("systemd", "install", "--system", "--allow-user", "daemon")

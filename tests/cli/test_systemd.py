@@ -16,7 +16,11 @@ import pytest
 import hwsigner
 from hwsigner._agent.client import START_LIMIT
 from hwsigner._cli import systemd
+from judges import needs_systemd
 from scene import Outcome
+
+pytestmark = needs_systemd
+
 
 UNITS = Path(hwsigner.__file__).parent / "_units"
 PROGRAM = Path(sys.executable).with_name("hwsigner")

@@ -92,7 +92,7 @@ def change_system() -> None:
         vars(module).update(confstr=confstr, uname=lambda: os.uname_result(UNAME))
     # urllib asks it for the proxies of macOS's settings.
     proxies = types.ModuleType("_scproxy")
-    vars(proxies).update(_get_proxies=dict, _get_proxy_settings=dict)
+    vars(proxies).update(_get_proxies=dict, _get_proxy_settings=lambda: {"exclude_simple": False})
     sys.modules["_scproxy"] = proxies
 
 
