@@ -127,7 +127,7 @@ def enroll(asked: Enrolment) -> Enrolled:
             values.issuer = kept["issuer"] = "command"  # Not the issuer that the profile had.
         target = key_to_certify(values, asked.new_key)
         issuer = issuer_of(values, target.access)
-        require_place_for_certificate(target.access)
+        require_place_for_certificate(target.access, target.nv_index)
         if found is None:
             add_profile(name, kept, environ, system=asked.system)  # If this run does not end, the next needs no flags.
         elif "certificate" not in found.values:

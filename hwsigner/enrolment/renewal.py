@@ -145,7 +145,7 @@ def _renew(found: Profile, old: Certificate, new_key: str | None, prompts: Promp
         values.dns, values.uri = _alternative_names(old)
     target = key_to_certify(values, KeyRequest())
     issuer = issuer_of(values, target.access)
-    require_place_for_certificate(target.access)
+    require_place_for_certificate(target.access, target.nv_index)
     if new_key:
         ensure_key(target)
         if found.file == file_of_new(os.environ, system=True) and "path" in target.access.uri.path:

@@ -292,14 +292,21 @@ def install_certificate(
     return install(parsed, PinSource.of(pin), chain, nv_index=nv_index)
 
 
-def require_place_for_certificate(access: KeyAccess) -> None:
+def require_place_for_certificate(access: KeyAccess, nv_index: str = "") -> None:
     """Check that the backend of a key has a place for its certificate, before the key is made or used.
+
+    Args:
+        access: the key.
+        nv_index: TPM: the NV index for the leaf; empty for a file beside the key.
 
     Raises:
         UsageError: it has none.
     """
     function = InstallsCertificates.install_certificate
     uri = access.uri.resolved()
+    if uri.scheme == "tpm2" and "handle" in uri.path and not nv_index:
+        hint = "Add --nv-index 0x01c20000, or have the key in a file: tpm2:path=FILE"
+        raise UsageError(f"there is no file beside {uri.name} for its certificate", hint)
     _managing(function, InstalledCertificate, uri, _CERTIFIED, allow_modules=access.allow_modules)
 
 

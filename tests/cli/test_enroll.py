@@ -97,6 +97,14 @@ class TestWay:
         assert "already there" in succeeds(enrolment.again())["Certified"]
 
     @pytest.mark.slow
+    def test_tpm_handle_without_a_place_for_the_certificate_is_refused_before_one_is_issued(
+        self, enrolment: Enrolment, swtpm: SoftTPM
+    ) -> None:
+        enrolment.key = "handle:0x81000dea"
+        refused(enrolment.run(), 2, "there is no file beside tpm2:handle=0x81000dea", "--nv-index 0x01c20000")
+        assert enrolment.issued == 0
+
+    @pytest.mark.slow
     def test_tpm_key_at_a_handle_has_its_certificate_in_the_tpm(
         self, enrolment: Enrolment, cleaned_tpm: SoftTPM
     ) -> None:
