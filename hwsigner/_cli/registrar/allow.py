@@ -14,7 +14,7 @@ from hwsigner._cli.process import print_outcome
 from hwsigner._cli.registrar import POLICY
 from hwsigner._config.flags import OUTPUT, Flag, switch
 from hwsigner._identity.certificate_request import check_names, parse_name
-from hwsigner.enrolment.registrar.policy import HASH, PUBLIC_KEY, TPM, YUBIKEY, Machine, add_machine
+from hwsigner.enrolment.registrar.policy import HASH, PCR, PUBLIC_KEY, TPM, YUBIKEY, Machine, add_machine
 from hwsigner.errors import AttestationError, UsageError
 
 if TYPE_CHECKING:
@@ -30,14 +30,8 @@ _FLAGS = (
     Flag("dns", "DNS name for its certificates; repeatable", "NAME", many=True),
     Flag("uri", "URI for its certificates; repeatable", "URI", many=True),
     Flag("name", "name of the machine in the policy (default: the CN of the subject)", "NAME"),
-    Flag(
-        "ek-public-key",
-        "endorsement key of a TPM that you certify in its vendor's place; - for stdin",
-        "FILE",
-    ),
-    Flag(
-        "pcr", "TPM: value that this PCR of the bank sha256 must have, in hexadecimal; repeatable", "N=HEX", many=True
-    ),
+    Flag("ek-public-key", "endorsement key of a TPM that you certify in its vendor's place; - for stdin", "FILE"),
+    Flag("pcrs", "TPM: a PCR of the bank sha256 and the value it must have; repeatable", "N=HEX", many=True),
     Flag("roots", "for a statement: folder of the chip vendors' certificates", "DIR"),
     switch("replace", "replace the machine of this name, such as after its mainboard was swapped"),
 )
@@ -67,7 +61,7 @@ def run(arguments: Arguments) -> int:
     ek = PUBLIC_KEY if arguments.ek_public_key else ""
     kind, chip, root = (TPM, read_endorsement_key(arguments.ek_public_key), "") if ek else _chip(arguments)
     name = arguments.name or _common_name(subject)
-    pcrs = tuple(one.lower() for one in arguments.pcr or ())
+    pcrs = tuple(map(_pcr, arguments.pcrs or ()))
     machine = Machine(name, kind, chip, root, subject, tuple(dns), tuple(uris), ek, pcrs)
     changed = add_machine(arguments.policy, machine, replace=arguments.replace)
     done = "added to" if changed else "is in"
@@ -100,6 +94,15 @@ def _chip(arguments: Arguments) -> tuple[str, str, str]:
     if statement.format not in (TPM, YUBIKEY):
         raise AttestationError("nothing proves where the statement's key is", "Use a key in a TPM or a YubiKey")
     return statement.format, found.chip, found.roots[0] if statement.format == YUBIKEY else ""
+
+
+def _pcr(given: str) -> str:
+    """Return a value of --pcrs as the policy has it; `keygen --pcrs` names the bank too."""
+    value = given.lower().removeprefix("sha256:")
+    if not PCR.fullmatch(value):
+        problem = f"--pcrs is {given[:80]!r}, which is not a PCR and its value"
+        raise UsageError(problem, "Write --pcrs 7=HEX: a PCR from 0 to 23, and the 64 digits of its value in sha256")
+    return value
 
 
 def _common_name(subject: str) -> str:

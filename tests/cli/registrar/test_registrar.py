@@ -117,7 +117,9 @@ def test_allow_takes_serial_number_and_root_of_a_yubikeys_statement(
         (("object", "--subject", SUBJECT), "a statement counts only under the vendor's roots"),
         (("--subject", SUBJECT), "one of STATEMENT and --ek-public-key is needed"),
         ((ONE, "--ek-public-key", "garbage", "--subject", SUBJECT), "one of STATEMENT and --ek-public-key is needed"),
-        ((ONE, "--subject", SUBJECT, "--pcr", "7"), "invalid: pcrs is for a tpm only, and a list of PCRs"),
+        ((ONE, "--subject", SUBJECT, "--pcrs", "7"), "--pcrs is '7', which is not a PCR and its value"),
+        ((ONE, "--subject", SUBJECT, "--pcrs", f"24={ONE}"), "which is not a PCR and its value"),
+        ((ONE, "--subject", SUBJECT, "--pcrs", f"sha1:7={ONE}"), "which is not a PCR and its value"),
         (("--ek-public-key", "garbage", "--subject", SUBJECT), "garbage has no public key that can be read"),
     ],
 )
@@ -153,10 +155,9 @@ def test_allow_marks_a_machine_whose_endorsement_key_the_administrator_certifies
 
 
 def test_allow_writes_the_values_of_pcrs(allow: Call, policy: Path) -> None:
-    values = (f"7={ONE}", f"14={'AB' * 32}")
-    assert allow(ONE, "--subject", SUBJECT, "--pcr", values[0], "--pcr", values[1]).status == 0
+    assert allow(ONE, "--subject", SUBJECT, "--pcrs", f"7={ONE}", "--pcrs", f"sha256:14={'AB' * 32}").status == 0
     machine = read_policy(str(policy)).machines["web-01"]
-    assert (machine.pcrs, machine.pcr_selection) == ((values[0], values[1].lower()), "sha256:7,14")
+    assert (machine.pcrs, machine.pcr_selection) == ((f"7={ONE}", f"14={'ab' * 32}"), "sha256:7,14")
 
 
 def test_two_chips_with_one_subject_are_remarked_on(
@@ -386,7 +387,7 @@ def test_machine_of_a_cloud_is_enrolled_and_not_renewed_once_it_boots_something_
         path, key = tmp_path / "ek.pem", f"tpm2:path={folder}/web.tss2?endorsement-key=L-2"
         run(["tpm2_createek", "-Q", "-G", "ecc", "-c", f"{folder}/ek", "-u", str(path), "-f", "pem"], tpm.env)
         run(["tpm2_flushcontext", "-t"], tpm.env)
-        pcr = ("--pcr", f"7={'0' * 64}")
+        pcr = ("--pcrs", f"7={'0' * 64}")
         assert allow("--ek-public-key", path, "--subject", SUBJECT, "--replace", *pcr).status == 0
         with running([*flags, "--roots=none"], lines) as (_, url):
             own = ("--private-key", key, "--tcti", tpm.tcti, "--subject", SUBJECT)
