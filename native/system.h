@@ -56,7 +56,7 @@ static bool find_peer(int fd, uid_t *user) {
 /* Write the user's runtime folder if XDG_RUNTIME_DIR does not name it. */
 static bool find_runtime(char *folder, size_t size) {
 #ifdef __APPLE__
-    size_t length = confstr(_CS_DARWIN_USER_TEMP_DIR, folder, size);
+    size_t length = confstr(_CS_DARWIN_USER_DIR, folder, size);
     return length > 1 && length <= size;
 #else
     int length = snprintf(folder, size, RUN "/user/%u", (unsigned)geteuid());

@@ -22,13 +22,14 @@ def take_sockets(environ: MutableMapping[str, str]) -> list[socket.socket]:
     Raises:
         UsageError: one passed something other than a socket, or launchd can't pass them.
     """
-    if sys.platform == "darwin":
+    from hwsigner._system import systemd
+
+    found = systemd.take_sockets(environ)
+    if sys.platform == "darwin" and not found:
         from hwsigner._system import launchd
 
         return launchd.take_sockets()
-    from hwsigner._system import systemd
-
-    return systemd.take_sockets(environ)
+    return found
 
 
 def bind_in(sock: socket.socket, folder: int, path: str) -> None:

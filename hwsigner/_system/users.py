@@ -25,7 +25,7 @@ _CREDENTIALS = struct.Struct("iII")
 # confstr(3), which Python can't name either.
 _XUCRED = struct.Struct("=IIhxx16I")
 _SOL_LOCAL, _LOCAL_PEERCRED, _LOCAL_PEERPID = 0, 1, 2
-_CS_DARWIN_USER_TEMP_DIR = 65537
+_CS_DARWIN_USER_DIR = 65536
 # Python has no names for these socket options (SO_PEERGROUPS and SO_PEERPIDFD of <asm/socket.h>).
 _SO_PEERGROUPS, _SO_PEERPIDFD = {"sparc": (0x3D, 0x56), "paris": (0x4034, 0x404B)}.get(os.uname().machine[:5], (59, 77))
 # What Python passes to the kernel at most, in bytes.
@@ -53,10 +53,14 @@ def agent_group() -> int | None:
 
 
 def login_folder() -> str:
-    """Return the folder for what ends with this user's login, which may be missing."""
+    """Return the folder for what ends with this user's login, which may be missing.
+
+    On macOS, it outlasts the login. In the folder for temporary files, a socket that clients connect to counts as
+    unused, and macOS removes it after three days, and its folder at a boot, before launchd makes the socket.
+    """
     if sys.platform == "darwin":
         with suppress(OSError):
-            if folder := os.confstr(_CS_DARWIN_USER_TEMP_DIR):
+            if folder := os.confstr(_CS_DARWIN_USER_DIR):
                 return folder.rstrip("/")
     return f"{_LOGINS}/{os.geteuid()}"
 

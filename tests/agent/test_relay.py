@@ -330,7 +330,16 @@ class TestRelay:
         with pytest.raises(AgentError, match="blocked"):
             find_credentials("web", environ, ask_pin=lambda _: pytest.fail("asked"))
 
-    @pytest.mark.parametrize("uid", [0, 4711])
+    def test_session_goes_to_root_on_a_mac_whose_launchd_listens_for_agents(
+        self, runtime: Path, fake_agent: Callable[[Path, Talk], FakeAgent], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fake_agent(runtime / "hwsigner", lambda _: None)
+        monkeypatch.setattr("hwsigner._agent.client.peer_uid", lambda _: 0)
+        monkeypatch.setattr("hwsigner._system.launchd.is_here", lambda: True)
+        with client.connected(client.user_address({"XDG_RUNTIME_DIR": str(runtime)}), is_own=True) as channel:
+            assert channel
+
+    @pytest.mark.parametrize("uid", [pytest.param(0, marks=needs_linux), 4711])
     def test_pin_and_session_go_to_no_other_user(
         self, runtime: Path, fake_agent: Callable[[Path, Talk], FakeAgent], monkeypatch: pytest.MonkeyPatch, uid: int
     ) -> None:

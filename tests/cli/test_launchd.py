@@ -23,6 +23,7 @@ import pytest
 from hwsigner._agent.client import user_address
 from hwsigner._config import profiles
 from hwsigner._system import launchd
+from judges import needs_linux
 from scene import Outcome
 
 Call = Callable[..., Outcome]
@@ -301,6 +302,7 @@ def test_folder_of_the_socket_that_others_can_use_is_refused(mac: Path, call: Ca
     assert not lists(mac).exists()
 
 
+@needs_linux
 def test_systemd_and_launchd_name_each_other(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     on_linux = call("launchd", "install")
     assert (on_linux.status, on_linux.out) == (2, "")

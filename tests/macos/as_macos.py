@@ -49,7 +49,7 @@ SUN_PATH = 104  # Of a Unix socket's path, with the zero at its end.
 SOL_LOCAL, LOCAL_PEERCRED, LOCAL_PEERPID = 0, 1, 2
 MAX_GROUPS = 16
 SO_PEERCRED, SIZE_OF_UCRED = 17, 12
-CS_DARWIN_USER_TEMP_DIR = 65537
+CS_DARWIN_USER_DIRS = (65536, 65537)  # What lasts, and what is temporary: here they are one.
 F_GETPATH = 50
 
 
@@ -86,7 +86,7 @@ def change_system() -> None:
     of_glibc = os.confstr
 
     def confstr(name: str | int) -> str | None:
-        return RUNTIME_FOLDER if name == CS_DARWIN_USER_TEMP_DIR else of_glibc(name)
+        return RUNTIME_FOLDER if name in CS_DARWIN_USER_DIRS else of_glibc(name)
 
     for module in (os, sys.modules["posix"]):
         vars(module).update(confstr=confstr, uname=lambda: os.uname_result(UNAME))

@@ -53,7 +53,7 @@ ONLY_ON_MACOS = {
         "ctypes.CDLL(None).getpeereid(one.fileno(), ctypes.byref(user), ctypes.byref(group)); "
         "assert (user.value, group.value) == (os.getuid(), os.getgid())"
     ),
-    "the folder for what ends with the login": "assert stat.S_IMODE(os.stat(os.confstr(65537)).st_mode) == 0o700",
+    "the folder for what ends with the login": "assert stat.S_IMODE(os.stat(os.confstr(65536)).st_mode) == 0o700",
     "the name of the machine's run": (
         "text, size = ctypes.create_string_buffer(64), ctypes.c_size_t(64); "
         "ctypes.CDLL(None).sysctlbyname(b'kern.bootsessionuuid', text, ctypes.byref(size), None, 0); "

@@ -18,6 +18,7 @@ from hwsigner._agent.listener import open_listener
 from hwsigner._serving.listener import take_activated
 from hwsigner._system import launchd, sockets
 from hwsigner.errors import UsageError
+from judges import needs_linux
 
 SOURCE = """
 #include <errno.h>
@@ -44,6 +45,7 @@ void free(void *memory) {
 }
 """
 Fake = Callable[..., ctypes.CDLL]
+pytestmark = needs_linux  # The library is one of Linux.
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +93,7 @@ def test_sockets_of_launchd_are_taken_and_its_array_is_freed(fake: Fake, listene
     for each in given:
         os.set_inheritable(each, True)
     library = fake(*given)
-    taken = sockets.take_sockets({"LISTEN_FDS": "1", "LISTEN_PID": str(os.getpid())})
+    taken = sockets.take_sockets({})
     assert [one.fileno() for one in taken] == given
     assert not [one for one in taken if one.get_inheritable()]
     assert {one.getsockname() for one in taken} == {listener.getsockname()}

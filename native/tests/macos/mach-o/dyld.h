@@ -7,11 +7,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define _CS_DARWIN_USER_TEMP_DIR 65537
+#define _CS_DARWIN_USER_DIR 65536
 #define SO_NOSIGPIPE 0x1022
 
 static size_t macos_confstr(int name, char *text, size_t size) {
-    const char *folder = name == _CS_DARWIN_USER_TEMP_DIR ? getenv("MACOS_FOLDER") : NULL;
+    const char *folder = name == _CS_DARWIN_USER_DIR ? getenv("MACOS_FOLDER") : NULL;
     return folder != NULL ? (size_t)snprintf(text, size, "%s", folder) + 1 : 0;
 }
 
