@@ -14,18 +14,21 @@ import binascii
 import hashlib
 import json
 import re
+from codecs import BOM_UTF8
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from hwsigner.attestation.chain import in_usual_form
+from hwsigner.attestation.documents import MAX_BYTES
+from hwsigner.attestation.structures import CURVES, RSA_BITS
 from hwsigner.errors import UsageError
 
 _HASH = re.compile(r"[0-9A-Fa-f]{64}")
 _PEM = re.compile(r"-----BEGIN PUBLIC KEY-----([A-Za-z0-9+/=\s]+)-----END PUBLIC KEY-----")
-# `gcloud` without --format. Its signingKey signs, so it is not an endorsement key.
+# `gcloud` without --format. Its signing keys sign, so they are not endorsement keys.
 _YAML = re.compile(r"^encryptionKey:[ \t]*\r?\n((?:[ \t]+.*\r?\n?)+)", re.MULTILINE)
-_LEAST_RSA_BITS = 2048
+_SIGNING_KEY = re.compile(r"^(?:signingKey|eccP256SigningKey):", re.MULTILINE)
 _HINT = "Give the public key in PEM, DER or base64, or what the cloud's command or hwsigner attest --ek printed"
 
 
@@ -37,8 +40,12 @@ def read_given_key(data: bytes, name: str) -> str:
         name: where it is from, for errors.
 
     Raises:
-        UsageError: it is not an RSA key of 2,048 bits or more or a key on P-256, P-384 or P-521, or there are several.
+        UsageError: it is not an RSA key of 2,048 to 4,096 bits or a key on P-256, P-384 or P-521; there are several, or
+            more than 64 KiB.
     """
+    if len(data) > MAX_BYTES:
+        raise UsageError(f"{name} has more than {MAX_BYTES} bytes", _HINT)
+    data = data.removeprefix(BOM_UTF8)
     text = data.decode("ascii", "replace").strip()
     if _HASH.fullmatch(text):
         return text.lower()
@@ -46,10 +53,8 @@ def read_given_key(data: bytes, name: str) -> str:
     if not public_key:
         raise UsageError(f"{name} has no public key that can be read", _HINT)
     key = load_der_public_key(public_key)
-    is_usual = isinstance(key, ec.EllipticCurvePublicKey) and isinstance(
-        key.curve, ec.SECP256R1 | ec.SECP384R1 | ec.SECP521R1
-    )
-    if not is_usual and not (isinstance(key, rsa.RSAPublicKey) and key.key_size >= _LEAST_RSA_BITS):
+    is_usual = isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, tuple(CURVES.values()))
+    if not is_usual and not (isinstance(key, rsa.RSAPublicKey) and key.key_size in RSA_BITS):
         raise UsageError(f"the key in {name} is of a kind or size that no endorsement key has", _HINT)
     return hashlib.sha256(public_key).hexdigest()
 
@@ -59,6 +64,8 @@ def _der(data: bytes, text: str, name: str) -> bytes:
         text = _of_json(text, name)
     elif section := _YAML.search(text):
         text = section[1]
+    elif _SIGNING_KEY.search(text):
+        raise UsageError(f"{name} has a signing key, which is not an endorsement key", _HINT)
     found = _PEM.findall(text)
     if len(found) > 1:
         raise UsageError(f"{name} has {len(found)} public keys", "Leave only the endorsement key's in it")
@@ -73,9 +80,8 @@ def _of_json(text: str, name: str) -> str:
     try:
         members = json.loads(text)
         if members.get("KeyFormat", "der") != "der":
-            raise UsageError(
-                f"{name} has the key in the format {members['KeyFormat']}", "Add --key-format der to aws ec2"
-            )
+            given = str(members["KeyFormat"])[:20]
+            raise UsageError(f"{name} has the key in the format {given}", "Add --key-format der to aws ec2")
         for one in (members.get("KeyValue"), members.get("encryptionKey", {}).get("ekPub"), members.get("publicKey")):
             if isinstance(one, str):
                 return one

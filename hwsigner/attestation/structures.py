@@ -22,13 +22,13 @@ HASH_NAMES = {0x0B: "sha256", 0x0C: "sha384", 0x0D: "sha512"}
 BANKS = {0x04: "sha1", **HASH_NAMES}
 # TPM_ECC_CURVE (6.4).
 CURVES: dict[int, type[ec.EllipticCurve]] = {3: ec.SECP256R1, 4: ec.SECP384R1, 5: ec.SECP521R1}
+RSA_BITS = range(2048, 4097)
 # TPMA_OBJECT (8.3).
 FIXED_TPM, FIXED_PARENT, SENSITIVE_DATA_ORIGIN, USER_WITH_AUTH = 1 << 1, 1 << 4, 1 << 5, 1 << 6
 NO_DA, RESTRICTED, DECRYPT, SIGN = 1 << 10, 1 << 16, 1 << 17, 1 << 18
 CERTIFY, QUOTE = 0x8017, 0x8018  # TPM_ST (6.9).
 _GENERATED = b"\xffTCG"  # TPM_GENERATED_VALUE (6.2).
 _DEFAULT_EXPONENT = 65537
-_RSA_BITS = range(2048, 4097)
 _MAX_PCR_BYTES = 4
 
 _Key = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
@@ -212,7 +212,7 @@ def verify_signature(public: Public, signature: bytes, message: bytes, name: str
 def _rsa_key(reader: _Reader) -> rsa.RSAPublicKey:
     bits, exponent, modulus = reader.number(2), reader.number(4), int.from_bytes(reader.sized())
     try:
-        if modulus.bit_length() != bits or bits not in _RSA_BITS:
+        if modulus.bit_length() != bits or bits not in RSA_BITS:
             raise ValueError("not as long as it says, or no TPM has such a key")
         return rsa.RSAPublicNumbers(exponent or _DEFAULT_EXPONENT, modulus).public_key()
     except ValueError as error:

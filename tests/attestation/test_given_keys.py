@@ -6,11 +6,13 @@ import base64
 import hashlib
 import json
 import textwrap
+from codecs import BOM_UTF8
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from hwsigner.attestation.documents import MAX_BYTES
 from hwsigner.attestation.given_keys import read_given_key
 from hwsigner.errors import UsageError
 
@@ -32,11 +34,15 @@ def aws(key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey, form: str = "der") ->
     return json.dumps(given, indent=4)
 
 
+def section(name: str, key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey) -> str:
+    return f"{name}:\n  ekPub: |\n{textwrap.indent(pem(key), '    ')}"
+
+
 def gcloud_yaml(key: rsa.RSAPublicKey) -> str:
     """Return what `gcloud compute instances get-shielded-identity` prints by default."""
-    other = pem(EC["secp256r1"])
-    named = (("eccP256EncryptionKey", other), ("encryptionKey", pem(key)), ("signingKey", other))
-    parts = [f"{name}:\n  ekPub: |\n{textwrap.indent(text, '    ')}" for name, text in named]
+    other = EC["secp256r1"]
+    named = (("eccP256EncryptionKey", other), ("encryptionKey", key), ("signingKey", other))
+    parts = [section(name, one) for name, one in named]
     return "".join([*parts[:2], "kind: compute#shieldedInstanceIdentity\n", parts[2]])
 
 
@@ -49,6 +55,8 @@ FORMS = {
     "pem": pem(RSA).encode(),
     "pem_with_text_around": f"The key:\r\n\r\n{pem(RSA)}\r\nend\r\n".encode(),
     "der": der(RSA),
+    "pem_with_byte_order_mark": BOM_UTF8 + pem(RSA).encode(),
+    "json_with_byte_order_mark": BOM_UTF8 + aws(RSA).encode(),
     "base64": base64.b64encode(der(RSA)) + b"\n",
     "base64_in_lines": base64.encodebytes(der(RSA)),
     "aws": aws(RSA).encode(),
@@ -72,10 +80,13 @@ def test_keys_on_curves_are_read(curve: str) -> None:
 
 PRIVATE = ec.generate_private_key(ec.SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 SMALL = rsa.generate_private_key(65537, 1024).public_key()
+# 6,000 bits; its factors do not matter.
+LONG = rsa.RSAPublicNumbers(65537, 1 << 5999 | 1).public_key()
 
 
 UNREADABLE, UNUSUAL = "ek has no public key that can be read", "the key in ek is of a kind or size"
 NO_KEY = "ek is JSON without an endorsement key"
+SIGNING = "ek has a signing key, which is not an endorsement key"
 REFUSED = {
     "nothing": (b"", UNREADABLE),
     "garbage": (b"garbage", UNREADABLE),
@@ -89,8 +100,16 @@ REFUSED = {
     "deep": (b'{"a":' * 10_000, NO_KEY),
     "signing_key": (b'{"signingKey": {"ekPub": "x"}}', NO_KEY),
     "tpmt": (aws(RSA, "tpmt").encode(), "ek has the key in the format tpmt. Add --key-format der"),
+    "long_format": (
+        json.dumps({"KeyFormat": "x" * 9000, "KeyValue": "x"}).encode(),
+        f"ek has the key in the format {'x' * 20}. Add --key-format der",
+    ),
+    "signing_key_in_yaml": (section("signingKey", RSA).encode(), SIGNING),
+    "signing_key_on_a_curve_in_yaml": (section("eccP256SigningKey", EC["secp256r1"]).encode(), SIGNING),
+    "too_long": (pem(RSA).encode() + b"#" * MAX_BYTES + pem(RSA).encode(), "ek has more than 65536 bytes"),
     "two": ((pem(RSA) * 2).encode(), "ek has 2 public keys"),
     "short_rsa": (der(SMALL), UNUSUAL),
+    "long_rsa": (der(LONG), UNUSUAL),
     "ed25519": (der(ed25519.Ed25519PrivateKey.generate().public_key()), UNUSUAL),
 }
 

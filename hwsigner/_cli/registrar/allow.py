@@ -24,6 +24,16 @@ if TYPE_CHECKING:
 
 HELP = "add a chip, and the names it may have, to the policy"
 
+
+def _pcr(given: str) -> str:
+    """Return a value of --pcrs as the policy has it; `keygen --pcrs` names the bank too."""
+    value = given.lower().removeprefix("sha256:")
+    if not PCR.fullmatch(value):
+        problem = f"--pcrs is {given[:80]!r}, which is not a PCR and its value"
+        raise UsageError(problem, "Write --pcrs 7=HEX: a PCR from 0 to 23, and the 64 digits of its value in sha256")
+    return value
+
+
 _FLAGS = (
     POLICY,
     Flag("subject", "subject for its certificates, such as CN=web-01,OU=web", "NAME"),
@@ -31,7 +41,7 @@ _FLAGS = (
     Flag("uri", "URI for its certificates; repeatable", "URI", many=True),
     Flag("name", "name of the machine in the policy (default: the CN of the subject)", "NAME"),
     Flag("ek-public-key", "endorsement key of a TPM that you certify in its vendor's place; - for stdin", "FILE"),
-    Flag("pcrs", "TPM: a PCR of the bank sha256 and the value it must have; repeatable", "N=HEX", many=True),
+    Flag("pcrs", "TPM: a PCR of the bank sha256 and the value it must have; repeatable", "N=HEX", _pcr, many=True),
     Flag("roots", "for a statement: folder of the chip vendors' certificates", "DIR"),
     switch("replace", "replace the machine of this name, such as after its mainboard was swapped"),
 )
@@ -61,8 +71,7 @@ def run(arguments: Arguments) -> int:
     ek = PUBLIC_KEY if arguments.ek_public_key else ""
     kind, chip, root = (TPM, read_endorsement_key(arguments.ek_public_key), "") if ek else _chip(arguments)
     name = arguments.name or _common_name(subject)
-    pcrs = tuple(map(_pcr, arguments.pcrs or ()))
-    machine = Machine(name, kind, chip, root, subject, tuple(dns), tuple(uris), ek, pcrs)
+    machine = Machine(name, kind, chip, root, subject, tuple(dns), tuple(uris), ek, tuple(arguments.pcrs))
     changed = add_machine(arguments.policy, machine, replace=arguments.replace)
     done = "added to" if changed else "is in"
     certified = ", whose endorsement key you certify" if ek else ""
@@ -94,15 +103,6 @@ def _chip(arguments: Arguments) -> tuple[str, str, str]:
     if statement.format not in (TPM, YUBIKEY):
         raise AttestationError("nothing proves where the statement's key is", "Use a key in a TPM or a YubiKey")
     return statement.format, found.chip, found.roots[0] if statement.format == YUBIKEY else ""
-
-
-def _pcr(given: str) -> str:
-    """Return a value of --pcrs as the policy has it; `keygen --pcrs` names the bank too."""
-    value = given.lower().removeprefix("sha256:")
-    if not PCR.fullmatch(value):
-        problem = f"--pcrs is {given[:80]!r}, which is not a PCR and its value"
-        raise UsageError(problem, "Write --pcrs 7=HEX: a PCR from 0 to 23, and the 64 digits of its value in sha256")
-    return value
 
 
 def _common_name(subject: str) -> str:

@@ -146,10 +146,10 @@ def add_machine(path: str, machine: Machine, *, replace: bool = False) -> bool:
         LockError: another process has been writing it for too long.
 
     Warns:
-        HwsignerWarning: the policy has another machine with this subject.
+        HwsignerWarning: the policy has another machine with this subject, or demanded PCRs of the one that is replaced.
     """
     changed = False
-    remarks: list[str] = []
+    remarks: list[HwsignerWarning] = []
 
     def edit(data: bytes) -> bytes:
         nonlocal changed
@@ -167,14 +167,17 @@ def add_machine(path: str, machine: Machine, *, replace: bool = False) -> bool:
         if not _is_policy(edited, policy, path):
             hint = "Write each machine as a table, below a line [machine.NAME]"
             raise ConfigError(f"{path} is written in a form that can't be added to", hint)
-        remarks[:] = [text for names, text in policy.remarks() if machine.name in names]
+        hint = "A role that trusts one by its subject trusts all. If you did not mean that, change one"
+        remarks[:] = [HwsignerWarning(text, hint) for names, text in policy.remarks() if machine.name in names]
+        if existing and existing.pcrs and not machine.pcrs:
+            problem = f"{path} demanded PCRs of {machine.name}, and demands none now"
+            remarks.append(HwsignerWarning(problem, "If you did not mean that, run it again with --pcrs"))
         changed = True
         return edited
 
     edit_file(path, edit, mode=0o644)
-    for text in remarks:
-        hint = "A role that trusts one by its subject trusts all. If you did not mean that, change one"
-        warnings.warn(HwsignerWarning(text, hint), stacklevel=2)
+    for remark in remarks:
+        warnings.warn(remark, stacklevel=2)
     return changed
 
 
@@ -270,7 +273,7 @@ def _problems_of_chip(table: Mapping[str, Any]) -> Iterator[str]:
     if "ek" in table and ("tpm" not in table or table["ek"] != PUBLIC_KEY):
         yield f'ek is for a tpm only, and is "{PUBLIC_KEY}" or absent'
     if "pcrs" in table and ("tpm" not in table or not table["pcrs"] or not all(map(PCR.fullmatch, table["pcrs"]))):
-        yield "pcrs is for a tpm only, and a list of PCRs from 0 to 23 with their value, such as '7=' and 64 digits"
+        yield "pcrs is for a tpm only, and a list of PCRs from 0 to 23 with 64 digits in lower case, such as '7=af01…'"
     if not all(HASH.fullmatch(table[key]) for key in ("tpm", "root") if key in table):
         yield "tpm or root is not a SHA-256 in 64 hexadecimal digits, in lower case"
     if not 0 <= table.get("yubikey", 0) <= _MAX_SERIAL:

@@ -238,5 +238,6 @@ def _forbidden(message: str, hint: str, *, detail: str = "") -> RefusedRequest:
 def _hint(found: Findings) -> str:
     if found.uncertified:
         way = "hwsigner registrar allow --ek-public-key"
-        return f"Add it with --vendor-certificates, or have the administrator run {way}; the chip is {found.chip}"
+        given = f"Add it with --vendor-certificates, or have the administrator run {way}; the chip is {found.chip}"
+        return f"{given}. If that was done, the registrar's log has the reason"
     return f"Ask the registrar's administrator; the chip is {found.chip}" if found.chip else "Use a TPM or a YubiKey"

@@ -117,9 +117,10 @@ def test_allow_takes_serial_number_and_root_of_a_yubikeys_statement(
         (("object", "--subject", SUBJECT), "a statement counts only under the vendor's roots"),
         (("--subject", SUBJECT), "one of STATEMENT and --ek-public-key is needed"),
         ((ONE, "--ek-public-key", "garbage", "--subject", SUBJECT), "one of STATEMENT and --ek-public-key is needed"),
-        ((ONE, "--subject", SUBJECT, "--pcrs", "7"), "--pcrs is '7', which is not a PCR and its value"),
-        ((ONE, "--subject", SUBJECT, "--pcrs", f"24={ONE}"), "which is not a PCR and its value"),
-        ((ONE, "--subject", SUBJECT, "--pcrs", f"sha1:7={ONE}"), "which is not a PCR and its value"),
+        *(
+            ((ONE, "--subject", SUBJECT, "--pcrs", value), f"--pcrs is '{value}', which is not a PCR and its value")
+            for value in ("", "7", "7=", f"24={ONE}", f"07={ONE}", f"sha1:7={ONE}", f"7=0x{ONE}", f"7={ONE},")
+        ),
         (("--ek-public-key", "garbage", "--subject", SUBJECT), "garbage has no public key that can be read"),
     ],
 )
@@ -158,6 +159,15 @@ def test_allow_writes_the_values_of_pcrs(allow: Call, policy: Path) -> None:
     assert allow(ONE, "--subject", SUBJECT, "--pcrs", f"7={ONE}", "--pcrs", f"sha256:14={'AB' * 32}").status == 0
     machine = read_policy(str(policy)).machines["web-01"]
     assert (machine.pcrs, machine.pcr_selection) == ((f"7={ONE}", f"14={'ab' * 32}"), "sha256:7,14")
+
+
+def test_allow_warns_when_the_machine_that_it_replaces_had_pcrs(allow: Call, policy: Path) -> None:
+    pcrs = ("--pcrs", f"7={ONE}")
+    allow(ONE, "--subject", SUBJECT, *pcrs)
+    assert allow(TWO, "--subject", SUBJECT, "--replace", *pcrs).err == ""
+    done = allow(ONE, "--subject", SUBJECT, "--replace")
+    assert done.err.startswith(f"hwsigner: warning: {policy} demanded PCRs of web-01, and demands none now. ")
+    assert allow(TWO, "--subject", SUBJECT, "--replace").err == ""
 
 
 def test_two_chips_with_one_subject_are_remarked_on(

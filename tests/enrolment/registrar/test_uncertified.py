@@ -161,6 +161,7 @@ def test_refusals_without_a_certificate_are_alike_whatever_the_policy_has(
         refusals.append((raised.value.status, raised.value.message, raised.value.hint))
         calls.append(calls_of(partial(refusal_of, site.registrar(), given)).total())
     assert len(set(refusals)) == 1
+    assert refusals[0][2].endswith("If that was done, the registrar's log has the reason")
     assert compared == ["", "", "web-01", "web-01", "web-01", "web-01"]
     assert abs(calls[1] - calls[2]) < calls[1] / 200  # Names that are right cost a little more.
     assert abs(calls[0] - calls[1]) < calls[0] / 20
