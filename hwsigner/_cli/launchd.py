@@ -1,4 +1,4 @@
-"""`hwsigner launchd install`, `remove` and `show`: the property lists of this user's launchd agents, on macOS."""
+"""`hwsigner launchd install`, `uninstall` and `show`: the property lists of this user's launchd agents, on macOS."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 HELP = "write, show or remove launchd agents, on macOS"
 
 SERVICES = ("agent", "renew", "serve", "update")
-_ACTIONS = ("install", "remove", "show")
+_ACTIONS = ("install", "uninstall", "show")
 _WRITER = "hwsigner launchd install"
 _MARK = f"<!-- {mark_of(_WRITER)} The next install overwrites this file. -->"
 _FLAGS = (
-    Flag("every", "seconds between two looks of renew (default: 900)", "SECONDS", whole_number(10, 86400)),
+    Flag("every", "seconds between two runs of renew (default: 900)", "SECONDS", whole_number(10, 86400)),
     Flag("port", "port of serve on 127.0.0.1 and ::1 (default: 9911)", "PORT", whole_number(1, 65535)),
 )
 # launchd gives its agents a PATH without these folders of Homebrew.
@@ -45,28 +45,28 @@ _PAUSE = 60
 
 def add_arguments(parser: Parser) -> None:
     """Add the action, the service, its profile, and the flags of services."""
-    parser.usage = "hwsigner launchd install|remove|show [SERVICE [NAME]] [flags]"
-    parser.hint = "Write hwsigner launchd install|remove|show [agent|renew|serve|update] [NAME]"
-    parser.add_argument("action", metavar="install|remove|show", help="write the file, remove it, or print its text")
+    parser.usage = "hwsigner launchd install|uninstall|show [SERVICE [NAME]] [flags]"
+    parser.hint = "Write hwsigner launchd install|uninstall|show [agent|renew|serve|update] [NAME]"
+    parser.add_argument("action", metavar="install|uninstall|show", help="write the file, remove it, or print its text")
     parser.add_argument(
         "service",
         nargs="?",
         metavar="agent|renew|serve|update",
-        help="the command that launchd runs (default: agent; for remove, all)",
+        help="the command that launchd runs (default: agent; for uninstall, all)",
     )
     parser.add_argument("name", nargs="?", metavar="NAME", help="profile, of every service but agent")
     parser.add_flags(_FLAGS)
 
 
 def run(arguments: Arguments) -> int:
-    """Install, remove or show, and print each step and what to do next."""
+    """Install, uninstall or show, and print each step and what to do next."""
     if not launchd.is_here():
         raise UsageError("hwsigner launchd needs macOS", "On Linux, use hwsigner systemd install --user")
     service, name = _checked(arguments)
     if os.geteuid() == 0:
         raise UsageError("launchd's agents are a user's, and this is root", "Run it as that user, without sudo")
-    if arguments.action == "remove":
-        _remove(_label(service, name) if service else None)
+    if arguments.action == "uninstall":
+        _uninstall(_label(service, name) if service else None)
         return 0
     service = service or "agent"
     job = _job(service, name, every=arguments.every, port=arguments.port)
@@ -86,19 +86,20 @@ def _checked(arguments: Arguments) -> tuple[str | None, str]:
 
     action, service, name = arguments.action, arguments.service, arguments.name or ""
     if action not in _ACTIONS:
-        hint = suggestion(action, _ACTIONS, "Write hwsigner launchd install|remove|show")
+        hint = suggestion(action, _ACTIONS, "Write hwsigner launchd install|uninstall|show")
         raise UsageError(f"launchd has no action {action[:40]!r}", hint)
     if service is not None and service not in SERVICES:
-        raise UsageError(f"{service[:40]!r} is no service", suggestion(service, SERVICES, f"Use {', '.join(SERVICES)}"))
+        hint = suggestion(service, SERVICES, f"Use {', '.join(SERVICES)}")
+        raise UsageError(f"{service[:40]!r} is not a service that launchd can run", hint)
     if bool(name) != (service not in (None, "agent")):
         problem = f"{service} needs the name of a profile" if service not in (None, "agent") else "agent has no profile"
         raise UsageError(problem, f"Write hwsigner launchd {action} {service or 'agent'}{' NAME' if not name else ''}")
     for flag, of in (("every", "renew"), ("port", "serve")):
-        if getattr(arguments, flag) is not None and (service != of or action == "remove"):
+        if getattr(arguments, flag) is not None and (service != of or action == "uninstall"):
             raise UsageError(f"--{flag} is for {of}", f"Write hwsigner launchd install {of} NAME --{flag} …")
     if name:
         check_name(name)
-        if action != "remove":
+        if action != "uninstall":
             profile(name, os.environ)
     return service, name
 
@@ -190,7 +191,7 @@ def _install(job: dict[str, Any], text: str) -> None:
         if names and path.name not in names:  # macOS takes the two names for one.
             raise UsageError(f"{path.parent} has {names[0]}, of another profile", "Rename one of the two profiles")
     write_file(path, text, _WRITER)
-    target = shlex.join([_target(label)])
+    target = shlex.quote(_target(label))
     following = [
         f"Load it, now and at each login: {shlex.join(['launchctl', 'bootstrap', _domain(), str(path)])}",
         f"If it was loaded before, first: launchctl bootout {target}",
@@ -200,7 +201,7 @@ def _install(job: dict[str, Any], text: str) -> None:
     print_outcome("the property list is written", "\n".join(following))
 
 
-def _remove(label: str | None) -> None:
+def _uninstall(label: str | None) -> None:
     """Remove the file of one label, or all that an install wrote."""
     folder = Path(launchd.file_of("")).parent
     paths = [Path(launchd.file_of(label))] if label else sorted(folder.glob("hwsigner.*.plist"))
@@ -208,7 +209,7 @@ def _remove(label: str | None) -> None:
     for path in removed:
         remove_file(path)
     if not removed:
-        print_step(f"there is none in {folder}")
+        print_step(f"nothing to remove in {folder}")
     targets: Sequence[str] = [shlex.quote(_target(path.stem)) for path in removed]
     if targets:
         text = "\n".join(f"Stop it, unless it is not loaded: launchctl bootout {target}" for target in targets)

@@ -222,8 +222,8 @@ def test_profile_that_is_not_there_is_refused(mac: Path, call: Call, name: str) 
         ("install", "--every", "60"),
         ("install", "renew", "web", "--every", "9"),
         ("install", "renew", "web", "--port", "80"),
-        ("remove", "serve", "web", "--port", "80"),
-        ("remove", "renew"),
+        ("uninstall", "serve", "web", "--port", "80"),
+        ("uninstall", "renew"),
         ("install", "renew", "web", "web"),
     ],
 )
@@ -246,20 +246,20 @@ def test_remove_takes_what_install_wrote_and_nothing_else(mac: Path, call: Call)
     call("launchd", "install", "renew", "a@b.c")
     (lists(mac) / "hwsigner.mine.plist").write_text("<plist/>\n")
     (lists(mac) / "com.example.plist").touch()
-    done = call("launchd", "remove", "renew", "web")
+    done = call("launchd", "uninstall", "renew", "web")
     assert f"launchctl bootout gui/{os.getuid()}/hwsigner.renew.web\n" in done.out
     assert not (lists(mac) / "hwsigner.renew.web.plist").exists()
-    done = call("launchd", "remove")
+    done = call("launchd", "uninstall")
     assert (done.status, done.err) == (0, "")
     assert {path.name for path in lists(mac).iterdir()} == {"hwsigner.mine.plist", "com.example.plist"}
     assert re.findall("bootout .*/(.*)", done.out) == ["hwsigner.agent", "hwsigner.renew.a@b.c"]
-    assert call("launchd", "remove").out == f"there is none in {lists(mac)}\n"
+    assert call("launchd", "uninstall").out == f"nothing to remove in {lists(mac)}\n"
 
 
 def test_remove_works_without_the_profile(mac: Path, call: Call) -> None:
     call("launchd", "install", "renew", "web")
     (mac / ".config/hwsigner/config.toml").unlink()
-    assert call("launchd", "remove", "renew", "web").status == 0
+    assert call("launchd", "uninstall", "renew", "web").status == 0
     assert list(lists(mac).iterdir()) == []
 
 
@@ -267,7 +267,7 @@ def test_file_of_another_program_is_neither_replaced_nor_removed(mac: Path, call
     lists(mac).mkdir(parents=True)
     path = lists(mac) / "hwsigner.renew.web.plist"
     path.write_text("<plist/>\n<!-- -->\nWritten by `hwsigner launchd install`.\n")
-    for action in ("install", "remove"):
+    for action in ("install", "uninstall"):
         done = call("launchd", action, "renew", "web")
         assert (done.status, done.out) == (2, "")
         assert "was not written by hwsigner launchd install" in done.err
