@@ -137,7 +137,8 @@ def examine_and_time(
     if not checked and not findings and not is_system_file_hidden():
         findings.append(local.PROFILE_NONE.found("there are no profiles in config.toml"))
     of_system = _of_system()
-    done.run("the profiles' names", _check_names, checked, of_system, environ)
+    done.run("the profiles' names", _check_names, checked, of_system)
+    done.run("the files of profiles", _check_files, environ)
     done.run("the environment", sdks.check_variables, environ)
     done.run("the SDKs' files", sdks.check_files, environ, checks.check_command)
     done.run("the agents", machine.check_agents, environ, {each.name for each in checked}, of_system)
@@ -180,17 +181,19 @@ def _of_system() -> dict[str, Profile]:
     return {}
 
 
-def _check_names(
-    checked: Sequence[Profile], of_system: Mapping[str, Profile], environ: Mapping[str, str]
-) -> Iterator[Finding]:
-    """Yield the profiles of this user whose names the system's agent has for other profiles, and a file not read."""
+def _check_names(checked: Sequence[Profile], of_system: Mapping[str, Profile]) -> Iterator[Finding]:
+    """Yield the profiles of this user whose names the system's agent has for other profiles."""
     for each in checked:
         other = of_system.get(each.name)
         if other and "allow-users" in other.values and other.values != each.values:
             found = f"{each.file} and {other.file} have different profiles of this name"
             yield local.PROFILE_TWICE.found(found).about(each.name)
+
+
+def _check_files(environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield the files of profiles that are not read, as another one comes first."""
     for file in unread_files(environ):
-        yield local.PROFILES_UNREAD.found(f"{file} is not read, because there is {user_file(environ)}")
+        yield local.PROFILES_IGNORED.found(f"{file} is not read, because there is {user_file(environ)}")
 
 
 def _of_profile(state: ProfileState, checks: Checks) -> list[Finding]:

@@ -12,8 +12,8 @@ _ENDPOINT = "hwsigner can't ask for a session"
 # The profile.
 PROFILE_NONE = Mistake("profile-none", "Without a profile, there is little to check", "Run hwsigner enroll NAME")
 PROFILES_UNREADABLE = Mistake("profiles-unreadable", "No profile can be used", "Fix config.toml in an editor")
-PROFILES_UNREAD = Mistake(
-    "profiles-unread",
+PROFILES_IGNORED = Mistake(
+    "profiles-ignored",
     "Only one of the two files is read",
     "Move its profiles into the file that is read, then delete it",
 )
@@ -252,9 +252,7 @@ AGENT_LOCKED = Mistake("agent-locked", "Programs get no credentials from the age
 AGENT_FAILURE = Mistake(
     "agent-failure", "Programs get no new credentials from the agent", "Run hwsigner agent refresh NAME"
 )
-UNIT_PROGRAM = Mistake(
-    "unit-program", "The unit can't start", "Run hwsigner systemd install again, on macOS hwsigner launchd install"
-)
+UNIT_PROGRAM = Mistake("unit-program", "The unit can't start", "Run hwsigner systemd install again")
 UNIT_FAILED = Mistake("unit-failed", "The unit's work is not done", "Run journalctl -u UNIT")
 
 # With --online.

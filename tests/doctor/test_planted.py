@@ -633,7 +633,7 @@ def test_second_file_of_a_mac_is_a_finding(patient: Patient, monkeypatch: pytest
         (folder / "config.toml").write_bytes((patient.folder / "config/hwsigner/config.toml").read_bytes())
     (found,) = json.loads(patient.call("doctor", "--json").out)["findings"]
     read, other = (f"{folder}/config.toml" for folder in folders)
-    assert (found["id"], found["found"]) == ("profiles-unread", f"{other} is not read, because there is {read}")
+    assert (found["id"], found["found"]) == ("profiles-ignored", f"{other} is not read, because there is {read}")
     (folders[0] / "config.toml").unlink()
     assert patient.names() == set()
 
