@@ -28,11 +28,7 @@ HELP = "verify on another machine that a key is in hardware"
 
 _FLAGS = (
     Flag("roots", "folder with the vendors' root and intermediate certificates", "DIR"),
-    Flag(
-        "ek-public-key",
-        "TPM: endorsement key that you certify in the vendor's place; - for stdin",
-        "FILE",
-    ),
+    Flag("ek-public-key", "TPM: endorsement key that you certify in the vendor's place; - for stdin", "FILE"),
     Flag("challenge", "new file for the challenge to the statement", "FILE"),
     Flag("answer", "answer to verify", "FILE"),
     Flag("state", "what the verifier keeps from --challenge until --answer; secret", "FILE"),
@@ -50,7 +46,9 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: Arguments) -> int:
     """Print what is proven and what is claimed, then the public key."""
     if not (arguments.roots or arguments.ek_public_key):
-        raise UsageError("no roots were given", "Add --roots with the folder of the vendors' certificates")
+        raise UsageError(
+            "no roots were given", "Add --roots with the folder of the vendors' certificates, or --ek-public-key"
+        )
     if arguments.challenge and arguments.answer:
         raise UsageError("--challenge and --answer are two steps", "Give one of them")
     if bool(arguments.state) != bool(arguments.challenge or arguments.answer):
@@ -78,11 +76,11 @@ def _trust(arguments: Arguments, statement: Document) -> Trust:
     if not arguments.ek_public_key:
         return trust
     wanted, claimed = read_endorsement_key(arguments.ek_public_key), attestation.claimed_endorsement_key(statement)
+    if not claimed:
+        raise AttestationError("the statement is not of a TPM", "Leave out --ek-public-key, and add --roots")
     if claimed != wanted:
-        problem = f"the statement is not of the TPM with the endorsement key {wanted}"
-        raise AttestationError(
-            problem, f"It claims {claimed}" if claimed else "It is not of a TPM: leave out --ek-public-key"
-        )
+        problem = f"the statement claims the endorsement key {claimed}, and not {wanted}"
+        raise AttestationError(problem, "Give the endorsement key of the machine that made the statement")
     return replace(trust, endorsement_keys=frozenset({wanted}))
 
 

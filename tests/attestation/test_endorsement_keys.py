@@ -133,7 +133,7 @@ def test_key_that_the_verifier_certifies_needs_no_certificate(
     assert "No vendor's certificate says that it is a TPM" in capfd.readouterr().out
     Path("other").write_text("1" * 64)
     assert main([*verify, "--ek-public-key", "other", "--answer", "answer"]) == 3
-    assert "the statement is not of the TPM with the endorsement key 1111" in capfd.readouterr().err
+    assert ", and not 1111" in capfd.readouterr().err
     Path("roots").mkdir()
     Path("roots/root.pem").write_bytes(bare.root[0].public_bytes(Encoding.PEM))
     assert main([*verify, "--roots", "roots", "--answer", "answer"]) == 3
