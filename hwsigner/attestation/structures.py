@@ -212,7 +212,7 @@ def verify_signature(public: Public, signature: bytes, message: bytes, name: str
 def _rsa_key(reader: _Reader) -> rsa.RSAPublicKey:
     bits, exponent, modulus = reader.number(2), reader.number(4), int.from_bytes(reader.sized())
     try:
-        if modulus.bit_length() != bits or bits not in RSA_BITS:
+        if modulus.bit_length() != bits or bits not in RSA_BITS or not modulus % 2:
             raise ValueError("not as long as it says, or no TPM has such a key")
         return rsa.RSAPublicNumbers(exponent or _DEFAULT_EXPONENT, modulus).public_key()
     except ValueError as error:

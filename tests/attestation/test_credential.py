@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from attestation.chips import Chip, changed
 from hwsigner import attestation
 from hwsigner.attestation.credential import make_credential
-from hwsigner.attestation.structures import Public, read_certified, read_public, read_quoted, verify_signature
+from hwsigner.attestation.structures import RSA, Public, read_certified, read_public, read_quoted, verify_signature
 from hwsigner.errors import AttestationError
 from softhsm.command import run
 from softhsm.tpm import SoftTPM
@@ -149,3 +150,12 @@ def test_public_area_with_an_unknown_scheme_is_refused(chip: Chip) -> None:
     odd = area[: at + 2] + bytes.fromhex("001a 000b 0003") + area[at + 4 :]
     with pytest.raises(AttestationError, match="the key has a scheme that is not known here"):
         read_public(odd, "the key")
+
+
+@pytest.mark.parametrize("last", [0, 1])
+def test_public_area_with_an_even_modulus_is_refused(last: int) -> None:
+    """OpenSSL can't encrypt to it."""
+    head = bytes.fromhex("0001 000b 000300b2 0000 0006 0080 0043 0010 0800 00000000 0100")
+    area = head + b"\x80" + bytes(254) + bytes([last])
+    with nullcontext() if last else pytest.raises(AttestationError, match="the key has no valid RSA key"):
+        assert read_public(area, "the key").type == RSA

@@ -31,6 +31,14 @@ from softhsm.tpm import SoftTPM
 CLIENT = "192.0.2.1"
 # TCG EK Credential Profile, B.6.5: PolicyB, of the high range.
 _POLICY_B = "ca3d0a99a2b93906f7a3342414efcfb3a385d44cd1fd459089d19b5071c0b7a0"
+_POLICY_B_384 = "b26e7d28d11a50bc53d882bcf5fd3a1a074148bb35d3b4e4cb1c0ad9bde419cacb47ba09699646150f9fc000f3f80e12"
+_HIGH_KINDS = {
+    "H-1": ("rsa2048:aes128cfb", "sha256", _POLICY_B),
+    "H-2": ("ecc256:aes128cfb", "sha256", _POLICY_B),
+    "H-3": ("ecc384:aes256cfb", "sha384", _POLICY_B_384),
+    "H-6": ("rsa3072:aes256cfb", "sha384", _POLICY_B_384),
+    "other": ("ecc256:aes256cfb", "sha256", _POLICY_B),
+}
 _HIGH = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|adminwithpolicy|restricted|decrypt"
 
 
@@ -56,10 +64,10 @@ def cloud(tpm: SoftTPM, name: str, handle: str = "") -> Cloud:
         run([*made, "-u", str(pem), "-f", "pem"], tpm.env)
     else:
         policy = tpm.folder / "policy"
-        policy.write_bytes(bytes.fromhex(_POLICY_B))
-        kind = {"H-1": "rsa2048:aes128cfb", "H-2": "ecc256:aes128cfb", "other": "ecc256:aes256cfb"}[name]
-        made = ["tpm2_createprimary", "-Q", "-C", "e", "-G", kind, "-a", _HIGH, "-L", str(policy), "-c", context]
-        run(made, tpm.env)
+        kind, hash_name, digest = _HIGH_KINDS[name]
+        policy.write_bytes(bytes.fromhex(digest))
+        made = ["tpm2_createprimary", "-Q", "-C", "e", "-G", kind, "-g", hash_name, "-a", _HIGH, "-L", str(policy)]
+        run([*made, "-c", context], tpm.env)
         run(["tpm2_readpublic", "-Q", "-c", context, "-f", "pem", "-o", str(pem)], tpm.env)
     if handle:
         run(["tpm2_evictcontrol", "-Q", "-C", "o", "-c", context, handle], tpm.env)
@@ -105,6 +113,9 @@ def allow(site: Site, given: Path) -> None:
         ("H-1", "0x81010012", "0x81010012"),
         ("H-2", "0x81010014", "H-2"),
         ("H-2", "", "H-2"),
+        ("H-3", "", "H-3"),
+        ("H-3", "0x81010016", "0x81010016"),
+        ("H-6", "", "H-6"),
         ("other", "0x81010020", "0x81010020"),
     ],
 )
