@@ -60,6 +60,11 @@ def selected(questions: Sequence[_Asked], patterns: Sequence[str]) -> list[_Aske
     return [each for each in questions if not patterns or any(fnmatchcase(each.id, one) for one in patterns)]
 
 
+def numbered(number: int, thing: str, plural: str = "") -> str:
+    """Return a number and a noun."""
+    return f"{number} {thing if number == 1 else plural or thing + 's'}"
+
+
 def confirm(question: str) -> None:
     """Ask on the terminal.
 

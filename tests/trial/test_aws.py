@@ -350,6 +350,7 @@ def test_report_that_can_t_be_written_is_printed_and_does_not_keep_anything(
         try_all(flags("--only", "roles.principal-star", "--output", str(folder)), pace)
     assert resources(emulator) == []
     printed = capsys.readouterr().out
+    assert "A trial of 1 question in eu-central-1." in printed
     assert TrialReport.from_json(printed[printed.rindex("\n{\n") :]).results[0].id == "roles.principal-star"
 
 

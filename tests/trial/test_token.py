@@ -225,21 +225,24 @@ def test_nothing_is_done_without_a_yes(hsm: SoftHSM, tmp_path: Path) -> None:
     [
         (("--write", "one", "--token", "two"), "both name the token"),
         (("--clean",), "Add --write"),
+        (("--clean", "--write", LABEL), "Add --pin-source"),
         (("--token", "nonesuch"), "has no token 'nonesuch'"),
         (("--only", "nonesuch"), "the name of no question"),
     ],
 )
 def test_wrong_flags_are_refused(hsm: SoftHSM, tmp_path: Path, flags: tuple[str, ...], problem: str) -> None:
-    run = start(hsm, tmp_path, "--yes", *flags).finish()
-    assert run.status in (2, 3)
+    run = start(hsm, tmp_path, "--yes", *flags, pin=None).finish()
+    assert run.status in (1, 2, 3)
     assert problem in run.output
     assert list(tmp_path.iterdir()) == []
 
 
-def test_file_that_is_no_module_is_refused(hsm: SoftHSM, tmp_path: Path) -> None:
-    run = start(hsm, tmp_path, "--yes", module="/etc/passwd").finish()
+@pytest.mark.parametrize(("module", "problem"), [("/etc/passwd", "can't be used"), ("/nope.so", "does not exist")])
+def test_file_that_is_no_module_is_refused(hsm: SoftHSM, tmp_path: Path, module: str, problem: str) -> None:
+    run = start(hsm, tmp_path, "--yes", module=module).finish()
     assert run.status == 3
-    assert "PKCS #11 module /etc/passwd can't be used" in run.output
+    assert f"PKCS #11 module {module} {problem}" in run.output
+    assert run.output.endswith(". Give the path of a PKCS #11 module, such as libykcs11.so.2\n")
 
 
 @pytest.mark.slow

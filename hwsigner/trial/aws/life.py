@@ -13,7 +13,7 @@ from typing import NoReturn
 from hwsigner._aws.apis import ServiceClients
 from hwsigner._aws.create_session import find_service
 from hwsigner.errors import HwsignerError, Interruption, ServiceError, ServiceUnreachableError
-from hwsigner.trial.asking import confirm, interrupt, on_signals, require_folder, selected, write_report
+from hwsigner.trial.asking import confirm, interrupt, numbered, on_signals, require_folder, selected, write_report
 from hwsigner.trial.aws.authority import TrialCA
 from hwsigner.trial.aws.calls import TrialPace
 from hwsigner.trial.aws.making import Leftover, TrialFile, delete_all, delete_trial, leftovers, make_all
@@ -191,8 +191,8 @@ def _announcement(scene: AWSScene, plan: TrialPlan, questions: Sequence[AWSQuest
     minutes = round((2.3 * plan.count + 1.1 * len(questions) + 60) / 60)
     cost = "It costs one certificate of the private CA." if scene.private_ca else "It costs nothing."
     return f"""\
-A trial of {len(questions)} questions in {scene.region}. It makes, with names that begin with {scene.prefix} and the
-tag hwsigner-trial:
+A trial of {numbered(len(questions), "question")} in {scene.region}. It makes, with names that begin with {scene.prefix}
+and the tag hwsigner-trial:
 {made}
 and some that AWS is expected to refuse. No role has a permission. It deletes all of them at the end. What stays is what
 Roles Anywhere itself makes: its service-linked role, and the subjects of the certificates, which can't be deleted.

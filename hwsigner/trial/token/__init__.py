@@ -60,12 +60,12 @@ def run(arguments: argparse.Namespace) -> int:
     from hwsigner.trial.token.asking import TokenTrial
     from hwsigner.trial.token.making import new_label
     from hwsigner.trial.token.questions import QUESTIONS
-    from hwsigner.trial.token.subject import Plan
+    from hwsigner.trial.token.subject import HINT, Plan
 
     if arguments.list:
         return show_questions(QUESTIONS, arguments.only)
     if not arguments.module:
-        raise UsageError("no PKCS #11 module is given", "Give the path of a module, such as libykcs11.so.2")
+        raise UsageError("no PKCS #11 module is given", HINT)
     if arguments.write and arguments.token:
         raise UsageError("--write and --token both name the token", "Give one of them")
     if arguments.clean and not arguments.write:

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from hwsigner.backends.pkcs11.functions import Attribute, KeyType
 from hwsigner.backends.pkcs11.objects import KeyObject
 from hwsigner.backends.pkcs11.pairing import public_keys_of
+from hwsigner.trial.asking import numbered
 from hwsigner.trial.questions import NotAskedError
 from hwsigner.trial.token.calls import OK, means_lost, named
 from hwsigner.trial.token.subject import Shown, TriedToken
-from hwsigner.trial.token.tables import TokenQuestion, chosen, numbered, seen, spec, yes_or
+from hwsigner.trial.token.tables import TokenQuestion, chosen, seen, spec, yes_or
 
 _OBJECTS = "hwsigner/backends/pkcs11/objects.py"
 _PAIRING = "hwsigner/backends/pkcs11/pairing.py: public_keys_of"

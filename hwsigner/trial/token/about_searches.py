@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from hwsigner.backends.pkcs11.functions import Attribute, ObjectClass
+from hwsigner.trial.asking import numbered
 from hwsigner.trial.questions import NotAskedError
 from hwsigner.trial.token.calls import OK, named
 from hwsigner.trial.token.subject import TriedToken
-from hwsigner.trial.token.tables import TokenQuestion, numbered, spec, yes_or
+from hwsigner.trial.token.tables import TokenQuestion, spec, yes_or
 
 _OBJECTS = "hwsigner/backends/pkcs11/objects.py"
 _SESSION = "hwsigner/backends/pkcs11/functions.py: PKCS11Session"

@@ -12,6 +12,7 @@ from hwsigner._uri import KeyURI
 from hwsigner.backends.pkcs11.functions import PKCS11Session, TokenFlag, TokenInfo
 from hwsigner.backends.pkcs11.module import Module, load_module
 from hwsigner.backends.pkcs11.objects import CertificateObject, KeyObject, Objects
+from hwsigner.backends.pkcs11.paths import FLAG_HINT
 from hwsigner.backends.pkcs11.pins import has_keypad, listed_pin_state, user_pin_request
 from hwsigner.backends.pkcs11.token import OpenToken, acquire
 from hwsigner.errors import (
@@ -119,7 +120,7 @@ class TriedToken:
         """
         self.plan = plan
         self.pause = pause
-        self.module: Module = load_module(plan.module)
+        self.module: Module = _load(plan.module)
         self.calls = Calls(self.module.functions)
         self.failure: SigningKeyError | None = None
         self.is_slow = False
@@ -321,5 +322,15 @@ class TriedToken:
         return found[0] if found else None
 
 
+def _load(path: str) -> Module:
+    """Load a module. A hint about flags that a trial does not have is replaced."""
+    try:
+        return load_module(path)
+    except BackendUnavailableError as error:
+        hint = HINT if error.hint == FLAG_HINT else error.hint
+        raise BackendUnavailableError(error.message, hint) from error
+
+
+HINT = "Give the path of a PKCS #11 module, such as libykcs11.so.2"
 _BY_HAND = "Log in with the right PIN by hwsigner list --login, then run the trial again"
 _NAME_ONE = "Name one with --token SLOT-OR-LABEL"

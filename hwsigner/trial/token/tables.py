@@ -26,8 +26,3 @@ def chosen(why: str) -> Source:
 def yes_or(problem: str) -> str:
     """Return `yes`, or the problem if there is one."""
     return problem or "yes"
-
-
-def numbered(number: int, thing: str, plural: str = "") -> str:
-    """Return a number and a noun."""
-    return f"{number} {thing if number == 1 else plural or thing + 's'}"

@@ -141,7 +141,7 @@ def _clean(line: _Line, tried: TriedToken) -> None:
         with writing_session(tried) as session:
             found = list(left_by_trials(session).values())
     except NotAskedError as error:
-        raise HwsignerError(f"nothing was looked for: {error.message}", "Give the token's PIN") from None
+        raise HwsignerError(f"nothing was looked for: {error.message}", "Add --pin-source") from None
     line.send("lines", found)
     if found:
         line.wait()

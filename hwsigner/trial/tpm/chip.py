@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from tpm2_pytss import ESYS_TR, TPM2_ALG, TPMA_NV, TPMA_PERMANENT
+from tpm2_pytss import ESYS_TR, TPM2_ALG, TPMA_PERMANENT
 
 from hwsigner._pins import PinSource
 from hwsigner._uri import KeyURI
@@ -16,12 +16,11 @@ from hwsigner.backends.tpm2.connection import TPMConnection, connect
 from hwsigner.backends.tpm2.encode import write_tss2_pem
 from hwsigner.backends.tpm2.endorsement import Endorsement
 from hwsigner.backends.tpm2.key_file import HIERARCHIES, TSS2Key
-from hwsigner.backends.tpm2.nv import EK_CERTIFICATES, open_index
 from hwsigner.backends.tpm2.tpm import TPM, SessionSettings, is_managed
 from hwsigner.backends.tpm2.uris import tcti_of
 from hwsigner.errors import BackendUnavailableError
 from hwsigner.trial.questions import NotAskedError
-from hwsigner.trial.tpm.capabilities import Capabilities, handles_from, read_capabilities
+from hwsigner.trial.tpm.capabilities import Capabilities, read_capabilities
 from hwsigner.trial.tpm.making import TrialKey, make, require, template
 
 _T = TypeVar("_T")
@@ -159,24 +158,8 @@ class TrialChip:
         self._require("owner", TPMA_PERMANENT.OWNERAUTHSET, ESYS_TR.RH_OWNER)
 
     def require_endorsement(self) -> None:
-        """Raise as `require_owner`, for the endorsement hierarchy.
-
-        Raise a NotAskedError too if finding the endorsement key would take an empty auth value that could count.
-        """
-        self.use(self._check_indices)
+        """Raise as `require_owner`, for the endorsement hierarchy."""
         self._require("endorsement", TPMA_PERMANENT.ENDORSEMENTAUTHSET, ESYS_TR.RH_ENDORSEMENT)
-
-    def _check_indices(self, tpm: TPM) -> None:
-        """Check the NV indices of certificates of endorsement keys, which are read with an empty auth value."""
-        owner_has_auth = self.capabilities.has_auth(TPMA_PERMANENT.OWNERAUTHSET)
-        for index in handles_from(tpm, EK_CERTIFICATES.start):
-            if index not in EK_CERTIFICATES:
-                continue
-            with open_index(tpm, index) as found:
-                attributes = TPMA_NV.NO_DA if found is None else found.attributes
-            reads_as_owner = attributes & TPMA_NV.OWNERREAD and not owner_has_auth
-            if attributes & TPMA_NV.AUTHREAD and not attributes & TPMA_NV.NO_DA and not reads_as_owner:
-                raise NotAskedError(f"NV index {index:#010x} counts wrong auth values, and may have one")
 
     def _require(self, name: str, flag: int, handle: ESYS_TR) -> None:
         source = f"{name}-pin-source"

@@ -25,7 +25,7 @@ from hwsigner.errors import (
     PinError,
     SigningKeyError,
 )
-from hwsigner.trial.asking import confirm, on_signals, require_folder, selected, show_questions, write_report
+from hwsigner.trial.asking import confirm, numbered, on_signals, require_folder, selected, show_questions, write_report
 from hwsigner.trial.questions import NotAskedError, Result, ask_all
 from hwsigner.trial.report import Scrubber, TrialReport
 from hwsigner.trial.tpm import state
@@ -198,7 +198,7 @@ def _clean(chip: TrialChip, arguments: argparse.Namespace) -> int:
     """Remove what killed trials have left."""
     left = chip.use(state.left_by_writing)
     places = [f"{place:#010x}" for place in (*left.handles, *left.indices)]
-    print("\n".join((f"{len(places) or 'no'} keys and indices of trials in the TPM", *places)), flush=True)
+    print("\n".join((f"Keys and indices of trials in the TPM: {len(places) or 'none'}", *places)), flush=True)
     if places and not arguments.yes:
         confirm("Remove these?")
     with on_signals(chip.stop), _kept(chip):
@@ -215,7 +215,7 @@ def _clean(chip: TrialChip, arguments: argparse.Namespace) -> int:
 def _announcement(chip: TrialChip, questions: Sequence[TPMQuestion], output: Path) -> str:
     about = chip.capabilities.target(chip.tcti)
     lines = [
-        f"A trial of {len(questions) + 1} questions to the TPM at {chip.tcti}: vendor {about['vendor']}, "
+        f"A trial of {numbered(len(questions) + 1, 'question')} to the TPM at {chip.tcti}: vendor {about['vendor']}, "
         f"firmware {about['firmware']}, {about['specification']}.",
         "",
         "- It makes keys in the null hierarchy, and primary keys in the hierarchies of owner and endorsement. Each is "
