@@ -27,7 +27,7 @@ KEPT = .machine
 RELEASES = https://hwsigner.invalid
 # What make test-macos runs, and how many of these tests pass at least.
 MACOS = $(addprefix tests/,agent backends cli config http identity key monitoring pins refresh serving system)
-MACOS_PASSED = 3000
+MACOS_PASSED = 5900
 # What a release publishes, and what checks it in clean roots: targets.
 ARTIFACTS = wheels tpm-wheels formula deb rpm image
 CHECKS = test-wheels test-deb test-rpm test-image

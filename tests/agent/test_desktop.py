@@ -214,6 +214,7 @@ def web(home: Home, shim: Shim) -> Callable[..., Home]:
     return make
 
 
+@needs_desktop
 class TestAgent:
     def test_notification_lasts_as_long_as_the_wait(
         self, web: Callable[..., Home], shim: Shim, session: Session

@@ -230,6 +230,7 @@ def test_clients_that_wait_hear_that_the_agent_is_working_before_it_has_loaded(a
         assert process.returncode == 0
 
 
+@needs_systemd
 class TestPassedSocket:
     @pytest.fixture(autouse=True)
     def descriptor(self, monkeypatch: pytest.MonkeyPatch, address: Address) -> Iterator[socket.socket]:

@@ -35,7 +35,7 @@ from hwsigner._system.files import create_file
 from hwsigner._uri import KeyURI
 from hwsigner.enrolment import initial, pace, profile, steps
 from hwsigner.key.management import KeyDescription
-from judges import needs_namespaces
+from judges import needs_namespaces, needs_systemd
 from softhsm.command import run as run_tool
 from softhsm.pcsc import SoftPcsc
 from softhsm.tpm import SoftTPM
@@ -515,6 +515,7 @@ class TestShortLife:
         assert "already there" in succeeds(enrolment.again())["Key"]
         assert enrolment.gets_credentials()
 
+    @needs_systemd
     def test_way_to_renew_is_printed_if_no_timer_can_be_set(
         self, enrolment: Enrolment, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -18,6 +18,7 @@ from enrolments import Enrolment, refused, succeeds
 from hwsigner._system import systemd
 from hwsigner.emulator import Fault
 from hwsigner.enrolment import pace, profile, renewal
+from judges import needs_systemd
 from scene import Outcome
 from softhsm.tpm import SoftTPM
 
@@ -186,11 +187,13 @@ class TestTimer:
         monkeypatch.setattr(pace, "_reload", lambda *_, **__: None)
         return enrolled.home / "xdg" / "systemd" / "user" / "hwsigner-renew@web.timer.d" / "50-hwsigner.conf"
 
+    @needs_systemd
     def test_renewal_has_the_timer_look_often_enough(self, enrolled: Enrolment, drop_in: Path) -> None:
         age(enrolled, 2, -1)
         assert succeeds(run(enrolled))["Timer"] == f"{drop_in}: a look every 4320 s, once the timer is enabled"
         assert "OnUnitInactiveSec=2160s" in drop_in.read_text()
 
+    @needs_systemd
     def test_next_look_sets_the_timer_if_the_renewal_did_not(self, enrolled: Enrolment, drop_in: Path) -> None:
         assert run(enrolled, "--if-due") == Outcome(0, "", "")
         assert drop_in.exists()
@@ -198,6 +201,7 @@ class TestTimer:
         assert run(enrolled, "--if-due") == Outcome(0, "", "")
         assert not drop_in.exists()
 
+    @needs_systemd
     def test_timer_that_can_not_be_set_is_warned_of_and_the_renewal_done(
         self, enrolled: Enrolment, drop_in: Path
     ) -> None:

@@ -22,7 +22,7 @@ from hwsigner.emulator import Emulator, Fault
 from hwsigner.enrolment import pace
 from hwsigner.errors import SigningKeyError
 from json_output import read
-from judges import needs_long_socket_paths
+from judges import needs_long_socket_paths, needs_systemd
 from scene import Outcome
 from softhsm.tpm import SoftTPM
 
@@ -117,6 +117,7 @@ class TestStatus:
         }
 
     @pytest.mark.parametrize(("of_system", "expected"), [(True, "system"), (False, "user")])
+    @needs_systemd
     def test_enabled_timer_renews_a_certificate_with_an_issuer(
         self, home: Home, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of_system: bool, expected: str
     ) -> None:

@@ -18,7 +18,7 @@ from hwsigner._agent.listener import open_listener
 from hwsigner._serving.listener import take_activated
 from hwsigner._system import launchd, sockets
 from hwsigner.errors import UsageError
-from judges import needs_linux
+from judges import needs_bare_start, needs_linux
 
 SOURCE = """
 #include <errno.h>
@@ -88,6 +88,7 @@ def freed(library: ctypes.CDLL) -> int:
     return ctypes.c_int.in_dll(library, "freed").value
 
 
+@needs_bare_start
 def test_sockets_of_launchd_are_taken_and_its_array_is_freed(fake: Fake, listener: socket.socket) -> None:
     given = [os.dup(listener.fileno()) for _ in range(3)]
     for each in given:
@@ -109,6 +110,7 @@ def test_process_that_launchd_did_not_start_takes_no_sockets(fake: Fake, status:
 
 
 @pytest.mark.parametrize("status", [errno.EALREADY, errno.EINVAL, errno.EMFILE])
+@needs_bare_start
 def test_other_answer_of_launchd_is_an_error_that_says_what_to_do(fake: Fake, status: int) -> None:
     fake(status=status)
     with pytest.raises(UsageError, match=os.strerror(status)) as caught:
@@ -116,6 +118,7 @@ def test_other_answer_of_launchd_is_an_error_that_says_what_to_do(fake: Fake, st
     assert "hwsigner launchd install" in caught.value.hint
 
 
+@needs_bare_start
 def test_file_that_is_not_a_socket_is_an_error_and_none_stays_open(fake: Fake, listener: socket.socket) -> None:
     first, second = os.dup(listener.fileno()), os.open(os.devnull, os.O_RDONLY)
     library = fake(first, second)
@@ -132,6 +135,7 @@ def test_system_without_launchd_passes_no_sockets(monkeypatch: pytest.MonkeyPatc
     assert sockets.take_sockets({}) == []
 
 
+@needs_bare_start
 def test_agent_listens_on_the_socket_of_launchd(fake: Fake, listener: socket.socket, tmp_path: Path) -> None:
     fake(os.dup(listener.fileno()))
     with open_listener(Address(str(tmp_path / "absent" / "hwsigner"), is_system=False), {}) as taken:
@@ -142,6 +146,7 @@ def test_agent_listens_on_the_socket_of_launchd(fake: Fake, listener: socket.soc
     assert Path(listener.getsockname()).exists()
 
 
+@needs_bare_start
 def test_serve_takes_the_ports_of_launchd(fake: Fake) -> None:
     with socket.create_server(("127.0.0.1", 0)) as made:
         fake(os.dup(made.fileno()))

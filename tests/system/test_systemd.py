@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hwsigner._system import systemd
 from hwsigner._system.systemd import Notifier, take_sockets
 from hwsigner.errors import UsageError
-from judges import needs_abstract_sockets
+from judges import needs_abstract_sockets, needs_long_socket_paths
 
 
 @pytest.fixture
@@ -87,6 +87,7 @@ def test_watchdog_interval_is_half_of_what_systemd_allows_this_process(
 
 
 @pytest.mark.parametrize("is_abstract", [False, pytest.param(True, marks=needs_abstract_sockets)])
+@needs_long_socket_paths
 def test_ready_is_sent_to_a_socket_in_a_file_or_abstract(tmp_path: Path, is_abstract: bool) -> None:
     name = f"{tmp_path}/notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:

@@ -16,6 +16,7 @@ from emulators import InProcessSoftHSM
 from hwsigner._uri import KeyURI
 from hwsigner.backends.pkcs11.module import TOKEN_ATTRIBUTES, load_module
 from hwsigner.errors import BackendUnavailableError, UsageError
+from judges import needs_linux
 from pkcs11_shim import ROOT, run_alone
 
 
@@ -56,6 +57,7 @@ def test_error_names_the_file_that_is_not_a_module(path: str, words: str) -> Non
     assert "--pkcs11-lib" in caught.value.hint
 
 
+@needs_linux
 def test_module_name_finds_the_module(hsm: InProcessSoftHSM, uri: Callable[..., str]) -> None:
     folder = os.path.dirname(os.path.realpath(hsm.module))
     for query in ("module-name=softhsm2", f"module-path={folder}&module-name=softhsm2"):

@@ -26,6 +26,7 @@ from hwsigner.backends.tpm2 import tpm as tpm_module
 from hwsigner.errors import BackendUnavailableError
 from hwsigner.key import open_key
 from hwsigner.key.management import generate_key
+from judges import needs_tpm
 from softhsm.command import run
 from softhsm.tabrmd import ResourceManager
 from softhsm.tpm import SoftTPM
@@ -288,6 +289,7 @@ def test_forked_child_gets_an_error_when_the_key_is_behind_tabrmd(manager: Resou
 
 
 @pytest.mark.usefixtures("hardware")
+@needs_tpm
 def test_key_signs_without_asking_again_after_its_tpm_restarted(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
