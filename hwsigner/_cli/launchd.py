@@ -193,8 +193,8 @@ def _install(job: dict[str, Any], text: str) -> None:
     write_file(path, text, _WRITER)
     target = shlex.quote(_target(label))
     following = [
-        f"Load it, now and at each login: {shlex.join(['launchctl', 'bootstrap', _domain(), str(path)])}",
         f"If it was loaded before, first: launchctl bootout {target}",
+        f"Load it, now and at each login: {shlex.join(['launchctl', 'bootstrap', _domain(), str(path)])}",
         f"Start it again: launchctl kickstart -k {target}",
         f"Its state: launchctl print {target}; its log: {shlex.quote(job['StandardErrorPath'])}",
     ]

@@ -54,7 +54,11 @@ VERIFY = ("verify-attestation", "challenge", "--roots")
         (("attest", "tpm2:handle=0x81000100", "--challenge", "long"), 3, "the challenge has more than 65536 bytes"),
         (("attest", "tpm2:handle=0x81000100", "--csr", "garbage"), 2, "the certificate request can't be read"),
         (("verify-attestation",), 2, "STATEMENT is missing. Write hwsigner verify-attestation STATEMENT"),
-        (("verify-attestation", "s"), 2, "no roots were given. Add --roots"),
+        (
+            ("verify-attestation", "s"),
+            2,
+            "no roots were given. Add --roots with the folder of the vendors' certificates, or --ek-public-key",
+        ),
         ((*VERIFY, "roots"), 3, "the statement has the type 'hwsigner-attestation-challenge', not"),
         ((*VERIFY, "empty"), 3, "the statement has the type"),
         ((*VERIFY, "roots", "--challenge", "c", "--answer", "a"), 2, "--challenge and --answer are two steps"),

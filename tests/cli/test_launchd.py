@@ -164,8 +164,8 @@ def test_install_prints_the_commands_that_load_and_stop_it(mac: Path, call: Call
     commands = [shlex.split(found) for found in re.findall(r": (launchctl [^;\n]+)", done.out)]
     domain = f"gui/{os.getuid()}"
     assert commands == [
-        ["launchctl", "bootstrap", domain, str(lists(mac) / "hwsigner.renew.web.plist")],
         ["launchctl", "bootout", f"{domain}/hwsigner.renew.web"],
+        ["launchctl", "bootstrap", domain, str(lists(mac) / "hwsigner.renew.web.plist")],
         ["launchctl", "kickstart", "-k", f"{domain}/hwsigner.renew.web"],
         ["launchctl", "print", f"{domain}/hwsigner.renew.web"],
     ]

@@ -66,7 +66,9 @@ def run(arguments: Arguments) -> int:
         raise UsageError("no subject was given", "Add --subject CN=web-01,OU=web")
     subject, dns, uris = arguments.settings.subject, arguments.settings.dns, arguments.settings.uri
     check_names(subject, dns_names=dns, uris=uris)
-    if bool(arguments.statement) == bool(arguments.ek_public_key):
+    if arguments.statement and arguments.ek_public_key:
+        raise UsageError("--ek-public-key can't be combined with STATEMENT", "Give the endorsement key only")
+    if not arguments.statement and not arguments.ek_public_key:
         raise UsageError("one of STATEMENT and --ek-public-key is needed", _HINT)
     ek = PUBLIC_KEY if arguments.ek_public_key else ""
     kind, chip, root = (TPM, read_endorsement_key(arguments.ek_public_key), "") if ek else _chip(arguments)
