@@ -31,7 +31,10 @@ _NO_SERVICE = 0x8010001D
 
 
 def hint(otherwise: str) -> str:
-    """Return the hint if no token is seen or a module fails: `otherwise`, unless pcscd is the likely cause."""
+    """Return the hint if no token is seen or a module fails: `otherwise`, unless pcscd refuses this user.
+
+    More is added if PC/SC does not run, and in WSL.
+    """
     status = _status()
     if status == _SECURITY_VIOLATION and sys.platform != "darwin":
         return _HINT

@@ -240,7 +240,7 @@ def test_root_has_no_agents(mac: Path, call: Call, monkeypatch: pytest.MonkeyPat
     assert "without sudo" in done.err
 
 
-def test_remove_takes_what_install_wrote_and_nothing_else(mac: Path, call: Call) -> None:
+def test_uninstall_takes_what_install_wrote_and_nothing_else(mac: Path, call: Call) -> None:
     call("launchd", "install")
     call("launchd", "install", "renew", "web")
     call("launchd", "install", "renew", "a@b.c")
@@ -256,7 +256,7 @@ def test_remove_takes_what_install_wrote_and_nothing_else(mac: Path, call: Call)
     assert call("launchd", "uninstall").out == f"nothing to remove in {lists(mac)}\n"
 
 
-def test_remove_works_without_the_profile(mac: Path, call: Call) -> None:
+def test_uninstall_works_without_the_profile(mac: Path, call: Call) -> None:
     call("launchd", "install", "renew", "web")
     (mac / ".config/hwsigner/config.toml").unlink()
     assert call("launchd", "uninstall", "renew", "web").status == 0
