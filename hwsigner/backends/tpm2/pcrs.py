@@ -84,7 +84,10 @@ class PCRSelection:
             _, _, digests = tpm.esys.pcr_read(TPML_PCR_SELECTION.unmarshal(self._marshalled(left))[0])
             values = [bytes(digest) for digest in digests]
             if not values:
-                raise UnsupportedKeyError(f"this TPM has no PCR {self}", "Choose a bank that tpm2_getcap pcrs shows")
+                hint = (
+                    "Choose a bank that tpm2_getcap pcrs shows. If a registrar asks for it, turn it on in the firmware"
+                )
+                raise UnsupportedKeyError(f"this TPM has no PCR {self}", hint)
             yield from values
             left = left[len(values) :]
 

@@ -18,7 +18,7 @@ from hwsigner.attestation import Document
 from hwsigner.attestation.structures import read_quoted
 from hwsigner.enrolment.registrar.policy import Machine
 from hwsigner.enrolment.registrar.registrar import RefusedRequest, Registrar
-from hwsigner.errors import ServiceError
+from hwsigner.errors import ServiceError, UnsupportedKeyError
 from softhsm.command import run
 
 __all__ = ["vendors"]
@@ -99,6 +99,15 @@ def test_quote_of_other_pcrs_or_another_bank_is_refused(pcrs: str, chip: Chip, s
     answer = attestation.answer_challenge(chip.key, challenge, pcrs=pcrs)
     refused(registrar, given, state, answer, "the answer has no quote of PCR sha256:7,14 alone")
     assert site.issuer.requests == []
+
+
+def test_machine_whose_tpm_lacks_the_bank_gets_no_certificate(chip: Chip, site: Site) -> None:
+    run(["tpm2_pcrallocate", "sha1:all+sha256:none+sha384:all"], chip.tpm.env)
+    chip.tpm.restart()
+    hint = "If a registrar asks for it, turn it on in the firmware"
+    with site.serving() as server, pytest.raises(UnsupportedKeyError, match=f"no PCR sha256:7,14.*{hint}"):
+        enrolled(url(server), chip.key, asked(chip.key))
+    assert site.decisions == ["challenged"]
 
 
 def test_answer_without_the_quote_or_with_that_of_another_challenge_is_refused(chip: Chip, site: Site) -> None:
