@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 HELP = "run the agent, which keeps credentials ready"
 
 _HINTS = {
-    "start": "Write hwsigner agent, or systemctl --user enable --now hwsigner-agent.socket",
+    "start": (
+        "Write hwsigner agent, or systemctl --user enable --now hwsigner-agent.socket, on a Mac "
+        "hwsigner launchd install"
+    ),
     "restart": "Write hwsigner agent stop, then start one with hwsigner agent",
     "reload": "The agent reads a changed config.toml by itself",
 }

@@ -33,3 +33,10 @@ def clock_cure() -> str:
     if sys.platform == "darwin":
         return "Have macOS set it: System Settings, General, Date & Time"
     return "Run sudo hwclock --hctosys, or wsl.exe --shutdown in Windows" if is_wsl() else ""
+
+
+def tpm_cure() -> str:
+    """Return what to do if no TPM is found."""
+    if sys.platform == "darwin":
+        return "A Mac has no TPM: use a YubiKey"
+    return "WSL gives Linux no TPM: use a YubiKey" if is_wsl() else "Enable it in the firmware and load its driver"

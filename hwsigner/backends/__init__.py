@@ -121,7 +121,7 @@ class Backend(NamedTuple):
             if self.linux_only:
                 from hwsigner._system.support import require_linux
 
-                require_linux(f"{module}, for TPMs,", error=BackendUnavailableError)
+                require_linux("a key in a TPM", "Use a YubiKey, or a machine with Linux", error=BackendUnavailableError)
             if isinstance(error, ModuleNotFoundError):
                 problem = f"{module} needs the Python library {error.name}, which is not installed"
             else:

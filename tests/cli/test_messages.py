@@ -314,7 +314,8 @@ def test_softhsm_without_tokens_names_its_configuration(tmp_path: Path, softhsm:
         (
             "agent start",
             "agent has no command 'start'. "
-            "Write hwsigner agent, or systemctl --user enable --now hwsigner-agent.socket",
+            "Write hwsigner agent, or systemctl --user enable --now hwsigner-agent.socket, on a Mac "
+            "hwsigner launchd install",
         ),
         ("agent reload", "agent has no command 'reload'. The agent reads a changed config.toml by itself"),
         ("exec --profile web env", "no command was given. Write hwsigner exec --profile web -- COMMAND"),

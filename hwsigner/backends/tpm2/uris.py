@@ -176,12 +176,11 @@ def tcti_of(uri: KeyURI) -> str:
     for path in DEVICES:
         if os.path.exists(path):
             return f"device:{path}"
-    from hwsigner._system.support import is_wsl
+    from hwsigner._system import host
 
-    where = "WSL gives Linux no TPM: use a YubiKey" if is_wsl() else "Enable it in the firmware and load its driver"
     raise BackendUnavailableError(
         f"found no TPM: tabrmd is not running, and there is no {' and no '.join(DEVICES)}",
-        f"{where}; if it is elsewhere, {NAME_IT}",
+        f"{host.tpm_cure()}; if it is elsewhere, {NAME_IT}",
     )
 
 

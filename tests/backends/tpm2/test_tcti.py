@@ -12,11 +12,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from urllib.parse import quote
 
 import pytest
 
-from hwsigner._system import support
+from hwsigner._system import host
 from hwsigner._uri import KeyURI
 from hwsigner.backends.tpm2 import errors, uris
 from hwsigner.backends.tpm2.errors import unavailable
@@ -75,11 +76,18 @@ class TestWhichTPM:
         assert "--tcti" in caught.value.hint
 
     @pytest.mark.usefixtures("devices")
-    def test_no_tpm_in_wsl_is_not_to_be_enabled_in_the_firmware(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(support, "is_wsl", lambda: True)
+    @pytest.mark.parametrize(
+        ("owner", "name", "value", "words"),
+        [(host, "is_wsl", lambda: True, "WSL gives Linux no TPM"), (sys, "platform", "darwin", "A Mac has no TPM")],
+        ids=["WSL", "Mac"],
+    )
+    def test_no_tpm_in_wsl_or_a_mac_is_not_to_be_enabled_in_the_firmware(
+        self, owner: ModuleType, name: str, value: object, words: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(owner, name, value)
         with pytest.raises(BackendUnavailableError) as caught:
             open_key(HANDLE)
-        assert caught.value.hint.startswith("WSL gives Linux no TPM: use a YubiKey; if it is elsewhere, ")
+        assert caught.value.hint.startswith(f"{words}: use a YubiKey; if it is elsewhere, ")
 
 
 class TestTabrmd:
