@@ -139,7 +139,7 @@ def _reporter(what: str) -> Callable[[HwsignerError], None]:
     """Return a function that logs that a changed file is bad, so that its old content stays in use."""
 
     def report(error: HwsignerError) -> None:
-        _write_audit({"decision": "kept", "reason": f"the old {what} stay in use, as the new file is bad: {error}"})
+        _write_audit({"decision": "kept", "reason": f"the {what} did not change, as the new file is bad: {error}"})
 
     return report
 

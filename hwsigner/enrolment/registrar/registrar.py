@@ -121,7 +121,7 @@ class Registrar:
             found = attestation.verify_answer(statement, state, answer, _trusting(trust, machine))
             if not (found.in_hardware and found.matches_csr):
                 raise _forbidden("it is not proven that the request's key is in hardware", "Make a new key")
-            _check_pcrs(machine, found)
+            _check_pcrs(machine, found, facts)
             facts |= {"decision": "proven", "warnings": list(found.warnings)}
         return self._issued(request, client, facts)
 
@@ -206,15 +206,16 @@ def _trusting(trust: Trust, machine: Machine) -> Trust:
     return replace(trust, endorsement_keys=frozenset({machine.chip})) if machine.ek == PUBLIC_KEY else trust
 
 
-def _check_pcrs(machine: Machine, found: Findings) -> None:
+def _check_pcrs(machine: Machine, found: Findings, facts: dict[str, object]) -> None:
     """Raise a RefusedRequest if the TPM did not quote the PCRs that the policy names, or they have other values."""
     if machine.pcr_selection and found.pcrs.keys() != machine.quoted_names:
         problem = f"the answer has no quote of PCR {machine.pcr_selection} alone, which the policy demands"
         raise RefusedRequest(HTTPStatus.CONFLICT, problem, "Start again with a new statement")  # The policy is new.
     if wrong := machine.wrong_pcrs(found.pcrs):
+        facts["quoted"] = wrong
         problem = f"the policy does not allow the values of PCR {', '.join(wrong)}"
         hint = "The machine booted something else. If it was updated, ask the registrar's administrator"
-        raise _forbidden(problem, hint, detail=", ".join(f"{name} is {value}" for name, value in wrong.items()))
+        raise _forbidden(problem, hint)
 
 
 def _own_roots(trust: Trust, machine: Machine) -> set[str]:

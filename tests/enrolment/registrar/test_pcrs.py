@@ -68,11 +68,17 @@ def test_machine_is_renewed_until_its_pcrs_change(chip: Chip, site: Site) -> Non
             enrolled(url(server), chip.key, asked(chip.key))
     assert "The machine booted something else" in str(raised.value)
     assert site.decisions == ["challenged", "proven", "issued", "challenged", "refused"]
-    assert site.audit[-1]["reason"] == (
-        f"the policy does not allow the values of PCR sha256:14: sha256:14 is {value(chip, 14)}"
-    )
+    assert site.audit[-1]["reason"] == "the policy does not allow the values of PCR sha256:14"
+    assert site.audit[-1]["quoted"] == {"sha256:14": value(chip, 14)}
     assert next(facts for facts in site.audit if facts["decision"] == "proven")["pcrs"] == "sha256:7,14"
     assert len(site.issuer.requests) == 1
+
+
+def test_log_has_each_value_that_was_refused(chip: Chip, site: Site, machine: Machine) -> None:
+    site.allow(replace(machine, pcrs=tuple(f"{number}={OTHER}" for number in range(24))))
+    with site.serving() as server, pytest.raises(ServiceError, match="the policy does not allow the values of PCR"):
+        enrolled(url(server), chip.key, asked(chip.key))
+    assert site.audit[-1]["quoted"] == {f"sha256:{number}": value(chip, number) for number in range(24)}
 
 
 def test_challenge_names_no_pcrs_unless_the_policy_does(chip: Chip, machine: Machine, site: Site) -> None:
