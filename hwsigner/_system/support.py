@@ -19,6 +19,7 @@ LACKS_OF_MACOS: Final = (
     "the agent locks secrets in memory, but not the rest of its process (mlockall)",
     "no part of memory can be kept out of core dumps (MADV_DONTDUMP): the process leaves none at all",
     "a child process has the agent's secrets until it starts its program (MADV_WIPEONFORK)",
+    "commands give a PIN also to an agent's socket that root listens on, as launchd does",
     "the audit log has the number of a client's process, but not its program, unit and parent",
     "the agent notices within a minute that its socket was removed, and not at once",
     "exec does not pass on a SIGINT or SIGQUIT that a program sends it while it has the terminal",
