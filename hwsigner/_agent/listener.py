@@ -59,9 +59,8 @@ def open_listener(address: Address, environ: MutableMapping[str, str]) -> Iterat
 def removal_reported(listener: socket.socket) -> Iterator[None]:
     """Have the kernel send SIGIO, which must have a handler, when a file is removed from the folder of the socket.
 
-    The kernel can on Linux only, and not in each file system.
-
-    So an agent whose runtime folder was removed ends before the next one starts.
+    So an agent whose runtime folder was removed ends before the next one starts. macOS, and some file systems of
+    Linux, report nothing.
     """
     folder = os.open(os.path.dirname(os.path.realpath(listener.getsockname())), os.O_RDONLY | os.O_CLOEXEC)
     try:
