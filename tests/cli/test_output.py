@@ -132,9 +132,13 @@ def test_tokens(softhsm: InProcessSoftHSM, call: Call) -> None:
 def test_registrar_s_files(call: Call, tmp_path: Path) -> None:
     policy, keys = tmp_path / "policy.toml", tmp_path / "keys"
     allow = ("registrar", "allow", "ab" * 32, "--subject=CN=web-01", "--policy", policy, JSON)
-    added = {"name": "web-01", "chip": "ab" * 32, "policy": str(policy), "changed": True}
+    added = {"name": "web-01", "chip": "ab" * 32, "policy": str(policy), "changed": True, "ek": None, "pcrs": []}
     assert read(call(*allow), "registrar allow", alone=True) == added
     assert read(call(*allow), "registrar allow", alone=True) == {**added, "changed": False}
+    (tmp_path / "ek").write_text("cd" * 32)
+    given = ("--ek-public-key", tmp_path / "ek", "--subject=CN=web-02", "--pcrs", f"7={'AB' * 32}")
+    certified = read(call("registrar", "allow", *given, "--policy", policy, JSON), "registrar allow", alone=True)
+    assert (certified["ek"], certified["pcrs"]) == ("public-key", [f"7={'ab' * 32}"])
     rotated = read(call("registrar", "rotate-keys", "--keys", keys, JSON), "registrar rotate-keys", alone=True)
     assert (rotated["file"], len(rotated["keys"])) == (str(keys), 1)
 

@@ -80,7 +80,7 @@ def run(arguments: Arguments) -> int:
     text = f"{machine.name} {done} {arguments.policy} with the chip {chip}{certified}"
     if arguments.json:
         data = {"name": machine.name, "chip": chip, "policy": arguments.policy, "changed": changed}
-        text = json.dumps(data, indent=2)
+        text = json.dumps({**data, "ek": ek or None, "pcrs": arguments.pcrs}, indent=2)
     print_outcome("the policy was changed", text)
     return 0
 
