@@ -48,8 +48,11 @@ def wait_for_signal(numbers: Set[signal.Signals], seconds: float) -> ReceivedSig
 
 
 def is_typed(number: int) -> bool:
-    r"""Return whether a signal seems to be Ctrl-C or Ctrl-\, which the terminal sends to its whole foreground group."""
-    if number in (signal.SIGINT, signal.SIGQUIT):
+    r"""Return whether a handler's signal seems to be Ctrl-C or Ctrl-\, which a terminal sends to its foreground group.
+
+    On Linux, `wait_for_signal` tells for sure, and a handler seldom runs: there it is False, so that none is lost.
+    """
+    if sys.platform == "darwin" and number in (signal.SIGINT, signal.SIGQUIT):
         with suppress(OSError):
             terminal = os.open(_TERMINAL, os.O_RDONLY | os.O_NOCTTY)
             try:

@@ -203,6 +203,11 @@ while True: signal.pause()
         typed = {number for number in signal.Signals if signals.is_typed(number)}
         assert typed == {signal.SIGINT, signal.SIGQUIT}
 
+    @pytest.mark.usefixtures("foreground")
+    def test_linux_passes_on_each_signal_that_a_handler_takes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sys, "platform", "linux")
+        assert not [number for number in signal.Signals if signals.is_typed(number)]
+
     def test_no_signal_is_typed_without_a_terminal(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(signals, "_TERMINAL", os.devnull)
         assert not signals.is_typed(signal.SIGINT)
