@@ -42,6 +42,21 @@ class Source:
     where: str
 
 
+def document(where: str) -> Source:
+    """Return a document of the maker, with its section, as a source."""
+    return Source(Origin.DOCUMENT, where)
+
+
+def observation(where: str) -> Source:
+    """Return what somebody saw, or what another program does, as a source."""
+    return Source(Origin.OBSERVATION, where)
+
+
+def choice(reason: str) -> Source:
+    """Return the reason of a choice of hwsigner as a source."""
+    return Source(Origin.CHOICE, reason)
+
+
 @dataclass(frozen=True)
 class Question(Generic[Subject]):
     """One question.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,3 +52,10 @@ def test_private_ca_that_is_no_arn_of_one_is_refused(arn: str, capsys: pytest.Ca
         main(["aws", "--private-ca", arn])
     assert ended.value.code == 2
     assert f"{arn!r} is not the ARN of a private CA" in capsys.readouterr().err
+
+
+def test_questions_to_a_tpm_are_listed_without_its_library() -> None:
+    code = "import sys; sys.modules['tpm2_pytss'] = None; from hwsigner.trial.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, "tpm", "--list"], check=True, capture_output=True, text=True)
+    assert done.stdout.startswith("basics.family: Which family")
+    assert "\nend.changed: " in done.stdout

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 
-from hwsigner.trial.questions import NotAskedError
+from hwsigner.trial.questions import NotAskedError, choice, observation
 from hwsigner.trial.token.calls import OK, named
 from hwsigner.trial.token.second import look_in_second_process
 from hwsigner.trial.token.subject import TriedToken
-from hwsigner.trial.token.tables import TokenQuestion, chosen, seen, spec, yes_or
+from hwsigner.trial.token.tables import TokenRow, spec, yes_or
 
 _MODULE = "hwsigner/backends/pkcs11/module.py"
 _FUNCTIONS = "hwsigner/backends/pkcs11/functions.py"
@@ -92,76 +92,40 @@ def _listing_in_threads(tried: TriedToken) -> str:
 
 
 QUESTIONS = (
-    TokenQuestion(
-        "module.version",
-        "Which version of Cryptoki does the module say that it has?",
-        "2.20 to 3.2",
-        chosen("hwsigner uses the functions of 2.20 alone"),
-        (f"{_FUNCTIONS}: Functions",),
-        _version,
+    TokenRow("module.version", "Which version of Cryptoki does the module say that it has?").expects(
+        "2.20 to 3.2", choice("hwsigner uses the functions of 2.20 alone"), _version, f"{_FUNCTIONS}: Functions"
     ),
-    TokenQuestion(
-        "module.padding",
-        "How are the texts of CK_INFO padded?",
-        "padded with blanks",
-        spec("3.1 (CK_INFO)"),
-        (f"{_FUNCTIONS}: _text", f"{_MODULE}: Module._matches"),
-        _padding,
+    TokenRow("module.padding", "How are the texts of CK_INFO padded?").expects(
+        "padded with blanks", spec("3.1 (CK_INFO)"), _padding, f"{_FUNCTIONS}: _text", f"{_MODULE}: Module._matches"
     ),
-    TokenQuestion(
-        "module.initialise-twice",
-        "What does a second C_Initialize answer?",
+    TokenRow("module.initialise-twice", "What does a second C_Initialize answer?").expects(
         "CKR_CRYPTOKI_ALREADY_INITIALIZED",
         spec("5.4.1 (C_Initialize)"),
-        (f"{_FUNCTIONS}: Functions.initialise",),
         _second_initialise,
+        f"{_FUNCTIONS}: Functions.initialise",
     ),
-    TokenQuestion(
-        "module.threads",
-        "Does the module accept CKF_OS_LOCKING_OK?",
-        "yes",
-        spec("5.4.1 (C_Initialize)"),
-        (f"{_FUNCTIONS}: Functions.initialise",),
-        _threads,
+    TokenRow("module.threads", "Does the module accept CKF_OS_LOCKING_OK?").expects(
+        "yes", spec("5.4.1 (C_Initialize)"), _threads, f"{_FUNCTIONS}: Functions.initialise"
     ),
-    TokenQuestion(
-        "module.threads-list",
-        "Do four threads at once get the same CK_TOKEN_INFO as one?",
-        "yes",
-        spec("3.7 (locking)"),
-        (f"{_FUNCTIONS}: Functions",),
-        _listing_in_threads,
+    TokenRow("module.threads-list", "Do four threads at once get the same CK_TOKEN_INFO as one?").expects(
+        "yes", spec("3.7 (locking)"), _listing_in_threads, f"{_FUNCTIONS}: Functions"
     ),
-    TokenQuestion(
-        "module.finalised",
-        "What does C_GetInfo answer after C_Finalize?",
-        "CKR_CRYPTOKI_NOT_INITIALIZED",
-        spec("5.4.3 (C_GetInfo)"),
-        (f"{_FUNCTIONS}: Functions.is_finalised",),
-        _finalised,
+    TokenRow("module.finalised", "What does C_GetInfo answer after C_Finalize?").expects(
+        "CKR_CRYPTOKI_NOT_INITIALIZED", spec("5.4.3 (C_GetInfo)"), _finalised, f"{_FUNCTIONS}: Functions.is_finalised"
     ),
-    TokenQuestion(
-        "module.slots",
-        "Are two lists of slots the same, and are those with a token among all?",
-        "yes",
-        spec("5.5.1 (C_GetSlotList)"),
-        (f"{_FUNCTIONS}: Functions.slots",),
-        _slots_agree,
+    TokenRow("module.slots", "Are two lists of slots the same, and are those with a token among all?").expects(
+        "yes", spec("5.5.1 (C_GetSlotList)"), _slots_agree, f"{_FUNCTIONS}: Functions.slots"
     ),
-    TokenQuestion(
-        "module.unknown-slot",
-        "What does C_GetTokenInfo answer for a slot that is not there?",
+    TokenRow("module.unknown-slot", "What does C_GetTokenInfo answer for a slot that is not there?").expects(
         "CKR_SLOT_ID_INVALID",
         spec("5.5.3 (C_GetTokenInfo)"),
-        ("hwsigner/backends/pkcs11/errors.py: PKCS11Error.is_removal",),
         _unknown_slot,
+        "hwsigner/backends/pkcs11/errors.py: PKCS11Error.is_removal",
     ),
-    TokenQuestion(
-        "module.session-in-unknown-slot",
-        "What does C_OpenSession answer for a slot that is not there?",
+    TokenRow("module.session-in-unknown-slot", "What does C_OpenSession answer for a slot that is not there?").expects(
         "CKR_SLOT_ID_INVALID",
-        seen("SoftHSM 2.6, libykcs11 2.7, OpenSC 0.26"),
-        ("hwsigner/backends/pkcs11/errors.py: PKCS11Error.is_removal",),
+        observation("SoftHSM 2.6, libykcs11 2.7, OpenSC 0.26"),
         _session_in_unknown_slot,
+        "hwsigner/backends/pkcs11/errors.py: PKCS11Error.is_removal",
     ),
 )

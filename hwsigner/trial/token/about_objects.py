@@ -9,10 +9,10 @@ from hwsigner.backends.pkcs11.functions import Attribute, KeyType
 from hwsigner.backends.pkcs11.objects import KeyObject
 from hwsigner.backends.pkcs11.pairing import public_keys_of
 from hwsigner.trial.asking import numbered
-from hwsigner.trial.questions import NotAskedError
+from hwsigner.trial.questions import NotAskedError, choice, observation
 from hwsigner.trial.token.calls import OK, means_lost, named
 from hwsigner.trial.token.subject import Shown, TriedToken
-from hwsigner.trial.token.tables import TokenQuestion, chosen, seen, spec, yes_or
+from hwsigner.trial.token.tables import TokenRow, spec, yes_or
 
 _OBJECTS = "hwsigner/backends/pkcs11/objects.py"
 _PAIRING = "hwsigner/backends/pkcs11/pairing.py: public_keys_of"
@@ -188,140 +188,89 @@ def _parameters(tried: TriedToken) -> str:
 
 
 QUESTIONS = (
-    TokenQuestion(
-        "object.unknown",
-        "What does hwsigner make of C_GetAttributeValue's answer for a handle that no object has?",
+    TokenRow(
+        "object.unknown", "What does hwsigner make of C_GetAttributeValue's answer for a handle that no object has?"
+    ).expects(
         "the object is looked for again",
         spec("5.7.5 (C_GetAttributeValue)"),
-        ("hwsigner/backends/pkcs11/errors.py: SessionLostError",),
         _unknown_object,
+        "hwsigner/backends/pkcs11/errors.py: SessionLostError",
     ),
-    TokenQuestion(
-        "object.unknown-key",
-        "What does hwsigner make of C_SignInit's answer for a handle that no key has?",
+    TokenRow(
+        "object.unknown-key", "What does hwsigner make of C_SignInit's answer for a handle that no key has?"
+    ).expects(
         "the key is looked for again",
         spec("5.13.1 (C_SignInit)"),
-        ("hwsigner/backends/pkcs11/errors.py: SessionLostError",),
         _unknown_key,
+        "hwsigner/backends/pkcs11/errors.py: SessionLostError",
     ),
-    TokenQuestion(
-        "object.attribute-order",
-        "Has the order of the attributes that are asked for no influence on their values?",
-        "yes",
-        spec("5.7.5 (C_GetAttributeValue)"),
-        (f"{_SESSION}.read",),
-        _attribute_order,
+    TokenRow(
+        "object.attribute-order", "Has the order of the attributes that are asked for no influence on their values?"
+    ).expects("yes", spec("5.7.5 (C_GetAttributeValue)"), _attribute_order, f"{_SESSION}.read"),
+    TokenRow(
+        "object.unknown-attribute", "What is read if an object lacks one of the attributes that are asked for?"
+    ).expects("the others are read", spec("5.7.5 (C_GetAttributeValue)"), _unknown_attribute, f"{_SESSION}.read"),
+    TokenRow("object.ec-point", "In which form is CKA_EC_POINT?").expects(
+        "DER, uncompressed", spec("6.3.3 (EC public keys)"), _points, "hwsigner/backends/pkcs11/der.py: raw_point"
     ),
-    TokenQuestion(
-        "object.unknown-attribute",
-        "What is read if an object lacks one of the attributes that are asked for?",
-        "the others are read",
-        spec("5.7.5 (C_GetAttributeValue)"),
-        (f"{_SESSION}.read",),
-        _unknown_attribute,
-    ),
-    TokenQuestion(
-        "object.ec-point",
-        "In which form is CKA_EC_POINT?",
-        "DER, uncompressed",
-        spec("6.3.3 (EC public keys)"),
-        ("hwsigner/backends/pkcs11/der.py: raw_point",),
-        _points,
-    ),
-    TokenQuestion(
-        "object.ec-params",
-        "In which form is CKA_EC_PARAMS?",
+    TokenRow("object.ec-params", "In which form is CKA_EC_PARAMS?").expects(
         "the OID of a curve",
         spec("6.3.3 (EC public keys)"),
-        ("hwsigner/backends/pkcs11/der.py: named_curve",),
         _parameters,
+        "hwsigner/backends/pkcs11/der.py: named_curve",
     ),
-    TokenQuestion(
-        "login.certificates",
-        "How many of the certificates are shown without a login?",
+    TokenRow("login.certificates", "How many of the certificates are shown without a login?").expects(
         "all",
-        chosen("hwsigner looks for certificates without a login first"),
-        ("hwsigner/backends/pkcs11/__init__.py: find_certificates",),
+        choice("hwsigner looks for certificates without a login first"),
         lambda tried: _compared(tried, "certificates"),
+        "hwsigner/backends/pkcs11/__init__.py: find_certificates",
     ),
-    TokenQuestion(
-        "login.public-keys",
-        "How many of the public keys are shown without a login?",
+    TokenRow("login.public-keys", "How many of the public keys are shown without a login?").expects(
         "all",
-        seen("SoftHSM 2.6, libykcs11 2.7, OpenSC 0.26, tpm2-pkcs11 1.9"),
-        ("hwsigner/backends/pkcs11/search.py: choose_token",),
+        observation("SoftHSM 2.6, libykcs11 2.7, OpenSC 0.26, tpm2-pkcs11 1.9"),
         lambda tried: _compared(tried, "publics"),
+        "hwsigner/backends/pkcs11/search.py: choose_token",
     ),
-    TokenQuestion(
-        "login.private-keys",
-        "How many of the private keys are shown without a login?",
+    TokenRow("login.private-keys", "How many of the private keys are shown without a login?").expects(
         "none",
         spec("4.9 (CKA_PRIVATE of private keys)"),
-        ("hwsigner/backends/pkcs11/search.py: find_any_key",),
         lambda tried: _compared(tried, "privates"),
+        "hwsigner/backends/pkcs11/search.py: find_any_key",
     ),
-    TokenQuestion(
-        "key.names",
-        "Do the private keys differ in their label or id?",
-        "yes",
-        chosen("a key URI names a key by these"),
-        ("hwsigner/backends/pkcs11/search.py: _only_key",),
-        _names_differ,
+    TokenRow("key.names", "Do the private keys differ in their label or id?").expects(
+        "yes", choice("a key URI names a key by these"), _names_differ, "hwsigner/backends/pkcs11/search.py: _only_key"
     ),
-    TokenQuestion(
-        "key.ids",
-        "Do the private keys differ in their id?",
-        "yes",
-        spec("4.7 (CKA_ID)"),
-        ("hwsigner/backends/pkcs11/stored.py: stored_with",),
-        _ids_differ,
+    TokenRow("key.ids", "Do the private keys differ in their id?").expects(
+        "yes", spec("4.7 (CKA_ID)"), _ids_differ, "hwsigner/backends/pkcs11/stored.py: stored_with"
     ),
-    TokenQuestion(
-        "key.has-id",
-        "Has each private key an id?",
-        "yes",
-        seen("SoftHSM 2.6, libykcs11 2.7, OpenSC 0.26, tpm2-pkcs11 1.9"),
-        (_PAIRING,),
-        _have_ids,
+    TokenRow("key.has-id", "Has each private key an id?").expects(
+        "yes", observation("SoftHSM 2.6, libykcs11 2.7, OpenSC 0.26, tpm2-pkcs11 1.9"), _have_ids, _PAIRING
     ),
-    TokenQuestion(
-        "key.always-authenticate",
-        "Does each private key show CKA_ALWAYS_AUTHENTICATE?",
+    TokenRow("key.always-authenticate", "Does each private key show CKA_ALWAYS_AUTHENTICATE?").expects(
         "yes",
         spec("4.9 (private key objects)"),
-        ("hwsigner/backends/pkcs11/key.py: PKCS11Key._sign",),
         _always_authenticate,
+        "hwsigner/backends/pkcs11/key.py: PKCS11Key._sign",
     ),
-    TokenQuestion(
-        "key.sign",
-        "Does each private key show CKA_SIGN?",
+    TokenRow("key.sign", "Does each private key show CKA_SIGN?").expects(
         "yes",
         spec("4.9 (private key objects)"),
-        (f"{_OBJECTS}: supported",),
         lambda tried: _each_shows(tried, Attribute.SIGN),
+        f"{_OBJECTS}: supported",
     ),
-    TokenQuestion(
+    TokenRow(
         "key.public-key",
         "Is the public key of each private key shown, by itself, by another object or by a certificate?",
-        "yes",
-        seen("SoftHSM 2.6, libykcs11 2.7, OpenSC 0.26, tpm2-pkcs11 1.9"),
-        (_PAIRING,),
-        _have_public_keys,
+    ).expects(
+        "yes", observation("SoftHSM 2.6, libykcs11 2.7, OpenSC 0.26, tpm2-pkcs11 1.9"), _have_public_keys, _PAIRING
     ),
-    TokenQuestion(
-        "key.certificate-id",
-        "Has each certificate the id of its private key?",
-        "yes",
-        spec("4.6.3 (CKA_ID of certificates)"),
-        (_PAIRING,),
-        _certificates_share_ids,
+    TokenRow("key.certificate-id", "Has each certificate the id of its private key?").expects(
+        "yes", spec("4.6.3 (CKA_ID of certificates)"), _certificates_share_ids, _PAIRING
     ),
-    TokenQuestion(
-        "key.secret",
-        "Can a private key be read out? Only the length of its secret is asked for.",
+    TokenRow("key.secret", "Can a private key be read out? Only the length of its secret is asked for.").expects(
         "no",
         spec("4.9 (CKA_SENSITIVE and CKA_EXTRACTABLE)"),
-        ("hwsigner/backends/pkcs11/description.py: _copy_guards",),
         _secrets,
+        "hwsigner/backends/pkcs11/description.py: _copy_guards",
     ),
 )

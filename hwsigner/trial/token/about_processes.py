@@ -9,11 +9,11 @@ import signal
 import threading
 from contextlib import suppress
 
-from hwsigner.trial.questions import NotAskedError
+from hwsigner.trial.questions import NotAskedError, choice
 from hwsigner.trial.token.calls import NO_RANDOM, NOT_SUPPORTED, OK, named
 from hwsigner.trial.token.second import look_in_second_process
 from hwsigner.trial.token.subject import TriedToken
-from hwsigner.trial.token.tables import TokenQuestion, chosen, spec, yes_or
+from hwsigner.trial.token.tables import TokenRow, spec, yes_or
 
 _MODULE = "hwsigner/backends/pkcs11/module.py"
 _FORK_SECONDS = 30.0
@@ -122,63 +122,49 @@ def _cold(tried: TriedToken) -> str:
 
 
 QUESTIONS = (
-    TokenQuestion(
-        "process.second",
-        "Is a second process logged in while the first one is?",
+    TokenRow("process.second", "Is a second process logged in while the first one is?").expects(
         "not logged in",
         spec("PKCS #11 2.20, 6.6.1 (applications and processes)"),
-        ("docs/how-to/pkcs11-in-use.md", f"{_MODULE}: Module"),
         _second_state,
+        "docs/how-to/pkcs11-in-use.md",
+        f"{_MODULE}: Module",
     ),
-    TokenQuestion(
-        "process.second-keys",
-        "How many private keys does a second process see that has not logged in?",
+    TokenRow("process.second-keys", "How many private keys does a second process see that has not logged in?").expects(
         "none",
         spec("PKCS #11 2.20, 6.7.3 (permitted object accesses)"),
-        ("hwsigner/backends/pkcs11/search.py: find_any_key",),
         _second_keys,
+        "hwsigner/backends/pkcs11/search.py: find_any_key",
     ),
-    TokenQuestion(
-        "process.first",
-        "Is the first process still logged in after a second one has used the token?",
+    TokenRow("process.first", "Is the first process still logged in after a second one has used the token?").expects(
         "logged in",
         spec("PKCS #11 2.20, 6.6.1 (applications and processes)"),
-        ("docs/how-to/pkcs11-in-use.md",),
         _first_afterwards,
+        "docs/how-to/pkcs11-in-use.md",
     ),
-    TokenQuestion(
-        "thread.search",
-        "Do four threads with a session each find the same objects as one?",
-        "yes",
-        spec("3.7 (locking)"),
-        ("hwsigner/backends/pkcs11/functions.py: Functions",),
-        _threads,
+    TokenRow("thread.search", "Do four threads with a session each find the same objects as one?").expects(
+        "yes", spec("3.7 (locking)"), _threads, "hwsigner/backends/pkcs11/functions.py: Functions"
     ),
-    TokenQuestion(
-        "time.session",
-        "How long does it take from C_Initialize to an open session? The report's head says it.",
-        "measured",
-        chosen("no time is wrong"),
-        ("docs/how-it-works/performance.md",),
-        _cold,
-    ),
+    TokenRow(
+        "time.session", "How long does it take from C_Initialize to an open session? The report's head says it."
+    ).expects("measured", choice("no time is wrong"), _cold, "docs/how-it-works/performance.md"),
 )
 # A child may end what its parent does: these come late.
 FORKS = (
-    TokenQuestion(
-        "fork.own",
-        "Is a child process's own session logged in, after C_Finalize and C_Initialize?",
+    TokenRow("fork.own", "Is a child process's own session logged in, after C_Finalize and C_Initialize?").expects(
         "not logged in",
         spec("PKCS #11 2.20, 6.6.1 (applications and processes)"),
-        (f"{_MODULE}: Module._start", "docs/how-to/fork.md"),
         _in_own_session,
+        f"{_MODULE}: Module._start",
+        "docs/how-to/fork.md",
     ),
-    TokenQuestion(
+    TokenRow(
         "fork.parent",
         "Is the parent still logged in, and can it use the token, after a child has initialised the module?",
+    ).expects(
         "logged in",
-        chosen("a child must not end what its parent does"),
-        (f"{_MODULE}: Module._start", "docs/how-to/fork.md"),
+        choice("a child must not end what its parent does"),
         lambda tried: _forked(tried)["parent"],
+        f"{_MODULE}: Module._start",
+        "docs/how-to/fork.md",
     ),
 )

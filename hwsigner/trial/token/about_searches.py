@@ -7,7 +7,7 @@ from hwsigner.trial.asking import numbered
 from hwsigner.trial.questions import NotAskedError
 from hwsigner.trial.token.calls import OK, named
 from hwsigner.trial.token.subject import TriedToken
-from hwsigner.trial.token.tables import TokenQuestion, spec, yes_or
+from hwsigner.trial.token.tables import TokenRow, spec, yes_or
 
 _OBJECTS = "hwsigner/backends/pkcs11/objects.py"
 _SESSION = "hwsigner/backends/pkcs11/functions.py: PKCS11Session"
@@ -63,44 +63,19 @@ def _class_and_label(tried: TriedToken) -> str:
 
 
 QUESTIONS = (
-    TokenQuestion(
-        "search.batches",
-        "Does a search find the same objects one by one as at once?",
-        "yes",
-        spec("5.7.8 (C_FindObjects)"),
-        (f"{_SESSION}.find",),
-        _batches,
+    TokenRow("search.batches", "Does a search find the same objects one by one as at once?").expects(
+        "yes", spec("5.7.8 (C_FindObjects)"), _batches, f"{_SESSION}.find"
     ),
-    TokenQuestion(
-        "search.two",
-        "What does a second C_FindObjectsInit in a session answer?",
-        "CKR_OPERATION_ACTIVE",
-        spec("5.7.7 (C_FindObjectsInit)"),
-        (f"{_SESSION}.find",),
-        _two_searches,
+    TokenRow("search.two", "What does a second C_FindObjectsInit in a session answer?").expects(
+        "CKR_OPERATION_ACTIVE", spec("5.7.7 (C_FindObjectsInit)"), _two_searches, f"{_SESSION}.find"
     ),
-    TokenQuestion(
-        "search.nothing",
-        "Does a search for a label that no object has succeed without finding any?",
-        "yes",
-        spec("5.7.8 (C_FindObjects)"),
-        (f"{_OBJECTS}: Objects",),
-        _search_for_nothing,
+    TokenRow("search.nothing", "Does a search for a label that no object has succeed without finding any?").expects(
+        "yes", spec("5.7.8 (C_FindObjects)"), _search_for_nothing, f"{_OBJECTS}: Objects"
     ),
-    TokenQuestion(
-        "search.whole-label",
-        "Does a search for the beginning of a label find nothing?",
-        "yes",
-        spec("5.7.7 (C_FindObjectsInit): each attribute matches exactly"),
-        (f"{_OBJECTS}: Objects",),
-        _prefix,
+    TokenRow("search.whole-label", "Does a search for the beginning of a label find nothing?").expects(
+        "yes", spec("5.7.7 (C_FindObjectsInit): each attribute matches exactly"), _prefix, f"{_OBJECTS}: Objects"
     ),
-    TokenQuestion(
-        "search.label",
-        "Does a search by class and label find each public key?",
-        "yes",
-        spec("5.7.7 (C_FindObjectsInit)"),
-        (f"{_OBJECTS}: Objects",),
-        _class_and_label,
+    TokenRow("search.label", "Does a search by class and label find each public key?").expects(
+        "yes", spec("5.7.7 (C_FindObjectsInit)"), _class_and_label, f"{_OBJECTS}: Objects"
     ),
 )

@@ -5,10 +5,10 @@ from __future__ import annotations
 from hwsigner.backends.pkcs11.errors import DEVICE_ERROR, DEVICE_REMOVED
 from hwsigner.backends.pkcs11.functions import ObjectClass
 from hwsigner.backends.pkcs11.pins import pin_state
-from hwsigner.trial.questions import NotAskedError
+from hwsigner.trial.questions import NotAskedError, choice, observation
 from hwsigner.trial.token.calls import NO_RANDOM, NOT_SUPPORTED, OK, means_lost, named
 from hwsigner.trial.token.subject import TriedToken
-from hwsigner.trial.token.tables import TokenQuestion, chosen, seen, spec, yes_or
+from hwsigner.trial.token.tables import TokenRow, spec, yes_or
 
 _OPEN = "hwsigner/backends/pkcs11/token.py: OpenToken"
 _ERRORS = "hwsigner/backends/pkcs11/errors.py: SessionLostError"
@@ -157,120 +157,59 @@ def _pulled(tried: TriedToken) -> str:
 
 
 BEFORE_LOGIN = (
-    TokenQuestion(
-        "session.unknown",
-        "What does C_GetSessionInfo answer for a handle that no session has?",
-        "CKR_SESSION_HANDLE_INVALID",
-        spec("5.6.4 (C_GetSessionInfo)"),
-        (_ERRORS,),
-        _unknown_session,
+    TokenRow("session.unknown", "What does C_GetSessionInfo answer for a handle that no session has?").expects(
+        "CKR_SESSION_HANDLE_INVALID", spec("5.6.4 (C_GetSessionInfo)"), _unknown_session, _ERRORS
     ),
-    TokenQuestion(
-        "session.closed",
-        "What does hwsigner make of the answer for a closed session?",
-        "the session has ended",
-        spec("5.6.2 (C_CloseSession)"),
-        (_ERRORS, f"{_OPEN}.drop_lost_session"),
-        _closed,
+    TokenRow("session.closed", "What does hwsigner make of the answer for a closed session?").expects(
+        "the session has ended", spec("5.6.2 (C_CloseSession)"), _closed, _ERRORS, f"{_OPEN}.drop_lost_session"
     ),
-    TokenQuestion(
-        "session.closed-search",
-        "What does hwsigner make of the answer to a search in a closed session?",
-        "the session has ended",
-        spec("5.6.2 (C_CloseSession)"),
-        (_ERRORS,),
-        _search_when_closed,
+    TokenRow("session.closed-search", "What does hwsigner make of the answer to a search in a closed session?").expects(
+        "the session has ended", spec("5.6.2 (C_CloseSession)"), _search_when_closed, _ERRORS
     ),
-    TokenQuestion(
-        "session.many",
-        f"Can {_SESSIONS} sessions be open at once?",
-        "yes",
-        chosen("programs and threads of one process have sessions of their own"),
-        (f"{_OPEN}._open_session",),
-        _many,
+    TokenRow("session.many", f"Can {_SESSIONS} sessions be open at once?").expects(
+        "yes", choice("programs and threads of one process have sessions of their own"), _many, f"{_OPEN}._open_session"
     ),
-    TokenQuestion(
-        "session.state",
-        "Is a new session logged in?",
-        "not logged in",
-        spec("5.6.1 (C_OpenSession)"),
-        (f"{_OPEN}.current_session",),
-        _state_before,
+    TokenRow("session.state", "Is a new session logged in?").expects(
+        "not logged in", spec("5.6.1 (C_OpenSession)"), _state_before, f"{_OPEN}.current_session"
     ),
-    TokenQuestion(
-        "login.shared",
-        "Is a session from before the login logged in too, and one from after it?",
-        "yes",
-        spec("5.6.8 (C_Login)"),
-        ("hwsigner/backends/pkcs11/writing.py: WritingSession",),
-        _shared,
+    TokenRow("login.shared", "Is a session from before the login logged in too, and one from after it?").expects(
+        "yes", spec("5.6.8 (C_Login)"), _shared, "hwsigner/backends/pkcs11/writing.py: WritingSession"
     ),
 )
 AFTER_LOGIN = (
-    TokenQuestion(
-        "login.outlives",
-        "Is the process still logged in after one of its sessions was closed?",
-        "logged in",
-        spec("5.6.2 (C_CloseSession)"),
-        (f"{_OPEN}.release",),
-        _outlives,
+    TokenRow("login.outlives", "Is the process still logged in after one of its sessions was closed?").expects(
+        "logged in", spec("5.6.2 (C_CloseSession)"), _outlives, f"{_OPEN}.release"
     ),
-    TokenQuestion(
-        "login.twice",
-        "What does a second C_Login with the right PIN answer?",
-        "CKR_USER_ALREADY_LOGGED_IN",
-        spec("5.6.8 (C_Login)"),
-        (f"{_OPEN}._log_in_with",),
-        _second_login,
+    TokenRow("login.twice", "What does a second C_Login with the right PIN answer?").expects(
+        "CKR_USER_ALREADY_LOGGED_IN", spec("5.6.8 (C_Login)"), _second_login, f"{_OPEN}._log_in_with"
     ),
-    TokenQuestion(
-        "login.pin-count",
-        "What do the flags say of the user PIN after the login?",
-        "no warning",
-        spec("3.2 (CK_TOKEN_INFO)"),
-        ("hwsigner/backends/pkcs11/pins.py: pin_state",),
-        _count_after,
+    TokenRow("login.pin-count", "What do the flags say of the user PIN after the login?").expects(
+        "no warning", spec("3.2 (CK_TOKEN_INFO)"), _count_after, "hwsigner/backends/pkcs11/pins.py: pin_state"
     ),
-    TokenQuestion(
-        "object.handles",
-        "Has an object the same handle in each session of the process?",
+    TokenRow("object.handles", "Has an object the same handle in each session of the process?").expects(
         "yes",
-        seen("SoftHSM 2.6, libykcs11 2.7, OpenSC 0.26, tpm2-pkcs11 1.9"),
-        ("hwsigner/backends/pkcs11/writing.py: WritingSession",),
+        observation("SoftHSM 2.6, libykcs11 2.7, OpenSC 0.26, tpm2-pkcs11 1.9"),
         _handles,
+        "hwsigner/backends/pkcs11/writing.py: WritingSession",
     ),
 )
 LAST = (
-    TokenQuestion(
-        "login.logout",
-        "Is a session logged in after C_Logout, and are private keys still shown?",
-        "not logged in",
-        spec("5.6.10 (C_Logout)"),
-        (f"{_OPEN}._close_session",),
-        _logout,
+    TokenRow("login.logout", "Is a session logged in after C_Logout, and are private keys still shown?").expects(
+        "not logged in", spec("5.6.10 (C_Logout)"), _logout, f"{_OPEN}._close_session"
     ),
-    TokenQuestion(
-        "login.again",
-        "Can hwsigner log in again after C_Logout?",
-        "yes",
-        spec("5.6.10 (C_Logout)"),
-        (f"{_OPEN}.current_session",),
-        _again,
+    TokenRow("login.again", "Can hwsigner log in again after C_Logout?").expects(
+        "yes", spec("5.6.10 (C_Logout)"), _again, f"{_OPEN}.current_session"
     ),
-    TokenQuestion(
-        "login.last-session",
-        "Is a new session logged in after the last one was closed without C_Logout?",
-        "not logged in",
-        spec("5.6.2 (C_CloseSession)"),
-        (f"{_OPEN}.release",),
-        _last_session,
-    ),
-    TokenQuestion(
-        "token.pulled",
-        "What has become of a session and its login after the token was pulled out and put back?",
+    TokenRow(
+        "login.last-session", "Is a new session logged in after the last one was closed without C_Logout?"
+    ).expects("not logged in", spec("5.6.2 (C_CloseSession)"), _last_session, f"{_OPEN}.release"),
+    TokenRow(
+        "token.pulled", "What has become of a session and its login after the token was pulled out and put back?"
+    ).expects(
         "its login has ended",
         spec("PKCS #11 2.20, 6.7.4 (session events)"),
-        (f"{_OPEN}.drop_lost_session", "docs/how-to/pkcs11-in-use.md"),
         _pulled,
+        f"{_OPEN}.drop_lost_session",
+        "docs/how-to/pkcs11-in-use.md",
     ),
 )

@@ -20,13 +20,13 @@ from hwsigner.backends.pkcs11.functions import KeyType
 from hwsigner.backends.pkcs11.objects import ORDER_BYTES, KeyObject
 from hwsigner.backends.pkcs11.pairing import public_keys_of
 from hwsigner.key.public_key import verify
-from hwsigner.trial.questions import NotAskedError
+from hwsigner.trial.questions import NotAskedError, choice
 from hwsigner.trial.token.about_token import ECDSA, MECHANISMS, MLDSA, RSA, RSA_SHA256
 from hwsigner.trial.token.calls import BUFFER_TOO_SMALL, OK, named
 from hwsigner.trial.token.making import make
 from hwsigner.trial.token.second import look_in_second_process
 from hwsigner.trial.token.subject import TriedToken
-from hwsigner.trial.token.tables import TokenQuestion, chosen, spec, yes_or
+from hwsigner.trial.token.tables import TokenRow, spec, yes_or
 
 _KEY = "hwsigner/backends/pkcs11/key.py: PKCS11Key"
 _MESSAGE = b"hwsigner trial: a text that is only signed to see how"
@@ -251,108 +251,70 @@ def _cold(tried: TriedToken) -> str:
 
 
 QUESTIONS = (
-    TokenQuestion(
+    TokenRow(
         "sign.second-process",
         "Can the first process sign after a second one has used the token, without another login?",
+    ).expects(
         "yes",
         spec("PKCS #11 2.20, 6.6.1 (applications and processes)"),
-        (f"{_KEY}.sign", "docs/how-to/pkcs11-in-use.md"),
         _after_second_process,
+        f"{_KEY}.sign",
+        "docs/how-to/pkcs11-in-use.md",
     ),
-    TokenQuestion(
-        "sign.begun-twice",
-        "What does a second C_SignInit in a session answer?",
+    TokenRow("sign.begun-twice", "What does a second C_SignInit in a session answer?").expects(
         "CKR_OPERATION_ACTIVE",
         spec("5.13.1 (C_SignInit)"),
-        ("hwsigner/backends/pkcs11/token.py: OpenToken.log_in_for_signature",),
         _begun_twice,
+        "hwsigner/backends/pkcs11/token.py: OpenToken.log_in_for_signature",
     ),
-    TokenQuestion(
-        "sign.ecdsa",
-        "What does CKM_ECDSA return?",
+    TokenRow("sign.ecdsa", "What does CKM_ECDSA return?").expects(
         "r and s, each as long as the order",
         spec("6.3.1 (EC signatures)"),
-        ("hwsigner/backends/pkcs11/der.py: encode_ecdsa_signature",),
         _ecdsa,
+        "hwsigner/backends/pkcs11/der.py: encode_ecdsa_signature",
     ),
-    TokenQuestion(
-        "sign.long-digest",
-        "What does CKM_ECDSA do with a digest of SHA-512 on a shorter curve?",
-        "it signs the leftmost bits",
-        spec("6.3.12 (ECDSA without hashing)"),
-        (f"{_KEY}._method",),
-        _long_digest,
+    TokenRow("sign.long-digest", "What does CKM_ECDSA do with a digest of SHA-512 on a shorter curve?").expects(
+        "it signs the leftmost bits", spec("6.3.12 (ECDSA without hashing)"), _long_digest, f"{_KEY}._method"
     ),
-    TokenQuestion(
-        "sign.rsa",
-        "Does a signature of CKM_SHA256_RSA_PKCS verify?",
-        "yes",
-        spec("6.1.11 (PKCS #1 v1.5 RSA signature with SHA-2)"),
-        (f"{_KEY}._method",),
-        _rsa,
+    TokenRow("sign.rsa", "Does a signature of CKM_SHA256_RSA_PKCS verify?").expects(
+        "yes", spec("6.1.11 (PKCS #1 v1.5 RSA signature with SHA-2)"), _rsa, f"{_KEY}._method"
     ),
-    TokenQuestion(
-        "sign.rsa-digest-info",
-        "Is a signature of CKM_RSA_PKCS over a DigestInfo that of CKM_SHA256_RSA_PKCS?",
-        "yes",
-        spec("6.1.6 (PKCS #1 v1.5 RSA)"),
-        (f"{_KEY}._method",),
-        _rsa_digest_info,
-    ),
-    TokenQuestion(
-        "sign.rsa-parts",
-        "Is a signature in parts that of the whole message?",
+    TokenRow(
+        "sign.rsa-digest-info", "Is a signature of CKM_RSA_PKCS over a DigestInfo that of CKM_SHA256_RSA_PKCS?"
+    ).expects("yes", spec("6.1.6 (PKCS #1 v1.5 RSA)"), _rsa_digest_info, f"{_KEY}._method"),
+    TokenRow("sign.rsa-parts", "Is a signature in parts that of the whole message?").expects(
         "yes",
         spec("5.13.3 (C_SignUpdate)"),
-        ("hwsigner/backends/pkcs11/functions.py: PKCS11Session.complete_signature",),
         _rsa_parts,
+        "hwsigner/backends/pkcs11/functions.py: PKCS11Session.complete_signature",
     ),
-    TokenQuestion(
-        "sign.mldsa",
-        "Does a signature of CKM_ML_DSA without a context verify?",
-        "yes",
-        spec("PKCS #11 3.2, 6.67 (ML-DSA)"),
-        (f"{_KEY}._method",),
-        _mldsa,
+    TokenRow("sign.mldsa", "Does a signature of CKM_ML_DSA without a context verify?").expects(
+        "yes", spec("PKCS #11 3.2, 6.67 (ML-DSA)"), _mldsa, f"{_KEY}._method"
     ),
-    TokenQuestion(
-        "sign.little-room",
-        "What does C_Sign do if the room is too small?",
+    TokenRow("sign.little-room", "What does C_Sign do if the room is too small?").expects(
         "it can be asked again",
         spec("5.2 (functions that return data in a variable-length buffer)"),
-        ("hwsigner/backends/pkcs11/functions.py: PKCS11Session.complete_signature",),
         _little_room,
+        "hwsigner/backends/pkcs11/functions.py: PKCS11Session.complete_signature",
     ),
-    TokenQuestion(
-        "sign.threads",
-        "Do signatures verify that four threads make at once, each in its session?",
-        "yes",
-        spec("3.7 (locking)"),
-        ("hwsigner/backends/pkcs11/functions.py: Functions",),
-        _in_threads,
+    TokenRow("sign.threads", "Do signatures verify that four threads make at once, each in its session?").expects(
+        "yes", spec("3.7 (locking)"), _in_threads, "hwsigner/backends/pkcs11/functions.py: Functions"
     ),
-    TokenQuestion(
-        "time.ecdsa",
-        "How long does CKM_ECDSA take in an open session? The report's head says it.",
+    TokenRow("time.ecdsa", "How long does CKM_ECDSA take in an open session? The report's head says it.").expects(
         "measured",
-        chosen("no time is wrong"),
-        ("docs/how-it-works/performance.md",),
+        choice("no time is wrong"),
         partial(_resident, key_type=KeyType.EC),
+        "docs/how-it-works/performance.md",
     ),
-    TokenQuestion(
-        "time.rsa",
-        "How long does CKM_SHA256_RSA_PKCS take in an open session? The report's head says it.",
+    TokenRow(
+        "time.rsa", "How long does CKM_SHA256_RSA_PKCS take in an open session? The report's head says it."
+    ).expects(
         "measured",
-        chosen("no time is wrong"),
-        ("docs/how-it-works/performance.md",),
+        choice("no time is wrong"),
         partial(_resident, key_type=KeyType.RSA),
+        "docs/how-it-works/performance.md",
     ),
-    TokenQuestion(
-        "time.ecdsa-cold",
-        "How long does CKM_ECDSA take with a new session and a search? The report's head says it.",
-        "measured",
-        chosen("no time is wrong"),
-        ("docs/how-it-works/performance.md",),
-        _cold,
-    ),
+    TokenRow(
+        "time.ecdsa-cold", "How long does CKM_ECDSA take with a new session and a search? The report's head says it."
+    ).expects("measured", choice("no time is wrong"), _cold, "docs/how-it-works/performance.md"),
 )

@@ -6,10 +6,10 @@ from functools import partial
 
 from hwsigner.backends.pkcs11.functions import TokenFlag
 from hwsigner.backends.pkcs11.pins import pin_state
-from hwsigner.trial.questions import NotAskedError
+from hwsigner.trial.questions import NotAskedError, choice, observation
 from hwsigner.trial.token.calls import OK, named
 from hwsigner.trial.token.subject import TriedToken
-from hwsigner.trial.token.tables import TokenQuestion, chosen, seen, spec, yes_or
+from hwsigner.trial.token.tables import TokenRow, spec, yes_or
 
 _OPEN = "hwsigner/backends/pkcs11/token.py: OpenToken"
 _PINS = "hwsigner/backends/pkcs11/pins.py"
@@ -117,132 +117,77 @@ def _sizes(tried: TriedToken, mechanism: int, size: int) -> str:
 
 
 QUESTIONS = (
-    TokenQuestion(
-        "token.initialised",
-        "Is CKF_TOKEN_INITIALIZED set?",
+    TokenRow("token.initialised", "Is CKF_TOKEN_INITIALIZED set?").expects(
         "yes",
         spec("3.2 (CK_TOKEN_INFO)"),
-        ("hwsigner/backends/pkcs11/module.py: Module.tokens",),
         partial(_flag, flag=TokenFlag.TOKEN_INITIALIZED),
+        "hwsigner/backends/pkcs11/module.py: Module.tokens",
     ),
-    TokenQuestion(
-        "token.user-pin-set",
-        "Is CKF_USER_PIN_INITIALIZED set?",
-        "yes",
-        spec("3.2 (CK_TOKEN_INFO)"),
-        (f"{_OPEN}.can_log_in",),
-        partial(_flag, flag=TokenFlag.USER_PIN_INITIALIZED),
+    TokenRow("token.user-pin-set", "Is CKF_USER_PIN_INITIALIZED set?").expects(
+        "yes", spec("3.2 (CK_TOKEN_INFO)"), partial(_flag, flag=TokenFlag.USER_PIN_INITIALIZED), f"{_OPEN}.can_log_in"
     ),
-    TokenQuestion(
-        "token.login-required",
-        "Is CKF_LOGIN_REQUIRED set?",
-        "yes",
-        spec("3.2 (CK_TOKEN_INFO)"),
-        (f"{_OPEN}.wants_login",),
-        partial(_flag, flag=TokenFlag.LOGIN_REQUIRED),
+    TokenRow("token.login-required", "Is CKF_LOGIN_REQUIRED set?").expects(
+        "yes", spec("3.2 (CK_TOKEN_INFO)"), partial(_flag, flag=TokenFlag.LOGIN_REQUIRED), f"{_OPEN}.wants_login"
     ),
-    TokenQuestion(
-        "token.keypad",
-        "Is the PIN typed at the token (CKF_PROTECTED_AUTHENTICATION_PATH)?",
+    TokenRow("token.keypad", "Is the PIN typed at the token (CKF_PROTECTED_AUTHENTICATION_PATH)?").expects(
         "no",
-        chosen("most tokens have no keypad; hwsigner asks for the PIN unless the flag is set"),
-        (f"{_PINS}: has_keypad",),
+        choice("most tokens have no keypad; hwsigner asks for the PIN unless the flag is set"),
         partial(_flag, flag=TokenFlag.PROTECTED_AUTHENTICATION_PATH),
+        f"{_PINS}: has_keypad",
     ),
-    TokenQuestion(
-        "token.pin-count",
-        "What do the flags say of the user PIN before a login?",
+    TokenRow("token.pin-count", "What do the flags say of the user PIN before a login?").expects(
         "no warning",
-        chosen("the trial sends a PIN only while no wrong one is counted"),
-        (f"{_PINS}: pin_state",),
+        choice("the trial sends a PIN only while no wrong one is counted"),
         _pin_count,
+        f"{_PINS}: pin_state",
     ),
-    TokenQuestion(
-        "token.same-twice",
-        "Do two calls of C_GetTokenInfo give the same names?",
-        "yes",
-        spec("5.5.3 (C_GetTokenInfo)"),
-        (f"{_OPEN}.refresh",),
-        _same_twice,
+    TokenRow("token.same-twice", "Do two calls of C_GetTokenInfo give the same names?").expects(
+        "yes", spec("5.5.3 (C_GetTokenInfo)"), _same_twice, f"{_OPEN}.refresh"
     ),
-    TokenQuestion(
-        "token.names",
-        "Has the token a label and a serial number?",
-        "label and serial number",
-        spec("3.2 (CK_TOKEN_INFO)"),
-        ("hwsigner/backends/pkcs11/module.py: token_uri",),
-        _names,
+    TokenRow("token.names", "Has the token a label and a serial number?").expects(
+        "label and serial number", spec("3.2 (CK_TOKEN_INFO)"), _names, "hwsigner/backends/pkcs11/module.py: token_uri"
     ),
-    TokenQuestion(
-        "token.utf8",
-        "Are the token's names UTF-8?",
-        "yes",
-        spec("3.2 (CK_TOKEN_INFO)"),
-        ("hwsigner/backends/pkcs11/functions.py: _text",),
-        _is_utf8,
+    TokenRow("token.utf8", "Are the token's names UTF-8?").expects(
+        "yes", spec("3.2 (CK_TOKEN_INFO)"), _is_utf8, "hwsigner/backends/pkcs11/functions.py: _text"
     ),
-    TokenQuestion(
-        "token.alone",
-        "Has no other token of the module the same label, manufacturer, model and serial number?",
-        "yes",
-        chosen("hwsigner recognises a token by these"),
-        (f"{_OPEN}.refresh", "docs/reference/key-uris.md"),
-        _alone,
+    TokenRow(
+        "token.alone", "Has no other token of the module the same label, manufacturer, model and serial number?"
+    ).expects(
+        "yes", choice("hwsigner recognises a token by these"), _alone, f"{_OPEN}.refresh", "docs/reference/key-uris.md"
     ),
-    TokenQuestion(
-        "token.pin-lengths",
-        "Are the shortest and the longest PIN of CK_TOKEN_INFO plausible?",
-        "yes",
-        spec("3.2 (CK_TOKEN_INFO)"),
-        (f"{_OPEN}._refused",),
-        _pin_lengths,
+    TokenRow("token.pin-lengths", "Are the shortest and the longest PIN of CK_TOKEN_INFO plausible?").expects(
+        "yes", spec("3.2 (CK_TOKEN_INFO)"), _pin_lengths, f"{_OPEN}._refused"
     ),
-    TokenQuestion(
-        "mechanism.list",
-        "Has each mechanism of the list a CK_MECHANISM_INFO?",
+    TokenRow("mechanism.list", "Has each mechanism of the list a CK_MECHANISM_INFO?").expects(
         "yes",
         spec("5.5.6 (C_GetMechanismInfo)"),
-        ("hwsigner/backends/pkcs11/functions.py: Functions.mechanism",),
         _mechanisms_agree,
+        "hwsigner/backends/pkcs11/functions.py: Functions.mechanism",
     ),
-    TokenQuestion(
-        "mechanism.unknown",
-        "What does C_GetMechanismInfo answer for a mechanism that the token does not list?",
+    TokenRow(
+        "mechanism.unknown", "What does C_GetMechanismInfo answer for a mechanism that the token does not list?"
+    ).expects(
         "CKR_MECHANISM_INVALID",
         spec("5.5.6 (C_GetMechanismInfo)"),
-        ("hwsigner/backends/pkcs11/functions.py: Functions.mechanism",),
         _unknown_mechanism,
+        "hwsigner/backends/pkcs11/functions.py: Functions.mechanism",
     ),
-    TokenQuestion(
-        "mechanism.ecdsa",
-        "Does a token with ECDSA sign with CKM_ECDSA, which takes a digest?",
-        "yes",
-        seen("SoftHSM 2.6, libykcs11 2.7, OpenSC 0.26, tpm2-pkcs11 1.9"),
-        (_KEY,),
-        _signs_digests,
+    TokenRow("mechanism.ecdsa", "Does a token with ECDSA sign with CKM_ECDSA, which takes a digest?").expects(
+        "yes", observation("SoftHSM 2.6, libykcs11 2.7, OpenSC 0.26, tpm2-pkcs11 1.9"), _signs_digests, _KEY
     ),
-    TokenQuestion(
-        "mechanism.rsa",
-        "Does a token with RSA sign with CKM_SHA256_RSA_PKCS or CKM_RSA_PKCS?",
+    TokenRow("mechanism.rsa", "Does a token with RSA sign with CKM_SHA256_RSA_PKCS or CKM_RSA_PKCS?").expects(
         "yes",
-        seen("SoftHSM 2.6, libykcs11 2.7, OpenSC 0.26, tpm2-pkcs11 1.9"),
-        (_KEY,),
+        observation("SoftHSM 2.6, libykcs11 2.7, OpenSC 0.26, tpm2-pkcs11 1.9"),
         lambda tried: _either(tried, RSA_SHA256, RSA),
+        _KEY,
     ),
-    TokenQuestion(
-        "mechanism.ec-sizes",
-        "Do the sizes of CKM_EC_KEY_PAIR_GEN, in bits, include 256?",
-        "yes",
-        spec("6.3.1 (EC)"),
-        (f"{_KEYGEN}: _require_mechanism",),
-        partial(_sizes, mechanism=EC_GENERATION, size=256),
+    TokenRow("mechanism.ec-sizes", "Do the sizes of CKM_EC_KEY_PAIR_GEN, in bits, include 256?").expects(
+        "yes", spec("6.3.1 (EC)"), partial(_sizes, mechanism=EC_GENERATION, size=256), f"{_KEYGEN}: _require_mechanism"
     ),
-    TokenQuestion(
-        "mechanism.rsa-sizes",
-        "Do the sizes of CKM_RSA_PKCS_KEY_PAIR_GEN, in bits, include 2048?",
+    TokenRow("mechanism.rsa-sizes", "Do the sizes of CKM_RSA_PKCS_KEY_PAIR_GEN, in bits, include 2048?").expects(
         "yes",
         spec("6.1.5 (RSA)"),
-        (f"{_KEYGEN}: _require_mechanism",),
         partial(_sizes, mechanism=RSA_GENERATION, size=2048),
+        f"{_KEYGEN}: _require_mechanism",
     ),
 )

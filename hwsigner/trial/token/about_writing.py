@@ -11,7 +11,7 @@ from hwsigner.backends.pkcs11.installing import certificate_template
 from hwsigner.backends.pkcs11.keygen import STORED
 from hwsigner.backends.pkcs11.objects import CertificateObject
 from hwsigner.backends.pkcs11.writing import FALSE, TRUE, KeyPair, WritingSession
-from hwsigner.trial.questions import NotAskedError
+from hwsigner.trial.questions import NotAskedError, choice, observation
 from hwsigner.trial.token.calls import OK, means_lost, named
 from hwsigner.trial.token.making import (
     SESSION_ONLY,
@@ -23,7 +23,7 @@ from hwsigner.trial.token.making import (
     writing_session,
 )
 from hwsigner.trial.token.subject import Made, TriedToken
-from hwsigner.trial.token.tables import TokenQuestion, chosen, seen, spec, yes_or
+from hwsigner.trial.token.tables import TokenQuestion, TokenRow, spec, yes_or
 
 _KEYGEN = "hwsigner/backends/pkcs11/keygen.py"
 _FLAGS = {
@@ -238,141 +238,88 @@ def _others_are_there(tried: TriedToken) -> str:
 
 def _flag_question(name: str) -> TokenQuestion:
     number, expected = _FLAGS[name]
-    return TokenQuestion(
-        f"keygen.{name}",
-        f"What is CKA_{name.upper().replace('-', '_')} of a new private key?",
+    return TokenRow(f"keygen.{name}", f"What is CKA_{name.upper().replace('-', '_')} of a new private key?").expects(
         "true" if expected else "false",
-        chosen("hwsigner asks for it") if name in _CHOSEN else spec("4.9 (private key objects)"),
-        (f"{_KEYGEN}: _differences",),
+        choice("hwsigner asks for it") if name in _CHOSEN else spec("4.9 (private key objects)"),
         partial(_flag, number=number),
+        f"{_KEYGEN}: _differences",
     )
 
 
 QUESTIONS = (
     *(
-        TokenQuestion(
-            f"keygen.{kind}",
-            f"Does the token make a key pair of {name} with the attributes that hwsigner asks for?",
+        TokenRow(
+            f"keygen.{kind}", f"Does the token make a key pair of {name} with the attributes that hwsigner asks for?"
+        ).expects(
             "made",
             spec("5.18.2 (C_GenerateKeyPair)"),
-            (f"{_KEYGEN}: generate_key", "docs/reference/keygen.md"),
             partial(_makes, kind=kind),
+            f"{_KEYGEN}: generate_key",
+            "docs/reference/keygen.md",
         )
         for kind, name in _NAMES.items()
     ),
     *map(_flag_question, _FLAGS),
-    TokenQuestion(
-        "keygen.label",
-        "Have both keys of a new pair the label that they were to have?",
-        "yes",
-        spec("4.4 (storage objects)"),
-        (f"{_KEYGEN}: _differences",),
-        _label,
+    TokenRow("keygen.label", "Have both keys of a new pair the label that they were to have?").expects(
+        "yes", spec("4.4 (storage objects)"), _label, f"{_KEYGEN}: _differences"
     ),
-    TokenQuestion(
-        "keygen.id",
-        "Have both keys of a new pair the id that they were to have?",
-        "yes",
-        spec("4.7 (key objects)"),
-        (f"{_KEYGEN}: _differences",),
-        _id,
+    TokenRow("keygen.id", "Have both keys of a new pair the id that they were to have?").expects(
+        "yes", spec("4.7 (key objects)"), _id, f"{_KEYGEN}: _differences"
     ),
-    TokenQuestion(
-        "keygen.public",
-        "Does the object of a new public key show it whole?",
-        "yes",
-        spec("4.8 (public key objects)"),
-        (f"{_KEYGEN}: _stored",),
-        _public,
+    TokenRow("keygen.public", "Does the object of a new public key show it whole?").expects(
+        "yes", spec("4.8 (public key objects)"), _public, f"{_KEYGEN}: _stored"
     ),
-    TokenQuestion(
-        "keygen.public-without-login",
-        "Is a new public key shown without a login (CKA_PRIVATE is false)?",
-        "yes",
-        chosen("hwsigner asks for it"),
-        (f"{_KEYGEN}: PUBLIC",),
-        _public_without_login,
+    TokenRow(
+        "keygen.public-without-login", "Is a new public key shown without a login (CKA_PRIVATE is false)?"
+    ).expects("yes", choice("hwsigner asks for it"), _public_without_login, f"{_KEYGEN}: PUBLIC"),
+    TokenRow("keygen.found", "Does a search by label and id find the new private key alone?").expects(
+        "yes", spec("5.7.7 (C_FindObjectsInit)"), _found_by_names, "hwsigner/backends/pkcs11/unfinished.py: MakingMark"
     ),
-    TokenQuestion(
-        "keygen.found",
-        "Does a search by label and id find the new private key alone?",
-        "yes",
-        spec("5.7.7 (C_FindObjectsInit)"),
-        ("hwsigner/backends/pkcs11/unfinished.py: MakingMark",),
-        _found_by_names,
+    TokenRow("keygen.same-names", "What comes of a second key pair with the same label and id?").expects(
+        "made", observation("SoftHSM 2.6"), _same_names, f"{_KEYGEN}: _refuse_existing"
     ),
-    TokenQuestion(
-        "keygen.same-names",
-        "What comes of a second key pair with the same label and id?",
-        "made",
-        seen("SoftHSM 2.6"),
-        (f"{_KEYGEN}: _refuse_existing",),
-        _same_names,
-    ),
-    TokenQuestion(
-        "write.extractable",
-        "What does the token answer if a key that can't be extracted is to become extractable?",
+    TokenRow(
+        "write.extractable", "What does the token answer if a key that can't be extracted is to become extractable?"
+    ).expects(
         "refused",
         spec("4.9 (CKA_EXTRACTABLE can't become true)"),
-        ("hwsigner/backends/pkcs11/description.py: _copy_guards",),
         _changed,
+        "hwsigner/backends/pkcs11/description.py: _copy_guards",
     ),
-    TokenQuestion(
-        "write.session-key",
-        "Is a key pair gone that was made for a session alone, after that session?",
-        "yes",
-        spec("PKCS #11 2.20, 6.7 (session objects)"),
-        (f"{_KEYGEN}: _make",),
-        _for_session,
+    TokenRow("write.session-key", "Is a key pair gone that was made for a session alone, after that session?").expects(
+        "yes", spec("PKCS #11 2.20, 6.7 (session objects)"), _for_session, f"{_KEYGEN}: _make"
     ),
-    TokenQuestion(
+    TokenRow(
         "write.copy",
         "Can a private key of a session be copied onto the token with another id and its other attributes?",
-        "yes",
-        spec("5.7.2 (C_CopyObject)"),
-        (f"{_KEYGEN}: _stored",),
-        _copied,
-    ),
-    TokenQuestion(
-        "write.read-only",
-        "What does C_CreateObject answer for a token's object in a read-only session?",
+    ).expects("yes", spec("5.7.2 (C_CopyObject)"), _copied, f"{_KEYGEN}: _stored"),
+    TokenRow("write.read-only", "What does C_CreateObject answer for a token's object in a read-only session?").expects(
         "CKR_SESSION_READ_ONLY",
         spec("5.7.1 (C_CreateObject)"),
-        ("hwsigner/backends/pkcs11/writing.py: WritingSession",),
         _in_read_only_session,
+        "hwsigner/backends/pkcs11/writing.py: WritingSession",
     ),
-    TokenQuestion(
-        "write.certificate",
-        "Which certificate is read after one was stored beside a key?",
+    TokenRow("write.certificate", "Which certificate is read after one was stored beside a key?").expects(
         "the same, with its id",
         spec("4.6.3 (X.509 certificates)"),
-        ("hwsigner/backends/pkcs11/installing.py: install_certificate",),
         _certificate,
+        "hwsigner/backends/pkcs11/installing.py: install_certificate",
     ),
-    TokenQuestion(
-        "write.deleted-handle",
-        "What does hwsigner make of the answer for a key that was deleted?",
+    TokenRow("write.deleted-handle", "What does hwsigner make of the answer for a key that was deleted?").expects(
         "the key is looked for again",
         spec("5.7.5 (C_GetAttributeValue)"),
-        ("hwsigner/backends/pkcs11/errors.py: SessionLostError",),
         _after_deletion,
+        "hwsigner/backends/pkcs11/errors.py: SessionLostError",
     ),
 )
 DELETION = (
-    TokenQuestion(
-        "delete.all",
-        "Is all gone that the trial made, after C_DestroyObject?",
-        "yes",
-        spec("5.7.3 (C_DestroyObject)"),
-        ("hwsigner/backends/pkcs11/stored.py: destroy",),
-        _all_deleted,
+    TokenRow("delete.all", "Is all gone that the trial made, after C_DestroyObject?").expects(
+        "yes", spec("5.7.3 (C_DestroyObject)"), _all_deleted, "hwsigner/backends/pkcs11/stored.py: destroy"
     ),
-    TokenQuestion(
-        "delete.others",
-        "Are as many other objects there as before the trial wrote?",
+    TokenRow("delete.others", "Are as many other objects there as before the trial wrote?").expects(
         "yes",
-        chosen("the trial deletes nothing but what it made"),
-        ("hwsigner/trial/token/making.py: delete_left",),
+        choice("the trial deletes nothing but what it made"),
         _others_are_there,
+        "hwsigner/trial/token/making.py: delete_left",
     ),
 )

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from hwsigner.trial.questions import Origin, Question, Source
+from collections.abc import Callable
+from typing import NamedTuple
+
+from hwsigner.trial.questions import Question, Source, document
 from hwsigner.trial.token.subject import TriedToken
 
 TokenQuestion = Question[TriedToken]
 
 
+class TokenRow(NamedTuple):
+    """The name and the text of a question to a token."""
+
+    id: str
+    text: str
+
+    def expects(self, answer: str, source: Source, ask: Callable[[TriedToken], str], *rests_on: str) -> TokenQuestion:
+        """Return the question."""
+        return TokenQuestion(self.id, self.text, answer, source, rests_on, ask)
+
+
 def spec(section: str) -> Source:
     """Return a section of PKCS #11 3.1, or of the version before the section, as a source."""
-    return Source(Origin.DOCUMENT, section if section.startswith("PKCS #11") else f"PKCS #11 3.1, {section}")
-
-
-def seen(where: str) -> Source:
-    """Return modules that answer so as a source."""
-    return Source(Origin.OBSERVATION, where)
-
-
-def chosen(why: str) -> Source:
-    """Return a choice of hwsigner as a source."""
-    return Source(Origin.CHOICE, why)
+    return document(section if section.startswith("PKCS #11") else f"PKCS #11 3.1, {section}")
 
 
 def yes_or(problem: str) -> str:

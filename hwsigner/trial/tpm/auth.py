@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
 from tpm2_pytss import ESYS_TR, TPM2_ALG, TPM2_SE, TPMA_SESSION, TPMT_SYM_DEF, TPMU_SYM_KEY_BITS, TPMU_SYM_MODE
 
 from hwsigner.backends.tpm2.tpm import TPM
-from hwsigner.trial.questions import NotAskedError, Origin, Question, Source
+from hwsigner.trial.questions import NotAskedError
 from hwsigner.trial.tpm.chip import TrialChip
 from hwsigner.trial.tpm.making import LoadedKey, loaded, make, parent, refused, signs, template
+from hwsigner.trial.tpm.questions import Ask
 
 _AUTH = b"right of the trial"
 _WRONG = b"wrong of the trial"
-_SESSIONS = Source(Origin.DOCUMENT, "TPM 2.0 Library, part 1, 19 Authorizations")
-_LENGTH = Source(Origin.DOCUMENT, "TPM 2.0 Library, part 3, 12.1 TPM2_Create")
 _CIPHER = TPMT_SYM_DEF(algorithm=TPM2_ALG.AES, keyBits=TPMU_SYM_KEY_BITS(aes=128), mode=TPMU_SYM_MODE(aes=TPM2_ALG.CFB))
 
 
@@ -76,45 +75,10 @@ def _longest(chip: TrialChip) -> str:
     return chip.use(lambda tpm: refused(lambda: make(tpm, template("ecc256"), b"a" * 32)))
 
 
-QUESTIONS: tuple[Question[TrialChip], ...] = (
-    Question(
-        "auth.password",
-        "Does a key with an auth value sign if it is sent as a password?",
-        "signs",
-        _SESSIONS,
-        ("docs/how-to/tpm.md#on-the-bus", "hwsigner/backends/tpm2/tpm.py: authorize"),
-        _password,
-    ),
-    Question(
-        "auth.session",
-        "Does it sign in a salted HMAC session that encrypts by AES-128 in CFB mode?",
-        "signs",
-        _SESSIONS,
-        ("docs/how-to/tpm.md#on-the-bus", "hwsigner/backends/tpm2/tpm.py: _start_session"),
-        _salted,
-    ),
-    Question(
-        "auth.wrong",
-        "What does a key with noDA say to a wrong auth value?",
-        "TPM_RC_BAD_AUTH, not counted",
-        Source(Origin.DOCUMENT, "TPM 2.0 Library, part 1, 19.8 Dictionary Attack Protection"),
-        ("docs/how-to/tpm.md#wrong-auth-values", "hwsigner/backends/tpm2/auth.py", "docs/how-to/keys.md"),
-        _wrong,
-    ),
-    Question(
-        "auth.trailing-zero",
-        "Is an auth value the same without the zero byte at its end?",
-        "signs",
-        Source(Origin.DOCUMENT, "TPM 2.0 Library, part 1, 19.6.4.3 Authorization Values"),
-        ("hwsigner/backends/tpm2/keygen.py: _new_pin",),
-        partial(_password, made_with=_AUTH + b"\0"),
-    ),
-    Question(
-        "auth.longest",
-        "What does TPM2_Create say to an auth value of 32 bytes, for a key whose Name is of SHA-256?",
-        "accepted",
-        _LENGTH,
-        ("hwsigner/backends/tpm2/keygen.py: _new_pin", "docs/how-to/keys.md#what-protects-a-key-in-a-tpm"),
-        _longest,
-    ),
-)
+ASKS: Mapping[str, Ask] = {
+    "auth.password": _password,
+    "auth.session": _salted,
+    "auth.wrong": _wrong,
+    "auth.trailing-zero": partial(_password, made_with=_AUTH + b"\0"),
+    "auth.longest": _longest,
+}

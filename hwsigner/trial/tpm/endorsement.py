@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from tpm2_pytss import ESYS_TR, TPM2_ALG, TPMA_OBJECT, TPMT_SIG_SCHEME
@@ -20,15 +20,11 @@ from hwsigner.attestation.structures import Public, read_certified, read_public,
 from hwsigner.backends.tpm2.pcrs import PCRSelection
 from hwsigner.backends.tpm2.tpm import TPM
 from hwsigner.errors import AttestationError
-from hwsigner.trial.questions import NotAskedError, Origin, Question, Source
+from hwsigner.trial.questions import NotAskedError
 from hwsigner.trial.tpm.chip import TrialChip
 from hwsigner.trial.tpm.making import SIGNING, loaded, new_key, refused, template
+from hwsigner.trial.tpm.questions import Ask
 
-_PAGE = "docs/how-to/attestation.md#tpm"
-_PROFILE = Source(Origin.DOCUMENT, "TCG EK Credential Profile, 2.2 and B.3")
-_ACTIVATE = Source(Origin.DOCUMENT, "TPM 2.0 Library, part 3, 12.5 TPM2_ActivateCredential")
-_CERTIFY = Source(Origin.DOCUMENT, "TPM 2.0 Library, part 3, 18.2 TPM2_Certify")
-_QUOTE = Source(Origin.DOCUMENT, "TPM 2.0 Library, part 3, 18.4 TPM2_Quote")
 _OWN_SCHEME = TPMT_SIG_SCHEME(scheme=TPM2_ALG.NULL)
 _NO_CERTIFICATE = "the TPM holds no certificate of its endorsement key"
 _NONCE = b"nonce of the trial"
@@ -167,77 +163,14 @@ def _key(chip: TrialChip) -> KeyURI:
     return chip.key_file(chip.use(lambda tpm: chip.key(tpm, "ecc256")))
 
 
-QUESTIONS: tuple[Question[TrialChip], ...] = (
-    Question(
-        "endorsement.same-key",
-        "Is the attestation key, made of the endorsement hierarchy's seed, the same one again?",
-        "the same",
-        Source(Origin.DOCUMENT, "TPM 2.0 Library, part 1, 27.2 Primary Object Creation"),
-        (_PAGE, "hwsigner/backends/tpm2/endorsement.py: attestation_key"),
-        _same_key,
-    ),
-    Question(
-        "endorsement.certificate",
-        "Which key has the certificate in the TPM?",
-        "that key",
-        _PROFILE,
-        (_PAGE, "hwsigner/backends/tpm2/endorsement.py: endorsement_key"),
-        _certificate,
-    ),
-    Question(
-        "endorsement.activate",
-        "What does the TPM do with a secret for its endorsement key and attestation key?",
-        "opens it",
-        _ACTIVATE,
-        (_PAGE, "hwsigner/attestation/credential.py: make_credential"),
-        partial(_activate, is_own=True),
-    ),
-    Question(
-        "endorsement.activate-other",
-        "What does it do with a secret for another attestation key?",
-        "refuses",
-        _ACTIVATE,
-        (_PAGE, "hwsigner/backends/tpm2/endorsement.py: open_challenge"),
-        partial(_activate, is_own=False),
-    ),
-    Question(
-        "endorsement.certify",
-        "Does the attestation key certify a key, over a number of ours?",
-        "certifies it",
-        _CERTIFY,
-        (_PAGE, "hwsigner/attestation/structures.py: read_certified"),
-        _certify,
-    ),
-    Question(
-        "endorsement.certify-admin",
-        "What does TPM2_Certify say to a key with adminWithPolicy and no session for that?",
-        "TPM_RC_AUTH_TYPE",
-        _CERTIFY,
-        ("hwsigner/backends/tpm2/attest.py: _check_certifiable",),
-        _certify_admin,
-    ),
-    Question(
-        "endorsement.quote",
-        "Of what is the quote of PCRs?",
-        "their digest",
-        _QUOTE,
-        (_PAGE, "hwsigner/attestation/structures.py: read_quoted"),
-        _quote,
-    ),
-    Question(
-        "endorsement.chain",
-        "Where does the endorsement key's certificate lead?",
-        "to a root",
-        _PROFILE,
-        ("docs/how-to/attestation.md#tpm", "hwsigner/attestation/tpm2.py: examine"),
-        _chain,
-    ),
-    Question(
-        "endorsement.whole",
-        "What does a statement, a challenge and the answer to it show of a key?",
-        "proven",
-        _ACTIVATE,
-        (_PAGE, "hwsigner/attestation/tpm2.py: verify"),
-        _whole,
-    ),
-)
+ASKS: Mapping[str, Ask] = {
+    "endorsement.same-key": _same_key,
+    "endorsement.certificate": _certificate,
+    "endorsement.activate": partial(_activate, is_own=True),
+    "endorsement.activate-other": partial(_activate, is_own=False),
+    "endorsement.certify": _certify,
+    "endorsement.certify-admin": _certify_admin,
+    "endorsement.quote": _quote,
+    "endorsement.chain": _chain,
+    "endorsement.whole": _whole,
+}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 from tpm2_pytss import ESYS_TR, TPM2_ALG, TPM2_RH, TPM2_ST, TPMT_TK_HASHCHECK, TSS2_Exception
@@ -11,7 +12,7 @@ from hwsigner.backends.tpm2.public_area import read_public_area
 from hwsigner.backends.tpm2.srk import ecc_primary
 from hwsigner.backends.tpm2.tpm import TPM
 from hwsigner.key import HashName
-from hwsigner.trial.questions import NotAskedError, Origin, Question, Source
+from hwsigner.trial.questions import NotAskedError
 from hwsigner.trial.tpm.chip import TrialChip
 from hwsigner.trial.tpm.making import (
     KINDS,
@@ -28,11 +29,8 @@ from hwsigner.trial.tpm.making import (
     signs,
     template,
 )
+from hwsigner.trial.tpm.questions import Ask
 
-_SIGN = Source(Origin.DOCUMENT, "TPM 2.0 Library, part 3, 20.2 TPM2_Sign")
-_CREATE = Source(Origin.DOCUMENT, "TPM 2.0 Library, part 3, 12.1 TPM2_Create")
-_LOAD = Source(Origin.DOCUMENT, "TPM 2.0 Library, part 3, 12.2 TPM2_Load")
-_PAGE = "docs/how-to/tpm.md#what-keys-sign-with"
 _HASHES: dict[HashName, int] = {"sha256": TPM2_ALG.SHA256, "sha384": TPM2_ALG.SHA384, "sha512": TPM2_ALG.SHA512}
 _RESTRICTED_KIND = "ecc256:ecdsa-sha256:null"
 
@@ -162,120 +160,19 @@ def _lost(chip: TrialChip) -> str:
     return chip.use(work)
 
 
-def _kind_question(id: str, kind: str) -> Question[TrialChip]:
-    text = f"Does a key of {KINDS[kind]} sign SHA-256?"
-    return Question(id, text, "signs", _SIGN, (_PAGE, "docs/how-to/keys.md#which-key"), partial(_sign, kind=kind))
-
-
-QUESTIONS: tuple[Question[TrialChip], ...] = (
-    _kind_question("keys.p-256", "ecc256"),
-    _kind_question("keys.p-384", "ecc384"),
-    _kind_question("keys.p-521", "ecc521"),
-    _kind_question("keys.rsa-2048", "rsa2048"),
-    _kind_question("keys.rsa-3072", "rsa3072"),
-    _kind_question("keys.rsa-4096", "rsa4096"),
-    Question(
-        "keys.p-256-sha-384",
-        "Does a P-256 key without a scheme sign SHA-384?",
-        "signs",
-        _SIGN,
-        (_PAGE,),
-        partial(_sign, kind="ecc256", hash="sha384"),
-    ),
-    Question(
-        "keys.rsa-2048-sha-512",
-        "Does an RSA-2048 key without a scheme sign SHA-512?",
-        "signs",
-        _SIGN,
-        (_PAGE,),
-        partial(_sign, kind="rsa2048", hash="sha512"),
-    ),
-    Question(
-        "keys.as-asked",
-        "Is the public area of a new key the one that was asked for, but for the key itself?",
-        "yes",
-        _CREATE,
-        ("hwsigner/backends/tpm2/keygen.py: make",),
-        _is_as_asked,
-    ),
-    Question(
-        "keys.fixed-scheme",
-        "What does a key with the scheme ECDSA and SHA-256 say to SHA-384?",
-        "refuses hash or scheme",
-        _SIGN,
-        (_PAGE, "hwsigner/backends/tpm2/__init__.py: _sign"),
-        _fixed_scheme,
-    ),
-    Question(
-        "keys.restricted",
-        "Does a restricted key sign what the TPM hashed?",
-        "signs",
-        _SIGN,
-        (_PAGE, "hwsigner/backends/tpm2/public_area.py: _hash_in_tpm"),
-        partial(_restricted, message=MESSAGE),
-    ),
-    Question(
-        "keys.restricted-long",
-        "Does a restricted key sign 3,000 bytes that the TPM hashed in a sequence?",
-        "signs",
-        Source(Origin.DOCUMENT, "TPM 2.0 Library, part 3, 17.5 TPM2_SequenceComplete"),
-        (_PAGE, "hwsigner/backends/tpm2/public_area.py: _hash_in_tpm"),
-        partial(_restricted, message=MESSAGE.ljust(3000, b".")),
-    ),
-    Question(
-        "keys.restricted-without-ticket",
-        "What does a restricted key say to a digest without a ticket?",
-        "TPM_RC_TICKET",
-        _SIGN,
-        (_PAGE,),
-        _without_ticket,
-    ),
-    Question(
-        "keys.generated",
-        "What does TPM2_Hash give for a message that begins with TPM_GENERATED_VALUE?",
-        "no ticket",
-        Source(Origin.DOCUMENT, "TPM 2.0 Library, part 3, 15.4 TPM2_Hash"),
-        ("hwsigner/backends/tpm2/public_area.py: _hash_in_tpm",),
-        _generated,
-    ),
-    Question(
-        "keys.other-parent",
-        "What does TPM2_Load say to a key of another parent?",
-        "refused as another parent's",
-        _LOAD,
-        ("docs/how-to/tpm.md#parents", "hwsigner/backends/tpm2/errors.py: OTHER_PARENT"),
-        _other_parent,
-    ),
-    Question(
-        "keys.damaged",
-        "What does TPM2_Load say to a private area with a changed bit?",
-        "refused as another parent's",
-        _LOAD,
-        ("hwsigner/backends/tpm2/errors.py: OTHER_PARENT",),
-        _damaged,
-    ),
-    Question(
-        "keys.same-parent",
-        "Is a primary key of the same template the same one again?",
-        "the same",
-        Source(Origin.DOCUMENT, "TPM 2.0 Library, part 1, 27.2 Primary Object Creation"),
-        ("docs/how-to/tpm.md#parents", "hwsigner/backends/tpm2/objects.py: _load_in_hierarchy"),
-        _same_parent,
-    ),
-    Question(
-        "keys.saved-context",
-        "Does a key sign that was saved, flushed and loaded from its context?",
-        "signs",
-        Source(Origin.DOCUMENT, "TPM 2.0 Library, part 3, 28.3 TPM2_ContextLoad"),
-        ("hwsigner/backends/tpm2/tpm.py: loaded", "docs/how-to/tpm.md#sharing-a-tpm"),
-        _saved_context,
-    ),
-    Question(
-        "keys.lost",
-        "What does the TPM say to a signature with a key that was flushed meanwhile?",
-        "that it is lost",
-        Source(Origin.DOCUMENT, "TPM 2.0 Library, part 2, 6.6.3 TPM_RC_REFERENCE_H0"),
-        ("hwsigner/backends/tpm2/errors.py: is_lost", "docs/how-to/tpm.md#sharing-a-tpm"),
-        _lost,
-    ),
-)
+ASKS: Mapping[str, Ask] = {
+    **{f"keys.{name.lower()}": partial(_sign, kind=kind) for kind, name in KINDS.items()},
+    "keys.p-256-sha-384": partial(_sign, kind="ecc256", hash="sha384"),
+    "keys.rsa-2048-sha-512": partial(_sign, kind="rsa2048", hash="sha512"),
+    "keys.as-asked": _is_as_asked,
+    "keys.fixed-scheme": _fixed_scheme,
+    "keys.restricted": partial(_restricted, message=MESSAGE),
+    "keys.restricted-long": partial(_restricted, message=MESSAGE.ljust(3000, b".")),
+    "keys.restricted-without-ticket": _without_ticket,
+    "keys.generated": _generated,
+    "keys.other-parent": _other_parent,
+    "keys.damaged": _damaged,
+    "keys.same-parent": _same_parent,
+    "keys.saved-context": _saved_context,
+    "keys.lost": _lost,
+}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from tpm2_pytss import TPM2_ALG, TPMA_OBJECT
@@ -19,12 +19,10 @@ from hwsigner.backends.tpm2.policy_commands import (
     read_command,
 )
 from hwsigner.backends.tpm2.tpm import TPM
-from hwsigner.trial.questions import Origin, Question, Source
 from hwsigner.trial.tpm.chip import TrialChip
 from hwsigner.trial.tpm.making import BY_POLICY, SIGNING, new_key, signs, template
+from hwsigner.trial.tpm.questions import Ask
 
-_POLICIES = Source(Origin.DOCUMENT, "TPM 2.0 Library, part 3, 23 Enhanced Authorization (EA) Commands")
-_PAGE = "docs/how-to/tpm.md#policies"
 _PCRS = "0,7"
 _AUTH = b"right of the trial"
 _Commands = tuple[PolicyCommand, ...]
@@ -134,85 +132,15 @@ def _other_branches(chip: TrialChip) -> str:
     return chip.use(work)
 
 
-QUESTIONS: tuple[Question[TrialChip], ...] = (
-    Question(
-        "policies.pcrs",
-        "Does a key of PolicyPCR sign while the PCRs have their values?",
-        "signs",
-        _POLICIES,
-        (_PAGE, "hwsigner/backends/tpm2/pcrs.py: policy"),
-        partial(_key, commands=_pcrs),
-    ),
-    Question(
-        "policies.pcrs-and-auth",
-        "Does a key of PolicyPCR and PolicyAuthValue sign with its auth value?",
-        "signs",
-        _POLICIES,
-        (_PAGE,),
-        partial(_key, commands=_pcrs_and_auth, auth=_AUTH),
-    ),
-    Question(
-        "policies.or",
-        "Does a key of PolicyOR sign if one branch is satisfied?",
-        "signs",
-        _POLICIES,
-        (_PAGE, "hwsigner/backends/tpm2/policy_commands.py: PolicyOR"),
-        partial(_key, commands=_either),
-    ),
-    Question(
-        "policies.auth-value",
-        "Does a key of PolicyAuthValue sign with its auth value?",
-        "signs",
-        _POLICIES,
-        (_PAGE, "hwsigner/backends/tpm2/policy.py: session"),
-        partial(_key, commands=_auth_value, auth=_AUTH),
-    ),
-    Question(
-        "policies.digest",
-        "Which digest has a session after PolicyPCR, PolicyOR and PolicyAuthValue?",
-        "the computed one",
-        _POLICIES,
-        ("hwsigner/backends/tpm2/policy_commands.py: extended",),
-        _digest,
-    ),
-    Question(
-        "policies.other-pcrs",
-        "Is PolicyPCR satisfied with another digest than the PCRs'?",
-        "not satisfied",
-        _POLICIES,
-        (_PAGE, "hwsigner/backends/tpm2/policy_commands.py: run"),
-        _other_pcrs,
-    ),
-    Question(
-        "policies.other-branches",
-        "Is PolicyOR satisfied if no branch is?",
-        "not satisfied",
-        _POLICIES,
-        (_PAGE, "hwsigner/backends/tpm2/policy_commands.py: run"),
-        _other_branches,
-    ),
-    Question(
-        "policies.unsatisfied",
-        "What does a key of PolicyPCR say to a policy session in which nothing was shown?",
-        "TPM_RC_POLICY_FAIL",
-        _POLICIES,
-        ("hwsigner/backends/tpm2/policy.py: session",),
-        _unsatisfied,
-    ),
-    Question(
-        "policies.without-session",
-        "What does a key of PolicyPCR without userWithAuth say to its auth value alone?",
-        "TPM_RC_AUTH_UNAVAILABLE",
-        Source(Origin.DOCUMENT, "TPM 2.0 Library, part 2, 8.3 TPMA_OBJECT, userWithAuth"),
-        ("docs/how-to/keys.md#what-protects-a-key-in-a-tpm", "hwsigner/backends/tpm2/keygen.py: _template"),
-        partial(_by_auth, attributes=BY_POLICY),
-    ),
-    Question(
-        "policies.user-with-auth",
-        "Does a key of PolicyPCR with userWithAuth sign by its auth value alone?",
-        "signs",
-        Source(Origin.DOCUMENT, "TPM 2.0 Library, part 2, 8.3 TPMA_OBJECT, userWithAuth"),
-        ("hwsigner/backends/tpm2/keygen.py: _template",),
-        partial(_by_auth, attributes=SIGNING),
-    ),
-)
+ASKS: Mapping[str, Ask] = {
+    "policies.pcrs": partial(_key, commands=_pcrs),
+    "policies.pcrs-and-auth": partial(_key, commands=_pcrs_and_auth, auth=_AUTH),
+    "policies.or": partial(_key, commands=_either),
+    "policies.auth-value": partial(_key, commands=_auth_value, auth=_AUTH),
+    "policies.digest": _digest,
+    "policies.other-pcrs": _other_pcrs,
+    "policies.other-branches": _other_branches,
+    "policies.unsatisfied": _unsatisfied,
+    "policies.without-session": partial(_by_auth, attributes=BY_POLICY),
+    "policies.user-with-auth": partial(_by_auth, attributes=SIGNING),
+}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
@@ -17,13 +17,12 @@ from hwsigner.backends.tpm2.srk import PROVISIONED, ecc_primary
 from hwsigner.backends.tpm2.tpm import TPM
 from hwsigner.key import open_key
 from hwsigner.key.public_key import verify
-from hwsigner.trial.questions import NotAskedError, Origin, Question, Source
+from hwsigner.trial.questions import NotAskedError
 from hwsigner.trial.tpm.capabilities import handles_from
 from hwsigner.trial.tpm.chip import TrialChip
 from hwsigner.trial.tpm.making import MESSAGE, LoadedKey, TrialKey, load, loaded, parent, refusal, signs, template
+from hwsigner.trial.tpm.questions import Ask
 
-_MEMORY = Source(Origin.DOCUMENT, "TPM 2.0 Library, part 1, 30 Context Management")
-_PAGE = "docs/how-to/tpm.md#sharing-a-tpm"
 _MOST_OBJECTS, _MOST_SESSIONS, _BEHIND_MANAGER = 64, 512, 6
 _TRANSIENT, _PERSISTENT = 0x80000000, 0x81000000
 _SECONDS = 120.0
@@ -220,93 +219,16 @@ def _signed_by_another(uri: KeyURI) -> bytes:
     return bytes.fromhex(done.stdout) if done.returncode == os.EX_OK else b""
 
 
-QUESTIONS: tuple[Question[TrialChip], ...] = (
-    Question(
-        "owner.key-file",
-        "Does a key file under the owner's primary key sign through hwsigner?",
-        "signs",
-        Source(Origin.DOCUMENT, "draft-bottomley-tpm2-keys, 3.1.8 parent"),
-        ("docs/how-to/tpm.md#key-files", "hwsigner/backends/tpm2/keygen.py: _owner_primary"),
-        _owner_key,
-    ),
-    Question(
-        "owner.same-key",
-        "Is the owner's primary key of the draft's template the same one again?",
-        "the same",
-        Source(Origin.DOCUMENT, "TPM 2.0 Library, part 1, 27.2 Primary Object Creation"),
-        ("docs/how-to/tpm.md#parents", "docs/how-to/tpm.md#the-storage-root-key"),
-        _owner_same,
-    ),
-    Question(
-        "owner.provisioned",
-        "What is at the handle 0x81000001?",
-        "a storage key",
-        Source(Origin.DOCUMENT, "TCG TPM v2.0 Provisioning Guidance, 7.5.1"),
-        ("docs/how-to/tpm.md#the-storage-root-key", "hwsigner/backends/tpm2/srk.py: PROVISIONED"),
-        _provisioned,
-    ),
-    Question(
-        "room.objects",
-        "What does a TPM without a resource manager say when no place for an object is free?",
-        "TPM_RC_OBJECT_MEMORY",
-        _MEMORY,
-        (_PAGE, "hwsigner/backends/tpm2/errors.py: OBJECT_MEMORY"),
-        _full,
-    ),
-    Question(
-        "room.after",
-        "Does a key sign once the places are free again?",
-        "signs",
-        _MEMORY,
-        (_PAGE,),
-        _after_full,
-    ),
-    Question(
-        "room.sessions",
-        "What does a TPM without a resource manager say when no place for a session is free?",
-        "that no session is free",
-        _MEMORY,
-        (_PAGE, "hwsigner/backends/tpm2/errors.py: SESSIONS_FULL"),
-        partial(_sessions, is_managed=False, most=_MOST_SESSIONS),
-    ),
-    Question(
-        "room.managed",
-        "Which of six keys sign that are loaded at once behind a resource manager?",
-        "all sign",
-        Source(Origin.DOCUMENT, "TCG TSS 2.0 TAB and Resource Manager, 3"),
-        (_PAGE, "hwsigner/backends/tpm2/tpm.py: loaded"),
-        _managed_objects,
-    ),
-    Question(
-        "room.managed-sessions",
-        "What is said to three sessions at once, as many as hwsigner has, behind a resource manager?",
-        "nothing",
-        Source(Origin.DOCUMENT, "TCG TSS 2.0 TAB and Resource Manager, 3"),
-        (_PAGE, "docs/how-to/tpm.md#on-the-bus"),
-        partial(_sessions, is_managed=True, most=3),
-    ),
-    Question(
-        "sharing.second-process",
-        "Which processes sign if two use the TPM by turns?",
-        "all sign",
-        Source(Origin.CHOICE, "the processes of a user take turns by a lock file, or a resource manager shares it out"),
-        (_PAGE, "hwsigner/backends/tpm2/connection.py: ProcessLock"),
-        _second_process,
-    ),
-    Question(
-        "sharing.reconnected",
-        "Does a key sign that was made before the connection was closed and opened again?",
-        "signs",
-        _MEMORY,
-        (_PAGE, "hwsigner/backends/tpm2/connection.py: TPMConnection"),
-        _reconnected,
-    ),
-    Question(
-        "sharing.stays",
-        "What is with a loaded key when its connection is closed, without a resource manager?",
-        "stays",
-        _MEMORY,
-        (_PAGE, "hwsigner/backends/tpm2/connection.py"),
-        _stays,
-    ),
-)
+ASKS: Mapping[str, Ask] = {
+    "owner.key-file": _owner_key,
+    "owner.same-key": _owner_same,
+    "owner.provisioned": _provisioned,
+    "room.objects": _full,
+    "room.after": _after_full,
+    "room.sessions": partial(_sessions, is_managed=False, most=_MOST_SESSIONS),
+    "room.managed": _managed_objects,
+    "room.managed-sessions": partial(_sessions, is_managed=True, most=3),
+    "sharing.second-process": _second_process,
+    "sharing.reconnected": _reconnected,
+    "sharing.stays": _stays,
+}

@@ -25,7 +25,7 @@ from hwsigner.errors import (
     PinError,
     SigningKeyError,
 )
-from hwsigner.trial.asking import confirm, numbered, on_signals, require_folder, selected, show_questions, write_report
+from hwsigner.trial.asking import confirm, numbered, on_signals, require_folder, selected, write_report
 from hwsigner.trial.questions import NotAskedError, Result, ask_all
 from hwsigner.trial.report import Scrubber, TrialReport
 from hwsigner.trial.tpm import state
@@ -42,7 +42,7 @@ _HIERARCHIES = {"owner": TPMA_PERMANENT.OWNERAUTHSET, "endorsement": TPMA_PERMAN
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the trial, or do what another flag says.
+    """Run the trial, or clean up.
 
     Returns:
         0 if no answer differs, else 1.
@@ -51,8 +51,6 @@ def run(arguments: argparse.Namespace) -> int:
         HwsignerError: it can't be run, or something could not be removed.
         Interruption: a signal ended it. The TPM is as it was, and the report has the answers until then.
     """
-    if arguments.list:
-        return show_questions((*QUESTIONS, END), arguments.only)
     if not arguments.clean:
         require_folder(arguments.output)
     questions = selected(QUESTIONS, arguments.only)

@@ -5,7 +5,7 @@ What they make has the mark, and is removed at the end of each question.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from tpm2_pytss import ESYS_TR, TPM2_ALG, TPM2B_NV_PUBLIC, TPMA_NV, TPMS_NV_PUBLIC, TSS2_Exception
@@ -14,18 +14,14 @@ from hwsigner.backends.tpm2 import nv
 from hwsigner.backends.tpm2.handles import check_own_handle
 from hwsigner.backends.tpm2.tpm import TPM
 from hwsigner.errors import UsageError
-from hwsigner.trial.questions import NotAskedError, Origin, Question, Source
+from hwsigner.trial.questions import NotAskedError
 from hwsigner.trial.tpm import capabilities as had
 from hwsigner.trial.tpm.chip import TrialChip
 from hwsigner.trial.tpm.making import MARK, refusal, refused, signs_at, template
+from hwsigner.trial.tpm.questions import Ask
 from hwsigner.trial.tpm.state import Left, remove_left
 
 _PERSISTENT, _NV = range(0x81000000, 0x82000000), range(0x01000000, 0x02000000)
-_EVICT = Source(Origin.DOCUMENT, "TPM 2.0 Library, part 3, 28.5 TPM2_EvictControl")
-_DEFINE = Source(Origin.DOCUMENT, "TPM 2.0 Library, part 3, 31.3 TPM2_NV_DefineSpace")
-_WRITE = Source(Origin.DOCUMENT, "TPM 2.0 Library, part 3, 31.7 TPM2_NV_Write")
-_HANDLES = "docs/how-to/tpm.md#a-key-at-a-handle"
-_INDICES = "docs/how-to/tpm.md#certificates-in-the-tpm"
 # As those of `install-certificate`.
 _ATTRIBUTES = TPMA_NV.OWNERWRITE | TPMA_NV.OWNERREAD | TPMA_NV.AUTHREAD | TPMA_NV.NO_DA
 
@@ -170,61 +166,12 @@ def _index_removed(chip: TrialChip) -> str:
     return _with_index(chip, 256, ask)
 
 
-QUESTIONS: tuple[Question[TrialChip], ...] = (
-    Question(
-        "writing.persistent",
-        "Does a key at a persistent handle sign?",
-        "signs",
-        _EVICT,
-        (_HANDLES, "hwsigner/backends/tpm2/handles.py: persist"),
-        _persistent,
-    ),
-    Question(
-        "writing.taken",
-        "What does TPM2_EvictControl say if there is a key at the handle?",
-        "TPM_RC_NV_DEFINED",
-        _EVICT,
-        (_HANDLES, "hwsigner/backends/tpm2/handles.py: persist"),
-        _taken,
-    ),
-    Question(
-        "writing.removed",
-        "What does the TPM say of the handle once the key is removed?",
-        "TPM_RC_HANDLE",
-        _EVICT,
-        (_HANDLES, "hwsigner/backends/tpm2/handles.py: remove"),
-        _removed,
-    ),
-    Question(
-        "writing.index",
-        "What is read, without an auth value, of an NV index of 1,024 bytes that the owner wrote?",
-        "what was written",
-        _WRITE,
-        (_INDICES, "hwsigner/backends/tpm2/installing.py", "hwsigner/backends/tpm2/nv.py: read_index"),
-        partial(_written, size=1024),
-    ),
-    Question(
-        "writing.index-2048",
-        "What is read of one of 2,048 bytes?",
-        "what was written",
-        _DEFINE,
-        (_INDICES, "docs/how-to/keys.md#a-tpm-server", "hwsigner/backends/tpm2/installing.py: _MAX_BYTES"),
-        partial(_written, size=2048),
-    ),
-    Question(
-        "writing.index-twice",
-        "What does TPM2_NV_DefineSpace say if there is such an index?",
-        "TPM_RC_NV_DEFINED",
-        _DEFINE,
-        (_INDICES,),
-        _defined_twice,
-    ),
-    Question(
-        "writing.index-removed",
-        "What does the TPM say of an index once it is removed?",
-        "TPM_RC_HANDLE",
-        _DEFINE,
-        (_INDICES, "hwsigner/backends/tpm2/installing.py: remove_index"),
-        _index_removed,
-    ),
-)
+ASKS: Mapping[str, Ask] = {
+    "writing.persistent": _persistent,
+    "writing.taken": _taken,
+    "writing.removed": _removed,
+    "writing.index": partial(_written, size=1024),
+    "writing.index-2048": partial(_written, size=2048),
+    "writing.index-twice": _defined_twice,
+    "writing.index-removed": _index_removed,
+}
