@@ -43,7 +43,7 @@ def _area(question: AWSQuestion) -> str:
 
 
 def _row(question: AWSQuestion) -> str:
-    source = f"*{question.source.origin}*: {_plain(question.source.where.removeprefix('[H] '))}"
+    source = f"*{question.source.origin}*: {_plain(question.source.where)}"
     places = (each.removeprefix(_EMULATOR) for each in question.rests_on if each.startswith(_CODE))
     code = ", ".join(f"`{each.removeprefix('hwsigner/')}`" for each in places)
     return f"| `{question.id}`: {_plain(question.text)} | {_plain(question.expected)} | {source} | {code} |"

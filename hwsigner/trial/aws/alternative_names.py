@@ -12,10 +12,10 @@ from cryptography.x509 import DirectoryName, DNSName, GeneralName, IPAddress, RF
 from hwsigner.trial.aws.authority import name_of
 from hwsigner.trial.aws.plan import AWSQuestion
 from hwsigner.trial.aws.probes import Probe, ProbeTable, Reading, equals, lacks, put_mapping
-from hwsigner.trial.aws.sources import MAPPING, SESSION_TAGS, UNMAPPED_NAMES, choice
+from hwsigner.trial.aws.sources import MAPPING, SESSION_TAGS, UNMAPPED_NAMES
 from hwsigner.trial.aws.tags import unmapped
 from hwsigner.trial.aws.wanted import WantedProfile
-from hwsigner.trial.questions import Source
+from hwsigner.trial.questions import Source, choice
 
 _CONDITIONS = "docs/how-to/aws.md#what-each-condition-means"
 _FACTS = "docs/how-to/aws.md#what-aws-documents-and-what-was-only-observed"

@@ -10,19 +10,12 @@ from typing import Any
 from hwsigner.trial.aws.asking import INVALID, SESSION, UNTRUSTED, Ask, kind, of_leaf, outcome
 from hwsigner.trial.aws.authority import LEAF, OF_CA, CertificateShape, TrialCA, TrialIssuer, TrialLeaf
 from hwsigner.trial.aws.making_anchors import code_of, made, source_of
-from hwsigner.trial.aws.plan import AWSQuestion
+from hwsigner.trial.aws.plan import AWSRow
 from hwsigner.trial.aws.scene import AWSScene
 from hwsigner.trial.aws.sessions import AskedSession, SessionAnswer
-from hwsigner.trial.aws.sources import (
-    ALIASES,
-    NOT_LISTED,
-    QUOTAS,
-    QUOTED,
-    VENDORS_CLIENT,
-    choice,
-)
+from hwsigner.trial.aws.sources import ALIASES, NOT_LISTED, QUOTAS, QUOTED, VENDORS_CLIENT
 from hwsigner.trial.aws.wanted import OPEN, Wanted, WantedAnchor, WantedProfile, WantedRole
-from hwsigner.trial.questions import Source
+from hwsigner.trial.questions import choice
 
 _FIND = "hwsigner/emulator/sessions.py: SessionService._find"
 _CHECKS = "docs/how-to/emulator.md#what-it-checks"
@@ -52,16 +45,8 @@ UNLISTED = WantedRole("unlisted", profile="")
 EXPIRED = WantedAnchor("expired", lambda ca: [_expired_ca(ca).certificate])
 
 
-def _asked(
-    name: str,
-    text: str,
-    expected: str,
-    source: Source,
-    ask: Ask,
-    *rests_on: str,
-    needs: tuple[Wanted, ...] = (),
-) -> AWSQuestion:
-    return AWSQuestion(f"anchors.{name}", text, expected, source, rests_on or (_FIND,), ask, (OPEN, *needs))
+def _asked(name: str, text: str, needs: tuple[Wanted, ...] = ()) -> AWSRow:
+    return AWSRow(f"anchors.{name}", text, (), (OPEN, *needs))
 
 
 def _of_second(ca: TrialCA) -> TrialLeaf:
@@ -116,127 +101,74 @@ def _with_missing_role(scene: AWSScene, arns: list[str]) -> None:
 
 
 _SESSIONS = (
-    _asked(
-        "two-first",
-        "Does a leaf of the first CA in a bundle of two get a session?",
-        SESSION,
-        QUOTAS,
-        of_leaf(LEAF, anchor="two"),
-        "hwsigner/emulator/certificates.py: _anchor_problem",
-        needs=(TWO,),
+    _asked("two-first", "Does a leaf of the first CA in a bundle of two get a session?", needs=(TWO,)).expects(
+        SESSION, QUOTAS, of_leaf(LEAF, anchor="two"), "hwsigner/emulator/certificates.py: _anchor_problem"
+    ),
+    _asked("two-second", "Does a leaf of the second CA in a bundle of two get a session?", needs=(TWO,)).expects(
+        SESSION, QUOTAS, of_leaf(_of_second, anchor="two"), "hwsigner/emulator/certificates.py: _anchor_problem"
     ),
     _asked(
-        "two-second",
-        "Does a leaf of the second CA in a bundle of two get a session?",
-        SESSION,
-        QUOTAS,
-        of_leaf(_of_second, anchor="two"),
-        "hwsigner/emulator/certificates.py: _anchor_problem",
-        needs=(TWO,),
-    ),
-    _asked(
-        "expired",
-        "What does CreateSession say to a leaf of a trust anchor's CA that has expired?",
+        "expired", "What does CreateSession say to a leaf of a trust anchor's CA that has expired?", needs=(EXPIRED,)
+    ).expects(
         UNTRUSTED,
         choice("so RFC 5280 has it for the CAs of a chain; of trust anchors it says nothing"),
         of_leaf(lambda ca: ca.leaf(LEAF, _expired_ca(ca)), anchor="expired"),
         "hwsigner/emulator/certificates.py: _anchor_problem",
-        needs=(EXPIRED,),
     ),
-    _asked(
-        "of-another",
-        "What does CreateSession say to a leaf of another trust anchor's CA?",
-        UNTRUSTED,
-        QUOTED,
-        of_leaf(_of_second),
-        "hwsigner/emulator/certificates.py: check_path",
-        _ERRORS,
-        needs=(TWO,),
+    _asked("of-another", "What does CreateSession say to a leaf of another trust anchor's CA?", needs=(TWO,)).expects(
+        UNTRUSTED, QUOTED, of_leaf(_of_second), "hwsigner/emulator/certificates.py: check_path", _ERRORS
     ),
-    _asked(
-        "disabled",
-        "What does CreateSession say if the trust anchor is disabled?",
-        UNTRUSTED,
-        choice("as if there were no way to a trust anchor"),
-        of_leaf(LEAF, anchor="off"),
-        _FIND,
-        _ERRORS,
-        needs=(OFF_ANCHOR,),
+    _asked("disabled", "What does CreateSession say if the trust anchor is disabled?", needs=(OFF_ANCHOR,)).expects(
+        UNTRUSTED, choice("as if there were no way to a trust anchor"), of_leaf(LEAF, anchor="off"), _FIND, _ERRORS
     ),
-    _asked(
-        "disabled-profile",
-        "What does CreateSession say if the profile is disabled?",
+    _asked("disabled-profile", "What does CreateSession say if the profile is disabled?", needs=(OFF_PROFILE,)).expects(
         "403 AccessDeniedException: Profile is disabled",
         choice("the plainest words; users' pages have them, but without an answer of AWS"),
         of_leaf(LEAF, profile="off"),
         _FIND,
         _ERRORS,
-        needs=(OFF_PROFILE,),
     ),
     _asked(
-        "unlisted-role",
-        "What does CreateSession say if the profile does not list the role?",
+        "unlisted-role", "What does CreateSession say if the profile does not list the role?", needs=(UNLISTED,)
+    ).expects(
         "403 AccessDeniedException: Requested Role isn't one of those listed in the Profile",
         NOT_LISTED,
         of_leaf(LEAF, role="unlisted", profile="main"),
         _FIND,
         _ERRORS,
-        needs=(UNLISTED,),
     ),
-    _asked(
-        "missing-role",
-        "What does CreateSession say if the profile lists a role that does not exist?",
+    _asked("missing-role", "What does CreateSession say if the profile lists a role that does not exist?").expects(
         _ABSENT,
         choice("as if the role's trust policy did not let Roles Anywhere in"),
         _sent(_with_missing_role),
         _FIND,
         _ERRORS,
     ),
-    _asked(
-        "missing-anchor",
-        "What does CreateSession say if there is no such trust anchor?",
-        "403 AccessDeniedException: Specified Trust Anchor wasn't found",
-        QUOTED,
-        _sent(_with_id(2)),
-        _FIND,
-        _ERRORS,
+    _asked("missing-anchor", "What does CreateSession say if there is no such trust anchor?").expects(
+        "403 AccessDeniedException: Specified Trust Anchor wasn't found", QUOTED, _sent(_with_id(2)), _FIND, _ERRORS
     ),
-    _asked(
-        "missing-profile",
-        "What does CreateSession say if there is no such profile?",
-        "403 AccessDeniedException: Invalid or empty profile provided",
-        QUOTED,
-        _sent(_with_id(0)),
-        _FIND,
-        _ERRORS,
+    _asked("missing-profile", "What does CreateSession say if there is no such profile?").expects(
+        "403 AccessDeniedException: Invalid or empty profile provided", QUOTED, _sent(_with_id(0)), _FIND, _ERRORS
     ),
-    _asked(
-        "other-region",
-        "Is a request whose trust anchor and profile are of two regions invalid?",
+    _asked("other-region", "Is a request whose trust anchor and profile are of two regions invalid?").expects(
         INVALID,
         choice("both must be of the region that is asked"),
         _sent(_with_region, words=False),
         "hwsigner/emulator/parameters.py: read_parameters",
     ),
-    _asked(
-        "other-partition",
-        "Is a request whose role is of another partition than the profile invalid?",
+    _asked("other-partition", "Is a request whose role is of another partition than the profile invalid?").expects(
         INVALID,
         choice("nothing of one partition is known in another"),
         _sent(_with_partition, words=False),
         "hwsigner/emulator/parameters.py: read_parameters",
     ),
-    _asked(
-        "wrong-kind",
-        "Is a request whose trustAnchorArn is that of a profile invalid?",
+    _asked("wrong-kind", "Is a request whose trustAnchorArn is that of a profile invalid?").expects(
         INVALID,
         choice("it is not the ARN of a trust anchor"),
         _sent(lambda _, arns: arns.__setitem__(2, arns[0]), words=False),
         "hwsigner/emulator/parameters.py: _read_arn",
     ),
-    _asked(
-        "role-of-other-account",
-        "Is a request whose role is of another account than the profile invalid?",
+    _asked("role-of-other-account", "Is a request whose role is of another account than the profile invalid?").expects(
         INVALID,
         QUOTED,
         _sent(_with_account(1), words=False),
@@ -244,16 +176,14 @@ _SESSIONS = (
         "docs/how-to/aws.md#roles-of-other-accounts",
     ),
     _asked(
-        "of-other-account",
-        "Is a request whose trust anchor is of another account than the profile invalid?",
+        "of-other-account", "Is a request whose trust anchor is of another account than the profile invalid?"
+    ).expects(
         INVALID,
         choice("as with a role of another account"),
         _sent(_with_account(2), words=False),
         "hwsigner/emulator/parameters.py: read_parameters",
     ),
-    _asked(
-        "session-name",
-        "What does CreateSession say to a session name that the profile does not accept?",
+    _asked("session-name", "What does CreateSession say to a session name that the profile does not accept?").expects(
         "403 AccessDeniedException: Not authorized to set roleSessionName",
         QUOTED,
         of_leaf(LEAF, session_name="trial"),
@@ -328,58 +258,38 @@ def _in_short(answer: SessionAnswer) -> str:
 
 _SWITCHES = (
     _asked(
-        "alias",
-        "Does a request that names the trust anchor by its alias ARN get a session?",
-        SESSION,
-        VENDORS_CLIENT,
-        _by_alias("anchor", "update_trust_anchor", "trustAnchor", 2),
-        _PLANE,
-        needs=(SWITCHED_ANCHOR,),
-    ),
+        "alias", "Does a request that names the trust anchor by its alias ARN get a session?", needs=(SWITCHED_ANCHOR,)
+    ).expects(SESSION, VENDORS_CLIENT, _by_alias("anchor", "update_trust_anchor", "trustAnchor", 2), _PLANE),
     _asked(
         "profile-alias",
         "Does a request that names the profile by its alias ARN get a session?",
-        SESSION,
-        VENDORS_CLIENT,
-        _by_alias("profile", "update_profile", "profile", 0),
-        _PLANE,
         needs=(SWITCHED_PROFILE,),
+    ).expects(SESSION, VENDORS_CLIENT, _by_alias("profile", "update_profile", "profile", 0), _PLANE),
+    _asked("alias-taken", "Is an alias refused that another trust anchor has?", needs=(SWITCHED_ANCHOR,)).expects(
+        "ValidationException", ALIASES, _alias_taken, "hwsigner/emulator/control/calls.py: Call.check_alias"
     ),
     _asked(
-        "alias-taken",
-        "Is an alias refused that another trust anchor has?",
-        "ValidationException",
-        ALIASES,
-        _alias_taken,
-        "hwsigner/emulator/control/calls.py: Call.check_alias",
-        needs=(SWITCHED_ANCHOR,),
-    ),
-    _asked(
-        "list-by-alias",
-        "What does ImportCrl say to the alias ARN of a trust anchor?",
-        "ResourceNotFoundException",
-        ALIASES,
-        _list_by_alias,
-        "hwsigner/emulator/control/crls.py: _anchor",
-        needs=(SWITCHED_ANCHOR,),
-    ),
+        "list-by-alias", "What does ImportCrl say to the alias ARN of a trust anchor?", needs=(SWITCHED_ANCHOR,)
+    ).expects("ResourceNotFoundException", ALIASES, _list_by_alias, "hwsigner/emulator/control/crls.py: _anchor"),
     _asked(
         "switching",
         "What may sessions do after the trust anchor was disabled, and is a new one given out after it was enabled?",
+        needs=(SWITCHED_ANCHOR,),
+    ).expects(
         "running sessions: valid; new ones: refused with 403, given out",
         _STAYS,
         _switching("anchor", "trust_anchor", "trustAnchor", anchor="switched"),
         _PLANE,
-        needs=(SWITCHED_ANCHOR,),
     ),
     _asked(
         "profile-switching",
         "What may sessions do after the profile was disabled, and is a new one given out after it was enabled?",
+        needs=(SWITCHED_PROFILE,),
+    ).expects(
         "running sessions: valid; new ones: refused with 403, given out",
         _STAYS,
         _switching("profile", "profile", "profile", profile="switched"),
         _PLANE,
-        needs=(SWITCHED_PROFILE,),
     ),
 )
 

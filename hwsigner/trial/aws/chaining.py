@@ -9,13 +9,13 @@ from typing import Any
 
 from hwsigner.trial.aws.authority import CertificateShape
 from hwsigner.trial.aws.calls import CallAnswer
-from hwsigner.trial.aws.plan import AWSQuestion
+from hwsigner.trial.aws.plan import AWSQuestion, AWSRow
 from hwsigner.trial.aws.probes import LET_IN, TAG_KEY, in_words
 from hwsigner.trial.aws.scene import AWSScene
 from hwsigner.trial.aws.sessions import AskedSession, SessionAnswer
-from hwsigner.trial.aws.sources import ASSUMED_ROLES, CHAINING, OPERATORS, SESSION_TAGS, STS_KEYS, choice, document
+from hwsigner.trial.aws.sources import ASSUMED_ROLES, CHAINING, OPERATORS, SESSION_TAGS, STS_KEYS
 from hwsigner.trial.aws.wanted import ACTIONS, WantedRole, trusting
-from hwsigner.trial.questions import NotAskedError, Source
+from hwsigner.trial.questions import NotAskedError, Source, choice, document
 
 _PAGE = "docs/how-to/aws.md#roles-of-other-accounts"
 _EMULATOR = "docs/how-to/emulator.md#sts"
@@ -109,23 +109,17 @@ def _question(
 
 
 QUESTIONS: list[AWSQuestion] = [
-    AWSQuestion(
+    AWSRow(
         "chaining.source-identity",
         "What is the source identity of the session of a second role?",
-        "CN= and the CN",
-        ASSUMED_ROLES,
-        (_PAGE, _EMULATOR, _STS),
-        _identity,
-        (_FIRST, _SECOND),
-    ),
-    AWSQuestion(
-        "chaining.arn",
-        "What is the ARN of the session of a second role made of?",
+        needs=(_FIRST, _SECOND),
+    ).expects("CN= and the CN", ASSUMED_ROLES, _identity, _PAGE, _EMULATOR, _STS),
+    AWSRow("chaining.arn", "What is the ARN of the session of a second role made of?", needs=(_FIRST, _SECOND)).expects(
         "assumed-role, the second role and the name that was asked for",
         document("IAM User Guide: IAM identifiers"),
-        (_EMULATOR, _STS),
         _arn,
-        (_FIRST, _SECOND),
+        _EMULATOR,
+        _STS,
     ),
     _question(
         "two-actions",

@@ -13,12 +13,12 @@ from cryptography.x509.oid import ExtensionOID
 from hwsigner.trial.aws.asking import INVALID, SESSION, UNTRUSTED, Ask, kind, of_leaf, of_root, outcome, usage
 from hwsigner.trial.aws.authority import A_CA, LEAF, OF_CA, CertificateShape, TrialCA, TrialIssuer, TrialLeaf
 from hwsigner.trial.aws.forging import sha1_signed
-from hwsigner.trial.aws.plan import AWSQuestion
+from hwsigner.trial.aws.plan import AWSQuestion, AWSRow
 from hwsigner.trial.aws.scene import AWSScene
 from hwsigner.trial.aws.sessions import AskedSession
-from hwsigner.trial.aws.sources import CERTIFICATE_RULES, QUOTED, SIGNING, VENDORS_CLIENT, choice, document
+from hwsigner.trial.aws.sources import CERTIFICATE_RULES, QUOTED, SIGNING, VENDORS_CLIENT
 from hwsigner.trial.aws.wanted import OPEN, Wanted, WantedAnchor
-from hwsigner.trial.questions import Source
+from hwsigner.trial.questions import Source, choice, document
 
 _EMULATOR = "hwsigner/emulator/certificates.py"
 _READING, _PATH = f"{_EMULATOR}: read_chain", f"{_EMULATOR}: check_path"
@@ -38,11 +38,8 @@ _BOTH: tuple[Wanted, ...] = (OPEN, MIDDLE_ANCHOR)
 Order = Callable[[TrialCA, TrialLeaf], Sequence[x509.Certificate]]
 
 
-def _asked(
-    name: str, words: str, expected: str, source: Source, ask: Ask, *rests_on: str, needs: tuple[Wanted, ...] = (OPEN,)
-) -> AWSQuestion:
-    text = f"Does a request get a session {words}?"
-    return AWSQuestion(f"chains.{name}", text, expected, source, (*rests_on, _CHECKS), ask, needs)
+def _asked(name: str, words: str, needs: tuple[Wanted, ...] = (OPEN,)) -> AWSRow:
+    return AWSRow(f"chains.{name}", f"Does a request get a session {words}?", (_CHECKS,), needs)
 
 
 def _line(ca: TrialCA, length: int) -> TrialIssuer:
@@ -92,87 +89,44 @@ def _unrelated(ca: TrialCA) -> TrialIssuer:
 
 
 _ORDERS = (
-    _asked(
-        "none", "with a leaf of the trust anchor's root and no chain", SESSION, SIGNING, of_leaf(of_root(LEAF)), _PATH
+    _asked("none", "with a leaf of the trust anchor's root and no chain").expects(
+        SESSION, SIGNING, of_leaf(of_root(LEAF)), _PATH
     ),
-    _asked("one", "with the one intermediate CA in the chain", SESSION, SIGNING, of_leaf(LEAF), _PATH),
-    _asked("missing", "without the intermediate CA", UNTRUSTED, QUOTED, of_leaf(LEAF, chain=()), _PATH),
-    _asked(
-        "gap",
-        "without the second of two intermediate CAs",
-        UNTRUSTED,
-        QUOTED,
-        _sent(lambda ca, leaf: leaf.chain[:1], length=2),
-        _PATH,
+    _asked("one", "with the one intermediate CA in the chain").expects(SESSION, SIGNING, of_leaf(LEAF), _PATH),
+    _asked("missing", "without the intermediate CA").expects(UNTRUSTED, QUOTED, of_leaf(LEAF, chain=()), _PATH),
+    _asked("gap", "without the second of two intermediate CAs").expects(
+        UNTRUSTED, QUOTED, _sent(lambda ca, leaf: leaf.chain[:1], length=2), _PATH
     ),
-    _asked(
-        "two",
-        "with two intermediate CAs, the leaf's issuer first",
-        SESSION,
-        SIGNING,
-        _sent(lambda ca, leaf: leaf.chain, length=2),
-        _PATH,
+    _asked("two", "with two intermediate CAs, the leaf's issuer first").expects(
+        SESSION, SIGNING, _sent(lambda ca, leaf: leaf.chain, length=2), _PATH
     ),
-    _asked(
-        "reversed",
-        "with two intermediate CAs, the leaf's issuer last",
-        UNTRUSTED,
-        _NOT_ENOUGH,
-        _sent(lambda ca, leaf: leaf.chain[::-1], length=2),
-        _PATH,
+    _asked("reversed", "with two intermediate CAs, the leaf's issuer last").expects(
+        UNTRUSTED, _NOT_ENOUGH, _sent(lambda ca, leaf: leaf.chain[::-1], length=2), _PATH
     ),
-    _asked(
-        "leaf-first",
-        "with the leaf as the first in the chain",
-        SESSION,
-        VENDORS_CLIENT,
-        _sent(lambda ca, leaf: (leaf.certificate, *leaf.chain)),
-        _READING,
+    _asked("leaf-first", "with the leaf as the first in the chain").expects(
+        SESSION, VENDORS_CLIENT, _sent(lambda ca, leaf: (leaf.certificate, *leaf.chain)), _READING
     ),
-    _asked(
-        "leaf-last",
-        "with the leaf as the last in the chain",
-        INVALID,
-        _NOT_ENOUGH,
-        _sent(lambda ca, leaf: (*leaf.chain, leaf.certificate), words=False),
-        _READING,
+    _asked("leaf-last", "with the leaf as the last in the chain").expects(
+        INVALID, _NOT_ENOUGH, _sent(lambda ca, leaf: (*leaf.chain, leaf.certificate), words=False), _READING
     ),
-    _asked(
-        "root-last",
-        "with the root as the last in the chain",
+    _asked("root-last", "with the root as the last in the chain").expects(
         INVALID,
         _NOT_ENOUGH,
         _sent(lambda ca, leaf: (*leaf.chain, ca.root.certificate), words=False),
         _READING,
         _STRICTER,
     ),
-    _asked(
-        "unrelated",
-        "with an unrelated CA as the last in the chain",
-        UNTRUSTED,
-        _NOT_ENOUGH,
-        _sent(lambda ca, leaf: (*leaf.chain, _unrelated(ca).certificate)),
-        _PATH,
-        _STRICTER,
+    _asked("unrelated", "with an unrelated CA as the last in the chain").expects(
+        UNTRUSTED, _NOT_ENOUGH, _sent(lambda ca, leaf: (*leaf.chain, _unrelated(ca).certificate)), _PATH, _STRICTER
     ),
-    _asked(
-        "twice",
-        "with the intermediate CA twice in the chain",
-        INVALID,
-        _NOT_ENOUGH,
-        _sent(lambda ca, leaf: (*leaf.chain, *leaf.chain), words=False),
-        _READING,
+    _asked("twice", "with the intermediate CA twice in the chain").expects(
+        INVALID, _NOT_ENOUGH, _sent(lambda ca, leaf: (*leaf.chain, *leaf.chain), words=False), _READING
     ),
-    _asked(
-        "five", "with five intermediate CAs", SESSION, SIGNING, _sent(lambda ca, leaf: leaf.chain, length=5), _READING
+    _asked("five", "with five intermediate CAs").expects(
+        SESSION, SIGNING, _sent(lambda ca, leaf: leaf.chain, length=5), _READING
     ),
-    _asked(
-        "six",
-        "with six intermediate CAs",
-        INVALID,
-        SIGNING,
-        _sent(lambda ca, leaf: leaf.chain, length=6, words=False),
-        _READING,
+    _asked("six", "with six intermediate CAs").expects(
+        INVALID, SIGNING, _sent(lambda ca, leaf: leaf.chain, length=6, words=False), _READING
     ),
 )
 
@@ -191,59 +145,33 @@ def _same_name(ca: TrialCA) -> TrialLeaf:
 
 _ANCHORS = (
     _asked(
-        "intermediate-anchor",
-        "if the intermediate CA is the trust anchor, and there is no chain",
-        SESSION,
-        _ROOT_OR_BELOW,
-        of_leaf(LEAF, anchor="middle", chain=()),
-        _PATH,
-        needs=_BOTH,
-    ),
+        "intermediate-anchor", "if the intermediate CA is the trust anchor, and there is no chain", needs=_BOTH
+    ).expects(SESSION, _ROOT_OR_BELOW, of_leaf(LEAF, anchor="middle", chain=()), _PATH),
     _asked(
-        "intermediate-anchor-sent",
-        "if the intermediate CA is the trust anchor and in the chain too",
-        SESSION,
-        _NOT_ENOUGH,
-        of_leaf(LEAF, anchor="middle"),
-        _PATH,
-        needs=_BOTH,
-    ),
+        "intermediate-anchor-sent", "if the intermediate CA is the trust anchor and in the chain too", needs=_BOTH
+    ).expects(SESSION, _NOT_ENOUGH, of_leaf(LEAF, anchor="middle"), _PATH),
     _asked(
         "expired-above",
         "if the second intermediate CA is the trust anchor, and the first is in the chain and has expired",
+        needs=(OPEN, WantedAnchor("below-expired", lambda ca: [_below_expired(ca).certificate])),
+    ).expects(
         SESSION,
         choice("what is above a trust anchor is not judged, as in RFC 5280"),
         of_leaf(lambda ca: ca.leaf(LEAF, _below_expired(ca)), anchor="below-expired"),
         _PATH,
-        needs=(OPEN, WantedAnchor("below-expired", lambda ca: [_below_expired(ca).certificate])),
     ),
     _asked(
-        "above-the-anchor",
-        "if the intermediate CA is the trust anchor, with a leaf of the root",
-        UNTRUSTED,
-        CERTIFICATE_RULES,
-        of_leaf(of_root(LEAF), anchor="middle"),
-        _PATH,
-        needs=_BOTH,
+        "above-the-anchor", "if the intermediate CA is the trust anchor, with a leaf of the root", needs=_BOTH
+    ).expects(UNTRUSTED, CERTIFICATE_RULES, of_leaf(of_root(LEAF), anchor="middle"), _PATH),
+    _asked("anchor-path-length", "if the path length of the trust anchor is exceeded", needs=_BOTH).expects(
+        UNTRUSTED, _PATHS, of_leaf(_too_deep, anchor="middle"), _ISSUING
     ),
-    _asked(
-        "anchor-path-length",
-        "if the path length of the trust anchor is exceeded",
-        UNTRUSTED,
-        _PATHS,
-        of_leaf(_too_deep, anchor="middle"),
-        _ISSUING,
-        needs=_BOTH,
+    _asked("other-ca", "with a leaf of another CA").expects(
+        UNTRUSTED, QUOTED, of_leaf(lambda ca: ca.leaf(LEAF, ca.issuer("stranger"))), _PATH
     ),
-    _asked(
-        "other-ca",
-        "with a leaf of another CA",
-        UNTRUSTED,
-        QUOTED,
-        of_leaf(lambda ca: ca.leaf(LEAF, ca.issuer("stranger"))),
-        _PATH,
+    _asked("namesake", "with a leaf of another CA of the same name").expects(
+        UNTRUSTED, _PATHS, of_leaf(_same_name), _PATH
     ),
-    _asked("namesake", "with a leaf of another CA of the same name", UNTRUSTED, _PATHS, of_leaf(_same_name), _PATH),
 )
 
 
@@ -276,7 +204,7 @@ def _of_sha1(ca: TrialCA) -> TrialLeaf:
 
 def _judged(name: str, words: str, expected: str, shape: Any, rests_on: str, source: Source = _PATHS) -> AWSQuestion:
     ask = _below(shape) if isinstance(shape, CertificateShape) else of_leaf(shape)
-    return _asked(name, f"if {words}", expected, source, ask, rests_on)
+    return _asked(name, f"if {words}").expects(expected, source, ask, rests_on)
 
 
 _BASIC, _USAGE = OF_CA

@@ -7,9 +7,9 @@ from typing import Any
 
 from hwsigner.trial.aws.plan import AWSQuestion
 from hwsigner.trial.aws.probes import LET_IN, REFUSED, TAG_KEY, Condition, Probe, ProbeTable, Reading
-from hwsigner.trial.aws.sources import GLOBAL_KEYS, OPERATORS, VARIABLES, choice
+from hwsigner.trial.aws.sources import GLOBAL_KEYS, OPERATORS, VARIABLES
 from hwsigner.trial.aws.wanted import statement
-from hwsigner.trial.questions import Source
+from hwsigner.trial.questions import Source, choice
 
 _OPEN = "docs/how-to/aws.md#open-it-lets-in-more-than-it-names"
 _WRONG = "docs/how-to/aws.md#wrong-it-keeps-out-what-it-should-let-in"

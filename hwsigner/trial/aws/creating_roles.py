@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from hwsigner.trial.aws.asking import ACCEPTED, Ask
-from hwsigner.trial.aws.plan import AWSQuestion
+from hwsigner.trial.aws.plan import AWSQuestion, AWSRow
 from hwsigner.trial.aws.scene import AWSScene
-from hwsigner.trial.aws.sources import IAM_API, IAM_QUOTAS, IAM_WORDS, PRINCIPALS, STAR, choice, document
+from hwsigner.trial.aws.sources import IAM_API, IAM_QUOTAS, IAM_WORDS, PRINCIPALS, STAR
 from hwsigner.trial.aws.wanted import ACTIONS, SERVICE, WantedRole, statement, trusting
-from hwsigner.trial.questions import Source
+from hwsigner.trial.questions import Source, choice, document
 
 _EMULATOR = "hwsigner/emulator/iam_policies.py"
 _FORM, _STATEMENT = f"{_EMULATOR}: check_form", f"{_EMULATOR}: _check_statement"
@@ -336,32 +336,32 @@ _ROLES = (
         _LENGTH,
         "docs/how-to/aws.md#the-trust-policy",
     ),
-    AWSQuestion(
-        "roles.same-name",
-        "What does CreateRole say to a name that is taken?",
+    AWSRow("roles.same-name", "What does CreateRole say to a name that is taken?", needs=(TAKEN,)).expects(
         "EntityAlreadyExists: Role with name (prefix)-taken already exists",
         IAM_WORDS,
-        ("hwsigner/emulator/iam.py: IamService.create_role", _IAM),
         _taken(lambda name: name),
-        (TAKEN,),
+        "hwsigner/emulator/iam.py: IamService.create_role",
+        _IAM,
     ),
-    AWSQuestion(
+    AWSRow(
         "roles.same-name-in-capitals",
         "What does CreateRole say to a name that is taken in other letters?",
+        needs=(TAKEN,),
+    ).expects(
         "EntityAlreadyExists: Role with name (prefix)-TAKEN already exists",
         IAM_API,
-        ("hwsigner/emulator/iam.py: IamService.create_role", _IAM),
         _taken(lambda name: name.replace("taken", "TAKEN")),
-        (TAKEN,),
+        "hwsigner/emulator/iam.py: IamService.create_role",
+        _IAM,
     ),
-    AWSQuestion(
-        "roles.update",
-        "What does UpdateAssumeRolePolicy say to a trust policy with NotPrincipal?",
+    AWSRow(
+        "roles.update", "What does UpdateAssumeRolePolicy say to a trust policy with NotPrincipal?", needs=(TAKEN,)
+    ).expects(
         f"{_MALFORMED}: Has prohibited field NotPrincipal",
         _AS_RESOURCE,
-        ("hwsigner/emulator/iam.py: IamService.update_assume_role_policy", _IAM),
         _updated,
-        (TAKEN,),
+        "hwsigner/emulator/iam.py: IamService.update_assume_role_policy",
+        _IAM,
     ),
     _limited(
         "duration",
@@ -372,24 +372,16 @@ _ROLES = (
         lambda scene: refused(scene, "duration", trusting(), MaxSessionDuration=43201),
         "hwsigner/emulator/iam_parameters.py: _check_number",
     ),
-    AWSQuestion(
-        "roles.missing",
-        "What does GetRole say of a role that does not exist?",
+    AWSRow("roles.missing", "What does GetRole say of a role that does not exist?", needs=()).expects(
         "NoSuchEntity: The role with name (prefix)-missing cannot be found",
         IAM_WORDS,
-        ("hwsigner/emulator/iam.py: IamService._role", _IAM),
         lambda scene: str(scene.calls.call("iam", "get_role", RoleName=scene.named("missing"))).rstrip("."),
-        (),
+        "hwsigner/emulator/iam.py: IamService._role",
+        _IAM,
     ),
-    AWSQuestion(
-        "roles.default-duration",
-        "What is the MaxSessionDuration of a role that was made without one?",
-        "3600",
-        IAM_API,
-        ("hwsigner/emulator/iam.py: IamService.create_role", _IAM),
-        _default_duration,
-        (),
-    ),
+    AWSRow(
+        "roles.default-duration", "What is the MaxSessionDuration of a role that was made without one?", needs=()
+    ).expects("3600", IAM_API, _default_duration, "hwsigner/emulator/iam.py: IamService.create_role", _IAM),
 )
 
 QUESTIONS = (*_PRINCIPALS, *_CONDITIONS, *_ACTIONS, *_FORMS, *_ROLES)

@@ -14,9 +14,9 @@ from hwsigner.trial.aws.plan import AWSQuestion
 from hwsigner.trial.aws.probes import in_words, put_mapping
 from hwsigner.trial.aws.scene import AWSScene
 from hwsigner.trial.aws.sessions import AskedSession, SessionAnswer
-from hwsigner.trial.aws.sources import SESSION_API, TRUST_MODEL, choice, document
+from hwsigner.trial.aws.sources import SESSION_API, TRUST_MODEL
 from hwsigner.trial.aws.wanted import OPEN, Wanted, WantedProfile
-from hwsigner.trial.questions import NotAskedError, Source
+from hwsigner.trial.questions import NotAskedError, Source, choice, document
 
 _CONDITIONS = "docs/how-to/aws.md#what-each-condition-means"
 _KEYS = "docs/how-to/emulator.md#trust-policies"

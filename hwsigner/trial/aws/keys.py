@@ -7,17 +7,9 @@ from typing import Any
 
 from hwsigner.trial.aws.plan import AWSQuestion
 from hwsigner.trial.aws.probes import LET_IN, REFUSED, Condition, Probe, ProbeTable, Reading
-from hwsigner.trial.aws.sources import (
-    GLOBAL_KEYS,
-    PROPAGATION,
-    SESSION_TAGS,
-    STS_ACTIONS,
-    STS_KEYS,
-    TRUST_MODEL,
-    choice,
-)
+from hwsigner.trial.aws.sources import GLOBAL_KEYS, PROPAGATION, SESSION_TAGS, STS_ACTIONS, STS_KEYS, TRUST_MODEL
 from hwsigner.trial.aws.wanted import ACTIONS, WantedProfile, statement
-from hwsigner.trial.questions import Source
+from hwsigner.trial.questions import Source, choice
 
 _BY_ACTION = "docs/how-to/aws.md#keys-by-action"
 _ACTION_KEYS = "hwsigner/trust_policy/conditions.py: ACTION_KEYS"

@@ -15,19 +15,10 @@ from hwsigner.trial.aws.asking import ACCEPTED, Ask
 from hwsigner.trial.aws.authority import A_CA, OF_CA, TrialCA, TrialIssuer
 from hwsigner.trial.aws.calls import CallAnswer
 from hwsigner.trial.aws.forging import sha1_signed
-from hwsigner.trial.aws.plan import AWSQuestion
+from hwsigner.trial.aws.plan import AWSQuestion, AWSRow
 from hwsigner.trial.aws.scene import AWSScene
-from hwsigner.trial.aws.sources import (
-    ALIASES,
-    CERTIFICATE_RULES,
-    GETTING,
-    QUOTAS,
-    QUOTED,
-    QUOTED_VALUES,
-    choice,
-    document,
-)
-from hwsigner.trial.questions import NotAskedError, Source
+from hwsigner.trial.aws.sources import ALIASES, CERTIFICATE_RULES, GETTING, QUOTAS, QUOTED, QUOTED_VALUES
+from hwsigner.trial.questions import NotAskedError, Source, choice, document
 
 _ANCHORS = "hwsigner/emulator/control/anchors.py"
 SHAPES = "hwsigner/emulator/control/shapes.py: _unsatisfied"
@@ -200,13 +191,12 @@ _ANCHOR_QUESTIONS = (
         _ca(end=-_DAY / 24),
         _BUNDLE,
     ),
-    AWSQuestion(
-        "control.anchor-dot",
-        "What does CreateTrustAnchor say to a name with a dot?",
+    AWSRow("control.anchor-dot", "What does CreateTrustAnchor say to a name with a dot?").expects(
         f"{UNFIT} '(prefix)-anchor-a.b' at 'name' failed to satisfy constraint: {_PATTERN}",
         QUOTED_VALUES,
-        (SHAPES, PLANE),
         _anchor_of("a.b", _root, words_of),
+        SHAPES,
+        PLANE,
     ),
     _anchor(
         "reserved-alias",
@@ -226,29 +216,20 @@ _ANCHOR_QUESTIONS = (
         f"{_ANCHORS}: _refuse_distribution_points",
         crlDpRevocationEnabled=True,
     ),
-    AWSQuestion(
-        "control.anchor-same-name",
-        "Are two trust anchors of one name accepted?",
-        ACCEPTED,
-        NAMES,
-        (f"{_ANCHORS}: create", PLANE),
-        _same_name,
+    AWSRow("control.anchor-same-name", "Are two trust anchors of one name accepted?").expects(
+        ACCEPTED, NAMES, _same_name, f"{_ANCHORS}: create", PLANE
     ),
-    AWSQuestion(
-        "control.anchor-default",
-        "Is a trust anchor enabled if the request does not say so?",
-        "disabled",
-        BY_ITSELF,
-        (f"{_ANCHORS}: create", PLANE),
-        _default_of_anchor,
+    AWSRow("control.anchor-default", "Is a trust anchor enabled if the request does not say so?").expects(
+        "disabled", BY_ITSELF, _default_of_anchor, f"{_ANCHORS}: create", PLANE
     ),
-    AWSQuestion(
-        "control.anchor-notifications",
-        "Which notification settings has a trust anchor whose request has none?",
+    AWSRow(
+        "control.anchor-notifications", "Which notification settings has a trust anchor whose request has none?"
+    ).expects(
         "CA_CERTIFICATE_EXPIRY: 45 days, enabled: True; END_ENTITY_CERTIFICATE_EXPIRY: 45 days, enabled: True",
         document("IAM Roles Anywhere User Guide: Notifications: the default threshold is 45 days for both events"),
-        (f"{_ANCHORS}: setting_details", PLANE),
         _thresholds,
+        f"{_ANCHORS}: setting_details",
+        PLANE,
     ),
 )
 

@@ -18,12 +18,12 @@ from hwsigner.trial.aws.making_anchors import (
     made,
     words_of,
 )
-from hwsigner.trial.aws.plan import AWSQuestion
+from hwsigner.trial.aws.plan import AWSQuestion, AWSRow
 from hwsigner.trial.aws.scene import AWSScene
 from hwsigner.trial.aws.sessions import AskedSession
-from hwsigner.trial.aws.sources import MAPPING_API, PROFILE_API, QUOTED, QUOTED_VALUES, choice
+from hwsigner.trial.aws.sources import MAPPING_API, PROFILE_API, QUOTED, QUOTED_VALUES
 from hwsigner.trial.aws.wanted import OPEN, WantedProfile
-from hwsigner.trial.questions import Source
+from hwsigner.trial.questions import Source, choice
 
 _PROFILES = "hwsigner/emulator/control/profiles.py"
 _INVALID = "ValidationException"
@@ -151,29 +151,18 @@ _PROFILE_QUESTIONS = (
         "hwsigner/emulator/control/operations.py: MANAGED_POLICIES",
         managedPolicyArns=["arn:<<partition>>:iam::aws:policy/ReadOnlyAccess"] * 51,
     ),
-    AWSQuestion(
-        "control.profile-long-policy",
-        "What becomes of a session policy of more than 2,048 characters?",
+    AWSRow("control.profile-long-policy", "What becomes of a session policy of more than 2,048 characters?").expects(
         f"CreateProfile: {ACCEPTED}; CreateSession: session",
         choice("the API reference has no limit, though STS has one; the emulator stores the policy, and nothing more"),
-        (f"{_PROFILES}: create", "docs/how-to/emulator.md#what-it-does-not-check"),
         _long_session_policy,
+        f"{_PROFILES}: create",
+        "docs/how-to/emulator.md#what-it-does-not-check",
     ),
-    AWSQuestion(
-        "control.profile-same-name",
-        "Are two profiles of one name accepted?",
-        ACCEPTED,
-        NAMES,
-        (f"{_PROFILES}: create", PLANE),
-        _same_profile,
+    AWSRow("control.profile-same-name", "Are two profiles of one name accepted?").expects(
+        ACCEPTED, NAMES, _same_profile, f"{_PROFILES}: create", PLANE
     ),
-    AWSQuestion(
-        "control.profile-default",
-        "Is a profile enabled if the request does not say so?",
-        "disabled",
-        BY_ITSELF,
-        (f"{_PROFILES}: create", PLANE),
-        _default_of_profile,
+    AWSRow("control.profile-default", "Is a profile enabled if the request does not say so?").expects(
+        "disabled", BY_ITSELF, _default_of_profile, f"{_PROFILES}: create", PLANE
     ),
 )
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from hwsigner.trial.aws.scene import AWSScene
 from hwsigner.trial.aws.wanted import (
@@ -17,7 +17,7 @@ from hwsigner.trial.aws.wanted import (
     WantedProfile,
     WantedRole,
 )
-from hwsigner.trial.questions import Question
+from hwsigner.trial.questions import Question, Source
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,26 @@ class AWSQuestion(Question[AWSScene]):
 
     needs: tuple[Wanted, ...] = (OPEN,)
     is_of_private_ca: bool = False
+
+
+class AWSRow(NamedTuple):
+    """A question to AWS without its answer.
+
+    Attributes:
+        id: its name.
+        text: the question.
+        rests_on: what rests on each answer of the table, beside what rests on this one.
+        needs: what must be in the account.
+    """
+
+    id: str
+    text: str
+    rests_on: tuple[str, ...] = ()
+    needs: tuple[Wanted, ...] = (OPEN,)
+
+    def expects(self, answer: str, source: Source, ask: Callable[[AWSScene], str], *rests_on: str) -> AWSQuestion:
+        """Return the question."""
+        return AWSQuestion(self.id, self.text, answer, source, (*rests_on, *self.rests_on), ask, self.needs)
 
 
 @dataclass(frozen=True)

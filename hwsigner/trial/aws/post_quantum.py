@@ -13,8 +13,8 @@ from hwsigner.trial.aws.authority import A_CA, LEAF, TrialCA, TrialIssuer, Trial
 from hwsigner.trial.aws.plan import AWSQuestion
 from hwsigner.trial.aws.scene import AWSScene
 from hwsigner.trial.aws.sessions import AskedSession
-from hwsigner.trial.aws.sources import choice
 from hwsigner.trial.aws.wanted import OPEN, WantedAnchor
+from hwsigner.trial.questions import choice
 
 _STRONG, _LISTS = (f"hwsigner/emulator/certificates.py: {name}" for name in ("_is_strong_key", "is_signed_by"))
 _PAGE = "docs/how-to/keys.md#post-quantum-keys"

@@ -12,9 +12,8 @@ from hwsigner.trial.aws.authority import LEAF, TrialLeaf, name_of
 from hwsigner.trial.aws.plan import AWSQuestion
 from hwsigner.trial.aws.scene import AWSScene
 from hwsigner.trial.aws.sessions import AskedSession
-from hwsigner.trial.aws.sources import document
 from hwsigner.trial.aws.wanted import WantedAnchor
-from hwsigner.trial.questions import NotAskedError
+from hwsigner.trial.questions import NotAskedError, document
 
 _MEMBERS = {"source": {"sourceType": "AWS_ACM_PCA", "sourceData": {"acmPcaArn": "<<private_ca>>"}}}
 _ANCHOR = WantedAnchor("private-ca", members=_MEMBERS)

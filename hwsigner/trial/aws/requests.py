@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hwsigner.sigv4 import Request
-from hwsigner.trial.aws.asking import BAD_SIGNATURE, INVALID, SESSION, Ask, kind_of_leaf, of_leaf
+from hwsigner.trial.aws.asking import BAD_SIGNATURE, INVALID, SESSION, kind_of_leaf, of_leaf
 from hwsigner.trial.aws.authority import LEAF
-from hwsigner.trial.aws.plan import AWSQuestion
+from hwsigner.trial.aws.plan import AWSQuestion, AWSRow
 from hwsigner.trial.aws.scene import AWSScene
 from hwsigner.trial.aws.sessions import AskedSession
-from hwsigner.trial.aws.sources import QUOTED, SESSION_API, SIGNING, choice, document
+from hwsigner.trial.aws.sources import QUOTED, SESSION_API, SIGNING
 from hwsigner.trial.aws.wanted import OPEN, Wanted, WantedProfile
-from hwsigner.trial.questions import Source
+from hwsigner.trial.questions import Source, choice, document
 
 _SIGNATURE = "hwsigner/emulator/sessions.py: SessionService._verify_signature"
 _PARAMETERS = "hwsigner/emulator/parameters.py: read_parameters"
@@ -31,10 +31,8 @@ _NO_POLICY = "arn:aws:iam::aws:policy/NoSuchPolicyOfATrial"
 Change = Callable[[Request], Request]
 
 
-def _asked(
-    name: str, text: str, expected: str, source: Source, ask: Ask, *rests_on: str, needs: tuple[Wanted, ...] = ()
-) -> AWSQuestion:
-    return AWSQuestion(f"requests.{name}", text, expected, source, (*rests_on, _CHECKS), ask, (OPEN, *needs))
+def _asked(name: str, text: str, needs: tuple[Wanted, ...] = ()) -> AWSRow:
+    return AWSRow(f"requests.{name}", text, (_CHECKS,), (OPEN, *needs))
 
 
 def _with_header(name: str, value: str) -> Change:
@@ -78,92 +76,58 @@ def _other_region(scene: AWSScene) -> str:
 
 
 _SIGNATURES = (
-    _asked(
-        "unsigned-header",
-        "What does CreateSession say to an X-Amz header that is not signed?",
+    _asked("unsigned-header", "What does CreateSession say to an X-Amz header that is not signed?").expects(
         BAD_SIGNATURE,
         _SAID_ONLY_SO,
         of_leaf(LEAF, spoil=_with_header("X-Amz-Trial", "trial")),
         "hwsigner/emulator/signature.py: check_signed_headers",
     ),
-    _asked(
-        "unsigned-content-type",
-        "What does CreateSession say to a Content-Type that is not signed?",
+    _asked("unsigned-content-type", "What does CreateSession say to a Content-Type that is not signed?").expects(
         BAD_SIGNATURE,
         SIGNING,
         of_leaf(LEAF, change=_without_header("Content-Type"), spoil=_with_header("Content-Type", "application/json")),
         "hwsigner/emulator/signature.py: check_signed_headers",
     ),
-    _asked(
-        "changed-header",
-        "What does CreateSession say to a signed header that was changed?",
+    _asked("changed-header", "What does CreateSession say to a signed header that was changed?").expects(
         BAD_SIGNATURE,
         QUOTED,
         of_leaf(LEAF, spoil=_with_header("Content-Type", "application/json; charset=utf-8")),
         _SIGNATURE,
         _ERRORS,
     ),
-    _asked(
-        "wrong-algorithm",
-        "What does CreateSession say if the algorithm is not the one of the key?",
-        BAD_SIGNATURE,
-        _SAID_ONLY_SO,
-        of_leaf(LEAF, algorithm="AWS4-X509-RSA-SHA256"),
-        _SIGNATURE,
+    _asked("wrong-algorithm", "What does CreateSession say if the algorithm is not the one of the key?").expects(
+        BAD_SIGNATURE, _SAID_ONLY_SO, of_leaf(LEAF, algorithm="AWS4-X509-RSA-SHA256"), _SIGNATURE
     ),
-    _asked(
-        "unknown-algorithm",
-        "What does CreateSession say to the algorithm AWS4-HMAC-SHA256?",
+    _asked("unknown-algorithm", "What does CreateSession say to the algorithm AWS4-HMAC-SHA256?").expects(
         BAD_SIGNATURE,
         _SAID_ONLY_SO,
         of_leaf(LEAF, algorithm="AWS4-HMAC-SHA256"),
         "hwsigner/emulator/sessions.py: _read_authorization",
     ),
-    _asked(
-        "serial-in-hex",
-        "What does CreateSession say if Credential has the serial number in hexadecimal?",
-        BAD_SIGNATURE,
-        _SAID_ONLY_SO,
-        _serial_in_hex,
-        _SCOPE,
-        _STAGES,
+    _asked("serial-in-hex", "What does CreateSession say if Credential has the serial number in hexadecimal?").expects(
+        BAD_SIGNATURE, _SAID_ONLY_SO, _serial_in_hex, _SCOPE, _STAGES
     ),
-    _asked(
-        "other-key",
-        "What does CreateSession say to a signature by another key?",
-        BAD_SIGNATURE,
-        QUOTED,
-        _own_key,
-        _SIGNATURE,
-        _ERRORS,
+    _asked("other-key", "What does CreateSession say to a signature by another key?").expects(
+        BAD_SIGNATURE, QUOTED, _own_key, _SIGNATURE, _ERRORS
     ),
-    _asked(
-        "other-region",
-        "What does CreateSession say if the scope is of another region?",
-        BAD_SIGNATURE,
-        _SAID_ONLY_SO,
-        _other_region,
-        _SCOPE,
+    _asked("other-region", "What does CreateSession say if the scope is of another region?").expects(
+        BAD_SIGNATURE, _SAID_ONLY_SO, _other_region, _SCOPE
     ),
-    _asked(
-        "unsigned",
-        "What does CreateSession say to a request without Authorization?",
+    _asked("unsigned", "What does CreateSession say to a request without Authorization?").expects(
         "403 MissingAuthenticationTokenException: Missing Authentication Token",
         choice("as other services of AWS say it"),
         of_leaf(LEAF, spoil=_without_header("Authorization")),
         "hwsigner/emulator/sessions.py: _read_authorization",
     ),
-    _asked(
-        "no-credential",
-        "What does CreateSession say to an Authorization without a credential?",
+    _asked("no-credential", "What does CreateSession say to an Authorization without a credential?").expects(
         BAD_SIGNATURE,
         _SAID_ONLY_SO,
         of_leaf(LEAF, spoil=_with_header("Authorization", "AWS4-X509-ECDSA-SHA256 Signature=00")),
         "hwsigner/emulator/signature.py: parse_authorization",
     ),
     _asked(
-        "equals",
-        "Does a query with a value with = get a session, if the canonical query has it encoded once?",
+        "equals", "Does a query with a value with = get a session, if the canonical query has it encoded once?"
+    ).expects(
         SESSION,
         choice("the signing process says twice, but the general pages and the SDKs encode it once"),
         of_leaf(LEAF, change=_with_parameter("trial", "a=b")),
@@ -173,6 +137,7 @@ _SIGNATURES = (
     _asked(
         "equals-twice",
         "What does CreateSession say to a query with a value with =, if the canonical query has it encoded twice?",
+    ).expects(
         BAD_SIGNATURE,
         choice("the signing process says twice, but the general pages and the SDKs encode it once"),
         of_leaf(LEAF, change=_with_parameter("trial", "a%3Db"), spoil=_with_last_parameter("trial", "a=b")),
@@ -197,7 +162,7 @@ def _formed(
     **members: Any,
 ) -> AWSQuestion:
     text = f"Does a request {words} get a session?"
-    return _asked(name, text, expected, source, kind_of_leaf(LEAF, **members), rests_on, needs=needs)
+    return _asked(name, text, needs=needs).expects(expected, source, kind_of_leaf(LEAF, **members), rests_on)
 
 
 _FORMS = (

@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from hwsigner.trial.aws.asking import Ask
-from hwsigner.trial.aws.plan import AWSQuestion
+from hwsigner.trial.aws.plan import AWSQuestion, AWSRow
 from hwsigner.trial.aws.scene import AWSScene
 from hwsigner.trial.aws.sessions import AskedSession
-from hwsigner.trial.aws.sources import SESSION_API, document
-from hwsigner.trial.questions import Source
+from hwsigner.trial.aws.sources import SESSION_API
+from hwsigner.trial.questions import document
 
 _REFUSALS = "hwsigner/emulator/refusals.py: json_error"
 _ISSUE = "hwsigner/emulator/sessions.py: SessionService._issue"
 _CHECKS = "docs/how-to/emulator.md#what-it-checks"
 
 
-def _asked(name: str, text: str, expected: str, source: Source, ask: Ask, rests_on: str) -> AWSQuestion:
-    return AWSQuestion(f"requests.{name}", text, expected, source, (rests_on, _CHECKS), ask)
+def _asked(name: str, text: str) -> AWSRow:
+    return AWSRow(f"requests.{name}", text, (_CHECKS,))
 
 
 def _shape(**members: Any) -> Ask:
@@ -60,47 +60,27 @@ def _key_kind(scene: AWSScene) -> str:
 
 _LIKE_OTHERS = document("AWS JSON protocols: the type of an error is in the header x-amzn-ErrorType")
 QUESTIONS = (
-    _asked(
-        "shape-201",
-        "Which status and members has the response with a session?",
-        "201; credentialSet, subjectArn",
-        SESSION_API,
-        _shape(),
-        _ISSUE,
+    _asked("shape-201", "Which status and members has the response with a session?").expects(
+        "201; credentialSet, subjectArn", SESSION_API, _shape(), _ISSUE
+    ),
+    _asked("shape-session", "Which members has the session in the response?").expects(
+        "assumedRoleUser, credentials, packedPolicySize, roleArn, sourceIdentity", SESSION_API, _members, _ISSUE
     ),
     _asked(
-        "shape-session",
-        "Which members has the session in the response?",
-        "assumedRoleUser, credentials, packedPolicySize, roleArn, sourceIdentity",
-        SESSION_API,
-        _members,
-        _ISSUE,
-    ),
+        "shape-400", "Where is the error's type in a response with status 400, and which members are in its body?"
+    ).expects("x-amzn-ErrorType; message", _LIKE_OTHERS, _shape(duration=899), _REFUSALS),
     _asked(
-        "shape-400",
-        "Where is the error's type in a response with status 400, and which members are in its body?",
-        "x-amzn-ErrorType; message",
-        _LIKE_OTHERS,
-        _shape(duration=899),
-        _REFUSALS,
-    ),
+        "shape-403", "Where is the error's type in a response with status 403, and which members are in its body?"
+    ).expects("x-amzn-ErrorType; message", _LIKE_OTHERS, _shape(chain=()), _REFUSALS),
     _asked(
-        "shape-403",
-        "Where is the error's type in a response with status 403, and which members are in its body?",
-        "x-amzn-ErrorType; message",
-        _LIKE_OTHERS,
-        _shape(chain=()),
-        _REFUSALS,
-    ),
-    _asked(
-        "shape-404",
-        "Where is the error's type in a response with status 404, and which members are in its body?",
+        "shape-404", "Where is the error's type in a response with status 404, and which members are in its body?"
+    ).expects(
         "x-amzn-ErrorType; message",
         _LIKE_OTHERS,
         _shape(change=lambda request: request._replace(path=f"{request.path}/")),
         _REFUSALS,
     ),
-    _asked("packed-policy", "Is packedPolicySize a percentage?", "a percentage", SESSION_API, _packed, _ISSUE),
+    _asked("packed-policy", "Is packedPolicySize a percentage?").expects("a percentage", SESSION_API, _packed, _ISSUE),
     AWSQuestion(
         "sts.caller",
         "Whose ARN does GetCallerIdentity return for a session's credentials?",
@@ -109,17 +89,13 @@ QUESTIONS = (
         ("docs/how-to/emulator.md#sts",),
         _caller,
     ),
-    _asked(
-        "expiration",
-        "Which form has the expiration of a session, with 0 for each digit?",
+    _asked("expiration", "Which form has the expiration of a session, with 0 for each digit?").expects(
         "0000-00-00T00:00:00Z",
         SESSION_API,
         lambda scene: (answer := scene.session(scene.leaf())).expiration or str(answer),
         _ISSUE,
     ),
-    _asked(
-        "key-kind",
-        "How does a session's access key ID begin, and how long is it?",
+    _asked("key-kind", "How does a session's access key ID begin, and how long is it?").expects(
         "as temporary ones, 20 characters",
         document("IAM User Guide: IAM identifiers: unique ID prefixes"),
         _key_kind,

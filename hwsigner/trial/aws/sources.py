@@ -2,27 +2,11 @@
 
 from __future__ import annotations
 
-from hwsigner.trial.questions import Origin, Source
+from hwsigner.trial.questions import document, observation
 
 _GUIDE = "IAM Roles Anywhere User Guide"
 _IAM_GUIDE = "IAM User Guide"
 _API = "IAM Roles Anywhere API Reference"
-
-
-def document(where: str) -> Source:
-    """Return the source of what a document of AWS says."""
-    return Source(Origin.DOCUMENT, where)
-
-
-def observation(where: str) -> Source:
-    """Return the source of what somebody saw, or what another program does."""
-    return Source(Origin.OBSERVATION, where)
-
-
-def choice(reason: str) -> Source:
-    """Return the source of what nobody says, with the reason of the choice."""
-    return Source(Origin.CHOICE, f"[H] {reason}")
-
 
 CERTIFICATE_RULES = document(f"[A1] {_GUIDE}: Trust model, signature validation")
 TRUST_MODEL = document(f"[A1] {_GUIDE}: Trust model")

@@ -8,8 +8,8 @@ from hwsigner.trial.aws.authority import OF_CA, CertificateShape, Names, name_of
 from hwsigner.trial.aws.plan import AWSQuestion
 from hwsigner.trial.aws.probes import REFUSED, Condition, Probe, ProbeTable, Reading, equals, in_words, lacks
 from hwsigner.trial.aws.scene import AWSScene
-from hwsigner.trial.aws.sources import MAPPING, SESSION_TAGS, TRUST_MODEL, UNMAPPED_NAMES, UNMAPPED_SUBJECT, choice
-from hwsigner.trial.questions import Source
+from hwsigner.trial.aws.sources import MAPPING, SESSION_TAGS, TRUST_MODEL, UNMAPPED_NAMES, UNMAPPED_SUBJECT
+from hwsigner.trial.questions import Source, choice
 
 _FACTS = "docs/how-to/aws.md#what-aws-documents-and-what-was-only-observed"
 _CONDITIONS = "docs/how-to/aws.md#what-each-condition-means"

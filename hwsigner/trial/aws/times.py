@@ -10,9 +10,9 @@ from hwsigner.trial.aws.authority import LEAF
 from hwsigner.trial.aws.plan import AWSQuestion
 from hwsigner.trial.aws.scene import AWSScene
 from hwsigner.trial.aws.sessions import AskedSession
-from hwsigner.trial.aws.sources import FIVE_MINUTES, QUOTED, SESSION_API, choice
+from hwsigner.trial.aws.sources import FIVE_MINUTES, QUOTED, SESSION_API
 from hwsigner.trial.aws.wanted import OPEN, Wanted, WantedProfile, WantedRole
-from hwsigner.trial.questions import Source
+from hwsigner.trial.questions import Source, choice
 
 _DURATION = "hwsigner/emulator/sessions.py: _duration"
 _CLOCK = "hwsigner/emulator/signature.py: check_time"

@@ -12,17 +12,9 @@ from hwsigner.trial.aws.plan import AWSQuestion
 from hwsigner.trial.aws.probes import LET_IN, REFUSED, TAG_KEY, Probe, ProbeTable, Reading, in_words
 from hwsigner.trial.aws.scene import AWSScene, RefusedInAdvanceError
 from hwsigner.trial.aws.sessions import AskedSession
-from hwsigner.trial.aws.sources import (
-    GLOBAL_KEYS,
-    OPERATORS,
-    PRINCIPALS,
-    STS_ACTIONS,
-    TRUST_MODEL,
-    VARIABLES,
-    choice,
-)
+from hwsigner.trial.aws.sources import GLOBAL_KEYS, OPERATORS, PRINCIPALS, STS_ACTIONS, TRUST_MODEL, VARIABLES
 from hwsigner.trial.aws.wanted import ACTIONS, OPEN, Wanted, WantedRole, statement, trusting
-from hwsigner.trial.questions import NotAskedError, Source
+from hwsigner.trial.questions import NotAskedError, Source, choice
 
 _WRONG = "docs/how-to/aws.md#wrong-it-keeps-out-what-it-should-let-in"
 _OPEN = "docs/how-to/aws.md#open-it-lets-in-more-than-it-names"

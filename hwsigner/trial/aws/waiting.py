@@ -12,12 +12,12 @@ from hwsigner._aws.create_session import find_service
 from hwsigner.errors import HwsignerError
 from hwsigner.trial.aws.asking import SESSION, Ask, kind, outcome
 from hwsigner.trial.aws.calls import TrialPace
-from hwsigner.trial.aws.plan import AWSQuestion
+from hwsigner.trial.aws.plan import AWSRow
 from hwsigner.trial.aws.scene import AWSScene
 from hwsigner.trial.aws.sessions import AskedSession
-from hwsigner.trial.aws.sources import QUOTAS, choice, document
+from hwsigner.trial.aws.sources import QUOTAS
 from hwsigner.trial.aws.wanted import OPEN, WantedRole, statement, trusting
-from hwsigner.trial.questions import NotAskedError
+from hwsigner.trial.questions import NotAskedError, choice, document
 
 _MOST_SECONDS = 19
 _AT_ONCE = 30
@@ -101,65 +101,39 @@ def _on_host(*, fips: bool, dual_stack: bool) -> Ask:
 _HOSTS = document("AWS General Reference: IAM Roles Anywhere endpoints and quotas: service endpoints")
 _HOST_LINES = ("hwsigner/_aws/region.py: sessions_endpoint", "docs/reference/config.md")
 _DELAYS = (
-    AWSQuestion(
-        "delays.new-role",
-        "How long after CreateRole does a session of the role succeed?",
-        _SOON,
-        _PATIENCE,
-        (_SETUP, "docs/how-to/emulator.md#iam"),
-        _new_role,
+    AWSRow("delays.new-role", "How long after CreateRole does a session of the role succeed?").expects(
+        _SOON, _PATIENCE, _new_role, _SETUP, "docs/how-to/emulator.md#iam"
     ),
-    AWSQuestion(
+    AWSRow(
         "delays.shut",
         "How long after UpdateAssumeRolePolicy is a session refused that the new policy denies?",
-        _SOON,
-        _PATIENCE,
-        (_SETUP,),
-        _changed(SHUT_ROLE, _SHUT, opened=False),
-        (OPEN, SHUT_ROLE),
-    ),
-    AWSQuestion(
+        needs=(OPEN, SHUT_ROLE),
+    ).expects(_SOON, _PATIENCE, _changed(SHUT_ROLE, _SHUT, opened=False), _SETUP),
+    AWSRow(
         "delays.opened",
         "How long after UpdateAssumeRolePolicy does a session succeed that the new policy allows?",
-        _SOON,
-        _PATIENCE,
-        (_SETUP,),
-        _changed(OPENED_ROLE, trusting(), opened=True),
-        (OPEN, OPENED_ROLE),
-    ),
+        needs=(OPEN, OPENED_ROLE),
+    ).expects(_SOON, _PATIENCE, _changed(OPENED_ROLE, trusting(), opened=True), _SETUP),
 )
 _HOSTS_AND_RATES = (
-    AWSQuestion(
-        "hosts.fips",
-        "Does the FIPS host of the region give out sessions?",
-        SESSION,
-        _HOSTS,
-        _HOST_LINES,
-        _on_host(fips=True, dual_stack=False),
+    AWSRow("hosts.fips", "Does the FIPS host of the region give out sessions?").expects(
+        SESSION, _HOSTS, _on_host(fips=True, dual_stack=False), *_HOST_LINES
     ),
-    AWSQuestion(
-        "hosts.dual-stack",
-        "Does the dual-stack host of the region give out sessions?",
-        SESSION,
-        _HOSTS,
-        _HOST_LINES,
-        _on_host(fips=False, dual_stack=True),
+    AWSRow("hosts.dual-stack", "Does the dual-stack host of the region give out sessions?").expects(
+        SESSION, _HOSTS, _on_host(fips=False, dual_stack=True), *_HOST_LINES
     ),
-    AWSQuestion(
-        "hosts.fips-dual-stack",
-        "Does the FIPS host of the region for IPv4 and IPv6 give out sessions?",
+    AWSRow("hosts.fips-dual-stack", "Does the FIPS host of the region for IPv4 and IPv6 give out sessions?").expects(
         SESSION,
         choice("the endpoint rules of botocore have this host too"),
-        _HOST_LINES,
         _on_host(fips=True, dual_stack=True),
+        *_HOST_LINES,
     ),
-    AWSQuestion(
-        "rates.sessions",
-        f"How is one of {_AT_ONCE} CreateSession requests at once refused?",
+    AWSRow("rates.sessions", f"How is one of {_AT_ONCE} CreateSession requests at once refused?").expects(
         "429 ThrottlingException",
         QUOTAS,
-        ("docs/reference/errors.md#retries", "docs/how-it-works/fleet.md"),
         _many_at_once,
+        "docs/reference/errors.md#retries",
+        "docs/how-it-works/fleet.md",
     ),
 )
 

@@ -15,8 +15,8 @@ from hwsigner.trial.aws.making_profiles import MAPPED
 from hwsigner.trial.aws.plan import AWSQuestion
 from hwsigner.trial.aws.scene import AWSScene
 from hwsigner.trial.aws.sessions import AskedSession
-from hwsigner.trial.aws.sources import choice
 from hwsigner.trial.aws.wanted import OPEN
+from hwsigner.trial.questions import choice
 
 _CHOSEN = choice("only the status and the type are documented; the words say what is wrong")
 _PARAMETERS = "hwsigner/emulator/parameters.py"
