@@ -51,7 +51,8 @@ def parse_mappings(mappings: Mapping[str, Sequence[str]]) -> Mappings:
             known = ["DNS", "URI", "Name", "Name/", *(f"Name/{name}" for name in known)]
         is_list = isinstance(specifiers, list | tuple) and all(each in known for each in specifiers)
         if field not in _FIELDS or not is_list:
-            problem = f"the attribute mapping {field} = {specifiers!r} is not known"
+            given = list(specifiers) if isinstance(specifiers, tuple) else specifiers
+            problem = f"the attribute mapping {field} = {given!r} is not known"
             raise ConfigError(problem, "Subject and issuer have * or names such as CN; SANs have DNS, URI and Name/*")
         parsed[field] = tuple("Name/*" if each in ("Name", "Name/") else each for each in specifiers)
     return parsed

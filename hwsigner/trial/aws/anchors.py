@@ -45,7 +45,7 @@ UNLISTED = WantedRole("unlisted", profile="")
 EXPIRED = WantedAnchor("expired", lambda ca: [_expired_ca(ca).certificate])
 
 
-def _asked(name: str, text: str, needs: tuple[Wanted, ...] = ()) -> AWSRow:
+def _row(name: str, text: str, needs: tuple[Wanted, ...] = ()) -> AWSRow:
     return AWSRow(f"anchors.{name}", text, (), (OPEN, *needs))
 
 
@@ -53,7 +53,7 @@ def _of_second(ca: TrialCA) -> TrialLeaf:
     return ca.leaf(LEAF, _second_ca(ca))
 
 
-def _sent(change: Callable[[AWSScene, list[str]], object], *, words: bool = True) -> Ask:
+def with_arns(change: Callable[[AWSScene, list[str]], object], *, words: bool = True) -> Ask:
     """Return what asks for a session with other ARNs.
 
     Args:
@@ -101,13 +101,13 @@ def _with_missing_role(scene: AWSScene, arns: list[str]) -> None:
 
 
 _SESSIONS = (
-    _asked("two-first", "Does a leaf of the first CA in a bundle of two get a session?", needs=(TWO,)).expects(
+    _row("two-first", "Does a leaf of the first CA in a bundle of two get a session?", needs=(TWO,)).expects(
         SESSION, QUOTAS, of_leaf(LEAF, anchor="two"), "hwsigner/emulator/certificates.py: _anchor_problem"
     ),
-    _asked("two-second", "Does a leaf of the second CA in a bundle of two get a session?", needs=(TWO,)).expects(
+    _row("two-second", "Does a leaf of the second CA in a bundle of two get a session?", needs=(TWO,)).expects(
         SESSION, QUOTAS, of_leaf(_of_second, anchor="two"), "hwsigner/emulator/certificates.py: _anchor_problem"
     ),
-    _asked(
+    _row(
         "expired", "What does CreateSession say to a leaf of a trust anchor's CA that has expired?", needs=(EXPIRED,)
     ).expects(
         UNTRUSTED,
@@ -115,20 +115,20 @@ _SESSIONS = (
         of_leaf(lambda ca: ca.leaf(LEAF, _expired_ca(ca)), anchor="expired"),
         "hwsigner/emulator/certificates.py: _anchor_problem",
     ),
-    _asked("of-another", "What does CreateSession say to a leaf of another trust anchor's CA?", needs=(TWO,)).expects(
+    _row("of-another", "What does CreateSession say to a leaf of another trust anchor's CA?", needs=(TWO,)).expects(
         UNTRUSTED, QUOTED, of_leaf(_of_second), "hwsigner/emulator/certificates.py: check_path", _ERRORS
     ),
-    _asked("disabled", "What does CreateSession say if the trust anchor is disabled?", needs=(OFF_ANCHOR,)).expects(
+    _row("disabled", "What does CreateSession say if the trust anchor is disabled?", needs=(OFF_ANCHOR,)).expects(
         UNTRUSTED, choice("as if there were no way to a trust anchor"), of_leaf(LEAF, anchor="off"), _FIND, _ERRORS
     ),
-    _asked("disabled-profile", "What does CreateSession say if the profile is disabled?", needs=(OFF_PROFILE,)).expects(
+    _row("disabled-profile", "What does CreateSession say if the profile is disabled?", needs=(OFF_PROFILE,)).expects(
         "403 AccessDeniedException: Profile is disabled",
         choice("the plainest words; users' pages have them, but without an answer of AWS"),
         of_leaf(LEAF, profile="off"),
         _FIND,
         _ERRORS,
     ),
-    _asked(
+    _row(
         "unlisted-role", "What does CreateSession say if the profile does not list the role?", needs=(UNLISTED,)
     ).expects(
         "403 AccessDeniedException: Requested Role isn't one of those listed in the Profile",
@@ -137,53 +137,51 @@ _SESSIONS = (
         _FIND,
         _ERRORS,
     ),
-    _asked("missing-role", "What does CreateSession say if the profile lists a role that does not exist?").expects(
+    _row("missing-role", "What does CreateSession say if the profile lists a role that does not exist?").expects(
         _ABSENT,
         choice("as if the role's trust policy did not let Roles Anywhere in"),
-        _sent(_with_missing_role),
+        with_arns(_with_missing_role),
         _FIND,
         _ERRORS,
     ),
-    _asked("missing-anchor", "What does CreateSession say if there is no such trust anchor?").expects(
-        "403 AccessDeniedException: Specified Trust Anchor wasn't found", QUOTED, _sent(_with_id(2)), _FIND, _ERRORS
+    _row("missing-anchor", "What does CreateSession say if there is no such trust anchor?").expects(
+        "403 AccessDeniedException: Specified Trust Anchor wasn't found", QUOTED, with_arns(_with_id(2)), _FIND, _ERRORS
     ),
-    _asked("missing-profile", "What does CreateSession say if there is no such profile?").expects(
-        "403 AccessDeniedException: Invalid or empty profile provided", QUOTED, _sent(_with_id(0)), _FIND, _ERRORS
+    _row("missing-profile", "What does CreateSession say if there is no such profile?").expects(
+        "403 AccessDeniedException: Invalid or empty profile provided", QUOTED, with_arns(_with_id(0)), _FIND, _ERRORS
     ),
-    _asked("other-region", "Is a request whose trust anchor and profile are of two regions invalid?").expects(
+    _row("other-region", "Is a request whose trust anchor and profile are of two regions invalid?").expects(
         INVALID,
         choice("both must be of the region that is asked"),
-        _sent(_with_region, words=False),
+        with_arns(_with_region, words=False),
         "hwsigner/emulator/parameters.py: read_parameters",
     ),
-    _asked("other-partition", "Is a request whose role is of another partition than the profile invalid?").expects(
+    _row("other-partition", "Is a request whose role is of another partition than the profile invalid?").expects(
         INVALID,
         choice("nothing of one partition is known in another"),
-        _sent(_with_partition, words=False),
+        with_arns(_with_partition, words=False),
         "hwsigner/emulator/parameters.py: read_parameters",
     ),
-    _asked("wrong-kind", "Is a request whose trustAnchorArn is that of a profile invalid?").expects(
+    _row("wrong-kind", "Is a request whose trustAnchorArn is that of a profile invalid?").expects(
         INVALID,
         choice("it is not the ARN of a trust anchor"),
-        _sent(lambda _, arns: arns.__setitem__(2, arns[0]), words=False),
+        with_arns(lambda _, arns: arns.__setitem__(2, arns[0]), words=False),
         "hwsigner/emulator/parameters.py: _read_arn",
     ),
-    _asked("role-of-other-account", "Is a request whose role is of another account than the profile invalid?").expects(
+    _row("role-of-other-account", "Is a request whose role is of another account than the profile invalid?").expects(
         INVALID,
         QUOTED,
-        _sent(_with_account(1), words=False),
+        with_arns(_with_account(1), words=False),
         "hwsigner/emulator/parameters.py: read_parameters",
         "docs/how-to/aws.md#roles-of-other-accounts",
     ),
-    _asked(
-        "of-other-account", "Is a request whose trust anchor is of another account than the profile invalid?"
-    ).expects(
+    _row("of-other-account", "Is a request whose trust anchor is of another account than the profile invalid?").expects(
         INVALID,
         choice("as with a role of another account"),
-        _sent(_with_account(2), words=False),
+        with_arns(_with_account(2), words=False),
         "hwsigner/emulator/parameters.py: read_parameters",
     ),
-    _asked("session-name", "What does CreateSession say to a session name that the profile does not accept?").expects(
+    _row("session-name", "What does CreateSession say to a session name that the profile does not accept?").expects(
         "403 AccessDeniedException: Not authorized to set roleSessionName",
         QUOTED,
         of_leaf(LEAF, session_name="trial"),
@@ -257,21 +255,21 @@ def _in_short(answer: SessionAnswer) -> str:
 
 
 _SWITCHES = (
-    _asked(
+    _row(
         "alias", "Does a request that names the trust anchor by its alias ARN get a session?", needs=(SWITCHED_ANCHOR,)
     ).expects(SESSION, VENDORS_CLIENT, _by_alias("anchor", "update_trust_anchor", "trustAnchor", 2), _PLANE),
-    _asked(
+    _row(
         "profile-alias",
         "Does a request that names the profile by its alias ARN get a session?",
         needs=(SWITCHED_PROFILE,),
     ).expects(SESSION, VENDORS_CLIENT, _by_alias("profile", "update_profile", "profile", 0), _PLANE),
-    _asked("alias-taken", "Is an alias refused that another trust anchor has?", needs=(SWITCHED_ANCHOR,)).expects(
+    _row("alias-taken", "Is an alias refused that another trust anchor has?", needs=(SWITCHED_ANCHOR,)).expects(
         "ValidationException", ALIASES, _alias_taken, "hwsigner/emulator/control/calls.py: Call.check_alias"
     ),
-    _asked(
+    _row(
         "list-by-alias", "What does ImportCrl say to the alias ARN of a trust anchor?", needs=(SWITCHED_ANCHOR,)
     ).expects("ResourceNotFoundException", ALIASES, _list_by_alias, "hwsigner/emulator/control/crls.py: _anchor"),
-    _asked(
+    _row(
         "switching",
         "What may sessions do after the trust anchor was disabled, and is a new one given out after it was enabled?",
         needs=(SWITCHED_ANCHOR,),
@@ -281,7 +279,7 @@ _SWITCHES = (
         _switching("anchor", "trust_anchor", "trustAnchor", anchor="switched"),
         _PLANE,
     ),
-    _asked(
+    _row(
         "profile-switching",
         "What may sessions do after the profile was disabled, and is a new one given out after it was enabled?",
         needs=(SWITCHED_PROFILE,),

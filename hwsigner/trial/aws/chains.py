@@ -38,7 +38,7 @@ _BOTH: tuple[Wanted, ...] = (OPEN, MIDDLE_ANCHOR)
 Order = Callable[[TrialCA, TrialLeaf], Sequence[x509.Certificate]]
 
 
-def _asked(name: str, words: str, needs: tuple[Wanted, ...] = (OPEN,)) -> AWSRow:
+def _row(name: str, words: str, needs: tuple[Wanted, ...] = (OPEN,)) -> AWSRow:
     return AWSRow(f"chains.{name}", f"Does a request get a session {words}?", (_CHECKS,), needs)
 
 
@@ -51,7 +51,7 @@ def _line(ca: TrialCA, length: int) -> TrialIssuer:
     return issuer
 
 
-def _sent(order: Order, *, length: int = 1, words: bool = True, anchor: str = "main") -> Ask:
+def with_chain(order: Order, *, length: int = 1, words: bool = True, anchor: str = "main") -> Ask:
     """Return what asks for a session with a leaf below a line of CAs.
 
     Args:
@@ -89,44 +89,44 @@ def _unrelated(ca: TrialCA) -> TrialIssuer:
 
 
 _ORDERS = (
-    _asked("none", "with a leaf of the trust anchor's root and no chain").expects(
+    _row("none", "with a leaf of the trust anchor's root and no chain").expects(
         SESSION, SIGNING, of_leaf(of_root(LEAF)), _PATH
     ),
-    _asked("one", "with the one intermediate CA in the chain").expects(SESSION, SIGNING, of_leaf(LEAF), _PATH),
-    _asked("missing", "without the intermediate CA").expects(UNTRUSTED, QUOTED, of_leaf(LEAF, chain=()), _PATH),
-    _asked("gap", "without the second of two intermediate CAs").expects(
-        UNTRUSTED, QUOTED, _sent(lambda ca, leaf: leaf.chain[:1], length=2), _PATH
+    _row("one", "with the one intermediate CA in the chain").expects(SESSION, SIGNING, of_leaf(LEAF), _PATH),
+    _row("missing", "without the intermediate CA").expects(UNTRUSTED, QUOTED, of_leaf(LEAF, chain=()), _PATH),
+    _row("gap", "without the second of two intermediate CAs").expects(
+        UNTRUSTED, QUOTED, with_chain(lambda ca, leaf: leaf.chain[:1], length=2), _PATH
     ),
-    _asked("two", "with two intermediate CAs, the leaf's issuer first").expects(
-        SESSION, SIGNING, _sent(lambda ca, leaf: leaf.chain, length=2), _PATH
+    _row("two", "with two intermediate CAs, the leaf's issuer first").expects(
+        SESSION, SIGNING, with_chain(lambda ca, leaf: leaf.chain, length=2), _PATH
     ),
-    _asked("reversed", "with two intermediate CAs, the leaf's issuer last").expects(
-        UNTRUSTED, _NOT_ENOUGH, _sent(lambda ca, leaf: leaf.chain[::-1], length=2), _PATH
+    _row("reversed", "with two intermediate CAs, the leaf's issuer last").expects(
+        UNTRUSTED, _NOT_ENOUGH, with_chain(lambda ca, leaf: leaf.chain[::-1], length=2), _PATH
     ),
-    _asked("leaf-first", "with the leaf as the first in the chain").expects(
-        SESSION, VENDORS_CLIENT, _sent(lambda ca, leaf: (leaf.certificate, *leaf.chain)), _READING
+    _row("leaf-first", "with the leaf as the first in the chain").expects(
+        SESSION, VENDORS_CLIENT, with_chain(lambda ca, leaf: (leaf.certificate, *leaf.chain)), _READING
     ),
-    _asked("leaf-last", "with the leaf as the last in the chain").expects(
-        INVALID, _NOT_ENOUGH, _sent(lambda ca, leaf: (*leaf.chain, leaf.certificate), words=False), _READING
+    _row("leaf-last", "with the leaf as the last in the chain").expects(
+        INVALID, _NOT_ENOUGH, with_chain(lambda ca, leaf: (*leaf.chain, leaf.certificate), words=False), _READING
     ),
-    _asked("root-last", "with the root as the last in the chain").expects(
+    _row("root-last", "with the root as the last in the chain").expects(
         INVALID,
         _NOT_ENOUGH,
-        _sent(lambda ca, leaf: (*leaf.chain, ca.root.certificate), words=False),
+        with_chain(lambda ca, leaf: (*leaf.chain, ca.root.certificate), words=False),
         _READING,
         _STRICTER,
     ),
-    _asked("unrelated", "with an unrelated CA as the last in the chain").expects(
-        UNTRUSTED, _NOT_ENOUGH, _sent(lambda ca, leaf: (*leaf.chain, _unrelated(ca).certificate)), _PATH, _STRICTER
+    _row("unrelated", "with an unrelated CA as the last in the chain").expects(
+        UNTRUSTED, _NOT_ENOUGH, with_chain(lambda ca, leaf: (*leaf.chain, _unrelated(ca).certificate)), _PATH, _STRICTER
     ),
-    _asked("twice", "with the intermediate CA twice in the chain").expects(
-        INVALID, _NOT_ENOUGH, _sent(lambda ca, leaf: (*leaf.chain, *leaf.chain), words=False), _READING
+    _row("twice", "with the intermediate CA twice in the chain").expects(
+        INVALID, _NOT_ENOUGH, with_chain(lambda ca, leaf: (*leaf.chain, *leaf.chain), words=False), _READING
     ),
-    _asked("five", "with five intermediate CAs").expects(
-        SESSION, SIGNING, _sent(lambda ca, leaf: leaf.chain, length=5), _READING
+    _row("five", "with five intermediate CAs").expects(
+        SESSION, SIGNING, with_chain(lambda ca, leaf: leaf.chain, length=5), _READING
     ),
-    _asked("six", "with six intermediate CAs").expects(
-        INVALID, SIGNING, _sent(lambda ca, leaf: leaf.chain, length=6, words=False), _READING
+    _row("six", "with six intermediate CAs").expects(
+        INVALID, SIGNING, with_chain(lambda ca, leaf: leaf.chain, length=6, words=False), _READING
     ),
 )
 
@@ -144,13 +144,13 @@ def _same_name(ca: TrialCA) -> TrialLeaf:
 
 
 _ANCHORS = (
-    _asked(
+    _row(
         "intermediate-anchor", "if the intermediate CA is the trust anchor, and there is no chain", needs=_BOTH
     ).expects(SESSION, _ROOT_OR_BELOW, of_leaf(LEAF, anchor="middle", chain=()), _PATH),
-    _asked(
+    _row(
         "intermediate-anchor-sent", "if the intermediate CA is the trust anchor and in the chain too", needs=_BOTH
     ).expects(SESSION, _NOT_ENOUGH, of_leaf(LEAF, anchor="middle"), _PATH),
-    _asked(
+    _row(
         "expired-above",
         "if the second intermediate CA is the trust anchor, and the first is in the chain and has expired",
         needs=(OPEN, WantedAnchor("below-expired", lambda ca: [_below_expired(ca).certificate])),
@@ -160,16 +160,16 @@ _ANCHORS = (
         of_leaf(lambda ca: ca.leaf(LEAF, _below_expired(ca)), anchor="below-expired"),
         _PATH,
     ),
-    _asked(
+    _row(
         "above-the-anchor", "if the intermediate CA is the trust anchor, with a leaf of the root", needs=_BOTH
     ).expects(UNTRUSTED, CERTIFICATE_RULES, of_leaf(of_root(LEAF), anchor="middle"), _PATH),
-    _asked("anchor-path-length", "if the path length of the trust anchor is exceeded", needs=_BOTH).expects(
+    _row("anchor-path-length", "if the path length of the trust anchor is exceeded", needs=_BOTH).expects(
         UNTRUSTED, _PATHS, of_leaf(_too_deep, anchor="middle"), _ISSUING
     ),
-    _asked("other-ca", "with a leaf of another CA").expects(
+    _row("other-ca", "with a leaf of another CA").expects(
         UNTRUSTED, QUOTED, of_leaf(lambda ca: ca.leaf(LEAF, ca.issuer("stranger"))), _PATH
     ),
-    _asked("namesake", "with a leaf of another CA of the same name").expects(
+    _row("namesake", "with a leaf of another CA of the same name").expects(
         UNTRUSTED, _PATHS, of_leaf(_same_name), _PATH
     ),
 )
@@ -204,7 +204,7 @@ def _of_sha1(ca: TrialCA) -> TrialLeaf:
 
 def _judged(name: str, words: str, expected: str, shape: Any, rests_on: str, source: Source = _PATHS) -> AWSQuestion:
     ask = _below(shape) if isinstance(shape, CertificateShape) else of_leaf(shape)
-    return _asked(name, f"if {words}").expects(expected, source, ask, rests_on)
+    return _row(name, f"if {words}").expects(expected, source, ask, rests_on)
 
 
 _BASIC, _USAGE = OF_CA

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from hwsigner.trial.aws.asking import ACCEPTED, Ask
 from hwsigner.trial.aws.plan import AWSQuestion, AWSRow
@@ -33,12 +33,17 @@ def refused(scene: AWSScene, name: str, policy: Mapping[str, Any] | str, **membe
     return str(scene.new_role(f"iam-{name}", policy, **members)).rstrip(".")
 
 
-def _asked(
-    name: str, words: str, expected: str, source: Source, policy: Mapping[str, Any] | str, *rests_on: str
-) -> AWSQuestion:
-    text = f"What does CreateRole say to a trust policy {words}?"
-    ask: Ask = lambda scene: refused(scene, name, policy)  # noqa: E731
-    return AWSQuestion(f"roles.{name}", text, expected, source, (*rests_on, _IAM), ask, ())
+class _Row(NamedTuple):
+    """A trust policy that CreateRole is asked about."""
+
+    name: str
+    words: str
+
+    def expects(self, answer: str, source: Source, policy: Mapping[str, Any] | str, *rests_on: str) -> AWSQuestion:
+        """Return the question."""
+        text = f"What does CreateRole say to a trust policy {self.words}?"
+        ask: Ask = lambda scene: refused(scene, self.name, policy)  # noqa: E731
+        return AWSQuestion(f"roles.{self.name}", text, answer, source, (*rests_on, _IAM), ask, ())
 
 
 def _principal(**principal: Any) -> dict[str, Any]:
@@ -58,66 +63,32 @@ _NOT_PRINCIPAL = trusting({**_without("Principal")["Statement"][0], "NotPrincipa
 _OWN_ACCOUNT = {"StringEquals": {"aws:PrincipalAccount": "<<account>>"}}
 _EVERYONE = trusting(statement(_OWN_ACCOUNT, Principal={"AWS": "*"}))
 _PRINCIPALS = (
-    _asked(
-        "principal-star",
-        'with "Principal": "*"',
-        _invalid_principal("STAR", "*"),
-        STAR,
-        trusting(statement(Principal="*")),
-        _PRINCIPAL,
+    _Row("principal-star", 'with "Principal": "*"').expects(
+        _invalid_principal("STAR", "*"), STAR, trusting(statement(Principal="*")), _PRINCIPAL
     ),
-    _asked(
-        "not-principal",
-        "with NotPrincipal",
-        f"{_MALFORMED}: Has prohibited field NotPrincipal",
-        _AS_RESOURCE,
-        _NOT_PRINCIPAL,
-        _STATEMENT,
+    _Row("not-principal", "with NotPrincipal").expects(
+        f"{_MALFORMED}: Has prohibited field NotPrincipal", _AS_RESOURCE, _NOT_PRINCIPAL, _STATEMENT
     ),
-    _asked(
-        "no-principal",
-        "without a principal",
-        f"{_MALFORMED}: Missing required field Principal",
-        IAM_WORDS,
-        _without("Principal"),
-        _STATEMENT,
+    _Row("no-principal", "without a principal").expects(
+        f"{_MALFORMED}: Missing required field Principal", IAM_WORDS, _without("Principal"), _STATEMENT
     ),
-    _asked(
-        "service-star",
-        'with the principal "Service": "*"',
-        _invalid_principal("SERVICE", "*"),
-        PRINCIPALS,
-        _principal(Service="*"),
-        _PRINCIPAL,
+    _Row("service-star", 'with the principal "Service": "*"').expects(
+        _invalid_principal("SERVICE", "*"), PRINCIPALS, _principal(Service="*"), _PRINCIPAL
     ),
-    _asked(
-        "service-part",
-        'with the principal "Service": "rolesanywhere.*"',
-        _invalid_principal("SERVICE", "rolesanywhere.*"),
-        PRINCIPALS,
-        _principal(Service="rolesanywhere.*"),
-        _PRINCIPAL,
+    _Row("service-part", 'with the principal "Service": "rolesanywhere.*"').expects(
+        _invalid_principal("SERVICE", "rolesanywhere.*"), PRINCIPALS, _principal(Service="rolesanywhere.*"), _PRINCIPAL
     ),
-    _asked(
-        "unknown-service",
-        'with the principal "Service": "rolesanywhere.example.com"',
+    _Row("unknown-service", 'with the principal "Service": "rolesanywhere.example.com"').expects(
         _invalid_principal("SERVICE", "rolesanywhere.example.com"),
         IAM_WORDS,
         _principal(Service="rolesanywhere.example.com"),
         _PRINCIPAL,
     ),
-    _asked("aws-star", 'with the principal "AWS": "*"', ACCEPTED, PRINCIPALS, _EVERYONE, _PRINCIPAL),
-    _asked(
-        "federated-star",
-        'with the principal "Federated": "*"',
-        _invalid_principal("FEDERATED", "*"),
-        PRINCIPALS,
-        _principal(Federated="*"),
-        _PRINCIPAL,
+    _Row("aws-star", 'with the principal "AWS": "*"').expects(ACCEPTED, PRINCIPALS, _EVERYONE, _PRINCIPAL),
+    _Row("federated-star", 'with the principal "Federated": "*"').expects(
+        _invalid_principal("FEDERATED", "*"), PRINCIPALS, _principal(Federated="*"), _PRINCIPAL
     ),
-    _asked(
-        "unknown-kind",
-        "with a principal of an unknown kind",
+    _Row("unknown-kind", "with a principal of an unknown kind").expects(
         _invalid_principal("NOBODY", "x"),
         choice("as of other principals that are not possible"),
         _principal(Nobody="x"),
@@ -131,53 +102,26 @@ def _condition(operator: str, key: str = "aws:PrincipalTag/x509Subject/CN", valu
 
 
 _CONDITIONS = (
-    _asked(
-        "lower-case-operator",
-        "with the operator stringequals",
-        f"{_MALFORMED}: Invalid Condition type : stringequals",
-        _OF_OPERATORS,
-        _condition("stringequals"),
-        _CONDITION,
+    _Row("lower-case-operator", "with the operator stringequals").expects(
+        f"{_MALFORMED}: Invalid Condition type : stringequals", _OF_OPERATORS, _condition("stringequals"), _CONDITION
     ),
-    _asked(
-        "unknown-operator",
-        "with the operator StringMatches",
-        f"{_MALFORMED}: Invalid Condition type : StringMatches",
-        _AS_BUCKETS,
-        _condition("StringMatches"),
-        _CONDITION,
+    _Row("unknown-operator", "with the operator StringMatches").expects(
+        f"{_MALFORMED}: Invalid Condition type : StringMatches", _AS_BUCKETS, _condition("StringMatches"), _CONDITION
     ),
-    _asked(
-        "null-if-exists",
-        "with the operator NullIfExists",
+    _Row("null-if-exists", "with the operator NullIfExists").expects(
         f"{_MALFORMED}: Invalid Condition type : NullIfExists",
         _OF_OPERATORS,
         _condition("NullIfExists", value="true"),
         _CONDITION,
     ),
-    _asked(
-        "unknown-key",
-        "with the key aws:NoSuchKey",
-        ACCEPTED,
-        _STORED,
-        _condition("StringEquals", "aws:NoSuchKey"),
-        _CONDITION,
+    _Row("unknown-key", "with the key aws:NoSuchKey").expects(
+        ACCEPTED, _STORED, _condition("StringEquals", "aws:NoSuchKey"), _CONDITION
     ),
-    _asked(
-        "empty-values",
-        "with an empty list of values",
-        ACCEPTED,
-        _STORED,
-        _condition("StringEquals", value=[]),
-        _CONDITION,
+    _Row("empty-values", "with an empty list of values").expects(
+        ACCEPTED, _STORED, _condition("StringEquals", value=[]), _CONDITION
     ),
-    _asked(
-        "number-for-text",
-        "that compares a tag with a number",
-        ACCEPTED,
-        _STORED,
-        _condition("StringEquals", value=7),
-        _CONDITION,
+    _Row("number-for-text", "that compares a tag with a number").expects(
+        ACCEPTED, _STORED, _condition("StringEquals", value=7), _CONDITION
     ),
 )
 
@@ -187,70 +131,51 @@ def _actions(*actions: str) -> dict[str, Any]:
 
 
 _ACTIONS = (
-    _asked(
-        "unknown-action", "with sts:TagSessions", ACCEPTED, _STORED, _actions(*ACTIONS, "sts:TagSessions"), _STATEMENT
+    _Row("unknown-action", "with sts:TagSessions").expects(
+        ACCEPTED, _STORED, _actions(*ACTIONS, "sts:TagSessions"), _STATEMENT
     ),
-    _asked("sts-star", "with the action sts:*", ACCEPTED, IAM_WORDS, _actions("sts:*"), _STATEMENT),
-    _asked("star", "with the action *", _STS_ONLY, IAM_WORDS, _actions("*"), _STATEMENT),
-    _asked("other-service", "with the action s3:GetObject", _STS_ONLY, IAM_WORDS, _actions("s3:GetObject"), _STATEMENT),
-    _asked(
-        "no-action",
-        "without an action",
-        f"{_MALFORMED}: Missing required field Action",
-        IAM_WORDS,
-        _without("Action"),
-        _STATEMENT,
+    _Row("sts-star", "with the action sts:*").expects(ACCEPTED, IAM_WORDS, _actions("sts:*"), _STATEMENT),
+    _Row("star", "with the action *").expects(_STS_ONLY, IAM_WORDS, _actions("*"), _STATEMENT),
+    _Row("other-service", "with the action s3:GetObject").expects(
+        _STS_ONLY, IAM_WORDS, _actions("s3:GetObject"), _STATEMENT
     ),
-    _asked(
-        "resource",
-        "with a resource",
-        f"{_MALFORMED}: Has prohibited field Resource",
-        IAM_WORDS,
-        trusting(statement(Resource="*")),
-        _STATEMENT,
+    _Row("no-action", "without an action").expects(
+        f"{_MALFORMED}: Missing required field Action", IAM_WORDS, _without("Action"), _STATEMENT
     ),
-    _asked(
-        "same-sid",
-        "with a Sid twice",
+    _Row("resource", "with a resource").expects(
+        f"{_MALFORMED}: Has prohibited field Resource", IAM_WORDS, trusting(statement(Resource="*")), _STATEMENT
+    ),
+    _Row("same-sid", "with a Sid twice").expects(
         f"{_MALFORMED}: Statement IDs (SID) in a single policy must be unique",
         IAM_WORDS,
         trusting(statement(Sid="A"), statement(Sid="A")),
         _FORM,
     ),
-    _asked(
-        "version",
-        "of the version 2024-01-01",
+    _Row("version", "of the version 2024-01-01").expects(
         f"{_MALFORMED}: The policy must contain a valid version string",
         IAM_WORDS,
         {**trusting(), "Version": "2024-01-01"},
         _FORM,
     ),
-    _asked(
-        "sid",
-        "with a Sid that has a hyphen",
+    _Row("sid", "with a Sid that has a hyphen").expects(
         f"{_MALFORMED}: Statement IDs (SID) must be alpha-numeric. "
         "Check that your input satisfies the regular expression [0-9A-Za-z]*",
         IAM_WORDS,
         trusting(statement(Sid="a-b")),
         _STATEMENT,
     ),
-    _asked(
-        "unknown-member",
-        "with an unknown member",
-        f"{_MALFORMED}: Unknown field Comment",
-        IAM_WORDS,
-        {**trusting(), "Comment": "none"},
-        _FORM,
+    _Row("unknown-member", "with an unknown member").expects(
+        f"{_MALFORMED}: Unknown field Comment", IAM_WORDS, {**trusting(), "Comment": "none"}, _FORM
     ),
-    _asked(
-        "no-statement",
-        "without statements",
+    _Row("no-statement", "without statements").expects(
         f"{_MALFORMED}: Could not parse the policy: Statement is empty!",
         IAM_WORDS,
         {**trusting(), "Statement": []},
         _FORM,
     ),
-    _asked("no-json", "that is not JSON", f"{_MALFORMED}: This policy contains invalid Json", IAM_WORDS, "{", _FORM),
+    _Row("no-json", "that is not JSON").expects(
+        f"{_MALFORMED}: This policy contains invalid Json", IAM_WORDS, "{", _FORM
+    ),
 )
 
 

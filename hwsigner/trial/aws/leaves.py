@@ -42,7 +42,7 @@ _PATHS = choice("so RFC 5280 has it; AWS names no standard but PKIX")
 _NO_GRACE = choice("RFC 5280 has no tolerance, unlike a request's date")
 
 
-def _asked(name: str, words: str) -> AWSRow:
+def _row(name: str, words: str) -> AWSRow:
     return AWSRow(f"leaves.{name}", f"Does a leaf {words} get a session?", (_CHECKS,))
 
 
@@ -56,35 +56,35 @@ def _for_purposes(*purposes: x509.ObjectIdentifier, critical: bool = False) -> C
 
 _NO_PURPOSE = choice("users write that clientAuth is required, but AWS's rules do not name an extended key usage")
 _USAGES = (
-    _asked("no-key-usage", "without a key usage").expects(
+    _row("no-key-usage", "without a key usage").expects(
         INSUFFICIENT, CERTIFICATE_RULES, of_leaf(_with(_NO_CA)), _RULES
     ),
-    _asked("key-encipherment", "with the key usage keyEncipherment only").expects(
+    _row("key-encipherment", "with the key usage keyEncipherment only").expects(
         INSUFFICIENT, CERTIFICATE_RULES, of_leaf(_with(_NO_CA, usage("key_encipherment"))), _RULES
     ),
-    _asked("more-usages", "with the key usages digitalSignature, keyEncipherment and keyAgreement").expects(
+    _row("more-usages", "with the key usages digitalSignature, keyEncipherment and keyAgreement").expects(
         SESSION,
         CERTIFICATE_RULES,
         of_leaf(_with(_NO_CA, usage("digital_signature", "key_encipherment", "key_agreement"))),
         _RULES,
     ),
-    _asked("no-purpose", "without an extended key usage").expects(SESSION, _NO_PURPOSE, of_leaf(LEAF), _RULES),
-    _asked("client-auth", "with the extended key usage clientAuth").expects(
+    _row("no-purpose", "without an extended key usage").expects(SESSION, _NO_PURPOSE, of_leaf(LEAF), _RULES),
+    _row("client-auth", "with the extended key usage clientAuth").expects(
         SESSION, QUOTED, of_leaf(_for_purposes(ExtendedKeyUsageOID.CLIENT_AUTH)), _RULES
     ),
-    _asked("server-auth", "with the extended key usage serverAuth only").expects(
+    _row("server-auth", "with the extended key usage serverAuth only").expects(
         SESSION, _NO_PURPOSE, of_leaf(_for_purposes(ExtendedKeyUsageOID.SERVER_AUTH)), _RULES
     ),
-    _asked("code-signing", "with a critical extended key usage of codeSigning only").expects(
+    _row("code-signing", "with a critical extended key usage of codeSigning only").expects(
         SESSION, _NO_PURPOSE, of_leaf(_for_purposes(ExtendedKeyUsageOID.CODE_SIGNING, critical=True)), _RULES
     ),
-    _asked("no-basic-constraints", "without basic constraints").expects(
+    _row("no-basic-constraints", "without basic constraints").expects(
         SESSION,
         choice("AWS's rules want CA: false, which RFC 5280 also reads in a certificate without basic constraints"),
         of_leaf(_with(_SIGNS)),
         _RULES,
     ),
-    _asked("ca-true", "with CA:TRUE").expects(
+    _row("ca-true", "with CA:TRUE").expects(
         INSUFFICIENT, CERTIFICATE_RULES, of_leaf(_with(OF_CA[0], usage("digital_signature", "key_cert_sign"))), _RULES
     ),
 )
@@ -132,28 +132,28 @@ def _hashed(algorithm: hashes.HashAlgorithm) -> CertificateShape:
 
 
 _SIGNATURES = (
-    _asked("version-1", "of X.509 version 1").expects(INSUFFICIENT, CERTIFICATE_RULES, of_leaf(_version_1), _RULES),
-    _asked("sha-1", "signed with SHA-1").expects(INSUFFICIENT, CERTIFICATE_RULES, of_leaf(_sha1), _HASHES),
-    _asked("sha-224", "signed with SHA-224").expects(
+    _row("version-1", "of X.509 version 1").expects(INSUFFICIENT, CERTIFICATE_RULES, of_leaf(_version_1), _RULES),
+    _row("sha-1", "signed with SHA-1").expects(INSUFFICIENT, CERTIFICATE_RULES, of_leaf(_sha1), _HASHES),
+    _row("sha-224", "signed with SHA-224").expects(
         INSUFFICIENT, CERTIFICATE_RULES, of_leaf(_hashed(hashes.SHA224())), _HASHES
     ),
-    _asked("sha-384", "signed with SHA-384").expects(
+    _row("sha-384", "signed with SHA-384").expects(
         SESSION, CERTIFICATE_RULES, of_leaf(_hashed(hashes.SHA384())), _HASHES
     ),
-    _asked("sha-512", "signed with SHA-512").expects(
+    _row("sha-512", "signed with SHA-512").expects(
         SESSION, CERTIFICATE_RULES, of_leaf(_hashed(hashes.SHA512())), _HASHES
     ),
-    _asked("sha3-256", "signed with SHA3-256").expects(
+    _row("sha3-256", "signed with SHA3-256").expects(
         INSUFFICIENT,
         choice("AWS wants SHA256 or stronger; few programs verify signatures with SHA-3"),
         of_leaf(_hashed(hashes.SHA3_256())),
         _HASHES,
         _FACTS,
     ),
-    _asked("pss", "that an RSA CA signed with RSASSA-PSS").expects(
+    _row("pss", "that an RSA CA signed with RSASSA-PSS").expects(
         SESSION, choice("its hash is SHA-256, as AWS wants"), of_leaf(_pss), _HASHES
     ),
-    _asked("ed25519-ca", "that an Ed25519 CA signed").expects(
+    _row("ed25519-ca", "that an Ed25519 CA signed").expects(
         INSUFFICIENT,
         choice("AWS wants SHA256 or stronger, and names RSA and ECDSA"),
         of_leaf(_of_ed25519),
@@ -184,30 +184,30 @@ def _ed25519(ca: TrialCA) -> TrialLeaf:
 
 
 _KEY_KINDS = (
-    _asked("rsa-1024", "with an RSA key of 1,024 bits").expects(
+    _row("rsa-1024", "with an RSA key of 1,024 bits").expects(
         INSUFFICIENT, _UNDOCUMENTED, of_leaf(_of_key("RSA-1024")), _KEYS, _STRICTER
     ),
     *(
-        _asked(f"rsa-{bits}", f"with an RSA key of {bits:,} bits").expects(
+        _row(f"rsa-{bits}", f"with an RSA key of {bits:,} bits").expects(
             SESSION, SIGNING, of_leaf(_of_key(f"RSA-{bits}")), _KEYS
         )
         for bits in (2048, 3072, 4096)
     ),
-    _asked("rsa-5120", "with an RSA key of 5,120 bits").expects(SESSION, _UNDOCUMENTED, of_leaf(_long_key), _KEYS),
-    _asked("rsa-exponent-3", "with an RSA key whose exponent is 3").expects(
+    _row("rsa-5120", "with an RSA key of 5,120 bits").expects(SESSION, _UNDOCUMENTED, of_leaf(_long_key), _KEYS),
+    _row("rsa-exponent-3", "with an RSA key whose exponent is 3").expects(
         SESSION, _UNDOCUMENTED, of_leaf(_exponent_3), _KEYS
     ),
-    _asked("p-384", "with a P-384 key").expects(SESSION, VENDORS_CLIENT, of_leaf(_of_key("P-384")), _KEYS),
-    _asked("p-521", "with a P-521 key").expects(SESSION, VENDORS_CLIENT, of_leaf(_of_key("P-521")), _KEYS),
-    _asked("p-224", "with a P-224 key").expects(
+    _row("p-384", "with a P-384 key").expects(SESSION, VENDORS_CLIENT, of_leaf(_of_key("P-384")), _KEYS),
+    _row("p-521", "with a P-521 key").expects(SESSION, VENDORS_CLIENT, of_leaf(_of_key("P-521")), _KEYS),
+    _row("p-224", "with a P-224 key").expects(
         INSUFFICIENT, _UNDOCUMENTED, of_leaf(_on_curve(ec.SECP224R1())), _KEYS, _FACTS
     ),
-    _asked("secp256k1", "with a secp256k1 key").expects(
+    _row("secp256k1", "with a secp256k1 key").expects(
         INSUFFICIENT, _UNDOCUMENTED, of_leaf(_on_curve(ec.SECP256K1())), _KEYS, _FACTS
     ),
-    _asked("ed25519", "with an Ed25519 key").expects(INSUFFICIENT, _UNDOCUMENTED, of_leaf(_ed25519), _KEYS, _FACTS),
+    _row("ed25519", "with an Ed25519 key").expects(INSUFFICIENT, _UNDOCUMENTED, of_leaf(_ed25519), _KEYS, _FACTS),
     *(
-        _asked(f"ml-dsa-{size}", f"with an ML-DSA-{size} key").expects(
+        _row(f"ml-dsa-{size}", f"with an ML-DSA-{size} key").expects(
             SESSION, SIGNING, of_leaf(_of_key(f"ML-DSA-{size}")), _KEYS
         )
         for size in (44, 65, 87)
@@ -225,33 +225,33 @@ def _extended(extension: x509.ExtensionType, *, critical: bool) -> CertificateSh
 
 
 _OTHERS = (
-    _asked("empty-subject", "with an empty subject").expects(
+    _row("empty-subject", "with an empty subject").expects(
         INSUFFICIENT,
         CERTIFICATE_RULES,
         of_leaf(replace(LEAF, subject=x509.Name([]), san=[x509.DNSName("leaf.example.com")])),
         _RULES,
         _FACTS,
     ),
-    _asked("expired", "that has expired").expects(
+    _row("expired", "that has expired").expects(
         INSUFFICIENT, _PATHS, of_leaf(replace(LEAF, begin=-2 * _DAY, end=-_DAY / 24)), _COMMON
     ),
-    _asked("just-expired", "that expired two minutes ago").expects(
+    _row("just-expired", "that expired two minutes ago").expects(
         INSUFFICIENT, _NO_GRACE, of_leaf(replace(LEAF, begin=-2 * _DAY, end=-timedelta(minutes=2))), _COMMON
     ),
-    _asked("valid-soon", "that is valid in two minutes").expects(
+    _row("valid-soon", "that is valid in two minutes").expects(
         INSUFFICIENT, _NO_GRACE, of_leaf(replace(LEAF, begin=timedelta(minutes=2))), _COMMON
     ),
-    _asked("not-yet-valid", "that is not valid yet").expects(
+    _row("not-yet-valid", "that is not valid yet").expects(
         INSUFFICIENT, _PATHS, of_leaf(replace(LEAF, begin=_DAY / 24, end=_DAY)), _COMMON
     ),
-    _asked("outliving", "that expires after its CA").expects(SESSION, _PATHS, of_leaf(_outliving), _COMMON),
-    _asked("unknown-critical", "with an unknown critical extension").expects(
+    _row("outliving", "that expires after its CA").expects(SESSION, _PATHS, of_leaf(_outliving), _COMMON),
+    _row("unknown-critical", "with an unknown critical extension").expects(
         INSUFFICIENT, _PATHS, of_leaf(_extended(_UNKNOWN, critical=True)), _COMMON
     ),
-    _asked("unknown-extension", "with an unknown extension that is not critical").expects(
+    _row("unknown-extension", "with an unknown extension that is not critical").expects(
         SESSION, _PATHS, of_leaf(_extended(_UNKNOWN, critical=False)), _COMMON
     ),
-    _asked("serial-20", "with a serial number of 20 bytes").expects(
+    _row("serial-20", "with a serial number of 20 bytes").expects(
         SESSION, _PATHS, of_leaf(replace(LEAF, serial=2**159 - 1)), "hwsigner/emulator/sessions.py: _check_scope"
     ),
 )

@@ -42,30 +42,30 @@ def _revoked(scene: AWSScene) -> str:
     return f"the list: {code or ACCEPTED}; the leaf: {outcome(scene.session(leaf, AskedSession(anchor=_ANCHOR.name)))}"
 
 
-def _asked(
+def _question(
     name: str, text: str, ask: Ask, anchor: WantedAnchor = _ANCHOR, *, expected: str = SESSION, rests_on: str = _STRONG
 ) -> AWSQuestion:
     return AWSQuestion(f"post-quantum.{name}", text, expected, _A_CA_TOO, (rests_on, _PAGE), ask, (OPEN, anchor))
 
 
 QUESTIONS = (
-    _asked(
+    _question(
         "p-256-leaf",
         "Does a P-256 leaf of a trust anchor's ML-DSA-65 CA get a session?",
         of_leaf(_leaf("P-256"), anchor=_ANCHOR.name),
     ),
-    _asked(
+    _question(
         "ml-dsa-leaf",
         "Does an ML-DSA-65 leaf of a trust anchor's ML-DSA-65 CA get a session?",
         of_leaf(_leaf("ML-DSA-65"), anchor=_ANCHOR.name),
     ),
-    _asked(
+    _question(
         "two-kinds",
         "Does a leaf of an ML-DSA-65 CA get a session if the bundle has a P-256 CA too?",
         of_leaf(_leaf("P-256"), anchor=_TWO_KINDS.name),
         _TWO_KINDS,
     ),
-    _asked(
+    _question(
         "list",
         "Is a list that an ML-DSA-65 CA has signed accepted, and a leaf refused that it revokes?",
         _revoked,

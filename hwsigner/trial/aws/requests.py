@@ -31,7 +31,7 @@ _NO_POLICY = "arn:aws:iam::aws:policy/NoSuchPolicyOfATrial"
 Change = Callable[[Request], Request]
 
 
-def _asked(name: str, text: str, needs: tuple[Wanted, ...] = ()) -> AWSRow:
+def _row(name: str, text: str, needs: tuple[Wanted, ...] = ()) -> AWSRow:
     return AWSRow(f"requests.{name}", text, (_CHECKS,), (OPEN, *needs))
 
 
@@ -76,56 +76,56 @@ def _other_region(scene: AWSScene) -> str:
 
 
 _SIGNATURES = (
-    _asked("unsigned-header", "What does CreateSession say to an X-Amz header that is not signed?").expects(
+    _row("unsigned-header", "What does CreateSession say to an X-Amz header that is not signed?").expects(
         BAD_SIGNATURE,
         _SAID_ONLY_SO,
         of_leaf(LEAF, spoil=_with_header("X-Amz-Trial", "trial")),
         "hwsigner/emulator/signature.py: check_signed_headers",
     ),
-    _asked("unsigned-content-type", "What does CreateSession say to a Content-Type that is not signed?").expects(
+    _row("unsigned-content-type", "What does CreateSession say to a Content-Type that is not signed?").expects(
         BAD_SIGNATURE,
         SIGNING,
         of_leaf(LEAF, change=_without_header("Content-Type"), spoil=_with_header("Content-Type", "application/json")),
         "hwsigner/emulator/signature.py: check_signed_headers",
     ),
-    _asked("changed-header", "What does CreateSession say to a signed header that was changed?").expects(
+    _row("changed-header", "What does CreateSession say to a signed header that was changed?").expects(
         BAD_SIGNATURE,
         QUOTED,
         of_leaf(LEAF, spoil=_with_header("Content-Type", "application/json; charset=utf-8")),
         _SIGNATURE,
         _ERRORS,
     ),
-    _asked("wrong-algorithm", "What does CreateSession say if the algorithm is not the one of the key?").expects(
+    _row("wrong-algorithm", "What does CreateSession say if the algorithm is not the one of the key?").expects(
         BAD_SIGNATURE, _SAID_ONLY_SO, of_leaf(LEAF, algorithm="AWS4-X509-RSA-SHA256"), _SIGNATURE
     ),
-    _asked("unknown-algorithm", "What does CreateSession say to the algorithm AWS4-HMAC-SHA256?").expects(
+    _row("unknown-algorithm", "What does CreateSession say to the algorithm AWS4-HMAC-SHA256?").expects(
         BAD_SIGNATURE,
         _SAID_ONLY_SO,
         of_leaf(LEAF, algorithm="AWS4-HMAC-SHA256"),
         "hwsigner/emulator/sessions.py: _read_authorization",
     ),
-    _asked("serial-in-hex", "What does CreateSession say if Credential has the serial number in hexadecimal?").expects(
+    _row("serial-in-hex", "What does CreateSession say if Credential has the serial number in hexadecimal?").expects(
         BAD_SIGNATURE, _SAID_ONLY_SO, _serial_in_hex, _SCOPE, _STAGES
     ),
-    _asked("other-key", "What does CreateSession say to a signature by another key?").expects(
+    _row("other-key", "What does CreateSession say to a signature by another key?").expects(
         BAD_SIGNATURE, QUOTED, _own_key, _SIGNATURE, _ERRORS
     ),
-    _asked("other-region", "What does CreateSession say if the scope is of another region?").expects(
+    _row("other-region", "What does CreateSession say if the scope is of another region?").expects(
         BAD_SIGNATURE, _SAID_ONLY_SO, _other_region, _SCOPE
     ),
-    _asked("unsigned", "What does CreateSession say to a request without Authorization?").expects(
+    _row("unsigned", "What does CreateSession say to a request without Authorization?").expects(
         "403 MissingAuthenticationTokenException: Missing Authentication Token",
         choice("as other services of AWS say it"),
         of_leaf(LEAF, spoil=_without_header("Authorization")),
         "hwsigner/emulator/sessions.py: _read_authorization",
     ),
-    _asked("no-credential", "What does CreateSession say to an Authorization without a credential?").expects(
+    _row("no-credential", "What does CreateSession say to an Authorization without a credential?").expects(
         BAD_SIGNATURE,
         _SAID_ONLY_SO,
         of_leaf(LEAF, spoil=_with_header("Authorization", "AWS4-X509-ECDSA-SHA256 Signature=00")),
         "hwsigner/emulator/signature.py: parse_authorization",
     ),
-    _asked(
+    _row(
         "equals", "Does a query with a value with = get a session, if the canonical query has it encoded once?"
     ).expects(
         SESSION,
@@ -134,7 +134,7 @@ _SIGNATURES = (
         _STAGES,
         "hwsigner/emulator/canonical.py: canonical_request",
     ),
-    _asked(
+    _row(
         "equals-twice",
         "What does CreateSession say to a query with a value with =, if the canonical query has it encoded twice?",
     ).expects(
@@ -162,7 +162,7 @@ def _formed(
     **members: Any,
 ) -> AWSQuestion:
     text = f"Does a request {words} get a session?"
-    return _asked(name, text, needs=needs).expects(expected, source, kind_of_leaf(LEAF, **members), rests_on)
+    return _row(name, text, needs=needs).expects(expected, source, kind_of_leaf(LEAF, **members), rests_on)
 
 
 _FORMS = (

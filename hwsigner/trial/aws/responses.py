@@ -16,7 +16,7 @@ _ISSUE = "hwsigner/emulator/sessions.py: SessionService._issue"
 _CHECKS = "docs/how-to/emulator.md#what-it-checks"
 
 
-def _asked(name: str, text: str) -> AWSRow:
+def _row(name: str, text: str) -> AWSRow:
     return AWSRow(f"requests.{name}", text, (_CHECKS,))
 
 
@@ -60,19 +60,19 @@ def _key_kind(scene: AWSScene) -> str:
 
 _LIKE_OTHERS = document("AWS JSON protocols: the type of an error is in the header x-amzn-ErrorType")
 QUESTIONS = (
-    _asked("shape-201", "Which status and members has the response with a session?").expects(
+    _row("shape-201", "Which status and members has the response with a session?").expects(
         "201; credentialSet, subjectArn", SESSION_API, _shape(), _ISSUE
     ),
-    _asked("shape-session", "Which members has the session in the response?").expects(
+    _row("shape-session", "Which members has the session in the response?").expects(
         "assumedRoleUser, credentials, packedPolicySize, roleArn, sourceIdentity", SESSION_API, _members, _ISSUE
     ),
-    _asked(
+    _row(
         "shape-400", "Where is the error's type in a response with status 400, and which members are in its body?"
     ).expects("x-amzn-ErrorType; message", _LIKE_OTHERS, _shape(duration=899), _REFUSALS),
-    _asked(
+    _row(
         "shape-403", "Where is the error's type in a response with status 403, and which members are in its body?"
     ).expects("x-amzn-ErrorType; message", _LIKE_OTHERS, _shape(chain=()), _REFUSALS),
-    _asked(
+    _row(
         "shape-404", "Where is the error's type in a response with status 404, and which members are in its body?"
     ).expects(
         "x-amzn-ErrorType; message",
@@ -80,7 +80,7 @@ QUESTIONS = (
         _shape(change=lambda request: request._replace(path=f"{request.path}/")),
         _REFUSALS,
     ),
-    _asked("packed-policy", "Is packedPolicySize a percentage?").expects("a percentage", SESSION_API, _packed, _ISSUE),
+    _row("packed-policy", "Is packedPolicySize a percentage?").expects("a percentage", SESSION_API, _packed, _ISSUE),
     AWSQuestion(
         "sts.caller",
         "Whose ARN does GetCallerIdentity return for a session's credentials?",
@@ -89,13 +89,13 @@ QUESTIONS = (
         ("docs/how-to/emulator.md#sts",),
         _caller,
     ),
-    _asked("expiration", "Which form has the expiration of a session, with 0 for each digit?").expects(
+    _row("expiration", "Which form has the expiration of a session, with 0 for each digit?").expects(
         "0000-00-00T00:00:00Z",
         SESSION_API,
         lambda scene: (answer := scene.session(scene.leaf())).expiration or str(answer),
         _ISSUE,
     ),
-    _asked("key-kind", "How does a session's access key ID begin, and how long is it?").expects(
+    _row("key-kind", "How does a session's access key ID begin, and how long is it?").expects(
         "as temporary ones, 20 characters",
         document("IAM User Guide: IAM identifiers: unique ID prefixes"),
         _key_kind,

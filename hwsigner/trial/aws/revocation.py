@@ -62,7 +62,7 @@ _CURRENT: tuple[Wanted, ...] = (REVOKING, LIST)
 _EXPIRED: tuple[Wanted, ...] = (STALE, STALE_LIST)
 
 
-def _asked(name: str, text: str, needs: tuple[Wanted, ...] = _CURRENT) -> AWSRow:
+def _row(name: str, text: str, needs: tuple[Wanted, ...] = _CURRENT) -> AWSRow:
     return AWSRow(f"revocation.{name}", text, (_PLANE,), (OPEN, *needs))
 
 
@@ -88,19 +88,19 @@ def _running(scene: AWSScene) -> str:
 
 
 _SESSIONS = (
-    _asked("revoked", "What does CreateSession say to a revoked leaf?").expects(
+    _row("revoked", "What does CreateSession say to a revoked leaf?").expects(
         REVOKED, QUOTED, of_leaf(_LEAF, anchor="revoking"), _CHECK, _REVOKING, "docs/reference/errors.md#access-denied"
     ),
-    _asked("hold", "What does CreateSession say to a leaf that is revoked with the reason certificateHold?").expects(
+    _row("hold", "What does CreateSession say to a leaf that is revoked with the reason certificateHold?").expects(
         REVOKED,
         choice("RFC 5280: a certificate on hold is revoked until a later list lacks it"),
         of_leaf(of_root(replace(LEAF, serial=_HELD)), anchor="revoking"),
         _CHECK,
     ),
-    _asked("another-leaf", "Does a leaf get a session if a list revokes others?").expects(
+    _row("another-leaf", "Does a leaf get a session if a list revokes others?").expects(
         SESSION, CRL_API, of_leaf(of_root(LEAF), anchor="revoking"), _CHECK
     ),
-    _asked(
+    _row(
         "another-ca", "Does a leaf get a session if a list of another CA of the trust anchor has its serial number?"
     ).expects(
         SESSION,
@@ -108,19 +108,19 @@ _SESSIONS = (
         of_leaf(lambda ca: ca.leaf(replace(LEAF, serial=_REVOKED), _beside(ca)), anchor="revoking"),
         _CHECK,
     ),
-    _asked("another-anchor", "Does a revoked leaf get a session by another trust anchor with the same CA?").expects(
+    _row("another-anchor", "Does a revoked leaf get a session by another trust anchor with the same CA?").expects(
         SESSION, QUOTED, of_leaf(_LEAF), _CHECK, _REVOKING
     ),
-    _asked("intermediate", "What does CreateSession say to a leaf below a revoked intermediate CA?").expects(
+    _row("intermediate", "What does CreateSession say to a leaf below a revoked intermediate CA?").expects(
         REVOKED,
         choice("a certificate below a revoked one is not to be trusted; the list is of the CA that issued both"),
         of_leaf(lambda ca: ca.leaf(LEAF, _revoked_ca(ca)), anchor="revoking"),
         _CHECK,
     ),
-    _asked(
-        "expired-list", "What does CreateSession say to a leaf that an expired list revokes?", needs=_EXPIRED
-    ).expects(REVOKED, _UNTOLD, of_leaf(_LEAF, anchor="stale"), _CHECK, "docs/reference/aws-revoke.md"),
-    _asked(
+    _row("expired-list", "What does CreateSession say to a leaf that an expired list revokes?", needs=_EXPIRED).expects(
+        REVOKED, _UNTOLD, of_leaf(_LEAF, anchor="stale"), _CHECK, "docs/reference/aws-revoke.md"
+    ),
+    _row(
         "expired-list-another", "Does a leaf get a session if an expired list revokes others?", needs=_EXPIRED
     ).expects(
         SESSION,
@@ -129,11 +129,11 @@ _SESSIONS = (
         _CHECK,
         "docs/reference/aws-revoke.md",
     ),
-    _asked(
+    _row(
         "disabled-list",
         "What does CreateSession say to a revoked leaf if its list is disabled, and at once after it was enabled?",
     ).expects(f"disabled: {SESSION}; enabled: {REVOKED}", QUOTED, _switched, _CHECK),
-    _asked(
+    _row(
         "running", "What may the session of a leaf do after it was revoked, and is a new one refused at once?"
     ).expects(f"running sessions: valid; new ones: {REVOKED}", QUOTED, _running, _CHECK, _REVOKING),
 )
@@ -200,40 +200,38 @@ def _by_default(scene: AWSScene) -> str:
 
 
 _LISTS = (
-    _asked(
+    _row(
         "by-intermediate", "Is a list of the intermediate CA refused for a trust anchor with the root?", needs=()
     ).expects(_INVALID, _ONE_LIST, _import("by-intermediate", lambda ca: ca.revocation_list([1])), _LIST),
-    _asked("stranger", "Is a list of a CA that is not the trust anchor's refused?", needs=()).expects(
+    _row("stranger", "Is a list of a CA that is not the trust anchor's refused?", needs=()).expects(
         _INVALID, _ONE_LIST, _import("stranger", lambda ca: ca.revocation_list([1], ca.issuer("stranger"))), _LIST
     ),
-    _asked("missing-anchor", "What does ImportCrl say if there is no such trust anchor?", needs=()).expects(
+    _row("missing-anchor", "What does ImportCrl say if there is no such trust anchor?", needs=()).expects(
         "ResourceNotFoundException",
         choice("as other operations say it"),
         _for_none,
         "hwsigner/emulator/control/crls.py: _anchor",
     ),
-    _asked("no-crl-sign", "Is a list of a CA accepted whose key usage lacks cRLSign?", needs=(NO_SIGNER,)).expects(
+    _row("no-crl-sign", "Is a list of a CA accepted whose key usage lacks cRLSign?", needs=(NO_SIGNER,)).expects(
         ACCEPTED,
         choice("AWS's rules say that a CA may include CRL Sign, and not that its lists need it"),
         _by_no_signer,
         _LIST,
     ),
-    _asked("in-der", "Is a list in DER refused?", needs=()).expects(
-        _INVALID, CRL_API, _import("in-der", _in_der), _LIST
-    ),
-    _asked("two-lists", "Are two lists in one request refused?", needs=()).expects(
+    _row("in-der", "Is a list in DER refused?", needs=()).expects(_INVALID, CRL_API, _import("in-der", _in_der), _LIST),
+    _row("two-lists", "Are two lists in one request refused?", needs=()).expects(
         _INVALID, choice("AWS speaks of one list"), _import("two-lists", _two_lists), _LIST
     ),
-    _asked("large", "Is a list of 4,500 certificates accepted?", needs=()).expects(
+    _row("large", "Is a list of 4,500 certificates accepted?", needs=()).expects(
         ACCEPTED, CRL_API, _import("large", _many(4500)), "hwsigner/emulator/control/operations.py: CRL_DATA"
     ),
-    _asked("too-large", "Is a list of more than 300,000 bytes refused?", needs=()).expects(
+    _row("too-large", "Is a list of more than 300,000 bytes refused?", needs=()).expects(
         _INVALID, CRL_API, _import("too-large", _many(7000)), "hwsigner/emulator/control/operations.py: CRL_DATA"
     ),
-    _asked("third", "Are two lists for a trust anchor accepted, and a third one refused?", needs=_EXPIRED).expects(
+    _row("third", "Are two lists for a trust anchor accepted, and a third one refused?", needs=_EXPIRED).expects(
         f"the second: {ACCEPTED}; the third: {_INVALID}", QUOTAS, _third, _IMPORT
     ),
-    _asked(
+    _row(
         "default", "Is a list enabled if the request does not say so?", needs=(WantedAnchor("off-by-default"),)
     ).expects(
         "disabled", choice("the API reference has no default; nothing is enabled by itself"), _by_default, _IMPORT

@@ -89,26 +89,15 @@ def _one_rdn(*pairs: tuple[str, str]) -> x509.Name:
 
 
 _JOINED = choice("read in several places that the values are joined by slashes, never seen")
+_B_THEN_A = {"b/a": "b/a", "a/b": "a/b", "b, the first": "b", "a, the last": "a"}
 _SEVERAL = [
-    _several(
-        "two-ous",
-        "What becomes of two OUs, b and then a?",
-        (("OU", "b"), ("OU", "a")),
-        {"b/a": "b/a", "a/b": "a/b", "b, the first": "b", "a, the last": "a"},
-        _JOINED,
-    ),
-    _several(
-        "two-cns",
-        "What becomes of two CNs, b and then a?",
-        (("CN", "b"), ("CN", "a")),
-        {"b/a": "b/a", "a/b": "a/b", "b, the first": "b", "a, the last": "a"},
-        _JOINED,
-    ),
+    _several("two-ous", "What becomes of two OUs, b and then a?", (("OU", "b"), ("OU", "a")), _B_THEN_A, _JOINED),
+    _several("two-cns", "What becomes of two CNs, b and then a?", (("CN", "b"), ("CN", "a")), _B_THEN_A, _JOINED),
     _several(
         "apart",
         "What becomes of two OUs, b and then a, that have another name between them?",
         (("OU", "b"), ("L", "a town"), ("OU", "a")),
-        {"b/a": "b/a", "a/b": "a/b", "b, the first": "b", "a, the last": "a"},
+        _B_THEN_A,
         _JOINED,
     ),
     _several(

@@ -95,14 +95,12 @@ def _filled(tpm: TPM, key: TrialKey, most: int) -> Iterator[tuple[list[ESYS_TR],
         handles: list[ESYS_TR] = []
         while len(handles) < most and answer == "no refusal":
             try:
-                handles.append(stack.enter_context(tpm.temporary(lambda: _load(tpm, above, key))))
+                handles.append(
+                    stack.enter_context(tpm.temporary(lambda: tpm.esys.load(above, key.private, key.public)))
+                )
             except TSS2_Exception as error:
                 answer = "TPM_RC_OBJECT_MEMORY" if code(error) == OBJECT_MEMORY else refusal(error)
         yield handles, answer
-
-
-def _load(tpm: TPM, above: ESYS_TR, key: TrialKey) -> ESYS_TR:
-    return tpm.esys.load(above, key.private, key.public)
 
 
 def _full(chip: TrialChip) -> str:

@@ -66,25 +66,44 @@ def _free(chip: TrialChip, kinds: range) -> int:
     return found
 
 
-def _with_handle(chip: TrialChip, ask: Callable[[TPM, ESYS_TR, int], str]) -> str:
-    """Put a key at a free handle, ask about it, and remove it."""
-    handle = _free(chip, _PERSISTENT)
+def _in_free_place(chip: TrialChip, kinds: range, ask: Callable[[TPM, int], str]) -> str:
+    """Write to a free place of a kind, ask about it, and remove it."""
+    place = _free(chip, kinds)
 
     def work(tpm: TPM) -> str:
-        def make() -> ESYS_TR:
-            return chip.auth.as_owner(tpm, tpm.esys.create_primary, None, template("ecc256"), ESYS_TR.RH_OWNER)[0]
-
         chip.has_written = True
         try:
-            with tpm.temporary(make) as key:
-                tpm.esys.tr_close(_evict(chip, tpm, key, handle))
-                return ask(tpm, key, handle)
+            return ask(tpm, place)
         except TSS2_Exception as error:
             return refusal(error)
         finally:
-            remove_left(tpm, chip.auth, Left([handle], []))
+            _remove(chip, tpm, place)
 
     return chip.use_hierarchy(work)
+
+
+def _remove(chip: TrialChip, tpm: TPM, place: int) -> None:
+    remove_left(tpm, chip.auth, Left([place], []) if place in _PERSISTENT else Left([], [place]))
+
+
+def _after_removal(chip: TrialChip, tpm: TPM, place: int) -> str:
+    """Remove what is at a place, and return what the TPM says of it then."""
+    _remove(chip, tpm, place)
+    return refused(lambda: tpm.esys.tr_close(tpm.esys.tr_from_tpmpublic(place)))
+
+
+def _with_handle(chip: TrialChip, ask: Callable[[TPM, ESYS_TR, int], str]) -> str:
+    """Put a key at a free handle, ask about it, and remove it."""
+
+    def put(tpm: TPM, handle: int) -> str:
+        def make() -> ESYS_TR:
+            return chip.auth.as_owner(tpm, tpm.esys.create_primary, None, template("ecc256"), ESYS_TR.RH_OWNER)[0]
+
+        with tpm.temporary(make) as key:
+            tpm.esys.tr_close(_evict(chip, tpm, key, handle))
+            return ask(tpm, key, handle)
+
+    return _in_free_place(chip, _PERSISTENT, put)
 
 
 def _evict(chip: TrialChip, tpm: TPM, key: ESYS_TR, handle: int) -> ESYS_TR:
@@ -105,28 +124,17 @@ def _taken(chip: TrialChip) -> str:
 
 
 def _removed(chip: TrialChip) -> str:
-    def ask(tpm: TPM, _: ESYS_TR, handle: int) -> str:
-        remove_left(tpm, chip.auth, Left([handle], []))
-        return refused(lambda: tpm.esys.tr_close(tpm.esys.tr_from_tpmpublic(handle)))
-
-    return _with_handle(chip, ask)
+    return _with_handle(chip, lambda tpm, _, handle: _after_removal(chip, tpm, handle))
 
 
 def _with_index(chip: TrialChip, size: int, ask: Callable[[TPM, int], str]) -> str:
     """Define a free NV index, ask about it, and remove it."""
-    index = _free(chip, _NV)
 
-    def work(tpm: TPM) -> str:
-        chip.has_written = True
-        try:
-            _define(chip, tpm, index, size)
-            return ask(tpm, index)
-        except TSS2_Exception as error:
-            return refusal(error)
-        finally:
-            remove_left(tpm, chip.auth, Left([], [index]))
+    def define(tpm: TPM, index: int) -> str:
+        _define(chip, tpm, index, size)
+        return ask(tpm, index)
 
-    return chip.use_hierarchy(work)
+    return _in_free_place(chip, _NV, define)
 
 
 def _define(chip: TrialChip, tpm: TPM, index: int, size: int) -> None:
@@ -159,11 +167,7 @@ def _defined_twice(chip: TrialChip) -> str:
 
 
 def _index_removed(chip: TrialChip) -> str:
-    def ask(tpm: TPM, index: int) -> str:
-        remove_left(tpm, chip.auth, Left([], [index]))
-        return refused(lambda: tpm.esys.tr_close(tpm.esys.tr_from_tpmpublic(index)))
-
-    return _with_index(chip, 256, ask)
+    return _with_index(chip, 256, lambda tpm, index: _after_removal(chip, tpm, index))
 
 
 ASKS: Mapping[str, Ask] = {
