@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 from hwsigner.trial.aws.plan import AWSQuestion
 from hwsigner.trial.aws.probes import LET_IN, REFUSED, TAG_KEY, Condition, Probe, ProbeTable, Reading
@@ -27,11 +27,15 @@ _EMPTY_O = ("O", "")
 _EMPTY = f"{TAG_KEY}x509Subject/O"
 
 
-def _condition(
-    name: str, text: str, condition: Condition, expected: str, source: Source, rests_on: tuple[str, ...]
-) -> Probe:
-    """Return a question about a condition: whether it lets in the certificate with _NAMES."""
-    return _reading(name, text, Reading(LET_IN, condition), expected, source, rests_on)
+class _Row(NamedTuple):
+    """A question about a condition: whether it lets in the certificate with _NAMES."""
+
+    name: str
+    text: str
+
+    def expects(self, answer: str, source: Source, condition: Condition, *rests_on: str) -> Probe:
+        """Return the question."""
+        return _reading(self.name, self.text, Reading(LET_IN, condition), answer, source, rests_on)
 
 
 def _denied(name: str, text: str, condition: Condition, expected: str, page: str) -> Probe:
@@ -48,14 +52,7 @@ def _reading(name: str, text: str, reading: Reading, expected: str, source: Sour
 def _missing(name: str, operator: str, expected: str, page: str = _EMULATOR, source: Source = OPERATORS) -> Probe:
     text = f"Does {operator} with a tag that the request lacks let the certificate in?"
     condition = {operator: {_MISSING: "web-1"}}
-    return _condition(
-        name,
-        text,
-        condition,
-        expected,
-        source,
-        (page, _CONDITION),
-    )
+    return _Row(name, text).expects(expected, source, condition, page, _CONDITION)
 
 
 _IF_ANY = choice("the two rules for a missing key contradict each other; IfExists is taken to come first")
@@ -70,53 +67,23 @@ _MISSING_KEYS = [
     _missing(
         "missing-any-not", "ForAnyValue:StringNotEquals", REFUSED, source=choice("no value is there that differs")
     ),
-    _condition(
-        "null-true",
-        "Does Null true with a tag that the request lacks let the certificate in?",
-        {"Null": {_MISSING: "true"}},
-        LET_IN,
-        OPERATORS,
-        (_EMULATOR, _CONDITION),
+    _Row("null-true", "Does Null true with a tag that the request lacks let the certificate in?").expects(
+        LET_IN, OPERATORS, {"Null": {_MISSING: "true"}}, _EMULATOR, _CONDITION
     ),
-    _condition(
-        "null-false",
-        "Does Null false with a tag that the request lacks let the certificate in?",
-        {"Null": {_MISSING: "false"}},
-        REFUSED,
-        OPERATORS,
-        (_EMULATOR, _CONDITION),
+    _Row("null-false", "Does Null false with a tag that the request lacks let the certificate in?").expects(
+        REFUSED, OPERATORS, {"Null": {_MISSING: "false"}}, _EMULATOR, _CONDITION
     ),
-    _condition(
-        "null-empty",
-        "Does Null true with a tag that is empty let the certificate in?",
-        {"Null": {_EMPTY: "true"}},
-        REFUSED,
-        choice("an empty tag is there"),
-        (_EMULATOR, _CONDITION),
+    _Row("null-empty", "Does Null true with a tag that is empty let the certificate in?").expects(
+        REFUSED, choice("an empty tag is there"), {"Null": {_EMPTY: "true"}}, _EMULATOR, _CONDITION
     ),
-    _condition(
-        "empty-all",
-        "Does ForAllValues:StringEquals with a tag that is empty let the certificate in?",
-        {"ForAllValues:StringEquals": {_EMPTY: "web-1"}},
-        LET_IN,
-        OPERATORS,
-        (_EMULATOR, _CONDITION),
+    _Row("empty-all", "Does ForAllValues:StringEquals with a tag that is empty let the certificate in?").expects(
+        LET_IN, OPERATORS, {"ForAllValues:StringEquals": {_EMPTY: "web-1"}}, _EMULATOR, _CONDITION
     ),
-    _condition(
-        "empty-any",
-        "Does ForAnyValue:StringEquals with an empty value and a tag that is empty let the certificate in?",
-        {"ForAnyValue:StringEquals": {_EMPTY: ""}},
-        REFUSED,
-        OPERATORS,
-        (_EMULATOR, _CONDITION),
-    ),
-    _condition(
-        "empty-if-exists",
-        "Does StringEqualsIfExists with a tag that is empty let the certificate in?",
-        {"StringEqualsIfExists": {_EMPTY: "web-1"}},
-        REFUSED,
-        choice("an empty tag is there"),
-        (_EMULATOR, _CONDITION),
+    _Row(
+        "empty-any", "Does ForAnyValue:StringEquals with an empty value and a tag that is empty let the certificate in?"
+    ).expects(REFUSED, OPERATORS, {"ForAnyValue:StringEquals": {_EMPTY: ""}}, _EMULATOR, _CONDITION),
+    _Row("empty-if-exists", "Does StringEqualsIfExists with a tag that is empty let the certificate in?").expects(
+        REFUSED, choice("an empty tag is there"), {"StringEqualsIfExists": {_EMPTY: "web-1"}}, _EMULATOR, _CONDITION
     ),
 ]
 
@@ -147,7 +114,7 @@ def _value(
     wanted = _SHOWN_ARNS.get(quoted, quoted)
     text = f"Does {operator} {wanted} let a certificate in that has {shown}?"
     rests_on = page, _ARN if key == "aws:SourceArn" else _PATTERN
-    return _condition(name, text, {operator: {key: value}}, expected, source, rests_on)
+    return _Row(name, text).expects(expected, source, {operator: {key: value}}, *rests_on)
 
 
 _VALUES = [
@@ -212,37 +179,21 @@ _VALUES = [
 
 
 _OTHERS = [
-    _condition(
-        "two-keys",
-        "Are two keys of one operator both required?",
-        {"StringLike": {_OU: "web-1", _L: "web-2"}},
-        REFUSED,
-        OPERATORS,
-        (_MEANING, _STATEMENT),
+    _Row("two-keys", "Are two keys of one operator both required?").expects(
+        REFUSED, OPERATORS, {"StringLike": {_OU: "web-1", _L: "web-2"}}, _MEANING, _STATEMENT
     ),
-    _condition(
-        "two-operators",
-        "Are two operators both required?",
-        {"StringLike": {_OU: "web-1"}, "StringNotEquals": {_L: "web-1"}},
-        REFUSED,
-        OPERATORS,
-        (_MEANING, _STATEMENT),
+    _Row("two-operators", "Are two operators both required?").expects(
+        REFUSED, OPERATORS, {"StringLike": {_OU: "web-1"}, "StringNotEquals": {_L: "web-1"}}, _MEANING, _STATEMENT
     ),
-    _condition(
-        "tag-case",
-        "Does a tag's name in other letters, aws:PrincipalTag/X509subject/ou, name the same tag?",
-        {"StringLike": {f"{TAG_KEY}X509subject/ou": "web-1"}},
+    _Row("tag-case", "Does a tag's name in other letters, aws:PrincipalTag/X509subject/ou, name the same tag?").expects(
         LET_IN,
         choice("STS says that the keys of tags are not case-sensitive"),
-        (_EMULATOR, _CONDITION),
+        {"StringLike": {f"{TAG_KEY}X509subject/ou": "web-1"}},
+        _EMULATOR,
+        _CONDITION,
     ),
-    _condition(
-        "key-case",
-        "Does a key's name in other letters, AWS:sourcearn, name the same key?",
-        {"ArnEquals": {"AWS:sourcearn": _ANCHOR}},
-        LET_IN,
-        OPERATORS,
-        (_EMULATOR, _CONDITION),
+    _Row("key-case", "Does a key's name in other letters, AWS:sourcearn, name the same key?").expects(
+        LET_IN, OPERATORS, {"ArnEquals": {"AWS:sourcearn": _ANCHOR}}, _EMULATOR, _CONDITION
     ),
     _denied("deny", "Does a Deny that is met outweigh an Allow?", {"StringLike": {_OU: "web-1"}}, REFUSED, _EMULATOR),
     _denied(
@@ -259,61 +210,52 @@ _OTHERS = [
         LET_IN,
         _OPEN,
     ),
-    _condition(
-        "date-past",
-        "Does DateLessThan aws:CurrentTime with a time that has passed let the certificate in?",
+    _Row("date-past", "Does DateLessThan aws:CurrentTime with a time that has passed let the certificate in?").expects(
+        REFUSED,
+        OPERATORS,
         {"DateLessThan": {"aws:CurrentTime": "2026-01-01T00:00:00Z"}},
-        REFUSED,
-        OPERATORS,
-        ("docs/how-to/aws.md#how-openness-is-judged", _CONDITION),
+        "docs/how-to/aws.md#how-openness-is-judged",
+        _CONDITION,
     ),
-    _condition(
-        "date-day",
-        "Does DateGreaterThan aws:CurrentTime take a day without a time?",
+    _Row("date-day", "Does DateGreaterThan aws:CurrentTime take a day without a time?").expects(
+        LET_IN,
+        OPERATORS,
         {"DateGreaterThan": {"aws:CurrentTime": "2026-01-01"}},
+        _EMULATOR,
+        "hwsigner/trust_policy/conditions.py: _date",
+    ),
+    _Row("date-epoch", "Does DateGreaterThan aws:CurrentTime take seconds since 1970?").expects(
         LET_IN,
         OPERATORS,
-        (_EMULATOR, "hwsigner/trust_policy/conditions.py: _date"),
-    ),
-    _condition(
-        "date-epoch",
-        "Does DateGreaterThan aws:CurrentTime take seconds since 1970?",
         {"DateGreaterThan": {"aws:CurrentTime": "1767225600"}},
+        _EMULATOR,
+        "hwsigner/trust_policy/conditions.py: _date",
+    ),
+    _Row("epoch-date", "Does DateGreaterThan aws:EpochTime take a date?").expects(
         LET_IN,
         OPERATORS,
-        (_EMULATOR, "hwsigner/trust_policy/conditions.py: _date"),
-    ),
-    _condition(
-        "epoch-date",
-        "Does DateGreaterThan aws:EpochTime take a date?",
         {"DateGreaterThan": {"aws:EpochTime": "2026-01-01T00:00:00Z"}},
-        LET_IN,
-        OPERATORS,
-        (_EMULATOR, "hwsigner/trust_policy/conditions.py: _date"),
+        _EMULATOR,
+        "hwsigner/trust_policy/conditions.py: _date",
     ),
-    _condition(
-        "bool-false",
-        "Does Bool aws:PrincipalIsAWSService false let the certificate in?",
-        {"Bool": {"aws:PrincipalIsAWSService": "false"}},
-        REFUSED,
-        GLOBAL_KEYS,
-        (_EMULATOR, _CONDITION),
+    _Row("bool-false", "Does Bool aws:PrincipalIsAWSService false let the certificate in?").expects(
+        REFUSED, GLOBAL_KEYS, {"Bool": {"aws:PrincipalIsAWSService": "false"}}, _EMULATOR, _CONDITION
     ),
-    _condition(
-        "tag-keys-alone",
-        "Does StringLike compare aws:TagKeys, which has several values, without ForAnyValue?",
-        {"StringLike": {"aws:TagKeys": "x509Subject/*"}},
+    _Row(
+        "tag-keys-alone", "Does StringLike compare aws:TagKeys, which has several values, without ForAnyValue?"
+    ).expects(
         REFUSED,
         choice("AWS says that keys with several values need a set operator"),
-        (_EMULATOR, "hwsigner/trust_policy/conditions.py: _what_is_unknown"),
+        {"StringLike": {"aws:TagKeys": "x509Subject/*"}},
+        _EMULATOR,
+        "hwsigner/trust_policy/conditions.py: _what_is_unknown",
     ),
-    _condition(
-        "arn-of-text",
-        "Does ArnLike compare a tag that is not an ARN?",
-        {"ArnLike": {_OU: "arn:*:*:*:*:*"}},
+    _Row("arn-of-text", "Does ArnLike compare a tag that is not an ARN?").expects(
         REFUSED,
         choice("ARN operators are for keys that have ARNs"),
-        (_EMULATOR, "hwsigner/trust_policy/conditions.py: _what_is_unknown"),
+        {"ArnLike": {_OU: "arn:*:*:*:*:*"}},
+        _EMULATOR,
+        "hwsigner/trust_policy/conditions.py: _what_is_unknown",
     ),
 ]
 

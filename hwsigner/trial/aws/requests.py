@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from hwsigner.sigv4 import Request
 from hwsigner.trial.aws.asking import BAD_SIGNATURE, INVALID, SESSION, kind_of_leaf, of_leaf
 from hwsigner.trial.aws.authority import LEAF
-from hwsigner.trial.aws.plan import AWSQuestion, AWSRow
+from hwsigner.trial.aws.plan import AWSRow
 from hwsigner.trial.aws.scene import AWSScene
 from hwsigner.trial.aws.sessions import AskedSession
 from hwsigner.trial.aws.sources import QUOTED, SESSION_API, SIGNING
 from hwsigner.trial.aws.wanted import OPEN, Wanted, WantedProfile
-from hwsigner.trial.questions import Source, choice, document
+from hwsigner.trial.questions import choice, document
 
 _SIGNATURE = "hwsigner/emulator/sessions.py: SessionService._verify_signature"
 _PARAMETERS = "hwsigner/emulator/parameters.py: read_parameters"
@@ -151,152 +150,108 @@ def _properties(count: int, length: int) -> Mapping[str, str]:
     return {f"property {number}": "x" * length for number in range(count)}
 
 
-def _formed(
-    name: str,
-    words: str,
-    expected: str,
-    source: Source,
-    rests_on: str,
-    *,
-    needs: tuple[Wanted, ...] = (),
-    **members: Any,
-) -> AWSQuestion:
-    text = f"Does a request {words} get a session?"
-    return _row(name, text, needs=needs).expects(expected, source, kind_of_leaf(LEAF, **members), rests_on)
+def _form(name: str, words: str, needs: tuple[Wanted, ...] = ()) -> AWSRow:
+    return _row(name, f"Does a request {words} get a session?", needs)
 
 
 _FORMS = (
-    _formed("empty-body", "without a body", INVALID, _FORM, _BODY, body=b""),
-    _formed("no-json", "whose body is not JSON", INVALID, _FORM, _BODY, body=b"{"),
-    _formed("array", "whose body is a JSON array", INVALID, _FORM, _BODY, body=b"[]"),
-    _formed(
-        "content-type",
-        "with the Content-Type text/plain",
+    _form("empty-body", "without a body").expects(INVALID, _FORM, kind_of_leaf(LEAF, body=b""), _BODY),
+    _form("no-json", "whose body is not JSON").expects(INVALID, _FORM, kind_of_leaf(LEAF, body=b"{"), _BODY),
+    _form("array", "whose body is a JSON array").expects(INVALID, _FORM, kind_of_leaf(LEAF, body=b"[]"), _BODY),
+    _form("content-type", "with the Content-Type text/plain").expects(
+        INVALID, _FORM, kind_of_leaf(LEAF, change=_with_header("Content-Type", "text/plain")), _BODY
+    ),
+    _form("parameters-in-body", "with the ARNs in the body").expects(
+        SESSION, SESSION_API, kind_of_leaf(LEAF, change=_parameters_in_body), _PARAMETERS
+    ),
+    _form("no-arns", "without ARNs").expects(
+        INVALID, SESSION_API, kind_of_leaf(LEAF, change=lambda request: request._replace(query=())), _PARAMETERS
+    ),
+    _form("twice", "with a parameter twice in the query").expects(
         INVALID,
         _FORM,
-        _BODY,
-        change=_with_header("Content-Type", "text/plain"),
-    ),
-    _formed(
-        "parameters-in-body", "with the ARNs in the body", SESSION, SESSION_API, _PARAMETERS, change=_parameters_in_body
-    ),
-    _formed(
-        "no-arns", "without ARNs", INVALID, SESSION_API, _PARAMETERS, change=lambda request: request._replace(query=())
-    ),
-    _formed(
-        "twice",
-        "with a parameter twice in the query",
-        INVALID,
-        _FORM,
+        kind_of_leaf(LEAF, change=lambda request: request._replace(query=(*request.query, request.query[0]))),
         "hwsigner/emulator/parameters.py: _read_query",
-        change=lambda request: request._replace(query=(*request.query, request.query[0])),
     ),
-    _formed(
-        "other-parameter",
-        "with an unknown member in the body",
+    _form("other-parameter", "with an unknown member in the body").expects(
         SESSION,
         choice("services ignore members that they do not know"),
+        kind_of_leaf(LEAF, body=b'{"durationSeconds": 3600, "trial": 1}'),
         _PARAMETERS,
-        body=b'{"durationSeconds": 3600, "trial": 1}',
     ),
-    _formed(
-        "member-twice",
-        "whose body has a member twice",
-        INVALID,
-        _FORM,
-        _BODY,
-        body=b'{"durationSeconds": 900, "durationSeconds": 900}',
+    _form("member-twice", "whose body has a member twice").expects(
+        INVALID, _FORM, kind_of_leaf(LEAF, body=b'{"durationSeconds": 900, "durationSeconds": 900}'), _BODY
     ),
-    _formed(
-        "charset",
-        "with the Content-Type application/json; charset=utf-8",
+    _form("charset", "with the Content-Type application/json; charset=utf-8").expects(
         SESSION,
         choice("the SDKs of other languages may add a parameter"),
+        kind_of_leaf(LEAF, change=_with_header("Content-Type", "application/json; charset=utf-8")),
         _BODY,
-        change=_with_header("Content-Type", "application/json; charset=utf-8"),
     ),
-    _formed(
-        "json-1-1",
-        "with the Content-Type application/x-amz-json-1.1",
+    _form("json-1-1", "with the Content-Type application/x-amz-json-1.1").expects(
         SESSION,
         choice("other services of AWS take JSON with this type"),
+        kind_of_leaf(LEAF, change=_with_header("Content-Type", "application/x-amz-json-1.1")),
         _BODY,
-        change=_with_header("Content-Type", "application/x-amz-json-1.1"),
     ),
-    _formed(
-        "arns-differ",
-        "whose body has another roleArn than the query",
+    _form("arns-differ", "whose body has another roleArn than the query").expects(
         INVALID,
         _FORM,
+        kind_of_leaf(LEAF, body=b'{"roleArn": "arn:aws:iam::111111111111:role/trial"}'),
         "hwsigner/emulator/parameters.py: _only_text",
-        body=b'{"roleArn": "arn:aws:iam::111111111111:role/trial"}',
     ),
-    _formed(
+    _form(
         "properties-required",
         "without instanceProperties to a profile that requires them",
+        needs=(WantedProfile("properties", members={"requireInstanceProperties": True}),),
+    ).expects(
         SESSION,
         document("IAM Roles Anywhere API Reference: CreateProfile: requireInstanceProperties is unused"),
+        kind_of_leaf(LEAF, profile="properties"),
         "hwsigner/emulator/resources.py: Profile",
-        profile="properties",
-        needs=(WantedProfile("properties", members={"requireInstanceProperties": True}),),
     ),
-    _formed(
+    _form(
         "no-managed-policy",
         "to a profile with a managed policy that does not exist",
+        needs=(WantedProfile("managed", members={"managedPolicyArns": [_NO_POLICY]}),),
+    ).expects(
         SESSION,
         choice("the emulator stores session policies, and nothing more"),
+        kind_of_leaf(LEAF, profile="managed"),
         "hwsigner/emulator/resources.py: Profile",
-        profile="managed",
-        needs=(WantedProfile("managed", members={"managedPolicyArns": [_NO_POLICY]}),),
     ),
-    _formed(
-        "no-certificate",
-        "without X-Amz-X509",
+    _form("no-certificate", "without X-Amz-X509").expects(
         INVALID,
         _FORM,
+        kind_of_leaf(LEAF, spoil=_without_header("X-Amz-X509")),
         "hwsigner/emulator/sessions.py: SessionService._verify_certificate",
-        spoil=_without_header("X-Amz-X509"),
     ),
-    _formed(
-        "no-chain-certificate",
-        "with a word in X-Amz-X509-Chain",
+    _form("no-chain-certificate", "with a word in X-Amz-X509-Chain").expects(
         INVALID,
         _FORM,
+        kind_of_leaf(LEAF, spoil=_with_header("X-Amz-X509-Chain", "trial")),
         "hwsigner/emulator/certificates.py: read_certificate",
-        spoil=_with_header("X-Amz-X509-Chain", "trial"),
     ),
-    _formed(
-        "50-properties", "with 50 instanceProperties", SESSION, SESSION_API, _PROPERTIES, properties=_properties(50, 1)
+    _form("50-properties", "with 50 instanceProperties").expects(
+        SESSION, SESSION_API, kind_of_leaf(LEAF, properties=_properties(50, 1)), _PROPERTIES
     ),
-    _formed(
-        "51-properties", "with 51 instanceProperties", INVALID, SESSION_API, _PROPERTIES, properties=_properties(51, 1)
+    _form("51-properties", "with 51 instanceProperties").expects(
+        INVALID, SESSION_API, kind_of_leaf(LEAF, properties=_properties(51, 1)), _PROPERTIES
     ),
-    _formed(
-        "200-characters",
-        "with an instance property of 200 characters",
-        SESSION,
-        SESSION_API,
-        _PROPERTIES,
-        properties=_properties(1, 200),
+    _form("200-characters", "with an instance property of 200 characters").expects(
+        SESSION, SESSION_API, kind_of_leaf(LEAF, properties=_properties(1, 200)), _PROPERTIES
     ),
-    _formed(
-        "201-characters",
-        "with an instance property of 201 characters",
-        INVALID,
-        SESSION_API,
-        _PROPERTIES,
-        properties=_properties(1, 201),
+    _form("201-characters", "with an instance property of 201 characters").expects(
+        INVALID, SESSION_API, kind_of_leaf(LEAF, properties=_properties(1, 201)), _PROPERTIES
     ),
-    _formed(
-        "empty-property", "with an empty instance property", INVALID, SESSION_API, _PROPERTIES, properties={"a": ""}
+    _form("empty-property", "with an empty instance property").expects(
+        INVALID, SESSION_API, kind_of_leaf(LEAF, properties={"a": ""}), _PROPERTIES
     ),
-    _formed(
-        "other-path",
-        "for /sessions/",
+    _form("other-path", "for /sessions/").expects(
         "404 UnknownOperationException",
         _FORM,
+        kind_of_leaf(LEAF, change=lambda request: request._replace(path=f"{request.path}/")),
         "hwsigner/emulator/service.py",
-        change=lambda request: request._replace(path=f"{request.path}/"),
     ),
 )
 
