@@ -9,10 +9,10 @@ from hwsigner.backends.pkcs11.functions import Attribute, KeyType
 from hwsigner.backends.pkcs11.objects import KeyObject
 from hwsigner.backends.pkcs11.pairing import public_keys_of
 from hwsigner.trial.asking import numbered
-from hwsigner.trial.questions import NotAskedError, choice, observation
+from hwsigner.trial.questions import NotAskedError, choice
 from hwsigner.trial.token.calls import OK, means_lost, named
 from hwsigner.trial.token.subject import Shown, TriedToken
-from hwsigner.trial.token.tables import TokenRow, spec, yes_or
+from hwsigner.trial.token.tables import FOUR_MODULES, TokenRow, spec, yes_or
 
 _OBJECTS = "hwsigner/backends/pkcs11/objects.py"
 _PAIRING = "hwsigner/backends/pkcs11/pairing.py: public_keys_of"
@@ -227,7 +227,7 @@ QUESTIONS = (
     ),
     TokenRow("login.public-keys", "How many of the public keys are shown without a login?").expects(
         "all",
-        observation("SoftHSM 2.6, libykcs11 2.7, OpenSC 0.26, tpm2-pkcs11 1.9"),
+        FOUR_MODULES,
         lambda tried: _compared(tried, "publics"),
         "hwsigner/backends/pkcs11/search.py: choose_token",
     ),
@@ -243,9 +243,7 @@ QUESTIONS = (
     TokenRow("key.ids", "Do the private keys differ in their id?").expects(
         "yes", spec("4.7 (CKA_ID)"), _ids_differ, "hwsigner/backends/pkcs11/stored.py: stored_with"
     ),
-    TokenRow("key.has-id", "Has each private key an id?").expects(
-        "yes", observation("SoftHSM 2.6, libykcs11 2.7, OpenSC 0.26, tpm2-pkcs11 1.9"), _have_ids, _PAIRING
-    ),
+    TokenRow("key.has-id", "Has each private key an id?").expects("yes", FOUR_MODULES, _have_ids, _PAIRING),
     TokenRow("key.always-authenticate", "Does each private key show CKA_ALWAYS_AUTHENTICATE?").expects(
         "yes",
         spec("4.9 (private key objects)"),
@@ -261,9 +259,7 @@ QUESTIONS = (
     TokenRow(
         "key.public-key",
         "Is the public key of each private key shown, by itself, by another object or by a certificate?",
-    ).expects(
-        "yes", observation("SoftHSM 2.6, libykcs11 2.7, OpenSC 0.26, tpm2-pkcs11 1.9"), _have_public_keys, _PAIRING
-    ),
+    ).expects("yes", FOUR_MODULES, _have_public_keys, _PAIRING),
     TokenRow("key.certificate-id", "Has each certificate the id of its private key?").expects(
         "yes", spec("4.6.3 (CKA_ID of certificates)"), _certificates_share_ids, _PAIRING
     ),

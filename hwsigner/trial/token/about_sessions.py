@@ -5,10 +5,10 @@ from __future__ import annotations
 from hwsigner.backends.pkcs11.errors import DEVICE_ERROR, DEVICE_REMOVED
 from hwsigner.backends.pkcs11.functions import ObjectClass
 from hwsigner.backends.pkcs11.pins import pin_state
-from hwsigner.trial.questions import NotAskedError, choice, observation
+from hwsigner.trial.questions import NotAskedError, choice
 from hwsigner.trial.token.calls import NO_RANDOM, NOT_SUPPORTED, OK, means_lost, named
 from hwsigner.trial.token.subject import TriedToken
-from hwsigner.trial.token.tables import TokenRow, spec, yes_or
+from hwsigner.trial.token.tables import FOUR_MODULES, TokenRow, spec, yes_or
 
 _OPEN = "hwsigner/backends/pkcs11/token.py: OpenToken"
 _ERRORS = "hwsigner/backends/pkcs11/errors.py: SessionLostError"
@@ -188,7 +188,7 @@ AFTER_LOGIN = (
     ),
     TokenRow("object.handles", "Has an object the same handle in each session of the process?").expects(
         "yes",
-        observation("SoftHSM 2.6, libykcs11 2.7, OpenSC 0.26, tpm2-pkcs11 1.9"),
+        FOUR_MODULES,
         _handles,
         "hwsigner/backends/pkcs11/writing.py: WritingSession",
     ),

@@ -6,10 +6,10 @@ from functools import partial
 
 from hwsigner.backends.pkcs11.functions import TokenFlag
 from hwsigner.backends.pkcs11.pins import pin_state
-from hwsigner.trial.questions import NotAskedError, choice, observation
+from hwsigner.trial.questions import NotAskedError, choice
 from hwsigner.trial.token.calls import OK, named
 from hwsigner.trial.token.subject import TriedToken
-from hwsigner.trial.token.tables import TokenRow, spec, yes_or
+from hwsigner.trial.token.tables import FOUR_MODULES, TokenRow, spec, yes_or
 
 _OPEN = "hwsigner/backends/pkcs11/token.py: OpenToken"
 _PINS = "hwsigner/backends/pkcs11/pins.py"
@@ -173,11 +173,11 @@ QUESTIONS = (
         "hwsigner/backends/pkcs11/functions.py: Functions.mechanism",
     ),
     TokenRow("mechanism.ecdsa", "Does a token with ECDSA sign with CKM_ECDSA, which takes a digest?").expects(
-        "yes", observation("SoftHSM 2.6, libykcs11 2.7, OpenSC 0.26, tpm2-pkcs11 1.9"), _signs_digests, _KEY
+        "yes", FOUR_MODULES, _signs_digests, _KEY
     ),
     TokenRow("mechanism.rsa", "Does a token with RSA sign with CKM_SHA256_RSA_PKCS or CKM_RSA_PKCS?").expects(
         "yes",
-        observation("SoftHSM 2.6, libykcs11 2.7, OpenSC 0.26, tpm2-pkcs11 1.9"),
+        FOUR_MODULES,
         lambda tried: _either(tried, RSA_SHA256, RSA),
         _KEY,
     ),

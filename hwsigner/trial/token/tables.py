@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from hwsigner.trial.questions import Question, Source, document
+from hwsigner.trial.questions import Question, Source, document, observation
 from hwsigner.trial.token.subject import TriedToken
 
 TokenQuestion = Question[TriedToken]
+FOUR_MODULES = observation("SoftHSM 2.6, libykcs11 2.7, OpenSC 0.26, tpm2-pkcs11 1.9")
 
 
 class TokenRow(NamedTuple):
