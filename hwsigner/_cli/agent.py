@@ -65,6 +65,10 @@ def run(arguments: Arguments) -> int:
 
     address = system_address() if arguments.system else user_address(os.environ)
     if arguments.action is None:
+        if address.is_system:
+            from hwsigner._system.support import require_linux
+
+            require_linux("hwsigner agent --system", "Run hwsigner agent, for yourself")
         _run_agent(arguments, address)
     else:
         _command(arguments, address)

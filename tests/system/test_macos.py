@@ -274,7 +274,10 @@ class TestRefusals:
         with pytest.raises(BackendUnavailableError, match="a key in a TPM needs Linux"):
             backend.load(backend.module)
 
-    @pytest.mark.parametrize("words", [["systemd", "install", "--user"], ["serve", "--imds"], ["console", "--open"]])
+    @pytest.mark.parametrize(
+        "words",
+        [["systemd", "install", "--user"], ["serve", "--imds"], ["console", "--open"], ["agent", "--system"]],
+    )
     def test_command_of_linux_is_a_usage_error(self, words: list[str], capfd: pytest.CaptureFixture[str]) -> None:
         from hwsigner._cli import main
 
