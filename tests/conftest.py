@@ -84,12 +84,16 @@ hypothesis.settings.load_profile("hwsigner")
 
 @pytest.fixture(scope="session", autouse=True)
 def empty_home() -> Generator[None]:
-    """Give the tests an empty home folder."""
-    with tempfile.TemporaryDirectory(prefix="hwsigner-home-") as home, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HOME", home)
-        for name in ("XDG_RUNTIME_DIR", "XDG_STATE_HOME"):
-            patch.setenv(name, os.path.join(home, name))
-            os.mkdir(os.environ[name], 0o700)
+    """Give the tests an empty home folder, and a runtime folder whose sockets have short paths, as macOS needs them."""
+    with (
+        tempfile.TemporaryDirectory(prefix="hwsigner-home-") as home,
+        tempfile.TemporaryDirectory(prefix="r-") as runtime,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        folders = {"HOME": home, "XDG_RUNTIME_DIR": runtime, "XDG_STATE_HOME": os.path.join(home, "XDG_STATE_HOME")}
+        os.mkdir(folders["XDG_STATE_HOME"], 0o700)
+        for name, folder in folders.items():
+            patch.setenv(name, folder)
         yield
 
 
