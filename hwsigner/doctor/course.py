@@ -136,9 +136,10 @@ def examine_and_time(
         done.run("the monitoring", _check_monitoring, environ)
     if not checked and not findings and not is_system_file_hidden():
         findings.append(local.PROFILE_NONE.found("there are no profiles in config.toml"))
+    for file in unread_files(environ):
+        findings.append(local.PROFILES_IGNORED.found(f"{file} is not read, because there is {user_file(environ)}"))
     of_system = _of_system()
     done.run("the profiles' names", _check_names, checked, of_system)
-    done.run("the files of profiles", _check_files, environ)
     done.run("the environment", sdks.check_variables, environ)
     done.run("the SDKs' files", sdks.check_files, environ, checks.check_command)
     done.run("the agents", machine.check_agents, environ, {each.name for each in checked}, of_system)
@@ -188,12 +189,6 @@ def _check_names(checked: Sequence[Profile], of_system: Mapping[str, Profile]) -
         if other and "allow-users" in other.values and other.values != each.values:
             found = f"{each.file} and {other.file} have different profiles of this name"
             yield local.PROFILE_TWICE.found(found).about(each.name)
-
-
-def _check_files(environ: Mapping[str, str]) -> Iterator[Finding]:
-    """Yield the files of profiles that are not read, as another one comes first."""
-    for file in unread_files(environ):
-        yield local.PROFILES_IGNORED.found(f"{file} is not read, because there is {user_file(environ)}")
 
 
 def _of_profile(state: ProfileState, checks: Checks) -> list[Finding]:
