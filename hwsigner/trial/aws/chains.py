@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
 
 from cryptography import x509
 from cryptography.x509.oid import ExtensionOID
@@ -13,12 +12,12 @@ from cryptography.x509.oid import ExtensionOID
 from hwsigner.trial.aws.asking import INVALID, SESSION, UNTRUSTED, Ask, kind, of_leaf, of_root, outcome, usage
 from hwsigner.trial.aws.authority import A_CA, LEAF, OF_CA, CertificateShape, TrialCA, TrialIssuer, TrialLeaf
 from hwsigner.trial.aws.forging import sha1_signed
-from hwsigner.trial.aws.plan import AWSQuestion, AWSRow
+from hwsigner.trial.aws.plan import AWSRow
 from hwsigner.trial.aws.scene import AWSScene
 from hwsigner.trial.aws.sessions import AskedSession
 from hwsigner.trial.aws.sources import CERTIFICATE_RULES, QUOTED, SIGNING, VENDORS_CLIENT
 from hwsigner.trial.aws.wanted import OPEN, Wanted, WantedAnchor
-from hwsigner.trial.questions import Source, choice, document
+from hwsigner.trial.questions import choice, document
 
 _EMULATOR = "hwsigner/emulator/certificates.py"
 _READING, _PATH = f"{_EMULATOR}: read_chain", f"{_EMULATOR}: check_path"
@@ -202,112 +201,91 @@ def _of_sha1(ca: TrialCA) -> TrialLeaf:
     return replace(leaf, chain=(sha1_signed(leaf.chain[0], ca.root),))
 
 
-def _judged(name: str, words: str, expected: str, shape: Any, rests_on: str, source: Source = _PATHS) -> AWSQuestion:
-    ask = _below(shape) if isinstance(shape, CertificateShape) else of_leaf(shape)
-    return _row(name, f"if {words}").expects(expected, source, ask, rests_on)
-
-
 _BASIC, _USAGE = OF_CA
 _MAPPED_POLICY = bytes.fromhex("3010300e0605 2b06010401 0605 2b06010402")
 _CAS = (
-    _judged("expired-ca", "the intermediate CA has expired", UNTRUSTED, replace(A_CA, end=-_DAY / 24), _COMMON),
-    _judged("early-ca", "the intermediate CA is not valid yet", UNTRUSTED, replace(A_CA, begin=_DAY / 24), _COMMON),
-    _judged(
-        "not-a-ca",
-        "the leaf's issuer is CA:FALSE",
+    _row("expired-ca", "if the intermediate CA has expired").expects(
+        UNTRUSTED, _PATHS, _below(replace(A_CA, end=-_DAY / 24)), _COMMON
+    ),
+    _row("early-ca", "if the intermediate CA is not valid yet").expects(
+        UNTRUSTED, _PATHS, _below(replace(A_CA, begin=_DAY / 24)), _COMMON
+    ),
+    _row("not-a-ca", "if the leaf's issuer is CA:FALSE").expects(
         UNTRUSTED,
-        replace(A_CA, extensions=((x509.BasicConstraints(ca=False, path_length=None), True), _USAGE)),
-        _ISSUING,
         CERTIFICATE_RULES,
-    ),
-    _judged(
-        "no-basic-constraints",
-        "the leaf's issuer has no basic constraints",
-        UNTRUSTED,
-        replace(A_CA, extensions=(_USAGE,)),
-        _ISSUING,
-        CERTIFICATE_RULES,
-    ),
-    _judged(
-        "no-cert-sign",
-        "the intermediate CA lacks the key usage keyCertSign",
-        UNTRUSTED,
-        replace(A_CA, extensions=(_BASIC, usage("crl_sign"))),
+        _below(replace(A_CA, extensions=((x509.BasicConstraints(ca=False, path_length=None), True), _USAGE))),
         _ISSUING,
     ),
-    _judged(
-        "no-key-usage", "the intermediate CA has no key usage", UNTRUSTED, replace(A_CA, extensions=(_BASIC,)), _ISSUING
+    _row("no-basic-constraints", "if the leaf's issuer has no basic constraints").expects(
+        UNTRUSTED, CERTIFICATE_RULES, _below(replace(A_CA, extensions=(_USAGE,))), _ISSUING
     ),
-    _judged(
-        "rsa-1024-ca",
-        "the intermediate CA has an RSA key of 1,024 bits",
+    _row("no-cert-sign", "if the intermediate CA lacks the key usage keyCertSign").expects(
+        UNTRUSTED, _PATHS, _below(replace(A_CA, extensions=(_BASIC, usage("crl_sign")))), _ISSUING
+    ),
+    _row("no-key-usage", "if the intermediate CA has no key usage").expects(
+        UNTRUSTED, _PATHS, _below(replace(A_CA, extensions=(_BASIC,))), _ISSUING
+    ),
+    _row("rsa-1024-ca", "if the intermediate CA has an RSA key of 1,024 bits").expects(
         UNTRUSTED,
-        replace(A_CA, key="RSA-1024"),
-        f"{_EMULATOR}: _is_strong_key",
         choice("a CA may have the keys that a leaf may have"),
+        _below(replace(A_CA, key="RSA-1024")),
+        f"{_EMULATOR}: _is_strong_key",
     ),
-    _judged(
-        "unknown-critical-ca",
-        "the intermediate CA has an unknown critical extension",
+    _row("unknown-critical-ca", "if the intermediate CA has an unknown critical extension").expects(
         UNTRUSTED,
-        _ca_with((x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.32473.1.1"), b"\x05\x00"), True)),
+        _PATHS,
+        _below(
+            _ca_with((x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.32473.1.1"), b"\x05\x00"), True))
+        ),
         _COMMON,
     ),
-    _judged("sha-1-ca", "the intermediate CA is signed with SHA-1", UNTRUSTED, _of_sha1, _COMMON, CERTIFICATE_RULES),
-    _judged("path-length", "the path length of the intermediate CA is exceeded", UNTRUSTED, _too_deep, _ISSUING),
-    _judged(
-        "self-issued",
-        "the intermediate CA allows none below it, and has issued a certificate to its own name",
-        SESSION,
-        _self_issued,
-        _PATH,
+    _row("sha-1-ca", "if the intermediate CA is signed with SHA-1").expects(
+        UNTRUSTED, CERTIFICATE_RULES, of_leaf(_of_sha1), _COMMON
     ),
-    _judged(
-        "policy-mappings",
-        "the intermediate CA has critical policy mappings",
+    _row("path-length", "if the path length of the intermediate CA is exceeded").expects(
+        UNTRUSTED, _PATHS, of_leaf(_too_deep), _ISSUING
+    ),
+    _row(
+        "self-issued", "if the intermediate CA allows none below it, and has issued a certificate to its own name"
+    ).expects(SESSION, _PATHS, of_leaf(_self_issued), _PATH),
+    _row("policy-mappings", "if the intermediate CA has critical policy mappings").expects(
         SESSION,
-        _ca_with((x509.UnrecognizedExtension(ExtensionOID.POLICY_MAPPINGS, _MAPPED_POLICY), True)),
+        _PATHS,
+        _below(_ca_with((x509.UnrecognizedExtension(ExtensionOID.POLICY_MAPPINGS, _MAPPED_POLICY), True))),
         _COMMON,
     ),
-    _judged(
-        "name-constraints",
-        "the intermediate CA's name constraints exclude the leaf's DNS name",
+    _row("name-constraints", "if the intermediate CA's name constraints exclude the leaf's DNS name").expects(
         SESSION,
-        _constrained,
-        _STRICTER,
         choice("AWS does not say that it checks them, and the emulator does not; aws check warns of them"),
+        of_leaf(_constrained),
+        _STRICTER,
     ),
-    _judged(
-        "key-identifier",
-        "the leaf's authority key identifier is not the intermediate CA's",
+    _row("key-identifier", "if the leaf's authority key identifier is not the intermediate CA's").expects(
         SESSION,
-        _other_key_id,
-        _FACTS,
         choice("RFC 5280 uses it to find the issuer, not to check it; aws check warns of it"),
+        of_leaf(_other_key_id),
+        _FACTS,
     ),
-    _judged(
-        "ml-dsa-ca",
-        "an ML-DSA-65 CA is between the P-256 root and the P-256 leaf",
+    _row("ml-dsa-ca", "if an ML-DSA-65 CA is between the P-256 root and the P-256 leaf").expects(
         SESSION,
-        replace(A_CA, key="ML-DSA-65"),
-        f"{_EMULATOR}: _is_strong_key",
         choice("AWS documents ML-DSA for the keys of leaves; a CA may have what a leaf may have"),
+        _below(replace(A_CA, key="ML-DSA-65")),
+        f"{_EMULATOR}: _is_strong_key",
     ),
-    _judged(
-        "ml-dsa-both",
-        "both the leaf and its CA have ML-DSA-44 keys below a P-256 root",
+    _row("ml-dsa-both", "if both the leaf and its CA have ML-DSA-44 keys below a P-256 root").expects(
         SESSION,
-        lambda ca: ca.leaf(replace(LEAF, key="ML-DSA-44"), _issuer_of(ca, replace(A_CA, key="ML-DSA-44"))),
-        f"{_EMULATOR}: _is_strong_key",
         choice("AWS documents ML-DSA for the keys of leaves; a CA may have what a leaf may have"),
+        of_leaf(lambda ca: ca.leaf(replace(LEAF, key="ML-DSA-44"), _issuer_of(ca, replace(A_CA, key="ML-DSA-44")))),
+        f"{_EMULATOR}: _is_strong_key",
     ),
-    _judged(
+    _row(
         "ml-dsa-87-both",
-        "both the leaf and its CA have ML-DSA-87 keys below a P-256 root, which makes over 20 KB of headers",
+        "if both the leaf and its CA have ML-DSA-87 keys below a P-256 root, which makes over 20 KB of headers",
+    ).expects(
         SESSION,
-        lambda ca: ca.leaf(replace(LEAF, key="ML-DSA-87"), _issuer_of(ca, replace(A_CA, key="ML-DSA-87"))),
-        "hwsigner/emulator/wire.py: MAX_LINE",
         choice("AWS documents ML-DSA-87, and no limit for headers"),
+        of_leaf(lambda ca: ca.leaf(replace(LEAF, key="ML-DSA-87"), _issuer_of(ca, replace(A_CA, key="ML-DSA-87")))),
+        "hwsigner/emulator/wire.py: MAX_LINE",
     ),
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ed25519
@@ -80,13 +80,17 @@ def _pem(certificates: Sequence[x509.Certificate]) -> str:
     return "".join(each.public_bytes(Encoding.PEM).decode() for each in certificates)
 
 
-def _anchor(
-    name: str, words: str, expected: str, source: Source, bundle: Bundle | str, *rests_on: str, **members: Any
-) -> AWSQuestion:
-    read = words_of if ": " in expected else code_of
-    ask = _anchor_of(name, bundle, read, **members)
-    text = f"What does CreateTrustAnchor say {words}?"
-    return AWSQuestion(f"control.anchor-{name}", text, expected, source, (*rests_on, PLANE), ask)
+class _Row(NamedTuple):
+    """What CreateTrustAnchor is asked."""
+
+    name: str
+    words: str
+
+    def expects(self, answer: str, source: Source, bundle: Bundle | str, *rests_on: str, **members: Any) -> AWSQuestion:
+        """Return the question."""
+        read = words_of if ": " in answer else code_of
+        ask, text = _anchor_of(self.name, bundle, read, **members), f"What does CreateTrustAnchor say {self.words}?"
+        return AWSQuestion(f"control.anchor-{self.name}", text, answer, source, (*rests_on, PLANE), ask)
 
 
 def _root(ca: TrialCA) -> list[x509.Certificate]:
@@ -133,59 +137,37 @@ _BASIC, _USAGE = OF_CA
 _PATTERN = "Member must satisfy regular expression pattern: ^[ a-zA-Z0-9-_]*$"
 UNFIT = "ValidationException: 1 validation error detected: Value"
 _ANCHOR_QUESTIONS = (
-    _anchor(
-        "leaf",
-        "to a leaf",
+    _Row("leaf", "to a leaf").expects(
         "ValidationException: Incorrect basic constraints for CA certificate",
         QUOTED,
         lambda ca: [ca.leaf().certificate],
         _BUNDLE,
     ),
-    _anchor(
-        "no-pem",
-        "to what is not PEM",
-        "ValidationException: Error creating TrustAnchor. Bad certificate data",
-        QUOTED,
-        "trial",
-        _BUNDLE,
+    _Row("no-pem", "to what is not PEM").expects(
+        "ValidationException: Error creating TrustAnchor. Bad certificate data", QUOTED, "trial", _BUNDLE
     ),
-    _anchor(
-        "intermediate",
-        "to an intermediate CA",
-        ACCEPTED,
-        CERTIFICATE_RULES,
-        lambda ca: [ca.intermediate.certificate],
-        _BUNDLE,
+    _Row("intermediate", "to an intermediate CA").expects(
+        ACCEPTED, CERTIFICATE_RULES, lambda ca: [ca.intermediate.certificate], _BUNDLE
     ),
-    _anchor("three", "to three CAs", _INVALID, QUOTAS, _three, f"{_ANCHORS}: MAX_CERTIFICATES"),
-    _anchor("twice", "to one CA twice", ACCEPTED, NOT_CHECKED, lambda ca: [ca.root.certificate] * 2, _BUNDLE),
-    _anchor(
-        "no-key-usage", "to a CA without a key usage", _INVALID, CERTIFICATE_RULES, _ca(extensions=(_BASIC,)), _BUNDLE
+    _Row("three", "to three CAs").expects(_INVALID, QUOTAS, _three, f"{_ANCHORS}: MAX_CERTIFICATES"),
+    _Row("twice", "to one CA twice").expects(ACCEPTED, NOT_CHECKED, lambda ca: [ca.root.certificate] * 2, _BUNDLE),
+    _Row("no-key-usage", "to a CA without a key usage").expects(
+        _INVALID, CERTIFICATE_RULES, _ca(extensions=(_BASIC,)), _BUNDLE
     ),
-    _anchor("sha-1", "to a CA that is signed with SHA-1", _INVALID, CERTIFICATE_RULES, _sha1_root, _BUNDLE),
-    _anchor(
-        "rsa-1024", "to a CA with an RSA key of 1,024 bits", _INVALID, _STRICT, _ca(key="RSA-1024"), _BUNDLE, _FACTS
+    _Row("sha-1", "to a CA that is signed with SHA-1").expects(_INVALID, CERTIFICATE_RULES, _sha1_root, _BUNDLE),
+    _Row("rsa-1024", "to a CA with an RSA key of 1,024 bits").expects(
+        _INVALID, _STRICT, _ca(key="RSA-1024"), _BUNDLE, _FACTS
     ),
-    _anchor(
-        "ed25519",
-        "to a CA with an Ed25519 key",
-        _INVALID,
-        _STRICT,
-        lambda ca: [_new(ca, key=ed25519.Ed25519PrivateKey.generate()).certificate],
-        _BUNDLE,
-        _FACTS,
+    _Row("ed25519", "to a CA with an Ed25519 key").expects(
+        _INVALID, _STRICT, lambda ca: [_new(ca, key=ed25519.Ed25519PrivateKey.generate()).certificate], _BUNDLE, _FACTS
     ),
-    _anchor(
-        "ml-dsa",
-        "to a CA with an ML-DSA-65 key",
+    _Row("ml-dsa", "to a CA with an ML-DSA-65 key").expects(
         ACCEPTED,
         choice("AWS documents ML-DSA for the keys of leaves; a CA may have what a leaf may have"),
         _ca(key="ML-DSA-65"),
         _BUNDLE,
     ),
-    _anchor(
-        "expired",
-        "to a CA that has expired",
+    _Row("expired", "to a CA that has expired").expects(
         ACCEPTED,
         choice("a CA of a trust anchor expires while it is there; sessions are refused then"),
         _ca(end=-_DAY / 24),
@@ -198,23 +180,11 @@ _ANCHOR_QUESTIONS = (
         SHAPES,
         PLANE,
     ),
-    _anchor(
-        "reserved-alias",
-        "to an alias that begins with aws/",
-        _INVALID,
-        ALIASES,
-        _root,
-        f"{_ANCHORS}: create",
-        aliasName="aws/trial",
+    _Row("reserved-alias", "to an alias that begins with aws/").expects(
+        _INVALID, ALIASES, _root, f"{_ANCHORS}: create", aliasName="aws/trial"
     ),
-    _anchor(
-        "distribution-points",
-        "to crlDpRevocationEnabled",
-        ACCEPTED,
-        ALIASES,
-        _root,
-        f"{_ANCHORS}: _refuse_distribution_points",
-        crlDpRevocationEnabled=True,
+    _Row("distribution-points", "to crlDpRevocationEnabled").expects(
+        ACCEPTED, ALIASES, _root, f"{_ANCHORS}: _refuse_distribution_points", crlDpRevocationEnabled=True
     ),
     AWSRow("control.anchor-same-name", "Are two trust anchors of one name accepted?").expects(
         ACCEPTED, NAMES, _same_name, f"{_ANCHORS}: create", PLANE

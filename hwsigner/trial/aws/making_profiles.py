@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from hwsigner.trial.aws.asking import ACCEPTED, Ask, outcome
 from hwsigner.trial.aws.calls import CallAnswer
@@ -48,10 +48,17 @@ def _filled(scene: AWSScene, value: Any) -> Any:
     return scene.filled(value) if isinstance(value, str) else value
 
 
-def _profile(name: str, words: str, expected: str, source: Source, *rests_on: str, **members: Any) -> AWSQuestion:
-    read = words_of if ": " in expected else code_of
-    ask, text = _profile_of(name, read, members), f"What does CreateProfile say {words}?"
-    return AWSQuestion(f"control.profile-{name}", text, expected, source, (*rests_on, PLANE), ask)
+class _Row(NamedTuple):
+    """What CreateProfile is asked."""
+
+    name: str
+    words: str
+
+    def expects(self, answer: str, source: Source, *rests_on: str, **members: Any) -> AWSQuestion:
+        """Return the question."""
+        read = words_of if ": " in answer else code_of
+        ask, text = _profile_of(self.name, read, members), f"What does CreateProfile say {self.words}?"
+        return AWSQuestion(f"control.profile-{self.name}", text, answer, source, (*rests_on, PLANE), ask)
 
 
 def _long_session_policy(scene: AWSScene) -> str:
@@ -77,75 +84,45 @@ def _default_of_profile(scene: AWSScene) -> str:
 
 
 _PROFILE_QUESTIONS = (
-    _profile(
-        "other-account",
-        "to a role of another account",
+    _Row("other-account", "to a role of another account").expects(
         "AccessDeniedException: Cross-account pass role is not allowed",
         QUOTED,
         f"{_PROFILES}: _check",
         roleArns=["arn:<<partition>>:iam::111111111111:role/trial"],
     ),
-    _profile(
-        "missing-role",
-        "to a role that does not exist",
-        ACCEPTED,
-        NOT_CHECKED,
-        f"{_PROFILES}: _check",
-        roleArns=["<<role:missing>>"],
+    _Row("missing-role", "to a role that does not exist").expects(
+        ACCEPTED, NOT_CHECKED, f"{_PROFILES}: _check", roleArns=["<<role:missing>>"]
     ),
-    _profile(
-        "user",
-        "to the ARN of a user in place of a role",
+    _Row("user", "to the ARN of a user in place of a role").expects(
         _INVALID,
         PROFILE_API,
         "hwsigner/emulator/control/operations.py: ROLES",
         roleArns=["arn:<<partition>>:iam::<<account>>:user/trial"],
     ),
-    _profile("no-roles", "to an empty list of roles", ACCEPTED, PROFILE_API, f"{_PROFILES}: create", roleArns=[]),
-    _profile(
-        "43201",
-        "to a durationSeconds of 43201",
+    _Row("no-roles", "to an empty list of roles").expects(ACCEPTED, PROFILE_API, f"{_PROFILES}: create", roleArns=[]),
+    _Row("43201", "to a durationSeconds of 43201").expects(
         f"{UNFIT} '43201' at 'durationSeconds' failed to satisfy constraint: "
         "Member must have value less than or equal to 43200",
         QUOTED_VALUES,
         SHAPES,
         durationSeconds=43201,
     ),
-    _profile(
-        "43200",
-        "to a durationSeconds of 43200",
-        ACCEPTED,
-        PROFILE_API,
-        "hwsigner/emulator/control/operations.py: DURATION",
-        durationSeconds=43200,
+    _Row("43200", "to a durationSeconds of 43200").expects(
+        ACCEPTED, PROFILE_API, "hwsigner/emulator/control/operations.py: DURATION", durationSeconds=43200
     ),
-    _profile(
-        "900",
-        "to a durationSeconds of 900",
-        ACCEPTED,
-        PROFILE_API,
-        "hwsigner/emulator/control/operations.py: DURATION",
-        durationSeconds=900,
+    _Row("900", "to a durationSeconds of 900").expects(
+        ACCEPTED, PROFILE_API, "hwsigner/emulator/control/operations.py: DURATION", durationSeconds=900
     ),
-    _profile(
-        "no-policy",
-        "to a session policy that is not JSON",
-        _INVALID,
-        choice("a session policy is a policy document"),
-        f"{_PROFILES}: _check",
-        sessionPolicy="trial",
+    _Row("no-policy", "to a session policy that is not JSON").expects(
+        _INVALID, choice("a session policy is a policy document"), f"{_PROFILES}: _check", sessionPolicy="trial"
     ),
-    _profile(
-        "missing-policy",
-        "to a managed policy that does not exist",
+    _Row("missing-policy", "to a managed policy that does not exist").expects(
         ACCEPTED,
         NOT_CHECKED,
         f"{_PROFILES}: create",
         managedPolicyArns=["arn:<<partition>>:iam::aws:policy/NoSuchPolicyOfATrial"],
     ),
-    _profile(
-        "51-policies",
-        "to 51 managed policies",
+    _Row("51-policies", "to 51 managed policies").expects(
         _INVALID,
         PROFILE_API,
         "hwsigner/emulator/control/operations.py: MANAGED_POLICIES",

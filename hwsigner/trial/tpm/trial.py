@@ -78,7 +78,7 @@ def _try_all(chip: TrialChip, questions: Sequence[TPMQuestion], arguments: argpa
     with on_signals(chip.stop), _kept(chip) as loaded:
         _look_for_left(chip)
         target = chip.capabilities.target(chip.tcti)
-        results, stopped = _asked(chip, questions, loaded)
+        results, stopped = _answers(chip, questions, loaded)
         if not (stopped or arguments.only):
             with suppress(StoppedError):
                 target |= measure(chip)  # A signal ends only this: all was asked.
@@ -132,7 +132,7 @@ def _remove_all(chip: TrialChip, journal: state.Journal) -> None:
             chip.finish(lambda tpm: state.remove_left(tpm, chip.auth, left))
 
 
-def _asked(chip: TrialChip, questions: Sequence[TPMQuestion], loaded: _Loaded) -> tuple[list[Result], bool]:
+def _answers(chip: TrialChip, questions: Sequence[TPMQuestion], loaded: _Loaded) -> tuple[list[Result], bool]:
     """Return the results, and whether a signal has ended the trial before all were asked."""
     results: list[Result] = []
 
