@@ -90,6 +90,7 @@ class TestLocation:
         other.touch(0o600)
         assert user_file(environ) == str(usual)  # On Linux.
         monkeypatch.setattr(sys, "platform", "darwin")
+        monkeypatch.setattr("hwsigner._system.descriptors.read_macos_acl", lambda _: None)  # Linux has none of macOS's.
         assert user_file(environ) == str(other)
         assert user_file({**environ, "XDG_CONFIG_HOME": "/etc"}) == "/etc/hwsigner/config.toml"
         add_profile("web", {"region": "eu-central-1"}, environ)
