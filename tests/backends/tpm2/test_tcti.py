@@ -25,6 +25,7 @@ from hwsigner.backends.tpm2.uris import is_tabrmd_running, tcti_of
 from hwsigner.errors import BackendUnavailableError, UsageError
 from hwsigner.key import find_certificates, open_key
 from hwsigner.key.listing import list_tokens
+from judges import needs_linux
 from softhsm.tabrmd import ResourceManager
 from softhsm.tpm import SoftTPM
 
@@ -75,6 +76,7 @@ class TestWhichTPM:
         assert caught.value.message == f"found no TPM: tabrmd is not running, and there is no {absent}"
         assert "--tcti" in caught.value.hint
 
+    @needs_linux
     @pytest.mark.usefixtures("devices")
     @pytest.mark.parametrize(
         ("owner", "name", "value", "words"),
