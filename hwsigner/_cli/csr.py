@@ -16,6 +16,7 @@ from hwsigner._config.sharing import share_file
 from hwsigner._identity.certificate_request import check_names, sign_certificate_request
 from hwsigner._identity.session_tags import untaggable
 from hwsigner._system.files import edit_file
+from hwsigner._system.support import require_system_agent
 from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError
 from hwsigner.key import open_key
 
@@ -40,6 +41,8 @@ def run(arguments: Arguments) -> int:
     """Print the request as PEM, or write it into a file; or print JSON."""
     if not arguments.settings.subject:
         raise UsageError("no subject was given", "Add --subject CN=bamboo-01")
+    if arguments.system:
+        require_system_agent()
     subject, dns, uris = arguments.settings.subject, arguments.settings.dns, arguments.settings.uri
     check_names(subject, dns_names=dns, uris=uris)
     settings.check_no_profile(arguments.key, f"For its key's URI, run hwsigner show --profile {arguments.key}")

@@ -102,6 +102,9 @@ def profile(name: str, environ: Mapping[str, str], *, system: bool = False) -> P
     check_text(name, "the profile's name")
     found = profiles(environ, system=system)
     if name not in found:
+        from hwsigner._system.support import has_system_agent
+
+        has_agent = has_system_agent()
         if system:
             known = ", ".join(sorted(found)) or "none"
             hint = suggestion(name, found, f"Profiles there: {known}. Add one with hwsigner profile add --system")
@@ -111,13 +114,14 @@ def profile(name: str, environ: Mapping[str, str], *, system: bool = False) -> P
         other = f", and you can't read {SYSTEM_FILE}" if is_system_file_hidden() else f" or {SYSTEM_FILE}"
         hint = f"Profiles there: {known}. Add one with hwsigner profile add"
         share = f"--system --allow-users {_user()}"
-        if is_system_file_hidden():
+        if has_agent and is_system_file_hidden():
             edit = f"hwsigner profile edit {name} {share}"
             hint = f"If root has it, have root run {edit}, and start the system's agent (hwsigner help agent)"
-        elif os.geteuid():
+        elif has_agent and os.geteuid():
             hint = f"{hint}; if root has it, have root share it: hwsigner profile add {name} {share}"
-        elif file := _file_of_sudo_user(name, environ):
-            hint = f"{file} has it: run this without sudo, or add it with hwsigner profile add --system"
+        elif not os.geteuid() and (file := _file_of_sudo_user(name, environ)):
+            add = ", or add it with hwsigner profile add --system" if has_agent else ""
+            hint = f"{file} has it: run this without sudo{add}"
         raise NoProfileError(
             f"there is no profile {name!r}{variable} in {user_file(environ)}{other}", suggestion(name, found, hint)
         )

@@ -24,8 +24,12 @@ def check_writable() -> None:
     """Check that this user can write the system's config.toml, before anything else is changed.
 
     Raises:
+        UsageError: this system has no such agent.
         ConfigError: it can't.
     """
+    from hwsigner._system.support import require_system_agent
+
+    require_system_agent()
     folder = os.path.dirname(profiles.SYSTEM_FILE)
     while not os.path.isdir(folder):
         folder = os.path.dirname(folder)

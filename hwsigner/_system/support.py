@@ -63,3 +63,13 @@ def require_linux(
     """Raise `error` if this is another system: `subject` is what only Linux has."""
     if sys.platform == "darwin":
         raise error(f"{subject} needs Linux", hint)
+
+
+def has_system_agent() -> bool:
+    """Return whether there can be a system's agent, for its profiles."""
+    return sys.platform != "darwin"
+
+
+def require_system_agent() -> None:
+    """Raise a UsageError if there can be no system's agent, which --system is for."""
+    require_linux("--system", "Leave it out: a Mac has no system's agent")

@@ -25,6 +25,7 @@ import pytest
 
 from hwsigner._cli.browser import open_in_browser
 from hwsigner._cli.child import run_program
+from hwsigner._config import profiles
 from hwsigner._serving.admission import Users
 from hwsigner._serving.responses import HTTPRefusal
 from hwsigner._system import (
@@ -40,7 +41,7 @@ from hwsigner._system import (
     users,
 )
 from hwsigner.backends import BACKENDS
-from hwsigner.errors import BackendUnavailableError, HwsignerError, UsageError
+from hwsigner.errors import BackendUnavailableError, HwsignerError, NoProfileError, UsageError
 from judges import needs_bare_start
 
 
@@ -276,13 +277,33 @@ class TestRefusals:
 
     @pytest.mark.parametrize(
         "words",
-        [["systemd", "install", "--user"], ["serve", "--imds"], ["console", "--open"], ["agent", "--system"]],
+        [
+            ["systemd", "install", "--user"],
+            ["serve", "--imds"],
+            ["console", "--open"],
+            ["agent", "--system"],
+            ["enroll", "web", "--system"],
+            ["profile", "add", "web", "--system"],
+            ["csr", "web.pem", "--subject", "CN=web", "--system"],
+            ["install-certificate", "web.crt", "web.pem", "--system"],
+            ["aws", "setup", "--role", "web", "--system"],
+        ],
     )
     def test_command_of_linux_is_a_usage_error(self, words: list[str], capfd: pytest.CaptureFixture[str]) -> None:
         from hwsigner._cli import main
 
         assert main(words) == UsageError.exit_status
         assert "needs Linux" in capfd.readouterr().err
+
+    @pytest.mark.parametrize("user", [0, 1000])
+    def test_hint_names_no_profile_of_the_system(
+        self, user: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(os, "geteuid", lambda: user)
+        monkeypatch.setattr(profiles, "_file_of_sudo_user", lambda *_: "/Users/ada/config.toml")
+        with pytest.raises(NoProfileError) as caught:
+            profiles.profile("web", {"XDG_CONFIG_HOME": str(tmp_path)})
+        assert "--system" not in caught.value.hint
 
     def test_secret_url_is_opened_in_no_browser_that_other_users_could_ask_for_it(self) -> None:
         with pytest.raises(UsageError, match="--open needs Linux"):
