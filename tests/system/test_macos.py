@@ -11,6 +11,7 @@ import errno
 import fcntl
 import mmap
 import os
+import resource
 import signal
 import socket
 import struct
@@ -20,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -215,12 +217,48 @@ while True: signal.pause()
 
 
 class TestMemory:
+    @pytest.fixture
+    def called(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[object, ...]]]:
+        """The functions of the C library that are called, with their arguments. It has each name."""
+        calls: list[tuple[str, tuple[object, ...]]] = []
+
+        class Libc:
+            def __getattr__(self, name: str) -> Callable[..., int]:
+                def function(*arguments: object) -> int:
+                    calls.append((name, arguments))
+                    return 0
+
+                return function
+
+        monkeypatch.setattr(memory, "_libc", Libc)
+        return calls
+
     def test_secret_is_locked(self) -> None:
-        made = mmap.mmap(-1, mmap.PAGESIZE)
-        memory.hide(made)
-        assert memory.lock(made) == ""
-        memory.lock_all(-1)
+        assert memory.lock(mmap.mmap(-1, mmap.PAGESIZE)) == ""
+
+    def test_secret_is_locked_whole_and_by_what_macos_has(self, called: list[tuple[str, tuple[object, ...]]]) -> None:
+        assert memory.lock(mmap.mmap(-1, 2 * mmap.PAGESIZE), 1) == ""
+        ((name, (_, size)),) = called
+        assert (name, cast(ctypes.c_size_t, size).value) == ("mlock", 2 * mmap.PAGESIZE)
+
+    def test_free_memory_of_all_zones_is_returned(self, called: list[tuple[str, tuple[object, ...]]]) -> None:
         memory.return_free()
+        assert called == [("malloc_zone_pressure_relief", (None, 0))]
+
+    def test_nothing_is_returned_where_the_library_can_t(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(memory, "_libc", object)
+        memory.return_free()
+
+    def test_all_memory_is_not_locked(self, called: list[tuple[str, tuple[object, ...]]]) -> None:
+        memory.lock_all(resource.RLIM_INFINITY)
+        assert not called
+
+    def test_mapping_gets_no_advice_that_macos_lacks(self) -> None:
+        class Mapping(mmap.mmap):
+            def madvise(self, *_: object) -> None:
+                pytest.fail("madvise was called")
+
+        memory.hide(Mapping(-1, mmap.PAGESIZE))
 
     def test_limit_is_reported(self, monkeypatch: pytest.MonkeyPatch) -> None:
         class Libc:
