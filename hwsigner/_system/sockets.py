@@ -39,7 +39,7 @@ def bind_in(sock: socket.socket, folder: int, path: str) -> None:
         sock: the socket.
         folder: the folder's descriptor. bind(2) takes none.
         path: the path, whose folder another user may have replaced meanwhile. macOS follows it: if it leads elsewhere,
-            this is an error.
+            this is an error, and the socket is removed.
 
     Raises:
         OSError: the socket can't be bound.
@@ -49,7 +49,13 @@ def bind_in(sock: socket.socket, folder: int, path: str) -> None:
         sock.bind(f"/proc/self/fd/{folder}/{name}")
         return
     sock.bind(path)
-    if not os.path.samestat(os.stat(name, dir_fd=folder, follow_symlinks=False), os.lstat(path)):
+    try:
+        is_there = os.path.samestat(os.stat(name, dir_fd=folder, follow_symlinks=False), os.lstat(path))
+    except FileNotFoundError:
+        is_there = False
+    if not is_there:
+        with suppress(OSError):
+            os.unlink(path)
         raise OSError(errno.ENOENT, "the folder was replaced")
 
 

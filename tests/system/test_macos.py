@@ -284,9 +284,10 @@ class TestSockets:
         folder = os.open(place, os.O_RDONLY)
         place.rename(short_folder / "moved")
         place.mkdir()
-        with socket.socket(socket.AF_UNIX) as sock, pytest.raises(OSError):
+        with socket.socket(socket.AF_UNIX) as sock, pytest.raises(OSError, match="the folder was replaced"):
             sockets.bind_in(sock, folder, str(place / "agent.sock"))
         os.close(folder)
+        assert not list(place.iterdir())
 
 
 class TestRefusals:
