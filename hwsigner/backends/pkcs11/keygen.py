@@ -26,7 +26,7 @@ from hwsigner.errors import SigningKeyError, UnsupportedKeyError, UsageError
 from hwsigner.key.management import KeyAlgorithm, KeyDescription, KeyRequest
 
 _CKM_RSA_PKCS_KEY_PAIR_GEN, _CKM_ML_DSA_KEY_PAIR_GEN, _CKM_EC_KEY_PAIR_GEN = 0x0000, 0x001C, 0x1040
-_GENERATES_KEYS = 0x10000 | 0x8000  # CKF_GENERATE_KEY_PAIR; NSS has CKF_GENERATE for ML-DSA.
+_CKF_GENERATE, _CKF_GENERATE_KEY_PAIR = 0x8000, 0x10000
 _EXPONENT = b"\1\0\1"
 _CURVES = dict(zip(("p256", "p384", "p521"), ORDER_BYTES, strict=True))
 _PARAMETER_SETS: dict[KeyAlgorithm, int] = {"mldsa44": 1, "mldsa65": 2, "mldsa87": 3}  # CKP_ML_DSA_44 and so on.
@@ -152,7 +152,10 @@ def _require_mechanism(found: FoundToken, plan: _Plan, request: KeyRequest) -> N
     info = found.module.functions.mechanism(found.info.slot, plan.kind.mechanism)
     name = token_name(found.info)
     family = plan.kind.family
-    if info is None or not info.flags & _GENERATES_KEYS:
+    generates = _CKF_GENERATE_KEY_PAIR
+    if plan.kind.key_type == KeyType.ML_DSA:
+        generates |= _CKF_GENERATE  # NSS has it instead.
+    if info is None or not info.flags & generates:
         raise UnsupportedKeyError(f"{name} makes no {family} keys", _OTHER)
     # The sizes of ML-DSA are in bytes (PKCS #11 3.2), and not every token says them so.
     if plan.kind.bits and not info.smallest <= plan.kind.bits <= info.largest:

@@ -404,11 +404,11 @@ def test_token_without_keys_of_that_size_is_asked_first(shim: Shim, monkeypatch:
     assert shim.count(GENERATE_KEY_PAIR) == 0
 
 
-@pytest.mark.parametrize(("flags", "is_made"), [(0x8000, True), (0x2800, False)])
+@pytest.mark.parametrize(("flags", "is_made"), [(0x10000, True), (0x8000, False), (0x2800, False)])
 def test_mechanism_that_generates_keys_is_used(
     shim: Shim, monkeypatch: pytest.MonkeyPatch, flags: int, is_made: bool
 ) -> None:
-    """NSS has CKF_GENERATE for ML-DSA, not CKF_GENERATE_KEY_PAIR."""
+    """CKF_GENERATE, which NSS has for ML-DSA, is of symmetric keys."""
     monkeypatch.setattr(Functions, "mechanism", lambda *_: MechanismInfo(256, 521, flags))
     if is_made:
         delete_key(generate_key(shim.uri("flagged"), pin="1234").uri, agree, "1234")
