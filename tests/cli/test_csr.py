@@ -19,6 +19,7 @@ from hwsigner._cli import csr
 from hwsigner._identity.certificate_request import CertificateRequest, sign_certificate_request
 from hwsigner._system import users
 from hwsigner.key.management import generate_key
+from judges import needs_linux
 from scene import Outcome, Scene
 from softhsm.tpm import SoftTPM
 
@@ -68,6 +69,7 @@ class TestKeys:
         leaf = certified(scene, outcome.out)
         assert json.loads(scene.credentials(certificate=leaf, private_key=path).out)["Version"] == 1
 
+    @needs_linux
     @pytest.mark.root
     def test_key_file_is_shared_with_the_system_s_agent(
         self, call: Callable[..., Outcome], key: Path, monkeypatch: pytest.MonkeyPatch

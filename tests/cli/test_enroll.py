@@ -35,7 +35,7 @@ from hwsigner._system.files import create_file
 from hwsigner._uri import KeyURI
 from hwsigner.enrolment import initial, pace, profile, steps
 from hwsigner.key.management import KeyDescription
-from judges import needs_namespaces, needs_systemd
+from judges import needs_linux, needs_namespaces, needs_systemd
 from softhsm.command import run as run_tool
 from softhsm.pcsc import SoftPcsc
 from softhsm.tpm import SoftTPM
@@ -183,6 +183,7 @@ class TestAgent:
         succeeds(typed.again("--agent=none"))
         assert "agent" not in typed.profile()
 
+    @needs_linux
     def test_agent_does_not_start_on_request_or_for_a_stored_pin_or_in_the_system_s_file(
         self, typed: Enrolment, softhsm: InProcessSoftHSM
     ) -> None:
@@ -526,6 +527,7 @@ class TestShortLife:
         assert json.loads(enrolment.again("--json").out)["timer"] == said
 
 
+@needs_linux
 class TestSystem:
     def test_agent_gets_a_new_key_file_and_no_file_that_a_link_names(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -26,6 +26,7 @@ from hwsigner.backends import BACKENDS, Backend, register
 from hwsigner.errors import HwsignerError, SigningKeyError
 from hwsigner.key import FoundCertificate, open_key
 from hwsigner.key.management import InstalledCertificate, KeyDescription
+from judges import needs_linux
 from scene import Outcome, Scene
 
 
@@ -288,6 +289,7 @@ class TestProfile:
         refused(scene.call("install-certificate", issued, scene.key, "--profile", "web"), 2, "is not TOML")
         assert not installed.exists()
 
+    @needs_linux
     @pytest.mark.root
     def test_profile_of_the_system_gets_files_that_its_agent_can_read(
         self, scene: Scene, issued: Path, installed: Path, user_file: Path, monkeypatch: pytest.MonkeyPatch

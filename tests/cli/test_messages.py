@@ -21,7 +21,7 @@ from hwsigner.backends.pkcs11.pins import locked
 from hwsigner.backends.tpm2.errors import unavailable
 from hwsigner.backends.tpm2.tpm import Lockout
 from hwsigner.errors import HwsignerError, UsageError
-from judges import needs_shared_folder
+from judges import needs_linux, needs_shared_folder
 from scene import Outcome, Scene
 
 Call = Callable[..., Outcome]
@@ -144,6 +144,7 @@ def test_missing_profile_that_root_may_have_says_how_root_shares_it(open_folder:
     )
 
 
+@needs_linux
 @pytest.mark.root
 def test_profile_of_the_user_who_ran_sudo_is_found(
     config: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 
 from hwsigner._config import profiles
 from hwsigner._system import users
+from judges import needs_linux
 from scene import Outcome, Scene
 
 Call = Callable[..., Outcome]
@@ -307,6 +308,7 @@ class TestList:
         refused(call("profile", "list", extra), "takes no other arguments")
 
 
+@needs_linux
 class TestSystem:
     """With --system, only the system's file is read and written."""
 

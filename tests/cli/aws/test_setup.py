@@ -22,6 +22,7 @@ from hwsigner._config import profiles
 from hwsigner._control_plane import plan
 from hwsigner.emulator import Emulator, Fault, World
 from json_output import read
+from judges import needs_linux
 from scene import Outcome
 from terminals import Terminal
 
@@ -277,6 +278,7 @@ def test_role_gets_the_duration_of_the_profile(place: Place) -> None:
     assert (place.role()["MaxSessionDuration"], place.profiles()[0]["durationSeconds"]) == (14400, 14400)
 
 
+@needs_linux
 def test_setup_for_the_system_s_agent_writes_its_profile_alone(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     file = place.folder / "etc" / "config.toml"
     monkeypatch.setattr(profiles, "SYSTEM_FILE", str(file))
