@@ -101,6 +101,7 @@ def test_what_only_linux_has_works_here_and_fails_as_on_macos() -> None:
 
 
 @pytest.mark.root
+@pytest.mark.slow  # The older Pythons of a machine may be in a folder of root's.
 def test_ordinary_user_needs_no_right_to_mount() -> None:
     assert (
         failures("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, str(RUN)).keys()
