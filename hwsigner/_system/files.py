@@ -16,9 +16,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from hwsigner.errors import HwsignerError, LockError
+
+if TYPE_CHECKING:
+    import subprocess
+    from io import FileIO
 
 # Seconds. A write takes milliseconds.
 LOCK_TIMEOUT = 10.0
@@ -251,6 +255,27 @@ def anonymous_file(name: str) -> BinaryIO:
 
         return tempfile.TemporaryFile()
     return open(os.memfd_create(name), "w+b")
+
+
+def open_end(process: subprocess.Popen[bytes]) -> FileIO:
+    """Open what has no path and can be read once a child process has ended."""
+    if sys.platform != "darwin":
+        return open(os.pidfd_open(process.pid), "rb", buffering=0)
+    import threading
+
+    reader, writer = os.pipe()
+    try:
+        threading.Thread(target=_close_at_end, args=[process, writer], name="hwsigner-end", daemon=True).start()
+    except BaseException:
+        os.close(reader)
+        os.close(writer)
+        raise
+    return open(reader, "rb", buffering=0)
+
+
+def _close_at_end(process: subprocess.Popen[bytes], writer: int) -> None:
+    process.wait()
+    os.close(writer)
 
 
 def remove_unfinished(path: str) -> None:

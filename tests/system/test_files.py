@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import re
+import select
 import stat
 import struct
 import subprocess
@@ -592,3 +593,16 @@ def test_process_killed_at_any_system_call_leaves_the_old_or_the_new_file(
     assert contents[:renamed] == [old] * renamed
     assert contents[renamed] in (old, b"new" * 1000)
     assert contents[renamed + 1 :] == [b"new" * 1000] * (len(calls) - renamed - 1)
+
+
+@needs_linux
+def test_end_of_a_child_is_told_without_a_thread() -> None:
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as child:
+        before = threading.active_count()
+        with files.open_end(child) as end:
+            assert not select.select([end], [], [], 0)[0]
+            assert child.stdin
+            child.stdin.close()
+            assert select.select([end], [], [], 60)[0]
+            assert threading.active_count() == before
+            assert child.poll() == 0

@@ -216,6 +216,32 @@ while True: signal.pause()
         assert not signals.is_typed(signal.SIGINT)
 
 
+class TestEndOfAChild:
+    def test_it_can_be_read_then(self) -> None:
+        with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as child, files.open_end(child) as end:
+            os.set_blocking(end.fileno(), False)
+            assert end.read() is None
+            assert child.stdin
+            child.stdin.close()
+            os.set_blocking(end.fileno(), True)
+            assert end.read() == b""
+            assert child.returncode == 0
+
+    def test_no_descriptor_is_left_if_no_thread_can_start(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(_: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(threading.Thread, "start", fail)
+        with subprocess.Popen(["true"]) as child:
+            before = os.dup(0)
+            os.close(before)
+            with pytest.raises(RuntimeError):
+                files.open_end(child)
+            after = os.dup(0)
+            os.close(after)
+            assert before == after
+
+
 class TestMemory:
     @pytest.fixture
     def called(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[object, ...]]]:

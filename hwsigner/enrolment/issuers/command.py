@@ -7,14 +7,13 @@ import selectors
 import shlex
 import signal
 import subprocess
-import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, cast
 
 from hwsigner._identity.certificate_request import CertificateRequest
-from hwsigner._system.files import anonymous_file
+from hwsigner._system.files import anonymous_file, open_end
 from hwsigner.enrolment.issuers import Issued, IssuerSettings, OpensIssuer, Pending
 from hwsigner.errors import ServiceError, ServiceUnreachableError, UsageError
 
@@ -101,9 +100,7 @@ def _outputs(process: subprocess.Popen[bytes], deadline: float) -> tuple[bytes, 
     """
     stdout, stderr = cast("IO[bytes]", process.stdout), cast("IO[bytes]", process.stderr)
     texts = {stdout: b"", stderr: b""}
-    reader, writer = os.pipe()
-    threading.Thread(target=_close_at_end, args=[process, writer], name="hwsigner-issuer", daemon=True).start()
-    with selectors.DefaultSelector() as selector, open(reader, "rb", buffering=0) as end:
+    with selectors.DefaultSelector() as selector, open_end(process) as end:
         for pipe in texts:
             os.set_blocking(pipe.fileno(), False)
             selector.register(pipe, selectors.EVENT_READ)
@@ -118,11 +115,6 @@ def _outputs(process: subprocess.Popen[bytes], deadline: float) -> tuple[bytes, 
                 texts[pipe] = _more(pipe, texts[pipe], selector)
             texts[stderr] = texts[stderr][-_CHUNK:]
     return texts[stdout], texts[stderr]
-
-
-def _close_at_end(process: subprocess.Popen[bytes], writer: int) -> None:
-    process.wait()
-    os.close(writer)
 
 
 def _more(pipe: IO[bytes], text: bytes, selector: selectors.BaseSelector) -> bytes:
