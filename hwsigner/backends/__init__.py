@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 ENTRY_POINTS = "hwsigner.backends"
 _OUR_OWN = "hwsigner.backends."
+_TPMS = "hwsigner.backends.tpm2"  # Its library is for Linux.
 # The dynamic linker's message.
 _LIBRARY = r"(\S+\.so\S*): cannot open shared object file"
 _SCHEME = r"[a-z][a-z0-9+.-]+"
@@ -52,7 +53,6 @@ class Backend(NamedTuple):
             `delete_key`, which `hwsigner.key.management` calls. It is imported for these only.
         attestation: the name of a module with what `ProvesKeys` has, and perhaps `endorsement_key`, which
             `hwsigner.attestation` calls. It is imported for these only.
-        linux_only: whether other systems lack what its library needs, for the error if that is missing.
         recognises: takes the first 64 KiB of a file and returns whether it holds a key of this backend. Such a file
             is opened by this backend, not as a file. A backend from an entry point is asked once it is in use.
     """
@@ -66,7 +66,6 @@ class Backend(NamedTuple):
     flags_win: bool = False
     management: str = ""
     attestation: str = ""
-    linux_only: bool = False
     recognises: Callable[[bytes], bool] | None = None
 
     def _guarded(
@@ -118,7 +117,7 @@ class Backend(NamedTuple):
             if library:
                 message = f"{module} needs {library[1]}, which is not installed"
                 raise BackendUnavailableError(message, f"Install the system's package that has {library[1]}") from error
-            if self.linux_only:
+            if self.module == _TPMS:
                 from hwsigner._system.support import require_linux
 
                 require_linux("a key in a TPM", "Use a YubiKey, or a machine with Linux", error=BackendUnavailableError)
@@ -210,7 +209,7 @@ BACKENDS = {
         attestation="hwsigner.backends.pkcs11.attest",
     ),
     "tpm2": Backend(
-        "hwsigner.backends.tpm2",
+        _TPMS,
         # PyPI has no wheels of tpm2-pytss.
         install=f"{install_command('tpm2')} with --find-links FOLDER, for a folder with the wheels of a release "
         "(hwsigner help install). Without them, first install gcc, pkg-config, libtss2-dev and python3-dev",
@@ -218,7 +217,6 @@ BACKENDS = {
         query_flags={name: name for name in ("tcti", "srk-name", "accept-new-srk")},
         management="hwsigner.backends.tpm2.management",
         attestation="hwsigner.backends.tpm2.attest",
-        linux_only=True,
         recognises=_holds_tss2_key,
     ),
 }

@@ -42,7 +42,7 @@ from hwsigner._system import (
     support,
     users,
 )
-from hwsigner.backends import BACKENDS
+from hwsigner.backends import BACKENDS, Backend
 from hwsigner.errors import BackendUnavailableError, HwsignerError, NoProfileError, UsageError
 from judges import needs_bare_start
 
@@ -331,6 +331,14 @@ class TestRefusals:
         allowed.check(Client(), has_secret=True)  # type: ignore[arg-type]
         assert len(log) == 1
         assert "container requests need only their token" in log[0]
+
+    def test_plugin_without_its_library_is_not_told_of_tpms(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "keys_in_a_cupboard.py").write_text("import absent_library")
+        monkeypatch.syspath_prepend(tmp_path)
+        with pytest.raises(BackendUnavailableError, match="keys_in_a_cupboard needs the Python library absent_library"):
+            Backend("keys_in_a_cupboard").load("keys_in_a_cupboard")
 
     def test_backend_for_tpms_says_that_it_needs_linux(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "tpm2_pytss", None)
