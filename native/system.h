@@ -13,6 +13,10 @@
 #ifdef __APPLE__
 #include <mach-o/dyld.h>
 #include <sys/resource.h>
+#include <sys/types.h>
+/* Of <sys/ptrace.h>, which Zig does not have. */
+#define PT_DENY_ATTACH 31
+int ptrace(int request, pid_t process, char *address, int data);
 #define RUN "/var/run"
 #define SEND_FLAGS 0
 #else
@@ -78,11 +82,12 @@ static bool find_program(char *path, size_t size) {
 #endif
 }
 
-/* Keep credentials out of core dumps and, on Linux, from the user's other processes. */
+/* Keep credentials out of core dumps, and from the user's other processes. */
 static void protect_memory(void) {
 #ifdef __APPLE__
     const struct rlimit none = {0, 0};
     setrlimit(RLIMIT_CORE, &none);
+    ptrace(PT_DENY_ATTACH, 0, NULL, 0);
 #else
     prctl(PR_SET_DUMPABLE, 0);
 #endif

@@ -47,6 +47,7 @@ def main(dist: str) -> int:
     with zipfile.ZipFile(wheel) as archive:
         check_record(archive)
         files = {Path(name).name: archive.read(name) for name in archive.namelist()}
+    assert b"_ptrace\0" in files[PROGRAM]  # For PT_DENY_ATTACH.
     for fault, old, new, wanted in FAULTS:
         said = [
             f"{name} {problem}"
