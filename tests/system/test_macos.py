@@ -153,7 +153,8 @@ class TestDescriptors:
 
 
 class TestChildren:
-    def test_child_gets_no_other_descriptor(self) -> None:
+    def test_child_gets_no_other_descriptor(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(processes, "_DESCRIPTORS", 4096)  # Other tests may have opened hundreds.
         before = processes.inheritable_descriptors()
         left = os.dup(1)
         os.set_inheritable(left, True)
