@@ -49,9 +49,10 @@ RULES = {
     "enrolment": "errors _uri _pins _system backends key attestation _identity _http _aws _config _refresh",
     "_agent": "errors _system _pins _aws _config _refresh _version",
     "_serving": "errors _system _http _aws",
+    "_serving.pods": "errors _system _http _aws _serving",
     "doctor": f"{NOUNS} findings _system _identity _http _aws _config _agent _control_plane",
     "_cli": f"{CORE} attestation _system _monitoring _http _aws _config _refresh enrolment _agent _serving findings "
-    "doctor trust_policy emulator _control_plane boto3",
+    "_serving.pods doctor trust_policy emulator _control_plane boto3",
     "trial": f"{CORE} backends backends.pkcs11 backends.tpm2 findings attestation _system _http _aws _config enrolment "
     "trust_policy _control_plane",
     "botocore": "errors _agent _refresh _system",

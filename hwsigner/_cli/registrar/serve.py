@@ -23,13 +23,13 @@ from hwsigner._config.flags import ISSUER, Flag, whole_number
 from hwsigner._http.address import host_and_port, is_loopback
 from hwsigner._monitoring.log import Log
 from hwsigner._serving.listener import listen, tls_context
+from hwsigner._system.reloading import ReloadedFile
 from hwsigner._system.systemd import ERROR, INFO, WARNING, Notifier, is_journal
 from hwsigner.attestation import Trust
 from hwsigner.enrolment.profile import issuer_of
 from hwsigner.enrolment.registrar.limits import RateLimit
 from hwsigner.enrolment.registrar.policy import RegistrarPolicy, read_policy
 from hwsigner.enrolment.registrar.registrar import Registrar
-from hwsigner.enrolment.registrar.reloading import ReloadedFile
 from hwsigner.enrolment.registrar.sealing import read_keys
 from hwsigner.enrolment.registrar.server import CONNECTIONS_OF_ADDRESS, MAX_CONNECTIONS, RegistrarServer
 from hwsigner.errors import HwsignerError, UsageError

@@ -24,8 +24,8 @@ from typing import Any
 
 from hwsigner._identity.certificate_request import check_names, parse_name
 from hwsigner._system.files import edit_file
+from hwsigner._system.reloading import read_file
 from hwsigner._system.toml import parse_toml
-from hwsigner.enrolment.registrar.reloading import read_file
 from hwsigner.errors import ConfigError, HwsignerWarning, UsageError
 
 TPM, YUBIKEY = "tpm2", "piv"  # The formats of statements.

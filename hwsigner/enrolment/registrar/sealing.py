@@ -19,7 +19,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from hwsigner._system.files import edit_file
-from hwsigner.enrolment.registrar.reloading import read_file
+from hwsigner._system.reloading import read_file
 from hwsigner.errors import ConfigError
 
 # How long a challenge may be answered. No sealed state is accepted that would last longer than five minutes: together

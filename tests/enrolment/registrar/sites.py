@@ -24,6 +24,7 @@ from attestation.piv_chains import Chain, answered
 from enrolment.authority import Answer, certified
 from hwsigner._identity.certificate_request import CertificateRequest, parse_name
 from hwsigner._pins import PinSource
+from hwsigner._system.reloading import ReloadedFile
 from hwsigner._uri import KeyURI
 from hwsigner.attestation import Document, Trust
 from hwsigner.attestation.documents import read
@@ -31,7 +32,6 @@ from hwsigner.enrolment.issuers import Issued, IssuerSettings, Pending, open_iss
 from hwsigner.enrolment.registrar.limits import RateLimit
 from hwsigner.enrolment.registrar.policy import TPM, YUBIKEY, Machine, RegistrarPolicy, read_policy
 from hwsigner.enrolment.registrar.registrar import Registrar
-from hwsigner.enrolment.registrar.reloading import ReloadedFile
 from hwsigner.enrolment.registrar.sealing import SealingKeys, read_keys, rotate_keys
 from hwsigner.enrolment.registrar.server import RegistrarServer
 from hwsigner.errors import HwsignerError

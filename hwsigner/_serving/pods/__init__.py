@@ -1,0 +1,1 @@
+"""`serve --pods`: the credentials of each Pod's service account, by the protocol of the EKS Pod Identity Agent."""
