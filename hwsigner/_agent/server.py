@@ -58,6 +58,9 @@ class AgentServer:
         log: takes a line for each refusal. There may be a flood of them.
         give: called with a profile's name and the credentials that a user is about to get, and the user's socket.
             Raises an AuditError if it must not.
+
+    Attributes:
+        wake: the writing end of a pipe that does not block: a byte in it ends the loop's wait.
     """
 
     def __init__(
@@ -77,8 +80,8 @@ class AgentServer:
         self._give = give
         self._selector = selectors.DefaultSelector()
         self._acceptor = Acceptor(listener, self._selector, enter=self._enter, refused=self._refused)
-        self._woken, self._wake = os.pipe()
-        for end in (self._woken, self._wake):
+        self._woken, self.wake = os.pipe()
+        for end in (self._woken, self.wake):
             os.set_blocking(end, False)
             # Not at the end of `run`: a later `post` would write to whatever has its number by then.
             weakref.finalize(self, os.close, end).atexit = False
@@ -124,7 +127,7 @@ class AgentServer:
         """Let the loop call something. For other threads and signal handlers."""
         self._posted.append(act)
         with suppress(BlockingIOError):  # It is full, so the loop is going to look.
-            os.write(self._wake, b"\0")
+            os.write(self.wake, b"\0")
 
     def stop(self) -> None:
         """Accept no more requests; `run` returns once waiting clients are answered. For the loop: see `post`."""

@@ -144,6 +144,7 @@ def _serve(
     from hwsigner._monitoring.audit import open_audit
     from hwsigner._monitoring.metrics import Metrics
     from hwsigner._refresh.monitor import Monitor
+    from hwsigner._system.signals import signals_wake
     from hwsigner._system.systemd import Notifier
 
     gc.enable()  # Unlike other commands, this one stays.
@@ -172,6 +173,7 @@ def _serve(
     with ExitStack() as stack:
         stack.enter_context(metrics_output(arguments, monitor.metrics, log))
         stack.enter_context(signals_handled(_handlers(server)))
+        stack.enter_context(signals_wake(server.wake))
         if not address.is_system:  # If that one's socket is removed, systemd makes it again.
             stack.enter_context(removal_reported(listener))
         return server.run(notifier, waiting)

@@ -6,8 +6,8 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Set
-from contextlib import suppress
+from collections.abc import Iterator, Set
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 _FROM_KERNEL = 0x80
@@ -35,16 +35,32 @@ def wait_for_signal(numbers: Set[signal.Signals], seconds: float) -> ReceivedSig
         return ReceivedSignal(found.si_signo, found.si_code == _FROM_KERNEL) if found else None
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
-        select.select([reader], [], [], seconds)
+        with signals_wake(writer):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+            select.select([reader], [], [], seconds)
     finally:
         signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
-        signal.set_wakeup_fd(before)
         os.close(reader)
         os.close(writer)
     return None
+
+
+@contextmanager
+def signals_wake(writer: int) -> Iterator[None]:
+    """Let each signal write a byte to a pipe that the main thread waits for, inside the `with` statement.
+
+    Python runs a signal's handler between two instructions of the main thread. Without the byte, a signal that comes
+    just before that thread begins to wait, or that the kernel gives to another thread, is handled after the wait.
+
+    Args:
+        writer: the pipe's writing end, which does not block.
+    """
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
 
 
 def is_typed(number: int) -> bool:

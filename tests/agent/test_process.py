@@ -30,6 +30,19 @@ from terminals import Terminal
 
 AWS = "/usr/bin/aws"
 PROFILE = ("--profile", "web")
+# An agent of which another thread than the main one gets SIGTERM, once a file named by the variable is read to its end.
+OTHER_THREAD_GETS_SIGTERM = """
+import os, runpy, signal, sys, threading, time
+
+def send():
+    open(os.environ["GATE"]).read()
+    time.sleep(0.2)  # The main thread now waits.
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+threading.Thread(target=send, daemon=True).start()
+sys.argv[1:] = ["agent"]
+runpy.run_module("hwsigner", run_name="__main__")
+"""
 
 
 @pytest.fixture(params=[pytest.param("C", marks=needs_client_in_c), "Python"])
@@ -175,6 +188,16 @@ class TestProcess:
         assert not os.path.exists(home.address.socket)
         with open(gate, "w"):  # The command that reads the PIN was left behind, and ends too.
             pass
+
+    def test_agent_ends_at_once_whatever_thread_gets_the_signal(self, home: Home) -> None:
+        # A signal that comes just before the main thread begins to wait has the same effect, and can't be timed.
+        gate = home.folder / "gate"
+        os.mkfifo(gate)
+        command = [sys.executable, "-P", "-c", OTHER_THREAD_GETS_SIGTERM]
+        with agent_process(home, command, GATE=str(gate)) as agent:
+            with open(gate, "w"):
+                pass
+            assert agent.process.wait(30) == 0
 
     def test_warning_goes_to_the_log(self, home: Home) -> None:
         home.write_profiles(web={"pkcs8-password": PASSPHRASE})

@@ -691,7 +691,7 @@ def test_post_after_the_end_writes_to_no_other_descriptor(home: Home) -> None:
 
 def test_pipe_is_closed_with_the_server(home: Home) -> None:
     with run_agent(home) as running:
-        ends = running.server._woken, running.server._wake
+        ends = running.server._woken, running.server.wake
     del running
     gc.collect()
     for end in ends:
@@ -704,7 +704,7 @@ def test_post_to_a_loop_that_is_behind_waits_for_nothing(running: Running) -> No
     is_free, done = threading.Event(), threading.Event()
     running.server.post(lambda: assert_set(is_free))
     with suppress(BlockingIOError):
-        while os.write(running.server._wake, bytes(65536)):
+        while os.write(running.server.wake, bytes(65536)):
             pass
     running.server.post(done.set)
     is_free.set()
