@@ -65,10 +65,15 @@ def create_document(path: str, document: Document) -> None:
 def read_trust(folder: str) -> attestation.Trust:
     """Read the roots. Another user who can write to them could make up chips.
 
+    A folder on a read-only file system may have any mode: the kubelet gives that of a ConfigMap 0777.
+
     Raises:
         UsageError: another user can. Or as `attestation.read_trust`.
     """
-    for path in (folder, *map(str, root_files(folder))):
+    paths = [str(path) for path in root_files(folder)]
+    if not os.statvfs(folder).f_flag & os.ST_RDONLY:
+        paths.insert(0, folder)
+    for path in paths:
         with suppress(FileNotFoundError):  # A broken link: the reader names it.
             check_not_writable_by_others(path, os.stat(path), UsageError)
     return attestation.read_trust(folder)

@@ -20,7 +20,8 @@ def read_file(path: str, *, private: bool = False, hint: str = "Check the path a
 
     Args:
         path: its path.
-        private: whether other users must not be able to read it either.
+        private: whether other users must not be able to read it either. A Secret of Kubernetes and a credential of
+            systemd are private, whatever their modes.
         hint: what to do if it can't be opened.
 
     Raises:
@@ -30,11 +31,23 @@ def read_file(path: str, *, private: bool = False, hint: str = "Check the path a
         with open_trusted(path, ConfigError) as file:
             status = os.fstat(file.fileno())
             mode = stat.S_IMODE(status.st_mode)
-            if private and mode & 0o077 and not is_systemd_credential(path, status):
+            is_given = is_systemd_credential(path, status) or _is_mounted_secret(file.fileno())
+            if private and mode & 0o077 and not is_given:
                 raise ConfigError(f"{path} has mode {mode:04o}: other users can read it", f"Run chmod 600 {path}")
             return file.read()
     except OSError as error:
         raise ConfigError(f"can't read {path}: {error.strerror}", hint) from error
+
+
+def _is_mounted_secret(file: int) -> bool:
+    """Return whether an open file is as the kubelet mounts a Secret for a user that is not root.
+
+    It is root's, on a read-only mount, and `fsGroup` lets a group of this user read it.
+    """
+    status = os.fstat(file)
+    is_for_group = stat.S_IMODE(status.st_mode) & 0o077 == stat.S_IRGRP and status.st_uid == 0
+    is_ours = status.st_gid in {os.getegid(), *os.getgroups()}
+    return is_for_group and is_ours and bool(os.fstatvfs(file).f_flag & os.ST_RDONLY)
 
 
 class ReloadedFile(Generic[_T]):

@@ -9,6 +9,7 @@ import signal
 import ssl
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -30,7 +31,7 @@ from hwsigner.enrolment.profile import issuer_of
 from hwsigner.enrolment.registrar.limits import RateLimit
 from hwsigner.enrolment.registrar.policy import RegistrarPolicy, read_policy
 from hwsigner.enrolment.registrar.registrar import Registrar
-from hwsigner.enrolment.registrar.sealing import read_keys
+from hwsigner.enrolment.registrar.sealing import SealingKeys, read_keys
 from hwsigner.enrolment.registrar.server import CONNECTIONS_OF_ADDRESS, MAX_CONNECTIONS, RegistrarServer
 from hwsigner.errors import HwsignerError, UsageError
 
@@ -61,6 +62,7 @@ _FLAGS = (
 )
 _NO_VENDOR = "none"
 _HOP_LIMIT = 64
+_LOOK_SECONDS = 2.0
 _MOST_REMARKS = 20
 _PRIORITIES = {
     "refused": WARNING,
@@ -112,9 +114,11 @@ _writing = threading.Lock()
 
 
 def _server(arguments: Arguments, tls: ssl.SSLContext | None) -> RegistrarServer:
+    policy = ReloadedFile(arguments.policy, _read_policy, _reporter("policy"))
+    keys = ReloadedFile(arguments.keys, read_keys, _reporter("sealing keys"))
     registrar = Registrar(
-        ReloadedFile(arguments.policy, _read_policy, _reporter("policy")).content,
-        ReloadedFile(arguments.keys, read_keys, _reporter("sealing keys")).content,
+        policy.content,
+        keys.content,
         trust=read_trust(arguments.roots) if arguments.roots != _NO_VENDOR else Trust(()),
         issuer=issuer_of(arguments.settings),
         audit=_write_audit,
@@ -123,7 +127,20 @@ def _server(arguments: Arguments, tls: ssl.SSLContext | None) -> RegistrarServer
     listener = listen(arguments.address, arguments.port, _HOP_LIMIT)
     server = RegistrarServer(registrar, listener, limit=limit, audit=_write_audit, tls=tls)
     server.connections_of_address = arguments.connections_per_address
+    threading.Thread(target=_watch, args=(policy, keys), daemon=True).start()
     return server
+
+
+def _watch(policy: ReloadedFile[RegistrarPolicy], keys: ReloadedFile[SealingKeys]) -> None:
+    """Read changed files soon after their change, and log it: a request that would do so may not come for hours."""
+    known = policy.content()
+    while True:
+        time.sleep(_LOOK_SECONDS)
+        with suppress(OSError):  # The next look may be able to write the log.
+            keys.content()
+            if (new := policy.content()) is not known:
+                _write_audit({"decision": "read", "policy": new.digest, "machines": len(new.machines)})
+                known = new
 
 
 def _read_policy(path: str) -> RegistrarPolicy:

@@ -15,10 +15,11 @@ numbers mean something only under the root that they were certified by.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -97,9 +98,15 @@ class Machine:
 
 @dataclass(frozen=True)
 class RegistrarPolicy:
-    """The machines, by name."""
+    """The machines, by name.
+
+    Attributes:
+        machines: the machines.
+        digest: the SHA-256 of the file in hexadecimal; empty if it is not of a file.
+    """
 
     machines: Mapping[str, Machine]
+    digest: str = field(default="", compare=False)
 
     def machine(self, format: str, chip: str) -> Machine | None:
         """Return the machine with a chip. How many there are, and where it stands, does not change the time."""
@@ -217,7 +224,7 @@ def _parse(data: bytes, path: str) -> RegistrarPolicy:
         raise ConfigError(f"{path} has more than tables [machine.NAME]", "Remove it, or fix its name")
     machines = {name: _machine(name, table, path) for name, table in tables.items()}
     _check_chips(machines, path)
-    return RegistrarPolicy(machines)
+    return RegistrarPolicy(machines, hashlib.sha256(data).hexdigest())
 
 
 def _check_chips(machines: Mapping[str, Machine], path: str) -> None:

@@ -12,6 +12,7 @@ from http import HTTPStatus
 from typing import Any
 
 from hwsigner import attestation
+from hwsigner._identity.certificate import Certificate
 from hwsigner._identity.certificate_request import CertificateRequest
 from hwsigner.attestation import Document, Findings, Trust
 from hwsigner.enrolment import registrar_messages as messages
@@ -164,16 +165,19 @@ class Registrar:
     def _issued(self, request: CertificateRequest, client: str, facts: Mapping[str, object]) -> dict[str, Any]:
         with self._decision(client, otherwise="not issued") as own:
             own |= {name: facts[name] for name in ("machine", "chip", "ek", "pcrs", "request") if name in facts}
-            certificates = self._ask_issuer(request).certificates
+            certificates, leaf = self._ask_issuer(request)
             own |= {"decision": "issued", "certificates": [hashlib.sha256(one).hexdigest() for one in certificates]}
+            end = f"{leaf.x509.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}"
+            own |= {"serial": f"{leaf.x509.serial_number:#x}", "expires": end}
         return {"certificates": [messages.encode(one) for one in certificates]}
 
-    def _ask_issuer(self, request: CertificateRequest) -> Issued:
+    def _ask_issuer(self, request: CertificateRequest) -> tuple[tuple[bytes, ...], Certificate]:
+        """Return the certificates in DER, and the leaf among them."""
         try:
             answer = self.issuer.issue(request)
             if isinstance(answer, Issued):
-                check_issued(request, answer, datetime.fromtimestamp(self.clock(), UTC))
-                return answer
+                chain = check_issued(request, answer, datetime.fromtimestamp(self.clock(), UTC))
+                return answer.certificates, chain.leaf
         except HwsignerError as error:
             may_pass = isinstance(error, ServiceError | ServiceUnreachableError)
             wait = (getattr(error, "retry_after", 0.0) or RETRY_SECONDS) if may_pass else 0.0

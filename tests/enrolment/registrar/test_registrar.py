@@ -102,6 +102,7 @@ def test_audit_lines_name_the_machine_and_no_more_of_its_chip(site: Site, chain:
     assert [facts["machine"] for facts in site.audit] == ["web-01"] * 3
     assert [facts["chip"] for facts in site.audit] == [SERIAL] * 3
     allowed = {"client", "decision", "machine", "chip", "request", "subject", "warnings", "certificates"}
+    allowed |= {"serial", "expires"}
     assert {name for facts in site.audit for name in facts} == allowed
     assert members["state"] not in json.dumps(site.audit)
 
