@@ -23,6 +23,9 @@ SECONDS = 600
 DAYS = 7
 # Keeps the roots, and the libraries for them.
 KEPT = .machine
+# A program with Kubernetes' API server and a kubelet, for make test-cluster.
+KUBE =
+RECORD =
 # Where the files of a release are: a placeholder.
 RELEASES = https://hwsigner.invalid
 # What make test-macos runs, and how many of these tests pass at least.
@@ -67,7 +70,7 @@ named = @$(CLEAN) $(BIN)/python -m hwsigner version --verbose | grep '^canonical
 	{ echo "The canonicalisation is not the $(IMPLEMENTATION) one; see $(BIN)/hwsigner version --verbose" >&2; exit 1; }
 ORDER = $(if $(SHUFFLE),-p randomly $(if $(filter-out yes,$(SHUFFLE)),--randomly-seed=$(SHUFFLE)))
 
-.PHONY: help demo check test test-macos test-all test-python test-clients test-debian test-machine demo-packages client-packages lint format sanitize test-foreign fuzz bench wheel wheels tpm-wheels test-wheels formula test-musl deb test-deb test-machine-deb rpm test-rpm image test-image test-step-ca pins site test-site man release trial-aws trial-tpm trial-token tried questions setup packages clean
+.PHONY: help demo check test test-macos test-all test-python test-clients test-debian test-machine demo-packages client-packages lint format sanitize test-foreign fuzz bench wheel wheels tpm-wheels test-wheels formula test-musl deb test-deb test-machine-deb rpm test-rpm image test-image test-step-ca test-cluster pins site test-site man release trial-aws trial-tpm trial-token tried questions setup packages clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 14
@@ -207,6 +210,11 @@ test-step-ca: setup ## Have step-ca issue certificates as a page says; builds it
 	mkdir -p build
 	GO111MODULE=off GOPATH=/usr/share/gocode go build -o build/step-ca tests/step_ca/main.go
 	$(CLEAN) PYTHONPATH=tests $(BIN)/python tests/step_ca/run.py build/step-ca
+
+# KUBE: such a program as CONTRIBUTING.md says. RECORD=yes: record the answers of its API server for the other tests.
+test-cluster: setup ## Test with a real API server and kubelet, as root (KUBE=/path/to/program, RECORD=yes records its answers)
+	$(call install,etcd-server kubernetes-client iproute2)
+	$(CLEAN) $(BIN)/python -m pytest tests/cluster --kube="$(KUBE)" $(if $(RECORD),--record) $(TESTS)
 
 site: $(VENV)-site/.installed ## Build the documentation's site into build/site
 	$(CLEAN) PYTHONPATH=. $(VENV)-site/bin/python packaging/site/build_site.py build/site
