@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hwsigner._config.settings import Settings
 
 # If a command line has one of these, it names its own key or certificate, and HWSIGNER_PROFILE is ignored.
-_NAMES_KEY = ("certificate", "private_key", "cert_selector", "key", "name", "names")
+_NAMES_KEY = ("certificate", "private_key", "cert_selector", "key", "name", "names", "pods")
 
 
 class Arguments(SimpleNamespace):

@@ -22,9 +22,6 @@ from hwsigner._version import __version__
 from hwsigner.errors import UsageError, printable
 
 if TYPE_CHECKING:
-    import socket
-    import ssl
-
     import hwsigner._cli.serve
     from hwsigner._agent.source import ServedProfile
     from hwsigner._refresh.monitor import Monitor
@@ -43,11 +40,14 @@ _FLAGS = (
     Flag("tls-certificate", "serve HTTPS with this certificate and its chain (PEM)", "FILE"),
     Flag("tls-key", "private key of the certificate (PEM); default: in the same file", "FILE"),
     Flag("host-name", "name by which clients may call the server; repeatable", "NAME", host_name, many=True),
+    Flag("pods", "serve Kubernetes Pods: their service accounts have the profiles that this policy says", "FILE"),
+    Flag("node-name", "name of this node, for --pods (default: the variable NODE_NAME)", "NAME"),
     *MONITORING,
     *METRICS,
 )
 # The flags that can be combined with NAMEs.
 _COMMON = {flag.name for flag in _FLAGS} | {"strict"}
+_NOT_WITH_PODS = {"imds", "allow-user", "token-folder"} | {flag.name for flag in IDENTITY + SESSION + PROFILE} - _COMMON
 
 
 def add_arguments(parser: Parser) -> None:
@@ -58,8 +58,15 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Arguments) -> int:
     """Serve until SIGINT, SIGTERM or SIGHUP. Raises if there are no credentials, and another attempt would not help."""
+    if arguments.pods:
+        from hwsigner._cli.serve_pods import run_pods
+
+        return run_pods(arguments, _NOT_WITH_PODS)
+    if arguments.node_name:
+        raise UsageError("--node-name is given without --pods", "Give both flags")
     from hwsigner._cli.process import raise_descriptor_limit
     from hwsigner._cli.server_run import ServerRun
+    from hwsigner._cli.serving_sockets import activated_sockets, base_url, server_tls
     from hwsigner._monitoring.audit import open_audit
     from hwsigner._monitoring.metrics import Metrics, ProfileHealth
     from hwsigner._refresh.monitor import Monitor
@@ -73,10 +80,10 @@ def run(arguments: Arguments) -> int:
     chosen = monitoring_values(arguments)
     log = open_log(chosen)
     notices.set_notifier(log.note)
-    has_imds, users, tls = _has_imds(arguments), Users(_uids(arguments), log.refused), _tls(arguments)
+    has_imds, users, tls = _has_imds(arguments), Users(_uids(arguments), log.refused), server_tls(arguments)
     if tls is None:  # An unfinished handshake takes ten times the memory of an unfinished request.
         raise_descriptor_limit()
-    activated = _activated(arguments, tls)
+    activated = activated_sockets(arguments, tls, [arguments.address])
     monitor = Monitor(log, open_audit(chosen.audit_log, chosen.audit, rate=chosen.audit_rate, log=log.note))
     profiles = _profiles(arguments, monitor)
     sockets = activated or [listen(arguments.address, arguments.port, arguments.hop_limit)]
@@ -93,7 +100,7 @@ def run(arguments: Arguments) -> int:
     if has_imds:
         first = profiles[0]
         application.add_imds(first.role, first.credentials, keep_imds_key(folder), users, gives[first.name])
-    base = _base_url(sockets[0], arguments.host_name, tls)
+    base = base_url(sockets[0], arguments.host_name, tls)
     monitor.metrics = Metrics(__version__, lambda: [ProfileHealth(one.name, *one.state()) for one in profiles])
     with metrics_output(arguments, monitor.metrics, log):
         if log.is_text:
@@ -145,38 +152,6 @@ def _uids(arguments: Arguments) -> set[int]:
             raise UsageError(f"--allow-user {user!r} is not a user of this machine", "Give a name or a number")
         users.add(uid)
     return users
-
-
-def _tls(arguments: Arguments) -> ssl.SSLContext | None:
-    if arguments.tls_certificate is None:
-        if arguments.tls_key:
-            raise UsageError("--tls-key is given without --tls-certificate", "Give both flags")
-        return None
-    from hwsigner._serving.listener import tls_context
-
-    return tls_context(arguments.tls_certificate, arguments.tls_key)
-
-
-def _activated(arguments: Arguments, tls: ssl.SSLContext | None) -> list[socket.socket]:
-    """Return systemd's sockets, if it passed any. Other machines may reach neither them nor --address without TLS."""
-    from hwsigner._http.address import ip_address, is_loopback
-    from hwsigner._serving.listener import limit_hops, take_activated
-
-    found = take_activated(os.environ)
-    for one in found:
-        limit_hops(one, arguments.hop_limit)
-    addresses = [one.getsockname()[0] for one in found] or [arguments.address]
-    if not (tls or all(is_loopback(one) or ip_address(one) is None for one in addresses)):  # `listen` refuses a name.
-        raise UsageError("other machines can reach the address, and there is no TLS", "Give --tls-certificate")
-    return found
-
-
-def _base_url(listener: socket.socket, names: list[str], tls: ssl.SSLContext | None) -> str:
-    from hwsigner._http.address import host_and_port
-
-    address, port = listener.getsockname()[:2]
-    # Another user could make a name lead elsewhere, but does not have its certificate.
-    return f"https://{host_and_port((*names, address)[0], port)}" if tls else f"http://{host_and_port(address, port)}"
 
 
 def _announce(base: str, token_files: dict[str, Path], has_imds: bool) -> None:

@@ -43,11 +43,15 @@ class ServerRun:
     Args:
         profiles: get their first sessions before any client asks.
         server: serves their credentials.
+        closes: what else to call at the end.
     """
 
-    def __init__(self, profiles: Sequence[ServedProfile], server: HTTPServer) -> None:
+    def __init__(
+        self, profiles: Sequence[ServedProfile], server: HTTPServer, closes: Sequence[Callable[[], None]] = ()
+    ) -> None:
         self._profiles = profiles
         self._server = server
+        self._closes = [*(one.close for one in profiles), *closes]
         self._failure: HwsignerError | HwsignerWarning | None = None
         self._is_ending = threading.Event()
 
@@ -72,7 +76,7 @@ class ServerRun:
             self._is_ending.set()
             notifier.stopping()
             failure = self._failure
-            is_closed = close_in_time([one.close for one in self._profiles])
+            is_closed = close_in_time(self._closes)
             release_terminal()
             if not is_closed:
                 if failure:
@@ -103,7 +107,7 @@ class ServerRun:
         lost: dict[str, PinError] = {}
         while not self._is_ending.wait(_LOOK_SECONDS):
             reported, lost = lost, {one.name: error for one in self._profiles if (error := _loss(one))}
-            if len(lost) == len(self._profiles):
+            if lost and len(lost) == len(self._profiles):
                 self._fail(next(error for name, error in lost.items() if name not in reported))
                 return
             for name in lost.keys() - reported.keys():

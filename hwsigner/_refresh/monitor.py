@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from hwsigner._refresh.outcome import Failure
@@ -34,16 +35,26 @@ class Monitor:
         """Whether `given` or `given_to_peer` has to be called."""
         return self._audit is not None or self._log.has_debug
 
-    def attempted(self, profile: str, outcome: Credentials | Failure, provider: BackgroundProvider) -> None:
-        """Count and log a provider's attempt to create a session, and log its notices."""
+    def attempted(
+        self, profile: str, outcome: Credentials | Failure, provider: BackgroundProvider, *, account: str = ""
+    ) -> None:
+        """Count and log a provider's attempt to create a session, and log its notices.
+
+        Args:
+            profile: the profile's name.
+            outcome: the session's credentials, or the failure.
+            provider: the provider.
+            account: the service account that the session is for, if it is not for any client.
+        """
         if self.metrics:
             _count(self.metrics, profile, outcome, provider)
         if isinstance(outcome, Failure):
             error = outcome.error
-            text = f"error: profile {profile!r}: no session: {error}"
-            self._log.note(text, profile=profile, cause=error.cause, request_id=outcome.request_id)
+            text = f"error: {_shown(profile, account)}: no session: {error}"
+            request_id = outcome.request_id
+            self._log.note(text, profile=profile, account=account, cause=error.cause, request_id=request_id)
         else:
-            self._log_session(profile, "created", outcome)
+            self._log_session(profile, "created", outcome, account)
             for notice in provider.notices():
                 self._log.note(f"{': '.join(notice)} (profile {profile!r})", profile=profile)
 
@@ -51,10 +62,12 @@ class Monitor:
         """Log that the session of another process is given out from now on."""
         self._log_session(profile, "taken over", credentials)
 
-    def _log_session(self, profile: str, what: str, credentials: Credentials) -> None:
+    def _log_session(self, profile: str, what: str, credentials: Credentials, account: str = "") -> None:
+        end = f"credentials until {credentials.expiration:%Y-%m-%dT%H:%M:%SZ}"
         self._log.note(
-            f"profile {profile!r}: session {what}, credentials until {credentials.expiration:%Y-%m-%dT%H:%M:%SZ}",
+            f"{_shown(profile, account)}: session {what}, {end}",
             profile=profile,
+            account=account,
             access_key_id=credentials.access_key_id,
             session_arn=credentials.assumed_role_arn,
             request_id=credentials.request_id,
@@ -79,7 +92,15 @@ class Monitor:
             text = f"profile {profile!r}: credentials given to user {uid}, process {pid}"
             self._log.debug(text, profile=profile, access_key_id=credentials.access_key_id, uid=uid, pid=pid)
 
-    def given_to_peer(self, profile: str, credentials: Credentials, uid: int | None, address: tuple[str, int]) -> None:
+    def given_to_peer(
+        self,
+        profile: str,
+        credentials: Credentials,
+        uid: int | None,
+        address: tuple[str, int],
+        *,
+        pod: Mapping[str, str] | None = None,
+    ) -> None:
         """Write that the client of a connection is about to get credentials.
 
         The kernel tells the user at the other end, and not the process.
@@ -89,18 +110,24 @@ class Monitor:
             credentials: the credentials.
             uid: the user, or None if it is not known.
             address: the client's address and port.
+            pod: if it is a Pod: its namespace, service account, name and node, as fields of the line.
 
         Raises:
             AuditError: as `given`.
         """
         host, port = address
+        account = f"{pod['namespace']}/{pod['service_account']}" if pod else ""
+        fields: dict[str, str | int] = {"address": host, "port": port, **(pod or {})}
         if self._audit:
-            fields: dict[str, str | int] = {"uid": "" if uid is None else uid, "address": host, "port": port}
-            self._audit.give(profile, credentials, host if uid is None else uid, fields)
+            user = account or (host if uid is None else uid)
+            self._audit.give(profile, credentials, user, {"uid": "" if uid is None else uid, **fields})
         if self._log.has_debug:
-            text = f"profile {profile!r}: credentials given to {host}, port {port}"
-            key_id = credentials.access_key_id
-            self._log.debug(text, profile=profile, access_key_id=key_id, address=host, port=port)
+            text = f"{_shown(profile, account)}: credentials given to {host}, port {port}"
+            self._log.debug(text, profile=profile, access_key_id=credentials.access_key_id, **fields)
+
+
+def _shown(profile: str, account: str) -> str:
+    return f"profile {profile!r}, account {account}" if account else f"profile {profile!r}"
 
 
 def _count(metrics: Metrics, profile: str, outcome: Credentials | Failure, provider: BackgroundProvider) -> None:

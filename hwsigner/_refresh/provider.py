@@ -126,6 +126,13 @@ class Provider:
             source()  # Invalid values are found now. Tokens are searched when the key is opened.
         return cls(source, settings.session_request(values), service)
 
+    @classmethod
+    def _sharing(cls, identity: ReopeningIdentity, request: SessionRequest, service: Service) -> Self:
+        """Return a provider for an identity that other providers use too."""
+        made = cls(identity.source, request, service)
+        made._identity = identity
+        return made
+
     def __repr__(self) -> str:
         return f"<Provider for {self._request.role_arn}>"
 

@@ -29,13 +29,14 @@ class ReopeningIdentity:
     If its source is a callable, that is called each time that it is opened. The clock can't be set.
 
     Attributes:
+        source: the identity that is opened, or a callable that returns it.
         guard: returns a context manager that is open while the identity is opened, and while it signs.
     """
 
     def __init__(
         self, source: IdentitySource | Callable[[], IdentitySource], monotonic: Callable[[], float] = time.monotonic
     ) -> None:
-        self._source = source
+        self.source = source
         self._monotonic = monotonic
         self._identity: Identity | None = None
         self._stamps: dict[bytes, _Stamp] = {}
@@ -46,9 +47,9 @@ class ReopeningIdentity:
         """Return the identity, opened if need be; raises as `open_identity`."""
         if self._identity and not self._is_outdated(self._identity, now):
             return self._identity
-        self.close()
+        self._close()
         with self._timed("open"):
-            source = self._source if isinstance(self._source, IdentitySource) else self._source()
+            source = self.source if isinstance(self.source, IdentitySource) else self.source()
             # Before the files are read, so that a later change is seen next time.
             self._stamps = {path: _stamp(path) for path in source.files()}
             self._identity = _TimedIdentity(open_identity(source, now), lambda: self._timed("sign"))
@@ -86,6 +87,9 @@ class ReopeningIdentity:
 
     def close(self) -> None:
         """Close the identity if it is open."""
+        self._close()
+
+    def _close(self) -> None:
         identity, self._identity = self._identity, None
         if identity:
             identity.close()

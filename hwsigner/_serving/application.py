@@ -91,7 +91,11 @@ class Application:
 
     def add(self, path: str, respond: Callable[[], HTTPResponse]) -> None:
         """Answer any client that gets a path."""
-        self._routes[path] = "GET", lambda headers, peer: respond()
+        self.add_handler(path, lambda headers, peer: respond())
+
+    def add_handler(self, path: str, handler: Handler) -> None:
+        """Answer clients that get a path."""
+        self._routes[path] = "GET", handler
 
     def respond(self, request: HTTPRequest) -> HTTPResponse | Awaitable[HTTPResponse]:
         """Return the response, or what gives it later. Neither raises an exception."""

@@ -35,6 +35,10 @@ class CredentialSource(Protocol):
         """Return live credentials. May take long; raises a HwsignerError."""
 
 
+# What comes of asking a source.
+Outcome = Credentials | HTTPRefusal
+# Calls a function that may take long, in another thread.
+Fetch = Callable[[Callable[[], Outcome]], Awaitable[Outcome]]
 # Takes the credentials, and of the client that is about to get them the user, if it is known, and the address. Raises
 # an AuditError if they must not be given.
 Give = Callable[[Credentials, int | None, tuple[str, int]], None]
@@ -48,60 +52,77 @@ class _RenderedResponse(NamedTuple):
 
 
 class CredentialResponses:
-    """The responses with a source's credentials: rendered once for each set of them."""
+    """The responses with a source's credentials: rendered once for each set of them.
+
+    Args:
+        source: the credentials.
+        render: makes the body of a response.
+        name: whose the credentials are, for refusals.
+        give: called for each response with credentials.
+        fetch: calls the source, which may take long.
+    """
 
     def __init__(
-        self, source: CredentialSource, render: Callable[[Credentials], bytes], profile: str, give: Give | None = None
+        self,
+        source: CredentialSource,
+        render: Callable[[Credentials], bytes],
+        name: str,
+        give: Give | None = None,
+        *,
+        fetch: Fetch | None = None,
     ) -> None:
         self._source = source
         self._render = render
-        self._profile = profile
+        self._name = name
         self._give = give
+        self._call = fetch or in_thread
         self._last: _RenderedResponse | None = None
         self._next_look = 0.0
-        self._fetch: asyncio.Future[Credentials | HTTPRefusal] | None = None
+        self._fetch: asyncio.Future[Outcome] | None = None
 
-    def respond(self, peer: Peer) -> HTTPResponse | Awaitable[HTTPResponse]:
+    def respond(self, peer: Peer, give: Give | None = None) -> HTTPResponse | Awaitable[HTTPResponse]:
         """Return the response for a client, or what waits for it; all that wait cause one call of the source.
 
-        Raises an HTTPRefusal, perhaps later: the source failed or took too long, or an audit line can't be written.
+        If `give` is not None, it is called for this response. Raises an HTTPRefusal, perhaps later: the source failed
+        or took too long, or an audit line can't be written.
         """
+        give = give or self._give
         now = time.monotonic()
         if self._last and now < self._next_look:
-            return self._given(self._last, peer)
+            return self._given(self._last, peer, give)
         credentials = self._source.at_once()
         if credentials is None:
-            return self._wait(peer)
+            return self._wait(peer, give)
         self._next_look = now + LOOK_SECONDS
-        return self._given(self._rendered(credentials), peer)
+        return self._given(self._rendered(credentials), peer, give)
 
-    async def _wait(self, peer: Peer) -> HTTPResponse:
+    async def _wait(self, peer: Peer, give: Give | None) -> HTTPResponse:
         if self._fetch is None or self._fetch.done():
-            self._fetch = _in_thread(self._ask)
+            self._fetch = asyncio.ensure_future(self._call(self._ask))
         fetch = self._fetch  # When it is done, another request may already have begun the next.
         await asyncio.wait([fetch], timeout=WAIT_SECONDS)
         result = fetch.result() if fetch.done() else self._refusal(f"none came within {WAIT_SECONDS:g} s")
         if isinstance(result, HTTPRefusal):
             raise result
-        return self._given(self._rendered(result), peer)
+        return self._given(self._rendered(result), peer, give)
 
     def _rendered(self, credentials: Credentials) -> _RenderedResponse:
         if self._last is None or self._last.credentials is not credentials:
             self._last = _RenderedResponse(credentials, response(self._render(credentials), JSON))
         return self._last
 
-    def _given(self, rendered: _RenderedResponse, peer: Peer) -> HTTPResponse:
-        if self._give:
+    def _given(self, rendered: _RenderedResponse, peer: Peer, give: Give | None) -> HTTPResponse:
+        if give:
             try:
-                self._give(rendered.credentials, _uid(peer), peer.client)
+                give(rendered.credentials, _uid(peer), peer.client)
             except AuditError as error:
                 raise self._refusal(str(error)) from None
         return rendered.response
 
     def _refusal(self, reason: str) -> HTTPRefusal:
-        return HTTPRefusal(HTTPStatus.SERVICE_UNAVAILABLE, f"no credentials for {self._profile}: {reason}")
+        return HTTPRefusal(HTTPStatus.SERVICE_UNAVAILABLE, f"no credentials for {self._name}: {reason}")
 
-    def _ask(self) -> Credentials | HTTPRefusal:
+    def _ask(self) -> Outcome:
         """Return the credentials, or a refusal instead of an exception, whose frames may hold a PIN."""
         try:
             return self._source()
@@ -118,9 +139,9 @@ def _uid(peer: Peer) -> int | None:
         return None
 
 
-def _in_thread(call: Callable[[], Credentials | HTTPRefusal]) -> asyncio.Future[Credentials | HTTPRefusal]:
+def in_thread(call: Callable[[], Outcome]) -> asyncio.Future[Outcome]:
     """Call a function in a thread for which the program does not wait at its end: a token or network may hang."""
-    future: concurrent.futures.Future[Credentials | HTTPRefusal] = concurrent.futures.Future()
+    future: concurrent.futures.Future[Outcome] = concurrent.futures.Future()
     threading.Thread(target=lambda: future.set_result(call()), name="hwsigner-fetch", daemon=True).start()
     return asyncio.wrap_future(future)
 
@@ -128,6 +149,11 @@ def _in_thread(call: Callable[[], Credentials | HTTPRefusal]) -> asyncio.Future[
 def container_json(credentials: Credentials) -> bytes:
     """Return the JSON of the container endpoint (ECS and EKS)."""
     return json.dumps({**_keys(credentials), "RoleArn": credentials.role_arn}).encode()
+
+
+def pod_json(credentials: Credentials) -> bytes:
+    """Return the JSON of the EKS Pod Identity Agent."""
+    return json.dumps({**_keys(credentials), "AccountId": credentials.role_arn.split(":")[4]}).encode()
 
 
 def imds_json(credentials: Credentials) -> bytes:

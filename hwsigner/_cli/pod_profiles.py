@@ -1,0 +1,167 @@
+"""The profiles of config.toml for `serve --pods`: each has a session for each service account that uses it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING
+
+from hwsigner._config import settings
+from hwsigner._config.flags import IDENTITY
+from hwsigner._config.profiles import profile, profiles
+from hwsigner._monitoring.metrics import ProfileHealth
+from hwsigner._pins.sources import serve_place
+from hwsigner._refresh.background import BackgroundProvider
+from hwsigner._refresh.monitor import Monitor
+from hwsigner._refresh.provider import Provider
+from hwsigner._refresh.shared_identity import SharedIdentity
+from hwsigner._refresh.workers import start_work
+from hwsigner._system.clocks import utc_now
+from hwsigner.errors import CertificateError, SigningKeyError
+
+if TYPE_CHECKING:
+    from hwsigner._aws.credentials import Credentials
+    from hwsigner._config.profiles import Profile
+    from hwsigner._refresh.outcome import Failure
+
+Identities = dict[tuple[object, ...], SharedIdentity]
+
+
+class PodProfiles:
+    """The profiles that a policy names. Their identities are shared: those of one key and certificate open it once."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+        self._used: Mapping[str, AccountsProfile] = {}
+        # Kept, as they remember wrong PINs, which must not be sent again.
+        self._identities: Identities = {}
+
+    def read(self, names: Iterable[str]) -> dict[str, AccountsProfile]:
+        """Return profiles of config.toml. One that has not changed since `use` is the same object.
+
+        Raises:
+            ConfigError: there is no profile of a name, or it is invalid.
+            UsageError: one has an invalid value.
+        """
+        found: dict[str, AccountsProfile] = {}
+        known = profiles(os.environ)
+        for name in sorted(set(names)):
+            current = known[name] if name in known else profile(name, os.environ)  # Raises the error of a missing one.
+            used = self._used.get(name)
+            is_same = used is not None and used.digest == current.digest
+            found[name] = used if used and is_same else AccountsProfile(current, self._monitor, self._identities)
+        return found
+
+    def use(self, found: Mapping[str, AccountsProfile]) -> None:
+        """Use these profiles from now on."""
+        for name in self._used.keys() - found.keys():
+            serve_place(name, None)
+        for name, one in found.items():
+            settings.serve_profile(name, one.values)
+        self._used = found
+
+    def health(self) -> list[ProfileHealth]:
+        """Return the state of each profile. It has the states of all its sessions."""
+        return [one.health() for one in self._used.values()]
+
+    def close(self) -> None:
+        """Close all sessions and keys."""
+        for one in self._used.values():
+            one.close()
+
+
+class AccountsProfile:
+    """A profile, and its sessions. One account at a time uses its key.
+
+    Attributes:
+        values: its settings.
+        digest: that of `Profile`.
+    """
+
+    def __init__(self, found: Profile, monitor: Monitor, identities: Identities) -> None:
+        self.values = values = settings.of_profile(found)
+        self.digest = found.digest
+        self._name = found.name
+        self._monitor = monitor
+        self._request = settings.session_request(values)
+        self._service = settings.service_for_daemon(values)
+        source = partial(settings.identity_source, values)
+        if values.cert_selector is None:
+            with suppress(CertificateError, SigningKeyError):  # The node may have to be enrolled first.
+                source()
+        key = tuple(getattr(values, flag.attribute) for flag in IDENTITY)
+        self._identity = identities.setdefault(key, SharedIdentity(source))
+        self._sessions: dict[AccountSession, None] = {}
+
+    def open(self, name: str, account: str) -> AccountSession:
+        """Return a session of this role session name, for an account `namespace/serviceaccount`."""
+        provider = Provider._sharing(self._identity, self._request._replace(session_name=name), self._service)
+
+        def note(outcome: Credentials | Failure) -> None:
+            self._monitor.attempted(self._name, outcome, made, account=account)
+
+        made = BackgroundProvider(provider, attended=self.values.attended, on_try=note)
+        self._identity.join()
+        session = AccountSession(made, self)
+        self._sessions[session] = None
+        made.start()
+        return session
+
+    def forget(self, session: AccountSession) -> None:
+        """Forget a session that was closed. The key is closed after the last one."""
+        if session in self._sessions:
+            del self._sessions[session]
+            self._identity.part()
+
+    def close(self) -> None:
+        """Close all sessions, and wait for their refreshes in progress."""
+        for one in list(self._sessions):
+            one.close_now()
+
+    def health(self) -> ProfileHealth:
+        """Return its state: `failing` if a session is, else `ready` if one is, else `idle`."""
+        states = [one.state() for one in list(self._sessions)]
+        expiration = max((end for end, _ in states if end), default=None)
+        is_live = [end is not None and end > utc_now() for end, _ in states]
+        causes = [cause for _, cause in states if cause]
+        is_failing = any(cause and not live for (_, cause), live in zip(states, is_live, strict=True))
+        state = "failing" if is_failing else "ready" if any(is_live) else "idle"
+        return ProfileHealth(self._name, state, expiration, causes[0] if causes else "")
+
+
+class AccountSession:
+    """The credentials of one service account or Pod."""
+
+    def __init__(self, provider: BackgroundProvider, profile: AccountsProfile) -> None:
+        self._provider = provider
+        self._profile = profile
+
+    def at_once(self) -> Credentials | None:
+        """Return live credentials, or None if a call may take long."""
+        return self._provider._at_once()
+
+    def __call__(self) -> Credentials:
+        """Return live credentials; raises as a call of a provider does."""
+        return self._provider()
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether there are no live credentials."""
+        return self._provider.status().left <= 0
+
+    def state(self) -> tuple[datetime | None, str]:
+        """Return when the last credentials expire, and the cause of the last failure."""
+        failure = self._provider.failure
+        return self._provider.status().expiration, failure.cause if failure else ""
+
+    def close(self) -> None:
+        """Close it soon. A refresh in progress may take long."""
+        start_work(self.close_now)
+
+    def close_now(self) -> None:
+        """Close it, and wait for a refresh in progress."""
+        self._provider.close()
+        self._profile.forget(self)

@@ -1,0 +1,149 @@
+"""`hwsigner serve --pods`: the credentials of each Pod's service account."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import socket
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from hwsigner._cli.metrics import metrics_output
+from hwsigner._cli.monitoring import monitoring_values, open_log
+from hwsigner._cli.parser import Arguments
+from hwsigner._cli.pod_profiles import PodProfiles
+from hwsigner._cli.process import raise_descriptor_limit
+from hwsigner._cli.server_run import ServerRun
+from hwsigner._cli.serving_sockets import activated_sockets, base_url, server_tls
+from hwsigner._monitoring.audit import open_audit
+from hwsigner._monitoring.metrics import Metrics
+from hwsigner._refresh.monitor import Monitor
+from hwsigner._serving.application import Application
+from hwsigner._serving.listener import hold_localhost, listen, names_of
+from hwsigner._serving.pods.endpoint import ADDRESSES, PATH, PodEndpoint
+from hwsigner._serving.pods.policy import read_pod_policy
+from hwsigner._serving.pods.sessions import PodRules
+from hwsigner._serving.pods.verification import Verification
+from hwsigner._serving.server import HTTPServer
+from hwsigner._system import notices
+from hwsigner._system.reloading import ReloadedFile
+from hwsigner._version import __version__
+from hwsigner.errors import HwsignerError, UsageError
+
+if TYPE_CHECKING:
+    from hwsigner._aws.credentials import Credentials
+    from hwsigner._monitoring.log import Log
+    from hwsigner._serving.pods.identity import PodIdentity
+
+_PORT = 80
+_IPV4, _IPV6 = ADDRESSES
+_NO_IPV6 = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+
+
+def run_pods(arguments: Arguments, others: set[str]) -> int:
+    """Serve Pods until SIGINT, SIGTERM or SIGHUP.
+
+    Args:
+        arguments: the command line.
+        others: the names of the flags that can't be combined with --pods.
+
+    Raises:
+        HwsignerError: a flag, the policy or a profile is invalid, or the addresses can't be listened on.
+    """
+    _check(arguments, others)
+    gc.enable()  # Unlike other commands, this one keeps running.
+    chosen = monitoring_values(arguments)
+    log = open_log(chosen)
+    notices.set_notifier(log.note)
+    monitor = Monitor(log, open_audit(chosen.audit_log, chosen.audit, rate=chosen.audit_rate, log=log.note))
+    profiles = PodProfiles(monitor)
+    node = _node(arguments)
+    rules = _Rules(arguments.pods, node, profiles, log)
+    tls = server_tls(arguments)
+    if tls is None:  # An unfinished handshake takes ten times the memory of an unfinished request.
+        raise_descriptor_limit()
+    given = {flag.name for flag, _ in arguments.given}
+    addresses = [arguments.address] if "address" in given else list(ADDRESSES)
+    port = arguments.port if "port" in given else _PORT
+    sockets = activated_sockets(arguments, tls, addresses, ADDRESSES)
+    sockets = sockets or _listen(addresses, port, arguments.hop_limit, is_default="address" not in given)
+    localhost = ["localhost"] if tls or hold_localhost(sockets, arguments.hop_limit) else []
+    names = [name for one in sockets for name in names_of(one, [*arguments.host_name, *localhost])]
+    application = Application(names, log.refused)
+    give = partial(_give, monitor) if monitor.wants_given else None
+    application.add_handler(PATH, PodEndpoint(rules.now, file=arguments.pods, give=give).respond)
+    monitor.metrics = Metrics(__version__, profiles.health)
+    with metrics_output(arguments, monitor.metrics, log):
+        for one in sockets:
+            log.note(f"serving the Pods of {node} on {base_url(one, arguments.host_name, tls)}{PATH}")
+        ServerRun([], HTTPServer(application, sockets, log=log.refused, tls=tls), [profiles.close]).run()
+    return 0
+
+
+def _check(arguments: Arguments, others: set[str]) -> None:
+    if arguments.names:
+        problem = "--pods can't be combined with profile names"
+        raise UsageError(problem, f"Map service accounts to them in {arguments.pods}")
+    for flag, _ in arguments.given:
+        if flag.name in others:
+            problem = f"--{flag.name} can't be combined with --pods"
+            raise UsageError(problem, "Leave it out; a Pod's profile and token say who it is")
+
+
+def _node(arguments: Arguments) -> str:
+    node: str = arguments.node_name or os.environ.get("NODE_NAME", "")
+    if not node:
+        problem = "--pods needs the name of this node"
+        raise UsageError(problem, "Give --node-name, or set NODE_NAME from spec.nodeName in the DaemonSet")
+    return node
+
+
+class _Rules:
+    """The rules as they are now: read again when the policy has changed."""
+
+    def __init__(self, path: str, node: str, profiles: PodProfiles, log: Log) -> None:
+        self._node = node
+        self._profiles = profiles
+        self._log = log
+        self._verification: Verification | None = None
+        self.now = ReloadedFile(path, self._read, self._report).content
+
+    def _read(self, path: str) -> PodRules:
+        policy = read_pod_policy(path, self._node)
+        profiles = self._profiles.read(policy.accounts.values())
+        if self._verification is None:
+            self._verification = Verification(policy.verification, self._log.note, environ=os.environ)
+        else:
+            self._verification.configure(policy.verification)
+        self._profiles.use(profiles)
+        return PodRules(policy, profiles, self._verification.check)
+
+    def _report(self, error: HwsignerError) -> None:
+        self._log.note(f"error: the policy did not change, as the new file is bad: {error}")
+
+
+def _listen(addresses: Sequence[str], port: int, hop_limit: int, *, is_default: bool) -> list[socket.socket]:
+    """Return the listening sockets. The machine may lack the IPv6 one of the default addresses."""
+    found = []
+    for address in addresses:
+        try:
+            found.append(listen(address, port, hop_limit))
+        except HwsignerError as error:
+            number = error.__cause__.errno if isinstance(error.__cause__, OSError) else None
+            if is_default and address == _IPV6 and number in _NO_IPV6:
+                continue
+            if number == errno.EADDRNOTAVAIL and address in ADDRESSES:
+                prefix = 32 if address == _IPV4 else 128
+                add = f"ip link add hwsigner type dummy && ip address add {address}/{prefix} dev hwsigner"
+                error = HwsignerError(error.message, f"Run {add} && ip link set hwsigner up")
+            elif number in (errno.EACCES, errno.EPERM):
+                error = HwsignerError(error.message, "Give the process CAP_NET_BIND_SERVICE, or give another --port")
+            raise error from None
+    return found
+
+
+def _give(monitor: Monitor, pod: PodIdentity, profile: str, credentials: Credentials, address: tuple[str, int]) -> None:
+    fields = {name: getattr(pod, name) for name in ("namespace", "service_account", "pod", "node")}
+    monitor.given_to_peer(profile, credentials, None, address, pod=fields)

@@ -1,0 +1,66 @@
+"""`GET /v1/credentials`, the one path of the EKS Pod Identity Agent: from a Pod's token to its credentials."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+from hwsigner._aws.credentials import Credentials
+from hwsigner._serving.admission import AUTHORIZATION
+from hwsigner._serving.peer import Peer
+from hwsigner._serving.pods.identity import PodIdentity
+from hwsigner._serving.pods.sessions import PodRules, Sessions
+from hwsigner._serving.responses import Headers, HTTPRefusal, HTTPResponse
+
+PATH = "/v1/credentials"
+# Those of EKS, which its SDKs accept without TLS: they lead to the node itself.
+ADDRESSES = ("169.254.170.23", "fd00:ec2::23")
+
+# Takes the Pod that is about to get credentials, its profile's name, and its address and port. Raises an AuditError if
+# it must not get them.
+GiveToPod = Callable[[PodIdentity, str, Credentials, tuple[str, int]], None]
+
+
+class PodEndpoint:
+    """The endpoint. For one thread: that of the event loop.
+
+    Args:
+        rules: returns the rules as they are now.
+        file: the policy's path, for the refusal of an account that it does not name.
+        give: called for each response with credentials; None for nothing.
+    """
+
+    def __init__(self, rules: Callable[[], PodRules], *, file: str, give: GiveToPod | None = None) -> None:
+        self._rules = rules
+        self._file = file
+        self._give = give
+        self._sessions = Sessions(rules)
+
+    def respond(self, headers: Headers, peer: Peer) -> HTTPResponse | Awaitable[HTTPResponse]:
+        """Return the response for a request, or what waits for it.
+
+        Raises:
+            HTTPRefusal: perhaps later: as `Verification.check`; 403 if the policy does not name the account; 503 if
+                there are no credentials.
+        """
+        rules = self._rules()
+        found = rules.check(headers.get(AUTHORIZATION, b""), peer.client[0])
+        return self._credentials(found, rules, peer) if isinstance(found, PodIdentity) else self._wait(found, peer)
+
+    async def _wait(self, found: Awaitable[PodIdentity], peer: Peer) -> HTTPResponse:
+        pod = await found
+        response = self._credentials(pod, self._rules(), peer)
+        return response if isinstance(response, HTTPResponse) else await response
+
+    def _credentials(self, pod: PodIdentity, rules: PodRules, peer: Peer) -> HTTPResponse | Awaitable[HTTPResponse]:
+        found = rules.profile(pod.namespace, pod.service_account)
+        if found is None:
+            problem = f"the service account {pod.account} has no profile"
+            fix = f'add "{pod.account}" = "PROFILE" below [accounts] in {self._file}'
+            raise HTTPRefusal(HTTPStatus.FORBIDDEN, f"{problem}: {fix}")
+        name, profile = found
+        responses = self._sessions.responses(pod, profile, is_per_pod=rules.policy.session_per_pod)
+        give = self._give
+        if give is None:
+            return responses.respond(peer)
+        return responses.respond(peer, lambda credentials, _, address: give(pod, name, credentials, address))

@@ -1,0 +1,160 @@
+"""The open sessions, one for each service account or Pod: from its first request until nothing needs it any more."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from hwsigner._serving.credentials import CredentialResponses, CredentialSource, Outcome, in_thread, pod_json
+from hwsigner._serving.pods.identity import PodIdentity
+from hwsigner._serving.pods.naming import session_name
+from hwsigner._serving.pods.policy import PodPolicy
+
+# How many sessions of a profile may wait for a key or for AWS at once, each in a thread. The others queue.
+MOST_AT_ONCE = 8
+# More sessions than a node has use for. Above, that is closed which was not asked for longest.
+MOST_SESSIONS = 2000
+
+
+class PodSession(CredentialSource, Protocol):
+    """The credentials of a service account or Pod."""
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether there are no live credentials."""
+
+    def close(self) -> None:
+        """Close it soon, without waiting."""
+
+
+class PodProfile(Protocol):
+    """A profile that service accounts may use."""
+
+    def open(self, name: str, account: str) -> PodSession:
+        """Return a session of this role session name, for an account `namespace/serviceaccount`; does not wait."""
+
+
+# Tells whose a token is, at once or later; see `Verification.check`.
+Check = Callable[[bytes, str], PodIdentity | Awaitable[PodIdentity]]
+
+
+class PodRules(NamedTuple):
+    """The policy with its profiles, by name, and what verifies tokens. If a profile changes, it is another object."""
+
+    policy: PodPolicy
+    profiles: Mapping[str, PodProfile]
+    check: Check
+
+    def profile(self, namespace: str, service_account: str) -> tuple[str, PodProfile] | None:
+        """Return the name and the profile of a service account, or None if it has none."""
+        name = self.policy.profile_of(namespace, service_account)
+        return None if name is None else (name, self.profiles[name])
+
+
+class _Owner(NamedTuple):
+    """Whose a session is: a service account's if it names no Pod."""
+
+    namespace: str
+    service_account: str
+    pod: str = ""
+    pod_uid: str = ""
+
+
+@dataclass
+class _Open:
+    """An open session."""
+
+    profile: PodProfile
+    source: PodSession
+    responses: CredentialResponses
+    asked: float  # When it was asked for last.
+
+
+class Sessions:
+    """The open sessions. For one thread: that of the event loop.
+
+    Args:
+        rules: returns the rules as they are now.
+        clock: returns seconds.
+    """
+
+    # Between two looks for sessions that nothing needs.
+    LOOK_SECONDS = 10.0
+    # An expired session is closed once it was not asked for in this time.
+    IDLE_SECONDS = 60.0
+
+    def __init__(self, rules: Callable[[], PodRules], clock: Callable[[], float] = time.monotonic) -> None:
+        self._rules = rules
+        self._clock = clock
+        self._open: dict[_Owner, _Open] = {}  # By when they were asked for, the longest ago first.
+        self._queues: dict[PodProfile, asyncio.Semaphore] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def responses(self, pod: PodIdentity, profile: PodProfile, *, is_per_pod: bool) -> CredentialResponses:
+        """Return the responses for a Pod, by a session that is opened if need be.
+
+        Args:
+            pod: the Pod.
+            profile: the profile of its service account.
+            is_per_pod: whether its session is its own.
+        """
+        owner = _owner(pod, is_per_pod=is_per_pod)
+        found = self._open.pop(owner, None)
+        if found is not None and found.profile is not profile:
+            found.source.close()
+            found = None
+        if found is None:
+            found = self._opened(pod, profile, is_per_pod=is_per_pod)
+        found.asked = self._clock()
+        self._open[owner] = found
+        return found.responses
+
+    def _opened(self, pod: PodIdentity, profile: PodProfile, *, is_per_pod: bool) -> _Open:
+        if len(self._open) >= MOST_SESSIONS:
+            self._close(next(iter(self._open)))
+        name = session_name(pod.namespace, pod.service_account, pod.pod if is_per_pod else pod.node)
+        source = profile.open(name, pod.account)
+        queue = self._queues.setdefault(profile, asyncio.Semaphore(MOST_AT_ONCE))
+        if self._timer is None:
+            self._look_later()
+        responses = CredentialResponses(source, pod_json, pod.account, fetch=lambda ask: _fetch(queue, ask))
+        return _Open(profile, source, responses, self._clock())
+
+    def close_needless(self) -> None:
+        """Close the sessions that the rules no longer allow, and those that have expired and are not asked for."""
+        rules, now = self._rules(), self._clock()
+        for owner, one in list(self._open.items()):
+            found = rules.profile(owner.namespace, owner.service_account)
+            is_allowed = found is not None and found[1] is one.profile
+            is_needed = now - one.asked < self.IDLE_SECONDS or not one.source.has_expired
+            if not (is_allowed and is_needed and bool(owner.pod) == rules.policy.session_per_pod):
+                self._close(owner)
+        used = {one.profile for one in self._open.values()}
+        self._queues = {profile: queue for profile, queue in self._queues.items() if profile in used}
+
+    def _close(self, owner: _Owner) -> None:
+        self._open.pop(owner).source.close()
+
+    def _look_later(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self.LOOK_SECONDS, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        self.close_needless()
+        if self._open:
+            self._look_later()
+
+
+def _owner(pod: PodIdentity, *, is_per_pod: bool) -> _Owner:
+    return _Owner(pod.namespace, pod.service_account, *((pod.pod, pod.pod_uid) if is_per_pod else ()))
+
+
+async def _fetch(queue: asyncio.Semaphore, ask: Callable[[], Outcome]) -> Outcome:
+    async with queue:
+        return await in_thread(ask)

@@ -1,0 +1,92 @@
+"""`hwsigner serve --pods` as a process, whose tokens a test makes: `namespace/serviceaccount/pod/uid`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from serving.raw import Client, Response
+from serving.stage import Process, Stage
+
+NODE = "node1"
+
+# Goes before hwsigner: tokens are believed, and the endpoint looks for changes at once.
+BELIEVING = """if True:
+    import sys, time
+    from hwsigner._serving.pods.identity import PodIdentity
+    from hwsigner._serving.pods.sessions import Sessions
+    from hwsigner._serving.pods.verification import Verification
+
+    def check(self, token, address):
+        return PodIdentity(*token.decode().split("/"), "node1", time.time() + 600)
+
+    Verification.__init__ = Verification.configure = lambda self, *_, **__: None
+    Verification.check = check
+    Sessions.LOOK_SECONDS, Sessions.IDLE_SECONDS = 0.05, 0
+"""
+RUN = """
+    from hwsigner._cli import main
+
+    sys.exit(main(sys.argv[2:]))
+"""
+
+
+@dataclass
+class ServedPods:
+    """A running `serve --pods`.
+
+    Attributes:
+        process: the process.
+        port: its port.
+        policy: the path of its policy.
+    """
+
+    process: Process
+    port: int
+    policy: Path
+
+    def ask(self, account: str, pod: str = "pod-1", uid: str = "1") -> Response:
+        """Ask as a Pod, on a connection of its own."""
+        with Client(self.port) as client:
+            return client.ask("GET", "/v1/credentials", {"Authorization": f"{account}/{pod}/{uid}"})
+
+    def credentials(self, account: str, pod: str = "pod-1", uid: str = "1") -> dict[str, Any]:
+        """Return the credentials that a Pod gets."""
+        response = self.ask(account, pod, uid)
+        assert response.status == 200, response.body
+        found: dict[str, Any] = json.loads(response.body)
+        return found
+
+    def refusal(self, account: str) -> tuple[int, str]:
+        """Return the status and the message that a Pod gets."""
+        response = self.ask(account)
+        return response.status, json.loads(response.body)["message"]
+
+    def write_policy(self, text: str) -> None:
+        """Replace the policy, as a ConfigMap is."""
+        write_policy(self.policy, text)
+
+
+def write_policy(path: Path, text: str) -> None:
+    """Write a policy with these lines below [accounts], or those that begin with a key above it."""
+    new = path.with_suffix(".new")
+    new.write_text(text)
+    new.replace(path)
+
+
+@contextmanager
+def serve_pods(stage: Stage, policy: str, *arguments: str, more: str = "") -> Iterator[ServedPods]:
+    """Serve Pods on loopback. `more` is Python that runs before."""
+    path = stage.folder / "pods.toml"
+    write_policy(path, policy)
+    wrapper = (sys.executable, "-c", BELIEVING + more + RUN)
+    flags = ["--pods", str(path), "--address=127.0.0.1", "--port=0", "--node-name", NODE, *arguments]
+    with stage.start("serve", *flags, wrapper=wrapper) as process:
+        line = process.read_until("serving the Pods of node1 on http://127.0.0.1:")
+        port = int(line.rpartition(":")[2].partition("/")[0])
+        yield ServedPods(process, port, path)
