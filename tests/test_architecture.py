@@ -89,6 +89,7 @@ OWNERS = {
     "pytest": ("testing", "enrolment.testing"),
     "requests": ("auth",),
     **dict.fromkeys(("httptools", "uvloop"), ("_serving",)),
+    "jwt": ("_serving.pods.keys",),
     "shtab": ("_cli.completion",),
     "rich": ("_cli.list", "_cli.status"),
     "logging": ("_monitoring",),

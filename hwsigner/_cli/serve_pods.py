@@ -114,7 +114,7 @@ class _Rules:
         policy = read_pod_policy(path, self._node)
         profiles = self._profiles.read(policy.accounts.values())
         if self._verification is None:
-            self._verification = Verification(policy.verification, self._log.note, environ=os.environ)
+            self._verification = Verification(policy.verification, self._log.refused, environ=os.environ)
         else:
             self._verification.configure(policy.verification)
         self._profiles.use(profiles)

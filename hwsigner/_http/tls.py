@@ -71,7 +71,7 @@ class TlsSettings:
         self.trusted: Final = trusted
 
 
-def make_settings(cas: TrustedCAs, *, verify: bool = True) -> TlsSettings:
+def make_settings(cas: TrustedCAs, *, verify: bool = True, strict: bool = False) -> TlsSettings:
     """Return the settings of a client, TLS 1.2 or later, that trusts these CAs.
 
     All clients with the same CAs share a context, which takes up to a megabyte, until the bundle's file changes.
@@ -79,6 +79,7 @@ def make_settings(cas: TrustedCAs, *, verify: bool = True) -> TlsSettings:
     Args:
         cas: the CAs; not read if `verify` is False.
         verify: False to accept any certificate for any name.
+        strict: whether certificates must have what RFC 5280 asks of them: CAs, key usage and key identifiers.
 
     Raises:
         ConfigError: the CAs can't be read.
@@ -88,11 +89,11 @@ def make_settings(cas: TrustedCAs, *, verify: bool = True) -> TlsSettings:
     except OSError:
         status = None  # Reading it reports the error.
     stamp = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns) if status else None
-    return _make_settings(cas, stamp, verify=verify)
+    return _make_settings(cas, stamp, verify=verify, strict=strict)
 
 
 @lru_cache(maxsize=16)
-def _make_settings(cas: TrustedCAs, stamp: object, *, verify: bool) -> TlsSettings:
+def _make_settings(cas: TrustedCAs, stamp: object, *, verify: bool, strict: bool) -> TlsSettings:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     # Set by Python 3.11.2, which then takes a response that was cut off for a complete one.
@@ -101,6 +102,8 @@ def _make_settings(cas: TrustedCAs, stamp: object, *, verify: bool) -> TlsSettin
     if verify:
         # As in Go, an intermediate CA in the bundle is trusted without its root.
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        if strict:
+            context.verify_flags |= ssl.VERIFY_X509_STRICT
         _load(context, cas)
     else:
         context.check_hostname = False

@@ -37,12 +37,14 @@ class Response:
         status: the HTTP status.
         headers: the headers, found by name in any case: `headers.get("x-amzn-requestid")`. The values are not checked.
         body: the body, at most MAX_BODY_BYTES.
+        keeps_open: whether the server accepts another request on the same connection.
     """
 
-    def __init__(self, status: int, headers: http.client.HTTPMessage, body: bytes) -> None:
+    def __init__(self, status: int, headers: http.client.HTTPMessage, body: bytes, *, keeps_open: bool = False) -> None:
         self.status: Final = status
         self.headers: Final = headers
         self.body: Final = body
+        self.keeps_open: Final = keeps_open
 
     def json_object(self) -> dict[str, Any]:
         """Return the JSON object in the body, or an empty one if the body is something else."""
@@ -167,7 +169,7 @@ def _request(method: str, endpoint: Endpoint, target: str, headers: Headers, opt
     if options.proxy and endpoint.scheme == "http":
         target = f"http://{endpoint.host_header}{target}"
         sent += _authorization(options.proxy)
-    return _head(method, target, sent)
+    return request_head(method, target, sent)
 
 
 def _exchange(
@@ -178,7 +180,7 @@ def _exchange(
     try:
         limit = deadline.within(options.read_timeout, "--read-timeout")
         stream.send(request, limit)
-        response = _read_response(method, stream, peer, limit)
+        response = read_response(method, stream, peer, limit)
     finally:
         stream.close()
     if options.proxy and response.status == 407:
@@ -217,7 +219,7 @@ def _start_tls(stream: Stream, options: TransportOptions, host: str, peer: str, 
 def _tunnel(stream: Stream, proxy: Proxy, endpoint: Endpoint, deadline: Deadline) -> None:
     """Ask the proxy to connect this stream to the endpoint (RFC 9110, section 9.3.6)."""
     target = host_and_port(endpoint.host, endpoint.port)
-    stream.send(_head("CONNECT", target, [("Host", target), *_authorization(proxy)]), deadline)
+    stream.send(request_head("CONNECT", target, [("Host", target), *_authorization(proxy)]), deadline)
     # Do not read ahead: TLS follows the response.
     reader = StreamReader(stream, deadline, buffer_size=1)
     with _http_errors(f"the proxy {proxy}"), _begin_response(reader, "CONNECT") as response:
@@ -237,7 +239,12 @@ def _proxy_error(proxy: Proxy, status: int) -> ServiceUnreachableError:
     return ServiceUnreachableError(problem, hint, retryable=status >= 500)
 
 
-def _head(method: str, target: str, headers: Headers) -> bytes:
+def request_head(method: str, target: str, headers: Headers) -> bytes:
+    """Return a request's head.
+
+    Raises:
+        ValueError: the target or a header contains a control or non-ASCII character.
+    """
     lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers)]
     if not all(_LINE.fullmatch(line) for line in lines):
         raise ValueError("the request's target or a header contains a control or non-ASCII character")
@@ -256,7 +263,18 @@ def _begin_response(reader: StreamReader, method: str) -> http.client.HTTPRespon
     return response
 
 
-def _read_response(method: str, stream: Stream, peer: str, deadline: Deadline) -> Response:
+def read_response(method: str, stream: Stream, peer: str, deadline: Deadline) -> Response:
+    """Read the response to a request that was sent.
+
+    Args:
+        method: the request's method.
+        stream: the connection.
+        peer: the server's name, for messages.
+        deadline: for the whole response.
+
+    Raises:
+        ServiceUnreachableError: it is not complete in time, longer than MAX_BODY_BYTES, or not HTTP.
+    """
     with _http_errors(peer), _begin_response(StreamReader(stream, deadline), method) as response:
         too_long = (response.length or 0) > MAX_BODY_BYTES
         # Without a Content-Length, one byte more than allowed shows that the body is too long.
@@ -267,7 +285,7 @@ def _read_response(method: str, stream: Stream, peer: str, deadline: Deadline) -
         raise ServiceUnreachableError(problem, "Check the URL and the proxy settings", retryable=False)
     if missing:
         raise _cut_off(peer)
-    return Response(response.status, response.msg, body)
+    return Response(response.status, response.msg, body, keeps_open=not response.will_close)
 
 
 def _cut_off(peer: str) -> ServiceUnreachableError:

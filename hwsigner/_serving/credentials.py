@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from hwsigner._aws.credentials import Credentials
 from hwsigner._serving.peer import Peer
@@ -22,6 +22,7 @@ WAIT_SECONDS = 10.0
 # How often the source is asked whether its credentials are still good.
 LOOK_SECONDS = 0.1
 
+_T = TypeVar("_T")
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
@@ -139,9 +140,13 @@ def _uid(peer: Peer) -> int | None:
         return None
 
 
-def in_thread(call: Callable[[], Outcome]) -> asyncio.Future[Outcome]:
-    """Call a function in a thread for which the program does not wait at its end: a token or network may hang."""
-    future: concurrent.futures.Future[Outcome] = concurrent.futures.Future()
+def in_thread(call: Callable[[], _T]) -> asyncio.Future[_T]:
+    """Call a function in a thread for which the program does not wait at its end: a token or network may hang.
+
+    Args:
+        call: raises no exception.
+    """
+    future: concurrent.futures.Future[_T] = concurrent.futures.Future()
     threading.Thread(target=lambda: future.set_result(call()), name="hwsigner-fetch", daemon=True).start()
     return asyncio.wrap_future(future)
 

@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
+import time
 from collections.abc import Awaitable, Callable, Mapping
-from http import HTTPStatus
-from typing import Literal, NamedTuple
+from functools import partial
+from typing import Literal, NamedTuple, TypeVar
 
-from hwsigner._serving.pods.identity import PodIdentity
+from hwsigner._serving.credentials import in_thread
+from hwsigner._serving.pods.cluster import FOLDER, Cluster
+from hwsigner._serving.pods.identity import PodIdentity, TokenVerifier
+from hwsigner._serving.pods.limits import REFUSED_COST, ClientShare, ClientShares
+from hwsigner._serving.pods.refusals import VerifierRefusal, invalid, unverifiable
+from hwsigner._serving.pods.review import TokenReviewer
+from hwsigner._serving.pods.token import PodToken, check_audience, check_pod, read_token, shown
 from hwsigner._serving.responses import HTTPRefusal
+from hwsigner.errors import HwsignerError, UsageError
+
+# How long an answer is used. The API server itself uses a "yes" for 10 s.
+CACHE_SECONDS = 30.0
+# Tokens whose Pod is known, and that are known to be bad. A flood of bad tokens replaces only those.
+MAX_GOOD = 4096
+MAX_BAD = 1024
+# Reviews at a time, and how long one may wait for its turn.
+MAX_REVIEWS = 8
+QUEUE_SECONDS = 5.0
+# A line about the same kind of refusal of the same address is logged once in this time.
+LOG_SECONDS = 30.0
+MAX_KINDS = 1024
+
+_T = TypeVar("_T")
 
 
 class VerificationSettings(NamedTuple):
@@ -35,19 +59,30 @@ class Verification:
 
     Args:
         settings: which tokens are valid.
-        log: takes a line with what the API server said, which clients don't see.
+        log: takes a line with what the API server said, which clients don't see. May be called in any thread.
         environ: the environment, which has the API server's address in a Pod.
+        folder: where the cluster's CA and this Pod's own token are.
 
     Raises:
-        HwsignerError: the API server or the cluster's keys are not to be found, or a library is missing.
+        HwsignerError: this is not a Pod and has to be one, the cluster's keys can't be read, or a library is missing.
     """
 
     def __init__(
-        self, settings: VerificationSettings, log: Callable[[str], None], *, environ: Mapping[str, str]
+        self,
+        settings: VerificationSettings,
+        log: Callable[[str], None],
+        *,
+        environ: Mapping[str, str],
+        folder: str = FOLDER,
     ) -> None:
-        self._settings = settings
         self._log = log
         self._environ = environ
+        self._folder = folder
+        self._shares = ClientShares()
+        self._turns = asyncio.Semaphore(MAX_REVIEWS)
+        self._logged: dict[tuple[str, str], float] = {}
+        self._cluster: Cluster | None = None
+        self._use(settings)
 
     def configure(self, settings: VerificationSettings) -> None:
         """Use other settings from now on. What was found out by the former ones is forgotten.
@@ -55,7 +90,8 @@ class Verification:
         Raises:
             HwsignerError: as for the class; the former settings stay.
         """
-        self._settings = settings
+        if settings != self._settings:
+            self._use(settings)
 
     def check(self, token: bytes, address: str) -> PodIdentity | Awaitable[PodIdentity]:
         """Return the Pod of a token, or what finds it out.
@@ -68,4 +104,158 @@ class Verification:
             HTTPRefusal: perhaps later. 401 if the token is not valid here; 403 if it is of no Pod of this node; 429
                 if the client asks too much; 503 if it can't be found out.
         """
-        raise HTTPRefusal(HTTPStatus.SERVICE_UNAVAILABLE, "tokens can't be verified")
+        digest = hashlib.sha256(token).digest()
+        if found := self._answers.find(digest):
+            return found
+        claimed = read_token(token)
+        self._refuse_early(claimed)
+        return self._find_out(claimed, digest, address)
+
+    def close(self) -> None:
+        """Close the idle connections to the API server."""
+        if self._cluster:
+            self._cluster.close()
+
+    def _use(self, settings: VerificationSettings) -> None:
+        cluster = None
+        if settings.verify == "review" or not settings.keys_file:
+            is_incomplete = settings.allow_incomplete_ca
+            cluster = Cluster(self._environ, self._report, allow_incomplete_ca=is_incomplete, folder=self._folder)
+        self._verifier = _verifier(settings, cluster, self._report)
+        self.close()
+        self._cluster = cluster
+        self._settings = settings
+        # Reviews that have begun keep their answers away from these.
+        self._answers = Answers()
+        self._reviews: dict[bytes, asyncio.Task[PodIdentity | VerifierRefusal]] = {}
+
+    def _refuse_early(self, token: PodToken) -> None:
+        """Refuse a token that the cluster would not have to be asked about. Nothing here lets one in."""
+        if token.identity.expiration <= time.time():
+            raise invalid("the token is expired")
+        check_audience(token, self._settings.audiences)
+        if self._settings.issuer is not None and token.issuer != self._settings.issuer:
+            raise invalid(f"the token's issuer is {shown(token.issuer)}, not {self._settings.issuer}")
+        check_pod(token.identity, self._settings.node)
+
+    async def _find_out(self, token: PodToken, digest: bytes, address: str) -> PodIdentity:
+        """Return the Pod of a token after a review, which all share who ask for the same token meanwhile."""
+        with self._shares.waiting(address) as share:
+            review = self._reviews.get(digest)
+            if review is None:
+                self._shares.charge(share)
+                review = asyncio.ensure_future(self._review(token.text, digest, share))
+                self._reviews[digest] = review
+                review.add_done_callback(partial(_forget, self._reviews, digest))
+            answer = await asyncio.shield(review)
+        if isinstance(answer, PodIdentity):
+            return answer
+        self._note(answer, token, address)
+        raise answer.again()
+
+    async def _review(self, token: str, digest: bytes, share: ClientShare) -> PodIdentity | VerifierRefusal:
+        """Return what the verifier says, and remember it."""
+        answers, verifier = self._answers, self._verifier
+        try:
+            async with asyncio.timeout(QUEUE_SECONDS) as limit, share.turns, self._turns:
+                limit.reschedule(None)  # The verifier has a limit of its own.
+                answer = await in_thread(partial(_ask, verifier, token))
+        except TimeoutError:
+            return unverifiable(f"too many tokens wait: this one did not get its turn in {QUEUE_SECONDS:g} s")
+        answers.add(digest, answer)
+        if isinstance(answer, VerifierRefusal) and answer.is_final:
+            share.fine(REFUSED_COST - 1)
+        return answer
+
+    def _note(self, refusal: VerifierRefusal, token: PodToken, address: str) -> None:
+        """Log what only the log may show: once in a while for each address, or for all if it is about none of them."""
+        kind = (address, refusal.reason) if refusal.is_final else ("", refusal.detail)
+        now = time.monotonic()
+        if not refusal.detail or now < self._logged.get(kind, 0.0):
+            return
+        self._logged.pop(kind, None)
+        if len(self._logged) >= MAX_KINDS:
+            del self._logged[next(iter(self._logged))]
+        self._logged[kind] = now + LOG_SECONDS
+        whose = f"a token that says {token.identity.account}, from {address}"
+        self._log(f"warning: refused {whose}: {refusal.detail}")
+
+    def _report(self, error: HwsignerError) -> None:
+        self._log(f"warning: {error}; what was read before stays in use")
+
+
+class Answers:
+    """What is known of tokens, by their SHA-256."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, now: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._now = now
+        # Each has the end of its answer. The oldest are first, as all get the same time.
+        self._good: dict[bytes, tuple[float, PodIdentity]] = {}
+        self._bad: dict[bytes, tuple[float, VerifierRefusal]] = {}
+
+    def __len__(self) -> int:
+        return len(self._good) + len(self._bad)
+
+    def find(self, digest: bytes) -> PodIdentity | None:
+        """Return the Pod of a token, or None if that is not known.
+
+        Raises:
+            VerifierRefusal: the token is known to be bad.
+        """
+        if good := self._good.get(digest):
+            if self._clock() < good[0] and self._now() < good[1].expiration:
+                return good[1]
+        elif (bad := self._bad.get(digest)) and self._clock() < bad[0]:
+            raise bad[1].again()
+        return None
+
+    def add(self, digest: bytes, answer: PodIdentity | VerifierRefusal) -> None:
+        """Remember an answer, unless it says that nothing was found out."""
+        end = self._clock() + CACHE_SECONDS
+        self._good.pop(digest, None)
+        self._bad.pop(digest, None)
+        if isinstance(answer, PodIdentity):
+            self._make_room(self._good, MAX_GOOD)
+            self._good[digest] = end, answer
+        elif answer.is_final:
+            self._make_room(self._bad, MAX_BAD)
+            self._bad[digest] = end, answer
+
+    def _make_room(self, answers: dict[bytes, tuple[float, _T]], most: int) -> None:
+        """Forget the answers that are over, and the oldest if there are too many."""
+        now = self._clock()
+        while answers:
+            oldest = next(iter(answers))
+            if now < answers[oldest][0] and len(answers) < most:
+                return
+            del answers[oldest]
+
+
+def _verifier(
+    settings: VerificationSettings, cluster: Cluster | None, report: Callable[[HwsignerError], None]
+) -> TokenVerifier:
+    if cluster and settings.verify == "review":
+        return TokenReviewer(cluster, settings.audiences, settings.node)
+    from hwsigner._serving.pods.keys import FetchedKeys, KeysFile, KeyVerifier
+
+    if not settings.issuer:
+        raise UsageError('verify = "keys" needs the issuer', 'Add issuer = "https://…", the iss of the Pods\' tokens')
+    keys = FetchedKeys(cluster) if cluster else KeysFile(settings.keys_file or "", report)
+    return KeyVerifier(keys, audiences=settings.audiences, issuer=settings.issuer, node=settings.node)
+
+
+def _ask(verifier: TokenVerifier, token: str) -> PodIdentity | VerifierRefusal:
+    """Return the verifier's answer, or a refusal instead of an exception, whose frames may hold a token."""
+    try:
+        return verifier(token)
+    except VerifierRefusal as refusal:
+        return refusal.again()
+    except HTTPRefusal as refusal:
+        return VerifierRefusal(refusal.status, refusal.reason)
+    except Exception as error:
+        return unverifiable(f"internal error: {type(error).__name__}. Please report it")
+
+
+def _forget(reviews: dict[bytes, asyncio.Task[PodIdentity | VerifierRefusal]], digest: bytes, _: object) -> None:
+    del reviews[digest]

@@ -1,0 +1,231 @@
+"""Tokens verified by the cluster's public keys, without a request for each.
+
+The keys say who signed a token, and not whether its Pod and service account are still there.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Any, NamedTuple, Protocol
+
+from hwsigner._serving.pods.cluster import Cluster, described
+from hwsigner._serving.pods.identity import PodIdentity
+from hwsigner._serving.pods.refusals import VerifierRefusal, invalid, unverifiable
+from hwsigner._serving.pods.token import check_pod, read_token
+from hwsigner._system.reloading import ReloadedFile, read_file
+from hwsigner.errors import ConfigError, HwsignerError, install_command
+
+try:
+    import jwt
+except ImportError as error:
+    raise HwsignerError('verify = "keys" needs PyJWT', f"Run {install_command('pods')}") from error
+
+_PATH = "/openid/v1/jwks"
+_MEDIA_TYPE = "application/jwk-set+json"  # The server refuses application/json.
+_MAX_KEYS = 100
+# Keys from the API server are got again after the first, and not used after the last: what its Cache-Control allows.
+REFRESH_SECONDS = 300.0
+MAX_AGE_SECONDS = 3600.0
+# Between two requests for them, whatever keys the tokens name.
+PAUSE_SECONDS = 10.0
+# How far the API server's clock may be ahead, as for the API server itself. A token is never good after its end.
+CLOCK_SECONDS = 60
+
+_RSA = frozenset({"RS256", "RS384", "RS512"})
+_CURVES = {curve: frozenset({name}) for curve, name in {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}.items()}
+
+
+class ClusterKey(NamedTuple):
+    """A public key of the cluster.
+
+    Attributes:
+        key: the key.
+        algorithms: the algorithms that fit it.
+    """
+
+    key: Any
+    algorithms: frozenset[str]
+
+
+class ClusterKeys(Protocol):
+    """The keys of the cluster, by their IDs. Thread-safe."""
+
+    def find(self, key_id: str) -> ClusterKey | None:
+        """Return a key, or None if the cluster has none of this ID. May take seconds.
+
+        Raises:
+            VerifierRefusal: 503 if that can't be found out.
+        """
+        ...
+
+
+class KeyVerifier:
+    """Verifies tokens by the cluster's keys. A TokenVerifier.
+
+    Args:
+        keys: the keys.
+        audiences: the audiences, one of which a token must have.
+        issuer: the issuer that a token must have.
+        node: the node that a token's Pod must be on.
+        now: returns the seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        keys: ClusterKeys,
+        *,
+        audiences: tuple[str, ...],
+        issuer: str,
+        node: str,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._keys = keys
+        self._audiences = audiences
+        self._issuer = issuer
+        self._node = node
+        self._now = now
+
+    def __call__(self, token: str) -> PodIdentity:
+        """Implement TokenVerifier."""
+        read = read_token(token.encode())
+        key = self._keys.find(read.key_id) if read.key_id else None
+        if key is None or read.algorithm not in key.algorithms:
+            raise _bad("the key that it names is not one of the cluster's, or not for its algorithm")
+        # PyJWT has one leeway for all times, so those are checked here.
+        options: Any = {"verify_exp": False, "verify_nbf": False, "verify_iat": False}
+        try:
+            jwt.decode(
+                token,
+                key.key,
+                algorithms=[read.algorithm],
+                audience=self._audiences,
+                issuer=self._issuer,
+                options=options | {"enforce_minimum_key_length": True},
+            )
+        except jwt.PyJWTError as error:
+            raise _bad(f"PyJWT says: {error}") from None
+        if not read.not_before - CLOCK_SECONDS <= self._now() < read.identity.expiration:
+            raise _bad("it is expired, or not valid yet")
+        check_pod(read.identity, self._node)
+        return read.identity
+
+
+class KeysFile:
+    """Keys in a file, which is read again when it changes.
+
+    Args:
+        path: the file's path.
+        report: takes an error if the file is replaced by a bad one. May be called in any thread.
+
+    Raises:
+        ConfigError: it can't be read, or has no key that can be used.
+    """
+
+    def __init__(self, path: str, report: Callable[[HwsignerError], None]) -> None:
+        self._file = ReloadedFile(path, _read_file, report)
+
+    def find(self, key_id: str) -> ClusterKey | None:
+        """Implement ClusterKeys."""
+        return self._file.content().get(key_id)
+
+
+class FetchedKeys:
+    """Keys from the API server. An ID that is not known makes it ask again, but not more often than for any token.
+
+    Args:
+        cluster: the API server.
+        clock: returns monotonic seconds.
+    """
+
+    def __init__(self, cluster: Cluster, clock: Callable[[], float] = time.monotonic) -> None:
+        self._cluster = cluster
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._keys: Mapping[str, ClusterKey] = {}
+        self._fetched = self._asked = float("-inf")  # When keys came, and when they were asked for.
+        self._failure = ""
+
+    def find(self, key_id: str) -> ClusterKey | None:
+        """Implement ClusterKeys."""
+        key = self._known(key_id, REFRESH_SECONDS)
+        if key is None:
+            with self._lock:
+                key = self._known(key_id, REFRESH_SECONDS) or self._ask(key_id)
+        return key
+
+    def _known(self, key_id: str, max_age: float) -> ClusterKey | None:
+        return self._keys.get(key_id) if self._clock() < self._fetched + max_age else None
+
+    def _ask(self, key_id: str) -> ClusterKey | None:
+        """Get the keys again, if that is due, and return one. Old ones are used if there are no new ones."""
+        if self._clock() >= self._asked + PAUSE_SECONDS:
+            self._asked = self._clock()
+            try:
+                self._keys, self._fetched = self._fetch(), self._asked
+            except VerifierRefusal as error:
+                self._failure = error.detail
+        if self._fetched == self._asked:
+            return self._keys.get(key_id)
+        key = self._known(key_id, MAX_AGE_SECONDS)
+        if key is None:
+            raise unverifiable(self._failure, PAUSE_SECONDS)
+        return key
+
+    def _fetch(self) -> Mapping[str, ClusterKey]:
+        response = self._cluster.request("GET", _PATH, _MEDIA_TYPE)
+        if response.status != HTTPStatus.OK:
+            raise unverifiable(f"the API server did not give its keys ({described(response)})")
+        try:
+            return read_keys(response.body)
+        except ValueError as error:
+            raise unverifiable(f"the API server's keys can't be used: {error}") from None
+
+
+def read_keys(data: bytes) -> Mapping[str, ClusterKey]:
+    """Return the keys of a JWKS that can be used, by their IDs.
+
+    Raises:
+        ValueError: there is none, or the data is something else.
+    """
+    try:
+        listed = json.loads(data)["keys"]
+        keys = {one["kid"]: key for one in listed[:_MAX_KEYS] if (key := _read_key(one))}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise ValueError("not a JWKS") from None
+    if not keys:
+        raise ValueError("no RSA or EC key with an ID")
+    return keys
+
+
+def _read_key(listed: dict[str, Any]) -> ClusterKey | None:
+    """Return a key of a JWKS; None if it is for something else."""
+    kind, algorithm = listed.get("kty"), listed.get("alg")
+    if not isinstance(listed.get("kid"), str) or listed.get("use", "sig") != "sig":
+        return None
+    algorithms = _RSA if kind == "RSA" else _CURVES.get(listed.get("crv", ""), frozenset())
+    if algorithm is not None:
+        algorithms &= {algorithm}
+    if kind not in ("RSA", "EC") or not algorithms:
+        return None
+    try:  # Only what a public key has.
+        public: dict[str, Any] = {name: listed[name] for name in ("kty", "n", "e", "crv", "x", "y") if name in listed}
+        key = jwt.PyJWK(public, algorithm=min(algorithms)).key
+    except jwt.PyJWTError:
+        return None
+    return ClusterKey(key, algorithms)
+
+
+def _read_file(path: str) -> Mapping[str, ClusterKey]:
+    try:
+        return read_keys(read_file(path))
+    except ValueError as error:
+        hint = "Write the answer of kubectl get --raw /openid/v1/jwks there"
+        raise ConfigError(f"{path} can't be used: {error}", hint) from None
+
+
+def _bad(detail: str) -> VerifierRefusal:
+    return invalid("the token is not valid in this cluster", detail)

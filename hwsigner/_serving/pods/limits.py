@@ -1,0 +1,100 @@
+"""How much a client may ask the API server: each address has a share, so that one that lies does not stop others."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+
+from hwsigner._serving.pods.refusals import VerifierRefusal
+
+# What an address has to spend, at most and each second. A review costs 1, or REFUSED_COST if the token is bad.
+BURST = 100.0
+PER_SECOND = 10.0
+REFUSED_COST = 10.0
+# Requests of an address that wait for a review, and its reviews at a time.
+MAX_WAITING = 64
+MAX_TURNS = 2
+MAX_ADDRESSES = 1024
+
+
+class ClientShare:
+    """What a client may ask now.
+
+    Args:
+        now: the monotonic time.
+    """
+
+    def __init__(self, now: float) -> None:
+        self.turns = asyncio.Semaphore(MAX_TURNS)
+        self.waiting = 0
+        self._left = BURST
+        self._since = now
+
+    def spend(self, cost: float, now: float) -> float:
+        """Spend something; return 0.0, or else the seconds until there is enough of it."""
+        self._left = min(BURST, self._left + (now - self._since) * PER_SECOND)
+        self._since = now
+        if self._left < cost:
+            return (cost - self._left) / PER_SECOND
+        self._left -= cost
+        return 0.0
+
+    def fine(self, cost: float) -> None:
+        """Spend something, whether or not there is enough of it."""
+        self._left = max(-BURST, self._left - cost)
+
+
+class ClientShares:
+    """The shares of all clients, by address. For one thread.
+
+    An IPv6 address counts whole: the Pods of a node usually have the same /64.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._shares: dict[str, ClientShare] = {}  # The one that asked last is last.
+
+    @contextmanager
+    def waiting(self, address: str) -> Iterator[ClientShare]:
+        """Count a request that waits, and yield the share of its client.
+
+        Raises:
+            VerifierRefusal: 429 if too many requests wait.
+        """
+        share = self._share(address)
+        if share is None or share.waiting >= MAX_WAITING:
+            raise _too_many("too many requests of this address wait", 1.0)
+        share.waiting += 1
+        try:
+            yield share
+        finally:
+            share.waiting -= 1
+
+    def charge(self, share: ClientShare) -> None:
+        """Let a client pay for a review.
+
+        Raises:
+            VerifierRefusal: 429 if it has asked too much.
+        """
+        if seconds := share.spend(1.0, self._clock()):
+            raise _too_many("too many tokens came from this address", seconds)
+
+    def _share(self, address: str) -> ClientShare | None:
+        """Return the share of an address, or None if too many others have requests that wait."""
+        share = self._shares.pop(address, None)
+        if share is None:
+            if len(self._shares) >= MAX_ADDRESSES:
+                oldest = next((one for one, other in self._shares.items() if not other.waiting), None)
+                if oldest is None:
+                    return None
+                del self._shares[oldest]
+            share = ClientShare(self._clock())
+        self._shares[address] = share
+        return share
+
+
+def _too_many(reason: str, seconds: float) -> VerifierRefusal:
+    return VerifierRefusal(HTTPStatus.TOO_MANY_REQUESTS, reason, seconds=seconds)

@@ -1,0 +1,47 @@
+"""Refusals whose cause is for the log: the API server's words name audiences and UIDs."""
+
+from __future__ import annotations
+
+import math
+from http import HTTPStatus
+
+from hwsigner._serving.responses import HTTPRefusal
+
+
+class VerifierRefusal(HTTPRefusal):
+    """A refusal with a detail that only the log may show.
+
+    Args:
+        status: the HTTP status.
+        reason: for the client and the log: one of a few texts, so that it tells what kind of refusal this is.
+        detail: for the log.
+        seconds: when the client may retry; None if that does not help.
+    """
+
+    def __init__(self, status: HTTPStatus, reason: str, detail: str = "", *, seconds: float | None = None) -> None:
+        super().__init__(
+            status, reason, {} if seconds is None else {b"retry-after": b"%d" % max(1, math.ceil(seconds))}
+        )
+        self.detail = detail
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it says that the token is bad, and will be."""
+        return self.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+
+    def again(self) -> VerifierRefusal:
+        """Return the same refusal for another client, without this one's traceback."""
+        refusal = VerifierRefusal(self.status, self.reason, self.detail)
+        refusal.headers = self.headers
+        return refusal
+
+
+def invalid(reason: str, detail: str = "") -> VerifierRefusal:
+    """Return the refusal of a token that is not valid here."""
+    return VerifierRefusal(HTTPStatus.UNAUTHORIZED, reason, detail)
+
+
+def unverifiable(detail: str, seconds: float = 1.0) -> VerifierRefusal:
+    """Return the refusal of a token of which it can't be found out now whether it is valid."""
+    reason = "the token can't be verified now: see the log of hwsigner serve"
+    return VerifierRefusal(HTTPStatus.SERVICE_UNAVAILABLE, reason, detail, seconds=seconds)

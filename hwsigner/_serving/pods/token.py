@@ -1,0 +1,165 @@
+"""A service-account token before anything has verified it: its form, and what it claims."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from http import HTTPStatus
+from typing import Any, NamedTuple
+
+from hwsigner._serving.pods.identity import PodIdentity
+from hwsigner._serving.pods.refusals import VerifierRefusal, invalid
+
+# One with the longest names has 2.8 KB.
+MAX_BYTES = 8192
+_FORM = re.compile(rb"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
+_USERNAME = re.compile(
+    r"system:serviceaccount:([a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?):([a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?)"
+)
+_SHOWN = 300
+
+
+class PodToken(NamedTuple):
+    """A token of the right form. Nothing in it is proven.
+
+    Attributes:
+        text: the token.
+        key_id: the ID of the key that signed it; empty without one.
+        algorithm: how.
+        audiences: for whom it is.
+        issuer: who made it.
+        not_before: when it becomes valid, in seconds since 1970.
+        identity: the Pod. Names that it does not have are empty.
+    """
+
+    text: str
+    key_id: str
+    algorithm: str
+    audiences: tuple[str, ...]
+    issuer: str
+    not_before: int
+    identity: PodIdentity
+
+
+def read_token(token: bytes) -> PodToken:
+    """Return a token, and what it claims.
+
+    Raises:
+        VerifierRefusal: 401 if this is no service-account token.
+    """
+    if len(token) > MAX_BYTES or not _FORM.fullmatch(token):
+        raise _not_a_token()
+    try:
+        header, claims, _ = [_decode(part) for part in token.split(b".")]
+        read = _read_object(header), _read_object(claims)
+        return _read_claims(token.decode(), *read)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise _not_a_token() from None
+
+
+def account_of(username: object) -> tuple[str, str] | None:
+    """Return the namespace and the name of a service account's user; None if it is another user."""
+    found = _USERNAME.fullmatch(username) if isinstance(username, str) else None
+    return (found[1], found[2]) if found else None
+
+
+def check_audience(token: PodToken, audiences: tuple[str, ...]) -> None:
+    """Refuse a token that is for others.
+
+    Raises:
+        VerifierRefusal: 401.
+    """
+    if set(audiences).isdisjoint(token.audiences):
+        raise invalid(f"the token is for the audience {shown(*token.audiences)}, not {shown(*audiences)}")
+
+
+def check_pod(identity: PodIdentity, node: str) -> None:
+    """Refuse a token of no Pod, or of a Pod on another node.
+
+    Raises:
+        VerifierRefusal: 403.
+    """
+    if not identity.pod or not identity.pod_uid:
+        problem = "the token is not bound to a Pod: use one of a projected volume"
+    elif identity.node != node:
+        other = f"on node {shown(identity.node)}" if identity.node else "without a node"
+        problem = f"the token is of a Pod {other}, and this is node {node}"
+    else:
+        return
+    raise VerifierRefusal(HTTPStatus.FORBIDDEN, problem)
+
+
+def shown(*texts: str) -> str:
+    """Return texts from outside for a message, at most 300 characters."""
+    text = ", ".join(texts)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def _not_a_token() -> VerifierRefusal:
+    return invalid("the Authorization header is not a service account's token, alone")
+
+
+def _decode(part: bytes) -> bytes:
+    """Decode base64url without padding. What has unused bits set would be another text of the same token."""
+    data = base64.urlsafe_b64decode(part + b"=" * (-len(part) % 4))
+    if base64.urlsafe_b64encode(data).rstrip(b"=") != part:
+        raise binascii.Error
+    return data
+
+
+def _read_object(data: bytes) -> dict[str, Any]:
+    value = json.loads(data.decode(), object_pairs_hook=_without_repeats)
+    if not isinstance(value, dict):
+        raise TypeError
+    return value
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):  # Another reader could take the other value.
+        raise ValueError
+    return found
+
+
+def _read_claims(text: str, header: dict[str, Any], claims: dict[str, Any]) -> PodToken:
+    """Return a token. If it lacks what all of them have, raise one of the errors of `read_token`."""
+    if "crit" in header:  # It asks for an extension of the form, and there is none.
+        raise ValueError
+    audiences = claims["aud"]
+    if not isinstance(audiences, list):
+        raise TypeError
+    bound = claims["kubernetes.io"]
+    namespace, account = _text(bound["namespace"]), _text(bound["serviceaccount"]["name"])
+    if claims["sub"] != f"system:serviceaccount:{namespace}:{account}" or not account_of(claims["sub"]):
+        raise ValueError
+    pod, node = bound.get("pod", {}), bound.get("node", {})
+    return PodToken(
+        text,
+        _text(header.get("kid", "")),
+        _text(header["alg"]),
+        tuple(map(_text, audiences)),
+        _text(claims["iss"]),
+        _seconds(claims["nbf"]),
+        PodIdentity(
+            namespace,
+            account,
+            _text(pod.get("name", "")),
+            _text(pod.get("uid", "")),
+            _text(node.get("name", "")),
+            _seconds(claims["exp"]),
+        ),
+    )
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _seconds(value: object) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 53:
+        raise TypeError
+    return value
