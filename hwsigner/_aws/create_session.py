@@ -63,7 +63,10 @@ _CAUSES = (
         "exceeds the maxsessionduration",
         "Ask for less with --session-duration, or set the role's MaxSessionDuration higher",
     ),
-    ("set rolesessionname", "Set acceptRoleSessionName in the Roles Anywhere profile, or omit --role-session-name"),
+    (
+        "set rolesessionname",
+        "Set acceptRoleSessionName in the Roles Anywhere profile (serve --pods needs it), or omit --role-session-name",
+    ),
 )
 _CAUSES_BY_TYPE = {
     "AccessDeniedException": "Check the role's trust policy, the Roles Anywhere profile's roles, and that this profile "

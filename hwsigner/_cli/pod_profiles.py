@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -16,6 +16,7 @@ from hwsigner._monitoring.metrics import ProfileHealth
 from hwsigner._pins.sources import serve_place
 from hwsigner._refresh.background import BackgroundProvider
 from hwsigner._refresh.monitor import Monitor
+from hwsigner._refresh.outcome import Failure
 from hwsigner._refresh.provider import Provider
 from hwsigner._refresh.shared_identity import SharedIdentity
 from hwsigner._refresh.workers import start_work
@@ -25,7 +26,6 @@ from hwsigner.errors import CertificateError, SigningKeyError
 if TYPE_CHECKING:
     from hwsigner._aws.credentials import Credentials
     from hwsigner._config.profiles import Profile
-    from hwsigner._refresh.outcome import Failure
 
 Identities = dict[tuple[object, ...], SharedIdentity]
 
@@ -33,8 +33,9 @@ Identities = dict[tuple[object, ...], SharedIdentity]
 class PodProfiles:
     """The profiles that a policy names. Their identities are shared: those of one key and certificate open it once."""
 
-    def __init__(self, monitor: Monitor) -> None:
+    def __init__(self, monitor: Monitor, log: Callable[[str], None]) -> None:
         self._monitor = monitor
+        self._log = log
         self._used: Mapping[str, AccountsProfile] = {}
         # Kept, as they remember wrong PINs, which must not be sent again.
         self._identities: Identities = {}
@@ -52,7 +53,9 @@ class PodProfiles:
             current = known[name] if name in known else profile(name, os.environ)  # Raises the error of a missing one.
             used = self._used.get(name)
             is_same = used is not None and used.digest == current.digest
-            found[name] = used if used and is_same else AccountsProfile(current, self._monitor, self._identities)
+            found[name] = (
+                used if used and is_same else AccountsProfile(current, self._identities, self._monitor, self._log)
+            )
         return found
 
     def use(self, found: Mapping[str, AccountsProfile]) -> None:
@@ -81,11 +84,12 @@ class AccountsProfile:
         digest: that of `Profile`.
     """
 
-    def __init__(self, found: Profile, monitor: Monitor, identities: Identities) -> None:
+    def __init__(self, found: Profile, identities: Identities, monitor: Monitor, log: Callable[[str], None]) -> None:
         self.values = values = settings.of_profile(found)
         self.digest = found.digest
         self._name = found.name
         self._monitor = monitor
+        self._log: Callable[[str], None] | None = log  # None once it has been told that names are not taken.
         self._request = settings.session_request(values)
         self._service = settings.service_for_daemon(values)
         source = partial(settings.identity_source, values)
@@ -102,6 +106,8 @@ class AccountsProfile:
 
         def note(outcome: Credentials | Failure) -> None:
             self._monitor.attempted(self._name, outcome, made, account=account)
+            if not isinstance(outcome, Failure):
+                self._check_name(outcome.assumed_role_arn, name)
 
         made = BackgroundProvider(provider, attended=self.values.attended, on_try=note)
         self._identity.join()
@@ -109,6 +115,13 @@ class AccountsProfile:
         self._sessions[session] = None
         made.start()
         return session
+
+    def _check_name(self, arn: str, name: str) -> None:
+        """Log, once, if the service gave a session another name: CloudTrail then does not tell accounts apart."""
+        if self._log and arn and arn.rpartition("/")[2] != name:
+            fix = "Set acceptRoleSessionName in its Roles Anywhere profile"
+            self._log(f"warning: profile {self._name!r}: the session for {name} is called {arn[:200]}. {fix}")
+            self._log = None
 
     def forget(self, session: AccountSession) -> None:
         """Forget a session that was closed. The key is closed after the last one."""

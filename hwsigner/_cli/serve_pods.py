@@ -6,6 +6,7 @@ import errno
 import gc
 import os
 import socket
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from hwsigner._monitoring.audit import open_audit
 from hwsigner._monitoring.metrics import Metrics
 from hwsigner._refresh.monitor import Monitor
 from hwsigner._serving.application import Application
+from hwsigner._serving.credentials import LOOK_SECONDS
 from hwsigner._serving.listener import hold_localhost, listen, names_of
 from hwsigner._serving.pods.endpoint import ADDRESSES, PATH, PodEndpoint
 from hwsigner._serving.pods.policy import read_pod_policy
@@ -58,7 +60,7 @@ def run_pods(arguments: Arguments, others: set[str]) -> int:
     log = open_log(chosen)
     notices.set_notifier(log.note)
     monitor = Monitor(log, open_audit(chosen.audit_log, chosen.audit, rate=chosen.audit_rate, log=log.note))
-    profiles = PodProfiles(monitor)
+    profiles = PodProfiles(monitor, log.note)
     node = _node(arguments)
     rules = _Rules(arguments.pods, node, profiles, log)
     tls = server_tls(arguments)
@@ -108,7 +110,15 @@ class _Rules:
         self._profiles = profiles
         self._log = log
         self._verification: Verification | None = None
-        self.now = ReloadedFile(path, self._read, self._report).content
+        self._file = ReloadedFile(path, self._read, self._report)
+        self._last, self._next_look = self._file.content(), 0.0
+
+    def now(self) -> PodRules:
+        """Return them. A change counts within a tenth of a second."""
+        now = time.monotonic()
+        if now >= self._next_look:
+            self._last, self._next_look = self._file.content(), now + LOOK_SECONDS
+        return self._last
 
     def _read(self, path: str) -> PodRules:
         policy = read_pod_policy(path, self._node)

@@ -34,6 +34,7 @@ class SharedIdentity(ReopeningIdentity):
     ) -> None:
         super().__init__(source, monotonic)
         self._lock = threading.RLock()
+        self._count_lock = threading.Lock()  # Never held for long, unlike the other.
         self._users = 0
         self._failure: Failure | None = None
 
@@ -60,20 +61,21 @@ class SharedIdentity(ReopeningIdentity):
         """Do nothing. The other providers use it."""
 
     def join(self) -> None:
-        """Count one more provider."""
-        with self._lock:
+        """Count one more provider. Does not wait for a signature."""
+        with self._count_lock:
             self._users += 1
 
     def part(self) -> None:
         """Count one provider less. After the last one, close the identity."""
-        with self._lock:
+        with self._count_lock:
             self._users -= 1
+        with self._lock:
             if not self._users:
                 self._close()
 
     def leave(self) -> None:
         """Forget the identity without closing it, after a fork."""
-        self._lock = threading.RLock()
+        self._lock, self._count_lock = threading.RLock(), threading.Lock()
         super().leave()
 
     def _try(self, act: Callable[[], _T]) -> _T:

@@ -97,6 +97,11 @@ class CredentialResponses:
         self._next_look = now + LOOK_SECONDS
         return self._given(self._rendered(credentials), peer, give)
 
+    @property
+    def is_fetching(self) -> bool:
+        """Whether the source is being called."""
+        return self._fetch is not None and not self._fetch.done()
+
     async def _wait(self, peer: Peer, give: Give | None) -> HTTPResponse:
         if self._fetch is None or self._fetch.done():
             self._fetch = asyncio.ensure_future(self._call(self._ask))

@@ -132,7 +132,8 @@ class Sessions:
         for owner, one in list(self._open.items()):
             found = rules.profile(owner.namespace, owner.service_account)
             is_allowed = found is not None and found[1] is one.profile
-            is_needed = now - one.asked < self.IDLE_SECONDS or not one.source.has_expired
+            is_asked = now - one.asked < self.IDLE_SECONDS or one.responses.is_fetching
+            is_needed = is_asked or not one.source.has_expired
             if not (is_allowed and is_needed and bool(owner.pod) == rules.policy.session_per_pod):
                 self._close(owner)
         used = {one.profile for one in self._open.values()}

@@ -27,7 +27,7 @@ BELIEVING = """if True:
 
     Verification.__init__ = Verification.configure = lambda self, *_, **__: None
     Verification.check = check
-    Sessions.LOOK_SECONDS, Sessions.IDLE_SECONDS = 0.05, 0
+    Sessions.LOOK_SECONDS, Sessions.IDLE_SECONDS = 0.05, 0.5
 """
 RUN = """
     from hwsigner._cli import main

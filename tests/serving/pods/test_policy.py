@@ -1,0 +1,133 @@
+"""The policy of service accounts: what it says, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from examples import scaled
+from hwsigner._serving.pods.policy import PodPolicy, read_pod_policy
+from hwsigner._serving.pods.verification import VerificationSettings
+from hwsigner.errors import ConfigError
+
+NODE = "node1"
+SETTINGS = VerificationSettings(("hwsigner",), NODE)
+LABELS = st.text("ab-", max_size=3).map(lambda text: f"a{text}b")
+ACCOUNTS = st.lists(LABELS, min_size=1, max_size=3).map(".".join)
+
+
+def _read(folder: Path, text: str) -> PodPolicy:
+    path = folder / "pods.toml"
+    path.write_text(text)
+    return read_pod_policy(str(path), NODE)
+
+
+def _problem(folder: Path, text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        _read(folder, text)
+    assert caught.value.hint
+    assert "\n" not in str(caught.value)
+    return str(caught.value).removeprefix(f"{folder}/pods.toml: ")
+
+
+def test_empty_policy_lets_no_account_in(tmp_path: Path) -> None:
+    policy = _read(tmp_path, "")
+    assert policy == PodPolicy(SETTINGS, {}, session_per_pod=False)
+    assert policy.profile_of("default", "default") is None
+
+
+def test_policy_has_all_its_settings(tmp_path: Path) -> None:
+    lines = [
+        'audiences = ["hwsigner", "pods.eks.amazonaws.com"]',
+        "allow-any-namespace = true",
+        "session-per-pod = true",
+        'verify = "keys"',
+        'issuer = "https://kubernetes.default.svc.cluster.local"',
+        'keys-file = "/etc/hwsigner/jwks.json"',
+        "allow-incomplete-ca = true",
+        "[accounts]",
+        '"*/*" = "any"',
+    ]
+    assert _read(tmp_path, "\n".join(lines)) == PodPolicy(
+        VerificationSettings(
+            ("hwsigner", "pods.eks.amazonaws.com"),
+            NODE,
+            "keys",
+            "https://kubernetes.default.svc.cluster.local",
+            "/etc/hwsigner/jwks.json",
+            allow_incomplete_ca=True,
+        ),
+        {"*/*": "any"},
+        session_per_pod=True,
+    )
+
+
+def test_most_exact_entry_counts(tmp_path: Path) -> None:
+    entries = {"team-a/web": "1", "team-a/*": "2", "*/web": "3", "*/*": "4"}
+    text = "".join(f'"{entry}" = "{profile}"\n' for entry, profile in entries.items())
+    policy = _read(tmp_path, f"allow-any-namespace = true\n[accounts]\n{text}")
+    asked = [("team-a", "web"), ("team-a", "db"), ("team-b", "web"), ("team-b", "db")]
+    assert [policy.profile_of(*one) for one in asked] == ["1", "2", "3", "4"]
+
+
+@settings(max_examples=scaled(50))
+@given(st.dictionaries(st.tuples(LABELS, ACCOUNTS), LABELS, max_size=5), LABELS, ACCOUNTS)
+def test_account_that_no_entry_names_has_no_profile(
+    tmp_path_factory: pytest.TempPathFactory, entries: dict[tuple[str, str], str], namespace: str, account: str
+) -> None:
+    text = "".join(f'"{space}/{name}" = "{profile}"\n' for (space, name), profile in entries.items())
+    policy = _read(tmp_path_factory.mktemp("policy"), f"[accounts]\n{text}")
+    assert policy.profile_of(namespace, account) == entries.get((namespace, account))
+
+
+# A name of the client's is never taken for a wildcard: Kubernetes would refuse it, and so does the API server.
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("audience = ['x']", "the key 'audience' is unknown. Did you mean audiences?"),
+        ("zz = 1", "the key 'zz' is unknown. Write accounts below [accounts], as"),
+        ("audiences = 'hwsigner'", "audiences has the wrong type. Write a list of texts"),
+        ("session-per-pod = 1", "session-per-pod has the wrong type. Write true or false"),
+        ("accounts = 'x'", "accounts has the wrong type. Write a table"),
+        ("audiences = []", 'audiences is not a list of texts. Write audiences = ["hwsigner"]'),
+        ("audiences = ['']", "audiences is not a list of texts"),
+        ("audiences = [1]", "audiences is not a list of texts"),
+        ("verify = 'both'", 'verify is \'both\'. Write verify = "review" or "keys"'),
+        ("verify = 'keys'", 'verify = "keys" needs the issuer. Write issuer ='),
+        ("issuer = ''", "issuer is empty. Give it a value"),
+        ("keys-file = '/x'", 'keys-file is only for verify = "keys"'),
+        ("[accounts]\nweb = 'web'", "[accounts] has 'web', which names no service account. Write \"web/*\""),
+        ("[accounts]\n'a/b' = 1", '[accounts] has \'a/b\' without a profile. Write "a/b" = "profile"'),
+        ("[accounts]\n'a/b' = ''", "[accounts] has 'a/b' without a profile"),
+        (
+            "[accounts]\n'*/b' = 'web'",
+            "[accounts] has '*/b', which lets every namespace in. Name the namespace, or set",
+        ),
+        ("[accounts]\n'*/*' = 'web'", "[accounts] has '*/*', which lets every namespace in"),
+        ("[accounts]\n'A/b' = 'web'", "[accounts] has 'A/b', whose namespace Kubernetes would refuse. Write up to 63"),
+        ("[accounts]\n'a.b/c' = 'web'", "[accounts] has 'a.b/c', whose namespace Kubernetes would refuse"),
+        (
+            f"[accounts]\n'{'a' * 64}/c' = 'web'",
+            f"[accounts] has '{'a' * 64}/c', whose namespace Kubernetes would refuse",
+        ),
+        ("[accounts]\n'a-*/c' = 'web'", "[accounts] has 'a-*/c', whose namespace Kubernetes would refuse"),
+        ("[accounts]\n'a/b-*' = 'web'", "[accounts] has 'a/b-*', whose service account Kubernetes would refuse"),
+        ("[accounts]\n'a/b/c' = 'web'", "[accounts] has 'a/b/c', whose service account Kubernetes would refuse"),
+        ("[accounts]\n'a/b_c' = 'web'", "[accounts] has 'a/b_c', whose service account Kubernetes would refuse"),
+        ("[accounts]\n'a/' = 'web'", "[accounts] has 'a/', whose service account Kubernetes would refuse"),
+        ("[accounts]\n'a/b\\n' = 'web'", "[accounts] has 'a/b\\\\n', whose service account Kubernetes would refuse"),
+    ],
+)
+def test_bad_policy_is_refused_with_what_to_write(tmp_path: Path, text: str, problem: str) -> None:
+    assert _problem(tmp_path, text).startswith(problem)
+
+
+def test_policy_that_others_can_write_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "pods.toml"
+    path.write_text("")
+    path.chmod(0o666)
+    with pytest.raises(ConfigError, match="other"):
+        read_pod_policy(str(path), NODE)
