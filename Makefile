@@ -40,7 +40,7 @@ DEMO_PACKAGES = ca-certificates python3 python3-dev python3-venv gcc libc6-dev p
 PACKAGES = $(DEMO_PACKAGES) opensc tpm2-openssl cmake ninja-build libssl-dev opensc-pkcs11 gnutls-bin p11-kit \
 	p11-kit-modules openssh-client curl pcscd vsmartcard-vpcd ykcs11 yubico-piv-tool libtpm2-pkcs11-1 libnss3 libnss3-tools \
 	opencryptoki tpm2-tools tpm2-abrmd libtss2-tcti-tabrmd0 dbus-daemon dbus-bin libglib2.0-bin python3-dbus python3-gi \
-	strace systemd wrk pinentry-curses pinentry-tty iproute2 libest-utils zsh fish man-db mandoc promtool logrotate
+	strace systemd wrk pinentry-curses pinentry-tty iproute2 kustomize libest-utils zsh fish man-db mandoc promtool logrotate
 # Those of the packages that the system does not have.
 LACKING =
 MACHINE_PACKAGES = mmdebstrap qemu-system-x86 swtpm swtpm-tools e2fsprogs

@@ -17,6 +17,7 @@ import pytest
 OPENSSL_3_4 = "OpenSSL 3.4"  # The first with PBMAC1.
 OPENSSL_3_5 = "OpenSSL 3.5"  # The first with ML-DSA, both in the program and in libcrypto.
 ESTSERVER = "estserver"
+KUSTOMIZE = "kustomize"
 
 # By Debian's package, the first version seen to judge what Debian 12's can't.
 _PACKAGES = {
@@ -86,6 +87,7 @@ FIXTURES = {
 needs_client_in_c = pytest.mark.needs(_CLIENT)
 needs_tpm = pytest.mark.needs(_TPM)
 
+needs_kustomize = pytest.mark.needs(KUSTOMIZE)
 needs_openssl_3_4 = pytest.mark.needs(OPENSSL_3_4)
 needs_openssl_3_5 = pytest.mark.needs(OPENSSL_3_5)
 
@@ -100,6 +102,7 @@ def lacking() -> frozenset[str]:
         OPENSSL_3_4: version >= (3, 4),
         OPENSSL_3_5: version >= (3, 5),
         ESTSERVER: shutil.which("estserver") is not None,
+        KUSTOMIZE: shutil.which("kustomize") is not None,
     }
     old = {name for name, (package, first) in _PACKAGES.items() if is_older(package, first)}
     without_linux = LINUX if sys.platform == "darwin" else frozenset[str]()

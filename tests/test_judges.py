@@ -5,9 +5,9 @@ from __future__ import annotations
 import platform
 
 from hwsigner import testing
-from judges import ESTSERVER, OLD_PACKAGES, OPENSSL_3_4, OPENSSL_3_5, lacking
+from judges import ESTSERVER, KUSTOMIZE, OLD_PACKAGES, OPENSSL_3_4, OPENSSL_3_5, lacking
 
-DEBIAN_12 = frozenset([OPENSSL_3_4, OPENSSL_3_5, ESTSERVER]) | OLD_PACKAGES
+DEBIAN_12 = frozenset([OPENSSL_3_4, OPENSSL_3_5, ESTSERVER, KUSTOMIZE]) | OLD_PACKAGES
 DEBIAN_13 = frozenset(["NSS 3.132"])
 
 

@@ -1,0 +1,101 @@
+"""Addresses for the Pods of this machine: `python -m hwsigner._system.dummy_link LINK ADDRESS…`.
+
+If there is no such link, one of the type dummy is made, which needs that kernel module. `lo` needs none. The kernel is
+asked through rtnetlink(7), and demands CAP_NET_ADMIN.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import socket
+import struct
+import sys
+from collections.abc import Sequence
+
+_NLMSG_ERROR = 2
+_RTM_NEWLINK = 16
+_RTM_NEWADDR = 20
+_NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_REPLACE, _NLM_F_CREATE = 1, 4, 0x100, 0x400
+_IFF_UP = 1
+_IFLA_IFNAME, _IFLA_LINKINFO, _IFLA_INFO_KIND = 3, 18, 1
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_IFA_F_NODAD = 2  # No other machine is on the link, so none is asked whether it has the address.
+_MAX_REPLY = 8192
+
+# What the kernel answers to an IPv6 address if it has no IPv6, or if IPv6 is turned off for the link.
+_NO_IPV6 = {errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EACCES}
+
+
+def add_link(name: str, kind: str = "dummy") -> None:
+    """Make a link and turn it on, if there is none of this name. An OSError is the kernel's."""
+    if name in (known for _, known in socket.if_nameindex()):
+        return
+    info = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, 0, _IFF_UP, _IFF_UP)
+    made = _attribute(_IFLA_LINKINFO, _attribute(_IFLA_INFO_KIND, kind.encode()))
+    _ask(_RTM_NEWLINK, info + _attribute(_IFLA_IFNAME, name.encode() + b"\0") + made)
+
+
+def add_address(name: str, address: str) -> None:
+    """Give a link an IP address, if it does not have it. An OSError is the kernel's."""
+    parsed = ipaddress.ip_address(address)
+    family = socket.AF_INET if parsed.version == 4 else socket.AF_INET6
+    info = struct.pack("=BBBBI", family, parsed.max_prefixlen, _IFA_F_NODAD, 0, socket.if_nametoindex(name))
+    _ask(_RTM_NEWADDR, info + _attribute(_IFA_LOCAL, parsed.packed) + _attribute(_IFA_ADDRESS, parsed.packed))
+
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    """Return a struct rtattr, and what fills it up to four bytes."""
+    return struct.pack("=HH", 4 + len(value), kind) + value + b"\0" * (-len(value) % 4)
+
+
+def _ask(kind: int, body: bytes) -> None:
+    """Send a struct nlmsghdr with a body, and raise the error of the answer, if it has one."""
+    if sys.platform == "darwin":
+        raise OSError(errno.EAFNOSUPPORT, "macOS has no rtnetlink")
+    flags = _NLM_F_REQUEST | _NLM_F_ACK | _NLM_F_CREATE | _NLM_F_REPLACE
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as kernel:
+        kernel.sendto(struct.pack("=IHHII", 16 + len(body), kind, flags, 1, 0) + body, (0, 0))
+        reply = kernel.recv(_MAX_REPLY)
+    (answer,) = struct.unpack_from("=H", reply, 4)
+    (number,) = struct.unpack_from("=i", reply, 16)
+    if answer != _NLMSG_ERROR or number:
+        raise OSError(-number, os.strerror(-number))
+
+
+def main(name: str, *addresses: str) -> int:
+    """Make the link with its addresses, say what was done, and return the exit status."""
+    try:
+        add_link(name)
+    except OSError as error:
+        hint = (
+            "Give the container NET_ADMIN" if error.errno == errno.EPERM else "Run modprobe dummy, or take the link lo"
+        )
+        _say(f"can't make the link {name}: {error.strerror}. {hint}")
+        return 1
+    for address in addresses:
+        try:
+            add_address(name, address)
+        except OSError as error:
+            if ":" not in address or error.errno not in _NO_IPV6:
+                _say(f"can't give {address} to {name}: {error.strerror}")
+                return 1
+            _say(f"the machine has no IPv6, so {name} does not get {address}")
+        else:
+            _say(f"{name} has {address}")
+    return 0
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+
+
+def _checked(arguments: Sequence[str]) -> Sequence[str]:
+    if len(arguments) < 2:
+        raise SystemExit("usage: python -m hwsigner._system.dummy_link LINK ADDRESS…")
+    return arguments
+
+
+if __name__ == "__main__":
+    sys.exit(main(*_checked(sys.argv[1:])))
