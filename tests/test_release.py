@@ -25,7 +25,7 @@ from pages import ROOT
 
 PINS = ROOT / "packaging" / "requirements"
 # The extras for users.
-RELEASED = ["pkcs11", "tpm2", "requests", "aws", "serve", "completion"]
+RELEASED = ["pkcs11", "tpm2", "requests", "aws", "serve", "pods", "completion"]
 
 
 def release(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

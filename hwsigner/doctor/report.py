@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 LIBRARIES = (
     *("cryptography", "asn1crypto", "python-pkcs11", "tpm2-pytss", "requests", "boto3", "botocore", "tomlkit", "rich"),
-    *("httptools", "uvloop"),
+    *("httptools", "uvloop", "PyJWT"),
 )
 MODULES = (
     *("libykcs11", "opensc-pkcs11", "libsofthsm2", "p11-kit-proxy", "libtpm2_pkcs11", "libopencryptoki", "libsoftokn3"),
@@ -53,7 +53,7 @@ VARIABLES = (
     *("TPM2TOOLS_TCTI", "TPM_DEVICE", "DBUS_SYSTEM_BUS_ADDRESS", "SOFTHSM2_CONF", "TSS2_LOG", "XDG_CONFIG_HOME"),
     *("XDG_STATE_HOME", "STATE_DIRECTORY", "XDG_RUNTIME_DIR", "TMPDIR", "HOME", "NO_COLOR", "FORCE_COLOR"),
     *("CLICOLOR_FORCE", "DISPLAY", "WAYLAND_DISPLAY", "LC_ALL", "LC_CTYPE", "LANG", "TERM", "DBUS_SESSION_BUS_ADDRESS"),
-    "SSH_CONNECTION",
+    *("SSH_CONNECTION", "NODE_NAME", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"),
     *("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "JOURNAL_STREAM"),
     *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE"),
 )

@@ -36,7 +36,7 @@ MIRRORS = (
     f"deb http://deb.debian.org/debian-security {SUITE}-security main",
 )
 LIBRARY = "usr/lib/python3.13"
-EXTRAS = ("pkcs11", "tpm2", "serve")
+EXTRAS = ("pkcs11", "tpm2", "serve", "pods")
 PACKAGES = (
     "base-files",
     "ca-certificates",

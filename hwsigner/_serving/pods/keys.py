@@ -8,14 +8,14 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, NamedTuple, Protocol
 
 from hwsigner._serving.pods.cluster import Cluster, described
 from hwsigner._serving.pods.identity import PodIdentity
 from hwsigner._serving.pods.refusals import VerifierRefusal, invalid, unverifiable
-from hwsigner._serving.pods.token import check_pod, read_token
+from hwsigner._serving.pods.token import PodToken, check_pod, read_token, shown
 from hwsigner._system.reloading import ReloadedFile, read_file
 from hwsigner.errors import ConfigError, HwsignerError, install_command
 
@@ -26,7 +26,7 @@ except ImportError as error:
 
 _PATH = "/openid/v1/jwks"
 _MEDIA_TYPE = "application/jwk-set+json"  # The server refuses application/json.
-_MAX_KEYS = 100
+_MAX_KEYS = 20
 # Keys from the API server are got again after the first, and not used after the last: what its Cache-Control allows.
 REFRESH_SECONDS = 300.0
 MAX_AGE_SECONDS = 3600.0
@@ -54,8 +54,8 @@ class ClusterKey(NamedTuple):
 class ClusterKeys(Protocol):
     """The keys of the cluster, by their IDs. Thread-safe."""
 
-    def find(self, key_id: str) -> ClusterKey | None:
-        """Return a key, or None if the cluster has none of this ID. May take seconds.
+    def find(self, key_id: str) -> Sequence[ClusterKey]:
+        """Return the keys of an ID; all keys if it is empty. May take seconds.
 
         Raises:
             VerifierRefusal: 503 if that can't be found out.
@@ -92,26 +92,33 @@ class KeyVerifier:
     def __call__(self, token: str) -> PodIdentity:
         """Implement TokenVerifier."""
         read = read_token(token.encode())
-        key = self._keys.find(read.key_id) if read.key_id else None
-        if key is None or read.algorithm not in key.algorithms:
-            raise _bad("the key that it names is not one of the cluster's, or not for its algorithm")
-        # PyJWT has one leeway for all times, so those are checked here.
-        options: Any = {"verify_exp": False, "verify_nbf": False, "verify_iat": False}
-        try:
-            jwt.decode(
-                token,
-                key.key,
-                algorithms=[read.algorithm],
-                audience=self._audiences,
-                issuer=self._issuer,
-                options=options | {"enforce_minimum_key_length": True},
-            )
-        except jwt.PyJWTError as error:
-            raise _bad(f"PyJWT says: {error}") from None
+        keys = [key for key in self._keys.find(read.key_id) if read.algorithm in key.algorithms]
+        refusal = _bad(f"no key of the cluster has the ID {shown(read.key_id)!r} and is for its algorithm")
+        for key in keys:
+            try:
+                self._check(read, key)
+                break
+            except jwt.PyJWTError as error:
+                refusal = _bad(f"PyJWT says: {error}")
+        else:
+            raise refusal
         if not read.not_before - CLOCK_SECONDS <= self._now() < read.identity.expiration:
             raise _bad("it is expired, or not valid yet")
         check_pod(read.identity, self._node)
         return read.identity
+
+    def _check(self, token: PodToken, key: ClusterKey) -> None:
+        """Check the signature, the audience and the issuer. Raise an error of PyJWT if one is wrong."""
+        # PyJWT has one leeway for all times, so the caller checks those.
+        options: Any = {"verify_exp": False, "verify_nbf": False, "verify_iat": False}
+        jwt.decode(
+            token.text,
+            key.key,
+            algorithms=[token.algorithm],
+            audience=self._audiences,
+            issuer=self._issuer,
+            options=options | {"enforce_minimum_key_length": True},
+        )
 
 
 class KeysFile:
@@ -128,9 +135,9 @@ class KeysFile:
     def __init__(self, path: str, report: Callable[[HwsignerError], None]) -> None:
         self._file = ReloadedFile(path, _read_file, report)
 
-    def find(self, key_id: str) -> ClusterKey | None:
+    def find(self, key_id: str) -> Sequence[ClusterKey]:
         """Implement ClusterKeys."""
-        return self._file.content().get(key_id)
+        return _of(self._file.content(), key_id)
 
 
 class FetchedKeys:
@@ -149,19 +156,19 @@ class FetchedKeys:
         self._fetched = self._asked = float("-inf")  # When keys came, and when they were asked for.
         self._failure = ""
 
-    def find(self, key_id: str) -> ClusterKey | None:
+    def find(self, key_id: str) -> Sequence[ClusterKey]:
         """Implement ClusterKeys."""
-        key = self._known(key_id, REFRESH_SECONDS)
-        if key is None:
+        found = self._known(key_id, REFRESH_SECONDS)
+        if not found:
             with self._lock:
-                key = self._known(key_id, REFRESH_SECONDS) or self._ask(key_id)
-        return key
+                found = self._known(key_id, REFRESH_SECONDS) or self._ask(key_id)
+        return found
 
-    def _known(self, key_id: str, max_age: float) -> ClusterKey | None:
-        return self._keys.get(key_id) if self._clock() < self._fetched + max_age else None
+    def _known(self, key_id: str, max_age: float) -> Sequence[ClusterKey]:
+        return _of(self._keys, key_id) if self._clock() < self._fetched + max_age else ()
 
-    def _ask(self, key_id: str) -> ClusterKey | None:
-        """Get the keys again, if that is due, and return one. Old ones are used if there are no new ones."""
+    def _ask(self, key_id: str) -> Sequence[ClusterKey]:
+        """Get the keys again, if that is due, and return some. Old ones are used if there are no new ones."""
         if self._clock() >= self._asked + PAUSE_SECONDS:
             self._asked = self._clock()
             try:
@@ -169,11 +176,11 @@ class FetchedKeys:
             except VerifierRefusal as error:
                 self._failure = error.detail
         if self._fetched == self._asked:
-            return self._keys.get(key_id)
-        key = self._known(key_id, MAX_AGE_SECONDS)
-        if key is None:
+            return _of(self._keys, key_id)
+        found = self._known(key_id, MAX_AGE_SECONDS)
+        if not found:
             raise unverifiable(self._failure, PAUSE_SECONDS)
-        return key
+        return found
 
     def _fetch(self) -> Mapping[str, ClusterKey]:
         response = self._cluster.request("GET", _PATH, _MEDIA_TYPE)
@@ -199,6 +206,10 @@ def read_keys(data: bytes) -> Mapping[str, ClusterKey]:
     if not keys:
         raise ValueError("no RSA or EC key with an ID")
     return keys
+
+
+def _of(keys: Mapping[str, ClusterKey], key_id: str) -> Sequence[ClusterKey]:
+    return [key for name, key in keys.items() if key_id in ("", name)]
 
 
 def _read_key(listed: dict[str, Any]) -> ClusterKey | None:
