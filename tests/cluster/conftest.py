@@ -15,7 +15,13 @@ from cluster.tokens import just_expired
 
 OPTION, RECORD = "--kube", "--record"
 # These need a real cluster.
-_REAL = ("test_kubelet.py", "test_manifests.py", "test_recorded_answers.py", "test_registrar.py")
+_REAL = (
+    "test_admission.py",
+    "test_kubelet.py",
+    "test_manifests.py",
+    "test_recorded_answers.py",
+    "test_registrar.py",
+)
 _KEY = pytest.StashKey[tuple[Cluster, Source]]()
 
 
