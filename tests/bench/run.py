@@ -29,6 +29,7 @@ def main() -> None:
         run("keys.py", "--json", keys)
         run("signing.py")
         run("serving.py", "--seconds=2")
+        run("pods.py", "--seconds=2")
         if plot:
             run("plot.py", outputs, keys, plot)
 

@@ -75,6 +75,11 @@ class Target:
         self.medians.append(_percentile(out, 50))
         self.p99s.append(_percentile(out, 99))
 
+    def forget(self) -> None:
+        """Forget the figures so far."""
+        for figures in (self.rates, self.medians, self.p99s, self.costs):
+            figures.clear()
+
     def row(self, bare: Target) -> list[str]:
         """Return its row of the table, with the ratios to bare uvicorn."""
         rate, p99 = statistics.median(self.rates), statistics.median(self.p99s)
@@ -163,7 +168,8 @@ def serve_bare(size: int) -> None:
 
 
 @contextmanager
-def _running(command: list[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
+def running(command: list[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """Run a server until the end of the block."""
     with subprocess.Popen(command, text=True, **options) as process:
         try:
             yield process
@@ -191,8 +197,8 @@ def targets(folder: Path) -> Iterator[list[Target]]:
         ]
         program = str(Path(sys.executable).parent / "hwsigner")
         environ = {"PATH": "/usr/bin:/bin", "HOME": str(folder)}
-        ours = stack.enter_context(_running([program, "serve", *flags], stderr=subprocess.PIPE, env=environ))
-        urls = _announced(ours)
+        ours = stack.enter_context(running([program, "serve", *flags], stderr=subprocess.PIPE, env=environ))
+        urls = announced(ours)
         role = service.role_arn.rpartition("/")[2]
         token = (folder / f"{role}.token").read_text()
         container = Target("container", ours.pid, urls[1], (f"Authorization: {token}",))
@@ -201,14 +207,14 @@ def targets(folder: Path) -> Iterator[list[Target]]:
         imds = Target("IMDSv2", ours.pid, path, (f"X-aws-ec2-metadata-token: {imds_token}",))
         size = len(ask(container.url, container.headers[0]))
         bare_command = [sys.executable, __file__, f"--bare={size}"]
-        bare = stack.enter_context(_running(bare_command, stdout=subprocess.PIPE))
+        bare = stack.enter_context(running(bare_command, stdout=subprocess.PIPE))
         assert bare.stdout
         uvicorn = Target("uvicorn, bare", bare.pid, f"http://127.0.0.1:{int(bare.stdout.readline())}/")
         new = [Target(f"{one.name}, new", one.pid, one.url, one.headers, is_new=True) for one in (uvicorn, container)]
         yield [uvicorn, container, imds, *new]
 
 
-def _announced(process: subprocess.Popen[str]) -> list[str]:
+def announced(process: subprocess.Popen[str]) -> list[str]:
     """Return the URLs that a server announces, once it has credentials."""
     assert process.stderr
     lines = []
@@ -303,8 +309,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="hwsigner-bench-") as folder, targets(Path(folder)) as found:
         for target in found:  # Once without counting.
             target.measure(1)
-            for figures in (target.rates, target.medians, target.p99s, target.costs):
-                figures.clear()
+            target.forget()
         for _ in range(arguments.rounds):
             for target in found:
                 target.measure(arguments.seconds)

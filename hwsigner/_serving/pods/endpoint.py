@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
 from hwsigner._aws.credentials import Credentials
 from hwsigner._serving.admission import AUTHORIZATION
+from hwsigner._serving.credentials import CredentialResponses, Give
 from hwsigner._serving.peer import Peer
 from hwsigner._serving.pods.identity import PodIdentity
 from hwsigner._serving.pods.sessions import PodRules, Sessions
@@ -24,17 +26,23 @@ GiveToPod = Callable[[PodIdentity, str, Credentials, tuple[str, int]], None]
 class PodEndpoint:
     """The endpoint. For one thread: that of the event loop.
 
+    What was found out about a token, its policy and its session is used for a moment without another look. Such an
+    answer costs about as much as one of `serve`'s container endpoint.
+
     Args:
         rules: returns the rules as they are now.
         file: the policy's path, for the refusal of an account that it does not name.
         give: called for each response with credentials; None for nothing.
     """
 
+    RECENT_SECONDS = 0.1
+
     def __init__(self, rules: Callable[[], PodRules], *, file: str, give: GiveToPod | None = None) -> None:
         self._rules = rules
         self._file = file
         self._give = give
         self._sessions = Sessions(rules)
+        self._recent: dict[bytes, tuple[CredentialResponses, Give | None]] = {}  # By token.
 
     def respond(self, headers: Headers, peer: Peer) -> HTTPResponse | Awaitable[HTTPResponse]:
         """Return the response for a request, or what waits for it.
@@ -43,16 +51,23 @@ class PodEndpoint:
             HTTPRefusal: perhaps later: as `Verification.check`; 403 if the policy does not name the account; 503 if
                 there are no credentials.
         """
-        rules = self._rules()
-        found = rules.check(headers.get(AUTHORIZATION, b""), peer.client[0])
-        return self._credentials(found, rules, peer) if isinstance(found, PodIdentity) else self._wait(found, peer)
+        token = headers.get(AUTHORIZATION, b"")
+        if recent := self._recent.get(token):
+            return recent[0].respond(peer, recent[1])
+        found = self._rules().check(token, peer.client[0])
+        if not isinstance(found, PodIdentity):
+            return self._wait(found, token, peer)
+        responses, give = self._recent[token] = self._find(found)
+        return responses.respond(peer, give)
 
-    async def _wait(self, found: Awaitable[PodIdentity], peer: Peer) -> HTTPResponse:
-        pod = await found
-        response = self._credentials(pod, self._rules(), peer)
+    async def _wait(self, found: Awaitable[PodIdentity], token: bytes, peer: Peer) -> HTTPResponse:
+        responses, give = self._recent[token] = self._find(await found)
+        response = responses.respond(peer, give)
         return response if isinstance(response, HTTPResponse) else await response
 
-    def _credentials(self, pod: PodIdentity, rules: PodRules, peer: Peer) -> HTTPResponse | Awaitable[HTTPResponse]:
+    def _find(self, pod: PodIdentity) -> tuple[CredentialResponses, Give | None]:
+        """Return the responses for a Pod by the rules as they are now, and what to call for each."""
+        rules = self._rules()
         found = rules.profile(pod.namespace, pod.service_account)
         if found is None:
             problem = f"the service account {pod.account} has no profile"
@@ -60,7 +75,9 @@ class PodEndpoint:
             raise HTTPRefusal(HTTPStatus.FORBIDDEN, f"{problem}: {fix}")
         name, profile = found
         responses = self._sessions.responses(pod, profile, is_per_pod=rules.policy.session_per_pod)
+        if not self._recent:
+            asyncio.get_running_loop().call_later(self.RECENT_SECONDS, self._recent.clear)
         give = self._give
         if give is None:
-            return responses.respond(peer)
-        return responses.respond(peer, lambda credentials, _, address: give(pod, name, credentials, address))
+            return responses, None
+        return responses, lambda credentials, _, address: give(pod, name, credentials, address)

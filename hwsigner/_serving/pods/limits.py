@@ -10,12 +10,13 @@ from http import HTTPStatus
 
 from hwsigner._serving.pods.refusals import VerifierRefusal
 
-# What an address has to spend, at most and each second. A review costs 1, or REFUSED_COST if the token is bad.
-BURST = 100.0
+# What an address has to spend, at most and each second. A review costs 1, or REFUSED_COST if the token is bad. All Pods
+# of a node, some 250, may have the node's address, and ask at once after a restart.
+BURST = 250.0
 PER_SECOND = 10.0
 REFUSED_COST = 10.0
 # Requests of an address that wait for a review, and its reviews at a time.
-MAX_WAITING = 64
+MAX_WAITING = 250
 MAX_TURNS = 2
 MAX_ADDRESSES = 1024
 

@@ -143,7 +143,6 @@ class Verification:
         with self._shares.waiting(address) as share:
             review = self._reviews.get(digest)
             if review is None:
-                self._shares.charge(share)
                 review = asyncio.ensure_future(self._review(token.text, digest, share))
                 self._reviews[digest] = review
                 review.add_done_callback(partial(_forget, self._reviews, digest))
@@ -159,9 +158,12 @@ class Verification:
         try:
             async with asyncio.timeout(QUEUE_SECONDS) as limit, share.turns, self._turns:
                 limit.reschedule(None)  # The verifier has a limit of its own.
+                self._shares.charge(share)  # Now that it is known how bad this client's other tokens were.
                 answer = await in_thread(partial(_ask, verifier, token))
         except TimeoutError:
             return unverifiable(f"too many tokens wait: this one did not get its turn in {QUEUE_SECONDS:g} s")
+        except VerifierRefusal as refusal:
+            return refusal.again()
         answers.add(digest, answer)
         if isinstance(answer, VerifierRefusal) and answer.is_final:
             share.fine(REFUSED_COST - 1)
