@@ -60,10 +60,9 @@ class Cluster:
             for name in reversed(self._processes):
                 self.send(name, signal.SIGKILL)
 
-    @property
-    def pods(self) -> Path:
-        """The kubelet's folder of the Pods' volumes."""
-        return self.folder / "node" / "pods"
+    def token_file(self, uid: str) -> Path:
+        """Return the path of the token for hwsigner of a Pod on this node, which the kubelet writes."""
+        return self.folder / "node" / "pods" / uid / "volumes" / "kubernetes.io~projected" / "t" / "token"
 
     def start_server(self) -> None:
         """Start the API server, and wait until it is ready."""
