@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from cluster.answers import ask_all, record
 from cluster.kube import Cluster
 from cluster.network import node_network
+from cluster.node import Node, make_node
 from cluster.sources import Source, real, recorded
 from cluster.tokens import just_expired
 
@@ -22,7 +24,6 @@ _REAL = (
     "test_recorded_answers.py",
     "test_registrar.py",
 )
-_KEY = pytest.StashKey[tuple[Cluster, Source]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -59,3 +60,13 @@ def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     else:
         with recorded(tmp_path_factory.mktemp("recorded")) as found:
             yield found
+
+
+@pytest.fixture(scope="module")
+def node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """A node in a network of its own, which this process is in while a module's tests run."""
+    with ExitStack() as stack:
+        if request.config.getoption(OPTION, None) is None:
+            stack.enter_context(node_network())
+        source = request.getfixturevalue("source")  # After the network: it runs there.
+        yield stack.enter_context(make_node(source, tmp_path_factory.mktemp("node")))

@@ -60,9 +60,14 @@ class Cluster:
             for name in reversed(self._processes):
                 self.send(name, signal.SIGKILL)
 
-    def token_file(self, uid: str) -> Path:
-        """Return the path of the token for hwsigner of a Pod on this node, which the kubelet writes."""
-        return self.folder / "node" / "pods" / uid / "volumes" / "kubernetes.io~projected" / "t" / "token"
+    @property
+    def pods(self) -> Path:
+        """The kubelet's folder of the Pods' volumes."""
+        return self.folder / "node" / "pods"
+
+    def volumes(self, uid: str) -> Path:
+        """Return the kubelet's folder of a Pod's projected volumes, by their names."""
+        return self.pods / uid / "volumes" / "kubernetes.io~projected"
 
     def start_server(self) -> None:
         """Start the API server, and wait until it is ready."""

@@ -28,7 +28,7 @@ def until(is_so: Callable[[], Any], seconds: float = 30) -> None:
 def pod(cluster: Cluster, source: Source) -> Iterator[tuple[str, Path]]:
     """The UID of a new Pod, and the path of its token, which the kubelet writes."""
     uid = cluster.api.make_pod("team-a/new", "web")["metadata"]["uid"]
-    path = cluster.token_file(uid)
+    path = cluster.volumes(uid) / "t" / "token"
     until(path.exists)
     yield uid, path
     if path.exists():
@@ -87,9 +87,7 @@ def test_token_ends_with_its_pod(cluster: Cluster, source: Source, pod: tuple[st
         ("web-2", {}, "node requested token bound to a pod scheduled on a different node"),
     ],
 )
-def test_node_gets_tokens_for_its_own_pods_only(
-    source: Source, name: str, instead: dict[str, Any], said: str
-) -> None:
+def test_node_gets_tokens_for_its_own_pods_only(source: Source, name: str, instead: dict[str, Any], said: str) -> None:
     uid = source.api.ask("GET", f"/api/v1/namespaces/team-a/pods/{name}").json()["metadata"]["uid"]
     reference = {"apiVersion": "v1", "kind": "Pod", "name": name, "uid": instead.get("uid", uid)}
     spec = {"audiences": instead.get("audiences", [AUDIENCE]), "expirationSeconds": 600, "boundObjectRef": reference}
