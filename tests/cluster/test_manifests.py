@@ -172,18 +172,6 @@ def tokens(document: dict[str, Any]) -> list[dict[str, Any]]:
     return [source["serviceAccountToken"] for source in sources if "serviceAccountToken" in source]
 
 
-def test_admission_policy_gives_a_labelled_pod_variables_and_a_token(kubectl: Kubectl, admission: None) -> None:
-    found = made(kubectl, pod("one", SELECTED))
-    assert [one["audience"] for one in tokens(found)] == [AUDIENCE]
-    for container in found["spec"]["containers"]:
-        environ = {one["name"]: one["value"] for one in container["env"]}
-        assert environ.keys() == {"AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"}
-        assert environ["AWS_CONTAINER_CREDENTIALS_FULL_URI"] == "http://169.254.170.23/v1/credentials"
-        folder, name = environ["AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"].rsplit("/", 1)
-        assert [mount["mountPath"] for mount in container["volumeMounts"]] == [folder]
-        assert tokens(found)[0]["path"] == name
-
-
 @pytest.mark.parametrize("labels", [{}, {"hwsigner/credentials": "false"}, {"credentials": "true"}])
 def test_admission_policy_leaves_other_pods_alone(kubectl: Kubectl, admission: None, labels: dict[str, str]) -> None:
     found = made(kubectl, pod("two", labels))
