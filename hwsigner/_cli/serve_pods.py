@@ -60,16 +60,15 @@ def run_pods(arguments: Arguments, others: set[str]) -> int:
     log = open_log(chosen)
     notices.set_notifier(log.note)
     monitor = Monitor(log, open_audit(chosen.audit_log, chosen.audit, rate=chosen.audit_rate, log=log.note))
-    profiles = PodProfiles(monitor, log.note)
-    node = _node(arguments)
-    rules = _Rules(arguments.pods, node, profiles, log)
-    tls = server_tls(arguments)
+    node, tls = _node(arguments), server_tls(arguments)
     if tls is None:  # An unfinished handshake takes ten times the memory of an unfinished request.
         raise_descriptor_limit()
     given = {flag.name for flag, _ in arguments.given}
     addresses = [arguments.address] if "address" in given else list(ADDRESSES)
     port = arguments.port if "port" in given else _PORT
     sockets = activated_sockets(arguments, tls, addresses, ADDRESSES)
+    profiles = PodProfiles(monitor, log.note)
+    rules = _Rules(arguments.pods, node, profiles, log)
     sockets = sockets or _listen(addresses, port, arguments.hop_limit, is_default="address" not in given)
     localhost = ["localhost"] if tls or hold_localhost(sockets, arguments.hop_limit) else []
     names = [name for one in sockets for name in names_of(one, [*arguments.host_name, *localhost])]

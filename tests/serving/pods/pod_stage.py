@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,9 +16,10 @@ from serving.stage import Process, Stage
 
 NODE = "node1"
 
-# Goes before hwsigner: tokens are believed, and the endpoint looks for changes at once.
+# Goes before hwsigner: tokens are believed, and the endpoint looks for changes, and for a key that failed, at once.
 BELIEVING = """if True:
     import sys, time
+    from hwsigner._refresh import shared_identity
     from hwsigner._serving.pods.identity import PodIdentity
     from hwsigner._serving.pods.sessions import Sessions
     from hwsigner._serving.pods.verification import Verification
@@ -27,6 +29,7 @@ BELIEVING = """if True:
 
     Verification.__init__ = Verification.configure = lambda self, *_, **__: None
     Verification.check = check
+    shared_identity.PAUSE_SECONDS = 0.1
     Sessions.LOOK_SECONDS, Sessions.IDLE_SECONDS = 0.05, 0.5
 """
 RUN = """
@@ -66,6 +69,27 @@ class ServedPods:
         """Return the status and the message that a Pod gets."""
         response = self.ask(account)
         return response.status, json.loads(response.body)["message"]
+
+    def until_status(self, account: str, status: int) -> None:
+        """Ask again and again until a status comes."""
+        deadline = time.monotonic() + 60
+        while (found := self.ask(account).status) != status:
+            assert time.monotonic() < deadline, found
+            time.sleep(0.05)
+
+    def until_changed(self, account: str, before: dict[str, Any]) -> bool:
+        """Ask again and again until other credentials come."""
+        deadline = time.monotonic() + 60
+        while self.credentials(account) == before:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        return True
+
+    def until_reported(self, line: str, account: str) -> None:
+        """Ask until the policy was looked at again, and read the line about it."""
+        time.sleep(0.2)
+        self.credentials(account)
+        self.process.read_until(line)
 
     def write_policy(self, text: str) -> None:
         """Replace the policy, as a ConfigMap is."""
