@@ -202,6 +202,7 @@ def judge(token: str) -> bool:
             and header["alg"] in ("RS256", "ES256")
             and (RSA_ISSUER if header["alg"] == "RS256" else EC_ISSUER).verifies(token)
             and header.get("kid", "") in ("", "rsa-key" if header["alg"] == "RS256" else "ec-key")
+            and isinstance(said["aud"], list)
             and "hwsigner" in said["aud"]
             and said["iss"] == ISSUER
             and said["nbf"] - 60 <= claims()["iat"] < said["exp"]
