@@ -9,7 +9,6 @@ import signal
 import ssl
 import sys
 import threading
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -85,7 +84,8 @@ def run(arguments: Arguments) -> int:
     gc.enable()  # Unlike most commands, this one keeps running.
     report_thread_failures()
     tls = _tls(arguments)
-    server = _server(arguments, tls)
+    ended = threading.Event()
+    server = _server(arguments, tls, ended)
     for number in (signal.SIGINT, signal.SIGTERM):
         # `shutdown` waits for the loop, which is in this thread.
         signal.signal(number, lambda *_: threading.Thread(target=server.shutdown).start())
@@ -94,6 +94,7 @@ def run(arguments: Arguments) -> int:
     notifier = Notifier(os.environ)
     notifier.ready("answering")
     server.run()
+    ended.set()
     notifier.stopping()
     return 0
 
@@ -113,7 +114,7 @@ def _write_audit(facts: Mapping[str, object]) -> None:
 _writing = threading.Lock()
 
 
-def _server(arguments: Arguments, tls: ssl.SSLContext | None) -> RegistrarServer:
+def _server(arguments: Arguments, tls: ssl.SSLContext | None, ended: threading.Event) -> RegistrarServer:
     policy = ReloadedFile(arguments.policy, _read_policy, _reporter("policy"))
     keys = ReloadedFile(arguments.keys, read_keys, _reporter("sealing keys"))
     registrar = Registrar(
@@ -127,15 +128,14 @@ def _server(arguments: Arguments, tls: ssl.SSLContext | None) -> RegistrarServer
     listener = listen(arguments.address, arguments.port, _HOP_LIMIT)
     server = RegistrarServer(registrar, listener, limit=limit, audit=_write_audit, tls=tls)
     server.connections_of_address = arguments.connections_per_address
-    threading.Thread(target=_watch, args=(policy, keys), daemon=True).start()
+    threading.Thread(target=_watch, args=(policy, keys, ended), daemon=True).start()
     return server
 
 
-def _watch(policy: ReloadedFile[RegistrarPolicy], keys: ReloadedFile[SealingKeys]) -> None:
+def _watch(policy: ReloadedFile[RegistrarPolicy], keys: ReloadedFile[SealingKeys], ended: threading.Event) -> None:
     """Read changed files soon after their change, and log it: a request that would do so may not come for hours."""
     known = policy.content()
-    while True:
-        time.sleep(_LOOK_SECONDS)
+    while not ended.wait(_LOOK_SECONDS):
         with suppress(OSError):  # The next look may be able to write the log.
             keys.content()
             if (new := policy.content()) is not known:
