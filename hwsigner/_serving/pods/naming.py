@@ -6,24 +6,25 @@ import hashlib
 
 # Of AWS.
 LONGEST_NAME = 64
-_HASH_DIGITS = 12
-# No name of Kubernetes has it, so that a shortened name is never another's whole name.
+# 80 bits: whoever may choose names must not find two with the same hash.
+_HASH_DIGITS = 20
+# No name of Kubernetes has it. So neither a shortened name nor one with a dot replaced is another's whole name.
 _MARK = "_"
 
 
 def session_name(namespace: str, service_account: str, last: str) -> str:
     """Return `namespace.serviceaccount.last`, which differs for any two of these.
 
-    If that is over 64 characters, it is cut, and ends in a hash of the three names. So does the name for a service
-    account with a dot, which could be read in two ways.
+    A dot in the service account's name is written as `_`: a trust policy that lets `team-a.web.*` in must not let the
+    account `web.other` in. If the name is over 64 characters, it is cut, and ends in a hash of the three names.
 
     Args:
         namespace: the namespace.
         service_account: the service account's name.
         last: the name of the node or of the Pod.
     """
-    name = f"{namespace}.{service_account}.{last}"
-    if len(name) <= LONGEST_NAME and "." not in service_account:
+    name = f"{namespace}.{service_account.replace('.', _MARK)}.{last}"
+    if len(name) <= LONGEST_NAME:
         return name
     # Joined by what none of the names has.
     digest = hashlib.sha256(f"{namespace}/{service_account}/{last}".encode()).hexdigest()[:_HASH_DIGITS]

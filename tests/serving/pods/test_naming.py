@@ -26,7 +26,17 @@ def test_short_names_are_joined_as_they_are() -> None:
 def test_long_name_keeps_its_beginning_and_ends_in_a_hash() -> None:
     name = session_name("team-a", "web", f"ip-10-0-0-1.{'x' * 60}")
     assert len(name) == 64
-    assert re.fullmatch(r"team-a\.web\.ip-10-0-0-1\.x+_[0-9a-f]{12}", name)
+    assert re.fullmatch(r"team-a\.web\.ip-10-0-0-1\.x+_[0-9a-f]{20}", name)
+
+
+@settings(max_examples=scaled(100))
+@given(_LABEL, _LABEL, _NAME, _NAMES)
+def test_condition_on_an_account_lets_no_other_account_in(
+    namespace: str, account: str, ending: str, other: tuple[str, str, str]
+) -> None:
+    condition = f"{namespace}.{account}."  # With a * behind it, in a role's trust policy.
+    assert not session_name(namespace, f"{account}.{ending}", other[2]).startswith(condition)
+    assert not session_name(*other).startswith(condition) or other[:2] == (namespace, account)
 
 
 @settings(max_examples=scaled(100))
