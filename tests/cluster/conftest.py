@@ -19,6 +19,7 @@ OPTION, RECORD = "--kube", "--record"
 # These need a real cluster.
 _REAL = (
     "test_admission.py",
+    "test_daemonset.py",
     "test_kubelet.py",
     "test_manifests.py",
     "test_recorded_answers.py",

@@ -66,13 +66,23 @@ class Node:
 
     @contextmanager
     def serving(self, policy: str = POLICY, *, cache_seconds: float | None = None) -> Iterator[Process]:
-        """Run `serve --pods`, as in its Pod, and wait until it serves both addresses."""
+        """Run `serve --pods` with a policy, in hwsigner's Pod, whose cached answers may end sooner than otherwise."""
         self.policy.write_text(policy)
-        in_pod = ("unshare", "--mount", "sh", "-ec", _IN_A_POD, str(self.source.account.path), str(MOUNTED))
         hasty = (sys.executable, "-c", _HASTY, str(cache_seconds)) if cache_seconds is not None else ()
-        flags = ("--pods", str(self.policy), "--audit-log", str(self.audit))
+        flags = (f"--pods={self.policy}", f"--audit-log={self.audit}")
+        with self.running("serve", *flags, account=self.source.account.path, wrapper=hasty) as process:
+            yield process
+
+    @contextmanager
+    def running(self, *arguments: str, account: Path, wrapper: tuple[str, ...] = ()) -> Iterator[Process]:
+        """Run hwsigner as in a Pod, with the files of its service account, until it serves both addresses.
+
+        As in pods.yaml, it is root with one capability.
+        """
+        in_pod = ("unshare", "--mount", "sh", "-ec", _IN_A_POD, str(account), str(MOUNTED))
+        alone = ("setpriv", "--bounding-set=-all,+net_bind_service", "--inh-caps=-all", "--no-new-privs")
         environ: dict[str, Any] = {**self.source.environ, "NODE_NAME": NODE}
-        with self.stage.start("serve", *flags, wrapper=(*in_pod, *hasty), **environ) as process:
+        with self.stage.start(*arguments, wrapper=(*in_pod, *alone, *wrapper), **environ) as process:
             for _ in ADDRESSES:
                 process.read_until("serving the Pods of node1 on http://")
             yield process
