@@ -127,6 +127,7 @@ class _Rules:
         else:
             self._verification.configure(policy.verification)
         self._profiles.use(profiles)
+        self._log.note(f"the policy {path} has {len(policy.accounts)} entries, for {len(profiles)} profiles")
         return PodRules(policy, profiles, self._verification.check)
 
     def _report(self, error: HwsignerError) -> None:

@@ -91,7 +91,7 @@ class Sessions:
         self._clock = clock
         self._open: dict[_Owner, _Open] = {}  # By when they were asked for, the longest ago first.
         self._queues: dict[PodProfile, asyncio.Semaphore] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        self._is_looking = False
 
     def __len__(self) -> int:
         return len(self._open)
@@ -121,7 +121,8 @@ class Sessions:
         name = session_name(pod.namespace, pod.service_account, pod.pod if is_per_pod else pod.node)
         source = profile.open(name, pod.account)
         queue = self._queues.setdefault(profile, asyncio.Semaphore(MOST_AT_ONCE))
-        if self._timer is None:
+        if not self._is_looking:
+            self._is_looking = True
             self._look_later()
         responses = CredentialResponses(source, pod_json, pod.account, fetch=lambda ask: _fetch(queue, ask))
         return _Open(profile, source, responses, self._clock())
@@ -143,13 +144,11 @@ class Sessions:
         self._open.pop(owner).source.close()
 
     def _look_later(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(self.LOOK_SECONDS, self._look)
+        asyncio.get_running_loop().call_later(self.LOOK_SECONDS, self._look)
 
     def _look(self) -> None:
-        self._timer = None
         self.close_needless()
-        if self._open:
-            self._look_later()
+        self._look_later()  # Also without sessions: a changed policy is read, and reported if it is bad.
 
 
 def _owner(pod: PodIdentity, *, is_per_pod: bool) -> _Owner:

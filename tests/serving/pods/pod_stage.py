@@ -85,12 +85,6 @@ class ServedPods:
             time.sleep(0.05)
         return True
 
-    def until_reported(self, line: str, account: str) -> None:
-        """Ask until the policy was looked at again, and read the line about it."""
-        time.sleep(0.2)
-        self.credentials(account)
-        self.process.read_until(line)
-
     def write_policy(self, text: str) -> None:
         """Replace the policy, as a ConfigMap is."""
         write_policy(self.policy, text)
