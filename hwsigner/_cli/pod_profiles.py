@@ -125,8 +125,7 @@ class AccountsProfile:
 
     def forget(self, session: AccountSession) -> None:
         """Forget a session that was closed. The key is closed after the last one."""
-        if session in self._sessions:
-            del self._sessions[session]
+        if self._sessions.pop(session, session) is None:
             self._identity.part()
 
     def close(self) -> None:
