@@ -412,3 +412,16 @@ def test_machine_of_a_cloud_is_enrolled_and_not_renewed_once_it_boots_something_
     audit = [facts for facts in map(json.loads, lines) if facts["decision"] != "received"]
     assert [facts["decision"] for facts in audit] == ["challenged", "proven", "issued", "challenged", "refused"]
     assert {facts["ek"] for facts in audit} == {"public-key"}
+
+
+@pytest.mark.slow
+def test_chip_stays_the_same_when_its_tpm_is_cleared_and_not_when_it_gets_a_new_seed(
+    hardware: None, call: Call
+) -> None:
+    with tempfile.TemporaryDirectory() as folder, SoftTPM(Path(folder)) as tpm:
+        chips = [call("attest", "--ek", f"--tcti={tpm.tcti}").out.strip()]
+        for command in (["tpm2_clear", "-c", "p"], ["tpm2_changeeps"]):
+            run(command, tpm.env)
+            chips.append(call("attest", "--ek", f"--tcti={tpm.tcti}").out.strip())
+    assert re.fullmatch("[0-9a-f]{64}", chips[0])
+    assert chips[0] == chips[1] != chips[2]
