@@ -40,7 +40,11 @@ _FLAGS = (
     Flag("tls-certificate", "serve HTTPS with this certificate and its chain (PEM)", "FILE"),
     Flag("tls-key", "private key of the certificate (PEM); default: in the same file", "FILE"),
     Flag("host-name", "name by which clients may call the server; repeatable", "NAME", host_name, many=True),
-    Flag("pods", "serve Kubernetes Pods: their service accounts have the profiles that this policy says", "FILE"),
+    Flag(
+        "pods",
+        "serve Pods on port 80 of 169.254.170.23; this policy says which service account has which profile",
+        "FILE",
+    ),
     Flag("node-name", "name of this node, for --pods (default: the variable NODE_NAME)", "NAME"),
     *MONITORING,
     *METRICS,

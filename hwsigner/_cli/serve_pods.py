@@ -126,8 +126,8 @@ class _Rules:
             self._verification = Verification(policy.verification, self._log.refused, environ=os.environ)
         else:
             self._verification.configure(policy.verification)
+            self._log.note(f"the policy was read again. Entries: {len(policy.accounts)}, profiles: {len(profiles)}")
         self._profiles.use(profiles)
-        self._log.note(f"the policy {path} has {len(policy.accounts)} entries, for {len(profiles)} profiles")
         return PodRules(policy, profiles, self._verification.check)
 
     def _report(self, error: HwsignerError) -> None:

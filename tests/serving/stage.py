@@ -54,21 +54,22 @@ class Clock:
     """The clock by which sessions expire. It goes with the time until a test sets it ahead.
 
     Attributes:
+        file: says how far it is ahead.
         wrapper: goes before the program.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._file = folder / "clock"
+        self.file = folder / "clock"
         self._ahead = 0
         self.advance(0)
-        self.wrapper = (sys.executable, "-c", _CLOCKED, str(self._file))
+        self.wrapper = (sys.executable, "-c", _CLOCKED, str(self.file))
 
     def advance(self, seconds: int) -> None:
         """Set the clock of running programs ahead."""
         self._ahead += seconds
-        new = self._file.with_suffix(".new")
+        new = self.file.with_suffix(".new")
         new.write_text(f"{self._ahead}")
-        new.replace(self._file)
+        new.replace(self.file)
 
 
 @dataclass

@@ -147,8 +147,8 @@ class Sessions:
         asyncio.get_running_loop().call_later(self.LOOK_SECONDS, self._look)
 
     def _look(self) -> None:
-        self.close_needless()
         self._look_later()  # Also without sessions: a changed policy is read, and reported if it is bad.
+        self.close_needless()
 
 
 def _owner(pod: PodIdentity, *, is_per_pod: bool) -> _Owner:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.raw import Client, Response
-from serving.stage import Process, Stage
+from serving.stage import Clock, Process, Stage
 
 NODE = "node1"
 
@@ -31,6 +31,20 @@ BELIEVING = """if True:
     Verification.check = check
     shared_identity.PAUSE_SECONDS = 0.1
     Sessions.LOOK_SECONDS, Sessions.IDLE_SECONDS = 0.05, 0.5
+"""
+# Goes before that: the clock by which sessions expire is set ahead by a file.
+CLOCKED = """if True:
+    import time
+    from pathlib import Path
+    from hwsigner._system import clocks
+
+    ahead, boot_time = Path({file!r}), clocks.boot_time
+    clocks.boot_time = lambda: boot_time() + float(ahead.read_text())
+    clocks.Clocks.__init__.__defaults__ = clocks.utc_now, clocks.boot_time, time.sleep
+
+    from hwsigner._refresh import background
+
+    background.LOOK_SECONDS = 0.05
 """
 RUN = """
     from hwsigner._cli import main
@@ -98,11 +112,14 @@ def write_policy(path: Path, text: str) -> None:
 
 
 @contextmanager
-def serve_pods(stage: Stage, policy: str, *arguments: str, more: str = "") -> Iterator[ServedPods]:
+def serve_pods(
+    stage: Stage, policy: str, *arguments: str, more: str = "", clock: Clock | None = None
+) -> Iterator[ServedPods]:
     """Serve Pods on loopback. `more` is Python that runs before."""
     path = stage.folder / "pods.toml"
     write_policy(path, policy)
-    wrapper = (sys.executable, "-c", BELIEVING + more + RUN)
+    clocked = CLOCKED.format(file=str(clock.file)) if clock else ""
+    wrapper = (sys.executable, "-c", clocked + BELIEVING + more + RUN)
     flags = ["--pods", str(path), "--address=127.0.0.1", "--port=0", "--node-name", NODE, *arguments]
     with stage.start("serve", *flags, wrapper=wrapper) as process:
         line = process.read_until("serving the Pods of node1 on http://127.0.0.1:")

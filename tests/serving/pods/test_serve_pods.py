@@ -20,10 +20,12 @@ from hwsigner._cli import serve_pods as module
 from hwsigner._config.profiles import add_profile, change_profile, user_file
 from hwsigner.emulator import Difference, Fault
 from hwsigner.errors import HwsignerError
+from judges import needs_proc
 from ports import reserve_port
 from scene import Outcome
 from serving.pods.pod_stage import serve_pods, write_policy
-from serving.stage import Stage
+from serving.raw import Client
+from serving.stage import Clock, Stage
 
 WEB = '[accounts]\n"team-a/web" = "web"\n'
 # Nothing may ask an agent: it has one session for a profile, and not one for each account.
@@ -70,6 +72,26 @@ class TestSessions:
             assert pods.process.end(signal.SIGTERM) == 0
             assert pods.process.lines.count("opened") == 1
 
+    def test_session_is_refreshed_while_pods_ask_and_closed_with_its_key_once_none_does(
+        self, pod_stage: Stage, clock: Clock
+    ) -> None:
+        closing = """
+    from hwsigner._identity import Identity
+    closed = Identity.close
+    Identity.close = lambda self: print("closed", file=sys.stderr, flush=True) or closed(self)
+"""
+        with serve_pods(pod_stage, WEB, more=closing, clock=clock) as pods:
+            first = pods.credentials("team-a/web")
+            assert pods.credentials("team-a/web") == first  # It is wanted.
+            clock.advance(2700)
+            pods.process.read_until("session created")
+            pods.process.read_until("session created")  # No Pod had to wait for it.
+            assert pod_stage.sessions == 2
+            clock.advance(4000)
+            pods.process.read_until("closed")
+            assert pod_stage.sessions == 2
+            assert pods.credentials("team-a/web") != first
+
     def test_certificate_file_is_read_again_when_it_changes(self, pod_stage: Stage) -> None:
         with serve_pods(pod_stage, '[accounts]\n"team-a/*" = "web"\n') as pods:
             pods.credentials("team-a/web")
@@ -101,6 +123,7 @@ class TestSessions:
             assert pods.process.process.poll() is None
 
     @pytest.mark.slow
+    @needs_proc
     def test_500_accounts_take_less_than_100_megabytes(self, pod_stage: Stage) -> None:
         lines = "".join(f'"team-{number % 50}/account-{number}" = "p{number}"\n' for number in range(500))
         config = Path(user_file(pod_stage.environ()))
@@ -157,7 +180,7 @@ class TestPolicy:
         with serve_pods(pod_stage, WEB) as pods:
             first = pods.credentials("team-a/web")
             pods.write_policy(f'{WEB}"team-a/db" = "web"\n')
-            pods.process.read_until(f"the policy {pods.policy} has 2 entries, for 1 profiles")
+            pods.process.read_until("the policy was read again. Entries: 2, profiles: 1")
             pods.credentials("team-a/db")
             assert pods.credentials("team-a/web") == first
 
@@ -188,6 +211,18 @@ class TestWithoutCredentials:
             assert f"can't read {pod_stage.leaf}: No such file or directory" in message
             leaf.rename(pod_stage.leaf)
             pods.until_status("team-a/web", 200)
+
+    def test_key_that_hangs_does_not_keep_the_server_from_ending(self, pod_stage: Stage) -> None:
+        hanging = """
+    from hwsigner._refresh import reopening
+    reopening._TimedIdentity.sign = lambda *_: time.sleep(600)
+"""
+        with serve_pods(pod_stage, '[accounts]\n"team-a/*" = "web"\n', more=hanging) as pods, ExitStack() as stack:
+            for account in ("one", "two"):
+                client = stack.enter_context(Client(pods.port))
+                client.send("GET", "/v1/credentials", {"Authorization": f"team-a/{account}/pod-1/1"})
+            assert pods.refusal("team-b/web")[0] == 403  # The others are answered meanwhile.
+            assert pods.process.end(signal.SIGTERM) == 0
 
     def test_refusal_of_the_service_is_of_one_account(self, pod_stage: Stage) -> None:
         pod_stage.service.misbehave(Fault("deny", None))
