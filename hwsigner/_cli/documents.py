@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from hwsigner import attestation
 from hwsigner._system.files import check_not_writable_by_others, create_file
+from hwsigner._system.mounts import is_read_only_mount
 from hwsigner.attestation.chain import root_files
 from hwsigner.attestation.documents import MAX_BYTES, Document, Kind, read
 from hwsigner.attestation.given_keys import read_given_key
@@ -65,13 +66,13 @@ def create_document(path: str, document: Document) -> None:
 def read_trust(folder: str) -> attestation.Trust:
     """Read the roots. Another user who can write to them could make up chips.
 
-    A folder on a read-only file system may have any mode: the kubelet gives that of a ConfigMap 0777.
+    A folder that is mounted read-only may have any mode: the kubelet gives that of a ConfigMap 0777.
 
     Raises:
         UsageError: another user can. Or as `attestation.read_trust`.
     """
     paths = [str(path) for path in root_files(folder)]
-    if not os.statvfs(folder).f_flag & os.ST_RDONLY:
+    if not is_read_only_mount(folder):
         paths.insert(0, folder)
     for path in paths:
         with suppress(FileNotFoundError):  # A broken link: the reader names it.

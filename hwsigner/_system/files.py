@@ -119,7 +119,7 @@ def check_not_replaceable_by_others(path: str, error: type[HwsignerError]) -> No
     """Raise `error` if other users than this one and root can replace a file, because they can write its folder.
 
     A folder that this user's own group can write is accepted: with a umask of 002, no one else is in it. So are sticky
-    folders, and those of read-only file systems, such as a ConfigMap of Kubernetes.
+    folders, and one that is a read-only mount, such as a ConfigMap of Kubernetes.
 
     Raises:
         OSError: there is no such folder.
@@ -131,7 +131,11 @@ def check_not_replaceable_by_others(path: str, error: type[HwsignerError]) -> No
     writers = stat.S_IWOTH if status.st_gid in (0, os.getegid()) else stat.S_IWGRP | stat.S_IWOTH
     is_open = bool(mode & writers and not mode & stat.S_ISVTX)
     is_foreign = owner not in (0, os.geteuid())
-    if not (is_open or is_foreign) or os.statvfs(folder).f_flag & os.ST_RDONLY:
+    if not (is_open or is_foreign):
+        return
+    from hwsigner._system.mounts import is_read_only_mount
+
+    if is_read_only_mount(folder):
         return
     if is_foreign:
         raise error(f"{folder} belongs to user {owner}, who can replace {path}", "Make yourself or root its owner")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from hwsigner._system.files import change_stamp, open_trusted
+from hwsigner._system.mounts import is_read_only_mount
 from hwsigner._system.systemd import is_systemd_credential
 from hwsigner.errors import ConfigError, HwsignerError
 
@@ -31,7 +32,7 @@ def read_file(path: str, *, private: bool = False, hint: str = "Check the path a
         with open_trusted(path, ConfigError) as file:
             status = os.fstat(file.fileno())
             mode = stat.S_IMODE(status.st_mode)
-            is_given = is_systemd_credential(path, status) or _is_mounted_secret(file.fileno())
+            is_given = is_systemd_credential(path, status) or _is_mounted_secret(path, status)
             if private and mode & 0o077 and not is_given:
                 raise ConfigError(f"{path} has mode {mode:04o}: other users can read it", f"Run chmod 600 {path}")
             return file.read()
@@ -39,15 +40,14 @@ def read_file(path: str, *, private: bool = False, hint: str = "Check the path a
         raise ConfigError(f"can't read {path}: {error.strerror}", hint) from error
 
 
-def _is_mounted_secret(file: int) -> bool:
-    """Return whether an open file is as the kubelet mounts a Secret for a user that is not root.
+def _is_mounted_secret(path: str, status: os.stat_result) -> bool:
+    """Return whether a file is as the kubelet mounts a Secret for a user that is not root.
 
-    It is root's, on a read-only mount, and `fsGroup` lets a group of this user read it.
+    It is root's, its folder is mounted read-only, and `fsGroup` lets a group of this user read it.
     """
-    status = os.fstat(file)
     is_for_group = stat.S_IMODE(status.st_mode) & 0o077 == stat.S_IRGRP and status.st_uid == 0
     is_ours = status.st_gid in {os.getegid(), *os.getgroups()}
-    return is_for_group and is_ours and bool(os.fstatvfs(file).f_flag & os.ST_RDONLY)
+    return is_for_group and is_ours and is_read_only_mount(os.path.dirname(path) or ".")
 
 
 class ReloadedFile(Generic[_T]):

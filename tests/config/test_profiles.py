@@ -201,16 +201,21 @@ class TestRefused:
         else:
             assert "web" in profiles(environ)
 
-    def test_folder_of_a_read_only_file_system_is_trusted(
-        self, file: Path, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("is_mount", [True, False])
+    def test_folder_that_others_can_write_is_trusted_only_if_it_is_mounted_read_only(
+        self, file: Path, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch, is_mount: bool
     ) -> None:
-        """As that of a ConfigMap, which has mode 0777."""
+        """As that of a ConfigMap, which has mode 0777. In a unit with ProtectSystem, all folders are read-only."""
         file.write_text("[profile.web]\n")
         file.parent.chmod(0o777)
         real = os.statvfs(file.parent)
         changed = os.statvfs_result((*real[:8], real.f_flag | os.ST_RDONLY, *real[9:]))
         monkeypatch.setattr(os, "statvfs", lambda _: changed)
-        assert "web" in profiles(environ)
+        monkeypatch.setattr(os.path, "ismount", lambda path: is_mount and path == str(file.parent))
+        if is_mount:
+            assert "web" in profiles(environ)
+        else:
+            assert "has mode 0777: other users can replace" in self.message(environ, file)
 
     @pytest.mark.root
     def test_folder_of_another_user_is_refused(self, system_file: Path, environ: dict[str, str]) -> None:

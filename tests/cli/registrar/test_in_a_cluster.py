@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,8 +17,9 @@ from enrolment.registrar.sites import table
 from hwsigner.enrolment.registrar.policy import Machine
 from hwsigner.errors import ServiceError
 from judges import needs_namespaces
-from kubelet import Volume
+from kubelet import Volume, read_only
 from loopback import ServerCA
+from pages import ROOT
 
 __all__ = ["chips", "vendors"]
 
@@ -101,3 +105,20 @@ def test_issuer_of_the_manifest_reads_the_ca_from_the_secret() -> None:
     words = shlex.split(issuer.partition("=")[2])
     assert (words[0], words[words.index("-CA") + 1]) == ("openssl", str(MOUNTS / "ca" / "tls.crt"))
     assert words[words.index("-CAkey") + 1] == str(MOUNTS / "ca" / "tls.key")
+
+
+@needs_namespaces
+@pytest.mark.parametrize("is_volume", [True, False])
+def test_roots_that_others_can_write_are_read_only_if_their_folder_is_mounted_read_only(
+    is_volume: bool, ca: certs.Authority, tmp_path: Path
+) -> None:
+    """Not if the folder is below such a mount, as in a unit with ProtectSystem=strict."""
+    (tmp_path / "etc").mkdir()
+    roots = Volume(tmp_path / "etc" / "roots", {"ca.pem": ca.pem}).path
+    mounted, folder = (roots, "mount") if is_volume else (roots.parent, "mount/roots")
+    read = "import sys; from hwsigner._cli.documents import read_trust; read_trust(sys.argv[1])"
+    script = f'{read_only(mounted, tmp_path / "mount")}; exec {sys.executable} -c "{read}" {tmp_path / folder}'
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-ec", script]
+    done = subprocess.run(command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) == is_volume, done.stderr
+    assert is_volume or f"{tmp_path / folder} has mode 0777: other users can write it" in done.stderr
