@@ -133,7 +133,7 @@ def test_node_has_its_addresses_and_profile() -> None:
     [data] = [each["data"] for each in documents(FOLDER / "pods.yaml") if each["kind"] == "ConfigMap"]
     profile = tomllib.loads(data["config.toml"])["profile"]["web"]
     assert f"--private-key={profile['private-key']}" in enroll["args"]
-    assert profile["certificate"] in profile["private-key"].replace(".tss2", ".pem")
+    assert profile["certificate"] in profile["private-key"].replace(".tss2", ".crt")
     assert f"http://{ADDRESSES[0]}{PATH}" in (FOLDER / "pods-admission.yaml").read_text()
 
 
