@@ -18,6 +18,7 @@ from hwsigner._cli.pod_profiles import PodProfiles
 from hwsigner._cli.process import raise_descriptor_limit
 from hwsigner._cli.server_run import ServerRun
 from hwsigner._cli.serving_sockets import activated_sockets, base_url, server_tls
+from hwsigner._config.profiles import SYSTEM_FILE, user_file
 from hwsigner._monitoring.audit import open_audit
 from hwsigner._monitoring.metrics import Metrics
 from hwsigner._refresh.monitor import Monitor
@@ -102,14 +103,15 @@ def _node(arguments: Arguments) -> str:
 
 
 class _Rules:
-    """The rules as they are now: read again when the policy has changed."""
+    """The rules as they are now: read again when the policy or config.toml has changed."""
 
     def __init__(self, path: str, node: str, profiles: PodProfiles, log: Log) -> None:
         self._node = node
         self._profiles = profiles
         self._log = log
         self._verification: Verification | None = None
-        self._file = ReloadedFile(path, self._read, self._report)
+        config = [SYSTEM_FILE, user_file(os.environ)]
+        self._file = ReloadedFile(path, self._read, self._report, others=config)
         self._last, self._next_look = self._file.content(), 0.0
 
     def now(self) -> PodRules:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 from hwsigner._system.files import change_stamp, open_trusted
@@ -57,13 +57,22 @@ class ReloadedFile(Generic[_T]):
         path: the file's path.
         load: reads the file. A HwsignerError of it is reported, and the old content stays in use.
         report: takes such an error, once for each change of the file.
+        others: the paths of other files that `load` reads. It is called when one of them changes too.
 
     Raises:
         HwsignerError: the file is bad now, so that there is no old content.
     """
 
-    def __init__(self, path: str, load: Callable[[str], _T], report: Callable[[HwsignerError], None]) -> None:
+    def __init__(
+        self,
+        path: str,
+        load: Callable[[str], _T],
+        report: Callable[[HwsignerError], None],
+        *,
+        others: Sequence[str] = (),
+    ) -> None:
         self._path = path
+        self._paths = [path, *others]
         self._load = load
         self._report = report
         self._lock = threading.Lock()
@@ -82,9 +91,13 @@ class ReloadedFile(Generic[_T]):
                     self._report(error)
             return self._content
 
-    def _look(self) -> str:
-        try:
-            status = os.stat(self._path)
-        except OSError:
-            return ""
-        return f"{change_stamp(self._path, status)} {status.st_ctime_ns}"
+    def _look(self) -> list[str]:
+        return list(map(_stamp, self._paths))
+
+
+def _stamp(path: str) -> str:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ""
+    return f"{change_stamp(path, status)} {status.st_ctime_ns}"

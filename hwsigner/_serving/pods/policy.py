@@ -85,7 +85,7 @@ def read_pod_policy(path: str, node: str) -> PodPolicy:
         keys_file=table.get("keys-file"),
         allow_incomplete_ca=table.get("allow-incomplete-ca", False),
     )
-    return PodPolicy(verification, table.get("accounts", {}), table.get("session-per-pod", False))
+    return PodPolicy(verification, table["accounts"], table.get("session-per-pod", False))
 
 
 def _problems(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -97,7 +97,9 @@ def _problems(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if type(value) is not _TYPES[key]:
             yield f"{key} has the wrong type", f"Write {_WORDS[_TYPES[key]]}"
     yield from _problems_of_verification(table)
-    for entry, profile in table.get("accounts", {}).items():
+    if "accounts" not in table:  # As in a file that is just being written.
+        yield "[accounts] is missing", 'Write [accounts], with lines "namespace/serviceaccount" = "profile" below it'
+    for entry, profile in table["accounts"].items():
         yield from _problems_of_entry(entry, profile, allows_any=table.get("allow-any-namespace", False))
 
 
@@ -105,6 +107,9 @@ def _problems_of_verification(table: Mapping[str, Any]) -> Iterator[tuple[str, s
     audiences = table.get("audiences", AUDIENCES)
     if not audiences or not all(isinstance(one, str) and one for one in audiences):
         yield "audiences is not a list of texts", 'Write audiences = ["hwsigner"]'
+    for text in [*audiences, table.get("issuer", ""), table.get("keys-file", "")]:
+        if text != text.strip():
+            yield f"{text[:80]!r} begins or ends with a blank", "Write it without the blank"
     verify = table.get("verify", REVIEW)
     if verify not in (REVIEW, KEYS):
         yield f"verify is {verify[:80]!r}", f'Write verify = "{REVIEW}" or "{KEYS}"'
@@ -120,8 +125,11 @@ def _problems_of_verification(table: Mapping[str, Any]) -> Iterator[tuple[str, s
 def _problems_of_entry(entry: str, profile: Any, *, allows_any: bool) -> Iterator[tuple[str, str]]:
     namespace, slash, account = entry.partition("/")
     shown = f"[accounts] has {entry[:400]!r}"
+    if entry in _TYPES:
+        yield f"{shown}, which is a setting", "Write it above [accounts]"
     if not slash:
-        yield f"{shown}, which names no service account", f'Write "{namespace[:63]}/*" for all accounts of a namespace'
+        hint = f'Write "{namespace[:63]}/NAME" = "profile", with the name of a service account'
+        yield f"{shown}, which names no service account", hint
     if namespace != ANY and not _NAMESPACE.fullmatch(namespace):
         hint = f"Write {ANY}, or up to 63 lower-case letters, digits and -" if allows_any else ""
         yield (

@@ -34,7 +34,7 @@ def _problem(folder: Path, text: str) -> str:
 
 
 def test_empty_policy_lets_no_account_in(tmp_path: Path) -> None:
-    policy = _read(tmp_path, "")
+    policy = _read(tmp_path, "[accounts]")
     assert policy == PodPolicy(SETTINGS, {}, session_per_pod=False)
     assert policy.profile_of("default", "default") is None
 
@@ -99,7 +99,13 @@ def test_account_that_no_entry_names_has_no_profile(
         ("verify = 'keys'", 'verify = "keys" needs the issuer. Write issuer ='),
         ("issuer = ''", "issuer is empty. Give it a value"),
         ("keys-file = '/x'", 'keys-file is only for verify = "keys"'),
-        ("[accounts]\nweb = 'web'", "[accounts] has 'web', which names no service account. Write \"web/*\""),
+        ("[accounts]\nweb = 'web'", "[accounts] has 'web', which names no service account. Write \"web/NAME\""),
+        ("[accounts]\nteam-a.web = 'web'", "[accounts] has 'team-a', which names no service account"),
+        ("[accounts]\nsession-per-pod = true", "[accounts] has 'session-per-pod', which is a setting. Write it above"),
+        ("", "[accounts] is missing. Write [accounts]"),
+        ("# comment\nsession-per-pod = true", "[accounts] is missing"),
+        ("audiences = ['a', ' b']", "' b' begins or ends with a blank"),
+        ("issuer = 'https://a '", "'https://a ' begins or ends with a blank"),
         ("[accounts]\n'a/b' = 1", '[accounts] has \'a/b\' without a profile. Write "a/b" = "profile"'),
         ("[accounts]\n'a/b' = ''", "[accounts] has 'a/b' without a profile"),
         (

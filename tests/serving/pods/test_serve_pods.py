@@ -169,12 +169,21 @@ class TestPolicy:
             pods.write_policy(WEB.replace('"web"\n', '"batch"\n'))
             assert pods.until_changed("team-a/web", first)
 
-    def test_profile_that_was_edited_counts_once_the_policy_is_written(self, pod_stage: Stage) -> None:
+    def test_profile_that_was_edited_counts_though_the_policy_is_the_same(self, pod_stage: Stage) -> None:
         with serve_pods(pod_stage, WEB) as pods:
             first = pods.credentials("team-a/web")
             change_profile("web", {"session-duration": 900}, pod_stage.environ())
-            pods.write_policy(f"{WEB}# again\n")
             assert pods.until_changed("team-a/web", first)
+
+    def test_policy_whose_profile_is_added_later_counts_then(self, pod_stage: Stage) -> None:
+        with serve_pods(pod_stage, WEB) as pods:
+            pods.write_policy(f'{WEB}"team-b/web" = "batch"\n')
+            pods.until_status("team-a/web", 200)
+            pods.until_status("team-b/web", 403)
+            pods.process.read_until("there is no profile 'batch'")
+            add_profile("batch", pod_stage.values(), pod_stage.environ())
+            pods.until_status("team-b/web", 200)
+            pods.process.read_until("the policy was read again. Entries: 2, profiles: 2")
 
     def test_unchanged_profile_keeps_its_sessions(self, pod_stage: Stage) -> None:
         with serve_pods(pod_stage, WEB) as pods:
