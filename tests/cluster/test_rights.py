@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from cluster.api import Answer
-from cluster.kube import NODE, Cluster
+from cluster.kube import ISSUER, NODE, Cluster
+from cluster.node import Node
+from judges import needs_namespaces
 
 NAMESPACE = "threats"
 
@@ -91,3 +95,60 @@ def test_roles_of_a_namespace_can_make_what_the_page_says(cluster: Cluster, role
     asked = {"pods", "pods/exec", "pods/attach", "pods/ephemeralcontainers", "rolebindings"}
     asked |= {"serviceaccounts", "serviceaccounts/token"}
     assert made & asked == can_make
+
+
+@pytest.fixture(scope="module")
+def served(node: Node) -> Iterator[None]:
+    with node.serving('[accounts]\n"threats/web" = "web"\n', cache_seconds=1):
+        yield
+
+
+@pytest.mark.root
+@needs_namespaces
+def test_right_to_make_tokens_is_enough_for_a_role_while_the_pod_lives(
+    served: None, node: Node, cluster: Cluster, namespace: str
+) -> None:
+    api = cluster.api
+    api.make_pod(f"{namespace}/victim", "web")
+    rbac, names = "rbac.authorization.k8s.io", {"metadata": {"name": "minter", "namespace": namespace}}
+    api.make_account(f"{namespace}/minter")
+    rules = [{"apiGroups": [""], "resources": ["serviceaccounts/token"], "verbs": ["create"]}]
+    api.make({"apiVersion": f"{rbac}/v1", "kind": "Role", **names, "rules": rules})
+    ref = {"apiGroup": rbac, "kind": "Role", "name": "minter"}
+    subjects = [{"kind": "ServiceAccount", "name": "minter", "namespace": namespace}]
+    api.make({"apiVersion": f"{rbac}/v1", "kind": "RoleBinding", **names, "roleRef": ref, "subjects": subjects})
+    ten_years = 315_360_000
+    pod = {"kind": "Pod", "apiVersion": "v1", "name": "victim"}
+    spec = {"audiences": ["hwsigner"], "expirationSeconds": ten_years, "boundObjectRef": pod}
+    path = f"/api/v1/namespaces/{namespace}/serviceaccounts/web/token"
+    minted = api.ask("POST", path, {"spec": spec}, token=api.token(f"{namespace}/minter", ISSUER))
+    assert minted.status == 201, minted.body
+    token = minted.json()["status"]["token"]
+    status, body = node.ask(token)
+    assert (status, node.role(body).rpartition("/")[2]) == (200, "threats.web.node1")
+    api.delete("pods", namespace, "victim")
+    until_refused(node, token)
+
+
+@pytest.mark.root
+@needs_namespaces
+def test_account_that_is_made_again_has_the_role_of_its_name(
+    served: None, node: Node, cluster: Cluster, namespace: str
+) -> None:
+    tokens = []
+    for pod in ("before", "after"):
+        cluster.api.make_pod(f"{namespace}/{pod}", "web")
+        tokens.append(cluster.api.token(f"{namespace}/web", "hwsigner", bound_to=pod))
+        assert node.ask(tokens[-1])[0] == 200
+        cluster.api.delete("serviceaccounts", namespace, "web")
+        cluster.api.make_account(f"{namespace}/web")
+    for token in tokens:
+        until_refused(node, token)
+
+
+def until_refused(node: Node, token: str) -> None:
+    """Ask until the answers of the API server, which it keeps for 10 s, and those of hwsigner have ended."""
+    end = time.monotonic() + 30
+    while (status := node.ask(token)[0]) == 200 and time.monotonic() < end:
+        time.sleep(0.5)
+    assert status == 401

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import subprocess
@@ -67,6 +68,8 @@ def test_nodes_come_and_go_by_the_config_map_without_a_restart(
     volumes.allow(one)
     pod = volumes.pod
     with pod.running():
+        for _ in range(3):
+            pod.probe()
         leaf = pod.enrol(chips[0], one)
         assert leaf.subject.rfc4514_string() == "CN=node-1,OU=pods"
         issued = pod.wait_for("issued", 1)
@@ -88,7 +91,9 @@ def test_nodes_come_and_go_by_the_config_map_without_a_restart(
         assert pod.wait_for("read", 2)["machines"] == 1
         with pytest.raises(ServiceError, match=NOT_ALLOWED):
             pod.enrol(chips[1], two)
-    assert [line for line in pod.lines if not line.startswith("{")] == []
+    decisions = {json.loads(line)["decision"] for line in pod.lines}  # And none of the probes.
+    assert decisions == {"received", "challenged", "proven", "issued", "refused", "read", "kept"}
+    assert sum('"refused"' in line for line in pod.lines) == 2
 
 
 @pytest.mark.root

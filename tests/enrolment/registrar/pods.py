@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 from cryptography import x509
@@ -74,6 +76,11 @@ class RegistrarPod:
                 process.terminate()
                 process.wait(60)
                 reader.join(60)
+
+    def probe(self) -> None:
+        """Connect, and say nothing, as the kubelet's probe does."""
+        address = urlsplit(self._url)
+        socket.create_connection((address.hostname, address.port or 0), 30).close()
 
     def enrol(self, chip: Chip, machine: Machine) -> x509.Certificate:
         """Return the certificate that it gives to a node's key."""
