@@ -48,6 +48,14 @@ def test_answer_that_is_no_yes_about_a_service_account_is_401(pods: Pods, api: A
     assert len(pods.log) == 1
 
 
+@pytest.mark.parametrize("value", [False, None, 1, "true", [True], {}])
+def test_only_true_is_a_yes(pods: Pods, api: ApiServer, value: object) -> None:
+    api.answer = altered(authenticated=value)
+    assert pods.status(RSA_ISSUER.token()) == 401
+    api.answer = altered(authenticated=True)
+    assert pods.status(RSA_ISSUER.token()) == 200
+
+
 @pytest.mark.parametrize(
     ("extra", "text"),
     [
