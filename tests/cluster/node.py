@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,9 +36,9 @@ exec "$@"
 # hwsigner with an API server's answers that are used for some seconds only, and as little patience with it.
 _HASTY = """if True:
     import sys
-    from hwsigner._serving.pods import cluster, verification
+    from hwsigner._serving.pods import cluster, endpoint, verification
 
-    verification.CACHE_SECONDS, cluster.SECONDS = float(sys.argv[1]), 0.5
+    verification.CACHE_SECONDS, cluster.SECONDS, endpoint.PodEndpoint.RECENT_SECONDS = float(sys.argv[1]), 0.5, 0
     from hwsigner._cli import main
 
     sys.exit(main(sys.argv[3:]))
@@ -98,6 +99,16 @@ class Node:
             return response.status, response.read().decode()
         finally:
             connection.close()
+
+    def until(self, status: int, token: str = "good") -> str:
+        """Ask with a token until the response has a status, and return its body."""
+        end = time.monotonic() + 30
+        while True:
+            found, body = self.ask(self.source.tokens[token])
+            if found == status:
+                return body
+            assert time.monotonic() < end, (found, body)
+            time.sleep(0.05)
 
     def role(self, credentials: str) -> str:
         """Return the ARN of the session of a response's credentials."""

@@ -68,8 +68,9 @@ def test_pod_as_shipped_gives_the_pods_of_its_node_their_roles(
         new = of_kind("ConfigMap")
         new["data"]["pods.toml"] += '"team-b/batch" = "batch"\n'
         kubectl("apply", "-f", "-", stdin=yaml.safe_dump(new))
-        until(lambda: node.ask(batch)[0] == 200, 100)
-        assert BATCH in process.read_until(BATCH)
+        until(lambda: (config / "pods.toml").read_text() == new["data"]["pods.toml"], 100)
+        node.until(200, "another account")
+        process.read_until(BATCH)
         before = (account / "token").read_text()
         cluster.send("node", signal.SIGKILL)
         cluster.start_node()

@@ -60,7 +60,8 @@ def kubectl(request: pytest.FixtureRequest) -> Kubectl:
     for namespace in sorted(found | {"hwsigner", "team-a"}):
         if cluster.api.ask("GET", f"/api/v1/namespaces/{namespace}").status == 404:
             cluster.api.make({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
-        cluster.api.make_account(f"{namespace}/default")
+        if cluster.api.ask("GET", f"/api/v1/namespaces/{namespace}/serviceaccounts/default").status == 404:
+            cluster.api.make_account(f"{namespace}/default")
     return Kubectl(cluster)
 
 
