@@ -81,6 +81,7 @@ class AccountsProfile:
 
     Attributes:
         values: its settings.
+        identity: its key and certificate.
         digest: that of `Profile`.
     """
 
@@ -97,12 +98,12 @@ class AccountsProfile:
             with suppress(CertificateError, SigningKeyError):  # The node may have to be enrolled first.
                 source()
         key = tuple(getattr(values, flag.attribute) for flag in IDENTITY)
-        self._identity = identities.setdefault(key, SharedIdentity(source))
+        self.identity = identities.setdefault(key, SharedIdentity(source))
         self._sessions: dict[AccountSession, None] = {}
 
     def open(self, name: str, account: str) -> AccountSession:
         """Return a session of this role session name, for an account `namespace/serviceaccount`."""
-        provider = Provider._sharing(self._identity, self._request._replace(session_name=name), self._service)
+        provider = Provider._sharing(self.identity, self._request._replace(session_name=name), self._service)
 
         def note(outcome: Credentials | Failure) -> None:
             self._monitor.attempted(self._name, outcome, made, account=account)
@@ -110,10 +111,9 @@ class AccountsProfile:
                 self._check_name(outcome.assumed_role_arn, name)
 
         made = BackgroundProvider(provider, attended=self.values.attended, on_try=note)
-        self._identity.join()
+        self.identity.join()
         session = AccountSession(made, self)
         self._sessions[session] = None
-        made.start()
         return session
 
     def _check_name(self, arn: str, name: str) -> None:
@@ -126,7 +126,7 @@ class AccountsProfile:
     def forget(self, session: AccountSession) -> None:
         """Forget a session that was closed. The key is closed after the last one."""
         if self._sessions.pop(session, session) is None:
-            self._identity.part()
+            self.identity.part()
 
     def close(self) -> None:
         """Close all sessions, and wait for their refreshes in progress."""
@@ -157,7 +157,9 @@ class AccountSession:
 
     def __call__(self) -> Credentials:
         """Return live credentials; raises as a call of a provider does."""
-        return self._provider()
+        credentials = self._provider()
+        self._provider.start()  # Not before: it would create the first session too, out of turn.
+        return credentials
 
     @property
     def has_expired(self) -> bool:

@@ -89,7 +89,7 @@ def servers(folder: Path) -> Iterator[Servers]:
         command += ["--address=127.0.0.1", "--port=0"]
         pods = stack.enter_context(running(command, stderr=subprocess.PIPE, env=environ))
         assert pods.stderr
-        url = pods.stderr.readline().split()[-1]
+        url = next(line.split()[-1] for line in pods.stderr if "on http://127.0.0.1:" in line)
         yield Servers(api, Target("Pods", pods.pid, url, (f"Authorization: {pod_token()}",)), container)
 
 

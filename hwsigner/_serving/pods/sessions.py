@@ -13,7 +13,8 @@ from hwsigner._serving.pods.identity import PodIdentity
 from hwsigner._serving.pods.naming import session_name
 from hwsigner._serving.pods.policy import PodPolicy
 
-# How many sessions of a profile may wait for a key or for AWS at once, each in a thread. The others queue.
+# How many sessions of a key may wait for it or for AWS at once, each in a thread. The others queue: AWS allows an
+# account ten a second, and refuses more if all Pods ask at once, as after a restart.
 MOST_AT_ONCE = 8
 # More sessions than a node has use for. Above, that is closed which was not asked for longest.
 MOST_SESSIONS = 2000
@@ -32,6 +33,10 @@ class PodSession(CredentialSource, Protocol):
 
 class PodProfile(Protocol):
     """A profile that service accounts may use."""
+
+    @property
+    def identity(self) -> object:
+        """Its key and certificate: the same object for all profiles that use them."""
 
     def open(self, name: str, account: str) -> PodSession:
         """Return a session of this role session name, for an account `namespace/serviceaccount`; does not wait."""
@@ -90,7 +95,7 @@ class Sessions:
         self._rules = rules
         self._clock = clock
         self._open: dict[_Owner, _Open] = {}  # By when they were asked for, the longest ago first.
-        self._queues: dict[PodProfile, asyncio.Semaphore] = {}
+        self._queues: dict[object, asyncio.Semaphore] = {}  # By identity.
         self._is_looking = False
 
     def __len__(self) -> int:
@@ -120,7 +125,7 @@ class Sessions:
             self._close(next(iter(self._open)))
         name = session_name(pod.namespace, pod.service_account, pod.pod if is_per_pod else pod.node)
         source = profile.open(name, pod.account)
-        queue = self._queues.setdefault(profile, asyncio.Semaphore(MOST_AT_ONCE))
+        queue = self._queues.setdefault(profile.identity, asyncio.Semaphore(MOST_AT_ONCE))
         if not self._is_looking:
             self._is_looking = True
             self._look_later()
@@ -137,8 +142,8 @@ class Sessions:
             is_needed = is_asked or not one.source.has_expired
             if not (is_allowed and is_needed and bool(owner.pod) == rules.policy.session_per_pod):
                 self._close(owner)
-        used = {one.profile for one in self._open.values()}
-        self._queues = {profile: queue for profile, queue in self._queues.items() if profile in used}
+        used = {one.profile.identity for one in self._open.values()}
+        self._queues = {identity: queue for identity, queue in self._queues.items() if identity in used}
 
     def _close(self, owner: _Owner) -> None:
         self._open.pop(owner).source.close()

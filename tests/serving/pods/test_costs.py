@@ -5,21 +5,28 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from hwsigner._aws.credentials import Credentials
+from hwsigner._config.profiles import user_file
 from hwsigner._serving.pods.endpoint import PodEndpoint
 from hwsigner._serving.pods.identity import PodIdentity
 from hwsigner._serving.pods.limits import BURST, MAX_TURNS, REFUSED_COST
 from hwsigner._serving.pods.policy import PodPolicy
-from hwsigner._serving.pods.sessions import PodRules
+from hwsigner._serving.pods.sessions import MOST_AT_ONCE, PodRules
 from hwsigner._serving.pods.verification import CACHE_SECONDS, VerificationSettings
 from hwsigner._serving.responses import HTTPRefusal
+from hwsigner.emulator import Fault
 from serving.pods.api_server import RSA_ISSUER, ApiServer, Exchange, answer_well, claims
+from serving.pods.pod_stage import serve_pods
 from serving.pods.verifying import Pods
+from serving.raw import Client
+from serving.stage import Stage
 
 _CONCURRENT = 200
 # As many as a kubelet runs if it is not told otherwise.
@@ -46,6 +53,7 @@ class _Node:
     """An endpoint with one account and the tokens of its Pods, which counts looks at its policy and at tokens."""
 
     client, is_local, uid = ("10.0.0.1", 1), False, None
+    identity = "key"
 
     def __init__(self) -> None:
         self.accounts = {"team-a/web": "web"}
@@ -126,6 +134,23 @@ def test_pods_that_share_an_address_are_all_reviewed_at_once(pods: Pods, api: Ap
 
     assert {type(one) for one in asyncio.run(run())} == {PodIdentity}
     assert len(api.reviews) == _PODS
+
+
+@pytest.mark.slow
+def test_few_first_sessions_are_asked_for_at_once_by_all_profiles_of_a_key(pod_stage: Stage) -> None:
+    config = Path(user_file(pod_stage.environ()))
+    text = config.read_text()
+    config.write_text(text + text.replace("[profile.web]", "[profile.batch]"))
+    pod_stage.service.misbehave(Fault("stall", None))
+    accounts = [f"team-{name}/account-{number}" for name in "ab" for number in range(20)]
+    policy = '[accounts]\n"team-a/*" = "web"\n"team-b/*" = "batch"\n'
+    with serve_pods(pod_stage, policy) as pods, ExitStack() as stack:
+        for account in accounts:
+            client = stack.enter_context(Client(pods.port))
+            client.send("GET", "/v1/credentials", {"Authorization": f"{account}/pod-1/1"})
+        time.sleep(1)  # Long enough for all to reach the service.
+        threads = len(list(Path(f"/proc/{pods.process.pid}/task").iterdir()))
+    assert MOST_AT_ONCE < threads < MOST_AT_ONCE + 6
 
 
 def test_token_that_is_always_asked_for_costs_a_review_in_30_s(

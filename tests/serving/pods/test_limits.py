@@ -157,11 +157,12 @@ def test_100_pods_behind_one_address_start_at_once(pods: Pods, verifier: Verifie
 
 def test_hanging_reviews_of_one_address_leave_turns_to_others(pods: Pods, verifier: Verifier) -> None:
     verifier.may_answer.clear()
+    good = token(1000)
 
     async def run() -> tuple[int, list[PodIdentity | HTTPRefusal]]:
         lying = [asyncio.ensure_future(pods.ask(token(number), "10.0.0.66")) for number in range(MAX_WAITING)]
         await verifier.until(2)
-        honest = asyncio.ensure_future(pods.ask(token(1000), "10.0.0.1"))
+        honest = asyncio.ensure_future(pods.ask(good, "10.0.0.1"))
         await verifier.until(3)
         running = verifier.running
         refused = await pods.ask(token(2000), "10.0.0.66")
@@ -171,7 +172,7 @@ def test_hanging_reviews_of_one_address_leave_turns_to_others(pods: Pods, verifi
 
     running, answers = asyncio.run(run())
     assert running == 3
-    assert verifier.asked[2] == token(1000)
+    assert verifier.asked[2] == good
     assert statuses(answers) == [200, 429]
 
 

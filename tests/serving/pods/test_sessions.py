@@ -65,6 +65,7 @@ class FakeProfile:
     lock: threading.Lock = field(default_factory=threading.Lock)
     at_work: int = 0
     most_at_work: int = 0
+    identity: object = field(default_factory=object)
 
     def __post_init__(self) -> None:
         self.may_answer.set()
