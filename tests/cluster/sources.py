@@ -181,6 +181,7 @@ def recorded(folder: Path) -> Iterator[Source]:
     ca = make_cluster_ca()
     write_server(ca, folder)
     (folder / "ca.crt").write_bytes(ca.pem)
+    (folder / "requests.log").touch()
     server = _ReplayServer(folder)
     try:
         server.start_server()
