@@ -5,10 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +26,9 @@ from cluster.node import Node
 from enrolment.registrar.pods import node as machine
 from enrolment.registrar.sites import Issuer, Site, url
 from hwsigner.emulator import Emulator, World
-from judges import needs_namespaces
+from judges import needs_kustomize, needs_namespaces
 from kubelet import Volume, read_only
+from loopback import ServerCA
 from pages import ROOT
 
 __all__ = ["chips", "vendors"]
@@ -32,6 +36,9 @@ __all__ = ["chips", "vendors"]
 pytestmark = [pytest.mark.root, pytest.mark.slow, needs_namespaces]
 
 MANIFEST = ROOT / "packaging" / "kubernetes" / "pods.yaml"
+HTTPS = ROOT / "packaging" / "kustomize" / "pods-https"
+HOST = "hwsigner-pods.hwsigner.svc"
+SAN, OUT = f"subjectAltName=DNS:{HOST}", "-keyout tls.key -out tls.crt"
 PYTHON = "/opt/hwsigner/bin/python"
 # The root file system of the container: nothing can be written, and the folders of this machine are hidden.
 ROOT_SCRIPT = """
@@ -47,22 +54,18 @@ class DaemonSet:
     """The Pod of the DaemonSet on a node. Its state is kept from container to container.
 
     Args:
+        text: the manifest.
         folder: for the volumes.
-        account: the files of its service account.
-        changes: what differs from the manifest here, by what is written there.
+        volumes: the folders of volumes that are not made here, by name.
         environ: variables that all containers have.
     """
 
-    def __init__(self, folder: Path, account: Path, changes: dict[str, str], environ: dict[str, str]) -> None:
-        text = MANIFEST.read_text()
-        for old, new in changes.items():
-            assert re.search(old, text), old
-            text = re.sub(old, new, text)
+    def __init__(self, text: str, folder: Path, volumes: dict[str, Path], environ: dict[str, str]) -> None:
         documents = {each["kind"]: each for each in yaml.safe_load_all(text)}
         files = {name: content.encode() for name, content in documents["ConfigMap"]["data"].items()}
         self._pod = documents["DaemonSet"]["spec"]["template"]["spec"]
         self._environ = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONPATH": str(ROOT), **environ}
-        self._volumes = {"state": folder / "state", "config": Volume(folder / "config", files).path, "api": account}
+        self._volumes = {"state": folder / "state", "config": Volume(folder / "config", files).path, **volumes}
         self._volumes["state"].mkdir()
 
     def run(self, name: str) -> str:
@@ -110,32 +113,93 @@ def emulator(ca: certs.Authority) -> Iterator[Emulator]:
         yield emulator
 
 
-def test_pod_gets_credentials_from_the_nodes_chip(
-    node: Node, emulator: Emulator, chips: tuple[Chip, Chip, Chip], ca: certs.Authority, tmp_path: Path
-) -> None:
-    """An empty TPM is enrolled by the registrar, and its key then signs for a Pod of team-a/web."""
-    site = Site(tmp_path, chips[0].trust, Issuer(ca))
-    site.allow(machine(NODE, chips[0]))
+@contextmanager
+def enrolled(
+    text: str, node: Node, emulator: Emulator, chip: Chip, ca: certs.Authority, tmp_path: Path
+) -> Iterator[DaemonSet]:
+    """Enrol an empty TPM at a registrar, as the init containers of a manifest do it."""
+    site = Site(tmp_path, chip.trust, Issuer(ca))
+    site.allow(machine(NODE, chip))
     [anchor], [profile], [role] = emulator.world.trust_anchors, emulator.world.profiles, emulator.world.roles
     with site.serving() as registrar:
         changes = {
-            r"\[hwsigner, 169": "[pods, 169",  # The kernel may have no dummy links, and this one is there already.
-            r"device:/dev/tpmrm0": chips[0].tpm.tcti,
+            r"device:/dev/tpmrm0": chip.tpm.tcti,
             r"https://registrar.example.com:8443": url(registrar),
             r"arn:aws:rolesanywhere:\S+:trust-anchor/UUID": anchor,
             r"arn:aws:rolesanywhere:\S+:profile/UUID": profile,
             r"arn:aws:iam::\S+:role/web": role,
         }
+        for old, new in changes.items():
+            assert re.search(old, text), old
+            text = re.sub(old, new, text)
         environ = {"AWS_ENDPOINT_URL": emulator.url, **node.source.environ}
-        pod = DaemonSet(tmp_path, node.source.account.path, changes, environ)
-        assert pod.run("address").splitlines() == ["pods has 169.254.170.23", "pods has fd00:ec2::23"]
+        pod = DaemonSet(text, tmp_path, {"api": node.source.account.path, "tls": tmp_path}, environ)
         pod.run("enroll")
         pod.run("enroll")  # As after a restart of the Pod: the node has its certificate.
-    with pod.running("serve", f"serving the Pods of {NODE} on http://", 2):
-        for address in ("169.254.170.23", "[fd00:ec2::23]"):
-            status, body = node.ask(node.source.tokens["good"], address)
-            assert status == 200, body
-            assert identity(body, emulator).endswith(f":assumed-role/hwsigner-demo/team-a.web.{NODE}")
+    yield pod
+
+
+def test_pod_gets_credentials_from_the_nodes_chip(
+    node: Node, emulator: Emulator, chips: tuple[Chip, Chip, Chip], ca: certs.Authority, tmp_path: Path
+) -> None:
+    # The kernel may have no dummy links, and this one is there already.
+    text = MANIFEST.read_text().replace("[hwsigner, 169", "[pods, 169")
+    with enrolled(text, node, emulator, chips[0], ca, tmp_path) as pod:
+        assert pod.run("address").splitlines() == ["pods has 169.254.170.23", "pods has fd00:ec2::23"]
+        with pod.running("serve", f"serving the Pods of {NODE} on http://", 2):
+            for address in ("169.254.170.23", "[fd00:ec2::23]"):
+                status, body = node.ask(node.source.tokens["good"], address)
+                assert status == 200, body
+                assert identity(body, emulator).endswith(f":assumed-role/hwsigner-demo/team-a.web.{NODE}")
+
+
+@needs_kustomize
+def test_pod_gets_credentials_by_https_at_a_service(
+    node: Node, emulator: Emulator, chips: tuple[Chip, Chip, Chip], ca: certs.Authority, tmp_path: Path
+) -> None:
+    text = subprocess.run(["kustomize", "build", HTTPS], capture_output=True, text=True, check=True).stdout
+    make = f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -subj /CN=pods -addext {SAN} {OUT}"
+    subprocess.run(make.split(), cwd=tmp_path, capture_output=True, check=True)
+    with (
+        enrolled(text, node, emulator, chips[1], ca, tmp_path) as pod,
+        pod.running("serve", f"serving the Pods of {NODE} on https://{HOST}:8443", 1),
+    ):
+        ask = ["curl", "--silent", "--show-error", "--noproxy", "*", "--cacert", str(tmp_path / "tls.crt")]
+        service = ["--connect-to", f"{HOST}:443:127.0.0.1:8443", f"https://{HOST}/v1/credentials"]
+        token = ["--header", f"Authorization: {node.source.tokens['good']}"]
+        body = subprocess.run([*ask, *token, *service], capture_output=True, text=True, check=True).stdout
+        assert identity(body, emulator).endswith(f":assumed-role/hwsigner-demo/team-a.web.{NODE}")
+
+
+def test_boto3_does_not_use_its_ca_bundle_for_the_endpoint(tmp_path: Path) -> None:
+    """As the page says: it would be the way to trust a private CA. If this fails, change the page."""
+    loopback = ServerCA(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor() as threads:
+        server = threads.submit(handshakes, listener, loopback.context("127.0.0.1"))
+        environ = {
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(tmp_path),
+            "AWS_CA_BUNDLE": str(loopback.path),
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI": f"https://127.0.0.1:{listener.getsockname()[1]}/v1/credentials",
+        }
+        ask = "import boto3; boto3.Session().get_credentials()"
+        done = subprocess.run([sys.executable, "-c", ask], env=environ, capture_output=True, text=True, check=False)
+        listener.shutdown(socket.SHUT_RDWR)
+        assert server.result(10)
+    assert "certificate verify failed" in done.stderr
+
+
+def handshakes(listener: socket.socket, context: ssl.SSLContext) -> list[str]:
+    """Return why TLS handshakes failed, until the listener is shut down."""
+    found = []
+    with suppress(OSError):
+        while True:
+            connection, _ = listener.accept()
+            try:
+                context.wrap_socket(connection, server_side=True).close()
+            except ssl.SSLError as error:
+                found.append(str(error.reason))
+    return found
 
 
 def identity(body: str, emulator: Emulator) -> str:
