@@ -53,8 +53,8 @@ class SharedIdentity(ReopeningIdentity):
             now: as for `get`.
         """
         with self._lock:
-            if self.get(now).chain.leaf.der != chain.leaf.der:
-                raise CertificateError("the certificate was replaced just before a signature", "Retry")
+            if self.get(now).chain.leaf.public_key() != chain.leaf.public_key():
+                raise CertificateError("the key was replaced just before a signature", "Retry")
             return self._try(lambda: super(SharedIdentity, self).get(now).sign(message, hash))
 
     def close(self) -> None:

@@ -189,6 +189,19 @@ def test_signature_is_not_made_with_another_certificate_than_the_request_has(sta
     shared.get(_now(stage)).sign(b"after")  # The others do not wait.
 
 
+def test_certificate_that_is_renewed_just_before_a_signature_does_not_stop_it(stage: Stage) -> None:
+    shared = _shared(stage)
+    key = ec.generate_private_key(ec.SECP256R1())
+    stage.write_leaf(key)
+    certs.write_key(stage.key, key)
+    turn = shared.get(_now(stage))
+    stage.write_leaf(key)
+    signature = turn.sign(b"message")
+    assert shared.leaf
+    assert shared.leaf.der != turn.chain.leaf.der
+    assert turn.chain.leaf.verify(b"message", signature=signature)
+
+
 def test_key_that_fails_to_sign_is_opened_again(
     stage: Stage, opened: list[Identity], monkeypatch: pytest.MonkeyPatch
 ) -> None:
