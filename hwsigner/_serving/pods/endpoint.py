@@ -41,8 +41,8 @@ class PodEndpoint:
         self._rules = rules
         self._file = file
         self._give = give
-        self._sessions = Sessions(rules)
         self._recent: dict[bytes, tuple[CredentialResponses, Give | None]] = {}  # By token.
+        self._sessions = Sessions(rules, on_close=self._recent.clear)
 
     def respond(self, headers: Headers, peer: Peer) -> HTTPResponse | Awaitable[HTTPResponse]:
         """Return the response for a request, or what waits for it.

@@ -84,6 +84,7 @@ class Sessions:
     Args:
         rules: returns the rules as they are now.
         clock: returns seconds.
+        on_close: called when a session was closed, whose responses must not be used any more.
     """
 
     # Between two looks for sessions that nothing needs.
@@ -91,9 +92,16 @@ class Sessions:
     # An expired session is closed once it was not asked for in this time.
     IDLE_SECONDS = 60.0
 
-    def __init__(self, rules: Callable[[], PodRules], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        rules: Callable[[], PodRules],
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        on_close: Callable[[], None] = lambda: None,
+    ) -> None:
         self._rules = rules
         self._clock = clock
+        self._on_close = on_close
         self._open: dict[_Owner, _Open] = {}  # By when they were asked for, the longest ago first.
         self._queues: dict[object, asyncio.Semaphore] = {}  # By identity.
         self._is_looking = False
@@ -110,13 +118,14 @@ class Sessions:
             is_per_pod: whether its session is its own.
         """
         owner = _owner(pod, is_per_pod=is_per_pod)
-        found = self._open.pop(owner, None)
+        found = self._open.get(owner)
         if found is not None and found.profile is not profile:
-            found.source.close()
+            self._close(owner)
             found = None
         if found is None:
             found = self._opened(pod, profile, is_per_pod=is_per_pod)
         found.asked = self._clock()
+        self._open.pop(owner, None)  # It goes to the end.
         self._open[owner] = found
         return found.responses
 
@@ -147,6 +156,7 @@ class Sessions:
 
     def _close(self, owner: _Owner) -> None:
         self._open.pop(owner).source.close()
+        self._on_close()
 
     def _look_later(self) -> None:
         asyncio.get_running_loop().call_later(self.LOOK_SECONDS, self._look)

@@ -104,6 +104,17 @@ def test_endpoint_looks_again_after_a_moment() -> None:
     asyncio.run(run())
 
 
+def test_endpoint_looks_again_once_a_session_was_closed() -> None:
+    async def run() -> None:
+        node = _Node()
+        assert await node.ask() == 200
+        node.accounts.clear()
+        node.endpoint._sessions.close_needless()
+        assert await node.ask() == 403
+
+    asyncio.run(run())
+
+
 def test_endpoint_looks_at_each_bad_token() -> None:
     async def run() -> None:
         node = _Node()

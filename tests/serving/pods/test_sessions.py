@@ -83,7 +83,11 @@ class Table:
         self.profiles = {"web": FakeProfile(), "batch": FakeProfile()}
         self.accounts = {"a/*": "web"}
         self.per_pod = per_pod
-        self.sessions = Sessions(self.rules, lambda: self.now)
+        self.closed = 0
+        self.sessions = Sessions(self.rules, lambda: self.now, on_close=self._count)
+
+    def _count(self) -> None:
+        self.closed += 1
 
     def rules(self) -> PodRules:
         policy = PodPolicy(VerificationSettings(("hwsigner",), "node1"), self.accounts, self.per_pod)
@@ -146,6 +150,7 @@ def test_session_is_closed_once_it_has_expired_and_is_not_asked_for() -> None:
         table.now += 1
         table.sessions.close_needless()
         assert session.is_closed
+        assert table.closed == 1
         assert len(table.sessions) == 0
         await table.ask("web")
         assert len(table.profiles["web"].opened) == 2
@@ -184,6 +189,7 @@ def test_session_is_replaced_at_once_if_its_profile_has_changed() -> None:
         table.profiles = {"web": FakeProfile()}
         await table.ask("web")
         assert old.is_closed
+        assert table.closed == 1
         assert len(table.profiles["web"].opened) == len(table.sessions) == 1
 
     _run(test)
