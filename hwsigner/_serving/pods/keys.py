@@ -27,6 +27,7 @@ except ImportError as error:
 _PATH = "/openid/v1/jwks"
 _MEDIA_TYPE = "application/jwk-set+json"  # The server refuses application/json.
 _MAX_KEYS = 20
+_MIN_RSA_BITS = 2048
 # Keys from the API server are got again after the first, and not used after the last: what its Cache-Control allows.
 REFRESH_SECONDS = 300.0
 MAX_AGE_SECONDS = 3600.0
@@ -117,7 +118,7 @@ class KeyVerifier:
             algorithms=[token.algorithm],
             audience=self._audiences,
             issuer=self._issuer,
-            options=options | {"enforce_minimum_key_length": True},
+            options=options,
         )
 
 
@@ -204,7 +205,7 @@ def read_keys(data: bytes) -> Mapping[str, ClusterKey]:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise ValueError("not a JWKS") from None
     if not keys:
-        raise ValueError("no RSA or EC key with an ID")
+        raise ValueError(f"no EC key, and no RSA key of {_MIN_RSA_BITS} bits, with an ID")
     return keys
 
 
@@ -226,6 +227,8 @@ def _read_key(listed: dict[str, Any]) -> ClusterKey | None:
         public: dict[str, Any] = {name: listed[name] for name in ("kty", "n", "e", "crv", "x", "y") if name in listed}
         key = jwt.PyJWK(public, algorithm=min(algorithms)).key
     except jwt.PyJWTError:
+        return None
+    if kind == "RSA" and key.key_size < _MIN_RSA_BITS:
         return None
     return ClusterKey(key, algorithms)
 

@@ -186,7 +186,7 @@ def test_repeated_claim_is_refused_although_it_is_signed() -> None:
 
 def test_short_rsa_key_is_refused() -> None:
     short = ClusterIssuer(rsa.generate_private_key(65537, 1024), "short", "RS256")
-    assert status(short.token(), short.jwk()) == 401
+    assert status(short.token(), short.jwk(), EC_ISSUER.jwk()) == 401
 
 
 PARTS = st.sampled_from(["header", "claims", "signature"])
@@ -366,7 +366,7 @@ def test_answer_without_keys_is_503(fetching: Fetching, body: bytes) -> None:
     ],
 )
 def test_key_of_another_kind_is_left_out(jwk: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="no RSA or EC key"):
+    with pytest.raises(ValueError, match="no EC key, and no RSA key"):
         read_keys(json.dumps({"keys": [jwk]}).encode())
     assert list(read_keys(json.dumps({"keys": [jwk, {**RSA_ISSUER.jwk(), "kid": "y"}]}).encode())) == ["y"]
 
@@ -399,7 +399,9 @@ def test_file_of_keys_needs_no_api_server_and_is_read_again(
     assert "can't be used: not a JWKS" in pods.log[-1]
 
 
-@pytest.mark.parametrize(("text", "problem"), [("{}", "not a JWKS"), ('{"keys": []}', "no RSA or EC key with an ID")])
+@pytest.mark.parametrize(
+    ("text", "problem"), [("{}", "not a JWKS"), ('{"keys": []}', "no EC key, and no RSA key of 2048 bits, with an ID")]
+)
 def test_bad_file_of_keys_is_refused_with_the_command_that_writes_it(tmp_path: Path, text: str, problem: str) -> None:
     path = tmp_path / "jwks.json"
     path.write_text(text)

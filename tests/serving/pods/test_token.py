@@ -220,3 +220,8 @@ def test_a_changed_byte_is_refused_or_keeps_the_form(place: int, byte: int) -> N
     changed = GOOD.encode()[:place] + bytes([byte]) + GOOD.encode()[place + 1 :]
     token = read_or_none(changed)
     assert token is None or token.text == changed.decode()
+
+
+def test_nested_json_is_refused_before_it_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json, "loads", lambda *arguments, **more: pytest.fail("it was parsed"))
+    assert refusal(f"{encode(b'[' * 5000)}.{CLAIMS}.{SIGNATURE}").status == 401
