@@ -19,7 +19,7 @@ from hwsigner._cli import command_parser
 from hwsigner._serving.pods.endpoint import ADDRESSES, PATH
 from hwsigner._serving.pods.policy import read_pod_policy
 from judges import needs_kustomize
-from pages import ROOT
+from pages import ROOT, block
 
 FOLDER = ROOT / "packaging" / "kubernetes"
 KUSTOMIZATION = FOLDER / "kustomization.yaml"
@@ -191,6 +191,23 @@ def test_server_behind_a_service_has_no_part_in_the_nodes_network() -> None:
     [host] = [each.partition("=")[2] for each in serve["args"] if each.startswith("--host-name=")]
     [policy] = [each for each in built if each["kind"] == LATE[0]]
     assert policy["spec"]["variables"][0]["expression"] == f"'https://{host}{PATH}'"
+
+
+@needs_kustomize
+def test_overlay_of_the_page_changes_what_is_the_users(tmp_path: Path) -> None:
+    (tmp_path / "hwsigner").symlink_to(ROOT)
+    overlay = tmp_path / "overlay"
+    overlay.mkdir()
+    written = block("docs/how-to/pods.md", "yaml", "An overlay has what is yours", "Helm installs into")
+    (overlay / "kustomization.yaml").write_text(written)
+    [config] = [each for each in documents(FOLDER / "pods.yaml") if each["kind"] == "ConfigMap"]
+    config["data"] = {"config.toml": "", "pods.toml": "[accounts]\n"}
+    (overlay / "config.yaml").write_text(yaml.safe_dump(config))
+    built = kustomized(overlay)
+    assert [each["data"] for each in built if each["kind"] == "ConfigMap"] == [config["data"]]
+    [pod] = pods(built)
+    assert {each["image"] for each in containers(pod)} == {f"registry.internal/hwsigner:{__version__}"}
+    assert pod["initContainers"][1]["args"][-1] == "--issuer-url=https://registrar.internal:8443"
 
 
 def canonical(document: dict[str, Any]) -> str:
