@@ -24,6 +24,7 @@ _REAL = (
     "test_manifests.py",
     "test_recorded_answers.py",
     "test_registrar.py",
+    "test_signing_keys.py",
     "test_rights.py",
 )
 

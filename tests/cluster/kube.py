@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 import certs
@@ -44,6 +45,7 @@ class Cluster:
         self.ca = make_cluster_ca()
         self.api = API(reserve_port(), folder)
         self._program = program
+        self._signing_keys: tuple[str, ...] = ("sa",)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._etcd_port = reserve_port()
 
@@ -84,11 +86,20 @@ class Cluster:
             "authorization-mode": "Node,RBAC",
             "enable-admission-plugins": "NodeRestriction",
             "service-account-issuer": ISSUER,
-            "service-account-key-file": self.folder / "sa.pub",
-            "service-account-signing-key-file": self.folder / "sa.key",
+            "service-account-signing-key-file": self.folder / f"{self._signing_keys[0]}.key",
         }
-        self._start("server", str(self._program), *(f"--{name}={value}" for name, value in flags.items()))
+        valid = [f"--service-account-key-file={self.folder / name}.pub" for name in self._signing_keys]
+        self._start("server", str(self._program), *(f"--{name}={value}" for name, value in flags.items()), *valid)
         self._wait("server", lambda: self.api.ask("GET", "/readyz").status == 200)
+
+    def sign_with(self, *names: str) -> None:
+        """Start the API server again with other signing keys: the first signs, all are valid. New ones are ES256."""
+        for name in names:
+            if not (self.folder / f"{name}.key").exists():
+                self._write_signing_key(name, ec.generate_private_key(ec.SECP256R1()))
+        self._signing_keys = names
+        self.send("server", signal.SIGKILL)
+        self.start_server()
 
     def start_node(self) -> None:
         """Start the kubelet, and wait until its node is ready."""
@@ -114,10 +125,12 @@ class Cluster:
             write_client(self.ca, folder, name, user, group)
             text = _KUBECONFIG.format(port=self.api.port, folder=folder, user=name)
             (folder / f"{name}.kubeconfig").write_text(text)
-        key = rsa.generate_private_key(65537, 2048)
-        certs.write_key(folder / "sa.key", key)
+        self._write_signing_key("sa", rsa.generate_private_key(65537, 2048))
+
+    def _write_signing_key(self, name: str, key: Any) -> None:
+        certs.write_key(self.folder / f"{name}.key", key)
         public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-        (folder / "sa.pub").write_bytes(public)
+        (self.folder / f"{name}.pub").write_bytes(public)
 
     def _start_etcd(self) -> None:
         peer = f"http://127.0.0.1:{reserve_port()}"
