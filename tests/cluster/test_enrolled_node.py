@@ -64,7 +64,12 @@ class DaemonSet:
         documents = {each["kind"]: each for each in yaml.safe_load_all(text)}
         files = {name: content.encode() for name, content in documents["ConfigMap"]["data"].items()}
         self._pod = documents["DaemonSet"]["spec"]["template"]["spec"]
-        self._environ = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONPATH": str(ROOT), **environ}
+        self._environ = {
+            "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
+            "LANG": "C.UTF-8",
+            "PYTHONPATH": str(ROOT),
+            **environ,
+        }
         self._volumes = {"state": folder / "state", "config": Volume(folder / "config", files).path, **volumes}
         self._volumes["state"].mkdir()
 
@@ -99,10 +104,10 @@ class DaemonSet:
         script += "mount -o remount,bind,ro /\nmount -o remount,ro /run\n"
         script += f'exec setpriv --no-new-privs --inh-caps=-all --bounding-set={capabilities} "$@"\n'
         command = container.get("command", [PYTHON, "-m", "hwsigner"])
-        assert command[0] == PYTHON
+        assert command[0] in (PYTHON, "/usr/bin/python3")
         environ = {**self._environ, "NODE_NAME": NODE}
         environ |= {each["name"]: each["value"] for each in container.get("env", []) if "value" in each}
-        arguments = [each.replace("$(NODE_NAME)", NODE) for each in container["args"]]
+        arguments = [each.replace("$(NODE_NAME)", NODE) for each in container.get("args", [])]
         program = [sys.executable, "-P", *command[1:], *arguments]
         return {"args": ["unshare", "--mount", "sh", "-ec", script, "sh", *program], "env": environ}
 
@@ -125,6 +130,9 @@ def enrolled(
         changes = {
             r"device:/dev/tpmrm0": chip.tpm.tcti,
             r"https://registrar.example.com:8443": url(registrar),
+            # `renew` looks once, and ends.
+            r"subprocess.run\(\[": "subprocess.run(check=True, args=[",
+            r"time\.sleep\(900\)": "sys.exit()",
             r"arn:aws:rolesanywhere:\S+:trust-anchor/UUID": anchor,
             r"arn:aws:rolesanywhere:\S+:profile/UUID": profile,
             r"arn:aws:iam::\S+:role/web": role,
@@ -136,6 +144,7 @@ def enrolled(
         pod = DaemonSet(text, tmp_path, {"api": node.source.account.path, "tls": tmp_path}, environ)
         pod.run("enroll")
         pod.run("enroll")  # As after a restart of the Pod: the node has its certificate.
+        pod.run("renew")
     yield pod
 
 
