@@ -18,6 +18,8 @@ REFUSED_COST = 10.0
 # Requests of an address that wait for a review, and its reviews at a time.
 MAX_WAITING = 250
 MAX_TURNS = 2
+# Requests of all addresses that wait: half of the connections. The others are for tokens that are known.
+MAX_ALL_WAITING = 1024
 MAX_ADDRESSES = 1024
 
 
@@ -56,6 +58,7 @@ class ClientShares:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self._waiting = 0
         self._shares: dict[str, ClientShare] = {}  # The one that asked last is last.
 
     @contextmanager
@@ -68,11 +71,15 @@ class ClientShares:
         share = self._share(address)
         if share is None or share.waiting >= MAX_WAITING:
             raise _too_many("too many requests of this address wait", 1.0)
+        if self._waiting >= MAX_ALL_WAITING:
+            raise _too_many("too many requests wait", 1.0)
         share.waiting += 1
+        self._waiting += 1
         try:
             yield share
         finally:
             share.waiting -= 1
+            self._waiting -= 1
 
     def charge(self, share: ClientShare) -> None:
         """Let a client pay for a review.

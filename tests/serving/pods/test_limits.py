@@ -12,9 +12,10 @@ from http import HTTPStatus
 
 import pytest
 
+from hwsigner._serving.connections import MAX_CONNECTIONS
 from hwsigner._serving.pods import limits, verification
 from hwsigner._serving.pods.identity import PodIdentity
-from hwsigner._serving.pods.limits import BURST, MAX_ADDRESSES, MAX_WAITING, PER_SECOND, ClientShares
+from hwsigner._serving.pods.limits import BURST, MAX_ADDRESSES, MAX_ALL_WAITING, MAX_WAITING, PER_SECOND, ClientShares
 from hwsigner._serving.pods.refusals import VerifierRefusal, invalid, unverifiable
 from hwsigner._serving.pods.token import read_token
 from hwsigner._serving.pods.verification import (
@@ -404,6 +405,19 @@ def test_addresses_are_bounded_and_those_that_wait_stay() -> None:
                 pass
         assert len(shares._shares) == MAX_ADDRESSES
         assert {f"waits {number}" for number in range(10)} <= shares._shares.keys()
+
+
+def test_half_of_the_connections_are_left_for_known_tokens_when_all_reviews_hang() -> None:
+    assert MAX_ALL_WAITING <= MAX_CONNECTIONS / 2
+    shares = ClientShares(Ticking())
+    with ExitStack() as waiting:
+        for number in range(MAX_ALL_WAITING):
+            waiting.enter_context(shares.waiting(f"10.0.0.{number // MAX_WAITING}"))
+        with pytest.raises(VerifierRefusal) as error, shares.waiting("10.0.0.99"):
+            pass
+        assert (error.value.status, error.value.headers) == (429, {b"retry-after": b"1"})
+    with shares.waiting("10.0.0.99"):
+        pass
 
 
 def test_address_is_refused_when_all_others_wait(monkeypatch: pytest.MonkeyPatch) -> None:
