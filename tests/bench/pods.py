@@ -1,20 +1,24 @@
 """The rate of `hwsigner serve --pods` beside the container endpoint of `serve`: `python tests/bench/pods.py`.
 
 wrk sends requests to both in turn, in one run, over connections that are kept and over a new one for each request. An
-API server of the tests, with the answers of a real one, counts the TokenReviews. Nothing passes or fails here.
+API server of the tests, with the answers of a real one, counts the TokenReviews. Then memory and threads: with a
+session for each of many accounts, after many tokens and after many requests. Nothing passes or fails here.
 """
 
 from __future__ import annotations
 
 import argparse
+import http.client
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 TESTS = Path(__file__).resolve().parent.parent
 sys.path[:1] = [str(TESTS), str(TESTS.parent)]  # Not this folder, whose serving.py hides tests/serving.
@@ -23,11 +27,12 @@ from cryptography.hazmat.primitives.asymmetric import ec  # noqa: E402
 
 import certs  # noqa: E402
 from bench.measure import table, verdict  # noqa: E402
-from bench.serving import CONNECTIONS, Target, announced, running  # noqa: E402
+from bench.serving import CONNECTIONS, Target, announced, requests, resident, running, wrk  # noqa: E402
 from hwsigner.emulator import Emulator, World  # noqa: E402
 from serving.pods.api_server import RSA_ISSUER, ApiServer, api_server, bound  # noqa: E402
 
-MOST_RATIO = 1.3
+MOST_RATIO, MOST_MB = 1.3, 100
+ACCOUNTS, TOKENS, REQUESTS = 500, 5000, 100_000
 # `serve --pods` with the files of a Pod in another folder than a Pod has.
 _SERVE = """
 import sys
@@ -93,6 +98,39 @@ def servers(folder: Path) -> Iterator[Servers]:
         yield Servers(api, Target("Pods", pods.pid, url, (f"Authorization: {pod_token()}",)), container)
 
 
+def ask(url: str, number: int, copy: int = 0) -> None:
+    """Ask as a Pod with an address of its own; end the program if it gets no credentials."""
+    source = f"127.1.{number // 250}.{number % 250 + 1}"
+    port = urlsplit(url).port
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60, source_address=(source, 0))
+    connection.request("GET", "/v1/credentials", headers={"Authorization": pod_token(number, copy)})
+    answer = connection.getresponse()
+    if answer.status != 200:
+        raise SystemExit(f"a Pod was answered with {answer.status}: {answer.read().decode()}")
+    connection.close()
+
+
+def memory_rows(found: Servers) -> Iterator[list[str]]:
+    """Yield the memory and threads of `serve --pods` with more and more accounts, tokens and requests."""
+    url, pid = found.pods.url, found.pods.pid
+
+    def row(name: str) -> list[str]:
+        size, threads = resident(pid) / 1024, len(list(Path(f"/proc/{pid}/task").iterdir()))
+        bound = f"under {MOST_MB} MB: {verdict(size < MOST_MB)}"
+        return [name, f"{size:.1f}", f"{threads}", f"{len(found.api.reviews):,}", bound]
+
+    yield row("with 1 account")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: ask(url, number), range(ACCOUNTS)))
+        yield row(f"with {ACCOUNTS} accounts, each with a session")
+        list(pool.map(lambda number: ask(url, number % ACCOUNTS, 1 + number), range(TOKENS)))
+    yield row(f"after {TOKENS:,} other tokens of theirs")
+    sent = 0
+    while sent < REQUESTS:
+        sent += requests(wrk(url, found.pods.headers, 2))
+    yield row(f"after {sent:,} requests")
+
+
 def main() -> None:
     """Send requests to each server in turn, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -115,7 +153,9 @@ def main() -> None:
         print(
             table(["response", "requests/s", "times the time", "processor time", "p50, ms", "p99, ms", "bound"], rows)
         )
-        print(f"\nTokenReviews: {len(found.api.reviews)}")
+        print(f"\nTokenReviews: {len(found.api.reviews)}\n", flush=True)
+        head = ["memory of serve --pods", "RSS, MB", "threads", "TokenReviews", "bound"]
+        print(table(head, memory_rows(found)))
 
 
 def _row(target: Target, container: Target) -> list[str]:
