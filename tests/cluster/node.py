@@ -33,15 +33,19 @@ mount --bind "$0" "$1"
 shift
 exec "$@"
 """
-# hwsigner with an API server's answers that are used for some seconds only, and as little patience with it.
+# hwsigner with an API server's answers that are used for some seconds, by a clock that a file sets ahead, and with less
+# patience for that server.
 _HASTY = """if True:
-    import sys
+    import sys, time
+    from pathlib import Path
     from hwsigner._serving.pods import cluster, endpoint, verification
 
-    verification.CACHE_SECONDS, cluster.SECONDS, endpoint.PodEndpoint.RECENT_SECONDS = float(sys.argv[1]), 0.5, 0
+    ahead = Path(sys.argv[2])
+    verification.CACHE_SECONDS, cluster.SECONDS, endpoint.PodEndpoint.RECENT_SECONDS = float(sys.argv[1]), 2, 0
+    verification.Answers.__init__.__defaults__ = lambda: time.monotonic() + float(ahead.read_text()), time.time
     from hwsigner._cli import main
 
-    sys.exit(main(sys.argv[3:]))
+    sys.exit(main(sys.argv[4:]))
 """
 
 
@@ -69,7 +73,10 @@ class Node:
     def serving(self, policy: str = POLICY, *, cache_seconds: float | None = None) -> Iterator[Process]:
         """Run `serve --pods` with a policy, in hwsigner's Pod, whose cached answers may end sooner than otherwise."""
         self.policy.write_text(policy)
-        hasty = (sys.executable, "-c", _HASTY, str(cache_seconds)) if cache_seconds is not None else ()
+        self.advance(0)
+        hasty = (
+            (sys.executable, "-c", _HASTY, str(cache_seconds), str(self._ahead)) if cache_seconds is not None else ()
+        )
         flags = (f"--pods={self.policy}", f"--audit-log={self.audit}")
         with self.running("serve", *flags, account=self.source.account.path, wrapper=hasty) as process:
             yield process
@@ -87,6 +94,16 @@ class Node:
             for _ in ADDRESSES:
                 process.read_until("serving the Pods of node1 on http://")
             yield process
+
+    @property
+    def _ahead(self) -> Path:
+        return self.stage.folder / "ahead"
+
+    def advance(self, seconds: int) -> None:
+        """Let cached answers be so much older. A server must have been told how long to use them."""
+        new = self._ahead.with_suffix(".new")
+        new.write_text(str(seconds))
+        new.replace(self._ahead)
 
     def ask(self, token: str, address: str = ADDRESSES[0]) -> tuple[int, str]:
         """Return the status and body of the response to a token."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -22,15 +21,15 @@ OFFLINE = 'verify = "keys"\nissuer = "https://kubernetes.default.svc.cluster.loc
 @pytest.mark.parametrize("way", ["hangs", "is gone"])
 def test_answers_are_used_to_their_end_while_the_api_server(node: Node, way: str) -> None:
     source = node.source
-    with node.serving(cache_seconds=1) as process:
-        begin = time.monotonic()
+    with node.serving(cache_seconds=30) as process:
         assert node.ask(source.tokens["good"])[0] == 200
         source.hang() if way == "hangs" else source.kill()
         try:
             assert node.ask(source.tokens["good"])[0] == 200
             assert node.ask(source.tokens["another account"])[0] == 503
-            body = node.until(503)
-            assert time.monotonic() - begin > 1
+            node.advance(31)
+            status, body = node.ask(source.tokens["good"])
+            assert status == 503
             assert "the token can't be verified now" in body
         finally:
             source.go_on() if way == "hangs" else source.start_again()
