@@ -18,6 +18,7 @@ from hwsigner._refresh.background import BackgroundProvider
 from hwsigner._refresh.monitor import Monitor
 from hwsigner._refresh.outcome import Failure
 from hwsigner._refresh.provider import Provider
+from hwsigner._refresh.reopening import ExpiryWatch
 from hwsigner._refresh.shared_identity import SharedIdentity
 from hwsigner._refresh.workers import start_work
 from hwsigner._system.clocks import utc_now
@@ -99,6 +100,7 @@ class AccountsProfile:
                 source()
         key = tuple(getattr(values, flag.attribute) for flag in IDENTITY)
         self.identity = identities.setdefault(key, SharedIdentity(source))
+        self._expiry = ExpiryWatch()
         self._sessions: dict[AccountSession, None] = {}
 
     def open(self, name: str, account: str) -> AccountSession:
@@ -111,6 +113,7 @@ class AccountsProfile:
                 self._check_name(outcome.assumed_role_arn, name)
 
         made = BackgroundProvider(provider, attended=self.values.attended, on_try=note)
+        made._expiry = self._expiry  # All have one certificate, so one warning is enough.
         self.identity.join()
         session = AccountSession(made, self)
         self._sessions[session] = None

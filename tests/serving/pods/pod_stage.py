@@ -100,12 +100,12 @@ class ServedPods:
         return True
 
     def write_policy(self, text: str) -> None:
-        """Replace the policy, as a ConfigMap is."""
+        """Replace the policy."""
         write_policy(self.policy, text)
 
 
 def write_policy(path: Path, text: str) -> None:
-    """Write a policy with these lines below [accounts], or those that begin with a key above it."""
+    """Replace a policy in one step, as the kubelet does."""
     new = path.with_suffix(".new")
     new.write_text(text)
     new.replace(path)

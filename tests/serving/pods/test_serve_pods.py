@@ -16,6 +16,7 @@ import pytest
 from botocore.credentials import ContainerProvider
 from botocore.exceptions import CredentialRetrievalError
 
+import certs
 from hwsigner._cli import serve_pods as module
 from hwsigner._config.profiles import add_profile, change_profile, user_file
 from hwsigner.emulator import Difference, Fault
@@ -101,6 +102,18 @@ class TestSessions:
             pods.credentials("team-a/web")  # The others have theirs.
             pod_stage.leaf.write_bytes(leaf)
             pods.until_status("team-a/db", 200)
+
+    def test_certificate_that_expires_soon_is_logged_once_for_all_accounts(
+        self, pod_stage: Stage, ca: certs.Authority
+    ) -> None:
+        soon = certs.Shape(begin=certs.ago(15), end=certs.ago(-0.5))
+        leaf = certs.issue(ca, pod_stage.private_key().public_key(), soon)
+        pod_stage.leaf.write_bytes(certs.pem(leaf))
+        with serve_pods(pod_stage, '[accounts]\n"team-a/*" = "web"\n') as pods:
+            for account in ("web", "db"):
+                pods.credentials(f"team-a/{account}")
+            assert pods.process.end(signal.SIGTERM) == 0
+        assert sum("expires in 11 hours" in line for line in pods.process.lines) == 1
 
     def test_wrong_pin_of_a_profile_is_sent_once_and_does_not_stop_another(self, pod_stage: Stage) -> None:
         locked = pod_stage.folder / "locked.key"
