@@ -7,8 +7,9 @@ import time
 from collections.abc import Awaitable
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ from hwsigner._serving.responses import HTTPRefusal
 from hwsigner.emulator import Fault
 from serving.pods.api_server import RSA_ISSUER, ApiServer, Exchange, answer_well, claims
 from serving.pods.pod_stage import serve_pods
-from serving.pods.verifying import Pods
+from serving.pods.verifying import PEER, Pods
 from serving.raw import Client
 from serving.stage import Stage
 
@@ -49,24 +50,28 @@ class _Session:
         pass
 
 
-class _Node:
-    """An endpoint with one account and the tokens of its Pods, which counts looks at its policy and at tokens."""
+class _Profile:
+    """A profile whose sessions have their credentials already."""
 
-    client, is_local, uid = ("10.0.0.1", 1), False, None
     identity = "key"
-
-    def __init__(self) -> None:
-        self.accounts = {"team-a/web": "web"}
-        self.looks = self.checks = 0
-        self.endpoint = PodEndpoint(self._rules, file="pods.toml")
 
     def open(self, name: str, account: str) -> _Session:
         return _Session()
 
+
+class _Node:
+    """An endpoint with one account and the tokens of its Pods, which counts looks at its policy and at tokens."""
+
+    def __init__(self) -> None:
+        self.accounts = {"team-a/web": "web"}
+        self.looks = self.checks = 0
+        self._profiles = {"web": _Profile()}
+        self.endpoint = PodEndpoint(self._rules, file="pods.toml")
+
     async def ask(self, token: bytes = b"good") -> int:
         """Return the status of an answer."""
         try:
-            found = self.endpoint.respond({b"authorization": token}, cast(Any, self))
+            found = self.endpoint.respond({b"authorization": token}, PEER)
             response = await found if isinstance(found, Awaitable) else found
         except HTTPRefusal as refusal:
             return refusal.status
@@ -75,12 +80,12 @@ class _Node:
     def _rules(self) -> PodRules:
         self.looks += 1
         policy = PodPolicy(VerificationSettings(("hwsigner",), "node1"), self.accounts)
-        return PodRules(policy, {"web": self}, self._check)
+        return PodRules(policy, self._profiles, self._check)
 
     def _check(self, token: bytes, address: str) -> PodIdentity | Awaitable[PodIdentity]:
         self.checks += 1
         if token == b"bad":
-            raise HTTPRefusal(cast(Any, 401), "bad")
+            raise HTTPRefusal(HTTPStatus.UNAUTHORIZED, "bad")
         return PodIdentity("team-a", "web", "web-1", "1", "node1", time.time() + 60)
 
 
@@ -120,6 +125,7 @@ def test_endpoint_looks_at_each_bad_token() -> None:
         node = _Node()
         assert await node.ask() == 200
         assert [await node.ask(b"bad") for _ in range(3)] == [401] * 3
+        assert node.checks == 4
 
     asyncio.run(run())
 

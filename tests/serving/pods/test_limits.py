@@ -28,7 +28,7 @@ from hwsigner._serving.pods.verification import (
 )
 from hwsigner._serving.responses import HTTPRefusal
 from serving.pods.api_server import ApiServer, claims, encode
-from serving.pods.verifying import Pods
+from serving.pods.verifying import Pods, Ticking
 
 HEADER = encode({"alg": "RS256", "kid": "k"})
 
@@ -281,15 +281,6 @@ def test_answer_that_comes_after_new_settings_is_not_remembered(
 
     asyncio.run(run())
     assert len(pods.verification._answers) == 0
-
-
-class Ticking:
-    """A clock that a test sets."""
-
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def pod(expiration: float = 1e12) -> PodIdentity:

@@ -7,9 +7,10 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,7 @@ from hwsigner._serving.pods.policy import PodPolicy
 from hwsigner._serving.pods.sessions import PodRules, Sessions
 from hwsigner._serving.pods.verification import VerificationSettings
 from hwsigner._serving.responses import HTTPResponse
+from serving.pods.verifying import PEER
 
 END = datetime(2099, 1, 1, tzinfo=UTC)
 
@@ -99,19 +101,15 @@ class Table:
         found = self.rules().profile("a", account)
         assert found
         responses = self.sessions.responses(identity, found[1], is_per_pod=self.per_pod)
-        peer = type("Peer", (), {"client": ("10.0.0.1", 1), "is_local": False})()
-        response = responses.respond(peer)
+        response = responses.respond(PEER)
         if not isinstance(response, HTTPResponse):
             response = await response
         token: str = json.loads(response.data.partition(b"\r\n\r\n")[2])["Token"]
         return token
 
 
-def _run(test: Callable[[Table], object], table: Table | None = None) -> None:
-    async def run() -> None:
-        await test(table or Table())  # type: ignore[misc]
-
-    asyncio.run(run())
+def _run(test: Callable[[Table], Coroutine[Any, Any, None]], table: Table | None = None) -> None:
+    asyncio.run(test(table or Table()))
 
 
 def test_pods_of_an_account_share_its_session() -> None:

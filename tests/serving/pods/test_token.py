@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import scaled
 from hwsigner._serving.pods.identity import PodIdentity
 from hwsigner._serving.pods.refusals import VerifierRefusal
 from hwsigner._serving.pods.token import MAX_BYTES, PodToken, account_of, check_audience, check_pod, read_token
@@ -196,7 +197,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=scaled(40))
 @given(st.dictionaries(st.sampled_from([*claims(), "alg"]), JSON, min_size=1), st.booleans())
 def test_any_change_of_the_claims_is_refused_or_has_all_that_a_pod_has(changes: dict[str, Any], in_bound: bool) -> None:
     said = claims(**{"kubernetes.io": {**bound(), **changes}}) if in_bound else {**claims(), **changes}
@@ -210,11 +211,13 @@ def test_any_change_of_the_claims_is_refused_or_has_all_that_a_pod_has(changes: 
     assert type(token.identity.expiration) is int
 
 
+@settings(max_examples=scaled(100))
 @given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass")))
 def test_any_bytes_are_refused(token: bytes) -> None:
     assert refusal(token).status == 401
 
 
+@settings(max_examples=scaled(100))
 @given(st.integers(0, len(GOOD) - 1), st.integers(0, 255))
 def test_a_changed_byte_is_refused_or_keeps_the_form(place: int, byte: int) -> None:
     changed = GOOD.encode()[:place] + bytes([byte]) + GOOD.encode()[place + 1 :]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from hwsigner._serving.peer import Peer
 from hwsigner._serving.pods.identity import PodIdentity
 from hwsigner._serving.pods.verification import Verification, VerificationSettings
 from hwsigner._serving.responses import HTTPRefusal
@@ -12,7 +13,19 @@ from serving.pods.api_server import ISSUER, ApiServer
 REVIEW = VerificationSettings(("hwsigner",), "node1", issuer=ISSUER)
 KEYS = REVIEW._replace(verify="keys")
 
+# A client that is a Pod of this node.
+PEER = Peer(asyncio.BaseTransport({"peername": ("10.0.0.1", 1), "sockname": ("169.254.170.23", 80)}))
+
 Answer = PodIdentity | HTTPRefusal
+
+
+class Ticking:
+    """A clock that a test sets."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 class Pods:
