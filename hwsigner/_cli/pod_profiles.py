@@ -91,7 +91,7 @@ class AccountsProfile:
         self.digest = found.digest
         self._name = found.name
         self._monitor = monitor
-        self._log: Callable[[str], None] | None = log  # None once it has been told that names are not taken.
+        self._log: Callable[[str], None] | None = log  # None once the warning about session names is logged.
         self._request = settings.session_request(values)
         self._service = settings.service_for_daemon(values)
         source = partial(settings.identity_source, values)

@@ -1,7 +1,7 @@
 """The API server of the cluster, as a Pod reaches it: by its own service account.
 
-As in client-go, KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT name the server. Proxies from the environment are
-not used, as client-go would: they are there to reach AWS, and the API server is an address of the cluster.
+As in client-go, KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT name the server. Unlike client-go, hwsigner uses no
+proxy from the environment: proxies are there to reach AWS, and the API server has an address of the cluster.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hwsigner.errors import ConfigError, HwsignerError, ServiceUnreachableError
 FOLDER = "/var/run/secrets/kubernetes.io/serviceaccount"
 # For connection, request and response together.
 SECONDS = 5.0
-# If the API server asks to wait: no request is sent meanwhile.
+# The longest time without requests if the API server asks for a pause.
 _MAX_PAUSE_SECONDS = 30.0
 # X509_V_ERR_… of OpenSSL's strict checks, from PATHLEN_INVALID_FOR_NON_CA to EXTENSIONS_REQUIRE_VERSION_3.
 _STRICT_ERRORS = range(80, 95)
@@ -62,7 +62,7 @@ class Cluster:
         make_settings(self._cas, strict=self._is_strict)  # Reports a missing file.
 
     def request(self, method: str, path: str, accept: str, body: bytes = b"") -> Response:
-        """Send a request, which may be sent twice, and return the response, of any status but those below.
+        """Send a request and return its response, whatever its status but those below. It may be sent twice.
 
         Args:
             method: its method.
@@ -103,7 +103,7 @@ class Cluster:
         return error.message
 
     def _check(self, response: Response, role: str) -> None:
-        """Refuse the responses that say nothing of a Pod's token."""
+        """Raise the refusal for a response that is about hwsigner's own token or rate, not about a Pod's token."""
         if response.status == HTTPStatus.UNAUTHORIZED:
             raise unverifiable(f"the API server refuses the token of hwsigner serve itself ({described(response)})")
         if response.status == HTTPStatus.FORBIDDEN:
@@ -116,7 +116,7 @@ class Cluster:
 
 
 def described(response: Response) -> str:
-    """Return what a response without a result says, for the log."""
+    """Return the status and the message of an error response, for the log."""
     message = response.json_object().get("message")
     return f"{response.status}: {shown(message)}" if isinstance(message, str) else f"{response.status}"
 

@@ -26,8 +26,8 @@ GiveToPod = Callable[[PodIdentity, str, Credentials, tuple[str, int]], None]
 class PodEndpoint:
     """The endpoint. For one thread: that of the event loop.
 
-    What was found out about a token, its policy and its session is used for a moment without another look. Such an
-    answer costs about as much as one of `serve`'s container endpoint.
+    For RECENT_SECONDS, requests with the same token get the responses that were found for the first, without another
+    check. Such a response costs about as much as one of `serve`'s container endpoint.
 
     Args:
         rules: returns the rules as they are now.
@@ -48,8 +48,8 @@ class PodEndpoint:
         """Return the response for a request, or what waits for it.
 
         Raises:
-            HTTPRefusal: perhaps later: as `Verification.check`; 403 if the policy does not name the account; 503 if
-                there are no credentials.
+            HTTPRefusal: now or when awaited: as `Verification.check`; 403 if the policy does not name the account; 503
+                if there are no credentials.
         """
         token = headers.get(AUTHORIZATION, b"")
         if recent := self._recent.get(token):

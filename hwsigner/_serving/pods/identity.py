@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 
 class PodIdentity(NamedTuple):
@@ -28,14 +28,3 @@ class PodIdentity(NamedTuple):
     def account(self) -> str:
         """The service account as in the policy: `namespace/serviceaccount`."""
         return f"{self.namespace}/{self.service_account}"
-
-
-class TokenVerifier(Protocol):
-    """Tells whose a token is: by TokenReview, or by the cluster's keys. May be called from several threads."""
-
-    def __call__(self, token: str) -> PodIdentity:
-        """Return the Pod of a token, which is of a token's form. May take seconds.
-
-        Raises:
-            HTTPRefusal: 401 if the token is not valid here; 503 if that can't be found out.
-        """

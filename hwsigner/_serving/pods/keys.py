@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 from hwsigner._serving.pods.cluster import Cluster, described
 from hwsigner._serving.pods.identity import PodIdentity
 from hwsigner._serving.pods.refusals import VerifierRefusal, invalid, unverifiable
-from hwsigner._serving.pods.token import PodToken, check_pod, read_token, shown
+from hwsigner._serving.pods.token import PodToken, check_pod, shown
 from hwsigner._system.reloading import ReloadedFile, read_file
 from hwsigner.errors import ConfigError, HwsignerError, install_command
 
@@ -28,7 +28,8 @@ _PATH = "/openid/v1/jwks"
 _MEDIA_TYPE = "application/jwk-set+json"  # The server refuses application/json.
 _MAX_KEYS = 20
 _MIN_RSA_BITS = 2048
-# Keys from the API server are got again after the first, and not used after the last: what its Cache-Control allows.
+# How long keys from the API server are used before they are fetched again, and while it is down. The latter is what its
+# Cache-Control allows.
 REFRESH_SECONDS = 300.0
 MAX_AGE_SECONDS = 3600.0
 # Between two requests for them, whatever keys the tokens name.
@@ -59,7 +60,7 @@ class ClusterKeys(Protocol):
         """Return the keys of an ID; all keys if it is empty. May take seconds.
 
         Raises:
-            VerifierRefusal: 503 if that can't be found out.
+            VerifierRefusal: 503 if there are no keys.
         """
         ...
 
@@ -90,23 +91,22 @@ class KeyVerifier:
         self._node = node
         self._now = now
 
-    def __call__(self, token: str) -> PodIdentity:
+    def __call__(self, token: PodToken) -> PodIdentity:
         """Implement TokenVerifier."""
-        read = read_token(token.encode())
-        keys = [key for key in self._keys.find(read.key_id) if read.algorithm in key.algorithms]
-        refusal = _bad(f"no key of the cluster has the ID {shown(read.key_id)!r} and is for its algorithm")
+        keys = [key for key in self._keys.find(token.key_id) if token.algorithm in key.algorithms]
+        refusal = _bad(f"no key of the cluster has the ID {shown(token.key_id)!r} and is for its algorithm")
         for key in keys:
             try:
-                self._check(read, key)
+                self._check(token, key)
                 break
             except jwt.PyJWTError as error:
                 refusal = _bad(f"PyJWT says: {error}")
         else:
             raise refusal
-        if not read.not_before - CLOCK_SECONDS <= self._now() < read.identity.expiration:
+        if not token.not_before - CLOCK_SECONDS <= self._now() < token.identity.expiration:
             raise _bad("it is expired, or not valid yet")
-        check_pod(read.identity, self._node)
-        return read.identity
+        check_pod(token.identity, self._node)
+        return token.identity
 
     def _check(self, token: PodToken, key: ClusterKey) -> None:
         """Check the signature, the audience and the issuer. Raise an error of PyJWT if one is wrong."""
@@ -142,7 +142,7 @@ class KeysFile:
 
 
 class FetchedKeys:
-    """Keys from the API server. An ID that is not known makes it ask again, but not more often than for any token.
+    """Keys from the API server. They are fetched again for an unknown ID, but at most once in PAUSE_SECONDS.
 
     Args:
         cluster: the API server.
@@ -169,7 +169,7 @@ class FetchedKeys:
         return _of(self._keys, key_id) if self._clock() < self._fetched + max_age else ()
 
     def _ask(self, key_id: str) -> Sequence[ClusterKey]:
-        """Get the keys again, if that is due, and return some. Old ones are used if there are no new ones."""
+        """Fetch the keys again, unless that was tried just now, and return those of an ID. Use old ones if it fails."""
         if self._clock() >= self._asked + PAUSE_SECONDS:
             self._asked = self._clock()
             try:

@@ -1,4 +1,4 @@
-"""How much a client may ask the API server: each address has a share, so that one that lies does not stop others."""
+"""How many reviews a client may cause: each address has a share, so that a hostile client does not block others."""
 
 from __future__ import annotations
 

@@ -1,14 +1,14 @@
-"""The role session name of a service account or Pod: what CloudTrail and the role's ARN show of it."""
+"""The role session name of a service account or Pod, which CloudTrail and the ARN of the session show."""
 
 from __future__ import annotations
 
 import hashlib
 
-# Of AWS.
+# AWS's limit.
 LONGEST_NAME = 64
-# 80 bits: whoever may choose names must not find two with the same hash.
+# 80 bits, so that a user who chooses names can't find two with the same hash.
 _HASH_DIGITS = 20
-# No name of Kubernetes has it. So neither a shortened name nor one with a dot replaced is another's whole name.
+# Kubernetes allows it in no name, so a name with it never equals one without it.
 _MARK = "_"
 
 

@@ -34,7 +34,7 @@ _TYPES: Mapping[str, type] = {
     "audiences": list,
     "accounts": dict,
 }
-_WORDS = {bool: "true or false", str: "a text in quotes", list: "a list of texts", dict: "a table"}
+_WORDS = {bool: "true or false", str: "a string in quotes", list: "a list of strings", dict: "a table"}
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def read_pod_policy(path: str, node: str) -> PodPolicy:
 
 
 def _problems(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield what is wrong with a policy, and what to do about it; the first is enough."""
+    """Yield what is wrong with a policy, and what to do about it. After the first, the others may not hold."""
     for key, value in table.items():
         if key not in _TYPES:
             hint = 'Write accounts below [accounts], as "namespace/serviceaccount" = "profile"'
@@ -106,7 +106,7 @@ def _problems(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _problems_of_verification(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     audiences = table.get("audiences", AUDIENCES)
     if not audiences or not all(isinstance(one, str) and one for one in audiences):
-        yield "audiences is not a list of texts", 'Write audiences = ["hwsigner"]'
+        yield "audiences is not a list of strings", 'Write audiences = ["hwsigner"]'
     for text in [*audiences, table.get("issuer", ""), table.get("keys-file", "")]:
         if text != text.strip():
             yield f"{text[:80]!r} begins or ends with a blank", "Write it without the blank"

@@ -1,4 +1,4 @@
-"""Refusals whose cause is for the log: the API server's words name audiences and UIDs."""
+"""Refusals with a detail for the log alone: the API server's words name audiences and UIDs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class VerifierRefusal(HTTPRefusal):
 
     Args:
         status: the HTTP status.
-        reason: for the client and the log: one of a few texts, so that it tells what kind of refusal this is.
+        reason: for the client and the log, which shows the details of each reason only once in a while.
         detail: for the log.
         seconds: when the client may retry; None if that does not help.
     """
@@ -42,6 +42,6 @@ def invalid(reason: str, detail: str = "") -> VerifierRefusal:
 
 
 def unverifiable(detail: str, seconds: float = 1.0) -> VerifierRefusal:
-    """Return the refusal of a token of which it can't be found out now whether it is valid."""
+    """Return the refusal of a token that can't be verified now."""
     reason = "the token can't be verified now: see the log of hwsigner serve"
     return VerifierRefusal(HTTPStatus.SERVICE_UNAVAILABLE, reason, detail, seconds=seconds)

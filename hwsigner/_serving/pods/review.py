@@ -10,7 +10,7 @@ from hwsigner._http.transport import Response
 from hwsigner._serving.pods.cluster import Cluster, described
 from hwsigner._serving.pods.identity import PodIdentity
 from hwsigner._serving.pods.refusals import VerifierRefusal, invalid, unverifiable
-from hwsigner._serving.pods.token import account_of, check_pod, read_token, shown
+from hwsigner._serving.pods.token import PodToken, account_of, check_pod, shown
 
 _PATH = "/apis/authentication.k8s.io/v1/tokenreviews"
 _EXTRA = "authentication.kubernetes.io/"
@@ -30,15 +30,14 @@ class TokenReviewer:
         self._audiences = audiences
         self._node = node
 
-    def __call__(self, token: str) -> PodIdentity:
+    def __call__(self, token: PodToken) -> PodIdentity:
         """Implement TokenVerifier."""
-        claimed = read_token(token.encode()).identity
-        spec = {"token": token, "audiences": self._audiences}
+        spec = {"token": token.text, "audiences": self._audiences}
         review = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": spec}
         response = self._cluster.request("POST", _PATH, "application/json", json.dumps(review).encode())
-        identity = self._identity(_status(response), claimed.expiration)
+        identity = self._identity(_status(response), token.identity.expiration)
         check_pod(identity, self._node)
-        if identity != claimed:
+        if identity != token.identity:
             raise unverifiable("the API server's answer is not about the token that was sent")
         return identity
 

@@ -16,7 +16,7 @@ from hwsigner._serving.pods.policy import PodPolicy
 # How many sessions of a key may wait for it or for AWS at once, each in a thread. The others queue: AWS allows an
 # account ten a second, and refuses more if all Pods ask at once, as after a restart.
 MOST_AT_ONCE = 8
-# More sessions than a node has use for. Above, that is closed which was not asked for longest.
+# More sessions than a node needs. Above this number, the one that was asked for longest ago is closed.
 MOST_SESSIONS = 2000
 
 
@@ -42,7 +42,7 @@ class PodProfile(Protocol):
         """Return a session of this role session name, for an account `namespace/serviceaccount`; does not wait."""
 
 
-# Tells whose a token is, at once or later; see `Verification.check`.
+# Returns the Pod of a token, or an awaitable for it; see `Verification.check`.
 Check = Callable[[bytes, str], PodIdentity | Awaitable[PodIdentity]]
 
 
@@ -141,7 +141,7 @@ class Sessions:
         responses = CredentialResponses(source, pod_json, pod.account, fetch=lambda ask: _fetch(queue, ask))
         return _Open(profile, source, responses, self._clock())
 
-    def close_needless(self) -> None:
+    def close_unneeded(self) -> None:
         """Close the sessions that the rules no longer allow, and those that have expired and are not asked for."""
         rules, now = self._rules(), self._clock()
         for owner, one in list(self._open.items()):
@@ -163,7 +163,7 @@ class Sessions:
 
     def _look(self) -> None:
         self._look_later()  # Also without sessions: a changed policy is read, and reported if it is bad.
-        self.close_needless()
+        self.close_unneeded()
 
 
 def _owner(pod: PodIdentity, *, is_per_pod: bool) -> _Owner:

@@ -7,7 +7,7 @@ import binascii
 import json
 import re
 from http import HTTPStatus
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from hwsigner._serving.pods.identity import PodIdentity
 from hwsigner._serving.pods.refusals import VerifierRefusal, invalid
@@ -29,9 +29,9 @@ class PodToken(NamedTuple):
     Attributes:
         text: the token.
         key_id: the ID of the key that signed it; empty without one.
-        algorithm: how.
-        audiences: for whom it is.
-        issuer: who made it.
+        algorithm: the signature's algorithm.
+        audiences: the names of those that it is for.
+        issuer: the URL of the cluster that made it.
         not_before: when it becomes valid, in seconds since 1970.
         identity: the Pod. Names that it does not have are empty.
     """
@@ -45,11 +45,22 @@ class PodToken(NamedTuple):
     identity: PodIdentity
 
 
+class TokenVerifier(Protocol):
+    """Finds the Pod of a token: by TokenReview, or by the cluster's keys. May be called from several threads."""
+
+    def __call__(self, token: PodToken) -> PodIdentity:
+        """Return the Pod of a token. May take seconds.
+
+        Raises:
+            VerifierRefusal: 401 or 403 if the token is not valid here; 503 if the token can't be verified now.
+        """
+
+
 def read_token(token: bytes) -> PodToken:
     """Return a token, and what it claims.
 
     Raises:
-        VerifierRefusal: 401 if this is no service-account token.
+        VerifierRefusal: 401 if this is not a service-account token.
     """
     if len(token) > MAX_BYTES or not _FORM.fullmatch(token):
         raise _not_a_token()
@@ -68,7 +79,7 @@ def account_of(username: object) -> tuple[str, str] | None:
 
 
 def check_audience(token: PodToken, audiences: tuple[str, ...]) -> None:
-    """Refuse a token that is for others.
+    """Refuse a token that has none of these audiences.
 
     Raises:
         VerifierRefusal: 401.
@@ -78,7 +89,7 @@ def check_audience(token: PodToken, audiences: tuple[str, ...]) -> None:
 
 
 def check_pod(identity: PodIdentity, node: str) -> None:
-    """Refuse a token of no Pod, or of a Pod on another node.
+    """Refuse a token that is not bound to a Pod of this node.
 
     Raises:
         VerifierRefusal: 403.
@@ -100,11 +111,11 @@ def shown(*texts: str) -> str:
 
 
 def _not_a_token() -> VerifierRefusal:
-    return invalid("the Authorization header is not a service account's token, alone")
+    return invalid("the Authorization header is not just a service account's token")
 
 
 def _decode(part: bytes) -> bytes:
-    """Decode base64url without padding. What has unused bits set would be another text of the same token."""
+    """Decode base64url without padding. Unused bits must be 0: otherwise, a token would have several spellings."""
     data = base64.urlsafe_b64decode(part + b"=" * (-len(part) % 4))
     if base64.urlsafe_b64encode(data).rstrip(b"=") != part:
         raise binascii.Error
@@ -122,14 +133,14 @@ def _read_object(data: bytes) -> dict[str, Any]:
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
-    if len(found) != len(pairs):  # Another reader could take the other value.
+    if len(found) != len(pairs):  # The API server could read the other value.
         raise ValueError
     return found
 
 
 def _read_claims(text: str, header: dict[str, Any], claims: dict[str, Any]) -> PodToken:
     """Return a token. If it lacks what all of them have, raise one of the errors of `read_token`."""
-    if "crit" in header:  # It asks for an extension of the form, and there is none.
+    if "crit" in header:  # It requires an extension, and hwsigner has none.
         raise ValueError
     audiences = claims["aud"]
     if not isinstance(audiences, list):

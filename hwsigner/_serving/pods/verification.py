@@ -1,4 +1,4 @@
-"""Whose a Pod's token is: the checks of a request's token, from its form to what the cluster says of it."""
+"""The checks of a Pod's token, from its form to the cluster's answer."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ from typing import Literal, NamedTuple, TypeVar
 
 from hwsigner._serving.credentials import in_thread
 from hwsigner._serving.pods.cluster import FOLDER, Cluster
-from hwsigner._serving.pods.identity import PodIdentity, TokenVerifier
+from hwsigner._serving.pods.identity import PodIdentity
 from hwsigner._serving.pods.limits import REFUSED_COST, ClientShare, ClientShares
 from hwsigner._serving.pods.refusals import VerifierRefusal, invalid, unverifiable
 from hwsigner._serving.pods.review import TokenReviewer
-from hwsigner._serving.pods.token import PodToken, check_audience, check_pod, read_token, shown
-from hwsigner._serving.responses import HTTPRefusal
+from hwsigner._serving.pods.token import PodToken, TokenVerifier, check_audience, check_pod, read_token, shown
 from hwsigner.errors import HwsignerError, UsageError
 
 # How long an answer is used. The API server itself uses a "yes" for 10 s.
 CACHE_SECONDS = 30.0
-# Tokens whose Pod is known, and that are known to be bad. A flood of bad tokens replaces only those.
+# The cached answers about good tokens, and about bad ones: a flood of bad tokens drops no answer about a good one.
 MAX_GOOD = 4096
 MAX_BAD = 1024
-# Reviews at a time, and how long one may wait for its turn.
+# Reviews at a time, and the longest time that one waits for its turn.
 MAX_REVIEWS = 8
 QUEUE_SECONDS = 5.0
-# A line about the same kind of refusal of the same address is logged once in this time.
+# The same reason for the same address is logged once in this time. The log remembers this many.
 LOG_SECONDS = 30.0
 MAX_KINDS = 1024
 
@@ -55,7 +54,7 @@ class VerificationSettings(NamedTuple):
 
 
 class Verification:
-    """Tells whose a request's token is. For one thread: that of the event loop.
+    """Finds the Pod of a request's token. For one thread: that of the event loop.
 
     Args:
         settings: which tokens are valid.
@@ -85,24 +84,24 @@ class Verification:
         self._use(settings)
 
     def configure(self, settings: VerificationSettings) -> None:
-        """Use other settings from now on. What was found out by the former ones is forgotten.
+        """Use these settings from now on. If they are new, cached answers are forgotten.
 
         Raises:
-            HwsignerError: as for the class; the former settings stay.
+            HwsignerError: as for the class; the old settings stay in use.
         """
         if settings != self._settings:
             self._use(settings)
 
     def check(self, token: bytes, address: str) -> PodIdentity | Awaitable[PodIdentity]:
-        """Return the Pod of a token, or what finds it out.
+        """Return the Pod of a token, or an awaitable for it.
 
         Args:
             token: the whole value of `Authorization`.
             address: the client's IP address.
 
         Raises:
-            HTTPRefusal: perhaps later. 401 if the token is not valid here; 403 if it is of no Pod of this node; 429
-                if the client asks too much; 503 if it can't be found out.
+            HTTPRefusal: now or when awaited. 401 if the token is not valid here; 403 if it is not of a Pod of this
+                node; 429 if the client has sent too many; 503 if the token can't be verified now.
         """
         digest = hashlib.sha256(token).digest()
         if found := self._answers.find(digest):
@@ -125,12 +124,12 @@ class Verification:
         self.close()
         self._cluster = cluster
         self._settings = settings
-        # Reviews that have begun keep their answers away from these.
+        # Reviews in progress use the old ones.
         self._answers = Answers()
         self._reviews: dict[bytes, asyncio.Task[PodIdentity | VerifierRefusal]] = {}
 
     def _refuse_early(self, token: PodToken) -> None:
-        """Refuse a token that the cluster would not have to be asked about. Nothing here lets one in."""
+        """Refuse a token that its own claims show to be bad, without asking the cluster."""
         if token.identity.expiration <= time.time():
             raise invalid("the token is expired")
         check_audience(token, self._settings.audiences)
@@ -139,11 +138,11 @@ class Verification:
         check_pod(token.identity, self._settings.node)
 
     async def _find_out(self, token: PodToken, digest: bytes, address: str) -> PodIdentity:
-        """Return the Pod of a token after a review, which all share who ask for the same token meanwhile."""
+        """Return the Pod of a token after a review. Requests with the same token share one."""
         with self._shares.waiting(address) as share:
             review = self._reviews.get(digest)
             if review is None:
-                review = asyncio.ensure_future(self._review(token.text, digest, share))
+                review = asyncio.ensure_future(self._review(token, digest, share))
                 self._reviews[digest] = review
                 review.add_done_callback(partial(_forget, self._reviews, digest))
             answer = await asyncio.shield(review)
@@ -152,7 +151,7 @@ class Verification:
         self._note(answer, token, address)
         raise answer.again()
 
-    async def _review(self, token: str, digest: bytes, share: ClientShare) -> PodIdentity | VerifierRefusal:
+    async def _review(self, token: PodToken, digest: bytes, share: ClientShare) -> PodIdentity | VerifierRefusal:
         """Return what the verifier says, and remember it."""
         answers, verifier = self._answers, self._verifier
         try:
@@ -170,7 +169,7 @@ class Verification:
         return answer
 
     def _note(self, refusal: VerifierRefusal, token: PodToken, address: str) -> None:
-        """Log what only the log may show: once in a while for each address, or for all if it is about none of them."""
+        """Log a refusal's detail: for each address and reason, or once for all clients if no token is to blame."""
         kind = (address, refusal.reason) if refusal.is_final else ("", refusal.detail)
         now = time.monotonic()
         if not refusal.detail or now < self._logged.get(kind, 0.0):
@@ -187,12 +186,12 @@ class Verification:
 
 
 class Answers:
-    """What is known of tokens, by their SHA-256."""
+    """The cached answers about tokens, by their SHA-256."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, now: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._now = now
-        # Each has the end of its answer. The oldest are first, as all get the same time.
+        # With the time at which each ends. The oldest are first, as all last for the same time.
         self._good: dict[bytes, tuple[float, PodIdentity]] = {}
         self._bad: dict[bytes, tuple[float, VerifierRefusal]] = {}
 
@@ -200,7 +199,7 @@ class Answers:
         return len(self._good) + len(self._bad)
 
     def find(self, digest: bytes) -> PodIdentity | None:
-        """Return the Pod of a token, or None if that is not known.
+        """Return the Pod of a token, or None without an answer.
 
         Raises:
             VerifierRefusal: the token is known to be bad.
@@ -213,7 +212,7 @@ class Answers:
         return None
 
     def add(self, digest: bytes, answer: PodIdentity | VerifierRefusal) -> None:
-        """Remember an answer, unless it says that nothing was found out."""
+        """Remember an answer, unless it is that the token can't be verified now."""
         end = self._clock() + CACHE_SECONDS
         self._good.pop(digest, None)
         self._bad.pop(digest, None)
@@ -225,7 +224,7 @@ class Answers:
             self._bad[digest] = end, answer
 
     def _make_room(self, answers: dict[bytes, tuple[float, _T]], most: int) -> None:
-        """Forget the answers that are over, and the oldest if there are too many."""
+        """Forget the answers that have ended, and the oldest if there are too many."""
         now = self._clock()
         while answers:
             oldest = next(iter(answers))
@@ -247,14 +246,12 @@ def _verifier(
     return KeyVerifier(keys, audiences=settings.audiences, issuer=settings.issuer, node=settings.node)
 
 
-def _ask(verifier: TokenVerifier, token: str) -> PodIdentity | VerifierRefusal:
+def _ask(verifier: TokenVerifier, token: PodToken) -> PodIdentity | VerifierRefusal:
     """Return the verifier's answer, or a refusal instead of an exception, whose frames may hold a token."""
     try:
         return verifier(token)
     except VerifierRefusal as refusal:
         return refusal.again()
-    except HTTPRefusal as refusal:
-        return VerifierRefusal(refusal.status, refusal.reason)
     except Exception as error:
         return unverifiable(f"internal error: {type(error).__name__}. Please report it")
 

@@ -114,7 +114,7 @@ def test_endpoint_looks_again_once_a_session_was_closed() -> None:
         node = _Node()
         assert await node.ask() == 200
         node.accounts.clear()
-        node.endpoint._sessions.close_needless()
+        node.endpoint._sessions.close_unneeded()
         assert await node.ask() == 403
 
     asyncio.run(run())

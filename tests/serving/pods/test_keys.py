@@ -30,6 +30,7 @@ from hwsigner._serving.pods.keys import (
     read_keys,
 )
 from hwsigner._serving.pods.refusals import VerifierRefusal
+from hwsigner._serving.pods.token import read_token
 from hwsigner.errors import ConfigError, HwsignerError
 from serving.pods.api_server import (
     EC_ISSUER,
@@ -71,7 +72,7 @@ def verifier(*listed: dict[str, Any]) -> KeyVerifier:
 
 def status(token: str, *listed: dict[str, Any]) -> int:
     try:
-        verifier(*listed)(token)
+        verifier(*listed)(read_token(token.encode()))
     except VerifierRefusal as refusal:
         return int(refusal.status)
     return 200
@@ -80,7 +81,7 @@ def status(token: str, *listed: dict[str, Any]) -> int:
 @pytest.mark.parametrize("name", KINDS)
 def test_token_of_each_algorithm_is_accepted(name: str) -> None:
     said = claims()
-    assert verifier(KINDS[name].jwk())(KINDS[name].sign(said)) == PodIdentity(
+    assert verifier(KINDS[name].jwk())(read_token(KINDS[name].sign(said).encode())) == PodIdentity(
         "team-a", "web", "web-1", "8f020469-114a-4cac-acf7-3503ccc632b6", "node1", said["exp"]
     )
 

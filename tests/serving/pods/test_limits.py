@@ -17,7 +17,7 @@ from hwsigner._serving.pods import limits, verification
 from hwsigner._serving.pods.identity import PodIdentity
 from hwsigner._serving.pods.limits import BURST, MAX_ADDRESSES, MAX_ALL_WAITING, MAX_WAITING, PER_SECOND, ClientShares
 from hwsigner._serving.pods.refusals import VerifierRefusal, invalid, unverifiable
-from hwsigner._serving.pods.token import read_token
+from hwsigner._serving.pods.token import PodToken, read_token
 from hwsigner._serving.pods.verification import (
     CACHE_SECONDS,
     MAX_BAD,
@@ -50,9 +50,9 @@ class Verifier:
         self.running = self.most = 0
         self._lock = threading.Lock()
 
-    def __call__(self, token: str) -> PodIdentity:
+    def __call__(self, token: PodToken) -> PodIdentity:
         with self._lock:
-            self.asked.append(token)
+            self.asked.append(token.text)
             self.running += 1
             self.most = max(self.most, self.running)
         try:
@@ -223,8 +223,8 @@ def test_review_that_gets_no_turn_is_503_in_time(
 def test_failure_of_the_verifier_itself_is_503_and_shows_no_token(
     pods: Pods, verifier: Verifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(token: str) -> PodIdentity:
-        raise ZeroDivisionError(token)
+    def fail(token: PodToken) -> PodIdentity:
+        raise ZeroDivisionError(token.text)
 
     monkeypatch.setattr(pods.verification, "_verifier", fail)
     assert pods.status(token(1)) == 503

@@ -136,17 +136,17 @@ def test_session_is_closed_once_it_has_expired_and_is_not_asked_for() -> None:
         await table.ask("web")
         [session] = table.profiles["web"].opened
         table.now += 10000
-        table.sessions.close_needless()
+        table.sessions.close_unneeded()
         assert not session.is_closed  # Its credentials are live.
         session.live = None
         table.now += Sessions.IDLE_SECONDS - 1
         await table.ask("web")
         session.live = None
         table.now += Sessions.IDLE_SECONDS - 1
-        table.sessions.close_needless()
+        table.sessions.close_unneeded()
         assert not session.is_closed  # It was asked for.
         table.now += 1
-        table.sessions.close_needless()
+        table.sessions.close_unneeded()
         assert session.is_closed
         assert table.closed == 1
         assert len(table.sessions) == 0
@@ -162,7 +162,7 @@ def test_session_that_waits_for_its_first_credentials_stays() -> None:
         asking = asyncio.ensure_future(table.ask("web"))
         await asyncio.sleep(0)
         table.now += 10000
-        table.sessions.close_needless()
+        table.sessions.close_unneeded()
         table.profiles["web"].may_answer.set()
         assert await asking == "a.web.node1"
 
@@ -174,7 +174,7 @@ def test_session_is_closed_once_the_policy_says_otherwise(accounts: dict[str, st
     async def test(table: Table) -> None:
         await table.ask("web")
         table.accounts = accounts
-        table.sessions.close_needless()
+        table.sessions.close_unneeded()
         assert table.profiles["web"].opened[0].is_closed
 
     _run(test)
@@ -198,7 +198,7 @@ def test_sessions_are_closed_if_the_policy_changes_whose_they_are(*, per_pod: bo
     async def test(table: Table) -> None:
         await table.ask("web")
         table.per_pod = not per_pod
-        table.sessions.close_needless()
+        table.sessions.close_unneeded()
         assert table.profiles["web"].opened[0].is_closed
 
     _run(test, Table(per_pod=per_pod))
