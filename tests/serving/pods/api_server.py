@@ -185,6 +185,7 @@ class Exchange(BaseHTTPRequestHandler):
     """A connection. `give` and the socket are for the answers of tests."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     server: _Listener
     body: bytes = b""
 
