@@ -9,10 +9,18 @@ from typing import Any
 
 import pytest
 
+from hwsigner._serving.pods import cluster, verification
 from hwsigner._serving.pods.verification import VerificationSettings
 from serving.pods.api_server import ApiServer, api_server
 from serving.pods.verifying import REVIEW, Pods
 from serving.stage import Stage
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing takes too long, however busy the machine is."""
+    monkeypatch.setattr(verification, "QUEUE_SECONDS", 60.0)
+    monkeypatch.setattr(cluster, "SECONDS", 60.0)
 
 
 @pytest.fixture
