@@ -213,6 +213,7 @@ test-step-ca: setup ## Have step-ca issue certificates as a page says; builds it
 
 # KUBE: such a program as CONTRIBUTING.md says. RECORD=yes: record the answers of its API server for the other tests.
 test-cluster: setup ## Test with a real API server and kubelet, as root (KUBE=/path/to/program, RECORD=yes records its answers)
+	@[ -x "$(KUBE)" ] && [ "$$(id -u)" = 0 ] || { echo "Run make test-cluster KUBE=PATH as root; CONTRIBUTING.md says what PATH is" >&2; exit 1; }
 	$(call install,etcd-server kubernetes-client iproute2)
 	$(CLEAN) $(BIN)/python -m pytest tests/cluster --kube="$(KUBE)" $(if $(RECORD),--record) $(TESTS)
 
