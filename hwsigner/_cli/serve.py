@@ -30,6 +30,14 @@ if TYPE_CHECKING:
 
 HELP = "serve credentials over HTTP, as ECS and EC2 do"
 
+
+def _path(text: str) -> str:
+    """Convert a path. As an empty text it is not like no flag: `serve` would serve a profile instead."""
+    if not text:
+        raise ValueError("write the path of the policy")
+    return text
+
+
 _FLAGS = (
     Flag("port", "port to listen on; 0 for any free one", "PORT", whole_number(0, 65535), 9911),
     Flag("hop-limit", "IP TTL of the responses", "N", whole_number(1, 255), 64),
@@ -44,6 +52,7 @@ _FLAGS = (
         "pods",
         "serve Pods on port 80 of 169.254.170.23; this policy says which service account has which profile",
         "FILE",
+        _path,
     ),
     Flag("node-name", "name of this node, for --pods (default: the variable NODE_NAME)", "NAME"),
     *MONITORING,

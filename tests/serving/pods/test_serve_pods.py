@@ -349,6 +349,7 @@ class TestCommandLine:
             (["--certificate=/x"], "--certificate can't be combined with --pods. "),
             (["--role-arn=x"], "--role-arn can't be combined with --pods. "),
             (["--address=192.0.2.1"], "other machines can reach the address, and there is no TLS. "),
+            (["--pods="], "--pods is '': write the path of the policy"),
             (["--node-name="], "--pods needs the name of this node. Give --node-name, or set NODE_NAME from "),
         ],
     )
