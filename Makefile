@@ -215,7 +215,7 @@ test-step-ca: setup ## Have step-ca issue certificates as a page says; builds it
 test-cluster: setup ## Test with a real API server and kubelet, as root (KUBE=/path/to/program, RECORD=yes records its answers)
 	@[ -x "$(KUBE)" ] && [ "$$(id -u)" = 0 ] || { echo "Run make test-cluster KUBE=PATH as root; CONTRIBUTING.md says what PATH is" >&2; exit 1; }
 	$(call install,etcd-server kubernetes-client iproute2)
-	$(CLEAN) $(BIN)/python -m pytest tests/cluster --kube="$(KUBE)" $(if $(RECORD),--record) $(TESTS)
+	$(CLEAN) $(BIN)/python -m pytest $(or $(TESTS),tests/cluster) --kube="$(KUBE)" $(if $(RECORD),--record)
 
 site: $(VENV)-site/.installed ## Build the documentation's site into build/site
 	$(CLEAN) PYTHONPATH=. $(VENV)-site/bin/python packaging/site/build_site.py build/site
