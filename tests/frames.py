@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -67,6 +68,12 @@ def count_frames(use: Callable[[], object]) -> Frames:
     finally:
         recorder.stop()
     return recorder.frames()
+
+
+def described(section: str) -> set[str]:
+    """Return the files that a section of docs/how-it-works/architecture.md names."""
+    page = (Path(__file__).parents[1] / "docs" / "how-it-works" / "architecture.md").read_text()
+    return set(re.findall(r"`([\w/]+\.py)`", page.split(f"### {section}:")[1].split("\n#")[0]))
 
 
 def _is_import(frame: FrameType | None) -> bool:

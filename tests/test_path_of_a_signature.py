@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from emulators import InProcessSoftHSM
-from frames import Frames, count_frames
+from frames import Frames, count_frames, described
 from hwsigner._system.environment import state_folders
 from hwsigner.errors import printable
 from softhsm.command import run
@@ -35,14 +34,6 @@ with keys[0] as key:
     signing = count_frames(lambda: key.sign(b"message"))
 print(json.dumps([opening, signing]))
 """
-
-
-PAGE = (Path(__file__).parents[1] / "docs" / "how-it-works" / "architecture.md").read_text()
-
-
-def described(section: str) -> set[str]:
-    """Return the files that a section of docs/how-it-works/architecture.md names."""
-    return set(re.findall(r"`([\w/]+\.py)`", PAGE.split(f"### {section}:")[1].split("\n#")[0]))
 
 
 class Followed(NamedTuple):
