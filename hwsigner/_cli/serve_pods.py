@@ -26,7 +26,7 @@ from hwsigner._serving.application import Application
 from hwsigner._serving.credentials import LOOK_SECONDS
 from hwsigner._serving.listener import hold_localhost, listen, names_of
 from hwsigner._serving.pods.endpoint import ADDRESSES, PATH, PodEndpoint
-from hwsigner._serving.pods.policy import read_pod_policy
+from hwsigner._serving.pods.policy import is_name, read_pod_policy
 from hwsigner._serving.pods.sessions import PodRules
 from hwsigner._serving.pods.verification import Verification
 from hwsigner._serving.server import HTTPServer
@@ -99,6 +99,8 @@ def _node(arguments: Arguments) -> str:
     if not node:
         problem = "--pods needs the name of this node"
         raise UsageError(problem, "Give --node-name, or set NODE_NAME from spec.nodeName in the DaemonSet")
+    if not is_name(node):
+        raise UsageError(f"{node[:300]!r} can't be the name of a node", "Give it as kubectl get nodes shows it")
     return node
 
 

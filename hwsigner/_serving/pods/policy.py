@@ -27,7 +27,7 @@ REVIEW, KEYS = "review", "keys"
 
 _LABEL = "[a-z0-9](?:[-a-z0-9]*[a-z0-9])?"
 _NAMESPACE = re.compile(rf"(?=.{{1,63}}\Z){_LABEL}")
-_ACCOUNT = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
+_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
 _TYPES: Mapping[str, type] = {
     **dict.fromkeys(("allow-any-namespace", "session-per-pod", "allow-incomplete-ca"), bool),
     **dict.fromkeys(("verify", "issuer", "keys-file"), str),
@@ -62,6 +62,11 @@ class PodPolicy:
             if (found := self.accounts.get(entry)) is not None:
                 return found
         return None
+
+
+def is_name(text: str) -> bool:
+    """Return whether a service account, Pod or node of Kubernetes may have a name."""
+    return _NAME.fullmatch(text) is not None
 
 
 def read_pod_policy(path: str, node: str) -> PodPolicy:
@@ -136,7 +141,7 @@ def _problems_of_entry(entry: str, profile: Any, *, allows_any: bool) -> Iterato
             f"{shown}, whose namespace Kubernetes would refuse",
             hint or "Write up to 63 lower-case letters, digits and -",
         )
-    if account != ANY and not _ACCOUNT.fullmatch(account):
+    if account != ANY and not is_name(account):
         hint = f"Write {ANY}, or up to 253 lower-case letters, digits, - and ."
         yield f"{shown}, whose service account Kubernetes would refuse", hint
     if namespace == ANY and not allows_any:

@@ -350,13 +350,15 @@ class TestCommandLine:
             (["--role-arn=x"], "--role-arn can't be combined with --pods. "),
             (["--address=192.0.2.1"], "other machines can reach the address, and there is no TLS. "),
             (["--pods="], "--pods is '': write the path of the policy"),
+            (["--node-name=Node1"], "'Node1' can't be the name of a node. Give it as kubectl get nodes shows it"),
+            (["--node-name=node1\n"], "'node1\\n' can't be the name of a node. "),
             (["--node-name="], "--pods needs the name of this node. Give --node-name, or set NODE_NAME from "),
         ],
     )
     def test_what_does_not_fit_is_refused_in_a_line(
         self, call: Callable[..., Outcome], policy: Path, arguments: list[str], problem: str
     ) -> None:
-        done = call("serve", "--pods", str(policy), "--node-name=node1", *arguments)
+        done = call("serve", "--pods", str(policy), "--node-name=node1", "--port=0", *arguments)
         assert done.status == 2
         assert done.err.count("\n") == 1
         assert problem in done.err
