@@ -274,13 +274,24 @@ def test_keys_are_got_once_and_then_kept(fetching: Fetching) -> None:
 
 
 def test_flood_of_unknown_keys_gets_the_keys_once_in_10_s(fetching: Fetching) -> None:
-    for number in range(200):
-        assert not fetching.knows(f"unknown-{number}")
-    assert fetching.fetches == 1
+    for fetches in (1, 2):
+        assert not fetching.knows("unknown")
+        for number in range(200):
+            with pytest.raises(VerifierRefusal) as refused:
+                fetching.knows(f"unknown-{number}")
+            assert refused.value.status == 503
+        assert fetching.fetches == fetches
+        fetching.clock.now += PAUSE_SECONDS
+
+
+def test_new_key_is_not_called_bad_before_the_keys_may_be_fetched_again(fetching: Fetching) -> None:
+    assert fetching.knows("rsa-key")
+    fetching.api.keys.append(EC_ISSUER)
+    with pytest.raises(VerifierRefusal) as refused:
+        fetching.knows("ec-key")
+    assert (refused.value.status, refused.value.is_final) == (503, False)
     fetching.clock.now += PAUSE_SECONDS
-    assert not fetching.knows("unknown")
-    assert not fetching.knows("unknown-too")
-    assert fetching.fetches == 2
+    assert fetching.knows("ec-key")
 
 
 def test_new_key_of_the_cluster_is_found(fetching: Fetching) -> None:
