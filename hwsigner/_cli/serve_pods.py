@@ -33,7 +33,7 @@ from hwsigner._serving.server import HTTPServer
 from hwsigner._system import notices
 from hwsigner._system.reloading import ReloadedFile
 from hwsigner._version import __version__
-from hwsigner.errors import HwsignerError, UsageError
+from hwsigner.errors import ConfigError, HwsignerError, HwsignerWarning, UsageError
 
 if TYPE_CHECKING:
     from hwsigner._aws.credentials import Credentials
@@ -125,7 +125,10 @@ class _Rules:
 
     def _read(self, path: str) -> PodRules:
         policy = read_pod_policy(path, self._node)
-        profiles = self._profiles.read(policy.accounts.values())
+        try:
+            profiles = self._profiles.read(policy.accounts.values())
+        except HwsignerWarning as warning:  # With --strict.
+            raise ConfigError(warning.message, warning.hint) from None
         if self._verification is None:
             self._verification = Verification(policy.verification, self._log.refused, environ=os.environ)
         else:

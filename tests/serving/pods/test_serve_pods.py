@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import threading
+import time
 import urllib.request
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -213,6 +214,16 @@ class TestPolicy:
                 pods.write_policy(bad)
                 pods.process.read_until("error: the policy did not change, as the new file is bad: ")
                 assert pods.credentials("team-a/web") == first
+
+    def test_warning_that_is_an_error_is_reported_and_stops_no_request(self, pod_stage: Stage) -> None:
+        with serve_pods(pod_stage, WEB, "--strict") as pods:
+            Path(user_file(pod_stage.environ())).chmod(0o644)
+            change_profile("web", {"tpm-key-password": "seen by all"}, pod_stage.environ())
+            pods.write_policy(f"{WEB}# again\n")
+            for _ in range(3):
+                pods.credentials("team-a/web")
+                time.sleep(0.1)
+            pods.process.read_until("error: the policy did not change, as the new file is bad: ")
 
 
 class TestWithoutCredentials:
