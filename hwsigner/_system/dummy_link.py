@@ -1,7 +1,7 @@
-"""Addresses for the Pods of this machine: `python -m hwsigner._system.dummy_link LINK ADDRESS…`.
+"""Give this machine the addresses for its Pods: `python -m hwsigner._system.dummy_link LINK ADDRESS…`.
 
-If there is no such link, one of the type dummy is made, which needs that kernel module. `lo` needs none. The kernel is
-asked through rtnetlink(7), and demands CAP_NET_ADMIN.
+If the link does not exist, it is made, of the type dummy, which needs that kernel module; `lo` needs none. This uses
+rtnetlink(7), and needs CAP_NET_ADMIN.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Sequence
 
 _NLMSG_ERROR = 2
 _RTM_NEWLINK = 16
@@ -24,12 +23,12 @@ _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _IFA_F_NODAD = 2  # No other machine is on the link, so none is asked whether it has the address.
 _MAX_REPLY = 8192
 
-# What the kernel answers to an IPv6 address if it has no IPv6, or if IPv6 is turned off for the link.
+# The errors for an IPv6 address if the kernel has no IPv6, or the link has it turned off.
 _NO_IPV6 = {errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EACCES}
 
 
 def add_link(name: str, kind: str = "dummy") -> None:
-    """Make a link and turn it on, if there is none of this name. An OSError is the kernel's."""
+    """Make a link and turn it on, unless it exists. An OSError is the kernel's."""
     if name in (known for _, known in socket.if_nameindex()):
         return
     info = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, 0, _IFF_UP, _IFF_UP)
@@ -46,12 +45,12 @@ def add_address(name: str, address: str) -> None:
 
 
 def _attribute(kind: int, value: bytes) -> bytes:
-    """Return a struct rtattr, and what fills it up to four bytes."""
+    """Return a struct rtattr, padded to a multiple of four bytes."""
     return struct.pack("=HH", 4 + len(value), kind) + value + b"\0" * (-len(value) % 4)
 
 
 def _ask(kind: int, body: bytes) -> None:
-    """Send a struct nlmsghdr with a body, and raise the error of the answer, if it has one."""
+    """Send a struct nlmsghdr with a body. Raise an OSError if the kernel refuses."""
     if sys.platform == "darwin":
         raise OSError(errno.EAFNOSUPPORT, "macOS has no rtnetlink")
     flags = _NLM_F_REQUEST | _NLM_F_ACK | _NLM_F_CREATE | _NLM_F_REPLACE
@@ -65,7 +64,7 @@ def _ask(kind: int, body: bytes) -> None:
 
 
 def main(name: str, *addresses: str) -> int:
-    """Make the link with its addresses, say what was done, and return the exit status."""
+    """Make the link, give it the addresses, print what was done, and return the exit status."""
     try:
         add_link(name)
     except OSError as error:
@@ -91,11 +90,7 @@ def _say(line: str) -> None:
     sys.stderr.write(f"{line}\n")
 
 
-def _checked(arguments: Sequence[str]) -> Sequence[str]:
-    if len(arguments) < 2:
-        raise SystemExit("usage: python -m hwsigner._system.dummy_link LINK ADDRESS…")
-    return arguments
-
-
 if __name__ == "__main__":
-    sys.exit(main(*_checked(sys.argv[1:])))
+    if len(sys.argv) < 3:
+        sys.exit("usage: python -m hwsigner._system.dummy_link LINK ADDRESS…")
+    sys.exit(main(*sys.argv[1:]))
