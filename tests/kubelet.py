@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 from pathlib import Path
 
 
@@ -22,6 +23,7 @@ class Volume:
         self._mode = mode
         self._group = group
         self._numbers = itertools.count(1)
+        self._files: dict[str, bytes] = {}
         path.mkdir()
         self._give(path, 0o777 if group is None else 0o2777)
         self.update(files)
@@ -29,15 +31,20 @@ class Volume:
             (path / name).symlink_to(f"..data/{name}")
 
     def update(self, files: dict[str, bytes]) -> None:
-        """Put new content in place of the old, by one rename. The names stay those of the beginning."""
+        """Give files of the volume new content, all by one rename. The folder with the old content is removed."""
+        self._files |= files
         folder = self.path / f"..2026_12_01_08_27_{next(self._numbers)}"
         folder.mkdir()
-        for name, data in files.items():
+        for name, data in self._files.items():
             (folder / name).write_bytes(data)
             self._give(folder / name, self._mode)
         self._give(folder, 0o755)
+        data_link = self.path / "..data"
+        old = data_link.resolve() if data_link.is_symlink() else None
         (self.path / "..data_tmp").symlink_to(folder.name)
-        os.rename(self.path / "..data_tmp", self.path / "..data")
+        os.rename(self.path / "..data_tmp", data_link)
+        if old:
+            shutil.rmtree(old)
 
     def _give(self, path: Path, mode: int) -> None:
         if self._group is not None:

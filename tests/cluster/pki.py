@@ -17,16 +17,17 @@ _USES = ("digital_signature", "content_commitment", "key_encipherment", "data_en
 _CA_USES = ("key_cert_sign", "crl_sign", "encipher_only", "decipher_only")
 
 
-def make_cluster_ca(*, has_key_usage: bool = True) -> certs.Authority:
-    """Return a CA like kubeadm's, or without key usage, as some distributions made it."""
+def make_cluster_ca(*, has_key_usage: bool = True, has_identifier: bool = True) -> certs.Authority:
+    """Return a CA like kubeadm's, or without key usage or key identifier, as some distributions made it."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "kubernetes")])
     builder = _begin(name, name, key.public_key()).add_extension(x509.BasicConstraints(True, None), critical=True)
     if has_key_usage:
         usage = _usage("digital_signature", "key_encipherment", "key_cert_sign")
         builder = builder.add_extension(usage, critical=True)
-    identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-    return certs.Authority(builder.add_extension(identifier, critical=False).sign(key, SHA256()), key)
+    if has_identifier:
+        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    return certs.Authority(builder.sign(key, SHA256()), key)
 
 
 def write_server(ca: certs.Authority, folder: Path) -> None:

@@ -19,42 +19,12 @@ from cluster.api import API, REVIEWS
 from cluster.kube import Cluster
 from cluster.pki import make_cluster_ca, write_server
 from cluster.tokens import furnish, make_tokens
+from kubelet import Volume
 from pages import ROOT
 from ports import reserve_port
 
 # Where a Pod's containers find the token and the CA of its account.
 MOUNTED = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-
-
-class AccountFolder:
-    """The files of a Pod's service account, laid out and replaced as the kubelet does.
-
-    Attributes:
-        path: the folder, whose files are links into one that is replaced as a whole.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._files = {"namespace": b"hwsigner"}
-        path.mkdir()
-
-    def write(self, **files: bytes) -> None:
-        """Replace files; `ca` is `ca.crt`."""
-        self._files |= {"ca.crt" if name == "ca" else name: data for name, data in files.items()}
-        folder = self.path / f"..{time.time_ns()}"
-        folder.mkdir()
-        for name, data in self._files.items():
-            (folder / name).write_bytes(data)
-            if not (self.path / name).is_symlink():
-                (self.path / name).symlink_to(f"..data/{name}")
-        link = self.path / "..data"
-        old = link.readlink() if link.is_symlink() else None
-        (self.path / "..data_tmp").symlink_to(folder.name)
-        (self.path / "..data_tmp").replace(link)
-        if old:
-            for file in (self.path / old).iterdir():
-                file.unlink()
-            (self.path / old).rmdir()
 
 
 class Server(Protocol):
@@ -81,11 +51,11 @@ class Source:
 
     def __init__(self, server: Server, ca: certs.Authority, tokens: dict[str, str], folder: Path) -> None:
         self.tokens = tokens
-        self.account = AccountFolder(folder / "account")
+        files = {"namespace": b"hwsigner", "token": tokens["reviewer"].encode(), "ca.crt": ca.pem}
+        self.account = Volume(folder / "account", files)
         self.environ = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(server.api.port)}
         self._server = server
         self._ca = ca
-        self.account.write(token=tokens["reviewer"].encode(), ca=ca.pem)
 
     @property
     def api(self) -> API:
@@ -107,7 +77,7 @@ class Source:
 
     def use(self, reviewer: str) -> None:
         """Give hwsigner's account another token, as the kubelet does when the former becomes old."""
-        self.account.write(token=self.tokens[reviewer].encode())
+        self.account.update({"token": self.tokens[reviewer].encode()})
 
     def renew_certificate(self, ca: certs.Authority | None = None) -> None:
         """Give the API server another certificate, and wait until it has it. Of its own CA, if no other is given."""
@@ -135,7 +105,7 @@ class Source:
             yield
         finally:
             self.renew_certificate()
-            self.account.write(ca=self._ca.pem)
+            self.account.update({"ca.crt": self._ca.pem})
 
     def reviews(self) -> int:
         """Return how many TokenReviews were asked for."""

@@ -44,7 +44,7 @@ def test_certificate_of_another_ca_is_refused_until_the_account_has_that_ca(node
         source.kill()  # A connection that is open stays good.
         source.start_again()
         node.until(503)
-        source.account.write(ca=ca.pem)
+        source.account.update({"ca.crt": ca.pem})
         node.until(200)
 
 
@@ -61,7 +61,7 @@ def test_new_certificate_of_the_same_ca_is_accepted(node: Node) -> None:
 def test_ca_without_key_usage_is_accepted_only_if_the_policy_says_so(node: Node) -> None:
     source, ca = node.source, make_cluster_ca(has_key_usage=False)
     with source.other_ca(ca):
-        source.account.write(ca=ca.pem)
+        source.account.update({"ca.crt": ca.pem})
         with node.serving(cache_seconds=0) as process:
             assert node.ask(source.tokens["good"])[0] == 503
             process.read_until("allow-incomplete-ca = true")

@@ -34,7 +34,7 @@ def test_token_of_a_new_signing_key_is_good_and_one_of_the_former_until_that_is_
         assert node.ask(node.source.tokens["two audiences"])[0] == 200
     signing.sign_with("new")
     own = signing.api.token(REVIEWER, ISSUER)
-    node.source.account.write(token=own.encode())
+    node.source.account.update({"token": own.encode()})
     with node.serving(verify + POLICY):
         assert node.ask(node.source.tokens["good"])[0] == 401
         assert node.ask(new)[0] == 200

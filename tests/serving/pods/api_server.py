@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 import certs
+from cluster.pki import make_cluster_ca
 
 ISSUER = "https://kubernetes.default.svc.cluster.local"
 OWN_TOKEN = "own.token.first"
@@ -288,7 +289,7 @@ def api_server(folder: Path, ca: certs.Authority | None = None, host: str = "127
         ca: its CA.
         host: the name or IP address in its certificate.
     """
-    authority = ca or cluster_ca()
+    authority = ca or make_cluster_ca()
     folder.mkdir(exist_ok=True)
     (folder / "ca.crt").write_bytes(authority.pem)
     (folder / "token").write_text(OWN_TOKEN)
@@ -304,22 +305,6 @@ def api_server(folder: Path, ca: certs.Authority | None = None, host: str = "127
     finally:
         listener.shutdown()
         listener.server_close()
-
-
-def cluster_ca(*, has_usage: bool = True, has_identifier: bool = True) -> certs.Authority:
-    """Return a CA as kubeadm makes it, or an incomplete one."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    builder = _named("kubernetes", "kubernetes", key.public_key())
-    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-    if has_usage:
-        usage = dict.fromkeys(("content_commitment", "data_encipherment", "key_agreement", "crl_sign"), False)
-        usage |= {"encipher_only": False, "decipher_only": False, "digital_signature": True}
-        builder = builder.add_extension(
-            x509.KeyUsage(**usage, key_encipherment=True, key_cert_sign=True), critical=True
-        )
-    if has_identifier:
-        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-    return certs.Authority(builder.sign(key, SHA256()), key)
 
 
 def _context(folder: Path, ca: certs.Authority, host: str) -> ssl.SSLContext:

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from cluster.pki import make_cluster_ca
 from hwsigner._serving.pods import cluster
 from hwsigner._serving.pods.cluster import Cluster
 from hwsigner._serving.pods.refusals import VerifierRefusal
 from hwsigner._serving.responses import HTTPRefusal
 from hwsigner.errors import HwsignerError
-from serving.pods.api_server import RSA_ISSUER, ApiServer, Exchange, answer_well, api_server, cluster_ca, failure
+from serving.pods.api_server import RSA_ISSUER, ApiServer, Exchange, answer_well, api_server, failure
 from serving.pods.verifying import Pods
 
 JWKS = ("GET", "/openid/v1/jwks", "*/*")
@@ -76,14 +77,14 @@ def test_own_token_that_becomes_bad_is_reported_and_the_old_one_stays(pods: Pods
 
 def test_ca_is_read_again_when_it_rotates(pods: Pods, api: ApiServer, tmp_path: Path) -> None:
     assert pods.status(RSA_ISSUER.token()) == 200
-    replace(api.folder / "ca.crt", cluster_ca().pem)
+    replace(api.folder / "ca.crt", make_cluster_ca().pem)
     assert pods.status(RSA_ISSUER.token()) == 503
     assert "is not trusted" in pods.log[0]
     assert len(api.requests) == 1  # The kept connection is of a server that is not trusted any more.
 
 
 def test_certificate_of_another_ca_is_refused(api: ApiServer) -> None:
-    (api.folder / "ca.crt").write_bytes(cluster_ca().pem)
+    (api.folder / "ca.crt").write_bytes(make_cluster_ca().pem)
     assert "is not trusted" in detail(client_of(api))
     assert api.requests == []
 
@@ -101,7 +102,7 @@ def test_certificate_for_another_name_is_refused(tmp_path: Path, host: str, is_s
 def test_incomplete_ca_is_refused_with_the_name_of_the_setting_that_takes_it(
     tmp_path: Path, has_usage: bool, has_identifier: bool
 ) -> None:
-    ca = cluster_ca(has_usage=has_usage, has_identifier=has_identifier)
+    ca = make_cluster_ca(has_key_usage=has_usage, has_identifier=has_identifier)
     with api_server(tmp_path / "account", ca) as api:
         assert "Set allow-incomplete-ca = true" in detail(client_of(api))
         lenient = Cluster(api.environ, lambda error: None, folder=str(api.folder), allow_incomplete_ca=True)
@@ -109,7 +110,7 @@ def test_incomplete_ca_is_refused_with_the_name_of_the_setting_that_takes_it(
 
 
 def test_setting_for_incomplete_cas_takes_no_foreign_ca(api: ApiServer) -> None:
-    (api.folder / "ca.crt").write_bytes(cluster_ca(has_usage=False).pem)
+    (api.folder / "ca.crt").write_bytes(make_cluster_ca(has_key_usage=False).pem)
     lenient = Cluster(api.environ, lambda error: None, folder=str(api.folder), allow_incomplete_ca=True)
     assert "is not trusted" in detail(lenient)
     assert "allow-incomplete-ca" not in detail(lenient)
@@ -129,7 +130,7 @@ def test_proxies_of_the_environment_are_not_used(api: ApiServer, monkeypatch: py
 def test_certificates_of_the_environment_are_not_trusted(api: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
     good = api.folder / "good.crt"
     (api.folder / "ca.crt").rename(good)
-    (api.folder / "ca.crt").write_bytes(cluster_ca().pem)
+    (api.folder / "ca.crt").write_bytes(make_cluster_ca().pem)
     for name in ("AWS_CA_BUNDLE", "SSL_CERT_FILE"):
         monkeypatch.setenv(name, str(good))
     assert "is not trusted" in detail(client_of(api))
