@@ -78,7 +78,8 @@ def main(name: str, *addresses: str) -> int:
             add_address(name, address)
         except OSError as error:
             if ":" not in address or error.errno not in _NO_IPV6:
-                _say(f"can't give {address} to {name}: {error.strerror}")
+                hint = ". Give the container NET_ADMIN" if error.errno == errno.EPERM else ""
+                _say(f"can't give {address} to {name}: {error.strerror}{hint}")
                 return 1
             _say(f"the machine has no IPv6, so {name} does not get {address}")
         else:

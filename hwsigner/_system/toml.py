@@ -9,14 +9,16 @@ from typing import Any
 from hwsigner.errors import ConfigError
 
 _DEEPEST = 100  # Nested tables and arrays. Python's libraries fail at about a thousand.
+_HINT = 'Write KEY = "VALUE" with the quotes, and each table and key once'
 
 
-def parse_toml(data: bytes, path: str) -> dict[str, Any]:
+def parse_toml(data: bytes, path: str, *, hint: str = _HINT) -> dict[str, Any]:
     """Parse a TOML file.
 
     Args:
         data: its content.
         path: its path, for the error.
+        hint: what to write, if it is not TOML.
 
     Raises:
         ConfigError: it is not TOML, or has values that no setting can have.
@@ -30,8 +32,8 @@ def parse_toml(data: bytes, path: str) -> dict[str, Any]:
         raise ConfigError(f"{path} is not UTF-8 text at line {line}", "Save it in an editor as UTF-8") from None
     except (ValueError, RecursionError) as error:  # Not chained: the exception may quote the file.
         place = re.search(r"at (line \d+, column \d+|end of document)", str(error))
-        hint = _table_of_sdks(data) or 'Write KEY = "VALUE" with the quotes, and each table and key once'
-        raise ConfigError(f"{path} is not TOML {place[0] if place else ''}".rstrip(), hint) from None
+        problem = f"{path} is not TOML {place[0] if place else ''}".rstrip()
+        raise ConfigError(problem, _table_of_sdks(data) or hint) from None
     _check_values(document, path)
     return document
 

@@ -67,7 +67,7 @@ def test_missing_capability_is_named() -> None:
     assert done.stderr == "can't make the link pods: Operation not permitted. Give the container NET_ADMIN\n"
     done = in_namespace(f"{drop} {MAKE} lo 169.254.170.23")
     assert done.returncode == 1
-    assert done.stderr == "can't give 169.254.170.23 to lo: Operation not permitted\n"
+    assert done.stderr == "can't give 169.254.170.23 to lo: Operation not permitted. Give the container NET_ADMIN\n"
 
 
 def test_error_of_the_kernel_is_raised_when_a_link_is_of_no_type_that_it_knows() -> None:

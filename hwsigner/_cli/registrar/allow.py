@@ -67,7 +67,8 @@ def run(arguments: Arguments) -> int:
     subject, dns, uris = arguments.settings.subject, arguments.settings.dns, arguments.settings.uri
     check_names(subject, dns_names=dns, uris=uris)
     if arguments.statement and arguments.ek_public_key:
-        raise UsageError("--ek-public-key can't be combined with STATEMENT", "Give the endorsement key only")
+        problem = "--ek-public-key can't be combined with a chip or STATEMENT"
+        raise UsageError(problem, "Leave that out: the key says which chip it is")
     if not arguments.statement and not arguments.ek_public_key:
         raise UsageError("one of STATEMENT and --ek-public-key is needed", _HINT)
     ek = PUBLIC_KEY if arguments.ek_public_key else ""

@@ -136,7 +136,7 @@ def _endpoint(environ: Mapping[str, str]) -> Endpoint:
 
 
 def _read_own_token(path: str) -> str:
-    hint = "Set automountServiceAccountToken: true for this Pod"
+    hint = "Mount a token for the API server there, as the volume api of pods.yaml does, and run as root"
     token = read_file(path, hint=hint).strip()
     if not token or not token.isascii() or not token.decode().isprintable() or b" " in token:
         raise ConfigError(f"{path} does not contain a token", hint)

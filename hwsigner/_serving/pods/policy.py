@@ -25,6 +25,7 @@ ANY = "*"
 AUDIENCES = ("hwsigner",)
 REVIEW, KEYS = "review", "keys"
 
+_ENTRY = '"namespace/serviceaccount" = "profile"'
 _LABEL = "[a-z0-9](?:[-a-z0-9]*[a-z0-9])?"
 _NAMESPACE = re.compile(rf"(?=.{{1,63}}\Z){_LABEL}")
 _NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
@@ -79,7 +80,7 @@ def read_pod_policy(path: str, node: str) -> PodPolicy:
     Raises:
         ConfigError: it can't be read, is invalid, or other users can write it.
     """
-    table = parse_toml(read_file(path), path)
+    table = parse_toml(read_file(path), path, hint=f"Write {_ENTRY} with all four quotes, and each key once")
     for problem, hint in _problems(table):
         raise ConfigError(f"{path}: {problem}", hint)
     verification = VerificationSettings(
@@ -97,13 +98,13 @@ def _problems(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield what is wrong with a policy, and what to do about it. After the first, the others may not hold."""
     for key, value in table.items():
         if key not in _TYPES:
-            hint = 'Write accounts below [accounts], as "namespace/serviceaccount" = "profile"'
+            hint = f"Write accounts below the line [accounts], as {_ENTRY}"
             yield f"the key {key[:80]!r} is unknown", suggestion(key, _TYPES, hint)
         if type(value) is not _TYPES[key]:
             yield f"{key} has the wrong type", f"Write {_WORDS[_TYPES[key]]}"
     yield from _problems_of_verification(table)
     if "accounts" not in table:  # As in a file that is just being written.
-        yield "[accounts] is missing", 'Write [accounts], with lines "namespace/serviceaccount" = "profile" below it'
+        yield "[accounts] is missing", f"Write [accounts], with lines {_ENTRY} below it"
     for entry, profile in table["accounts"].items():
         yield from _problems_of_entry(entry, profile, allows_any=table.get("allow-any-namespace", False))
 
@@ -133,8 +134,7 @@ def _problems_of_entry(entry: str, profile: Any, *, allows_any: bool) -> Iterato
     if entry in _TYPES:
         yield f"{shown}, which is a setting", "Write it above [accounts]"
     if not slash:
-        hint = f'Write "{namespace[:63]}/NAME" = "profile", with the name of a service account'
-        yield f"{shown}, which names no service account", hint
+        yield f"{shown}, which names no service account", f"Write {_ENTRY}"
     if namespace != ANY and not _NAMESPACE.fullmatch(namespace):
         hint = f"Write {ANY}, or up to 63 lower-case letters, digits and -" if allows_any else ""
         yield (

@@ -96,9 +96,10 @@ def check_pod(identity: PodIdentity, node: str) -> None:
     """
     if not identity.pod or not identity.pod_uid:
         problem = "the token is not bound to a Pod: use one of a projected volume"
+    elif not identity.node:
+        problem = "the token does not name the Pod's node, as tokens of Kubernetes 1.32 do"
     elif identity.node != node:
-        other = f"on node {shown(identity.node)}" if identity.node else "without a node"
-        problem = f"the token is of a Pod {other}, and this is node {node}"
+        problem = f"the token is of a Pod on node {shown(identity.node)}, and this is node {node}"
     else:
         return
     raise VerifierRefusal(HTTPStatus.FORBIDDEN, problem)

@@ -116,7 +116,10 @@ def test_allow_takes_serial_number_and_root_of_a_yubikeys_statement(
         (("garbage", "--subject", SUBJECT), "garbage has neither the hash"),
         (("object", "--subject", SUBJECT), "a statement counts only under the vendor's roots"),
         (("--subject", SUBJECT), "one of STATEMENT and --ek-public-key is needed"),
-        ((ONE, "--ek-public-key", "garbage", "--subject", SUBJECT), "--ek-public-key can't be combined with STATEMENT"),
+        (
+            (ONE, "--ek-public-key", "garbage", "--subject", SUBJECT),
+            "--ek-public-key can't be combined with a chip or STATEMENT",
+        ),
         *(
             ((ONE, "--subject", SUBJECT, "--pcrs", value), f"--pcrs is '{value}', which is not a PCR and its value")
             for value in ("", "7", "7=", f"24={ONE}", f"07={ONE}", f"sha1:7={ONE}", f"7=0x{ONE}", f"7={ONE},")

@@ -72,7 +72,7 @@ def test_own_token_that_becomes_bad_is_reported_and_the_old_one_stays(pods: Pods
     api.answer = lambda exchange: exchange.give(401, failure(401, "Unauthorized", "Unauthorized"))
     assert pods.status(RSA_ISSUER.token()) == 503
     assert api.requests[0][2]["Authorization"] == "Bearer own.token.first"
-    assert "does not contain a token" in pods.log[0]
+    assert "does not contain a token. Mount a token for the API server there" in pods.log[0]
 
 
 def test_ca_is_read_again_when_it_rotates(pods: Pods, api: ApiServer, tmp_path: Path) -> None:

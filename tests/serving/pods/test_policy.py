@@ -78,7 +78,7 @@ def test_account_that_no_entry_names_has_no_profile(tmp_path: Path, account: tup
     ("text", "problem"),
     [
         ("audience = ['x']", "the key 'audience' is unknown. Did you mean audiences?"),
-        ("zz = 1", "the key 'zz' is unknown. Write accounts below [accounts], as"),
+        ("zz = 1", "the key 'zz' is unknown. Write accounts below the line [accounts], as \"n"),
         ("audiences = 'hwsigner'", "audiences has the wrong type. Write a list of strings"),
         ("session-per-pod = 1", "session-per-pod has the wrong type. Write true or false"),
         ("accounts = 'x'", "accounts has the wrong type. Write a table"),
@@ -89,7 +89,10 @@ def test_account_that_no_entry_names_has_no_profile(tmp_path: Path, account: tup
         ("verify = 'keys'", 'verify = "keys" needs the issuer. Write issuer ='),
         ("issuer = ''", "issuer is empty. Give it a value"),
         ("keys-file = '/x'", 'keys-file is only for verify = "keys"'),
-        ("[accounts]\nweb = 'web'", "[accounts] has 'web', which names no service account. Write \"web/NAME\""),
+        (
+            "[accounts]\nweb = 'web'",
+            '[accounts] has \'web\', which names no service account. Write "namespace/serviceaccount" = "profile"',
+        ),
         ("[accounts]\nteam-a.web = 'web'", "[accounts] has 'team-a', which names no service account"),
         ("[accounts]\nsession-per-pod = true", "[accounts] has 'session-per-pod', which is a setting. Write it above"),
         ("", "[accounts] is missing. Write [accounts]"),
@@ -119,6 +122,13 @@ def test_account_that_no_entry_names_has_no_profile(tmp_path: Path, account: tup
 )
 def test_bad_policy_is_refused_with_what_to_write(tmp_path: Path, text: str, problem: str) -> None:
     assert _problem(tmp_path, text).startswith(problem)
+
+
+def test_entry_without_its_quotes_is_refused_with_what_to_write(tmp_path: Path) -> None:
+    problem = _problem(tmp_path, "[accounts]\nteam-a/web = 'web'")
+    assert problem.endswith(
+        'line 2, column 7. Write "namespace/serviceaccount" = "profile" with all four quotes, and each key once'
+    )
 
 
 def test_policy_that_others_can_write_is_refused(tmp_path: Path) -> None:

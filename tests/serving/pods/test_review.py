@@ -62,9 +62,9 @@ def test_only_true_is_a_yes(pods: Pods, api: ApiServer, value: object) -> None:
         ({"pod-name": ["web-1", "web-2"]}, "not bound to a Pod"),
         ({"pod-uid": None}, "not bound to a Pod"),
         ({"pod-uid": "8f020469"}, "not bound to a Pod"),
-        ({"node-name": []}, "without a node"),
+        ({"node-name": []}, "does not name the Pod's node"),
         ({"node-name": ["node2"]}, "on node node2"),
-        ({"node-name": [7]}, "without a node"),
+        ({"node-name": [7]}, "does not name the Pod's node"),
     ],
 )
 def test_answer_without_a_pod_on_this_node_is_403(pods: Pods, api: ApiServer, extra: dict[str, Any], text: str) -> None:

@@ -145,7 +145,7 @@ def test_another_text_of_the_same_signature_is_refused() -> None:
     [
         (bound(pod=None), "not bound to a Pod"),
         (bound(pod={"name": "web-1"}), "not bound to a Pod"),
-        (bound(node=None), "without a node"),
+        (bound(node=None), "does not name the Pod's node"),
         (bound(node={"name": "node2"}), "on node node2, and this is node node1"),
         (bound(node={"name": "node1 "}), "on node node1 , and this is node node1"),
     ],
