@@ -152,6 +152,7 @@ def in_thread(call: Callable[[], _T]) -> asyncio.Future[_T]:
         call: raises no exception.
     """
     future: concurrent.futures.Future[_T] = concurrent.futures.Future()
+    future.set_running_or_notify_cancel()  # At the server's end it must not be cancelled: the thread will set a result.
     threading.Thread(target=lambda: future.set_result(call()), name="hwsigner-fetch", daemon=True).start()
     return asyncio.wrap_future(future)
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import pytest
 
 from hwsigner._aws.credentials import Credentials
-from hwsigner._serving.credentials import CredentialResponses, container_json
+from hwsigner._serving.credentials import CredentialResponses, container_json, in_thread
 from hwsigner._serving.peer import Peer
 from hwsigner._serving.responses import HTTPRefusal, HTTPResponse
 from hwsigner.errors import ServiceError
@@ -84,3 +84,20 @@ def test_source_is_read_once_in_a_tenth_of_a_second(monkeypatch: pytest.MonkeyPa
         assert isinstance(response, HTTPResponse)
         bodies.append(response.data.rpartition(b"arn:")[2])
     assert bodies == [b'1"}', b'1"}', b'2"}']
+
+
+def test_call_that_ends_after_its_server_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", errors.append)
+    may_end = threading.Event()
+
+    async def stop_waiting() -> None:
+        call = asyncio.ensure_future(asyncio.wait_for(in_thread(may_end.wait), timeout=0.01))
+        with pytest.raises(TimeoutError):
+            await call
+
+    asyncio.run(stop_waiting())
+    thread = next(one for one in threading.enumerate() if one.name == "hwsigner-fetch")
+    may_end.set()
+    thread.join(20)
+    assert errors == []
