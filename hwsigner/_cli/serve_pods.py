@@ -91,7 +91,7 @@ def _check(arguments: Arguments, others: set[str]) -> None:
     for flag, _ in arguments.given:
         if flag.name in others:
             problem = f"--{flag.name} can't be combined with --pods"
-            raise UsageError(problem, "Leave it out; a Pod's profile and token say who it is")
+            raise UsageError(problem, "Leave it out: the policy says which profile a Pod gets")
 
 
 def _node(arguments: Arguments) -> str:

@@ -170,18 +170,18 @@ class FetchedKeys:
 
     def _ask(self, key_id: str) -> Sequence[ClusterKey]:
         """Fetch the keys again, unless that was tried just now, and return those of an ID. Use old ones if it fails."""
-        is_due = self._clock() >= self._asked + PAUSE_SECONDS
-        if is_due:
+        if self._clock() >= self._asked + PAUSE_SECONDS:
             self._asked = self._clock()
             try:
                 self._keys, self._fetched = self._fetch(), self._asked
             except VerifierRefusal as error:
                 self._failure = error.detail
-        is_current = self._fetched == self._asked
-        found = self._known(key_id, REFRESH_SECONDS if is_current else MAX_AGE_SECONDS)
-        if not found and not (is_due and is_current):  # The key may be a new one.
-            problem = "a token's key is not among those that were fetched just now" if is_current else self._failure
-            raise unverifiable(problem, PAUSE_SECONDS)
+            else:
+                self._failure = "a token's key is not among those that were fetched just now"
+                return _of(self._keys, key_id)
+        found = self._known(key_id, MAX_AGE_SECONDS)
+        if not found:  # The key may be a new one.
+            raise unverifiable(self._failure, PAUSE_SECONDS)
         return found
 
     def _fetch(self) -> Mapping[str, ClusterKey]:

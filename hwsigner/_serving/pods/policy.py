@@ -136,11 +136,8 @@ def _problems_of_entry(entry: str, profile: Any, *, allows_any: bool) -> Iterato
     if not slash:
         yield f"{shown}, which names no service account", f"Write {_ENTRY}"
     if namespace != ANY and not _NAMESPACE.fullmatch(namespace):
-        hint = f"Write {ANY}, or up to 63 lower-case letters, digits and -" if allows_any else ""
-        yield (
-            f"{shown}, whose namespace Kubernetes would refuse",
-            hint or "Write up to 63 lower-case letters, digits and -",
-        )
+        hint = f"Write {f'{ANY}, or ' if allows_any else ''}up to 63 lower-case letters, digits and -"
+        yield f"{shown}, whose namespace Kubernetes would refuse", hint
     if account != ANY and not is_name(account):
         hint = f"Write {ANY}, or up to 253 lower-case letters, digits, - and ."
         yield f"{shown}, whose service account Kubernetes would refuse", hint

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from botocore.credentials import ContainerProvider
 from botocore.exceptions import CredentialRetrievalError
+from botocore.utils import ContainerMetadataFetcher
 
 import certs
 from hwsigner._cli import serve_pods as module
@@ -282,7 +283,8 @@ class TestWithoutCredentials:
         finally:
             stage.service.world.differing.clear()
 
-    def test_boto3_shows_the_reason(self, pod_stage: Stage) -> None:
+    def test_boto3_shows_the_reason(self, pod_stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(ContainerMetadataFetcher, "SLEEP_TIME", 0)
         with serve_pods(pod_stage, WEB) as pods:
             url = f"http://127.0.0.1:{pods.port}/v1/credentials"
             token = "team-a/other/pod-1/1"
