@@ -82,6 +82,7 @@ def test_each_value_is_used() -> None:
         ("admission", {"enabled": "no", "url": "http://169.254.170.23/v1/credentials"}),
         ("admission", {"enabled": True, "url": "http://x'+'/v1/credentials"}),
         ("dnsPolicy", "None"),
+        ("link", "two words"),
         ("tpmResource", "tpm"),
         ("registrar", "https://registrar.example.com:8443"),
     ],

@@ -20,6 +20,7 @@ _PODS = (
     ('        hwsigner/tpm: "true"\n', 1, "        {{- toYaml .Values.nodeSelector | nindent 8 }}\n"),
     ("        - operator: Exists\n", 1, "        {{- toYaml .Values.tolerations | nindent 8 }}\n"),
     ("priorityClassName: system-node-critical", 1, "priorityClassName: {{ .Values.priorityClassName }}"),
+    ("args: [hwsigner, ", 1, "args: [{{ .Values.link }}, "),
     ("dnsPolicy: Default", 1, "dnsPolicy: {{ .Values.dnsPolicy }}"),
     ("githedgehog.com/tpmrm: 1", 1, "{{ .Values.tpmResource }}: 1"),
 )

@@ -59,10 +59,11 @@ def test_helm_installs_what_the_values_say(installed: Path) -> None:
     admission = {"enabled": True, "url": "http://[fd00:ec2::23]/v1/credentials"}
     found = {
         each["kind"]: each
-        for each in documents(installed, enroll=enroll, files=files, admission=admission, tolerations=[])
+        for each in documents(installed, enroll=enroll, files=files, admission=admission, tolerations=[], link="lo")
     }
     pod = found["DaemonSet"]["spec"]["template"]["spec"]
     assert pod["initContainers"][1]["args"] == ["enroll", "node", "--no-aws-config", *enroll]
+    assert pod["initContainers"][0]["args"] == ["lo", "169.254.170.23", "fd00:ec2::23"]
     assert pod["tolerations"] == []
     assert found["ConfigMap"]["data"] == files
     url = found["MutatingAdmissionPolicy"]["spec"]["variables"][0]
