@@ -150,10 +150,16 @@ def in_thread(call: Callable[[], _T]) -> asyncio.Future[_T]:
 
     Args:
         call: raises no exception.
+
+    Raises:
+        HTTPRefusal: 503 if there can't be another thread.
     """
     future: concurrent.futures.Future[_T] = concurrent.futures.Future()
     future.set_running_or_notify_cancel()  # At the server's end it must not be cancelled: the thread will set a result.
-    threading.Thread(target=lambda: future.set_result(call()), name="hwsigner-fetch", daemon=True).start()
+    try:
+        threading.Thread(target=lambda: future.set_result(call()), name="hwsigner-fetch", daemon=True).start()
+    except RuntimeError:
+        raise HTTPRefusal(HTTPStatus.SERVICE_UNAVAILABLE, "the system allows no more threads now") from None
     return asyncio.wrap_future(future)
 
 

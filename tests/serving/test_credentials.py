@@ -101,3 +101,20 @@ def test_call_that_ends_after_its_server_is_no_error(monkeypatch: pytest.MonkeyP
     may_end.set()
     thread.join(20)
     assert errors == []
+
+
+def test_request_that_can_have_no_thread_is_told_to_retry(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    responses = CredentialResponses(Source(), container_json, "web")
+
+    async def ask() -> None:
+        response = responses.respond(PEER)
+        assert not isinstance(response, HTTPResponse)
+        await response
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    with pytest.raises(HTTPRefusal) as caught:
+        asyncio.run(ask())
+    assert (caught.value.status, caught.value.reason) == (503, "the system allows no more threads now")
