@@ -37,29 +37,28 @@ class PodProfiles:
     def __init__(self, monitor: Monitor, log: Callable[[str], None]) -> None:
         self._monitor = monitor
         self._log = log
-        self._used: Mapping[str, AccountsProfile] = {}
+        self._used: Mapping[str, PodProfile] = {}
         # Kept, as they remember wrong PINs, which must not be sent again.
         self._identities: Identities = {}
 
-    def read(self, names: Iterable[str]) -> dict[str, AccountsProfile]:
+    def read(self, names: Iterable[str]) -> dict[str, PodProfile]:
         """Return profiles of config.toml. One that has not changed since `use` is the same object.
 
         Raises:
             ConfigError: there is no profile of a name, or it is invalid.
             UsageError: one has an invalid value.
         """
-        found: dict[str, AccountsProfile] = {}
+        found: dict[str, PodProfile] = {}
         known = profiles(os.environ)
         for name in sorted(set(names)):
             current = known[name] if name in known else profile(name, os.environ)  # Raises the error of a missing one.
-            used = self._used.get(name)
-            is_same = used is not None and used.digest == current.digest
-            found[name] = (
-                used if used and is_same else AccountsProfile(current, self._identities, self._monitor, self._log)
-            )
+            one = self._used.get(name)
+            if one is None or one.digest != current.digest:
+                one = PodProfile(current, self._identities, self._monitor, self._log)
+            found[name] = one
         return found
 
-    def use(self, found: Mapping[str, AccountsProfile]) -> None:
+    def use(self, found: Mapping[str, PodProfile]) -> None:
         """Use these profiles from now on."""
         for name in self._used.keys() - found.keys():
             serve_place(name, None)
@@ -77,7 +76,7 @@ class PodProfiles:
             one.close()
 
 
-class AccountsProfile:
+class PodProfile:
     """A profile, and its sessions. One account at a time uses its key.
 
     Attributes:
@@ -101,9 +100,9 @@ class AccountsProfile:
         key = tuple(getattr(values, flag.attribute) for flag in IDENTITY)
         self.identity = identities.setdefault(key, SharedIdentity(source))
         self._expiry = ExpiryWatch()
-        self._sessions: dict[AccountSession, None] = {}
+        self._sessions: dict[PodSession, None] = {}
 
-    def open(self, name: str, account: str) -> AccountSession:
+    def open(self, name: str, account: str) -> PodSession:
         """Return a session of this role session name, for an account `namespace/serviceaccount`."""
         provider = Provider._sharing(self.identity, self._request._replace(session_name=name), self._service)
 
@@ -115,7 +114,7 @@ class AccountsProfile:
         made = BackgroundProvider(provider, attended=self.values.attended, on_try=note)
         made._expiry = self._expiry  # All have one certificate, so one warning is enough.
         self.identity.join()
-        session = AccountSession(made, self)
+        session = PodSession(made, self)
         self._sessions[session] = None
         return session
 
@@ -126,10 +125,13 @@ class AccountsProfile:
             self._log(f"warning: profile {self._name!r}: the session for {name} is called {arn[:200]}. {fix}")
             self._log = None
 
-    def forget(self, session: AccountSession) -> None:
+    def forget(self, session: PodSession) -> None:
         """Forget a session that was closed. The key is closed after the last one."""
-        if self._sessions.pop(session, session) is None:
-            self.identity.part()
+        try:
+            del self._sessions[session]
+        except KeyError:  # It was closed before.
+            return
+        self.identity.part()
 
     def close(self) -> None:
         """Close all sessions, and wait for their refreshes in progress."""
@@ -147,10 +149,10 @@ class AccountsProfile:
         return ProfileHealth(self._name, state, expiration, causes[0] if causes else "")
 
 
-class AccountSession:
+class PodSession:
     """The credentials of one service account or Pod."""
 
-    def __init__(self, provider: BackgroundProvider, profile: AccountsProfile) -> None:
+    def __init__(self, provider: BackgroundProvider, profile: PodProfile) -> None:
         self._provider = provider
         self._profile = profile
 

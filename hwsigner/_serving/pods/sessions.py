@@ -20,8 +20,8 @@ MOST_AT_ONCE = 8
 MOST_SESSIONS = 2000
 
 
-class PodSession(CredentialSource, Protocol):
-    """The credentials of a service account or Pod."""
+class SessionSource(CredentialSource, Protocol):
+    """The credentials of a session, which can be closed."""
 
     @property
     def has_expired(self) -> bool:
@@ -31,14 +31,14 @@ class PodSession(CredentialSource, Protocol):
         """Close it soon, without waiting."""
 
 
-class PodProfile(Protocol):
-    """A profile that service accounts may use."""
+class OpensSessions(Protocol):
+    """Opens the sessions of a profile."""
 
     @property
     def identity(self) -> object:
         """Its key and certificate: the same object for all profiles that use them."""
 
-    def open(self, name: str, account: str) -> PodSession:
+    def open(self, name: str, account: str) -> SessionSource:
         """Return a session of this role session name, for an account `namespace/serviceaccount`; does not wait."""
 
 
@@ -50,10 +50,10 @@ class PodRules(NamedTuple):
     """The policy with its profiles, by name, and what verifies tokens. If a profile changes, it is another object."""
 
     policy: PodPolicy
-    profiles: Mapping[str, PodProfile]
+    profiles: Mapping[str, OpensSessions]
     check: Check
 
-    def profile(self, namespace: str, service_account: str) -> tuple[str, PodProfile] | None:
+    def profile(self, namespace: str, service_account: str) -> tuple[str, OpensSessions] | None:
         """Return the name and the profile of a service account, or None if it has none."""
         name = self.policy.profile_of(namespace, service_account)
         return None if name is None else (name, self.profiles[name])
@@ -72,8 +72,8 @@ class _Owner(NamedTuple):
 class _Open:
     """An open session."""
 
-    profile: PodProfile
-    source: PodSession
+    profile: OpensSessions
+    source: SessionSource
     responses: CredentialResponses
     asked: float  # When it was asked for last.
 
@@ -109,7 +109,7 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._open)
 
-    def responses(self, pod: PodIdentity, profile: PodProfile, *, is_per_pod: bool) -> CredentialResponses:
+    def responses(self, pod: PodIdentity, profile: OpensSessions, *, is_per_pod: bool) -> CredentialResponses:
         """Return the responses for a Pod, by a session that is opened if need be.
 
         Args:
@@ -129,7 +129,7 @@ class Sessions:
         self._open[owner] = found
         return found.responses
 
-    def _opened(self, pod: PodIdentity, profile: PodProfile, *, is_per_pod: bool) -> _Open:
+    def _opened(self, pod: PodIdentity, profile: OpensSessions, *, is_per_pod: bool) -> _Open:
         if len(self._open) >= MOST_SESSIONS:
             self._close(next(iter(self._open)))
         name = session_name(pod.namespace, pod.service_account, pod.pod if is_per_pod else pod.node)
