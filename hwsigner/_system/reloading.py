@@ -88,7 +88,8 @@ class ReloadedFile(Generic[_T]):
                 try:
                     self._content = self._load(self._path)
                 except HwsignerError as error:
-                    self._report(error)
+                    if self._look() == stamp:  # Else files were replaced between two reads. The next time reads them.
+                        self._report(error)
             return self._content
 
     def _look(self) -> list[str]:

@@ -36,6 +36,26 @@ def test_file_of_a_config_map_is_read_again_after_each_rename(tmp_path: Path) ->
     assert [error.message for error in errors] == ["it is bad"]
 
 
+def test_files_that_are_replaced_while_they_are_read_are_no_error(tmp_path: Path) -> None:
+    volume = Volume(tmp_path / "volume", {"policy": b"1", "other": b"1"})
+    errors: list[HwsignerError] = []
+    swaps = [b"3"]
+
+    def load_both(path: str) -> bytes:
+        data = read_file(path)
+        if data == b"2" and swaps:
+            volume.update(dict.fromkeys(("policy", "other"), swaps.pop()))
+        if read_file(other) != data:
+            raise ConfigError("they differ")
+        return data
+
+    other = str(volume.path / "other")
+    file = ReloadedFile(str(volume.path / "policy"), load_both, errors.append, others=[other])
+    volume.update({"policy": b"2", "other": b"2"})
+    assert [file.content(), file.content()] == [b"1", b"3"]
+    assert errors == []
+
+
 def read_in_mount(folder: Path, target: Path) -> subprocess.CompletedProcess[str]:
     """Read a private file of a folder that is mounted read-only, in a namespace where this user may mount."""
     script = f'{read_only(folder, target)}; exec {sys.executable} -c "{READ}" {target}/keys'
