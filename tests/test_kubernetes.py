@@ -188,6 +188,8 @@ def test_server_behind_a_service_has_no_part_in_the_nodes_network() -> None:
     assert service["internalTrafficPolicy"] == "Local"
     [port] = [each for each in serve["ports"] if each["name"] == service["ports"][0]["targetPort"]]
     assert f"--port={port['containerPort']}" in serve["args"]
+    [tls] = [each["secret"] for each in pod["volumes"] if "secret" in each]
+    assert tls["defaultMode"] == 0o400  # Otherwise serve warns of a key that others can read.
     [host] = [each.partition("=")[2] for each in serve["args"] if each.startswith("--host-name=")]
     [policy] = [each for each in built if each["kind"] == LATE[0]]
     assert policy["spec"]["variables"][0]["expression"] == f"'https://{host}{PATH}'"
