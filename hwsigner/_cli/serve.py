@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     _: CommandModule = hwsigner._cli.serve
 
-HELP = "serve credentials over HTTP, as ECS and EC2 do"
+HELP = "serve credentials over HTTP, as ECS, EC2 and EKS do"
 
 
 def _path(text: str) -> str:
