@@ -12,7 +12,7 @@ from pages import ROOT
 
 EXTRAS = ROOT / "packaging" / "requirements" / "extras.txt"
 # What only other extras bring.
-NOT_THERE = {"certifi", "charset-normalizer", "idna", "packaging", "requests", "tpm2-pytss"}
+NOT_THERE = {"certifi", "charset-normalizer", "idna", "packaging", "pyjwt", "requests", "tpm2-pytss"}
 
 
 def test_resources_are_the_pinned_versions_without_what_homebrew_has() -> None:
