@@ -22,7 +22,7 @@ from hwsigner._refresh.reopening import ExpiryWatch
 from hwsigner._refresh.shared_identity import SharedIdentity
 from hwsigner._refresh.workers import start_work
 from hwsigner._system.clocks import utc_now
-from hwsigner.errors import CertificateError, SigningKeyError
+from hwsigner.errors import CertificateError, SigningKeyError, UsageError
 
 if TYPE_CHECKING:
     from hwsigner._aws.credentials import Credentials
@@ -54,7 +54,10 @@ class PodProfiles:
             current = known[name] if name in known else profile(name, os.environ)  # Raises the error of a missing one.
             one = self._used.get(name)
             if one is None or one.digest != current.digest:
-                one = PodProfile(current, self._identities, self._monitor, self._log)
+                try:
+                    one = PodProfile(current, self._identities, self._monitor, self._log)
+                except UsageError as error:
+                    raise type(error)(f"profile {name!r}: {error.message}", error.hint) from error
             found[name] = one
         return found
 

@@ -387,6 +387,13 @@ class TestCommandLine:
         assert "there is no profile 'wbe'" in done.err
         assert "Did you mean web?" in done.err
 
+    def test_invalid_profile_is_named(self, call: Callable[..., Outcome], stage: Stage, policy: Path) -> None:
+        file = Path(user_file(stage.environ()))
+        file.write_text(re.sub("^profile-arn = .*", 'profile-arn = "arn"', file.read_text(), flags=re.MULTILINE))
+        done = call("serve", "--pods", str(policy), "--node-name=node1")
+        assert done.status == 2
+        assert "hwsigner: profile 'web': --profile-arn is 'arn', which is not a profile ARN. Use" in done.err
+
     def test_missing_policy_is_named(self, call: Callable[..., Outcome]) -> None:
         done = call("serve", "--pods", "/nonexistent/pods.toml", "--node-name=node1")
         assert (done.status, "can't read /nonexistent/pods.toml" in done.err) == (2, True)
