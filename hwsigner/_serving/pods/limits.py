@@ -20,6 +20,7 @@ MAX_WAITING = 250
 MAX_TURNS = 2
 # Requests of all addresses that wait: half of the connections. The others are for tokens that are known.
 MAX_ALL_WAITING = 1024
+# Not less than MAX_ALL_WAITING: so the share of an address without waiting requests can always make room.
 MAX_ADDRESSES = 1024
 
 
@@ -27,26 +28,35 @@ class ClientShare:
     """What a client may ask now.
 
     Args:
-        now: the monotonic time.
+        clock: returns monotonic seconds.
+
+    Attributes:
+        turns: held by its reviews.
+        waiting: how many of its requests wait.
     """
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
         self.turns = asyncio.Semaphore(MAX_TURNS)
         self.waiting = 0
+        self._clock = clock
         self._left = BURST
-        self._since = now
+        self._since = clock()
 
-    def spend(self, cost: float, now: float) -> float:
-        """Spend something; return 0.0, or else the seconds until there is enough of it."""
+    def charge(self) -> None:
+        """Let the client pay for a review.
+
+        Raises:
+            VerifierRefusal: 429 if it has not enough left.
+        """
+        now = self._clock()
         self._left = min(BURST, self._left + (now - self._since) * PER_SECOND)
         self._since = now
-        if self._left < cost:
-            return (cost - self._left) / PER_SECOND
-        self._left -= cost
-        return 0.0
+        if self._left < 1:
+            raise _too_many("too many tokens came from this address", (1 - self._left) / PER_SECOND)
+        self._left -= 1
 
     def fine(self, cost: float) -> None:
-        """Spend something, whether or not there is enough of it."""
+        """Let the client pay, whether or not it has enough left."""
         self._left = max(-BURST, self._left - cost)
 
 
@@ -68,11 +78,11 @@ class ClientShares:
         Raises:
             VerifierRefusal: 429 if too many requests wait.
         """
-        share = self._share(address)
-        if share is None or share.waiting >= MAX_WAITING:
-            raise _too_many("too many requests of this address wait", 1.0)
         if self._waiting >= MAX_ALL_WAITING:
             raise _too_many("too many requests wait", 1.0)
+        share = self._share(address)
+        if share.waiting >= MAX_WAITING:
+            raise _too_many("too many requests of this address wait", 1.0)
         share.waiting += 1
         self._waiting += 1
         try:
@@ -81,25 +91,11 @@ class ClientShares:
             share.waiting -= 1
             self._waiting -= 1
 
-    def charge(self, share: ClientShare) -> None:
-        """Let a client pay for a review.
-
-        Raises:
-            VerifierRefusal: 429 if it has asked too much.
-        """
-        if seconds := share.spend(1.0, self._clock()):
-            raise _too_many("too many tokens came from this address", seconds)
-
-    def _share(self, address: str) -> ClientShare | None:
-        """Return the share of an address, or None if too many others have requests that wait."""
-        share = self._shares.pop(address, None)
-        if share is None:
-            if len(self._shares) >= MAX_ADDRESSES:
-                oldest = next((one for one, other in self._shares.items() if not other.waiting), None)
-                if oldest is None:
-                    return None
-                del self._shares[oldest]
-            share = ClientShare(self._clock())
+    def _share(self, address: str) -> ClientShare:
+        """Return the share of an address. If there are too many, the one that was used longest ago is forgotten."""
+        share = self._shares.pop(address, None) or ClientShare(self._clock)
+        if len(self._shares) >= MAX_ADDRESSES:
+            del self._shares[next(one for one, other in self._shares.items() if not other.waiting)]
         self._shares[address] = share
         return share
 

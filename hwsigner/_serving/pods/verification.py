@@ -157,7 +157,7 @@ class Verification:
         try:
             async with asyncio.timeout(QUEUE_SECONDS) as limit, share.turns, self._turns:
                 limit.reschedule(None)  # The verifier has a limit of its own.
-                self._shares.charge(share)  # Now that it is known how bad this client's other tokens were.
+                share.charge()  # Now that it is known how bad this client's other tokens were.
                 answer = await in_thread(partial(_ask, verifier, token))
         except TimeoutError:
             return unverifiable(f"too many tokens wait: this one did not get its turn in {QUEUE_SECONDS:g} s")
