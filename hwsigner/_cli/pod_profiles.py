@@ -115,7 +115,7 @@ class PodProfile:
                 self._check_name(outcome.assumed_role_arn, name)
 
         made = BackgroundProvider(provider, attended=self.values.attended, on_try=note)
-        made._expiry = self._expiry  # All have one certificate, so one warning is enough.
+        made._expiry = self._expiry  # One warning is enough for all.
         self.identity.join()
         session = PodSession(made, self)
         self._sessions[session] = None

@@ -280,8 +280,9 @@ class Provider:
         leaf, session, now = self.leaf, self._session, self._clocks.now()
         if leaf and (notice := watch.notice(leaf, now)):
             yield notice
+        is_first, watch.has_seen_session = not watch.has_seen_session, True
         # The next sessions are as short.
-        if session and self._created == 1 and (text := shortened(session.credentials, self._request.duration, now)):
+        if session and is_first and (text := shortened(session.credentials, self._request.duration, now)):
             yield "warning", text
 
     # For all of the above:

@@ -134,9 +134,14 @@ def _stamp(path: bytes) -> _Stamp:
 
 
 class ExpiryWatch:
-    """Gives a notice once a certificate has a quarter of its life left, and again and again until it is replaced."""
+    """Gives a notice once a certificate has a quarter of its life left, and again and again until it is replaced.
+
+    Attributes:
+        has_seen_session: whether notices were given for a session already.
+    """
 
     def __init__(self) -> None:
+        self.has_seen_session = False
         self._serial = 0
         self._quiet_until: datetime | None = None
 

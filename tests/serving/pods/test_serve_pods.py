@@ -117,6 +117,14 @@ class TestSessions:
             assert pods.process.end(signal.SIGTERM) == 0
         assert sum("expires in 11 hours" in line for line in pods.process.lines) == 1
 
+    def test_session_that_is_shorter_than_asked_is_logged_once_for_all_accounts(self, pod_stage: Stage) -> None:
+        change_profile("web", {"session-duration": 7200}, pod_stage.environ())
+        with serve_pods(pod_stage, '[accounts]\n"team-a/*" = "web"\n') as pods:
+            for account in ("web", "db"):
+                pods.credentials(f"team-a/{account}")
+            assert pods.process.end(signal.SIGTERM) == 0
+        assert sum("lasts 60 minutes, not 120 minutes" in line for line in pods.process.lines) == 1
+
     def test_wrong_pin_of_a_profile_is_sent_once_and_does_not_stop_another(self, pod_stage: Stage) -> None:
         locked = pod_stage.folder / "locked.key"
         locked.write_bytes(pod_stage.key.read_bytes())
