@@ -57,14 +57,14 @@ class Application:
             users: the users whose processes may have them over loopback; None: any that have the token.
             give: called for each response with credentials.
         """
-        credentials = CredentialResponses(source, container_json, name, give)
+        credentials = CredentialResponses(source, container_json, name)
 
         def respond(headers: Headers, peer: Peer) -> HTTPResponse | Awaitable[HTTPResponse]:
             if not is_token(headers.get(AUTHORIZATION, b"")):
                 raise HTTPRefusal(HTTPStatus.UNAUTHORIZED, "the Authorization header is not the token of this profile")
             if users and peer.is_local:
                 users.check(peer, has_secret=True)
-            return credentials.respond(peer)
+            return credentials.respond(peer, give)
 
         self._routes[unquote(container_path(name))] = "GET", respond
 
@@ -80,8 +80,8 @@ class Application:
             users: the users whose processes may have tokens, and credentials with them.
             give: called for each response with credentials.
         """
-        credentials = CredentialResponses(source, imds_json, role, give)
-        self._imds = imds = IMDS(role, credentials, users=users, tokens=SessionTokens(secret))
+        credentials = CredentialResponses(source, imds_json, role)
+        self._imds = imds = IMDS(role, credentials, users=users, tokens=SessionTokens(secret), give=give)
         for end in ("", "/"):
             self._routes |= {
                 TOKEN_PATH + end: ("PUT", imds.respond_token),

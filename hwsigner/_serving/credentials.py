@@ -59,7 +59,6 @@ class CredentialResponses:
         source: the credentials.
         render: makes the body of a response.
         name: whose the credentials are, for refusals.
-        give: called for each response with credentials.
         fetch: calls the source, which may take long.
     """
 
@@ -68,14 +67,12 @@ class CredentialResponses:
         source: CredentialSource,
         render: Callable[[Credentials], bytes],
         name: str,
-        give: Give | None = None,
         *,
         fetch: Fetch | None = None,
     ) -> None:
         self._source = source
         self._render = render
         self._name = name
-        self._give = give
         self._call = fetch or in_thread
         self._last: _RenderedResponse | None = None
         self._next_look = 0.0
@@ -84,10 +81,13 @@ class CredentialResponses:
     def respond(self, peer: Peer, give: Give | None = None) -> HTTPResponse | Awaitable[HTTPResponse]:
         """Return the response for a client, or what waits for it; all that wait cause one call of the source.
 
-        If `give` is not None, it is called for this response. Raises an HTTPRefusal, perhaps later: the source failed
-        or took too long, or an audit line can't be written.
+        Args:
+            peer: the client.
+            give: called before it gets credentials.
+
+        Raises:
+            HTTPRefusal: now or when awaited: the source failed or took too long, or an audit line can't be written.
         """
-        give = give or self._give
         now = time.monotonic()
         if self._last and now < self._next_look:
             return self._given(self._last, peer, give)

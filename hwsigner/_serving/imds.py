@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
 from hwsigner._serving.admission import IMDS_SECONDS, IMDS_TOKEN, Users
-from hwsigner._serving.credentials import CredentialResponses
+from hwsigner._serving.credentials import CredentialResponses, Give
 from hwsigner._serving.peer import Peer
 from hwsigner._serving.responses import TEXT, Headers, HTTPRefusal, HTTPResponse, response
 from hwsigner._system.clocks import boot_id, boot_time
@@ -53,11 +53,20 @@ class SessionTokens:
 class IMDS:
     """The endpoint: gives tokens, and with a token a role's credentials, to the processes of these users."""
 
-    def __init__(self, role: str, credentials: CredentialResponses, *, users: Users, tokens: SessionTokens) -> None:
+    def __init__(
+        self,
+        role: str,
+        credentials: CredentialResponses,
+        *,
+        users: Users,
+        tokens: SessionTokens,
+        give: Give | None = None,
+    ) -> None:
         self._role = role.encode()
         self._credentials = credentials
         self._users = users
         self._tokens = tokens
+        self._give = give
 
     def respond_token(self, headers: Headers, peer: Peer) -> HTTPResponse:
         """Return a new token.
@@ -77,7 +86,7 @@ class IMDS:
     def respond_credentials(self, headers: Headers, peer: Peer) -> HTTPResponse | Awaitable[HTTPResponse]:
         """Return the role's credentials; raises as `check`."""
         self.check(headers, peer)
-        return self._credentials.respond(peer)
+        return self._credentials.respond(peer, self._give)
 
     def check(self, headers: Headers, peer: Peer) -> float:
         """Return for how many seconds the token of a request is still valid.
