@@ -45,8 +45,10 @@ class ClientConnection(asyncio.Protocol):
         self._connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
+        """Forget the connection, and the request that waits."""
         self._connections.remove(self)
+        if self._task:
+            self._task.cancel()
         del self._parser  # It refers to this object, which would not be freed at once.
 
     def data_received(self, data: bytes) -> None:

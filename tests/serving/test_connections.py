@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwsigner._serving import connections as module
+from hwsigner._serving.application import Application
 from hwsigner._serving.connections import Connections, most_connections
-from hwsigner._serving.responses import HTTPRefusal
+from hwsigner._serving.protocol import ClientConnection
+from hwsigner._serving.responses import HTTPRefusal, HTTPResponse
 
 HEAD_SECONDS, IDLE_SECONDS = Connections.HEAD_SECONDS, Connections.IDLE_SECONDS
 
@@ -176,3 +178,31 @@ def test_memory_is_returned_once_after_a_burst(monkeypatch: pytest.MonkeyPatch) 
             accounts.remove(connection)
         accounts._look()
     assert returned == [99]
+
+
+def test_request_whose_client_leaves_is_not_waited_for() -> None:
+    ended = asyncio.Event()
+
+    async def wait() -> HTTPResponse:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.set()
+        raise AssertionError
+
+    async def leave() -> None:
+        application = Application(None, lambda _: None)
+        application.add_handler("/", lambda headers, peer: wait())
+        connections = Connections(10)
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: ClientConnection(application, connections), "127.0.0.1", 0)
+        async with server, asyncio.timeout(20):
+            _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            while not connections._busy:
+                await asyncio.sleep(0.01)
+            writer.close()
+            await ended.wait()
+            assert len(connections) == 0
+
+    asyncio.run(leave())

@@ -16,6 +16,7 @@ from hwsigner._serving.pods.limits import REFUSED_COST, ClientShare, ClientShare
 from hwsigner._serving.pods.refusals import VerifierRefusal, invalid, unverifiable
 from hwsigner._serving.pods.review import TokenReviewer
 from hwsigner._serving.pods.token import PodToken, TokenVerifier, check_audience, check_pod, read_token, shown
+from hwsigner._serving.responses import HTTPRefusal
 from hwsigner.errors import HwsignerError, UsageError
 
 # How long an answer is used. The API server itself uses a "yes" for 10 s.
@@ -163,6 +164,8 @@ class Verification:
             return unverifiable(f"too many tokens wait: this one did not get its turn in {QUEUE_SECONDS:g} s")
         except VerifierRefusal as refusal:
             return refusal.again()
+        except HTTPRefusal as refusal:  # There can't be a thread.
+            return unverifiable(refusal.reason)
         answers.add(digest, answer)
         if isinstance(answer, VerifierRefusal) and answer.is_final:
             share.fine(REFUSED_COST - 1)
