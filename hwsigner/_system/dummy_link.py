@@ -28,12 +28,16 @@ _NO_IPV6 = {errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EACCES}
 
 
 def add_link(name: str, kind: str = "dummy") -> None:
-    """Make a link and turn it on, unless it exists. An OSError is the kernel's."""
+    """Make a link, unless it exists. An OSError is the kernel's."""
     if name in (known for _, known in socket.if_nameindex()):
         return
-    info = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, 0, _IFF_UP, _IFF_UP)
     made = _attribute(_IFLA_LINKINFO, _attribute(_IFLA_INFO_KIND, kind.encode()))
-    _ask(_RTM_NEWLINK, info + _attribute(_IFLA_IFNAME, name.encode() + b"\0") + made)
+    _ask(_RTM_NEWLINK, _link_info(0, 0) + _attribute(_IFLA_IFNAME, name.encode() + b"\0") + made)
+
+
+def turn_on(name: str) -> None:
+    """Turn a link on: addresses of one that is off can't be reached. An OSError is the kernel's."""
+    _ask(_RTM_NEWLINK, _link_info(socket.if_nametoindex(name), _IFF_UP), 0)  # A link can't be replaced.
 
 
 def add_address(name: str, address: str) -> None:
@@ -44,16 +48,21 @@ def add_address(name: str, address: str) -> None:
     _ask(_RTM_NEWADDR, info + _attribute(_IFA_LOCAL, parsed.packed) + _attribute(_IFA_ADDRESS, parsed.packed))
 
 
+def _link_info(index: int, flags: int) -> bytes:
+    """Return a struct ifinfomsg that sets flags."""
+    return struct.pack("=BxHiII", socket.AF_UNSPEC, 0, index, flags, flags)
+
+
 def _attribute(kind: int, value: bytes) -> bytes:
     """Return a struct rtattr, padded to a multiple of four bytes."""
     return struct.pack("=HH", 4 + len(value), kind) + value + b"\0" * (-len(value) % 4)
 
 
-def _ask(kind: int, body: bytes) -> None:
+def _ask(kind: int, body: bytes, flags: int = _NLM_F_CREATE | _NLM_F_REPLACE) -> None:
     """Send a struct nlmsghdr with a body. Raise an OSError if the kernel refuses."""
     if sys.platform == "darwin":
         raise OSError(errno.EAFNOSUPPORT, "macOS has no rtnetlink")
-    flags = _NLM_F_REQUEST | _NLM_F_ACK | _NLM_F_CREATE | _NLM_F_REPLACE
+    flags |= _NLM_F_REQUEST | _NLM_F_ACK
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as kernel:
         kernel.sendto(struct.pack("=IHHII", 16 + len(body), kind, flags, 1, 0) + body, (0, 0))
         reply = kernel.recv(_MAX_REPLY)
@@ -64,7 +73,7 @@ def _ask(kind: int, body: bytes) -> None:
 
 
 def main(name: str, *addresses: str) -> int:
-    """Make the link, give it the addresses, print what was done, and return the exit status."""
+    """Make the link, give it the addresses, turn it on, print what was done, and return the exit status."""
     try:
         add_link(name)
     except OSError as error:
@@ -84,6 +93,11 @@ def main(name: str, *addresses: str) -> int:
             _say(f"the machine has no IPv6, so {name} does not get {address}")
         else:
             _say(f"{name} has {address}")
+    try:
+        turn_on(name)
+    except OSError as error:
+        _say(f"can't turn on the link {name}: {error.strerror}")
+        return 1
     return 0
 
 

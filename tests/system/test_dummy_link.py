@@ -44,6 +44,11 @@ def test_link_has_its_addresses_also_when_it_had_them_before() -> None:
     assert done.stderr.splitlines() == [f"pods has {address}" for address in ADDRESSES] * 2
 
 
+def test_link_that_was_turned_off_is_turned_on() -> None:
+    done = in_namespace(f"{BRIDGE}; ip link set pods down; {MAKE} pods {' '.join(ADDRESSES)}; {listen('pods')}")
+    assert done.stdout == "both\n", done.stderr
+
+
 def test_dummy_link_is_made_unless_the_kernel_has_none() -> None:
     done = in_namespace(f"{MAKE} pods {' '.join(ADDRESSES)}; {listen('pods')}")
     if done.returncode:
