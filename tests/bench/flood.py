@@ -38,18 +38,8 @@ FLOODS = {
     "100 requests at once": (_HEAD + "\r\n") * 100,
     "partial requests": _HEAD[:-2],
 }
-# A program, since the other user may not be able to read this file. It waits a second at most for each lot's responses.
-_ATTACK = """
-import selectors, socket, sys, time
-port, at_once, end = int(sys.argv[1]), int(sys.argv[2]), time.monotonic() + float(sys.argv[3])
-data = sys.stdin.buffer.read()
-while time.monotonic() < end:
-    selector, last = selectors.DefaultSelector(), time.monotonic() + 1
-    for _ in range(at_once):
-        sock = socket.create_connection(("127.0.0.1", port))
-        sock.sendall(data)
-        sock.setblocking(False)
-        selector.register(sock, selectors.EVENT_READ)
+# The end of a lot of connections in such a program: it waits a second at most for their responses.
+AWAIT_RESPONSES = """\
     while selector.get_map() and time.monotonic() < last:
         for key, _ in selector.select(0.1):
             try:
@@ -63,6 +53,22 @@ while time.monotonic() < end:
         key.fileobj.close()
     selector.close()
 """
+# A program, since the other user may not be able to read this file.
+_ATTACK = (
+    """
+import selectors, socket, sys, time
+port, at_once, end = int(sys.argv[1]), int(sys.argv[2]), time.monotonic() + float(sys.argv[3])
+data = sys.stdin.buffer.read()
+while time.monotonic() < end:
+    selector, last = selectors.DefaultSelector(), time.monotonic() + 1
+    for _ in range(at_once):
+        sock = socket.create_connection(("127.0.0.1", port))
+        sock.sendall(data)
+        sock.setblocking(False)
+        selector.register(sock, selectors.EVENT_READ)
+"""
+    + AWAIT_RESPONSES
+)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 TESTS = Path(__file__).resolve().parent.parent
 sys.path[:1] = [str(TESTS), str(TESTS.parent)]  # Not this folder, whose serving.py hides tests/serving.
 
-from bench.flood import row  # noqa: E402
+from bench.flood import AWAIT_RESPONSES, row  # noqa: E402
 from bench.measure import table  # noqa: E402
 from bench.pods import Servers, pod_token, servers  # noqa: E402
 from serving.pods.api_server import RSA_ISSUER, bound  # noqa: E402
@@ -32,7 +32,8 @@ AT_ONCE, TOKENS = 100, 2000
 EVERY_SECONDS, NEW_EVERY = 0.02, 25
 _LIAR, _POD = "127.0.0.66", "127.0.0.5"
 # Each connection gets the next of the tokens on stdin.
-_ATTACK = """
+_ATTACK = (
+    """
 import itertools, selectors, socket, sys, time
 source, port, at_once, end = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), time.monotonic() + float(sys.argv[4])
 tokens = itertools.cycle(sys.stdin.read().split())
@@ -44,19 +45,9 @@ while time.monotonic() < end:
         sock.sendall(f"{head}\\r\\n\\r\\n".encode())
         sock.setblocking(False)
         selector.register(sock, selectors.EVENT_READ)
-    while selector.get_map() and time.monotonic() < last:
-        for key, _ in selector.select(0.1):
-            try:
-                over = not key.fileobj.recv(65536)
-            except OSError:
-                over = True
-            if over:
-                selector.unregister(key.fileobj)
-                key.fileobj.close()
-    for key in list(selector.get_map().values()):
-        key.fileobj.close()
-    selector.close()
 """
+    + AWAIT_RESPONSES
+)
 
 
 def floods() -> dict[str, list[str]]:
