@@ -10,12 +10,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
@@ -37,17 +36,11 @@ from hwsigner._refresh.provider import Provider
 from hwsigner.emulator import Fault
 from hwsigner.errors import HwsignerError, KeyMismatchError, ServiceError, SigningKeyError, UsageError, WrongPinError
 from hwsigner.key import open_key
-from stage import PASSPHRASE, FakeClock, Stage, in_child, in_threads, make_stage
+from stage import PASSPHRASE, FakeClock, Stage, in_child, in_threads
 
 MARGIN = 960
 EARLIEST = 2280
 HOUR = 3600
-
-
-@pytest.fixture
-def stage(ca: certs.Authority, tmp_path: Path) -> Iterator[Stage]:
-    with make_stage(ca, tmp_path) as stage:
-        yield stage
 
 
 def process(credentials: Credentials) -> bytes:

@@ -51,15 +51,9 @@ from hwsigner.errors import (
     WrongPinError,
 )
 from judges import needs_proc
-from stage import PASSPHRASE, FakeClock, Stage, in_child, in_threads, make_stage
+from stage import PASSPHRASE, FakeClock, Stage, in_child, in_threads
 
 MARGIN = 960
-
-
-@pytest.fixture
-def stage(ca: certs.Authority, tmp_path: Path) -> Iterator[Stage]:
-    with make_stage(ca, tmp_path) as stage:
-        yield stage
 
 
 @pytest.fixture

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,13 +18,7 @@ from hwsigner._refresh import reopening, shared_identity
 from hwsigner._refresh.provider import Provider
 from hwsigner._refresh.shared_identity import SharedIdentity
 from hwsigner.errors import CertificateError, HwsignerError, PinRequiredError, SigningKeyError, WrongPinError
-from stage import Stage, in_threads, make_stage
-
-
-@pytest.fixture
-def stage(ca: certs.Authority, tmp_path: Path) -> Iterator[Stage]:
-    with make_stage(ca, tmp_path) as stage:
-        yield stage
+from stage import Stage, in_threads
 
 
 @pytest.fixture
