@@ -11,13 +11,13 @@ _HEADINGS = ("Source", "Kind", "Where"), ("Place", "Stands for"), ("ID", "Questi
 
 
 def read_questions(path: Path, asks: Mapping[str, Callable[[Subject], str]]) -> tuple[Question[Subject], ...]:
-    """Return the questions of a file, in its order.
+    r"""Return the questions of a file, in its order.
 
     A source is a word of the table of sources, or an origin with its text, such as "choice: RFC 5280 has no tolerance".
     What a question rests on is separated by commas: words of the table of places, or places as they are.
 
     Args:
-        path: the file. A vertical bar in a cell is written as two characters, "\\|".
+        path: the file. A vertical bar in a cell is written as "\|".
         asks: what asks each question, by its ID.
 
     Raises:
@@ -52,7 +52,7 @@ def read_questions(path: Path, asks: Mapping[str, Callable[[Subject], str]]) -> 
 
     return tuple(
         Question(
-            id_, text, expected, source_of(source), tuple(places.get(one, one) for one in on.split(", ")), asks[id_]
+            name, text, expected, source_of(source), tuple(places.get(one, one) for one in on.split(", ")), asks[name]
         )
-        for id_, text, expected, source, on in rows.values()
+        for name, text, expected, source, on in rows.values()
     )
