@@ -236,8 +236,8 @@ release: setup $(VENV)-wheels/.installed ## Build a release into dist/ and check
 	ARTIFACTS="$(ARTIFACTS)" CHECKS="$(CHECKS)" packaging/release
 
 # Not $(CLEAN): the SDKs' and the TPM's variables say which account and which TPM.
-trial-aws: setup ## Try what hwsigner assumes of AWS, in a sandbox account; asks first (ARGS=--help)
-	@$(BIN)/python -m hwsigner.trial aws $(ARGS)
+trial-aws: $(VENV)-trial-aws/.installed ## Try what hwsigner assumes of AWS, in a sandbox account; asks first (ARGS=--help)
+	@PYTHONPATH=tests $(VENV)-trial-aws/bin/python -m trial_aws $(ARGS)
 
 trial-tpm: setup ## Try this machine's TPM, without changing it (ARGS=--help)
 	@$(BIN)/python -m hwsigner.trial tpm $(ARGS)
@@ -286,8 +286,11 @@ $(VENV)-wheels/.installed: $(PINS)/build.txt $(PINS)/release.txt | packages
 	@.ci/environment $(@D) "$(PYTHON)" build release
 	@touch $@
 
-# On a Mac, which has no apt: a trial of a token runs from the sources, and needs no more than hwsigner's libraries.
+# Without packages of the system: a trial of AWS, and on a Mac one of a token, runs from the sources and needs no more
+# than hwsigner's libraries, and boto3.
 $(VENV)-trial/.installed: $(PINS)/base.txt
+$(VENV)-trial-aws/.installed: $(PINS)/trial.txt
+$(VENV)-trial/.installed $(VENV)-trial-aws/.installed:
 	"$(or $(PYTHON),$$(.ci/find-python))" -m venv --clear $(@D)
 	$(@D)/bin/$(PIP) install --require-hashes --only-binary :all: --requirement $<
 	@touch $@

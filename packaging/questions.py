@@ -8,8 +8,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from hwsigner.trial.aws.plan import AWSQuestion
-from hwsigner.trial.aws.questions import QUESTIONS
+from trial_aws.plan import AWSQuestion
+from trial_aws.questions import QUESTIONS
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "questions.md"
 _EMULATOR = "hwsigner/emulator/"
@@ -17,7 +17,7 @@ _CODE = (_EMULATOR, "hwsigner/trust_policy/")
 _INTRODUCTION = """\
 # Questions to AWS
 
-[`python -m hwsigner.trial aws`](../how-to/field-trials.md) asks AWS these questions, and [the
+[`make trial-aws`](../how-to/field-trials.md) asks AWS these questions, and [the
 emulator](../how-to/emulator.md) gives the expected answers. Each table has, for each question, the answer that hwsigner
 expects, and where that answer comes from: a *document* of AWS, an *observation* of users or in other programs, or a
 *choice* of hwsigner, because nobody says. Marks such as [A1] are those of [the AWS side](../how-to/aws.md#sources). The

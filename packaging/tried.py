@@ -167,8 +167,10 @@ def _read(path: Path) -> str:
 def _line_of_question(root: Path, id: str) -> str:
     """Return `FILE:LINE` of a question; an empty string if it is not there any more. A table may add the first word."""
     table, _, name = id.partition(".")
-    files = sorted((root / "hwsigner" / "trial").rglob("*.py"))
-    places = [(f'"{id}"', path) for path in files]
+    folders = root / "hwsigner" / "trial", root / "tests" / "trial_aws"
+    files = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
+    places = [(f"| {id} |", path) for folder in folders for path in sorted(folder.rglob("*.md"))]
+    places += [(f'"{id}"', path) for path in files]
     places += [(f'"{name}"', path) for path in files if f'f"{table}.{{' in _read(path)]
     places += [(f'"{table}.', path) for path in files]
     found = ((path, _read(path).find(text)) for text, path in places)

@@ -53,8 +53,7 @@ RULES = {
     "doctor": f"{NOUNS} findings _system _identity _http _aws _config _agent _control_plane",
     "_cli": f"{CORE} attestation _system _monitoring _http _aws _config _refresh enrolment _agent _serving findings "
     "_serving.pods doctor trust_policy emulator _control_plane boto3",
-    "trial": f"{CORE} backends backends.pkcs11 backends.tpm2 findings attestation _system _http _aws _config enrolment "
-    "trust_policy _control_plane",
+    "trial": f"{CORE} backends backends.pkcs11 backends.tpm2 findings attestation _system _http _aws _config enrolment",
     "botocore": "errors _agent _refresh _system",
     "boto3": "botocore",
     "__main__": "_cli",
@@ -70,7 +69,7 @@ OWNERS = {
     "tpm2_pytss": ("backends.tpm2", "trial.tpm"),
     "asn1crypto": (
         *("backends.pem", "backends.tpm2.encode", "backends.tpm2.endorsement"),
-        *("_identity", "attestation", "trial.aws.forging"),
+        *("_identity", "attestation"),
     ),
     "ctypes": (
         "backends.file.libcrypto",
@@ -187,8 +186,8 @@ def test_room_imports_only_what_its_rule_allows(room: str) -> None:
 # What a server does not need, and the commands that use it.
 OF_ADMINISTRATORS = {
     "emulator": ("_cli.emulator",),
-    "_control_plane": ("_cli.aws", "_cli.retire", "doctor.aws", "trial"),
-    "trust_policy": ("_cli.aws", "_control_plane", "emulator", "trial"),
+    "_control_plane": ("_cli.aws", "_cli.retire", "doctor.aws"),
+    "trust_policy": ("_cli.aws", "_control_plane", "emulator"),
     "enrolment.registrar": ("_cli.registrar",),
 }
 

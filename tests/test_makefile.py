@@ -50,6 +50,15 @@ def test_trial_of_a_token_on_a_mac_installs_no_package_and_needs_no_compiler(tmp
     assert done.stdout.endswith(".venv-trial/bin/python -m hwsigner.trial token a.dylib \n")
 
 
+def test_trial_of_aws_installs_no_package_and_needs_no_compiler() -> None:
+    command = ["make", "--dry-run", "--always-make", "trial-aws", "ARGS=--list"]
+    done = subprocess.run(command, cwd=ROOT, env={"PATH": "/usr/bin:/bin"}, check=True, capture_output=True, text=True)
+    assert ".ci/packages" not in done.stdout
+    assert "--editable" not in done.stdout
+    assert "--require-hashes --only-binary :all: --requirement packaging/requirements/trial.txt" in done.stdout
+    assert done.stdout.endswith("PYTHONPATH=tests .venv-trial-aws/bin/python -m trial_aws --list\n")
+
+
 def test_targets_that_unpack_roots_are_found() -> None:
     assert {"deb", "test-deb", "rpm", "test-rpm", "test-machine", "release"} <= set(UNPACKING)
 

@@ -8,8 +8,8 @@ import re
 import pytest
 import questions
 
-from hwsigner.trial.aws.questions import QUESTIONS
 from pages import ROOT
+from trial_aws.questions import QUESTIONS
 
 IDS = {each.id for each in QUESTIONS}
 PLACES = {place for question in QUESTIONS for place in question.rests_on}

@@ -180,7 +180,7 @@ def test_a_report_of_an_emulator_is_refused(clone: Path, emulated: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", TABLES)
 def test_a_report_with_the_expected_answer_to_each_question_is_added_and_its_lines_are_found(kind: str) -> None:
-    questions = import_module(f"hwsigner.trial.{kind}.questions").QUESTIONS
+    questions = import_module("trial_aws.questions" if kind == "aws" else f"hwsigner.trial.{kind}.questions").QUESTIONS
     results = [next(iter(ask_all([dataclasses.replace(each, ask=str)], each.expected))) for each in questions]
     found = TrialReport(kind, date(2026, 1, 2), TABLES[kind], results)
     assert [*tried.problems(found)] == []

@@ -1,7 +1,7 @@
 """Field trials: questions to AWS, TPMs and tokens, each with the answer that hwsigner expects.
 
-`python -m hwsigner.trial aws`, `tpm` and `token` ask them where somebody has the real thing. The tests ask the same
-questions of the emulator, swtpm and SoftHSM.
+`python -m hwsigner.trial tpm` and `token` ask them where somebody has the real thing, and `make trial-aws` does in a
+clone. The tests ask the same questions of the emulator, swtpm and SoftHSM.
 """
 
 from hwsigner.trial.questions import NotAskedError, Origin, Question, Result, Source, Verdict, ask_all

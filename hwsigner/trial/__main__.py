@@ -1,4 +1,4 @@
-"""`python -m hwsigner.trial`: try what hwsigner assumes of AWS, a TPM or a token, and write a report."""
+"""`python -m hwsigner.trial`: try what hwsigner assumes of a TPM or a token, and write a report."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Protocol
 
-from hwsigner.errors import HwsignerError, Interruption, UsageError
+from hwsigner.trial.asking import status_of
 
-_TRIALS = {"aws": "hwsigner.trial.aws", "tpm": "hwsigner.trial.tpm", "token": "hwsigner.trial.token"}
+_TRIALS = {"tpm": "hwsigner.trial.tpm", "token": "hwsigner.trial.token"}
 
 
 class TrialModule(Protocol):
@@ -42,14 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, module in modules.items():
         module.add_arguments(trials.add_parser(name, help=module.HELP, description=module.HELP, allow_abbrev=False))
     given = parser.parse_args(arguments)
-    try:
-        return modules[given.trial].run(given)
-    except HwsignerError as error:
-        print(f"hwsigner: {error}", file=sys.stderr)
-        return max(error.exit_status, UsageError.exit_status)
-    except KeyboardInterrupt:
-        print("hwsigner: interrupted", file=sys.stderr)
-        return Interruption.exit_status
+    return status_of(lambda: modules[given.trial].run(given))
 
 
 if __name__ == "__main__":

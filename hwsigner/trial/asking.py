@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from hwsigner.errors import HwsignerError, UsageError
+from hwsigner.errors import HwsignerError, Interruption, UsageError
 from hwsigner.trial.questions import Question, Verdict
 from hwsigner.trial.report import TrialReport
 
@@ -91,6 +91,18 @@ def on_signals(handler: Callable[..., object] | signal.Handlers) -> Iterator[Non
     finally:
         for each, old in before.items():
             signal.signal(each, old)
+
+
+def status_of(run: Callable[[], int]) -> int:
+    """Run a trial and return the exit status. Errors are printed. Only an answer that differs makes it 1."""
+    try:
+        return run()
+    except HwsignerError as error:
+        print(f"hwsigner: {error}", file=sys.stderr)
+        return max(error.exit_status, UsageError.exit_status)
+    except KeyboardInterrupt:
+        print("hwsigner: interrupted", file=sys.stderr)
+        return Interruption.exit_status
 
 
 def interrupt(*_: object) -> NoReturn:

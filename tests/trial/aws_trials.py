@@ -10,9 +10,9 @@ import pytest
 
 from hwsigner.emulator import Emulator
 from hwsigner.errors import HwsignerError
-from hwsigner.trial.aws import add_arguments
-from hwsigner.trial.aws.calls import TrialPace
-from hwsigner.trial.aws.life import try_all
+from trial_aws import add_arguments
+from trial_aws.calls import TrialPace
+from trial_aws.life import try_all
 
 Flags = Callable[..., argparse.Namespace]
 KEY = ("AKIDTRIAL", "a-secret-of-the-trial")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from hwsigner.emulator import Emulator, World
-from hwsigner.trial.aws.calls import TrialPace
 from trial.aws_trials import KEY, FakeTime, Flags, flags_for
+from trial_aws.calls import TrialPace
 
 
 @pytest.fixture

@@ -15,12 +15,12 @@ from hwsigner.emulator.iam_policies import read_policy
 from hwsigner.emulator.refusals import RefusalError
 from hwsigner.errors import HwsignerError, Interruption, ServiceError, ServiceUnreachableError, UsageError
 from hwsigner.trial import TrialReport, Verdict
-from hwsigner.trial.aws import responses, run
-from hwsigner.trial.aws.authority import TrialLeaf
-from hwsigner.trial.aws.calls import TrialPace
-from hwsigner.trial.aws.life import clean, try_all
-from hwsigner.trial.aws.scene import AWSScene
 from trial.aws_trials import FEW, KEY, MAKING, FakeTime, Flags, resources, strand
+from trial_aws import responses, run
+from trial_aws.authority import TrialLeaf
+from trial_aws.calls import TrialPace
+from trial_aws.life import clean, try_all
+from trial_aws.scene import AWSScene
 
 
 def _report(folder: Path) -> TrialReport:
@@ -254,7 +254,7 @@ def test_service_that_fails_at_one_question_each_time_differs(
         emulator.misbehave(Fault("fail", 4))
         return scene.leaf()
 
-    monkeypatch.setattr("hwsigner.trial.aws.asking._made", fail)
+    monkeypatch.setattr("trial_aws.asking._made", fail)
     assert try_all(flags("--only", "leaves.no-purpose", "--only", "tags.cn"), pace) == 1
     answers = {each.id: each.answer for each in _report(tmp_path).results}
     failing = "the service kept answering with status 500"
@@ -292,11 +292,11 @@ def test_unreachable_service_leaves_no_name_of_a_proxy_in_the_report(
         raise ServiceUnreachableError("the proxy http://proxy.corp.example:3128 answered 403")
 
     def ask(scene: AWSScene) -> str:
-        monkeypatch.setattr("hwsigner.trial.aws.scene.post", fail)
+        monkeypatch.setattr("trial_aws.scene.post", fail)
         return str(scene.session(scene.leaf()))
 
     questions = [replace(responses.QUESTIONS[0], id=f"proxies.{number}", ask=ask) for number in range(5)]
-    monkeypatch.setattr("hwsigner.trial.aws.life.QUESTIONS", questions)
+    monkeypatch.setattr("trial_aws.life.QUESTIONS", questions)
     assert try_all(flags(), pace) == UsageError.exit_status
     why = [each.why for each in _report(tmp_path).results]
     assert why == ["no response came"] * 3 + ["the service was not reached before"] * 2

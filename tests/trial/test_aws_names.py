@@ -17,13 +17,13 @@ from hwsigner.emulator.differences import Difference
 from hwsigner.emulator.iam_policies import read_policy
 from hwsigner.emulator.refusals import RefusalError
 from hwsigner.trial import Result, TrialReport, Verdict
-from hwsigner.trial.aws.calls import TrialPace
-from hwsigner.trial.aws.life import try_all
-from hwsigner.trial.aws.plan import plan_of
-from hwsigner.trial.aws.questions import QUESTIONS
-from hwsigner.trial.aws.tags import unmapped
 from hwsigner.trust_policy import conditions
 from hwsigner.trust_policy.writing import SIZE_LIMIT
+from trial_aws.calls import TrialPace
+from trial_aws.life import try_all
+from trial_aws.plan import plan_of
+from trial_aws.questions import QUESTIONS
+from trial_aws.tags import unmapped
 
 Flags = Callable[..., argparse.Namespace]
 Ask = Callable[..., dict[str, Result]]

@@ -15,10 +15,10 @@ from hwsigner._aws.apis import ServiceClients
 from hwsigner.emulator import Emulator
 from hwsigner.errors import UsageError
 from hwsigner.trial import TrialReport, Verdict
-from hwsigner.trial.aws.authority import OF_LEAF
-from hwsigner.trial.aws.calls import TrialPace
-from hwsigner.trial.aws.life import try_all
 from trial.aws_trials import Flags, resources
+from trial_aws.authority import OF_LEAF
+from trial_aws.calls import TrialPace
+from trial_aws.life import try_all
 
 ARN = "arn:aws:acm-pca:eu-central-1:123456789012:certificate-authority/11111111-1111-4111-8111-111111111111"
 

@@ -11,9 +11,9 @@ from threading import Event
 import pytest
 
 from hwsigner.emulator import Emulator
-from hwsigner.trial.aws.calls import TrialPace
-from hwsigner.trial.aws.life import clean
 from trial.aws_trials import Flags, resources
+from trial_aws.calls import TrialPace
+from trial_aws.life import clean
 
 pytestmark = pytest.mark.slow
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
 import hwsigner
-from hwsigner.trial.aws.plan import AWSQuestion, plan_of
-from hwsigner.trial.aws.questions import QUESTIONS
-from hwsigner.trial.aws.wanted import Wanted
+from trial_aws.plan import AWSQuestion, plan_of
+from trial_aws.questions import QUESTIONS
+from trial_aws.wanted import Wanted
 
 ROOT = Path(hwsigner.__file__).parents[1]
 IDS = [each.id for each in QUESTIONS]
@@ -19,6 +20,17 @@ IDS = [each.id for each in QUESTIONS]
 
 def test_ids_are_unique() -> None:
     assert sorted({each for each in IDS if IDS.count(each) > 1}) == []
+
+
+def test_trial_imports_only_hwsigner_itself_and_libraries() -> None:
+    """It runs from the source distribution without what the tests need."""
+    found: set[str] = set()
+    for path in (ROOT / "tests" / "trial_aws").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            found |= {each.name for each in node.names} if isinstance(node, ast.Import) else set()
+            found |= {node.module or ""} if isinstance(node, ast.ImportFrom) else set()
+    others = {each.partition(".")[0] for each in found} - sys.stdlib_module_names
+    assert others == {"hwsigner", "trial_aws", "cryptography", "asn1crypto"}
 
 
 def test_there_are_at_least_eighty_questions() -> None:

@@ -18,7 +18,9 @@ from hwsigner.emulator import Emulator, Fault, World, certificates
 from hwsigner.emulator.differences import Difference
 from hwsigner.emulator.iam import _ACTIONS
 from hwsigner.emulator.refusals import json_response
-from hwsigner.trial.aws import (
+from hwsigner.trial.questions import NotAskedError
+from trial.aws_trials import KEY, FakeTime
+from trial_aws import (
     anchors,
     chains,
     creating_roles,
@@ -32,13 +34,11 @@ from hwsigner.trial.aws import (
     waiting,
     words,
 )
-from hwsigner.trial.aws.authority import TrialCA
-from hwsigner.trial.aws.calls import TrialPace
-from hwsigner.trial.aws.making import make_all
-from hwsigner.trial.aws.plan import plan_of
-from hwsigner.trial.aws.scene import AWSScene
-from hwsigner.trial.questions import NotAskedError
-from trial.aws_trials import KEY, FakeTime
+from trial_aws.authority import TrialCA
+from trial_aws.calls import TrialPace
+from trial_aws.making import make_all
+from trial_aws.plan import plan_of
+from trial_aws.scene import AWSScene
 
 MODULES: tuple[Any, ...] = (
     *(anchors, chains, creating_roles, leaves, making_anchors, making_profiles),
@@ -245,7 +245,7 @@ class TestOnlyOfAws:
             return find_service(region, endpoint=ask.emulator.url, environ={})
 
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-        monkeypatch.setattr("hwsigner.trial.aws.waiting.find_service", find)
+        monkeypatch.setattr("trial_aws.waiting.find_service", find)
         assert ask(question) == SESSION
         assert asked == [flags]
 

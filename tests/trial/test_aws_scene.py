@@ -17,15 +17,15 @@ from hwsigner._aws.apis import ServiceClients
 from hwsigner._aws.create_session import find_service
 from hwsigner.emulator import Emulator
 from hwsigner.trial import NotAskedError
-from hwsigner.trial.aws.authority import TrialCA
-from hwsigner.trial.aws.calls import TrialPace
-from hwsigner.trial.aws.making import make_all
-from hwsigner.trial.aws.plan import plan_of
-from hwsigner.trial.aws.responses import QUESTIONS
-from hwsigner.trial.aws.scene import AWSScene
-from hwsigner.trial.aws.sessions import AskedSession
-from hwsigner.trial.aws.wanted import WantedRole, statement, trusting
 from trial.aws_trials import FakeTime
+from trial_aws.authority import TrialCA
+from trial_aws.calls import TrialPace
+from trial_aws.making import make_all
+from trial_aws.plan import plan_of
+from trial_aws.responses import QUESTIONS
+from trial_aws.scene import AWSScene
+from trial_aws.sessions import AskedSession
+from trial_aws.wanted import WantedRole, statement, trusting
 
 REGION = "eu-central-1"
 OU = "aws:PrincipalTag/x509Subject/OU"

@@ -19,11 +19,11 @@ from hwsigner.emulator import Emulator, Record, World
 from hwsigner.emulator.control.operations import OPERATIONS
 from hwsigner.emulator.iam import _ACTIONS
 from hwsigner.trial import TrialReport, Verdict
-from hwsigner.trial.aws.calls import TrialPace
-from hwsigner.trial.aws.life import clean, try_all
-from hwsigner.trial.aws.policy import least_policy
-from hwsigner.trial.aws.questions import QUESTIONS
 from trial.aws_trials import KEY, MAKING, FakeTime, flags_for, resources, strand
+from trial_aws.calls import TrialPace
+from trial_aws.life import clean, try_all
+from trial_aws.policy import least_policy
+from trial_aws.questions import QUESTIONS
 
 pytestmark = pytest.mark.slow
 ALLOWED = {each for statement in least_policy()["Statement"] for each in statement["Action"]}

@@ -11,8 +11,8 @@ import pytest
 
 from hwsigner.emulator import Difference, Emulator
 from hwsigner.trial import TrialReport, Verdict
-from hwsigner.trial.aws.calls import TrialPace
-from hwsigner.trial.aws.life import try_all
+from trial_aws.calls import TrialPace
+from trial_aws.life import try_all
 
 Flags = Callable[..., argparse.Namespace]
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "emulator.md"

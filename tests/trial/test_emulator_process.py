@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from hwsigner.trial import TrialReport, Verdict
-from hwsigner.trial.__main__ import main
-from hwsigner.trial.aws.calls import TrialPace
+from trial_aws.__main__ import main
+from trial_aws.calls import TrialPace
 
 ROOT = Path(__file__).parents[2]
 Serve = Callable[..., dict[str, str]]
@@ -41,7 +41,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
 
 def _flags(lines: dict[str, str], folder: Path, *more: str) -> list[str]:
     common = ["--region", "eu-central-1", "--endpoint", lines["endpoint"], "--output", str(folder), "--yes"]
-    return ["aws", *common, *more]
+    return [*common, *more]
 
 
 def _report(folder: Path) -> TrialReport:
@@ -51,7 +51,7 @@ def _report(folder: Path) -> TrialReport:
 
 @pytest.fixture
 def without_waiting(monkeypatch: pytest.MonkeyPatch, pace: TrialPace) -> None:
-    monkeypatch.setattr("hwsigner.trial.aws.life.TrialPace", lambda: pace)
+    monkeypatch.setattr("trial_aws.life.TrialPace", lambda: pace)
 
 
 @pytest.mark.usefixtures("without_waiting")
@@ -73,8 +73,8 @@ def test_an_answer_that_the_emulators_command_changes_is_found(serve: Serve, tmp
 @pytest.mark.slow
 def test_trial_as_a_command_asks_the_emulators_command_one_request_a_second(serve: Serve, tmp_path: Path) -> None:
     arguments = _flags(serve(), tmp_path, "--only", "chains.one")
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    command = [sys.executable, "-m", "hwsigner.trial", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
+    command = [sys.executable, "-m", "trial_aws", *arguments]
     process = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert process.returncode == 0, process.stderr
     assert [each.verdict for each in _report(tmp_path).results] == [Verdict.EXPECTED]

@@ -1,0 +1,60 @@
+"""The least IAM policy that suffices for a trial."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from trial_aws.calls import PATH, TAG
+
+_IAM = ("CreateRole", "DeleteRole", "GetRole", "ListRoleTags", "PassRole", "TagRole", "UpdateAssumeRolePolicy")
+_MAKING = ("CreateProfile", "CreateTrustAnchor", "ImportCrl", "TagResource")
+_OWN = (
+    *("DeleteAttributeMapping", "DeleteCrl", "DeleteProfile", "DeleteTrustAnchor", "DisableCrl", "DisableProfile"),
+    *("DisableTrustAnchor", "EnableCrl", "EnableProfile", "EnableTrustAnchor", "PutAttributeMapping"),
+    *("UpdateProfile", "UpdateTrustAnchor"),
+)
+# Subjects have no tag, as the service notes them by itself. What is not there has none either.
+_READING = (
+    *("GetCrl", "GetProfile", "GetSubject", "GetTrustAnchor", "ListCrls", "ListProfiles", "ListTagsForResource"),
+    "ListTrustAnchors",
+)
+_OF_PRIVATE_CA = (
+    *("DescribeCertificateAuthority", "GetCertificate", "GetCertificateAuthorityCertificate", "IssueCertificate"),
+)
+_LINKED = "role/aws-service-role/rolesanywhere.amazonaws.com/*"
+
+
+def least_policy(partition: str = "aws", private_ca: str = "") -> dict[str, Any]:
+    """Return the policy.
+
+    Args:
+        partition: the account's partition.
+        private_ca: the ARN of the private CA that the trial uses; empty if it uses none.
+    """
+    made, own = (_tagged(key) for key in ("aws:RequestTag", "aws:ResourceTag"))
+    statements = [
+        _allowed("iam", _IAM, f"arn:{partition}:iam::*:role{PATH}*"),
+        _allowed("iam", ("CreateServiceLinkedRole",), f"arn:{partition}:iam::*:{_LINKED}"),
+        _allowed("iam", ("ListRoles",)),
+        _allowed("rolesanywhere", _READING),
+        {**_allowed("rolesanywhere", _MAKING), "Condition": made},
+        {**_allowed("rolesanywhere", _OWN), "Condition": own},
+    ]
+    if private_ca:
+        statements.append(_allowed("acm-pca", _OF_PRIVATE_CA, private_ca))
+    return {"Version": "2012-10-17", "Statement": statements}
+
+
+def policy_text(partition: str, private_ca: str) -> str:
+    """Return the policy as JSON."""
+    return json.dumps(least_policy(partition, private_ca), indent=2)
+
+
+def _allowed(service: str, actions: Sequence[str], resource: str = "*") -> dict[str, Any]:
+    return {"Effect": "Allow", "Action": [f"{service}:{each}" for each in actions], "Resource": resource}
+
+
+def _tagged(key: str) -> dict[str, Any]:
+    return {"Null": {f"{key}/{TAG}": "false"}}
