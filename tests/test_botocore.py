@@ -237,6 +237,7 @@ def test_credentials_cannot_be_pickled(home: Home) -> None:
         pickle.dumps(hwsigner.boto3.session("web").get_credentials())
 
 
+@pytest.mark.slow
 def test_event_loop_runs_while_a_provider_creates_a_session(home: Home) -> None:
     home.emulator.misbehave(Fault.parse("throttle:retry-after=1"))
 

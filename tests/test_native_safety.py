@@ -52,6 +52,7 @@ def run(script: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_million_calls_leave_no_memory_behind() -> None:
     """Valid, refused and wrong calls. The twin in Python is slower and has no memory of its own, so it makes fewer."""
     calls = scaled(1_000_000 if NATIVE else 20_000)
@@ -106,6 +107,7 @@ MOST_PER_PAIR = 240 if NATIVE else 1500
 """Bytes of memory per parameter or header."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", HUGE)
 def test_huge_input_takes_memory_and_time_in_proportion(what: str) -> None:
     """The limit of ten seconds of CPU time is far above the linear cost, and far below a quadratic one."""

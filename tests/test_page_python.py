@@ -170,6 +170,7 @@ class Client:
         assert self.scene.credentials(*bundle, **names).status == 0
 
 
+@pytest.mark.slow
 def test_emulator_in_python(run: Run, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     code = python_block(EMULATOR, "## In Python", "A record has")
 

@@ -56,6 +56,7 @@ def test_pages_name_this_version_of_the_wheel() -> None:
     assert found == {__version__}
 
 
+@pytest.mark.slow
 def test_source_distribution_has_what_its_tests_and_pages_run(tmp_path: Path) -> None:
     call = "import sys; from scikit_build_core.build import build_sdist; build_sdist(sys.argv[1])"
     subprocess.run([sys.executable, "-c", call, tmp_path], check=True, cwd=ROOT, capture_output=True)

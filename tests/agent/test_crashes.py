@@ -165,6 +165,7 @@ class TestAgent:
         assert status == 0
         assert f"hwsigner: warning: {LEFT_OUT}" in err
 
+    @pytest.mark.slow
     def test_profile_is_tried_at_once_by_hand(self, crashing: Home, program: Program) -> None:
         crash(crashing, program)
         with agent_process(crashing) as agent:

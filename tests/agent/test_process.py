@@ -85,6 +85,7 @@ class TestClients:
         assert key_id(run(client, home, *PROFILE)) != key_id(run(client, home, *PROFILE))
         assert len(home.emulator.requests) == 2
 
+    @pytest.mark.slow
     def test_client_creates_a_session_when_the_variable_forbids_the_agent(self, client: list[str], home: Home) -> None:
         with agent_process(home):
             first = key_id(run(client, home, *PROFILE))
@@ -250,6 +251,7 @@ class TestProcess:
         assert again.returncode == 7
         assert again.stderr.endswith(f"{home.address.socket}. Nothing needs to be stopped\n")
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("line", ["lock", "unlock web", "refresh web", "stop"])
     def test_command_that_changed_the_agent_says_so_when_its_reader_has_gone(
         self, line: str, home: Home, real_program: Path
@@ -354,6 +356,7 @@ class TestAuto:
         assert os.readlink(f"/proc/{process}/cwd") == "/"
         assert key_id(run(client, auto, *PROFILE)) == first  # It was handed over.
 
+    @pytest.mark.slow
     def test_many_first_uses_start_one_agent(self, auto: Home, real_program: Path) -> None:
         with ThreadPoolExecutor(4) as pool:
             done = list(pool.map(lambda _: ask(real_program, auto, *PROFILE), range(4)))
@@ -379,6 +382,7 @@ class TestAuto:
         assert ask(real_program, auto, *PROFILE).returncode == 3
         assert not os.path.exists(auto.address.folder)
 
+    @pytest.mark.slow
     @needs_proc
     @pytest.mark.root
     def test_started_agent_has_no_pin_in_its_environment(self, auto: Home, real_program: Path) -> None:

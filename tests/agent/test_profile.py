@@ -149,6 +149,7 @@ class TestChanged:
             assert (head.kind, body) == ("error", CHANGED.partition(b"\n")[2])
             assert running.secrets() == 0
 
+    @pytest.mark.slow
     def test_client_that_asked_before_a_change_is_answered(self, home: Home) -> None:
         uri, gate = home.gated_key("web")
         home.write_profiles(web={"private-key": uri}, other={})
@@ -186,6 +187,7 @@ class TestLocked:
             assert running.secrets() == 0
         assert home.emulator.requests == []
 
+    @pytest.mark.slow
     def test_lock_while_the_key_is_working_gives_nothing_from_then_on(self, home: Home) -> None:
         uri, gate = home.gated_key("web")
         home.write_profiles(web={"private-key": uri})

@@ -352,12 +352,14 @@ class TestPatience:
 
         return talk
 
+    @pytest.mark.slow
     def test_silent_agent_is_left_after_a_second(self, program: Program, runtime: Path, fake_agent: Start) -> None:
         fake_agent(runtime / "hwsigner", hangs)
         begin = time.monotonic()
         assert is_python(program.run("--profile", "web", runtime=runtime))
         assert time.monotonic() - begin >= 1
 
+    @pytest.mark.slow
     def test_agent_with_a_full_queue_is_left(self, program: Program, runtime: Path) -> None:
         with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
             listener.bind(str(runtime / "hwsigner" / "agent.sock"))
@@ -365,6 +367,7 @@ class TestPatience:
             first.connect(str(runtime / "hwsigner" / "agent.sock"))
             assert is_python(program.run("--profile", "web", runtime=runtime))
 
+    @pytest.mark.slow
     def test_agent_that_falls_silent_while_working_is_left(
         self, hasty_program: Program, runtime: Path, fake_agent: Start
     ) -> None:
@@ -375,6 +378,7 @@ class TestPatience:
         fake_agent(runtime / "hwsigner", talk)
         assert is_python(hasty_program.run("--profile", "web", runtime=runtime))
 
+    @pytest.mark.slow
     def test_agent_that_is_working_is_waited_for(
         self, hasty_program: Program, runtime: Path, fake_agent: Start
     ) -> None:
@@ -387,6 +391,7 @@ class TestPatience:
         fake_agent(runtime / "hwsigner", talk)
         assert hasty_program.run("--profile", "web", runtime=runtime).stdout == JSON
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("answer", [b"1 working\n" * 1000, b"1 ok 60000\n" + b"x" * 60000])
     def test_agent_that_drips_is_left_in_the_end(
         self, hasty_program: Program, runtime: Path, fake_agent: Start, answer: bytes

@@ -182,6 +182,7 @@ class TestFirstHour:
 
 
 class TestRuntimeFolder:
+    @pytest.mark.slow
     @needs_linux
     def test_folder_that_is_made_again_has_one_agent(self, auto: Home, real_program: Path) -> None:
         auto.write_profiles(web={"agent": "auto"})
@@ -231,6 +232,7 @@ class TestRelay:
             assert key_id(ask(real_program, locked, *PROFILE).stdout) == key_id(out)
             assert PASSPHRASE not in agent.stop()[1]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "line", ["update --once --config-profile web", "exec --profile web -- true", "console --profile web"]
     )
@@ -253,6 +255,7 @@ class TestRelay:
             out, err = start(real_program, locked, terminal).communicate(timeout=60)
             assert (bool(key_id(out)), err) == (True, b"")
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("victim", ["command", "agent"])
     def test_kill_at_the_question_leaves_nothing(
         self, locked: Home, terminal: Terminal, real_program: Path, victim: str
@@ -274,6 +277,7 @@ class TestRelay:
             assert (status, key_id(ask(real_program, locked, *PROFILE).stdout)) == (0, key_id(out))
         assert len(locked.emulator.requests) == 1
 
+    @pytest.mark.slow
     def test_commands_at_once_ask_once(self, locked: Home, tmp_path: Path, real_program: Path) -> None:
         (tmp_path / "other").mkdir()
         terminals = [Terminal(tmp_path), Terminal(tmp_path / "other")]

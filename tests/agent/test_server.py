@@ -71,6 +71,7 @@ class TestGet:
     def test_unknown_profile_is_reported(self, running: Running, name: str) -> None:
         assert running.ask(f"1 get {name}\n".encode()) == b"1 unknown\n"
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("fault", "status", "text"),
         [("deny", 5, b"Access denied"), ("reset", 6, b"reset")],
@@ -311,6 +312,7 @@ class TestEnd:
         running.thread.join(20)
         assert not running.thread.is_alive()
 
+    @pytest.mark.slow
     def test_waiting_clients_are_dropped_at_the_limit(self, hung: Running, monkeypatch: Patch) -> None:
         monkeypatch.setattr(server, "DRAIN_LIMIT", 0.2)
         with hung.waiting(b"1 get web\n") as client, hung.waiting(b"1 refresh web\n"):
@@ -358,6 +360,7 @@ class TestEnd:
             self.stop(running)
         assert running.ended == [True]
 
+    @pytest.mark.slow
     def test_command_is_answered_while_stopping(self, home: Home) -> None:
         uri, gate = home.gated_key("web")
         home.write_profiles(web={"private-key": uri})

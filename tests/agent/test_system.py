@@ -118,6 +118,7 @@ def run_as(agent: AgentProcess, uid: int, *words: str, file: Path) -> subprocess
     return subprocess.run([*inside, *words], env=environ, capture_output=True, text=True, timeout=60)
 
 
+@pytest.mark.slow
 def test_exec_and_update_have_the_agent_s_credentials_for_a_user_who_cannot_read_the_profile(
     agent: AgentProcess, tmp_path: Path, short_folder: Path
 ) -> None:

@@ -190,6 +190,7 @@ def test_signature_is_refused_when_any_byte_of_it_changes_or_is_missing() -> Non
 # Certificates that were changed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["slot", "f9"])
 def test_certificate_is_refused_when_any_byte_changes(part: str) -> None:
     whole: Issued = getattr(OLD, part)

@@ -197,6 +197,7 @@ def test_answer_that_is_not_as_the_model_says_is_an_error_of_the_service(odd: An
         client._check("list_profiles", {"profiles": odd})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [200, 307, 400, 403])
 def test_odd_answer_is_no_internal_error(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")

@@ -117,6 +117,7 @@ class TestAttempts:
         assert all(record.accepted for record in emulator.requests)
         assert len(set(header(emulator, "Authorization"))) == 3
 
+    @pytest.mark.slow
     def test_pauses_are_random_below_a_growing_limit(
         self, identity: Identity, request_: SessionRequest, service: Service, emulator: Emulator
     ) -> None:
@@ -416,6 +417,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(status=st.integers(300, 599), body=JSON | st.binary(), headers=st.lists(LINE, min_size=5, max_size=5))
 def test_any_response_gives_one_short_printable_line(status: int, body: object, headers: list[str]) -> None:
     names = ("Date", "Location", "x_amzn_ErrorType", "x_amzn_RequestId", "Retry_After")

@@ -137,6 +137,7 @@ class TestInvalidResponses:
     def test_other_json_is_an_error(self, body: bytes) -> None:
         assert "not a JSON object" in refused(body).message
 
+    @pytest.mark.slow
     @given(st.recursive(st.none() | st.booleans() | st.text() | st.floats(), lambda inner: st.lists(inner)))
     def test_any_other_json_is_an_error(self, value: object) -> None:
         for path in FIELDS[:3]:

@@ -189,6 +189,7 @@ def lines_of_others(data: bytes) -> list[bytes]:
 
 
 class TestParsers:
+    @pytest.mark.slow
     @given(data=files())
     def test_botocore_finds_new_credentials_and_everything_else_unchanged(self, data: bytes, folder: Path) -> None:
         data = data.replace(b"\xff", b"x")

@@ -160,6 +160,7 @@ def test_broken_config_file_completes_nothing_and_says_nothing(environ: dict[str
     assert shown == [""]
 
 
+@pytest.mark.slow
 def test_program_that_is_not_on_the_path_is_named_by_its_path(environ: dict[str, str], home: Path) -> None:
     program = Path(sys.executable).parent / "hwsigner"
     env = {**environ, "PATH": "/usr/bin:/bin"}

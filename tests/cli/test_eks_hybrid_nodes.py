@@ -147,6 +147,7 @@ class TestTpmKey(HybridNode):
         assert node.key.read_text().startswith("-----BEGIN TSS2 PRIVATE KEY-----")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("profile", ["default", "hybrid"])
 @pytest.mark.parametrize("proxy", [False, True])
 @pytest.mark.parametrize("link", [False, True])

@@ -336,6 +336,7 @@ class TestIssuer:
         waits = f"test -e {enrolment.home}/asked || {{ touch {enrolment.home}/asked; exit 75; }}"
         succeeds(enrolment.run(f"--issuer-command={enrolment.issuer(before=waits)}"))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("text", "status", "message"),
         [

@@ -71,6 +71,7 @@ def tpm(swtpm: SoftTPM) -> Iterator[dict[str, str]]:
             run_tool(command, swtpm.env)
 
 
+@pytest.mark.slow
 def test_life_of_a_key(run: Callable[..., str]) -> None:
     script = commands(shell_blocks("docs/how-to/keys.md", "# Keys", "## Which key")).replace(
         "credential-process", "show"
@@ -78,6 +79,7 @@ def test_life_of_a_key(run: Callable[..., str]) -> None:
     assert "yes, it is for this key" in run(script)
 
 
+@pytest.mark.slow
 def test_keys_in_files_and_their_ca(run: Callable[..., str]) -> None:
     made = commands(shell_blocks("docs/how-to/keys.md", "## A file", "## The certificate"))
     issued = commands(shell_blocks("docs/how-to/keys.md", "## The certificate", "## Look at a key"))
@@ -86,6 +88,7 @@ def test_keys_in_files_and_their_ca(run: Callable[..., str]) -> None:
     assert "--certificate" in run(f"{made}{request}{issued}{installed}")
 
 
+@pytest.mark.slow
 @needs_openssl_3_5
 def test_post_quantum_keys(run: Callable[..., str]) -> None:
     script = shell_blocks("docs/how-to/keys.md", "### Post-quantum keys", "### Keys that you already have")

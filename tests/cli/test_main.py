@@ -311,6 +311,7 @@ class TestProcess:
         text = "hwsigner: can't write to stdout: No space left on device. Check where the output goes\n"
         assert (done.returncode, done.stderr) == (1, text)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("buffering", [{}, {"PYTHONUNBUFFERED": "1"}])
     @pytest.mark.parametrize(
         "line",

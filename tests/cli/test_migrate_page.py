@@ -92,6 +92,7 @@ def with_arns(text: str, arns: dict[str, str]) -> str:
     return text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SETUPS)
 def test_setup_becomes_what_the_page_shows(name: str, home: Home) -> None:
     before, after = (text.replace("hwsigner-credentials", PROGRAM) for text in SETUPS[name])

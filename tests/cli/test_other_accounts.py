@@ -106,6 +106,7 @@ class TestSdks:
                 with pytest.raises(ClientError, match="not authorized to perform: sts:AssumeRole"):
                     caller(SECTION)
 
+    @pytest.mark.slow
     def test_program_of_exec_assumes_the_role(self, scene: Scene, config: Path) -> None:
         """The program's profile names the container endpoint, or leads on from the profile of config.toml."""
         add(scene, f"--then-role={OTHER}")

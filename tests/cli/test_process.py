@@ -42,6 +42,7 @@ def test_errors_of_half_made_objects_are_not_printed_after_an_interrupt(capfd: p
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [[], ["--json"]])
 def test_command_that_changed_something_says_so_when_stdout_is_full(tmp_path: Path, more: list[str]) -> None:
     key, certificate = tmp_path / "web.key", tmp_path / "web.crt"
@@ -94,6 +95,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "output", "status"),
     [("native", "", 7), ("python", "raised\n", 0), ("library", "raised\n", 0), ("handler", "handled\n", 0)],

@@ -106,6 +106,7 @@ def test_aws_max_attempts_limits_the_attempts(scene: Scene, monkeypatch: pytest.
     assert_one_line(scene.credentials(), 2)
 
 
+@pytest.mark.slow
 def test_retry_after_is_honoured(scene: Scene) -> None:
     scene.emulator.misbehave(Fault("throttle", retry_after="1"))
     assert scene.credentials().status == 0
@@ -120,6 +121,7 @@ def test_retry_after_beyond_the_time_limit_is_not_waited_for(scene: Scene) -> No
     assert time.monotonic() - begin < 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["stall", "drip"])
 @pytest.mark.parametrize("flags", [("--read-timeout=0.2",), ("--timeout=0.3",)])
 def test_slow_service_is_given_up(

@@ -268,6 +268,7 @@ class TestContinuously:
         assert (outcome.status, pauses) == (0, [pause])
         assert signal.getsignal(signal.SIGTERM) == before
 
+    @pytest.mark.slow
     def test_update_retries_until_the_service_gives_credentials(self, scene: Scene, file: Path) -> None:
         scene.emulator.misbehave(Fault.parse("deny"))
         with running(scene) as process:

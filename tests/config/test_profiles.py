@@ -470,6 +470,7 @@ class TestWriting:
         add_profile("c", {"region": "x"}, environ)
         assert list(profiles(environ)) == ["a", "c"]
 
+    @pytest.mark.slow
     def test_concurrent_writers_lose_nothing(self, environ: dict[str, str]) -> None:
         slow = "import os, time; fsync = os.fsync; os.fsync = lambda fd: (time.sleep(0.05), fsync(fd))"
         writers = [_run(slow, f"p{number}", environ) for number in range(6)]
@@ -635,6 +636,7 @@ class TestRemoving:
             remove_profile("web", environ)
         assert file.read_text() == text
 
+    @pytest.mark.slow
     @given(names=st.lists(st.from_regex(r"[a-z][a-z0-9.]{0,9}", fullmatch=True), min_size=1, unique=True))
     def test_profiles_that_were_added_are_removed_in_any_order(self, names: list[str]) -> None:
         with tempfile.TemporaryDirectory() as folder:

@@ -559,6 +559,7 @@ def test_pipe_of_cas_is_named_and_not_read(variable: str, patient: Patient, monk
     assert (found["id"], found["found"]) == ("ca-unreadable", f"{patient.folder}/pipe is not a regular file")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [".aws/config", ".aws/credentials"])
 def test_writer_of_a_pipe_in_place_of_a_file_of_the_sdks_still_waits_for_a_reader(name: str, patient: Patient) -> None:
     path = patient.folder / name

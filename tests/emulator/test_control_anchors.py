@@ -204,6 +204,7 @@ def test_notification_settings_are_refused_when_unclear(emulator: Emulator, ca: 
     assert refused(client(emulator, check=False).create_trust_anchor, **call)[0] == "ValidationException"
 
 
+@pytest.mark.slow
 def test_region_has_as_many_resources_as_the_quotas_allow(emulator: Emulator, ca: Authority) -> None:
     plane = client(emulator)
     for _ in range(MAX_ANCHORS - 1):

@@ -24,6 +24,7 @@ def running(ca: Authority) -> Iterator[Emulator]:
         yield emulator
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(steps=st.lists(st.tuples(st.sampled_from(STEPS), st.booleans()), max_size=12))
 def test_session_follows_from_the_last_state_of_each_setting(

@@ -38,6 +38,7 @@ QUERIES = PAIRS.map(lambda pairs: "&".join(f"{name}={value}" for name, value in 
 HEADERS = st.lists(st.tuples(st.sampled_from(["Host", "X-Amz-A", "x-amz-b", "Content-Type"]), VALUES), max_size=6)
 
 
+@pytest.mark.slow
 @settings(max_examples=scaled(500))
 @given(PATHS, QUERIES, HEADERS, st.binary(max_size=20))
 def test_canonical_request_equals_botocores(path: str, query: str, headers: list[tuple[str, str]], body: bytes) -> None:

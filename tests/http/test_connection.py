@@ -92,6 +92,7 @@ def test_connection_times_out_when_packets_are_dropped() -> None:
     assert caught.value.retryable
 
 
+@pytest.mark.slow
 def test_every_address_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "SHORTEST_ATTEMPT_SECONDS", 0.1)
     with _closed_port() as closed, _black_hole() as hole, Server(lambda c: c.sock.sendall(b"hello")) as server:

@@ -120,6 +120,7 @@ _SLOW = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", _SLOW)
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_slow_response_is_given_up(name: str, scheme: str, ca: ServerCA) -> None:

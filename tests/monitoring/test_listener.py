@@ -88,6 +88,7 @@ def test_agent_is_not_healthy_with_a_profile_that_is_locked_or_fails(agent: Agen
     assert (status, json.loads(body)["failing"]) == (503, {"web": "locked"})
 
 
+@pytest.mark.slow
 def test_socket_is_removed_at_the_end_and_a_dead_one_replaced(home: Home) -> None:
     path = home.folder / "m.sock"
     command = [*AGENT, f"--metrics-listen=unix:{path}"]
@@ -110,6 +111,7 @@ def test_file_in_the_place_of_the_socket_stays(home: Home) -> None:
     assert path.read_text() == "precious"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "problem"),
     [
@@ -147,6 +149,7 @@ def metrics_port(process: Any) -> int:
     return int(line.rpartition(":")[2].partition("/")[0])
 
 
+@pytest.mark.slow
 def test_serve_shows_metrics_on_a_port_of_their_own(stage: Stage) -> None:
     with stage.start("serve", "web", "--port=0", "--metrics-listen=127.0.0.1:0") as process:
         port = metrics_port(process)
@@ -187,6 +190,7 @@ def test_serve_is_not_healthy_without_a_session(stage: Stage) -> None:
         process.end(signal.SIGTERM)
 
 
+@pytest.mark.slow
 def test_scrapes_under_load_are_whole_and_idle_connections_are_dropped_for_new_ones(stage: Stage) -> None:
     with stage.start("serve", "web", "--port=0", "--metrics-listen=127.0.0.1:0") as process:
         port = metrics_port(process)

@@ -99,6 +99,7 @@ def test_failure_shows_the_programs_name_and_no_argument(command: str, words: st
         assert repr(command.split()[0]) in caught.value.message
 
 
+@pytest.mark.slow
 def test_killed_program_is_gone(tmp_path: Path) -> None:
     file = tmp_path / "pid"
     with pytest.raises(PinError, match="within"):  # A shell, which starts at once.

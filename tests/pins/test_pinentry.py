@@ -61,6 +61,7 @@ class TestRealPinentries:
         assert process.communicate(timeout=60) == (words.encode(), b"")
         assert terminal.echoes()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("program", PROGRAMS)
     def test_unanswered_question_is_a_pin_error(self, terminal: Terminal, program: str) -> None:
         process = self.start(terminal, program, limit=1)
@@ -68,6 +69,7 @@ class TestRealPinentries:
         assert process.communicate(timeout=60) == (words.encode(), b"")
         assert terminal.echoes()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("program", PROGRAMS)
     def test_interruption_restores_the_terminal(self, terminal: Terminal, program: str) -> None:
         process = self.start(terminal, program)
@@ -76,6 +78,7 @@ class TestRealPinentries:
         assert (out, b"KeyboardInterrupt" in err) == (b"", True)
         assert terminal.echoes()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("program", PROGRAMS)
     def test_end_by_sigterm_restores_the_terminal(self, terminal: Terminal, program: str) -> None:
         process = self.start(terminal, program)
@@ -166,6 +169,7 @@ class TestProtocol:
         program = answering(script, OPTION=unknown, SETTIMEOUT=unknown, GETPIN="D 1\nOK", BYE="ERR 1 no")
         assert Pinentry(program).ask(REQUEST) == "1"
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("code", "words"),
         {
@@ -188,12 +192,14 @@ class TestProtocol:
             Pinentry(program, answer_limit=0.2, reply_limit=reply_limit).ask(REQUEST)
         assert time.monotonic() - begin < 25
 
+    @pytest.mark.slow
     def test_program_that_does_not_answer_is_an_error(self, script: Script) -> None:
         program = answering(script)
         Path(program).write_text(Path(program).read_text().replace("print({}", "line != 'GETPIN\\n' and print({}"))
         with pytest.raises(PinError, match="does not answer"):
             Pinentry(program, answer_limit=0.2, reply_limit=0.3).ask(REQUEST)
 
+    @pytest.mark.slow
     def test_optional_pinentry_that_does_not_answer_returns_none(self, script: Script) -> None:
         program = script("import time; time.sleep(60)")
         assert Pinentry(program, is_optional=True, reply_limit=0.2).ask(REQUEST) is None

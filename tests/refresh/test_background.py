@@ -141,6 +141,7 @@ class TestReplies:
             assert in_threads(20, lambda: background.read("id")) == [reply] * 20
             assert in_threads(20, lambda: background.reply("id")) == [reply] * 20
 
+    @pytest.mark.slow
     def test_thousand_callers_at_once_cause_one_session(self, stage: Stage) -> None:
         with made(stage) as background:
             found = in_threads(1000, lambda: background.read("id") or background.reply("id"))
@@ -684,6 +685,7 @@ class TestBackground:
             background.close()
         assert stage.count == 40
 
+    @pytest.mark.slow
     def test_key_that_hangs_delays_no_other_refresh(self, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
         release, tried = threading.Event(), Tried()
         hanging = [made(stage) for _ in range(40)]

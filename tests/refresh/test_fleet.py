@@ -147,6 +147,7 @@ def simulate(chance: float, life: float, down: tuple[float, float]) -> list[floa
     return times
 
 
+@pytest.mark.slow
 def test_plot_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fleet_plot, "Fleet", lambda **options: replace(SMALL, **options))
     root = ElementTree.fromstring(fleet_plot.draw())

@@ -183,6 +183,7 @@ class TestRefresh:
 
 
 class TestThreads:
+    @pytest.mark.slow
     def test_cold_start_of_many_threads_opens_once_and_requests_once(self, stage: Stage, opened: list[object]) -> None:
         provider = stage.provider()
         found = in_threads(1000, provider)

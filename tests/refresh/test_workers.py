@@ -50,6 +50,7 @@ class TestWorkers:
         wait_for(begun, 3 * MOST_AT_ONCE)
         assert sorted(begun) == list(range(3 * MOST_AT_ONCE))
 
+    @pytest.mark.slow
     def test_work_that_hangs_delays_no_other(self, release: threading.Event) -> None:
         pool, done = Workers(), threading.Event()
         for _ in range(10 * MOST_AT_ONCE):
@@ -99,6 +100,7 @@ class TestWorkQueue:
             failed.result(20)
         assert after.result(20) == 1
 
+    @pytest.mark.slow
     def test_queue_that_hangs_delays_no_other(self, release: threading.Event) -> None:
         hanging = [WorkQueue().submit(lambda: release.wait(20)) for _ in range(10 * MOST_AT_ONCE)]
         assert WorkQueue().submit(lambda: 1).result(15) == 1

@@ -180,6 +180,7 @@ def test_serve_needs_no_config_file_and_no_home(stage: Stage, bare: dict[str, st
     token.unlink()
 
 
+@pytest.mark.slow
 def test_profile_may_name_a_variable_and_no_open_file(stage: Stage) -> None:
     config = stage.folder / "home" / ".config" / "hwsigner" / "config.toml"
     config.write_text(config.read_text().replace(str(stage.leaf), "env:WEB").replace(str(stage.key), "env:WEB"))

@@ -72,6 +72,7 @@ def test_variables_that_sdks_would_prefer_are_removed_and_others_kept() -> None:
     assert found == {**others, **variables}
 
 
+@pytest.mark.slow
 def test_server_has_ended_before_the_interpreter_does(call: Callable[..., Outcome]) -> None:
     """A thread that runs an event loop while the interpreter ends may crash."""
     assert call("exec", "web", "--", "true").status == 0
@@ -108,6 +109,7 @@ def test_command_that_can_t_be_run_exits_with_126_or_127(stage: Stage, command: 
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2]
 )
@@ -295,6 +297,7 @@ def test_pipe_in_place_of_the_config_file_is_not_read(tmp_path: Path) -> None:
     assert find_default_credentials({"AWS_CONFIG_FILE": str(tmp_path / "config"), "HOME": str(tmp_path)}) is None
 
 
+@pytest.mark.slow
 def test_writer_of_a_pipe_in_place_of_the_credentials_file_still_waits_for_the_command(tmp_path: Path) -> None:
     pipe = tmp_path / "keys"
     os.mkfifo(pipe)
@@ -337,6 +340,7 @@ def test_signal_handlers_and_mask_are_restored_after_the_command() -> None:
         signal.signal(signal.SIGCHLD, handler)
 
 
+@pytest.mark.slow
 def test_command_is_waited_for_when_a_signal_can_t_be_passed_on_or_another_thread_takes_it() -> None:
     code = """if True:
         import os, sys, threading, time

@@ -145,6 +145,7 @@ def test_signal_ends_the_server_with_0_and_each_session_and_refusal_is_logged(
     assert not [secret for secret in secrets if secret in "\n".join(process.lines)]
 
 
+@pytest.mark.slow
 def test_each_profile_has_a_path_and_a_token_that_is_new_in_each_run(stage: Stage) -> None:
     add_profile("db and more", {**stage.values(), "session-duration": 900}, stage.environ())
     tokens: set[str] = set()
@@ -174,6 +175,7 @@ def test_token_is_not_replaced_while_the_port_is_in_use(stage: Stage) -> None:
         assert _status(variables, "web") == 200
 
 
+@pytest.mark.slow
 @needs_netlink
 def test_imds_token_is_accepted_by_the_next_run(stage: Stage) -> None:
     sent = {"X-aws-ec2-metadata-token-ttl-seconds": "60"}
@@ -250,6 +252,7 @@ def test_sigterm_ends_the_server_when_the_service_hangs(stage: Stage) -> None:
             assert client.receive().status == 503
 
 
+@pytest.mark.slow
 def test_sigterm_ends_the_server_when_a_background_refresh_hangs(stage: Stage, clock: Clock) -> None:
     limits = {"read-timeout": 600, "timeout": 600, "attended": False}
     add_profile("web", {**stage.values(), **limits}, stage.environ(), replace=True)
@@ -262,6 +265,7 @@ def test_sigterm_ends_the_server_when_a_background_refresh_hangs(stage: Stage, c
         assert process.end(signal.SIGTERM) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [("web",), ("--profile=web",)])
 def test_session_of_a_running_agent_is_served(stage: Stage, flags: tuple[str, ...]) -> None:
     with stage.start("agent") as agent:
@@ -319,6 +323,7 @@ def _status_of_exec(process: subprocess.Popen[str]) -> int:
     return int(process.stdout.readline())
 
 
+@pytest.mark.slow
 def test_exec_imports_nothing_that_creates_sessions_when_an_agent_has_one(stage: Stage) -> None:
     with stage.start("agent") as agent:
         _wait_for_agent(stage)
@@ -336,6 +341,7 @@ def _wait_for_agent(stage: Stage) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_thousand_requests_at_once_cause_one_session(stage: Stage) -> None:
     with stage.start("serve", FREE, "web") as process:
         variables = process.variables()
@@ -624,6 +630,7 @@ def test_port_in_use_exits_with_status_1(call: Callable[..., Outcome]) -> None:
     assert f"can't listen on 127.0.0.1:{port}: Address already in use" in done.err
 
 
+@pytest.mark.slow
 @needs_netlink
 def test_memory_stays_flat_through_tokens_and_half_open_connections(stage: Stage) -> None:
     with stage.start("serve", FREE, "--profile=web") as process:

@@ -198,12 +198,14 @@ def places(one: bytes) -> Iterator[Arguments]:
             yield (*PLAIN[:4], (*CONTEXT[:place], data, *CONTEXT[place + 1 :]))
 
 
+@pytest.mark.slow
 def test_implementations_agree_on_every_byte_in_every_place() -> None:
     for byte in range(256):
         for arguments in places(bytes((byte,))):
             agree(*arguments)
 
 
+@pytest.mark.slow
 def test_implementations_agree_on_every_pair_after_a_percent_sign() -> None:
     for high in range(256):
         for low in range(256):

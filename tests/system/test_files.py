@@ -561,6 +561,7 @@ def victims(file: Path, tmp_path: Path) -> Iterator[Victims]:
     found.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("old", [b"old", None])
 @needs_strace
 def test_process_killed_at_any_system_call_leaves_the_old_or_the_new_file(

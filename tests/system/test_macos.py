@@ -177,6 +177,7 @@ class TestSignals:
         assert self.run(code) == status
         assert time.monotonic() - since < 0.9  # Else it was noticed by the poll.
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
     def test_signal_is_passed_on_once(self, number: signal.Signals, tmp_path: Path) -> None:
         code = f"""

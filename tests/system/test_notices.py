@@ -32,6 +32,7 @@ def wait_until_shown(shown: list[str], count: int) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_short_wait_shows_no_notice(shown: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notices, "PATIENCE_SECONDS", 60)  # So that 0.3 seconds are short on a busy machine, too.
     with notices.waiting("soon"):
@@ -41,6 +42,7 @@ def test_short_wait_shows_no_notice(shown: list[str], monkeypatch: pytest.Monkey
     assert shown == []
 
 
+@pytest.mark.slow
 def test_each_long_wait_shows_its_notice_once(shown: list[str]) -> None:
     with notices.waiting("one"), notices.waiting("two"):
         wait_until_shown(shown, 2)
@@ -57,6 +59,7 @@ def test_notice_is_shown_after_the_watch_has_slept(shown: list[str]) -> None:
     assert shown == ["touch"] * 2
 
 
+@pytest.mark.slow
 def test_notice_is_not_shown_when_an_error_ends_the_wait(shown: list[str]) -> None:
     with pytest.raises(ValueError, match="gone"), notices.waiting("touch"):
         raise ValueError("gone")
@@ -64,6 +67,7 @@ def test_notice_is_not_shown_when_an_error_ends_the_wait(shown: list[str]) -> No
     assert shown == []
 
 
+@pytest.mark.slow
 def test_forked_child_shows_only_its_own_notices(shown: list[str]) -> None:
     with notices.waiting("parent's"):
         child = os.fork()

@@ -238,6 +238,7 @@ def strangers(maker: Maker) -> list[Context]:
     return [request(tags, anchor) for tags in bare for anchor in (ANCHOR, OTHER_ANCHOR)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(4))
 def test_answer_of_some_policies_is_as_known(number: int) -> None:
     check_answers(range(number * 45, number * 45 + 45))
@@ -294,6 +295,7 @@ def random_statement(chance: random.Random, pinned: Condition) -> dict[str, Any]
     return {"Effect": effect, "Principal": SERVICE, "Action": actions, "Condition": condition}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(2))
 def test_review_agrees_with_a_trial_of_every_certificate(number: int) -> None:
     compare_with_trials(range(number * 40, number * 40 + 40))

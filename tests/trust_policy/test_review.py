@@ -933,6 +933,7 @@ WILD = [f"arn:aws:rolesanywhere:r{i}:*:trust-anchor/0e5a7c1e-2b9d-4c3f-8a64-51d0
 NUMBERS = [f"{100000000000 + i}" for i in range(25)]
 
 
+@pytest.mark.slow
 def test_combinations_of_regions_and_accounts_that_are_not_tried_are_reported() -> None:
     keep = deny({"ArnNotEquals": {"aws:SourceArn": [ANCHOR]}})
     document = policy(

@@ -131,6 +131,7 @@ def _forms() -> Iterator[object]:
 
 
 class TestForms:
+    @pytest.mark.slow
     @pytest.mark.parametrize(("kind", "command", "passphrase"), list(_forms()))
     def test_every_form_opens_the_same_key(
         self, files: KeyFiles, tmp_path: Path, kind: str, command: str, passphrase: str | None
@@ -141,6 +142,7 @@ class TestForms:
             assert key.public_key() == public_key
             assert openssl_verifies(tmp_path, public_key, key.sign(b"message"), b"message", "sha256")
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("command", ["--to-p12", "--to-p12 --outder", "--to-p8", "--to-p8 --outder", "--to-rsa"])
     def test_files_written_by_gnutls_are_read(self, files: KeyFiles, command: str) -> None:
         source = [f"--load-privkey={files.key('RSA-2048')}"]
@@ -488,6 +490,7 @@ class TestRefusedKeys:
         assert str(path) in caught.value.message
         assert "RSA of 2048 to 4096 bits" in caught.value.hint
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "command",
         [
@@ -570,6 +573,7 @@ class TestRefusedKeys:
             open_key(str(path))
         assert str(path) in caught.value.message
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("command", ["--to-p12", "--to-p12 --outder"])
     def test_two_private_keys_in_pkcs12_are_ambiguous(self, files: KeyFiles, command: str) -> None:
         keys = files.write("two", files.key("P-256").read_bytes() + files.key("P-384").read_bytes())
@@ -949,6 +953,7 @@ def originals(files: KeyFiles) -> dict[str, bytes]:
 
 
 # Derandomised: a mutation may make an iteration count of two billion.
+@pytest.mark.slow
 @given(name=st.sampled_from(sorted(_MUTATED)), data=st.data())
 @settings(max_examples=scaled(1000), derandomize=True)
 @pytest.mark.filterwarnings("ignore::UserWarning:cryptography", "ignore:PKCS#12 bundle")

@@ -83,6 +83,7 @@ def leaf_for(path: Path, ca: certs.Authority, pin: str | None = None) -> list[Fo
     return [FoundCertificate(one.public_bytes(Encoding.DER), "given") for one in (leaf, ca.certificate)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "algorithm", [pytest.param(one, marks=needs_openssl_3_5) if one in MLDSA else one for one in KINDS]
 )
@@ -210,6 +211,7 @@ def test_failed_write_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("call", "number"), [("fsync", 1), ("linkat", 1), ("fsync", 2)])
 @needs_strace
 def test_killed_process_leaves_all_of_the_key_or_none_and_nothing_beside_it(

@@ -109,6 +109,7 @@ def test_cloudformation_template_has_the_ca_the_policy_and_what_is_enabled(
     assert set(outputs) == {"TrustAnchorArn", "ProfileArn", "RoleArn"}
 
 
+@pytest.mark.slow
 def test_terraform_configuration_has_the_same_resources(template: Callable[..., Outcome]) -> None:
     arguments = ("--name=web servers", "--duration=7200", "--match=CN=bamboo-*,CN=wéb,OU=devops")
     outcome, expected = template("terraform", *arguments), resources(template("cloudformation", *arguments))

@@ -78,6 +78,7 @@ def test_long_messages_do_not_stop_the_command(asked: Requested) -> None:
         run(asked, *script(text))
 
 
+@pytest.mark.slow
 def test_command_that_does_not_end_is_killed_with_its_children(asked: Requested, tmp_path: Path) -> None:
     mark = tmp_path / "pid"
     with pytest.raises(ServiceUnreachableError, match=r"did not end within 0\.5 s"):

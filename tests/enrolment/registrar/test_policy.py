@@ -205,6 +205,7 @@ MACHINES = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(MACHINES, max_size=5, unique_by=(lambda one: one.name, lambda one: one.chip)))
 def test_policy_has_exactly_the_machines_that_were_added(machines: list[Machine]) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -113,6 +113,7 @@ def test_request_in_any_other_form_is_refused() -> None:
     assert [form.hex() for form in forms if not _problem(form)] == []
 
 
+@pytest.mark.slow
 def test_request_is_refused_when_any_byte_changes() -> None:
     for place in range(len(INFO)):
         for flip in (1, 2, 0x20, 0x80, 0xFF):

@@ -174,6 +174,7 @@ def test_two_registrars_share_the_files_and_nothing_else(site: Site, chain: Chai
 # Hostile clients
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("data", "status"),
     [
@@ -218,6 +219,7 @@ def test_request_without_an_end_is_cut_off(site: Site) -> None:
     assert site.decisions == ["refused"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_tls", [False, True])
 @pytest.mark.parametrize("data", [b"", b"P", b"POST /v1/challenge HTTP/1.1\r\nContent-Length: 50\r\n\r\n{"])
 def test_slow_client_does_not_delay_others_and_is_cut_off(
@@ -268,6 +270,7 @@ def test_load_balancer_may_have_more_connections(site: Site) -> None:
     assert site.audit == []
 
 
+@pytest.mark.slow
 def test_slow_clients_of_many_addresses_make_room_for_others(site: Site, asked: CertificateRequest) -> None:
     with site.serving() as server, ExitStack() as stack:
         target = server.socket.getsockname()[:2]

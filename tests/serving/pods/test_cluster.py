@@ -187,6 +187,7 @@ def endless_headers(exchange: Exchange) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", [never, byte_by_byte, endless_headers])
 def test_slow_server_is_given_up_in_time(
     pods: Pods, api: ApiServer, answer: Callable[[Exchange], None], monkeypatch: pytest.MonkeyPatch

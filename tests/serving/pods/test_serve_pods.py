@@ -75,6 +75,7 @@ class TestSessions:
             assert pods.process.end(signal.SIGTERM) == 0
             assert pods.process.lines.count("opened") == 1
 
+    @pytest.mark.slow
     def test_session_is_refreshed_while_pods_ask_and_closed_with_its_key_once_none_does(
         self, pod_stage: Stage, clock: Clock
     ) -> None:
@@ -95,6 +96,7 @@ class TestSessions:
             assert pod_stage.sessions == 2
             assert pods.credentials("team-a/web") != first
 
+    @pytest.mark.slow
     def test_certificate_file_is_read_again_when_it_changes(self, pod_stage: Stage) -> None:
         with serve_pods(pod_stage, '[accounts]\n"team-a/*" = "web"\n') as pods:
             pods.credentials("team-a/web")
@@ -198,6 +200,7 @@ class TestPolicy:
             change_profile("web", {"session-duration": 900}, pod_stage.environ())
             assert pods.until_changed("team-a/web", first)
 
+    @pytest.mark.slow
     def test_policy_whose_profile_is_added_later_counts_then(self, pod_stage: Stage) -> None:
         with serve_pods(pod_stage, WEB) as pods:
             pods.write_policy(f'{WEB}"team-b/web" = "batch"\n')
@@ -216,6 +219,7 @@ class TestPolicy:
             pods.credentials("team-a/db")
             assert pods.credentials("team-a/web") == first
 
+    @pytest.mark.slow
     def test_bad_policy_is_reported_and_the_old_one_stays(self, pod_stage: Stage) -> None:
         with serve_pods(pod_stage, WEB) as pods:
             first = pods.credentials("team-a/web")
@@ -224,6 +228,7 @@ class TestPolicy:
                 pods.process.read_until("error: the policy did not change, as the new file is bad: ")
                 assert pods.credentials("team-a/web") == first
 
+    @pytest.mark.slow
     def test_warning_that_is_an_error_is_reported_and_stops_no_request(self, pod_stage: Stage) -> None:
         with serve_pods(pod_stage, WEB, "--strict") as pods:
             Path(user_file(pod_stage.environ())).chmod(0o644)
@@ -236,6 +241,7 @@ class TestPolicy:
 
 
 class TestWithoutCredentials:
+    @pytest.mark.slow
     def test_server_answers_503_while_aws_can_not_be_reached(self, pod_stage: Stage) -> None:
         port = reserve_port()
         add_profile("away", {**pod_stage.values(), "endpoint": f"http://127.0.0.1:{port}"}, pod_stage.environ())
@@ -245,6 +251,7 @@ class TestWithoutCredentials:
             assert f"127.0.0.1:{port}" in message
             pods.process.read_until("error: profile 'away', account team-a/web: no session: ")
 
+    @pytest.mark.slow
     def test_server_starts_before_its_node_is_enrolled(self, pod_stage: Stage) -> None:
         leaf = pod_stage.leaf.rename(pod_stage.folder / "later.pem")
         with serve_pods(pod_stage, WEB) as pods:
@@ -254,6 +261,7 @@ class TestWithoutCredentials:
             leaf.rename(pod_stage.leaf)
             pods.until_status("team-a/web", 200)
 
+    @pytest.mark.slow
     def test_key_that_hangs_does_not_keep_the_server_from_ending(self, pod_stage: Stage) -> None:
         hanging = """
     from hwsigner._refresh import reopening
@@ -279,6 +287,7 @@ class TestWithoutCredentials:
             assert status == 503
             assert "Set acceptRoleSessionName in the Roles Anywhere profile (serve --pods needs it)" in message
 
+    @pytest.mark.slow
     def test_names_that_the_service_ignores_are_logged_once(self, stage: Stage) -> None:
         stage.service.world.differing.add(Difference.SESSION_NAME_IGNORED)
         try:
