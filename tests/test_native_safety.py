@@ -176,6 +176,7 @@ def test_threads_get_the_right_results_at_once() -> None:
         list(pool.map(work, range(16)))
 
 
+@pytest.mark.slow
 def test_interpreter_lock_is_released_while_a_large_payload_is_hashed() -> None:
     started = threading.Event()
     payload = b"x" * (160 * MIB)

@@ -150,6 +150,7 @@ def _is_public(home: str) -> bool:
     return name in hwsigner.__all__ or home in _exported() or (module in MODULES and not name.startswith("_"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("module", "name"), sorted(set(_public())))
 def test_public_signature_mentions_only_public_names(module: str, name: str) -> None:
     [node] = [

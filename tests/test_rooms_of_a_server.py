@@ -70,6 +70,7 @@ def test_client_gets_credentials(program: list[str], home: Home) -> None:
     assert is_credentials(run(program, home, "credential-process", "--profile", "web"))
 
 
+@pytest.mark.slow
 def test_agent_gives_credentials(program: list[str], home: Home) -> None:
     home.emulator.requests.clear()
     with agent_process(home, [*program, "agent"]):

@@ -153,6 +153,7 @@ class TestFindCredentials:
         monkeypatch.setattr(client, "peer_uid", lambda _: 0)
         assert find(runtime) == JSON
 
+    @pytest.mark.slow
     def test_agent_that_hangs_is_taken_for_none(self, runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(client, "CONNECT_LIMIT", 0.05)
         monkeypatch.setattr(protocol, "FIRST_BYTE_LIMIT", 0.05)

@@ -148,6 +148,7 @@ def crash(home: Home, program: Program) -> None:
 
 
 class TestAgent:
+    @pytest.mark.slow
     def test_agent_after_a_crash_leaves_the_profile_out_and_serves_the_others(
         self, crashing: Home, program: Program
     ) -> None:
@@ -176,6 +177,7 @@ class TestAgent:
             done = ask(program.path, crashing, "--profile", "card")
         assert "the agent ended 2 times while a library used the key" in done.stderr
 
+    @pytest.mark.slow
     def test_profile_is_served_again_after_its_pause(self, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(crashes, "FIRST_PAUSE", 0.3)
         using = UseMark("web").used()
@@ -185,6 +187,7 @@ class TestAgent:
             while not running.get().startswith(b"1 ok "):
                 pass
 
+    @pytest.mark.slow
     def test_profile_is_not_said_to_be_left_out_after_its_pause(
         self, home: Home, monkeypatch: pytest.MonkeyPatch
     ) -> None:

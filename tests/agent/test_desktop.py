@@ -109,6 +109,7 @@ def session(short_folder: Path) -> Iterator[Session]:
 
 @needs_desktop
 class TestDesktop:
+    @pytest.mark.slow
     def test_text_is_shown_replaced_and_closed(self, session: Session) -> None:
         session.start_desktop()
         desktop = Desktop(session.environ)
@@ -172,6 +173,7 @@ class TestMac:
         monkeypatch.setattr(sys, "platform", "darwin")
         return tmp_path / "osascript.seen"
 
+    @pytest.mark.slow
     def test_text_is_an_argument_and_never_a_part_of_the_script(self, seen: Path) -> None:
         desktop = Desktop({"PATH": "/usr/bin:/bin", "HWSIGNER_PIN": "4711"})
         texts = ["touch", '" & (do shell script "id") & "', "-e", "a\nb\x00\u202e\ud800", "é 😀 \\ ' « »"]
@@ -244,6 +246,7 @@ class TestAgent:
             session.stop()
             is_free.result(30)
 
+    @pytest.mark.slow
     @needs_desktop
     def test_profile_that_needs_its_pin_says_so_once_until_it_is_unlocked(self, home: Home, session: Session) -> None:
         session.start_desktop()

@@ -73,6 +73,7 @@ def may_lock_all() -> bool:
 
 
 class TestClients:
+    @pytest.mark.slow
     def test_client_gets_the_agent_s_credentials(self, client: list[str], home: Home) -> None:
         with agent_process(home) as agent:
             assert key_id(run(client, home, *PROFILE)) == key_id(run(client, home, *PROFILE))
@@ -81,6 +82,7 @@ class TestClients:
         assert status == 0
         assert re.fullmatch(r"hwsigner: profile 'web': session created, credentials until \S+Z\n", err)
 
+    @pytest.mark.slow
     def test_client_creates_a_session_without_an_agent(self, client: list[str], home: Home) -> None:
         assert key_id(run(client, home, *PROFILE)) != key_id(run(client, home, *PROFILE))
         assert len(home.emulator.requests) == 2
@@ -91,6 +93,7 @@ class TestClients:
             first = key_id(run(client, home, *PROFILE))
             assert key_id(run(client, home, *PROFILE, HWSIGNER_AGENT="none")) != first
 
+    @pytest.mark.slow
     def test_client_creates_a_session_when_other_flags_are_given(self, client: list[str], home: Home) -> None:
         with agent_process(home):
             first = key_id(run(client, home, *PROFILE))
@@ -124,6 +127,7 @@ class TestClients:
         with agent_process(home):
             assert key_id(run(client, home, *PROFILE)) == key_id(run(client, home, *PROFILE))
 
+    @pytest.mark.slow
     @needs_client_in_c
     def test_default_profile_is_used_without_arguments(self, real_program: Path, home: Home) -> None:
         home.write_profiles(default={})
@@ -190,6 +194,7 @@ class TestProcess:
         with open(gate, "w"):  # The command that reads the PIN was left behind, and ends too.
             pass
 
+    @pytest.mark.slow
     def test_agent_ends_at_once_whatever_thread_gets_the_signal(self, home: Home) -> None:
         # A signal that comes just before the main thread begins to wait has the same effect, and can't be timed.
         gate = home.folder / "gate"
@@ -238,6 +243,7 @@ class TestProcess:
                 command(home.address, AgentRequest(Verb.REFRESH, "web"))
             assert caught.value.exit_status == 2
 
+    @pytest.mark.slow
     def test_stop_ends_the_agent(self, home: Home, real_program: Path) -> None:
         hwsigner = real_program.with_name("hwsigner")
         with agent_process(home) as agent:
@@ -339,6 +345,7 @@ class TestAuto:
         assert match
         return int(match[1])
 
+    @pytest.mark.slow
     @needs_proc
     @pytest.mark.root
     def test_first_use_starts_an_agent_that_holds_no_descriptors(self, auto: Home, client: list[str]) -> None:
@@ -397,6 +404,7 @@ class TestAuto:
 
 
 class TestUnlock:
+    @pytest.mark.slow
     def test_unlock_asks_on_the_terminal(self, home: Home, terminal: Terminal, real_program: Path) -> None:
         path = home.encrypted_key("web")
         home.write_profiles(web={"private-key": str(path)})
@@ -447,6 +455,7 @@ class TestCommandLine:
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.startswith(f"hwsigner: {problem}")
 
+    @pytest.mark.slow
     def test_system_s_agent_is_another(self, home: Home, real_program: Path) -> None:
         with agent_process(home):
             done = ask(real_program.with_name("hwsigner"), home, "agent", "status", "--system")

@@ -196,6 +196,7 @@ class TestRuntimeFolder:
             assert time.monotonic() < deadline
             time.sleep(0.01)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("mode", [None, 0o777])
     def test_folder_that_is_missing_or_not_safe_is_said_once(
         self, auto: Home, terminal: Terminal, real_program: Path, mode: int | None
@@ -225,6 +226,7 @@ class TestRuntimeFolder:
 class TestRelay:
     """The agent runs, and needs a PIN."""
 
+    @pytest.mark.slow
     def test_pin_is_asked_and_goes_to_the_agent(self, locked: Home, terminal: Terminal, real_program: Path) -> None:
         with agent_process(locked) as agent:
             status, out, err = typed(start(real_program, locked, terminal), terminal, "passphrase for", PASSPHRASE)
@@ -244,6 +246,7 @@ class TestRelay:
             assert ask(real_program, locked, *PROFILE).returncode == 0
         assert len(locked.emulator.requests) == 1
 
+    @pytest.mark.slow
     def test_pinentry_of_the_profile_is_asked(
         self, locked: Home, terminal: Terminal, real_program: Path, tmp_path: Path
     ) -> None:
@@ -493,6 +496,7 @@ class TestHandOver:
             running.ask(b"1 refresh web\n")
         assert asked.read_text() == "once\n"
 
+    @pytest.mark.slow
     def test_audit_lines_have_all_fields(self, home: Home, real_program: Path) -> None:
         home.write_profiles(web={"agent": "auto"})
         file = Path(home.environ["XDG_CONFIG_HOME"]) / "hwsigner" / "config.toml"

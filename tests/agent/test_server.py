@@ -201,6 +201,7 @@ class TestWaiting:
         assert credentials(answers.pop())
         assert len(home.emulator.requests) == 1
 
+    @pytest.mark.slow
     def test_thousand_clients_at_once_are_answered(self, running: Running) -> None:
         running.get()
         with ThreadPoolExecutor(50) as pool:
@@ -371,6 +372,7 @@ class TestEnd:
             assert read_end(client).startswith(b"1 ok ")
         assert running.ended == [True]
 
+    @pytest.mark.slow
     def test_stopping_agent_sleeps_between_events(self, hung: Running, monkeypatch: Patch) -> None:
         monkeypatch.setattr(server, "LOOK_EVERY", 0.05)
         hung.server._next_look = 0.0
@@ -459,6 +461,7 @@ class TestBounds:
         monkeypatch.setattr(running.server._acceptor, "_listener", Refusing(running.server._acceptor._listener, 1))
         assert credentials(running.get())
 
+    @pytest.mark.slow
     def test_agent_pauses_when_accept_keeps_failing(self, running: Running, monkeypatch: Patch) -> None:
         running.get()
         with running.connect() as silent:

@@ -135,6 +135,7 @@ def test_certificate_with_padding_is_read_without_it(root: Certified) -> None:
     assert VendorCertificate.read(der + b"\xff" * 40, "a certificate").der == der
 
 
+@pytest.mark.slow
 def test_root_is_read_and_verifies_when_cryptography_refuses_it() -> None:
     with pytest.raises(ValueError, match="InvalidSetOrdering"):
         x509.load_der_x509_certificate(NUVOTON)

@@ -176,6 +176,7 @@ def test_new_attestation_of_the_same_key_is_another_statement() -> None:
         verify_answer(again.statement, state, answered(asked, OLD.slot.key), OLD.trust)
 
 
+@pytest.mark.slow
 def test_signature_is_refused_when_any_byte_of_it_changes_or_is_missing() -> None:
     asked, state = challenge(OLD.statement, OLD.trust)
     good = answered(asked, OLD.slot.key)

@@ -229,6 +229,7 @@ def test_new_values_are_used_when_credentials_change_in_place() -> None:
             assert auth._context() == fresh._context()
 
 
+@pytest.mark.slow
 def test_threads_may_share_a_session_and_an_auth(server: Server) -> None:
     keys = [KEY, LONG_LIVED]
     seconds = count(10**9)

@@ -80,6 +80,7 @@ def test_file_is_signed_from_its_position(server: Server, tmp_path: Path) -> Non
     assert server.last.is_signed()
 
 
+@pytest.mark.slow
 def test_big_file_is_not_read_into_memory(tmp_path: Path) -> None:
     path = tmp_path / "sparse"
     with path.open("wb") as file:

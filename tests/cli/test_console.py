@@ -240,6 +240,7 @@ class TestOpen:
         assert parse_qs(urlsplit(location).query)["SigninToken"] == [TOKEN]
         assert TOKEN not in "".join(url for url, _, _ in seen) + outcome.err
 
+    @pytest.mark.slow
     def test_another_user_gets_nothing(
         self, scene: Scene, endpoint: Federation, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -256,6 +257,7 @@ class TestOpen:
         assert (outcome.status, outcome.out, seen) == (1, "", [404])
         assert "Leave out --open" in outcome.err
 
+    @pytest.mark.slow
     def test_connection_that_is_broken_off_leaves_no_traceback(
         self, scene: Scene, endpoint: Federation, monkeypatch: pytest.MonkeyPatch
     ) -> None:

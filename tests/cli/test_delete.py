@@ -53,6 +53,7 @@ def test_typed_yes_deletes(terminal: Terminal, key: Path, typed: bytes) -> None:
     assert (process.returncode, key.exists()) == (0, False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("typed", [b"y\n", b"\n", b"no\n", b"\x04"])
 def test_any_other_answer_keeps_it(terminal: Terminal, key: Path, typed: bytes) -> None:
     process = terminal.start(*COMMAND, str(key))

@@ -201,6 +201,7 @@ def test_longest_name_of_a_node_is_accepted(file_node: Node, ca: certs.Authority
     assert (status, err) == (0, "")
 
 
+@pytest.mark.slow
 def test_node_can_not_take_the_name_of_another(file_node: Node) -> None:
     assert credential_process(file_node) == (0, "")
     status, err = credential_process(replace(file_node, name="node-02"))

@@ -377,6 +377,7 @@ exit $status
 """
 
 
+@pytest.mark.slow
 @needs_namespaces
 def test_old_certificate_stays_when_the_disk_is_full(enrolment: Enrolment) -> None:
     succeeds(enrolment.run())
@@ -491,6 +492,7 @@ class TestRefused:
         assert b"ENCRYPTED" in Path(enrolment.key).read_bytes()
 
 
+@pytest.mark.slow
 def test_missing_arns_are_named(enrolment: Enrolment) -> None:
     rows = succeeds(
         enrolment.scene.call(

@@ -250,6 +250,7 @@ class TestConfigFile:
         home.migrated()
         assert home.profiles() == {"web": VALUES}
 
+    @pytest.mark.slow
     def test_without_a_terminal_nothing_is_written(self, home: Home) -> None:
         text = f"[profile web]\ncredential_process = {HELPER} credential-process {FLAGS}\n"
         home.config.write_text(text)
@@ -259,6 +260,7 @@ class TestConfigFile:
         assert "[profile.web]" in done.stdout
         assert "so nothing was written. Add --yes" in done.stderr
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("answer", "is_done"), [(b"yes\n", True), (b"y\n", False)])
     def test_user_is_asked_after_all_is_shown(self, home: Home, answer: bytes, is_done: bool) -> None:
         line = f"credential_process = {HELPER} credential-process {FLAGS}"

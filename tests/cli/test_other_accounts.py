@@ -77,6 +77,7 @@ def sections(config: Path) -> dict[str, dict[str, str]]:
 
 @needs_client_in_c
 class TestSdks:
+    @pytest.mark.slow
     def test_boto3_assumes_the_role_with_the_session_of_the_profile(self, scene: Scene, config: Path) -> None:
         outcome = add(scene, f"--then-role={OTHER}")
         assert (outcome.status, outcome.err) == (0, "")
@@ -92,6 +93,7 @@ class TestSdks:
         with pytest.raises(ClientError, match="not authorized to perform: sts:SetSourceIdentity"):
             caller(SECTION)
 
+    @pytest.mark.slow
     def test_trust_policy_of_the_page_lets_in_the_certificate_that_it_names(self, scene: Scene, config: Path) -> None:
         add(scene, f"--then-role={OTHER}")
         (block,) = [each for each in blocks("docs/how-to/aws.md") if "aws:SourceIdentity" in each.text]

@@ -57,6 +57,7 @@ def age(enrolled: Enrolment, begin: float, end: float) -> x509.Certificate:
 
 
 class TestWay:
+    @pytest.mark.slow
     def test_key_stays_and_gets_a_certificate_with_the_same_names(self, enrolled: Enrolment) -> None:
         old, key = age(enrolled, 2, -1), Path(enrolled.key).read_bytes()
         rows = succeeds(run(enrolled))
@@ -67,6 +68,7 @@ class TestWay:
         assert Path(enrolled.key).read_bytes() == key
         assert enrolled.gets_credentials()
 
+    @pytest.mark.slow
     def test_new_key_and_its_certificate_are_in_use_together(self, enrolled: Enrolment) -> None:
         age(enrolled, 2, -1)
         before, other = enrolled.profile(), enrolled.home / "keys" / "next.key"
@@ -85,6 +87,7 @@ class TestWay:
         succeeds(run(enrolled, f"--new-key={enrolled.home / 'keys' / 'next.key'}"))
         assert enrolled.gets_credentials()
 
+    @pytest.mark.slow
     def test_key_in_use_is_not_called_the_old_one_when_new_key_names_it(self, enrolled: Enrolment) -> None:
         rows = succeeds(run(enrolled, "--new-key", f"file:{enrolled.key}"))
         assert rows.keys() == {"Renewed", "Profile"}

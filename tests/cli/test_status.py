@@ -380,6 +380,7 @@ class TestWhoami:
         assert found["Account"] == "123456789012"
         assert call("whoami", "--profile=web").out.startswith(f"Arn      {found['Arn']}\n")
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("fault", "expected"), [("deny*9", 5), ("reset*9", 6)])
     def test_error_of_the_session_has_its_status_and_hint(
         self, home: Home, call: Call, fault: str, expected: int, monkeypatch: pytest.MonkeyPatch

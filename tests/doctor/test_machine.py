@@ -330,6 +330,7 @@ def test_profile_that_the_agent_has_locked_is_named(patient: Patient) -> None:
     assert found["fix"] == "Run hwsigner agent unlock web"
 
 
+@pytest.mark.slow
 def test_agent_that_does_not_answer_is_named(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "SILENCE_LIMIT", 0.1)
     address = Home(patient.folder, patient.ca, patient.emulator).address

@@ -280,6 +280,7 @@ def test_documentation_page_lists_every_fault() -> None:
     assert named >= KINDS.keys()
 
 
+@pytest.mark.slow
 def test_command_outlives_its_terminal_under_nohup(ca_file: str) -> None:
     script = 'trap "" HUP; exec "$@"'
     arguments = [sys.executable, "-m", "hwsigner", "emulator", "--trust-anchor", ca_file]

@@ -48,6 +48,7 @@ def server() -> Iterator[Emulator]:
         yield add_credentials(running)
 
 
+@pytest.mark.slow
 @settings(max_examples=scaled(300))
 @given(plan=PLANS, presigned=st.booleans())
 def test_request_signed_by_botocore_is_accepted(server: Emulator, plan: Plan, presigned: bool) -> None:

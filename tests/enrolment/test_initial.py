@@ -64,6 +64,7 @@ def test_renewal_with_a_new_key_names_the_old_one(asked: Enrolment, tmp_path: Pa
     )
 
 
+@pytest.mark.slow
 def test_command_line_is_not_loaded() -> None:
     loaded = "[name for name in sys.modules if name.startswith('hwsigner._cli')]"
     code = f"import sys, hwsigner.enrolment.initial, hwsigner.enrolment.renewal; print({loaded})"

@@ -21,6 +21,7 @@ except ConfigError as error:
 """
 
 
+@pytest.mark.slow
 def test_child_of_an_isolated_program_imports_nothing_that_the_environment_names(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("open(f'{__file__}.ran', 'w')")
     variables = {"PYTHONPATH": str(tmp_path)}

@@ -86,6 +86,7 @@ def test_connection_refused_is_retryable() -> None:
     assert caught.value.exit_status == 6
 
 
+@pytest.mark.slow
 def test_connection_times_out_when_packets_are_dropped() -> None:
     with _black_hole() as port, pytest.raises(ServiceUnreachableError, match="--connect-timeout") as caught:
         connect("127.0.0.1", port, peer="here", deadline=Deadline(0.3, "--connect-timeout"))
@@ -162,6 +163,7 @@ def test_small_packets_are_sent_at_once(monkeypatch: pytest.MonkeyPatch) -> None
     assert (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1) in options
 
 
+@pytest.mark.slow
 def test_sending_times_out_when_the_peer_does_not_read() -> None:
     def never_read(served: Connection) -> None:
         served.stopping.wait(30)

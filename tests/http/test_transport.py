@@ -129,6 +129,7 @@ def test_slow_response_is_given_up(name: str, scheme: str, ca: ServerCA) -> None
         _post(server.endpoint(scheme), _trusting(ca, read_timeout=0.3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_total_time_is_limited_too(scheme: str, ca: ServerCA) -> None:
     with Server(_silent) as server, _unreachable("within 0.3 s (--timeout)"):
@@ -140,6 +141,7 @@ def test_nothing_is_sent_when_no_time_is_left() -> None:
         _post(server.endpoint(), seconds=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first_bytes", [b"", b"\x16\x03\x03\x40\x00"])
 def test_slow_tls_handshake_is_given_up(first_bytes: bytes, ca: ServerCA) -> None:
     def serve(connection: Connection) -> None:
@@ -149,6 +151,7 @@ def test_slow_tls_handshake_is_given_up(first_bytes: bytes, ca: ServerCA) -> Non
         _post(server.endpoint("https"), _trusting(ca, connect_timeout=0.3))
 
 
+@pytest.mark.slow
 def test_slow_proxy_is_given_up(ca: ServerCA) -> None:
     with Server(_dripping(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 99)) as server, _unreachable("(--connect-timeout)"):
         _post(_AWS, _trusting(ca, connect_timeout=0.3, proxy=_proxy(server)))

@@ -42,6 +42,7 @@ def agent_command(*flags: str) -> list[str]:
     return [*AGENT, *flags]
 
 
+@pytest.mark.slow
 @needs_proc
 def test_agent_writes_a_line_each_time_that_it_gives_credentials(home: Home, real_program: Path) -> None:
     path = home.folder / "audit.log"
@@ -82,6 +83,7 @@ os.execv(sys.argv[2], [sys.argv[2], "--profile", "web"])
 """
 
 
+@pytest.mark.slow
 @needs_proc
 def test_disguised_programs_orphans_and_what_they_become_have_their_lines(home: Home, real_program: Path) -> None:
     path = home.folder / "audit.log"
@@ -103,6 +105,7 @@ def test_disguised_programs_orphans_and_what_they_become_have_their_lines(home: 
     assert len(read(path)) == 1 + 3 + 4
 
 
+@pytest.mark.slow
 def test_agent_refuses_a_user_above_the_rate_with_a_clear_error(home: Home, real_program: Path) -> None:
     path = home.folder / "audit.log"
     with agent_process(home, agent_command(f"--audit-log={path}", "--audit=required", "--audit-rate=1")):
@@ -113,6 +116,7 @@ def test_agent_refuses_a_user_above_the_rate_with_a_clear_error(home: Home, real
     assert "raise audit-rate" in refused.stderr
 
 
+@pytest.mark.slow
 def test_agent_gives_nothing_if_the_required_line_can_t_be_written(home: Home, real_program: Path) -> None:
     configure(home.environ, audit_log="/dev/full", audit="required")
     with agent_process(home) as agent:
@@ -145,6 +149,7 @@ def test_agent_writes_the_required_line_however_the_members_of_an_answer_are_ord
     assert [line["access_key_id"] for line in read(path)] == [printed["AccessKeyId"]]
 
 
+@pytest.mark.slow
 def test_agent_gives_credentials_and_warns_once_if_the_line_can_t_be_written(home: Home, real_program: Path) -> None:
     with agent_process(home, agent_command("--audit-log=/dev/full")) as agent:
         answers = [ask(real_program, home, "--profile", "web").returncode for _ in range(3)]
@@ -153,6 +158,7 @@ def test_agent_gives_credentials_and_warns_once_if_the_line_can_t_be_written(hom
     assert err.count("the audit log /dev/full can't be written") == 1
 
 
+@pytest.mark.slow
 def test_agent_logs_who_got_credentials_at_the_level_debug(home: Home, real_program: Path) -> None:
     with agent_process(home, agent_command("--log-level=debug")) as agent:
         ask(real_program, home, "--profile", "web")
@@ -160,6 +166,7 @@ def test_agent_logs_who_got_credentials_at_the_level_debug(home: Home, real_prog
     assert f"profile 'web': credentials given to user {os.geteuid()}, process" in err
 
 
+@pytest.mark.slow
 def test_agent_logs_only_errors_at_the_level_error(home: Home, real_program: Path) -> None:
     with agent_process(home, agent_command("--log-level=error")) as agent:
         ask(real_program, home, "--profile", "web")
@@ -198,6 +205,7 @@ def output(command: list[str]) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
+@pytest.mark.slow
 @needs_netlink
 def test_serve_writes_a_line_for_each_user(stage: Stage) -> None:
     path = stage.folder / "audit.log"
@@ -216,6 +224,7 @@ def test_serve_writes_a_line_for_each_user(stage: Stage) -> None:
     assert replies[0]["SecretAccessKey"] not in path.read_text()
 
 
+@pytest.mark.slow
 def test_serve_answers_503_if_the_required_line_can_t_be_written(stage: Stage) -> None:
     configure(stage.environ(), audit_log="/dev/full", audit="required")
     with stage.start("serve", "web", "--port=0") as process:
@@ -224,6 +233,7 @@ def test_serve_answers_503_if_the_required_line_can_t_be_written(stage: Stage) -
     assert "the audit log /dev/full can't be written: No space left on device" in reply
 
 
+@pytest.mark.slow
 def test_serve_logs_lines_of_json_only(stage: Stage) -> None:
     with stage.start("serve", "web", "--port=0", "--log-format=json") as process:
         process.read_until("session created")

@@ -178,6 +178,7 @@ def test_other_machines_may_use_any_name_if_they_may_read_the_metrics(stage: Sta
         assert process.end(signal.SIGTERM) == 0
 
 
+@pytest.mark.slow
 def test_serve_is_not_healthy_without_a_session(stage: Stage) -> None:
     stage.service.misbehave(Fault.parse("deny*always"))
     with stage.start("serve", "web", "--port=0", "--metrics-listen=127.0.0.1:0") as process:

@@ -48,6 +48,7 @@ ALERTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
 def test_rules_fire_when_they_should_and_not_before(tmp_path: Path) -> None:
     def firing(alert: str) -> str:

@@ -68,6 +68,7 @@ def test_output_after_the_first_line_is_read_and_dropped() -> None:
     assert read_pin_command(python('print("1234"); print("x" * 10**7)')) == "1234"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "words"),
     {

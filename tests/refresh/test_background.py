@@ -668,6 +668,7 @@ class TestBackground:
         with pytest.raises(UsageError, match="closed"):
             background.reply("id")
 
+    @pytest.mark.slow
     def test_many_providers_share_a_timer_and_leave_no_workers(self, stage: Stage) -> None:
         outcomes: SimpleQueue[object] = SimpleQueue()
         backgrounds = [made(stage, on_try=outcomes.put) for _ in range(20)]

@@ -42,6 +42,7 @@ def last_wait(history: History) -> float:
     return max(end for end, _ in history.waits)
 
 
+@pytest.mark.slow
 def test_steady_fleet_always_has_credentials() -> None:
     history = steady(SMALL)
     assert history.waits == []
@@ -65,6 +66,7 @@ def test_sessions_that_began_together_are_refreshed_apart() -> None:
     assert max(herd.rates(herd.requests, 1.25 * LEAST, 6 * HOUR)) > 1.5 * SMALL.quota
 
 
+@pytest.mark.slow
 def test_backlog_of_an_outage_drains() -> None:
     history = outage(SMALL)
     assert last_wait(history) - 2 * HOUR < 1.25 * LEAST

@@ -437,6 +437,7 @@ class TestFailures:
         assert provider().access_key_id
         assert stage.count == first + 1
 
+    @pytest.mark.slow
     def test_pauses_have_jitter(self, stage: Stage) -> None:
         stage.emulator.misbehave(Fault("fail", None))
         for _ in range(40):

@@ -53,6 +53,7 @@ def both(stage: Stage) -> str:
     return stage.leaf.read_text() + stage.key.read_text()
 
 
+@pytest.mark.slow
 def test_exec_needs_no_config_file_and_no_home(stage: Stage, bare: dict[str, str]) -> None:
     done = stage.run("exec", *flags(stage), "--", *PRINT_ENVIRONMENT, environ=bare)
     assert (done.returncode, done.stderr) == (0, "")
@@ -73,6 +74,7 @@ def test_relative_home_is_not_taken_for_a_folder_in_the_current_one(stage: Stage
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["PEM", "base64"])
 @needs_proc
 def test_command_does_not_inherit_the_variable_with_the_key(stage: Stage, bare: dict[str, str], form: str) -> None:
@@ -93,6 +95,7 @@ def test_command_does_not_inherit_the_variable_with_the_key(stage: Stage, bare: 
     assert value[40:80] not in output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["fd:7", "-"])
 @needs_proc
 def test_command_does_not_inherit_the_open_file_with_the_key(stage: Stage, bare: dict[str, str], place: str) -> None:
@@ -159,6 +162,7 @@ def test_flags_of_exec_that_do_not_fit_are_usage_errors(
     assert message in done.err
 
 
+@pytest.mark.slow
 def test_hwsigner_profile_counts_unless_exec_names_another(stage: Stage) -> None:
     for arguments, variable in ((["web"], "nope"), ([], "web")):
         done = stage.run("exec", *arguments, "--", "true", environ=stage.environ(HWSIGNER_PROFILE=variable))

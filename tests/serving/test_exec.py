@@ -129,6 +129,7 @@ def test_signal_is_passed_on_to_the_command(stage: Stage, number: int) -> None:
         assert running.wait() == 3
 
 
+@pytest.mark.slow
 def test_ctrl_c_reaches_the_command_once(stage: Stage, tmp_path: Path) -> None:
     code = """if True:
         import os, select, signal
@@ -357,6 +358,7 @@ def test_command_is_waited_for_when_a_signal_can_t_be_passed_on_or_another_threa
     assert (done.returncode, done.stdout, done.stderr) == (0, "5\n", "")
 
 
+@pytest.mark.slow
 def test_sighup_of_a_closed_terminal_reaches_the_command_of_the_session_leader(stage: Stage, tmp_path: Path) -> None:
     code = """if True:
         import signal, sys
@@ -375,6 +377,7 @@ def test_sighup_of_a_closed_terminal_reaches_the_command_of_the_session_leader(s
     assert process.returncode == signal.SIGHUP
 
 
+@pytest.mark.slow
 def test_no_pin_is_asked_for_on_the_terminal_of_a_running_command(stage: Stage, clock: Clock, tmp_path: Path) -> None:
     stage.encrypt_key("first")
     code = """if True:

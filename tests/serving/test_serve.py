@@ -113,6 +113,7 @@ def test_aws_cli_gets_credentials_by_either_endpoint(served: tuple[Stage, Proces
     assert stage.sessions == 1
 
 
+@pytest.mark.slow
 def test_certificate_near_its_end_is_logged(stage: Stage, ca: certs.Authority) -> None:
     key = load_pem_private_key(stage.key.read_bytes(), None)
     shape = certs.Shape(begin=certs.ago(15), end=certs.ago(-0.5))
@@ -166,6 +167,7 @@ def test_each_profile_has_a_path_and_a_token_that_is_new_in_each_run(stage: Stag
     assert len(tokens) == 4
 
 
+@pytest.mark.slow
 def test_token_is_not_replaced_while_the_port_is_in_use(stage: Stage) -> None:
     with stage.start("serve", FREE, "web") as process:
         variables = process.variables()
@@ -228,6 +230,7 @@ def test_imds_is_not_served_if_turned_off(stage: Stage) -> None:
             assert client.ask("PUT", "/latest/api/token").status == 404
 
 
+@pytest.mark.slow
 def test_client_gets_503_and_the_reason_without_credentials(stage: Stage) -> None:
     stage.service.misbehave(Fault.parse("deny*1"))
     with stage.start("serve", FREE, "web") as process:
@@ -388,6 +391,7 @@ def test_server_ends_with_status_3_when_the_pin_is_wrong_and_the_last_credential
     assert stage.sessions == 1
 
 
+@pytest.mark.slow
 def test_profile_with_a_wrong_pin_is_logged_while_another_has_credentials(stage: Stage, clock: Clock) -> None:
     other = replace(stage, key=certs.write_key(stage.folder / "other.key", stage.private_key()))
     for name, one in (("web", stage), ("db", other)):
@@ -448,6 +452,7 @@ def test_notice_that_a_token_waits_for_a_person_is_logged(
     assert (done.status, done.err.splitlines()[-1]) == (0, "hwsigner: touch token '\\x07'")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stderr", ["/dev/full", None])
 def test_server_runs_when_stderr_is_full_or_closed(stage: Stage, stderr: str | None) -> None:
     port = reserve_port()
@@ -528,6 +533,7 @@ def notified(short_folder: Path) -> Iterator[socket.socket]:
         yield bound
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["", "deny*always"])
 def test_ready_is_sent_once_the_first_session_exists_or_has_failed(
     stage: Stage, notified: socket.socket, fault: str
@@ -541,6 +547,7 @@ def test_ready_is_sent_once_the_first_session_exists_or_has_failed(
         assert notified.recv(100).startswith(b"STOPPING=1\n")
 
 
+@pytest.mark.slow
 def test_ready_is_not_sent_when_the_first_session_fails_permanently(stage: Stage, notified: socket.socket) -> None:
     stage.key.write_text("nonsense")
     with stage.start("serve", FREE, "web", NOTIFY_SOCKET=notified.getsockname()) as process:
@@ -567,6 +574,7 @@ def test_ready_is_sent_when_the_first_session_is_late(notified: socket.socket, m
     assert is_late.is_set()
 
 
+@pytest.mark.slow
 def test_https_is_served_with_the_certificate(stage: Stage) -> None:
     ca = ServerCA(stage.folder)
     ca.context("server.example")

@@ -37,6 +37,7 @@ def listen(link: str) -> str:
     return f"{sys.executable} -c '{LISTEN}' {link}"
 
 
+@pytest.mark.slow
 def test_link_has_its_addresses_also_when_it_had_them_before() -> None:
     make = f"{MAKE} pods {' '.join(ADDRESSES)}"
     done = in_namespace(f"{BRIDGE}; {BRIDGE}; {make}; {make}; {listen('pods')}")

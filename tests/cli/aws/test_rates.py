@@ -60,6 +60,7 @@ def place(tmp_path: Path, call: Callable[..., Outcome], monkeypatch: pytest.Monk
         yield Place(emulator, tmp_path, call, ca, clock)
 
 
+@pytest.mark.slow
 def test_setup_check_and_revoke_finish_and_say_that_they_wait(place: Place) -> None:
     certificate = f"--certificate={place.folder / 'web.pem'}"
     for run in (

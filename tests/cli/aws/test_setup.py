@@ -391,6 +391,7 @@ def test_boundary_that_does_not_allow_a_call_is_named(place: Place) -> None:
     assert "Ask for a permissions boundary that allows iam:CreateRole" in refused.err
 
 
+@pytest.mark.slow
 def test_statements_and_roles_that_others_add_meanwhile_are_kept(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     def open_to(*services: str) -> str:
         statements = [{**EC2, "Principal": {"Service": f"{each}.amazonaws.com"}} for each in services]

@@ -112,6 +112,7 @@ def test_issuer_of_the_manifest_reads_the_ca_from_the_secret() -> None:
     assert words[words.index("-CAkey") + 1] == str(MOUNTS / "ca" / "tls.key")
 
 
+@pytest.mark.slow
 @needs_namespaces
 @pytest.mark.parametrize("is_volume", [True, False])
 def test_roots_that_others_can_write_are_read_only_if_their_folder_is_mounted_read_only(

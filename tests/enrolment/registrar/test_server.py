@@ -77,6 +77,7 @@ def exchange(server: RegistrarServer, data: bytes) -> bytes:
 # The client
 
 
+@pytest.mark.slow
 def test_machine_gets_its_certificate(site: Site, asked: CertificateRequest) -> None:
     with site.serving() as server:
         answer = issued(url(server), asked)
@@ -116,6 +117,7 @@ def test_machine_waits_for_an_issuer_that_is_not_done(site: Site, asked: Certifi
         assert issued(url(server), asked) == Pending(17)
 
 
+@pytest.mark.slow
 def test_machine_starts_again_if_the_sealing_keys_were_replaced_meanwhile(
     site: Site, chain: Chain, asked: CertificateRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +159,7 @@ def test_refusal_is_one_short_line_whatever_the_registrar_says(asked: Certificat
 # Two registrars behind one address
 
 
+@pytest.mark.slow
 def test_two_registrars_share_the_files_and_nothing_else(site: Site, chain: Chain, ca: certs.Authority) -> None:
     other = Site(site.folder, site.trust, site.issuer)
     with site.serving() as one, other.serving() as two:
@@ -261,6 +264,7 @@ def test_flood_of_connections_of_one_address_leaves_room_for_others(site: Site) 
     assert site.decisions.count("limited") == 1
 
 
+@pytest.mark.slow
 def test_load_balancer_may_have_more_connections(site: Site) -> None:
     with site.serving() as server, ExitStack() as stack:
         server.connections_of_address = server_module.MAX_CONNECTIONS
@@ -301,6 +305,7 @@ def test_request_is_in_the_log_before_it_is_worked_on(site: Site) -> None:
         _wait_until(lambda: not server._connections)
 
 
+@pytest.mark.slow
 def test_request_is_not_worked_on_when_its_client_has_left(site: Site) -> None:
     with site.serving() as server:
         with server.working:
@@ -397,6 +402,7 @@ def test_fault_of_our_own_shows_its_class_alone(site: Site) -> None:
     assert site.audit[-1] == {"client": "127.0.0.1", "decision": "failed", "reason": "internal error: KeyError"}
 
 
+@pytest.mark.slow
 def test_stopped_server_finishes_the_answer_that_is_due(site: Site, chain: Chain, asked: CertificateRequest) -> None:
     registrar, has_begun, may_end = site.registrar(), threading.Event(), threading.Event()
     issue = site.issuer.issue

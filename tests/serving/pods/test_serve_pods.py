@@ -61,6 +61,7 @@ class TestSessions:
             assert pods.credentials("team-a/web") != pods.credentials("team-a/web", pod="pod-2", uid="2")
         assert _session_names(pod_stage) == ["team-a.web.pod-1", "team-a.web.pod-2"]
 
+    @pytest.mark.slow
     def test_profiles_of_one_key_open_it_once(self, pod_stage: Stage) -> None:
         add_profile("batch", {**pod_stage.values(), "session-duration": 900}, pod_stage.environ())
         counting = """
@@ -107,6 +108,7 @@ class TestSessions:
             pod_stage.leaf.write_bytes(leaf)
             pods.until_status("team-a/db", 200)
 
+    @pytest.mark.slow
     def test_certificate_that_expires_soon_is_logged_once_for_all_accounts(
         self, pod_stage: Stage, ca: certs.Authority
     ) -> None:
@@ -119,6 +121,7 @@ class TestSessions:
             assert pods.process.end(signal.SIGTERM) == 0
         assert sum("expires in 11 hours" in line for line in pods.process.lines) == 1
 
+    @pytest.mark.slow
     def test_session_that_is_shorter_than_asked_is_logged_once_for_all_accounts(self, pod_stage: Stage) -> None:
         change_profile("web", {"session-duration": 7200}, pod_stage.environ())
         with serve_pods(pod_stage, '[accounts]\n"team-a/*" = "web"\n') as pods:
@@ -127,6 +130,7 @@ class TestSessions:
             assert pods.process.end(signal.SIGTERM) == 0
         assert sum("lasts 60 minutes, not 120 minutes" in line for line in pods.process.lines) == 1
 
+    @pytest.mark.slow
     def test_wrong_pin_of_a_profile_is_sent_once_and_does_not_stop_another(self, pod_stage: Stage) -> None:
         locked = pod_stage.folder / "locked.key"
         locked.write_bytes(pod_stage.key.read_bytes())
@@ -174,6 +178,7 @@ class TestSessions:
 
 
 class TestPolicy:
+    @pytest.mark.slow
     def test_unknown_account_is_told_which_line_to_add(self, pod_stage: Stage) -> None:
         with serve_pods(pod_stage, WEB) as pods:
             problem = "the service account team-a/other has no profile"
@@ -181,12 +186,14 @@ class TestPolicy:
             assert pods.refusal("team-a/other") == (403, f"{problem}: {fix}")
             assert pod_stage.sessions == 0
 
+    @pytest.mark.slow
     def test_account_that_is_taken_out_has_no_credentials_any_more(self, pod_stage: Stage) -> None:
         with serve_pods(pod_stage, WEB) as pods:
             pods.credentials("team-a/web")
             pods.write_policy("[accounts]\n")
             pods.until_status("team-a/web", 403)
 
+    @pytest.mark.slow
     def test_account_with_another_profile_has_another_session(self, pod_stage: Stage) -> None:
         add_profile("batch", {**pod_stage.values(), "session-duration": 900}, pod_stage.environ())
         with serve_pods(pod_stage, WEB) as pods:
@@ -194,6 +201,7 @@ class TestPolicy:
             pods.write_policy(WEB.replace('"web"\n', '"batch"\n'))
             assert pods.until_changed("team-a/web", first)
 
+    @pytest.mark.slow
     def test_profile_that_was_edited_counts_though_the_policy_is_the_same(self, pod_stage: Stage) -> None:
         with serve_pods(pod_stage, WEB) as pods:
             first = pods.credentials("team-a/web")
@@ -211,6 +219,7 @@ class TestPolicy:
             pods.until_status("team-b/web", 200)
             pods.process.read_until("the policy was read again. Entries: 2, profiles: 2")
 
+    @pytest.mark.slow
     def test_unchanged_profile_keeps_its_sessions(self, pod_stage: Stage) -> None:
         with serve_pods(pod_stage, WEB) as pods:
             first = pods.credentials("team-a/web")
@@ -274,6 +283,7 @@ class TestWithoutCredentials:
             assert pods.refusal("team-b/web")[0] == 403  # The others are answered meanwhile.
             assert pods.process.end(signal.SIGTERM) == 0
 
+    @pytest.mark.slow
     def test_refusal_of_the_service_is_of_one_account(self, pod_stage: Stage) -> None:
         pod_stage.service.misbehave(Fault("deny", None))
         with serve_pods(pod_stage, '[accounts]\n"team-a/*" = "web"\n') as pods:
@@ -281,6 +291,7 @@ class TestWithoutCredentials:
             pod_stage.service.clear_faults()
             pods.credentials("team-a/db")
 
+    @pytest.mark.slow
     def test_profile_without_session_names_is_told_what_to_set(self, stage: Stage) -> None:
         with serve_pods(stage, WEB) as pods:
             status, message = pods.refusal("team-a/web")
@@ -300,6 +311,7 @@ class TestWithoutCredentials:
         finally:
             stage.service.world.differing.clear()
 
+    @pytest.mark.slow
     def test_boto3_shows_the_reason(self, pod_stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(ContainerMetadataFetcher, "SLEEP_TIME", 0)
         with serve_pods(pod_stage, WEB) as pods:
@@ -335,6 +347,7 @@ class TestMonitoring:
             assert pods.ask("team-a/web").status == 503
             pods.credentials("team-a/db")  # The rate is each account's.
 
+    @pytest.mark.slow
     def test_log_can_be_json(self, pod_stage: Stage) -> None:
         with serve_pods(pod_stage, WEB, "--log-format=json", "--log-level=debug") as pods:
             pods.credentials("team-a/web")

@@ -197,6 +197,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=scaled(40))
 @given(st.dictionaries(st.sampled_from([*claims(), "alg"]), JSON, min_size=1), st.booleans())
 def test_any_change_of_the_claims_is_refused_or_has_all_that_a_pod_has(changes: dict[str, Any], in_bound: bool) -> None:
