@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 # The child finds no certificate.
 ASK = """
 from hwsigner.errors import ConfigError

@@ -15,6 +15,8 @@ from hwsigner.key import open_key
 from markup import plain
 from pages import ROOT
 
+pytestmark = pytest.mark.slow
+
 ERRORS = (ROOT / "docs" / "reference" / "errors.md").read_text()
 
 

@@ -12,6 +12,8 @@ import pytest
 import hwsigner
 from pages import ROOT
 
+pytestmark = pytest.mark.slow
+
 PACKAGE = Path(hwsigner.__file__).parent
 PAGE = (ROOT / "docs" / "reference" / "files.md").read_text()
 ENVIRONMENT = PAGE[PAGE.index("## Environment") :]
