@@ -16,6 +16,8 @@ TESTS =
 SLOW = yes
 # yes or a seed: run the tests in random order. The first lines of a run name its seed.
 SHUFFLE =
+# Of make test-orders: one run for each.
+SEEDS = 1 2 3 4 5
 # Many tests wait, for a clock or another process: two at a time keep a core busy.
 JOBS = $(shell expr 1 + $$(nproc))
 SECONDS = 600
@@ -33,7 +35,7 @@ MACOS = $(addprefix tests/,agent backends cli config http identity key monitorin
 MACOS_PASSED = 5900
 # What a release publishes, and what checks it in clean roots: targets.
 ARTIFACTS = wheels tpm-wheels formula deb rpm image
-CHECKS = test-wheels test-deb test-rpm test-image
+CHECKS = test-wheels test-again test-deb test-rpm test-image test-c test-orders
 
 DEMO_PACKAGES = ca-certificates python3 python3-dev python3-venv gcc libc6-dev pkg-config libtss2-dev \
 	softhsm2 swtpm swtpm-tools openssl awscli
@@ -70,7 +72,7 @@ named = @$(CLEAN) $(BIN)/python -m hwsigner version --verbose | grep '^canonical
 	{ echo "The canonicalisation is not the $(IMPLEMENTATION) one; see $(BIN)/hwsigner version --verbose" >&2; exit 1; }
 ORDER = $(if $(SHUFFLE),-p randomly $(if $(filter-out yes,$(SHUFFLE)),--randomly-seed=$(SHUFFLE)))
 
-.PHONY: help demo check test test-macos test-all test-python test-clients test-debian test-machine demo-packages client-packages lint format sanitize test-foreign fuzz bench wheel wheels tpm-wheels test-wheels formula test-musl deb test-deb test-machine-deb rpm test-rpm image test-image test-step-ca test-cluster pins site test-site man release trial-aws trial-tpm trial-token tried questions setup packages clean
+.PHONY: help demo check test test-macos test-all test-python test-clients test-orders test-c test-again test-debian test-machine demo-packages client-packages lint format sanitize test-foreign fuzz bench wheel wheels tpm-wheels test-wheels formula test-musl deb test-deb test-machine-deb rpm test-rpm image test-image test-step-ca test-cluster pins site test-site man release trial-aws trial-tpm trial-token tried questions setup packages clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 14
@@ -78,7 +80,7 @@ help: ## Show this list
 demo: $(DEMO_VENV)/.installed ## AWS credentials from keys in a file, a PKCS #11 token and a server's TPM, all emulated
 	@$(CLEAN) $(DEMO_VENV)/bin/python -m softhsm.demo
 
-check: setup ## Run the tests that need no emulated hardware: two and a half minutes on two cores
+check: setup ## Run the tests that need no emulated hardware: a minute and a half on two cores
 	$(named)
 	$(PYTEST) -m 'not hardware and not slow' --hypothesis-profile=check $(TESTS)
 
@@ -90,6 +92,11 @@ test-macos: setup ## Run the tests of MACOS on Linux as if on macOS: without wha
 	$(named)
 	$(CLEAN) PYTHONPATH=tests $(BIN)/python tests/macos/run.py $(BIN)/python -m pytest -n $(JOBS) --dist worksteal \
 		-m 'not slow' --hypothesis-profile=check --at-least=$(if $(TESTS),1,$(MACOS_PASSED)) $(or $(TESTS),$(MACOS))
+
+test-orders: setup ## Run all tests in random orders (SEEDS="1 2 3 4 5"), then in their own beside four busy loops
+	@set -e; for seed in $(SEEDS); do $(MAKE) --no-print-directory test SHUFFLE=$$seed COVERAGE=; done
+	@for loop in 1 2 3 4; do timeout 3600 sh -c 'while :; do :; done' & loops="$$loops $$!"; done; \
+	trap 'kill $$loops' EXIT; $(MAKE) --no-print-directory test COVERAGE=
 
 test-all: packages ## Run the tests under each of Python 3.11, 3.12 and 3.13, the slow ones under the last
 	@MAKE="$(MAKE)" .ci/test-all $(PYTHONS)
@@ -127,6 +134,10 @@ sanitize: packages ## Check the C under AddressSanitizer and UndefinedBehaviorSa
 test-foreign: packages ## Run the C on a big-endian processor and one of 32 bits, under QEMU
 	native/tests/run foreign
 
+test-c: packages ## Look how much of the C its corpus covers, and whether the fuzzer finds a planted overflow
+	native/tests/run coverage
+	native/tests/run planted
+
 fuzz: packages ## Fuzz the C (SECONDS=600)
 	native/tests/run fuzz $(SECONDS)
 
@@ -160,6 +171,12 @@ test-wheels: $(VENV)-wheels/.installed ## Install the wheels of make wheels tpm-
 	$(call install,mmdebstrap qemu-user)
 	$(CLEAN) PYTHONPATH=packaging:. $(WHEELS_PYTHON) tests/wheels/run.py dist $(KEPT) $(ROOTS)
 	$(CLEAN) PYTHONPATH=packaging $(WHEELS_PYTHON) tests/wheels/macos.py dist
+
+test-again: $(VENV)-wheels/.installed ## Build the wheels of make wheels again, from the source distribution: the same bytes
+	rm -rf build/again && mkdir -p build/again
+	tar --extract --file dist/hwsigner-*[0-9].tar.gz --directory build/again
+	$(CLEAN) $(DATE) $(WHEELS_PYTHON) build/again/hwsigner-*/packaging/wheels/build.py build/again/dist $(ARCHITECTURES)
+	@set -e; for each in build/again/dist/*; do cmp "$$each" "dist/$${each##*/}"; done
 
 formula: setup ## Write the Homebrew formula of the source distribution in dist/ there, and check it (RELEASES=https://…)
 	$(call install,ruby rubocop)
