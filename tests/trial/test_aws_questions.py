@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import hwsigner
-from trial_aws.plan import AWSQuestion, plan_of
+from trial_aws.plan import AWSQuestion, needs_of, plan_of
 from trial_aws.questions import QUESTIONS
 from trial_aws.wanted import Wanted
 
@@ -70,5 +70,5 @@ def test_what_questions_need_by_the_same_name_is_the_same() -> None:
     plan = plan_of(QUESTIONS, private_ca=True)
     planned: list[Wanted] = [*plan.anchors, *plan.roles, *plan.profiles, *plan.crls]
     made = {(type(each), each.name): each for each in planned}
-    needs = [(question.id, need) for question in QUESTIONS for need in question.needs]
+    needs = [(question.id, need) for question in QUESTIONS for need in needs_of(question).needs]
     assert [(name, need.name) for name, need in needs if made[type(need), need.name] != need] == []

@@ -21,7 +21,7 @@ from trial.aws_trials import FakeTime
 from trial_aws.authority import TrialCA
 from trial_aws.calls import TrialPace
 from trial_aws.making import make_all
-from trial_aws.plan import plan_of
+from trial_aws.plan import needing, plan_of
 from trial_aws.responses import QUESTIONS
 from trial_aws.scene import AWSScene
 from trial_aws.sessions import AskedSession
@@ -38,7 +38,13 @@ def scene(emulator: Emulator, pace: TrialPace) -> AWSScene:
     scene = AWSScene(clients, find_service(REGION, endpoint=emulator.url), ca=TrialCA(), pace=pace)
     make_all(
         scene,
-        plan_of([replace(QUESTIONS[0], needs=(WantedRole("ou", trusting(statement({"StringEquals": {OU: "a"}}))),))]),
+        plan_of(
+            [
+                replace(
+                    QUESTIONS[0], ask=needing(str, WantedRole("ou", trusting(statement({"StringEquals": {OU: "a"}}))))
+                )
+            ]
+        ),
     )
     return scene
 

@@ -10,7 +10,7 @@ from typing import Any
 from hwsigner.trial.questions import NotAskedError, Source, choice, document
 from trial_aws.authority import CertificateShape
 from trial_aws.calls import CallAnswer
-from trial_aws.plan import AWSQuestion, AWSRow
+from trial_aws.plan import AWSQuestion, AWSRow, needing
 from trial_aws.probes import LET_IN, TAG_KEY, in_words
 from trial_aws.scene import AWSScene
 from trial_aws.sessions import AskedSession, SessionAnswer
@@ -105,7 +105,7 @@ def _question(
     name: str, text: str, expected: str, source: Source, *roles: WantedRole, seconds: int = 900
 ) -> AWSQuestion:
     ask, rests_on = partial(_let_in, roles, seconds), (_PAGE, _EMULATOR, _ASSUMING)
-    return AWSQuestion(f"chaining.{name}", text, expected, source, rests_on, ask, (_FIRST, *roles))
+    return AWSQuestion(f"chaining.{name}", text, expected, source, rests_on, needing(ask, _FIRST, *roles))
 
 
 QUESTIONS: list[AWSQuestion] = [

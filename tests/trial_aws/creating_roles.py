@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from hwsigner.trial.questions import Source, choice, document
 from trial_aws.asking import ACCEPTED, Ask
-from trial_aws.plan import AWSQuestion, AWSRow
+from trial_aws.plan import AWSQuestion, AWSRow, needing
 from trial_aws.scene import AWSScene
 from trial_aws.sources import IAM_API, IAM_QUOTAS, IAM_WORDS, PRINCIPALS, STAR
 from trial_aws.wanted import ACTIONS, SERVICE, WantedRole, statement, trusting
@@ -43,7 +43,7 @@ class _Row(NamedTuple):
         """Return the question."""
         text = f"What does CreateRole say to a trust policy {self.words}?"
         ask: Ask = lambda scene: refused(scene, self.name, policy)  # noqa: E731
-        return AWSQuestion(f"roles.{self.name}", text, answer, source, (*rests_on, _IAM), ask, ())
+        return AWSQuestion(f"roles.{self.name}", text, answer, source, (*rests_on, _IAM), needing(ask))
 
 
 def _principal(**principal: Any) -> dict[str, Any]:
@@ -183,7 +183,7 @@ def _judged(name: str, words: str, expected: str, policy: Mapping[str, Any]) -> 
     """Return a question whose answer has no words, as nobody quotes them."""
     text = f"Does CreateRole refuse a trust policy {words}?"
     ask: Ask = lambda scene: scene.new_role(f"iam-{name}", policy).code or ACCEPTED  # noqa: E731
-    return AWSQuestion(f"roles.{name}", text, expected, _GRAMMAR, (_STATEMENT, _IAM), ask, ())
+    return AWSQuestion(f"roles.{name}", text, expected, _GRAMMAR, (_STATEMENT, _IAM), needing(ask))
 
 
 _FORMS = (
@@ -215,7 +215,7 @@ def _of_length(length: int, spaces: int = 0) -> Ask:
 
 def _limited(name: str, words: str, expected: str, source: Source, ask: Ask, *rests_on: str) -> AWSQuestion:
     return AWSQuestion(
-        f"roles.{name}", f"What does CreateRole say {words}?", expected, source, (*rests_on, _IAM), ask, ()
+        f"roles.{name}", f"What does CreateRole say {words}?", expected, source, (*rests_on, _IAM), needing(ask)
     )
 
 

@@ -11,7 +11,7 @@ from cryptography import x509
 
 from hwsigner.trial.questions import NotAskedError, Source, choice, document
 from trial_aws.authority import CertificateShape, Names, TrialLeaf
-from trial_aws.plan import AWSQuestion
+from trial_aws.plan import AWSQuestion, needing
 from trial_aws.probes import in_words, put_mapping
 from trial_aws.scene import AWSScene
 from trial_aws.sessions import AskedSession, SessionAnswer
@@ -60,7 +60,7 @@ def _given_name(name: str, profile: str, scene: AWSScene) -> str:
 def _question(
     id: str, text: str, expected: str, source: Source, rests_on: str, ask: Callable[[AWSScene], str], *needs: Wanted
 ) -> AWSQuestion:
-    return AWSQuestion(id, text, expected, source, (_CONDITIONS, rests_on), ask, needs or (OPEN,))
+    return AWSQuestion(id, text, expected, source, (_CONDITIONS, rests_on), needing(ask, *(needs or (OPEN,))))
 
 
 def _default(name: str, what: str, serial: int) -> AWSQuestion:

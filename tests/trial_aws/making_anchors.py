@@ -16,7 +16,7 @@ from trial_aws.asking import ACCEPTED, Ask
 from trial_aws.authority import A_CA, OF_CA, TrialCA, TrialIssuer
 from trial_aws.calls import CallAnswer
 from trial_aws.forging import sha1_signed
-from trial_aws.plan import AWSQuestion, AWSRow
+from trial_aws.plan import AWSQuestion, AWSRow, needing
 from trial_aws.scene import AWSScene
 from trial_aws.sources import ALIASES, CERTIFICATE_RULES, GETTING, QUOTAS, QUOTED, QUOTED_VALUES
 
@@ -215,7 +215,7 @@ def _missing(kind: str, words: str) -> AWSQuestion:
     text = f"What does the service say if there is no such {words}?"
     rests_on = ("hwsigner/emulator/control/calls.py: not_found", PLANE)
     name = f"control.missing-{kind.replace('_', '-')}"
-    return AWSQuestion(name, text, "ResourceNotFoundException", GETTING, rests_on, ask, ())
+    return AWSQuestion(name, text, "ResourceNotFoundException", GETTING, rests_on, needing(ask))
 
 
 _MISSING = (_missing("trust_anchor", "trust anchor"), _missing("profile", "profile"), _missing("crl", "CRL"))

@@ -19,11 +19,11 @@ from trial_aws.making_anchors import (
     made,
     words_of,
 )
-from trial_aws.plan import AWSQuestion, AWSRow
+from trial_aws.plan import AWSQuestion, AWSRow, needing
 from trial_aws.scene import AWSScene
 from trial_aws.sessions import AskedSession
 from trial_aws.sources import MAPPING_API, PROFILE_API, QUOTED, QUOTED_VALUES
-from trial_aws.wanted import OPEN, WantedProfile
+from trial_aws.wanted import WantedProfile
 
 _PROFILES = "hwsigner/emulator/control/profiles.py"
 _INVALID = "ValidationException"
@@ -162,7 +162,7 @@ def _mapping(name: str, words: str, expected: str, source: Source, field: str, *
 
     text = f"Which rules has a field after PutAttributeMapping {words}?"
     rests_on = (f"{_PROFILES}: put_mapping", "hwsigner/emulator/tags.py: parse_mappings", PLANE)
-    return AWSQuestion(f"control.mapping-{name}", text, expected, source, rests_on, ask, (OPEN, MAPPED))
+    return AWSQuestion(f"control.mapping-{name}", text, expected, source, rests_on, needing(ask, MAPPED))
 
 
 _UNDOCUMENTED = choice("AWS does not say whether the rules of a field are replaced")

@@ -19,19 +19,38 @@ from trial_aws.wanted import (
     WantedRole,
 )
 
+AWSQuestion = Question[AWSScene]
+Ask = Callable[[AWSScene], str]
+
 
 @dataclass(frozen=True)
-class AWSQuestion(Question[AWSScene]):
-    """A question to AWS.
+class Needing:
+    """An ask, and what must be in the account for it.
 
     Attributes:
-        needs: what must be in the account. The role "open", the profile "main" and the trust anchor "main" come with
-            whatever is needed.
+        ask: asks the question.
+        needs: what must be there. The role "open", the profile "main" and the trust anchor "main" come with whatever is
+            needed.
         is_of_private_ca: whether it needs an AWS Private CA, which the user gives.
     """
 
-    needs: tuple[Wanted, ...] = (OPEN,)
+    ask: Ask
+    needs: tuple[Wanted, ...]
     is_of_private_ca: bool = False
+
+    def __call__(self, scene: AWSScene) -> str:
+        """Ask the question."""
+        return self.ask(scene)
+
+
+def needing(ask: Ask, *needs: Wanted, is_of_private_ca: bool = False) -> Needing:
+    """Return an ask with what must be in the account for it. Other asks need what the simplest session does."""
+    return Needing(ask, needs, is_of_private_ca)
+
+
+def needs_of(question: AWSQuestion) -> Needing:
+    """Return the ask of a question, with what must be in the account for it."""
+    return question.ask if isinstance(question.ask, Needing) else Needing(question.ask, (OPEN,))
 
 
 class AWSRow(NamedTuple):
@@ -49,9 +68,10 @@ class AWSRow(NamedTuple):
     rests_on: tuple[str, ...] = ()
     needs: tuple[Wanted, ...] = (OPEN,)
 
-    def expects(self, answer: str, source: Source, ask: Callable[[AWSScene], str], *rests_on: str) -> AWSQuestion:
+    def expects(self, answer: str, source: Source, ask: Ask, *rests_on: str) -> AWSQuestion:
         """Return the question."""
-        return AWSQuestion(self.id, self.text, answer, source, (*rests_on, *self.rests_on), ask, self.needs)
+        asked = needing(ask, *self.needs)
+        return AWSQuestion(self.id, self.text, answer, source, (*rests_on, *self.rests_on), asked)
 
 
 @dataclass(frozen=True)
@@ -83,8 +103,8 @@ def plan_of(questions: Iterable[AWSQuestion], *, private_ca: bool = False) -> Tr
         private_ca: whether there is a private CA.
     """
     found: dict[tuple[type, str], Any] = {}
-    asked = [each for each in questions if private_ca or not each.is_of_private_ca]
-    needs = [need for question in asked for need in question.needs]
+    asks = [each for each in map(needs_of, questions) if private_ca or not each.is_of_private_ca]
+    needs = [need for each in asks for need in each.needs]
     # The role "open" is the last one: if it can be used, the others can.
     last = (MAIN_ANCHOR, MAIN_PROFILE, OPEN) if needs else ()
     for each in (*(need for need in needs if need != OPEN), *last):

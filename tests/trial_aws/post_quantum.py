@@ -11,10 +11,10 @@ from dataclasses import replace
 from hwsigner.trial.questions import choice
 from trial_aws.asking import ACCEPTED, REVOKED, SESSION, Ask, of_leaf, outcome
 from trial_aws.authority import A_CA, LEAF, TrialCA, TrialIssuer, TrialLeaf
-from trial_aws.plan import AWSQuestion
+from trial_aws.plan import AWSQuestion, needing
 from trial_aws.scene import AWSScene
 from trial_aws.sessions import AskedSession
-from trial_aws.wanted import OPEN, WantedAnchor
+from trial_aws.wanted import WantedAnchor
 
 _STRONG, _LISTS = (f"hwsigner/emulator/certificates.py: {name}" for name in ("_is_strong_key", "is_signed_by"))
 _PAGE = "docs/how-to/keys.md#post-quantum-keys"
@@ -45,7 +45,7 @@ def _revoked(scene: AWSScene) -> str:
 def _question(
     name: str, text: str, ask: Ask, anchor: WantedAnchor = _ANCHOR, *, expected: str = SESSION, rests_on: str = _STRONG
 ) -> AWSQuestion:
-    return AWSQuestion(f"post-quantum.{name}", text, expected, _A_CA_TOO, (rests_on, _PAGE), ask, (OPEN, anchor))
+    return AWSQuestion(f"post-quantum.{name}", text, expected, _A_CA_TOO, (rests_on, _PAGE), needing(ask, anchor))
 
 
 QUESTIONS = (

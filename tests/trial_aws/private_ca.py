@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from hwsigner.trial.questions import NotAskedError, document
 from trial_aws.authority import LEAF, TrialLeaf, name_of
-from trial_aws.plan import AWSQuestion
+from trial_aws.plan import AWSQuestion, needing
 from trial_aws.scene import AWSScene
 from trial_aws.sessions import AskedSession
 from trial_aws.wanted import WantedAnchor
@@ -73,9 +73,7 @@ QUESTIONS: tuple[AWSQuestion, ...] = (
         expected="AWS_ACM_PCA with acmPcaArn",
         source=_GUIDE,
         rests_on=(_PAGE, "hwsigner/emulator/control/anchors.py: _detail"),
-        ask=_anchor,
-        needs=(_ANCHOR,),
-        is_of_private_ca=True,
+        ask=needing(_anchor, _ANCHOR, is_of_private_ca=True),
     ),
     AWSQuestion(
         id="private-ca.session",
@@ -83,8 +81,6 @@ QUESTIONS: tuple[AWSQuestion, ...] = (
         expected="session",
         source=_GUIDE,
         rests_on=(_PAGE,),
-        ask=_session,
-        needs=(_ANCHOR,),
-        is_of_private_ca=True,
+        ask=needing(_session, _ANCHOR, is_of_private_ca=True),
     ),
 )

@@ -17,7 +17,7 @@ from cryptography import x509
 from hwsigner.trial.questions import Source
 from hwsigner.trust_policy.writing import SIZE_LIMIT
 from trial_aws.authority import CertificateShape, Names, name_of
-from trial_aws.plan import AWSQuestion
+from trial_aws.plan import AWSQuestion, needing
 from trial_aws.scene import AWSScene
 from trial_aws.sessions import AskedSession, SessionAnswer
 from trial_aws.wanted import ACTIONS, Wanted, WantedProfile, WantedRole, statement, trusting
@@ -170,7 +170,7 @@ class ProbeTable:
             return probe.otherwise
 
         needs: tuple[Wanted, ...] = (role, _SPARE, *([self._profiles[probe.profile]] if probe.profile else []))
-        return AWSQuestion(probe.id, probe.text, probe.expected, probe.source, probe.rests_on, ask, needs)
+        return AWSQuestion(probe.id, probe.text, probe.expected, probe.source, probe.rests_on, needing(ask, *needs))
 
 
 def _policy(*probes: Probe, rank: int = 0) -> Mapping[str, Any]:

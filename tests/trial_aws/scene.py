@@ -135,30 +135,39 @@ class AWSScene:
         return self.ca.leaf(shape, issuer)
 
     def session(self, leaf: TrialLeaf, asked: AskedSession = ASKED) -> SessionAnswer:
-        """Send one CreateSession request, and again if the service is busy.
+        """Send a CreateSession request to what was made.
 
         Raises:
             RefusedInAdvanceError: something that it needs was refused when it was to be made.
-            NotAskedError: the service stays busy, or fails each time (StaysFailingError).
+            NotAskedError: as `send`.
             ServiceUnreachableError: no response came.
         """
         profile = asked.profile or self.profile_of.get(asked.role, "main")
         arns = self.arn("profile", profile), self.arn("role", asked.role), self.arn("anchor", asked.anchor)
+        return self.send(leaf, asked, arns)
+
+    def send(self, leaf: TrialLeaf, asked: AskedSession, arns: tuple[str, str, str]) -> SessionAnswer:
+        """Send one CreateSession request, and again if the service is busy.
+
+        Args:
+            leaf: the certificate and its key.
+            asked: the rest of the request.
+            arns: of the profile, the role and the trust anchor, which may be none of the trial.
+
+        Raises:
+            NotAskedError: the service stays busy, or fails each time (StaysFailingError).
+            ServiceUnreachableError: no response came.
+        """
         for pause in (*_BUSY_PAUSES, 0.0):
-            answer = self.send(leaf, asked, arns)
+            answer = self.send_once(leaf, asked, arns)
             if answer.status not in _BUSY_STATUSES:
                 return answer
             self._pace.sleep(pause)
         kind = StaysFailingError if answer.status == 500 else NotAskedError
         raise kind(f"the service kept answering with status {answer.status}")
 
-    def send(self, leaf: TrialLeaf, asked: AskedSession, arns: tuple[str, str, str]) -> SessionAnswer:
-        """Send one CreateSession request.
-
-        Args:
-            leaf: the certificate and its key.
-            asked: the rest of the request.
-            arns: of the profile, the role and the trust anchor, which may be none of the trial.
+    def send_once(self, leaf: TrialLeaf, asked: AskedSession, arns: tuple[str, str, str]) -> SessionAnswer:
+        """Send one CreateSession request, as `send` does, but never again.
 
         Raises:
             ServiceUnreachableError: no response came.

@@ -8,7 +8,7 @@ from typing import Any
 from hwsigner.trial.questions import Source, choice
 from trial_aws.asking import BAD_SIGNATURE, INVALID, SESSION, Ask, kind, of_leaf, outcome
 from trial_aws.authority import LEAF
-from trial_aws.plan import AWSQuestion
+from trial_aws.plan import AWSQuestion, needing
 from trial_aws.scene import AWSScene
 from trial_aws.sessions import AskedSession
 from trial_aws.sources import FIVE_MINUTES, QUOTED, SESSION_API
@@ -59,7 +59,7 @@ _OVER_THE_ROLE = (
 
 def _lasts(name: str, words: str, expected: str, source: Source, ask: Ask, *needs: Wanted) -> AWSQuestion:
     text = f"How long does a session last if {words}?"
-    return AWSQuestion(f"durations.{name}", text, expected, source, (_DURATION, _CHECKS), ask, (OPEN, *needs))
+    return AWSQuestion(f"durations.{name}", text, expected, source, (_DURATION, _CHECKS), needing(ask, OPEN, *needs))
 
 
 _DURATIONS = (

@@ -9,7 +9,7 @@ from typing import Any
 from hwsigner.trial.questions import NotAskedError, Source, choice
 from trial_aws.anchors import TWO
 from trial_aws.authority import CertificateShape
-from trial_aws.plan import AWSQuestion
+from trial_aws.plan import AWSQuestion, needing
 from trial_aws.probes import LET_IN, REFUSED, TAG_KEY, Probe, ProbeTable, Reading, in_words
 from trial_aws.scene import AWSScene, RefusedInAdvanceError
 from trial_aws.sessions import AskedSession
@@ -38,7 +38,9 @@ def _policy(
     name: str, text: str, policy: Mapping[str, Any], expected: str, source: Source, rests_on: Sequence[str]
 ) -> AWSQuestion:
     role = WantedRole(f"trust-{name}", policy)
-    return AWSQuestion(f"trust.{name}", text, expected, source, tuple(rests_on), partial(_let_in, role.name), (role,))
+    return AWSQuestion(
+        f"trust.{name}", text, expected, source, tuple(rests_on), needing(partial(_let_in, role.name), role)
+    )
 
 
 def _shared(
@@ -252,7 +254,7 @@ def _anchor(
     name: str, text: str, expected: str, source: Source, ask: Callable[[AWSScene], str], *needs: Wanted
 ) -> AWSQuestion:
     rests_on = _OPEN, _MEANING, _ALIASES, _SERVICE_OF_SESSIONS
-    return AWSQuestion(f"trust.{name}", text, expected, source, rests_on, ask, needs)
+    return AWSQuestion(f"trust.{name}", text, expected, source, rests_on, needing(ask, *needs))
 
 
 _ANCHORS = [

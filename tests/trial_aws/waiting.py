@@ -78,7 +78,7 @@ def _many_at_once(scene: AWSScene) -> str:
     leaf, hasty = scene.leaf(), scene.elsewhere(pace=TrialPace(0))
     arns = scene.arn("profile", "main"), scene.arn("role", "open"), scene.arn("anchor", "main")
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        answers = list(pool.map(lambda _: hasty.send(leaf, AskedSession(), arns), range(_AT_ONCE)))
+        answers = list(pool.map(lambda _: hasty.send_once(leaf, AskedSession(), arns), range(_AT_ONCE)))
     return next((kind(answer) for answer in answers if not answer.ok), "none is refused")
 
 

@@ -14,9 +14,8 @@ from trial_aws.chains import with_chain
 from trial_aws.forging import sha1_signed
 from trial_aws.making_anchors import Bundle, made, source_of, words_of
 from trial_aws.making_profiles import MAPPED
-from trial_aws.plan import AWSQuestion
+from trial_aws.plan import AWSQuestion, needing
 from trial_aws.scene import AWSScene
-from trial_aws.wanted import OPEN
 
 _CHOSEN = choice("only the status and the type are documented; the words say what is wrong")
 _PARAMETERS = "hwsigner/emulator/parameters.py"
@@ -25,7 +24,7 @@ _CHAIN = "hwsigner/emulator/certificates.py: read_chain"
 
 def _in_session(name: str, words: str, message: str, rests_on: str, ask: Ask) -> AWSQuestion:
     text = f"In which words does CreateSession refuse {words}?"
-    return AWSQuestion(f"words.{name}", text, f"{INVALID}: {message}", _CHOSEN, (rests_on,), ask, (OPEN,))
+    return AWSQuestion(f"words.{name}", text, f"{INVALID}: {message}", _CHOSEN, (rests_on,), ask)
 
 
 def _no_role(_: AWSScene, arns: list[str]) -> None:
@@ -37,7 +36,7 @@ def _in_call(name: str, what: str, message: str, rests_on: str, ask: Callable[[A
         return words_of(ask(scene))
 
     text, expected = f"In which words does {what}?", f"ValidationException: {message}"
-    return AWSQuestion(f"words.{name}", text, expected, _CHOSEN, (rests_on,), words, (OPEN, MAPPED))
+    return AWSQuestion(f"words.{name}", text, expected, _CHOSEN, (rests_on,), needing(words, MAPPED))
 
 
 def _anchor(name: str, bundle: Bundle) -> Callable[[AWSScene], CallAnswer]:
