@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from hwsigner.trial.questions import Origin, Question, Source, Subject
+from hwsigner.trial.questions import NotAskedError, Origin, Question, Source, Subject
 
 _HEADINGS = ("Source", "Kind", "Where"), ("Place", "Stands for"), ("ID", "Question", "Expected", "Source", "Rests on")
 
 
-def read_questions(path: Path, asks: Mapping[str, Callable[[Subject], str]]) -> tuple[Question[Subject], ...]:
+def _only_listed(_: object) -> str:
+    raise NotAskedError("it was read without what asks it")
+
+
+def read_questions(
+    path: Path, asks: Mapping[str, Callable[[Subject], str]] | None = None
+) -> tuple[Question[Subject], ...]:
     r"""Return the questions of a file, in its order.
 
     A source is a word of the table of sources, or an origin with its text, such as "choice: RFC 5280 has no tolerance".
@@ -18,7 +24,7 @@ def read_questions(path: Path, asks: Mapping[str, Callable[[Subject], str]]) -> 
 
     Args:
         path: the file. A vertical bar in a cell is written as "\|".
-        asks: what asks each question, by its ID.
+        asks: what asks each question, by its ID. Without it, the questions can be listed, and not asked.
 
     Raises:
         ValueError: a row or a word is wrong, or rows and `asks` do not have the same IDs.
@@ -41,8 +47,9 @@ def read_questions(path: Path, asks: Mapping[str, Callable[[Subject], str]]) -> 
             places[cells[0]] = cells[1]
         else:
             rows[cells[0]] = cells
-    if rows.keys() != asks.keys():
-        raise ValueError(f"{path.name}: only in the table or the code: {sorted(rows.keys() ^ asks.keys())}")
+    found = dict.fromkeys(rows, _only_listed) if asks is None else asks
+    if rows.keys() != found.keys():
+        raise ValueError(f"{path.name}: only in the table or the code: {sorted(rows.keys() ^ found.keys())}")
 
     def source_of(cell: str) -> Source:
         if cell in sources:
@@ -52,7 +59,7 @@ def read_questions(path: Path, asks: Mapping[str, Callable[[Subject], str]]) -> 
 
     return tuple(
         Question(
-            name, text, expected, source_of(source), tuple(places.get(one, one) for one in on.split(", ")), asks[name]
+            name, text, expected, source_of(source), tuple(places.get(one, one) for one in on.split(", ")), found[name]
         )
         for name, text, expected, source, on in rows.values()
     )

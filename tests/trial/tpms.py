@@ -13,6 +13,7 @@ from hwsigner.trial import TrialReport
 from softhsm.command import run
 from softhsm.tpm import SoftTPM
 from tpm_proxy import Fault, TPMProxy
+from trial.answers import broken
 
 # What tpm2-tools list: handles, properties and the values of PCRs.
 _LISTED = (
@@ -52,15 +53,20 @@ class Trials:
         return subprocess.Popen(command, env=env, text=True, stdin=nothing, stdout=pipe, stderr=pipe)
 
     def run(self, *flags: str, tcti: str = "", **environment: str) -> tuple[int, str]:
-        """Run a trial; return its exit status, and all that it printed."""
+        """Run a trial; return its exit status, and all that it printed after the answers of its report that differ."""
+        reports = self._reports()
         process = self.start("--yes", *flags, tcti=tcti, **environment)
         output, errors = process.communicate()
-        return process.returncode, output + errors
+        differing = broken(self.report()) if self._reports() != reports else []
+        return process.returncode, "\n".join([*differing, output + errors])
 
     def report(self) -> TrialReport:
         """Return the last report."""
-        newest = max(self.folder.glob("trial-tpm-*.json"), key=lambda path: path.stat().st_mtime_ns)
+        newest = max(self._reports(), key=lambda path: path.stat().st_mtime_ns)
         return TrialReport.from_json(newest.read_text())
+
+    def _reports(self) -> set[Path]:
+        return {*self.folder.glob("trial-tpm-*.json")}
 
     def why(self) -> dict[str, str]:
         """Return why the last trial did not ask questions, by their IDs."""

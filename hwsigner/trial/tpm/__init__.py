@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hwsigner.backends import find_backend
 from hwsigner.errors import UsageError
 from hwsigner.trial.asking import add_common_flags, show_questions
-from hwsigner.trial.tpm.questions import END, QUESTIONS
+from hwsigner.trial.tpm.questions import QUESTIONS
 
 if TYPE_CHECKING:
     import hwsigner.trial.tpm
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the trial, or do what another flag says."""
     if arguments.list:
-        return show_questions((*QUESTIONS, END), arguments.only)
+        return show_questions(QUESTIONS, arguments.only)
     backend = find_backend("tpm2")
     if backend is None:
         raise UsageError("there is no backend for TPMs", "Install hwsigner again")

@@ -12,8 +12,7 @@ from hwsigner.backends.tpm2.errors import is_about_parameter
 from hwsigner.backends.tpm2.tpm import TPM
 from hwsigner.trial.questions import NotAskedError
 from hwsigner.trial.tpm import capabilities as had
-from hwsigner.trial.tpm.capabilities import handles_from
-from hwsigner.trial.tpm.chip import TrialChip
+from hwsigner.trial.tpm.chip import TrialChip, with_tpm
 from hwsigner.trial.tpm.making import refusal, refused
 from hwsigner.trial.tpm.questions import Ask
 
@@ -24,11 +23,6 @@ _FREE_NV, _FREE_HANDLE = range(0x01C2FF00, 0x01C2FFFF), range(0x8100FF00, 0x8100
 
 def _family(chip: TrialChip) -> str:
     return "2.0" if chip.capabilities.properties.get(had.FAMILY) == 0x322E3000 else "another one"
-
-
-def _vendor(chip: TrialChip) -> str:
-    vendor = chip.capabilities.vendor
-    return "yes" if vendor and vendor.isascii() and vendor.isprintable() and "?" not in vendor else "no"
 
 
 def _at_least(number: int, least: int, chip: TrialChip) -> str:
@@ -46,18 +40,16 @@ def _lockout(chip: TrialChip) -> str:
     return "limit and interval" if found == (get(had.MOST_FAILURES), get(had.LOCKOUT_INTERVAL)) else "others"
 
 
-def _is_test_refused(chip: TrialChip) -> str:
-    def work(tpm: TPM) -> str:
-        public = TPM2B_PUBLIC.parse("ecc256")
-        area = public.publicArea
-        area.parameters.eccDetail.curveID = _UNKNOWN_CURVE
-        try:
-            tpm.esys.test_parms(TPMT_PUBLIC_PARMS(type=area.type, parameters=area.parameters))
-        except TSS2_Exception as error:
-            return "refuses a parameter" if is_about_parameter(error) else refusal(error)
-        return "accepted"
-
-    return chip.use(work)
+@with_tpm
+def _is_test_refused(_: TrialChip, tpm: TPM) -> str:
+    public = TPM2B_PUBLIC.parse("ecc256")
+    area = public.publicArea
+    area.parameters.eccDetail.curveID = _UNKNOWN_CURVE
+    try:
+        tpm.esys.test_parms(TPMT_PUBLIC_PARMS(type=area.type, parameters=area.parameters))
+    except TSS2_Exception as error:
+        return "refuses a parameter" if is_about_parameter(error) else refusal(error)
+    return "accepted"
 
 
 def _selection(bank: int) -> TPML_PCR_SELECTION:
@@ -74,45 +66,40 @@ def _pcrs(chip: TrialChip) -> str:
     return str(chip.capabilities.banks[_SHA256])
 
 
-def _at_once(chip: TrialChip) -> str:
+@with_tpm
+def _at_once(chip: TrialChip, tpm: TPM) -> str:
     _require_bank(chip)
-    return str(len(chip.use(lambda tpm: list(tpm.esys.pcr_read(_selection(_SHA256))[2]))))
+    return str(len(list(tpm.esys.pcr_read(_selection(_SHA256))[2])))
 
 
-def _read_lacking(chip: TrialChip) -> str:
+@with_tpm
+def _read_lacking(chip: TrialChip, tpm: TPM) -> str:
     bank = had.lacking_bank(chip.capabilities, with_hash=True)
-    return f"{len(chip.use(lambda tpm: list(tpm.esys.pcr_read(_selection(bank))[2])))} values"
+    return f"{len(list(tpm.esys.pcr_read(_selection(bank))[2]))} values"
 
 
-def _policy_of_lacking(chip: TrialChip, *, with_hash: bool) -> str:
+@with_tpm
+def _policy_of_lacking(chip: TrialChip, tpm: TPM, *, with_hash: bool) -> str:
     bank = had.lacking_bank(chip.capabilities, with_hash=with_hash)
-
-    def work(tpm: TPM) -> str:
-        with tpm.policy_session(_SHA256) as session:
-            return refused(lambda: tpm.esys.policy_pcr(session, bytes(32), _selection(bank)))
-
-    return chip.use(work)
+    with tpm.policy_session(_SHA256) as session:
+        return refused(lambda: tpm.esys.policy_pcr(session, bytes(32), _selection(bank)))
 
 
-def _nothing_at(chip: TrialChip, *, first: int, places: range) -> str:
-    def work(tpm: TPM) -> str:
-        taken = handles_from(tpm, first)
-        free = next((place for place in places if place not in taken), None)
-        if free is None:
-            raise NotAskedError("all places where it would be asked are taken")
-        return refused(lambda: tpm.esys.tr_close(tpm.esys.tr_from_tpmpublic(free)))
-
-    return chip.use(work)
+@with_tpm
+def _nothing_at(_: TrialChip, tpm: TPM, *, first: int, places: range) -> str:
+    taken = had.handles_from(tpm, first)
+    free = next((place for place in places if place not in taken), None)
+    if free is None:
+        raise NotAskedError("all places where it would be asked are taken")
+    return refused(lambda: tpm.esys.tr_close(tpm.esys.tr_from_tpmpublic(free)))
 
 
 ASKS: Mapping[str, Ask] = {
     "basics.family": _family,
-    "basics.vendor": _vendor,
     "basics.lockout": _lockout,
     "basics.buffer": partial(_at_least, had.INPUT_BUFFER, 1024),
     "basics.objects": partial(_at_least, had.OBJECTS_LEAST, 3),
     "basics.nv-size": partial(_at_least, had.NV_INDEX_MOST, 2048),
-    "basics.nv-buffer": partial(_at_least, had.NV_BUFFER_MOST, 512),
     "basics.test-parms": _is_test_refused,
     "basics.pcrs": _pcrs,
     "basics.pcrs-at-once": _at_once,

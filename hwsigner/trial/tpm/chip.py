@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 from tpm2_pytss import ESYS_TR, TPM2_ALG, TPMA_PERMANENT
 
@@ -24,6 +25,7 @@ from hwsigner.trial.tpm.capabilities import Capabilities, read_capabilities
 from hwsigner.trial.tpm.making import TrialKey, make, require, template
 
 _T = TypeVar("_T")
+_Options = ParamSpec("_Options")
 _SUBJECT = "of the trial"
 # The attributes of the URI's query for the hierarchies' auth values.
 SOURCES = ("owner-pin-source", "endorsement-pin-source")
@@ -38,22 +40,15 @@ class StoppedError(BaseException):
 class TrialChip:
     """The TPM of a trial.
 
+    `failures` counts how often work was repeated or failed because an answer may have been lost: what it had loaded
+    then is not known. `has_written` is whether something may be at a handle or index that the trial put there.
+
     Args:
         uri: a `tpm2:` URI whose query has the TCTI and the places of the hierarchies' auth values.
         pins: gives them.
         folder: an empty folder for key files.
         trust: the vendors' roots, or None.
         ranges: the handles and indices that may be written.
-
-    Attributes:
-        tcti: the TCTI.
-        is_managed: whether a resource manager shares it out.
-        capabilities: what it can do.
-        auth: gives the auth values of hierarchies.
-        endorsement: its endorsement hierarchy.
-        failures: how often work was repeated or failed because an answer may have been lost. What it had loaded then
-            is not known.
-        has_written: whether something may be at a handle or index that the trial put there.
 
     Raises:
         BackendUnavailableError: the TPM can't be reached.
@@ -176,3 +171,28 @@ class TrialChip:
                 )
 
         self.use_hierarchy(prove)
+
+
+def with_tpm(
+    work: Callable[Concatenate[TrialChip, TPM, _Options], str],
+) -> Callable[Concatenate[TrialChip, _Options], str]:
+    """Give a question its TPM, without a hierarchy's auth value."""
+
+    @wraps(work)
+    def ask(chip: TrialChip, /, *options: _Options.args, **more: _Options.kwargs) -> str:
+        return chip.use(lambda tpm: work(chip, tpm, *options, **more))
+
+    return ask
+
+
+def with_endorsement(
+    work: Callable[Concatenate[TrialChip, TPM, _Options], str],
+) -> Callable[Concatenate[TrialChip, _Options], str]:
+    """Give a question its TPM, and the endorsement hierarchy's auth value."""
+
+    @wraps(work)
+    def ask(chip: TrialChip, /, *options: _Options.args, **more: _Options.kwargs) -> str:
+        chip.require_endorsement()
+        return chip.use_hierarchy(lambda tpm: work(chip, tpm, *options, **more))
+
+    return ask

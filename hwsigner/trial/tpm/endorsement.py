@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 from tpm2_pytss import ESYS_TR, TPM2_ALG, TPMA_OBJECT, TPMT_SIG_SCHEME
@@ -21,13 +21,14 @@ from hwsigner.backends.tpm2.pcrs import PCRSelection
 from hwsigner.backends.tpm2.tpm import TPM
 from hwsigner.errors import AttestationError
 from hwsigner.trial.questions import NotAskedError
-from hwsigner.trial.tpm.chip import TrialChip
+from hwsigner.trial.tpm.chip import TrialChip, with_endorsement
 from hwsigner.trial.tpm.making import SIGNING, loaded, new_key, refused, template
 from hwsigner.trial.tpm.questions import Ask
 
 _OWN_SCHEME = TPMT_SIG_SCHEME(scheme=TPM2_ALG.NULL)
 _NO_CERTIFICATE = "the TPM holds no certificate of its endorsement key"
 _NONCE = b"nonce of the trial"
+_REFUSED = "the verifier refuses it"
 
 
 def _public(tpm: TPM, handle: ESYS_TR) -> Public:
@@ -46,87 +47,64 @@ def _same_key(chip: TrialChip) -> str:
     return "the same" if first.name == second.name else "another one"
 
 
-def _certificate(chip: TrialChip) -> str:
-    chip.require_endorsement()
-
-    def work(tpm: TPM) -> str:
-        with chip.endorsement.endorsement_key(tpm) as (ek, certificate):
-            if not certificate:
-                raise NotAskedError(_NO_CERTIFICATE)
-            key = _public(tpm, ek).spki
-        certified = VendorCertificate.read(certificate, "the certificate").public_key
-        return "that key" if in_usual_form(certified) == key else "another key"
-
-    return chip.use_hierarchy(work)
+@with_endorsement
+def _certificate(chip: TrialChip, tpm: TPM) -> str:
+    with chip.endorsement.endorsement_key(tpm) as (ek, certificate):
+        if not certificate:
+            raise NotAskedError(_NO_CERTIFICATE)
+        key = _public(tpm, ek).spki
+    certified = VendorCertificate.read(certificate, "the certificate").public_key
+    return "that key" if in_usual_form(certified) == key else "another key"
 
 
-def _activate(chip: TrialChip, *, is_own: bool) -> str:
+@with_endorsement
+def _activate(chip: TrialChip, tpm: TPM, *, is_own: bool) -> str:
     """Have the chip open a secret for its attestation key, or for another one."""
-    chip.require_endorsement()
-    secret = os.urandom(32)
-
-    def work(tpm: TPM) -> str:
-        ak = _attestation_key(chip, tpm)
-        with chip.endorsement.endorsement_key(tpm) as (key, _):
-            ek = _public(tpm, key)
-        name = ak.name if is_own else ak.name[:2] + hashlib.sha256(ak.name).digest()
-        blob, encrypted = make_credential(ek, name, secret)
-        try:
-            opened = chip.endorsement.open_challenge(tpm, blob, encrypted)
-        except AttestationError:
-            return "refuses"
-        return "opens it" if opened == secret else "gives another secret"
-
-    return chip.use_hierarchy(work)
+    secret, ak = os.urandom(32), _attestation_key(chip, tpm)
+    with chip.endorsement.endorsement_key(tpm) as (key, _):
+        ek = _public(tpm, key)
+    name = ak.name if is_own else ak.name[:2] + hashlib.sha256(ak.name).digest()
+    blob, encrypted = make_credential(ek, name, secret)
+    try:
+        opened = chip.endorsement.open_challenge(tpm, blob, encrypted)
+    except AttestationError:
+        return "refuses"
+    return "opens it" if opened == secret else "gives another secret"
 
 
-def _certify(chip: TrialChip) -> str:
-    chip.require_endorsement()
-
-    def work(tpm: TPM) -> str:
-        with loaded(tpm, chip.key(tpm, "ecc256")) as made, chip.endorsement.attestation_key(tpm) as ak:
-            info, signature = tpm.esys.certify(made.handle, ak, _NONCE, _OWN_SCHEME)
-            public, name = _public(tpm, ak), bytes(tpm.esys.tr_get_name(made.handle))
+@with_endorsement
+def _certify(chip: TrialChip, tpm: TPM) -> str:
+    with loaded(tpm, chip.key(tpm, "ecc256")) as made, chip.endorsement.attestation_key(tpm) as ak:
+        info, signature = tpm.esys.certify(made.handle, ak, _NONCE, _OWN_SCHEME)
+        public, name = _public(tpm, ak), bytes(tpm.esys.tr_get_name(made.handle))
+    try:
         verify_signature(public, signature.marshal(), bytes(info), "the certification")
         certified = read_certified(bytes(info))
-        return "certifies it" if (certified.extra_data, certified.name) == (_NONCE, name) else "certifies another"
+    except AttestationError:
+        return _REFUSED
+    return "certifies it" if (certified.extra_data, certified.name) == (_NONCE, name) else "certifies another"
 
-    return _verified(chip, work)
 
-
-def _certify_admin(chip: TrialChip) -> str:
-    chip.require_endorsement()
+@with_endorsement
+def _certify_admin(chip: TrialChip, tpm: TPM) -> str:
     attributes = TPMA_OBJECT(SIGNING | TPMA_OBJECT.ADMINWITHPOLICY)
-
-    def work(tpm: TPM) -> str:
-        with new_key(tpm, template("ecc256", attributes)) as made, chip.endorsement.attestation_key(tpm) as ak:
-            return refused(lambda: tpm.esys.certify(made.handle, ak, _NONCE, _OWN_SCHEME))
-
-    return chip.use_hierarchy(work)
+    with new_key(tpm, template("ecc256", attributes)) as made, chip.endorsement.attestation_key(tpm) as ak:
+        return refused(lambda: tpm.esys.certify(made.handle, ak, _NONCE, _OWN_SCHEME))
 
 
-def _quote(chip: TrialChip) -> str:
-    chip.require_endorsement()
+@with_endorsement
+def _quote(chip: TrialChip, tpm: TPM) -> str:
     selection = PCRSelection(f"{chip.capabilities.bank}:0,7")
-
-    def work(tpm: TPM) -> str:
-        values = b"".join(selection.values(tpm))
-        with chip.endorsement.attestation_key(tpm) as ak:
-            info, signature = tpm.esys.quote(ak, selection.structure(), _NONCE, _OWN_SCHEME)
-            public = _public(tpm, ak)
+    values = b"".join(selection.values(tpm))
+    with chip.endorsement.attestation_key(tpm) as ak:
+        info, signature = tpm.esys.quote(ak, selection.structure(), _NONCE, _OWN_SCHEME)
+        public = _public(tpm, ak)
+    try:
         verify_signature(public, signature.marshal(), bytes(info), "the quote")
         quoted = read_quoted(bytes(info))
-        return "their digest" if quoted.digest == hashlib.sha256(values).digest() else "another digest"
-
-    return _verified(chip, work)
-
-
-def _verified(chip: TrialChip, work: Callable[[TPM], str]) -> str:
-    """Do work whose result is verified. What the verifier refuses is an answer."""
-    try:
-        return chip.use_hierarchy(work)
     except AttestationError:
-        return "the verifier refuses it"
+        return _REFUSED
+    return "their digest" if quoted.digest == hashlib.sha256(values).digest() else "another digest"
 
 
 def _chain(chip: TrialChip) -> str:

@@ -19,7 +19,7 @@ from hwsigner.key import open_key
 from hwsigner.key.public_key import verify
 from hwsigner.trial.questions import NotAskedError
 from hwsigner.trial.tpm.capabilities import handles_from
-from hwsigner.trial.tpm.chip import TrialChip
+from hwsigner.trial.tpm.chip import TrialChip, with_tpm
 from hwsigner.trial.tpm.making import MESSAGE, LoadedKey, TrialKey, load, loaded, parent, refusal, signs, template
 from hwsigner.trial.tpm.questions import Ask
 
@@ -65,16 +65,14 @@ def _owner_same(chip: TrialChip) -> str:
     return "the same" if chip.use_hierarchy(name) == chip.use_hierarchy(name) else "another one"
 
 
-def _provisioned(chip: TrialChip) -> str:
-    def work(tpm: TPM) -> str:
-        if PROVISIONED not in handles_from(tpm, _PERSISTENT):
-            raise NotAskedError("there is nothing at this handle")
-        with tpm.persistent(PROVISIONED) as found:
-            outer = tpm.esys.read_public(found)[0]
-        is_storage = int(outer.publicArea.objectAttributes) & _STORAGE == _STORAGE
-        return "a storage key" if is_storage else "another object"
-
-    return chip.use(work)
+@with_tpm
+def _provisioned(_: TrialChip, tpm: TPM) -> str:
+    if PROVISIONED not in handles_from(tpm, _PERSISTENT):
+        raise NotAskedError("there is nothing at this handle")
+    with tpm.persistent(PROVISIONED) as found:
+        outer = tpm.esys.read_public(found)[0]
+    is_storage = int(outer.publicArea.objectAttributes) & _STORAGE == _STORAGE
+    return "a storage key" if is_storage else "another object"
 
 
 def _is_right(key: TrialKey, signature: bytes) -> str:
@@ -103,59 +101,45 @@ def _filled(tpm: TPM, key: TrialKey, most: int) -> Iterator[tuple[list[ESYS_TR],
         yield handles, answer
 
 
-def _full(chip: TrialChip) -> str:
+@with_tpm
+def _full(chip: TrialChip, tpm: TPM) -> str:
     _require(chip, is_managed=False)
-
-    def work(tpm: TPM) -> str:
-        with _filled(tpm, chip.key(tpm, "ecc256"), _MOST_OBJECTS) as (_, answer):
-            return answer
-
-    return chip.use(work)
+    with _filled(tpm, chip.key(tpm, "ecc256"), _MOST_OBJECTS) as (_, answer):
+        return answer
 
 
-def _after_full(chip: TrialChip) -> str:
+@with_tpm
+def _after_full(chip: TrialChip, tpm: TPM) -> str:
     _require(chip, is_managed=False)
-
-    def work(tpm: TPM) -> str:
-        key = chip.key(tpm, "ecc256")
-        with _filled(tpm, key, _MOST_OBJECTS):
-            pass
-        with loaded(tpm, key) as made:
-            return signs(tpm, made)
-
-    return chip.use(work)
+    key = chip.key(tpm, "ecc256")
+    with _filled(tpm, key, _MOST_OBJECTS):
+        pass
+    with loaded(tpm, key) as made:
+        return signs(tpm, made)
 
 
-def _managed_objects(chip: TrialChip) -> str:
+@with_tpm
+def _managed_objects(chip: TrialChip, tpm: TPM) -> str:
     _require(chip, is_managed=True)
-
-    def work(tpm: TPM) -> str:
-        key = chip.key(tpm, "ecc256")
-        with _filled(tpm, key, _BEHIND_MANAGER) as (handles, answer):
-            signed = [signs(tpm, LoadedKey(key, handle)) for handle in handles]
-        return "all sign" if signed == ["signs"] * _BEHIND_MANAGER else f"{signed.count('signs')} sign, then {answer}"
-
-    return chip.use(work)
+    key = chip.key(tpm, "ecc256")
+    with _filled(tpm, key, _BEHIND_MANAGER) as (handles, answer):
+        signed = [signs(tpm, LoadedKey(key, handle)) for handle in handles]
+    return "all sign" if signed == ["signs"] * _BEHIND_MANAGER else f"{signed.count('signs')} sign, then {answer}"
 
 
-def _sessions(chip: TrialChip, *, is_managed: bool, most: int) -> str:
+@with_tpm
+def _sessions(chip: TrialChip, tpm: TPM, *, is_managed: bool, most: int) -> str:
     """Start sessions until the TPM refuses, or until there are so many."""
     _require(chip, is_managed=is_managed)
-
-    def start(tpm: TPM) -> ESYS_TR:
-        none, no_cipher = ESYS_TR.NONE, TPMT_SYM_DEF(algorithm=TPM2_ALG.NULL)
-        return tpm.esys.start_auth_session(none, none, TPM2_SE.HMAC, no_cipher, TPM2_ALG.SHA256)
-
-    def work(tpm: TPM) -> str:
-        with ExitStack() as stack:
-            for _ in range(most):
-                try:
-                    stack.enter_context(tpm.temporary(lambda: start(tpm)))
-                except TSS2_Exception as error:
-                    return "that no session is free" if code(error) in SESSIONS_FULL else refusal(error)
-        return "nothing"
-
-    return chip.use(work)
+    none, no_cipher = ESYS_TR.NONE, TPMT_SYM_DEF(algorithm=TPM2_ALG.NULL)
+    start = partial(tpm.esys.start_auth_session, none, none, TPM2_SE.HMAC, no_cipher, TPM2_ALG.SHA256)
+    with ExitStack() as stack:
+        for _ in range(most):
+            try:
+                stack.enter_context(tpm.temporary(start))
+            except TSS2_Exception as error:
+                return "that no session is free" if code(error) in SESSIONS_FULL else refusal(error)
+    return "nothing"
 
 
 def _stays(chip: TrialChip) -> str:

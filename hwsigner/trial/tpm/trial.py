@@ -28,14 +28,14 @@ from hwsigner.errors import (
 from hwsigner.trial.asking import confirm, numbered, on_signals, require_folder, selected, write_report
 from hwsigner.trial.questions import NotAskedError, Result, ask_all
 from hwsigner.trial.report import Scrubber, TrialReport
-from hwsigner.trial.tpm import state
+from hwsigner.trial.tpm import basics, endorsement, keys, sharing, state, writing
 from hwsigner.trial.tpm.capabilities import OBJECTS_LEFT
 from hwsigner.trial.tpm.chip import SOURCES, StoppedError, TrialChip
 from hwsigner.trial.tpm.making import HIERARCHY, refusal
-from hwsigner.trial.tpm.questions import END, QUESTIONS, TPMQuestion
+from hwsigner.trial.tpm.questions import END, QUESTIONS, Ask, TPMQuestion
 from hwsigner.trial.tpm.timing import measure
-from hwsigner.trial.tpm.writing import read_range
 
+ASKS: Mapping[str, Ask] = {**basics.ASKS, **keys.ASKS, **endorsement.ASKS, **sharing.ASKS, **writing.ASKS}
 _Loaded = Mapping[str, Sequence[int]]
 _TO_CLEAN = "Run the same command with --clean"
 _HIERARCHIES = {"owner": TPMA_PERMANENT.OWNERAUTHSET, "endorsement": TPMA_PERMANENT.ENDORSEMENTAUTHSET}
@@ -53,8 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
     """
     if not arguments.clean:
         require_folder(arguments.output)
-    questions = selected(QUESTIONS, arguments.only)
-    ranges = [read_range(text) for text in arguments.write]
+    questions = selected(QUESTIONS[:-1], arguments.only)
+    ranges = [writing.read_range(text) for text in arguments.write]
     query = {name: getattr(arguments, name.replace("-", "_")) for name in ("tcti", *SOURCES)}
     uri = KeyURI("tpm2", {}, {name: value.encode() for name, value in query.items() if value})
     trust = read_trust(arguments.roots) if arguments.roots else None
@@ -170,7 +170,7 @@ class _Careful:
     def __call__(self, chip: TrialChip) -> str:
         before = chip.failures
         try:
-            answer = self._question.ask(chip)
+            answer = ASKS[self._question.id](chip)
         except (BackendUnavailableError, PinError, NotAskedError):
             raise
         except SigningKeyError as error:

@@ -162,20 +162,10 @@ def _written(chip: TrialChip, *, size: int) -> str:
     return _with_index(chip, size, ask)
 
 
-def _defined_twice(chip: TrialChip) -> str:
-    return _with_index(chip, 256, lambda tpm, index: refused(lambda: _define(chip, tpm, index, 256)))
-
-
-def _index_removed(chip: TrialChip) -> str:
-    return _with_index(chip, 256, lambda tpm, index: _after_removal(chip, tpm, index))
-
-
 ASKS: Mapping[str, Ask] = {
     "writing.persistent": _persistent,
     "writing.taken": _taken,
     "writing.removed": _removed,
     "writing.index": partial(_written, size=1024),
     "writing.index-2048": partial(_written, size=2048),
-    "writing.index-twice": _defined_twice,
-    "writing.index-removed": _index_removed,
 }
