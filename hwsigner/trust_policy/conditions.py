@@ -270,8 +270,8 @@ class Condition:
     def _is_met(self, given: tuple[str, ...], context: Context) -> bool:
         quantifier, base, if_exists = self.parts
         negated = OPERATORS[base].negated
-        if base == "Null":
-            return any(each.test("false" if given else "true", context) for each in self._tests)
+        if base == "Null":  # An empty value is null too, as for set operators.
+            return any(each.test("false" if any(given) else "true", context) for each in self._tests)
         if not given and if_exists:
             return True
 

@@ -168,7 +168,12 @@ CONDITIONS: list[tuple[dict[str, Any], str]] = [
     ({"Null": {OU: "false"}}, ""),
     ({"Null": {OU: "true"}}, f"Null {OU} 'true', but it is 'devops'"),
     ({"Null": {"aws:SourceArn": "false", "aws:TagKeys": "false"}}, ""),
-    ({"Null": {"aws:PrincipalTag/x509Subject/O": "false"}}, ""),
+    # AWS's page: "the key exists and its value is not null", against "missing context keys or … with empty values".
+    (
+        {"Null": {"aws:PrincipalTag/x509Subject/O": "false"}},
+        "Null aws:PrincipalTag/x509Subject/O 'false', but it is ''",
+    ),
+    ({"Null": {"aws:PrincipalTag/x509Subject/O": "true"}}, ""),
     # IfExists: as without it, but a missing key is as good as a match.
     ({"StringEqualsIfExists": {OU: "devops"}}, ""),
     ({"StringEqualsIfExists": {OU: "ops"}}, "StringEqualsIfExists"),
