@@ -286,8 +286,7 @@ class KeyURI:
 def check_no_pin(value: bytes) -> None:
     """Check that a path or an attribute's value does not contain what was meant as the URI's PIN.
 
-    Raises:
-        UsageError: it does. The message does not quote it.
+    The error does not quote it.
     """
     if _MISPLACED_PIN.search(value):
         hint = "Write SCHEME:…?name=value&name=value, for a file file:/path?pin-source=file:/path"

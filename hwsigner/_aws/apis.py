@@ -37,9 +37,6 @@ def endpoint_of_variables(service: str) -> str | None:
     """Return the URL in AWS_ENDPOINT_URL_SERVICE, else AWS_ENDPOINT_URL, if botocore reads neither.
 
     Before 1.31, as in Debian 12, it would ask AWS itself in place of an emulator.
-
-    Args:
-        service: its name in boto3, such as "iam".
     """
     from botocore import __version__
 
@@ -61,9 +58,7 @@ class ServiceClient:
     def call(self, operation: str, **parameters: Any) -> dict[str, Any]:
         """Call an operation and return its response.
 
-        Args:
-            operation: its name in boto3, such as "create_profile".
-            parameters: its parameters. The first one that is a string names the resource in errors.
+        In errors, the first parameter that is a string names the resource.
 
         Raises:
             ServiceError: the service refused. The message has the operation, the resource and, if one is missing, the
@@ -75,11 +70,7 @@ class ServiceClient:
             return self._answer(operation, parameters)
 
     def find(self, operation: str, **parameters: Any) -> dict[str, Any] | None:
-        """Call an operation that reads a resource. Return None if the service has no such resource.
-
-        Raises:
-            HwsignerError: as `call`.
-        """
+        """Call an operation that reads a resource. Return None if the service has no such resource."""
         return self.call_unless(NOT_FOUND, operation, **parameters)
 
     def call_unless(
@@ -87,14 +78,7 @@ class ServiceClient:
     ) -> dict[str, Any] | None:
         """Call an operation. Return None if the service refuses it with one of these codes.
 
-        Args:
-            codes: the codes.
-            operation: its name in boto3.
-            naming: a refusal whose message has this text is an error nevertheless; None for no such text.
-            parameters: its parameters, as for `call`.
-
-        Raises:
-            HwsignerError: as `call`.
+        If the message of such a refusal has the text `naming`, it is an error nevertheless.
         """
         with translated(self._action(operation), _resource(parameters)):
             try:
@@ -108,13 +92,7 @@ class ServiceClient:
     def items(self, operation: str, member: str, **parameters: Any) -> list[Any]:
         """Return all items of an operation that lists them in pages.
 
-        Args:
-            operation: its name in boto3, such as "list_profiles".
-            member: the member of its responses that has the items, such as "profiles".
-            parameters: its parameters, as for `call`.
-
-        Raises:
-            HwsignerError: as `call`.
+        `member` is the member of its responses that has the items, such as "profiles".
         """
         with translated(self._action(operation), _resource(parameters)):
             return list(self._pages(operation, member, parameters))
@@ -158,17 +136,9 @@ class ServiceClient:
 class ServiceClients:
     """The clients of one region, made when they are first used.
 
-    Args:
-        region: the region; None or an empty string for the one of the SDKs' files and variables.
-        profile: the profile of the SDKs' files; None or an empty string for AWS_PROFILE or the default one.
-        endpoint: the URL of all the services, such as an emulator's; None or an empty string for those that the SDKs
-            choose.
-        say: shows one line, before a pause of which the user should know.
-        before_send: called before each request, also before one that is sent again; None for nothing.
-
-    Raises:
-        HwsignerError: boto3 is not installed.
-        UsageError: there is no such profile or no region, or another setting is not valid.
+    A region or profile that is None or empty is that of the SDKs' files and variables; an endpoint, the one that the
+    SDKs choose. `say` shows one line, before a pause of which the user should know. `before_send` is called before each
+    request, also before one that is sent again.
     """
 
     def __init__(
@@ -226,11 +196,7 @@ class ServiceClients:
 
     @cached_property
     def account(self) -> str:
-        """The account of the credentials, from STS. This needs no permission.
-
-        Raises:
-            HwsignerError: as `ServiceClient.call`.
-        """
+        """The account of the credentials, from STS. This needs no permission."""
         found = self.sts.call("get_caller_identity")
         if "Account" not in found:
             raise not_from_aws("sts:GetCallerIdentity")

@@ -28,12 +28,8 @@ _CONFIG_SECTION = re.compile(r"""default|profile\s+(["']?)default\1\s*""")
 
 
 class Setting:
-    """A setting.
-
-    Attributes:
-        value: its value, not empty.
-        source: its place for messages, such as `max_attempts in [default] of /home/a/.aws/config`.
-        file: the path of the file, and its status when it was read.
+    """A setting that is not empty, its place for messages, such as `max_attempts in [default] of /home/a/.aws/config`,
+    and the path of its file with the status when it was read.
     """
 
     def __init__(self, value: str, source: str, file: tuple[str, os.stat_result]) -> None:
@@ -44,8 +40,7 @@ class Setting:
     def trusted(self) -> str:
         """Return the value of a setting that decides which servers are trusted.
 
-        Raises:
-            ConfigError: other users can write the file.
+        Raises a ConfigError if other users can write the file.
         """
         check_not_writable_by_others(*self.file, ConfigError)
         return self.value
@@ -75,10 +70,8 @@ def read_config(environ: Mapping[str, str]) -> dict[str, Setting]:
 
     They are those of `[profile NAME]` with the name in AWS_PROFILE, else AWS_DEFAULT_PROFILE, else of `[default]`. A
     `services` section that the profile names may have another `endpoint_url` for `rolesanywhere`. If the file can't be
-    read or parsed, there are none, as in the SDKs. Nor if it has more than 16 MiB.
-
-    Args:
-        environ: the environment variables. AWS_CONFIG_FILE is the file's path; the default is `~/.aws/config`.
+    read or parsed, there are none, as in the SDKs. Nor if it has more than 16 MiB. AWS_CONFIG_FILE is the file's path;
+    the default is `~/.aws/config`.
     """
     path = config_path(environ)
     try:

@@ -35,16 +35,8 @@ def edit_config_file(
 ) -> str:
     """Check that the SDKs' config file can get a profile, or write it; return the file's path.
 
-    Args:
-        profile: the profile's name.
-        command: the command that gives its credentials.
-        region: the region for new sections; empty for none.
-        roles: the ARNs of the roles that it leads on to, by the name of the profile that assumes each.
-        write: whether to write the file.
-
-    Raises:
-        ConfigError: as `with_credential_process` and `with_role`, or the file can't be read.
-        HwsignerError: it can't be written.
+    `roles` has the ARNs of the roles that the profile leads on to, by the name of the profile that assumes each. Only
+    new sections get the region.
     """
     path, keys = config_path(os.environ), credentials_path(os.environ)
 
@@ -62,11 +54,7 @@ def edit_config_file(
 
 
 def credential_processes(data: bytes, path: str) -> list[tuple[int, str, str]]:
-    """Return each `credential_process` of a config file: its line's number, its section's name and the command.
-
-    Raises:
-        ConfigError: the AWS SDKs can't read the file.
-    """
+    """Return each `credential_process` of a config file: its line's number, its section's name and the command."""
     text = data.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
     commands = {name: values.get(_OPTION) for name, values in _read(text, path).items()}
     found, section = [], ""
@@ -86,19 +74,8 @@ def with_credential_process(
     If there is no section `[profile NAME]` (`[default]` for that name), one is appended, with the region. In a section
     without the setting, it becomes the first line. A setting that runs `credential-process --profile NAME` or
     `hwsigner-credentials --profile NAME` already, of this program or of another installation, gets the new command. A
-    file that has the command does not change.
-
-    Args:
-        data: the old content, in any encoding that extends ASCII, with any line endings.
-        profile: the profile's name, of letters, digits and `._@-`.
-        command: the command, quoted as for a shell, in one line.
-        path: the file's path, for messages.
-        region: the region for a new section; empty for none.
-        replaced: another program's command, which gets the new one too.
-
-    Raises:
-        ConfigError: the section has another source of credentials, there are two such sections, or the file can't be
-            read as the SDKs do. The message says which.
+    file that has the command does not change. The command is one line, quoted as for a shell. `replaced` is another
+    program's command, which gets the new one too. Another source of credentials in the section is a ConfigError.
     """
     mark = codecs.BOM_UTF8 if data.startswith(codecs.BOM_UTF8) else b""
     text = data[len(mark) :].decode("utf-8", "surrogateescape")
@@ -129,18 +106,8 @@ def with_credential_process(
 def with_role(data: bytes, profile: str, role_arn: str, *, source: str, path: str, region: str = "") -> bytes:
     """Return the content of a config file in which a profile assumes a role with the credentials of another one.
 
-    If there is no section `[profile NAME]`, one is appended. One that says the same stays, with its other settings.
-
-    Args:
-        data: the old content, as for `with_credential_process`.
-        profile: the profile's name, of letters, digits and `._@-`.
-        role_arn: the role to assume.
-        source: the name of the profile whose credentials assume it.
-        path: the file's path, for messages.
-        region: the region for a new section; empty for none.
-
-    Raises:
-        ConfigError: the section gets its credentials from elsewhere, or the file can't be read as the SDKs do.
+    If there is no section `[profile NAME]`, one is appended. One that says the same stays, with its other settings. One
+    that gets its credentials from elsewhere is a ConfigError.
     """
     text = data.decode("utf-8", "surrogateescape")
     settings = {"role_arn": role_arn, "source_profile": source}
@@ -177,16 +144,7 @@ def _with_section(text: str, section: str, settings: dict[str, str]) -> str:
 
 
 def check_no_keys(data: bytes, profile: str, *, path: str) -> None:
-    """Check that a credentials file has no access key of a profile: the SDKs prefer it to a `credential_process`.
-
-    Args:
-        data: the file's content.
-        profile: the profile's name.
-        path: the file's path, for messages.
-
-    Raises:
-        ConfigError: it has one, or can't be read as the SDKs do.
-    """
+    """Check that a credentials file has no access key of a profile: the SDKs prefer it to a `credential_process`."""
     text = data.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
     if "aws_access_key_id" in _read(text, path).get(profile, {}):
         problem = f"[{profile}] of {path} has an access key, which the AWS SDKs prefer to a {_OPTION}"

@@ -38,15 +38,7 @@ _HOSTS = {
 
 
 def federation_endpoint(partition: str, url: str | None = None) -> Endpoint:
-    """Return the federation endpoint.
-
-    Args:
-        partition: the partition, such as "aws".
-        url: the value of `--federation-endpoint`; None or an empty string for the partition's endpoint.
-
-    Raises:
-        UsageError: the URL is invalid or not `https:`, or the partition's endpoint is not known.
-    """
+    """Return the federation endpoint: the `https:` URL of `--federation-endpoint`, or the partition's."""
     if url:
         endpoint = read_url(_FLAG, url)
         check_protected(_FLAG, endpoint)
@@ -57,13 +49,7 @@ def federation_endpoint(partition: str, url: str | None = None) -> Endpoint:
 def console_page(partition: str, region: str, destination: str | None = None) -> str:
     """Return the URL of a page of the console.
 
-    Args:
-        partition: the partition, such as "aws".
-        region: the region, such as "eu-central-1".
-        destination: a service such as "s3", or a URL; None or an empty string for the console's home.
-
-    Raises:
-        UsageError: it is neither, or the partition's console is not known.
+    The destination is a service such as "s3", or a URL; None or an empty string is the console's home.
     """
     if destination and _URL.fullmatch(destination):
         return destination
@@ -78,15 +64,6 @@ def assume_role(credentials: Credentials, role_arn: str, *, region: str, session
     """Return the credentials of a role that a session's role may assume, which last an hour.
 
     DurationSeconds is not sent: AWS's page says that the federation endpoint then refuses what is not an IAM user's.
-
-    Args:
-        credentials: the session's.
-        role_arn: the role.
-        region: the region whose STS is asked.
-        session_name: the name of the new session.
-
-    Raises:
-        HwsignerError: boto3 is not installed, or as `ServiceClient.call`.
     """
     from hwsigner._aws.apis import ServiceClients
     from hwsigner._aws.failures import not_from_aws
@@ -106,19 +83,7 @@ def assume_role(credentials: Credentials, role_arn: str, *, region: str, session
 def sign_in_url(
     credentials: Credentials, page: str, *, endpoint: Endpoint, transport: TransportOptions, timeout: float
 ) -> str:
-    """Return a URL that signs in to the console. It is secret, and works for 15 minutes.
-
-    Args:
-        credentials: the session's.
-        page: the URL of the first page.
-        endpoint: the federation endpoint.
-        transport: how to reach it.
-        timeout: the longest time for it, in seconds.
-
-    Raises:
-        ServiceError: the endpoint refused, or gave no token.
-        ServiceUnreachableError: no complete response came in time.
-    """
+    """Return a URL that signs in to the console. It is secret, and works for 15 minutes."""
     session = {
         "sessionId": credentials.access_key_id,
         "sessionKey": credentials.secret_access_key,

@@ -196,10 +196,7 @@ def create_session(
 def shortened(credentials: Credentials, duration: float, now: datetime) -> str:
     """Return what to tell the user if a session is shorter than asked; an empty string if it is not.
 
-    Args:
-        credentials: the new session's.
-        duration: the seconds that were asked for.
-        now: the time, with a time zone. The service's clock may be off it by `_CLOCK_TOLERANCE`.
+    The service's clock may differ from this one by `_CLOCK_TOLERANCE`.
     """
     seconds = (credentials.expiration - now).total_seconds()
     if seconds >= duration - _CLOCK_TOLERANCE:
@@ -212,11 +209,7 @@ def shortened(credentials: Credentials, duration: float, now: datetime) -> str:
 
 
 def build_request(request: SessionRequest, endpoint: Endpoint) -> Request:
-    """Return the unsigned HTTP request for a session.
-
-    Raises:
-        UsageError: an ARN is not a str.
-    """
+    """Return the unsigned HTTP request for a session."""
     check_text(request.trust_anchor_arn, "the trust anchor's ARN")
     check_text(request.profile_arn, "the Roles Anywhere profile's ARN")
     check_text(request.role_arn, "the role's ARN")
@@ -289,10 +282,7 @@ def _milliseconds(begin: float) -> str:
 def service_error(response: Response, now: datetime, chain: Chain | None = None) -> ServiceError:
     """Return the error for a response that is not a success.
 
-    Args:
-        response: the response.
-        now: this machine's time when it came, with a time zone.
-        chain: the certificates that were sent. What is wrong with them comes before the usual cause.
+    `now` is when it came. What is wrong with the certificates that were sent comes before the usual cause.
     """
     body = response.json_object()
     kind = _type(response, body)

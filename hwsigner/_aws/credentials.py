@@ -88,12 +88,7 @@ class Credentials:
 def read_agent_credentials(body: bytes, *, role_arn: str) -> Credentials:
     """Read credentials from an agent's reply, or handed over to an agent: what `process_json` or `handover_json` wrote.
 
-    Args:
-        body: the JSON.
-        role_arn: the role, which the reply does not contain.
-
-    Raises:
-        AgentError: the reply has no credentials.
+    The role is not in the reply.
     """
     try:
         values = _json(body)
@@ -116,15 +111,7 @@ def read_credentials(
 ) -> Credentials:
     """Read credentials from the body of a CreateSession response.
 
-    Args:
-        body: the JSON.
-        role_arn: the role that was asked for.
-        now: the time, with a time zone.
-        request_id: the service's number of the request.
-        certificate_serial: the serial number of the certificate that signed it.
-
-    Raises:
-        ServiceError: the body is not JSON, a field is missing, or the credentials have expired or are for another role.
+    Credentials that have expired, or are for another role, are a ServiceError.
     """
     answer = _json(body)
     entry = _field(answer, "credentialSet")

@@ -63,8 +63,7 @@ class _Line(NamedTuple):
 def check_section(name: str) -> str:
     """Return the name of a section, checked.
 
-    Raises:
-        UsageError: it would break the file, or some SDK would not find it.
+    One that would break the file, or that some SDK would not find, is a UsageError.
     """
     if not name.isprintable() or name != name.strip() or not name or _NOT_IN_NAMES.intersection(name):
         problem = f"--profile is {name[:100]!r}, which can't be the name of a section"
@@ -80,16 +79,8 @@ def with_credentials(data: bytes, section: str, credentials: Credentials) -> byt
 
     Each section of that name gets `aws_access_key_id`, `aws_secret_access_key` and `aws_session_token`, in place of the
     old values or else at its end. An `aws_security_token`, which botocore prefers, gets the session token too. If no
-    section has exactly that name, one is appended.
-
-    Args:
-        data: the old content, in any encoding that extends ASCII, with any line endings.
-        section: the section's name, checked by `check_section`.
-        credentials: the new credentials.
-
-    Raises:
-        HwsignerError: the old content is not text, or SDKs disagree on whose settings the indented lines are.
-        ServiceError: a value can't be written into the file.
+    section has exactly that name, one is appended. If SDKs disagree on whose settings the indented lines are, nothing
+    is changed, and a HwsignerError says so.
     """
     if b"\0" in data:
         raise HwsignerError("the credentials file is not text", "Check AWS_SHARED_CREDENTIALS_FILE")

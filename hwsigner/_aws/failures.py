@@ -65,11 +65,7 @@ _CLOCK_TOLERANCE = 60
 
 
 class Patience:
-    """Waits before a throttled request is sent again. For botocore's event needs-retry.
-
-    Args:
-        say: shows one line, before each pause.
-    """
+    """Waits before a throttled request is sent again. For botocore's event needs-retry."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
@@ -110,10 +106,7 @@ def fits_model(answer: Any, shape: Any) -> bool:
 def check_json(response_dict: Mapping[str, Any] | None, **_: Any) -> None:
     """Check that a successful answer is a JSON object, as botocore takes anything else for an empty one.
 
-    For botocore's event "response-received".
-
-    Raises:
-        ResponseParserError: it is not. `translated` names the call.
+    For botocore's event "response-received". The error is a ResponseParserError; `translated` names the call.
     """
     from botocore.parsers import ResponseParserError
 
@@ -133,15 +126,7 @@ def not_from_aws(what: str) -> ServiceError:
 
 @contextmanager
 def translated(action: str, resource: str) -> Iterator[None]:
-    """Turn the errors of botocore into those of hwsigner.
-
-    Args:
-        action: what is called, such as "iam:GetRole".
-        resource: what the call is about, or an empty string.
-
-    Raises:
-        ServiceError, ServiceUnreachableError, UsageError, ConfigError, HwsignerError: instead of botocore's errors.
-    """
+    """Turn the errors of botocore into those of hwsigner."""
     from botocore import exceptions as botocore
     from botocore.parsers import ResponseParserError
 

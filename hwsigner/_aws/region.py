@@ -84,13 +84,7 @@ _KINDS = {
 def parse_arn(text: str | None, flag: str, *, name: str = "") -> Arn:
     """Parse the value of an ARN flag.
 
-    Args:
-        text: the ARN; None or an empty string if the flag was not given.
-        flag: `--trust-anchor-arn`, `--profile-arn` or `--role-arn`.
-        name: the profile of config.toml that may have it, for the error if it is missing.
-
-    Raises:
-        UsageError: it is missing, malformed, or another kind of ARN.
+    `name` is the profile of config.toml that may have it, for the error if it is missing.
     """
     kind = _KINDS[flag]
     if not text:
@@ -110,12 +104,7 @@ def parse_arn(text: str | None, flag: str, *, name: str = "") -> Arn:
 def parse_then_role(text: str, own: str) -> Arn:
     """Parse the value of `--then-role`.
 
-    Args:
-        text: the ARN.
-        own: the ARN of the role that assumes it; an empty string if it is not known.
-
-    Raises:
-        UsageError: it is not the ARN of a role, or is in another partition.
+    It must be a role's, in the partition of `own`, the role that assumes it, unless that is empty.
     """
     kind = _KINDS["--role-arn"]
     arn = _match(text, kind)
@@ -127,15 +116,7 @@ def parse_then_role(text: str, own: str) -> Arn:
 
 
 def parse_canonical_arn(text: str | None, flag: str) -> Arn:
-    """Parse the value of an ARN flag that must not be the ARN of an alias, as in IAM policies.
-
-    Args:
-        text: the ARN; None or an empty string if the flag was not given.
-        flag: `--trust-anchor-arn`, `--profile-arn` or `--role-arn`.
-
-    Raises:
-        UsageError: as `parse_arn`, or it is the ARN of an alias.
-    """
+    """Parse the value of an ARN flag that must not be the ARN of an alias, as in IAM policies."""
     arn = parse_arn(text, flag)
     if arn.resource.startswith("alias/"):
         raise UsageError(f"{flag} is {_shown(text or '')}, which is an alias", f"Use {_KINDS[flag].example}")
@@ -143,15 +124,7 @@ def parse_canonical_arn(text: str | None, flag: str) -> Arn:
 
 
 def check_region(text: str, source: str = "--region") -> str:
-    """Return a region's name, checked.
-
-    Args:
-        text: the name.
-        source: what contains it, for the message.
-
-    Raises:
-        UsageError: it does not look like a region.
-    """
+    """Return a region's name, checked."""
     check_text(text, source)
     if not text:
         raise UsageError(f"{source} is empty", "Use a region such as us-east-1")
@@ -165,15 +138,8 @@ def check_arns(
 ) -> str:
     """Check the three ARNs and the region of a session, and return the region.
 
-    Args:
-        trust_anchor: the value of `--trust-anchor-arn`.
-        profile: the value of `--profile-arn`.
-        role: the value of `--role-arn`.
-        region: the value of `--region`; None or an empty string for the trust anchor's.
-        name: the profile of config.toml that may have the ARNs, for the error if one is missing.
-
-    Raises:
-        UsageError: one is missing or malformed, or they do not belong together.
+    If no region is given, it is the trust anchor's. `name` is the profile of config.toml that may have the ARNs, for
+    the error if one is missing.
     """
     anchor_arn = parse_arn(trust_anchor, "--trust-anchor-arn", name=name)
     profile_arn = parse_arn(profile, "--profile-arn", name=name)
@@ -194,12 +160,7 @@ def check_arns(
 def check_known_arns(values: Mapping[str, object]) -> None:
     """Check the ARNs that a profile of config.toml has, which may be some of the three.
 
-    Args:
-        values: the profile's values, by the flags' names without their hyphens, such as "role-arn". Empty ones are
-            skipped.
-
-    Raises:
-        UsageError: one is malformed, two are of different accounts, or all three are there and do not belong together.
+    The values are by flag, such as "role-arn". Empty ones are skipped.
     """
     known = {flag: str(values[name]) for flag in _KINDS if values.get(name := flag.removeprefix("--"))}
     accounts = {parse_arn(text, flag).account: flag for flag, text in known.items()}
@@ -241,13 +202,7 @@ def _shown(text: str) -> str:
 
 
 class EndpointFlags(NamedTuple):
-    """What flags say about the endpoint, None if they were not given.
-
-    Attributes:
-        url: `--endpoint`; an empty string counts as None.
-        fips: `--use-fips-endpoint`.
-        dual_stack: `--use-dualstack-endpoint`.
-    """
+    """What flags say about the endpoint; None if they were not given. An empty URL counts as None."""
 
     url: str | None = None
     fips: bool | None = None
@@ -268,22 +223,8 @@ def sessions_endpoint(
     the region's host. That is the FIPS or dual-stack one as `--use-fips-endpoint` and `--use-dualstack-endpoint` say,
     else AWS_USE_FIPS_ENDPOINT and AWS_USE_DUALSTACK_ENDPOINT, else `use_fips_endpoint` and `use_dualstack_endpoint` of
     the config file. If AWS_IGNORE_CONFIGURED_ENDPOINT_URLS (else `ignore_configured_endpoint_urls` of the config file)
-    is true, the two variables with a URL and `endpoint_url` are ignored.
-
-    Args:
-        region: the region, such as `us-east-1`.
-        environ: the environment variables.
-        flags: what flags say about the endpoint.
-        verify: False for `--no-verify-ssl`.
-        config: the settings of the SDKs' config file.
-
-    Raises:
-        UsageError: the URL, region, a variable or a setting is malformed, the region has no FIPS host, or the URL is
-            `http:` on another machine and `verify` is True.
-        ConfigError: the URL is the config file's, and other users can write that file.
-
-    Warns:
-        UnsafeConnectionWarning: `verify` is False.
+    is true, the two variables with a URL and `endpoint_url` are ignored. A URL that is `http:` on another machine is an
+    error, unless `verify` is False. So is the config file's URL, if other users can write that file.
     """
     config = config or {}
     fips = _variant("AWS_USE_FIPS_ENDPOINT", flags.fips, environ, config)
@@ -303,11 +244,7 @@ def sessions_endpoint(
 
 
 def service_host(region: str, *, fips: bool = False, dual_stack: bool = False) -> str:
-    """Return the host name of a region's service.
-
-    Raises:
-        UsageError: the region is invalid.
-    """
+    """Return the host name of a region's service."""
     check_region(region)
     domain, dual_stack_domain = next(names for prefix, *names in _DOMAINS if region.startswith(prefix))
     service = "rolesanywhere-fips" if fips else "rolesanywhere"

@@ -141,12 +141,7 @@ def check_trust(
 ) -> Iterator[Finding]:
     """Yield why a certificate does not chain to a trust anchor.
 
-    Args:
-        chain: the certificate and its intermediates.
-        anchor: the trust anchor.
-        authorities: its certificates.
-        now: the time, with its zone.
-        others: the certificates that the chain was chosen from.
+    `others` are the certificates that the chain was chosen from.
     """
     name = f"trust anchor {anchor.get('name', '')}"
     if (number := len(chain.intermediates)) > MAX_INTERMEDIATES:

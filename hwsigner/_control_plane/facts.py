@@ -21,15 +21,8 @@ _Result = TypeVar("_Result")
 class Facts:
     """What AWS has. Each resource is described as by the API. None: it could not be read.
 
-    Attributes:
-        account: the account of the credentials.
-        anchors: the trust anchors of the region.
-        profiles: the Roles Anywhere profiles of the region.
-        crls: the revocation lists of the region.
-        role: the role; empty if there is none.
-        subject: what the service has seen of the certificate's subject; empty if nothing.
-        private_ca: the certificates of the trust anchor's private CA in PEM; empty if it has none.
-        failures: the errors of the calls that failed.
+    The role is empty if there is none; so is `subject`, what the service has seen of the certificate's subject.
+    `private_ca` has the certificates of the trust anchor's private CA in PEM.
     """
 
     account: str | None
@@ -53,13 +46,8 @@ class Facts:
 def read_facts(clients: ServiceClients, request: SessionRequest, subjects: Sequence[str]) -> Facts:
     """Read what AWS has about a session.
 
-    Args:
-        clients: of the trust anchor's region.
-        request: the session.
-        subjects: the ways in which the service may write the certificate's subject; empty if there is no certificate.
-
-    Raises:
-        HwsignerError: every call failed; or no answer came, or there are no credentials.
+    `subjects` are the ways in which the service may write the certificate's subject. Calls that fail are among the
+    facts; this is an error only if all failed, no answer came or there are no credentials.
     """
     calls = _Calls()
     region = clients.rolesanywhere

@@ -66,11 +66,7 @@ class Step:
 
 
 def plan(existing: Existing, setup: Setup) -> list[Step]:
-    """Return the calls that are to be made, in order. The ARNs of new resources are made up.
-
-    Raises:
-        UsageError: the trust policy would be too large.
-    """
+    """Return the calls that are to be made, in order. The ARNs of new resources are made up."""
     anchor_arn = existing.anchor.arn if existing.anchor else NEW_ANCHOR
     role_arn = existing.role.arn if existing.role else ""
     duration = setup.duration or (existing.profile.duration if existing.profile else DEFAULT_DURATION)
@@ -210,15 +206,6 @@ def apply(clients: ServiceClients, existing: Existing, setup: Setup, done: Calla
 
     After each call, what is left is planned again with the ARNs that the call returned. So a set-up that was cut off
     anywhere is completed by the next one.
-
-    Args:
-        clients: the clients of the account and region that `existing` was read from.
-        existing: what there was when the user agreed.
-        setup: the set-up.
-        done: is called after each step.
-
-    Raises:
-        HwsignerError: as `ServiceClient.call`, with what was already done.
     """
     made: list[str] = []
     left = plan(existing, setup)

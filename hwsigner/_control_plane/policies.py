@@ -41,13 +41,7 @@ _MUCH_LATER = timedelta(days=3650)  # A statement that ends before lets no one i
 def compared_tags(match: str | None, certificates: Sequence[Certificate]) -> dict[str, list[str]]:
     """Return the tags that a trust policy compares, each with its values in the policy's syntax.
 
-    Args:
-        match: the value of `--match`; CN if it is None.
-        certificates: what gives the values of names without one.
-
-    Raises:
-        UsageError: `match` is malformed, or has a name without a value and there are no certificates.
-        CertificateError: a certificate lacks a name, or has one that can't be compared.
+    `match` is the value of `--match`; CN if it is None. The certificates give the values of names without one.
     """
     tags: dict[str, list[str]] = {}
     for part in (match or DEFAULT_MATCH).split(","):
@@ -73,17 +67,8 @@ def checked_policy(
 ) -> dict[str, Any]:
     """Return the trust policy that requires these tags, and check that it lets in the certificates.
 
-    Args:
-        tags: as `compared_tags` returns them.
-        certificates: those that must be let in.
-        trust_anchor: the trust anchor's ARN, or None for any.
-
-    Raises:
-        CertificateError: it would refuse one.
-        UsageError: the policy is too large.
-
-    Warns:
-        HwsignerWarning: the policy is larger than IAM's usual limit, or lets in more than it names.
+    The tags are as `compared_tags` returns them. Without a trust anchor, the policy allows any. Warns if it is larger
+    than IAM's usual limit, or lets in more than it names.
     """
     policy = writing.write_trust_policy(tags, trust_anchor=trust_anchor)
     writing.check_size(policy)
@@ -123,14 +108,6 @@ def with_statement(
     """Return a trust policy to which a statement was added: certificates with these tags may assume the role.
 
     The policy is returned as it is if it has such a statement, or allows the same in another way.
-
-    Args:
-        policy: the policy of the role; None if there is no role yet.
-        tags: for each session tag, one or more values.
-        trust_anchor: the ARN of the trust anchor.
-
-    Raises:
-        UsageError: the new policy is larger than IAM accepts.
     """
     others = _statements(policy) if policy is not None else []
     new = writing.write_trust_policy(tags, trust_anchor=trust_anchor)

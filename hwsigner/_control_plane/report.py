@@ -70,12 +70,8 @@ def report_policy(
 ) -> Report:
     """Review a trust policy without AWS.
 
-    Args:
-        document: the policy in JSON, or what else the file has.
-        chain: a certificate and its intermediates; None to judge none.
-        now: the time, with its zone.
-        trust_anchor: the ARN of the trust anchor; an empty string for one that the policy names.
-        session_name: the role session name; None for the service's.
+    The document may be anything that a file has. An empty trust anchor is one that the policy names; a session name of
+    None is the service's.
     """
     try:
         policy = json.loads(document)

@@ -35,12 +35,7 @@ class TrustAnchor:
 
     @classmethod
     def of(cls, detail: Mapping[str, Any]) -> TrustAnchor:
-        """Read the service's description.
-
-        Raises:
-            CertificateError: one of its certificates can't be read.
-            ServiceError: the description has no ARN or name.
-        """
+        """Read the service's description."""
         arn, name = _texts(detail, "trustAnchorArn", "name")
         source = detail.get("source", {})
         data = source.get("sourceData", {})
@@ -73,11 +68,7 @@ class Role:
 
     @classmethod
     def of(cls, detail: Mapping[str, Any], policies: Sequence[str] = ()) -> Role:
-        """Read the service's description.
-
-        Raises:
-            ServiceError: it has no ARN or name, or its trust policy can't be read.
-        """
+        """Read the service's description."""
         arn, name = _texts(detail, "Arn", "RoleName")
         document = detail.get("AssumeRolePolicyDocument")
         if not isinstance(document, Mapping):
@@ -99,11 +90,7 @@ class RolesAnywhereProfile:
 
     @classmethod
     def of(cls, detail: Mapping[str, Any]) -> RolesAnywhereProfile:
-        """Read the service's description.
-
-        Raises:
-            ServiceError: it has no ARN or name.
-        """
+        """Read the service's description."""
         arn, name = _texts(detail, "profileArn", "name")
         roles, duration = tuple(detail.get("roleArns", ())), detail.get("durationSeconds") or DEFAULT_DURATION
         mappings = {key: value for key, value in detail.items() if key == "attributeMappings"}
@@ -177,14 +164,7 @@ class Existing:
 
 
 def read(clients: ServiceClients, setup: Setup) -> Existing:
-    """Read what there is already of a set-up.
-
-    Raises:
-        HwsignerError: as `ServiceClient.call`.
-        CertificateError: a trust anchor has a certificate that can't be read.
-        UsageError: an ARN is of another account or partition, more than one trust anchor or profile may be meant, or
-            one of that name is for something else.
-    """
+    """Read what there is already of a set-up."""
     for arn, account in setup.accounts.items():
         if account != clients.account:
             hint = "Use credentials of that account, for example with --aws-profile"
@@ -203,8 +183,7 @@ def read(clients: ServiceClients, setup: Setup) -> Existing:
 def choose_anchor(anchors: Sequence[TrustAnchor], setup: Setup) -> TrustAnchor | None:
     """Return the trust anchor that a set-up means: the one that was named, of its name, or with its CA.
 
-    Raises:
-        UsageError: several may be meant, or it has other CAs.
+    Several that may be meant are a UsageError, and so are other CAs.
     """
     flag = "--trust-anchor-arn"
     found: TrustAnchor | None
@@ -228,13 +207,7 @@ def choose_profile(
 ) -> RolesAnywhereProfile | None:
     """Return the Roles Anywhere profile that a set-up means: the one that was named, of its name, or with its role.
 
-    Args:
-        profiles: all of the region.
-        setup: the set-up.
-        role_arn: the ARN of the role, or an empty string if there is none yet.
-
-    Raises:
-        UsageError: several may be meant, or the one of that name has other roles only.
+    `role_arn` is empty if there is no role yet. Several that may be meant are a UsageError.
     """
     flag = "--profile-arn"
     if setup.profile_arn:
@@ -256,9 +229,8 @@ def choose_profile(
 def check_ca(certificates: Sequence[Certificate], now: datetime) -> None:
     """Check that the service would accept certificates in a trust anchor.
 
-    Raises:
-        CertificateError: one is not a CA's, lacks the key usage keyCertSign, is signed with a weak hash or is not valid
-            now; or there are too many.
+    Each is a CA's, has the key usage keyCertSign, is signed with a strong hash and valid now; and there are not too
+    many.
     """
     if len(certificates) > MAX_CAS:
         problem = f"{certificates[0].source} has {len(certificates)} CA certificates, and a trust anchor has {MAX_CAS}"

@@ -80,19 +80,7 @@ def plan_revocation(
 ) -> RevocationPlan:
     """Find out what must change so that the service refuses certificates of a CA. Nothing is changed.
 
-    Args:
-        client: the client of rolesanywhere.
-        anchor: the trust anchor.
-        ca: the CA.
-        revocation: what to revoke.
-        now: the time, with its zone.
-
-    Raises:
-        CertificateError: the CA may not sign lists or is not the trust anchor's, or its list can't be continued.
-        HwsignerError: the next list would be too large, or as `ServiceClient.call`.
-
-    Warns:
-        HwsignerWarning: the next list has 80 % of the largest size, or another list can't be read.
+    Warns if the next list has 80 % of the largest size, or another list can't be read.
     """
     check_signer(ca)
     if (ca.x509.subject, ca.public_key()) not in [(one.x509.subject, one.public_key()) for one in anchor.bundle or ()]:
@@ -117,18 +105,8 @@ def plan_revocation(
 def carry_out(client: ServiceClient, plan: RevocationPlan, signed: RevocationList | None) -> ImportedList:
     """Import or update the CA's CRL, enable it, and read it back.
 
-    Args:
-        client: the client of rolesanywhere.
-        plan: the plan.
-        signed: its draft, signed; None if it has none.
-
-    Returns:
-        The list as the service has it.
-
-    Raises:
-        HwsignerError: as `ServiceClient.call`, or the service has another list than it was given, or it has changed
-            since the plan was made. The hint says which list is in force then.
-        Interruption: instead of KeyboardInterrupt, with the same hint.
+    Returns the list as the service has it. After a failure, the hint says which list is in force; an Interruption with
+    that hint takes the place of a KeyboardInterrupt.
     """
     sent = signed or (plan.current.contents if plan.current else None)
     try:
@@ -171,10 +149,8 @@ def _look_again(client: ServiceClient, plan: RevocationPlan) -> ImportedList | H
 def in_force(now: ImportedList | HwsignerError | None, sent: RevocationList | None, *, may_follow: bool = False) -> str:
     """Say which CRL the service obeys after a failure.
 
-    Args:
-        now: the CA's CRL; None if there is none, and an error if it could not be read.
-        sent: the new one; None if there is none.
-        may_follow: whether the service may still be at work on what was sent.
+    `now` is the CA's CRL; None if there is none, and an error if it could not be read. `may_follow` says whether the
+    service may still be at work on what was sent.
     """
     later = ". AWS may still act on what was sent: run the command again to find out" if may_follow else ""
     if isinstance(now, HwsignerError):

@@ -60,16 +60,7 @@ def prepare_list(
 ) -> Prepared:
     """Find out what must change so that a CA's CRL revokes certificates. Nothing is changed.
 
-    Args:
-        client: the client of rolesanywhere.
-        anchor: the trust anchor.
-        revocation: what to revoke.
-        ca: the CA.
-        sign: signs the next CRL with the CA's key. Called when the revocation is carried out.
-
-    Raises:
-        CertificateError: the CA did not issue a certificate, or as `plan_revocation`.
-        HwsignerError: as `plan_revocation`.
+    `sign` signs the next CRL with the CA's key. It is called when the revocation is carried out.
     """
     _check_issued(ca, revocation.certificates, "Give the CA that issued it with --ca")
     plan = plan_revocation(client, anchor, ca, revocation, datetime.now(UTC))
@@ -102,18 +93,7 @@ def prepare_list(
 
 
 def prepare_private(client: ServiceClient, anchor: TrustAnchor, revocation: Revocation) -> Prepared:
-    """Find out what AWS Private CA, which makes its own CRLs, would revoke. Nothing is changed.
-
-    Args:
-        client: the client of acm-pca.
-        anchor: a trust anchor whose CA is there.
-        revocation: what to revoke.
-
-    Raises:
-        UsageError: a new CRL should be made, whatever is to be revoked.
-        CertificateError: the CA did not issue a certificate, or its own can't be read.
-        HwsignerError: as `ServiceClient.call`.
-    """
+    """Find out what AWS Private CA, which makes its own CRLs, would revoke. Nothing is changed."""
     authority = anchor.private_ca
     if revocation.renews:
         raise UsageError("AWS Private CA renews its CRLs by itself", "Omit --renew")

@@ -48,16 +48,9 @@ def host_and_port(host: str, port: int | None) -> str:
 
 
 def parse_host(netloc: str) -> tuple[str, int | None]:
-    """Parse the `host:port` of a URL.
+    """Return the host (a name in lower case, or an IP address without brackets) and port of a URL's `host:port`.
 
-    Args:
-        netloc: the text, without a user name.
-
-    Returns:
-        The host (a name in lower case, or an IP address without brackets), and the port or None.
-
-    Raises:
-        ValueError: it is malformed. The message does not contain the text.
+    The message of a ValueError does not contain the text.
     """
     match = _NETLOC.fullmatch(netloc.lower())
     if match is None:
@@ -83,8 +76,7 @@ def host_name(text: str) -> str:
 def parse_url(url: str) -> Endpoint:
     """Parse an `http:` or `https:` URL without a user name, query and fragment. The path may be empty.
 
-    Raises:
-        ValueError: it is malformed. The message does not contain the text.
+    The message of a ValueError does not contain the text.
     """
     scheme, _, rest = url.partition("://")
     netloc, slash, path = rest.partition("/")
@@ -98,12 +90,7 @@ def parse_url(url: str) -> Endpoint:
 def read_url(source: str, url: str) -> Endpoint:
     """Parse the URL that a flag, variable or setting gives.
 
-    Args:
-        source: what gives it, for messages.
-        url: the URL.
-
-    Raises:
-        UsageError: it is malformed. The message does not show a URL that may contain a password.
+    The message of an error does not show a URL that may contain a password.
     """
     if "@" in url:
         raise UsageError(f"{source} is a URL with a user name or an @", "Use https://host, without a user name")
@@ -115,11 +102,7 @@ def read_url(source: str, url: str) -> Endpoint:
 
 
 def check_protected(source: str, endpoint: Endpoint, hint: str = "Use https:") -> None:
-    """Check that an endpoint is `https:`, or on this machine.
-
-    Raises:
-        UsageError: it is neither.
-    """
+    """Check that an endpoint is `https:`, or on this machine."""
     if endpoint.scheme == "http" and not is_loopback(endpoint.host):
         raise UsageError(f"{source} is {endpoint.url}, but http: is for this machine only", hint)
 

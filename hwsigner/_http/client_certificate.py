@@ -45,12 +45,9 @@ _GRACE_SECONDS = 2.0  # For the child, to report its own time-out.
 
 @dataclass(frozen=True)
 class ClientCertificate:
-    """A certificate with a key in a TPM.
+    """A certificate with a key in a TPM: the paths of the chain in PEM, and of the TSS2 key file, without auth value.
 
-    Attributes:
-        certificate: the path of the leaf and its intermediates, in PEM.
-        key: the path of the TSS2 key file, in PEM. The key has no auth value.
-        tcti: how to reach the TPM; empty for the TSS's own choice.
+    If `tcti` is empty, the TSS chooses how to reach the TPM.
     """
 
     certificate: str
@@ -67,12 +64,7 @@ class ClientCertificate:
         options: TransportOptions,
         deadline: Deadline,
     ) -> Response:
-        """Send a POST request, as `hwsigner._http.transport.post` does, with this certificate.
-
-        Raises:
-            ServiceUnreachableError: no complete response came in time.
-            ConfigError: the CAs, the certificate or the key can't be read.
-        """
+        """Send a POST request, as `hwsigner._http.transport.post` does, with this certificate."""
         request = {
             "certificate": [self.certificate, self.key],
             "endpoint": endpoint,

@@ -33,13 +33,7 @@ _AddressInfo = tuple[int, int, int, str, Any]
 
 
 class Deadline:
-    """The time by which an operation must end.
-
-    Args:
-        seconds: the time from now.
-        flag: the flag that sets it, for messages.
-        clock: returns monotonic seconds.
-    """
+    """The time by which an operation must end. `flag` is the flag that sets it, for messages."""
 
     def __init__(self, seconds: float, flag: str = "--timeout", *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -75,12 +69,7 @@ class Stream(Protocol):
 
 
 class SocketStream:
-    """A Stream on a connected socket, which it closes.
-
-    Args:
-        sock: the socket.
-        peer: the peer's name, for messages.
-    """
+    """A Stream on a connected socket, which it closes."""
 
     def __init__(self, sock: socket.socket, peer: str) -> None:
         self._sock = sock
@@ -117,13 +106,7 @@ class SocketStream:
 class StreamReader(io.RawIOBase):
     """A Stream as the file from which http.client.HTTPResponse reads.
 
-    Args:
-        stream: the stream.
-        deadline: for the whole response.
-        buffer_size: how many bytes to read ahead; 1 leaves what follows the response in the stream.
-
-    Attributes:
-        ended: whether the end of the stream was read.
+    A buffer of 1 byte leaves what follows the response in the stream.
     """
 
     def __init__(self, stream: Stream, deadline: Deadline, *, buffer_size: int = io.DEFAULT_BUFFER_SIZE) -> None:
@@ -153,14 +136,7 @@ class StreamReader(io.RawIOBase):
 def connect(host: str, port: int, *, peer: str, deadline: Deadline) -> SocketStream:
     """Look up a host and connect to the first of its addresses that answers.
 
-    Args:
-        host: an ASCII name, or an IP address without brackets.
-        port: the TCP port.
-        peer: the peer's name, for messages.
-        deadline: for the look-up and all attempts together.
-
-    Raises:
-        ServiceUnreachableError: no address answered in time, or the host has none.
+    The deadline is for the look-up and all attempts together. An IP address has no brackets.
     """
     failure: OSError | None = None
     addresses = _look_up(host, port, peer, deadline)
@@ -179,11 +155,7 @@ def connect(host: str, port: int, *, peer: str, deadline: Deadline) -> SocketStr
 
 
 def time_left(deadline: Deadline, peer: str) -> float:
-    """Return the seconds left, more than 0.
-
-    Raises:
-        ServiceUnreachableError: no time is left.
-    """
+    """Return the seconds left, more than 0. If no time is left, raise a ServiceUnreachableError."""
     seconds = deadline.remaining()
     if not seconds:
         raise timeout_error(peer, deadline)
@@ -263,9 +235,7 @@ class Proxy:
 def find_proxy(endpoint: Endpoint, environ: Mapping[str, str]) -> Proxy | None:
     """Return the proxy for requests to an endpoint, or None to connect directly.
 
-    Raises:
-        UsageError: the variable is malformed, or names an unsupported kind of proxy. The message does not show its
-            value, which may contain a password.
+    The error for a malformed variable does not show its value, which may contain a password.
     """
     if endpoint.scheme == "http" and environ.get("REQUEST_METHOD"):
         names: tuple[str, ...] = ("http_proxy",)

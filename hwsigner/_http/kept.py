@@ -17,12 +17,7 @@ IDLE_SECONDS = 30.0
 
 
 class KeptConnections:
-    """The connections to a server, one for each request at a time. Thread-safe.
-
-    Args:
-        endpoint: the server.
-        clock: returns monotonic seconds.
-    """
+    """The connections to a server, one for each request at a time. Thread-safe."""
 
     def __init__(self, endpoint: Endpoint, clock: Callable[[], float] = time.monotonic) -> None:
         self._endpoint = endpoint
@@ -34,19 +29,9 @@ class KeptConnections:
     def request(
         self, method: str, target: str, headers: Headers, body: bytes, *, tls: TlsSettings, deadline: Deadline
     ) -> Response:
-        """Send a request and return its response. It is sent twice if a kept connection fails.
+        """Send a request that may be sent twice, and return its response. It is sent twice if a kept connection fails.
 
-        Args:
-            method: the method of a request that may be sent twice.
-            target: the path, percent-encoded.
-            headers: the headers, besides `Host` and `Content-Length`.
-            body: the body.
-            tls: the TLS context. Connections with another one are not used any more.
-            deadline: for the whole exchange.
-
-        Raises:
-            ServiceUnreachableError: no complete response came in time.
-            ValueError: the target or a header contains a control or non-ASCII character.
+        Connections with another TLS context are not used any more.
         """
         sent = [("Host", self._peer), *headers, ("Content-Length", str(len(body)))]
         data = request_head(method, target, sent) + body

@@ -59,12 +59,7 @@ def find_cas(environ: Mapping[str, str]) -> TrustedCAs:
 
 
 class TlsSettings:
-    """What TLS connections that trust the same CAs share.
-
-    Attributes:
-        context: the TLS context.
-        trusted: the name of its CAs in messages.
-    """
+    """The TLS context that connections which trust the same CAs share, and the name of these in messages."""
 
     def __init__(self, context: ssl.SSLContext, trusted: str) -> None:
         self.context: Final = context
@@ -74,15 +69,9 @@ class TlsSettings:
 def make_settings(cas: TrustedCAs, *, verify: bool = True, strict: bool = False) -> TlsSettings:
     """Return the settings of a client, TLS 1.2 or later, that trusts these CAs.
 
-    All clients with the same CAs share a context, which takes up to a megabyte, until the bundle's file changes.
-
-    Args:
-        cas: the CAs; not read if `verify` is False.
-        verify: False to accept any certificate for any name.
-        strict: whether certificates must have what RFC 5280 asks of them: CAs, key usage and key identifiers.
-
-    Raises:
-        ConfigError: the CAs can't be read.
+    All clients with the same CAs share a context, which takes up to a megabyte, until the bundle's file changes. If
+    `verify` is False, any certificate for any name is accepted, and the CAs are not read. If `strict`, certificates
+    must have what RFC 5280 asks of them: CAs, key usage and key identifiers.
     """
     try:
         status = os.stat(cas.file) if cas.file and verify else None
@@ -114,13 +103,8 @@ def _make_settings(cas: TrustedCAs, stamp: object, *, verify: bool, strict: bool
 class TlsStream:
     """TLS, as a Stream, over another Stream, which may be TLS itself.
 
-    It runs in memory: only the stream below waits, and keeps the deadline.
-
-    Args:
-        below: the stream that carries the records; closed with this one.
-        settings: the TLS context and the name of its CAs.
-        host: the name or IP address that the peer's certificate must be for.
-        peer: the name of the other end in messages.
+    It runs in memory: only the stream below waits, and keeps the deadline. That one is closed with this one. The peer's
+    certificate must be for `host`, a name or IP address.
     """
 
     def __init__(self, below: Stream, settings: TlsSettings, *, host: str, peer: str) -> None:
@@ -133,11 +117,7 @@ class TlsStream:
         self._tls = settings.context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
 
     def handshake(self, deadline: Deadline) -> None:
-        """Agree on keys and verify the peer's certificate.
-
-        Raises:
-            ServiceUnreachableError: that failed. It is retryable only if the connection was cut.
-        """
+        """Agree on keys and verify the peer's certificate. A failure is retryable only if the connection was cut."""
         self._run(deadline, self._tls.do_handshake)
 
     def receive(self, size: int, deadline: Deadline) -> bytes:

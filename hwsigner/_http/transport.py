@@ -55,11 +55,7 @@ class Response:
         return value if isinstance(value, dict) else {}
 
     def retry_after(self, now: datetime) -> float:
-        """Return the seconds that the server asks to wait (RFC 9110, section 10.2.3); 0.0 if it does not ask.
-
-        Args:
-            now: the time, with its zone.
-        """
+        """Return the seconds that the server asks to wait (RFC 9110, section 10.2.3); 0.0 if it does not ask."""
         text = self.headers.get("Retry-After", "").strip()
         if text.isascii() and text.isdigit():
             return float(text[:9])
@@ -137,18 +133,8 @@ def post(
 ) -> Response:
     """Send a POST request and return its response.
 
-    Args:
-        endpoint: the server; its path is not used.
-        target: the path and query, percent-encoded.
-        headers: all headers in order, with `Host`, sent unchanged. `Content-Length` and `Connection: close` are added.
-        body: the body.
-        options: time limits, CAs, proxy.
-        deadline: for the whole exchange.
-
-    Raises:
-        ServiceUnreachableError: no complete response came in time. `retryable` says whether a retry may help.
-        ConfigError: the CAs can't be read.
-        ValueError: the target or a header contains a control or non-ASCII character.
+    The headers are sent in order and unchanged, with `Host` among them; `Content-Length` and `Connection: close` are
+    added. The endpoint's path is not used. `retryable` of a ServiceUnreachableError says whether a retry may help.
     """
     sent = [*headers, ("Content-Length", str(len(body)))]
     request = _request("POST", endpoint, target, sent, options) + body
@@ -240,11 +226,7 @@ def _proxy_error(proxy: Proxy, status: int) -> ServiceUnreachableError:
 
 
 def request_head(method: str, target: str, headers: Headers) -> bytes:
-    """Return a request's head.
-
-    Raises:
-        ValueError: the target or a header contains a control or non-ASCII character.
-    """
+    """Return a request's head. A control or non-ASCII character in it is a ValueError."""
     lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers)]
     if not all(_LINE.fullmatch(line) for line in lines):
         raise ValueError("the request's target or a header contains a control or non-ASCII character")
@@ -264,17 +246,7 @@ def _begin_response(reader: StreamReader, method: str) -> http.client.HTTPRespon
 
 
 def read_response(method: str, stream: Stream, peer: str, deadline: Deadline) -> Response:
-    """Read the response to a request that was sent.
-
-    Args:
-        method: the request's method.
-        stream: the connection.
-        peer: the server's name, for messages.
-        deadline: for the whole response.
-
-    Raises:
-        ServiceUnreachableError: it is not complete in time, longer than MAX_BODY_BYTES, or not HTTP.
-    """
+    """Read the response to a request that was sent. One that is longer than MAX_BODY_BYTES is an error."""
     with _http_errors(peer), _begin_response(StreamReader(stream, deadline), method) as response:
         too_long = (response.length or 0) > MAX_BODY_BYTES
         # Without a Content-Length, one byte more than allowed shows that the body is too long.

@@ -12,12 +12,7 @@ from hwsigner.key import FoundCertificate
 def read_bundle(pem: str | bytes, source: str) -> list[Certificate]:
     """Return the certificates of a bundle, in order.
 
-    Args:
-        pem: the bundle. What is between the certificates does not count.
-        source: where it is from, for messages.
-
-    Raises:
-        CertificateError: it has no certificate, or one that can't be read.
+    What is between the certificates does not count. A bundle without any is a CertificateError.
     """
     from asn1crypto.pem import unarmor
 

@@ -153,14 +153,7 @@ class Chain(NamedTuple):
 
 
 def load(found: Sequence[FoundCertificate]) -> list[Certificate]:
-    """Parse what a backend found.
-
-    Raises:
-        CertificateError: none of them can be read.
-
-    Warns:
-        CertificateWarning: one can't be read. The others are returned.
-    """
+    """Parse what a backend found. A certificate that can't be read is a warning, and an error if there is no other."""
     certificates, errors = load_readable(found)
     if errors and not certificates:
         raise errors[0]
@@ -205,10 +198,8 @@ def build_chain(
     """Follow the issuers from a leaf; return the chain, and the certificates that are not in it.
 
     If an issuer has several valid certificates, renewed or cross-signed, the one that expires last is used, of those
-    whose own issuer is among the certificates.
-
-    Raises:
-        CertificateError: the chain has more intermediates than `most`; the service accepts MAX_INTERMEDIATES.
+    whose own issuer is among the certificates. More intermediates than `most` are a CertificateError; the service
+    accepts MAX_INTERMEDIATES.
     """
     others = [c for c in _without_copies([leaf, *others]) if c is not leaf]
     # A root's cross-signed certificate leads on to another root, so the chain serves both trust anchors if it fits.
@@ -241,12 +232,7 @@ def _follow(leaf: Certificate, others: Sequence[Certificate], *, past_roots: boo
 def preflight(leaf: Certificate, now: datetime) -> None:
     """Check a leaf as the service does, before its key is used.
 
-    Args:
-        leaf: the leaf, which may start to be valid up to five minutes later, as clocks differ.
-        now: the time, with its zone.
-
-    Raises:
-        CertificateError: the leaf breaks a rule, which the message names.
+    It may start to be valid up to five minutes later, as clocks differ.
     """
     for broken in broken_rules(leaf, now):
         problem = f"certificate {leaf.source} {broken.problem}"

@@ -121,10 +121,7 @@ def request_info(
 ) -> Any:
     """Return asn1crypto's CertificationRequestInfo, which has one encoding: what a request's key signs.
 
-    Args:
-        subject: the subject.
-        public_key: the DER SubjectPublicKeyInfo.
-        extensions: the extensions to ask for, in order. Without any, there is no attribute.
+    If there are no extensions, there is no attribute.
     """
     from asn1crypto.csr import CertificationRequestInfo
     from asn1crypto.keys import PublicKeyInfo
@@ -147,9 +144,6 @@ def parse_name(text: str) -> x509.Name:
     As RFC 4514 has it, the name's DER has the parts in the opposite order: C, OU, CN. Types are names in any case, or
     dotted OIDs. `\,` and `\2C` both are a comma, and `+` joins the values of one part. Spaces around types and values
     do not count, unless escaped. A value in DER (`#0C0161`) is refused.
-
-    Raises:
-        UsageError: it is malformed, has an unknown type or an empty value, or a value that its type can't have.
     """
     try:
         return x509.Name(reversed([x509.RelativeDistinguishedName(pairs) for pairs in _parts(text)]))
@@ -219,11 +213,7 @@ def _unescaped(name: str, text: str) -> str:
 def check_names(
     subject: str, *, dns_names: Sequence[str] = (), uris: Sequence[str] = ()
 ) -> tuple[x509.Name, list[x509.Extension[x509.ExtensionType]]]:
-    """Check the names of a request, also before its key is opened; return the subject and the extensions to ask for.
-
-    Raises:
-        UsageError: as `sign_certificate_request`.
-    """
+    """Check the names of a request, also before its key is opened; return the subject and the extensions to ask for."""
     check_text(subject, "the subject")
     _check_list(dns_names, "dns_names")
     _check_list(uris, "uris")
@@ -266,12 +256,7 @@ def _as_asn1(extensions: Sequence[x509.Extension[x509.ExtensionType]]) -> list[d
 
 
 def signature_algorithm(algorithm: Algorithm, public_key: bytes) -> Any:
-    """Return the AlgorithmIdentifier of a key's signatures, for asn1crypto. For ML-DSA it is the key's (RFC 9881, 3).
-
-    Args:
-        algorithm: the key's algorithm.
-        public_key: its DER SubjectPublicKeyInfo.
-    """
+    """Return the AlgorithmIdentifier of a key's signatures, for asn1crypto: for ML-DSA, the key's (RFC 9881, 3)."""
     from asn1crypto.algos import SignedDigestAlgorithm
     from asn1crypto.core import Sequence as Elements
 

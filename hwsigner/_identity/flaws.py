@@ -33,12 +33,8 @@ _UNDOCUMENTED = frozenset({"form", "key-size", "ca-key", "signature", "names", "
 
 
 class Flaw(NamedTuple):
-    """What is wrong with a certificate.
-
-    Attributes:
-        certificate: which one.
-        rule: the rule that it breaks, such as `expired`; those of `BrokenRule` and others.
-        problem: what is wrong, to be read after the certificate's name.
+    """What is wrong with a certificate: the rule that it breaks, such as `expired`, and the problem, to be read after
+    its name.
     """
 
     certificate: Certificate
@@ -70,15 +66,8 @@ def chain_flaws(chain: Chain, now: datetime) -> list[Flaw]:
 def path_flaws(chain: Chain, anchors: Sequence[Certificate], now: datetime) -> list[Flaw] | None:
     """Return what is wrong with the CAs from a leaf to a trust anchor, by the best of several paths.
 
-    A trust anchor may have issued the leaf or any of the intermediates. Those above it are then not needed.
-
-    Args:
-        chain: the leaf and its intermediates.
-        anchors: the certificates of the trust anchor.
-        now: the time, with its zone.
-
-    Returns:
-        What is wrong; None if no path leads to the trust anchor.
+    A trust anchor may have issued the leaf or any of the intermediates. Those above it are then not needed. Returns
+    None if no path leads to the trust anchor.
     """
     paths = [
         [*_flaws_of_intermediates(below, now), *ca_flaws(anchor, below, now)]

@@ -21,15 +21,9 @@ def certificates_of_key(
 ) -> list[Certificate]:
     """Return the certificates found beside a key, or nothing if none can be its own. No PIN is sent for them.
 
-    They are those of the key's token, of the file with the key's name or a similar one, or of the TPM's NV indices.
-
-    Args:
-        uri: the key URI.
-        public_key: the key's DER SubjectPublicKeyInfo; None if the token hides it.
-        allow_modules: whether the URI may name any library to load, as in `hwsigner.key.open_key`.
-
-    Raises:
-        UsageError: the URI is malformed.
+    They are those of the key's token, of the file with the key's name or a similar one, or of the TPM's NV indices. The
+    public key is a DER SubjectPublicKeyInfo; None if the token hides it. `allow_modules` is as in
+    `hwsigner.key.open_key`.
     """
     uri = KeyURI.of(uri).resolved()
     if uri.backend.shares_store:

@@ -40,12 +40,8 @@ _GENERALIZED_TIME = 2050  # RFC 5280, 5.1.2.4: from this year on.
 
 @dataclass(frozen=True)
 class Draft:
-    """A CRL that is not signed yet.
-
-    Attributes:
-        ca: the certificate of the CA that is to sign it.
-        body: the DER TBSCertList (RFC 5280, 5.1).
-        algorithm: the DER AlgorithmIdentifier of the signature.
+    """A CRL that is not signed yet: the CA to sign it, the DER TBSCertList (RFC 5280, 5.1), and the DER
+    AlgorithmIdentifier.
     """
 
     ca: Certificate
@@ -58,12 +54,7 @@ class Draft:
         return _signed(self.body, self.algorithm, bytes(_longest_signature(self.ca)))
 
     def sign(self, key: Key) -> RevocationList:
-        """Return the CRL, signed by a key.
-
-        Raises:
-            KeyMismatchError: the key is not the CA's.
-            SigningKeyError: it can't sign.
-        """
+        """Return the CRL, signed by the CA's key. Another key is a KeyMismatchError."""
         public_key = key.public_key()
         if public_key is not None and plain_public_key(public_key) != plain_public_key(self.ca.public_key()):
             raise _mismatch(self.ca)
@@ -74,11 +65,7 @@ class Draft:
 
 
 def check_signer(ca: Certificate) -> None:
-    """Check that a CA may sign CRLs (RFC 5280, 4.2.1.3 and 4.2.1.9).
-
-    Raises:
-        CertificateError: it may not.
-    """
+    """Check that a CA may sign CRLs (RFC 5280, 4.2.1.3 and 4.2.1.9)."""
     if not is_ca(ca.x509):
         raise CertificateError(f"certificate {ca.source} is not a CA's", "Give the CA that issued the certificate")
     usage = key_usage(ca.x509)
@@ -98,16 +85,8 @@ def draft_list(
 ) -> Draft:
     """Return the next CRL of a CA: what the old one has, and more revocations.
 
-    Args:
-        ca: the CA. `check_signer` accepts it.
-        old: its list until now, or None for its first.
-        serials: the serial numbers to revoke. Those of the old list keep their entries.
-        now: the time, with its zone.
-        reason: why, one of `REASONS`.
-        days: for how long it is good; None for `DEFAULT_DAYS`, or as long as the old list if that is longer.
-
-    Raises:
-        CertificateError: the old list can't be continued.
+    Serial numbers of the old list keep their entries. If `days` is None, the list is good for `DEFAULT_DAYS`, or as
+    long as the old list if that is longer.
     """
     from asn1crypto.crl import TbsCertList
 

@@ -21,23 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RevocationList:
-    """A signed CRL.
-
-    Attributes:
-        x509: the list.
-        source: where it is from, for messages.
-    """
+    """A signed CRL."""
 
     x509: x509.CertificateRevocationList
     source: str
 
     @classmethod
     def read(cls, data: bytes, source: str) -> RevocationList:
-        """Parse PEM or DER.
-
-        Raises:
-            CertificateError: it can't be read.
-        """
+        """Parse PEM or DER."""
         try:
             pem = b"-----BEGIN " in data
             found = cls(x509.load_pem_x509_crl(data) if pem else x509.load_der_x509_crl(data), source)

@@ -45,12 +45,9 @@ _DER_STRING = re.compile(r"((?:^|[,+])[\w.-]+=#)(?:0c|13|14|16)[0-7][0-9a-f]", r
 
 @dataclass(frozen=True)
 class Selector:
-    """What a certificate must match.
+    """What a certificate must match; None for anything.
 
-    Attributes:
-        subject: the subject as in RFC 2253 and RFC 4514, most specific name first, or None for any.
-        issuer: the issuer in the same form, or None for any.
-        serial: the serial number, or None for any.
+    Subject and issuer are as in RFC 2253 and RFC 4514, most specific name first.
     """
 
     subject: str | None = None
@@ -71,9 +68,6 @@ def parse_selector(text: str) -> Selector:
 
     The file has the same as JSON: `[{"Key": "x509Subject", "Value": "CN=a"}, …]`. Each key may be given once. The
     serial number is hexadecimal.
-
-    Raises:
-        UsageError: it is malformed, or the file can't be read.
     """
     pairs = _from_file(text.removeprefix("file://")) if text.startswith("file://") else _from_text(text)
     values: dict[str, str] = {}
@@ -94,9 +88,6 @@ def select(selector: Selector, uri: KeyURI, pins: PinSource) -> list[Certificate
     """Return the certificates under a URI that match the selector, maybe none.
 
     A certificate that can't be read is skipped with a warning, as it may not be the user's.
-
-    Raises:
-        SigningKeyError: the tokens can't be searched.
     """
     try:
         found, errors = load_readable(find_certificates(uri, pins, allow_modules=True))

@@ -18,9 +18,6 @@ def parse_serial(text: str) -> int:
     """Return a serial number, written in decimal or as openssl prints it.
 
     Hexadecimal has colons (`03:E8`) or a prefix (`0x3E8`, `serial=03E8`), as its digits may look like decimal ones.
-
-    Raises:
-        UsageError: it is malformed or can be read in two ways.
     """
     number = _number(text.strip())
     if number is None and _HEXADECIMAL.fullmatch(text.strip()):

@@ -58,11 +58,7 @@ def untaggable(certificate: Certificate | CertificateRequest) -> list[str]:
 
 
 def comparable_value(certificate: Certificate, tag: str) -> str:
-    """Return the value of a tag that a trust policy can compare: the only value of that name.
-
-    Raises:
-        CertificateError: the certificate lacks the name, has it more than once, or can't give it as a tag.
-    """
+    """Return the value of a tag that a trust policy can compare: the only value of that name."""
     values = [value for name, value in _pairs(certificate.x509) if name == tag]
     problem = None
     if not values:

@@ -104,14 +104,8 @@ class Audit:
     def give(self, profile: str, credentials: AuditedCredentials, user: int | str, fields: Fields) -> None:
         """Write the line for credentials that are about to be given out.
 
-        Args:
-            profile: the profile's name, which may be empty.
-            credentials: the set.
-            user: whose rate it counts for: a uid, or the address of another machine.
-            fields: those of the line that say who gets them.
-
-        Raises:
-            AuditError: the line can't be written, and it is required.
+        `user` is whose rate it counts for: a uid, or the address of another machine. An AuditError means that the line
+        is required and can't be written: the credentials must not be given.
         """
         serial = credentials.certificate_serial
         with self._lock:

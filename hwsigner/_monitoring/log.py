@@ -57,10 +57,8 @@ class Log:
     def note(self, text: str, priority: int | None = None, **fields: str | int | None) -> None:
         """Write a line. If stderr or the journal does not take it at once, drop the line and count it.
 
-        Args:
-            text: the line.
-            priority: its priority in the journal; by default, judged by whether it begins with `error:` or `warning:`.
-            fields: what the line is about, for JSON lines and the journal. Those that are None or empty are left out.
+        By default, the priority is judged by whether the line begins with `error:` or `warning:`. JSON lines and the
+        journal get the fields that are neither None nor empty.
         """
         level = _LEVELS[priority or line_priority(text)]
         self._logger.log(level, "%s", printable(text), extra={"fields": printable_fields(fields)})

@@ -48,9 +48,7 @@ class _Profile:
 class Metrics:
     """Counts sessions and failures, and shows them with the states of the profiles. Thread-safe.
 
-    Args:
-        version: the program's version.
-        states: returns the states of the profiles as they are now. Others are not shown.
+    `states` returns the states of the profiles as they are now. Others are not shown.
     """
 
     def __init__(self, version: str, states: Callable[[], Iterable[ProfileHealth]]) -> None:
@@ -65,10 +63,7 @@ class Metrics:
     def succeeded(self, profile: str, now: float, certificate: tuple[datetime, datetime] | None) -> None:
         """Count a session.
 
-        Args:
-            profile: the profile's name.
-            now: the time, in seconds since 1970.
-            certificate: the times between which the certificate is valid.
+        `now` is in seconds since 1970; the certificate is given by the times between which it is valid.
         """
         with self._lock:
             counted = self._profiles.setdefault(profile, _Profile())

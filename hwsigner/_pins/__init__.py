@@ -88,14 +88,8 @@ Result = TypeVar("Result")
 def use_until_right(find: Callable[[str], Found], use: Callable[[Found], Result]) -> Result:
     """Find a PIN and use it. If the user typed a wrong one, repeat that while more than one attempt is left.
 
-    The user is asked MAX_QUESTIONS times at most. No PIN is used twice.
-
-    Args:
-        find: returns the PIN, or None for a keypad. Its argument is the state for the question.
-        use: uses it, and raises a WrongPinError if it is wrong.
-
-    Returns:
-        What `use` returns.
+    The user is asked MAX_QUESTIONS times at most. No PIN is used twice. `find` takes the state for the question, and
+    returns None for a keypad. `use` raises a WrongPinError if the PIN is wrong.
     """
     wrong: dict[str, WrongPinError] = {}
     while True:

@@ -19,9 +19,7 @@ def child_environment() -> dict[str, str]:
 def wait_until_readable(descriptor: int, deadline: float) -> bool:
     """Wait until a descriptor has data or its other end is closed; return False if the deadline comes first.
 
-    Args:
-        descriptor: the descriptor of a pipe.
-        deadline: a time of `time.monotonic`.
+    The deadline is a time of `time.monotonic`.
     """
     left = deadline - time.monotonic()
     poll = select.poll()

@@ -19,14 +19,8 @@ def read_pin_command(command: str, time_limit: float = TIME_LIMIT) -> str:
 
     No shell is used. The program's stdin and stderr are /dev/null, because some write secrets to stderr, and a caller
     that waits for our stderr to close must not wait for a process that the program left. It may ask on the terminal.
-
-    Args:
-        command: the program, looked up on the PATH, and its arguments, quoted as for a shell.
-        time_limit: the seconds after which it is killed.
-
-    Raises:
-        PinError: it can't be started, exits with a status other than 0, takes longer than the time limit, or its first
-            line is empty, longer than 4096 bytes or not text. The message has its name, but no argument.
+    The command is quoted as for a shell. If it fails or takes too long, or the line is empty, longer than 4096 bytes or
+    not text, the error names the program, but no argument.
     """
     words = _words(command)
     deadline = time.monotonic() + time_limit

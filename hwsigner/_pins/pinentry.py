@@ -40,11 +40,8 @@ _OTHER = f"Choose another one with --pinentry or {VARIABLE}, or use none"
 class Pinentry:
     """A pinentry program. Its `ask` is one of the `prompts` of a PinSource.
 
-    Args:
-        program: its path, or its name on the PATH.
-        is_optional: whether to return None, not raise an error, if the program is missing or can't ask.
-        answer_limit: the seconds that the user has to answer.
-        reply_limit: the seconds that the program has for any other reply.
+    If it is optional, a program that is missing or can't ask gives None, not an error. The limits, in seconds, are for
+    the user's answer and for any other reply.
     """
 
     def __init__(
@@ -63,9 +60,7 @@ class Pinentry:
     def ask(self, request: PinRequest) -> str | None:
         """Return what the user types; None if there is neither a display nor a terminal.
 
-        Raises:
-            PinError: the user cancelled, or did not answer in time. Unless the program is optional, also: it is
-                missing or fails.
+        If the user cancels, or does not answer in time, this is a PinError.
         """
         if not has_display(os.environ) and not _has_terminal():
             return None
@@ -109,11 +104,9 @@ class Pinentry:
 def find_pinentry(named: str | None, environ: Mapping[str, str]) -> Pinentry | None:
     """Return the pinentry to ask with, or None.
 
-    Args:
-        named: the program in a flag or profile; `none` for no pinentry.
-        environ: the environment, whose HWSIGNER_PINENTRY is used if `named` is None. If that is unset too, `pinentry`
-            on the PATH is used, on macOS pinentry-mac, but only if there is a display: with a terminal alone, hwsigner
-            asks there.
+    `named` is the program in a flag or profile; `none` for no pinentry. If it is None, HWSIGNER_PINENTRY names the
+    program. If that is unset too, `pinentry` on the PATH is used, on macOS pinentry-mac, but only if there is a
+    display: with a terminal alone, hwsigner asks there.
     """
     program = named or environ.get(VARIABLE)
     if program:

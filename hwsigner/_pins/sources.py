@@ -28,11 +28,7 @@ _profiles: dict[str, Hashable] = {}
 
 
 class FilePin(str):
-    """A PIN from a file.
-
-    Attributes:
-        place: what changes when the file does: see `change_stamp`.
-    """
+    """A PIN from a file. `place` changes when the file does: see `change_stamp`."""
 
     place = ""
 
@@ -42,15 +38,8 @@ def read_pin_source(source: str, *, allow_commands: bool = False) -> str:
 
     `file:` and a path, or a path alone: a file, without one trailing newline. `env:` and a name: an environment
     variable. `credential:` and a name: a systemd credential. `cmd:` and a program with its arguments, quoted as for a
-    shell: the first line that it prints.
-
-    Args:
-        source: the `pin-source`.
-        allow_commands: whether `cmd:` may run a program.
-
-    Raises:
-        PinError: the kind of source is unknown; a file is missing, too long, not text, or others can write it; a
-            variable or credential is not set; a command is not allowed or fails.
+    shell: the first line that it prints. `cmd:` is refused unless `allow_commands`. A file that others can write is a
+    PinError.
     """
     kind, _, rest = source.partition(":")
     if source.startswith("/"):
@@ -84,16 +73,8 @@ def read_pin_source(source: str, *, allow_commands: bool = False) -> str:
 def read_pin_file(path: str, *, is_credential: bool = False) -> str:
     """Return the PIN in a file, as UTF-8 without one trailing newline.
 
-    Args:
-        path: its path.
-        is_credential: whether it is a systemd credential. Its group bits are those of an access list, and other users
-            can't enter its folder.
-
-    Raises:
-        PinError: it is missing, too long, not text, or others can write it.
-
-    Warns:
-        UnsafeKeyWarning: others can read it.
+    A file that others can write is a PinError; one that they can read is a warning. The group bits of a systemd
+    credential are those of an access list, and other users can't enter its folder.
     """
     data, stamp = _read(path, is_credential=is_credential)
     if len(data) > MAX_PIN_BYTES:
@@ -111,25 +92,15 @@ def read_pin_file(path: str, *, is_credential: bool = False) -> str:
 def serial_credential(serial: str, taker: Hashable) -> str | None:
     """Return the systemd credential for the token with a serial number, or None.
 
-    If two tokens have the same number, the first in a process gets it.
-
-    Args:
-        serial: the serial number.
-        taker: what tells the token from others with that number.
-
-    Raises:
-        PinError: it can't be read or trusted.
+    If two tokens have the same number, the first in a process gets it. `taker` tells the token from others with that
+    number.
     """
     path = _credential(f"{CREDENTIAL}.{serial}") if re.fullmatch(_PART, serial) else None
     return read_pin_file(path, is_credential=True) if path is not None and _is_for(path, taker) else None
 
 
 def profile_credential(name: str) -> str | None:
-    """Return the systemd credential for the key of a profile, or None.
-
-    Raises:
-        PinError: it can't be read or trusted.
-    """
+    """Return the systemd credential for the key of a profile, or None."""
     path = _credential(f"{PROFILE_CREDENTIAL}.{name}") if re.fullmatch(_PART, name) else None
     return None if path is None else read_pin_file(path, is_credential=True)
 
@@ -137,9 +108,7 @@ def profile_credential(name: str) -> str | None:
 def serve_place(name: str, place: Hashable | None) -> None:
     """Record what the PIN of a profile that this process serves unlocks.
 
-    Args:
-        name: the profile's name.
-        place: the token or file; None if the profile has a PIN of its own, or is not served any more.
+    That is a token or file; None if the profile has a PIN of its own, or is not served any more.
     """
     _profiles.pop(name, None)
     if place is not None:
@@ -160,12 +129,6 @@ def unnamed_pin(taker: Hashable) -> str | None:
 
     Each goes only to the first taker in a process, as it would be wrong for another token. If the profiles that this
     process serves use several tokens or files, the first need not be the right one, so none gets it.
-
-    Args:
-        taker: what it would unlock.
-
-    Raises:
-        PinError: the credential can't be read or trusted.
     """
     if _has_several_places():
         return None

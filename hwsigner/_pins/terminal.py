@@ -27,11 +27,7 @@ _lock = threading.Lock()
 
 
 def ask_pin(request: PinRequest) -> str | None:
-    """Return what the user types, unechoed; None if there is no terminal, or it has hung up or was released.
-
-    Raises:
-        PinError: it is not text.
-    """
+    """Return what the user types, unechoed; None if there is no terminal, or it has hung up or was released."""
     try:
         # Not getpass: without a terminal it reads stdin, and release_terminal could not restore its settings.
         with signals_after_cleanup(), open(_TERMINAL, "r+b", buffering=0) as terminal:

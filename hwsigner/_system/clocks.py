@@ -38,12 +38,8 @@ def boot_id() -> bytes:
 
 
 class Clocks:
-    """The clocks that a session's life is measured with.
-
-    Attributes:
-        now: the time, with its zone.
-        monotonic: seconds by a clock that can't be set.
-        sleep: waits some seconds.
+    """The clocks that a session's life is measured with: the time with its zone, seconds that can't be set, and a
+    sleep.
     """
 
     def __init__(

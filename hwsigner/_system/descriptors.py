@@ -23,13 +23,7 @@ def path_of(file: int) -> str:
 def reopen(file: int, path: str, flags: int) -> int:
     """Open a file again, in another mode.
 
-    Args:
-        file: its descriptor.
-        path: its path, which may lead to another file by now: macOS needs it, and then this is an error.
-        flags: those of `os.open`.
-
-    Raises:
-        OSError: it can't be opened so.
+    macOS needs its path. If that leads to another file by now, this is an error.
     """
     if sys.platform != "darwin":
         return os.open(path_of(file), flags)

@@ -109,12 +109,7 @@ def is_usable(folder: str) -> bool:
 
 
 def open_lock_file(kind: str, subject: str) -> int | None:
-    """Open a file to lock, in a private folder; None if there is no such folder.
-
-    Args:
-        kind: the start of its name.
-        subject: what it is for.
-    """
+    """Open a file to lock, in a private folder; None if there is no such folder."""
     name = f"{kind}-{hashlib.sha256(os.fsencode(subject)).hexdigest()[:16]}.lock"
     for folder in filter(is_usable, chain(runtime_folders(), state_folders("locks"), temporary_folders())):
         with suppress(OSError):

@@ -39,15 +39,8 @@ _NO_ACL = frozenset({errno.ENODATA, errno.ENOTSUP})
 def open_trusted(path: str, error: type[HwsignerError], *, pipe: bool = False) -> BinaryIO:
     """Open a file for reading that only this user and root can write. Opening does not wait.
 
-    Args:
-        path: the file's path.
-        error: the class of error to raise if another user can write it.
-        pipe: also accept a pipe or device. If it is a pipe, wait until something is written to it.
-
-    Raises:
-        OSError: it can't be opened.
-        HwsignerError: another user can write it, or it is longer than 16 MiB or not a file of these kinds. An instance
-            of `error`.
+    If `pipe`, a pipe or device is accepted too, and hwsigner waits until something is written to a pipe. Another kind
+    of file, one longer than 16 MiB, and one that another user can write, raise an instance of `error`.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     try:
@@ -73,12 +66,7 @@ def open_trusted(path: str, error: type[HwsignerError], *, pipe: bool = False) -
 
 
 def read_text(path: str, encoding: str = "utf-8", errors: str = "strict") -> tuple[str, os.stat_result]:
-    """Return a file's text, and its status. Of anything but a regular file of at most 16 MiB, the text is empty.
-
-    Raises:
-        OSError: it can't be opened.
-        UnicodeDecodeError: it is not text in this encoding, and `errors` is strict.
-    """
+    """Return a file's text, and its status. Of anything but a regular file of at most 16 MiB, the text is empty."""
     status = os.stat(path)
     if stat.S_ISREG(status.st_mode):  # Else it is not even opened: that would break the pipe of a waiting writer.
         with _opened(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY) as handle:
@@ -120,10 +108,6 @@ def check_not_replaceable_by_others(path: str, error: type[HwsignerError]) -> No
 
     A folder that this user's own group can write is accepted: with a umask of 002, no one else is in it. So are sticky
     folders, and one that is a read-only mount, such as a ConfigMap of Kubernetes.
-
-    Raises:
-        OSError: there is no such folder.
-        HwsignerError: an instance of `error`.
     """
     folder = os.path.dirname(path) or "."
     status = os.stat(folder)
@@ -177,17 +161,10 @@ def edit_file(path: str, edit: Callable[[bytes], bytes], *, mode: int = 0o600) -
     """Replace a file's content. Concurrent writers wait for each other.
 
     A failure, or a killed process, leaves the old file or the new one; the next write removes what else is left. Mode,
-    group and access control list are kept, other extended attributes are not. A new folder gets mode 0700, or 0755
-    if all users may read the file. If the path is a symbolic link, its target is replaced.
-
-    Args:
-        path: the file's path.
-        edit: takes the old content, empty if there is no file, and returns the new content.
-        mode: the permissions of a new file.
-
-    Raises:
-        HwsignerError: the file can't be read or replaced, or a link to it may be another user's trap.
-        LockError: another process held the lock for ten seconds.
+    group and access control list are kept, other extended attributes are not. A new folder gets mode 0700, or 0755 if
+    all users may read the file. If the path is a symbolic link, its target is replaced. `edit` takes the old content,
+    empty if there is no file. `mode` is that of a new file. A link that may be another user's trap is an error. So is a
+    lock that another process held for ten seconds (LockError).
     """
     target = path
     try:
@@ -211,10 +188,8 @@ def create_file(path: str, data: bytes) -> None:
     """Write a new file of mode 0600. A failure leaves no file of that name, and a killed process all of it or none.
 
     On macOS, and on a file system without nameless files, such as NFS, a killed process may leave
-    `.NAME.RANDOM.hwsigner-new`, which the next `create_file` removes.
-
-    Raises:
-        OSError: it can't be written, or there is one already, which is left alone (FileExistsError).
+    `.NAME.RANDOM.hwsigner-new`, which the next `create_file` removes. If there is a file already, it is left alone
+    (FileExistsError).
     """
     remove_unfinished(path)
     folder, name = os.path.split(path)
@@ -389,11 +364,7 @@ class _File:
 
 
 def sync_folder(folder: str | int) -> None:
-    """Write a folder's entries, such as a renamed file, to disk. Some network file systems can't; that is no error.
-
-    Args:
-        folder: its path or descriptor.
-    """
+    """Write a folder's entries, such as a renamed file, to disk. Some network file systems can't; that is no error."""
     with suppress(OSError):
         if isinstance(folder, int):
             os.fsync(folder)

@@ -31,11 +31,7 @@ def file_of(label: str) -> str:
 
 
 def take_sockets() -> list[socket.socket]:
-    """Return the sockets that launchd passes to this process. It passes them once.
-
-    Raises:
-        UsageError: it can't pass them.
-    """
+    """Return the sockets that launchd passes to this process. It passes them once."""
     import ctypes
 
     library = _library()

@@ -54,10 +54,7 @@ def lock(made: mmap.mmap, flags: int = 0) -> str:
 def lock_all(limit: int) -> None:
     """Lock all memory of this process, unless a limit applies: threads and allocations would fail when it is reached.
 
-    macOS can't.
-
-    Args:
-        limit: the hard limit of locked memory, which need not apply to root.
+    macOS can't. `limit` is the hard limit of locked memory, which need not apply to root.
     """
     if sys.platform != "darwin":
         import mmap

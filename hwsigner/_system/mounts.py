@@ -13,9 +13,6 @@ def is_read_only_mount(folder: str) -> bool:
     """Return whether a folder itself is mounted read-only, as a ConfigMap or Secret of Kubernetes is in a container.
 
     A read-only file system is not enough: under systemd's ProtectSystem, all are read-only, but for this process alone.
-
-    Raises:
-        OSError: there is no such folder.
     """
     if not os.statvfs(folder).f_flag & os.ST_RDONLY:
         return False

@@ -58,9 +58,7 @@ def show_on_terminal(text: str) -> None:
 def desktop_command(title: str, text: str) -> list[str]:
     """Return the command that shows a notification on macOS; empty on a system where desktops are asked by D-Bus.
 
-    Args:
-        title: its title, which may not begin with a hyphen.
-        text: its text.
+    The title may not begin with a hyphen.
     """
     if sys.platform != "darwin":
         return []
@@ -102,9 +100,7 @@ def observed_by(observer: Observer | None) -> Iterator[None]:
 def waiting(text: str, *, at_once: bool = False) -> AbstractContextManager[object]:
     """Show the user a notice if the body of the `with` statement takes more than half a second.
 
-    Args:
-        text: the notice.
-        at_once: whether to show it before that, as the body will certainly wait for the user.
+    If `at_once`, show it before that, as the body will certainly wait for the user.
     """
     is_unseen = _notify is None and _observer() is None
     return _NOTHING if is_unseen else _Wait(text, at_once=at_once)

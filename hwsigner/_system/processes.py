@@ -29,11 +29,7 @@ def python_command(module: str) -> list[str]:
 
 
 def own_command(*arguments: str) -> str:
-    """Return the command line that runs a command of this hwsigner, quoted as for a shell, to be written into a file.
-
-    Raises:
-        UsageError: the program's path can't be written.
-    """
+    """Return the command line that runs a command of this hwsigner, quoted as for a shell, for a file."""
     program = os.path.abspath(sys.argv[0])
     is_ours = os.path.basename(program) == "hwsigner" and os.access(program, os.X_OK)
     command = shlex.join([*([program] if is_ours else python_command("hwsigner")), *arguments])
@@ -43,11 +39,7 @@ def own_command(*arguments: str) -> str:
 
 
 def credential_process(profile: str) -> str:
-    """Return the `credential_process` of a profile: of `hwsigner-credentials`, if it is beside this program.
-
-    Raises:
-        UsageError: the program's path can't be written.
-    """
+    """Return the `credential_process` of a profile: of `hwsigner-credentials`, if it is beside this program."""
     client = os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), "hwsigner-credentials")
     if os.access(client, os.X_OK) and client.isprintable():
         return shlex.join([client, "--profile", profile])
@@ -93,9 +85,7 @@ def describe_peer(sock: socket.socket) -> dict[str, str | int]:
 def describe_process(pid: int, pidfd: int | None = None) -> dict[str, str | int]:
     """Return what the kernel shows of a process, as fields of a line. What this user may not see is empty.
 
-    Args:
-        pid: its number.
-        pidfd: a descriptor of the process. If it has ended, another one may have its number, and no more is returned.
+    If the process of `pidfd` has ended, another one may have its number, and no more is returned.
     """
     fields: dict[str, str | int] = {"pid": pid}
     if sys.platform == "darwin":  # Another process may have the number by now, and nothing shows it.

@@ -19,14 +19,8 @@ _T = TypeVar("_T")
 def read_file(path: str, *, private: bool = False, hint: str = "Check the path and who may read it") -> bytes:
     """Read a file that only this user and root can write.
 
-    Args:
-        path: its path.
-        private: whether other users must not be able to read it either. A Secret of Kubernetes and a credential of
-            systemd are private, whatever their modes.
-        hint: what to do if it can't be opened.
-
-    Raises:
-        ConfigError: it can't be read, is too long, or other users can write it, or read it if it is private.
+    If `private`, other users must not be able to read it either. A Secret of Kubernetes and a credential of systemd are
+    private, whatever their modes.
     """
     try:
         with open_trusted(path, ConfigError) as file:

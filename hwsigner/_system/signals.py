@@ -25,10 +25,6 @@ def wait_for_signal(numbers: Set[signal.Signals], seconds: float) -> ReceivedSig
     """Return a signal that this process received. This thread, the main one, blocks them otherwise.
 
     macOS does not tell: the handlers of the signals run instead, so each must have one, and the result is None.
-
-    Args:
-        numbers: the signals.
-        seconds: the longest time to wait.
     """
     if sys.platform != "darwin":
         found = signal.sigtimedwait(numbers, seconds)
@@ -51,10 +47,8 @@ def signals_wake(writer: int) -> Iterator[None]:
     """Let each signal write a byte to a pipe that the main thread waits for, inside the `with` statement.
 
     Python runs a signal's handler between two instructions of the main thread. Without the byte, a signal that comes
-    just before that thread begins to wait, or that the kernel gives to another thread, is handled after the wait.
-
-    Args:
-        writer: the pipe's writing end, which does not block.
+    just before that thread begins to wait, or that the kernel gives to another thread, is handled after the wait. The
+    pipe's writing end must not block.
     """
     before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     try:

@@ -17,11 +17,7 @@ NO_SIGNAL: Final = 0 if sys.platform == "darwin" else socket.MSG_NOSIGNAL
 
 
 def take_sockets(environ: MutableMapping[str, str]) -> list[socket.socket]:
-    """Return the sockets that systemd or launchd passed to this process, and remove systemd's variables.
-
-    Raises:
-        UsageError: one passed something other than a socket, or launchd can't pass them.
-    """
+    """Return the sockets that systemd or launchd passed to this process, and remove systemd's variables."""
     from hwsigner._system import systemd
 
     found = systemd.take_sockets(environ)
@@ -35,14 +31,8 @@ def take_sockets(environ: MutableMapping[str, str]) -> list[socket.socket]:
 def bind_in(sock: socket.socket, folder: int, path: str) -> None:
     """Bind a Unix socket in an open folder.
 
-    Args:
-        sock: the socket.
-        folder: the folder's descriptor. bind(2) takes none.
-        path: the path, whose folder another user may have replaced meanwhile. macOS follows it: if it leads elsewhere,
-            this is an error, and the socket is removed.
-
-    Raises:
-        OSError: the socket can't be bound.
+    bind(2) takes no folder, and another user may have replaced the path's meanwhile. macOS follows it: if it leads
+    elsewhere, this is an error, and the socket is removed.
     """
     name = os.path.basename(path)
     if sys.platform != "darwin":

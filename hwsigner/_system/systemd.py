@@ -46,13 +46,9 @@ def has_journal() -> bool:
 def send_entry(message: str, priority: int, fields: Mapping[str, str | int]) -> None:
     """Send an entry with fields to the journal, without waiting (systemd.io/JOURNAL_NATIVE_PROTOCOL).
 
-    Args:
-        message: one line. A long one would have to be sent as a file, which this does not do.
-        priority: its priority, such as `ERROR`.
-        fields: further fields, by names in lower case, which get the prefix `HWSIGNER_`. Each value is one line.
-
-    Raises:
-        OSError: the journal does not take it now, or there is none.
+    The message and each value are one line; a long one would have to be sent as a file, which this does not do. The
+    fields' names are in lower case and get the prefix `HWSIGNER_`. If the journal does not take it now, this is an
+    OSError.
     """
     named = {f"HWSIGNER_{name.upper()}": value for name, value in fields.items()}
     entry = {"MESSAGE": message, "PRIORITY": priority, "SYSLOG_IDENTIFIER": "hwsigner", **named}
@@ -63,11 +59,7 @@ def send_entry(message: str, priority: int, fields: Mapping[str, str | int]) -> 
 
 
 def take_sockets(environ: MutableMapping[str, str]) -> list[socket.socket]:
-    """Return the sockets that systemd passed to this process, and remove its variables from the environment.
-
-    Raises:
-        UsageError: systemd passed something other than a socket.
-    """
+    """Return the sockets that systemd passed to this process, and remove its variables from the environment."""
     count, process = environ.pop("LISTEN_FDS", ""), environ.pop("LISTEN_PID", "")
     environ.pop("LISTEN_FDNAMES", None)
     if process != str(os.getpid()) or not _is_number(count):
@@ -103,8 +95,8 @@ def is_systemd_credential(path: str, status: os.stat_result) -> bool:
 class Notifier:
     """Reports the program's state to systemd, if systemd asked for it. Its variables are removed from the environment.
 
-    Attributes:
-        watchdog_interval: how often to call `alive`, in seconds: half of what systemd allows. None without a watchdog.
+    `watchdog_interval` says how often to call `alive`, in seconds: half of what systemd allows; None without a
+    watchdog.
     """
 
     def __init__(self, environ: MutableMapping[str, str]) -> None:

@@ -13,16 +13,7 @@ _HINT = 'Write KEY = "VALUE" with the quotes, and each table and key once'
 
 
 def parse_toml(data: bytes, path: str, *, hint: str = _HINT) -> dict[str, Any]:
-    """Parse a TOML file.
-
-    Args:
-        data: its content.
-        path: its path, for the error.
-        hint: what to write, if it is not TOML.
-
-    Raises:
-        ConfigError: it is not TOML, or has values that no setting can have.
-    """
+    """Parse a TOML file."""
     if data.startswith(b"\xef\xbb\xbf"):
         raise ConfigError(f"{path} begins with a byte order mark", "Save it in an editor as UTF-8 without one")
     try:

@@ -94,11 +94,8 @@ def _is_given(path: str, status: os.stat_result) -> bool:
 def reading_group(path: str) -> str | None:
     """Return the group whose members may read a file, folder or device that this user may not read.
 
-    Args:
-        path: its path. If a folder above it can't be entered, the group is that of the folder.
-
-    Returns:
-        The group's name; None if this user may read it, it does not exist, or no group but root may read it.
+    If a folder above it can't be entered, the group is that of the folder. Returns None if this user may read it, it
+    does not exist, or no group but root may read it.
     """
     from pathlib import Path
 
@@ -158,8 +155,7 @@ def find_gid(group: str) -> int | None:
 def peer_pid(sock: socket.socket) -> int:
     """Return the process that connected a Unix socket; 0 if it is in a PID namespace that this one can't see.
 
-    Raises:
-        OSError: the kernel can't tell.
+    If the kernel can't tell, this is an OSError.
     """
     if sys.platform == "darwin":
         return sock.getsockopt(_SOL_LOCAL, _LOCAL_PEERPID)
@@ -169,8 +165,7 @@ def peer_pid(sock: socket.socket) -> int:
 def peer_uid(sock: socket.socket) -> int:
     """Return the uid at the other end of a Unix socket; of a listener's, that of the process that called `listen`.
 
-    Raises:
-        OSError: the kernel can't tell.
+    If the kernel can't tell, this is an OSError.
     """
     return _peer(sock)[1]
 

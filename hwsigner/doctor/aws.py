@@ -25,9 +25,8 @@ if TYPE_CHECKING:
 def check_policy(state: ProfileState | None, document: bytes) -> Iterator[Finding]:
     """Yield what is open or wrong in a trust policy.
 
-    Args:
-        state: a profile, whose certificate and trust anchor should be let in; None for none.
-        document: the policy in JSON, or what else the file has.
+    The certificate and trust anchor of the state, a profile's, should be let in. The document may be anything that a
+    file has.
     """
     anchor, name, now = "", None, datetime.now(UTC)
     if state:

@@ -76,12 +76,8 @@ class Examination(NamedTuple):
 
 
 class Course(NamedTuple):
-    """What was found, and how.
-
-    Attributes:
-        examination: what was found.
-        states: what could be read of each profile. It may be secret.
-        seconds: how long each check took that is not about a profile.
+    """What was found, the state of each profile as far as it could be read, which may be secret, and the seconds of
+    each check that is not about a profile.
     """
 
     examination: Examination

@@ -74,12 +74,7 @@ class _Shown:
 
 
 def describe(course: Course, environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """Return what one attaches to a report of a bug, as values for JSON. Profiles are numbered from 1.
-
-    Args:
-        course: what `examine_and_time` returned.
-        environ: the environment.
-    """
+    """Return what one attaches to a report of a bug, as values for JSON. Profiles are numbered from 1."""
     shown = _Shown({*_configured(course, environ)})
     numbers = {state.profile.name: number for number, state in enumerate(course.states, 1)}
     return {
