@@ -11,14 +11,7 @@ from hwsigner.errors import HwsignerError, UsageError, printable
 def ask(lines: Sequence[str], question: str, *, nothing: str) -> None:
     """Show lines on the terminal device, with control characters escaped, and ask; return if the user types yes.
 
-    Args:
-        lines: what would be done.
-        question: what to ask, such as "Type yes to delete it".
-        nothing: what the error says otherwise, such as "nothing was deleted".
-
-    Raises:
-        UsageError: there is no terminal.
-        HwsignerError: the user typed something else.
+    Otherwise the error says what was not done: `nothing`, such as "nothing was deleted".
     """
     shown = "".join(f"{printable(line)}\n" for line in lines)
     try:

@@ -34,8 +34,7 @@ class _Server(socketserver.ThreadingTCPServer):
 def open_in_browser(url: str) -> None:
     """Open a URL in the user's browser, and return once the browser has it.
 
-    Raises:
-        HwsignerError: there is no browser, or it did not ask for the URL in time; or this is macOS.
+    If the browser does not ask for it in time, this is an error.
     """
     require_linux("--open", _HINT)
     path = f"/{secrets.token_urlsafe(32)}"

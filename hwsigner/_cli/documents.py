@@ -16,21 +16,12 @@ from hwsigner.errors import UsageError
 
 
 def read_document(path: str, kind: Kind) -> Document:
-    """Read a document.
-
-    Raises:
-        UsageError: the file can't be read.
-        AttestationError: it is not such a document.
-    """
+    """Read a document."""
     return read(read_bytes(path), kind)
 
 
 def read_bytes(path: str) -> bytes:
-    """Read a file, but no more of it than is needed to see that it is too long.
-
-    Raises:
-        UsageError: it can't be read.
-    """
+    """Read a file, but no more of it than is needed to see that it is too long."""
     try:
         with open(path, "rb") as file:
             return file.read(MAX_BYTES + 1)
@@ -39,22 +30,14 @@ def read_bytes(path: str) -> bytes:
 
 
 def read_endorsement_key(path: str) -> str:
-    """Read an endorsement key that the administrator gives, `-` from stdin; return its SHA-256 in hexadecimal.
-
-    Raises:
-        UsageError: it can't be read.
-    """
+    """Read an endorsement key that the administrator gives, `-` from stdin; return its SHA-256 in hexadecimal."""
     if path == "-":
         return read_given_key(sys.stdin.buffer.read(MAX_BYTES + 1), "stdin")
     return read_given_key(read_bytes(path), path)
 
 
 def create_document(path: str, document: Document) -> None:
-    """Write a document into a new file of mode 0600.
-
-    Raises:
-        UsageError: there is such a file already, or it can't be written.
-    """
+    """Write a document into a new file of mode 0600."""
     try:
         create_file(path, document.to_json().encode("ascii"))
     except FileExistsError as error:
@@ -67,9 +50,6 @@ def read_trust(folder: str) -> attestation.Trust:
     """Read the roots. Another user who can write to them could make up chips.
 
     A folder that is mounted read-only may have any mode: the kubelet gives that of a ConfigMap 0777.
-
-    Raises:
-        UsageError: another user can. Or as `attestation.read_trust`.
     """
     paths = [str(path) for path in root_files(folder)]
     if not is_read_only_mount(folder):

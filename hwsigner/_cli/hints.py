@@ -11,14 +11,7 @@ from hwsigner.errors import UsageError, suggestion
 
 
 def unknown_flag(name: str, flags: Sequence[str], *, usage: str, hint: str) -> UsageError:
-    """Return the error for a flag that there is not. Its value is not quoted: it may be a misspelt password flag.
-
-    Args:
-        name: the flag, with its dashes.
-        flags: the names of the command's flags.
-        usage: the command with its other arguments, such as `hwsigner renew NAME`.
-        hint: what to do otherwise.
-    """
+    """Return the error for a flag that there is not. Its value is not quoted: it may be a misspelt password flag."""
     bare = name.lstrip("-")
     known = flags if len(bare) > 1 else ()
     parts = [flag for flag in known if flag.startswith(bare)] or [flag for flag in known if flag.endswith(f"-{bare}")]
@@ -36,11 +29,7 @@ def unknown_flag(name: str, flags: Sequence[str], *, usage: str, hint: str) -> U
 def unexpected(rest: Sequence[str], flags: Sequence[str], naming: Sequence[str], *, hint: str) -> UsageError:
     """Return the error for arguments that are too many. They are not quoted: one may be the half of a password.
 
-    Args:
-        rest: the arguments.
-        flags: the names of the command's flags.
-        naming: the names of those that name a profile.
-        hint: what to do otherwise.
+    `naming` are the names of the flags that name a profile.
     """
     problem = "unexpected argument" if len(rest) == 1 else f"{len(rest)} unexpected arguments"
     key, equals, _ = rest[0].partition("=")

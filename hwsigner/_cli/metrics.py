@@ -39,9 +39,7 @@ _KEEP_SECONDS = 1.0
 def metrics_output(arguments: Arguments, metrics: Metrics, log: Log) -> Iterator[None]:
     """Serve the metrics, and write them to a file, as the flags say, inside the `with` statement.
 
-    Raises:
-        UsageError: the address is invalid, or other machines can reach it without `--metrics-remote`.
-        HwsignerError: it can't be listened on.
+    An address that other machines can reach needs `--metrics-remote`.
     """
     with ExitStack() as stack:
         if arguments.metrics_listen:

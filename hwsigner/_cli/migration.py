@@ -72,13 +72,9 @@ class Call:
 
 @dataclass(frozen=True)
 class Translation:
-    """What a call becomes.
+    """What a call becomes: a profile's values by flag, as TOML has them, and a name that suits it.
 
-    Attributes:
-        name: the name that suits the profile.
-        values: the profile's values by flag, as TOML has them.
-        command: the arguments of hwsigner, up to the name of the profile.
-        flags: those after it.
+    `command` has the arguments of hwsigner up to the name of the profile, and `flags` those after it.
     """
 
     name: str
@@ -88,11 +84,7 @@ class Translation:
 
 
 def find_calls(path: str, data: bytes) -> Iterator[Call]:
-    """Yield the calls in a file, and those in a script that is a `credential_process`.
-
-    Raises:
-        ConfigError: it is a config file of the AWS SDKs that they can't read.
-    """
+    """Yield the calls in a file, and those in a script that is a `credential_process`."""
     if _SDK_FILE.search(data):
         for number, section, process in credential_processes(data, path):
             yield from _calls(f"{path}:{number}", process, process=process, section=section)
@@ -137,11 +129,7 @@ def _user(path: str, text: str, line: str) -> str | None:
 
 
 def translate(call: Call) -> Translation:
-    """Return what a call becomes.
-
-    Raises:
-        UsageError: it becomes no profile, for this reason.
-    """
+    """Return what a call becomes. If it becomes no profile, a UsageError has the reason."""
     _check(call)
     _check_user(call)
     words = _words(call)

@@ -17,11 +17,7 @@ if TYPE_CHECKING:
 
 
 def audit_of_sessions() -> Audit | None:
-    """Return the audit log of a command that creates sessions for itself, or None if config.toml has none.
-
-    Raises:
-        AuditError: it can't be opened, and it is required.
-    """
+    """Return the audit log of a command that creates sessions for itself, or None if config.toml has none."""
     found = read_monitoring(os.environ)
     if not found.audit_log:
         return None

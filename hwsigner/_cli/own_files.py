@@ -19,14 +19,7 @@ def mark_of(writer: str) -> str:
 def write_file(path: Path, text: str, writer: str) -> None:
     """Write a file with mode 0644, and print that; nothing is written if it is there already.
 
-    Args:
-        path: its path. Its folder is made.
-        text: its text, with the mark.
-        writer: the command that writes it.
-
-    Raises:
-        UsageError: another program wrote the file that is there.
-        HwsignerError: it can't be written.
+    The text has the mark. A file of another program is a UsageError.
     """
     if text_of_ours(path, writer) == text:
         print_step(f"unchanged {path}")
@@ -56,9 +49,7 @@ def remove_file(path: Path) -> None:
 def text_of_ours(path: Path, writer: str) -> str | None:
     """Return the text of a file that a command wrote, or None if there is none.
 
-    Raises:
-        UsageError: it did not write that file.
-        HwsignerError: the file can't be read.
+    A file that it did not write is a UsageError.
     """
     try:
         text = path.read_text("utf-8", "replace")
@@ -74,8 +65,7 @@ def text_of_ours(path: Path, writer: str) -> str | None:
 def own_program() -> Path:
     """Return the path of this program, for a file that runs it.
 
-    Raises:
-        UsageError: it is not known, as with `python -m hwsigner`.
+    With `python -m hwsigner` it is not known, which is a UsageError.
     """
     program = Path(os.path.abspath(sys.argv[0]))
     if program.name != "hwsigner" or not os.access(program, os.X_OK):

@@ -45,11 +45,7 @@ class Arguments(SimpleNamespace):
 
 
 class CommandModule(Protocol):
-    """The module of a command, which is imported by its name.
-
-    Attributes:
-        HELP: what the command is for, in a few words.
-    """
+    """The module of a command, which is imported by its name."""
 
     HELP: str
 
@@ -118,9 +114,6 @@ class Parser:
         """Parse a command's arguments. Flags that were not given are missing from the result.
 
         HWSIGNER_PROFILE gives --profile, unless the arguments name a profile, a key or a certificate.
-
-        Raises:
-            UsageError: an argument is unknown or invalid, or two exclude each other.
         """
         values, others = self._take_flags(arguments)
         found, rest = self._take_positionals(others)
@@ -143,12 +136,7 @@ class Parser:
         return Arguments(**found)
 
     def complete(self, given: Arguments, environ: Mapping[str, str] = os.environ) -> Arguments:
-        """Return the arguments completed from the profile, if one is named, and from the defaults.
-
-        Raises:
-            UsageError: --profile and --config-profile name two profiles.
-            ConfigError: there is no such profile, or it is invalid.
-        """
+        """Return the arguments completed from the profile, if one is named, and from the defaults."""
         from hwsigner._config.settings import Settings
 
         names = {name for flag in self._naming() if (name := getattr(given, flag.attribute, None))}

@@ -12,10 +12,7 @@ from hwsigner.errors import UsageError
 class Positionals(argparse.ArgumentParser):
     """argparse's parser of a command's arguments that are not flags.
 
-    Args:
-        prog: the program's name with the command's.
-        hint: the hint of its errors.
-        arguments: what `add_argument` takes for each of them.
+    `arguments` has what `add_argument` takes for each of them.
     """
 
     def __init__(self, prog: str, hint: str, arguments: Iterable[tuple[tuple[str, ...], dict[str, Any]]]) -> None:

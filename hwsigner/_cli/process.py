@@ -131,12 +131,7 @@ def abandon_stdout() -> None:
 def print_outcome(done: str, text: str) -> None:
     """Print what a command that has changed something prints.
 
-    Args:
-        done: what it has done, for the error.
-        text: what to print.
-
-    Raises:
-        HwsignerError: stdout can't be written. The message says what was done.
+    If stdout can't be written, the error says what was done.
     """
     try:
         sys.stdout.write(f"{text}\n")  # At once: `head -1` may go after the first part.
@@ -148,15 +143,7 @@ def print_outcome(done: str, text: str) -> None:
 
 
 def print_rows(done: str, rows: Sequence[tuple[str, str]]) -> None:
-    """Print what a command has done in rows of a title and a text.
-
-    Args:
-        done: what it has done, for the error.
-        rows: the rows. Control characters in them are escaped.
-
-    Raises:
-        HwsignerError: as `print_outcome`.
-    """
+    """Print what a command has done in rows of a title and a text. Control characters in them are escaped."""
     width = max(len(title) for title, _ in rows)
     print_outcome(done, printable_lines([f"{title:<{width}}  {text}" for title, text in rows]))
 
@@ -181,9 +168,6 @@ class ExitOnInterrupt:
 
     Python raises KeyboardInterrupt only when the native code returns, which may be after the user touches a token.
     Meanwhile a thread learns of the signal through a pipe. SIGINT is left alone if it has another handler.
-
-    Args:
-        status: the exit status.
     """
 
     def __init__(self, status: int) -> None:

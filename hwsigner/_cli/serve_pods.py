@@ -48,12 +48,7 @@ _NO_IPV6 = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 def run_pods(arguments: Arguments, others: set[str]) -> int:
     """Serve Pods until SIGINT, SIGTERM or SIGHUP.
 
-    Args:
-        arguments: the command line.
-        others: the names of the flags that can't be combined with --pods.
-
-    Raises:
-        HwsignerError: a flag, the policy or a profile is invalid, or the addresses can't be listened on.
+    `others` are the names of the flags that can't be combined with --pods.
     """
     _check(arguments, others)
     gc.enable()  # Unlike other commands, this one keeps running.

@@ -40,10 +40,7 @@ _LOOK_SECONDS = 10.0
 class ServerRun:
     """A run of a server: in the main thread, with the first session of each profile in a thread of its own.
 
-    Args:
-        profiles: get their first sessions before any client asks.
-        server: serves their credentials.
-        closes: what else to call at the end.
+    `closes` is called at the end.
     """
 
     def __init__(

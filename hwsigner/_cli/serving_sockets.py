@@ -27,14 +27,8 @@ def activated_sockets(
 ) -> list[socket.socket]:
     """Return systemd's sockets, if it passed any.
 
-    Args:
-        arguments: the command line.
-        tls: the TLS settings.
-        addresses: what to listen on if it passed none.
-        local: addresses besides loopback that other machines can't reach.
-
-    Raises:
-        UsageError: other machines can reach an address, and there is no TLS.
+    `addresses` are what to listen on if it passed none, and `local` those besides loopback that other machines can't
+    reach. An address that they can reach needs TLS.
     """
     found = take_activated(os.environ)
     for one in found:

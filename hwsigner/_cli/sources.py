@@ -19,15 +19,7 @@ if TYPE_CHECKING:
 
 
 def of_profile(name: str, monitor: Monitor | None = None) -> ServedProfile:
-    """Return a profile of config.toml. A running agent gives its credentials, or else a provider of this process.
-
-    Args:
-        name: its name.
-        monitor: takes sessions and failures; None for nothing.
-
-    Raises:
-        ConfigError: there is no such profile, or it contains a key that is not a flag.
-    """
+    """Return a profile of config.toml. A running agent gives its credentials, or else a provider of this process."""
     return of_settings(read_profile(name), name, monitor, asks_agent=True)
 
 
@@ -41,10 +33,7 @@ def read_profile(name: str) -> settings.Settings:
 def of_flags(arguments: Arguments, monitor: Monitor | None = None, *, asks_agent: bool) -> ServedProfile:
     """Return the profile that a command line's flags describe, with the profile that they may name.
 
-    Args:
-        arguments: the command line.
-        monitor: takes sessions and failures; None for nothing.
-        asks_agent: whether the flags only name a profile, so that an agent has the same credentials.
+    If `asks_agent`, the flags only name a profile, so that an agent has the same credentials.
     """
     name = arguments.profile or arguments.config_profile
     return of_settings(arguments.settings, name, monitor, asks_agent=asks_agent)

@@ -124,10 +124,7 @@ def run(arguments: Arguments) -> int:
 def row_of(found: Profile, served: ReportedProfile | None = None, *, tokens: bool = True) -> Row:
     """Return what is known of a profile. The key's token or TPM is not asked.
 
-    Args:
-        found: the profile.
-        served: what an agent says of it.
-        tokens: whether to look for a certificate in a token or TPM, without a PIN.
+    If `tokens`, a certificate is looked for there, without a PIN.
     """
     key = certificate = None
     place = fault = ""
@@ -316,13 +313,7 @@ def _data(row: Row) -> dict[str, Any]:
 
 
 def print_rows(rows: Sequence[Row], columns: Sequence[str], tables: Iterable[Sequence[str]]) -> None:
-    """Print profiles: as tables and then the problems on a terminal, otherwise as lines of fields split by tabs.
-
-    Args:
-        rows: the profiles.
-        columns: the columns of the lines.
-        tables: the columns of each table.
-    """
+    """Print profiles: as tables and then the problems on a terminal, otherwise as lines of fields split by tabs."""
     if not rows:
         report(no_profiles())
     elif sys.stdout.isatty():

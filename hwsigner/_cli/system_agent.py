@@ -19,11 +19,7 @@ from hwsigner.errors import AgentError, ConfigError, UsageError
 
 
 def check_users(users: Sequence[str]) -> None:
-    """Check that this machine has the users, and with @ the groups, that an agent is to serve.
-
-    Raises:
-        UsageError: it has not.
-    """
+    """Check that this machine has the users, and with @ the groups, that an agent is to serve."""
     for user in users:
         kind, found = ("group", find_gid(user[1:])) if user.startswith("@") else ("user", find_uid(user))
         if found is None:
@@ -32,11 +28,7 @@ def check_users(users: Sequence[str]) -> None:
 
 
 def find_profile(name: str | None) -> Profile:
-    """Return the system's profile of a name, or its only one, if it names a certificate and the ARNs.
-
-    Raises:
-        ConfigError: there is none, there are several, or something is missing in it.
-    """
+    """Return the system's profile of a name, or its only one, if it names a certificate and the ARNs."""
     found = profiles(os.environ, system=True)
     if not name and len(found) != 1:
         problem = f"{config.SYSTEM_FILE} has {'several profiles' if found else 'no profile'}"
@@ -57,16 +49,7 @@ def find_profile(name: str | None) -> Profile:
 def serve_users(found: Profile, users: Sequence[str]) -> list[str]:
     """Let the system's agent serve users with a profile, once its units are there, and have it create a session.
 
-    Args:
-        found: the profile.
-        users: its users to be, and with @ groups.
-
-    Returns:
-        What to do next, a line each.
-
-    Raises:
-        ConfigError: the agent can't read a file.
-        AgentError: it does not start, or gets no credentials.
+    A user with @ is a group. Returns what to do next, a line each.
     """
     allowed = profile_values(found, {}).get("allow_users") or []
     change_profile(found.name, {"allow-users": list(dict.fromkeys([*allowed, *users]))}, os.environ, system=True)

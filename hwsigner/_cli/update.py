@@ -151,10 +151,7 @@ def _update_until_stopped(updater: Updater) -> int:
 class Updater:
     """Writes new credentials whenever the source has them, and reports each failure in a line on stderr.
 
-    Args:
-        source: gives credentials. It decides when to refresh them and when to retry.
-        write: writes credentials.
-        clock: returns seconds, for the pauses between attempts to write.
+    The source decides when to refresh and when to retry.
     """
 
     def __init__(

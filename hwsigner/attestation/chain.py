@@ -291,10 +291,7 @@ def verifies(public_key: bytes, algorithm: Any, signature: bytes, signed: bytes)
 def _comparable(name: Any) -> _Name:
     """Return a name in a form in which equal ones are equal (RFC 5280, 7.1): case and spaces do not count.
 
-    asn1crypto's own comparison takes 50 ms for a name of 8 KiB.
-
-    Raises:
-        one of UNREADABLE: the name can't be read, or that takes long.
+    asn1crypto's own comparison takes 50 ms for a name of 8 KiB. A name that can't be read is one of UNREADABLE.
     """
     if len(name.chosen.contents) > _MOST_PARSED_BYTES:
         raise ValueError("a name takes long to parse")

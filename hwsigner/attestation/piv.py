@@ -140,9 +140,6 @@ def _verify_chain(
     Some certificates of f9 have no basicConstraints, and the root of others has a path length of 0, so that f9 is taken
     as the end of the chain. f9 signs the certificates of slots too, which are not CAs: without the last check, the key
     of a slot, which signs anything, could pretend to be f9.
-
-    Raises:
-        AttestationError: it leads to no root, or a certificate in it is not valid, or is not what it should be.
     """
     if not search.issued(f9, slot):
         raise AttestationError("the certificate of slot f9 did not issue the slot's certificate", "Make both again")

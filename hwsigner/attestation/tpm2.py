@@ -37,9 +37,8 @@ _STAYS = (tpm.FIXED_TPM, tpm.FIXED_PARENT, tpm.SENSITIVE_DATA_ORIGIN)
 class _Parts:
     """The parts of a statement, checked by themselves.
 
-    Attributes:
-        certificate: the vendor's certificate of the endorsement key; None if the administrator certifies that instead.
-        uncertified: what is wrong with the vendor's certificate then.
+    If the administrator certifies the endorsement key, `certificate` is None, and `uncertified` is what is wrong with
+    the vendor's certificate.
     """
 
     key: Public

@@ -79,12 +79,7 @@ class Backend(NamedTuple):
     ) -> Callable[_Given, _Result]:
         """Return a function of one of its modules. If it is not built in, its failures are PluginErrors that name it.
 
-        Args:
-            scheme: the scheme of the key URI.
-            module: the module's name.
-            function: the function.
-            name: the function's name, if it is one of a Protocol.
-            returns: the type that its result must have, or a list with that of each item.
+        `returns` is the type that its result must have, or a list with that of each item.
         """
         if self.module.startswith(_OUR_OWN):
             return function

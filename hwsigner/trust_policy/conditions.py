@@ -57,11 +57,7 @@ _QUALIFIED = re.compile(r"(?:(ForAllValues|ForAnyValue):)?(\w+?)(IfExists)?", re
 
 
 class _Pattern:
-    """A value with wildcards and policy variables, which are not yet replaced.
-
-    Raises:
-        ValueError: a policy variable is malformed.
-    """
+    """A value with wildcards and policy variables, which are not yet replaced. A malformed variable is a ValueError."""
 
     def __init__(self, text: str, *, has_variables: bool) -> None:
         token = _TOKEN if has_variables else _TOKEN_WITHOUT_VARIABLES

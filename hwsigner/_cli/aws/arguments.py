@@ -45,14 +45,6 @@ def service_clients(arguments: Arguments, *, region: str | None = None) -> Servi
     """Return the clients for a command's flags of `AWS`.
 
     A profile of config.toml does not count: its endpoint and region are those of CreateSession.
-
-    Args:
-        arguments: the command's arguments.
-        region: the region if no flag gives one.
-
-    Raises:
-        HwsignerError: boto3 is not installed, or as `ServiceClients`.
-        UsageError: the region or the endpoint is malformed, or the endpoint is `http:` on another machine.
     """
     given = {flag.name: value for flag, value in arguments.given}
     endpoint = given.get("endpoint")
@@ -68,14 +60,8 @@ def service_clients(arguments: Arguments, *, region: str | None = None) -> Servi
 def read_leaf(values: Settings, text: str) -> Certificate:
     """Return the leaf of a file, token or TPM.
 
-    Args:
-        values: the command's settings, which have the flags of `KEY`.
-        text: a path or a key URI.
-
-    Raises:
-        UsageError: the URI is malformed.
-        CertificateError: there is no readable certificate, or its subject is empty.
-        AmbiguousCertificateError: there are several leaves, and they are not one and its renewals.
+    Several are an AmbiguousCertificateError, unless they are one and its renewals. A leaf without a subject is an
+    error.
     """
     found = leaves(read_all(values, text))
     subjects = dict.fromkeys(each.subject for each in found)
@@ -90,11 +76,7 @@ def read_leaf(values: Settings, text: str) -> Certificate:
 
 
 def read_all(values: Settings, text: str) -> list[Certificate]:
-    """Return all certificates of a file, token or TPM, as `read_leaf` finds them.
-
-    Raises:
-        UsageError, CertificateError: as `read_leaf`.
-    """
+    """Return all certificates of a file, token or TPM, as `read_leaf` finds them."""
     uri = argument_uri(values, text)
     return load(find_certificates(uri, pin_source(values, uri), allow_modules=True))
 
@@ -117,12 +99,7 @@ def warn_of_untaggable(leaf: Certificate) -> None:
 
 
 def read_ca(arguments: Arguments) -> tuple[Certificate, ...]:
-    """Return the certificates of `--ca`, each once, and check that `--role` is given, too.
-
-    Raises:
-        UsageError: a flag is missing.
-        CertificateError: as `check_ca`, or there is no readable certificate.
-    """
+    """Return the certificates of `--ca`, each once, and check that `--role` is given, too."""
     for flag, example in (("ca", "ca.pem"), ("role", "web")):
         if not getattr(arguments, flag):
             raise UsageError(f"--{flag} is missing", f"Give it, such as --{flag} {example}")

@@ -42,16 +42,7 @@ def prepare(
 ) -> Prepared:
     """Read what the service has, and find out what must change. Nothing is changed.
 
-    Args:
-        arguments: the command's arguments, which have the flags of `CA` and `REVOCATION`.
-        arn: the trust anchor.
-        certificates: the certificates to revoke.
-        serials: serial numbers of more.
-        renews: whether a new CRL is made even if nothing else is to be revoked.
-
-    Raises:
-        UsageError: the ARN is malformed, or the CA's flags are missing or do not apply.
-        CertificateError, HwsignerError: as `prepare_list` and `prepare_private`.
+    If `renews`, a new CRL is made even if nothing else is to be revoked.
     """
     aws = service_clients(arguments, region=parse_arn(arn, "--trust-anchor-arn").region)
     anchor = TrustAnchor.of(aws.rolesanywhere.call("get_trust_anchor", trustAnchorId=arn)["trustAnchor"])

@@ -140,8 +140,7 @@ def _setup(arguments: Arguments) -> Setup:
 def _identity(arguments: Arguments) -> dict[str, str | None]:
     """Return the certificate and the key for config.toml, and None for what they exclude. Paths become absolute.
 
-    Raises:
-        UsageError: one is malformed, or has a PIN, which would be printed with the plan.
+    A PIN in one is an error, as it would be printed with the plan.
     """
     given = {"certificate": arguments.settings.certificate, "private-key": arguments.settings.private_key}
     for flag, text in given.items():

@@ -19,12 +19,7 @@ from hwsigner.backends.pkcs11.writing import FALSE, TRUE, KeyPair, WritingSessio
 
 
 class _Left(NamedTuple):
-    """What has the names of a mark.
-
-    Attributes:
-        parts: the objects of a key pair that is not whole.
-        pair: the key pair that is whole, if there is one.
-    """
+    """What has the names of a mark: the objects of a key pair that is not whole, and the one that is whole, if any."""
 
     parts: tuple[Stored, ...] = ()
     pair: KeyPair | None = None

@@ -73,10 +73,7 @@ def describe_file(uri: KeyURI, file: TSS2Key) -> KeyDescription:
 class _Use:
     """What a key's file says of its use; for a key at a handle, that nothing is known.
 
-    Attributes:
-        in_file: whether the key is in a file.
-        policy: the commands of its policy, if it is in a file.
-        has_auth: whether the key has an auth value; None if that is not known.
+    `has_auth` is None if that is not known.
     """
 
     in_file: bool

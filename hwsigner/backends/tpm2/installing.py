@@ -128,16 +128,7 @@ def _write_index(uri: KeyURI, index: _Index) -> None:
 
 
 class _Index:
-    """The NV index that a leaf goes into. Each method can be repeated.
-
-    Args:
-        index: its handle.
-        leaf: the DER of the leaf.
-        auth: gives the owner's auth value.
-
-    Attributes:
-        name: the index, as messages name it.
-    """
+    """The NV index that a leaf goes into. Each method can be repeated. `auth` gives the owner's auth value."""
 
     def __init__(self, index: int, leaf: bytes, auth: ParentAuth) -> None:
         self.name = nv.nv_name(index)

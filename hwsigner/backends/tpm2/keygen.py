@@ -90,17 +90,7 @@ def generate_key(uri: KeyURI, pins: PinSource, request: KeyRequest) -> KeyDescri
 
 
 class _Making:
-    """One key that is being made.
-
-    Args:
-        uri: its URI.
-        pins: where its PIN and the owner's auth value come from.
-        request: what the key must be like.
-        handle: its persistent handle, or None for a file.
-
-    Attributes:
-        has_pin: whether it gets a PIN.
-    """
+    """One key that is being made. Its handle is None for a file."""
 
     def __init__(self, uri: KeyURI, pins: PinSource, request: KeyRequest, handle: int | None) -> None:
         self._request = request
