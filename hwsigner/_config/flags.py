@@ -72,8 +72,7 @@ class one_of:  # noqa: N801  used like the functions above
 def secret_place(text: str) -> str:
     """Return the place of a secret, as `pin-source` names it, before it is kept: it may be the secret itself.
 
-    Raises:
-        UsageError: it is not such a place. The message does not quote it.
+    The error does not quote it.
     """
     if text and not text.startswith(("/", "file:", "env:", "credential:", "cmd:")):
         raise UsageError("a secret is given where its place is wanted", "Write file:/path, env:NAME or cmd:PROGRAM")
@@ -115,11 +114,7 @@ class Flag:
         self.secret, self.names_profile = secret, names_profile
 
     def value(self, text: str) -> Any:
-        """Convert a value.
-
-        Raises:
-            UsageError: it is invalid. The message has the flag, and the value unless that is secret.
-        """
+        """Convert a value. The error has the flag, and the value unless that is secret."""
         try:
             return self.convert(text)
         except ValueError as error:
@@ -301,13 +296,6 @@ def profile_values(found: Profile, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of a profile of config.toml by attribute, without those that a given flag excludes.
 
     If no given flag names another key, `profile_name` is the profile's name, for its PIN.
-
-    Args:
-        found: the profile.
-        given: the values of the flags that take precedence, by attribute.
-
-    Raises:
-        ConfigError: it has a key that is not a flag, an invalid value, or two keys that exclude each other.
     """
     where = f"{found.file}: [profile.{found.name}]"
     values = table_values(found.values, IN_PROFILES, where, "See hwsigner profile --help")
@@ -327,14 +315,7 @@ def profile_values(found: Profile, given: Mapping[str, Any]) -> dict[str, Any]:
 def table_values(table: Mapping[str, Any], flags: Mapping[str, Flag], where: str, hint: str) -> dict[str, Any]:
     """Return the values of a table of config.toml by attribute.
 
-    Args:
-        table: the table.
-        flags: the flags that it may have, by name.
-        where: what errors call it.
-        hint: what to do about a key that is not a flag and like none.
-
-    Raises:
-        ConfigError: it has a key that is not a flag, or an invalid value.
+    `where` is what errors call the table; `hint` says what to do about a key that is like no flag.
     """
     for key in table:
         if key not in flags:
@@ -343,11 +324,7 @@ def table_values(table: Mapping[str, Any], flags: Mapping[str, Flag], where: str
 
 
 def converted(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values by attribute that a program gives, converted as a profile's are.
-
-    Raises:
-        UsageError: one is not for a flag or is invalid, or two exclude each other.
-    """
+    """Return values by attribute that a program gives, converted as a profile's are."""
     flags = {flag.attribute: flag for flag in IDENTITY + SESSION + AGENT}
     for name in given.keys() - flags.keys():
         hint = suggestion(name, flags, "Write a flag's name with _ for -, such as role_arn")
@@ -360,8 +337,7 @@ def converted(given: Mapping[str, Any]) -> dict[str, Any]:
 def check_readable_again(values: Mapping[str, Any], error: type[UsageError] = UsageError, where: str = "") -> None:
     """Check that a profile, its values by flag, names no open file: those of the next process are others.
 
-    Raises:
-        UsageError: it does; an error of the class, whose message begins with `where`.
+    If it does, the error is of the class, and its message begins with `where`.
     """
     for name in ("certificate", "private-key", "intermediates"):
         place = str(values.get(name) or "").partition("?")[0]
@@ -373,8 +349,7 @@ def check_readable_again(values: Mapping[str, Any], error: type[UsageError] = Us
 def check_exclusive(values: Mapping[str, Any], error: type[UsageError] = UsageError, where: str = "") -> None:
     """Check that no two values, by attribute, exclude each other.
 
-    Raises:
-        UsageError: two do; an error of the class, whose message begins with `where`.
+    If two do, the error is of the class, and its message begins with `where`.
     """
     said = _said(values)
     for one, other in EXCLUSIVE:

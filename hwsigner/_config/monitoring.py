@@ -56,16 +56,7 @@ class Monitoring:
 def read_monitoring(environ: Mapping[str, str], given: Mapping[str, Any] | None = None) -> Monitoring:
     """Return how this program logs and audits. A table in the user's file replaces the system's.
 
-    Args:
-        environ: says where config.toml is.
-        given: the values of a command line, by attribute. Those that are not None take precedence.
-
-    Raises:
-        ConfigError: config.toml can't be read or has an invalid table.
-        UsageError: the audit log is required, and there is none; or its path is relative.
-
-    Warns:
-        HwsignerWarning: there is a rate of audit lines, and no audit log.
+    Values of `given`, a command line's, take precedence if they are not None.
     """
     file = profiles.user_file(environ)
     table = _table(file)

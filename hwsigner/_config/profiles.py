@@ -26,11 +26,7 @@ _BLOCK = re.compile(r"^(?=[ \t]*\[)", re.MULTILINE)
 class Profile:
     """A named set of flags.
 
-    Attributes:
-        name: its name.
-        file: its file.
-        values: its keys and values, as TOML has them. They may be secret.
-        exposed: whether others can read the file.
+    Its values are as TOML has them, and may be secret. `exposed` says whether others can read the file.
     """
 
     def __init__(self, name: str, file: str, values: Mapping[str, Any], *, exposed: bool) -> None:
@@ -78,12 +74,7 @@ def _user_files(environ: Mapping[str, str]) -> list[str]:
 def profiles(environ: Mapping[str, str], *, system: bool = False) -> dict[str, Profile]:
     """Return all profiles by name. The system's file is skipped if this user may not read it: it may be for an agent.
 
-    Args:
-        environ: the environment, which says where the user's file is.
-        system: whether to return those of the system's file alone, which this user must be able to read.
-
-    Raises:
-        ConfigError: a file can't be read or is invalid, or others can write it.
+    If `system`, the profiles are those of the system's file alone, which this user must be able to read.
     """
     if system:
         return _read(SYSTEM_FILE)
@@ -94,10 +85,7 @@ def profiles(environ: Mapping[str, str], *, system: bool = False) -> dict[str, P
 def profile(name: str, environ: Mapping[str, str], *, system: bool = False) -> Profile:
     """Return one profile; of the system's file alone, if `system`.
 
-    Raises:
-        UsageError: the name is not a str.
-        NoProfileError: there is no profile with that name.
-        ConfigError: as `profiles`.
+    If there is none with that name, this is a NoProfileError.
     """
     check_text(name, "the profile's name")
     found = profiles(environ, system=system)
@@ -178,11 +166,7 @@ def is_profile(word: str, environ: Mapping[str, str]) -> bool:
 
 
 def check_name(name: str) -> None:
-    """Check the name of a profile to be written.
-
-    Raises:
-        UsageError: it is invalid.
-    """
+    """Check the name of a profile to be written."""
     if not _NAME.fullmatch(name):
         hint = "Use at most 64 letters, digits and ._@-"
         raise UsageError(f"{name[:100]!r} is not a valid profile name", hint)
@@ -207,16 +191,8 @@ def in_full_if_there(text: str) -> str:
 def change_profile(name: str, values: Mapping[str, Any], environ: Mapping[str, str], *, system: bool = False) -> str:
     """Set some values of a profile, which is made if there is none; return its file's path.
 
-    Its other values and comments do not change.
-
-    Args:
-        name: the profile's name.
-        values: the new values. None removes one.
-        environ: the environment, which says where the user's file is.
-        system: whether it is a profile of the system's file, whatever the user's has.
-
-    Raises:
-        ConfigError, HwsignerError, LockError: as `add_profile`.
+    Its other values and comments do not change. A new value of None removes one. If `system`, the profile is in the
+    system's file, whatever the user's has.
     """
     existing = profiles(environ, system=system).get(name)
     if existing is None:
@@ -251,13 +227,7 @@ def add_profile(
 
     A new file gets mode 0600, in a folder of mode 0700; the system's folder 0755. `hwsigner._config.sharing` lets the
     system's agent read the file. A second writer waits for the first, and a writer that is killed leaves the file
-    unchanged.
-
-    Raises:
-        ConfigError: there is a different profile with that name and `replace` is false, or adding to the file would
-            change something else in it.
-        HwsignerError: the file can't be written.
-        LockError: another process has been writing it for too long.
+    unchanged. A different profile with that name is a ConfigError, unless `replace`.
     """
     file = file_of_new(environ, system=system)
 
@@ -293,10 +263,6 @@ def remove_profile(name: str, environ: Mapping[str, str], *, system: bool = Fals
 
     The rest of the file does not change. Comments above and below the profile stay. If `system`, the file is the
     system's, whatever the user's has.
-
-    Raises:
-        ConfigError: the profile can't be taken out without changing something else.
-        HwsignerError, LockError: as `add_profile`.
     """
     existing = profiles(environ, system=system).get(name)
     if existing is None:
@@ -407,9 +373,6 @@ def read_file(file: str, *, may_be_hidden: bool = False) -> tuple[bytes, bool] |
     """Return the content of a config.toml, and whether others can read it.
 
     Returns None if there is no such file, or it may be hidden and this user may not read it.
-
-    Raises:
-        ConfigError: it can't be read, or others can write it or its folder.
     """
     try:
         with open_trusted(file, ConfigError) as stream:

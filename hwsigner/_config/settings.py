@@ -110,14 +110,7 @@ class Settings:
 def read_profile(name: str, environ: Mapping[str, str], overrides: Mapping[str, Any] | None = None) -> Settings:
     """Return the settings of a profile of config.toml.
 
-    Args:
-        name: the profile's name.
-        environ: the environment, which says where config.toml is.
-        overrides: values by attribute, as TOML would have them. They take precedence over the profile's.
-
-    Raises:
-        ConfigError: there is no such profile, or as `of_profile`.
-        UsageError: an override is not a flag, or has an invalid value.
+    `overrides`, by attribute as TOML would have them, take precedence.
     """
     from hwsigner._config.profiles import profile
 
@@ -127,15 +120,7 @@ def read_profile(name: str, environ: Mapping[str, str], overrides: Mapping[str, 
 def of_profile(found: Profile, given: Mapping[str, Any] | None = None) -> Settings:
     """Return the settings of a profile of config.toml, with the defaults for what it does not have.
 
-    Args:
-        found: the profile.
-        given: values by attribute that take precedence over the profile's.
-
-    Raises:
-        ConfigError: it has a key that is not a flag, or an invalid value.
-
-    Warns:
-        UnsafeKeyWarning: it has a PIN, and others can read the file.
+    Values by attribute in `given` take precedence. Warns of a PIN in a file that others can read.
     """
     own = profile_values(found, given or {})
     warn_of_secrets(Settings(own), given=(), exposed=found.file if found.exposed else None)
@@ -143,13 +128,7 @@ def of_profile(found: Profile, given: Mapping[str, Any] | None = None) -> Settin
 
 
 def warn_of_secrets(values: Settings, *, given: Collection[str], exposed: str | None) -> None:
-    """Warn of each PIN on the command line, or in a profile whose file others can read.
-
-    Args:
-        values: the settings.
-        given: the names of the flags on the command line.
-        exposed: the file with the other values, if others can read it.
-    """
+    """Warn of each PIN on the command line, or in a profile whose file others can read."""
     for flag in IDENTITY:
         value = getattr(values, flag.attribute)
         if isinstance(value, str) and (flag.secret or "pin-value=" in value):
@@ -161,11 +140,7 @@ def warn_of_secrets(values: Settings, *, given: Collection[str], exposed: str | 
 
 
 def key_uri(values: Settings, text: str) -> KeyURI:
-    """Parse a key URI and add the query attributes that its backend takes from flags, such as `--tcti` for a TPM.
-
-    Raises:
-        UsageError: it is malformed.
-    """
+    """Parse a key URI and add the query attributes that its backend takes from flags, such as `--tcti` for a TPM."""
     uri = KeyURI.parse(text)
     backend = uri.resolved().backend
     for attribute, flag in backend.query_flags.items():
@@ -178,11 +153,7 @@ def key_uri(values: Settings, text: str) -> KeyURI:
 
 
 def check_no_profile(text: str, hint: str) -> None:
-    """Check that a key URI on the command line is not the name of a profile.
-
-    Raises:
-        UsageError: it is, and there is no file of that name.
-    """
+    """Check that a key URI on the command line is not the name of a profile, unless there is a file of that name."""
     from hwsigner._config.profiles import is_profile
 
     if not os.path.lexists(text) and is_profile(text, os.environ):
@@ -190,11 +161,7 @@ def check_no_profile(text: str, hint: str) -> None:
 
 
 def argument_uri(values: Settings, text: str) -> KeyURI:
-    """Return `key_uri` of a command line's key URI, and raise as that does.
-
-    Warns:
-        UnsafeKeyWarning: it has a PIN.
-    """
+    """Return `key_uri` of a command line's key URI, and raise as that does; warn if it has a PIN."""
     uri = key_uri(values, text)
     if uri.pin_value is not None:
         hint = "pin-source= in the key URI is safer, with file:, env: or cmd:"
@@ -205,13 +172,8 @@ def argument_uri(values: Settings, text: str) -> KeyURI:
 def certificates_at(place: str | KeyURI, *, pipes: bool = True) -> list[Certificate]:
     """Return the certificates of a file, token or TPM. No PIN is sent for them.
 
-    Args:
-        place: the file's path, or the key URI.
-        pipes: whether the file may be a pipe or device. A command that only looks must not wait for one, or empty it.
-
-    Raises:
-        UsageError: the URI is malformed.
-        CertificateError: there is no readable certificate.
+    If `pipes` is False, the file may not be a pipe or device: a command that only looks must not wait for one, or empty
+    it.
     """
     from hwsigner._identity.certificate import load
     from hwsigner._system.files import check_no_pipe
@@ -245,11 +207,8 @@ def pin_source(values: Settings, uri: KeyURI, ask: AskPin | None = None) -> PinS
 def serve_profile(name: str, values: Settings) -> None:
     """Record that this process serves a profile.
 
-    A PIN that names no token is used only if all these profiles use one token or file.
-
-    Args:
-        name: its name.
-        values: its values. They may be invalid, which is reported when the key is opened.
+    A PIN that names no token is used only if all these profiles use one token or file. Invalid values are reported when
+    the key is opened.
     """
     try:
         uri = KeyURI.parse(values.private_key or values.certificate or "pkcs11:")
@@ -278,15 +237,8 @@ def is_inherited(values: Mapping[str, Any]) -> bool:
 def identity_source(values: Settings, ask: AskPin | None = None, *, check: bool = True) -> IdentitySource:
     """Return where the identity comes from. With `--cert-selector`, this searches the tokens.
 
-    Args:
-        values: the settings.
-        ask: the caller's callable for a PIN, the first place.
-        check: whether to check the leaf before the key is used. With `--no-preflight` it is not checked either way.
-
-    Raises:
-        UsageError: no certificate is named.
-        CertificateError: `--cert-selector` matches no certificate.
-        AmbiguousCertificateError: it matches several.
+    `ask` is the caller's callable for a PIN, the first place. If `check` is False, or with `--no-preflight`, the leaf
+    is not checked before the key is used.
     """
     from hwsigner._identity import IdentitySource
 
@@ -304,12 +256,7 @@ def identity_source(values: Settings, ask: AskPin | None = None, *, check: bool 
 
 
 def check_not_moved(values: Settings, certificate: KeyURI | None, private_key: KeyURI | None) -> None:
-    """Check that the files that a profile names are there.
-
-    Raises:
-        CertificateError: the certificate's is not.
-        KeyNotFoundError: the key's is not.
-    """
+    """Check that the files that a profile names are there."""
     found = (("certificate", certificate, CertificateError), ("private-key", private_key, KeyNotFoundError))
     for flag, uri, error in found if values.profile_name else ():
         if uri and uri.file.startswith("/"):
@@ -360,11 +307,7 @@ def _selected(values: Settings, text: str, ask: AskPin | None) -> Certificate:
 
 
 def session_request(values: Settings) -> SessionRequest:
-    """Return what to ask the service for. `service` checks the ARNs.
-
-    Raises:
-        UsageError: the session name or the instance properties are invalid.
-    """
+    """Return what to ask the service for. `service` checks the ARNs."""
     from hwsigner._aws.create_session import SessionRequest
 
     name = values.role_session_name
@@ -387,11 +330,7 @@ def session_request(values: Settings) -> SessionRequest:
 
 
 def service(values: Settings, environ: Mapping[str, str] = os.environ) -> Service:
-    """Return the service to ask, from the values and the environment.
-
-    Raises:
-        UsageError: an ARN, the region, the endpoint or an environment variable is invalid.
-    """
+    """Return the service to ask, from the values and the environment."""
     from hwsigner._aws.create_session import find_service
     from hwsigner._aws.region import check_arns
 
@@ -416,11 +355,7 @@ def service(values: Settings, environ: Mapping[str, str] = os.environ) -> Servic
 
 
 def check_is_given(values: Settings, environ: Mapping[str, str]) -> None:
-    """Check that a profile, or any of the flags that may stand for one, was given.
-
-    Raises:
-        UsageError: none was.
-    """
+    """Check that a profile, or any of the flags that may stand for one, was given."""
     given = (values.trust_anchor_arn, values.profile_arn, values.role_arn, values.certificate, values.private_key)
     if not (values.profile_name or any(given) or values.cert_selector is not None):
         from hwsigner._config.profiles import profiles
@@ -439,8 +374,7 @@ def check_is_given(values: Settings, environ: Mapping[str, str]) -> None:
 def service_for_daemon(values: Settings, environ: Mapping[str, str] = os.environ) -> Service:
     """Return the service to ask, for a program that keeps running, as no user reads its warnings.
 
-    Raises:
-        UsageError: as `service`, or `no-verify-ssl` is set and the endpoint is not on loopback.
+    `no-verify-ssl` is an error, unless the endpoint is on loopback.
     """
     from hwsigner._http.address import is_loopback
 

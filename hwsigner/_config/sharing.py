@@ -21,12 +21,7 @@ _FIRST_PERSON = 1000  # Debian and Fedora give services lower numbers.
 
 
 def check_writable() -> None:
-    """Check that this user can write the system's config.toml, before anything else is changed.
-
-    Raises:
-        UsageError: this system has no such agent.
-        ConfigError: it can't.
-    """
+    """Check that this user can write the system's config.toml, before anything else is changed."""
     from hwsigner._system.support import require_system_agent
 
     require_system_agent()
@@ -38,14 +33,7 @@ def check_writable() -> None:
 
 
 def share(values: Mapping[str, Any]) -> None:
-    """Let the system's agent read config.toml and the files of a profile; see `share_file`.
-
-    Args:
-        values: the profile's values, as TOML has them.
-
-    Raises:
-        HwsignerError: a file's owner, group or mode can't be changed.
-    """
+    """Let the system's agent read config.toml and the files of a profile; see `share_file`."""
     for path in (profiles.SYSTEM_FILE, *_files(values)):
         share_file(path)
 
@@ -56,9 +44,6 @@ def share_file(path: str) -> None:
     In /etc/hwsigner, a file that was copied with a person as its owner becomes this user's. What another user or group
     was given stays as it is, and so does a link, and a file below a folder of another user, who chooses where the path
     leads. Without the agent's group, as before `hwsigner systemd install`, nothing changes.
-
-    Raises:
-        HwsignerError: the file's owner, group or mode can't be changed.
     """
     group, user = users.agent_group(), os.geteuid()
     if group is None or not _owners_on_way(path) <= {0, user}:
@@ -109,10 +94,7 @@ def hidden_files(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield each file that the system's agent can't read, with the instruction that changes it.
 
     Looks at config.toml, and at the files of a profile. Only root can look, and only once there is the agent's user:
-    otherwise nothing is yielded.
-
-    Args:
-        values: the profile's values, as TOML has them; empty for config.toml alone.
+    otherwise nothing is yielded. Without values, it looks at config.toml alone.
     """
     try:
         user = pwd.getpwnam(_USER)

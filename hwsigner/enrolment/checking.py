@@ -51,11 +51,7 @@ def check_issued(request: CertificateRequest, issued: Issued, now: datetime) -> 
 
 
 def check_names(request: x509.CertificateSigningRequest, certificate: x509.Certificate) -> None:
-    """Check that a certificate has the names of a request, and no others.
-
-    Raises:
-        CertificateError: it has not.
-    """
+    """Check that a certificate has the names of a request, and no others."""
     _check_same("subject", _parts(request.subject), _parts(certificate.subject))
     _check_same("subjectAltName", _alternatives(request.extensions), _alternatives(certificate.extensions))
 

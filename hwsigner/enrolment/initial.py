@@ -92,21 +92,7 @@ class Enrolled:
 
 
 def enroll(asked: Enrolment) -> Enrolled:
-    """Make what is missing of a key, its certificate, its profile and the line for the SDKs.
-
-    Args:
-        asked: what to bring about.
-
-    Raises:
-        UsageError: a name, an ARN or another setting is missing or invalid.
-        ConfigError: a file can't be read or changed.
-        LockError: another process enrols or renews the profile.
-        HwsignerError: as the steps.
-
-    Warns:
-        UnsafeKeyWarning: the key URI has a PIN.
-        HwsignerWarning: the timer can't be set to look often enough.
-    """
+    """Make what is missing of a key, its certificate, its profile and the line for the SDKs."""
     name, environ = asked.name, os.environ
     check_name(name)
     if asked.system:

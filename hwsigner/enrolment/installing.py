@@ -18,13 +18,10 @@ from hwsigner.key.management import KeyAccess, install_certificate
 
 @dataclass(frozen=True)
 class InstalledLeaf:
-    """A certificate that is beside its key.
+    """A certificate beside its key, the flags that name both, as a profile has them, and notes for the user, a sentence
+    each.
 
-    Attributes:
-        leaf: the certificate.
-        values: the flags that name it and its key, as a profile has them.
-        notes: what the user should know, a sentence each.
-        for_person: whether each session with the key needs a touch, or a PIN that is not stored.
+    `for_person` says whether each session with the key needs a touch, or a PIN that is not stored.
     """
 
     leaf: Certificate
@@ -38,20 +35,9 @@ def install_leaf(
 ) -> InstalledLeaf:
     """Put the certificate of a key beside it, with its chain.
 
-    Args:
-        access: the key.
-        certificates: its certificate, and those that its chain may need.
-        nv_index: TPM: the NV index for the leaf; empty for a file beside the key.
-        check: whether to check that the service will accept the certificate.
-
-    Raises:
-        KeyMismatchError: no certificate is for the key.
-        AmbiguousCertificateError: several are.
-        CertificateError: the service would refuse the certificate.
-        SigningKeyError, PinError: as `install_certificate`.
-
-    Warns:
-        CertificateWarning: a certificate is not in the chain.
+    `nv_index` is a TPM's NV index for the leaf; empty for a file beside the key. If `check` is False, the service may
+    refuse the certificate. If none is for the key, this is a KeyMismatchError; if several are, an
+    AmbiguousCertificateError.
     """
     key, uri = access.describe(), access.uri
     chain = _chain_of(uri, key.public_key, certificates)

@@ -37,11 +37,7 @@ def life_of(leaf: Certificate) -> float:
 
 
 def check_life(leaf: Certificate) -> None:
-    """Check that a new certificate lives long enough to be renewed in time.
-
-    Raises:
-        CertificateError: it does not.
-    """
+    """Check that a new certificate lives long enough to be renewed in time."""
     life = life_of(leaf)
     if life < _SHORTEST_LIFE - 1:  # The last second may count as a part of the life.
         problem = f"the certificate from the issuer lives {life:.0f} s: only a look every few seconds could renew it"
@@ -53,9 +49,6 @@ def step_of_timer(life: float) -> float | None:
     """Return how often to look, in seconds, whether a certificate is due; None if each quarter of an hour will do.
 
     Chance takes away up to half of it.
-
-    Args:
-        life: the seconds that the certificate lives.
     """
     step = life * _STEP_SHARE
     return step if step < _UNIT_STEP else None
@@ -64,16 +57,8 @@ def step_of_timer(life: float) -> float | None:
 def set_pace(name: str, config: str, leaf: Certificate) -> str:
     """Have the timer of a profile look often enough for its certificate. Nothing is written unless that changes.
 
-    Args:
-        name: the profile's name.
-        config: its config.toml, which decides whether the timer is one of the system.
-        leaf: the certificate.
-
-    Returns:
-        How often the timer looks; empty if its unit says that.
-
-    Warns:
-        HwsignerWarning: the drop-in can't be changed, or systemd does not read it again.
+    `config`, the profile's config.toml, decides whether the timer is one of the system. Returns how often the timer
+    looks; empty if its unit says that.
     """
     step, system = step_of_timer(life_of(leaf)), config == file_of_new(os.environ, system=True)
     path = os.path.join(unit_folder(system=system), f"hwsigner-renew@{name}.timer.d", DROP_IN)

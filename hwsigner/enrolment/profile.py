@@ -38,14 +38,7 @@ _RENEWAL_SECONDS = 120.0
 def profile_lock(name: str, config: str, *, system: bool = False) -> Iterator[int]:
     """Let one process at a time enrol or renew a profile. Give a descriptor of its lock file, for `Failures`.
 
-    Args:
-        name: the profile's name.
-        config: its config.toml.
-        system: whether a new folder is for all users to read.
-
-    Raises:
-        LockError: another one has been doing it for ten seconds.
-        HwsignerError: the folder of config.toml can't be written.
+    After ten seconds of waiting, this is a LockError. If `system`, a new folder is for all users to read.
     """
     path = os.path.join(os.path.dirname(config), f".{name}.hwsigner-enroll")
     running = f"another hwsigner enroll or renew of {name} is running"
@@ -57,8 +50,7 @@ def profile_lock(name: str, config: str, *, system: bool = False) -> Iterator[in
 def renewal_lock(config: str) -> Iterator[None]:
     """Let one process at a time renew the profiles of a config.toml: for /etc/hwsigner, one on the whole machine.
 
-    Raises:
-        LockError: another one has been doing it for two minutes.
+    After two minutes of waiting, this is a LockError.
     """
     path = os.path.join(os.path.dirname(config), ".hwsigner-renew")
     with _locked(path, _RENEWAL_SECONDS, "another hwsigner renew is running"):
@@ -84,11 +76,7 @@ def _locked(path: str, seconds: float, running: str, *, folder_mode: int = 0o700
 
 
 def settings_of(found: Profile | None, given: Settings) -> Settings:
-    """Return the settings: those that were given, else the profile's, else the defaults.
-
-    Raises:
-        ConfigError: the profile is invalid.
-    """
+    """Return the settings: those that were given, else the profile's, else the defaults."""
     return Settings({**(profile_values(found, vars(given)) if found else {}), **vars(given)})
 
 
@@ -108,18 +96,7 @@ def kept_values(given: Settings) -> dict[str, Any]:
 
 
 def key_to_certify(values: Settings, new_key: KeyRequest) -> KeyToCertify:
-    """Return the key and the names that the settings ask for.
-
-    Args:
-        values: the settings.
-        new_key: what the key must be like if it is to be made.
-
-    Raises:
-        UsageError: no key or no subject is named, or a name is invalid.
-
-    Warns:
-        UnsafeKeyWarning: the key URI has a PIN.
-    """
+    """Return the key and the names that the settings ask for."""
     if not values.private_key:
         raise UsageError("no key is named", "Add --private-key KEY-URI: where the key is, or is to be made")
     if not values.subject:
@@ -136,13 +113,7 @@ def key_to_certify(values: Settings, new_key: KeyRequest) -> KeyToCertify:
 def issuer_of(values: Settings, key: KeyAccess | None = None) -> Issuer:
     """Return the issuer that the flags of `ISSUER` choose. Nothing is sent, and no secret is read yet.
 
-    Args:
-        values: the settings.
-        key: the key of the requests, for an issuer that wants more of it than their signatures.
-
-    Raises:
-        UsageError: they choose none, or a setting is missing or invalid.
-        CertificateError: the vendor's certificates can't be read.
+    `key` is the key of the requests, for an issuer that wants more of it than their signatures.
     """
     name = values.issuer or ("command" if values.issuer_command else None)
     if name is None:
@@ -201,11 +172,8 @@ def is_for_person(key: KeyDescription, pins: PinSource) -> bool:
 def agent_value(found: Profile | None, given: Settings, *, for_person: bool, system: bool) -> dict[str, str | None]:
     """Return what to write into a profile so that its first use starts an agent, or not.
 
-    Args:
-        found: the profile as it is; None if it is new.
-        given: the settings that were given. `agent` takes precedence: `none` removes it.
-        for_person: whether the key needs a person, whom an agent asks less often.
-        system: whether the profile is for the system's agent.
+    `agent` of `given` takes precedence: `none` removes it. If `for_person`, the key needs a person, whom an agent asks
+    less often.
     """
     if system or (found and found.file == file_of_new(os.environ, system=True)):
         return {}
@@ -217,8 +185,6 @@ def agent_value(found: Profile | None, given: Settings, *, for_person: bool, sys
 def with_certificate(kept: Mapping[str, Any], installed: InstalledCertificate | None) -> dict[str, Any]:
     """Return what to write into a profile that names an installed certificate; None removes what excludes it.
 
-    Args:
-        kept: the other values, as TOML has them.
-        installed: where the certificate was put; None if the profile names it already.
+    If `installed` is None, the profile names the certificate already.
     """
     return {**dict.fromkeys(EXCLUDED), **kept, **certificate_values(installed)} if installed else dict(kept)

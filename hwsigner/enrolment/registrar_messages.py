@@ -25,11 +25,7 @@ MAX_BODY_BYTES = 3 * MAX_BYTES
 
 
 def read_object(data: bytes, *names: str) -> dict[str, Any]:
-    """Read a JSON object with exactly these members.
-
-    Raises:
-        ValueError: it is something else. The message does not quote it.
-    """
+    """Read a JSON object with exactly these members. The ValueError for something else does not quote it."""
     try:
         members = json.loads(data.decode("utf-8"), object_pairs_hook=_without_duplicates)
     except RecursionError:
@@ -42,12 +38,7 @@ def read_object(data: bytes, *names: str) -> dict[str, Any]:
 
 
 def document(value: Any, kind: Kind) -> Document:
-    """Read a member that is a document of an attestation.
-
-    Raises:
-        AttestationError: it is not one.
-        ValueError: it is nested too deeply.
-    """
+    """Read a member that is a document of an attestation."""
     try:
         return read(json.dumps(value).encode("ascii"), kind)
     except RecursionError:
@@ -66,11 +57,7 @@ def encode(data: bytes) -> str:
 
 
 def decode(value: Any) -> bytes:
-    """Read a member of bytes. There is one text for the same bytes: no other characters, no bits after the last byte.
-
-    Raises:
-        ValueError: it is not base64, or is written in another way.
-    """
+    """Read a member of bytes. Each value has one text: no other characters, no bits after the last byte."""
     try:
         data = binascii.a2b_base64(value, strict_mode=True)
     except (TypeError, ValueError):

@@ -55,11 +55,8 @@ _SOON = 2 * RENEWAL_TIMING.longest_pause  # The timer may be late.
 class Renewed:
     """What there is after a renewal.
 
-    Attributes:
-        leaf: the new certificate.
-        file: the file of the profile.
-        old_key: the key URI that the profile had, if it has a new key.
-        timer: how often the profile's timer looks, if not as its unit says.
+    `old_key` is the key URI that the profile had, if it has a new key. `timer` says how often its timer looks, if not
+    as its unit says.
     """
 
     leaf: Certificate
@@ -73,20 +70,8 @@ def renew(
 ) -> Renewed | None:
     """Renew the certificate of a profile; return None if it is too early, or too soon after a failure.
 
-    Args:
-        name: the profile's name.
-        if_due: whether to do nothing if it is too early.
-        new_key: the URI of a key that is made for the new certificate; None for the profile's own.
-        prompts: returns what asks the user for a PIN that no other place gives.
-
-    Raises:
-        ConfigError: the profile names no certificate or issuer.
-        LockError: another process enrols or renews.
-        ServiceError, ServiceUnreachableError: the issuer refused; or the service refused the new certificate.
-        HwsignerError: as the steps.
-
-    Warns:
-        HwsignerWarning: the certificate is in use without a trial, or the timer can't be set to look often enough.
+    Without `if_due`, it is never too early. `new_key` is the URI of a key that is made for the new certificate; None
+    for the profile's own. Warns if the certificate is in use without a trial.
     """
     check_name(name)
     config = profile(name, os.environ).file
@@ -249,10 +234,8 @@ class Failures:
     def add(self, error: Exception, now: float, left: float) -> None:
         """Note a failure.
 
-        Args:
-            error: the failure. The issuer's wish to wait counts, but for no more than an eighth of what is left.
-            now: the time, in seconds since 1970.
-            left: the seconds until the certificate in use expires; negative if it has.
+        The issuer's wish to wait counts, but for no more than an eighth of `left`, the seconds until the certificate in
+        use expires, which are negative if it has.
         """
         count = self._read()[0] + 1
         asked = error.retry_after if isinstance(error, ServiceError) else 0.0

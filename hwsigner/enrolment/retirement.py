@@ -31,10 +31,7 @@ class _SeenError(HwsignerError):
 class RetirementStep:
     """A step that ends something for good.
 
-    Attributes:
-        verb: what it does, as in `revoke` and `revoked`.
-        lines: what it would do, a line each.
-        run: does it, and returns what was done, a line each.
+    `verb` is as in `revoke` and `revoked`. `lines` says what it would do; `run` does it, and returns what was done.
     """
 
     verb: str
@@ -60,15 +57,7 @@ def plan_retirement(
 ) -> Retirement:
     """Return what retires a profile. Nothing is changed.
 
-    Args:
-        found: the profile.
-        plan_revocation: returns what revokes its certificate, by its settings and whether its key is there.
-        prompts: returns what asks the user for a PIN that no other place gives.
-        keep_key: whether the key stays.
-
-    Raises:
-        UsageError: it names no key.
-        HwsignerError: its file can't be changed, or the key can't be deleted.
+    `plan_revocation` returns what revokes its certificate, by its settings and whether its key is there.
     """
     if not os.access(os.path.dirname(found.file), os.W_OK):
         problem = f"you can't change {found.file}, which has profile {found.name!r}"

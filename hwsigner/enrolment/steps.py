@@ -48,11 +48,7 @@ class KeyToCertify:
 
 
 def ensure_key(target: KeyToCertify) -> tuple[management.KeyDescription, bool]:
-    """Return the key, and whether it was made now. A key that is there is never replaced.
-
-    Raises:
-        UsageError, SigningKeyError, PinError: as `describe_key` and `generate_key`.
-    """
+    """Return the key, and whether it was made now. A key that is there is never replaced."""
     access = target.access
     try:
         return access.describe(), False
@@ -62,14 +58,7 @@ def ensure_key(target: KeyToCertify) -> tuple[management.KeyDescription, bool]:
 
 
 def sign_request(target: KeyToCertify, key: Key) -> CertificateRequest:
-    """Return a request for the names, signed by the open key, if the file for its certificate can be replaced.
-
-    Raises:
-        CertificateError: the place beside the key has something else than a certificate of this key.
-        KeyMismatchError: the token shows no public key for it.
-        UsageError: a name is invalid.
-        SigningKeyError: as `Key.sign`.
-    """
+    """Return a request for the names, signed by the open key, if the file for its certificate can be replaced."""
     uri, public_key = target.access.uri.resolved(), key.public_key()
     if public_key is None:
         delete = f"hwsigner delete {shlex.quote(in_full(target.access.uri))}"
@@ -81,13 +70,7 @@ def sign_request(target: KeyToCertify, key: Key) -> CertificateRequest:
 
 
 def installed_chain(target: KeyToCertify, request: CertificateRequest, now: datetime) -> Chain | None:
-    """Return the chain of the certificate beside the key, if it is as wanted and valid now; otherwise None.
-
-    Args:
-        target: the key and its names.
-        request: the request of its key.
-        now: the time, with its zone.
-    """
+    """Return the chain of the certificate beside the key, if it is as wanted and valid now; otherwise None."""
     public_key = request.public_key()
     access = target.access
     found = certificates_of_key(access.uri, public_key, allow_modules=access.allow_modules)
@@ -113,18 +96,7 @@ def request_certificate(
 ) -> Chain:
     """Have a request answered, and check the answer. Nothing is installed.
 
-    Args:
-        request: the request.
-        issuer: the issuer.
-        now: returns the time, with its zone.
-        wait: how long to wait, in seconds, for an issuer that has no certificate yet. Its answers take part of that.
-        pause: sleeps some seconds.
-
-    Raises:
-        CertificateError: the answer does not fit the request, or the certificate lives too short.
-        ServiceError: the issuer refused, or has no certificate yet.
-        ServiceUnreachableError: it gave no complete answer in time.
-        HwsignerError: as `Issuer.issue`.
+    `wait` is how long to wait, in seconds, for an issuer that has no certificate yet. Its answers take part of that.
     """
     step, begin = _FIRST_PAUSE, now()
     while isinstance(answer := issuer.issue(request), Pending):
@@ -144,11 +116,7 @@ def request_certificate(
 
 
 def install(target: KeyToCertify, chain: Chain) -> management.InstalledCertificate:
-    """Put a chain beside the key. The old certificate stays until the new one is in.
-
-    Raises:
-        UsageError, SigningKeyError, PinError, CertificateError: as `install_certificate`.
-    """
+    """Put a chain beside the key. The old certificate stays until the new one is in."""
     access = target.access
     found = [FoundCertificate(one.der, one.source) for one in chain.certificates]
     return management.install_certificate(

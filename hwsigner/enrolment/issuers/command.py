@@ -28,11 +28,7 @@ _CHUNK = 1 << 16
 
 
 def open_issuer(settings: IssuerSettings) -> CommandIssuer:
-    """Return the issuer that runs `settings.command`.
-
-    Raises:
-        UsageError: there is no command, or it has an open quote.
-    """
+    """Return the issuer that runs `settings.command`."""
     try:
         words = shlex.split(settings.command)
     except ValueError:
@@ -53,11 +49,7 @@ class CommandIssuer:
     timeout: float
 
     def issue(self, request: CertificateRequest) -> Issued | Pending:
-        """Run the program. Exit status 75 (EX_TEMPFAIL) means that there is no certificate yet.
-
-        Raises:
-            HwsignerError: as `Issuer.issue`.
-        """
+        """Run the program. Exit status 75 (EX_TEMPFAIL) means that there is no certificate yet."""
         with anonymous_file("request") as stdin:  # Unlike a pipe, it takes any request at once.
             stdin.write(request.pem)
             stdin.seek(0)

@@ -32,9 +32,6 @@ def open_issuer(settings: IssuerSettings) -> Est:
 
     With `settings.user`, each request has that user and the secret as the password (HTTP Basic). With
     `settings.certificate`, that certificate is renewed, and logs in.
-
-    Raises:
-        UsageError: the URL is missing or malformed, or the user has a colon or a control character.
     """
     if ":" in settings.user or not settings.user.isprintable():
         raise UsageError("--issuer-user has a colon or a control character", "Use a name without them")
@@ -49,12 +46,7 @@ class Est:
     settings: IssuerSettings
 
     def issue(self, request: CertificateRequest) -> Issued | Pending:
-        """Enrol, and fetch the CAs.
-
-        Raises:
-            PinError: the place of the password can't be read.
-            HwsignerError: as `Issuer.issue`.
-        """
+        """Enrol, and fetch the CAs."""
         headers = [("Content-Type", "application/pkcs10"), ("Content-Transfer-Encoding", "base64")]
         body = base64.encodebytes(request.der)
         operation = "simplereenroll" if self.site.client else "simpleenroll"
@@ -87,11 +79,7 @@ class Est:
 
 
 def read_pkcs7(answer: bytes, source: str) -> list[bytes]:
-    """Return the certificates of a PKCS #7 SignedData without signatures (RFC 5272, section 4.1), in DER.
-
-    Raises:
-        CertificateError: it can't be read.
-    """
+    """Return the certificates of a PKCS #7 SignedData without signatures (RFC 5272, section 4.1), in DER."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import Encoding
     from cryptography.hazmat.primitives.serialization.pkcs7 import load_der_pkcs7_certificates

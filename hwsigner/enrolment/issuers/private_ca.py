@@ -33,11 +33,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 4.0
 
 
 def open_issuer(settings: IssuerSettings) -> PrivateCA:
-    """Return the issuer that is the private CA `settings.arn`. `settings.url` replaces the service's URL, for tests.
-
-    Raises:
-        UsageError: the ARN is missing or malformed.
-    """
+    """Return the issuer that is the private CA `settings.arn`. `settings.url` replaces the service's URL, for tests."""
     found = _ARN.fullmatch(settings.arn)
     if found is None:
         given = f"--issuer-arn is {settings.arn[:100]!r}, which is not the ARN of a private CA"
@@ -69,10 +65,6 @@ class PrivateCA:
         """Have the request signed, and wait for the certificate.
 
         Requests of one key for the same names get the same certificate within five minutes.
-
-        Raises:
-            ConfigError: there are no credentials.
-            HwsignerError: as `Issuer.issue`.
         """
         end = self.clock() + self.settings.timeout
         found = self._client.call("describe_certificate_authority", CertificateAuthorityArn=self.settings.arn)

@@ -28,11 +28,7 @@ _MAY_PASS = frozenset({409, 429, 500, 502, 503, 504})
 
 
 def open_issuer(settings: IssuerSettings) -> RegistrarIssuer:
-    """Return the registrar at `settings.url`.
-
-    Raises:
-        UsageError: as `open_website`; or there is no key to attest.
-    """
+    """Return the registrar at `settings.url`."""
     if settings.key is None:
         raise UsageError("the registrar needs proof of where the key is", "Use a key in a TPM or a YubiKey")
     return RegistrarIssuer(open_website(settings), settings.key, settings.vendor_certificates)
@@ -47,12 +43,7 @@ class RegistrarIssuer:
     vendor_certificates: tuple[bytes, ...] = ()
 
     def issue(self, request: CertificateRequest) -> Issued | Pending:
-        """Prove that the request's key is in hardware, and return the certificates.
-
-        Raises:
-            SigningKeyError, PinError: the key's hardware made no statement or answer.
-            HwsignerError: as `Issuer.issue`.
-        """
+        """Prove that the request's key is in hardware, and return the certificates."""
         for attempt in range(_ATTEMPTS):
             response = self._attested(request)
             if response.status != _CONFLICT or attempt == _ATTEMPTS - 1:

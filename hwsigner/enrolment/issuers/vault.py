@@ -39,9 +39,6 @@ def open_issuer(settings: IssuerSettings) -> Vault:
 
     With `settings.certificate`, that certificate logs in. With `settings.user`, that is the role ID of an AppRole, and
     the secret its secret ID. Without both, the secret is a token.
-
-    Raises:
-        UsageError: the URL is missing or does not name a role.
     """
     site = open_website(settings)
     if not site.endpoint.path.startswith("/v1/") or "/sign" not in site.endpoint.path:
@@ -58,12 +55,7 @@ class Vault:
     settings: IssuerSettings
 
     def issue(self, request: CertificateRequest) -> Issued:
-        """Log in if need be, and have the request signed.
-
-        Raises:
-            PinError: the place of the secret can't be read.
-            HwsignerError: as `Issuer.issue`.
-        """
+        """Log in if need be, and have the request signed."""
         body = {"csr": request.pem.decode(), "format": "pem", "exclude_cn_from_sans": True}
         data = self._call(self.site.endpoint.path, body, self._token()).get("data")
         if not isinstance(data, dict):

@@ -24,11 +24,7 @@ _SHOWN = 300
 class Website:
     """An issuer's server.
 
-    Attributes:
-        endpoint: its URL.
-        options: how to reach it.
-        timeout: the seconds for each request and its response.
-        client: the certificate to log in with, if there is one.
+    `timeout` is the seconds for each request with its response. `client` logs in, if there is one.
     """
 
     endpoint: Endpoint
@@ -37,12 +33,7 @@ class Website:
     client: ClientCertificate | None = None
 
     def post(self, path: str, headers: Sequence[tuple[str, str]], body: bytes) -> Response:
-        """Send a POST request, with the client certificate if there is one.
-
-        Raises:
-            ServiceUnreachableError: no complete response came in time.
-            ConfigError: the CAs can't be read.
-        """
+        """Send a POST request, with the client certificate if there is one."""
         sent, deadline = self._all(headers), Deadline(self.timeout)
         if self.client is None:
             return post(self.endpoint, path, sent, body, options=self.options, deadline=deadline)
@@ -56,13 +47,7 @@ class Website:
         return [("Host", self.endpoint.host_header), ("User-Agent", "hwsigner"), *headers]
 
     def refusal(self, response: Response, reason: str = "", hint: str = "") -> ServiceError:
-        """Return the error for a response that is not what was asked for.
-
-        Args:
-            response: the response.
-            reason: what the server says; it is shortened.
-            hint: what to do.
-        """
+        """Return the error for a response that is not what was asked for."""
         status = response.status
         if 300 <= status < 400:
             reason, hint = "a redirect, which is not followed", "Give the URL of the server that it names"
@@ -79,12 +64,7 @@ class Website:
 def open_website(settings: IssuerSettings, default_path: str = "") -> Website:
     """Return the server of `settings.url`.
 
-    Args:
-        settings: the settings.
-        default_path: the path if the URL has none.
-
-    Raises:
-        UsageError: there is no URL, or it is malformed, or `http:` on another machine.
+    `default_path` is the path if the URL has none. `http:` must be on this machine.
     """
     if not settings.url:
         raise UsageError("the issuer's URL is missing", "Add --issuer-url https://…")
@@ -118,13 +98,7 @@ def _client(settings: IssuerSettings) -> ClientCertificate | None:
 def secret(settings: IssuerSettings, what: str) -> str:
     """Return the secret of an issuer, for a header.
 
-    Args:
-        settings: the settings.
-        what: what it is, for the message.
-
-    Raises:
-        UsageError: there is none, or it has a character that a header can't have. The message does not show it.
-        PinError: its place can't be read.
+    The error for a character that a header can't have does not show it.
     """
     if settings.secret is None:
         raise UsageError(f"the issuer needs {what}, and none was given", "Add --issuer-secret file:/path")

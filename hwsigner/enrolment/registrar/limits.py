@@ -21,12 +21,9 @@ class _Bucket:
 
 
 class RateLimit:
-    """A limit of requests. Thread-safe. A full bucket has the requests of one minute.
+    """A limit of requests in a minute: of one address, or IPv6 network of 64 bits, and of all. Thread-safe.
 
-    Args:
-        per_address: the requests of one address, or IPv6 network of 64 bits, in a minute.
-        in_all: the requests of all in a minute.
-        clock: returns seconds.
+    A full bucket has the requests of one minute.
     """
 
     def __init__(self, per_address: int, in_all: int, clock: Callable[[], float] = time.monotonic) -> None:

@@ -98,12 +98,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class RegistrarPolicy:
-    """The machines, by name.
-
-    Attributes:
-        machines: the machines.
-        digest: the SHA-256 of the file in hexadecimal; empty if it is not of a file.
-    """
+    """The machines, by name. `digest` is the SHA-256 of the file in hexadecimal; empty if it is not of a file."""
 
     machines: Mapping[str, Machine]
     digest: str = field(default="", compare=False)
@@ -128,32 +123,15 @@ class RegistrarPolicy:
 
 
 def read_policy(path: str) -> RegistrarPolicy:
-    """Read a policy.
-
-    Raises:
-        ConfigError: it can't be read, is invalid, or other users can write it.
-    """
+    """Read a policy."""
     return _parse(read_file(path), path)
 
 
 def add_machine(path: str, machine: Machine, *, replace: bool = False) -> bool:
     """Add a machine to a policy. Comments and the other machines stay as they are. A new file gets mode 0644.
 
-    Args:
-        path: the policy's path.
-        machine: the machine.
-        replace: whether it may replace another one of its name, as after a swap of the mainboard.
-
-    Returns:
-        Whether the policy was changed: it may have had this very machine.
-
-    Raises:
-        ConfigError: the policy is invalid, has another machine of this name, or another name for this chip.
-        HwsignerError: it can't be written.
-        LockError: another process has been writing it for too long.
-
-    Warns:
-        HwsignerWarning: the policy has another machine with this subject, or demanded PCRs of the one that is replaced.
+    `replace` allows another one of its name, as after a swap of the mainboard. Returns whether the policy was changed:
+    it may have had this very machine. Warns if another machine has this subject, or PCRs are not demanded any more.
     """
     changed = False
     remarks: list[HwsignerWarning] = []

@@ -63,13 +63,8 @@ class RefusedRequest(Exception):  # noqa: N818  an answer, not an error of this 
 class Registrar:
     """A registrar.
 
-    Attributes:
-        policy: returns the policy that is valid now.
-        keys: returns the sealing keys that are valid now.
-        trust: the roots of the chips' vendors.
-        issuer: gets the requests that are allowed.
-        audit: takes the facts of each decision. If it raises an error, nothing is issued.
-        clock: returns the time in seconds since 1970.
+    `policy` and `keys` return what is valid now. If `audit`, which takes the facts of each decision, raises an error,
+    nothing is issued.
     """
 
     policy: Callable[[], RegistrarPolicy]
@@ -82,13 +77,7 @@ class Registrar:
     def challenge(self, body: bytes, client: str, turn: Turn = _AT_ONCE) -> dict[str, Any]:
         """Answer a statement with the challenge to it and the sealed state.
 
-        Args:
-            body: the request's body.
-            client: the client's address, for the audit line.
-            turn: entered for the work on the request.
-
-        Raises:
-            RefusedRequest: the statement can't be true, or the policy does not allow its request.
+        `turn` is entered for the work on the request. `client` is the address, for the audit line.
         """
         with turn as has_left, self._decision(client) as facts:
             given = messages.read_object(body, "statement")
@@ -103,14 +92,8 @@ class Registrar:
     def certify(self, body: bytes, client: str, turn: Turn = _AT_ONCE) -> dict[str, Any]:
         """Verify an answer and return the certificates for the statement's request.
 
-        Args:
-            body: the request's body.
-            client: the client's address, for the audit line.
-            turn: entered for the work on the request, until the issuer is asked.
-
-        Raises:
-            RefusedRequest: the answer proves nothing, the policy does not allow the request, or the issuer has no
-                certificate.
+        `turn` is entered for the work on the request, until the issuer is asked. `client` is the address, for the audit
+        line.
         """
         with turn as has_left, self._decision(client) as facts:
             given = messages.read_object(body, "statement", "state", "answer")

@@ -42,11 +42,7 @@ class SealError(Exception):
 
 @dataclass(frozen=True)
 class SealingKeys:
-    """The keys that are valid now.
-
-    Attributes:
-        keys: their IDs and the keys, the newest first.
-    """
+    """The keys that are valid now. The newest is first."""
 
     keys: tuple[tuple[bytes, bytes], ...] = field(repr=False)
 
@@ -59,11 +55,7 @@ class SealingKeys:
         return head + nonce + ChaCha20Poly1305(key).encrypt(nonce, plain, _LABEL + head)
 
     def open(self, sealed: bytes, now: float) -> bytes:
-        """Return a state.
-
-        Raises:
-            SealError: it was not sealed with one of the keys, was changed, or its time is over.
-        """
+        """Return a state. If it was not sealed with one of the keys, or is too old, this is a SealError."""
         head, nonce = sealed[: _HEAD_BYTES - _NONCE_BYTES], sealed[_HEAD_BYTES - _NONCE_BYTES : _HEAD_BYTES]
         key = dict(self.keys).get(head[len(_VERSION) :])
         if head[: len(_VERSION)] != _VERSION or key is None:
@@ -79,22 +71,12 @@ class SealingKeys:
 
 
 def read_keys(path: str) -> SealingKeys:
-    """Read a file of keys: one or two lines of ID and key, in hexadecimal. Lines that start with # are comments.
-
-    Raises:
-        ConfigError: it can't be read, is something else, or other users can read or write it.
-    """
+    """Read a file of keys: one or two lines of ID and key, in hexadecimal. Lines that start with # are comments."""
     return _parse(read_file(path, private=True, hint=_MAKE.format(path)), path)
 
 
 def rotate_keys(path: str) -> SealingKeys:
-    """Put a new key in front of the newest one, and remove the others. A new file gets mode 0600.
-
-    Raises:
-        ConfigError: the file is not a file of keys, or other users can read or write it.
-        HwsignerError: it can't be written.
-        LockError: another process has been writing it for too long.
-    """
+    """Put a new key in front of the newest one, and remove the others. A new file gets mode 0600."""
     new = (secrets.token_bytes(_ID_BYTES), secrets.token_bytes(_KEY_BYTES))
 
     def edit(old: bytes) -> bytes:

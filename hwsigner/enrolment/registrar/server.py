@@ -66,8 +66,7 @@ class _Connection:
     def turn(self, working: threading.Lock) -> Iterator[Callable[[], bool]]:
         """Wait until nobody else is working. The value says whether the client has left since.
 
-        Raises:
-            ConnectionError: the client has left meanwhile, so that there is nothing to do.
+        If the client leaves before its turn, this is a ConnectionError.
         """
         with self.of_network, working:
             self.has_turn = True
