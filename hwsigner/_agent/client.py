@@ -90,19 +90,9 @@ def find_credentials(
 
     Asks the user's agent; if there is none, or it does not know the profile, the system's. With HWSIGNER_AGENT=none or
     =asked, and after an agent that can't be used, no agent is asked. Each way to credentials begins with this.
-
-    Args:
-        name: the profile's name.
-        environ: the environment.
-        ask_pin: asks the user for a PIN that the user's agent needs, if there is a terminal, as `hwsigner agent unlock`
-            does; None to ask no one. A PIN is sent once: if the agent fails afterwards, so does this.
-
-    Returns:
-        The JSON; or None if no agent can be used, or no agent knows the profile.
-
-    Raises:
-        AgentError: an agent answered that it can't give credentials; the error has the exit status.
-        PinError: the user cancelled.
+    `ask_pin` asks the user for a PIN that the user's agent needs, if there is a terminal; None to ask no one. A PIN is
+    sent once: if the agent fails afterwards, so does this. Returns None if no agent can be used, or none knows the
+    profile. An AgentError is an agent's own answer and has the exit status.
     """
     try:
         return _find(name, environ)
@@ -235,11 +225,7 @@ def _checked(head: Head, body: bytes) -> bytes:
 def command(address: Address, request: AgentRequest, ask: AskPin | None = None) -> str:
     """Send a command to an agent and return its answer; `ask` answers its questions for PINs.
 
-    What a token waits for is shown as a notice.
-
-    Raises:
-        AgentError: no agent runs there, or the command failed.
-        PinRequiredError: `ask` has no answer.
+    What a token waits for is shown as a notice. If `ask` has no answer, this is a PinRequiredError.
     """
     try:
         with connected(address, is_own=request.verb is Verb.UNLOCK and not address.is_system) as channel:
@@ -298,12 +284,7 @@ def is_running(address: Address) -> bool:
 def connected(address: Address, *, is_own: bool = False) -> Iterator[Channel | None]:
     """Connect to the agent at an address; None if there is none.
 
-    Args:
-        address: where it listens.
-        is_own: whether it must be a process of this very user, as a secret will be sent to it.
-
-    Raises:
-        AgentError, OSError: it can't be reached, or can't be trusted.
+    If `is_own`, the agent must be a process of this very user, as a secret will be sent to it.
     """
     owner = address.owner()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
@@ -360,13 +341,8 @@ def start_agent(environ: Mapping[str, str]) -> subprocess.Popen[bytes] | None:
     """Start the user's agent, unless one runs or there is no runtime folder. If two start at once, one ends.
 
     It gets a session of its own, /dev/null for stdin, stdout and stderr, and no other descriptors, so that programs
-    which wait for this command do not wait for the agent.
-
-    Args:
-        environ: its environment, from which PINs are removed. With HWSIGNER_AGENT=none, none is started.
-
-    Returns:
-        The process, or None if none was started.
+    which wait for this command do not wait for the agent. PINs are removed from its environment. With
+    HWSIGNER_AGENT=none, none is started. Returns None if none was started.
     """
     import subprocess
 

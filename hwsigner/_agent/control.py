@@ -49,11 +49,7 @@ class _Waiting(Channel):
 def serve_command(sock: socket.socket, verb: Verb, chosen: Sequence[AgentProfile], memory: LockedMemory) -> None:
     """Do what a client requests, answer, and close the connection. If the client is gone or sends nonsense, just close.
 
-    Args:
-        sock: the connection.
-        verb: the command; for `stop` there is only an answer.
-        chosen: the profile that is named, or all profiles.
-        memory: holds PINs.
+    For `stop` there is only an answer.
     """
     channel = _Waiting(sock, chosen[0] if verb in (Verb.REFRESH, Verb.UNLOCK, Verb.PUT) else None)
     with sock, suppress(OSError, AgentError):

@@ -24,11 +24,8 @@ class UseMark:
     """A file that is there while a library uses a profile's key. An agent that finds it follows one that ended then.
 
     Of several keys that were in use then, one may be at fault. They are used one at a time until each has given a
-    session. So the next crash is blamed on one key only.
-
-    Attributes:
-        crashes: how many agents in a row ended so. Set it to 0 once the key was used without that.
-        until: when the profile may be used again, in time of `boot_time()`.
+    session. So the next crash is blamed on one key only. Set `crashes`, how many agents in a row ended so, to 0 once
+    the key was used without that. `until` is when the profile may be used again, in time of `boot_time()`.
     """
 
     def __init__(self, profile: str) -> None:

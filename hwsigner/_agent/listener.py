@@ -33,12 +33,7 @@ _SYSTEM_HINT = (
 def open_listener(address: Address, environ: MutableMapping[str, str]) -> Iterator[socket.socket]:
     """Open the listening socket. One that is made here is removed at the end.
 
-    Args:
-        address: where to listen if systemd passes no socket.
-        environ: the environment; the variables for systemd's sockets are removed.
-
-    Raises:
-        AgentError: an agent is running already, or the socket can't be made.
+    If systemd passes a socket, that one is used, and systemd's variables are removed.
     """
     with ExitStack() as stack:
         listener = _passed_socket(environ)

@@ -17,9 +17,7 @@ def lock_process() -> None:
     """Lock all memory of this process, if no limit applies: RLIMIT_MEMLOCK is infinite, or root runs it.
 
     Under a limit, threads and allocations would fail when it is reached: then only LockedMemory is locked, as on macOS.
-
-    Raises:
-        AgentError: not even a page can be locked.
+    If not even a page can be locked, this is an AgentError.
     """
     limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (limit, limit))

@@ -161,12 +161,8 @@ class Channel:
     ) -> tuple[Head, bytes]:
         """Return the last line of an answer, and the body with all of its parts.
 
-        Args:
-            limit: the seconds that the first line may take. It can be long if a person waits.
-            note: shows the user what a token waits for.
-
-        Raises:
-            AgentError: no valid answer came in time.
+        `limit` is the seconds that the first line may take, which can be long if a person waits. `note` shows the user
+        what a token waits for.
         """
         deadline = time.monotonic() + ANSWER_LIMIT
         head, body = self.head(limit), bytearray()

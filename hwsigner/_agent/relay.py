@@ -32,14 +32,7 @@ _NO_FOLDER_HINT = "Log in to a session that makes it, or set XDG_RUNTIME_DIR"
 def hand_over(name: str, digest: str, credentials: Credentials, environ: Mapping[str, str]) -> None:
     """Start the user's agent if there is none, and give it a session. Returns once the agent has it, or can't.
 
-    Args:
-        name: the profile's name.
-        digest: that of the profile, as it was when the session was created.
-        credentials: the session's.
-        environ: the agent's environment. With HWSIGNER_AGENT=none, nothing is done.
-
-    Raises:
-        AgentError, OSError: the agent can't be started, or does not take the session.
+    `digest` is that of the profile when the session was created. With HWSIGNER_AGENT=none, nothing is done.
     """
     if environ.get(VARIABLE) == "none":
         return

@@ -124,9 +124,7 @@ class AgentOrOwn(Generic[_Own]):
     def __call__(self) -> Credentials:
         """Return the agent's credentials, or the provider's, or the last ones while they are valid.
 
-        Raises:
-            AgentError: the profile was locked; all credentials are forgotten.
-            HwsignerError: there are none.
+        After an AgentError for a profile that was locked, all credentials are forgotten.
         """
         try:
             self._ask()
@@ -191,17 +189,8 @@ class AgentOrOwn(Generic[_Own]):
 class ServedProfile:
     """A profile and its credentials.
 
-    Args:
-        name: its name; the role's name if there is no profile.
-        role_arn: the role's ARN. Without one, no provider can be made.
-        make: makes the provider of this process; raises a UsageError for invalid settings.
-        asks_agent: whether an agent may have the same credentials.
-        ask_pin: as that of `AgentOrOwn`.
-
-    Attributes:
-        name: its name.
-        role: the role's name, the last part of its ARN.
-        credentials: its credentials.
+    Without a profile, the name is that of the role. Without the role's ARN, no provider can be made. `make` makes the
+    provider of this process. `asks_agent` says whether an agent may have the same credentials.
     """
 
     def __init__(

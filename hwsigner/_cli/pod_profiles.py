@@ -42,12 +42,7 @@ class PodProfiles:
         self._identities: Identities = {}
 
     def read(self, names: Iterable[str]) -> dict[str, PodProfile]:
-        """Return profiles of config.toml. One that has not changed since `use` is the same object.
-
-        Raises:
-            ConfigError: there is no profile of a name, or it is invalid.
-            UsageError: one has an invalid value.
-        """
+        """Return profiles of config.toml. One that has not changed since `use` is the same object."""
         found: dict[str, PodProfile] = {}
         known = profiles(os.environ)
         for name in sorted(set(names)):
@@ -80,13 +75,7 @@ class PodProfiles:
 
 
 class PodProfile:
-    """A profile, and its sessions. One account at a time uses its key.
-
-    Attributes:
-        values: its settings.
-        identity: its key and certificate.
-        digest: that of `Profile`.
-    """
+    """A profile, and its sessions. One account at a time uses its key. Its digest is that of `Profile`."""
 
     def __init__(self, found: Profile, identities: Identities, monitor: Monitor, log: Callable[[str], None]) -> None:
         self.values = values = settings.of_profile(found)

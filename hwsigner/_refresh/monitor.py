@@ -40,11 +40,7 @@ class Monitor:
     ) -> None:
         """Count and log a provider's attempt to create a session, and log its notices.
 
-        Args:
-            profile: the profile's name.
-            outcome: the session's credentials, or the failure.
-            provider: the provider.
-            account: the service account that the session is for, if it is not for any client.
+        `account` is the service account that the session is for, if it is not for any client.
         """
         if self.metrics:
             _count(self.metrics, profile, outcome, provider)
@@ -76,8 +72,7 @@ class Monitor:
     def given(self, profile: str, credentials: Credentials, uid: int, sock: socket.socket) -> None:
         """Write that the process at the other end of a Unix socket is about to get credentials.
 
-        Raises:
-            AuditError: the audit line can't be written, and it is required: they must not be given.
+        If the line is required and can't be written, this is an AuditError: they must not be given.
         """
         fields = describe_peer(sock)
         pid = fields.get("pid")
@@ -103,17 +98,8 @@ class Monitor:
     ) -> None:
         """Write that the client of a connection is about to get credentials.
 
-        The kernel tells the user at the other end, and not the process.
-
-        Args:
-            profile: the profile's name.
-            credentials: the credentials.
-            uid: the user, or None if it is not known.
-            address: the client's address and port.
-            pod: if it is a Pod: its namespace, service account, name and node, as fields of the line.
-
-        Raises:
-            AuditError: as `given`.
+        The kernel tells the user at the other end, and not the process. The user is None if it is not known. A Pod's
+        namespace, service account, name and node are fields of the line. Raises as `given`.
         """
         host, port = address
         account = f"{pod['namespace']}/{pod['service_account']}" if pod else ""

@@ -25,11 +25,8 @@ class Session:
     def begin(cls, credentials: Credentials, begin: float, *, duration: float, clocks: Clocks) -> Session:
         """Return a new session.
 
-        Args:
-            credentials: its credentials.
-            begin: when they were requested, by the monotonic clock.
-            duration: the seconds that were requested. The session lives no longer, however slow the wall clock is.
-            clocks: the clocks.
+        `begin` is when they were requested, by the monotonic clock. The session lives no longer than the seconds
+        requested, however slow the wall clock is.
         """
         life = min((credentials.expiration - clocks.now()).total_seconds(), duration)
         return cls(credentials, SESSION_TIMING.lifetime(begin, life, random.random))

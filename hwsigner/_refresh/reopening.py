@@ -26,11 +26,8 @@ _REPEAT_AFTER = 1 / 10
 class ReopeningIdentity:
     """An identity that is reopened when its files have changed or its leaf has expired.
 
-    If its source is a callable, that is called each time that it is opened. The clock can't be set.
-
-    Attributes:
-        source: the identity that is opened, or a callable that returns it.
-        guard: returns a context manager that is open while the identity is opened, and while it signs.
+    If its source is a callable, that is called each time that it is opened. The clock can't be set. `guard` returns a
+    context manager that is open while the identity is opened, and while it signs.
     """
 
     def __init__(
@@ -136,8 +133,7 @@ def _stamp(path: bytes) -> _Stamp:
 class ExpiryWatch:
     """Gives a notice once a certificate has a quarter of its life left, and again and again until it is replaced.
 
-    Attributes:
-        has_seen_session: whether notices were given for a session already.
+    `has_seen_session` says whether notices were given for a session already.
     """
 
     def __init__(self) -> None:

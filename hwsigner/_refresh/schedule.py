@@ -75,11 +75,8 @@ class Timing:
     def pause(self, failures: int, chance: Chance, *, asked: float = 0.0) -> float:
         """Return the seconds until the next attempt.
 
-        Args:
-            failures: how many attempts failed in a row, at least one.
-            chance: shortens the pause.
-            asked: the seconds that the service asks to wait. Chance does not shorten them; the pause that follows keeps
-                a fleet that was told the same apart.
+        `failures` is how many attempts failed in a row, at least one. Chance does not shorten the seconds that the
+        service asks to wait; the pause that follows keeps a fleet that was told the same apart.
         """
         doubled = self.first_pause * 2.0 ** min(failures - 1, _MAX_DOUBLINGS)
         return min(self.longest_asked, asked) + min(self.longest_pause, doubled) * (1 - self.jitter * chance())
@@ -101,9 +98,8 @@ RENEWAL_TIMING = Timing(
 def renewal_pause(pause: float, left: float) -> float:
     """Return the pause after a failed renewal, short enough for several attempts in what is left.
 
-    Args:
-        pause: the pause if there were time enough, with what the issuer asks for.
-        left: the seconds until the certificate expires. After that they are negative, and pauses get longer again.
+    `pause` has what the issuer asks for. Once the certificate has expired, `left` is negative, and pauses get longer
+    again.
     """
     return min(pause, max(_SHORTEST_PAUSE, abs(left) * _PAUSE_SHARE))
 
@@ -111,11 +107,8 @@ def renewal_pause(pause: float, left: float) -> float:
 def until_refresh(lifetime: Lifetime | None, left: float, *, next_try: float, now: float) -> float:
     """Return the seconds until a background provider refreshes: 0 for at once, infinity for never.
 
-    Args:
-        lifetime: the last session's, or None.
-        left: the seconds that it has left.
-        next_try: when the next attempt is allowed after a failure; minus infinity without one.
-        now: the time.
+    `left` is the seconds that the last session has left. `next_try` is when the next attempt is allowed after a
+    failure; minus infinity without one.
     """
     due = left - lifetime.ahead if lifetime else -math.inf
     return max(0.0, due, next_try - now)

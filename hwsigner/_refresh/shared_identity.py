@@ -44,14 +44,7 @@ class SharedIdentity(ReopeningIdentity):
             return _SharedTurn(self, self._try(lambda: super(SharedIdentity, self).get(now)), now)
 
     def sign(self, message: bytes, hash: HashName, chain: Chain, now: datetime) -> bytes:
-        """Sign as `Identity.sign`, after other providers' signatures.
-
-        Args:
-            message: what to sign.
-            hash: the hash to sign it with.
-            chain: the chain that the signature is for.
-            now: as for `get`.
-        """
+        """Sign as `Identity.sign`, after other providers' signatures."""
         with self._lock:
             if self.get(now).chain.leaf.public_key() != chain.leaf.public_key():
                 raise CertificateError("the key was replaced just before a signature", "Retry")

@@ -43,14 +43,8 @@ class HTTPRequest(NamedTuple):
 def read_headers(request: HTTPRequest, hosts: Collection[bytes] | None) -> Headers:
     """Return the headers that this server reads.
 
-    Args:
-        request: the request.
-        hosts: what `Host` may be, in lower case, besides the address at which the client reached the server. A web page
-            whose name resolves to this machine (DNS rebinding) sends that name. None for anything.
-
-    Raises:
-        HTTPRefusal: 400 if one of them is repeated, `Host` is missing, or there is a body; 403 if the request is
-            foreign.
+    `hosts` are what `Host` may be, in lower case, besides the address at which the client reached the server; None for
+    anything. A web page whose name resolves to this machine (DNS rebinding) sends that name.
     """
     found = [header for header in request.headers if header[0] in _READ]
     headers = dict(found)
@@ -72,12 +66,7 @@ def read_headers(request: HTTPRequest, hosts: Collection[bytes] | None) -> Heade
 
 
 class Users:
-    """The users whose processes may have credentials.
-
-    Args:
-        uids: their uids.
-        log: takes a line if the kernel can't tell users apart.
-    """
+    """The users whose processes may have credentials. `log` takes a line if the kernel can't tell users apart."""
 
     def __init__(self, uids: Iterable[int], log: Callable[[str], None]) -> None:
         self._uids = frozenset(uids)
@@ -86,12 +75,7 @@ class Users:
     def check(self, peer: Peer, *, has_secret: bool = False) -> None:
         """Refuse the clients of other users.
 
-        Args:
-            peer: the client.
-            has_secret: whether it has a secret token. That is enough if the kernel can't tell users apart.
-
-        Raises:
-            HTTPRefusal: 403 if the client is another user; 503 if the kernel does not say which.
+        Another user gets status 403. If the kernel can't tell users apart, a client without a secret token gets 503.
         """
         try:
             uid = peer.uid

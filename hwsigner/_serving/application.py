@@ -28,9 +28,8 @@ def container_path(profile: str) -> str:
 class Application:
     """The endpoints.
 
-    Args:
-        names: what clients may call the server, besides its address; None for anything.
-        log: takes a line for each refusal. The line may contain what a client sent.
+    `names` are what clients may call the server, besides its address; None for anything. A line of `log` may contain
+    what a client sent.
     """
 
     def __init__(self, names: Iterable[str] | None, log: Callable[[str], None]) -> None:
@@ -50,12 +49,8 @@ class Application:
     ) -> None:
         """Serve a profile's credentials at the container endpoint of ECS and EKS.
 
-        Args:
-            name: the profile's name.
-            source: its credentials.
-            is_token: whether the whole value of `Authorization` is the token.
-            users: the users whose processes may have them over loopback; None: any that have the token.
-            give: called for each response with credentials.
+        `is_token` judges the whole value of `Authorization`. `users` may have them over loopback; None for any that
+        have the token. `give` is called for each response with credentials.
         """
         credentials = CredentialResponses(source, container_json, name)
 
@@ -73,12 +68,8 @@ class Application:
     ) -> None:
         """Serve a role's credentials by IMDSv2.
 
-        Args:
-            role: the role's name.
-            source: its credentials.
-            secret: what tokens are made from; see `SessionTokens`.
-            users: the users whose processes may have tokens, and credentials with them.
-            give: called for each response with credentials.
+        Tokens are made from `secret`; see `SessionTokens`. Only `users` may have tokens, and credentials with them.
+        `give` is called for each response with credentials.
         """
         credentials = CredentialResponses(source, imds_json, role)
         self._imds = imds = IMDS(role, credentials, users=users, tokens=SessionTokens(secret), give=give)

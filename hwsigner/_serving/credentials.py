@@ -55,11 +55,7 @@ class _RenderedResponse(NamedTuple):
 class CredentialResponses:
     """The responses with a source's credentials: rendered once for each set of them.
 
-    Args:
-        source: the credentials.
-        render: makes the body of a response.
-        name: whose the credentials are, for refusals.
-        fetch: calls the source, which may take long.
+    `name` is whose the credentials are, for refusals. `fetch` calls the source, which may take long.
     """
 
     def __init__(
@@ -81,12 +77,7 @@ class CredentialResponses:
     def respond(self, peer: Peer, give: Give | None = None) -> HTTPResponse | Awaitable[HTTPResponse]:
         """Return the response for a client, or what waits for it; all that wait cause one call of the source.
 
-        Args:
-            peer: the client.
-            give: called before it gets credentials.
-
-        Raises:
-            HTTPRefusal: now or when awaited: the source failed or took too long, or an audit line can't be written.
+        `give` is called before the client gets credentials. A refusal comes now or when awaited.
         """
         now = time.monotonic()
         if self._last and now < self._next_look:
@@ -148,11 +139,7 @@ def _uid(peer: Peer) -> int | None:
 def in_thread(call: Callable[[], _T]) -> asyncio.Future[_T]:
     """Call a function in a thread for which the program does not wait at its end: a token or network may hang.
 
-    Args:
-        call: raises no exception.
-
-    Raises:
-        HTTPRefusal: 503 if there can't be another thread.
+    It must not raise an exception.
     """
     future: concurrent.futures.Future[_T] = concurrent.futures.Future()
     future.set_running_or_notify_cancel()  # At the server's end it must not be cancelled: the thread will set a result.

@@ -69,11 +69,7 @@ class IMDS:
         self._give = give
 
     def respond_token(self, headers: Headers, peer: Peer) -> HTTPResponse:
-        """Return a new token.
-
-        Raises:
-            HTTPRefusal: 400 if its life in seconds is missing or invalid; 403 or 503 as `Users.check`.
-        """
+        """Return a new token. If its life in seconds is missing or invalid, the status is 400."""
         seconds = _seconds(headers.get(IMDS_SECONDS, b""))
         self._users.check(peer)
         return response(self._tokens.issue(seconds), TEXT, headers={IMDS_SECONDS: b"%d" % seconds})
@@ -91,8 +87,7 @@ class IMDS:
     def check(self, headers: Headers, peer: Peer) -> float:
         """Return for how many seconds the token of a request is still valid.
 
-        Raises:
-            HTTPRefusal: 401 if it has none, or an invalid or expired one; 403 or 503 as `Users.check`.
+        Without a valid token, the status is 401.
         """
         self._users.check(peer)
         expiry = self._tokens.expiry(headers.get(IMDS_TOKEN, b""))

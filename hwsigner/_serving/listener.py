@@ -24,14 +24,7 @@ _NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 def listen(address: str, port: int, hop_limit: int) -> socket.socket:
     """Return a listening socket.
 
-    Args:
-        address: an IP address.
-        port: its port; 0 for any free one.
-        hop_limit: the IP TTL or hop limit of what connections send.
-
-    Raises:
-        UsageError: it is not an IP address.
-        HwsignerError: it can't be listened on.
+    Port 0 is any free one. `hop_limit` is the IP TTL or hop limit of what connections send.
     """
     host = ip_address(address)
     if host is None:
@@ -54,15 +47,8 @@ def listen(address: str, port: int, hop_limit: int) -> socket.socket:
 def hold_localhost(listeners: list[socket.socket], hop_limit: int) -> bool:
     """Listen on the other address of `localhost` too, if one is listened on: else another user could take it.
 
-    Args:
-        listeners: the sockets, to which others are added.
-        hop_limit: as for `listen`.
-
-    Returns:
-        Whether clients may say `localhost`.
-
-    Warns:
-        HwsignerWarning: another process has the other address.
+    Sockets are added to `listeners`. Returns whether clients may say `localhost`; warns if another process has the
+    other address.
     """
     ends = [one.getsockname()[:2] for one in listeners]
     is_held = any(address in _LOCALHOST for address, _ in ends)
@@ -92,8 +78,7 @@ def limit_hops(listener: socket.socket, hop_limit: int) -> None:
 def take_activated(environ: MutableMapping[str, str]) -> list[socket.socket]:
     """Return the sockets that systemd passed to this process, and remove them from the environment.
 
-    Raises:
-        UsageError: one is not a listening TCP socket.
+    Anything but a listening TCP socket is a UsageError.
     """
     found = take_sockets(environ)
     for one in found:
@@ -113,15 +98,8 @@ def names_of(listener: socket.socket, host_names: list[str]) -> list[str]:
 def tls_context(certificate: str, key: str | None) -> ssl.SSLContext:
     """Return a server's TLS settings.
 
-    Args:
-        certificate: the path of its certificate and chain (PEM).
-        key: the path of its private key (PEM); None if it is in the same file.
-
-    Raises:
-        UsageError: they can't be read, or don't match.
-
-    Warns:
-        UnsafeKeyWarning: other users can read or change the key.
+    Both are paths of PEM; the key is None if it is in the certificate's file. Warns if other users can read or change
+    it.
     """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:

@@ -30,12 +30,8 @@ HANDSHAKE_SECONDS = 5.0
 class HTTPServer:
     """A server.
 
-    Args:
-        application: answers the requests.
-        sockets: what to listen on; closed at the end.
-        log: takes a line for each error in a connection.
-        tls: for HTTPS.
-        most: how many connections there may be; None for as many as there is room for.
+    The sockets are closed at the end. `most` is how many connections there may be; None for as many as there is room
+    for.
     """
 
     def __init__(

@@ -48,16 +48,8 @@ def token_folder(environ: Mapping[str, str]) -> Path:
 class TokenFile:
     """A profile's token and its file. A missing file is created, with mode 0600.
 
-    Args:
-        folder: the folder for tokens; created with mode 0700 if it is missing.
-        name: the profile's name.
-        is_new: whether to replace a token that was made before. One that the user wrote stays.
-
-    Attributes:
-        path: the file's path.
-
-    Raises:
-        HwsignerError: the file can't be created or read, others can read it, or it does not contain a token.
+    `is_new` replaces a token that was made before; one that the user wrote stays. A folder that is missing gets mode
+    0700. A file that others can read, or that has no token, is an error.
     """
 
     def __init__(self, folder: Path, name: str, *, is_new: bool) -> None:

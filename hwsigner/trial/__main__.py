@@ -14,11 +14,7 @@ _TRIALS = {"tpm": "hwsigner.trial.tpm", "token": "hwsigner.trial.token"}
 
 
 class TrialModule(Protocol):
-    """The module of a trial.
-
-    Attributes:
-        HELP: what it tries, in a few words.
-    """
+    """The module of a trial."""
 
     HELP: str
 
@@ -26,11 +22,7 @@ class TrialModule(Protocol):
         """Add the arguments and flags."""
 
     def run(self, arguments: argparse.Namespace) -> int:
-        """Run the trial and return the exit status: 1 if an answer differs, 2 if nothing was asked.
-
-        Raises:
-            HwsignerError: it can't be run.
-        """
+        """Run the trial and return the exit status: 1 if an answer differs, 2 if nothing was asked."""
         ...
 
 

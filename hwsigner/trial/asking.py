@@ -49,11 +49,7 @@ def show_questions(questions: Sequence[Question[Any]], patterns: Sequence[str]) 
 
 
 def selected(questions: Sequence[_Asked], patterns: Sequence[str]) -> list[_Asked]:
-    """Return the questions whose IDs match one of the patterns; all if there are no patterns.
-
-    Raises:
-        UsageError: no question matches a pattern.
-    """
+    """Return the questions whose IDs match one of the patterns; all if there are no patterns."""
     for pattern in patterns:
         if not any(fnmatchcase(each.id, pattern) for each in questions):
             raise UsageError(f"--only {pattern} is the name of no question", "See --list")
@@ -66,11 +62,7 @@ def numbered(number: int, thing: str, plural: str = "") -> str:
 
 
 def confirm(question: str) -> None:
-    """Ask on the terminal.
-
-    Raises:
-        UsageError: the answer is not yes, or there is no terminal.
-    """
+    """Ask on the terminal."""
     try:
         answer = input(f"{question} [y/N] ")
     except EOFError:
@@ -113,10 +105,8 @@ def interrupt(*_: object) -> NoReturn:
 def write_report(report: TrialReport, folder: Path) -> int:
     """Write a report, print its counts and paths, and return the exit status.
 
-    It is 0 if answers are as expected and none differs, 1 if one differs, and a usage error's if there is no answer.
-
-    Raises:
-        HwsignerError: it can't be written. Then it is printed, so that the answers are not lost.
+    It is 0 if answers are as expected and none differs, 1 if one differs, and a usage error's if there is no answer. If
+    it can't be written, it is printed, so that the answers are not lost.
     """
     try:
         written = report.write(folder)

@@ -31,12 +31,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Source:
-    """Where an expected answer comes from.
-
-    Attributes:
-        origin: the kind of source.
-        where: the document and its section, or who saw it. For a choice, the reason.
-    """
+    """Where an expected answer comes from: a document and its section, or who saw it; for a choice, the reason."""
 
     origin: Origin
     where: str

@@ -57,14 +57,9 @@ class Scrubber:
 
 @dataclass(frozen=True)
 class TrialReport:
-    """What a trial found.
+    """What a trial of a kind, "aws", "tpm" or "token", found.
 
-    Attributes:
-        kind: "aws", "tpm" or "token".
-        day: the day of the trial.
-        target: what was tried, such as a TPM's vendor and firmware. It identifies nobody.
-        results: the answers.
-        version: of hwsigner.
+    The target, such as a TPM's vendor and firmware, identifies nobody.
     """
 
     kind: str
@@ -91,11 +86,7 @@ class TrialReport:
 
     @classmethod
     def from_json(cls, text: str) -> TrialReport:
-        """Parse a report.
-
-        Raises:
-            HwsignerError: it is not a report.
-        """
+        """Parse a report."""
         try:
             fields: dict[str, Any] = json.loads(text)
             results = [_result(each) for each in fields.pop("results")]
@@ -116,11 +107,7 @@ class TrialReport:
         return "\n".join(lines) + "\n"
 
     def write(self, folder: Path) -> tuple[Path, Path]:
-        """Write `trial-KIND-DATE.json` and `.md`, with a number if there is one of that day, and return their paths.
-
-        Raises:
-            HwsignerError: they can't be written.
-        """
+        """Write `trial-KIND-DATE.json` and `.md`, with a number if there is one of that day, and return their paths."""
         stem, number = f"trial-{self.kind}-{self.day.isoformat()}", 1
         while (folder / f"{stem}.json").exists():
             number += 1

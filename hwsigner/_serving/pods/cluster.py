@@ -36,14 +36,8 @@ _ROLES = {"POST": "system:auth-delegator", "GET": "system:service-account-issuer
 class Cluster:
     """The API server. Thread-safe.
 
-    Args:
-        environ: the environment.
-        report: takes an error if the Pod's own token is replaced by a bad one. May be called in any thread.
-        allow_incomplete_ca: whether the CA may lack key usage and key identifiers.
-        folder: where the cluster's CA and the Pod's token are.
-
-    Raises:
-        HwsignerError: this is not a Pod, or it has no token.
+    `report` takes an error if the Pod's own token is replaced by a bad one, in any thread. `allow_incomplete_ca` says
+    whether the CA may lack key usage and key identifiers. `folder` has the cluster's CA and the Pod's token.
     """
 
     def __init__(
@@ -64,15 +58,8 @@ class Cluster:
     def request(self, method: str, path: str, accept: str, body: bytes = b"") -> Response:
         """Send a request and return its response, whatever its status but those below. It may be sent twice.
 
-        Args:
-            method: its method.
-            path: its path.
-            accept: the media type of the response.
-            body: JSON.
-
-        Raises:
-            VerifierRefusal: 503 if there is no response, or if the API server refuses this Pod's own token (401),
-                denies it the request (403) or has too many (429).
+        If there is no response, or the API server refuses this Pod's own token (401), denies it the request (403) or
+        has too many (429), this is a VerifierRefusal of status 503.
         """
         pause = self._pause_end - time.monotonic()
         if pause > 0:

@@ -27,12 +27,9 @@ class PodEndpoint:
     """The endpoint. For one thread: that of the event loop.
 
     For RECENT_SECONDS, requests with the same token get the responses that were found for the first, without another
-    check. Such a response costs about as much as one of `serve`'s container endpoint.
-
-    Args:
-        rules: returns the rules as they are now.
-        file: the policy's path, for the refusal of an account that it does not name.
-        give: called for each response with credentials; None for nothing.
+    check. Such a response costs about as much as one of `serve`'s container endpoint. `rules` returns the rules as they
+    are now. `file` is the policy's path, for the refusal of an account that it does not name. `give` is called for each
+    response with credentials.
     """
 
     RECENT_SECONDS = 0.1
@@ -47,9 +44,8 @@ class PodEndpoint:
     def respond(self, headers: Headers, peer: Peer) -> HTTPResponse | Awaitable[HTTPResponse]:
         """Return the response for a request, or what waits for it.
 
-        Raises:
-            HTTPRefusal: now or when awaited: as `Verification.check`; 403 if the policy does not name the account; 503
-                if there are no credentials.
+        A refusal comes now or when awaited: as `Verification.check`, 403 for an account that the policy does not name,
+        503 without credentials.
         """
         token = headers.get(AUTHORIZATION, b"")
         if recent := self._recent.get(token):

@@ -8,13 +8,7 @@ from typing import NamedTuple
 class PodIdentity(NamedTuple):
     """What a valid token says: the names and the UID are the API server's.
 
-    Attributes:
-        namespace: the namespace of Pod and service account.
-        service_account: the service account's name.
-        pod: the Pod's name.
-        pod_uid: the Pod's UID: another Pod may get the same name later.
-        node: the name of the Pod's node.
-        expiration: when the token expires, in seconds since 1970.
+    Another Pod may get the same name later, but not the UID. `expiration` is in seconds since 1970.
     """
 
     namespace: str

@@ -42,12 +42,7 @@ _CURVES = {curve: frozenset({name}) for curve, name in {"P-256": "ES256", "P-384
 
 
 class ClusterKey(NamedTuple):
-    """A public key of the cluster.
-
-    Attributes:
-        key: the key.
-        algorithms: the algorithms that fit it.
-    """
+    """A public key of the cluster, and the algorithms that fit it."""
 
     key: Any
     algorithms: frozenset[str]
@@ -59,8 +54,7 @@ class ClusterKeys(Protocol):
     def find(self, key_id: str) -> Sequence[ClusterKey]:
         """Return the keys of an ID; all keys if it is empty. May take seconds.
 
-        Raises:
-            VerifierRefusal: 503 if there are no keys.
+        If there are no keys, this is a VerifierRefusal of status 503.
         """
         ...
 
@@ -68,12 +62,7 @@ class ClusterKeys(Protocol):
 class KeyVerifier:
     """Verifies tokens by the cluster's keys. A TokenVerifier.
 
-    Args:
-        keys: the keys.
-        audiences: the audiences, one of which a token must have.
-        issuer: the issuer that a token must have.
-        node: the node that a token's Pod must be on.
-        now: returns the seconds since 1970.
+    A token must have one of the audiences and the issuer, and be of a Pod on the node.
     """
 
     def __init__(
@@ -125,12 +114,7 @@ class KeyVerifier:
 class KeysFile:
     """Keys in a file, which is read again when it changes.
 
-    Args:
-        path: the file's path.
-        report: takes an error if the file is replaced by a bad one. May be called in any thread.
-
-    Raises:
-        ConfigError: it can't be read, or has no key that can be used.
+    `report` takes an error if the file is replaced by a bad one, in any thread.
     """
 
     def __init__(self, path: str, report: Callable[[HwsignerError], None]) -> None:
@@ -142,12 +126,7 @@ class KeysFile:
 
 
 class FetchedKeys:
-    """Keys from the API server. They are fetched again for an unknown ID, but at most once in PAUSE_SECONDS.
-
-    Args:
-        cluster: the API server.
-        clock: returns monotonic seconds.
-    """
+    """Keys from the API server. They are fetched again for an unknown ID, but at most once in PAUSE_SECONDS."""
 
     def __init__(self, cluster: Cluster, clock: Callable[[], float] = time.monotonic) -> None:
         self._cluster = cluster
@@ -195,11 +174,7 @@ class FetchedKeys:
 
 
 def read_keys(data: bytes) -> Mapping[str, ClusterKey]:
-    """Return the keys of a JWKS that can be used, by their IDs.
-
-    Raises:
-        ValueError: there is none, or the data is something else.
-    """
+    """Return the keys of a JWKS that can be used, by their IDs. If there is none, this is a ValueError."""
     try:
         listed = json.loads(data)["keys"]
         keys = {one["kid"]: key for one in listed[:_MAX_KEYS] if (key := _read_key(one))}

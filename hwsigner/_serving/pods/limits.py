@@ -25,15 +25,7 @@ MAX_ADDRESSES = 1024
 
 
 class ClientShare:
-    """What a client may ask now.
-
-    Args:
-        clock: returns monotonic seconds.
-
-    Attributes:
-        turns: held by its reviews.
-        waiting: how many of its requests wait.
-    """
+    """What a client may ask now. Reviews hold `turns`. `waiting` is how many of its requests wait."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.turns = asyncio.Semaphore(MAX_TURNS)
@@ -43,11 +35,7 @@ class ClientShare:
         self._since = clock()
 
     def charge(self) -> None:
-        """Let the client pay for a review.
-
-        Raises:
-            VerifierRefusal: 429 if it has not enough left.
-        """
+        """Let the client pay for a review. If it has not enough left, this is a VerifierRefusal of status 429."""
         now = self._clock()
         self._left = min(BURST, self._left + (now - self._since) * PER_SECOND)
         self._since = now
@@ -75,8 +63,7 @@ class ClientShares:
     def waiting(self, address: str) -> Iterator[ClientShare]:
         """Count a request that waits, and yield the share of its client.
 
-        Raises:
-            VerifierRefusal: 429 if too many requests wait.
+        If too many wait, this is a VerifierRefusal of status 429.
         """
         if self._waiting >= MAX_ALL_WAITING:
             raise _too_many("too many requests wait", 1.0)

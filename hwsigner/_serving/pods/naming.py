@@ -16,12 +16,8 @@ def session_name(namespace: str, service_account: str, last: str) -> str:
     """Return `namespace.serviceaccount.last`, which differs for any two of these.
 
     A dot in the service account's name is written as `_`: a trust policy that lets `team-a.web.*` in must not let the
-    account `web.other` in. If the name is over 64 characters, it is cut, and ends in a hash of the three names.
-
-    Args:
-        namespace: the namespace.
-        service_account: the service account's name.
-        last: the name of the node or of the Pod.
+    account `web.other` in. If the name is over 64 characters, it is cut, and ends in a hash of the three names. `last`
+    is the name of the node or of the Pod.
     """
     name = f"{namespace}.{service_account.replace('.', _MARK)}.{last}"
     if len(name) <= LONGEST_NAME:

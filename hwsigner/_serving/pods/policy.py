@@ -42,10 +42,8 @@ _WORDS = {bool: "true or false", str: "a string in quotes", list: "a list of str
 class PodPolicy:
     """The policy.
 
-    Attributes:
-        verification: which tokens are valid on this node.
-        accounts: the profiles by `namespace/serviceaccount`, either of which may be `*`.
-        session_per_pod: whether each Pod has its own session, instead of each service account.
+    Profiles are by `namespace/serviceaccount`, either of which may be `*`. If `session_per_pod`, each Pod has its own
+    session, instead of each service account.
     """
 
     verification: VerificationSettings
@@ -71,15 +69,7 @@ def is_name(text: str) -> bool:
 
 
 def read_pod_policy(path: str, node: str) -> PodPolicy:
-    """Read a policy.
-
-    Args:
-        path: its path.
-        node: the name of this node.
-
-    Raises:
-        ConfigError: it can't be read, is invalid, or other users can write it.
-    """
+    """Read a policy."""
     table = parse_toml(read_file(path), path, hint=f"Write {_ENTRY} with all four quotes, and each key once")
     for problem, hint in _problems(table):
         raise ConfigError(f"{path}: {problem}", hint)

@@ -19,10 +19,7 @@ _EXTRA = "authentication.kubernetes.io/"
 class TokenReviewer:
     """Has the API server review tokens. A TokenVerifier.
 
-    Args:
-        cluster: the API server.
-        audiences: the audiences, one of which a token must have.
-        node: the node that a token's Pod must be on.
+    A token must have one of the audiences, and be of a Pod on the node.
     """
 
     def __init__(self, cluster: Cluster, audiences: tuple[str, ...], node: str) -> None:

@@ -81,10 +81,8 @@ class _Open:
 class Sessions:
     """The open sessions. For one thread: that of the event loop.
 
-    Args:
-        rules: returns the rules as they are now.
-        clock: returns seconds.
-        on_close: called when a session was closed, whose responses must not be used any more.
+    `rules` returns the rules as they are now. `on_close` is called when a session was closed, whose responses must not
+    be used any more.
     """
 
     # Between two looks for sessions that nothing needs.
@@ -112,10 +110,7 @@ class Sessions:
     def responses(self, pod: PodIdentity, profile: OpensSessions, *, is_per_pod: bool) -> CredentialResponses:
         """Return the responses for a Pod, by a session that is opened if need be.
 
-        Args:
-            pod: the Pod.
-            profile: the profile of its service account.
-            is_per_pod: whether its session is its own.
+        If `is_per_pod`, the session is the Pod's own.
         """
         owner = _owner(pod, is_per_pod=is_per_pod)
         found = self._open.get(owner)

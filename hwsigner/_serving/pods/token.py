@@ -26,14 +26,7 @@ _SHOWN = 300
 class PodToken(NamedTuple):
     """A token of the right form. Nothing in it is proven.
 
-    Attributes:
-        text: the token.
-        key_id: the ID of the key that signed it; empty without one.
-        algorithm: the signature's algorithm.
-        audiences: the names of those that it is for.
-        issuer: the URL of the cluster that made it.
-        not_before: when it becomes valid, in seconds since 1970.
-        identity: the Pod. Names that it does not have are empty.
+    Times are in seconds since 1970. Names that the token does not have are empty, and so is the key's ID.
     """
 
     text: str
@@ -57,11 +50,7 @@ class TokenVerifier(Protocol):
 
 
 def read_token(token: bytes) -> PodToken:
-    """Return a token, and what it claims.
-
-    Raises:
-        VerifierRefusal: 401 if this is not a service-account token.
-    """
+    """Return a token, and what it claims. Anything but a service-account token is a VerifierRefusal of status 401."""
     if len(token) > MAX_BYTES or not _FORM.fullmatch(token):
         raise _not_a_token()
     try:
@@ -79,21 +68,13 @@ def account_of(username: object) -> tuple[str, str] | None:
 
 
 def check_audience(token: PodToken, audiences: tuple[str, ...]) -> None:
-    """Refuse a token that has none of these audiences.
-
-    Raises:
-        VerifierRefusal: 401.
-    """
+    """Refuse a token that has none of these audiences, with status 401."""
     if set(audiences).isdisjoint(token.audiences):
         raise invalid(f"the token is for the audience {shown(*token.audiences)}, not {shown(*audiences)}")
 
 
 def check_pod(identity: PodIdentity, node: str) -> None:
-    """Refuse a token that is not bound to a Pod of this node.
-
-    Raises:
-        VerifierRefusal: 403.
-    """
+    """Refuse a token that is not bound to a Pod of this node, with status 403."""
     if not identity.pod or not identity.pod_uid:
         problem = "the token is not bound to a Pod: use one of a projected volume"
     elif not identity.node:

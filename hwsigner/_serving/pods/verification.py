@@ -57,14 +57,8 @@ class VerificationSettings(NamedTuple):
 class Verification:
     """Finds the Pod of a request's token. For one thread: that of the event loop.
 
-    Args:
-        settings: which tokens are valid.
-        log: takes a line with what the API server said, which clients don't see. May be called in any thread.
-        environ: the environment, which has the API server's address in a Pod.
-        folder: where the cluster's CA and this Pod's own token are.
-
-    Raises:
-        HwsignerError: this is not a Pod and has to be one, the cluster's keys can't be read, or a library is missing.
+    `log` takes a line with what the API server said, which clients don't see, in any thread. `environ` has the API
+    server's address; `folder`, the cluster's CA and this Pod's own token.
     """
 
     def __init__(
@@ -87,8 +81,7 @@ class Verification:
     def configure(self, settings: VerificationSettings) -> None:
         """Use these settings from now on. If they are new, cached answers are forgotten.
 
-        Raises:
-            HwsignerError: as for the class; the old settings stay in use.
+        After an error, the old settings stay in use.
         """
         if settings != self._settings:
             self._use(settings)
@@ -204,8 +197,7 @@ class Answers:
     def find(self, digest: bytes) -> PodIdentity | None:
         """Return the Pod of a token, or None without an answer.
 
-        Raises:
-            VerifierRefusal: the token is known to be bad.
+        If the token is known to be bad, this is a VerifierRefusal.
         """
         if good := self._good.get(digest):
             if self._clock() < good[0] and self._now() < good[1].expiration:
