@@ -72,7 +72,7 @@ named = @$(CLEAN) $(BIN)/python -m hwsigner version --verbose | grep '^canonical
 	{ echo "The canonicalisation is not the $(IMPLEMENTATION) one; see $(BIN)/hwsigner version --verbose" >&2; exit 1; }
 ORDER = $(if $(SHUFFLE),-p randomly $(if $(filter-out yes,$(SHUFFLE)),--randomly-seed=$(SHUFFLE)))
 
-.PHONY: help demo check test test-macos test-all test-python test-clients test-orders test-c test-again test-debian test-machine demo-packages client-packages lint format sanitize test-foreign fuzz bench wheel wheels tpm-wheels test-wheels formula test-musl deb test-deb test-machine-deb rpm test-rpm image test-image test-step-ca test-cluster pins site test-site man release trial-aws trial-tpm trial-token tried questions setup packages clean
+.PHONY: help demo check test test-macos test-all test-python test-clients test-orders test-c test-again test-debian test-machine demo-packages client-packages lint format sanitize test-foreign fuzz bench wheel wheels tpm-wheels test-wheels formula test-musl deb test-deb test-machine-deb rpm test-rpm image test-image test-step-ca test-cluster pins site test-site man release trial-aws trial-tpm trial-token tried setup packages clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 14
@@ -264,9 +264,6 @@ trial-token: $(if $(IS_MAC),$(VENV)-trial/.installed,setup) ## Try a PKCS #11 mo
 
 tried: setup ## Add a report of a field trial (REPORT=FILE), and write what README and the pages say was tried
 	@$(CLEAN) $(BIN)/python packaging/tried.py $(REPORT)
-
-questions: setup ## Write docs/reference/questions.md, the questions that a trial asks AWS
-	@$(CLEAN) $(BIN)/python packaging/questions.py
 
 setup: packages $(VENV)/.built ## Install what the other targets need, and nothing else
 

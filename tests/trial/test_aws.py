@@ -16,10 +16,11 @@ from hwsigner.emulator.refusals import RefusalError
 from hwsigner.errors import HwsignerError, Interruption, ServiceError, ServiceUnreachableError, UsageError
 from hwsigner.trial import TrialReport, Verdict
 from trial.aws_trials import FEW, KEY, MAKING, FakeTime, Flags, resources, strand
-from trial_aws import responses, run
+from trial_aws import run
 from trial_aws.authority import TrialLeaf
 from trial_aws.calls import TrialPace
 from trial_aws.life import clean, try_all
+from trial_aws.questions import QUESTIONS
 from trial_aws.scene import AWSScene
 
 
@@ -255,10 +256,10 @@ def test_service_that_fails_at_one_question_each_time_differs(
         return scene.leaf()
 
     monkeypatch.setattr("trial_aws.asking._made", fail)
-    assert try_all(flags("--only", "leaves.no-purpose", "--only", "tags.cn"), pace) == 1
+    assert try_all(flags("--only", "leaves.p-521", "--only", "tags.cn"), pace) == 1
     answers = {each.id: each.answer for each in _report(tmp_path).results}
     failing = "the service kept answering with status 500"
-    assert answers == {"tags.cn": "a tag with this value", "leaves.no-purpose": failing}
+    assert answers == {"tags.cn": "a tag with this value", "leaves.p-521": failing}
 
 
 @pytest.mark.parametrize("action", MAKING[:3])
@@ -295,7 +296,7 @@ def test_unreachable_service_leaves_no_name_of_a_proxy_in_the_report(
         monkeypatch.setattr("trial_aws.scene.post", fail)
         return str(scene.session(scene.leaf()))
 
-    questions = [replace(responses.QUESTIONS[0], id=f"proxies.{number}", ask=ask) for number in range(5)]
+    questions = [replace(QUESTIONS[0], id=f"proxies.{number}", ask=ask) for number in range(5)]
     monkeypatch.setattr("trial_aws.life.QUESTIONS", questions)
     assert try_all(flags(), pace) == UsageError.exit_status
     why = [each.why for each in _report(tmp_path).results]

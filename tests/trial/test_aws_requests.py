@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from hwsigner._aws.apis import ServiceClients
 from hwsigner._aws.create_session import find_service
@@ -20,31 +20,14 @@ from hwsigner.emulator.iam import _ACTIONS
 from hwsigner.emulator.refusals import json_response
 from hwsigner.trial.questions import NotAskedError
 from trial.aws_trials import KEY, FakeTime
-from trial_aws import (
-    anchors,
-    chains,
-    creating_roles,
-    leaves,
-    making_anchors,
-    making_profiles,
-    requests,
-    responses,
-    revocation,
-    times,
-    waiting,
-    words,
-)
 from trial_aws.authority import TrialCA
 from trial_aws.calls import TrialPace
 from trial_aws.making import make_all
 from trial_aws.plan import plan_of
+from trial_aws.questions import QUESTIONS
 from trial_aws.scene import AWSScene
 
-MODULES: tuple[Any, ...] = (
-    *(anchors, chains, creating_roles, leaves, making_anchors, making_profiles),
-    *(requests, responses, revocation, times, waiting, words),
-)
-QUESTIONS = {each.id: each for module in MODULES for each in module.QUESTIONS}
+BY_ID = {each.id: each for each in QUESTIONS}
 SESSION, DENIED = "session", "403 AccessDeniedException"
 INSUFFICIENT = f"{DENIED}: Untrusted certificate. Insufficient certificate"
 UNTRUSTED, BAD_SIGNATURE = f"{DENIED}: Untrusted signing certificate", f"{DENIED}: Invalid signature"
@@ -59,7 +42,7 @@ class Asked:
         self.scene = scene
 
     def __call__(self, question: str) -> str:
-        return str(QUESTIONS[question].ask(self.scene))
+        return str(BY_ID[question].ask(self.scene))
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +55,7 @@ def made() -> Iterator[Asked]:
         emulator.add_credentials(*KEY)
         clients = ServiceClients("eu-central-1", endpoint=emulator.url, before_send=pace)
         scene = AWSScene(clients, find_service("eu-central-1", endpoint=emulator.url), ca=TrialCA(), pace=pace)
-        make_all(scene, plan_of(QUESTIONS.values()))
+        make_all(scene, plan_of(QUESTIONS))
         yield Asked(emulator, scene)
 
 
@@ -98,8 +81,8 @@ FOUND = {
     Difference.LONGER_SKEW: ("clock.too-far-behind", SESSION),
     Difference.DURATION_REFUSED: ("durations.over-profile", INVALID),
     Difference.DISABLED_NOT_FOUND: (
-        "anchors.profile-switching",
-        "running sessions: valid; new ones: refused with 404, given out",
+        "anchors.disabled-profile",
+        "404 ResourceNotFoundException: Profile (arn) not found",
     ),
     Difference.SESSION_NAME_IGNORED: ("anchors.session-name", SESSION),
     Difference.STATUS_200: ("requests.shape-201", "200; credentialSet, subjectArn"),
@@ -114,7 +97,7 @@ def test_difference_is_found_with_the_other_answer(ask: Asked, difference: Diffe
     question, answer = FOUND[difference]
     ask.emulator.world.differing = {difference}
     assert ask(question) == answer
-    assert answer != QUESTIONS[question].expected
+    assert answer != BY_ID[question].expected
 
 
 def _in_body(kind: str, status: int, message: str) -> Any:
@@ -138,19 +121,10 @@ _SOONER_TOLD = "; ".join(
 
 CHANGES: list[tuple[str, Any, str, str]] = [
     ("certificates._STRONG_HASHES", _STRONG, "leaves.sha3-256", SESSION),
-    ("certificates._STRONG_HASHES", (hashes.SHA256,), "leaves.sha-512", INSUFFICIENT),
-    ("certificates._CURVES", (ec.SECP256R1,), "leaves.p-384", INSUFFICIENT),
-    ("certificates._is_strong_key", lambda *_: True, "leaves.secp256k1", SESSION),
     ("certificates._leaf_problem", lambda *_: "", "leaves.version-1", SESSION),
     ("certificates._leaf_problem", lambda *_: "", "leaves.ca-true", SESSION),
-    ("certificates._common_problem", lambda *_: "", "leaves.expired", SESSION),
     ("certificates.MAX_CHAIN", 4, "chains.five", f"{INVALID}: X-Amz-X509-Chain holds 5 certificates, more than 4"),
-    ("certificates.check_path", lambda *_: None, "chains.reversed", SESSION),
-    ("certificates.check_path", lambda *_: None, "chains.namesake", SESSION),
-    ("certificates._issuing_problem", lambda *_: "", "chains.not-a-ca", SESSION),
-    ("certificates._issuing_problem", lambda *_: "", "chains.path-length", SESSION),
     ("sessions.by_arn", dict.get, "anchors.alias", f"{DENIED}: Specified Trust Anchor wasn't found"),
-    ("sessions.certificates.check_path", lambda *_: None, "anchors.of-another", SESSION),
     ("certificates.check_revocation", lambda *_: None, "revocation.revoked", SESSION),
     (
         "certificates.check_revocation",
@@ -164,20 +138,11 @@ CHANGES: list[tuple[str, Any, str, str]] = [
         "revocation.disabled-list",
         "disabled: session; enabled: session",
     ),
-    ("control.crls._check_list", lambda *_: None, "revocation.stranger", "accepted"),
     ("control.crls.MAX_CRLS", 1, "revocation.third", "the second: ValidationException; the third: ValidationException"),
     ("sessions._check_scope", lambda *_: None, "requests.serial-in-hex", SESSION),
-    ("sessions._check_scope", lambda *_: None, "requests.other-region", SESSION),
     ("sessions.certificates.verifies", lambda *_: True, "requests.equals-twice", SESSION),
-    ("sessions.certificates.verifies", lambda *_: True, "requests.changed-header", SESSION),
-    ("signature.check_signed_headers", lambda *_: [], "requests.unsigned-header", SESSION),
-    ("parameters._read_body", lambda _: {}, "requests.no-json", SESSION),
-    ("parameters.MAX_PROPERTIES", 51, "requests.51-properties", SESSION),
-    ("parameters.MAX_PROPERTY_LENGTH", 199, "requests.200-characters", INVALID),
-    ("parameters.MAX_PROPERTIES", 40, "words.properties", f"{INVALID}: instanceProperties has more than 40 entries"),
     ("refusals.json_error", _in_body, "requests.shape-403", "__type; __type, message"),
     ("signature.MAX_SKEW", timedelta(minutes=1), "clock.ahead", BAD_SIGNATURE),
-    ("parameters.MIN_DURATION", 600, "durations.899", "900 seconds"),
     ("sessions._duration", lambda *_: timedelta(hours=2), "durations.over-role", "7200 seconds"),
     ("iam_policies.MAX_LENGTH", 4096, "roles.2049", "accepted"),
     ("iam_policies._SERVICE", re.compile(".*"), "roles.unknown-service", "accepted"),
@@ -190,7 +155,6 @@ CHANGES: list[tuple[str, Any, str, str]] = [
         "control.profile-no-policy",
         "accepted",
     ),
-    ("certificates._is_strong_key", _is_short, "leaves.rsa-5120", INSUFFICIENT),
     ("control.anchors._DEFAULT", _SOONER, "control.anchor-notifications", _SOONER_TOLD),
     ("iam._ACTIONS", _STILL, "delays.shut", "not within 19 seconds"),
 ]
@@ -203,7 +167,7 @@ def test_changed_emulator_is_found(
     with monkeypatch.context() as patch:
         patch.setattr(f"hwsigner.emulator.{place}", other)
         assert ask(question) == answer
-    assert answer != QUESTIONS[question].expected
+    assert answer != BY_ID[question].expected
 
 
 def test_role_that_stays_invisible_is_found(ask: Asked) -> None:

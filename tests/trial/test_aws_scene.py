@@ -22,7 +22,7 @@ from trial_aws.authority import TrialCA
 from trial_aws.calls import TrialPace
 from trial_aws.making import make_all
 from trial_aws.plan import needing, plan_of
-from trial_aws.responses import QUESTIONS
+from trial_aws.questions import QUESTIONS
 from trial_aws.scene import AWSScene
 from trial_aws.sessions import AskedSession
 from trial_aws.wanted import WantedRole, statement, trusting

@@ -17,8 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--region", metavar="REGION", help="the region (default: the SDKs')")
     parser.add_argument("--aws-profile", metavar="NAME", help="the profile of the SDKs' files (default: theirs)")
     parser.add_argument("--endpoint", metavar="URL", help="the URL of all services, such as an emulator's")
-    costs = "also ask about this AWS Private CA; costs a certificate of it"
-    parser.add_argument("--private-ca", metavar="ARN", type=_private_ca, default="", help=costs)
+    also = "also ask about a trust anchor that refers to this AWS Private CA"
+    parser.add_argument("--private-ca", metavar="ARN", type=_private_ca, default="", help=also)
     parser.add_argument("--rates", action="store_true", help="also send 30 CreateSession requests at once")
     parser.add_argument("--policy", action="store_true", help="print the least IAM policy that suffices")
     add_common_flags(parser)

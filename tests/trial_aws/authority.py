@@ -116,8 +116,8 @@ class CertificateShape:
     Attributes:
         subject: names and values, such as ("CN", "web"); a name may be an OID with dots. Or a name as it is.
         san: the subject alternative names.
-        extensions: the other extensions, each with whether it is critical. If there are any, key identifiers are
-            added.
+        extensions: the other extensions, each with whether it is critical.
+        identifiers: whether key identifiers are added, if there are other extensions.
         key: "P-256", "P-384", "P-521", "RSA-2048" (or another size), "ML-DSA-44" (or -65, -87), or a private key.
         begin: when it begins to be valid, from now.
         end: when it ends, from now.
@@ -129,6 +129,7 @@ class CertificateShape:
     subject: Names | x509.Name = (("O", "hwsigner trial"), ("CN", "leaf"))
     san: Sequence[x509.GeneralName] = ()
     extensions: Extensions = OF_LEAF
+    identifiers: bool = True
     key: Any = "P-256"
     begin: timedelta = -_DAY
     end: timedelta = 2 * _DAY
@@ -280,7 +281,7 @@ def _identifiers(shape: CertificateShape, key: Any, issuer: TrialIssuer | None) 
     found: list[x509.ExtensionType] = [x509.SubjectKeyIdentifier.from_public_key(key.public_key())]
     found += [x509.AuthorityKeyIdentifier.from_issuer_public_key(by)] if issuer else []
     given = {extension.oid for extension, _ in shape.extensions}
-    return [(each, False) for each in found if given and each.oid not in given]
+    return [(each, False) for each in found if given and shape.identifiers and each.oid not in given]
 
 
 def name_of(names: Names | x509.Name) -> x509.Name:

@@ -189,7 +189,6 @@ def _announcement(scene: AWSScene, plan: TrialPlan, questions: Sequence[AWSQuest
     made = "\n".join(f"  {kind}: {len(each)}" for kind, each in kinds)
     rates = ", and 30 CreateSession requests at once" if scene.rates else ""
     minutes = round((2.3 * plan.count + 1.1 * len(questions) + 60) / 60)
-    cost = "It costs one certificate of the private CA." if scene.private_ca else "It costs nothing."
     return f"""\
 A trial of {numbered(len(questions), "question")} in {scene.region}. It makes, with names that begin with {scene.prefix}
 and the tag hwsigner-trial:
@@ -197,7 +196,7 @@ and the tag hwsigner-trial:
 and some that AWS is expected to refuse. No role has a permission. It deletes all of them at the end. What stays is what
 Roles Anywhere itself makes: its service-linked role, and the subjects of the certificates, which can't be deleted.
 
-{cost} It sends one request a second at most, which takes about {minutes} min{rates}.
+It costs nothing. It sends one request a second at most, which takes about {minutes} min{rates}.
 
 The least IAM policy that suffices:
 {policy_text(scene.partition, scene.private_ca)}

@@ -20,9 +20,7 @@ _READING = (
     *("GetCrl", "GetProfile", "GetSubject", "GetTrustAnchor", "ListCrls", "ListProfiles", "ListTagsForResource"),
     "ListTrustAnchors",
 )
-_OF_PRIVATE_CA = (
-    *("DescribeCertificateAuthority", "GetCertificate", "GetCertificateAuthorityCertificate", "IssueCertificate"),
-)
+_OF_PRIVATE_CA = ("DescribeCertificateAuthority", "GetCertificateAuthorityCertificate")
 _LINKED = "role/aws-service-role/rolesanywhere.amazonaws.com/*"
 
 

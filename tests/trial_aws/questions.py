@@ -1,7 +1,10 @@
-"""All questions to AWS."""
+"""All questions to AWS: the tables, with what asks them."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from hwsigner.trial.table import read_questions
 from trial_aws import (
     alternative_names,
     anchors,
@@ -17,26 +20,19 @@ from trial_aws import (
     post_quantum,
     private_ca,
     requests,
-    responses,
     revocation,
     tags,
-    times,
     trust,
     waiting,
-    words,
 )
 from trial_aws.plan import AWSQuestion
 
+_FOLDER = Path(__file__).parent
+_CERTIFICATES = leaves, chains, anchors, revocation, requests, waiting, post_quantum, private_ca
+_ASKS = {name: ask for module in _CERTIFICATES for name, ask in module.ASKS.items()}
+
 QUESTIONS: tuple[AWSQuestion, ...] = (
-    *leaves.QUESTIONS,
-    *chains.QUESTIONS,
-    *anchors.QUESTIONS,
-    *revocation.QUESTIONS,
-    *requests.QUESTIONS,
-    *responses.QUESTIONS,
-    *times.QUESTIONS,
-    *waiting.QUESTIONS,
-    *words.QUESTIONS,
+    *read_questions(_FOLDER / "questions.md", _ASKS),
     *creating_roles.QUESTIONS,
     *making_anchors.QUESTIONS,
     *making_profiles.QUESTIONS,
@@ -47,6 +43,4 @@ QUESTIONS: tuple[AWSQuestion, ...] = (
     *keys.QUESTIONS,
     *conditions.QUESTIONS,
     *chaining.QUESTIONS,
-    *post_quantum.QUESTIONS,
-    *private_ca.QUESTIONS,
 )

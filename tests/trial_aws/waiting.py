@@ -1,31 +1,28 @@
-"""Questions about how long AWS takes, how many requests it takes, and its other hosts."""
+"""How long AWS takes, how many requests it takes, and its other hosts."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from hwsigner._aws.create_session import find_service
 from hwsigner.errors import HwsignerError
-from hwsigner.trial.questions import NotAskedError, choice, document
-from trial_aws.asking import SESSION, Ask, kind, outcome
+from hwsigner.trial.questions import NotAskedError
+from trial_aws.asking import Ask, kind, outcome
 from trial_aws.calls import TrialPace
-from trial_aws.plan import AWSRow
+from trial_aws.plan import needing
 from trial_aws.scene import AWSScene
 from trial_aws.sessions import AskedSession
-from trial_aws.sources import QUOTAS
-from trial_aws.wanted import OPEN, WantedRole, statement, trusting
+from trial_aws.wanted import WantedRole, statement, trusting
 
 _MOST_SECONDS = 19
 _AT_ONCE = 30
 _SHUT = trusting(statement(Effect="Deny"))
-_SETUP = "docs/reference/aws-setup.md"
 _VARIABLES = ("AWS_ENDPOINT_URL", "AWS_USE_FIPS_ENDPOINT", "AWS_USE_DUALSTACK_ENDPOINT")
 _SOON = f"within {_MOST_SECONDS} seconds"
-_PATIENCE = choice(f"hwsigner aws setup waits up to {_MOST_SECONDS} seconds for a new role")
 SHUT_ROLE, OPENED_ROLE = WantedRole("late-shut"), WantedRole("late-opened", _SHUT)
 ONLY_OF_AWS = "it is asked of AWS only"
 
@@ -98,43 +95,12 @@ def _on_host(*, fips: bool, dual_stack: bool) -> Ask:
     return ask
 
 
-_HOSTS = document("AWS General Reference: IAM Roles Anywhere endpoints and quotas: service endpoints")
-_HOST_LINES = ("hwsigner/_aws/region.py: sessions_endpoint", "docs/reference/config.md")
-_DELAYS = (
-    AWSRow("delays.new-role", "How long after CreateRole does a session of the role succeed?").expects(
-        _SOON, _PATIENCE, _new_role, _SETUP, "docs/how-to/emulator.md#iam"
-    ),
-    AWSRow(
-        "delays.shut",
-        "How long after UpdateAssumeRolePolicy is a session refused that the new policy denies?",
-        needs=(OPEN, SHUT_ROLE),
-    ).expects(_SOON, _PATIENCE, _changed(SHUT_ROLE, _SHUT, opened=False), _SETUP),
-    AWSRow(
-        "delays.opened",
-        "How long after UpdateAssumeRolePolicy does a session succeed that the new policy allows?",
-        needs=(OPEN, OPENED_ROLE),
-    ).expects(_SOON, _PATIENCE, _changed(OPENED_ROLE, trusting(), opened=True), _SETUP),
-)
-_HOSTS_AND_RATES = (
-    AWSRow("hosts.fips", "Does the FIPS host of the region give out sessions?").expects(
-        SESSION, _HOSTS, _on_host(fips=True, dual_stack=False), *_HOST_LINES
-    ),
-    AWSRow("hosts.dual-stack", "Does the dual-stack host of the region give out sessions?").expects(
-        SESSION, _HOSTS, _on_host(fips=False, dual_stack=True), *_HOST_LINES
-    ),
-    AWSRow("hosts.fips-dual-stack", "Does the FIPS host of the region for IPv4 and IPv6 give out sessions?").expects(
-        SESSION,
-        choice("the endpoint rules of botocore have this host too"),
-        _on_host(fips=True, dual_stack=True),
-        *_HOST_LINES,
-    ),
-    AWSRow("rates.sessions", f"How is one of {_AT_ONCE} CreateSession requests at once refused?").expects(
-        "429 ThrottlingException",
-        QUOTAS,
-        _many_at_once,
-        "docs/reference/errors.md#retries",
-        "docs/how-it-works/fleet.md",
-    ),
-)
-
-QUESTIONS = (*_DELAYS, *_HOSTS_AND_RATES)
+ASKS: Mapping[str, Ask] = {
+    "delays.new-role": _new_role,
+    "delays.shut": needing(_changed(SHUT_ROLE, _SHUT, opened=False), SHUT_ROLE),
+    "delays.opened": needing(_changed(OPENED_ROLE, trusting(), opened=True), OPENED_ROLE),
+    "hosts.fips": _on_host(fips=True, dual_stack=False),
+    "hosts.dual-stack": _on_host(fips=False, dual_stack=True),
+    "hosts.fips-dual-stack": _on_host(fips=True, dual_stack=True),
+    "rates.sessions": _many_at_once,
+}
