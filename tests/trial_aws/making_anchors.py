@@ -1,37 +1,25 @@
-"""Questions about what CreateTrustAnchor refuses, and in which words."""
+"""What asks CreateTrustAnchor, CreateProfile, PutAttributeMapping and CreateRole what they refuse, and in which words."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from datetime import timedelta
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from hwsigner.trial.questions import NotAskedError, Source, choice, document
+from hwsigner.trial.questions import NotAskedError
+from hwsigner.trust_policy.writing import SIZE_LIMIT
 from trial_aws.asking import ACCEPTED, Ask
-from trial_aws.authority import A_CA, OF_CA, TrialCA, TrialIssuer
+from trial_aws.authority import TrialCA
 from trial_aws.calls import CallAnswer
 from trial_aws.forging import sha1_signed
-from trial_aws.plan import AWSQuestion, AWSRow, needing
+from trial_aws.plan import needing
 from trial_aws.scene import AWSScene
-from trial_aws.sources import ALIASES, CERTIFICATE_RULES, GETTING, QUOTAS, QUOTED, QUOTED_VALUES
+from trial_aws.wanted import WantedProfile, statement, trusting
 
-_ANCHORS = "hwsigner/emulator/control/anchors.py"
-SHAPES = "hwsigner/emulator/control/shapes.py: _unsatisfied"
-_BUNDLE = f"{_ANCHORS}: _read_bundle"
-PLANE = "docs/how-to/emulator.md#the-control-plane"
-_FACTS = "docs/how-to/aws.md#what-aws-documents-and-what-was-only-observed"
-_INVALID = "ValidationException"
-_DAY = timedelta(days=1)
-NAMES = choice("the API reference does not say that names are unique; IDs are")
-BY_ITSELF = choice("the API reference has no default; nothing is enabled by itself")
-NOT_CHECKED = choice("the API reference does not say that it is looked for")
-_STRICT = choice("a trust anchor that lets nobody in should not be made")
 _BEYOND_THE_MODEL = "The emulator "
+_MAPPED = WantedProfile("mapped")
 
 Bundle = Callable[[TrialCA], Sequence[x509.Certificate]]
 
@@ -47,7 +35,7 @@ def code_of(answer: CallAnswer) -> str:
     return answer.code or ACCEPTED
 
 
-def words_of(answer: CallAnswer) -> str:
+def _words_of(answer: CallAnswer) -> str:
     """Return "accepted", or the refusal with its words. A full stop at the end does not count."""
     return str(answer).rstrip(".")
 
@@ -68,156 +56,83 @@ def source_of(bundle: Sequence[x509.Certificate] | str) -> dict[str, Any]:
     return {"sourceType": "CERTIFICATE_BUNDLE", "sourceData": {"x509CertificateData": text}}
 
 
-def _anchor_of(name: str, bundle: Bundle | str, read: Callable[[CallAnswer], str], **members: Any) -> Ask:
-    def ask(scene: AWSScene) -> str:
-        source = source_of(bundle if isinstance(bundle, str) else bundle(scene.ca))
-        return read(made(scene, f"anchor-{name}", "create_trust_anchor", source=source, **members))
-
-    return ask
-
-
 def _pem(certificates: Sequence[x509.Certificate]) -> str:
     return "".join(each.public_bytes(Encoding.PEM).decode() for each in certificates)
 
 
-class _Row(NamedTuple):
-    """What CreateTrustAnchor is asked."""
+def _anchor(bundle: Bundle | str, read: Callable[[CallAnswer], str] = code_of, name: str = "anchor-of-a-moment") -> Ask:
+    """Return what makes a trust anchor."""
 
-    name: str
-    words: str
+    def ask(scene: AWSScene) -> str:
+        source = source_of(bundle if isinstance(bundle, str) else bundle(scene.ca))
+        return read(made(scene, name, "create_trust_anchor", source=source))
 
-    def expects(self, answer: str, source: Source, bundle: Bundle | str, *rests_on: str, **members: Any) -> AWSQuestion:
-        """Return the question."""
-        read = words_of if ": " in answer else code_of
-        ask, text = _anchor_of(self.name, bundle, read, **members), f"What does CreateTrustAnchor say {self.words}?"
-        return AWSQuestion(f"control.anchor-{self.name}", text, answer, source, (*rests_on, PLANE), ask)
+    return ask
 
 
-def _root(ca: TrialCA) -> list[x509.Certificate]:
+def _cross_account(scene: AWSScene) -> str:
+    """Make a profile with a role of another account."""
+    role = scene.filled("arn:<<partition>>:iam::111111111111:role/trial")
+    return _words_of(made(scene, "profile-of-a-moment", "create_profile", roleArns=[role]))
+
+
+def _root(ca: TrialCA) -> Sequence[x509.Certificate]:
     return [ca.root.certificate]
 
 
-def _ca(**shape: Any) -> Bundle:
-    return lambda ca: [_new(ca, **shape).certificate]
-
-
-def _new(ca: TrialCA, **shape: Any) -> TrialIssuer:
-    return ca.issuer(f"new {shape!r}", replace(A_CA, **shape))
-
-
-def _three(ca: TrialCA) -> list[x509.Certificate]:
+def _three(ca: TrialCA) -> Sequence[x509.Certificate]:
     return [ca.issuer(f"of three {number}").certificate for number in range(3)]
 
 
-def _sha1_root(ca: TrialCA) -> list[x509.Certificate]:
+def _sha1_root(ca: TrialCA) -> Sequence[x509.Certificate]:
     issuer = ca.issuer("sha1")
     return [sha1_signed(issuer.certificate, issuer)]
 
 
-def _same_name(scene: AWSScene) -> str:
-    name, members = scene.named("main"), {"source": source_of(_root(scene.ca))}
-    return code_of(made(scene, name.removeprefix(f"{scene.prefix}-"), "create_trust_anchor", **members))
+def _put_twice(scene: AWSScene) -> str:
+    """Return the rules of a field that was given CN, and then OU."""
+    profile = {"profileId": scene.arn("profile", _MAPPED.name).rpartition("/")[2]}
+    for specifier in ("CN", "OU"):
+        call = {**profile, "certificateField": "x509Subject", "mappingRules": [{"specifier": specifier}]}
+        answer = scene.calls.call("rolesanywhere", "put_attribute_mapping", **call)
+        if answer.code:
+            return code_of(answer)
+    found = answer.response["profile"]["attributeMappings"]
+    rules = (each["mappingRules"] for each in found if each["certificateField"] == "x509Subject")
+    return ", ".join(rule["specifier"] for each in rules for rule in each)
 
 
-def _default_of_anchor(scene: AWSScene) -> str:
-    answer = made(scene, "anchor-default", "create_trust_anchor", source=source_of(_root(scene.ca)))
-    return answer.code or ("enabled" if answer.response["trustAnchor"]["enabled"] else "disabled")
+def _role(name: str, policy: Mapping[str, Any] | str) -> Ask:
+    """Return what makes a role. A full stop at the end of its refusal does not count."""
+    return needing(lambda scene: str(scene.new_role(f"iam-{name}", policy)).rstrip("."))
 
 
-def _thresholds(scene: AWSScene) -> str:
-    answer = made(scene, "anchor-settings", "create_trust_anchor", source=source_of(_root(scene.ca)))
-    if answer.code:
-        return answer.code
-    settings = answer.response["trustAnchor"]["notificationSettings"]
-    shown = sorted(f"{each['event']}: {each['threshold']:g} days, enabled: {each['enabled']}" for each in settings)
-    return "; ".join(shown)
-
-
-_BASIC, _USAGE = OF_CA
-_PATTERN = "Member must satisfy regular expression pattern: ^[ a-zA-Z0-9-_]*$"
-UNFIT = "ValidationException: 1 validation error detected: Value"
-_ANCHOR_QUESTIONS = (
-    _Row("leaf", "to a leaf").expects(
-        "ValidationException: Incorrect basic constraints for CA certificate",
-        QUOTED,
-        lambda ca: [ca.leaf().certificate],
-        _BUNDLE,
-    ),
-    _Row("no-pem", "to what is not PEM").expects(
-        "ValidationException: Error creating TrustAnchor. Bad certificate data", QUOTED, "trial", _BUNDLE
-    ),
-    _Row("intermediate", "to an intermediate CA").expects(
-        ACCEPTED, CERTIFICATE_RULES, lambda ca: [ca.intermediate.certificate], _BUNDLE
-    ),
-    _Row("three", "to three CAs").expects(_INVALID, QUOTAS, _three, f"{_ANCHORS}: MAX_CERTIFICATES"),
-    _Row("twice", "to one CA twice").expects(ACCEPTED, NOT_CHECKED, lambda ca: [ca.root.certificate] * 2, _BUNDLE),
-    _Row("no-key-usage", "to a CA without a key usage").expects(
-        _INVALID, CERTIFICATE_RULES, _ca(extensions=(_BASIC,)), _BUNDLE
-    ),
-    _Row("sha-1", "to a CA that is signed with SHA-1").expects(_INVALID, CERTIFICATE_RULES, _sha1_root, _BUNDLE),
-    _Row("rsa-1024", "to a CA with an RSA key of 1,024 bits").expects(
-        _INVALID, _STRICT, _ca(key="RSA-1024"), _BUNDLE, _FACTS
-    ),
-    _Row("ed25519", "to a CA with an Ed25519 key").expects(
-        _INVALID, _STRICT, lambda ca: [_new(ca, key=ed25519.Ed25519PrivateKey.generate()).certificate], _BUNDLE, _FACTS
-    ),
-    _Row("ml-dsa", "to a CA with an ML-DSA-65 key").expects(
-        ACCEPTED,
-        choice("AWS documents ML-DSA for the keys of leaves; a CA may have what a leaf may have"),
-        _ca(key="ML-DSA-65"),
-        _BUNDLE,
-    ),
-    _Row("expired", "to a CA that has expired").expects(
-        ACCEPTED,
-        choice("a CA of a trust anchor expires while it is there; sessions are refused then"),
-        _ca(end=-_DAY / 24),
-        _BUNDLE,
-    ),
-    AWSRow("control.anchor-dot", "What does CreateTrustAnchor say to a name with a dot?").expects(
-        f"{UNFIT} '(prefix)-anchor-a.b' at 'name' failed to satisfy constraint: {_PATTERN}",
-        QUOTED_VALUES,
-        _anchor_of("a.b", _root, words_of),
-        SHAPES,
-        PLANE,
-    ),
-    _Row("reserved-alias", "to an alias that begins with aws/").expects(
-        _INVALID, ALIASES, _root, f"{_ANCHORS}: create", aliasName="aws/trial"
-    ),
-    _Row("distribution-points", "to crlDpRevocationEnabled").expects(
-        ACCEPTED, ALIASES, _root, f"{_ANCHORS}: _refuse_distribution_points", crlDpRevocationEnabled=True
-    ),
-    AWSRow("control.anchor-same-name", "Are two trust anchors of one name accepted?").expects(
-        ACCEPTED, NAMES, _same_name, f"{_ANCHORS}: create", PLANE
-    ),
-    AWSRow("control.anchor-default", "Is a trust anchor enabled if the request does not say so?").expects(
-        "disabled", BY_ITSELF, _default_of_anchor, f"{_ANCHORS}: create", PLANE
-    ),
-    AWSRow(
-        "control.anchor-notifications", "Which notification settings has a trust anchor whose request has none?"
-    ).expects(
-        "CA_CERTIFICATE_EXPIRY: 45 days, enabled: True; END_ENTITY_CERTIFICATE_EXPIRY: 45 days, enabled: True",
-        document("IAM Roles Anywhere User Guide: Notifications: the default threshold is 45 days for both events"),
-        _thresholds,
-        f"{_ANCHORS}: setting_details",
-        PLANE,
-    ),
-)
-
-
-def _missing(kind: str, words: str) -> AWSQuestion:
-    """Return a question about what the service says if there is no such resource."""
+def _of_length(length: int, spaces: int = 0) -> Ask:
+    """Return what makes a role with a trust policy of so many characters, and spaces that should not count."""
 
     def ask(scene: AWSScene) -> str:
-        name = {"trust_anchor": "trustAnchorId", "profile": "profileId", "crl": "crlId"}[kind]
-        identifier = {name: "00000000-0000-4000-8000-000000000000"}
-        return code_of(scene.calls.call("rolesanywhere", f"get_{kind}", **identifier))
+        policy = scene.filled(trusting(statement({"StringEquals": {"aws:PrincipalTag/x509Subject/CN": "x"}})))
+        missing = length - len("".join(policy.split()))
+        longer = policy.replace('"x"', f'"{"x" * (missing + 1)}"') + " " * spaces
+        return str(scene.new_role(f"iam-{length}-{spaces}", longer)).rstrip(".")
 
-    text = f"What does the service say if there is no such {words}?"
-    rests_on = ("hwsigner/emulator/control/calls.py: not_found", PLANE)
-    name = f"control.missing-{kind.replace('_', '-')}"
-    return AWSQuestion(name, text, "ResourceNotFoundException", GETTING, rests_on, needing(ask))
+    return needing(ask)
 
 
-_MISSING = (_missing("trust_anchor", "trust anchor"), _missing("profile", "profile"), _missing("crl", "CRL"))
-
-QUESTIONS = (*_ANCHOR_QUESTIONS, *_MISSING)
+ASKS: dict[str, Ask] = {
+    "control.anchor-leaf": _anchor(lambda ca: [ca.leaf().certificate], _words_of),
+    "control.anchor-no-pem": _anchor("trial", _words_of),
+    "control.anchor-intermediate": _anchor(lambda ca: [ca.intermediate.certificate]),
+    "control.anchor-three": _anchor(_three),
+    "control.anchor-sha-1": _anchor(_sha1_root),
+    "control.anchor-dot": _anchor(_root, _words_of, "anchor-a.b"),
+    "control.anchor-same-name": _anchor(_root, name="main"),
+    "control.profile-other-account": _cross_account,
+    "control.mapping-replaced": needing(_put_twice, _MAPPED),
+    "roles.principal-star": _role("principal-star", trusting(statement(Principal="*"))),
+    "roles.lower-case-operator": _role(
+        "lower-case-operator", trusting(statement({"stringequals": {"aws:PrincipalTag/x509Subject/CN": "leaf"}}))
+    ),
+    "roles.2048-and-spaces": _of_length(SIZE_LIMIT, 500),
+    "roles.2049": _of_length(SIZE_LIMIT + 1),
+}

@@ -14,10 +14,9 @@ from typing import Any
 
 from cryptography import x509
 
-from hwsigner.trial.questions import Source
 from hwsigner.trust_policy.writing import SIZE_LIMIT
 from trial_aws.authority import CertificateShape, Names, name_of
-from trial_aws.plan import AWSQuestion, needing
+from trial_aws.plan import Ask, needing
 from trial_aws.scene import AWSScene
 from trial_aws.sessions import AskedSession, SessionAnswer
 from trial_aws.wanted import ACTIONS, Wanted, WantedProfile, WantedRole, statement, trusting
@@ -50,14 +49,9 @@ class Reading:
 
 @dataclass(frozen=True)
 class Probe:
-    """A question, and the readings that it tells apart.
+    """What tells the readings of a question apart.
 
     Attributes:
-        id: the question's.
-        text: the question's.
-        expected: the question's: the answer of a reading, a refusal or `otherwise`.
-        source: the question's.
-        rests_on: the question's.
         readings: asked in order. The first that lets the certificate in is the answer.
         names: the names of the certificate's subject, apart from the one that the statements know it by.
         san: the certificate's subject alternative names.
@@ -65,13 +59,9 @@ class Probe:
         otherwise: the answer if no reading lets the certificate in.
         profile: the Roles Anywhere profile; empty for one with the default mappings.
         session_name: the session name to ask for; None for none.
+        label: the value by which the statements know the certificate. A table sets it.
     """
 
-    id: str
-    text: str
-    expected: str
-    source: Source
-    rests_on: tuple[str, ...]
     readings: tuple[Reading, ...]
     names: Names | x509.Name = ()
     san: Sequence[x509.GeneralName] = ()
@@ -79,11 +69,7 @@ class Probe:
     otherwise: str = REFUSED
     profile: str = ""
     session_name: str | None = None
-
-    @property
-    def label(self) -> str:
-        """The value by which the statements know the certificate."""
-        return self.id.replace(".", "-")
+    label: str = ""
 
     @property
     def subject(self) -> x509.Name:
@@ -124,23 +110,24 @@ class ProbeTable:
     its statements may be the reason.
 
     Args:
-        name: what the names of the roles begin with.
-        probes: the probes.
+        area: what the IDs of the questions and the names of the roles begin with.
+        probes: the probes, by the rest of the questions' IDs.
         profiles: the profiles that they name. They will list the roles.
 
     Attributes:
-        questions: the questions.
+        asks: what asks the questions, by ID.
     """
 
-    def __init__(self, name: str, probes: Sequence[Probe], profiles: Sequence[WantedProfile] = ()) -> None:
+    def __init__(self, area: str, probes: Mapping[str, Probe], profiles: Sequence[WantedProfile] = ()) -> None:
+        labelled = {name: replace(probe, label=f"{area}-{name}") for name, probe in probes.items()}
         self._roles: dict[str, WantedRole] = {}
         for is_whole in (False, True):
-            self._add_roles(name, [each for each in probes if bool(each.readings[0].statements) == is_whole])
+            self._add_roles(area, [each for each in labelled.values() if bool(each.readings[0].statements) == is_whole])
         names = dict.fromkeys(each.name for each in (*self._roles.values(), _SPARE))
         self._profiles = {each.name: replace(each, roles=(*each.roles, *names)) for each in profiles}
-        self.questions = [self._question(each) for each in probes]
+        self.asks: dict[str, Ask] = {f"{area}.{name}": self._ask(probe) for name, probe in labelled.items()}
 
-    def _add_roles(self, name: str, probes: Sequence[Probe]) -> None:
+    def _add_roles(self, area: str, probes: Sequence[Probe]) -> None:
         """Add roles with the statements of the first readings, as many to a role as fit."""
         groups: list[list[Probe]] = []
         for probe in probes:
@@ -148,11 +135,11 @@ class ProbeTable:
                 groups.append([])
             groups[-1].append(probe)
         for group in groups:
-            numbered = f"{name}-{len({each.name for each in self._roles.values()}) + 1}"
-            self._roles |= {each.id: WantedRole(numbered, _policy(*group)) for each in group}
+            numbered = f"{area}-{len({each.name for each in self._roles.values()}) + 1}"
+            self._roles |= {each.label: WantedRole(numbered, _policy(*group)) for each in group}
 
-    def _question(self, probe: Probe) -> AWSQuestion:
-        role = self._roles[probe.id]
+    def _ask(self, probe: Probe) -> Ask:
+        role = self._roles[probe.label]
 
         def ask(scene: AWSScene) -> str:
             leaf = scene.leaf(CertificateShape(probe.subject, probe.san))
@@ -170,7 +157,7 @@ class ProbeTable:
             return probe.otherwise
 
         needs: tuple[Wanted, ...] = (role, _SPARE, *([self._profiles[probe.profile]] if probe.profile else []))
-        return AWSQuestion(probe.id, probe.text, probe.expected, probe.source, probe.rests_on, needing(ask, *needs))
+        return needing(ask, *needs)
 
 
 def _policy(*probes: Probe, rank: int = 0) -> Mapping[str, Any]:

@@ -1,26 +1,22 @@
-"""Questions: how the names of a certificate become session tags."""
+"""What asks how the names of a certificate become session tags, and what attribute mappings change."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from cryptography import x509
+from cryptography.x509 import DirectoryName, DNSName, GeneralName, UniformResourceIdentifier
 
-from hwsigner.trial.questions import Source, choice
-from trial_aws.authority import OF_CA, CertificateShape, Names, name_of
-from trial_aws.plan import AWSQuestion
-from trial_aws.probes import REFUSED, Condition, Probe, ProbeTable, Reading, equals, in_words, lacks
-from trial_aws.scene import AWSScene
-from trial_aws.sources import MAPPING, SESSION_TAGS, TRUST_MODEL, UNMAPPED_NAMES, UNMAPPED_SUBJECT
+from trial_aws.authority import Names, name_of
+from trial_aws.plan import Ask
+from trial_aws.probes import REFUSED, TAG_KEY, Condition, Probe, ProbeTable, Reading, equals, lacks, put_mapping
+from trial_aws.wanted import WantedProfile
 
-_FACTS = "docs/how-to/aws.md#what-aws-documents-and-what-was-only-observed"
-_CONDITIONS = "docs/how-to/aws.md#what-each-condition-means"
-_TAGS = "hwsigner/emulator/tags.py: principal_tags"
-_IS_TAG = "hwsigner/emulator/tags.py: _is_tag"
-_NAMES = "hwsigner/emulator/tags.py: _name_tags"
-_NEITHER = "neither: the tag has another value"
-_AS_IT_IS = "a tag with this value"
-_NO_TAG = "no tag"
-_STREET, _TITLE, _PRIVATE = "2.5.4.9", "2.5.4.12", "1.3.6.1.4.1.32473.1"
-_LETTERS = choice("STS takes letters, digits and spaces of every script, and nothing else")
+_AS_IT_IS, _NO_TAG, _A_TAG = "a tag with this value", "no tag", "a tag"
+_NEITHER, _NONE = "neither: the tag has another value", "none of these"
+_IGNORED = "ignored, and the session is given out"
+_TITLE = "2.5.4.12"
+_OU, _DNS, _URI = "x509Subject/OU", "x509SAN/DNS", "x509SAN/URI"
 
 
 def unmapped(*, subject: str = "", san: str = "", issuer: str = "") -> str:
@@ -29,221 +25,127 @@ def unmapped(*, subject: str = "", san: str = "", issuer: str = "") -> str:
     return f"{REFUSED}: Some attributes failed to be mapped into session tags. {shown}"
 
 
-def becomes(tag: str, value: str) -> tuple[Reading, Reading]:
+def _becomes(tag: str, value: str) -> tuple[Reading, Reading]:
     """Return the readings of a name: it is a tag with a value, or no tag."""
     return Reading(_AS_IT_IS, equals(tag, value)), Reading(_NO_TAG, lacks(tag))
 
 
-def _attribute(name: str, value: str) -> Probe:
-    tag = f"x509Subject/{name}"
-    return Probe(
-        f"tags.{name.lower()}",
-        f"Does {name} of the subject become the tag {tag}, with its value?",
-        _AS_IT_IS,
-        MAPPING,
-        (_CONDITIONS, "hwsigner/emulator/tags.py: _NAMES"),
-        becomes(tag, value),
-        ((name, value),),
-        known_by="O" if name == "CN" else "CN",
-        otherwise=_NEITHER,
-    )
+def _of_ou(value: str) -> Probe:
+    return Probe(_becomes(_OU, value), (("OU", value),), otherwise=_NEITHER)
 
 
-_ATTRIBUTES = [
-    _attribute(name, value)
-    for name, value in {
-        "CN": "a name",
-        "O": "an organization",
-        "OU": "a unit",
-        "C": "DE",
-        "ST": "a state",
-        "L": "a town",
-        "SN": "a surname",
-        "GN": "a given name",
-        "DC": "example",
-        "SERIALNUMBER": "Number 7",
-        "E": "trial@example.com",
-        "UID": "a user",
-    }.items()
-]
+def _read(tag: str, readings: Mapping[str, str], subject: Names | x509.Name = (), **more: Sequence[GeneralName]) -> Probe:
+    """Return what tells the values of a tag apart, by the answer that each one is."""
+    found = (*(Reading(answer, equals(tag, value)) for answer, value in readings.items()), Reading(_NO_TAG, lacks(tag)))
+    return Probe(found, subject, known_by="O" if tag == "x509Subject/CN" else "CN", otherwise=_NONE, **more)
 
 
-def _several(name: str, text: str, subject: Names | x509.Name, readings: dict[str, str], source: Source) -> Probe:
-    """Return a question about several values of one name: readings and the values of the tag by them."""
-    tag = "x509Subject/CN" if name == "two-cns" else "x509Subject/OU"
-    return Probe(
-        f"tags.{name}",
-        text,
-        next(iter(readings)),
-        source,
-        (_FACTS, _TAGS),
-        (*(Reading(answer, equals(tag, value)) for answer, value in readings.items()), Reading(_NO_TAG, lacks(tag))),
-        subject,
-        known_by="O" if name == "two-cns" else "CN",
-        otherwise="none of these",
-    )
-
-
-def _one_rdn(*pairs: tuple[str, str]) -> x509.Name:
-    return x509.Name([x509.RelativeDistinguishedName(name_of(pairs))])
-
-
-_JOINED = choice("read in several places that the values are joined by slashes, never seen")
+_NAMES = {
+    "O": "an organization",
+    "OU": "a unit",
+    "C": "DE",
+    "ST": "a state",
+    "L": "a town",
+    "SN": "a surname",
+    "GN": "a given name",
+    "DC": "example",
+    "SERIALNUMBER": "Number 7",
+    "UID": "a user",
+}
+_EACH: Condition = {"StringEquals": {f"{TAG_KEY}x509Subject/{name}": value for name, value in _NAMES.items()}}
+_TITLE_TAGS = ("x509Subject/T", "x509Subject/TITLE")
+_TITLE_MISSING: Condition = {"Null": {TAG_KEY + tag: "true" for tag in _TITLE_TAGS}}
+_TITLE_THERE: Condition = {"Null": {f"{TAG_KEY}x509Subject/{_TITLE}": "false"}}
 _B_THEN_A = {"b/a": "b/a", "a/b": "a/b", "b, the first": "b", "a, the last": "a"}
-_SEVERAL = [
-    _several("two-ous", "What becomes of two OUs, b and then a?", (("OU", "b"), ("OU", "a")), _B_THEN_A, _JOINED),
-    _several("two-cns", "What becomes of two CNs, b and then a?", (("CN", "b"), ("CN", "a")), _B_THEN_A, _JOINED),
-    _several(
-        "apart",
-        "What becomes of two OUs, b and then a, that have another name between them?",
-        (("OU", "b"), ("L", "a town"), ("OU", "a")),
-        _B_THEN_A,
-        _JOINED,
+_ONE_RDN = x509.Name([x509.RelativeDistinguishedName(name_of((("OU", "a"), ("OU", "b"))))])
+_TAGS = {
+    "names": Probe((Reading("each does", _EACH),), tuple(_NAMES.items()), otherwise="not each does"),
+    "email": _read(
+        "x509Subject/E",
+        {_AS_IT_IS: "Trial@Example.com", "a tag in lower case": "trial@example.com"},
+        (("E", "Trial@Example.com"),),
     ),
-    _several(
-        "same-twice",
-        "What becomes of the OU a that is there twice?",
-        (("OU", "a"), ("OU", "a")),
-        {"a/a": "a/a", "a": "a"},
-        _JOINED,
+    "two-ous": _read(_OU, _B_THEN_A, (("OU", "b"), ("OU", "a"))),
+    "two-cns": _read("x509Subject/CN", _B_THEN_A, (("CN", "b"), ("CN", "a"))),
+    "apart": _read(_OU, _B_THEN_A, (("OU", "b"), ("L", "a town"), ("OU", "a"))),
+    "same-twice": _read(_OU, {"a/a": "a/a", "a": "a"}, (("OU", "a"), ("OU", "a"))),
+    "one-rdn": _read(
+        _OU, {"a/b": "a/b", "a+b": "a+b", "a, the first": "a", "b, the last": "b", "a+OU=b": "a+OU=b"}, _ONE_RDN
     ),
-    _several(
-        "one-rdn",
-        "What becomes of two OUs, a and b, in one relative distinguished name?",
-        _one_rdn(("OU", "a"), ("OU", "b")),
-        {"a/b": "a/b", "a+b": "a+b", "a, the first": "a", "b, the last": "b", "a+OU=b": "a+OU=b"},
-        _JOINED,
+    "ampersand": _of_ou("R&D"),
+    "parentheses": _of_ou("unit (old)"),
+    "punctuation": _of_ou("_.:/=+-@"),
+    "umlauts": _of_ou("B\u00fccher \u00d8\u00df"),
+    "combining": _of_ou("Bu\u0308cher"),
+    "256": _of_ou("a" * 256),
+    "257": _of_ou("a" * 257),
+    "title": Probe(
+        (Reading(_IGNORED, _TITLE_MISSING), Reading(f"the tag x509Subject/{_TITLE}", _TITLE_THERE)), ((_TITLE, "R&D"),)
     ),
-    _several(
-        "mixed-rdn",
-        "Is the OU a tag if it and an L are one relative distinguished name?",
-        _one_rdn(("OU", "a"), ("L", "a town")),
-        {"a": "a", "a+L=a town": "a+L=a town", "a/a town": "a/a town"},
-        choice("each attribute counts, whatever name it is in"),
-    ),
-]
+    "issuer": Probe(_becomes("x509Issuer/CN", "intermediate"), otherwise=_NEITHER),
+}
 
 
-def _character(name: str, words: str, value: str, expected: str, source: Source) -> Probe:
-    """Return a question about an OU with a value that may not be a tag."""
-    return Probe(
-        f"tags.{name}",
-        f"What becomes of an OU with {words}?",
-        expected,
-        source,
-        (_FACTS, _IS_TAG),
-        becomes("x509Subject/OU", value),
-        (("OU", value),),
-        otherwise=_NEITHER,
-    )
+def _of_two(tag: str, first: str, last: str, *san: GeneralName) -> Probe:
+    readings = {"the first": first, "both, joined by a slash": f"{first}/{last}", "the last": last}
+    return _read(tag, readings, san=san)
 
 
-_NOT_MAPPED = unmapped(subject="OU")
-_CHARACTERS = [
-    _character("ampersand", "an ampersand", "R&D", _NOT_MAPPED, UNMAPPED_NAMES),
-    _character("parentheses", "parentheses", "unit (old)", _NOT_MAPPED, UNMAPPED_SUBJECT),
-    _character("comma", "a comma", "a, b", _NOT_MAPPED, SESSION_TAGS),
-    _character("asterisk", "an asterisk", "a*", _NOT_MAPPED, SESSION_TAGS),
-    _character("apostrophe", "an apostrophe", "a's", _NOT_MAPPED, SESSION_TAGS),
-    _character("line-feed", "a line feed", "a\nb", _NOT_MAPPED, SESSION_TAGS),
-    _character("punctuation", "each of _.:/=+-@", "_.:/=+-@", _AS_IT_IS, SESSION_TAGS),
-    _character("spaces", "spaces at both ends and two in the middle", " a  b ", _AS_IT_IS, _LETTERS),
-    _character(
-        "umlauts", "letters of Latin that ASCII does not have", "B\u00fccher \u00d8\u00df", _AS_IT_IS, SESSION_TAGS
+def _second_odd(tag: str, *san: GeneralName) -> Probe:
+    """Return what tells whether a name is a tag if the second one of its kind can't be one."""
+    there = Reading("the tag is there", {"Null": {TAG_KEY + tag: "false"}})
+    return Probe((there, Reading("the tag is missing", lacks(tag))), san=san)
+
+
+def _directory(*names: tuple[str, str]) -> DirectoryName:
+    return DirectoryName(name_of(names))
+
+
+_SANS = {
+    "dns": _of_two(_DNS, "b.example", "a.example", DNSName("b.example"), DNSName("a.example")),
+    "uri": _of_two(
+        _URI,
+        "spiffe://example/b",
+        "spiffe://example/a",
+        *(UniformResourceIdentifier(f"spiffe://example/{each}") for each in "ba"),
     ),
-    _character(
-        "scripts",
-        "letters of other scripts",
-        "\u6771\u4eac \u041c\u043e\u0441\u043a\u0432\u0430",
-        _AS_IT_IS,
-        SESSION_TAGS,
+    "directory-name": _of_two(
+        "x509SAN/Name/CN", "b", "a", _directory(("CN", "b"), ("O", "x")), _directory(("CN", "a"))
     ),
-    _character("digits", "digits of another script", "\u0661\u0662", _AS_IT_IS, SESSION_TAGS),
-    _character("combining", "a combining mark", "Bu\u0308cher", _NOT_MAPPED, _LETTERS),
-    _character("emoji", "an emoji", "\U0001f600", _NOT_MAPPED, _LETTERS),
-    _character("256", "256 characters", "a" * 256, _AS_IT_IS, SESSION_TAGS),
-    _character("257", "257 characters", "a" * 257, _NOT_MAPPED, SESSION_TAGS),
-]
+    "dns-second-wildcard": _second_odd(_DNS, DNSName("a.example"), DNSName("*.example")),
+    "uri-second": _second_odd(
+        _URI, UniformResourceIdentifier("https://example/"), UniformResourceIdentifier("https://example/?a")
+    ),
+}
 
 
-def _dropped(name: str, words: str, subject: Names, source: Source, *tags: str) -> Probe:
-    """Return a question about names that are not mapped, each with the tags that it might be."""
-    some: Condition = {"Null": {f"aws:PrincipalTag/{tag}": "false" for tag in tags[:1]}}
-    missing = {"Null": {f"aws:PrincipalTag/{tag}": "true" for tag in tags}}
-    readings = Reading("ignored, and the session is given out", missing), Reading(f"the tag {tags[0]}", some)
-    return Probe(f"tags.{name}", f"What becomes of {words}?", readings[0].answer, source, (_NAMES,), readings, subject)
+def _mapped(profile: str, tag: str, value: str, subject: Names = (), *san: GeneralName) -> Probe:
+    """Return what tells whether a profile's mappings leave a name out."""
+    readings = Reading(_NO_TAG, lacks(tag)), Reading(_A_TAG, equals(tag, value))
+    return Probe(readings, subject, san, profile=profile)
 
 
-_OTHERS = [
-    Probe(
-        "tags.empty",
-        "What becomes of an OU with an empty value?",
-        "a tag with an empty value",
-        choice("session tags may be empty, so the value is mapped like others"),
-        (_IS_TAG, "docs/how-to/aws.md#the-trust-policy"),
-        (
-            Reading("a tag with an empty value", equals("x509Subject/OU", "")),
-            Reading(_NO_TAG, lacks("x509Subject/OU")),
-        ),
-        (("OU", ""),),
-        otherwise="none of these",
-    ),
-    Probe(
-        "tags.case",
-        "Is the OU DevOps equal to devops in a condition?",
-        "only with StringEqualsIgnoreCase",
-        MAPPING,
-        (_CONDITIONS, _TAGS),
-        (
-            Reading("yes", equals("x509Subject/OU", "devops")),
-            Reading(
-                "only with StringEqualsIgnoreCase",
-                {"StringEqualsIgnoreCase": {"aws:PrincipalTag/x509Subject/OU": "devops"}},
-            ),
-        ),
-        (("OU", "DevOps"),),
-    ),
-    _dropped(
-        "street", "a street, whose OID is not on AWS's list", ((_STREET, "a street"),), MAPPING, "x509Subject/STREET"
-    ),
-    _dropped("title", "a title with an ampersand", ((_TITLE, "R&D"),), MAPPING, "x509Subject/T", "x509Subject/TITLE"),
-    _dropped(
-        "private", "a name with an OID of a private enterprise", ((_PRIVATE, "a"),), MAPPING, f"x509Subject/{_PRIVATE}"
-    ),
-    Probe(
-        "tags.issuer",
-        "Does the issuer's CN become the tag x509Issuer/CN?",
-        _AS_IT_IS,
-        TRUST_MODEL,
-        (_CONDITIONS, _TAGS),
-        becomes("x509Issuer/CN", "intermediate"),
-        otherwise=_NEITHER,
-    ),
-    Probe(
-        "tags.issuer-o",
-        "Does the issuer's O become the tag x509Issuer/O?",
-        _AS_IT_IS,
-        MAPPING,
-        (_CONDITIONS, _TAGS),
-        becomes("x509Issuer/O", "hwsigner trial"),
-        otherwise=_NEITHER,
-    ),
-]
+def _odd(profile: str, tag: str, subject: Names = (), *san: GeneralName) -> Probe:
+    """Return what tells whether a name that can't be a tag is ignored if it is not mapped."""
+    return Probe((Reading(_IGNORED, lacks(tag)),), subject, san, profile=profile)
 
 
-def _of_bad_issuer(scene: AWSScene) -> str:
-    issuer = scene.ca.issuer("ampersand", CertificateShape((("CN", "R&D"),), extensions=OF_CA), scene.ca.root)
-    return in_words(scene.session(scene.leaf(CertificateShape((("CN", "web"),)), issuer)))
-
-
-QUESTIONS: list[AWSQuestion] = [
-    *ProbeTable("tags", [*_ATTRIBUTES, *_SEVERAL, *_CHARACTERS, *_OTHERS]).questions,
-    AWSQuestion(
-        "tags.issuer-ampersand",
-        "What becomes of a CA's CN with an ampersand?",
-        unmapped(issuer="CN"),
-        UNMAPPED_NAMES,
-        (_FACTS, _TAGS),
-        _of_bad_issuer,
-    ),
-]
+_UNIT = (("OU", "a"),)
+_MAPPINGS = {
+    "left-out": _mapped("unmapped", _DNS, "a.example", (), DNSName("a.example")),
+    "left-out-odd": _odd("unmapped", _DNS, (), DNSName("a.example"), DNSName("*.example")),
+    "narrowed": _mapped("narrow", _OU, "a", _UNIT),
+    "narrowed-odd": _odd("narrow", _OU, (("OU", "R&D"),)),
+    "added": Probe((Reading(_A_TAG, equals(_OU, "a")), Reading(_NO_TAG, lacks(_OU))), _UNIT, profile="added"),
+    "san-name": _mapped("narrow", "x509SAN/Name/O", "a", (), _directory(("CN", "a"), ("O", "a"))),
+}
+_PROFILES = (
+    WantedProfile("unmapped", then=(("delete_attribute_mapping", {"certificateField": "x509SAN"}),)),
+    WantedProfile("narrow", then=(put_mapping("x509Subject", "CN"), put_mapping("x509SAN", "Name/CN"))),
+    WantedProfile("added", then=(put_mapping("x509Subject", "CN", "OU"),)),
+)
+ASKS: dict[str, Ask] = {
+    **ProbeTable("tags", _TAGS).asks,
+    **ProbeTable("san", _SANS).asks,
+    **ProbeTable("mappings", _MAPPINGS, _PROFILES).asks,
+}
