@@ -256,10 +256,10 @@ def test_service_that_fails_at_one_question_each_time_differs(
         return scene.leaf()
 
     monkeypatch.setattr("trial_aws.asking._made", fail)
-    assert try_all(flags("--only", "leaves.p-521", "--only", "tags.cn"), pace) == 1
+    assert try_all(flags("--only", "leaves.p-521", "--only", "tags.issuer"), pace) == 1
     answers = {each.id: each.answer for each in _report(tmp_path).results}
     failing = "the service kept answering with status 500"
-    assert answers == {"tags.cn": "a tag with this value", "leaves.p-521": failing}
+    assert answers == {"tags.issuer": "a tag with this value", "leaves.p-521": failing}
 
 
 @pytest.mark.parametrize("action", MAKING[:3])
@@ -380,7 +380,7 @@ def test_announcement_says_what_is_made_what_it_costs_and_the_policy(
 def test_list_and_policy_ask_nothing(emulator: Emulator, flags: Flags, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(flags("--list")) == run(flags("--policy", "--region", "cn-north-1")) == 0
     said = capsys.readouterr().out
-    assert "tags.cn: Does CN" in said
+    assert "tags.names: Do O" in said
     assert "arn:aws-cn:iam" in said
     assert emulator.requests == []
 

@@ -31,7 +31,7 @@ _SHORT = "the serial number in lower-case hexadecimal, without leading zeros"
 # For each difference about names and policies, a question that finds it, and its answer.
 FOUND = {
     Difference.FIRST_VALUE: ("tags.two-ous", "b, the first"),
-    Difference.OID_TAGS: ("tags.private", "the tag x509Subject/1.3.6.1.4.1.32473.1"),
+    Difference.OID_TAGS: ("tags.title", unmapped(subject="2.5.4.12")),
     Difference.BAD_NAMES_IGNORED: ("tags.ampersand", "no tag"),
     Difference.LATER_DNS_IGNORED: ("san.dns-second-wildcard", "the tag is there"),
     Difference.BARE_SOURCE_IDENTITY: ("source-identity.cn", "the CN"),
@@ -71,8 +71,8 @@ _NO_UID = {oid: name for oid, name in tags._NAMES.items() if name != "UID"}
 _NOT_TO_SET = {**conditions._BY_NAME, "sts:sourceidentity": ("sts:AssumeRole",)}
 _IGNORING_CASE = {**conditions.OPERATORS, "StringEquals": conditions.OPERATORS["StringEqualsIgnoreCase"]}
 CHANGES: list[tuple[str, Any, str, str]] = [
-    ("emulator.tags._NAMES", _NO_UID, "tags.uid", "no tag"),
-    ("emulator.tags._is_tag", lambda value: len(value) <= 256, "tags.emoji", "a tag with this value"),
+    ("emulator.tags._NAMES", _NO_UID, "tags.names", "not each does"),
+    ("emulator.tags._is_tag", lambda value: len(value) <= 256, "tags.combining", "a tag with this value"),
     ("emulator.tags._is_tag", str.isascii, "tags.umlauts", unmapped(subject="OU")),
     ("emulator.tags._MAX_PREFIXED_NAME", 64, "source-identity.62", "CN= and the CN"),
     ("emulator.tags.default_session_name", lambda leaf, _: f"{leaf.serial_number:x}", "session-name.odd", _SHORT),
@@ -120,10 +120,10 @@ def _refusing(part: str, message: str, times: int = 1000) -> Callable[..., Any]:
 def test_question_whose_role_iam_refuses_for_another_one_s_statement_is_asked_by_itself(
     ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hwsigner.emulator.iam.read_policy", _refusing("x509Subject/DC", "Unknown key"))
-    found = ask("tags.dc", "tags.sn")
-    assert found["tags.dc"].answer == "IAM refuses the policy: MalformedPolicyDocument"
-    assert found["tags.sn"].verdict is Verdict.EXPECTED
+    monkeypatch.setattr("hwsigner.emulator.iam.read_policy", _refusing("tags-names", "Unknown key"))
+    found = ask("tags.names", "tags.email")
+    assert found["tags.names"].answer == "IAM refuses the policy: MalformedPolicyDocument"
+    assert found["tags.email"].verdict is Verdict.EXPECTED
 
 
 def test_role_that_trusts_another_one_is_made_again_until_iam_knows_that_one(

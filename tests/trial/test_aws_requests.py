@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -106,18 +105,12 @@ def _in_body(kind: str, status: int, message: str) -> Any:
 
 _STRONG = (*certificates._STRONG_HASHES, hashes.SHA3_256)
 _STILL = {**_ACTIONS, "UpdateAssumeRolePolicy": _ACTIONS["UpdateAssumeRolePolicy"]._replace(run=lambda *_: None)}
-_ANY_DURATION = {"MaxSessionDuration": (1, 99999)}
 
 
 def _is_short(certificate: x509.Certificate, _: object) -> bool:
     key = certificate.public_key()
     return not isinstance(key, rsa.RSAPublicKey) or key.key_size <= 4096
 
-
-_SOONER = {"enabled": True, "threshold": 30, "channel": "ALL"}
-_SOONER_TOLD = "; ".join(
-    f"{event}_EXPIRY: 30 days, enabled: True" for event in ("CA_CERTIFICATE", "END_ENTITY_CERTIFICATE")
-)
 
 CHANGES: list[tuple[str, Any, str, str]] = [
     ("certificates._STRONG_HASHES", _STRONG, "leaves.sha3-256", SESSION),
@@ -145,17 +138,8 @@ CHANGES: list[tuple[str, Any, str, str]] = [
     ("signature.MAX_SKEW", timedelta(minutes=1), "clock.ahead", BAD_SIGNATURE),
     ("sessions._duration", lambda *_: timedelta(hours=2), "durations.over-role", "7200 seconds"),
     ("iam_policies.MAX_LENGTH", 4096, "roles.2049", "accepted"),
-    ("iam_policies._SERVICE", re.compile(".*"), "roles.unknown-service", "accepted"),
-    ("iam_parameters._NUMBERS", _ANY_DURATION, "roles.duration", "accepted"),
     ("control.anchors.anchor_problem", lambda _: "", "control.anchor-leaf", "accepted"),
     ("control.profiles._check", lambda _: None, "control.profile-other-account", "accepted"),
-    (
-        "control.profiles._check",
-        lambda _: None,
-        "control.profile-no-policy",
-        "accepted",
-    ),
-    ("control.anchors._DEFAULT", _SOONER, "control.anchor-notifications", _SOONER_TOLD),
     ("iam._ACTIONS", _STILL, "delays.shut", "not within 19 seconds"),
 ]
 

@@ -1,4 +1,4 @@
-"""What asks CreateTrustAnchor, CreateProfile, PutAttributeMapping and CreateRole what they refuse, and in which words."""
+"""What asks the control plane and IAM what they refuse, and in which words."""
 
 from __future__ import annotations
 

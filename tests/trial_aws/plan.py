@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-from hwsigner.trial.questions import Question, Source
+from hwsigner.trial.questions import Question
 from trial_aws.scene import AWSScene
 from trial_aws.wanted import (
     MAIN_ANCHOR,
@@ -51,27 +51,6 @@ def needing(ask: Ask, *needs: Wanted, is_of_private_ca: bool = False) -> Needing
 def needs_of(question: AWSQuestion) -> Needing:
     """Return the ask of a question, with what must be in the account for it."""
     return question.ask if isinstance(question.ask, Needing) else Needing(question.ask, (OPEN,))
-
-
-class AWSRow(NamedTuple):
-    """A question to AWS without its answer.
-
-    Attributes:
-        id: its name.
-        text: the question.
-        rests_on: what rests on each answer of the table, beside what rests on this one.
-        needs: what must be in the account.
-    """
-
-    id: str
-    text: str
-    rests_on: tuple[str, ...] = ()
-    needs: tuple[Wanted, ...] = (OPEN,)
-
-    def expects(self, answer: str, source: Source, ask: Ask, *rests_on: str) -> AWSQuestion:
-        """Return the question."""
-        asked = needing(ask, *self.needs)
-        return AWSQuestion(self.id, self.text, answer, source, (*rests_on, *self.rests_on), asked)
 
 
 @dataclass(frozen=True)

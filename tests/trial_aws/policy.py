@@ -8,18 +8,14 @@ from typing import Any
 
 from trial_aws.calls import PATH, TAG
 
-_IAM = ("CreateRole", "DeleteRole", "GetRole", "ListRoleTags", "PassRole", "TagRole", "UpdateAssumeRolePolicy")
+_IAM = ("CreateRole", "DeleteRole", "ListRoleTags", "PassRole", "TagRole", "UpdateAssumeRolePolicy")
 _MAKING = ("CreateProfile", "CreateTrustAnchor", "ImportCrl", "TagResource")
 _OWN = (
     *("DeleteAttributeMapping", "DeleteCrl", "DeleteProfile", "DeleteTrustAnchor", "DisableCrl", "DisableProfile"),
-    *("DisableTrustAnchor", "EnableCrl", "EnableProfile", "EnableTrustAnchor", "PutAttributeMapping"),
-    *("UpdateProfile", "UpdateTrustAnchor"),
+    *("DisableTrustAnchor", "EnableCrl", "EnableTrustAnchor", "PutAttributeMapping", "UpdateTrustAnchor"),
 )
 # Subjects have no tag, as the service notes them by itself. What is not there has none either.
-_READING = (
-    *("GetCrl", "GetProfile", "GetSubject", "GetTrustAnchor", "ListCrls", "ListProfiles", "ListTagsForResource"),
-    "ListTrustAnchors",
-)
+_READING = ("GetSubject", "ListCrls", "ListProfiles", "ListTagsForResource", "ListTrustAnchors")
 _OF_PRIVATE_CA = ("DescribeCertificateAuthority", "GetCertificateAuthorityCertificate")
 _LINKED = "role/aws-service-role/rolesanywhere.amazonaws.com/*"
 

@@ -34,10 +34,12 @@ def _of_ou(value: str) -> Probe:
     return Probe(_becomes(_OU, value), (("OU", value),), otherwise=_NEITHER)
 
 
-def _read(tag: str, readings: Mapping[str, str], subject: Names | x509.Name = (), **more: Sequence[GeneralName]) -> Probe:
+def _read(
+    tag: str, readings: Mapping[str, str], subject: Names | x509.Name = (), san: Sequence[GeneralName] = ()
+) -> Probe:
     """Return what tells the values of a tag apart, by the answer that each one is."""
     found = (*(Reading(answer, equals(tag, value)) for answer, value in readings.items()), Reading(_NO_TAG, lacks(tag)))
-    return Probe(found, subject, known_by="O" if tag == "x509Subject/CN" else "CN", otherwise=_NONE, **more)
+    return Probe(found, subject, san, "O" if tag == "x509Subject/CN" else "CN", _NONE)
 
 
 _NAMES = {
