@@ -9,11 +9,10 @@ import pytest
 
 from hwsigner.backends.pkcs11.functions import Attribute, TokenFlag
 from hwsigner.trial import Verdict
-from hwsigner.trial.token.about_token import ECDSA, ECDSA_SHA256
-from hwsigner.trial.token.calls import OK
+from hwsigner.trial.token.calls import ECDSA, ECDSA_SHA256, OK
 from hwsigner.trial.token.making import delete_left, new_label, writing_session
 from hwsigner.trial.token.questions import QUESTIONS, ask
-from hwsigner.trial.token.subject import Plan, TriedToken
+from hwsigner.trial.token.subject import TokenPlan, TriedToken
 from pin_files import WritePinFile
 from pkcs11_shim import COPY_OBJECT, CREATE_OBJECT, GENERATE_KEY_PAIR, LOGIN, Person, Shim
 
@@ -29,7 +28,7 @@ def new_trial(shim: Shim, write_pin_file: WritePinFile) -> Iterator[Callable[...
     pin = write_pin_file(b"1234")
 
     def begin(label: str = "") -> TriedToken:
-        begun.append(TriedToken(Plan(str(shim.path), "one", label or new_label(), pin_source=pin)))
+        begun.append(TriedToken(TokenPlan(str(shim.path), "one", label or new_label(), pin_source=pin)))
         return begun[-1]
 
     yield begin
@@ -55,10 +54,6 @@ _PLANTS: dict[str, tuple[Callable[[Shim], object], str]] = {
         "2 of 2 do not",
     ),
     "keygen.p256": (lambda shim: shim.fail(GENERATE_KEY_PAIR, _DEVICE_MEMORY), "CKR_DEVICE_MEMORY"),
-    "keygen.extractable": (lambda shim: shim.claim(Attribute.EXTRACTABLE, value=True), "true"),
-    "keygen.sensitive": (lambda shim: shim.claim(Attribute.SENSITIVE, value=False), "false"),
-    "keygen.local": (lambda shim: shim.claim(Attribute.LOCAL, value=False), "false"),
-    "keygen.never-extractable": (lambda shim: shim.claim(Attribute.NEVER_EXTRACTABLE, value=False), "false"),
     "write.copy": (lambda shim: shim.fail(COPY_OBJECT, _ACTION_PROHIBITED), "CKR_ACTION_PROHIBITED"),
     "write.certificate": (lambda shim: shim.fail(CREATE_OBJECT, _TEMPLATE_INCOMPLETE), "CKR_TEMPLATE_INCOMPLETE"),
 }
@@ -71,7 +66,21 @@ def test_changed_answer_is_found_by_its_question(id: str, shim: Shim, new_trial:
     assert result.verdict == Verdict.EXPECTED, result
     plant(shim)
     result = ask(_BY_ID[id], new_trial())
-    assert (result.verdict, result.answer) == (Verdict.DIFFERS, answer)
+    assert (result.verdict, result.answer) == (Verdict.DIFFERS, answer), result
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("EXTRACTABLE", True), ("SENSITIVE", False), ("LOCAL", False), ("NEVER_EXTRACTABLE", False)]
+)
+def test_attribute_that_a_new_key_was_not_to_have_is_named(
+    name: str, value: bool, shim: Shim, new_trial: Callable[..., TriedToken]
+) -> None:
+    question = _BY_ID["keygen.attributes"]
+    result = ask(question, new_trial())
+    assert result.verdict == Verdict.EXPECTED, result
+    shim.claim(getattr(Attribute, name), value=value)
+    result = ask(question, new_trial())
+    assert result.answer == f"CKA_{name} is {str(value).lower()}", result
 
 
 def test_module_that_keeps_deleted_objects_is_found(shim: Shim, new_trial: Callable[..., TriedToken]) -> None:
@@ -105,7 +114,7 @@ def test_no_pin_is_sent_while_the_flags_warn(flag: int, shim: Shim, new_trial: C
 
 def test_wrong_pin_that_the_user_typed_is_sent_once(shim: Shim) -> None:
     person = Person("9999")
-    tried = TriedToken(Plan(str(shim.path), "one", may_ask=True), person)
+    tried = TriedToken(TokenPlan(str(shim.path), "one", may_ask=True), person)
     results = [ask(question, tried) for question in QUESTIONS if question.id.startswith(("login.", "key."))]
     sent = shim.count(LOGIN)
     with tried.raw_session() as session:  # SoftHSM's flag stays until a right PIN.

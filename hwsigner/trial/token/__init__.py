@@ -1,7 +1,7 @@
 """Try a PKCS #11 module and its tokens.
 
-The module is used by a process of its own (`worker.py`), which `asking.py` starts, watches and starts again. The tables
-of questions are in `about_*.py`.
+The module is used by a process of its own (`worker.py`), which `watching.py` starts, watches and starts again. The
+questions are in `questions.md`, and what asks them in `about_*.py`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hwsigner.trial.report import Scrubber, TrialReport
 if TYPE_CHECKING:
     import hwsigner.trial.token
     from hwsigner.trial.__main__ import TrialModule
-    from hwsigner.trial.token.asking import TokenTrial
+    from hwsigner.trial.token.watching import TokenTrial
 
     _: TrialModule = hwsigner.trial.token
 
@@ -57,10 +57,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the trial. A login that fails is an error, after the report of what needs none."""
-    from hwsigner.trial.token.asking import TokenTrial
     from hwsigner.trial.token.making import new_label
     from hwsigner.trial.token.questions import QUESTIONS
-    from hwsigner.trial.token.subject import HINT, Plan
+    from hwsigner.trial.token.subject import HINT, TokenPlan
+    from hwsigner.trial.token.watching import TokenTrial
 
     if arguments.list:
         return show_questions(QUESTIONS, arguments.only)
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.clean and not arguments.write:
         raise UsageError("--clean does not say which token", "Add --write SLOT-OR-LABEL")
     require_folder(arguments.output)
-    plan = Plan(
+    plan = TokenPlan(
         module=arguments.module,
         token=arguments.write or arguments.token,
         label=new_label() if arguments.write and not arguments.clean else "",

@@ -1,36 +1,39 @@
-"""Questions about the module: how it starts, what it says of itself, and its slots."""
+"""Questions about the module and the token, and about searches, without a login. None changes anything."""
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Mapping
+from functools import partial
 
-from hwsigner.trial.questions import NotAskedError, choice, observation
-from hwsigner.trial.token.calls import OK, named
+from hwsigner.backends.pkcs11.functions import Attribute, ObjectClass, TokenFlag
+from hwsigner.backends.pkcs11.pins import pin_state
+from hwsigner.trial.asking import numbered
+from hwsigner.trial.questions import NotAskedError
+from hwsigner.trial.token.calls import (
+    EC_GENERATION,
+    ECDSA,
+    ECDSA_SHA256,
+    MECHANISMS,
+    OK,
+    RSA,
+    RSA_GENERATION,
+    RSA_SHA256,
+    named,
+)
 from hwsigner.trial.token.second import look_in_second_process
-from hwsigner.trial.token.subject import TriedToken
-from hwsigner.trial.token.tables import TokenRow, spec, yes_or
+from hwsigner.trial.token.subject import Ask, TriedToken, yes_or
 
-_MODULE = "hwsigner/backends/pkcs11/module.py"
-_FUNCTIONS = "hwsigner/backends/pkcs11/functions.py"
-# No module has so many slots.
-_NO_SLOT = 0x7FFFFF01
+# No module has so many slots or mechanisms.
+_NO_SLOT = _NO_MECHANISM = 0x7FFFFF01
+_GENERATES = 0x10000
 
 
 def _version(tried: TriedToken) -> str:
-    code, info = tried.calls.info()
+    code, version = tried.calls.version()
     if code != OK:
         return named(code)
-    tried.measured["cryptoki"] = "{}.{}".format(*info.version)
-    return "2.20 to 3.2" if (2, 20) <= info.version <= (3, 2) else tried.measured["cryptoki"]
-
-
-def _padding(tried: TriedToken) -> str:
-    code, info = tried.calls.info()
-    if code != OK:
-        return named(code)
-    if any(b"\0" in text for text in (info.manufacturer, info.description)):
-        return "padded with zero bytes"
-    return "padded with blanks"
+    tried.measured["cryptoki"] = "{}.{}".format(*version)
+    return "2.20 to 3.2" if (2, 20) <= version <= (3, 2) else tried.measured["cryptoki"]
 
 
 def _second_initialise(tried: TriedToken) -> str:
@@ -47,24 +50,6 @@ def _finalised(tried: TriedToken) -> str:
     return look_in_second_process(tried).after_finalise
 
 
-def _slots_agree(tried: TriedToken) -> str:
-    first, second = tried.calls.slots(present=True), tried.calls.slots(present=True)
-    if first != second:
-        return "two lists differ"
-    everything = tried.calls.slots(present=False)
-    for code, _ in (first, everything):
-        if code != OK:
-            return named(code)
-    tried.measured["slots"] = f"{len(everything[1])}, with a token: {len(first[1])}"
-    return yes_or("" if set(first[1]) <= set(everything[1]) else "a slot with a token is not among all slots")
-
-
-def _unknown_slot(tried: TriedToken) -> str:
-    if _NO_SLOT in tried.calls.slots(present=False)[1]:
-        raise NotAskedError("the module has that slot")
-    return named(tried.calls.token(_NO_SLOT)[0])
-
-
 def _session_in_unknown_slot(tried: TriedToken) -> str:
     if _NO_SLOT in tried.calls.slots(present=False)[1]:
         raise NotAskedError("the module has that slot")
@@ -74,58 +59,130 @@ def _session_in_unknown_slot(tried: TriedToken) -> str:
     return named(code)
 
 
-def _listing_in_threads(tried: TriedToken) -> str:
-    expected = tried.calls.token(tried.slot)
-    differing: list[int] = []
-
-    def work() -> None:
-        differing.extend(1 for _ in range(25) if tried.calls.token(tried.slot) != expected)
-
-    if tried.module.functions.initialised != "for threads":
-        raise NotAskedError("the module takes calls of one thread")
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return yes_or(f"{len(differing)} of 100 answers differ" if differing else "")
+def _flag(tried: TriedToken, flag: int) -> str:
+    return "yes" if tried.info.flags & flag else "no"
 
 
-QUESTIONS = (
-    TokenRow("module.version", "Which version of Cryptoki does the module say that it has?").expects(
-        "2.20 to 3.2", choice("hwsigner uses the functions of 2.20 alone"), _version, f"{_FUNCTIONS}: Functions"
-    ),
-    TokenRow("module.padding", "How are the texts of CK_INFO padded?").expects(
-        "padded with blanks", spec("3.1 (CK_INFO)"), _padding, f"{_FUNCTIONS}: _text", f"{_MODULE}: Module._matches"
-    ),
-    TokenRow("module.initialise-twice", "What does a second C_Initialize answer?").expects(
-        "CKR_CRYPTOKI_ALREADY_INITIALIZED",
-        spec("5.4.1 (C_Initialize)"),
-        _second_initialise,
-        f"{_FUNCTIONS}: Functions.initialise",
-    ),
-    TokenRow("module.threads", "Does the module accept CKF_OS_LOCKING_OK?").expects(
-        "yes", spec("5.4.1 (C_Initialize)"), _threads, f"{_FUNCTIONS}: Functions.initialise"
-    ),
-    TokenRow("module.threads-list", "Do four threads at once get the same CK_TOKEN_INFO as one?").expects(
-        "yes", spec("3.7 (locking)"), _listing_in_threads, f"{_FUNCTIONS}: Functions"
-    ),
-    TokenRow("module.finalised", "What does C_GetInfo answer after C_Finalize?").expects(
-        "CKR_CRYPTOKI_NOT_INITIALIZED", spec("5.4.3 (C_GetInfo)"), _finalised, f"{_FUNCTIONS}: Functions.is_finalised"
-    ),
-    TokenRow("module.slots", "Are two lists of slots the same, and are those with a token among all?").expects(
-        "yes", spec("5.5.1 (C_GetSlotList)"), _slots_agree, f"{_FUNCTIONS}: Functions.slots"
-    ),
-    TokenRow("module.unknown-slot", "What does C_GetTokenInfo answer for a slot that is not there?").expects(
-        "CKR_SLOT_ID_INVALID",
-        spec("5.5.3 (C_GetTokenInfo)"),
-        _unknown_slot,
-        "hwsigner/backends/pkcs11/errors.py: PKCS11Error.is_removal",
-    ),
-    TokenRow("module.session-in-unknown-slot", "What does C_OpenSession answer for a slot that is not there?").expects(
-        "CKR_SLOT_ID_INVALID",
-        observation("SoftHSM 2.6, libykcs11 2.7, OpenSC 0.26"),
-        _session_in_unknown_slot,
-        "hwsigner/backends/pkcs11/errors.py: PKCS11Error.is_removal",
-    ),
-)
+def _pin_count(tried: TriedToken) -> str:
+    return pin_state(tried.info) or "no warning"
+
+
+def _same_twice(tried: TriedToken) -> str:
+    return yes_or("" if tried.calls.token(tried.slot) == tried.calls.token(tried.slot) else "no")
+
+
+def _names(tried: TriedToken) -> str:
+    names = {"label": tried.info.label, "serial number": tried.info.serial}
+    return " and ".join(name for name, value in names.items() if value.strip()) or "neither"
+
+
+def _is_utf8(tried: TriedToken) -> str:
+    texts = (tried.info.label, tried.info.manufacturer, tried.info.model, tried.info.serial)
+    return yes_or("no" if any("\ufffd" in text for text in texts) else "")
+
+
+def _alone(tried: TriedToken) -> str:
+    alike = [one for one in tried.module.tokens() if one.identity == tried.info.identity]
+    return yes_or(f"{len(alike)} tokens have the same details" if len(alike) > 1 else "")
+
+
+def _unknown_mechanism(tried: TriedToken) -> str:
+    return named(tried.calls.mechanism(tried.slot, _NO_MECHANISM))
+
+
+def _signs(tried: TriedToken, mechanism: int) -> str:
+    found = tried.module.functions.mechanism(tried.slot, mechanism)
+    if found is None:
+        return "no"
+    return "yes" if tried.module.functions.can_sign_with(tried.slot, mechanism) else "listed, but not for signatures"
+
+
+def _either(tried: TriedToken, *mechanisms: int) -> str:
+    """Return whether the token signs with one of the mechanisms, if it has keys of that type at all."""
+    answers = {_signs(tried, one) for one in mechanisms}
+    if answers == {"no"}:
+        raise NotAskedError("the token lists no mechanism of that type")
+    return "yes" if "yes" in answers else answers.pop()
+
+
+def _signs_digests(tried: TriedToken) -> str:
+    _either(tried, ECDSA, ECDSA_SHA256)
+    return _signs(tried, ECDSA)
+
+
+def _sizes(tried: TriedToken, mechanism: int, size: int) -> str:
+    found = tried.module.functions.mechanism(tried.slot, mechanism)
+    if found is None or not found.flags & _GENERATES:
+        raise NotAskedError(f"the token does not list {MECHANISMS[mechanism]} for key pairs")
+    return yes_or("" if found.smallest <= size <= found.largest else f"{found.smallest} to {found.largest}")
+
+
+def _searched(tried: TriedToken, session: int, most: int) -> list[int]:
+    code, found = tried.calls.begin_search(session), list[int]()
+    while code == OK:
+        code, some = tried.calls.search(session, most)
+        found += some
+        if not some or len(found) > 5000:
+            break
+    tried.calls.end_search(session)
+    return found
+
+
+def _batches(tried: TriedToken) -> str:
+    with tried.raw_session() as session:
+        one, other = (sorted(_searched(tried, session, most)) for most in (1, 256))
+    return yes_or("" if one == other else f"{len(one)} one by one, {len(other)} at once")
+
+
+def _two_searches(tried: TriedToken) -> str:
+    with tried.raw_session() as session:
+        tried.calls.begin_search(session)
+        code = tried.calls.begin_search(session)
+        tried.calls.end_search(session)
+    return named(code)
+
+
+def _prefix(tried: TriedToken) -> str:
+    labels = {one.label for one in tried.before.everything if len(one.label) > 1}
+    if not labels:
+        raise NotAskedError("no object with a label is shown without a login")
+    shortened = [one[:-1] for one in labels if one[:-1] not in labels]
+    wrong = sum(bool(tried.session.find(None, {Attribute.LABEL: one})) for one in shortened)
+    return yes_or(f"{numbered(wrong, 'shorter label')} found objects" if wrong else "")
+
+
+def _by_label(tried: TriedToken) -> str:
+    shown = [one for one in tried.before.publics if one.label]
+    if not shown:
+        raise NotAskedError("no public key with a label is shown without a login")
+    lost = sum(
+        one.handle not in tried.session.find(ObjectClass.PUBLIC_KEY, {Attribute.LABEL: one.label}) for one in shown
+    )
+    return yes_or(f"{lost} of {len(shown)} are not found" if lost else "")
+
+
+ASKS: Mapping[str, Ask] = {
+    "module.version": _version,
+    "module.initialise-twice": _second_initialise,
+    "module.threads": _threads,
+    "module.finalised": _finalised,
+    "module.session-in-unknown-slot": _session_in_unknown_slot,
+    "token.initialised": partial(_flag, flag=TokenFlag.TOKEN_INITIALIZED),
+    "token.user-pin-set": partial(_flag, flag=TokenFlag.USER_PIN_INITIALIZED),
+    "token.login-required": partial(_flag, flag=TokenFlag.LOGIN_REQUIRED),
+    "token.keypad": partial(_flag, flag=TokenFlag.PROTECTED_AUTHENTICATION_PATH),
+    "token.pin-count": _pin_count,
+    "token.same-twice": _same_twice,
+    "token.names": _names,
+    "token.utf8": _is_utf8,
+    "token.alone": _alone,
+    "mechanism.unknown": _unknown_mechanism,
+    "mechanism.ecdsa": _signs_digests,
+    "mechanism.rsa": lambda tried: _either(tried, RSA_SHA256, RSA),
+    "mechanism.ec-sizes": partial(_sizes, mechanism=EC_GENERATION, size=256),
+    "mechanism.rsa-sizes": partial(_sizes, mechanism=RSA_GENERATION, size=2048),
+    "search.batches": _batches,
+    "search.two": _two_searches,
+    "search.whole-label": _prefix,
+    "search.label": _by_label,
+}

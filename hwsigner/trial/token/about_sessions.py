@@ -1,19 +1,25 @@
-"""Questions about sessions and the login, and about what ends them."""
+"""Questions about sessions and the login, what ends them, and what other processes and threads see of them."""
 
 from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+from collections.abc import Mapping
+from contextlib import suppress
 
 from hwsigner.backends.pkcs11.errors import DEVICE_ERROR, DEVICE_REMOVED
 from hwsigner.backends.pkcs11.functions import ObjectClass
 from hwsigner.backends.pkcs11.pins import pin_state
-from hwsigner.trial.questions import NotAskedError, choice
+from hwsigner.trial.questions import NotAskedError
 from hwsigner.trial.token.calls import NO_RANDOM, NOT_SUPPORTED, OK, means_lost, named
-from hwsigner.trial.token.subject import TriedToken
-from hwsigner.trial.token.tables import FOUR_MODULES, TokenRow, spec, yes_or
+from hwsigner.trial.token.second import look_in_second_process
+from hwsigner.trial.token.subject import Ask, TriedToken, in_four_threads, yes_or
 
-_OPEN = "hwsigner/backends/pkcs11/token.py: OpenToken"
-_ERRORS = "hwsigner/backends/pkcs11/errors.py: SessionLostError"
 _NO_SESSION = 0x7FFFFF01
-_SESSIONS = 8
+_SESSIONS, _SEARCHES = 8, 10
+_FORK_SECONDS = 30.0
 
 
 def _lost(code: int) -> str:
@@ -31,13 +37,6 @@ def _closed(tried: TriedToken) -> str:
         if code != OK:
             return f"C_CloseSession answers {named(code)}"
         return _lost(tried.calls.state(session)[0])
-
-
-def _search_when_closed(tried: TriedToken) -> str:
-    with tried.raw_session() as session:
-        tried.calls.close(session)
-        code = tried.calls.begin_search(session)
-    return _lost(code)
 
 
 def _many(tried: TriedToken) -> str:
@@ -156,60 +155,117 @@ def _pulled(tried: TriedToken) -> str:
     return failed[0] if failed else "it is still logged in"
 
 
-BEFORE_LOGIN = (
-    TokenRow("session.unknown", "What does C_GetSessionInfo answer for a handle that no session has?").expects(
-        "CKR_SESSION_HANDLE_INVALID", spec("5.6.4 (C_GetSessionInfo)"), _unknown_session, _ERRORS
-    ),
-    TokenRow("session.closed", "What does hwsigner make of the answer for a closed session?").expects(
-        "the session has ended", spec("5.6.2 (C_CloseSession)"), _closed, _ERRORS, f"{_OPEN}.drop_lost_session"
-    ),
-    TokenRow("session.closed-search", "What does hwsigner make of the answer to a search in a closed session?").expects(
-        "the session has ended", spec("5.6.2 (C_CloseSession)"), _search_when_closed, _ERRORS
-    ),
-    TokenRow("session.many", f"Can {_SESSIONS} sessions be open at once?").expects(
-        "yes", choice("programs and threads of one process have sessions of their own"), _many, f"{_OPEN}._open_session"
-    ),
-    TokenRow("session.state", "Is a new session logged in?").expects(
-        "not logged in", spec("5.6.1 (C_OpenSession)"), _state_before, f"{_OPEN}.current_session"
-    ),
-    TokenRow("login.shared", "Is a session from before the login logged in too, and one from after it?").expects(
-        "yes", spec("5.6.8 (C_Login)"), _shared, "hwsigner/backends/pkcs11/writing.py: WritingSession"
-    ),
-)
-AFTER_LOGIN = (
-    TokenRow("login.outlives", "Is the process still logged in after one of its sessions was closed?").expects(
-        "logged in", spec("5.6.2 (C_CloseSession)"), _outlives, f"{_OPEN}.release"
-    ),
-    TokenRow("login.twice", "What does a second C_Login with the right PIN answer?").expects(
-        "CKR_USER_ALREADY_LOGGED_IN", spec("5.6.8 (C_Login)"), _second_login, f"{_OPEN}._log_in_with"
-    ),
-    TokenRow("login.pin-count", "What do the flags say of the user PIN after the login?").expects(
-        "no warning", spec("3.2 (CK_TOKEN_INFO)"), _count_after, "hwsigner/backends/pkcs11/pins.py: pin_state"
-    ),
-    TokenRow("object.handles", "Has an object the same handle in each session of the process?").expects(
-        "yes",
-        FOUR_MODULES,
-        _handles,
-        "hwsigner/backends/pkcs11/writing.py: WritingSession",
-    ),
-)
-LAST = (
-    TokenRow("login.logout", "Is a session logged in after C_Logout, and are private keys still shown?").expects(
-        "not logged in", spec("5.6.10 (C_Logout)"), _logout, f"{_OPEN}._close_session"
-    ),
-    TokenRow("login.again", "Can hwsigner log in again after C_Logout?").expects(
-        "yes", spec("5.6.10 (C_Logout)"), _again, f"{_OPEN}.current_session"
-    ),
-    TokenRow(
-        "login.last-session", "Is a new session logged in after the last one was closed without C_Logout?"
-    ).expects("not logged in", spec("5.6.2 (C_CloseSession)"), _last_session, f"{_OPEN}.release"),
-    TokenRow(
-        "token.pulled", "What has become of a session and its login after the token was pulled out and put back?"
-    ).expects(
-        "its login has ended",
-        spec("PKCS #11 2.20, 6.7.4 (session events)"),
-        _pulled,
-        f"{_OPEN}.drop_lost_session",
-        "docs/how-to/pkcs11-in-use.md",
-    ),
-)
+def _second_state(tried: TriedToken) -> str:
+    tried.log_in()
+    return look_in_second_process(tried).state
+
+
+def _second_keys(tried: TriedToken) -> str:
+    if not tried.after_login().privates:
+        raise NotAskedError("the token has no private keys")
+    seen = look_in_second_process(tried).privates
+    return str(seen) if seen else "none"
+
+
+def _first_afterwards(tried: TriedToken) -> str:
+    tried.log_in()
+    with tried.raw_session() as session:
+        look_in_second_process(tried)
+        code, state = tried.calls.state(session)
+    return state if code == OK else named(code)
+
+
+def _in_child(tried: TriedToken, session: int) -> dict[str, str]:
+    """Return the answers that a forked child gets: with the parent's session, and after it has initialised."""
+    inherited = tried.calls.state(session)
+    answers = {"inherited": inherited[1] or named(inherited[0])}
+    tried.calls.finalise()
+    code = tried.calls.initialise()
+    tried.calls.slots(present=True)
+    opened, handle = tried.calls.open(tried.slot)
+    state = tried.calls.state(handle)[1] if opened == OK else named(opened)
+    return {**answers, "own": state if code == OK else f"C_Initialize answers {named(code)}"}
+
+
+def _forked(tried: TriedToken) -> dict[str, str]:
+    """Fork once, and return the child's answers and the parent's state afterwards."""
+    if tried.forked is None:
+        tried.forked = _fork(tried)
+    return tried.forked
+
+
+def _fork(tried: TriedToken) -> dict[str, str]:
+    tried.log_in()
+    with tried.raw_session() as session:
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            with suppress(BaseException):
+                os.write(writing, json.dumps(_in_child(tried, session)).encode())
+            os._exit(0)
+        os.close(writing)
+        ready, _, _ = select.select([reading], [], [], _FORK_SECONDS)
+        raw = os.read(reading, 4096) if ready else b""
+        os.close(reading)
+        if not ready:
+            os.kill(child, signal.SIGKILL)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        code, state = tried.calls.state(session)
+        if (used := tried.calls.random(session)) not in (OK, NOT_SUPPORTED, NO_RANDOM):
+            state = f"{state}, but C_GenerateRandom answers {named(used)}"
+    if not raw:
+        ended = f"was ended by signal {-status}" if status < 0 and ready else "hung"
+        answers = dict.fromkeys(("inherited", "own"), f"the child {ended}")
+    else:
+        answers = json.loads(raw)
+    return {**answers, "parent": state if code == OK else named(code)}
+
+
+def _in_own_session(tried: TriedToken) -> str:
+    answers = _forked(tried)
+    tried.measured["the parent's session in a forked child"] = answers["inherited"]
+    return answers["own"]
+
+
+def _search_in_threads(tried: TriedToken) -> str:
+    """Search in a session for each thread."""
+    tried.log_in_if_wanted()
+    expected = len(tried.session.find(None, {}))
+
+    def work() -> list[str]:
+        session = tried.module.functions.open_session(tried.slot)
+        counts = [len(session.find(None, {})) for _ in range(_SEARCHES)]
+        session.close()
+        return ["finds another number of objects" for count in counts if count != expected]
+
+    return in_four_threads(work)
+
+
+def _time_to_session(tried: TriedToken) -> str:
+    tried.measured["C_Initialize to a session, median of 20"] = f"{look_in_second_process(tried).milliseconds} ms"
+    return "measured"
+
+
+ASKS: Mapping[str, Ask] = {
+    "session.unknown": _unknown_session,
+    "session.closed": _closed,
+    "session.many": _many,
+    "session.state": _state_before,
+    "login.shared": _shared,
+    "login.outlives": _outlives,
+    "login.twice": _second_login,
+    "login.pin-count": _count_after,
+    "object.handles": _handles,
+    "process.second": _second_state,
+    "process.second-keys": _second_keys,
+    "process.first": _first_afterwards,
+    "thread.search": _search_in_threads,
+    "time.session": _time_to_session,
+    # A child may end what its parent does: these come late.
+    "fork.own": _in_own_session,
+    "fork.parent": lambda tried: _forked(tried)["parent"],
+    "login.logout": _logout,
+    "login.again": _again,
+    "login.last-session": _last_session,
+    "token.pulled": _pulled,
+}

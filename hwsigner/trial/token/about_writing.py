@@ -2,47 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 
 from hwsigner.backends.pkcs11.errors import PKCS11Error
-from hwsigner.backends.pkcs11.functions import Attribute, ObjectClass, from_number
+from hwsigner.backends.pkcs11.functions import Attribute, ObjectClass
 from hwsigner.backends.pkcs11.installing import certificate_template
 from hwsigner.backends.pkcs11.keygen import STORED
 from hwsigner.backends.pkcs11.objects import CertificateObject
 from hwsigner.backends.pkcs11.writing import FALSE, TRUE, KeyPair, WritingSession
-from hwsigner.trial.questions import NotAskedError, choice, observation
+from hwsigner.trial.questions import NotAskedError
 from hwsigner.trial.token.calls import OK, means_lost, named
-from hwsigner.trial.token.making import (
-    SESSION_ONLY,
-    count_others,
-    delete_left,
-    generate,
-    make,
-    own_id,
-    writing_session,
-)
-from hwsigner.trial.token.subject import Made, TriedToken
-from hwsigner.trial.token.tables import TokenQuestion, TokenRow, spec, yes_or
+from hwsigner.trial.token.making import SESSION_ONLY, count_others, delete_left, generate, make, own_id, writing_session
+from hwsigner.trial.token.subject import Ask, MadePair, TriedToken, yes_or
 
-_KEYGEN = "hwsigner/backends/pkcs11/keygen.py"
-_FLAGS = {
-    "token": (Attribute.TOKEN, True),
-    "private": (Attribute.PRIVATE, True),
-    "sign": (Attribute.SIGN, True),
-    "decrypt": (Attribute.DECRYPT, False),
-    "unwrap": (Attribute.UNWRAP, False),
-    "derive": (Attribute.DERIVE, False),
-    "sensitive": (Attribute.SENSITIVE, True),
-    "extractable": (Attribute.EXTRACTABLE, False),
-    "always-sensitive": (Attribute.ALWAYS_SENSITIVE, True),
-    "never-extractable": (Attribute.NEVER_EXTRACTABLE, True),
-    "local": (Attribute.LOCAL, True),
-    "modifiable": (Attribute.MODIFIABLE, False),
-    "always-authenticate": (Attribute.ALWAYS_AUTHENTICATE, False),
-}
-_CHOSEN = ("sensitive", "extractable", "token", "private", "sign", "decrypt", "unwrap", "derive", "modifiable")
-_NAMES = {"p256": "P-256", "rsa2048": "RSA-2048", "mldsa44": "ML-DSA-44"}
+_SET = ("TOKEN", "PRIVATE", "SIGN", "SENSITIVE", "ALWAYS_SENSITIVE", "NEVER_EXTRACTABLE", "LOCAL")
+_NOT_SET = ("EXTRACTABLE", "DECRYPT", "UNWRAP", "DERIVE", "MODIFIABLE", "ALWAYS_AUTHENTICATE")
 
 
 def _makes(tried: TriedToken, kind: str) -> str:
@@ -55,7 +31,7 @@ def _makes(tried: TriedToken, kind: str) -> str:
     return "made"
 
 
-def _any_made(tried: TriedToken) -> Made:
+def _any_made(tried: TriedToken) -> MadePair:
     """Return a key pair that the token could make, an EC one if it can."""
     try:
         return make(tried, "p256")
@@ -65,21 +41,16 @@ def _any_made(tried: TriedToken) -> Made:
         return make(tried, "rsa2048")
 
 
-def _flag(tried: TriedToken, number: int) -> str:
-    made = _any_made(tried)
-    value = tried.session.read(made.key.handle, (number,)).get(number)
-    return "not shown" if not value else "true" if any(value) else "false"
-
-
-def _label(tried: TriedToken) -> str:
-    made = _any_made(tried)
-    labels = {made.key.label, made.public.label if made.public else b""}
-    return yes_or("" if labels == {tried.plan.label.encode()} else "no")
-
-
-def _id(tried: TriedToken) -> str:
-    made = _any_made(tried)
-    return yes_or("" if {made.key.id, made.public.id if made.public else b""} == {made.id} else "no")
+def _attributes(tried: TriedToken) -> str:
+    """Return which attributes are not as asked, and those that say where the key is from."""
+    handle = _any_made(tried).key.handle
+    wrong = []
+    for name in (*_SET, *_NOT_SET):
+        number = getattr(Attribute, name)
+        value = tried.session.read(handle, (number,)).get(number)
+        if not value or any(value) is not (name in _SET):
+            wrong.append(f"CKA_{name} is {str(any(value)).lower() if value else 'not shown'}")
+    return ", ".join(wrong) or "none"
 
 
 def _public(tried: TriedToken) -> str:
@@ -129,7 +100,7 @@ def _for_session(tried: TriedToken) -> str:
 def _copied(tried: TriedToken) -> str:
     """Copy a private key of the session onto the token, with another id, as a key without an id in its URI is made."""
     _any_made(tried)
-    key_id = own_id(tried, "copy")
+    key_id = own_id(tried.plan.label, "copy")
     with writing_session(tried) as session:
         try:
             pair = generate(tried, session, "p256", use="draft", stored=SESSION_ONLY)
@@ -160,19 +131,6 @@ def _destroy(session: WritingSession, pair: KeyPair) -> None:
     for handle in pair:
         with suppress(PKCS11Error):  # One may be gone with the other.
             session.destroy(handle)
-
-
-def _in_read_only_session(tried: TriedToken) -> str:
-    """Make a data object on the token in a session that may not."""
-    _any_made(tried)
-    template = {
-        Attribute.CLASS: from_number(0),  # CKO_DATA
-        Attribute.TOKEN: TRUE,
-        Attribute.LABEL: tried.plan.label.encode(),
-        Attribute.VALUE: b"trial",
-    }
-    with tried.raw_session() as session:
-        return named(tried.calls.create(session, template))
 
 
 def _certificate(tried: TriedToken) -> str:
@@ -236,90 +194,18 @@ def _others_are_there(tried: TriedToken) -> str:
     return yes_or("" if now == tried.others_before else f"{now} instead of {tried.others_before}")
 
 
-def _flag_question(name: str) -> TokenQuestion:
-    number, expected = _FLAGS[name]
-    return TokenRow(f"keygen.{name}", f"What is CKA_{name.upper().replace('-', '_')} of a new private key?").expects(
-        "true" if expected else "false",
-        choice("hwsigner asks for it") if name in _CHOSEN else spec("4.9 (private key objects)"),
-        partial(_flag, number=number),
-        f"{_KEYGEN}: _differences",
-    )
-
-
-QUESTIONS = (
-    *(
-        TokenRow(
-            f"keygen.{kind}", f"Does the token make a key pair of {name} with the attributes that hwsigner asks for?"
-        ).expects(
-            "made",
-            spec("5.18.2 (C_GenerateKeyPair)"),
-            partial(_makes, kind=kind),
-            f"{_KEYGEN}: generate_key",
-            "docs/reference/keygen.md",
-        )
-        for kind, name in _NAMES.items()
-    ),
-    *map(_flag_question, _FLAGS),
-    TokenRow("keygen.label", "Have both keys of a new pair the label that they were to have?").expects(
-        "yes", spec("4.4 (storage objects)"), _label, f"{_KEYGEN}: _differences"
-    ),
-    TokenRow("keygen.id", "Have both keys of a new pair the id that they were to have?").expects(
-        "yes", spec("4.7 (key objects)"), _id, f"{_KEYGEN}: _differences"
-    ),
-    TokenRow("keygen.public", "Does the object of a new public key show it whole?").expects(
-        "yes", spec("4.8 (public key objects)"), _public, f"{_KEYGEN}: _stored"
-    ),
-    TokenRow(
-        "keygen.public-without-login", "Is a new public key shown without a login (CKA_PRIVATE is false)?"
-    ).expects("yes", choice("hwsigner asks for it"), _public_without_login, f"{_KEYGEN}: PUBLIC"),
-    TokenRow("keygen.found", "Does a search by label and id find the new private key alone?").expects(
-        "yes", spec("5.7.7 (C_FindObjectsInit)"), _found_by_names, "hwsigner/backends/pkcs11/unfinished.py: MakingMark"
-    ),
-    TokenRow("keygen.same-names", "What comes of a second key pair with the same label and id?").expects(
-        "made", observation("SoftHSM 2.6"), _same_names, f"{_KEYGEN}: _refuse_existing"
-    ),
-    TokenRow(
-        "write.extractable", "What does the token answer if a key that can't be extracted is to become extractable?"
-    ).expects(
-        "refused",
-        spec("4.9 (CKA_EXTRACTABLE can't become true)"),
-        _changed,
-        "hwsigner/backends/pkcs11/description.py: _copy_guards",
-    ),
-    TokenRow("write.session-key", "Is a key pair gone that was made for a session alone, after that session?").expects(
-        "yes", spec("PKCS #11 2.20, 6.7 (session objects)"), _for_session, f"{_KEYGEN}: _make"
-    ),
-    TokenRow(
-        "write.copy",
-        "Can a private key of a session be copied onto the token with another id and its other attributes?",
-    ).expects("yes", spec("5.7.2 (C_CopyObject)"), _copied, f"{_KEYGEN}: _stored"),
-    TokenRow("write.read-only", "What does C_CreateObject answer for a token's object in a read-only session?").expects(
-        "CKR_SESSION_READ_ONLY",
-        spec("5.7.1 (C_CreateObject)"),
-        _in_read_only_session,
-        "hwsigner/backends/pkcs11/writing.py: WritingSession",
-    ),
-    TokenRow("write.certificate", "Which certificate is read after one was stored beside a key?").expects(
-        "the same, with its id",
-        spec("4.6.3 (X.509 certificates)"),
-        _certificate,
-        "hwsigner/backends/pkcs11/installing.py: install_certificate",
-    ),
-    TokenRow("write.deleted-handle", "What does hwsigner make of the answer for a key that was deleted?").expects(
-        "the key is looked for again",
-        spec("5.7.5 (C_GetAttributeValue)"),
-        _after_deletion,
-        "hwsigner/backends/pkcs11/errors.py: SessionLostError",
-    ),
-)
-DELETION = (
-    TokenRow("delete.all", "Is all gone that the trial made, after C_DestroyObject?").expects(
-        "yes", spec("5.7.3 (C_DestroyObject)"), _all_deleted, "hwsigner/backends/pkcs11/stored.py: destroy"
-    ),
-    TokenRow("delete.others", "Are as many other objects there as before the trial wrote?").expects(
-        "yes",
-        choice("the trial deletes nothing but what it made"),
-        _others_are_there,
-        "hwsigner/trial/token/making.py: delete_left",
-    ),
-)
+ASKS: Mapping[str, Ask] = {
+    **{f"keygen.{kind}": partial(_makes, kind=kind) for kind in ("p256", "rsa2048", "mldsa44")},
+    "keygen.attributes": _attributes,
+    "keygen.public": _public,
+    "keygen.public-without-login": _public_without_login,
+    "keygen.found": _found_by_names,
+    "keygen.same-names": _same_names,
+    "write.extractable": _changed,
+    "write.session-key": _for_session,
+    "write.copy": _copied,
+    "write.certificate": _certificate,
+    "write.deleted-handle": _after_deletion,
+    "delete.all": _all_deleted,
+    "delete.others": _others_are_there,
+}

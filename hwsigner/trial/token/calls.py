@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 from hwsigner.backends.pkcs11.errors import SessionLostError, error_for
 from hwsigner.backends.pkcs11.functions import Functions, Mechanism, attributes, buffer
 
-OK, BUFFER_TOO_SMALL, NOT_SUPPORTED, NO_RANDOM = 0, 0x150, 0x54, 0x121
+OK, NOT_SUPPORTED, NO_RANDOM = 0, 0x54, 0x121
 # Return values that hwsigner does not need to name.
 _NAMES = {
     OK: "CKR_OK",
     0x11: "CKR_ATTRIBUTE_SENSITIVE",
     0x61: "CKR_KEY_NOT_NEEDED",
-    BUFFER_TOO_SMALL: "CKR_BUFFER_TOO_SMALL",
+    0x150: "CKR_BUFFER_TOO_SMALL",
     0x191: "CKR_CRYPTOKI_ALREADY_INITIALIZED",
+}
+RSA_GENERATION, RSA, RSA_SHA256 = 0x0000, 0x0001, 0x0040
+EC_GENERATION, ECDSA, ECDSA_SHA256 = 0x1040, 0x1041, 0x1044
+MLDSA_GENERATION, MLDSA = 0x1C, 0x1D
+MECHANISMS = {
+    RSA_GENERATION: "CKM_RSA_PKCS_KEY_PAIR_GEN",
+    RSA: "CKM_RSA_PKCS",
+    RSA_SHA256: "CKM_SHA256_RSA_PKCS",
+    EC_GENERATION: "CKM_EC_KEY_PAIR_GEN",
+    ECDSA: "CKM_ECDSA",
+    ECDSA_SHA256: "CKM_ECDSA_SHA256",
+    MLDSA_GENERATION: "CKM_ML_DSA_KEY_PAIR_GEN",
+    MLDSA: "CKM_ML_DSA",
 }
 # States of a session (CK_STATE).
 STATES = {0: "not logged in", 1: "logged in", 2: "not logged in", 3: "logged in", 4: "logged in as SO"}
@@ -35,22 +47,6 @@ def named(code: int) -> str:
 def means_lost(code: int) -> bool:
     """Whether hwsigner takes a return value for the end of a session, and opens another one."""
     return code != OK and isinstance(error_for(code), SessionLostError)
-
-
-class LibraryInfo(NamedTuple):
-    """CK_INFO: the version of Cryptoki, and the two texts with their padding."""
-
-    version: tuple[int, int]
-    manufacturer: bytes
-    description: bytes
-
-
-class Limits(NamedTuple):
-    """Of CK_TOKEN_INFO: the longest and the shortest PIN, and the version of the hardware."""
-
-    longest_pin: int
-    shortest_pin: int
-    hardware: tuple[int, int]
 
 
 class Calls:
@@ -74,13 +70,11 @@ class Calls:
         """C_Finalize."""
         return self._call(1, None)
 
-    def info(self) -> tuple[int, LibraryInfo]:
-        """C_GetInfo."""
+    def version(self) -> tuple[int, tuple[int, int]]:
+        """C_GetInfo: the version of Cryptoki."""
         raw = buffer(256)
         code = self._call(2, raw)
-        # The two texts are around the flags, an unsigned long with its alignment.
-        description = 40 + ctypes.sizeof(_ULONG)
-        return code, LibraryInfo((raw.raw[0], raw.raw[1]), raw.raw[2:34], raw.raw[description : description + 32])
+        return code, (raw.raw[0], raw.raw[1])
 
     def slots(self, *, present: bool) -> tuple[int, list[int]]:
         """C_GetSlotList."""
@@ -93,19 +87,12 @@ class Calls:
         raw = buffer(256)
         return self._call(6, _ULONG(slot), raw), raw.raw[:96]
 
-    def limits(self, slot: int) -> Limits:
-        """C_GetTokenInfo: its limits, without the return value."""
+    def hardware(self, slot: int) -> tuple[int, int]:
+        """C_GetTokenInfo: the version of the hardware, without the return value."""
         raw = buffer(512)
         self._call(6, _ULONG(slot), raw)
-        numbers = (_ULONG * 11).from_buffer(raw, 96)
-        versions = 96 + ctypes.sizeof(numbers)
-        return Limits(numbers[5], numbers[6], (raw.raw[versions], raw.raw[versions + 1]))
-
-    def mechanisms(self, slot: int) -> tuple[int, list[int]]:
-        """C_GetMechanismList."""
-        count, found = _ULONG(_MOST), (_ULONG * _MOST)()
-        code = self._call(7, _ULONG(slot), found, ctypes.byref(count))
-        return code, found[: min(count.value, _MOST)]
+        versions = 96 + 11 * ctypes.sizeof(_ULONG)
+        return raw.raw[versions], raw.raw[versions + 1]
 
     def mechanism(self, slot: int, mechanism: int) -> int:
         """C_GetMechanismInfo."""
@@ -137,12 +124,6 @@ class Calls:
         """C_Logout."""
         return self._call(19, _ULONG(session))
 
-    def create(self, session: int, values: Mapping[int, bytes]) -> int:
-        """C_CreateObject."""
-        buffers = {name: buffer(len(value), value) for name, value in values.items()}
-        made = _ULONG()
-        return self._call(20, _ULONG(session), attributes(buffers), _ULONG(len(buffers)), ctypes.byref(made))
-
     def lengths(self, session: int, found: int, names: Sequence[int]) -> tuple[int, dict[int, int | None]]:
         """C_GetAttributeValue for the lengths of attributes alone; None for those that are not shown."""
         asked = attributes(dict.fromkeys(names))
@@ -173,20 +154,10 @@ class Calls:
         asked = Mechanism(mechanism=mechanism)
         return self._call(42, _ULONG(session), ctypes.byref(asked), _ULONG(key))
 
-    def sign(self, session: int, data: bytes, room: int = _ROOM) -> tuple[int, bytes]:
-        """C_Sign: the signature, in room for so many bytes."""
-        signature, length = buffer(max(room, 1)), _ULONG(room)
-        code = self._call(43, _ULONG(session), data, _ULONG(len(data)), signature, ctypes.byref(length))
-        return code, signature.raw[: min(length.value, room)]
-
-    def sign_part(self, session: int, part: bytes) -> int:
-        """C_SignUpdate."""
-        return self._call(44, _ULONG(session), part, _ULONG(len(part)))
-
-    def end_signature(self, session: int) -> tuple[int, bytes]:
-        """C_SignFinal: the signature."""
+    def sign(self, session: int, data: bytes) -> tuple[int, bytes]:
+        """C_Sign: the signature."""
         signature, length = buffer(_ROOM), _ULONG(_ROOM)
-        code = self._call(45, _ULONG(session), signature, ctypes.byref(length))
+        code = self._call(43, _ULONG(session), data, _ULONG(len(data)), signature, ctypes.byref(length))
         return code, signature.raw[: min(length.value, _ROOM)]
 
     def random(self, session: int) -> int:

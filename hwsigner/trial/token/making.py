@@ -1,4 +1,7 @@
-"""Making keys with the label of this trial on a token, and deleting what trials have made."""
+"""Making keys with the label of this trial on a token, and deleting what trials have made.
+
+What a trial made has a CKA_ID that is a hash of its label, which no other key with such a label has.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,12 @@ from hwsigner.backends.pkcs11.piv import is_piv
 from hwsigner.backends.pkcs11.writing import FALSE, KeyPair, Template, WritingSession
 from hwsigner.key.management import KeyAlgorithm
 from hwsigner.trial.questions import NotAskedError
-from hwsigner.trial.token.subject import Made, TriedToken
+from hwsigner.trial.token.subject import MadePair, TriedToken
 
 _PREFIX = "hwsigner-trial-"
-_OURS = re.compile(rb"hwsigner-trial-[0-9a-f]{8}")
+_LABEL = re.compile(rb"hwsigner-trial-[0-9a-f]{8}")
+# All for which trials make something.
+_USES = ("p256", "rsa2048", "mldsa44", "p256session", "p256draft", "p256same", "p256deleted", "copy")
 _CLASSES = {
     ObjectClass.PRIVATE_KEY: "private key",
     ObjectClass.PUBLIC_KEY: "public key",
@@ -65,15 +70,15 @@ def count_others(tried: TriedToken, session: PKCS11Session) -> int:
     return len(session.find(None, {})) - len(left_by_trials(session, tried.plan.label))
 
 
-def own_id(tried: TriedToken, kind: str) -> bytes:
-    """Return the CKA_ID of a key that the trial makes."""
-    return hashlib.sha256(f"{tried.plan.label} {kind}".encode()).digest()[:8]
+def own_id(label: str, use: str) -> bytes:
+    """Return the CKA_ID of what a trial with a label makes for a use."""
+    return hashlib.sha256(f"{label} {use}".encode()).digest()[:8]
 
 
 def templates(tried: TriedToken, kind: str, use: str, stored: Template) -> tuple[int, Template, Template]:
     """Return the mechanism and the attributes of a key pair as `hwsigner keygen` asks for them."""
     mechanism, size, key_type = _kind(kind)
-    names = {Attribute.LABEL: tried.plan.label.encode(), Attribute.ID: own_id(tried, kind + use), **stored}
+    names = {Attribute.LABEL: tried.plan.label.encode(), Attribute.ID: own_id(tried.plan.label, kind + use), **stored}
     names[Attribute.KEY_TYPE] = from_number(key_type)
     return mechanism, {**PUBLIC, **names, **size}, {**PRIVATE, **names}
 
@@ -83,27 +88,21 @@ def generate(
 ) -> KeyPair:
     """Make a key pair, on the token or with another template for the session alone.
 
-    Args:
-        tried: the token.
-        session: a session that can write.
-        kind: `p256`, `rsa2048` or `mldsa44`.
-        use: makes its id differ from those of other key pairs of the kind. NSS's softokn deletes them together.
-        stored: what says where it is.
+    The use makes its id differ from those of other key pairs of the kind: NSS's softokn deletes them together.
 
     Raises:
         PKCS11Error: the token refused.
-        NotAskedError: it gave the key pair another label, so it was deleted: it could not be found later.
+        NotAskedError: it gave the key pair another label or id, so it was deleted: it could not be found later.
     """
     pair = session.generate_key_pair(*templates(tried, kind, use, stored))
-    labels = {session.read(one, (Attribute.LABEL,)).get(Attribute.LABEL) for one in pair}
-    if labels != {tried.plan.label.encode()}:
+    if not all(_is_ours(session, handle, tried.plan.label) for handle in pair):
         for handle in pair:
             session.destroy(handle)
-        raise NotAskedError("the token does not keep labels, so what the trial makes could not be found again")
+        raise NotAskedError("the token does not keep labels and ids, so what the trial makes could not be found again")
     return pair
 
 
-def make(tried: TriedToken, kind: str) -> Made:
+def make(tried: TriedToken, kind: str) -> MadePair:
     """Return the trial's key pair of a kind, `p256`, `rsa2048` or `mldsa44`, made when it is first needed.
 
     Raises:
@@ -127,25 +126,37 @@ def make(tried: TriedToken, kind: str) -> Made:
     return made
 
 
-def is_ours(label: bytes) -> bool:
-    """Whether a label is one that a trial gives."""
-    return bool(_OURS.fullmatch(label))
+def _is_ours(session: PKCS11Session, handle: int, label: str) -> bool:
+    """Return whether an object has a label and an id that a trial with this label gives."""
+    read = session.read(handle, (Attribute.LABEL, Attribute.ID))
+    ids = {own_id(label, use) for use in _USES}
+    return read.get(Attribute.LABEL) == label.encode() and read.get(Attribute.ID) in ids
 
 
 def left_by_trials(session: PKCS11Session, label: str = "") -> dict[int, str]:
-    """Return the objects that have a trial's label, or the label of any trial, with what they are."""
-    template = {Attribute.LABEL: label.encode()} if label else {}
+    """Return the objects that a trial with this label made, or any trial, with what they are."""
+    return {handle: text for handle, (text, is_ours) in _labelled(session, label).items() if is_ours}
+
+
+def not_left_by_trials(session: PKCS11Session) -> list[str]:
+    """Return what has a label as trials give it, and was made by something else."""
+    return [text for text, is_ours in _labelled(session, "").values() if not is_ours]
+
+
+def _labelled(session: PKCS11Session, label: str) -> dict[int, tuple[str, bool]]:
+    """Return the objects with a label of a trial: what they are, and whether a trial made them."""
     found = {}
-    for handle in session.find(None, template):
+    # The template is not trusted: what is found is deleted.
+    for handle in session.find(None, {Attribute.LABEL: label.encode()} if label else {}):
         read = session.read(handle, (Attribute.LABEL,)).get(Attribute.LABEL, b"")
-        # The template is not trusted: what is found is deleted.
-        if is_ours(read) and (not label or read == label.encode()):
-            found[handle] = f"{_CLASSES.get(session.class_of(handle), 'object')} {read.decode()}"
+        if _LABEL.fullmatch(read) and (not label or read == label.encode()):
+            text = f"{_CLASSES.get(session.class_of(handle), 'object')} {read.decode()}"
+            found[handle] = text, _is_ours(session, handle, read.decode())
     return found
 
 
 def delete_left(tried: TriedToken, label: str = "") -> int:
-    """Delete the objects with a trial's label, or with that of any trial; return how many are still there.
+    """Delete what a trial with this label made, or any trial; return how many objects are still there.
 
     Raises:
         NotAskedError: the trial can't log in or write.
@@ -167,12 +178,12 @@ def _kind(kind: str) -> tuple[int, Template, int]:
     return known.mechanism, known.size, known.key_type
 
 
-def _read(tried: TriedToken, session: WritingSession, pair: KeyPair, kind: str) -> Made:
+def _read(tried: TriedToken, session: WritingSession, pair: KeyPair, kind: str) -> MadePair:
     """Return what a new key pair is; raise a NotAskedError if the private key can't be read."""
     key = read_key(session, ObjectClass.PRIVATE_KEY, pair.private)
     if key is None:
         raise NotAskedError("the token does not show the new private key")
-    return Made(key, read_key(session, ObjectClass.PUBLIC_KEY, pair.public), own_id(tried, kind))
+    return MadePair(key, read_key(session, ObjectClass.PUBLIC_KEY, pair.public), own_id(tried.plan.label, kind))
 
 
 SESSION_ONLY: Template = {Attribute.TOKEN: FALSE}

@@ -15,7 +15,7 @@ _FACTORY_TRIES = 3
 _LONG, _ULONG = integers()
 
 
-class _Request(ctypes.Structure):
+class _CardRequest(ctypes.Structure):
     """SCARD_IO_REQUEST."""
 
     _fields_ = (("protocol", _ULONG), ("length", _ULONG))
@@ -66,7 +66,7 @@ def _transmit(library: ctypes.CDLL, reader: str, commands: tuple[bytes, ...]) ->
             return []
         for command in commands:
             buffer, length = (ctypes.c_ubyte * 258)(), _ULONG(258)
-            request = _Request(protocol.value, ctypes.sizeof(_Request))
+            request = _CardRequest(protocol.value, ctypes.sizeof(_CardRequest))
             given = ctypes.byref(request), command, _ULONG(len(command)), None, buffer, ctypes.byref(length)
             if library.SCardTransmit(card, *given):
                 break

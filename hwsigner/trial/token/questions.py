@@ -1,40 +1,21 @@
-"""The questions about a module and a token, in the order in which they are asked."""
+"""The questions about a module and a token, in the order in which they are asked: `questions.md`."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from hwsigner.backends.pkcs11.errors import PKCS11Error
 from hwsigner.errors import HwsignerError
-from hwsigner.trial.questions import NotAskedError, Result, ask_all
-from hwsigner.trial.token import (
-    about_module,
-    about_objects,
-    about_processes,
-    about_searches,
-    about_sessions,
-    about_signing,
-    about_token,
-    about_writing,
-)
+from hwsigner.trial.questions import NotAskedError, Question, Result, ask_all
+from hwsigner.trial.table import read_questions
+from hwsigner.trial.token import about_module, about_objects, about_sessions, about_signing, about_writing
 from hwsigner.trial.token.subject import TriedToken
-from hwsigner.trial.token.tables import TokenQuestion
 
-# Those before `login.shared` send no PIN. Those after `delete.others` end the login.
-QUESTIONS = (
-    *about_module.QUESTIONS,
-    *about_token.QUESTIONS,
-    *about_sessions.BEFORE_LOGIN,
-    *about_searches.QUESTIONS,
-    *about_objects.QUESTIONS,
-    *about_sessions.AFTER_LOGIN,
-    *about_processes.QUESTIONS,
-    *about_writing.QUESTIONS,
-    *about_signing.QUESTIONS,
-    *about_writing.DELETION,
-    *about_processes.FORKS,
-    *about_sessions.LAST,
-)
+TokenQuestion = Question[TriedToken]
+_MODULES = (about_module, about_objects, about_sessions, about_signing, about_writing)
+_ASKS = {name: ask for module in _MODULES for name, ask in module.ASKS.items()}
+QUESTIONS: tuple[TokenQuestion, ...] = read_questions(Path(__file__).with_name("questions.md"), _ASKS)
 
 
 def ask(question: TokenQuestion, tried: TriedToken) -> Result:

@@ -21,15 +21,7 @@ _TIMES = 20
 
 @dataclass(frozen=True)
 class SecondLook:
-    """What the second process saw.
-
-    Attributes:
-        state: whether its own session is logged in, or the return value that kept it from having one.
-        privates: how many private keys it saw.
-        publics: how many public keys it saw.
-        milliseconds: the median time from C_Initialize to an open session.
-        after_finalise: the return value of C_GetInfo after C_Finalize.
-    """
+    """What the second process saw: CK_STATE or why it had no session, how many keys, a median time, and an answer."""
 
     state: str
     privates: int
@@ -82,7 +74,7 @@ def _look(path: str, slot: int) -> SecondLook:
         taken.append(time.perf_counter() - begin)
         calls.close(handle)
     functions.finalise()
-    return SecondLook(state, privates, publics, round(statistics.median(taken) * 1000, 2), named(calls.info()[0]))
+    return SecondLook(state, privates, publics, round(statistics.median(taken) * 1000, 2), named(calls.version()[0]))
 
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from hwsigner._pins import AskPin, PinRequest, PinSource
 from hwsigner._uri import KeyURI
@@ -30,7 +31,7 @@ from hwsigner.trial.token.piv_count import piv_pin_state
 
 
 @dataclass(frozen=True)
-class Plan:
+class TokenPlan:
     """What the user wants of the trial.
 
     Attributes:
@@ -54,7 +55,7 @@ class Plan:
     is_repeated: bool = False
 
 
-class Shown(NamedTuple):
+class ShownObjects(NamedTuple):
     """The objects that a token shows."""
 
     privates: list[KeyObject]
@@ -67,20 +68,14 @@ class Shown(NamedTuple):
         return [*self.privates, *self.publics, *self.certificates]
 
     @classmethod
-    def by(cls, session: PKCS11Session) -> Shown:
+    def by(cls, session: PKCS11Session) -> ShownObjects:
         """Return what a session sees."""
         found = Objects(session, {})
         return cls(found.privates, found.publics, found.certificates)
 
 
-class Made(NamedTuple):
-    """A key pair that the trial made.
-
-    Attributes:
-        key: the private key.
-        public: the public key, or None if it can't be read.
-        id: the CKA_ID that it was to have.
-    """
+class MadePair(NamedTuple):
+    """A key pair that the trial made; the public key is None if it can't be read. The id is the one it was to have."""
 
     key: KeyObject
     public: KeyObject | None
@@ -90,23 +85,13 @@ class Made(NamedTuple):
 class TriedToken:
     """A module, and the token that the plan names.
 
-    Attributes:
-        plan: what the user wants.
-        pause: shows the user what to do, and waits until that is done.
-        module: the module, loaded.
-        calls: its functions.
-        before: what the token shows without a login.
-        shown: what it has shown last, with a login if there was one.
-        failure: why a login or the search for the named key failed, for the user; it may have names. None if none did.
-        is_slow: whether a signature took so long that it may have waited for a touch.
-        forked: what a forked child and its parent were answered; None before that.
-        measured: what the report says of the token: name and value.
-        made: the key pairs that the trial made, by their kinds; or how the token refused.
-        has_written: whether something of the trial may be on the token.
-        others_before: how many other objects there were before it wrote, or None.
+    `failure` is why a login or the search for the named key failed, for the user; it may have names. `is_slow` is
+    whether a signature took so long that it may have waited for a touch. `made` has the key pairs that the trial made,
+    by their kinds, or how the token refused. `has_written` is whether something of the trial may be on the token, and
+    `others_before` how many other objects there were before.
     """
 
-    def __init__(self, plan: Plan, ask: AskPin = lambda _: None, pause: Callable[[str], None] = print) -> None:
+    def __init__(self, plan: TokenPlan, ask: AskPin = lambda _: None, pause: Callable[[str], None] = print) -> None:
         """Load the module and find the token, without a login.
 
         Args:
@@ -126,7 +111,7 @@ class TriedToken:
         self.is_slow = False
         self.forked: dict[str, str] | None = None
         self.measured: dict[str, str] = {}
-        self.made: dict[str, Made | str] = {}
+        self.made: dict[str, MadePair | str] = {}
         self.has_written = False
         self.others_before: int | None = None
         self._ask = ask
@@ -135,9 +120,9 @@ class TriedToken:
         self._why_not = ""
         self._is_in = False
         self._info = self._find()
-        self.before = self.shown = Shown([], [], [])
+        self.before = self.shown = ShownObjects([], [], [])
         if self._info:
-            self.before = self.shown = Shown.by(self.session)
+            self.before = self.shown = ShownObjects.by(self.session)
 
     @property
     def info(self) -> TokenInfo:
@@ -211,7 +196,7 @@ class TriedToken:
             try:
                 self._log_in()
                 self._is_in = True
-                self.shown = Shown.by(self.session)
+                self.shown = ShownObjects.by(self.session)
                 return
             except NotAskedError as error:
                 self._why_not = error.message
@@ -225,10 +210,10 @@ class TriedToken:
         if self.info.flags & TokenFlag.LOGIN_REQUIRED:
             self.log_in()
 
-    def after_login(self) -> Shown:
+    def after_login(self) -> ShownObjects:
         """Log in if the token wants that, and return what it shows then."""
         self.log_in_if_wanted()
-        return Shown.by(self.session)
+        return ShownObjects.by(self.session)
 
     def named_key(self) -> KeyObject:
         """Return the private key that the user named, by its label or its id in hexadecimal.
@@ -239,7 +224,7 @@ class TriedToken:
         name, ids = self.plan.sign_with, set[bytes]()
         with suppress(ValueError):
             ids.add(bytes.fromhex(name))
-        found = [one for one in Shown.by(self.session).privates if one.label == name.encode() or one.id in ids]
+        found = [one for one in ShownObjects.by(self.session).privates if one.label == name.encode() or one.id in ids]
         if len(found) == 1:
             return found[0]
         problem = "no private key has" if not found else "several private keys have"
@@ -320,6 +305,34 @@ class TriedToken:
             hint = f"Tokens present: {listed}" if listed else "Insert the token, or initialise it with its own tool"
             raise BackendUnavailableError(f"PKCS #11 module {self.module.path} has no token {wanted!r}", hint)
         return found[0] if found else None
+
+
+Ask: TypeAlias = Callable[[TriedToken], str]
+
+
+def yes_or(problem: str) -> str:
+    """Return `yes`, or the problem if there is one."""
+    return problem or "yes"
+
+
+def in_four_threads(work: Callable[[], list[str]]) -> str:
+    """Do work that returns problems in four threads at once, and return `yes`, or how many there are and the first."""
+    wrong: list[str] = []
+
+    def collect() -> None:
+        try:
+            wrong.extend(work())
+        except NotAskedError as error:
+            wrong.append(f"fails: {error.message}")
+        except Exception as error:
+            wrong.append(f"fails with {getattr(error, 'name', type(error).__name__)}")
+
+    threads = [threading.Thread(target=collect) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return yes_or(f"{len(wrong)} times one {wrong[0]}" if wrong else "")
 
 
 def _load(path: str) -> Module:

@@ -1,7 +1,7 @@
 """The process that uses the module: it asks the questions, and reports each answer to the process that shows them.
 
-A module may crash or hang. So it is loaded here alone: `hwsigner.trial.token.asking` starts another such process, which
-goes on with the next question.
+A module may crash or hang. So it is loaded here alone: `watching.py` starts another such process, which goes on with
+the next question.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from hwsigner.backends.pkcs11.pins import token_name
 from hwsigner.errors import HwsignerError, printable
 from hwsigner.trial.asking import on_signals
 from hwsigner.trial.questions import NotAskedError
-from hwsigner.trial.token.making import delete_left, left_by_trials, writing_session
+from hwsigner.trial.token.making import delete_left, left_by_trials, not_left_by_trials, writing_session
 from hwsigner.trial.token.questions import QUESTIONS, ask
-from hwsigner.trial.token.subject import Plan, Shown, TriedToken
+from hwsigner.trial.token.subject import ShownObjects, TokenPlan, TriedToken
 
 
 class _Line:
@@ -72,7 +72,7 @@ def _ignore_signals() -> None:
         signal.signal(each, signal.SIG_IGN)
 
 
-def _names(shown: Shown) -> list[str]:
+def _names(shown: ShownObjects) -> list[str]:
     """Return what identifies the owner of the objects that the token shows, which no report may have."""
     names: list[str] = []
     for one in shown.everything:
@@ -103,7 +103,7 @@ def _introduce(line: _Line, tried: TriedToken) -> None:
         info = tried.info
         target |= {"manufacturer": printable(info.manufacturer), "model": printable(info.model)}
         target["firmware"] = "{}.{}".format(*info.firmware)
-        target["hardware"] = "{}.{}".format(*tried.calls.limits(info.slot).hardware)
+        target["hardware"] = "{}.{}".format(*tried.calls.hardware(info.slot))
         place = f"{token_name(info)} in slot {info.slot}"
         line.send("hide", [info.label, info.serial])
     line.send("target", target)
@@ -139,16 +139,20 @@ def _clean(line: _Line, tried: TriedToken) -> None:
     """Show what earlier trials left, and delete it once the user has agreed."""
     try:
         with writing_session(tried) as session:
-            found = list(left_by_trials(session).values())
+            found, others = list(left_by_trials(session).values()), not_left_by_trials(session)
     except NotAskedError as error:
-        raise HwsignerError(f"nothing was looked for: {error.message}", "Add --pin-source") from None
+        if tried.failure is not None:
+            raise tried.failure from None
+        raise HwsignerError(f"nothing was looked for: {error.message}", "Add --pin-source file:PATH") from None
+    for each in others:
+        line.send("say", f"Not deleted: {each}, whose id is not one that a trial gives")
     line.send("lines", found)
     if found:
         line.wait()
         _delete(line, tried)
 
 
-def _work(line: _Line, plan: Plan, done: set[str]) -> None:
+def _work(line: _Line, plan: TokenPlan, done: set[str]) -> None:
     tried = TriedToken(plan, line.ask_pin, line.pause)
     tried.has_written = bool(plan.label and plan.is_repeated)
     try:
@@ -174,7 +178,7 @@ def main() -> int:
         first: dict[str, Any] = json.loads(sys.stdin.readline())
         done = set(first.pop("done"))
         try:
-            _work(line, Plan(**first), done)
+            _work(line, TokenPlan(**first), done)
             line.send("end", "")
         except HwsignerError as error:
             line.send("error", [error.message, error.hint, error.exit_status])

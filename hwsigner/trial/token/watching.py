@@ -17,9 +17,8 @@ from typing import Any
 from hwsigner.errors import HwsignerError, Interruption
 from hwsigner.trial.asking import interrupt, on_signals
 from hwsigner.trial.questions import NotAskedError, Result, Verdict, ask_all
-from hwsigner.trial.token.questions import QUESTIONS
-from hwsigner.trial.token.subject import Plan
-from hwsigner.trial.token.tables import TokenQuestion
+from hwsigner.trial.token.questions import QUESTIONS, TokenQuestion
+from hwsigner.trial.token.subject import TokenPlan
 
 # A question that takes longer hangs. A signature may wait for a touch.
 QUESTION_SECONDS = 180.0
@@ -35,7 +34,7 @@ class _Worker:
         done: the questions that it leaves out.
     """
 
-    def __init__(self, plan: Plan, done: set[str]) -> None:
+    def __init__(self, plan: TokenPlan, done: set[str]) -> None:
         self._reading, writing = os.pipe()
         command = [sys.executable, "-m", "hwsigner.trial.token.worker", str(writing)]
         quiet = subprocess.DEVNULL  # Modules print.
@@ -85,20 +84,16 @@ class _Worker:
 class TokenTrial:
     """One trial: it starts a process, takes its answers, and starts another one if the module crashes or hangs.
 
+    `target` and `hidden` are what the report says of the token, and what it must not. `failure` is why the login
+    failed. `left` is how many objects the trial could not delete, or why it can't know.
+
     Args:
         plan: what the user wants.
         questions: those to be asked.
         agree: shows what was found, and raises a UsageError unless the user agrees.
-
-    Attributes:
-        results: the answers so far.
-        target: what the report says of the token.
-        hidden: what identifies the token or its owner.
-        failure: why the login failed; None if it did not.
-        left: how many objects the trial could not delete, or why it can't know; 0 if it made none.
     """
 
-    def __init__(self, plan: Plan, questions: Sequence[TokenQuestion], agree: Callable[[str], None]) -> None:
+    def __init__(self, plan: TokenPlan, questions: Sequence[TokenQuestion], agree: Callable[[str], None]) -> None:
         self._plan = plan
         self._questions = questions
         self._others = {one.id for one in QUESTIONS} - {one.id for one in questions}
