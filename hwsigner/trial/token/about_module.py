@@ -36,18 +36,10 @@ def _version(tried: TriedToken) -> str:
     return "2.20 to 3.2" if (2, 20) <= version <= (3, 2) else tried.measured["cryptoki"]
 
 
-def _second_initialise(tried: TriedToken) -> str:
-    return named(tried.calls.initialise())
-
-
 def _threads(tried: TriedToken) -> str:
     return {"for threads": "yes", "by others": "initialised by others"}.get(
         tried.module.functions.initialised, "no: calls are made one at a time"
     )
-
-
-def _finalised(tried: TriedToken) -> str:
-    return look_in_second_process(tried).after_finalise
 
 
 def _session_in_unknown_slot(tried: TriedToken) -> str:
@@ -61,14 +53,6 @@ def _session_in_unknown_slot(tried: TriedToken) -> str:
 
 def _flag(tried: TriedToken, flag: int) -> str:
     return "yes" if tried.info.flags & flag else "no"
-
-
-def _pin_count(tried: TriedToken) -> str:
-    return pin_state(tried.info) or "no warning"
-
-
-def _same_twice(tried: TriedToken) -> str:
-    return yes_or("" if tried.calls.token(tried.slot) == tried.calls.token(tried.slot) else "no")
 
 
 def _names(tried: TriedToken) -> str:
@@ -86,28 +70,15 @@ def _alone(tried: TriedToken) -> str:
     return yes_or(f"{len(alike)} tokens have the same details" if len(alike) > 1 else "")
 
 
-def _unknown_mechanism(tried: TriedToken) -> str:
-    return named(tried.calls.mechanism(tried.slot, _NO_MECHANISM))
-
-
-def _signs(tried: TriedToken, mechanism: int) -> str:
-    found = tried.module.functions.mechanism(tried.slot, mechanism)
-    if found is None:
-        return "no"
-    return "yes" if tried.module.functions.can_sign_with(tried.slot, mechanism) else "listed, but not for signatures"
-
-
-def _either(tried: TriedToken, *mechanisms: int) -> str:
-    """Return whether the token signs with one of the mechanisms, if it has keys of that type at all."""
-    answers = {_signs(tried, one) for one in mechanisms}
-    if answers == {"no"}:
+def _signs(tried: TriedToken, with_one_of: tuple[int, ...], if_one_of: tuple[int, ...]) -> str:
+    """Return whether the token signs with one of some mechanisms, if it has keys of that type at all."""
+    functions = tried.module.functions
+    if not any(functions.mechanism(tried.slot, one) for one in if_one_of):
         raise NotAskedError("the token lists no mechanism of that type")
-    return "yes" if "yes" in answers else answers.pop()
-
-
-def _signs_digests(tried: TriedToken) -> str:
-    _either(tried, ECDSA, ECDSA_SHA256)
-    return _signs(tried, ECDSA)
+    if any(functions.can_sign_with(tried.slot, one) for one in with_one_of):
+        return "yes"
+    is_listed = any(functions.mechanism(tried.slot, one) for one in with_one_of)
+    return "listed, but not for signatures" if is_listed else "no"
 
 
 def _sizes(tried: TriedToken, mechanism: int, size: int) -> str:
@@ -115,23 +86,6 @@ def _sizes(tried: TriedToken, mechanism: int, size: int) -> str:
     if found is None or not found.flags & _GENERATES:
         raise NotAskedError(f"the token does not list {MECHANISMS[mechanism]} for key pairs")
     return yes_or("" if found.smallest <= size <= found.largest else f"{found.smallest} to {found.largest}")
-
-
-def _searched(tried: TriedToken, session: int, most: int) -> list[int]:
-    code, found = tried.calls.begin_search(session), list[int]()
-    while code == OK:
-        code, some = tried.calls.search(session, most)
-        found += some
-        if not some or len(found) > 5000:
-            break
-    tried.calls.end_search(session)
-    return found
-
-
-def _batches(tried: TriedToken) -> str:
-    with tried.raw_session() as session:
-        one, other = (sorted(_searched(tried, session, most)) for most in (1, 256))
-    return yes_or("" if one == other else f"{len(one)} one by one, {len(other)} at once")
 
 
 def _two_searches(tried: TriedToken) -> str:
@@ -163,25 +117,22 @@ def _by_label(tried: TriedToken) -> str:
 
 ASKS: Mapping[str, Ask] = {
     "module.version": _version,
-    "module.initialise-twice": _second_initialise,
+    "module.initialise-twice": lambda tried: named(tried.calls.initialise()),
     "module.threads": _threads,
-    "module.finalised": _finalised,
+    "module.finalised": lambda tried: look_in_second_process(tried).after_finalise,
     "module.session-in-unknown-slot": _session_in_unknown_slot,
-    "token.initialised": partial(_flag, flag=TokenFlag.TOKEN_INITIALIZED),
     "token.user-pin-set": partial(_flag, flag=TokenFlag.USER_PIN_INITIALIZED),
     "token.login-required": partial(_flag, flag=TokenFlag.LOGIN_REQUIRED),
     "token.keypad": partial(_flag, flag=TokenFlag.PROTECTED_AUTHENTICATION_PATH),
-    "token.pin-count": _pin_count,
-    "token.same-twice": _same_twice,
+    "token.pin-count": lambda tried: pin_state(tried.info) or "no warning",
     "token.names": _names,
     "token.utf8": _is_utf8,
     "token.alone": _alone,
-    "mechanism.unknown": _unknown_mechanism,
-    "mechanism.ecdsa": _signs_digests,
-    "mechanism.rsa": lambda tried: _either(tried, RSA_SHA256, RSA),
+    "mechanism.unknown": lambda tried: named(tried.calls.mechanism(tried.slot, _NO_MECHANISM)),
+    "mechanism.ecdsa": partial(_signs, with_one_of=(ECDSA,), if_one_of=(ECDSA, ECDSA_SHA256)),
+    "mechanism.rsa": partial(_signs, with_one_of=(RSA_SHA256, RSA), if_one_of=(RSA_SHA256, RSA)),
     "mechanism.ec-sizes": partial(_sizes, mechanism=EC_GENERATION, size=256),
     "mechanism.rsa-sizes": partial(_sizes, mechanism=RSA_GENERATION, size=2048),
-    "search.batches": _batches,
     "search.two": _two_searches,
     "search.whole-label": _prefix,
     "search.label": _by_label,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from hwsigner.backends.pkcs11.functions import Attribute, KeyType
@@ -18,24 +18,18 @@ _NO_OBJECT = 0x7FFFFF01
 _READ_IN_PART = (OK, 0x11, 0x12, 0x150)
 
 
-def _share(before: int, after: int) -> str:
-    return "all" if before >= after else "none" if not before else f"{before} of {after}"
-
-
-def _compared(tried: TriedToken, what: str) -> str:
+def _compared(tried: TriedToken, what: str, name: str) -> str:
     before, after = len(getattr(tried.before, what)), len(getattr(tried.after_login(), what))
     if not after:
-        raise NotAskedError(
-            f"the token has no {what.replace('privates', 'private keys').replace('publics', 'public keys')}"
-        )
-    return _share(before, after)
+        raise NotAskedError(f"the token has no {name}")
+    return "all" if before >= after else "none" if not before else f"{before} of {after}"
 
 
 def _after(tried: TriedToken) -> ShownObjects:
     shown = tried.after_login()
-    counts = (len(shown.privates), "private key", ""), (len(shown.publics), "public key", "")
-    listed = [numbered(*each) for each in (*counts, (len(shown.certificates), "certificate", ""))]
-    tried.measured["objects"] = ", ".join(listed)
+    counts = {"private key": len(shown.privates), "public key": len(shown.publics)}
+    counts["certificate"] = len(shown.certificates)
+    tried.measured["objects"] = ", ".join(numbered(number, kind) for kind, number in counts.items())
     return shown
 
 
@@ -92,13 +86,6 @@ def _some_object(tried: TriedToken) -> int:
     return found[0]
 
 
-def _attribute_order(tried: TriedToken) -> str:
-    names = (Attribute.CLASS, Attribute.LABEL, Attribute.TOKEN, Attribute.PRIVATE)
-    found = _some_object(tried)
-    one, other = tried.session.read(found, names), tried.session.read(found, names[::-1])
-    return yes_or("" if one == other else "no")
-
-
 def _unknown_attribute(tried: TriedToken) -> str:
     with tried.raw_session() as session:
         code, lengths = tried.calls.lengths(session, _some_object(tried), (Attribute.CLASS, Attribute.MODULUS_BITS + 7))
@@ -122,59 +109,37 @@ def _unknown_key(tried: TriedToken) -> str:
     return "the key is looked for again" if means_lost(code) else named(code)
 
 
-def _publics(tried: TriedToken) -> list[bytes | None]:
-    found = [one for one in tried.before.publics if one.key_type == KeyType.EC]
-    if not found:
-        raise NotAskedError("the token shows no public EC key without a login")
-    return [tried.session.read(one.handle, (Attribute.EC_POINT,)).get(Attribute.EC_POINT) for one in found]
-
-
-def point_form(point: bytes | None) -> str:
-    """Return the form of a CKA_EC_POINT, in words."""
-    if not point:
-        return "not shown"
-    inner = point
-    is_der = (
-        point[0] == 0x04
-        and len(point) > 3
-        and (point[1] == len(point) - 2 or point[1:3] == bytes([0x81, len(point) - 3]))
-    )
-    if is_der:
-        inner = point[2:] if point[1] < 0x80 else point[3:]
+def _point_form(point: bytes) -> str:
+    short, long = point[1:2] == bytes([len(point) - 2 & 0xFF]), point[1:3] == bytes([0x81, len(point) - 3 & 0xFF])
+    is_der = point[0] == 0x04 and len(point) > 3 and (short or long)
+    inner = point if not is_der else point[2:] if point[1] < 0x80 else point[3:]
     form = {2: "compressed", 3: "compressed", 4: "uncompressed"}.get(inner[0], "of another form")
     return f"{'DER' if is_der else 'no DER'}, {form}"
 
 
-def parameters_form(parameters: bytes | None) -> str:
-    """Return the form of CKA_EC_PARAMS, in words."""
-    if not parameters:
-        return "not shown"
-    return {0x06: "the OID of a curve", 0x13: "the name of a curve", 0x30: "all parameters"}.get(
-        parameters[0], f"tag {parameters[0]:#x}"
-    )
+def _parameters_form(parameters: bytes) -> str:
+    forms = {0x06: "the OID of a curve", 0x13: "the name of a curve", 0x30: "all parameters"}
+    return forms.get(parameters[0], f"tag {parameters[0]:#x}")
 
 
-def _points(tried: TriedToken) -> str:
-    return " or ".join(sorted({point_form(one) for one in _publics(tried)}))
-
-
-def _parameters(tried: TriedToken) -> str:
-    _publics(tried)
-    handles = [one.handle for one in tried.before.publics if one.key_type == KeyType.EC]
-    read = [tried.session.read(one, (Attribute.EC_PARAMS,)).get(Attribute.EC_PARAMS) for one in handles]
-    return " or ".join(sorted({parameters_form(one) for one in read}))
+def _forms(tried: TriedToken, number: int, form: Callable[[bytes], str]) -> str:
+    """Return the forms of an attribute of the public EC keys that are shown without a login."""
+    found = [one.handle for one in tried.before.publics if one.key_type == KeyType.EC]
+    if not found:
+        raise NotAskedError("the token shows no public EC key without a login")
+    values = [tried.session.read(one, (number,)).get(number) for one in found]
+    return " or ".join(sorted({form(value) if value else "not shown" for value in values}))
 
 
 ASKS: Mapping[str, Ask] = {
     "object.unknown": _unknown_object,
     "object.unknown-key": _unknown_key,
-    "object.attribute-order": _attribute_order,
     "object.unknown-attribute": _unknown_attribute,
-    "object.ec-point": _points,
-    "object.ec-params": _parameters,
-    "login.certificates": partial(_compared, what="certificates"),
-    "login.public-keys": partial(_compared, what="publics"),
-    "login.private-keys": partial(_compared, what="privates"),
+    "object.ec-point": partial(_forms, number=Attribute.EC_POINT, form=_point_form),
+    "object.ec-params": partial(_forms, number=Attribute.EC_PARAMS, form=_parameters_form),
+    "login.certificates": partial(_compared, what="certificates", name="certificates"),
+    "login.public-keys": partial(_compared, what="publics", name="public keys"),
+    "login.private-keys": partial(_compared, what="privates", name="private keys"),
     "key.names": partial(_differ, by_label=True),
     "key.ids": partial(_differ, by_label=False),
     "key.has-id": _have_ids,

@@ -27,10 +27,6 @@ def _lost(code: int) -> str:
     return "the session has ended" if means_lost(code) else named(code)
 
 
-def _unknown_session(tried: TriedToken) -> str:
-    return named(tried.calls.state(_NO_SESSION)[0])
-
-
 def _closed(tried: TriedToken) -> str:
     with tried.raw_session() as session:
         code = tried.calls.close(session)
@@ -63,21 +59,13 @@ def _shared(tried: TriedToken) -> str:
     return "yes" if states == {"logged in"} else "no"
 
 
-def _outlives(tried: TriedToken) -> str:
-    tried.log_in()
-    with tried.raw_session():
-        pass
-    with tried.raw_session() as session:
-        return tried.calls.state(session)[1]
-
-
 def _second_login(tried: TriedToken) -> str:
     pin = tried.pin
     with tried.raw_session() as session:
         return named(tried.calls.log_in(session, pin))
 
 
-def _count_after(tried: TriedToken) -> str:
+def _pin_count(tried: TriedToken) -> str:
     tried.log_in()
     return pin_state(tried.refreshed()) or "no warning"
 
@@ -167,14 +155,6 @@ def _second_keys(tried: TriedToken) -> str:
     return str(seen) if seen else "none"
 
 
-def _first_afterwards(tried: TriedToken) -> str:
-    tried.log_in()
-    with tried.raw_session() as session:
-        look_in_second_process(tried)
-        code, state = tried.calls.state(session)
-    return state if code == OK else named(code)
-
-
 def _in_child(tried: TriedToken, session: int) -> dict[str, str]:
     """Return the answers that a forked child gets: with the parent's session, and after it has initialised."""
     inherited = tried.calls.state(session)
@@ -241,26 +221,18 @@ def _search_in_threads(tried: TriedToken) -> str:
     return in_four_threads(work)
 
 
-def _time_to_session(tried: TriedToken) -> str:
-    tried.measured["C_Initialize to a session, median of 20"] = f"{look_in_second_process(tried).milliseconds} ms"
-    return "measured"
-
-
 ASKS: Mapping[str, Ask] = {
-    "session.unknown": _unknown_session,
+    "session.unknown": lambda tried: named(tried.calls.state(_NO_SESSION)[0]),
     "session.closed": _closed,
     "session.many": _many,
     "session.state": _state_before,
     "login.shared": _shared,
-    "login.outlives": _outlives,
     "login.twice": _second_login,
-    "login.pin-count": _count_after,
+    "login.pin-count": _pin_count,
     "object.handles": _handles,
     "process.second": _second_state,
     "process.second-keys": _second_keys,
-    "process.first": _first_afterwards,
     "thread.search": _search_in_threads,
-    "time.session": _time_to_session,
     # A child may end what its parent does: these come late.
     "fork.own": _in_own_session,
     "fork.parent": lambda tried: _forked(tried)["parent"],

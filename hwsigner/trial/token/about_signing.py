@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 
 from cryptography.hazmat.primitives.serialization import load_der_public_key
@@ -57,10 +57,7 @@ class _ReadyKey:
 def _ready(tried: TriedToken, key_type: int, *, often: bool = False) -> Iterator[_ReadyKey]:
     """Log in, and yield a key of a type: the trial's own, or the one that the user named.
 
-    Args:
-        tried: the token.
-        key_type: the type.
-        often: whether it makes many signatures, so that one that may wait for a touch is not asked for.
+    If it is used often, one whose signatures may wait for a touch is not asked for.
     """
     if often and tried.is_slow and not tried.plan.label:
         raise NotAskedError("a signature takes over a second, as if it waits for a touch")
@@ -163,34 +160,19 @@ def _in_threads(tried: TriedToken) -> str:
         return in_four_threads(work)
 
 
-def _measured(tried: TriedToken, name: str, work: Callable[[], object]) -> str:
-    """Measure the median of some calls, fewer if they are slow, as when each waits for a touch."""
-    taken: list[float] = []
-    while len(taken) < _TIMES and sum(taken) < _LONGEST_SECONDS:
-        begin = time.perf_counter()
-        work()
-        taken.append(time.perf_counter() - begin)
-    tried.measured[f"{name}, median of {len(taken)}"] = f"{statistics.median(taken) * 1000:.2f} ms"
+def _time(tried: TriedToken, *, cold: bool) -> str:
+    """Measure the median of some signatures, fewer if they are slow; each with a new session and a search if cold."""
+    digest, taken = hashlib.sha256(_MESSAGE).digest(), list[float]()
+    with ExitStack() as stack:
+        ready = None if cold else stack.enter_context(_ready(tried, KeyType.EC, often=True))
+        while len(taken) < _TIMES and sum(taken) < _LONGEST_SECONDS:
+            begin = time.perf_counter()
+            with nullcontext(ready) if ready else _ready(tried, KeyType.EC, often=True) as key:
+                key.sign(ECDSA, digest)
+            taken.append(time.perf_counter() - begin)
+    name = f"CKM_ECDSA {'with a new session and a search' if cold else 'in an open session'}, median of {len(taken)}"
+    tried.measured[name] = f"{statistics.median(taken) * 1000:.2f} ms"
     return "measured"
-
-
-def _resident(tried: TriedToken, key_type: int) -> str:
-    mechanism = ECDSA if key_type == KeyType.EC else RSA_SHA256
-    data = hashlib.sha256(_MESSAGE).digest() if key_type == KeyType.EC else _MESSAGE
-    with _ready(tried, key_type, often=True) as ready:
-        name = f"{MECHANISMS[mechanism]} in an open session"
-        return _measured(tried, name, lambda: ready.sign(mechanism, data))
-
-
-def _with_new_session(tried: TriedToken) -> str:
-    """Open a session, find the key by its label and sign, each time."""
-    digest = hashlib.sha256(_MESSAGE).digest()
-
-    def work() -> None:
-        with _ready(tried, KeyType.EC, often=True) as ready:
-            ready.sign(ECDSA, digest)
-
-    return _measured(tried, "CKM_ECDSA with a new session and a search", work)
 
 
 ASKS: Mapping[str, Ask] = {
@@ -202,7 +184,6 @@ ASKS: Mapping[str, Ask] = {
     "sign.rsa-digest-info": _rsa_digest_info,
     "sign.mldsa": partial(_whole_message, key_type=KeyType.ML_DSA, mechanism=MLDSA),
     "sign.threads": _in_threads,
-    "time.ecdsa": partial(_resident, key_type=KeyType.EC),
-    "time.rsa": partial(_resident, key_type=KeyType.RSA),
-    "time.ecdsa-cold": _with_new_session,
+    "time.ecdsa": partial(_time, cold=False),
+    "time.ecdsa-cold": partial(_time, cold=True),
 }

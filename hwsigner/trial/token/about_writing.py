@@ -13,7 +13,7 @@ from hwsigner.backends.pkcs11.keygen import STORED
 from hwsigner.backends.pkcs11.objects import CertificateObject
 from hwsigner.backends.pkcs11.writing import FALSE, TRUE, KeyPair, WritingSession
 from hwsigner.trial.questions import NotAskedError
-from hwsigner.trial.token.calls import OK, means_lost, named
+from hwsigner.trial.token.calls import OK
 from hwsigner.trial.token.making import SESSION_ONLY, count_others, delete_left, generate, make, own_id, writing_session
 from hwsigner.trial.token.subject import Ask, MadePair, TriedToken, yes_or
 
@@ -51,19 +51,6 @@ def _attributes(tried: TriedToken) -> str:
         if not value or any(value) is not (name in _SET):
             wrong.append(f"CKA_{name} is {str(any(value)).lower() if value else 'not shown'}")
     return ", ".join(wrong) or "none"
-
-
-def _public(tried: TriedToken) -> str:
-    made = _any_made(tried)
-    return yes_or("" if made.public and made.public.public_key else "no")
-
-
-def _public_without_login(tried: TriedToken) -> str:
-    made = _any_made(tried)
-    if made.public is None:
-        raise NotAskedError("the token has no object for the public key")
-    value = tried.session.read(made.public.handle, (Attribute.PRIVATE,)).get(Attribute.PRIVATE)
-    return "not shown" if not value else yes_or("no" if any(value) else "")
 
 
 def _found_by_names(tried: TriedToken) -> str:
@@ -164,20 +151,6 @@ def _self_signed() -> bytes:
     return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
 
 
-def _after_deletion(tried: TriedToken) -> str:
-    """Delete a public key, and read it by its old handle."""
-    _any_made(tried)
-    with writing_session(tried) as session:
-        try:
-            pair = generate(tried, session, "p256", use="deleted")
-        except PKCS11Error as error:
-            raise NotAskedError(f"no second key pair: {error.name}") from None
-        _destroy(session, pair)
-    with tried.raw_session() as reading:
-        code, _ = tried.calls.lengths(reading, pair.private, (Attribute.CLASS,))
-    return "the key is looked for again" if means_lost(code) else named(code)
-
-
 def _all_deleted(tried: TriedToken) -> str:
     if not tried.has_written:
         raise NotAskedError("nothing was written")
@@ -197,15 +170,13 @@ def _others_are_there(tried: TriedToken) -> str:
 ASKS: Mapping[str, Ask] = {
     **{f"keygen.{kind}": partial(_makes, kind=kind) for kind in ("p256", "rsa2048", "mldsa44")},
     "keygen.attributes": _attributes,
-    "keygen.public": _public,
-    "keygen.public-without-login": _public_without_login,
+    "keygen.public": lambda tried: yes_or("" if (made := _any_made(tried).public) and made.public_key else "no"),
     "keygen.found": _found_by_names,
     "keygen.same-names": _same_names,
     "write.extractable": _changed,
     "write.session-key": _for_session,
     "write.copy": _copied,
     "write.certificate": _certificate,
-    "write.deleted-handle": _after_deletion,
     "delete.all": _all_deleted,
     "delete.others": _others_are_there,
 }

@@ -82,11 +82,6 @@ class Calls:
         code = self._call(4, ctypes.c_ubyte(present), found, ctypes.byref(count))
         return code, found[: min(count.value, _MOST)]
 
-    def token(self, slot: int) -> tuple[int, bytes]:
-        """C_GetTokenInfo: the label, manufacturer, model and serial number with their padding."""
-        raw = buffer(256)
-        return self._call(6, _ULONG(slot), raw), raw.raw[:96]
-
     def hardware(self, slot: int) -> tuple[int, int]:
         """C_GetTokenInfo: the version of the hardware, without the return value."""
         raw = buffer(512)

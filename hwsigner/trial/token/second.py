@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import statistics
 import subprocess
 import sys
-import time
 from dataclasses import asdict, dataclass
 
 from hwsigner._pins.child import child_environment
@@ -16,17 +14,14 @@ from hwsigner.trial.token.calls import OK, Calls, named
 from hwsigner.trial.token.subject import TriedToken
 
 _SECONDS = 120.0
-_TIMES = 20
 
 
 @dataclass(frozen=True)
 class SecondLook:
-    """What the second process saw: CK_STATE or why it had no session, how many keys, a median time, and an answer."""
+    """What the second process saw: CK_STATE or a refusal, how many private keys, and C_GetInfo's last answer."""
 
     state: str
     privates: int
-    publics: int
-    milliseconds: float
     after_finalise: str
 
 
@@ -57,24 +52,13 @@ def _look(path: str, slot: int) -> SecondLook:
     functions.initialise()
     calls.slots(present=True)
     code, handle = calls.open(slot)
-    state, privates, publics = named(code), 0, 0
+    state, privates = named(code), 0
     if code == OK:
         state = calls.state(handle)[1]
-        session = PKCS11Session(functions, handle)
-        privates = len(session.find(ObjectClass.PRIVATE_KEY, {}))
-        publics = len(session.find(ObjectClass.PUBLIC_KEY, {}))
-        calls.close(handle)
-    taken = []
-    for _ in range(_TIMES):
-        functions.finalise()
-        begin = time.perf_counter()
-        functions.initialise()
-        calls.slots(present=True)
-        _, handle = calls.open(slot)
-        taken.append(time.perf_counter() - begin)
+        privates = len(PKCS11Session(functions, handle).find(ObjectClass.PRIVATE_KEY, {}))
         calls.close(handle)
     functions.finalise()
-    return SecondLook(state, privates, publics, round(statistics.median(taken) * 1000, 2), named(calls.version()[0]))
+    return SecondLook(state, privates, named(calls.version()[0]))
 
 
 if __name__ == "__main__":

@@ -92,16 +92,9 @@ class TriedToken:
     """
 
     def __init__(self, plan: TokenPlan, ask: AskPin = lambda _: None, pause: Callable[[str], None] = print) -> None:
-        """Load the module and find the token, without a login.
+        """Load the module and find the token, without a login; raise a HwsignerError if there is no such, or several.
 
-        Args:
-            plan: what the user wants.
-            ask: asks the user for the PIN.
-            pause: shows the user what to do, and waits until that is done.
-
-        Raises:
-            BackendUnavailableError: the module can't be used, or has no such token.
-            AmbiguousKeyError: the plan names several tokens.
+        `ask` asks the user for the PIN. `pause` shows the user what to do, and waits until that is done.
         """
         self.plan = plan
         self.pause = pause

@@ -27,12 +27,7 @@ _MOST_CRASHES = 5
 
 
 class _Worker:
-    """A process of `hwsigner.trial.token.worker`, and the line from it.
-
-    Args:
-        plan: what it is to do.
-        done: the questions that it leaves out.
-    """
+    """A process of `hwsigner.trial.token.worker`, and the line from it. It leaves out the questions that are done."""
 
     def __init__(self, plan: TokenPlan, done: set[str]) -> None:
         self._reading, writing = os.pipe()
@@ -109,12 +104,7 @@ class TokenTrial:
         self.left: int | str = 0
 
     def run(self) -> None:
-        """Ask all questions.
-
-        Raises:
-            HwsignerError: the module can't be used, or has no such token.
-            Interruption: the user did not agree, or stopped the trial. What it made is deleted.
-        """
+        """Ask all questions. If the user stops that, what the trial made is deleted, and an Interruption is raised."""
         crashes = 0
         try:
             with on_signals(interrupt):
@@ -133,8 +123,7 @@ class TokenTrial:
     def _ask_in_one_process(self, *, is_last: bool) -> bool:
         """Ask the questions that are left; return whether the process came to its end.
 
-        Args:
-            is_last: ask no more questions, because the module has crashed too often; only delete what was made.
+        The last one asks nothing, because the module has crashed too often; it only deletes what was made.
         """
         done = {one.id for one in self.results}
         if is_last:
@@ -182,29 +171,30 @@ class TokenTrial:
 
     def _take(self, kind: str, value: Any) -> None:
         """Take what the process sent."""
-        if kind == "question":
-            self._current = next(one for one in QUESTIONS if one.id == value)
-        elif kind == "result":
-            question, self._current = self._current, None
-            assert question is not None  # noqa: S101
-            own = {"source": question.source, "rests_on": question.rests_on}
-            self._add(Result(**{**value, "verdict": Verdict(value["verdict"]), **own}))
-        elif kind == "target":
-            self.target |= value
-        elif kind == "hide":
-            self.hidden |= set(value)
-        elif kind == "left":
-            self.left = value
-        elif kind == "asking":
-            self._is_asking = value
-        elif kind == "end":
-            self._is_ended = True
-        elif kind == "failure":
-            self.failure = _error(*value)
-        elif kind == "error":
-            self._fail(_error(*value))
-        else:
-            self._talk(kind, value)
+        match kind:
+            case "question":
+                self._current = next(one for one in QUESTIONS if one.id == value)
+            case "result":
+                question, self._current = self._current, None
+                assert question is not None  # noqa: S101
+                own = {"source": question.source, "rests_on": question.rests_on}
+                self._add(Result(**{**value, "verdict": Verdict(value["verdict"]), **own}))
+            case "target":
+                self.target |= value
+            case "hide":
+                self.hidden |= set(value)
+            case "left":
+                self.left = value
+            case "asking":
+                self._is_asking = value
+            case "end":
+                self._is_ended = True
+            case "failure":
+                self.failure = _error(*value)
+            case "error":
+                self._fail(_error(*value))
+            case _:
+                self._talk(kind, value)
 
     def _fail(self, error: HwsignerError) -> None:
         """Raise an error that the process had at its start, unless there are answers of another one before it."""
@@ -220,7 +210,12 @@ class TokenTrial:
         if kind == "say":
             print(f"  {value}")
         elif kind == "pause":
-            self._worker.reply("go" if _waited(f"{value}: ") else "no")
+            try:
+                input(f"{value}: ")
+            except EOFError:  # Nobody is there to press Enter.
+                self._worker.reply("no")
+            else:
+                self._worker.reply()
         elif kind == "found":
             if not self._has_agreed:
                 self._agree(value)
@@ -232,8 +227,7 @@ class TokenTrial:
 
     def _add(self, result: Result) -> None:
         self.results.append(result)
-        told = result.why if result.verdict == Verdict.NOT_ASKED else result.answer
-        print(f"{result.verdict:<12} {result.id}: {told}", flush=True)
+        print(f"{result.verdict:<12} {result.id}: {result.why or result.answer}", flush=True)
 
     def _stop(self) -> None:
         """Have the process delete what it made, and wait for that."""
@@ -255,15 +249,6 @@ def _error(problem: str, hint: str, exit_status: int) -> HwsignerError:
     error = HwsignerError(problem, hint)
     error.exit_status = exit_status
     return error
-
-
-def _waited(prompt: str) -> bool:
-    """Wait for the Enter key; return whether there is somebody to press it."""
-    try:
-        input(prompt)
-    except EOFError:
-        return False
-    return True
 
 
 # The questions that are asked of nobody don't look at it.

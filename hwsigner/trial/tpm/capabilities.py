@@ -29,14 +29,9 @@ _VENDOR_COMMAND = 1 << 29
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a TPM says of itself. A part that it does not answer is empty.
+    """What a TPM says of itself, by the numbers of the library. A part that it does not answer is empty.
 
-    Attributes:
-        properties: its properties, by number.
-        algorithms: the numbers of its algorithms.
-        curves: the numbers of its curves.
-        commands: the codes of its commands; those of the vendor have bit 29.
-        banks: by the number of a hash, how many PCRs its bank has. Banks without PCRs are left out.
+    `commands` of the vendor have bit 29. `banks` has how many PCRs the bank of each hash has, if it has some.
     """
 
     properties: Mapping[int, int]
@@ -52,7 +47,7 @@ class Capabilities:
     @property
     def vendor(self) -> str:
         """The vendor's ID in TCG's registry, such as `INTC`."""
-        return _letters(self.properties.get(MANUFACTURER, 0))
+        return letters(self.properties.get(MANUFACTURER, 0))
 
     @property
     def bank(self) -> str:
@@ -74,9 +69,9 @@ class Capabilities:
         }
         return {
             "vendor": self.vendor,
-            "vendor string": "".join(_letters(get(VENDOR_1 + number, 0)) for number in range(4)),
+            "vendor string": "".join(letters(get(VENDOR_1 + number, 0)) for number in range(4)),
             "firmware": f"{first:#x}.{second:#x}",
-            "specification": f"family {_letters(get(FAMILY, 0))}, revision {get(REVISION, 0) / 100:.2f}, "
+            "specification": f"family {letters(get(FAMILY, 0))}, revision {get(REVISION, 0) / 100:.2f}, "
             f"day {get(DAY, 0)} of {get(YEAR, 0)}",
             "reached by": tcti.partition(":")[0],
             "resource manager": "yes" if is_managed(tcti) else "no",
@@ -96,22 +91,16 @@ class Capabilities:
 def read_capabilities(tpm: TPM) -> Capabilities:
     """Ask a TPM for its capabilities."""
     properties = {**_properties(tpm, _FIXED), **variable_properties(tpm)}
-    algorithms = _listed(tpm, TPM2_CAP.ALGS, lambda data: [int(one.alg) for one in data.algorithms])
-    curves = _listed(tpm, TPM2_CAP.ECC_CURVES, lambda data: list(map(int, data.eccCurves)))
-    commands = _listed(tpm, TPM2_CAP.COMMANDS, lambda data: list(map(int, data.command)))
+    algorithms = _listed(tpm, TPM2_CAP.ALGS, lambda data: [one.alg for one in data.algorithms])
+    curves = _listed(tpm, TPM2_CAP.ECC_CURVES, lambda data: data.eccCurves)
+    commands = _listed(tpm, TPM2_CAP.COMMANDS, lambda data: data.command)
     codes = frozenset(one & (_COMMAND_INDEX | _VENDOR_COMMAND) for one in commands)
     return Capabilities(properties, frozenset(algorithms), frozenset(curves), codes, _banks(tpm))
 
 
 def handles_from(tpm: TPM, first: int) -> list[int]:
     """Return the handles of a kind, by its first one, that the TPM lists."""
-    found: list[int] = []
-    while True:
-        more, answer = tpm.esys.get_capability(TPM2_CAP.HANDLES, found[-1] + 1 if found else first, _MANY)
-        handles = [int(handle) for handle in answer.data.handles]
-        found += handles
-        if not (more and handles):
-            return found
+    return _paged(tpm, TPM2_CAP.HANDLES, lambda data: data.handles, first)
 
 
 def variable_properties(tpm: TPM) -> dict[int, int]:
@@ -120,29 +109,34 @@ def variable_properties(tpm: TPM) -> dict[int, int]:
 
 
 def _properties(tpm: TPM, first: int) -> dict[int, int]:
-    found: dict[int, int] = {}
-    while True:
-        start = max(found) + 1 if found else first
-        more, answer = tpm.esys.get_capability(TPM2_CAP.TPM_PROPERTIES, start, _MANY)
-        listed = {int(one.property): int(one.value) for one in answer.data.tpmProperties}
-        new = {number: value for number, value in listed.items() if start <= number < first + _GROUP}
-        found |= new
-        if not (more and new):
-            return found
+    values: dict[int, int] = {}
+
+    def read(data: Any) -> list[int]:
+        listed = {int(one.property): int(one.value) for one in data.tpmProperties}
+        values.update({number: value for number, value in listed.items() if first <= number < first + _GROUP})
+        return [number for number in listed if number in values]
+
+    _paged(tpm, TPM2_CAP.TPM_PROPERTIES, read, first)
+    return values
 
 
-def _listed(tpm: TPM, kind: TPM2_CAP, read: Callable[[Any], list[int]]) -> list[int]:
+def _listed(tpm: TPM, kind: TPM2_CAP, read: Callable[[Any], Iterable[Any]]) -> list[int]:
     """Return what a TPM lists; nothing if it does not answer that."""
+    try:
+        return _paged(tpm, kind, read)
+    except TSS2_Exception as error:
+        if not is_answer(error):
+            raise
+        return []
+
+
+def _paged(tpm: TPM, kind: TPM2_CAP, read: Callable[[Any], Iterable[Any]], first: int = 0) -> list[int]:
+    """Return a list that the TPM gives in parts."""
     found: list[int] = []
+    mask = _COMMAND_INDEX if kind == TPM2_CAP.COMMANDS else 0xFFFFFFFF
     while True:
-        start = (found[-1] & _COMMAND_INDEX) + 1 if found else 0
-        try:
-            more, answer = tpm.esys.get_capability(kind, start, _MANY)
-        except TSS2_Exception as error:
-            if not is_answer(error):
-                raise
-            return found
-        new = [number for number in read(answer.data) if number not in found]
+        more, answer = tpm.esys.get_capability(kind, (found[-1] & mask) + 1 if found else first, _MANY)
+        new = [number for number in map(int, read(answer.data)) if number not in found]
         found += new
         if not (more and new):
             return found
@@ -168,7 +162,8 @@ def lacking_bank(capabilities: Capabilities, *, with_hash: bool) -> int:
     return found
 
 
-def _letters(number: int) -> str:
+def letters(number: int) -> str:
+    """Return the letters in a property."""
     text = number.to_bytes(4, "big").rstrip(b"\0 ").decode("ascii", "replace")
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 

@@ -183,16 +183,3 @@ def with_tpm(
         return chip.use(lambda tpm: work(chip, tpm, *options, **more))
 
     return ask
-
-
-def with_endorsement(
-    work: Callable[Concatenate[TrialChip, TPM, _Options], str],
-) -> Callable[Concatenate[TrialChip, _Options], str]:
-    """Give a question its TPM, and the endorsement hierarchy's auth value."""
-
-    @wraps(work)
-    def ask(chip: TrialChip, /, *options: _Options.args, **more: _Options.kwargs) -> str:
-        chip.require_endorsement()
-        return chip.use_hierarchy(lambda tpm: work(chip, tpm, *options, **more))
-
-    return ask

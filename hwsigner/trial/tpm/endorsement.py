@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from tpm2_pytss import ESYS_TR, TPM2_ALG, TPMA_OBJECT, TPMT_SIG_SCHEME
@@ -21,7 +21,7 @@ from hwsigner.backends.tpm2.pcrs import PCRSelection
 from hwsigner.backends.tpm2.tpm import TPM
 from hwsigner.errors import AttestationError
 from hwsigner.trial.questions import NotAskedError
-from hwsigner.trial.tpm.chip import TrialChip, with_endorsement
+from hwsigner.trial.tpm.chip import TrialChip
 from hwsigner.trial.tpm.making import SIGNING, loaded, new_key, refused, template
 from hwsigner.trial.tpm.questions import Ask
 
@@ -41,13 +41,17 @@ def _attestation_key(chip: TrialChip, tpm: TPM) -> Public:
         return _public(tpm, ak)
 
 
-def _same_key(chip: TrialChip) -> str:
+def _with_endorsement(work: Callable[[TrialChip, TPM], str], chip: TrialChip) -> str:
+    """Ask a question with the endorsement hierarchy's auth value."""
     chip.require_endorsement()
-    first, second = (chip.use_hierarchy(lambda tpm: _attestation_key(chip, tpm)) for _ in range(2))
-    return "the same" if first.name == second.name else "another one"
+    return chip.use_hierarchy(lambda tpm: work(chip, tpm))
 
 
-@with_endorsement
+def _same_key(chip: TrialChip, tpm: TPM) -> str:
+    first, second = (_attestation_key(chip, tpm).name for _ in range(2))
+    return "the same" if first == second else "another one"
+
+
 def _certificate(chip: TrialChip, tpm: TPM) -> str:
     with chip.endorsement.endorsement_key(tpm) as (ek, certificate):
         if not certificate:
@@ -57,7 +61,6 @@ def _certificate(chip: TrialChip, tpm: TPM) -> str:
     return "that key" if in_usual_form(certified) == key else "another key"
 
 
-@with_endorsement
 def _activate(chip: TrialChip, tpm: TPM, *, is_own: bool) -> str:
     """Have the chip open a secret for its attestation key, or for another one."""
     secret, ak = os.urandom(32), _attestation_key(chip, tpm)
@@ -72,7 +75,6 @@ def _activate(chip: TrialChip, tpm: TPM, *, is_own: bool) -> str:
     return "opens it" if opened == secret else "gives another secret"
 
 
-@with_endorsement
 def _certify(chip: TrialChip, tpm: TPM) -> str:
     with loaded(tpm, chip.key(tpm, "ecc256")) as made, chip.endorsement.attestation_key(tpm) as ak:
         info, signature = tpm.esys.certify(made.handle, ak, _NONCE, _OWN_SCHEME)
@@ -85,14 +87,12 @@ def _certify(chip: TrialChip, tpm: TPM) -> str:
     return "certifies it" if (certified.extra_data, certified.name) == (_NONCE, name) else "certifies another"
 
 
-@with_endorsement
 def _certify_admin(chip: TrialChip, tpm: TPM) -> str:
     attributes = TPMA_OBJECT(SIGNING | TPMA_OBJECT.ADMINWITHPOLICY)
     with new_key(tpm, template("ecc256", attributes)) as made, chip.endorsement.attestation_key(tpm) as ak:
         return refused(lambda: tpm.esys.certify(made.handle, ak, _NONCE, _OWN_SCHEME))
 
 
-@with_endorsement
 def _quote(chip: TrialChip, tpm: TPM) -> str:
     selection = PCRSelection(f"{chip.capabilities.bank}:0,7")
     values = b"".join(selection.values(tpm))
@@ -142,13 +142,13 @@ def _key(chip: TrialChip) -> KeyURI:
 
 
 ASKS: Mapping[str, Ask] = {
-    "endorsement.same-key": _same_key,
-    "endorsement.certificate": _certificate,
-    "endorsement.activate": partial(_activate, is_own=True),
-    "endorsement.activate-other": partial(_activate, is_own=False),
-    "endorsement.certify": _certify,
-    "endorsement.certify-admin": _certify_admin,
-    "endorsement.quote": _quote,
+    "endorsement.same-key": partial(_with_endorsement, _same_key),
+    "endorsement.certificate": partial(_with_endorsement, _certificate),
+    "endorsement.activate": partial(_with_endorsement, partial(_activate, is_own=True)),
+    "endorsement.activate-other": partial(_with_endorsement, partial(_activate, is_own=False)),
+    "endorsement.certify": partial(_with_endorsement, _certify),
+    "endorsement.certify-admin": partial(_with_endorsement, _certify_admin),
+    "endorsement.quote": partial(_with_endorsement, _quote),
     "endorsement.chain": _chain,
     "endorsement.whole": _whole,
 }

@@ -55,22 +55,11 @@ KINDS = {
 }
 _COMMAND_CODE = 0x143
 HIERARCHY = 0x85
+_NAMES = (
+    "AUTH_FAIL BAD_AUTH LOCKOUT HASH HANDLE SCHEME INTEGRITY VALUE SIGNATURE POLICY_FAIL SIZE INSUFFICIENT ECC_POINT"
+)
 _CODES = {
-    errors.AUTH_FAIL: "TPM_RC_AUTH_FAIL",
-    errors.BAD_AUTH: "TPM_RC_BAD_AUTH",
-    errors.LOCKOUT: "TPM_RC_LOCKOUT",
-    errors.HASH: "TPM_RC_HASH",
-    errors.HANDLE: "TPM_RC_HANDLE",
-    errors.SCHEME: "TPM_RC_SCHEME",
-    errors.INTEGRITY: "TPM_RC_INTEGRITY",
-    errors.VALUE: "TPM_RC_VALUE",
-    errors.SIGNATURE: "TPM_RC_SIGNATURE",
-    errors.POLICY_FAIL: "TPM_RC_POLICY_FAIL",
-    errors.SIZE: "TPM_RC_SIZE",
-    errors.INSUFFICIENT: "TPM_RC_INSUFFICIENT",
-    errors.ECC_POINT: "TPM_RC_ECC_POINT",
-    errors.FAILURE: "TPM_RC_FAILURE",
-    errors.NV_DEFINED: "TPM_RC_NV_DEFINED",
+    **{getattr(errors, name): f"TPM_RC_{name}" for name in (*_NAMES.split(), "FAILURE", "NV_DEFINED")},
     _COMMAND_CODE: "TPM_RC_COMMAND_CODE",
     0x82: "TPM_RC_ATTRIBUTES",
     0xA0: "TPM_RC_TICKET",
@@ -85,12 +74,7 @@ _NO_ROOM = (errors.OBJECT_MEMORY, errors.NV_SPACE, *errors.SESSIONS_FULL)
 
 @dataclass(frozen=True)
 class TrialKey:
-    """A key that a trial made, outside of the TPM.
-
-    Attributes:
-        private: its private area, encrypted by the TPM.
-        public: its public area. What is inside does not outlive it.
-    """
+    """A key that a trial made, outside of the TPM. What is inside of its public area does not outlive that."""
 
     private: TPM2B_PRIVATE
     public: TPM2B_PUBLIC

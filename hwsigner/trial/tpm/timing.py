@@ -14,23 +14,19 @@ from hwsigner.trial.tpm.making import KINDS, LoadedKey, loaded, make, parent, re
 _TIMES = 20
 _MOST_SECONDS = 30.0  # For one measurement; what was measured until then counts.
 _KINDS = ("ecc256", "ecc384", "rsa2048")
-_ABSENT = "not measured"
 
 
 def measure(chip: TrialChip) -> dict[str, str]:
     """Return medians, by what was measured."""
-    found = {}
-    for kind in _KINDS:
-        for what, time_it in (("new key", _making), ("signature, cold", _cold), ("signature, resident", _resident)):
-            found[f"{KINDS[kind]}, {what}"] = _measured(chip, kind, time_it)
-    return found
+    works = {"new key": _making, "signature, cold": _cold, "signature, resident": _resident}
+    return {f"{KINDS[kind]}, {what}": _measured(chip, kind, work) for kind in _KINDS for what, work in works.items()}
 
 
 def _measured(chip: TrialChip, kind: str, time_it: Callable[[TrialChip, TPM, str], str]) -> str:
     try:
         return chip.use(lambda tpm: time_it(chip, tpm, kind))
     except HwsignerError:
-        return _ABSENT
+        return "not measured"
 
 
 def _making(_: TrialChip, tpm: TPM, kind: str) -> str:
