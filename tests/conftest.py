@@ -18,14 +18,25 @@ import pytest
 
 import certs
 import judges
-from emulators import allow_hardware, hardware, short_folder, softhsm, softhsm_folder, softhsm_module, swtpm
+from emulators import (
+    allow_hardware,
+    any_auth_values,
+    hardware,
+    short_folder,
+    softhsm,
+    softhsm_folder,
+    softhsm_module,
+    swtpm,
+)
 from hwsigner.emulator import Emulator, World
 from pin_files import forgotten_pins, write_pin_file
 from pkcs11_shim import loaded_shim, shim, shim_library
+from shared_hardware import shared_hardware_is_as_found, shared_hardware_is_noted
 from terminals import terminal
 from yubikeys import module_yubikey, new_yubikey, pcsc, pcsc_folder, yubikey
 
 __all__ = [
+    "any_auth_values",
     "forgotten_pins",
     "hardware",
     "loaded_shim",
@@ -33,6 +44,8 @@ __all__ = [
     "new_yubikey",
     "pcsc",
     "pcsc_folder",
+    "shared_hardware_is_as_found",
+    "shared_hardware_is_noted",
     "shim",
     "shim_library",
     "short_folder",

@@ -9,11 +9,13 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from shared_hardware import facts_of_tokens, facts_of_tpm, fail_if_changed, reset_lockout, watched
 from softhsm.token import PIN, SoftHSM, find_module
 from softhsm.tpm import SoftTPM
 
@@ -103,19 +105,34 @@ def softhsm_folder(hardware: None) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def softhsm(softhsm_folder: Path, request: pytest.FixtureRequest) -> InProcessSoftHSM:
+def softhsm(softhsm_folder: Path, request: pytest.FixtureRequest) -> Iterator[InProcessSoftHSM]:
     """The SoftHSM of this process, with only one token, which is new, for this test module."""
     hsm = InProcessSoftHSM(softhsm_folder)
-    # Those of other modules, and of this one: pytest-xdist may run a module's tests in several parts.
-    for token in (softhsm_folder / "tokens").iterdir():
-        shutil.rmtree(token)
     # No label may be a prefix of another: pkcs11-tool uses the first token whose label starts with the given one.
     hsm.add_token(Path(request.node.nodeid).stem.removeprefix("test_")[:28] + ".hsm")
-    return hsm
+    with watched(partial(facts_of_tokens, softhsm_folder)) as watch:
+        yield hsm
+    try:
+        fail_if_changed(request.node.nodeid, watch)
+    finally:
+        for token in (softhsm_folder / "tokens").iterdir():
+            shutil.rmtree(token)
+        hsm.reload()
 
 
 @pytest.fixture(scope="session")
 def swtpm(hardware: None) -> Iterator[SoftTPM]:
     """A running TPM 2.0 without keys."""
-    with tempfile.TemporaryDirectory(prefix="hwsigner-tpm-") as folder, SoftTPM(Path(folder)) as tpm:
+    with (
+        tempfile.TemporaryDirectory(prefix="hwsigner-tpm-") as folder,
+        SoftTPM(Path(folder)) as tpm,
+        watched(partial(facts_of_tpm, tpm)),
+    ):
         yield tpm
+
+
+@pytest.fixture
+def any_auth_values(swtpm: SoftTPM) -> Iterator[None]:
+    """For tests that send wrong auth values or change how many the TPM allows: it forgets both afterwards."""
+    yield
+    reset_lockout(swtpm)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from hwsigner._pins import sources as pin_sources
 from hwsigner.backends.pkcs11 import module as pkcs11_module
 from pkcs11_shim import forget_refusals
+from shared_hardware import facts_of_readers, watched
 from softhsm.pcsc import SoftPcsc
 from softhsm.yubikey import FIRMWARE_5_4, YubiKey
 
@@ -35,7 +37,8 @@ def pcsc(hardware: None, pcsc_folder: Path) -> Iterator[SoftPcsc]:
     daemon = SoftPcsc(pcsc_folder)
     daemon.start()
     try:
-        yield daemon
+        with watched(partial(facts_of_readers, daemon)):
+            yield daemon
     finally:
         daemon.stop()
 

@@ -80,7 +80,7 @@ class TestTPMHandle:
     """A persistent handle does not say whether the key has an auth value."""
 
     @pytest.fixture(params=["", "auth-value"])
-    def auth(self, home: Home, swtpm: SoftTPM, request: pytest.FixtureRequest) -> Iterator[str]:
+    def auth(self, home: Home, swtpm: SoftTPM, any_auth_values: None, request: pytest.FixtureRequest) -> Iterator[str]:
         """The auth value of the profile's key."""
         auth: str = request.param
         swtpm.persist(_HANDLE, "ecc256", auth)
@@ -88,7 +88,6 @@ class TestTPMHandle:
         shutil.rmtree(Path(os.environ["XDG_STATE_HOME"], "hwsigner"), ignore_errors=True)
         yield auth
         subprocess.run(["tpm2_evictcontrol", "-Q", "-C", "o", "-c", hex(_HANDLE)], env=swtpm_env(swtpm), check=True)
-        subprocess.run(["tpm2_dictionarylockout", "--clear-lockout"], env=swtpm_env(swtpm), check=True)
 
     def test_unlock_asks_before_an_attempt_is_used(self, home: Home, auth: str) -> None:
         person = Person(auth)

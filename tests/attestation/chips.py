@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from cryptography.x509.oid import NameOID
 
 from hwsigner import attestation
 from hwsigner.attestation import Document, Trust
+from shared_hardware import facts_of_tpm, watched
 from softhsm.tpm import SoftTPM
 from softhsm.vendor import TPMVendor
 
@@ -102,6 +104,7 @@ def chips(vendors: tuple[Vendor, Vendor]) -> Iterator[tuple[Chip, Chip, Chip]]:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hwsigner-chip-")))
             tpm = stack.enter_context(vendor.make(folder))
             tpm.create_key_file(folder / "key.pem", "EC:P-256")
+            stack.enter_context(watched(partial(facts_of_tpm, tpm)))
             made.append(Chip(tpm, tpm.uri(folder / "key.pem"), vendor.trust()))
         yield made[0], made[1], made[2]
 

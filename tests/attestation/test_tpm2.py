@@ -95,9 +95,9 @@ class TestWhatIsProven:
         assert attestation.verify_answer(statement, state, answer, chip.trust).proven
 
     def test_quote_proves_pcrs(self, chip: Chip) -> None:
-        run(["tpm2_pcrreset", "16"], chip.tpm.env)
         run(["tpm2_pcrextend", f"16:sha256={'a5' * 32}"], chip.tpm.env)
         statement, _, state, answer = chip.answered("sha256:7,16")
+        run(["tpm2_pcrreset", "16"], chip.tpm.env)
         found = attestation.verify_answer(statement, state, answer, chip.trust)
         value = hashlib.sha256(bytes(32) + b"\xa5" * 32).hexdigest()
         assert f"PCR sha256:16 is {value}" in found.proven
@@ -147,6 +147,7 @@ class TestWhatIsProven:
             statement, _, state, answer = other.answered()
         found = attestation.verify_answer(statement, state, answer, chip.trust)
         assert found.public_key == chip.tpm.public_key(0x81004711)
+        run(["tpm2_evictcontrol", "-Q", "-C", "o", "-c", "0x81004711"], chip.tpm.env)
 
 
 class TestCertificateRequest:

@@ -37,9 +37,10 @@ def scene(
 
 @pytest.fixture
 def cleaned_tpm(swtpm: SoftTPM) -> Iterator[SoftTPM]:
-    """A TPM from which all persistent keys and NV indices of the owner that a test has left are removed."""
+    """A TPM from which all sessions, persistent keys and NV indices of the owner that a test has left are removed."""
     before = _left(swtpm)
     yield swtpm
+    run_tool(["tpm2_flushcontext", "-l"], swtpm.env)
     for command, place in _left(swtpm) - before:
         run_tool([command, "-Q", "-C", "o", *(["-c"] if command == "tpm2_evictcontrol" else []), place], swtpm.env)
 

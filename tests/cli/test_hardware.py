@@ -45,11 +45,6 @@ def handle(swtpm: SoftTPM) -> Iterator[int]:
     run(["tpm2_evictcontrol", "-Q", "-C", "o", "-c", "0x81000042"], swtpm.env)
 
 
-def set_up_lockout(swtpm: SoftTPM, *, max_tries: int) -> None:
-    command = ["tpm2_dictionarylockout", "--setup-parameters", f"--max-tries={max_tries}", "--recovery-time=1000"]
-    subprocess.run(command, env={"PATH": "/usr/bin:/bin", **swtpm.env}, check=True)
-
-
 @pytest.mark.parametrize(
     ("uri", "words"),
     [
@@ -242,7 +237,7 @@ class TestTPM:
         uri = f"tpm2:handle={handle:#x}?pin-source=file:{pin}&tcti={swtpm.tcti}"
         assert scene.credentials(certificate=scene.issue(swtpm.public_key(handle)), private_key=uri).status == 0
 
-    @pytest.mark.usefixtures("forgiving")
+    @pytest.mark.usefixtures("any_auth_values")
     def test_wrong_tpm_key_password_is_an_error_that_hides_it(self, scene: Scene, swtpm: SoftTPM, handle: int) -> None:
         names: dict[str, str | Path | None] = {
             "certificate": scene.issue(swtpm.public_key(handle)),
@@ -254,7 +249,7 @@ class TestTPM:
         assert "wrong-one" not in outcome.err
         assert scene.emulator.requests == []
 
-    @pytest.mark.usefixtures("forgiving")
+    @pytest.mark.usefixtures("any_auth_values")
     def test_no_tpm_key_password_sends_an_empty_auth_value(self, scene: Scene, swtpm: SoftTPM) -> None:
         path = scene.folder / "tss2.pem"
         swtpm.create_key_file(path, "EC:P-256", AUTH)
@@ -270,7 +265,7 @@ class TestTPM:
         assert told.status == 3
         assert "wrong TPM auth value" in told.err
 
-    @pytest.mark.usefixtures("forgiving")
+    @pytest.mark.usefixtures("any_auth_values")
     def test_last_attempt_is_made_only_with_allow_final_pin_try(
         self, scene: Scene, swtpm: SoftTPM, handle: int
     ) -> None:
@@ -278,16 +273,13 @@ class TestTPM:
             "certificate": scene.issue(swtpm.public_key(handle)),
             "private_key": f"handle:{handle:#x}",
         }
-        set_up_lockout(swtpm, max_tries=1)
-        try:
-            # One wrong value would lock the TPM for all users, so not even the right one is sent.
-            refused = scene.credentials("--tpm-key-password", AUTH, **names)
-            assert refused.status == 3
-            assert "--allow-final-pin-try" in refused.err
-            allowed = scene.credentials("--tpm-key-password", AUTH, "--allow-final-pin-try", **names)
-            assert allowed.status == 0
-        finally:
-            set_up_lockout(swtpm, max_tries=32)
+        run(["tpm2_dictionarylockout", "--setup-parameters", "--max-tries=1", "--recovery-time=1000"], swtpm.env)
+        # One wrong value would lock the TPM for all users, so not even the right one is sent.
+        refused = scene.credentials("--tpm-key-password", AUTH, **names)
+        assert refused.status == 3
+        assert "--allow-final-pin-try" in refused.err
+        allowed = scene.credentials("--tpm-key-password", AUTH, "--allow-final-pin-try", **names)
+        assert allowed.status == 0
 
     def test_missing_tpm_is_an_error_that_names_it(
         self, scene: Scene, swtpm: SoftTPM, monkeypatch: pytest.MonkeyPatch
@@ -297,12 +289,3 @@ class TestTPM:
         assert outcome.status == 3
         assert "/nonexistent/socket" in outcome.err
         assert "Traceback" not in outcome.err
-
-    @pytest.fixture
-    def forgiving(self, swtpm: SoftTPM) -> Iterator[None]:
-        """Clear the TPM's count of wrong auth values before and afterwards."""
-        command = ["tpm2_dictionarylockout", "--clear-lockout"]
-        environment = {"PATH": "/usr/bin:/bin", **swtpm.env}
-        subprocess.run(command, env=environment, check=True)
-        yield
-        subprocess.run(command, env=environment, check=True)

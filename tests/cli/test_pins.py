@@ -19,6 +19,7 @@ from hwsigner._pins import sources as pin_sources
 from hwsigner.errors import PinError
 from judges import needs_proc
 from scene import Scene
+from softhsm.command import run
 from softhsm.tpm import SoftTPM
 from terminals import ROOT, Terminal
 
@@ -212,6 +213,7 @@ class TestTPM:
         monkeypatch.setenv("HWSIGNER_PIN", PIN)
         with hwsigner.open_key(swtpm.uri(0x81000077)) as key:
             assert key.sign(b"message")
+        run(["tpm2_evictcontrol", "-Q", "-C", "o", "-c", "0x81000077"], swtpm.env)
 
     def test_hwsigner_pin_unlocks_a_key_file_that_needs_one(
         self, swtpm: SoftTPM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -164,12 +164,10 @@ class TestTpm:
         facts = json.loads(patient.call("doctor", "--json").out)["facts"]
         assert facts["web"]["key"].startswith(f"in the TPM that made the file {patient.key}, under the primary key")
 
+    @pytest.mark.usefixtures("any_auth_values")
     def test_lockout_is_named(self, patient: Patient, key: Path, swtpm: SoftTPM) -> None:
-        def limit(number: int) -> None:
-            run(["tpm2_dictionarylockout", "--setup-parameters", f"--max-tries={number}"], swtpm.env)
-
         swtpm.persist(HANDLE, "ecc256", "right")
-        limit(1)
+        run(["tpm2_dictionarylockout", "--setup-parameters", "--max-tries=1"], swtpm.env)
         try:
             assert patient.names() == {"pin-nearly-locked"}
             message, signature = patient.write("message", "x"), patient.folder / "signature"
@@ -177,8 +175,6 @@ class TestTpm:
                 run(["tpm2_sign", "-c", hex(HANDLE), "-p", "wrong", "-o", str(signature), str(message)], swtpm.env)
             (found,) = patient.findings()
         finally:
-            run(["tpm2_dictionarylockout", "--clear-lockout"], swtpm.env)
-            limit(32)
             run(["tpm2_evictcontrol", "-Q", "-C", "o", "-c", hex(HANDLE)], swtpm.env)
         assert found["id"] == "pin-locked"
         assert "--clear-lockout" in found["fix"]
@@ -209,7 +205,10 @@ class TestTpm:
         patient.issue(public_key=load_pem_public_key(shown.encode()))
         assert patient.findings("--online") == []
         run(["tpm2_pcrextend", f"23:sha256={'11' * 32}"], swtpm.env)
-        (found,) = patient.findings("--online")
+        try:
+            (found,) = patient.findings("--online")
+        finally:
+            run(["tpm2_pcrreset", "23"], swtpm.env)
         assert found["id"] == "key-unusable"
         assert "PCR sha256:23" in found["found"]
 
