@@ -88,14 +88,6 @@ def _sizes(tried: TriedToken, mechanism: int, size: int) -> str:
     return yes_or("" if found.smallest <= size <= found.largest else f"{found.smallest} to {found.largest}")
 
 
-def _two_searches(tried: TriedToken) -> str:
-    with tried.raw_session() as session:
-        tried.calls.begin_search(session)
-        code = tried.calls.begin_search(session)
-        tried.calls.end_search(session)
-    return named(code)
-
-
 def _prefix(tried: TriedToken) -> str:
     labels = {one.label for one in tried.before.everything if len(one.label) > 1}
     if not labels:
@@ -133,7 +125,6 @@ ASKS: Mapping[str, Ask] = {
     "mechanism.rsa": partial(_signs, with_one_of=(RSA_SHA256, RSA), if_one_of=(RSA_SHA256, RSA)),
     "mechanism.ec-sizes": partial(_sizes, mechanism=EC_GENERATION, size=256),
     "mechanism.rsa-sizes": partial(_sizes, mechanism=RSA_GENERATION, size=2048),
-    "search.two": _two_searches,
     "search.whole-label": _prefix,
     "search.label": _by_label,
 }

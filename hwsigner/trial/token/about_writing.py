@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import partial
 
 from hwsigner.backends.pkcs11.errors import PKCS11Error
@@ -11,7 +10,7 @@ from hwsigner.backends.pkcs11.functions import Attribute, ObjectClass
 from hwsigner.backends.pkcs11.installing import certificate_template
 from hwsigner.backends.pkcs11.keygen import STORED
 from hwsigner.backends.pkcs11.objects import CertificateObject
-from hwsigner.backends.pkcs11.writing import FALSE, TRUE, KeyPair, WritingSession
+from hwsigner.backends.pkcs11.writing import FALSE, TRUE
 from hwsigner.trial.questions import NotAskedError
 from hwsigner.trial.token.calls import OK
 from hwsigner.trial.token.making import SESSION_ONLY, count_others, delete_left, generate, make, own_id, writing_session
@@ -100,26 +99,6 @@ def _copied(tried: TriedToken) -> str:
     return yes_or("" if read == wanted else "with other attributes")
 
 
-def _same_names(tried: TriedToken) -> str:
-    _any_made(tried)
-    with writing_session(tried) as session:
-        first = generate(tried, session, "p256", use="same")
-        try:
-            second = generate(tried, session, "p256", use="same")
-        except PKCS11Error as error:
-            return f"refused: {error.name}"
-        finally:
-            _destroy(session, first)
-        _destroy(session, second)
-    return "made"
-
-
-def _destroy(session: WritingSession, pair: KeyPair) -> None:
-    for handle in pair:
-        with suppress(PKCS11Error):  # One may be gone with the other.
-            session.destroy(handle)
-
-
 def _certificate(tried: TriedToken) -> str:
     """Store a certificate beside the key, and read it back."""
     made = _any_made(tried)
@@ -172,7 +151,6 @@ ASKS: Mapping[str, Ask] = {
     "keygen.attributes": _attributes,
     "keygen.public": lambda tried: yes_or("" if (made := _any_made(tried).public) and made.public_key else "no"),
     "keygen.found": _found_by_names,
-    "keygen.same-names": _same_names,
     "write.extractable": _changed,
     "write.session-key": _for_session,
     "write.copy": _copied,

@@ -23,8 +23,8 @@ from hwsigner.trial.token.subject import MadePair, TriedToken
 
 _PREFIX = "hwsigner-trial-"
 _LABEL = re.compile(rb"hwsigner-trial-[0-9a-f]{8}")
-# All for which trials make something.
-_USES = ("p256", "rsa2048", "mldsa44", "p256session", "p256draft", "p256same", "copy")
+# All for which trials of any version make something, so that what a killed one left is known.
+_USES = ("p256", "rsa2048", "mldsa44", "p256session", "p256draft", "p256same", "p256deleted", "copy")
 _CLASSES = {
     ObjectClass.PRIVATE_KEY: "private key",
     ObjectClass.PUBLIC_KEY: "public key",

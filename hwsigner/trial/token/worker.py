@@ -25,7 +25,7 @@ from hwsigner.trial.token.questions import QUESTIONS, ask
 from hwsigner.trial.token.subject import ShownObjects, TokenPlan, TriedToken
 
 
-class _Line:
+class _WorkerLine:
     """The line to the process that shows the answers: JSON, one value a line."""
 
     def __init__(self, descriptor: int) -> None:
@@ -91,7 +91,7 @@ def _subjects(der: bytes) -> list[str]:
     return []
 
 
-def _introduce(line: _Line, tried: TriedToken) -> None:
+def _introduce(line: _WorkerLine, tried: TriedToken) -> None:
     """Say what was found, and wait until the user has agreed."""
     measured = tried.module.functions.library()
     target = {"system": host.name(), "module": os.path.basename(tried.plan.module)}
@@ -111,7 +111,7 @@ def _introduce(line: _Line, tried: TriedToken) -> None:
     line.wait()
 
 
-def _ask(line: _Line, tried: TriedToken, done: set[str]) -> None:
+def _ask(line: _WorkerLine, tried: TriedToken, done: set[str]) -> None:
     """Ask the questions that were not asked yet."""
     named = None
     for question in QUESTIONS:
@@ -127,7 +127,7 @@ def _ask(line: _Line, tried: TriedToken, done: set[str]) -> None:
             line.send("hide", _names(named))
 
 
-def _delete(line: _Line, tried: TriedToken, label: str = "") -> None:
+def _delete(line: _WorkerLine, tried: TriedToken, label: str = "") -> None:
     """Delete what was made, and say how many objects are left."""
     try:
         line.send("left", delete_left(tried, label))
@@ -135,7 +135,7 @@ def _delete(line: _Line, tried: TriedToken, label: str = "") -> None:
         line.send("left", error.message if isinstance(error, HwsignerError) else type(error).__name__)
 
 
-def _clean(line: _Line, tried: TriedToken) -> None:
+def _clean(line: _WorkerLine, tried: TriedToken) -> None:
     """Show what earlier trials left, and delete it once the user has agreed."""
     try:
         with writing_session(tried) as session:
@@ -152,7 +152,7 @@ def _clean(line: _Line, tried: TriedToken) -> None:
         _delete(line, tried)
 
 
-def _work(line: _Line, plan: TokenPlan, done: set[str]) -> None:
+def _work(line: _WorkerLine, plan: TokenPlan, done: set[str]) -> None:
     tried = TriedToken(plan, line.ask_pin, line.pause)
     tried.has_written = bool(plan.label and plan.is_repeated)
     try:
@@ -174,7 +174,7 @@ def _work(line: _Line, plan: TokenPlan, done: set[str]) -> None:
 def main() -> int:
     """Ask the questions of a plan, which is the first line of standard input."""
     with suppress(KeyboardInterrupt), on_signals(_stop):
-        line = _Line(int(sys.argv[1]))
+        line = _WorkerLine(int(sys.argv[1]))
         first: dict[str, Any] = json.loads(sys.stdin.readline())
         done = set(first.pop("done"))
         try:

@@ -15,8 +15,6 @@ from tpm2_pytss import (
     ESYS_TR,
     TPM2_ALG,
     TPM2_SE,
-    TPM2B_PRIVATE,
-    TPMA_OBJECT,
     TPMA_SESSION,
     TPMT_SYM_DEF,
     TPMU_SYM_KEY_BITS,
@@ -45,7 +43,6 @@ from hwsigner.trial.tpm.making import (
     KINDS,
     MESSAGE,
     RESTRICTED,
-    SIGNING,
     LoadedKey,
     load,
     loaded,
@@ -79,13 +76,6 @@ def _sign(chip: TrialChip, tpm: TPM, *, kind: str, hash: HashName = "sha256") ->
 
 
 @with_tpm
-def _is_as_asked(chip: TrialChip, tpm: TPM) -> str:
-    made, asked = chip.key(tpm, "ecc256").public, template("ecc256")
-    asked.publicArea.unique = made.publicArea.unique
-    return "yes" if asked.marshal() == made.marshal() else "no"
-
-
-@with_tpm
 def _fixed_scheme(chip: TrialChip, tpm: TPM) -> str:
     _require_hash(chip, "sha384")
     with new_key(tpm, template("ecc256:ecdsa-sha256")) as made:
@@ -101,29 +91,16 @@ def _restricted(_: TrialChip, tpm: TPM, *, message: bytes) -> str:
 
 
 @with_tpm
-def _not_loaded(chip: TrialChip, tpm: TPM, *, damaged: bool) -> str:
-    """Load a key with a changed bit, or under another parent."""
-    key, above_it = chip.key(tpm, "ecc256"), ecc_primary()
-    private = bytearray(key.private.marshal())
-    if damaged:
-        private[-1] ^= 1
-    else:
-        above_it.publicArea.unique.ecc.x = above_it.publicArea.unique.ecc.y = bytes(32)
-    loadable = TPM2B_PRIVATE.unmarshal(bytes(private))[0]
-    with tpm.temporary(lambda: tpm.esys.create_primary(None, above_it, ESYS_TR.RH_NULL)[0]) as above:
+def _other_parent(chip: TrialChip, tpm: TPM) -> str:
+    """Load a key under a parent that should not take it."""
+    key, other = chip.key(tpm, "ecc256"), ecc_primary()
+    other.publicArea.unique.ecc.x = other.publicArea.unique.ecc.y = bytes(32)
+    with tpm.temporary(lambda: tpm.esys.create_primary(None, other, ESYS_TR.RH_NULL)[0]) as above:
         try:
-            with tpm.temporary(lambda: tpm.esys.load(above, loadable, key.public)):
+            with tpm.temporary(lambda: tpm.esys.load(above, key.private, key.public)):
                 return "accepted"
         except TSS2_Exception as error:
             return "refused as another parent's" if code(error) in OTHER_PARENT else refusal(error)
-
-
-def _same_parent(chip: TrialChip) -> str:
-    def name(tpm: TPM) -> bytes:
-        with parent(tpm) as above:
-            return bytes(tpm.esys.tr_get_name(above))
-
-    return "the same" if chip.use(name) == chip.use(name) else "another one"
 
 
 @with_tpm
@@ -229,9 +206,8 @@ def _policy(
 
 
 @with_tpm
-def _by_auth(chip: TrialChip, tpm: TPM, *, attributes: TPMA_OBJECT) -> str:
-    """Sign with a key of PolicyPCR by its auth value alone."""
-    with new_key(tpm, template("ecc256", attributes, policy_digest(_pcrs(chip, tpm)))) as made:
+def _by_auth_alone(chip: TrialChip, tpm: TPM) -> str:
+    with new_key(tpm, template("ecc256", BY_POLICY, policy_digest(_pcrs(chip, tpm)))) as made:
         return signs(tpm, made)
 
 
@@ -252,13 +228,10 @@ ASKS: Mapping[str, Ask] = {
     **{f"keys.{name.lower()}": partial(_sign, kind=kind) for kind, name in KINDS.items()},
     "keys.p-256-sha-384": partial(_sign, kind="ecc256", hash="sha384"),
     "keys.rsa-2048-sha-512": partial(_sign, kind="rsa2048", hash="sha512"),
-    "keys.as-asked": _is_as_asked,
     "keys.fixed-scheme": _fixed_scheme,
     "keys.restricted": partial(_restricted, message=MESSAGE),
     "keys.restricted-long": partial(_restricted, message=MESSAGE.ljust(3000, b".")),
-    "keys.other-parent": partial(_not_loaded, damaged=False),
-    "keys.damaged": partial(_not_loaded, damaged=True),
-    "keys.same-parent": _same_parent,
+    "keys.other-parent": _other_parent,
     "keys.saved-context": _saved_context,
     "keys.lost": _lost,
     "auth.password": _password,
@@ -273,6 +246,5 @@ ASKS: Mapping[str, Ask] = {
     "policies.other-pcrs": partial(_not_satisfied, branches=False),
     "policies.other-branches": partial(_not_satisfied, branches=True),
     "policies.unsatisfied": partial(_policy, commands=_pcrs, shown=False),
-    "policies.without-session": partial(_by_auth, attributes=BY_POLICY),
-    "policies.user-with-auth": partial(_by_auth, attributes=SIGNING),
+    "policies.without-session": _by_auth_alone,
 }

@@ -46,12 +46,7 @@ _ATTESTATION_KEY = TPMA_OBJECT.RESTRICTED | TPMA_OBJECT.SIGN_ENCRYPT | TPMA_OBJE
 
 @dataclass(frozen=True)
 class Left:
-    """Marked things in the TPM that outlast its reset: only `--write` makes them.
-
-    Attributes:
-        handles: persistent handles with a key of a trial.
-        indices: NV indices of a trial.
-    """
+    """Marked things in the TPM that outlast its reset: only `--write` makes them."""
 
     handles: Sequence[int]
     indices: Sequence[int]
@@ -101,9 +96,6 @@ class Journal:
     """The file of a trial that runs: what was loaded in the TPM when it began. A trial that ends removes it.
 
     Only one trial of a TPM runs at a time.
-
-    Args:
-        tcti: the TPM's TCTI.
 
     Raises:
         BackendUnavailableError: another trial of this TPM runs.
@@ -192,13 +184,9 @@ def flush_left(tpm: TPM, before: Mapping[str, Sequence[int]], *, sessions: bool)
 def left_loaded(tpm: TPM, before: Mapping[str, Sequence[int]], *, sessions: bool) -> list[int]:
     """Return the handles of what a trial left loaded in a TPM without a resource manager.
 
-    Others' objects are left out: those that were loaded before, and those that the trial does not make. Of sessions,
-    nothing shows whose they are.
-
-    Args:
-        tpm: the TPM.
-        before: what the journal has.
-        sessions: whether all sessions count that were not loaded before: if a trial was killed, or lost an answer.
+    Others' objects are left out: those that were loaded before, as the journal says, and those that the trial does not
+    make. Of sessions, nothing shows whose they are: if a trial was killed, or lost an answer, all count that were not
+    loaded before.
     """
     if _resets(tpm) != before.get("resets"):
         return []  # All that was loaded is gone.
@@ -211,13 +199,7 @@ def left_loaded(tpm: TPM, before: Mapping[str, Sequence[int]], *, sessions: bool
 
 
 def _is_of_trial(tpm: TPM, handle: int, above: bytes) -> bool:
-    """Return whether a loaded object is one that a trial makes.
-
-    Args:
-        tpm: the TPM.
-        handle: the object's.
-        above: the qualified name of the trial's storage key.
-    """
+    """Return whether a loaded object is one that a trial makes; `above` is the trial's storage key's qualified name."""
     try:
         found = tpm.esys.tr_from_tpmpublic(handle)
     except TSS2_Exception as error:

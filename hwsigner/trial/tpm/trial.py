@@ -42,14 +42,9 @@ _HIERARCHIES = {"owner": TPMA_PERMANENT.OWNERAUTHSET, "endorsement": TPMA_PERMAN
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the trial, or clean up.
+    """Run the trial, or clean up, and return 0 if no answer differs.
 
-    Returns:
-        0 if no answer differs, else 1.
-
-    Raises:
-        HwsignerError: it can't be run, or something could not be removed.
-        Interruption: a signal ended it. The TPM is as it was, and the report has the answers until then.
+    An Interruption says that a signal ended it. Then the TPM is as it was, and the report has the answers until then.
     """
     if not arguments.clean:
         require_folder(arguments.output)

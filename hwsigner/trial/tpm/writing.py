@@ -86,13 +86,7 @@ def _remove(chip: TrialChip, tpm: TPM, place: int) -> None:
     remove_left(tpm, chip.auth, Left([place], []) if place in _PERSISTENT else Left([], [place]))
 
 
-def _after_removal(chip: TrialChip, tpm: TPM, place: int) -> str:
-    """Remove what is at a place, and return what the TPM says of it then."""
-    _remove(chip, tpm, place)
-    return refused(lambda: tpm.esys.tr_close(tpm.esys.tr_from_tpmpublic(place)))
-
-
-def _with_handle(chip: TrialChip, ask: Callable[[TPM, ESYS_TR, int], str]) -> str:
+def _with_handle(chip: TrialChip, ask: Callable[[TrialChip, TPM, ESYS_TR, int], str]) -> str:
     """Put a key at a free handle, ask about it, and remove it."""
 
     def put(tpm: TPM, handle: int) -> str:
@@ -101,54 +95,32 @@ def _with_handle(chip: TrialChip, ask: Callable[[TPM, ESYS_TR, int], str]) -> st
 
         with tpm.temporary(make) as key:
             tpm.esys.tr_close(_evict(chip, tpm, key, handle))
-            return ask(tpm, key, handle)
+            return ask(chip, tpm, key, handle)
 
     return _in_free_place(chip, _PERSISTENT, put)
+
+
+def _puts_another(chip: TrialChip, tpm: TPM, key: ESYS_TR, handle: int) -> str:
+    return refused(lambda: _evict(chip, tpm, key, handle))
 
 
 def _evict(chip: TrialChip, tpm: TPM, key: ESYS_TR, handle: int) -> ESYS_TR:
     return chip.auth.as_owner(tpm, tpm.esys.evict_control, ESYS_TR.RH_OWNER, key, handle)
 
 
-def _signs_there(tpm: TPM, _: ESYS_TR, handle: int) -> str:
+def _signs_there(_: TrialChip, tpm: TPM, __: ESYS_TR, handle: int) -> str:
     with tpm.persistent(handle) as found:
         return signs_at(tpm, found)
-
-
-def _persistent(chip: TrialChip) -> str:
-    return _with_handle(chip, _signs_there)
-
-
-def _taken(chip: TrialChip) -> str:
-    return _with_handle(chip, lambda tpm, key, handle: refused(lambda: _evict(chip, tpm, key, handle)))
-
-
-def _removed(chip: TrialChip) -> str:
-    return _with_handle(chip, lambda tpm, _, handle: _after_removal(chip, tpm, handle))
-
-
-def _with_index(chip: TrialChip, size: int, ask: Callable[[TPM, int], str]) -> str:
-    """Define a free NV index, ask about it, and remove it."""
-
-    def define(tpm: TPM, index: int) -> str:
-        _define(chip, tpm, index, size)
-        return ask(tpm, index)
-
-    return _in_free_place(chip, _NV, define)
-
-
-def _define(chip: TrialChip, tpm: TPM, index: int, size: int) -> None:
-    area = TPMS_NV_PUBLIC(
-        nvIndex=index, nameAlg=TPM2_ALG.SHA256, attributes=_ATTRIBUTES, authPolicy=MARK, dataSize=size
-    )
-    defined = chip.auth.as_owner(tpm, tpm.esys.nv_define_space, b"", TPM2B_NV_PUBLIC(nvPublic=area))
-    tpm.esys.tr_close(defined)
 
 
 def _written(chip: TrialChip, *, size: int) -> str:
     """Write an index in the TPM's steps, and read it as hwsigner reads certificates."""
 
     def ask(tpm: TPM, index: int) -> str:
+        area = TPMS_NV_PUBLIC(
+            nvIndex=index, nameAlg=TPM2_ALG.SHA256, attributes=_ATTRIBUTES, authPolicy=MARK, dataSize=size
+        )
+        tpm.esys.tr_close(chip.auth.as_owner(tpm, tpm.esys.nv_define_space, b"", TPM2B_NV_PUBLIC(nvPublic=area)))
         data = bytes(number & 0xFF for number in range(size))
         step = tpm.property(nv.NV_BUFFER_MAX)
         with nv.open_index(tpm, index) as found:
@@ -159,13 +131,12 @@ def _written(chip: TrialChip, *, size: int) -> str:
                 chip.auth.as_owner(tpm, tpm.esys.nv_write, found.handle, part, start, ESYS_TR.RH_OWNER)
         return "what was written" if nv.read_index(tpm, index) == data else "something else"
 
-    return _with_index(chip, size, ask)
+    return _in_free_place(chip, _NV, ask)
 
 
 ASKS: Mapping[str, Ask] = {
-    "writing.persistent": _persistent,
-    "writing.taken": _taken,
-    "writing.removed": _removed,
+    "writing.persistent": partial(_with_handle, ask=_signs_there),
+    "writing.taken": partial(_with_handle, ask=_puts_another),
     "writing.index": partial(_written, size=1024),
     "writing.index-2048": partial(_written, size=2048),
 }
