@@ -9,12 +9,11 @@ from hwsigner.backends.pkcs11.errors import PKCS11Error
 from hwsigner.errors import HwsignerError
 from hwsigner.trial.questions import NotAskedError, Question, Result, ask_all
 from hwsigner.trial.table import read_questions
-from hwsigner.trial.token import about_module, about_objects, about_sessions, about_signing, about_writing
+from hwsigner.trial.token import about_keys, about_sessions, about_token
 from hwsigner.trial.token.subject import TriedToken
 
 TokenQuestion = Question[TriedToken]
-_MODULES = (about_module, about_objects, about_sessions, about_signing, about_writing)
-_ASKS = {name: ask for module in _MODULES for name, ask in module.ASKS.items()}
+_ASKS = {**about_token.ASKS, **about_sessions.ASKS, **about_keys.ASKS}
 QUESTIONS: tuple[TokenQuestion, ...] = read_questions(Path(__file__).with_name("questions.md"), _ASKS)
 
 
