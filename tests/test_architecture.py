@@ -198,6 +198,81 @@ def test_what_a_server_does_not_need_is_imported_by_its_commands_only(place: str
     assert not [str(found) for found in users if not _is_in(found.importer, (place, *OF_ADMINISTRATORS[place]))]
 
 
+# Rooms whose `__init__` names their doors: the modules that other rooms may import. At most half of a room's modules
+# are doors; where more are still used from outside, the number of them must not grow.
+ROOMS_WITH_DOORS = {
+    "_refresh": 9,
+    "_serving": 8,
+    "_serving.pods": None,
+    "_aws": 9,
+    "_http": 7,
+    "_config": 5,
+    "_monitoring": 4,
+    "_control_plane": 8,
+    "enrolment": None,
+}
+
+
+def _named_in(package: str) -> list[str]:
+    """Return the `__all__` of a package, read from its source."""
+    for statement in ast.parse(MODULES[package].read_text()).body:
+        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "__all__":
+            return list(ast.literal_eval(statement.value))
+    return []
+
+
+def _is_door(module: str, room: str) -> bool:
+    """Whether each package on the way from a room to a module names what is next on that way."""
+    inner = module.removeprefix(f"{room}.").split(".")
+    packages = [".".join((room, *inner[:depth])) for depth in range(len(inner))]
+    return all(name in _named_in(package) for package, name in zip(packages, inner, strict=True))
+
+
+def _modules_of(room: str) -> list[str]:
+    """Return a room's modules, without its packages."""
+    packages = {module.rpartition(".")[0] for module in MODULES}
+    return [module for module in MODULES if _room(module) == room and module not in packages]
+
+
+def _imports_from_outside(room: str) -> list[Import]:
+    return [found for found in _our_imports() if _room(found.imported) == room != _room(found.importer)]
+
+
+@pytest.mark.parametrize("room", ROOMS_WITH_DOORS)
+def test_room_is_entered_by_its_doors_only(room: str) -> None:
+    assert not [str(found) for found in _imports_from_outside(room) if not _is_door(found.imported, room)]
+
+
+@pytest.mark.parametrize("room", ROOMS_WITH_DOORS)
+def test_each_door_of_a_room_is_a_module_that_other_rooms_use(room: str) -> None:
+    used = {found.imported for found in _imports_from_outside(room)}
+    named = {f"{package}.{name}" for package in MODULES if _room(package) == room for name in _doors_in(package, room)}
+    assert named <= {one.rsplit(".", depth)[0] for one in used for depth in range(2)}
+
+
+def _doors_in(package: str, room: str) -> list[str]:
+    """Return the names that a package gives, if they are doors of the room: packages of issuers name none."""
+    is_package = MODULES[package].name == "__init__.py"
+    return _named_in(package) if is_package and (package == room or _is_door(package, room)) else []
+
+
+@pytest.mark.parametrize("room", ROOMS_WITH_DOORS)
+def test_at_most_half_of_a_room_s_modules_are_doors(room: str) -> None:
+    modules = _modules_of(room)
+    doors = [module for module in modules if _is_door(module, room)]
+    known = ROOMS_WITH_DOORS[room]
+    if known is None:
+        assert len(doors) * 2 <= len(modules), doors
+    else:
+        assert len(doors) <= known, doors
+        assert len(doors) * 2 > len(modules), f"{room} needs no number of its own any more"
+
+
+@pytest.mark.parametrize("room", ROOMS_WITH_DOORS)
+def test_init_of_a_room_with_doors_imports_nothing(room: str) -> None:
+    assert not [str(found) for found in _imports() if found.importer == room]
+
+
 def test_top_level_of_the_package_fits_on_one_drawing() -> None:
     # The trials use the rooms as the tests do. Nothing imports them.
     boxes = {room.partition(".")[0] for room in RULES} - {"trial"}

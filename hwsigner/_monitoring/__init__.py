@@ -1,1 +1,3 @@
 """What operators watch: the log, the audit log, and metrics."""
+
+__all__ = ["audit", "log", "logger", "metrics"]

@@ -4,3 +4,5 @@ It stands between machines and an issuer. A machine sends the statement about it
 the answer and gets the certificate. `docs/how-to/registrar.md` has the messages and the threats, and
 `docs/how-it-works/architecture.md` the modules.
 """
+
+__all__ = ["limits", "policy", "registrar", "sealing", "server"]
