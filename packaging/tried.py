@@ -59,6 +59,7 @@ def problems(report: TrialReport) -> Iterator[str]:
 
 
 def _texts(report: TrialReport) -> Iterator[tuple[str, str]]:
+    yield "its headline", report.headline
     for name, value in report.target.items():
         yield f"target {name}", f"{name}: {value}"
     for each in report.results:

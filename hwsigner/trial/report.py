@@ -59,7 +59,8 @@ class Scrubber:
 class TrialReport:
     """What a trial of a kind, "aws", "tpm" or "token", found.
 
-    The target, such as a TPM's vendor and firmware, identifies nobody.
+    The target, such as a TPM's vendor and firmware, identifies nobody. The headline says what probably made several answers
+    differ; it is empty if nothing is known to.
     """
 
     kind: str
@@ -67,6 +68,7 @@ class TrialReport:
     target: Mapping[str, str]
     results: Sequence[Result]
     version: str = __version__
+    headline: str = ""
 
     @property
     def counts(self) -> Mapping[Verdict, int]:
@@ -77,7 +79,8 @@ class TrialReport:
     def scrubbed(self, scrub: Scrubber) -> TrialReport:
         """Return the report with what identifies somebody taken out of each text."""
         results = [replace(each, answer=scrub(each.answer), why=scrub(each.why)) for each in self.results]
-        return replace(self, target={name: scrub(value) for name, value in self.target.items()}, results=results)
+        target = {name: scrub(value) for name, value in self.target.items()}
+        return replace(self, target=target, results=results, headline=scrub(self.headline))
 
     def to_json(self) -> str:
         """Return the report as `trials/*.json` has it."""
@@ -91,6 +94,7 @@ class TrialReport:
             fields: dict[str, Any] = json.loads(text)
             results = [_result(each) for each in fields.pop("results")]
             texts = {name: str(fields.pop(name)) for name in ("kind", "version")}
+            texts["headline"] = str(fields.pop("headline", ""))
             target = {name: str(value) for name, value in fields.pop("target").items()}
             return cls(**texts, day=date.fromisoformat(fields.pop("day")), target=target, results=results, **fields)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -100,7 +104,9 @@ class TrialReport:
     def to_markdown(self) -> str:
         """Return the report as a page: what differs first."""
         counts = ", ".join(f"{number} {verdict}" for verdict, number in self.counts.items())
-        lines = [f"# Trial of {self.kind}, {self.day.isoformat()}", "", f"hwsigner {self.version}: {counts}.", ""]
+        lines = [f"# Trial of {self.kind}, {self.day.isoformat()}", ""]
+        lines += [f"**{_cell(self.headline)}**", ""] if self.headline else []
+        lines += [f"hwsigner {self.version}: {counts}.", ""]
         lines += [f"- {name}: {value}" for name, value in self.target.items()]
         for verdict in (Verdict.DIFFERS, Verdict.NOT_ASKED, Verdict.EXPECTED):
             lines += _section(verdict, [each for each in self.results if each.verdict == verdict])
@@ -130,9 +136,24 @@ def _result(fields: dict[str, Any]) -> Result:
 
 
 def _section(verdict: Verdict, results: Sequence[Result]) -> Iterable[str]:
+    """Yield a section. What differs or was not asked in the same way stands together: it may have one reason."""
     if not results:
         return
     yield from ("", f"## {verdict.capitalize()}", "")
+    if verdict is Verdict.EXPECTED:
+        yield from _table(verdict, results)
+        return
+    number = Counter((each.answer, each.why) for each in results)
+    same = [each for each, count in number.most_common() if count > 1]
+    for answer, why in same:
+        yield from (f"### {number[answer, why]} times: {_cell(answer or why)}", "")
+        yield from (*_table(verdict, [each for each in results if (each.answer, each.why) == (answer, why)]), "")
+    if others := [each for each in results if (each.answer, each.why) not in same]:
+        yield from ("### Others", "") if same else ()
+        yield from _table(verdict, others)
+
+
+def _table(verdict: Verdict, results: Sequence[Result]) -> Iterable[str]:
     heads = {
         Verdict.DIFFERS: "Expected | Answer | What rests on it",
         Verdict.NOT_ASKED: "Why",

@@ -220,6 +220,8 @@ def test_questions_are_asked_even_if_the_simplest_session_is_refused(
     emulator.misbehave(Fault("deny", None))
     assert try_all(flags(*FEW), pace) == 1
     assert "no session of the simplest kind" in capsys.readouterr().err
+    (page,) = tmp_path.glob("trial-aws-*.md")
+    assert page.read_text().splitlines()[2].startswith("**No session of the simplest kind succeeds: 403 AccessDenied")
     verdicts = {each.id: each.verdict for each in _report(tmp_path).results}
     assert verdicts["chains.one"] is Verdict.DIFFERS
     assert verdicts["roles.principal-star"] is Verdict.EXPECTED

@@ -63,6 +63,19 @@ def test_a_report_is_the_same_after_it_was_written_and_read(tmp_path: Path) -> N
     assert "| echo.1 | Which word comes back? | word | other | docs/how-to/aws.md |" in page.read_text()
 
 
+def test_equal_answers_are_one_group_below_what_probably_made_them_differ() -> None:
+    report = dataclasses.replace(_report("word", "busy", "other", "busy"), headline="No session succeeds: busy")
+    page = report.to_markdown()
+    assert page.index("**No session succeeds: busy**") < page.index("hwsigner ")
+    group, others = page.partition("### 2 times: busy\n")[2].split("### Others\n")
+    assert ("| echo.1 |" in group, "| echo.3 |" in group, "| echo.2 |" in group) == (True, True, False)
+    assert "| echo.2 |" in others
+    assert TrialReport.from_json(report.to_json()) == report
+    scrub = Scrubber()
+    scrub.hide("busy", "word")
+    assert report.scrubbed(scrub).headline == "No session succeeds: (word)"
+
+
 def test_a_result_has_its_question_s_text_source_and_what_rests_on_it() -> None:
     (result,) = _results(QUESTION)
     assert (result.text, result.source, result.rests_on) == (QUESTION.text, QUESTION.source, QUESTION.rests_on)

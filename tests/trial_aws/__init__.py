@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import re
 
+from hwsigner.errors import HwsignerError
 from hwsigner.trial.asking import add_common_flags, show_questions
+from trial_aws.calls import DeniedError, was_denied
 from trial_aws.life import clean, show_policy, try_all
 from trial_aws.questions import QUESTIONS
 
@@ -25,7 +27,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the trial, or do what another flag says."""
+    """Run the trial, or do what another flag says.
+
+    Raises:
+        DeniedError: a permission is missing.
+        HwsignerError: it can't be run.
+    """
+    try:
+        return _run(arguments)
+    except HwsignerError as error:
+        if was_denied(error):
+            raise DeniedError(error.message, error.hint) from error
+        raise
+
+
+def _run(arguments: argparse.Namespace) -> int:
     if arguments.list:
         return show_questions(QUESTIONS, arguments.only)
     if arguments.policy:

@@ -21,6 +21,26 @@ _ARNS = ("resourceArn", "trustAnchorArn")
 _READING = ("get_", "list_")
 
 
+class DeniedError(ServiceError):
+    """The caller lacks a permission."""
+
+    exit_status = 8
+
+
+def was_denied(error: BaseException | None) -> bool:
+    """Return whether an error is due to a permission that the caller lacks."""
+    while error:
+        if _refused(error).get("Code") in DENIED:
+            return True
+        error = error.__cause__
+    return False
+
+
+def _refused(error: BaseException | None) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = (getattr(error, "response", None) or {}).get("Error", {})
+    return found
+
+
 class TrialPace:
     """Keeps requests a second apart.
 
@@ -134,7 +154,7 @@ class TrialCalls:
         except ServiceUnreachableError:
             raise
         except HwsignerError as error:
-            refused = (getattr(error.__cause__, "response", None) or {}).get("Error", {})
+            refused = _refused(error.__cause__)
             code, message = str(refused.get("Code", "")), str(refused.get("Message", ""))
             # CreateProfile also denies roles of other accounts, which is an answer.
             is_about_caller = code in OF_CREDENTIALS | OF_CLOCK or (code in DENIED and "authorized" in message)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import NoReturn
 
 from hwsigner._aws.apis import ServiceClients
@@ -17,8 +18,8 @@ from hwsigner.trial.asking import confirm, interrupt, numbered, on_signals, requ
 from hwsigner.trial.questions import NotAskedError, Result, ask_all
 from hwsigner.trial.report import TrialReport
 from trial_aws.authority import TrialCA
-from trial_aws.calls import TrialPace
-from trial_aws.making import Leftover, TrialFile, delete_all, delete_trial, leftovers, make_all
+from trial_aws.calls import DeniedError, TrialPace, was_denied
+from trial_aws.making import Leftover, TrialFile, delete_all, delete_trial, left_anchors, leftovers, make_all
 from trial_aws.plan import AWSQuestion, TrialPlan, plan_of
 from trial_aws.policy import policy_text
 from trial_aws.questions import QUESTIONS
@@ -43,7 +44,7 @@ def try_all(arguments: argparse.Namespace, pace: TrialPace | None = None) -> int
         pace: waits before each request; None for a second between two.
 
     Returns:
-        `write_report`'s exit status.
+        `write_report`'s exit status, or `DeniedError`'s if a permission for some questions is missing.
 
     Raises:
         ServiceError: something could not be made or deleted.
@@ -54,7 +55,6 @@ def try_all(arguments: argparse.Namespace, pace: TrialPace | None = None) -> int
     questions, pace = selected(QUESTIONS, arguments.only), pace or TrialPace()
     plan, clients = plan_of(questions, private_ca=bool(arguments.private_ca)), _clients(arguments, pace)
     region = clients.rolesanywhere.region
-    results: list[Result] = []
     status = 0
     with on_signals(interrupt):
         service = find_service(region, endpoint=arguments.endpoint)
@@ -67,12 +67,10 @@ def try_all(arguments: argparse.Namespace, pace: TrialPace | None = None) -> int
         file = TrialFile(arguments.output, scene.prefix)
         file.write(clients.account, region, [scene.named(each.name) for each in plan.roles])
         try:
-            interrupted = not _ask(scene, plan, questions, results)
-            if results:
-                name = "AWS" if scene.is_aws else "another endpoint"
-                target = {"service": name, "region": region}
-                report = TrialReport("aws", datetime.now(UTC).date(), target, results).scrubbed(scene.scrub)
-                status = write_report(report, arguments.output)
+            asking = _Asking(scene, questions)
+            interrupted = not asking.ask_all(plan)
+            if asking.results:
+                status = _report(asking, arguments.output)
         finally:
             _delete(scene, file)
     if interrupted:
@@ -112,44 +110,72 @@ def _clients(arguments: argparse.Namespace, pace: TrialPace) -> ServiceClients:
     )
 
 
-def _ask(scene: AWSScene, plan: TrialPlan, questions: Sequence[AWSQuestion], results: list[Result]) -> bool:
-    """Make what the questions need, and ask them.
-
-    Returns:
-        False if the user interrupted it.
-    """
-    try:
-        _say(f"making {plan.count} resources, one a second")
-        if problem := _made(scene, plan):
-            _say(f"no session of the simplest kind succeeds, but the questions are asked: {problem}")
-        for result in ask_all(map(_Asking().of, questions), scene):
-            results.append(result)
-            _say(f"[{len(results)}/{len(questions)}] {result.id}: {result.verdict}")
-    except KeyboardInterrupt:
-        _say("interrupted")
-        rest = questions[len(results) :] if results else ()
-        results += ask_all([replace(each, ask=_interrupted) for each in rest], scene)
-        return False
-    return True
-
-
-def _made(scene: AWSScene, plan: TrialPlan) -> str:
-    """Make what a plan has, as `make_all` does, but with another exit status than an answer that differs."""
-    try:
-        return make_all(scene, plan)
-    except NotAskedError as error:
-        raise ServiceError(error.message, error.hint) from error
+def _report(asking: _Asking, folder: Path) -> int:
+    """Write the report of what was asked, and return the exit status."""
+    scene = asking.scene
+    target = {"service": "AWS" if scene.is_aws else "another endpoint", "region": scene.region}
+    report = TrialReport("aws", datetime.now(UTC).date(), target, asking.results, headline=asking.headline)
+    status = write_report(report.scrubbed(scene.scrub), folder)
+    if status or not asking.denied:
+        return status
+    _say("hwsigner: some questions were not asked, because a permission is missing. The report says which")
+    return DeniedError.exit_status
 
 
 class _Asking:
-    """Asks questions. What always fails is its answer; a failure on the way names no proxy."""
+    """Asks questions. What always fails is its answer; a failure on the way names no proxy.
 
-    def __init__(self) -> None:
+    Args:
+        scene: what they are asked with.
+        questions: the questions.
+
+    Attributes:
+        scene: what they are asked with.
+        results: what came back.
+        headline: why no session of the simplest kind succeeds; empty if one does.
+        denied: whether a permission was missing for a question.
+    """
+
+    def __init__(self, scene: AWSScene, questions: Sequence[AWSQuestion]) -> None:
+        self.scene = scene
+        self._questions = questions
+        self.results: list[Result] = []
+        self.headline = ""
+        self.denied = False
         self._failures = 0
 
-    def of(self, question: AWSQuestion) -> AWSQuestion:
-        """Return a question that is asked so."""
-        return replace(question, ask=partial(self._ask, question.ask))
+    def ask_all(self, plan: TrialPlan) -> bool:
+        """Make what the questions need, and ask them.
+
+        Returns:
+            False if the user interrupted it.
+        """
+        questions, results = self._questions, self.results
+        try:
+            self._make(plan)
+            for result in ask_all([replace(each, ask=partial(self._ask, each.ask)) for each in questions], self.scene):
+                results.append(result)
+                _say(f"[{len(results)}/{len(questions)}] {result.id}: {result.verdict}")
+        except KeyboardInterrupt:
+            _say("interrupted")
+            rest = questions[len(results) :] if results else ()
+            results += ask_all([replace(each, ask=_interrupted) for each in rest], self.scene)
+            return False
+        return True
+
+    def _make(self, plan: TrialPlan) -> None:
+        """Make what a plan has, as `make_all` does, but with another exit status than an answer that differs."""
+        if left := left_anchors(self.scene.clients):
+            anchors = numbered(len(left), "trust anchor")
+            _say(f"killed trials have left {anchors}, which the quota counts too: {', '.join(left)}. {_TO_CLEAN}")
+        _say(f"making {plan.count} resources, one a second")
+        try:
+            problem = make_all(self.scene, plan)
+        except NotAskedError as error:
+            raise ServiceError(error.message, error.hint) from error
+        if problem:
+            self.headline = f"No session of the simplest kind succeeds: {problem}"
+            _say(f"no session of the simplest kind succeeds, but the questions are asked: {problem}")
 
     def _ask(self, ask: Callable[[AWSScene], str], scene: AWSScene) -> str:
         if self._failures == _MOST_FAILURES:  # Do not wait for each of hundreds.
@@ -162,6 +188,9 @@ class _Asking:
             self._failures += 1
             _say(str(error))
             raise NotAskedError("no response came") from error
+        except NotAskedError as error:
+            self.denied = self.denied or was_denied(error)
+            raise
         self._failures = 0
         return answer
 

@@ -86,17 +86,20 @@ def make_all(scene: AWSScene, plan: TrialPlan) -> str:
         An empty string, or why no session of the simplest kind succeeds.
 
     Raises:
-        NotAskedError: the caller may not make it, or the service does not answer.
+        NotAskedError: the caller may not make it, the service does not answer, or it refuses what every session needs.
     """
     for anchor in plan.anchors:
         _make(scene, "anchor", anchor, _anchor_members(scene, anchor))
+        _require(scene, "anchor", "main")
     for role in plan.roles:
         scene.profile_of[role.name] = role.profile
         _noted(scene, "role", role.name, partial(_make_role, scene, role))
+    _require(scene, "role", "open")
     if plan.roles:
         scene.settle()
     for profile in plan.profiles:
         _make(scene, "profile", profile, _profile_members(scene, plan, profile))
+        _require(scene, "profile", "main")
     for crl in plan.crls:
         _noted(scene, "crl", crl.name, partial(_make_crl, scene, crl))
     return _wait_for_session(scene) if plan.count else ""
@@ -119,6 +122,12 @@ def leftovers(clients: ServiceClients) -> list[Leftover]:
     """Return what is in the account of all trials: what has the name of one, and also its tag."""
     found = [(each, match[0]) for each in _listed(clients) if (match := _OF_TRIALS.match(each.name))]
     return [each for each, prefix in found if _tag_of(clients, each) == prefix]
+
+
+def left_anchors(clients: ServiceClients) -> list[str]:
+    """Return the names of the trust anchors that trials have left. They count towards the account's quota."""
+    names = (str(each["name"]) for each in clients.rolesanywhere.items("list_trust_anchors", "trustAnchors"))
+    return sorted(name for name in names if _OF_TRIALS.match(name))
 
 
 def left_of(clients: ServiceClients, prefix: str) -> list[Leftover]:
@@ -266,6 +275,13 @@ def _noted(scene: AWSScene, kind: str, name: str, make: Callable[[], str]) -> No
         scene.arns[kind, name] = make()
     except (RefusedInAdvanceError, _NoRoomError) as error:
         scene.refused[kind, name] = error
+
+
+def _require(scene: AWSScene, kind: str, name: str) -> None:
+    """End the trial if the service has refused something, instead of asking hundreds of questions without it."""
+    if error := scene.refused.get((kind, name)):
+        hint = error.hint or "Without it no session can be asked for"
+        raise NotAskedError(f"the {kind} of the simplest session can't be made: {error.message}", hint) from error
 
 
 def _wait_for_session(scene: AWSScene) -> str:

@@ -84,9 +84,9 @@ def plan_of(questions: Iterable[AWSQuestion], *, private_ca: bool = False) -> Tr
     found: dict[tuple[type, str], Any] = {}
     asks = [each for each in map(needs_of, questions) if private_ca or not each.is_of_private_ca]
     needs = [need for each in asks for need in each.needs]
-    # The role "open" is the last one: if it can be used, the others can.
-    last = (MAIN_ANCHOR, MAIN_PROFILE, OPEN) if needs else ()
-    for each in (*(need for need in needs if need != OPEN), *last):
+    # The simplest session needs these. The role "open" is the last one: if it can be used, the others can.
+    first, last = ((MAIN_ANCHOR, MAIN_PROFILE), (OPEN,)) if needs else ((), ())
+    for each in (*first, *(need for need in needs if need != OPEN), *last):
         found.setdefault((type(each), each.name), each)
     kinds = (WantedAnchor, WantedRole, WantedProfile, WantedCrl)
     return TrialPlan(*([each for (of, _), each in found.items() if of is kind] for kind in kinds))
