@@ -7,7 +7,6 @@ from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cryptography import x509
@@ -133,21 +132,3 @@ def test_openssl_accepts_the_chain_of_the_trial_s_ca(tmp_path: Path) -> None:
     subprocess.run([*command, "-untrusted", "middle.pem", "leaf.pem"], cwd=tmp_path, check=True, capture_output=True)
     constraints = ca.intermediate.certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
     assert constraints.path_length == 0
-
-
-def test_keys_of_the_ca_are_only_in_a_private_folder_that_is_deleted_at_once(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    run, modes = subprocess.run, []
-
-    def watched(*arguments: Any, **more: Any) -> Any:
-        done = run(*arguments, **more)
-        folder = more["cwd"]
-        modes.append((folder.parent, *sorted(path.stat().st_mode & 0o777 for path in (folder, *folder.glob("*.key")))))
-        return done
-
-    monkeypatch.setattr("subprocess.run", watched)
-    TrialCA()
-    assert modes[-1] == (tmp_path, 0o600, 0o600, 0o700)
-    assert [*tmp_path.iterdir()] == []

@@ -45,12 +45,7 @@ def _of_second(ca: TrialCA) -> TrialLeaf:
 
 
 def _with_arns(change: Callable[[AWSScene, list[str]], object], *, words: bool = True) -> Ask:
-    """Return what asks for a session with other ARNs.
-
-    Args:
-        change: changes the ARNs of the profile, the role and the trust anchor.
-        words: whether the answer has the words of a refusal.
-    """
+    """Return what asks for a session after `change` of the ARNs of profile, role and trust anchor."""
 
     def ask(scene: AWSScene) -> str:
         arns = [scene.arn("profile", "main"), scene.arn("role", "open"), scene.arn("anchor", "main")]

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from cryptography import x509
-
 from trial_aws.authority import CertificateShape, TrialCA, TrialLeaf
 from trial_aws.scene import AWSScene
 from trial_aws.sessions import AskedSession, SessionAnswer
@@ -43,21 +41,9 @@ def of_leaf(leaf: CertificateShape | MakeLeaf, **members: Any) -> Ask:
     return lambda scene: outcome(scene.session(_made(scene, leaf), AskedSession(**members)))
 
 
-def kind_of_leaf(leaf: CertificateShape | MakeLeaf, **members: Any) -> Ask:
-    """Return what asks as `of_leaf` does, but for an answer without the words of a refusal."""
-    return lambda scene: kind(scene.session(_made(scene, leaf), AskedSession(**members)))
-
-
 def of_root(shape: CertificateShape) -> MakeLeaf:
     """Return what makes a leaf of the root."""
     return lambda ca: ca.leaf(shape, ca.root)
-
-
-def usage(*names: str) -> tuple[x509.KeyUsage, bool]:
-    """Return a critical key usage, by the names of cryptography, such as "digital_signature"."""
-    every = "digital_signature content_commitment key_encipherment data_encipherment key_agreement"
-    more = "key_cert_sign crl_sign encipher_only decipher_only"
-    return x509.KeyUsage(**{each: each in names for each in f"{every} {more}".split()}), True
 
 
 def _made(scene: AWSScene, leaf: CertificateShape | MakeLeaf) -> TrialLeaf:

@@ -1,23 +1,18 @@
-"""A CA for one trial, made by the openssl program, and the certificates that the questions need."""
+"""A CA for one trial, and the certificates that the questions need."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID, ObjectIdentifier
 
-from hwsigner.errors import ConfigError
 from hwsigner.trial.questions import NotAskedError
 
 Names = Sequence[tuple[str, str]]
@@ -39,45 +34,20 @@ _OIDS = {
     "UID": NameOID.USER_ID,
     "T": NameOID.TITLE,
 }
-_CONFIG = """\
-[req]
-distinguished_name = dn
-prompt = no
-[dn]
-[root]
-basicConstraints = critical,CA:TRUE
-keyUsage = critical,keyCertSign,cRLSign
-subjectKeyIdentifier = hash
-[intermediate]
-basicConstraints = critical,CA:TRUE,pathlen:0
-keyUsage = critical,keyCertSign,cRLSign
-subjectKeyIdentifier = hash
-authorityKeyIdentifier = keyid
-"""
-SIGNING = x509.KeyUsage(
-    digital_signature=True,
-    content_commitment=False,
-    key_encipherment=False,
-    data_encipherment=False,
-    key_agreement=False,
-    key_cert_sign=False,
-    crl_sign=False,
-    encipher_only=False,
-    decipher_only=False,
+
+
+def usage(*names: str) -> tuple[x509.KeyUsage, bool]:
+    """Return a critical key usage, by the names of cryptography, such as "digital_signature"."""
+    every = "digital_signature content_commitment key_encipherment data_encipherment key_agreement"
+    more = "key_cert_sign crl_sign encipher_only decipher_only"
+    return x509.KeyUsage(**{each: each in names for each in f"{every} {more}".split()}), True
+
+
+OF_LEAF: Extensions = ((x509.BasicConstraints(ca=False, path_length=None), True), usage("digital_signature"))
+OF_CA: Extensions = (
+    (x509.BasicConstraints(ca=True, path_length=None), True),
+    usage("key_cert_sign", "crl_sign"),
 )
-CA_SIGNING = x509.KeyUsage(
-    digital_signature=False,
-    content_commitment=False,
-    key_encipherment=False,
-    data_encipherment=False,
-    key_agreement=False,
-    key_cert_sign=True,
-    crl_sign=True,
-    encipher_only=False,
-    decipher_only=False,
-)
-OF_LEAF: Extensions = ((x509.BasicConstraints(ca=False, path_length=None), True), (SIGNING, True))
-OF_CA: Extensions = ((x509.BasicConstraints(ca=True, path_length=None), True), (CA_SIGNING, True))
 
 
 @dataclass(frozen=True)
@@ -93,11 +63,6 @@ class TrialIssuer:
     certificate: x509.Certificate
     key: Any = field(repr=False)
     chain: tuple[x509.Certificate, ...] = ()
-
-    @property
-    def pem(self) -> bytes:
-        """The certificate in PEM."""
-        return self.certificate.public_bytes(Encoding.PEM)
 
 
 @dataclass(frozen=True)
@@ -142,22 +107,22 @@ LEAF = CertificateShape()
 A_CA = CertificateShape((("O", "hwsigner trial"), ("CN", "another CA")), extensions=OF_CA)
 
 
+_ROOT = replace(A_CA, subject=(("O", "hwsigner trial"), ("CN", "root")))
+_INTERMEDIATE = replace(
+    A_CA,
+    subject=(("O", "hwsigner trial"), ("CN", "intermediate")),
+    extensions=((x509.BasicConstraints(ca=True, path_length=0), True), OF_CA[1]),
+)
+
+
 class TrialCA:
-    """The CAs of one trial. After they were made, their keys are in memory only.
-
-    Attributes:
-        root: the root, by openssl.
-        intermediate: the intermediate CA that the root issued, by openssl.
-
-    Raises:
-        ConfigError: the openssl program is missing, or can't make them.
-    """
+    """The CAs of one trial: the root, and the intermediate CA that it issued. Their keys are in memory only."""
 
     def __init__(self) -> None:
         self._keys: dict[str, Any] = {}
         self._issuers: dict[str, TrialIssuer] = {}
-        with tempfile.TemporaryDirectory(prefix="hwsigner-trial-") as folder:  # 0700
-            self.root, self.intermediate = _by_openssl(Path(folder))
+        self.root = self.issuer("root", _ROOT)
+        self.intermediate = self.issuer("intermediate", _INTERMEDIATE, self.root)
 
     def key(self, kind: str) -> Any:
         """Return the trial's key of a kind, such as "P-256" or "RSA-2048".
@@ -170,13 +135,7 @@ class TrialCA:
         return self._keys[kind]
 
     def issuer(self, name: str, shape: CertificateShape = A_CA, issuer: TrialIssuer | None = None) -> TrialIssuer:
-        """Return the CA of this name, which is made by the first call.
-
-        Args:
-            name: its name in this trial.
-            shape: its certificate.
-            issuer: the CA that issues it; None for a root.
-        """
+        """Return the CA of this name, which is made by the first call. Without an issuer, it is a root."""
         if name not in self._issuers:
             key = new_key(shape.key) if isinstance(shape.key, str) else shape.key
             certificate = self._issue(shape, key, issuer)
@@ -184,12 +143,7 @@ class TrialCA:
         return self._issuers[name]
 
     def leaf(self, shape: CertificateShape = LEAF, issuer: TrialIssuer | None = None) -> TrialLeaf:
-        """Return a new leaf.
-
-        Args:
-            shape: the certificate.
-            issuer: the CA that issues it; None for the intermediate.
-        """
+        """Return a new leaf of an issuer, or of the intermediate."""
         issuer, key = issuer or self.intermediate, self.key(shape.key) if isinstance(shape.key, str) else shape.key
         return TrialLeaf(self._issue(shape, key, issuer), key, issuer.chain)
 
@@ -201,14 +155,7 @@ class TrialCA:
         end: timedelta = _DAY,
         held: Sequence[int] = (),
     ) -> bytes:
-        """Return a CRL in PEM.
-
-        Args:
-            serials: the serial numbers of the revoked certificates.
-            issuer: the CA that signs it; None for the intermediate.
-            end: its next update, from now. One that has passed makes an expired list.
-            held: those of the revoked certificates that are on hold.
-        """
+        """Return a CRL in PEM of an issuer, or of the intermediate, with the next update at `end` from now."""
         issuer, now = issuer or self.intermediate, datetime.now(UTC)
         builder = x509.CertificateRevocationListBuilder().issuer_name(issuer.certificate.subject)
         builder = builder.last_update(now - 2 * _DAY).next_update(now + end)
@@ -246,33 +193,6 @@ class TrialCA:
 def _is_hashed(key: Any) -> bool:
     """Return whether a key signs hashes, and not messages."""
     return isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey)
-
-
-def _by_openssl(folder: Path) -> tuple[TrialIssuer, TrialIssuer]:
-    """Return a root and an intermediate CA that it issued."""
-    (folder / "openssl.cnf").write_text(_CONFIG)
-    new = "req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -sha256 -config openssl.cnf"
-    to_root = "-x509 -days 3 -extensions root -keyout root.key -out root.pem"
-    by_root = "-CA root.pem -CAkey root.key -CAcreateserial -extfile openssl.cnf -extensions intermediate"
-    _openssl(folder, f"{new} {to_root} -subj", "/O=hwsigner trial/CN=root")
-    _openssl(folder, f"{new} -keyout middle.key -out middle.csr -subj", "/O=hwsigner trial/CN=intermediate")
-    _openssl(folder, f"x509 -req -in middle.csr -sha256 -days 3 {by_root} -out middle.pem")
-    root, middle = (_read(folder / name) for name in ("root", "middle"))
-    return TrialIssuer(*root), TrialIssuer(*middle, chain=(middle[0],))
-
-
-def _openssl(folder: Path, words: str, *more: str) -> None:
-    command, environment = ["openssl", *words.split(), *more], {"PATH": os.environ.get("PATH", os.defpath)}
-    try:
-        subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        hint = "Install OpenSSL 1.1.1 or later"
-        raise ConfigError("the openssl program can't make the trial's CA", hint) from error
-
-
-def _read(path: Path) -> tuple[x509.Certificate, Any]:
-    certificate, key = (path.with_suffix(ending).read_bytes() for ending in (".pem", ".key"))
-    return x509.load_pem_x509_certificate(certificate), load_pem_private_key(key, None)
 
 
 def _identifiers(shape: CertificateShape, key: Any, issuer: TrialIssuer | None) -> Extensions:

@@ -42,13 +42,7 @@ def _refused(error: BaseException | None) -> Mapping[str, Any]:
 
 
 class TrialPace:
-    """Keeps requests a second apart.
-
-    Args:
-        seconds: how far apart.
-        clock: returns the seconds of a clock that is never set.
-        sleep: waits for some seconds.
-    """
+    """Keeps requests a second apart, by a clock that is never set."""
 
     def __init__(
         self,
@@ -91,11 +85,6 @@ class CallAnswer:
 class TrialCalls:
     """Calls for one trial. A call that would make or change something else fails.
 
-    Args:
-        clients: the clients.
-        prefix: what the names of the trial's resources begin with.
-        scrub: takes out of messages what identifies somebody.
-
     Attributes:
         made: the names of what was made, and of roles that were about to be, by kind and ID. A role's ID is its name.
     """
@@ -107,14 +96,9 @@ class TrialCalls:
         self.made: dict[tuple[str, str], str] = {}
 
     def call(self, service: str, operation: str, **parameters: Any) -> CallAnswer:
-        """Call an operation. A refusal is an answer.
+        """Call an operation of "iam" or "rolesanywhere", as boto3 names it. A refusal is an answer.
 
         A new resource gets the trial's tag, and a new role its path.
-
-        Args:
-            service: "iam" or "rolesanywhere".
-            operation: the operation, as boto3 names it.
-            parameters: its parameters.
 
         Raises:
             NotAskedError: the caller may not do it, the service is too busy, or the call can't be sent.

@@ -8,8 +8,8 @@ from datetime import timedelta
 
 from cryptography import x509
 
-from trial_aws.asking import Ask, kind, of_leaf, outcome, usage
-from trial_aws.authority import A_CA, LEAF, OF_CA, CertificateShape, TrialCA, TrialIssuer, TrialLeaf
+from trial_aws.asking import Ask, kind, of_leaf, outcome
+from trial_aws.authority import A_CA, LEAF, OF_CA, CertificateShape, TrialCA, TrialIssuer, TrialLeaf, usage
 from trial_aws.forging import sha1_signed
 from trial_aws.plan import needing
 from trial_aws.scene import AWSScene
@@ -33,13 +33,7 @@ def _line(ca: TrialCA, length: int) -> TrialIssuer:
 
 
 def _with_chain(order: Order, *, length: int = 1, words: bool = True) -> Ask:
-    """Return what asks for a session with a leaf below a line of CAs.
-
-    Args:
-        order: returns the certificates of the header.
-        length: how many CAs there are below the root.
-        words: whether the answer has the words of a refusal.
-    """
+    """Return what asks for a session with a leaf below so many CAs, and a header in an order."""
 
     def ask(scene: AWSScene) -> str:
         leaf = scene.leaf(LEAF, _line(scene.ca, length))

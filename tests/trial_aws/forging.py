@@ -15,22 +15,12 @@ from trial_aws.authority import TrialIssuer
 
 
 def version_1(certificate: x509.Certificate, issuer: TrialIssuer) -> x509.Certificate:
-    """Return a certificate as one of X.509 version 1, which has no extensions.
-
-    Args:
-        certificate: the certificate.
-        issuer: its issuer, with a key on a curve.
-    """
+    """Return a certificate as one of X.509 version 1, which has no extensions."""
     return _signed_again(certificate, issuer, hashes.SHA256(), _without_extensions)
 
 
 def sha1_signed(certificate: x509.Certificate, issuer: TrialIssuer) -> x509.Certificate:
-    """Return a certificate as signed with SHA-1.
-
-    Args:
-        certificate: the certificate.
-        issuer: its issuer, with a key on a curve.
-    """
+    """Return a certificate as signed with SHA-1."""
     return _signed_again(certificate, issuer, hashes.SHA1(), lambda tbs: tbs)
 
 

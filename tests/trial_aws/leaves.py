@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from trial_aws.asking import Ask, of_leaf, usage
-from trial_aws.authority import LEAF, OF_CA, OF_LEAF, CertificateShape, TrialCA, TrialLeaf
+from trial_aws.asking import Ask, of_leaf
+from trial_aws.authority import LEAF, OF_CA, OF_LEAF, CertificateShape, TrialCA, TrialLeaf, usage
 from trial_aws.forging import sha1_signed, version_1
 
 _DAY, _SOON = timedelta(days=1), timedelta(minutes=2)

@@ -39,10 +39,6 @@ def show_policy(arguments: argparse.Namespace) -> int:
 def try_all(arguments: argparse.Namespace, pace: TrialPace | None = None) -> int:
     """Run the trial.
 
-    Args:
-        arguments: the flags.
-        pace: waits before each request; None for a second between two.
-
     Returns:
         `write_report`'s exit status, or `DeniedError`'s if a permission for some questions is missing.
 
@@ -124,10 +120,6 @@ def _report(asking: _Asking, folder: Path) -> int:
 
 class _Asking:
     """Asks questions. What always fails is its answer; a failure on the way names no proxy.
-
-    Args:
-        scene: what they are asked with.
-        questions: the questions.
 
     Attributes:
         scene: what they are asked with.

@@ -28,12 +28,7 @@ Say = Callable[[str], None]
 
 
 class TrialFile:
-    """The file that says what a trial makes. It is written first, so that `--clean` finds it after a kill.
-
-    Args:
-        folder: the folder of the reports.
-        prefix: the trial's prefix.
-    """
+    """The file that says what a trial makes. It is written first, so that `--clean` finds it after a kill."""
 
     def __init__(self, folder: Path, prefix: str) -> None:
         self.path = folder / f"{prefix}.made.json"

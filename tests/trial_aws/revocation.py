@@ -7,8 +7,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 from datetime import timedelta
 
-from trial_aws.asking import ACCEPTED, Ask, of_leaf, of_root, outcome, usage
-from trial_aws.authority import LEAF, OF_CA, CertificateShape, TrialCA, TrialIssuer
+from trial_aws.asking import ACCEPTED, Ask, of_leaf, of_root, outcome
+from trial_aws.authority import LEAF, OF_CA, CertificateShape, TrialCA, TrialIssuer, usage
 from trial_aws.calls import CallAnswer
 from trial_aws.plan import Needing, needing
 from trial_aws.scene import AWSScene

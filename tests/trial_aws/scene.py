@@ -39,14 +39,6 @@ class StaysFailingError(NotAskedError):
 class AWSScene:
     """What a question to AWS is asked with.
 
-    Args:
-        clients: the clients of the AWS APIs, which call `pace` before each request.
-        service: CreateSession's endpoint and region.
-        ca: the trial's CA.
-        pace: waits before each request.
-        private_ca: the ARN of an AWS Private CA; empty for none.
-        rates: whether to ask how many requests a second are too many.
-
     Attributes:
         private_ca: the ARN of an AWS Private CA; empty for none.
         rates: whether to ask how many requests a second are too many.
@@ -114,11 +106,7 @@ class AWSScene:
         return f"{self.prefix}-{name}"
 
     def arn(self, kind: str, name: str) -> str:
-        """Return the ARN of something that was made.
-
-        Args:
-            kind: "role", "profile", "anchor" or "crl".
-            name: its name in the trial.
+        """Return the ARN of a "role", "profile", "anchor" or "crl" that was made, by its name in the trial.
 
         Raises:
             RefusedInAdvanceError: the service refused to make it.
@@ -147,12 +135,7 @@ class AWSScene:
         return self.send(leaf, asked, arns)
 
     def send(self, leaf: TrialLeaf, asked: AskedSession, arns: tuple[str, str, str]) -> SessionAnswer:
-        """Send one CreateSession request, and again if the service is busy.
-
-        Args:
-            leaf: the certificate and its key.
-            asked: the rest of the request.
-            arns: of the profile, the role and the trust anchor, which may be none of the trial.
+        """Send one CreateSession request with the ARNs of profile, role and trust anchor; again if the service is busy.
 
         Raises:
             NotAskedError: the service stays busy, or fails each time (StaysFailingError).
@@ -185,23 +168,11 @@ class AWSScene:
         return self.calls.as_caller(session.credentials, operation, **parameters)
 
     def refusal(self, service: str, operation: str, **parameters: Any) -> str:
-        """Call an operation that may be refused, and return "accepted" or the refusal's code and words.
-
-        Args:
-            service: "iam" or "rolesanywhere".
-            operation: the operation, as boto3 names it. A name that it gives must begin with the trial's prefix.
-            parameters: its parameters.
-        """
+        """Call an operation that may be refused, and return "accepted" or the refusal's code and words."""
         return str(self.calls.call(service, operation, **parameters))
 
     def new_role(self, name: str, policy: Mapping[str, Any] | str, **parameters: Any) -> CallAnswer:
-        """Create a role, which questions about CreateRole do.
-
-        Args:
-            name: its name in the trial.
-            policy: its trust policy, with places as in WantedRole.
-            parameters: more parameters of CreateRole.
-        """
+        """Create a role, with a policy that has places as in WantedRole."""
         text = self.filled(policy)
         answer = self.calls.call(
             "iam", "create_role", RoleName=self.named(name), AssumeRolePolicyDocument=text, **parameters
@@ -211,12 +182,7 @@ class AWSScene:
         return answer
 
     def change_policy(self, role: str, policy: Mapping[str, Any] | str) -> CallAnswer:
-        """Replace a role's trust policy, and wait until it is in force.
-
-        Args:
-            role: the role's name in the trial.
-            policy: the trust policy, with places as in WantedRole.
-        """
+        """Replace a role's trust policy, which has places as in WantedRole, and wait until it is in force."""
         answer = self.calls.call(
             "iam", "update_assume_role_policy", RoleName=self.named(role), PolicyDocument=self.filled(policy)
         )

@@ -119,15 +119,7 @@ class _Shown:
 def signed_session(
     leaf: TrialLeaf, asked: AskedSession, arns: tuple[str, str, str], *, endpoint: Endpoint, region: str
 ) -> SignedRequest:
-    """Return the signed request.
-
-    Args:
-        leaf: the certificate and its key.
-        asked: the rest.
-        arns: of the profile, the role and the trust anchor.
-        endpoint: the service.
-        region: the trial's.
-    """
+    """Return the signed request, with the ARNs of profile, role and trust anchor."""
     members: dict[str, object] = {}
     if asked.duration is not None:
         members["durationSeconds"] = asked.duration
@@ -164,12 +156,7 @@ def header_of(certificate: x509.Certificate) -> str:
 
 
 def read_answer(response: Response, scrub: Callable[[str], str]) -> SessionAnswer:
-    """Read the response to CreateSession.
-
-    Args:
-        response: the response.
-        scrub: takes out of messages what identifies somebody.
-    """
+    """Read the response to CreateSession."""
     body = response.json_object()
     members = tuple(sorted(body))
     if response.status not in (200, 201):

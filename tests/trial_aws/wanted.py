@@ -18,13 +18,7 @@ FollowUps = Sequence[tuple[str, Mapping[str, Any]]]
 def statement(
     condition: Mapping[str, Any] | None = None, actions: Sequence[str] = ACTIONS, **more: Any
 ) -> dict[str, Any]:
-    """Return a statement that lets Roles Anywhere in.
-
-    Args:
-        condition: its condition; None for none.
-        actions: its actions.
-        more: further elements, or others in place of those above, such as Effect="Deny".
-    """
+    """Return a statement that lets Roles Anywhere in, with more elements, or others in place of its own."""
     made = {"Effect": "Allow", "Principal": {"Service": SERVICE}, "Action": list(actions), **more}
     return {**made, "Condition": condition} if condition is not None else made
 
