@@ -67,8 +67,8 @@ def test_question_is_whole_and_what_rests_on_it_exists(question: AWSQuestion) ->
 
 
 def test_what_questions_need_by_the_same_name_is_the_same() -> None:
-    plan = plan_of(QUESTIONS, private_ca=True)
+    plan = plan_of(QUESTIONS)
     planned: list[Wanted] = [*plan.anchors, *plan.roles, *plan.profiles, *plan.crls]
     made = {(type(each), each.name): each for each in planned}
-    needs = [(question.id, need) for question in QUESTIONS for need in needs_of(question).needs]
+    needs = [(question.id, need) for question in QUESTIONS for need in needs_of(question)]
     assert [(name, need.name) for name, need in needs if made[type(need), need.name] != need] == []

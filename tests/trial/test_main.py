@@ -47,16 +47,6 @@ def test_error_begins_a_line_if_there_is_no_terminal(
     assert capsys.readouterr().out == "Begin? [y/N] \n"
 
 
-@pytest.mark.parametrize(
-    "arn", ["x", "arn:aws:acm-pca:eu-central-1:123456789012:certificate-authority/", "arn:aws:iam::1:role/a"]
-)
-def test_private_ca_that_is_no_arn_of_one_is_refused(arn: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        aws(["--private-ca", arn])
-    assert ended.value.code == 2
-    assert f"{arn!r} is not the ARN of a private CA" in capsys.readouterr().err
-
-
 def test_questions_to_a_tpm_are_listed_without_its_library() -> None:
     code = "import sys; sys.modules['tpm2_pytss'] = None; from hwsigner.trial.__main__ import main; main()"
     done = subprocess.run([sys.executable, "-c", code, "tpm", "--list"], check=True, capture_output=True, text=True)

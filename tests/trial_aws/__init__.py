@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 
 from hwsigner.errors import HwsignerError
 from hwsigner.trial.asking import add_common_flags, show_questions
@@ -19,8 +18,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--region", metavar="REGION", help="the region (default: the SDKs')")
     parser.add_argument("--aws-profile", metavar="NAME", help="the profile of the SDKs' files (default: theirs)")
     parser.add_argument("--endpoint", metavar="URL", help="the URL of all services, such as an emulator's")
-    also = "also ask about a trust anchor that refers to this AWS Private CA"
-    parser.add_argument("--private-ca", metavar="ARN", type=_private_ca, default="", help=also)
     parser.add_argument("--rates", action="store_true", help="also send 30 CreateSession requests at once")
     parser.add_argument("--policy", action="store_true", help="print the least IAM policy that suffices")
     add_common_flags(parser)
@@ -47,9 +44,3 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.policy:
         return show_policy(arguments)
     return clean(arguments) if arguments.clean else try_all(arguments)
-
-
-def _private_ca(text: str) -> str:
-    if text and not re.fullmatch(r"arn:[a-z-]+:acm-pca:[a-z0-9-]+:\d{12}:certificate-authority/[\w-]+", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not the ARN of a private CA")
-    return text

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import replace
 from datetime import timedelta
 
@@ -12,7 +11,7 @@ from trial_aws.authority import A_CA, LEAF, OF_CA, CertificateShape, TrialCA, Tr
 from trial_aws.calls import NO_ID
 from trial_aws.plan import needing
 from trial_aws.scene import AWSScene
-from trial_aws.sessions import AskedSession, SessionAnswer
+from trial_aws.sessions import AskedSession
 from trial_aws.wanted import WantedAnchor, WantedProfile, WantedRole
 
 _OTHER_ACCOUNT = "111111111111"
@@ -67,14 +66,6 @@ def _with_account(scene: AWSScene, arns: list[str]) -> None:
     arns[1] = arns[1].replace(scene.account, _OTHER_ACCOUNT)
 
 
-def _with_missing_role(scene: AWSScene, arns: list[str]) -> None:
-    """Name a profile that lists a role which does not exist."""
-    role = f"{scene.arn('role', 'open').rpartition('/')[0]}/{scene.named('missing')}"
-    made = scene.calls.call("rolesanywhere", "create_profile", name=scene.named("ghost"), roleArns=[role], enabled=True)
-    arns[1] = role
-    arns[0] = made.response["profile"]["profileArn"] if not made.code else arns[0]
-
-
 def _by_alias(scene: AWSScene) -> str:
     """Give a trust anchor an alias, and ask for a session by its alias ARN."""
     identifier = scene.arn("anchor", "switched").rpartition("/")[2]
@@ -86,25 +77,6 @@ def _by_alias(scene: AWSScene) -> str:
     return outcome(scene.send(scene.leaf(), AskedSession(), arns))
 
 
-def _switching(scene: AWSScene) -> str:
-    """Disable and enable a trust anchor, and return what its sessions, old and new, may do then."""
-    identifier = {"trustAnchorId": scene.arn("anchor", "switched").rpartition("/")[2]}
-    leaf, request = scene.leaf(), AskedSession(anchor="switched")
-    before = scene.session(leaf, request)
-    if not before.ok:
-        return outcome(before)
-    with ExitStack() as stack:
-        stack.callback(scene.calls.call, "rolesanywhere", "enable_trust_anchor", **identifier)
-        scene.calls.call("rolesanywhere", "disable_trust_anchor", **identifier)
-        running = scene.follow_up(before, "get_caller_identity").code or "valid"
-        refused = scene.session(leaf, request)
-    return f"running sessions: {running}; new ones: {_in_short(refused)}, {_in_short(scene.session(leaf, request))}"
-
-
-def _in_short(answer: SessionAnswer) -> str:
-    return "given out" if answer.ok else f"refused with {answer.status}"
-
-
 ASKS: Mapping[str, Ask] = {
     "anchors.two-second": needing(of_leaf(_of_second, anchor="two"), TWO),
     "anchors.expired": needing(of_leaf(lambda ca: ca.leaf(LEAF, _expired_ca(ca)), anchor="expired"), EXPIRED),
@@ -114,11 +86,9 @@ ASKS: Mapping[str, Ask] = {
     "anchors.disabled": needing(of_leaf(LEAF, anchor="off"), OFF_ANCHOR),
     "anchors.disabled-profile": needing(of_leaf(LEAF, profile="off"), OFF_PROFILE),
     "anchors.unlisted-role": needing(of_leaf(LEAF, role="unlisted", profile="main"), UNLISTED),
-    "anchors.missing-role": _with_arns(_with_missing_role),
     "anchors.missing-anchor": _with_arns(_with_id(2)),
     "anchors.missing-profile": _with_arns(_with_id(0)),
     "anchors.role-of-other-account": _with_arns(_with_account, words=False),
     "anchors.session-name": of_leaf(LEAF, session_name="trial"),
     "anchors.alias": needing(_by_alias, SWITCHED_ANCHOR),
-    "anchors.switching": needing(_switching, SWITCHED_ANCHOR),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -148,12 +148,7 @@ class TrialCA:
         return TrialLeaf(self._issue(shape, key, issuer), key, issuer.chain)
 
     def revocation_list(
-        self,
-        serials: Sequence[int],
-        issuer: TrialIssuer | None = None,
-        *,
-        end: timedelta = _DAY,
-        held: Sequence[int] = (),
+        self, serials: Iterable[int], issuer: TrialIssuer | None = None, *, end: timedelta = _DAY
     ) -> bytes:
         """Return a CRL in PEM of an issuer, or of the intermediate, with the next update at `end` from now."""
         issuer, now = issuer or self.intermediate, datetime.now(UTC)
@@ -161,8 +156,6 @@ class TrialCA:
         builder = builder.last_update(now - 2 * _DAY).next_update(now + end)
         for serial in serials:
             revoked = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now - _DAY)
-            if serial in held:
-                revoked = revoked.add_extension(x509.CRLReason(x509.ReasonFlags.certificate_hold), critical=False)
             builder = builder.add_revoked_certificate(revoked.build())
         builder = builder.add_extension(x509.CRLNumber(1), critical=False)
         digest = hashes.SHA256() if _is_hashed(issuer.key) else None

@@ -62,12 +62,6 @@ def _unrelated(ca: TrialCA) -> TrialIssuer:
     return ca.issuer("unrelated", CertificateShape((("CN", "unrelated CA"),), extensions=OF_CA), ca.root)
 
 
-def _too_deep(ca: TrialCA) -> TrialLeaf:
-    """Return a leaf of a CA below the trial's intermediate, which allows none below it."""
-    shape = CertificateShape((("CN", "CA too deep"),), extensions=OF_CA)
-    return ca.leaf(LEAF, ca.issuer("too-deep", shape, ca.intermediate))
-
-
 def _constrained(ca: TrialCA) -> TrialLeaf:
     constraints = x509.NameConstraints([x509.DNSName("permitted.example")], None)
     issuer = _issuer_of(ca, replace(A_CA, extensions=(*OF_CA, (constraints, True))))
@@ -102,14 +96,11 @@ ASKS: Mapping[str, Ask] = {
     "chains.leaf-first": _with_chain(lambda _, leaf: (leaf.certificate, *leaf.chain)),
     "chains.root-last": _with_chain(lambda ca, leaf: (*leaf.chain, ca.root.certificate), words=False),
     "chains.unrelated": _with_chain(lambda ca, leaf: (*leaf.chain, _unrelated(ca).certificate)),
-    "chains.five": _with_chain(lambda _, leaf: leaf.chain, length=5),
     "chains.six": _with_chain(lambda _, leaf: leaf.chain, length=6, words=False),
-    "chains.intermediate-anchor": needing(of_leaf(LEAF, anchor="middle", chain=()), MIDDLE_ANCHOR),
     "chains.intermediate-anchor-sent": needing(of_leaf(LEAF, anchor="middle"), MIDDLE_ANCHOR),
     "chains.expired-above": needing(
         of_leaf(lambda ca: ca.leaf(LEAF, _below_expired(ca)), anchor="below-expired"), _EXPIRED_ABOVE
     ),
-    "chains.anchor-path-length": needing(of_leaf(_too_deep, anchor="middle"), MIDDLE_ANCHOR),
     "chains.no-cert-sign": _below(replace(A_CA, extensions=(_BASIC, usage("crl_sign")))),
     "chains.no-key-usage": _below(replace(A_CA, extensions=(_BASIC,))),
     "chains.sha-1-ca": of_leaf(_of_sha1),

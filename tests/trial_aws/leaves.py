@@ -14,7 +14,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from trial_aws.asking import Ask, of_leaf
 from trial_aws.authority import LEAF, OF_CA, OF_LEAF, CertificateShape, TrialCA, TrialLeaf, usage
-from trial_aws.forging import sha1_signed, version_1
+from trial_aws.forging import sha1_signed
 
 _DAY, _SOON = timedelta(days=1), timedelta(minutes=2)
 _NO_CA = (x509.BasicConstraints(ca=False, path_length=None), True)
@@ -31,11 +31,6 @@ def _of_key(key: Any) -> Ask:
     return of_leaf(replace(LEAF, key=key))
 
 
-def _version_1(ca: TrialCA) -> TrialLeaf:
-    leaf = ca.leaf()
-    return replace(leaf, certificate=version_1(leaf.certificate, ca.intermediate))
-
-
 def _sha1(ca: TrialCA) -> TrialLeaf:
     leaf = ca.leaf()
     return replace(leaf, certificate=sha1_signed(leaf.certificate, ca.intermediate))
@@ -50,7 +45,6 @@ ASKS: Mapping[str, Ask] = {
     "leaves.no-key-usage": _with(_NO_CA),
     "leaves.server-auth": _with(*OF_LEAF, _SERVER_AUTH),
     "leaves.ca-true": _with(*_SIGNING_CA),
-    "leaves.version-1": of_leaf(_version_1),
     "leaves.sha-1": of_leaf(_sha1),
     "leaves.sha3-256": of_leaf(replace(LEAF, hash=hashes.SHA3_256())),
     "leaves.ed25519-ca": of_leaf(_of_ed25519),
@@ -58,9 +52,7 @@ ASKS: Mapping[str, Ask] = {
     "leaves.p-521": _of_key("P-521"),
     "leaves.p-224": _of_key(ec.generate_private_key(ec.SECP224R1())),
     "leaves.ed25519": _of_key(ed25519.Ed25519PrivateKey.generate()),
-    "leaves.ml-dsa-44": _of_key("ML-DSA-44"),
     "leaves.ml-dsa-65": _of_key("ML-DSA-65"),
-    "leaves.ml-dsa-87": _of_key("ML-DSA-87"),
     "leaves.empty-subject": of_leaf(replace(LEAF, subject=x509.Name([]), san=[x509.DNSName("leaf.example.com")])),
     "leaves.just-expired": of_leaf(replace(LEAF, begin=-2 * _DAY, end=-_SOON)),
     "leaves.valid-soon": of_leaf(replace(LEAF, begin=_SOON)),

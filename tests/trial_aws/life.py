@@ -32,7 +32,7 @@ _MOST_FAILURES = 3
 def show_policy(arguments: argparse.Namespace) -> int:
     """Print the least IAM policy that suffices."""
     partition = _clients(arguments, TrialPace()).partition
-    print(policy_text(partition, arguments.private_ca))
+    print(policy_text(partition))
     return 0
 
 
@@ -49,13 +49,12 @@ def try_all(arguments: argparse.Namespace, pace: TrialPace | None = None) -> int
     """
     require_folder(arguments.output)
     questions, pace = selected(QUESTIONS, arguments.only), pace or TrialPace()
-    plan, clients = plan_of(questions, private_ca=bool(arguments.private_ca)), _clients(arguments, pace)
+    plan, clients = plan_of(questions), _clients(arguments, pace)
     region = clients.rolesanywhere.region
     status = 0
     with on_signals(interrupt):
         service = find_service(region, endpoint=arguments.endpoint)
-        options = {"private_ca": arguments.private_ca, "rates": arguments.rates}
-        scene = AWSScene(clients, service, ca=TrialCA(), pace=pace, **options)
+        scene = AWSScene(clients, service, ca=TrialCA(), pace=pace, rates=arguments.rates)
         print(_announcement(scene, plan, questions), flush=True)
         if not arguments.yes:
             confirm("Make these, and ask?")
@@ -220,7 +219,7 @@ Roles Anywhere itself makes: its service-linked role, and the subjects of the ce
 It costs nothing. It sends one request a second at most, which takes about {minutes} min{rates}.
 
 The least IAM policy that suffices:
-{policy_text(scene.partition, scene.private_ca)}
+{policy_text(scene.partition)}
 """
 
 

@@ -31,26 +31,24 @@ class Needing:
         ask: asks the question.
         needs: what must be there. The role "open", the profile "main" and the trust anchor "main" come with whatever is
             needed.
-        is_of_private_ca: whether it needs an AWS Private CA, which the user gives.
     """
 
     ask: Ask
     needs: tuple[Wanted, ...]
-    is_of_private_ca: bool = False
 
     def __call__(self, scene: AWSScene) -> str:
         """Ask the question."""
         return self.ask(scene)
 
 
-def needing(ask: Ask, *needs: Wanted, is_of_private_ca: bool = False) -> Needing:
+def needing(ask: Ask, *needs: Wanted) -> Needing:
     """Return an ask with what must be in the account for it. Other asks need what the simplest session does."""
-    return Needing(ask, needs, is_of_private_ca)
+    return Needing(ask, needs)
 
 
-def needs_of(question: AWSQuestion) -> Needing:
-    """Return the ask of a question, with what must be in the account for it."""
-    return question.ask if isinstance(question.ask, Needing) else Needing(question.ask, (OPEN,))
+def needs_of(question: AWSQuestion) -> tuple[Wanted, ...]:
+    """Return what must be in the account for a question."""
+    return question.ask.needs if isinstance(question.ask, Needing) else (OPEN,)
 
 
 @dataclass(frozen=True)
@@ -74,16 +72,10 @@ class TrialPlan:
         )
 
 
-def plan_of(questions: Iterable[AWSQuestion], *, private_ca: bool = False) -> TrialPlan:
-    """Return what the questions need. Of two with the same kind and name, the first one counts.
-
-    Args:
-        questions: the questions.
-        private_ca: whether there is a private CA.
-    """
+def plan_of(questions: Iterable[AWSQuestion]) -> TrialPlan:
+    """Return what the questions need. Of two with the same kind and name, the first one counts."""
     found: dict[tuple[type, str], Any] = {}
-    asks = [each for each in map(needs_of, questions) if private_ca or not each.is_of_private_ca]
-    needs = [need for each in asks for need in each.needs]
+    needs = [need for question in questions for need in needs_of(question)]
     # The simplest session needs these. The role "open" is the last one: if it can be used, the others can.
     first, last = ((MAIN_ANCHOR, MAIN_PROFILE), (OPEN,)) if needs else ((), ())
     for each in (*first, *(need for need in needs if need != OPEN), *last):

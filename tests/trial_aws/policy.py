@@ -16,17 +16,11 @@ _OWN = (
 )
 # Subjects have no tag, as the service notes them by itself. What is not there has none either.
 _READING = ("GetSubject", "ListCrls", "ListProfiles", "ListTagsForResource", "ListTrustAnchors")
-_OF_PRIVATE_CA = ("DescribeCertificateAuthority", "GetCertificateAuthorityCertificate")
 _LINKED = "role/aws-service-role/rolesanywhere.amazonaws.com/*"
 
 
-def least_policy(partition: str = "aws", private_ca: str = "") -> dict[str, Any]:
-    """Return the policy.
-
-    Args:
-        partition: the account's partition.
-        private_ca: the ARN of the private CA that the trial uses; empty if it uses none.
-    """
+def least_policy(partition: str = "aws") -> dict[str, Any]:
+    """Return the policy."""
     made, own = (_tagged(key) for key in ("aws:RequestTag", "aws:ResourceTag"))
     statements = [
         _allowed("iam", _IAM, f"arn:{partition}:iam::*:role{PATH}*"),
@@ -36,14 +30,12 @@ def least_policy(partition: str = "aws", private_ca: str = "") -> dict[str, Any]
         {**_allowed("rolesanywhere", _MAKING), "Condition": made},
         {**_allowed("rolesanywhere", _OWN), "Condition": own},
     ]
-    if private_ca:
-        statements.append(_allowed("acm-pca", _OF_PRIVATE_CA, private_ca))
     return {"Version": "2012-10-17", "Statement": statements}
 
 
-def policy_text(partition: str, private_ca: str) -> str:
+def policy_text(partition: str) -> str:
     """Return the policy as JSON."""
-    return json.dumps(least_policy(partition, private_ca), indent=2)
+    return json.dumps(least_policy(partition), indent=2)
 
 
 def _allowed(service: str, actions: Sequence[str], resource: str = "*") -> dict[str, Any]:

@@ -1,8 +1,10 @@
-"""All questions to AWS: the tables, with what asks them."""
+"""All questions to AWS: the table, with what asks them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from hwsigner.trial.table import read_questions
 from trial_aws import (
@@ -15,23 +17,18 @@ from trial_aws import (
     leaves,
     making_anchors,
     post_quantum,
-    private_ca,
     requests,
     revocation,
     tags,
     trust,
     waiting,
 )
-from trial_aws.plan import AWSQuestion
+from trial_aws.plan import Ask, AWSQuestion
 
-_FOLDER = Path(__file__).parent
-_CERTIFICATES = leaves, chains, anchors, revocation, requests, waiting, post_quantum, private_ca
-_POLICIES = making_anchors, tags, identities, trust, keys, conditions, chaining
-
-QUESTIONS: tuple[AWSQuestion, ...] = tuple(
-    question
-    for table, modules in (("questions.md", _CERTIFICATES), ("policies.md", _POLICIES))
-    for question in read_questions(
-        _FOLDER / table, {name: ask for module in modules for name, ask in module.ASKS.items()}
-    )
+_MODULES: tuple[Any, ...] = (
+    *(leaves, chains, anchors, revocation, requests, waiting, post_quantum),
+    *(making_anchors, tags, identities, trust, keys, conditions, chaining),
 )
+_ASKS: Mapping[str, Ask] = {name: ask for module in _MODULES for name, ask in module.ASKS.items()}
+
+QUESTIONS: tuple[AWSQuestion, ...] = read_questions(Path(__file__).with_name("questions.md"), _ASKS)

@@ -89,7 +89,6 @@ ASKS: Mapping[str, Ask] = {
     "requests.equals-twice": of_leaf(LEAF, change=_with_parameter("a%3Db"), spoil=_with_last_parameter("a=b")),
     "requests.shape-201": _shape(),
     "requests.shape-session": _members,
-    "requests.shape-400": _shape(duration=899),
     "requests.shape-403": _shape(chain=()),
     "requests.expiration": _expiration,
     "clock.behind": _skewed(-4.5),

@@ -16,7 +16,7 @@ from trial_aws.sessions import AskedSession
 from trial_aws.wanted import WantedAnchor, WantedCrl
 
 _HOUR = timedelta(hours=1)
-_REVOKED, _REVOKED_CA, _HELD = 0x7E570001, 0x7E570002, 0x7E570003
+_REVOKED, _REVOKED_CA = 0x7E570001, 0x7E570002
 _LEAF = of_root(replace(LEAF, serial=_REVOKED))
 
 
@@ -31,7 +31,7 @@ def _revoked_ca(ca: TrialCA) -> TrialIssuer:
 
 
 def _list(ca: TrialCA) -> bytes:
-    return ca.revocation_list([_REVOKED, _REVOKED_CA, _HELD], ca.root, held=[_HELD])
+    return ca.revocation_list([_REVOKED, _REVOKED_CA], ca.root)
 
 
 def _no_signer(ca: TrialCA) -> TrialIssuer:
@@ -101,7 +101,6 @@ def _third(scene: AWSScene) -> str:
 
 ASKS: Mapping[str, Ask] = {
     "revocation.revoked": _current(of_leaf(_LEAF, anchor="revoking")),
-    "revocation.hold": _current(of_leaf(of_root(replace(LEAF, serial=_HELD)), anchor="revoking")),
     "revocation.another-ca": _current(
         of_leaf(lambda ca: ca.leaf(replace(LEAF, serial=_REVOKED), _beside(ca)), anchor="revoking")
     ),

@@ -40,7 +40,6 @@ class AWSScene:
     """What a question to AWS is asked with.
 
     Attributes:
-        private_ca: the ARN of an AWS Private CA; empty for none.
         rates: whether to ask how many requests a second are too many.
         clients: the clients of the AWS APIs, for what no question asks.
         prefix: what the names of the trial's resources begin with.
@@ -60,14 +59,12 @@ class AWSScene:
         *,
         ca: TrialCA,
         pace: TrialPace,
-        private_ca: str = "",
         rates: bool = False,
     ) -> None:
         self.clients = clients
         self._service = service
         self._pace = pace
         self.prefix = f"{PREFIX}{secrets.token_hex(3)}"
-        self.private_ca = private_ca
         self.rates = rates
         self.region = service.region
         self.ca = ca
@@ -207,6 +204,5 @@ class AWSScene:
             "partition": lambda: self.partition,
             "region": lambda: self.region,
             "prefix": lambda: self.prefix,
-            "private_ca": lambda: self.private_ca,
         }
         return values[place[1]]()

@@ -35,7 +35,7 @@ class WantedRole:
     Attributes:
         name: its name in the trial; in the account it has the trial's prefix.
         policy: its trust policy. In its texts, <<anchor:NAME>> and <<role:NAME>> stand for ARNs of the trial, and
-            <<account>>, <<partition>>, <<region>>, <<prefix>> and <<private_ca>> for what they say.
+            <<account>>, <<partition>>, <<region>> and <<prefix>> for what they say.
         profile: the Roles Anywhere profile that lists it; empty for none.
         duration: its maximum session duration.
     """
