@@ -59,8 +59,8 @@ class Scrubber:
 class TrialReport:
     """What a trial of a kind, "aws", "tpm" or "token", found.
 
-    The target, such as a TPM's vendor and firmware, identifies nobody. The headline says what probably made several answers
-    differ; it is empty if nothing is known to.
+    The target, such as a TPM's vendor and firmware, identifies nobody. The headline says what probably made several
+    answers differ, if anything is known to.
     """
 
     kind: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -31,7 +31,6 @@ class AskedSession:
         anchor: the name of the trust anchor.
         duration: `durationSeconds`; None to leave it out.
         session_name: `roleSessionName`; None to leave it out.
-        properties: `instanceProperties`.
         body: the body as it is, instead of one with the members above.
         chain: what X-Amz-X509-Chain has, in order; None for the leaf's intermediates. Empty for no header.
         clock: how far the request's date is ahead.
@@ -48,7 +47,6 @@ class AskedSession:
     anchor: str = "main"
     duration: int | None = 3600
     session_name: str | None = None
-    properties: Mapping[str, str] = field(default_factory=dict)
     body: bytes | None = None
     chain: Sequence[x509.Certificate] | None = None
     clock: timedelta = timedelta(0)
@@ -77,7 +75,6 @@ class SessionAnswer:
         source_identity: the source identity.
         subject_arn: the ARN of the certificate's subject.
         assumed_role_arn: the caller's ARN.
-        packed_policy_size: in percent.
         credentials: access key ID, secret access key and session token.
     """
 
@@ -93,7 +90,6 @@ class SessionAnswer:
     source_identity: str = field(default="", repr=False)
     subject_arn: str = field(default="", repr=False)
     assumed_role_arn: str = field(default="", repr=False)
-    packed_policy_size: int = 0
     credentials: tuple[str, ...] = field(default=("", "", ""), repr=False)
 
     @property
@@ -125,8 +121,6 @@ def signed_session(
         members["durationSeconds"] = asked.duration
     if asked.session_name is not None:
         members["roleSessionName"] = asked.session_name
-    if asked.properties:
-        members["instanceProperties"] = dict(asked.properties)
     body = json.dumps(members).encode() if asked.body is None else asked.body
     query = tuple(zip(("profileArn", "roleArn", "trustAnchorArn"), arns, strict=True))
     headers = (("Host", endpoint.host_header), ("Content-Type", "application/json"))
@@ -180,7 +174,6 @@ def read_answer(response: Response, scrub: Callable[[str], str]) -> SessionAnswe
         source_identity=str(found.get("sourceIdentity") or ""),
         subject_arn=str(body.get("subjectArn") or ""),
         assumed_role_arn=str(user.get("arn", "")),
-        packed_policy_size=int(found.get("packedPolicySize") or 0),
         credentials=tuple(str(keys.get(name) or "") for name in names),
     )
 
