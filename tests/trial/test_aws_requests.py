@@ -114,9 +114,7 @@ def _is_short(certificate: x509.Certificate, _: object) -> bool:
 
 CHANGES: list[tuple[str, Any, str, str]] = [
     ("certificates._STRONG_HASHES", _STRONG, "leaves.sha3-256", SESSION),
-    ("certificates._leaf_problem", lambda *_: "", "leaves.version-1", SESSION),
     ("certificates._leaf_problem", lambda *_: "", "leaves.ca-true", SESSION),
-    ("certificates.MAX_CHAIN", 4, "chains.five", f"{INVALID}: X-Amz-X509-Chain holds 5 certificates, more than 4"),
     ("sessions.by_arn", dict.get, "anchors.alias", f"{DENIED}: Specified Trust Anchor wasn't found"),
     ("certificates.check_revocation", lambda *_: None, "revocation.revoked", SESSION),
     (
