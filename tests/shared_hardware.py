@@ -5,21 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from tpm2_pytss import ESAPI, TPM2_CAP, TPM2_PT, TSS2_Exception
 
 from softhsm.pcsc import SoftPcsc
 from softhsm.tpm import SoftTPM
 
+if TYPE_CHECKING:  # Not every system that runs tests has it, and only tests with a TPM need it.
+    from tpm2_pytss import ESAPI
+
 # What a new swtpm has: how many wrong auth values it allows, and after how many seconds it forgets one, or the lockout.
 _LOCKOUT = (3, 1000, 1000)
+# TPM2_PT_PERMANENT, and TPM2_PT_LOCKOUT_COUNTER and what follows it (TPM 2.0 Library, part 2, 6.13).
 _PROPERTIES = {
-    TPM2_PT.PERMANENT: "flags of hierarchies and lockout",
-    TPM2_PT.LOCKOUT_COUNTER: "wrong auth values counted",
-    TPM2_PT.MAX_AUTH_FAIL: "wrong auth values allowed",
-    TPM2_PT.LOCKOUT_INTERVAL: "seconds until one is forgotten",
-    TPM2_PT.LOCKOUT_RECOVERY: "seconds of a lockout",
+    0x200: "flags of hierarchies and lockout",
+    0x20E: "wrong auth values counted",
+    0x20F: "wrong auth values allowed",
+    0x210: "seconds until one is forgotten",
+    0x211: "seconds of a lockout",
 }
 _HANDLES = {
     0x81000000: "persistent handle",
@@ -108,6 +112,8 @@ def fail_if_changed(module: str, *watches: Watch) -> None:
 
 def facts_of_tpm(tpm: SoftTPM) -> frozenset[str]:
     """Return what a TPM counts, allows and holds."""
+    from tpm2_pytss import TSS2_Exception
+
     try:
         with _connected(tpm) as esys:
             return _facts(esys)
@@ -116,7 +122,9 @@ def facts_of_tpm(tpm: SoftTPM) -> frozenset[str]:
 
 
 def _facts(esys: ESAPI) -> frozenset[str]:
-    _, answer = esys.get_capability(TPM2_CAP.TPM_PROPERTIES, TPM2_PT.VAR, 100)
+    from tpm2_pytss import TPM2_CAP
+
+    _, answer = esys.get_capability(TPM2_CAP.TPM_PROPERTIES, min(_PROPERTIES), 100)
     values = {int(one.property): int(one.value) for one in answer.data.tpmProperties}
     facts = {f"TPM: {values[number]:#x} {name}" for number, name in _PROPERTIES.items()}
     for first, name in _HANDLES.items():
@@ -137,6 +145,8 @@ def reset_lockout(tpm: SoftTPM) -> None:
 @contextmanager
 def _connected(tpm: SoftTPM) -> Iterator[ESAPI]:
     """Connect to a TPM. The libraries read only once what they print, which must be nothing, as with hwsigner."""
+    from tpm2_pytss import ESAPI
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TSS2_LOG", "all+NONE")
         esys = ESAPI(tpm.tcti)

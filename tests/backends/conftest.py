@@ -9,6 +9,7 @@ import pytest
 
 from backends.tpm2.tpms import PASSWORD, Tools, handles_in
 from hwsigner._system import environment
+from shared_hardware import reset_lockout
 from softhsm.command import run
 from softhsm.tpm import SoftTPM
 from tpm_proxy import TPMProxy
@@ -25,11 +26,9 @@ def refused_auth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def tools(swtpm: SoftTPM, tmp_path: Path, refused_auth: Path) -> Iterator[Tools]:
     made = Tools(swtpm, tmp_path)
-    made.flush()  # Other folders' tests leave this and failures behind.
-    made.set_lockout(3)
     yield made
-    made.set_lockout(3)
-    assert made.left_over() == ""
+    reset_lockout(swtpm)
+    assert made.flush() == []
 
 
 @pytest.fixture(scope="module")

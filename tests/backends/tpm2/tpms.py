@@ -43,11 +43,12 @@ class Tools:
             self.flush()
         return output
 
-    def flush(self) -> None:
-        """Flush the objects and sessions that are loaded in the TPM."""
+    def flush(self) -> list[str]:
+        """Flush the objects and sessions that are loaded in the TPM, and return their handles."""
         with _connected(self.tpm) as esys:
             loaded = loaded_in(esys, _LOADED)
         flush_handles(self.tpm, loaded)
+        return loaded
 
     def key_file(
         self,
@@ -141,7 +142,7 @@ class Tools:
         return next(int(line.split()[1], 16) for line in lines if line.startswith("TPM2_PT_LOCKOUT_COUNTER"))
 
     def set_lockout(self, tries: int, seconds: int = 1000) -> None:
-        """Set the TPM's lockout, and clear it. Not by a program: each test does this twice."""
+        """Set the TPM's lockout, and clear it."""
         with _connected(self.tpm) as esys:
             esys.dictionary_attack_parameters(tries, seconds, 1000)
             esys.dictionary_attack_lock_reset()
