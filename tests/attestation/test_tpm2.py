@@ -34,6 +34,7 @@ from hwsigner.errors import (
 )
 from hwsigner.key import open_key
 from hwsigner.key.management import KeyRequest, generate_key
+from shared_hardware import reset_lockout
 from softhsm.command import run
 from softhsm.tabrmd import ResourceManager
 from softhsm.tpm import SoftTPM
@@ -176,10 +177,11 @@ class TestCertificateRequest:
 
 class TestPins:
     @pytest.fixture
-    def guarded(self, chip: Chip) -> Chip:
+    def guarded(self, chip: Chip) -> Iterator[Chip]:
         path = chip.tpm.folder / "guarded.pem"
         chip.tpm.create_key_file(path, "EC:P-256", "right-4711")
-        return Chip(chip.tpm, chip.tpm.uri(path), chip.trust)
+        yield Chip(chip.tpm, chip.tpm.uri(path), chip.trust)
+        reset_lockout(chip.tpm)
 
     def test_statement_needs_no_pin_and_the_answer_does(self, guarded: Chip) -> None:
         challenge, state = attestation.challenge(guarded.statement(), guarded.trust)
@@ -194,7 +196,6 @@ class TestPins:
         with pytest.raises(WrongPinError):
             attestation.answer_challenge(guarded.key, challenge, "wrong-4711")
         assert _failures(guarded) == before + 1
-        run(["tpm2_dictionarylockout", "-c"], guarded.tpm.env)
 
 
 def _failures(chip: Chip) -> int:
@@ -378,7 +379,8 @@ def _key_file(chip: Chip, folder: Path, attributes: str, *create: str) -> str:
     run(["tpm2_create", "-Q", "-C", paths["primary"], "-G", "ecc256", "-a", attributes, *parts, *create], chip.tpm.env)
     encode = ["tpm2_encodeobject", "-C", paths["primary"], *parts, "-o", paths["key.pem"]]
     run([*encode, *flag_of_encode(is_empty=True)], chip.tpm.env)
-    run(["tpm2_flushcontext", "-t"], chip.tpm.env)
+    for kind in ("-t", "-l"):
+        run(["tpm2_flushcontext", kind], chip.tpm.env)
     return chip.tpm.uri(folder / "key.pem")
 
 
