@@ -72,7 +72,7 @@ _NOT_TO_SET = {**conditions._BY_NAME, "sts:sourceidentity": ("sts:AssumeRole",)}
 _IGNORING_CASE = {**conditions.OPERATORS, "StringEquals": conditions.OPERATORS["StringEqualsIgnoreCase"]}
 CHANGES: list[tuple[str, Any, str, str]] = [
     ("emulator.tags._NAMES", _NO_UID, "tags.names", "not each does"),
-    ("emulator.tags._is_tag", lambda value: len(value) <= 256, "tags.combining", "a tag with this value"),
+    ("emulator.tags._is_tag", lambda value: len(value) <= 256, "tags.ampersand", "a tag with this value"),
     ("emulator.tags._is_tag", str.isascii, "tags.umlauts", unmapped(subject="OU")),
     ("emulator.tags._MAX_PREFIXED_NAME", 64, "source-identity.62", "CN= and the CN"),
     ("emulator.tags.default_session_name", lambda leaf, _: f"{leaf.serial_number:x}", "session-name.odd", _SHORT),

@@ -35,7 +35,6 @@ _PROBES = {
     "missing": _missing("StringEquals"),
     "missing-all": _missing("ForAllValues:StringEquals"),
     "missing-if-exists": _missing("StringEqualsIfExists"),
-    "missing-any-if-exists": _missing("ForAnyValue:StringEqualsIfExists"),
     "missing-not": _missing("StringNotEquals"),
     "null-empty": _met({"Null": {_EMPTY: "true"}}, ("O", "")),
     "equals-case": _value("StringEquals", "WEB-1"),

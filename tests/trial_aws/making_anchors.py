@@ -13,7 +13,6 @@ from hwsigner.trust_policy.writing import SIZE_LIMIT
 from trial_aws.asking import ACCEPTED, Ask
 from trial_aws.authority import TrialCA
 from trial_aws.calls import CallAnswer
-from trial_aws.forging import sha1_signed
 from trial_aws.plan import needing
 from trial_aws.scene import AWSScene
 from trial_aws.wanted import WantedProfile, statement, trusting
@@ -52,20 +51,16 @@ def made(scene: AWSScene, name: str, operation: str, **members: Any) -> CallAnsw
 
 def source_of(bundle: Sequence[x509.Certificate] | str) -> dict[str, Any]:
     """Return the source of a trust anchor with some certificates, or with what is to be in their place."""
-    text = bundle if isinstance(bundle, str) else _pem(bundle)
-    return {"sourceType": "CERTIFICATE_BUNDLE", "sourceData": {"x509CertificateData": text}}
+    parts = [bundle] if isinstance(bundle, str) else [each.public_bytes(Encoding.PEM).decode() for each in bundle]
+    return {"sourceType": "CERTIFICATE_BUNDLE", "sourceData": {"x509CertificateData": "".join(parts)}}
 
 
-def _pem(certificates: Sequence[x509.Certificate]) -> str:
-    return "".join(each.public_bytes(Encoding.PEM).decode() for each in certificates)
-
-
-def _anchor(bundle: Bundle | str, read: Callable[[CallAnswer], str] = code_of, name: str = "anchor-of-a-moment") -> Ask:
+def _anchor(bundle: Bundle | str, read: Callable[[CallAnswer], str] = code_of) -> Ask:
     """Return what makes a trust anchor."""
 
     def ask(scene: AWSScene) -> str:
         source = source_of(bundle if isinstance(bundle, str) else bundle(scene.ca))
-        return read(made(scene, name, "create_trust_anchor", source=source))
+        return read(made(scene, "anchor-of-a-moment", "create_trust_anchor", source=source))
 
     return ask
 
@@ -76,17 +71,8 @@ def _cross_account(scene: AWSScene) -> str:
     return _words_of(made(scene, "profile-of-a-moment", "create_profile", roleArns=[role]))
 
 
-def _root(ca: TrialCA) -> Sequence[x509.Certificate]:
-    return [ca.root.certificate]
-
-
 def _three(ca: TrialCA) -> Sequence[x509.Certificate]:
     return [ca.issuer(f"of three {number}").certificate for number in range(3)]
-
-
-def _sha1_root(ca: TrialCA) -> Sequence[x509.Certificate]:
-    issuer = ca.issuer("sha1")
-    return [sha1_signed(issuer.certificate, issuer)]
 
 
 def _put_twice(scene: AWSScene) -> str:
@@ -124,9 +110,6 @@ ASKS: dict[str, Ask] = {
     "control.anchor-no-pem": _anchor("trial", _words_of),
     "control.anchor-intermediate": _anchor(lambda ca: [ca.intermediate.certificate]),
     "control.anchor-three": _anchor(_three),
-    "control.anchor-sha-1": _anchor(_sha1_root),
-    "control.anchor-dot": _anchor(_root, _words_of, "anchor-a.b"),
-    "control.anchor-same-name": _anchor(_root, name="main"),
     "control.profile-other-account": _cross_account,
     "control.mapping-replaced": needing(_put_twice, _MAPPED),
     "roles.principal-star": _role("principal-star", trusting(statement(Principal="*"))),

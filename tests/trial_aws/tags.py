@@ -68,9 +68,6 @@ _TAGS = {
         (("E", "Trial@Example.com"),),
     ),
     "two-ous": _read(_OU, _B_THEN_A, (("OU", "b"), ("OU", "a"))),
-    "two-cns": _read("x509Subject/CN", _B_THEN_A, (("CN", "b"), ("CN", "a"))),
-    "apart": _read(_OU, _B_THEN_A, (("OU", "b"), ("L", "a town"), ("OU", "a"))),
-    "same-twice": _read(_OU, {"a/a": "a/a", "a": "a"}, (("OU", "a"), ("OU", "a"))),
     "one-rdn": _read(
         _OU, {"a/b": "a/b", "a+b": "a+b", "a, the first": "a", "b, the last": "b", "a+OU=b": "a+OU=b"}, _ONE_RDN
     ),
@@ -78,7 +75,6 @@ _TAGS = {
     "parentheses": _of_ou("unit (old)"),
     "punctuation": _of_ou("_.:/=+-@"),
     "umlauts": _of_ou("B\u00fccher \u00d8\u00df"),
-    "combining": _of_ou("Bu\u0308cher"),
     "256": _of_ou("a" * 256),
     "257": _of_ou("a" * 257),
     "title": Probe(
@@ -115,9 +111,6 @@ _SANS = {
         "x509SAN/Name/CN", "b", "a", _directory(("CN", "b"), ("O", "x")), _directory(("CN", "a"))
     ),
     "dns-second-wildcard": _second_odd(_DNS, DNSName("a.example"), DNSName("*.example")),
-    "uri-second": _second_odd(
-        _URI, UniformResourceIdentifier("https://example/"), UniformResourceIdentifier("https://example/?a")
-    ),
 }
 
 
@@ -135,16 +128,13 @@ def _odd(profile: str, tag: str, subject: Names = (), *san: GeneralName) -> Prob
 _UNIT = (("OU", "a"),)
 _MAPPINGS = {
     "left-out": _mapped("unmapped", _DNS, "a.example", (), DNSName("a.example")),
-    "left-out-odd": _odd("unmapped", _DNS, (), DNSName("a.example"), DNSName("*.example")),
     "narrowed": _mapped("narrow", _OU, "a", _UNIT),
     "narrowed-odd": _odd("narrow", _OU, (("OU", "R&D"),)),
-    "added": Probe((Reading(_A_TAG, equals(_OU, "a")), Reading(_NO_TAG, lacks(_OU))), _UNIT, profile="added"),
     "san-name": _mapped("narrow", "x509SAN/Name/O", "a", (), _directory(("CN", "a"), ("O", "a"))),
 }
 _PROFILES = (
     WantedProfile("unmapped", then=(("delete_attribute_mapping", {"certificateField": "x509SAN"}),)),
     WantedProfile("narrow", then=(put_mapping("x509Subject", "CN"), put_mapping("x509SAN", "Name/CN"))),
-    WantedProfile("added", then=(put_mapping("x509Subject", "CN", "OU"),)),
 )
 ASKS: dict[str, Ask] = {
     **ProbeTable("tags", _TAGS).asks,

@@ -13,7 +13,7 @@ from trial_aws.plan import Ask, needing
 from trial_aws.probes import LET_IN, TAG_KEY, Condition, Probe, ProbeTable, Reading, in_words
 from trial_aws.scene import AWSScene, RefusedInAdvanceError
 from trial_aws.sessions import AskedSession
-from trial_aws.wanted import ACTIONS, OPEN, SERVICE, WantedRole, statement, trusting
+from trial_aws.wanted import ACTIONS, OPEN, WantedRole, statement, trusting
 
 _ASSUME, _TAG, _SET = ACTIONS
 _OU = f"{TAG_KEY}x509Subject/OU"
@@ -36,14 +36,12 @@ _SHARED = {
     "action-no-tag": _shared(statement(None, (_ASSUME, _SET))),
     "action-no-set": _shared(statement(None, (_ASSUME, _TAG))),
     "action-star": _shared(statement(None, ("sts:*",))),
-    "action-case": _shared(statement(None, ("STS:assumerole", "sts:tagsession", "sts:setsourceidentity"))),
     "source-identity-at-once": _shared(
         statement({"StringEquals": {"sts:SourceIdentity": "CN=trust-source-identity-at-once"}})
     ),
     "arn-star": _shared(statement({"ArnLike": {"aws:SourceArn": "*"}})),
     "principal-other-service": _principal({"Service": "sts.amazonaws.com"}),
     "principal-everyone": _principal({"AWS": "*"}),
-    "principal-both": _principal({"AWS": "<<account>>", "Service": SERVICE}),
 }
 
 
