@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from trial_aws.asking import ACCEPTED, Ask, of_leaf, of_root, outcome
-from trial_aws.authority import LEAF, OF_CA, CertificateShape, TrialCA, TrialIssuer, usage
+from trial_aws.authority import LEAF, OF_CA, CertificateShape, TrialCA, TrialIssuer
 from trial_aws.calls import CallAnswer
 from trial_aws.plan import Needing, needing
 from trial_aws.scene import AWSScene
@@ -34,16 +34,10 @@ def _list(ca: TrialCA) -> bytes:
     return ca.revocation_list([_REVOKED, _REVOKED_CA], ca.root)
 
 
-def _no_signer(ca: TrialCA) -> TrialIssuer:
-    extensions = (OF_CA[0], usage("key_cert_sign"))
-    return ca.issuer("no-crl-sign", CertificateShape((("CN", "CA without cRLSign"),), extensions=extensions))
-
-
 REVOKING = WantedAnchor("revoking", lambda ca: [ca.root.certificate, _beside(ca).certificate])
 STALE = WantedAnchor("stale")
 LIST = WantedCrl("revoking", "revoking", _list)
 STALE_LIST = WantedCrl("stale", "stale", lambda ca: ca.revocation_list([_REVOKED], ca.root, end=-_HOUR))
-NO_SIGNER = WantedAnchor("no-crl-sign", lambda ca: [_no_signer(ca).certificate])
 
 
 def _current(ask: Ask) -> Needing:
@@ -80,11 +74,11 @@ def _imported(scene: AWSScene, name: str, data: bytes, anchor: str, *, enabled: 
     return scene.calls.call("rolesanywhere", "import_crl", **given, enabled=enabled)
 
 
-def _import(name: str, data: Callable[[TrialCA], bytes], anchor: str = "main") -> Ask:
+def _import(name: str, data: Callable[[TrialCA], bytes]) -> Ask:
     """Return what imports a list, and answers whether it was refused. `data` makes it. It is deleted at once."""
 
     def ask(scene: AWSScene) -> str:
-        made = _imported(scene, name, data(scene.ca), anchor)
+        made = _imported(scene, name, data(scene.ca), "main")
         if not made.code:
             scene.calls.call("rolesanywhere", "delete_crl", crlId=made.response["crl"]["crlId"])
         return made.code or ACCEPTED
@@ -111,9 +105,6 @@ ASKS: Mapping[str, Ask] = {
     "revocation.disabled-list": _current(_switched),
     "revocation.running": _current(_running),
     "revocation.by-intermediate": _import("by-intermediate", lambda ca: ca.revocation_list([1])),
-    "revocation.no-crl-sign": needing(
-        _import("no-crl-sign", lambda ca: ca.revocation_list([1], _no_signer(ca)), "no-crl-sign"), NO_SIGNER
-    ),
     "revocation.too-large": _import("too-large", lambda ca: ca.revocation_list(range(2**156, 2**156 + 7000), ca.root)),
     "revocation.third": _expired(_third),
 }
