@@ -195,6 +195,31 @@ def test_each_operator_decides_as_documented_and_both_ways(operator: str) -> Non
 
 
 @pytest.mark.parametrize(
+    ("version", "operator", "wanted", "allowed"),
+    [
+        ("2012-10-17", "StringEquals", "${aws:PrincipalTag/x509Issuer/CN}", False),  # Its value "a.c" is no pattern.
+        (None, "StringNotEquals", "${aws:PrincipalTag/x509Subject/OU}", True),
+        ("2012-10-17", "StringNotEquals", "${aws:PrincipalTag/x509Subject/OU}", False),
+        ("2012-10-17", "StringLike", "*a*b*c*", True),
+        ("2012-10-17", "StringLike", "*ab*c*b*", False),
+    ],
+)
+def test_cases_that_chance_seldom_meets(version: str | None, operator: str, wanted: str, allowed: bool) -> None:
+    tags = {"x509Subject/OU": "abc", "x509Issuer/CN": "a.c"}
+    condition = {operator: {"aws:PrincipalTag/x509Subject/OU": wanted}}
+    statement = {"Effect": "Allow", "Principal": "*", "Action": "sts:*", "Condition": condition}
+    policy = {**({"Version": version} if version else {}), "Statement": statement}
+    assert set(decisions(policy, iam.Request(ANCHORS[0], tags, "1f", "ID=1f", NOW)).values()) == {(allowed, allowed)}
+
+
+def test_asterisk_takes_no_more_than_the_rest_needs() -> None:
+    condition = {"StringLike": {"aws:PrincipalTag/x509Subject/OU": "a*b*c*d"}}
+    policy = {"Statement": {"Effect": "Allow", "Principal": "*", "Action": "sts:*", "Condition": condition}}
+    request = iam.Request(ANCHORS[0], {"x509Subject/OU": "abcbd"}, "1f", "ID=1f", NOW)
+    assert set(decisions(policy, request).values()) == {(True, True)}
+
+
+@pytest.mark.parametrize(
     ("changed", "allowed"),
     [
         ({"NotAction": "sts:TagSession", "Principal": "*"}, True),
