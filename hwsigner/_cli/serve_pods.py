@@ -38,7 +38,7 @@ from hwsigner.errors import ConfigError, HwsignerError, HwsignerWarning, UsageEr
 if TYPE_CHECKING:
     from hwsigner._aws.credentials import Credentials
     from hwsigner._monitoring.log import Log
-    from hwsigner._serving.pods.identity import PodIdentity
+    from hwsigner._serving.pods.token import PodIdentity
 
 _PORT = 80
 _IPV4, _IPV6 = ADDRESSES

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
 from hwsigner._aws.credentials import Credentials
 from hwsigner._serving.admission import AUTHORIZATION
-from hwsigner._serving.credentials import CredentialResponses, Give
 from hwsigner._serving.peer import Peer
-from hwsigner._serving.pods.identity import PodIdentity
 from hwsigner._serving.pods.sessions import PodRules, Sessions
+from hwsigner._serving.pods.token import PodIdentity
 from hwsigner._serving.responses import Headers, HTTPRefusal, HTTPResponse
 
 PATH = "/v1/credentials"
@@ -26,20 +24,15 @@ GiveToPod = Callable[[PodIdentity, str, Credentials, tuple[str, int]], None]
 class PodEndpoint:
     """The endpoint. For one thread: that of the event loop.
 
-    For RECENT_SECONDS, requests with the same token get the responses that were found for the first, without another
-    check. Such a response costs about as much as one of `serve`'s container endpoint. `rules` returns the rules as they
-    are now. `file` is the policy's path, for the refusal of an account that it does not name. `give` is called for each
-    response with credentials.
+    `rules` returns the rules as they are now. `file` is the policy's path, for the refusal of an account that it does
+    not name. `give` is called for each response with credentials.
     """
-
-    RECENT_SECONDS = 0.1
 
     def __init__(self, rules: Callable[[], PodRules], *, file: str, give: GiveToPod | None = None) -> None:
         self._rules = rules
         self._file = file
         self._give = give
-        self._recent: dict[bytes, tuple[CredentialResponses, Give | None]] = {}  # By token.
-        self._sessions = Sessions(rules, on_close=self._recent.clear)
+        self._sessions = Sessions(rules)
 
     def respond(self, headers: Headers, peer: Peer) -> HTTPResponse | Awaitable[HTTPResponse]:
         """Return the response for a request, or what waits for it.
@@ -47,22 +40,15 @@ class PodEndpoint:
         A refusal comes now or when awaited: as `Verification.check`, 403 for an account that the policy does not name,
         503 without credentials.
         """
-        token = headers.get(AUTHORIZATION, b"")
-        if recent := self._recent.get(token):
-            return recent[0].respond(peer, recent[1])
-        found = self._rules().check(token, peer.client[0])
-        if not isinstance(found, PodIdentity):
-            return self._wait(found, token, peer)
-        responses, give = self._recent[token] = self._find(found)
-        return responses.respond(peer, give)
+        found = self._rules().check(headers.get(AUTHORIZATION, b""), peer.client[0])
+        return self._response(found, peer) if isinstance(found, PodIdentity) else self._wait(found, peer)
 
-    async def _wait(self, found: Awaitable[PodIdentity], token: bytes, peer: Peer) -> HTTPResponse:
-        responses, give = self._recent[token] = self._find(await found)
-        response = responses.respond(peer, give)
+    async def _wait(self, found: Awaitable[PodIdentity], peer: Peer) -> HTTPResponse:
+        response = self._response(await found, peer)
         return response if isinstance(response, HTTPResponse) else await response
 
-    def _find(self, pod: PodIdentity) -> tuple[CredentialResponses, Give | None]:
-        """Return the responses for a Pod by the rules as they are now, and what to call for each."""
+    def _response(self, pod: PodIdentity, peer: Peer) -> HTTPResponse | Awaitable[HTTPResponse]:
+        """Return the response for a Pod by the rules as they are now, or what waits for it."""
         rules = self._rules()
         found = rules.profile(pod.namespace, pod.service_account)
         if found is None:
@@ -71,9 +57,7 @@ class PodEndpoint:
             raise HTTPRefusal(HTTPStatus.FORBIDDEN, f"{problem}: {fix}")
         name, profile = found
         responses = self._sessions.responses(pod, profile, is_per_pod=rules.policy.session_per_pod)
-        if not self._recent:
-            asyncio.get_running_loop().call_later(self.RECENT_SECONDS, self._recent.clear)
         give = self._give
         if give is None:
-            return responses, None
-        return responses, lambda credentials, _, address: give(pod, name, credentials, address)
+            return responses.respond(peer)
+        return responses.respond(peer, lambda credentials, _, address: give(pod, name, credentials, address))

@@ -13,9 +13,8 @@ from http import HTTPStatus
 from typing import Any, NamedTuple, Protocol
 
 from hwsigner._serving.pods.cluster import Cluster, described
-from hwsigner._serving.pods.identity import PodIdentity
 from hwsigner._serving.pods.refusals import VerifierRefusal, invalid, unverifiable
-from hwsigner._serving.pods.token import PodToken, check_pod, shown
+from hwsigner._serving.pods.token import PodIdentity, PodToken, check_pod, shown
 from hwsigner._system.reloading import ReloadedFile, read_file
 from hwsigner.errors import ConfigError, HwsignerError, install_command
 

@@ -25,11 +25,11 @@ MAX_ADDRESSES = 1024
 
 
 class ClientShare:
-    """What a client may ask now. Reviews hold `turns`. `waiting` is how many of its requests wait."""
+    """What a client may ask now. Reviews hold `turns`. `requests` is how many of its requests wait."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.turns = asyncio.Semaphore(MAX_TURNS)
-        self.waiting = 0
+        self.requests = 0
         self._clock = clock
         self._left = BURST
         self._since = clock()
@@ -60,29 +60,29 @@ class ClientShares:
         self._shares: dict[str, ClientShare] = {}  # The one that asked last is last.
 
     @contextmanager
-    def waiting(self, address: str) -> Iterator[ClientShare]:
-        """Count a request that waits, and yield the share of its client.
+    def joined(self, address: str) -> Iterator[ClientShare]:
+        """Count a request while it waits, and yield the share of its client.
 
         If too many wait, this is a VerifierRefusal of status 429.
         """
         if self._waiting >= MAX_ALL_WAITING:
             raise _too_many("too many requests wait", 1.0)
         share = self._share(address)
-        if share.waiting >= MAX_WAITING:
+        if share.requests >= MAX_WAITING:
             raise _too_many("too many requests of this address wait", 1.0)
-        share.waiting += 1
+        share.requests += 1
         self._waiting += 1
         try:
             yield share
         finally:
-            share.waiting -= 1
+            share.requests -= 1
             self._waiting -= 1
 
     def _share(self, address: str) -> ClientShare:
         """Return the share of an address. If there are too many, the one that was used longest ago is forgotten."""
         share = self._shares.pop(address, None) or ClientShare(self._clock)
         if len(self._shares) >= MAX_ADDRESSES:
-            del self._shares[next(one for one, other in self._shares.items() if not other.waiting)]
+            del self._shares[next(one for one, other in self._shares.items() if not other.requests)]
         self._shares[address] = share
         return share
 

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable
 from http import HTTPStatus
 
 from hwsigner._serving.responses import HTTPRefusal
+
+# The same reason for the same address is logged once in this time. This many are remembered.
+LOG_SECONDS = 30.0
+MAX_KINDS = 1024
 
 
 class VerifierRefusal(HTTPRefusal):
@@ -45,3 +51,26 @@ def unverifiable(detail: str, seconds: float = 1.0) -> VerifierRefusal:
     """Return the refusal of a token that can't be verified now."""
     reason = "the token can't be verified now: see the log of hwsigner serve"
     return VerifierRefusal(HTTPStatus.SERVICE_UNAVAILABLE, reason, detail, seconds=seconds)
+
+
+class RefusalLog:
+    """The log of refusals' details: once in a while for each address and reason, or for all if no token is to blame."""
+
+    def __init__(self, log: Callable[[str], None]) -> None:
+        self._log = log
+        self._quiet_until: dict[tuple[str, str], float] = {}  # The oldest first.
+
+    def __len__(self) -> int:
+        return len(self._quiet_until)
+
+    def note(self, refusal: VerifierRefusal, account: str, address: str) -> None:
+        """Log the detail of a refusal, if it has one, of a token that says this account and came from this address."""
+        kind = (address, refusal.reason) if refusal.is_final else ("", refusal.detail)
+        now = time.monotonic()
+        if not refusal.detail or now < self._quiet_until.get(kind, 0.0):
+            return
+        self._quiet_until.pop(kind, None)
+        if len(self) >= MAX_KINDS:
+            del self._quiet_until[next(iter(self._quiet_until))]
+        self._quiet_until[kind] = now + LOG_SECONDS
+        self._log(f"warning: refused a token that says {account}, from {address}: {refusal.detail}")

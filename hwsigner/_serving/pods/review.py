@@ -8,9 +8,8 @@ from typing import Any
 
 from hwsigner._http.transport import Response
 from hwsigner._serving.pods.cluster import Cluster, described
-from hwsigner._serving.pods.identity import PodIdentity
 from hwsigner._serving.pods.refusals import VerifierRefusal, invalid, unverifiable
-from hwsigner._serving.pods.token import PodToken, account_of, check_pod, shown
+from hwsigner._serving.pods.token import PodIdentity, PodToken, account_of, check_pod, shown
 
 _PATH = "/apis/authentication.k8s.io/v1/tokenreviews"
 _EXTRA = "authentication.kubernetes.io/"

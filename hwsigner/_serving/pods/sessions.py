@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from hwsigner._serving.credentials import CredentialResponses, CredentialSource, Outcome, in_thread, pod_json
-from hwsigner._serving.pods.identity import PodIdentity
 from hwsigner._serving.pods.naming import session_name
 from hwsigner._serving.pods.policy import PodPolicy
+from hwsigner._serving.pods.token import PodIdentity
 
 # How many sessions of a key may wait for it or for AWS at once, each in a thread. The others queue: AWS allows an
 # account ten a second, and refuses more if all Pods ask at once, as after a restart.
@@ -81,8 +81,7 @@ class _Open:
 class Sessions:
     """The open sessions. For one thread: that of the event loop.
 
-    `rules` returns the rules as they are now. `on_close` is called when a session was closed, whose responses must not
-    be used any more.
+    `rules` returns the rules as they are now.
     """
 
     # Between two looks for sessions that nothing needs.
@@ -90,16 +89,9 @@ class Sessions:
     # An expired session is closed once it was not asked for in this time.
     IDLE_SECONDS = 60.0
 
-    def __init__(
-        self,
-        rules: Callable[[], PodRules],
-        clock: Callable[[], float] = time.monotonic,
-        *,
-        on_close: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, rules: Callable[[], PodRules], clock: Callable[[], float] = time.monotonic) -> None:
         self._rules = rules
         self._clock = clock
-        self._on_close = on_close
         self._open: dict[_Owner, _Open] = {}  # By when they were asked for, the longest ago first.
         self._queues: dict[object, asyncio.Semaphore] = {}  # By identity.
         self._is_looking = False
@@ -151,7 +143,6 @@ class Sessions:
 
     def _close(self, owner: _Owner) -> None:
         self._open.pop(owner).source.close()
-        self._on_close()
 
     def _look_later(self) -> None:
         asyncio.get_running_loop().call_later(self.LOOK_SECONDS, self._look)

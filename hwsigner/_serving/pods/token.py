@@ -1,4 +1,4 @@
-"""A service-account token before anything has verified it: its form, and what it claims."""
+"""A service-account token: the Pod that it says, its form, and what it claims before anything has verified it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import re
 from http import HTTPStatus
 from typing import Any, NamedTuple, Protocol
 
-from hwsigner._serving.pods.identity import PodIdentity
 from hwsigner._serving.pods.refusals import VerifierRefusal, invalid
 
 # One with the longest names has 2.8 KB.
@@ -21,6 +20,25 @@ _USERNAME = re.compile(
     r"system:serviceaccount:([a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?):([a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?)"
 )
 _SHOWN = 300
+
+
+class PodIdentity(NamedTuple):
+    """What a valid token says: the names and the UID are the API server's.
+
+    Another Pod may get the same name later, but not the UID. `expiration` is in seconds since 1970.
+    """
+
+    namespace: str
+    service_account: str
+    pod: str
+    pod_uid: str
+    node: str
+    expiration: float
+
+    @property
+    def account(self) -> str:
+        """The service account as in the policy: `namespace/serviceaccount`."""
+        return f"{self.namespace}/{self.service_account}"
 
 
 class PodToken(NamedTuple):

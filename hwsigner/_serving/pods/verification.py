@@ -11,11 +11,18 @@ from typing import Literal, NamedTuple, TypeVar
 
 from hwsigner._serving.credentials import in_thread
 from hwsigner._serving.pods.cluster import FOLDER, Cluster
-from hwsigner._serving.pods.identity import PodIdentity
 from hwsigner._serving.pods.limits import REFUSED_COST, ClientShare, ClientShares
-from hwsigner._serving.pods.refusals import VerifierRefusal, invalid, unverifiable
+from hwsigner._serving.pods.refusals import RefusalLog, VerifierRefusal, invalid, unverifiable
 from hwsigner._serving.pods.review import TokenReviewer
-from hwsigner._serving.pods.token import PodToken, TokenVerifier, check_audience, check_pod, read_token, shown
+from hwsigner._serving.pods.token import (
+    PodIdentity,
+    PodToken,
+    TokenVerifier,
+    check_audience,
+    check_pod,
+    read_token,
+    shown,
+)
 from hwsigner._serving.responses import HTTPRefusal
 from hwsigner.errors import HwsignerError, UsageError
 
@@ -27,9 +34,6 @@ MAX_BAD = 1024
 # Reviews at a time, and the longest time that one waits for its turn.
 MAX_REVIEWS = 8
 QUEUE_SECONDS = 5.0
-# The same reason for the same address is logged once in this time. The log remembers this many.
-LOG_SECONDS = 30.0
-MAX_KINDS = 1024
 
 _T = TypeVar("_T")
 
@@ -74,7 +78,7 @@ class Verification:
         self._folder = folder
         self._shares = ClientShares()
         self._turns = asyncio.Semaphore(MAX_REVIEWS)
-        self._logged: dict[tuple[str, str], float] = {}
+        self._refusals = RefusalLog(log)
         self._cluster: Cluster | None = None
         self._use(settings)
 
@@ -133,7 +137,7 @@ class Verification:
 
     async def _find_out(self, token: PodToken, digest: bytes, address: str) -> PodIdentity:
         """Return the Pod of a token after a review. Requests with the same token share one."""
-        with self._shares.waiting(address) as share:
+        with self._shares.joined(address) as share:
             review = self._reviews.get(digest)
             if review is None:
                 review = asyncio.ensure_future(self._review(token, digest, share))
@@ -142,7 +146,7 @@ class Verification:
             answer = await asyncio.shield(review)
         if isinstance(answer, PodIdentity):
             return answer
-        self._note(answer, token, address)
+        self._refusals.note(answer, token.identity.account, address)
         raise answer.again()
 
     async def _review(self, token: PodToken, digest: bytes, share: ClientShare) -> PodIdentity | VerifierRefusal:
@@ -163,19 +167,6 @@ class Verification:
         if isinstance(answer, VerifierRefusal) and answer.is_final:
             share.fine(REFUSED_COST - 1)
         return answer
-
-    def _note(self, refusal: VerifierRefusal, token: PodToken, address: str) -> None:
-        """Log a refusal's detail: for each address and reason, or once for all clients if no token is to blame."""
-        kind = (address, refusal.reason) if refusal.is_final else ("", refusal.detail)
-        now = time.monotonic()
-        if not refusal.detail or now < self._logged.get(kind, 0.0):
-            return
-        self._logged.pop(kind, None)
-        if len(self._logged) >= MAX_KINDS:
-            del self._logged[next(iter(self._logged))]
-        self._logged[kind] = now + LOG_SECONDS
-        whose = f"a token that says {token.identity.account}, from {address}"
-        self._log(f"warning: refused {whose}: {refusal.detail}")
 
     def _report(self, error: HwsignerError) -> None:
         self._log(f"warning: {error}; what was read before stays in use")

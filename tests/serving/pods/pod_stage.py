@@ -20,7 +20,7 @@ NODE = "node1"
 BELIEVING = """if True:
     import sys, time
     from hwsigner._refresh import shared_identity
-    from hwsigner._serving.pods.identity import PodIdentity
+    from hwsigner._serving.pods.token import PodIdentity
     from hwsigner._serving.pods.sessions import Sessions
     from hwsigner._serving.pods.verification import Verification
 

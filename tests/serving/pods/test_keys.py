@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 
 from examples import scaled
 from hwsigner._serving.pods.cluster import Cluster
-from hwsigner._serving.pods.identity import PodIdentity
 from hwsigner._serving.pods.keys import (
     MAX_AGE_SECONDS,
     PAUSE_SECONDS,
@@ -30,7 +29,7 @@ from hwsigner._serving.pods.keys import (
     read_keys,
 )
 from hwsigner._serving.pods.refusals import VerifierRefusal
-from hwsigner._serving.pods.token import read_token
+from hwsigner._serving.pods.token import PodIdentity, read_token
 from hwsigner.errors import ConfigError, HwsignerError
 from serving.pods.api_server import (
     EC_ISSUER,

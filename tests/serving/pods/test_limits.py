@@ -15,7 +15,7 @@ from serving.pods.verifying import Ticking
 
 @contextmanager
 def charged(shares: ClientShares, address: str) -> Iterator[None]:
-    with shares.waiting(address) as share:
+    with shares.joined(address) as share:
         share.charge()
         yield
 
@@ -66,11 +66,11 @@ def test_half_of_the_connections_are_left_for_known_tokens_when_all_reviews_hang
     shares = ClientShares(Ticking())
     with ExitStack() as waiting:
         for number in range(MAX_ALL_WAITING):
-            waiting.enter_context(shares.waiting(f"10.0.0.{number // MAX_WAITING}"))
-        with pytest.raises(VerifierRefusal) as error, shares.waiting("10.0.0.99"):
+            waiting.enter_context(shares.joined(f"10.0.0.{number // MAX_WAITING}"))
+        with pytest.raises(VerifierRefusal) as error, shares.joined("10.0.0.99"):
             pass
         assert (error.value.status, error.value.headers) == (429, {b"retry-after": b"1"})
-    with shares.waiting("10.0.0.99"):
+    with shares.joined("10.0.0.99"):
         pass
 
 
@@ -79,7 +79,7 @@ def test_new_address_finds_room_while_almost_all_others_wait() -> None:
     shares = ClientShares(Ticking())
     with ExitStack() as waiting:
         for number in range(MAX_ALL_WAITING - 1):
-            waiting.enter_context(shares.waiting(f"{number}"))
+            waiting.enter_context(shares.joined(f"{number}"))
         for number in range(3):
             with charged(shares, f"new {number}"):
                 pass

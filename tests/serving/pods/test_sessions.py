@@ -16,9 +16,9 @@ import pytest
 
 from hwsigner._aws.credentials import Credentials
 from hwsigner._serving.pods import sessions as module
-from hwsigner._serving.pods.identity import PodIdentity
 from hwsigner._serving.pods.policy import PodPolicy
 from hwsigner._serving.pods.sessions import PodRules, Sessions
+from hwsigner._serving.pods.token import PodIdentity
 from hwsigner._serving.pods.verification import VerificationSettings
 from hwsigner._serving.responses import HTTPResponse
 from serving.pods.verifying import PEER
@@ -85,11 +85,7 @@ class Table:
         self.profiles = {"web": FakeProfile(), "batch": FakeProfile()}
         self.accounts = {"a/*": "web"}
         self.per_pod = per_pod
-        self.closed = 0
-        self.sessions = Sessions(self.rules, lambda: self.now, on_close=self._count)
-
-    def _count(self) -> None:
-        self.closed += 1
+        self.sessions = Sessions(self.rules, lambda: self.now)
 
     def rules(self) -> PodRules:
         policy = PodPolicy(VerificationSettings(("hwsigner",), "node1"), self.accounts, self.per_pod)
@@ -148,7 +144,6 @@ def test_session_is_closed_once_it_has_expired_and_is_not_asked_for() -> None:
         table.now += 1
         table.sessions.close_unneeded()
         assert session.is_closed
-        assert table.closed == 1
         assert len(table.sessions) == 0
         await table.ask("web")
         assert len(table.profiles["web"].opened) == 2
@@ -187,7 +182,6 @@ def test_session_is_replaced_at_once_if_its_profile_has_changed() -> None:
         table.profiles = {"web": FakeProfile()}
         await table.ask("web")
         assert old.is_closed
-        assert table.closed == 1
         assert len(table.profiles["web"].opened) == len(table.sessions) == 1
 
     _run(test)

@@ -11,9 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from examples import scaled
-from hwsigner._serving.pods.identity import PodIdentity
 from hwsigner._serving.pods.refusals import VerifierRefusal
-from hwsigner._serving.pods.token import MAX_BYTES, PodToken, account_of, check_audience, check_pod, read_token
+from hwsigner._serving.pods.token import (
+    MAX_BYTES,
+    PodIdentity,
+    PodToken,
+    account_of,
+    check_audience,
+    check_pod,
+    read_token,
+)
 from hwsigner._serving.responses import HTTPRefusal
 from serving.pods.api_server import RSA_ISSUER, bound, claims, encode
 

@@ -12,15 +12,13 @@ from http import HTTPStatus
 import pytest
 
 from hwsigner._serving.pods import verification
-from hwsigner._serving.pods.identity import PodIdentity
 from hwsigner._serving.pods.limits import MAX_WAITING
-from hwsigner._serving.pods.refusals import VerifierRefusal, invalid, unverifiable
-from hwsigner._serving.pods.token import PodToken, read_token
+from hwsigner._serving.pods.refusals import MAX_KINDS, VerifierRefusal, invalid, unverifiable
+from hwsigner._serving.pods.token import PodIdentity, PodToken
 from hwsigner._serving.pods.verification import (
     CACHE_SECONDS,
     MAX_BAD,
     MAX_GOOD,
-    MAX_KINDS,
     MAX_REVIEWS,
     Answers,
 )
@@ -242,11 +240,10 @@ def test_log_has_one_line_for_each_kind_and_address_in_30_s(pods: Pods, verifier
 
 
 def test_log_remembers_a_bounded_number_of_addresses(pods: Pods, verifier: Verifier) -> None:
+    refusals = pods.verification._refusals
     for number in range(MAX_KINDS + 100):
-        pods.verification._note(
-            invalid("no", "no"), read_token(token(1).encode()), f"10.{number >> 8}.0.{number & 255}"
-        )
-    assert len(pods.verification._logged) == MAX_KINDS
+        refusals.note(invalid("no", "no"), "team-a/web", f"10.{number >> 8}.0.{number & 255}")
+    assert len(refusals) == MAX_KINDS
 
 
 def test_settings_that_change_forget_what_was_known(pods: Pods, api: ApiServer, verifier: Verifier) -> None:

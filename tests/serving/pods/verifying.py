@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from hwsigner._serving.peer import Peer
-from hwsigner._serving.pods.identity import PodIdentity
+from hwsigner._serving.pods.token import PodIdentity
 from hwsigner._serving.pods.verification import Verification, VerificationSettings
 from hwsigner._serving.responses import HTTPRefusal
 from serving.pods.api_server import ISSUER, ApiServer
