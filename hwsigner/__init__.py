@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     from hwsigner._identity.certificate import Certificate, Chain
     from hwsigner._identity.certificate_request import CertificateRequest, sign_certificate_request
     from hwsigner._pins import AskPin, FoundPin, PinRequest, PinSource
-    from hwsigner._refresh.background import BackgroundProvider, Status
-    from hwsigner._refresh.outcome import Failure
+    from hwsigner._refresh.background import BackgroundProvider
+    from hwsigner._refresh.outcome import Failure, Status
     from hwsigner._refresh.provider import Provider
     from hwsigner._uri import KeyURI
     from hwsigner.errors import HwsignerError, HwsignerWarning
@@ -99,8 +99,8 @@ _NAMES_BY_MODULE = {
     "key.management": "generate_key describe_key install_certificate delete_key KeyRequest KeyDescription KeyAlgorithm "
     "InstalledCertificate Confirm",
     "_pins": "PinSource PinRequest AskPin FoundPin",
-    "_refresh.background": "BackgroundProvider Status",
-    "_refresh.outcome": "Failure",
+    "_refresh.background": "BackgroundProvider",
+    "_refresh.outcome": "Failure Status",
     "_refresh.provider": "Provider",
     "_uri": "KeyURI",
 }

@@ -25,6 +25,7 @@ import hwsigner
 import hwsigner.boto3
 import hwsigner.botocore
 from agent.homes import Home, run_agent
+from hwsigner._refresh.attempts import Attempts
 from hwsigner._system.clocks import Clocks
 from hwsigner.emulator import Emulator, Fault
 from hwsigner.errors import ServiceError
@@ -53,7 +54,7 @@ def home(
     shared_emulator.clear_faults()
 
 
-def providers() -> list[hwsigner.Provider]:
+def providers() -> list[Attempts]:
     """Return the providers of this process."""
     made = [source.own_if_made() for source in hwsigner.botocore._sources.values()]
     return [provider for own in made if own for provider in own._providers.values()]

@@ -19,11 +19,9 @@ from hwsigner._aws.credentials import Credentials, Reply, read_agent_credentials
 from hwsigner._config import settings
 from hwsigner._config.profiles import Profile
 from hwsigner._pins import PinRequest
-from hwsigner._pins.sources import serve_place
-from hwsigner._refresh.background import BackgroundProvider
 from hwsigner._refresh.monitor import Monitor
-from hwsigner._refresh.outcome import Failure, Rendered, without_frames
-from hwsigner._refresh.provider import Provider
+from hwsigner._refresh.outcome import Failure, Rendered, profile_state, without_frames
+from hwsigner._refresh.refresher import Refresher
 from hwsigner._refresh.workers import WorkQueue
 from hwsigner._system.clocks import utc_now
 from hwsigner._system.users import find_gid, find_uid, peer_groups
@@ -127,7 +125,7 @@ class AgentProfile:
         self._shared = shared
         self._pins = UnlockedPins()
         self._queue = WorkQueue()
-        self._provider: BackgroundProvider | None = None
+        self._provider: Refresher | None = None
         self._state = _State.OPEN
         self.notice: str | None = None
         self._asks_to_unlock = False  # On the desktop.
@@ -160,7 +158,7 @@ class AgentProfile:
         provider = self._provider
         if provider is None or self._ending or self._state is not _State.OPEN:
             return None
-        rendered = provider._read(_FORMAT)
+        rendered = provider.read(_FORMAT)
         return rendered if rendered and rendered.reply else None
 
     def answer(self) -> Future[Answer]:
@@ -191,7 +189,7 @@ class AgentProfile:
 
     def close(self) -> Future[None]:
         """Lock for good. What is queued already is still done; later callers are told to retry."""
-        serve_place(self.name, None)
+        settings.serve_profile(self.name, None)
         self._mark.remove()  # Not once the key is closed: a key that hangs is not waited for.
         return self._end(_State.CLOSED)
 
@@ -200,14 +198,11 @@ class AgentProfile:
         status = self._provider.status() if self._provider else None
         pause = self._pause if self._mark.left > 0 else None
         failure = self._fault or (status.failure if status else self._unopened or pause)
+        state = profile_state(failure, is_live=status is not None and status.left > 0)
         if self._state is not _State.OPEN:
             state = str(self._state)
-        elif status and status.left > 0:
-            state = "ready"
-        elif isinstance(failure, PinError):
+        elif state == "failing" and isinstance(failure, PinError):
             state = "locked"
-        else:
-            state = "failing" if failure else "idle"
         return ProfileStatus(self.name, state, status.expiration if status else None, failure)
 
     def _end(self, state: _State) -> Future[None]:
@@ -220,7 +215,7 @@ class AgentProfile:
 
     def _answer(self) -> Answer:
         try:
-            rendered = self._open()._reply(_FORMAT)
+            rendered = self._open().reply(_FORMAT)
             return rendered if rendered.reply else self._too_large(rendered.credentials)
         except Exception as error:
             if isinstance(error, PinError) and self._state is _State.OPEN and not self._asks_to_unlock:
@@ -256,7 +251,7 @@ class AgentProfile:
             raise AgentError("the system's agent takes no sessions")
         credentials = read_agent_credentials(session, role_arn=self._settings.role_arn or "")
         provider = self._open()
-        if provider._adopt(credentials):
+        if provider.adopt(credentials):
             self._stop_asking()
             self._shared.monitor.took_over(self.name, credentials)
         elif provider.status().expiration is None:
@@ -279,11 +274,11 @@ class AgentProfile:
         self._pins.forget()
         try:
             if provider:
-                provider.close()
+                provider.stop()
         except Exception as error:
             self._shared.log(f"error: profile {self.name!r}: its key was not closed: {type(error).__name__}")
 
-    def _open(self) -> BackgroundProvider:
+    def _open(self) -> Refresher:
         """Return the provider, made if need be."""
         if self._state is _State.CLOSED:
             raise AgentError(f"profile {self.name!r} has changed", "Retry")
@@ -298,24 +293,24 @@ class AgentProfile:
             self._provider.start()
         return self._provider
 
-    def _make_provider(self) -> BackgroundProvider:
+    def _make_provider(self) -> Refresher:
         try:
             service = settings.service_for_daemon(self._settings, self._shared.environ)
             self._settings.prompts = lambda _: [self._pins.prompt]
-            provider = Provider._from_settings(self._settings, service, self._pins)
+            provider = Refresher.from_settings(self._settings, service, self._pins)
         except (HwsignerError, HwsignerWarning) as error:
             self._unopened = without_frames(error)
             raise
         self._unopened = None
         attended = self._settings.attended
-        return BackgroundProvider(
-            provider,
+        provider.configure(
             formats={_FORMAT: self._format},
             attended=attended,
             on_try=self._note,
             on_notice=None if attended is False else self._show_notice,
             guard=self._mark.used if settings.uses_library(self._settings) else None,
         )
+        return provider
 
     def _left_out(self) -> AgentError:
         """Return why the profile is left out for a while, which is logged."""

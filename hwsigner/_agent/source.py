@@ -10,12 +10,12 @@ from hwsigner._agent.client import find_credentials
 from hwsigner._agent.protocol import LOCKED
 from hwsigner._aws.credentials import Credentials, read_agent_credentials
 from hwsigner._pins import AskPin, PinRequest
-from hwsigner._refresh.outcome import Session
+from hwsigner._refresh.outcome import Session, profile_state
 from hwsigner._system.clocks import Clocks, utc_now
 from hwsigner.errors import AgentError, HwsignerError, HwsignerWarning, PinError
 
 if TYPE_CHECKING:
-    from hwsigner._refresh.background import BackgroundProvider
+    from hwsigner._refresh.refresher import Refresher
 
 # How old an answer of the agent may be when a client asks: `hwsigner agent lock` takes effect here within this time.
 ASK_SECONDS = 1.0
@@ -37,12 +37,12 @@ class LiveCredentials(Protocol):
 
 
 class OwnProvider(LiveCredentials, Protocol):
-    """A provider of this process, such as `Provider` or `BackgroundProvider`."""
+    """A provider of this process, such as `Attempts` or a `Refresher`."""
 
-    def _at_once(self) -> Credentials | None:
+    def at_once(self) -> Credentials | None:
         """Return live credentials without waiting; None if there are none."""
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
         """Forget the credentials and close the key. A later call opens it again."""
 
 
@@ -149,7 +149,7 @@ class AgentOrOwn(Generic[_Own]):
         return credentials
 
     def _own_at_once(self) -> Credentials | None:
-        return self.own()._at_once() if self._uses_own else None
+        return self.own().at_once() if self._uses_own else None
 
     def _note_refusal(self, error: AgentError) -> None:
         if str(error) != str(self._refusal):
@@ -158,7 +158,7 @@ class AgentOrOwn(Generic[_Own]):
     def _forget(self) -> None:
         self._session, self._uses_own = None, False
         if own := self.own_if_made():  # Its key may be open though it gave no credentials so far.
-            own._forget()
+            own.forget()
 
     def _ask(self) -> None:
         """Ask the agent, and keep its credentials if it has any."""
@@ -197,7 +197,7 @@ class ServedProfile:
         self,
         name: str,
         role_arn: str,
-        make: Callable[[], BackgroundProvider],
+        make: Callable[[], Refresher],
         *,
         asks_agent: bool = False,
         ask_pin: AskPin | None = None,
@@ -219,7 +219,7 @@ class ServedProfile:
     def close(self) -> None:
         """Close the provider, if it was made."""
         if own := self.credentials.own_if_made():
-            own.close()
+            own.stop()
 
     def state(self) -> tuple[str, datetime | None, str]:
         """Return the state, when the last credentials expire, and the cause of the last failure.
@@ -229,12 +229,12 @@ class ServedProfile:
         """
         own, failure, of_agent = self.credentials.own_if_made(), self.credentials.failure, self.credentials.of_agent
         expiration = of_agent.expiration if of_agent else own.status().expiration if own else None
-        cause = failure.cause if failure else ""
-        if expiration and expiration > utc_now():
-            return "ready", expiration, cause
-        return "failing" if cause else "idle" if expiration else "starting", expiration, cause
+        state = profile_state(failure, is_live=expiration is not None and expiration > utc_now())
+        if state == "idle" and expiration is None:
+            state = "starting"
+        return state, expiration, failure.cause if failure else ""
 
-    def _make_started(self) -> BackgroundProvider:
+    def _make_started(self) -> Refresher:
         made = self._make()
         if self._is_started:
             made.start()

@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING
 from hwsigner._cli.metrics import metrics_output
 from hwsigner._cli.monitoring import monitoring_values, open_log
 from hwsigner._cli.parser import Arguments
-from hwsigner._cli.pod_profiles import PodProfiles
 from hwsigner._cli.process import raise_descriptor_limit
 from hwsigner._cli.server_run import ServerRun
 from hwsigner._cli.serving_sockets import activated_sockets, base_url, server_tls
 from hwsigner._config.profiles import SYSTEM_FILE, user_file
 from hwsigner._monitoring.audit import open_audit
-from hwsigner._monitoring.metrics import Metrics
+from hwsigner._monitoring.metrics import Metrics, ProfileHealth
 from hwsigner._refresh.monitor import Monitor
 from hwsigner._serving.application import Application
 from hwsigner._serving.credentials import LOOK_SECONDS
 from hwsigner._serving.listener import hold_localhost, listen, names_of
 from hwsigner._serving.pods.endpoint import ADDRESSES, PATH, PodEndpoint
 from hwsigner._serving.pods.policy import is_name, read_pod_policy
+from hwsigner._serving.pods.profiles import PodProfiles
 from hwsigner._serving.pods.sessions import PodRules
 from hwsigner._serving.pods.verification import Verification
 from hwsigner._serving.server import HTTPServer
@@ -71,7 +71,7 @@ def run_pods(arguments: Arguments, others: set[str]) -> int:
     application = Application(names, log.refused)
     give = partial(_give, monitor) if monitor.wants_given else None
     application.add_handler(PATH, PodEndpoint(rules.now, file=arguments.pods, give=give).respond)
-    monitor.metrics = Metrics(__version__, profiles.health)
+    monitor.metrics = Metrics(__version__, lambda: [ProfileHealth(*one) for one in profiles.states()])
     with metrics_output(arguments, monitor.metrics, log):
         for one in sockets:
             log.note(f"serving the Pods of {node} on {base_url(one, arguments.host_name, tls)}{PATH}")

@@ -12,9 +12,9 @@ from hwsigner._config import settings
 
 if TYPE_CHECKING:
     from hwsigner._aws.credentials import Credentials
-    from hwsigner._refresh.background import BackgroundProvider
     from hwsigner._refresh.monitor import Monitor
     from hwsigner._refresh.outcome import Failure
+    from hwsigner._refresh.refresher import Refresher
     from hwsigner.errors import NoProfileError
 
 
@@ -55,9 +55,8 @@ def of_settings(
     role_arn = values.role_arn or ""
     shown = name or role_arn.rpartition("/")[2]
 
-    def make() -> BackgroundProvider:
-        from hwsigner._refresh.background import BackgroundProvider
-        from hwsigner._refresh.provider import Provider
+    def make() -> Refresher:
+        from hwsigner._refresh.refresher import Refresher
 
         if hidden:
             raise hidden
@@ -66,9 +65,8 @@ def of_settings(
             if monitor:
                 monitor.attempted(shown, outcome, made)
 
-        made = BackgroundProvider(
-            Provider._from_settings(values, settings.service_for_daemon(values)), attended=values.attended, on_try=note
-        )
+        made = Refresher.from_settings(values, settings.service_for_daemon(values))
+        made.configure(attended=values.attended, on_try=note)
         return made
 
     ask_pin = asker(values.pinentry)

@@ -10,7 +10,7 @@ import stat
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 
 from hwsigner._cli.monitoring import audit_of_sessions
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import hwsigner._cli.update
     from hwsigner._agent.source import LiveCredentials
     from hwsigner._aws.credentials import Credentials
-    from hwsigner._refresh.provider import Provider
+    from hwsigner._refresh.attempts import Attempts
 
     _: CommandModule = hwsigner._cli.update
 
@@ -58,13 +58,13 @@ def run(arguments: Arguments) -> int:
     path, audit = credentials_path(os.environ), audit_of_sessions()
     with ExitStack() as stack:
 
-        def make() -> Provider:
-            from hwsigner._refresh.provider import Provider
+        def make() -> Attempts:
+            from hwsigner._refresh.attempts import Attempts
 
             if arguments.hidden:
                 raise arguments.hidden
             found = settings.service_for_daemon(arguments.settings)
-            return stack.enter_context(Provider._from_settings(arguments.settings, found))
+            return stack.enter_context(closing(Attempts.from_settings(arguments.settings, found)))
 
         is_told = False
 

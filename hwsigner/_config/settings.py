@@ -177,12 +177,11 @@ def certificates_at(place: str | KeyURI, *, pipes: bool = True) -> list[Certific
     """
     from hwsigner._identity.certificate import load
     from hwsigner._system.files import check_no_pipe
-    from hwsigner.key import find_certificates
 
     uri = KeyURI.of(place)
     if not pipes and "path" in uri.path:
         check_no_pipe(uri.file, CertificateError)
-    return load(find_certificates(uri, PinSource().without_pin(), allow_modules=True))
+    return load(uri)
 
 
 def pin_source(values: Settings, uri: KeyURI, ask: AskPin | None = None) -> PinSource:
@@ -204,12 +203,15 @@ def pin_source(values: Settings, uri: KeyURI, ask: AskPin | None = None) -> PinS
     )
 
 
-def serve_profile(name: str, values: Settings) -> None:
-    """Record that this process serves a profile.
+def serve_profile(name: str, values: Settings | None) -> None:
+    """Record that this process serves a profile; None: no longer.
 
     A PIN that names no token is used only if all these profiles use one token or file. Invalid values are reported when
     the key is opened.
     """
+    if values is None:
+        serve_place(name, None)
+        return
     try:
         uri = KeyURI.parse(values.private_key or values.certificate or "pkcs11:")
     except HwsignerError:

@@ -17,6 +17,8 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from hwsigner._pins import PinSource
+from hwsigner._uri import KeyURI
 from hwsigner.errors import CertificateError, CertificateWarning
 from hwsigner.key import (
     ECDSA,
@@ -27,6 +29,7 @@ from hwsigner.key import (
     Algorithm,
     FoundCertificate,
     HashName,
+    find_certificates,
     is_rsa_exponent,
 )
 from hwsigner.key.public_key import HASHES, MLDSA_KEYS, verify
@@ -152,8 +155,13 @@ class Chain(NamedTuple):
         return ",".join(map(_base64, self.intermediates))
 
 
-def load(found: Sequence[FoundCertificate]) -> list[Certificate]:
-    """Parse what a backend found. A certificate that can't be read is a warning, and an error if there is no other."""
+def load(found: Sequence[FoundCertificate] | KeyURI) -> list[Certificate]:
+    """Parse what a backend found, or finds now at a place that the user names, without sending a PIN.
+
+    A certificate that can't be read is a warning, and an error if there is no other.
+    """
+    if isinstance(found, KeyURI):
+        found = find_certificates(found, PinSource().without_pin(), allow_modules=True)
     certificates, errors = load_readable(found)
     if errors and not certificates:
         raise errors[0]

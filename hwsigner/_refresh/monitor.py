@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hwsigner._monitoring.audit import Audit
     from hwsigner._monitoring.log import Log
     from hwsigner._monitoring.metrics import Metrics
-    from hwsigner._refresh.background import BackgroundProvider
+    from hwsigner._refresh.refresher import Refresher
 
 
 class Monitor:
@@ -36,7 +36,7 @@ class Monitor:
         return self._audit is not None or self._log.has_debug
 
     def attempted(
-        self, profile: str, outcome: Credentials | Failure, provider: BackgroundProvider, *, account: str = ""
+        self, profile: str, outcome: Credentials | Failure, provider: Refresher, *, account: str = ""
     ) -> None:
         """Count and log a provider's attempt to create a session, and log its notices.
 
@@ -116,7 +116,7 @@ def _shown(profile: str, account: str) -> str:
     return f"profile {profile!r}, account {account}" if account else f"profile {profile!r}"
 
 
-def _count(metrics: Metrics, profile: str, outcome: Credentials | Failure, provider: BackgroundProvider) -> None:
+def _count(metrics: Metrics, profile: str, outcome: Credentials | Failure, provider: Refresher) -> None:
     if provider.request_seconds is not None:
         metrics.took(provider.request_seconds)
     if isinstance(outcome, Failure):

@@ -1,12 +1,14 @@
-"""What comes of an attempt to create a session: the session, or a failure."""
+"""What comes of an attempt to create a session: the session, or a failure; and the state that it leaves."""
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import NamedTuple
 
 from hwsigner._aws.credentials import Credentials, Reply
 from hwsigner._refresh.schedule import SESSION_TIMING, Lifetime
@@ -57,6 +59,14 @@ class Rendered:
 
 
 @dataclass(frozen=True)
+class RenderedSession:
+    """A session and its replies."""
+
+    session: Session
+    replies: Mapping[str, Rendered]
+
+
+@dataclass(frozen=True)
 class Failure:
     """A failed attempt."""
 
@@ -86,6 +96,33 @@ class Failure:
     def to_raise(self) -> HwsignerError | HwsignerWarning:
         """Return the error as a new exception: an exception that is raised twice collects tracebacks."""
         return without_frames(self.error)
+
+
+class Status(NamedTuple):
+    """The state of a background provider. Nothing in it is secret.
+
+    Attributes:
+        expiration: when the last credentials expire or expired; None without any.
+        left: the seconds that they have left, 0 for none.
+        until_refresh: the seconds until they are refreshed in the background; infinity for never.
+        failure: the error of the last attempt, or None.
+        needs_person: whether they are refreshed only when a caller asks, as the key needs a person.
+        is_wanted: whether a caller asked for them.
+    """
+
+    expiration: datetime | None
+    left: float
+    until_refresh: float
+    failure: HwsignerError | HwsignerWarning | None
+    needs_person: bool
+    is_wanted: bool
+
+
+def profile_state(failure: HwsignerError | HwsignerWarning | None, *, is_live: bool) -> str:
+    """Return a profile's state: `ready` with live credentials, `failing` after a failure, else `idle`."""
+    if is_live:
+        return "ready"
+    return "failing" if failure else "idle"
 
 
 def without_frames(error: Exception) -> HwsignerError | HwsignerWarning:

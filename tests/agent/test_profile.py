@@ -209,13 +209,13 @@ class TestLocked:
         running.get()
         background = profile_of(running)._provider
         assert background
-        close = background.close
+        close = background.stop
 
         def fail() -> None:
             close()
             raise OSError("gone")
 
-        monkeypatch.setattr(background, "close", fail)
+        monkeypatch.setattr(background, "stop", fail)
         assert running.ask(b"1 lock\n").endswith(b"locked: web")
         assert running.log[1:] == ["error: profile 'web': its key was not closed: OSError"]
         assert running.ask(b"1 unlock web\n").count(b"1 ok ") == 1

@@ -20,7 +20,7 @@ NOW = datetime.now(UTC)
 
 
 class Made:
-    """A fake BackgroundProvider that records its calls."""
+    """A fake Refresher that records its calls."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -30,16 +30,16 @@ class Made:
     def start(self) -> None:
         self.calls.append("start")
 
-    def close(self) -> None:
-        self.calls.append("close")
+    def stop(self) -> None:
+        self.calls.append("stop")
 
     def status(self) -> Any:
         return self
 
-    def _at_once(self) -> Credentials | None:
+    def at_once(self) -> Credentials | None:
         return None
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
         self.calls.append("forget")
 
     def __call__(self) -> Credentials:
@@ -68,7 +68,7 @@ def test_provider_is_made_once_when_credentials_are_first_asked_for(served: Serv
     assert (made.calls, served.credentials.own_if_made()) == ([], None)
     assert {served.credentials().access_key_id for _ in range(3)} == {"ASIAOWN"}
     served.close()
-    assert made.calls == ["close"]
+    assert made.calls == ["stop"]
     assert served.role == "web"
 
 

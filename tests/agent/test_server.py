@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 
 import certs
 from agent.homes import PASSPHRASE, Home, Running, read_all, read_end, read_exactly, run_agent
-from hwsigner._agent import listener, profile, protocol, server
+from hwsigner._agent import listener, protocol, server
 from hwsigner._config import profiles as config
-from hwsigner._refresh.background import BackgroundProvider
+from hwsigner._refresh.refresher import Refresher
 from hwsigner.emulator import Fault
 
 Patch = pytest.MonkeyPatch
@@ -570,11 +570,13 @@ class TestConfiguration:
     ) -> None:
         told: list[bool | None] = []
 
-        def make(*arguments: Any, attended: bool | None, **options: Any) -> BackgroundProvider:
-            told.append(attended)
-            return BackgroundProvider(*arguments, attended=attended, **options)
+        configure = Refresher.configure
 
-        monkeypatch.setattr(profile, "BackgroundProvider", make)
+        def note(refresher: Refresher, *, attended: bool | None, **options: Any) -> None:
+            told.append(attended)
+            configure(refresher, attended=attended, **options)
+
+        monkeypatch.setattr(Refresher, "configure", note)
         home.write_profiles(web={} if value is None else {"attended": value})
         with run_agent(home) as running:
             assert credentials(running.get())

@@ -29,10 +29,10 @@ class Own:
     failure: HwsignerError | None = None
     is_forgotten = False
 
-    def _at_once(self) -> Credentials | None:
+    def at_once(self) -> Credentials | None:
         return self.ready
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
         self.ready, self.is_forgotten = None, True
 
     def __call__(self) -> Credentials:
@@ -197,7 +197,7 @@ def test_agent_is_asked_first_when_16_minutes_are_left(agent: Agent) -> None:
 
 def test_provider_creates_no_session_when_a_client_asks_while_the_agent_is_asked_first(agent: Agent) -> None:
     class Unused(Own):
-        def _at_once(self) -> Credentials | None:
+        def at_once(self) -> Credentials | None:
             pytest.fail("reading makes it create a session in the background")
 
     source = agent.source(Unused())

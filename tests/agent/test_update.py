@@ -13,7 +13,7 @@ import pytest
 from agent.homes import Home, run_agent
 from hwsigner._agent.source import AgentOrOwn
 from hwsigner._aws.credentials import Credentials
-from hwsigner._refresh.provider import Provider
+from hwsigner._refresh.attempts import Attempts
 from hwsigner.errors import AgentError, ServiceError
 
 
@@ -68,7 +68,7 @@ def test_agent_s_refusal_is_reported(home: Home) -> None:
     assert home.emulator.requests == []
 
 
-class Silent(Provider):
+class Silent(Attempts):
     """A provider that would fail if it were asked."""
 
     def __init__(self) -> None:

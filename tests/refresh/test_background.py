@@ -28,11 +28,12 @@ from emulators import InProcessSoftHSM
 from hwsigner._aws.create_session import SessionRequest, find_service
 from hwsigner._aws.credentials import Credentials
 from hwsigner._identity import Identity, IdentitySource
-from hwsigner._refresh import background as module
 from hwsigner._refresh import reopening
-from hwsigner._refresh.background import LOOK_SECONDS, BackgroundProvider
+from hwsigner._refresh import timer as module
+from hwsigner._refresh.background import BackgroundProvider
 from hwsigner._refresh.outcome import Failure
 from hwsigner._refresh.provider import Provider
+from hwsigner._refresh.timer import LOOK_SECONDS
 from hwsigner.emulator import Fault
 from hwsigner.errors import HwsignerError, KeyMismatchError, ServiceError, SigningKeyError, UsageError, WrongPinError
 from hwsigner.key import open_key
@@ -73,8 +74,8 @@ def made(stage: Stage, *, attended: bool | None = None, on_try: Any = None, **op
 def tend_until(background: BackgroundProvider, clock: FakeClock, end: float) -> None:
     """Do what the timer and its workers do, by a clock that the test advances."""
     while clock.elapsed < end:
-        clock.advance(min(background._refresh_if_due() + 0.001, end - clock.elapsed))
-    background._refresh_if_due()
+        clock.advance(min(background._refresher.refresh_ahead() + 0.001, end - clock.elapsed))
+    background._refresher.refresh_ahead()
 
 
 @pytest.fixture
@@ -87,7 +88,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
         monkeypatch.setattr(json, "dumps", refuse)
         monkeypatch.setattr(Identity, "sign", refuse)
-        monkeypatch.setattr("hwsigner._refresh.provider.create_session", refuse)
+        monkeypatch.setattr("hwsigner._refresh.attempts.create_session", refuse)
         monkeypatch.setattr(os, "stat", refuse)
 
     return forbid
@@ -96,7 +97,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 def settle() -> None:
     """Wait until the timer has seen what it was told before, and no worker is left."""
     with made_of_nothing() as last:
-        wait_until(lambda: last in module._timer._due and not module._timer._at_work)
+        wait_until(lambda: last._refresher in module._timer._due and not module._timer._at_work)
 
 
 def made_of_nothing() -> BackgroundProvider:
@@ -137,7 +138,7 @@ class TestReplies:
     def test_replies_are_read_without_a_lock(self, stage: Stage) -> None:
         background = made(stage)
         reply = background.reply("id")
-        with background._provider._lock:  # A read by another thread does not wait for it.
+        with background._refresher._lock:  # A read by another thread does not wait for it.
             assert in_threads(20, lambda: background.read("id")) == [reply] * 20
             assert in_threads(20, lambda: background.reply("id")) == [reply] * 20
 
@@ -210,7 +211,7 @@ class TestRefresh:
         assert stage.count == 1
         assert background.read("id")
         stage.clock.advance(LOOK_SECONDS)
-        background._refresh_if_due()
+        background._refresher.refresh_ahead()
         assert stage.count == 2
 
     def test_session_that_the_listener_takes_is_replaced(self, stage: Stage) -> None:
@@ -225,7 +226,9 @@ class TestRefresh:
         reply = background.reply("id")
         stage.clock.advance(HOUR - 100)
         waits = []
-        stage.emulator.on_record = lambda _: waits.append((background._refresh_if_due(), background.read("id")))
+        stage.emulator.on_record = lambda _: waits.append(
+            (background._refresher.refresh_ahead(), background.read("id"))
+        )
         assert background.reply("id") != reply
         assert waits == [(LOOK_SECONDS, reply)]
         assert stage.count == 2
@@ -293,8 +296,8 @@ class TestAttendedKeys:
         monkeypatch.setattr(Identity, "sign", untouched)
         tend_until(background, stage.clock, HOUR - 100)
         assert isinstance(background.failure, SigningKeyError)
-        assert background._provider._failure is not None
-        assert background._provider._failure.number == 1
+        assert background._refresher._failure is not None
+        assert background._refresher._failure.number == 1
         assert background.read("id") is None  # A caller may try.
 
     @pytest.mark.parametrize("attended", [True, False])
@@ -373,7 +376,7 @@ class TestFailures:
         stage.emulator.misbehave(Fault("fail", None))
         stage.clock.advance(HOUR - 500)
         for longest in (1, 2, 4, 8):
-            wait = background._refresh_if_due()
+            wait = background._refresher.refresh_ahead()
             assert longest / 2 <= wait <= longest
             stage.clock.advance(wait + 0.001)
         assert stage.count == 5
@@ -398,7 +401,7 @@ class TestFailures:
         stage.clock.advance(HOUR)
         stage.clock.paused = HOUR  # The virtual machine stood still, and so did the monotonic clock.
         background.read("id")
-        background._refresh_if_due()
+        background._refresher.refresh_ahead()
         assert stage.count == 3
         assert background.read("id") not in (reply, None)
 
@@ -502,11 +505,11 @@ class TestClocks:
     def test_session_is_replaced_after_a_suspension(self, stage: Stage) -> None:
         background = made(stage)
         reply = background.reply("id")
-        wait = background._refresh_if_due()
+        wait = background._refresher.refresh_ahead()
         assert wait == LOOK_SECONDS
         stage.clock.advance(8 * HOUR)
         assert background.read("id") is None
-        background._refresh_if_due()
+        background._refresher.refresh_ahead()
         assert background.read("id") not in (reply, None)
 
     def test_session_is_replaced_when_a_virtual_machine_stood_still(self, stage: Stage) -> None:
@@ -514,14 +517,14 @@ class TestClocks:
         reply = background.reply("id")
         stage.clock.advance(HOUR - 300)
         stage.clock.paused = HOUR - 300
-        background._refresh_if_due()
+        background._refresher.refresh_ahead()
         assert background.read("id") not in (reply, None)
 
     def test_wall_clock_that_is_set_and_set_right_keeps_the_last_reply(self, stage: Stage) -> None:
         background = made(stage)
         reply = background.reply("id")
         stage.clock.off = 2 * HOUR
-        background._refresh_if_due()
+        background._refresher.refresh_ahead()
         assert background.read("id") is None
         assert isinstance(background.failure, ServiceError)
         stage.clock.off = 0
@@ -542,7 +545,7 @@ class TestClocks:
     ) -> None:
         world = _World(duration)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("hwsigner._refresh.provider.create_session", world.create)
+            patch.setattr("hwsigner._refresh.attempts.create_session", world.create)
             patch.setattr(reopening.ReopeningIdentity, "get", lambda *_: None)
             for pause, event in steps:
                 world.happen(pause, event)
@@ -573,10 +576,10 @@ class _World:
         self.clock.off = {"ahead": 7200.0, "back": -7200.0, "right": 0.0}.get(event, self.clock.off)
         self.clock.advance(pause)
         before = len(self.tries)
-        wait = self.background._refresh_if_due()
+        wait = self.background._refresher.refresh_ahead()
         assert 0 < wait <= LOOK_SECONDS
         assert len(self.tries) <= before + 1
-        self.background._refresh_if_due()
+        self.background._refresher.refresh_ahead()
         assert len(self.tries) <= before + 1  # There must be a pause between two attempts.
         if event == "ask":
             self.ask()
@@ -607,7 +610,7 @@ class TestBackground:
             first = background.reply("id")
             tried.told.clear()
             stage.clock.advance(HOUR - MARGIN)
-            background._report_change()
+            background._refresher._report_change()
             assert tried.told.wait(20)
             assert background.read("id") not in (first, None)
         assert stage.count == 2
@@ -623,11 +626,11 @@ class TestBackground:
         with made(stage, on_try=on_try) as background:
             with pytest.raises(ServiceError):
                 background.reply("id")
-            background._report_change()  # The attempt told the timer before its pause was over.
+            background._refresher._report_change()  # The attempt told the timer before its pause was over.
             assert isinstance(outcomes.get(timeout=20), Failure)
             assert isinstance(outcomes.get(timeout=20), Failure)
             assert background.read("id") is None
-            background._report_change()
+            background._refresher._report_change()
             assert isinstance(outcomes.get(timeout=20), Credentials)
             assert background.read("id") is not None
         assert stage.count == 3
@@ -643,7 +646,7 @@ class TestBackground:
             reply = background.reply("id")
             stage.emulator.on_record = hold
             stage.clock.advance(HOUR - 100)
-            background._report_change()
+            background._refresher._report_change()
             try:
                 assert asked.wait(20)
                 assert in_threads(50, lambda: background.read("id")) == [reply] * 50
@@ -660,9 +663,9 @@ class TestBackground:
         background.close()
         background.close()
         stage.clock.advance(HOUR - 100)
-        background._report_change()
+        background._refresher._report_change()
         settle()
-        assert background not in module._timer._due
+        assert background._refresher not in module._timer._due
         assert stage.count == 1
         assert background.read("id") is None
         with pytest.raises(UsageError, match="closed"):
@@ -678,7 +681,7 @@ class TestBackground:
             background.reply("id")
         stage.clock.advance(HOUR - MARGIN)
         for background in backgrounds:
-            background._report_change()
+            background._refresher._report_change()
         for _ in range(40):
             assert isinstance(outcomes.get(timeout=20), Credentials)
         wait_until(lambda: set(threading.enumerate()) - before == {module._timer._thread})
@@ -696,11 +699,11 @@ class TestBackground:
             background.reply("id")
         tried.told.clear()
         for background in hanging:
-            monkeypatch.setattr(background._provider, "_refresh_ahead", lambda: release.wait(20))
+            monkeypatch.setattr(background._refresher, "_renew_ahead", lambda: release.wait(20))
         stage.clock.advance(HOUR - MARGIN)
         try:
             for background in (*hanging, other):
-                background._report_change()
+                background._refresher._report_change()
             assert tried.told.wait(15)
         finally:
             release.set()
@@ -709,17 +712,17 @@ class TestBackground:
 
     def test_change_during_a_refresh_is_seen(self, stage: Stage) -> None:
         """A caller wants the credentials after their worker has looked, and before it reports."""
-        background, timer, now = made(stage), module._Timer(), time.monotonic()
+        background, timer, now = made(stage), module.Timer(), time.monotonic()
         background.reply("id")
-        background._refresh_if_due()
-        timer._plan(background, None)
-        assert timer._due[background] > now + 100
-        timer._at_work[background] = False
+        background._refresher.refresh_ahead()
+        timer._plan(background._refresher, None)
+        assert timer._due[background._refresher] > now + 100
+        timer._at_work[background._refresher] = False
         stage.clock.advance(HOUR - MARGIN)
-        timer._plan(background, None)
-        assert timer._due[background] > now + 100
-        timer._plan(background, LOOK_SECONDS)
-        assert timer._due[background] < now + 20
+        timer._plan(background._refresher, None)
+        assert timer._due[background._refresher] > now + 100
+        timer._plan(background._refresher, LOOK_SECONDS)
+        assert timer._due[background._refresher] < now + 20
 
     def test_reply_that_came_during_close_is_not_given(self, stage: Stage) -> None:
         background = made(stage)
@@ -734,14 +737,14 @@ class TestBackground:
             replied = pool.submit(background.reply, "id")
             assert asked.wait(20)
             closed = pool.submit(background.close)
-            while not background._is_closed:
+            while not background._refresher.is_stopped:
                 time.sleep(0.001)
             answer.set()
             closed.result(20)
             with suppress(UsageError):
                 replied.result(20)
         assert background.read("id") is None
-        assert background._last is None
+        assert background._refresher._last is None
 
     def test_provider_can_have_only_one_background_provider(self, stage: Stage) -> None:
         background = made(stage)
@@ -757,10 +760,10 @@ class TestBackground:
         background.start()
         background.reply("id")
         stage.clock.advance(HOUR - MARGIN)
-        background._report_change()
-        wait_until(lambda: background._provider._is_closed and not background._provider._is_refreshing)
+        background._refresher._report_change()
+        wait_until(lambda: background._refresher._is_closed and not background._refresher._is_refreshing)
         assert background.read("id") is None
-        assert background._provider._session is None
+        assert background._refresher._session is None
 
     def test_signal_handler_can_close_the_provider_during_a_refresh(self, stage: Stage) -> None:
         background = made(stage)
@@ -790,7 +793,7 @@ class TestBackground:
             new = background.reply("id") != reply
             background.start()
             background.close()
-            return is_alone, new, background._last is None
+            return is_alone, new, background._refresher._last is None
 
         with made(stage, attended=True) as background:
             reply = background.reply("id")
@@ -803,7 +806,7 @@ class TestBackground:
         reply = background.reply("id")
         stage.emulator.misbehave(Fault("fail", None))
         stage.clock.advance(HOUR - 500)
-        background._refresh_if_due()
+        background._refresher.refresh_ahead()
         stage.clock.advance(2)
         assert background.read("id") is reply
         assert in_child(lambda: background.read("id")) == "None"
@@ -811,9 +814,9 @@ class TestBackground:
     def test_with_statement_starts_and_closes(self, stage: Stage) -> None:
         with made(stage) as background:
             settle()
-            assert background in module._timer._due
+            assert background._refresher in module._timer._due
         settle()
-        assert background not in module._timer._due
+        assert background._refresher not in module._timer._due
 
     def test_child_process_forked_during_a_refresh_gets_a_session(self, stage: Stage) -> None:
         asked, answer = threading.Event(), threading.Event()
@@ -826,7 +829,7 @@ class TestBackground:
             reply = background.reply("id")
             stage.emulator.on_record = hold
             stage.clock.advance(HOUR - 100)
-            background._report_change()
+            background._refresher._report_change()
             try:
                 assert asked.wait(20)
                 assert in_child(lambda: background.reply("id") != reply) == "True"
@@ -850,7 +853,7 @@ class TestStatus:
         background = made(stage)
         assert background.status() == (None, 0, math.inf, None, False, False)
         background.reply("id")
-        background._refresh_if_due()
+        background._refresher.refresh_ahead()
         status = background.status()
         assert status.expiration == background().expiration
         assert HOUR - 5 < status.left <= HOUR
@@ -862,7 +865,7 @@ class TestStatus:
     def test_repr_shows_no_secret(self, stage: Stage) -> None:
         background = made(stage)
         credentials = background()
-        for part in (background, background.status(), background._last):
+        for part in (background, background.status(), background._refresher._last):
             assert credentials.secret_access_key not in repr(part)
             assert credentials.session_token not in repr(part)
         assert stage.emulator.role_arn in repr(background)

@@ -111,7 +111,7 @@ def test_simulated_provider_makes_its_attempts_when_a_real_one_does(
             raise ServiceError("the service is down")
         return Credentials("AKIA", "secret", "token", clock.true() + timedelta(seconds=life), "role", "assumed")
 
-    monkeypatch.setattr("hwsigner._refresh.provider.create_session", create)
+    monkeypatch.setattr("hwsigner._refresh.attempts.create_session", create)
     monkeypatch.setattr(reopening.ReopeningIdentity, "get", lambda *_: None)
     request, service = SessionRequest("ta", "p", "r", life), find_service("us-east-1", environ={})
     provider = Provider(IdentitySource("x"), request, service, now=clock.now, monotonic=clock.monotonic)
@@ -130,7 +130,7 @@ def live(background: BackgroundProvider, clock: FakeClock, until: float) -> None
             background()
         else:
             background.read("id")
-        clock.advance(max(background._refresh_if_due(), 1e-6))
+        clock.advance(max(background._refresher.refresh_ahead(), 1e-6))
 
 
 def simulate(chance: float, life: float, down: tuple[float, float]) -> list[float]:

@@ -29,7 +29,7 @@ from hwsigner._cli import main
 from hwsigner._config import profiles as config
 from hwsigner._identity import IdentitySource, open_identity
 from hwsigner._pins import PinRequest
-from hwsigner._refresh import provider as module
+from hwsigner._refresh import attempts as module
 from hwsigner._refresh import reopening
 from hwsigner._refresh.provider import Provider
 from hwsigner._system.clocks import boot_time
@@ -237,7 +237,7 @@ class TestThreads:
     def test_interrupted_refresh_leaves_no_lock(self, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
         provider = stage.provider()
         with monkeypatch.context() as patch:
-            patch.setattr("hwsigner._refresh.provider.create_session", interrupted)
+            patch.setattr("hwsigner._refresh.attempts.create_session", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 provider()
         assert provider().expiration > stage.clock.true()
@@ -317,7 +317,7 @@ class TestRefreshOnRequest:
     def test_caller_that_waited_for_a_failed_refresh_tries_again(self, stage: Stage) -> None:
         provider = stage.provider()
         last = provider()
-        asked, lock = threading.Event(), provider._lock
+        asked, lock = threading.Event(), provider._refresher._lock
         waiting = Waiting(lock)
 
         def hold(_: object) -> None:
@@ -329,7 +329,7 @@ class TestRefreshOnRequest:
         with ThreadPoolExecutor(2) as pool:
             failed = pool.submit(provider.refresh)
             assert asked.wait(20)
-            provider._lock = waiting  # type: ignore[assignment]
+            provider._refresher._lock = waiting  # type: ignore[assignment]
             after = pool.submit(provider.refresh)
             with pytest.raises(ServiceError):
                 failed.result(20)
@@ -338,7 +338,7 @@ class TestRefreshOnRequest:
 
     def test_two_refreshes_at_once_are_one(self, stage: Stage) -> None:
         provider = stage.provider()
-        asked, lock = threading.Event(), provider._lock
+        asked, lock = threading.Event(), provider._refresher._lock
         waiting = Waiting(lock)
 
         def hold(_: object) -> None:
@@ -349,7 +349,7 @@ class TestRefreshOnRequest:
         with ThreadPoolExecutor(2) as pool:
             one = pool.submit(provider.refresh)
             assert asked.wait(20)
-            provider._lock = waiting  # type: ignore[assignment]
+            provider._refresher._lock = waiting  # type: ignore[assignment]
             other = pool.submit(provider.refresh)
             assert one.result(20) is other.result(20)
         assert stage.count == 1
@@ -542,7 +542,7 @@ class TestFailures:
             return Credentials("AKIA", "secret", "token", clock.true() + timedelta(hours=1), "role", "assumed")
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("hwsigner._refresh.provider.create_session", create)
+            patch.setattr("hwsigner._refresh.attempts.create_session", create)
             patch.setattr(reopening.ReopeningIdentity, "get", lambda *_: None)
             request, service = SessionRequest("ta", "p", "r"), find_service("us-east-1", environ={})
             provider = Provider(IdentitySource("x"), request, service, now=clock.now, monotonic=clock.monotonic)
@@ -662,7 +662,7 @@ class TestFailureIsKept:
             identity.sign(b"")
             raise AssertionError
 
-        monkeypatch.setattr("hwsigner._refresh.provider.create_session", create)
+        monkeypatch.setattr("hwsigner._refresh.attempts.create_session", create)
         provider = stage.provider()
         for _ in range(3):
             with pytest.raises(WrongPinError, match="wrong"):
@@ -817,7 +817,7 @@ def check_closed(provider: Provider, opened: list[Any]) -> None:
     assert len(opened) == 1
     with pytest.raises(SigningKeyError, match="closed"):
         opened[0].sign(b"")
-    assert provider._session is None
+    assert provider._refresher._session is None
     with pytest.raises(UsageError, match="closed"):
         provider()
 
@@ -906,10 +906,10 @@ class TestForks:
 
     def test_provider_that_is_dropped_is_forgotten(self, stage: Stage) -> None:
         provider = stage.provider()
-        assert provider in module._providers
-        before = len(module._providers)
+        assert provider._refresher in module._all
+        before = len(module._all)
         del provider
-        assert len(module._providers) == before - 1
+        assert len(module._all) == before - 1
 
 
 class TestFiles:

@@ -15,8 +15,9 @@ from hwsigner._aws.create_session import SessionRequest, find_service
 from hwsigner._identity import Identity, IdentitySource, open_identity
 from hwsigner._pins import PinRequest
 from hwsigner._refresh import reopening, shared_identity
-from hwsigner._refresh.provider import Provider
+from hwsigner._refresh.attempts import Attempts
 from hwsigner._refresh.shared_identity import SharedIdentity
+from hwsigner._system.clocks import Clocks
 from hwsigner.errors import CertificateError, HwsignerError, PinRequiredError, SigningKeyError, WrongPinError
 from stage import Stage, in_threads
 
@@ -38,15 +39,13 @@ def _shared(stage: Stage, source: Any = None) -> SharedIdentity:
     return SharedIdentity(source or IdentitySource(str(stage.leaf), str(stage.key)), stage.clock.monotonic)
 
 
-def _provider(stage: Stage, shared: SharedIdentity) -> Provider:
+def _provider(stage: Stage, shared: SharedIdentity) -> Attempts:
     """Return a provider of an account, whose clock the test advances."""
     emulator = stage.emulator
     request = SessionRequest(emulator.trust_anchor_arn, emulator.profile_arn, emulator.role_arn)
     service = find_service("us-east-1", endpoint=emulator.url, environ={})._replace(max_attempts=1)
     shared.join()
-    provider = Provider._sharing(shared, request, service)
-    provider._clocks = stage.provider()._clocks
-    return provider
+    return Attempts(shared, request, service, Clocks(stage.clock.now, stage.clock.monotonic, stage.clock.advance))
 
 
 def _now(stage: Stage) -> datetime:

@@ -41,10 +41,10 @@ _CLOCKED = """if True:
     clocks.Clocks.__init__.__defaults__ = clocks.utc_now, clocks.boot_time, time.sleep
 
     from hwsigner._cli import main, server_run  # These take their clocks as they are imported.
-    from hwsigner._refresh import background
+    from hwsigner._refresh import timer
     from hwsigner._serving import credentials
 
-    server_run._LOOK_SECONDS = background.LOOK_SECONDS = 0.05
+    server_run._LOOK_SECONDS = timer.LOOK_SECONDS = 0.05
     credentials.LOOK_SECONDS = 0
     sys.exit(main(sys.argv[3:]))
 """

@@ -42,9 +42,9 @@ CLOCKED = """if True:
     clocks.boot_time = lambda: boot_time() + float(ahead.read_text())
     clocks.Clocks.__init__.__defaults__ = clocks.utc_now, clocks.boot_time, time.sleep
 
-    from hwsigner._refresh import background
+    from hwsigner._refresh import timer
 
-    background.LOOK_SECONDS = 0.05
+    timer.LOOK_SECONDS = 0.05
 """
 RUN = """
     from hwsigner._cli import main

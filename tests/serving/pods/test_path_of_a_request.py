@@ -12,11 +12,11 @@ import pytest
 
 from frames import Frames, Recorder, described
 from hwsigner._cli import serve_pods
-from hwsigner._cli.pod_profiles import PodProfiles
 from hwsigner._monitoring.log import Log
 from hwsigner._refresh.monitor import Monitor
 from hwsigner._serving.credentials import LOOK_SECONDS
 from hwsigner._serving.pods.endpoint import PodEndpoint
+from hwsigner._serving.pods.profiles import PodProfiles
 from hwsigner._serving.pods.verification import Verification
 from serving.pods.api_server import RSA_ISSUER, ApiServer, bound
 from serving.pods.pod_stage import NODE, write_policy

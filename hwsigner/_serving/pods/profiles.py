@@ -12,12 +12,9 @@ from typing import TYPE_CHECKING
 from hwsigner._config import settings
 from hwsigner._config.flags import IDENTITY
 from hwsigner._config.profiles import profile, profiles
-from hwsigner._monitoring.metrics import ProfileHealth
-from hwsigner._pins.sources import serve_place
-from hwsigner._refresh.background import BackgroundProvider
 from hwsigner._refresh.monitor import Monitor
-from hwsigner._refresh.outcome import Failure
-from hwsigner._refresh.provider import Provider
+from hwsigner._refresh.outcome import Failure, profile_state
+from hwsigner._refresh.refresher import Refresher
 from hwsigner._refresh.reopening import ExpiryWatch
 from hwsigner._refresh.shared_identity import SharedIdentity
 from hwsigner._refresh.workers import start_work
@@ -59,14 +56,14 @@ class PodProfiles:
     def use(self, found: Mapping[str, PodProfile]) -> None:
         """Use these profiles from now on."""
         for name in self._used.keys() - found.keys():
-            serve_place(name, None)
+            settings.serve_profile(name, None)
         for name, one in found.items():
             settings.serve_profile(name, one.values)
         self._used = found
 
-    def health(self) -> list[ProfileHealth]:
-        """Return the state of each profile. It has the states of all its sessions."""
-        return [one.health() for one in self._used.values()]
+    def states(self) -> list[tuple[str, str, datetime | None, str]]:
+        """Return the name of each profile, and what its `state` returns."""
+        return [(name, *one.state()) for name, one in self._used.items()]
 
     def close(self) -> None:
         """Close all sessions and keys."""
@@ -96,15 +93,15 @@ class PodProfile:
 
     def open(self, name: str, account: str) -> PodSession:
         """Return a session of this role session name, for an account `namespace/serviceaccount`."""
-        provider = Provider._sharing(self.identity, self._request._replace(session_name=name), self._service)
+        made = Refresher(self.identity, self._request._replace(session_name=name), self._service)
 
         def note(outcome: Credentials | Failure) -> None:
             self._monitor.attempted(self._name, outcome, made, account=account)
             if not isinstance(outcome, Failure):
                 self._check_name(outcome.assumed_role_arn, name)
 
-        made = BackgroundProvider(provider, attended=self.values.attended, on_try=note)
-        made._expiry = self._expiry  # One warning is enough for all.
+        # One warning about the certificate is enough for all.
+        made.configure(attended=self.values.attended, on_try=note, expiry=self._expiry)
         self.identity.join()
         session = PodSession(made, self)
         self._sessions[session] = None
@@ -130,27 +127,28 @@ class PodProfile:
         for one in list(self._sessions):
             one.close_now()
 
-    def health(self) -> ProfileHealth:
-        """Return its state: `failing` if a session is, else `ready` if one is, else `idle`."""
-        states = [one.state() for one in list(self._sessions)]
-        expiration = max((end for end, _ in states if end), default=None)
-        is_live = [end is not None and end > utc_now() for end, _ in states]
-        causes = [cause for _, cause in states if cause]
-        is_failing = any(cause and not live for (_, cause), live in zip(states, is_live, strict=True))
-        state = "failing" if is_failing else "ready" if any(is_live) else "idle"
-        return ProfileHealth(self._name, state, expiration, causes[0] if causes else "")
+    def state(self) -> tuple[str, datetime | None, str]:
+        """Return the state, the last expiration and a cause of all its sessions.
+
+        The state is `failing` if a session is, else `ready` if one is, else `idle`.
+        """
+        found = [one.state() for one in list(self._sessions)]
+        expiration = max((end for _, end, _ in found if end), default=None)
+        states = {state for state, _, _ in found}
+        state = next((one for one in ("failing", "ready") if one in states), "idle")
+        return state, expiration, next((cause for _, _, cause in found if cause), "")
 
 
 class PodSession:
     """The credentials of one service account or Pod."""
 
-    def __init__(self, provider: BackgroundProvider, profile: PodProfile) -> None:
+    def __init__(self, provider: Refresher, profile: PodProfile) -> None:
         self._provider = provider
         self._profile = profile
 
     def at_once(self) -> Credentials | None:
         """Return live credentials, or None if a call may take long."""
-        return self._provider._at_once()
+        return self._provider.at_once()
 
     def __call__(self) -> Credentials:
         """Return live credentials; raises as a call of a provider does."""
@@ -163,10 +161,12 @@ class PodSession:
         """Whether there are no live credentials."""
         return self._provider.status().left <= 0
 
-    def state(self) -> tuple[datetime | None, str]:
-        """Return when the last credentials expire, and the cause of the last failure."""
-        failure = self._provider.failure
-        return self._provider.status().expiration, failure.cause if failure else ""
+    def state(self) -> tuple[str, datetime | None, str]:
+        """Return the state, when the last credentials expire, and the cause of the last failure."""
+        status = self._provider.status()
+        failure, end = status.failure, status.expiration
+        state = profile_state(failure, is_live=end is not None and end > utc_now())
+        return state, end, failure.cause if failure else ""
 
     def close(self) -> None:
         """Close it soon. A refresh in progress may take long."""
@@ -174,5 +174,5 @@ class PodSession:
 
     def close_now(self) -> None:
         """Close it, and wait for a refresh in progress."""
-        self._provider.close()
+        self._provider.stop()
         self._profile.forget(self)

@@ -6,7 +6,7 @@ import json
 import os
 
 from hwsigner._aws.credentials import Credentials
-from hwsigner._refresh.provider import Provider
+from hwsigner._refresh.attempts import Attempts
 from hwsigner.errors import ConfigError, HwsignerError, HwsignerWarning, NoProfileError
 
 
@@ -20,7 +20,7 @@ class CurrentProvider:
         self._name = name
         # By the profile's values. A dict's setdefault is atomic, and unlike a lock it can't be left locked in a child
         # process.
-        self._providers: dict[str, Provider] = {}
+        self._providers: dict[str, Attempts] = {}
 
     @property
     def failure(self) -> HwsignerError | HwsignerWarning | None:
@@ -31,14 +31,15 @@ class CurrentProvider:
         """Return live credentials; raises as `Provider.from_profile` and a call of a provider do."""
         return self._current()()
 
-    def _at_once(self) -> Credentials | None:
-        return next((provider._at_once() for provider in list(self._providers.values())), None)
+    def at_once(self) -> Credentials | None:
+        return next((provider.at_once() for provider in list(self._providers.values())), None)
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
         for provider in list(self._providers.values()):
-            provider._forget()
+            provider.forget()
 
-    def _current(self) -> Provider:
+    def _current(self) -> Attempts:
+        from hwsigner._config import settings
         from hwsigner._config.profiles import profile
 
         known = dict(self._providers)
@@ -50,7 +51,11 @@ class CurrentProvider:
             if not known:
                 raise
             return next(iter(known.values()))
-        found = known.pop(values, None) or self._providers.setdefault(values, Provider.from_profile(self._name))
+        found = known.pop(values, None)
+        if found is None:
+            read = settings.read_profile(self._name, os.environ)
+            made = Attempts.from_settings(read, settings.service(read, os.environ))
+            found = self._providers.setdefault(values, made)
         for old in known:
             if outdated := self._providers.pop(old, None):
                 outdated.close()
