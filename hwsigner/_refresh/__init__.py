@@ -1,13 +1,13 @@
 """Sessions that follow one another: each is created before the last one expires."""
 
 __all__ = [
+    "attempts",
     "background",
     "monitor",
     "outcome",
     "provider",
-    "reopening",
+    "refresher",
     "schedule",
-    "shared",
     "shared_identity",
     "workers",
 ]

@@ -17,8 +17,8 @@ from hwsigner._identity import IdentitySource
 from hwsigner._identity.certificate import Certificate
 from hwsigner._monitoring import logger
 from hwsigner._pins import AskPin
-from hwsigner._refresh.outcome import Failure, Session
-from hwsigner._refresh.reopening import ExpiryWatch, ReopeningIdentity
+from hwsigner._refresh.outcome import ExpiryWatch, Failure, Session
+from hwsigner._refresh.reopening import ReopeningIdentity
 from hwsigner._refresh.schedule import SESSION_TIMING, Lifetime
 from hwsigner._system.clocks import Clocks
 from hwsigner._system.notices import observed_by

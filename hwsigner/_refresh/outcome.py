@@ -1,4 +1,4 @@
-"""What comes of an attempt to create a session: the session, or a failure; and the state that it leaves."""
+"""What comes of an attempt to create a session: the session or a failure, the state that it leaves, and warnings."""
 
 from __future__ import annotations
 
@@ -7,13 +7,20 @@ import random
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from hwsigner._aws.credentials import Credentials, Reply
+from hwsigner._identity.certificate import Certificate
 from hwsigner._refresh.schedule import SESSION_TIMING, Lifetime
 from hwsigner._system.clocks import Clocks
 from hwsigner.errors import HwsignerError, HwsignerWarning, PinError, ServiceError
+
+# Of a certificate's life.
+_WARN_BELOW = 1 / 4
+_URGENT_BELOW = 1 / 10
+# Of what was left at the last notice: so notices become more frequent near the end.
+_REPEAT_AFTER = 1 / 10
 
 
 @dataclass(frozen=True)
@@ -134,3 +141,38 @@ def without_frames(error: Exception) -> HwsignerError | HwsignerWarning:
             copy.__dict__.update(error.__dict__)
             return copy
     return HwsignerError(f"getting credentials failed with {type(error).__name__}", "See where it was raised first")
+
+
+class ExpiryWatch:
+    """Gives a notice once a certificate has a quarter of its life left, and again and again until it is replaced.
+
+    `has_seen_session` says whether notices were given for a session already.
+    """
+
+    def __init__(self) -> None:
+        self.has_seen_session = False
+        self._serial = 0
+        self._quiet_until: datetime | None = None
+
+    def notice(self, leaf: Certificate, now: datetime) -> tuple[str, str] | None:
+        """Return the level and text of a line for the log, or None if it is too early for the first or the next one.
+
+        The level is `warning`, or `error` if less than a tenth of the certificate's life is left.
+        """
+        begin, end = leaf.x509.not_valid_before_utc, leaf.x509.not_valid_after_utc
+        life, left = end - begin, end - now
+        if left > life * _WARN_BELOW:
+            return None
+        if leaf.x509.serial_number == self._serial and self._quiet_until and now < self._quiet_until:
+            return None
+        self._serial, self._quiet_until = leaf.x509.serial_number, now + left * _REPEAT_AFTER
+        level = "error" if left <= life * _URGENT_BELOW else "warning"
+        return level, f"the certificate {leaf.subject} expires in {_words(left)}, on {end:%Y-%m-%dT%H:%MZ}. Renew it"
+
+
+def _words(left: timedelta) -> str:
+    minutes = max(0, int(left.total_seconds() // 60))
+    for name, length in (("day", 24 * 60), ("hour", 60)):
+        if minutes >= 2 * length:
+            return f"{minutes // length} {name}s"
+    return f"{minutes} minutes"

@@ -10,8 +10,8 @@ from hwsigner._aws.create_session import Service, SessionRequest
 from hwsigner._aws.credentials import Credentials, Reply
 from hwsigner._refresh import timer
 from hwsigner._refresh.attempts import Attempts
-from hwsigner._refresh.outcome import Failure, Rendered, RenderedSession, Session, Status
-from hwsigner._refresh.reopening import ExpiryWatch, ReopeningIdentity
+from hwsigner._refresh.outcome import ExpiryWatch, Failure, Rendered, RenderedSession, Session, Status
+from hwsigner._refresh.reopening import ReopeningIdentity
 from hwsigner._refresh.schedule import Lifetime, until_refresh
 from hwsigner._system.clocks import Clocks
 from hwsigner.errors import UsageError, suggestion

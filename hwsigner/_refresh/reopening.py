@@ -1,4 +1,4 @@
-"""An identity that is kept open, for a provider that signs from time to time; warnings that its certificate expires."""
+"""An identity that is kept open, for a provider that signs from time to time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from hwsigner._identity import Identity, IdentitySource, open_identity
 from hwsigner._identity.certificate import Certificate
@@ -16,11 +16,6 @@ from hwsigner.key import HashName
 
 # A key that works by itself is faster than this. A person who touches it or types a PIN is mostly slower.
 PERSON_SECONDS = 2.0
-# Of a certificate's life.
-_WARN_BELOW = 1 / 4
-_URGENT_BELOW = 1 / 10
-# Of what was left at the last notice: so notices become more frequent near the end.
-_REPEAT_AFTER = 1 / 10
 
 
 class ReopeningIdentity:
@@ -128,38 +123,3 @@ def _stamp(path: bytes) -> _Stamp:
     if not stat.S_ISREG(status.st_mode):
         return None
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-class ExpiryWatch:
-    """Gives a notice once a certificate has a quarter of its life left, and again and again until it is replaced.
-
-    `has_seen_session` says whether notices were given for a session already.
-    """
-
-    def __init__(self) -> None:
-        self.has_seen_session = False
-        self._serial = 0
-        self._quiet_until: datetime | None = None
-
-    def notice(self, leaf: Certificate, now: datetime) -> tuple[str, str] | None:
-        """Return the level and text of a line for the log, or None if it is too early for the first or the next one.
-
-        The level is `warning`, or `error` if less than a tenth of the certificate's life is left.
-        """
-        begin, end = leaf.x509.not_valid_before_utc, leaf.x509.not_valid_after_utc
-        life, left = end - begin, end - now
-        if left > life * _WARN_BELOW:
-            return None
-        if leaf.x509.serial_number == self._serial and self._quiet_until and now < self._quiet_until:
-            return None
-        self._serial, self._quiet_until = leaf.x509.serial_number, now + left * _REPEAT_AFTER
-        level = "error" if left <= life * _URGENT_BELOW else "warning"
-        return level, f"the certificate {leaf.subject} expires in {_words(left)}, on {end:%Y-%m-%dT%H:%MZ}. Renew it"
-
-
-def _words(left: timedelta) -> str:
-    minutes = max(0, int(left.total_seconds() // 60))
-    for name, length in (("day", 24 * 60), ("hour", 60)):
-        if minutes >= 2 * length:
-            return f"{minutes // length} {name}s"
-    return f"{minutes} minutes"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import certs
 from hwsigner._identity.certificate import Certificate, load
-from hwsigner._refresh.reopening import ExpiryWatch
+from hwsigner._refresh.outcome import ExpiryWatch
 from hwsigner.key import FoundCertificate
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)

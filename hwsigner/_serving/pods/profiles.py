@@ -13,9 +13,8 @@ from hwsigner._config import settings
 from hwsigner._config.flags import IDENTITY
 from hwsigner._config.profiles import profile, profiles
 from hwsigner._refresh.monitor import Monitor
-from hwsigner._refresh.outcome import Failure, profile_state
+from hwsigner._refresh.outcome import ExpiryWatch, Failure, profile_state
 from hwsigner._refresh.refresher import Refresher
-from hwsigner._refresh.reopening import ExpiryWatch
 from hwsigner._refresh.shared_identity import SharedIdentity
 from hwsigner._refresh.workers import start_work
 from hwsigner._system.clocks import utc_now
