@@ -127,7 +127,7 @@ def enroll(asked: Enrolment) -> Enrolled:
         there = None if made else installed_chain(target, request, datetime.now(UTC))
         chain = there or request_certificate(request, issuer, lambda: datetime.now(UTC), wait=values.timeout)
         is_named = there is not None and names_certificate(found, target.access, there)
-        installed = None if is_named else install(target, chain)
+        installed = None if is_named else install(target.access, chain, target.nv_index)
         agent = agent_value(found, asked.given, for_person=is_for_person(key, target.access.pins), system=asked.system)
         file = change_profile(name, {**with_certificate(kept, installed), **agent}, environ)
         if asked.system:

@@ -11,9 +11,9 @@ from hwsigner._identity import Identity
 from hwsigner._identity.certificate import Certificate, Chain, build_chain, leaves, preflight
 from hwsigner._uri import KeyURI
 from hwsigner.enrolment.profile import certificate_values, is_for_person
+from hwsigner.enrolment.steps import install
 from hwsigner.errors import AmbiguousCertificateError, CertificateWarning, KeyMismatchError
-from hwsigner.key import FoundCertificate
-from hwsigner.key.management import KeyAccess, install_certificate
+from hwsigner.key.management import KeyAccess
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,7 @@ def install_leaf(
     if key.public_key is None:  # The token hides it, so a signature shows whether they belong together.
         with Identity(access.open(), chain) as identity:
             identity.sign(b"hwsigner install-certificate")
-    found = [FoundCertificate(one.der, one.source) for one in chain.certificates]
-    installed = install_certificate(uri, found, access.pins, nv_index=nv_index, allow_modules=access.allow_modules)
+    installed = install(access, chain, nv_index)
     for_person = is_for_person(key, access.pins)
     if "pivSlot" in key.properties:  # A slot is written with the management key, which can't sign.
         uri = uri.without_pin()

@@ -144,7 +144,7 @@ def _renew(found: Profile, old: Certificate, new_key: str | None, prompts: Promp
         if not new_key:  # The old key may have to go before its certificate ends.
             _check_later(chain.leaf, old)
         untried = _try(values, key, chain, may_skip=ends_soon(old, datetime.now(UTC)))
-    installed = install(target, chain)
+    installed = install(target.access, chain, target.nv_index)
     if untried:
         problem = f"the new certificate is in use without a trial, as the old one ends: {untried.message}"
         warnings.warn(HwsignerWarning(problem, untried.hint), stacklevel=3)

@@ -115,10 +115,9 @@ def request_certificate(
     return chain
 
 
-def install(target: KeyToCertify, chain: Chain) -> management.InstalledCertificate:
-    """Put a chain beside the key. The old certificate stays until the new one is in."""
-    access = target.access
+def install(access: management.KeyAccess, chain: Chain, nv_index: str = "") -> management.InstalledCertificate:
+    """Put a chain beside its key. The old certificate stays until the new one is in."""
     found = [FoundCertificate(one.der, one.source) for one in chain.certificates]
     return management.install_certificate(
-        access.uri, found, access.pins, nv_index=target.nv_index, allow_modules=access.allow_modules
+        access.uri, found, access.pins, nv_index=nv_index, allow_modules=access.allow_modules
     )

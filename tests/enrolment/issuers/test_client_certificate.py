@@ -34,7 +34,7 @@ class Machine:
 
     def enroll(self, name: str, settings: IssuerSettings) -> str:
         """Get a certificate, install it, and return its path."""
-        return install(self.wanted, self.certify(name, settings)).certificate
+        return install(self.wanted.access, self.certify(name, settings)).certificate
 
     def certify(self, name: str, settings: IssuerSettings) -> Chain:
         issuer = open_issuer(name, replace(settings, key=self.wanted.access))
