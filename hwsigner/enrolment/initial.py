@@ -100,50 +100,62 @@ def enroll(asked: Enrolment) -> Enrolled:
     existing = profiles(environ).get(name)
     config = existing.file if existing else file_of_new(environ, system=asked.system)
     with profile_lock(name, config, system=asked.system):
-        found = profiles(environ).get(name)
-        if asked.system:
-            _check_system(found)
-        values = settings_of(found, asked.given)
-        region = _region(values)
-        if asked.command:
-            # What can't be written is an error before anything changes.
-            edit_config_file(name, asked.command, region=region, write=False)
-        kept = kept_values(asked.given)
-        if "issuer-command" in kept and "issuer" not in kept and values.issuer:
-            values.issuer = kept["issuer"] = "command"  # Not the issuer that the profile had.
-        target = key_to_certify(values, asked.new_key)
-        issuer = issuer_of(values, target.access)
-        require_place_for_certificate(target.access, target.nv_index)
-        if found is None:
-            add_profile(name, kept, environ, system=asked.system)  # If this run does not end, the next needs no flags.
-        elif "certificate" not in found.values:
-            change_profile(name, kept, environ)  # A profile in use changes at the end.
-        key, made = ensure_key(target)
-        if asked.system and "path" in target.access.uri.path:
-            share_file(target.access.uri.file)
-        _check_pin(target.access, key)
-        with target.access.open() as opened:
-            request = sign_request(target, opened)
-        there = None if made else installed_chain(target, request, datetime.now(UTC))
-        chain = there or request_certificate(request, issuer, lambda: datetime.now(UTC), wait=values.timeout)
-        is_named = there is not None and names_certificate(found, target.access, there)
-        installed = None if is_named else install(target.access, chain, target.nv_index)
-        agent = agent_value(found, asked.given, for_person=is_for_person(key, target.access.pins), system=asked.system)
-        file = change_profile(name, {**with_certificate(kept, installed), **agent}, environ)
-        if asked.system:
-            share(profiles(environ)[name].values)
-        return Enrolled(
-            key,
-            made,
-            chain.leaf,
-            there is None,
-            installed,
-            file,
-            edit_config_file(name, asked.command, region=region) if asked.command else None,
-            tuple(arn for arn in ARNS if arn not in {*(found.values if found else ()), *kept}),
-            set_pace(name, file, chain.leaf),
-            agent.get("agent") == "auto",
-        )
+        return _enroll(asked, profiles(environ).get(name))
+
+
+def _enroll(asked: Enrolment, found: Profile | None) -> Enrolled:
+    """Enrol a profile, as it is now that this process has its lock."""
+    name, environ = asked.name, os.environ
+    if asked.system:
+        _check_system(found)
+    given = _with_issuer(asked.given, found)
+    values, kept = settings_of(found, given), kept_values(given)
+    region = _region(values)
+    if asked.command:
+        # What can't be written is an error before anything changes.
+        edit_config_file(name, asked.command, region=region, write=False)
+    target = key_to_certify(values, asked.new_key)
+    access = target.access
+    issuer = issuer_of(values, access)
+    require_place_for_certificate(access, target.nv_index)
+    if found is None:
+        add_profile(name, kept, environ, system=asked.system)  # If this run does not end, the next needs no flags.
+    elif "certificate" not in found.values:
+        change_profile(name, kept, environ)  # A profile in use changes at the end.
+    key, made = ensure_key(target)
+    if asked.system and "path" in access.uri.path:
+        share_file(access.uri.file)
+    _check_pin(access, key)
+    with access.open() as opened:
+        request = sign_request(target, opened)
+    there = None if made else installed_chain(target, request, datetime.now(UTC))
+    chain = there or request_certificate(request, issuer, lambda: datetime.now(UTC), wait=values.timeout)
+    is_named = there is not None and names_certificate(found, access, there)
+    installed = None if is_named else install(access, chain, target.nv_index)
+    agent = agent_value(found, given, for_person=is_for_person(key, access.pins), system=asked.system)
+    file = change_profile(name, {**with_certificate(kept, installed), **agent}, environ)
+    if asked.system:
+        share(profiles(environ)[name].values)
+    return Enrolled(
+        key,
+        made,
+        chain.leaf,
+        there is None,
+        installed,
+        file,
+        edit_config_file(name, asked.command, region=region) if asked.command else None,
+        tuple(arn for arn in ARNS if arn not in {*(found.values if found else ()), *kept}),
+        set_pace(name, file, chain.leaf),
+        agent.get("agent") == "auto",
+    )
+
+
+def _with_issuer(given: Settings, found: Profile | None) -> Settings:
+    """Return the given settings; if they have only the issuer's command, it replaces the issuer of the profile."""
+    is_command = given.issuer_command is not None and given.issuer is None
+    if is_command and found and found.values.get("issuer"):
+        return Settings({**vars(given), "issuer": "command"})
+    return given
 
 
 def _check_system(found: Profile | None) -> None:
