@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from hwsigner.emulator.canonical import query_pairs
-from hwsigner.emulator.refusals import RefusalError
+from hwsigner.emulator.control.shapes import Items, Text, Whole, unsatisfied
+from hwsigner.emulator.refusals import RefusalError, invalid
 from hwsigner.emulator.wire import Request
 
 VERSION = "2010-05-08"
@@ -18,38 +19,30 @@ _MEMBER = re.compile(r"(Tags)\.member\.(\d{1,3})\.(Key|Value)|(TagKeys)\.member\
 _TAG_CHARACTER = r"(?:(?![\x00-\x1f\x7f-\x9f])[\w\s.:/=+@-])"
 _TAG_KEY = re.compile(_TAG_CHARACTER + "{1,128}")
 _TAG_VALUE = re.compile(_TAG_CHARACTER + "{0,256}")
+_KEYS = Items(Text(), most=MAX_TAGS)
 
 
-class _Text(NamedTuple):
-    """The limits of a text: its length, its pattern, and what IAM says of a value that does not fit the pattern."""
-
-    least: int
-    most: int
-    pattern: str
-    words: str
-
-
-_DOCUMENT = _Text(1, 131072, r"[\t\n\r\x20-\xff]+", "It must contain only printable ASCII characters.")
+_DOCUMENT = Text(1, 131072, r"[\t\n\r\x20-\xff]+", "It must contain only printable ASCII characters.")
 _TEXTS = {
-    "RoleName": _Text(
+    "RoleName": Text(
         1, 64, r"[\w+=,.@-]+", "It must contain only alphanumeric characters and/or the following: +=,.@_-"
     ),
-    "Path": _Text(
+    "Path": Text(
         1,
         512,
         r"/|/[\x21-\x7e]+/",
         "It must begin and end with / and contain only alphanumeric characters and/or / characters.",
     ),
-    "PathPrefix": _Text(1, 512, r"/[\x21-\x7f]*", "It must begin with /"),
-    "Description": _Text(0, 1000, r"[\t\n\r\x20-\x7e\xa1-\xff]*", "It has a character that is not allowed."),
+    "PathPrefix": Text(1, 512, r"/[\x21-\x7f]*", "It must begin with /"),
+    "Description": Text(0, 1000, r"[\t\n\r\x20-\x7e\xa1-\xff]*", "It has a character that is not allowed."),
     "AssumeRolePolicyDocument": _DOCUMENT,
     "PolicyDocument": _DOCUMENT,
-    "PolicyArn": _Text(20, 2048, r"[\x21-\x7e]+", "It must be an ARN."),
-    "PermissionsBoundary": _Text(20, 2048, r"[\x21-\x7e]+", "It must be an ARN."),
-    "RoleArn": _Text(20, 2048, r"[\x21-\x7e]+", "It must be an ARN."),
-    "RoleSessionName": _Text(2, 64, r"[\w+=,.@-]*", "It has a character that is not allowed."),
-    "ExternalId": _Text(2, 1224, r"[\w+=,.@:/-]*", "It has a character that is not allowed."),
-    "Marker": _Text(1, 320, r"[\x20-\xff]+", "It must be a marker of an earlier response."),
+    "PolicyArn": Text(20, 2048, r"[\x21-\x7e]+", "It must be an ARN."),
+    "PermissionsBoundary": Text(20, 2048, r"[\x21-\x7e]+", "It must be an ARN."),
+    "RoleArn": Text(20, 2048, r"[\x21-\x7e]+", "It must be an ARN."),
+    "RoleSessionName": Text(2, 64, r"[\w+=,.@-]*", "It has a character that is not allowed."),
+    "ExternalId": Text(2, 1224, r"[\w+=,.@:/-]*", "It has a character that is not allowed."),
+    "Marker": Text(1, 320, r"[\x20-\xff]+", "It must be a marker of an earlier response."),
 }
 _NUMBERS = {"MaxSessionDuration": (3600, 43200), "MaxItems": (1, 1000), "DurationSeconds": (900, 43200)}
 
@@ -73,12 +66,12 @@ class Form:
         lists = {(match[1] or match[4]) if (match := _MEMBER.fullmatch(name)) else name for name in self._values}
         for name in required:
             if name not in lists:
-                raise _unfit("null", name, "Member must not be null")
+                raise unsatisfied(_member(name), "not be null", None)
         for name in sorted(lists):
             if name not in (*required, *optional):
-                raise _invalid(f"The parameter {name} is unknown or not implemented here")
+                raise invalid(f"The parameter {name} is unknown or not implemented here")
             if name in _TEXTS:
-                _check_text(name, self._values[name], _TEXTS[name])
+                _TEXTS[name].read(self._values[name], _member(name))
             if name in _NUMBERS:
                 _check_number(name, self._values[name], *_NUMBERS[name])
 
@@ -99,13 +92,13 @@ class Form:
                 found.setdefault(match[2], {})[match[3]] = value
         for number, tag in found.items():
             if set(tag) != {"Key", "Value"}:
-                raise _unfit("null", f"Tags.{number}.member", "Member must have a key and a value")
+                raise unsatisfied(f"tags.{number}.member", "have a key and a value", None)
             _check_tag(tag["Key"], tag["Value"])
         keys = [tag["Key"].lower() for tag in found.values()]
         if len(set(keys)) < len(keys):
             message = "Duplicate tag keys found. Please note that Tag keys are case insensitive."
             raise RefusalError("InvalidInput", 400, message)
-        _check_count("tags", keys)
+        _KEYS.read(keys, "tags")
         return {tag["Key"]: tag["Value"] for tag in found.values()}
 
     def tag_keys(self) -> list[str]:
@@ -113,8 +106,8 @@ class Form:
         keys = [value for name, value in self._values.items() if name.startswith("TagKeys.")]
         for key in keys:
             if not _TAG_KEY.fullmatch(key):
-                raise _unfit(f"'{key}'", "TagKeys", "Member must be a tag key")
-        _check_count("tagKeys", keys)
+                raise unsatisfied("tagKeys", "be a tag key", key)
+        _KEYS.read(keys, "tagKeys")
         return keys
 
     def page(self, items: Iterable[tuple[str, Any]], name: str) -> dict[str, Any]:
@@ -128,27 +121,10 @@ class Form:
         return page
 
 
-def _invalid(message: str) -> RefusalError:
-    """Return the refusal of a parameter: ValidationError, 400."""
-    return RefusalError("ValidationError", 400, message)
-
-
-def _check_text(name: str, value: str, limits: _Text) -> None:
-    if len(value) < limits.least:
-        raise _unfit(f"'{value}'", name, f"Member must have length greater than or equal to {limits.least}")
-    if len(value) > limits.most:
-        raise _unfit(f"'{value}'", name, f"Member must have length less than or equal to {limits.most}")
-    if not re.fullmatch(limits.pattern, value, re.ASCII):
-        raise _invalid(f"The specified value for {_member(name)} is invalid. {limits.words}")
-
-
 def _check_number(name: str, value: str, least: int, most: int) -> None:
     if not re.fullmatch(r"-?\d{1,9}", value, re.ASCII):
         raise RefusalError("MalformedInput", 400, f"{name} is not a whole number")
-    if int(value) < least:
-        raise _unfit(f"'{value}'", name, f"Member must have value greater than or equal to {least}")
-    if int(value) > most:
-        raise _unfit(f"'{value}'", name, f"Member must have value less than or equal to {most}")
+    Whole(least, most).read(int(value), _member(name))
 
 
 def _check_tag(key: str, value: str) -> None:
@@ -156,24 +132,14 @@ def _check_tag(key: str, value: str) -> None:
         raise RefusalError("InvalidInput", 400, f"The tag key {key} begins with aws:, which is reserved")
     for text, pattern, name in ((key, _TAG_KEY, "tags.1.member.key"), (value, _TAG_VALUE, "tags.1.member.value")):
         if not pattern.fullmatch(text):
-            raise _unfit(f"'{text}'", name, f"Member must satisfy regular expression pattern: {pattern.pattern}")
-
-
-def _check_count(name: str, keys: list[str]) -> None:
-    if len(keys) > MAX_TAGS:
-        raise _unfit(f"'{keys}'", name, f"Member must have length less than or equal to {MAX_TAGS}")
+            raise unsatisfied(name, f"satisfy regular expression pattern: {pattern.pattern}", text)
 
 
 def _decoded(marker: str) -> str:
     try:
         return base64.b64decode(marker, validate=True).decode()
     except ValueError as error:
-        raise _invalid("Invalid Marker.") from error
-
-
-def _unfit(value: str, name: str, constraint: str) -> RefusalError:
-    message = f"1 validation error detected: Value {value} at '{_member(name)}' failed to satisfy constraint: "
-    return _invalid(message + constraint)
+        raise invalid("Invalid Marker.") from error
 
 
 def _member(name: str) -> str:

@@ -152,6 +152,7 @@ _NAMESPACES = {Family.STS: STS_NAMESPACE, Family.IAM: IAM_NAMESPACE}
 # The error codes of services with query protocols, if they differ from the JSON services' codes.
 _QUERY_ERRORS = {
     "ThrottlingException": ("Throttling", 400),
+    "ValidationException": ("ValidationError", 400),
     "AccessDeniedException": ("AccessDenied", 403),
     "InternalServerException": ("InternalFailure", 500),
     "ServiceUnavailableException": ("ServiceUnavailable", 503),

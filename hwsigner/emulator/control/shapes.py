@@ -21,18 +21,21 @@ class Shape(Protocol):
 
 @dataclass(frozen=True)
 class Text:
-    """A string. Lengths are in characters; the pattern must match all of it."""
+    """A string. Lengths are in characters; the pattern must match all of it, else some services have words for it."""
 
     least: int = 0
     most: int | None = None
     pattern: str = ""
+    words: str = ""
 
     def read(self, value: Any, where: str) -> str:
         """Read a string."""
         text: str = _typed(value, str, where)
         _check_length(text, self, where)
         if self.pattern and not re.fullmatch(self.pattern, text, re.ASCII):
-            raise _unsatisfied(where, f"satisfy regular expression pattern: ^{self.pattern}$", text)
+            if self.words:
+                raise invalid(f"The specified value for {where} is invalid. {self.words}")
+            raise unsatisfied(where, f"satisfy regular expression pattern: ^{self.pattern}$", text)
         return text
 
 
@@ -45,7 +48,7 @@ class Choice:
     def read(self, value: Any, where: str) -> str:
         """Read one of the strings."""
         if _typed(value, str, where) not in self.values:
-            raise _unsatisfied(where, f"satisfy enum value set: [{', '.join(self.values)}]", value)
+            raise unsatisfied(where, f"satisfy enum value set: [{', '.join(self.values)}]", value)
         return str(value)
 
 
@@ -60,9 +63,9 @@ class Whole:
         """Read a whole number."""
         number: int = _typed(value, int, where)
         if self.least is not None and number < self.least:
-            raise _unsatisfied(where, f"have value greater than or equal to {self.least}", number)
+            raise unsatisfied(where, f"have value greater than or equal to {self.least}", number)
         if self.most is not None and number > self.most:
-            raise _unsatisfied(where, f"have value less than or equal to {self.most}", number)
+            raise unsatisfied(where, f"have value less than or equal to {self.most}", number)
         return number
 
 
@@ -122,12 +125,12 @@ class Structure:
         prefix = f"{where}." if where else ""
         for name in self.required:
             if name not in given:
-                raise _unsatisfied(f"{prefix}{name}", "not be null", None)
+                raise unsatisfied(f"{prefix}{name}", "not be null", None)
         for name in given:
             if name not in self.members:
                 raise invalid(f"The emulator does not know the member {prefix}{name}")
         if self.is_union and len(given) != 1:
-            raise _unsatisfied(where, f"have exactly one of: {', '.join(self.members)}", given)
+            raise unsatisfied(where, f"have exactly one of: {', '.join(self.members)}", given)
         return {name: self.members[name].read(each, f"{prefix}{name}") for name, each in given.items()}
 
 
@@ -140,12 +143,13 @@ def _typed(value: Any, kind: type, where: str) -> Any:
 def _check_length(value: str | bytes | list[Any], shape: Text | Binary | Items, where: str) -> None:
     length = len(value)
     if length < shape.least:
-        raise _unsatisfied(where, f"have length greater than or equal to {shape.least}", value)
+        raise unsatisfied(where, f"have length greater than or equal to {shape.least}", value)
     if shape.most is not None and length > shape.most:
-        raise _unsatisfied(where, f"have length less than or equal to {shape.most}", value)
+        raise unsatisfied(where, f"have length less than or equal to {shape.most}", value)
 
 
-def _unsatisfied(where: str, what: str, value: object) -> RefusalError:
+def unsatisfied(where: str, what: str, value: object) -> RefusalError:
+    """Return the refusal of a value that breaks a constraint."""
     constraint = f"at '{where}' failed to satisfy constraint: Member must {what}"
     return invalid(f"1 validation error detected: Value {_shown(value)} {constraint}")
 
