@@ -283,6 +283,22 @@ class KeyURI:
                     raise UsageError(f"{self.scheme}: URIs have no attribute {name!r}", hint)
 
 
+def in_full(place: str | KeyURI) -> str:
+    """Return a path or key URI as a profile keeps it: with the full path of its file, and without a PIN."""
+    uri = KeyURI.of(place)
+    if "path" in uri.path:
+        uri = uri.changed(path={**uri.path, "path": os.path.abspath(uri.path["path"])})
+    # In a URI, what can't be printed is encoded.
+    return uri.file if uri.scheme == "file" and not uri.query and uri.file.isprintable() else str(uri)
+
+
+def in_full_if_there(text: str) -> str:
+    """Return a path or key URI with the full path of its file, if there is that file; any other value as it is."""
+    uri = KeyURI.of(text)
+    has_file = os.path.exists(uri.path.get("path", b""))
+    return in_full(uri) if has_file and uri.pin_value is None else text
+
+
 def check_no_pin(value: bytes) -> None:
     """Check that a path or an attribute's value does not contain what was meant as the URI's PIN.
 

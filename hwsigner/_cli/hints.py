@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 
-from hwsigner._config.profiles import is_profile
+from hwsigner._config.settings import is_profile
 from hwsigner.errors import UsageError, suggestion
 
 
@@ -42,7 +41,7 @@ def unexpected(rest: Sequence[str], flags: Sequence[str], naming: Sequence[str],
         hint = f"Write --{key}=…"
     elif equals and key.upper() == "CN" and "subject" in flags:
         hint = "Write --subject CN=…"
-    elif len(rest) == 1 and is_profile(rest[0], os.environ):
+    elif len(rest) == 1 and is_profile(rest[0]):
         problem = f"unexpected argument {rest[0]}, which is a profile"
         hint = f"Write --{naming[0]} {rest[0]}" if naming else f"Write hwsigner show --profile {rest[0]}"
     return UsageError(problem, hint)

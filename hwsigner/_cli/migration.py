@@ -18,10 +18,9 @@ from hwsigner._aws.region import check_known_arns
 from hwsigner._cli import command_parser
 from hwsigner._cli.without_secrets import URIS
 from hwsigner._config.flags import ARNS, IN_PROFILES, check_readable_again
-from hwsigner._config.profiles import in_full_if_there
 from hwsigner._system.files import read_text
 from hwsigner._system.users import find_uid
-from hwsigner._uri import KeyURI
+from hwsigner._uri import KeyURI, in_full_if_there
 from hwsigner.doctor.machine import NODE_CONFIG
 from hwsigner.errors import UsageError
 

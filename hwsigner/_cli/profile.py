@@ -30,14 +30,13 @@ from hwsigner._config.profiles import (
     add_profile,
     change_profile,
     check_name,
-    in_full_if_there,
     profile,
     profiles,
     remove_profile,
 )
 from hwsigner._config.sharing import check_writable, share
 from hwsigner._system.processes import credential_process
-from hwsigner._uri import KeyURI
+from hwsigner._uri import KeyURI, in_full_if_there
 from hwsigner.errors import HwsignerWarning, UnsafeKeyWarning, UsageError, printable, suggestion
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from hwsigner._cli.parser import Arguments, CommandModule, Parser
 from hwsigner._cli.process import report
 from hwsigner._config import settings
 from hwsigner._config.flags import ARNS, OUTPUT
-from hwsigner._config.profiles import SYSTEM_FILE, Profile, no_profiles, profiles
+from hwsigner._config.profiles import SYSTEM_FILE, Profile, is_system_file_hidden, profiles
 from hwsigner._identity.certificate import Certificate, broken_rules, late_renewal, latest_expiring, leaves
 from hwsigner._pins import PinSource
 from hwsigner._uri import KeyURI
@@ -312,10 +312,16 @@ def _data(row: Row) -> dict[str, Any]:
     return {**data_of(row), "works": row.works, "agent": agent}
 
 
+def _no_profiles() -> str:
+    """Return what to tell a user who has no profiles."""
+    hidden = f" that you can read: {SYSTEM_FILE} may have some" if is_system_file_hidden() else ""
+    return f"there are no profiles{hidden}. Make one with hwsigner enroll or hwsigner profile add"
+
+
 def print_rows(rows: Sequence[Row], columns: Sequence[str], tables: Iterable[Sequence[str]]) -> None:
     """Print profiles: as tables and then the problems on a terminal, otherwise as lines of fields split by tabs."""
     if not rows:
-        report(no_profiles())
+        report(_no_profiles())
     elif sys.stdout.isatty():
         _print_tables(rows, tables)
     else:

@@ -14,7 +14,6 @@ from typing import Any
 
 from hwsigner._system.environment import config_folders
 from hwsigner._system.files import check_not_replaceable_by_others, edit_file, open_trusted
-from hwsigner._uri import KeyURI
 from hwsigner.errors import ConfigError, NoProfileError, UsageError, check_text, suggestion
 
 SYSTEM_FILE = "/etc/hwsigner/config.toml"  # Not a Path: importing pathlib takes longer than reading the file.
@@ -151,41 +150,11 @@ def is_system_file_hidden() -> bool:
     return not os.access(SYSTEM_FILE, os.R_OK)
 
 
-def no_profiles() -> str:
-    """Return what to tell a user who has no profiles."""
-    hidden = f" that you can read: {SYSTEM_FILE} may have some" if is_system_file_hidden() else ""
-    return f"there are no profiles{hidden}. Make one with hwsigner enroll or hwsigner profile add"
-
-
-def is_profile(word: str, environ: Mapping[str, str]) -> bool:
-    """Return whether a word is the name of a profile. A config.toml that can't be used has none."""
-    try:
-        return word in profiles(environ)
-    except ConfigError:
-        return False
-
-
 def check_name(name: str) -> None:
     """Check the name of a profile to be written."""
     if not _NAME.fullmatch(name):
         hint = "Use at most 64 letters, digits and ._@-"
         raise UsageError(f"{name[:100]!r} is not a valid profile name", hint)
-
-
-def in_full(place: str | KeyURI) -> str:
-    """Return a path or key URI as a profile keeps it: with the full path of its file, and without a PIN."""
-    uri = KeyURI.of(place)
-    if "path" in uri.path:
-        uri = uri.changed(path={**uri.path, "path": os.path.abspath(uri.path["path"])})
-    # In a URI, what can't be printed is encoded.
-    return uri.file if uri.scheme == "file" and not uri.query and uri.file.isprintable() else str(uri)
-
-
-def in_full_if_there(text: str) -> str:
-    """Return a path or key URI with the full path of its file, if there is that file; any other value as it is."""
-    uri = KeyURI.of(text)
-    has_file = os.path.exists(uri.path.get("path", b""))
-    return in_full(uri) if has_file and uri.pin_value is None else text
 
 
 def change_profile(name: str, values: Mapping[str, Any], environ: Mapping[str, str], *, system: bool = False) -> str:

@@ -153,11 +153,19 @@ def key_uri(values: Settings, text: str) -> KeyURI:
 
 
 def check_no_profile(text: str, hint: str) -> None:
-    """Check that a key URI on the command line is not the name of a profile, unless there is a file of that name."""
-    from hwsigner._config.profiles import is_profile
-
-    if not os.path.lexists(text) and is_profile(text, os.environ):
+    """Check that a key URI on the command line is not the name of a profile. A file of that name takes precedence."""
+    if not os.path.lexists(text) and is_profile(text):
         raise UsageError(f"{text} is the name of a profile, and a key URI or file is wanted", hint)
+
+
+def is_profile(word: str) -> bool:
+    """Return whether a word is the name of a profile. A config.toml that can't be used has none."""
+    from hwsigner._config.profiles import profiles
+
+    try:
+        return word in profiles(os.environ)
+    except ConfigError:
+        return False
 
 
 def argument_uri(values: Settings, text: str) -> KeyURI:

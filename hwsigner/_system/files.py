@@ -7,27 +7,20 @@ Beside a file `NAME` it leaves `.NAME.hwsigner-lock`; `.NAME.hwsigner-new` is th
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 import select
 import stat
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import BinaryIO, Final
 
+from hwsigner._system.environment import lock_within
 from hwsigner.errors import HwsignerError, LockError
-
-if TYPE_CHECKING:
-    import subprocess
-    from io import FileIO
 
 # Seconds. A write takes milliseconds.
 LOCK_TIMEOUT = 10.0
-_PAUSE_SECONDS = 0.002
-_MOST_TURNS = 15
 # Of a file with settings. The longest, config.toml, has less than a kilobyte for each profile.
 MAX_BYTES = 16 * 2**20
 # As in Linux.
@@ -126,37 +119,6 @@ def check_not_replaceable_by_others(path: str, error: type[HwsignerError]) -> No
     raise error(f"{folder} has mode {mode:04o}: other users can replace {path}", f"Run chmod go-w {folder}")
 
 
-def lock_within(file: int, seconds: float) -> bool:
-    """Lock an open file, waiting for other processes if needed.
-
-    A queue would be slower: on a busy machine, each process in it must be woken before the next one can go on. So
-    processes take the lock in any order, and the time begins again when another one has taken it. One that takes it
-    again at once, for hours, leaves no gap for this one: so there is an end.
-
-    Args:
-        file: its descriptor. Closing every copy releases the lock.
-        seconds: the longest time to wait for one process; for all, it is fifteen times as long.
-
-    Returns:
-        Whether the lock was taken.
-    """
-    taken, end, last = -1, 0.0, time.monotonic() + _MOST_TURNS * seconds
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if (latest := os.fstat(file).st_mtime_ns) != taken:
-                taken, end = latest, min(time.monotonic() + seconds, last)
-            if time.monotonic() > end:
-                return False
-            time.sleep(_PAUSE_SECONDS)
-        else:
-            now = time.time_ns()  # The file system's own time is a little behind.
-            with suppress(OSError):
-                os.utime(file, ns=(now, now))
-            return True
-
-
 def edit_file(path: str, edit: Callable[[bytes], bytes], *, mode: int = 0o600) -> None:
     """Replace a file's content. Concurrent writers wait for each other.
 
@@ -225,36 +187,6 @@ def _create_linked(name: str, data: bytes, directory: int) -> None:
     finally:
         with suppress(OSError):
             os.unlink(temporary, dir_fd=directory)
-
-
-def anonymous_file(name: str) -> BinaryIO:
-    """Open an empty file that has no path, to be written and read. Linux shows its name to debuggers."""
-    if sys.platform == "darwin":
-        import tempfile
-
-        return tempfile.TemporaryFile()
-    return open(os.memfd_create(name), "w+b")
-
-
-def open_end(process: subprocess.Popen[bytes]) -> FileIO:
-    """Open what has no path and can be read once a child process has ended."""
-    if sys.platform != "darwin":
-        return open(os.pidfd_open(process.pid), "rb", buffering=0)
-    import threading
-
-    reader, writer = os.pipe()
-    try:
-        threading.Thread(target=_close_at_end, args=[process, writer], name="hwsigner-end", daemon=True).start()
-    except BaseException:
-        os.close(reader)
-        os.close(writer)
-        raise
-    return open(reader, "rb", buffering=0)
-
-
-def _close_at_end(process: subprocess.Popen[bytes], writer: int) -> None:
-    process.wait()
-    os.close(writer)
 
 
 def remove_unfinished(path: str) -> None:

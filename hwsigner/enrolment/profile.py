@@ -10,14 +10,15 @@ from typing import Any
 
 from hwsigner._config import settings
 from hwsigner._config.flags import ENROLMENT, IDENTITY, SESSION, profile_values, secret_place
-from hwsigner._config.profiles import Profile, file_of_new, in_full
+from hwsigner._config.profiles import Profile, file_of_new
 from hwsigner._config.settings import Settings
 from hwsigner._identity.certificate import Chain, load
 from hwsigner._identity.certificate_request import check_names
 from hwsigner._pins import PinSource
 from hwsigner._pins.sources import read_pin_source
-from hwsigner._system.files import LOCK_TIMEOUT, lock_within
-from hwsigner._uri import KeyURI
+from hwsigner._system.environment import lock_within
+from hwsigner._system.files import LOCK_TIMEOUT
+from hwsigner._uri import KeyURI, in_full
 from hwsigner.enrolment.issuers import Issuer, IssuerSettings, open_issuer
 from hwsigner.enrolment.steps import KeyToCertify
 from hwsigner.errors import HwsignerError, LockError, PinError, UsageError

@@ -17,13 +17,14 @@ from datetime import UTC, datetime, timedelta
 from cryptography import x509
 
 from hwsigner._aws.create_session import create_session
-from hwsigner._config.profiles import Profile, change_profile, check_name, file_of_new, in_full, profile
+from hwsigner._config.profiles import Profile, change_profile, check_name, file_of_new, profile
 from hwsigner._config.settings import Prompts, Settings, service_for_daemon, session_request
 from hwsigner._config.sharing import share_file
 from hwsigner._identity import Identity
 from hwsigner._identity.certificate import Certificate, Chain, extension_of, latest_expiring, leaves, load
 from hwsigner._pins import PinSource
 from hwsigner._refresh.schedule import RENEWAL_TIMING, renewal_pause
+from hwsigner._uri import in_full
 from hwsigner.enrolment.pace import life_of, set_pace
 from hwsigner.enrolment.profile import (
     issuer_of,

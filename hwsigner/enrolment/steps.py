@@ -12,10 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from hwsigner._config.profiles import in_full
 from hwsigner._identity.certificate import Chain, build_chain, latest_expiring, preflight
 from hwsigner._identity.certificate_request import CertificateRequest, sign_certificate_request
 from hwsigner._identity.key_certificates import certificates_of_key
+from hwsigner._uri import in_full
 from hwsigner.backends.key_files import certificate_files, check_replaceable
 from hwsigner.enrolment.checking import check_issued, check_names
 from hwsigner.enrolment.issuers import Issuer, Pending

@@ -91,7 +91,7 @@ class TestLoginFolder:
 
 class TestDescriptors:
     def test_anonymous_file_is_written_and_read_by_a_child(self) -> None:
-        with files.anonymous_file("request") as file:
+        with processes.anonymous_file("request") as file:
             file.write(b"text")
             file.seek(0)
             assert os.fstat(file.fileno()).st_nlink == 0
@@ -220,7 +220,7 @@ while True: signal.pause()
 
 class TestEndOfAChild:
     def test_it_can_be_read_then(self) -> None:
-        with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as child, files.open_end(child) as end:
+        with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as child, processes.open_end(child) as end:
             os.set_blocking(end.fileno(), False)
             assert end.read() is None
             assert child.stdin
@@ -238,7 +238,7 @@ class TestEndOfAChild:
             before = os.dup(0)
             os.close(before)
             with pytest.raises(RuntimeError):
-                files.open_end(child)
+                processes.open_end(child)
             after = os.dup(0)
             os.close(after)
             assert before == after

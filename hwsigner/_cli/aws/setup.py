@@ -24,12 +24,12 @@ from hwsigner._cli.parser import Arguments, CommandModule, Parser
 from hwsigner._cli.process import print_outcome, report
 from hwsigner._cli.without_secrets import without_secret
 from hwsigner._config.flags import IDENTITY, KEY, OUTPUT, SYSTEM, Flag, session_duration, switch
-from hwsigner._config.profiles import change_profile, check_name, in_full_if_there, profiles
+from hwsigner._config.profiles import change_profile, check_name, profiles
 from hwsigner._config.sharing import check_writable, share
 from hwsigner._control_plane.plan import Step, apply, check_unchanged, described, notes, obstacles, plan
 from hwsigner._control_plane.policies import checked_policy, compared_tags
 from hwsigner._control_plane.resources import Setup, read
-from hwsigner._uri import KeyURI
+from hwsigner._uri import KeyURI, in_full_if_there
 from hwsigner.errors import HwsignerError, UsageError, printable, printable_lines
 
 HELP = "make or complete what sessions need in AWS"
