@@ -14,10 +14,10 @@ from tpm2_pytss import TPM2B_DIGEST, TPMT_SIG_SCHEME, TSS2_Exception
 from hwsigner._pins import FoundPin, PinRequest, PinSource, use_until_right
 from hwsigner._uri import KeyURI
 from hwsigner.backends.tpm2 import uris
-from hwsigner.backends.tpm2.auth import NO_AUTH, AuthAttempt, Guarded, ParentAuth, is_held_back, key_auth
+from hwsigner.backends.tpm2.auth import NO_AUTH, AuthAttempt, Guarded, is_held_back, key_auth
 from hwsigner.backends.tpm2.connection import TPMConnection, connect, connected
 from hwsigner.backends.tpm2.errors import HASH, SCHEME, code
-from hwsigner.backends.tpm2.objects import LoadableKey
+from hwsigner.backends.tpm2.objects import LoadableKey, ParentAuth
 from hwsigner.backends.tpm2.public_area import HASHES, PublicArea, encoded, read_public_area
 from hwsigner.backends.tpm2.tpm import TPM, SessionSettings
 from hwsigner.errors import SigningKeyError, UnsupportedKeyError

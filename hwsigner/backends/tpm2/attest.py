@@ -12,10 +12,10 @@ from tpm2_pytss import ESYS_TR, TPM2_ALG, TPMA_OBJECT, TPMT_SIG_SCHEME
 from hwsigner._pins import PinSource
 from hwsigner._uri import KeyURI
 from hwsigner.backends.tpm2 import examine
-from hwsigner.backends.tpm2.auth import AuthAttempt, Guarded, ParentAuth, key_auth
+from hwsigner.backends.tpm2.auth import AuthAttempt, Guarded, key_auth
 from hwsigner.backends.tpm2.connection import connected
 from hwsigner.backends.tpm2.endorsement import Endorsement
-from hwsigner.backends.tpm2.objects import LoadableKey
+from hwsigner.backends.tpm2.objects import LoadableKey, ParentAuth
 from hwsigner.backends.tpm2.pcrs import PCRSelection
 from hwsigner.backends.tpm2.public_area import PublicArea, read_public_area
 from hwsigner.backends.tpm2.tpm import TPM

@@ -11,9 +11,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal
 
-from tpm2_pytss import ESYS_TR, TSS2_Exception
+from tpm2_pytss import TSS2_Exception
 
 from hwsigner._pins import IF_ANY, FoundPin, PinRequest, PinSource
 from hwsigner._system.files import change_stamp
@@ -23,7 +23,6 @@ from hwsigner.backends.tpm2.errors import AUTH_FAIL, BAD_AUTH, code, is_answer
 from hwsigner.backends.tpm2.tpm import TPM, Lockout
 from hwsigner.errors import PinError, PinLockedError, PinRequiredError, WrongPinError
 
-_T = TypeVar("_T")
 _MAX_AUTH_BYTES = 64  # TPM2B_AUTH holds the longest digest (TPM 2.0 Library, part 2, 10.4.5).
 
 # Where an auth value comes from: a stored place, the user, or nowhere, which makes it the empty one.
@@ -337,7 +336,7 @@ def _held_back_hint(seconds: int) -> str:
     )
 
 
-_EARLIER_FAILED = "an earlier try failed"
+EARLIER_FAILED = "an earlier try failed"
 _IF_EMPTY = "if it is empty, say so with --no-tpm-key-password"
 
 
@@ -356,7 +355,7 @@ def key_auth(uri: KeyURI, pins: PinSource, key: Guarded, *, wants_auth: bool, is
         wants_auth: whether its file says that it has one.
         is_held_back: whether the empty one was tried before, and is wrong.
     """
-    request = PinRequest(key.kind, key.subject, _EARLIER_FAILED if is_held_back else "")
+    request = PinRequest(key.kind, key.subject, EARLIER_FAILED if is_held_back else "")
     found, missing = None, None
     if wants_auth or is_held_back:
         try:
@@ -374,79 +373,3 @@ def key_auth(uri: KeyURI, pins: PinSource, key: Guarded, *, wants_auth: bool, is
             typed = pins.prompt(request._replace(state=IF_ANY))
             found = None if typed is None else FoundPin(typed, is_stored=False, is_typed=True)
     return auth_of(found, key, allow_final_try=pins.allow_final_try, missing=missing)
-
-
-class ParentAuth:
-    """The auth values of a key's parent or hierarchy: the stored one, else the empty one, else one that is asked for.
-
-    Args:
-        uri: the key's URI: the query's `parent-pin-source` and `owner-pin-source`.
-        pins: the places of the key's own auth value. What is stored there for the key is not sent to anything else.
-    """
-
-    def __init__(self, uri: KeyURI, pins: PinSource) -> None:
-        self._uri = uri
-        self._pins = pins.without_pin()
-        self._attempts: dict[str, AuthAttempt] = {}
-
-    def prove(self, tpm: TPM, handle: ESYS_TR, guarded: Guarded, work: Callable[[ESYS_TR], _T]) -> _T:
-        """Return what a command returns that an auth value authorizes.
-
-        Args:
-            tpm: the TPM.
-            handle: the parent or hierarchy.
-            guarded: the same.
-            work: the command; its argument is the session that proves the auth value.
-
-        Raises:
-            AuthWantedError: it must be asked for.
-            PinError: the auth value is missing, wrong, or may not be sent now.
-            TSS2_Exception: the command failed for another reason.
-        """
-        attempt = self._attempts.get(guarded.name) or self._first(tpm, guarded)
-        try:
-            with attempt.sending(tpm):
-                session = tpm.authorize(handle, attempt.auth.value)
-                tpm.is_at_risk = tpm.is_at_risk or attempt.is_guess
-                return work(session)
-        except WrongPinError:
-            if attempt.auth.origin != UNSTATED:
-                raise
-            raise AuthWantedError(lambda: self._ask(guarded, "")) from None
-        finally:
-            # Otherwise ESYS would send a hierarchy's with its next command that needs one, as a password.
-            tpm.esys.tr_set_auth(handle, b"")
-
-    def as_owner(self, tpm: TPM, command: Callable[..., _T], *arguments: object) -> _T:
-        """Return what a method of the ESAPI context returns that the owner's auth value authorizes."""
-
-        def work(session: ESYS_TR) -> _T:
-            return command(*arguments, session1=session)
-
-        return self.prove(tpm, ESYS_TR.RH_OWNER, guarded_hierarchy("owner"), work)
-
-    def _first(self, tpm: TPM, guarded: Guarded) -> AuthAttempt:
-        stored = self._pins.given(self._source(guarded))
-        if stored is None and is_held_back(tpm, guarded):
-            raise AuthWantedError(lambda: self._ask(guarded, _EARLIER_FAILED))
-        return self._keep(guarded, None if stored is None else FoundPin(stored, is_stored=True))
-
-    def _ask(self, guarded: Guarded, state: str) -> None:
-        try:
-            found = self._pins.find(self._source(guarded), PinRequest(guarded.kind, guarded.subject, state))
-        except PinRequiredError as error:
-            raise PinRequiredError(
-                f"{guarded.subject} needs its {guarded.kind}, and none was given",
-                f"Add {guarded.hint}, or run from a terminal or where a pinentry can ask",
-            ) from error
-        self._keep(guarded, found)
-
-    def _keep(self, guarded: Guarded, found: FoundPin | None) -> AuthAttempt:
-        attempt = AuthAttempt(guarded, auth_of(found, guarded, allow_final_try=self._pins.allow_final_try))
-        self._attempts[guarded.name] = attempt
-        return attempt
-
-    def _source(self, guarded: Guarded) -> KeyURI:
-        """Return the URI with what is stored for the parent in place of what is stored for the key."""
-        uri, source = self._uri.without_pin(), self._uri.text(guarded.source)
-        return uri if source is None else uri.with_query("pin-source", source)

@@ -9,10 +9,9 @@ from tpm2_pytss import TPM2B_PUBLIC, TPMA_OBJECT
 
 from hwsigner._pins import PinSource
 from hwsigner._uri import KeyURI
-from hwsigner.backends.tpm2.auth import ParentAuth
 from hwsigner.backends.tpm2.connection import connected
 from hwsigner.backends.tpm2.key_file import HIERARCHIES, PolicyCommand, TSS2Key
-from hwsigner.backends.tpm2.objects import LoadableKey
+from hwsigner.backends.tpm2.objects import LoadableKey, ParentAuth
 from hwsigner.backends.tpm2.policy_commands import POLICY_PCR, PolicyPCR, command_name, read_command
 from hwsigner.backends.tpm2.public_area import spki_of
 from hwsigner.backends.tpm2.tpm import TPM, SessionSettings

@@ -27,11 +27,11 @@ from tpm2_pytss import (
 from tpm2_pytss.utils import NoSuchIndex, create_ek_template, ek_template
 
 from hwsigner.backends.pem import first_element
-from hwsigner.backends.tpm2.auth import ParentAuth, guarded_hierarchy
+from hwsigner.backends.tpm2.auth import guarded_hierarchy
 from hwsigner.backends.tpm2.errors import ECC_POINT, FAILURE, INSUFFICIENT, INTEGRITY, SIZE, VALUE, code
 from hwsigner.backends.tpm2.handles import EK_HANDLES
 from hwsigner.backends.tpm2.nv import read_index
-from hwsigner.backends.tpm2.objects import PersistentObject
+from hwsigner.backends.tpm2.objects import ParentAuth, PersistentObject
 from hwsigner.backends.tpm2.tpm import TPM
 from hwsigner.backends.tpm2.uris import handle_name
 from hwsigner.errors import AttestationError, CertificateError, UsageError

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from tpm2_pytss import ESYS_TR, TSS2_Exception
 
-from hwsigner.backends.tpm2.auth import ParentAuth
 from hwsigner.backends.tpm2.errors import HANDLE, NV_DEFINED, NV_SPACE, code
+from hwsigner.backends.tpm2.objects import ParentAuth
 from hwsigner.backends.tpm2.tpm import TPM
 from hwsigner.backends.tpm2.uris import handle_name
 from hwsigner.errors import SigningKeyError, UsageError

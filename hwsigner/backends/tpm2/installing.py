@@ -10,10 +10,10 @@ from hwsigner._pins import PinSource
 from hwsigner._uri import KeyURI
 from hwsigner.backends.key_files import certificate_files, is_certificate_of, write_certificates
 from hwsigner.backends.tpm2 import nv
-from hwsigner.backends.tpm2.auth import ParentAuth
 from hwsigner.backends.tpm2.connection import connected
 from hwsigner.backends.tpm2.description import describe_key
 from hwsigner.backends.tpm2.errors import NV_SPACE, code
+from hwsigner.backends.tpm2.objects import ParentAuth
 from hwsigner.backends.tpm2.tpm import TPM
 from hwsigner.backends.tpm2.uris import named_handle, named_nv_index, session_settings, tcti_of
 from hwsigner.errors import CertificateError, HwsignerError, SigningKeyError, UsageError

@@ -27,13 +27,12 @@ from hwsigner._system.notices import waiting
 from hwsigner._uri import KeyURI
 from hwsigner.backends.key_files import check_new_key_file, write_new_key_file
 from hwsigner.backends.tpm2 import handles
-from hwsigner.backends.tpm2.auth import ParentAuth
 from hwsigner.backends.tpm2.connection import TPMConnection, connected
 from hwsigner.backends.tpm2.description import describe_file, describe_persistent
 from hwsigner.backends.tpm2.encode import write_tss2_pem
 from hwsigner.backends.tpm2.errors import is_about_parameter
 from hwsigner.backends.tpm2.key_file import HIERARCHIES, PolicyCommand, TSS2Key
-from hwsigner.backends.tpm2.objects import LoadableObject, PersistentObject
+from hwsigner.backends.tpm2.objects import LoadableObject, ParentAuth, PersistentObject
 from hwsigner.backends.tpm2.pcrs import PCRSelection, policy_digest
 from hwsigner.backends.tpm2.srk import ecc_primary
 from hwsigner.backends.tpm2.tpm import TPM, SessionSettings

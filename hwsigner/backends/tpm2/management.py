@@ -12,13 +12,12 @@ from hwsigner._pins import PinSource
 from hwsigner._uri import KeyURI
 from hwsigner.backends.key_files import certificate_files, delete_files, holds_certificates
 from hwsigner.backends.tpm2 import handles
-from hwsigner.backends.tpm2.auth import ParentAuth
 from hwsigner.backends.tpm2.connection import connected
 from hwsigner.backends.tpm2.description import describe_key
 from hwsigner.backends.tpm2.installing import install_certificate, installed_indices, remove_index
 from hwsigner.backends.tpm2.keygen import generate_key
 from hwsigner.backends.tpm2.nv import nv_name
-from hwsigner.backends.tpm2.objects import PersistentObject
+from hwsigner.backends.tpm2.objects import ParentAuth, PersistentObject
 from hwsigner.backends.tpm2.public_area import spki_of
 from hwsigner.backends.tpm2.tpm import TPM
 from hwsigner.backends.tpm2.uris import handle_name, named_handle, session_settings, tcti_of

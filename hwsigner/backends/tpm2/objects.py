@@ -20,18 +20,106 @@ from tpm2_pytss import (
     TSS2_Exception,
 )
 
-from hwsigner.backends.tpm2.auth import Guarded, ParentAuth, guarded_hierarchy
+from hwsigner._pins import FoundPin, PinRequest, PinSource
+from hwsigner._uri import KeyURI
+from hwsigner.backends.tpm2.auth import (
+    EARLIER_FAILED,
+    UNSTATED,
+    AuthAttempt,
+    AuthWantedError,
+    Guarded,
+    auth_of,
+    guarded_hierarchy,
+    is_held_back,
+)
 from hwsigner.backends.tpm2.errors import HANDLE, OTHER_PARENT, code, is_lost
 from hwsigner.backends.tpm2.key_file import HIERARCHIES, TSS2Key
 from hwsigner.backends.tpm2.srk import STORAGE_ATTRIBUTES, ecc_primary
 from hwsigner.backends.tpm2.tpm import TPM
-from hwsigner.errors import KeyNotFoundError, SigningKeyError, UnsupportedKeyError
+from hwsigner.errors import KeyNotFoundError, PinRequiredError, SigningKeyError, UnsupportedKeyError, WrongPinError
 
 if TYPE_CHECKING:
     from hwsigner.backends.tpm2.policy import KeyPolicy
 
 _DAMAGED = "Restore the file, or make a new key"
+_T = TypeVar("_T")
 _Structure = TypeVar("_Structure", TPM2B_ENCRYPTED_SECRET, TPM2B_PRIVATE, TPM2B_PUBLIC)
+
+
+class ParentAuth:
+    """The auth values of a key's parent or hierarchy: the stored one, else the empty one, else one that is asked for.
+
+    Args:
+        uri: the key's URI: the query's `parent-pin-source` and `owner-pin-source`.
+        pins: the places of the key's own auth value. What is stored there for the key is not sent to anything else.
+    """
+
+    def __init__(self, uri: KeyURI, pins: PinSource) -> None:
+        self._uri = uri
+        self._pins = pins.without_pin()
+        self._attempts: dict[str, AuthAttempt] = {}
+
+    def prove(self, tpm: TPM, handle: ESYS_TR, guarded: Guarded, work: Callable[[ESYS_TR], _T]) -> _T:
+        """Return what a command returns that an auth value authorizes.
+
+        Args:
+            tpm: the TPM.
+            handle: the parent or hierarchy.
+            guarded: the same.
+            work: the command; its argument is the session that proves the auth value.
+
+        Raises:
+            AuthWantedError: it must be asked for.
+            PinError: the auth value is missing, wrong, or may not be sent now.
+            TSS2_Exception: the command failed for another reason.
+        """
+        attempt = self._attempts.get(guarded.name) or self._first(tpm, guarded)
+        try:
+            with attempt.sending(tpm):
+                session = tpm.authorize(handle, attempt.auth.value)
+                tpm.is_at_risk = tpm.is_at_risk or attempt.is_guess
+                return work(session)
+        except WrongPinError:
+            if attempt.auth.origin != UNSTATED:
+                raise
+            raise AuthWantedError(lambda: self._ask(guarded, "")) from None
+        finally:
+            # Otherwise ESYS would send a hierarchy's with its next command that needs one, as a password.
+            tpm.esys.tr_set_auth(handle, b"")
+
+    def as_owner(self, tpm: TPM, command: Callable[..., _T], *arguments: object) -> _T:
+        """Return what a method of the ESAPI context returns that the owner's auth value authorizes."""
+
+        def work(session: ESYS_TR) -> _T:
+            return command(*arguments, session1=session)
+
+        return self.prove(tpm, ESYS_TR.RH_OWNER, guarded_hierarchy("owner"), work)
+
+    def _first(self, tpm: TPM, guarded: Guarded) -> AuthAttempt:
+        stored = self._pins.given(self._source(guarded))
+        if stored is None and is_held_back(tpm, guarded):
+            raise AuthWantedError(lambda: self._ask(guarded, EARLIER_FAILED))
+        return self._keep(guarded, None if stored is None else FoundPin(stored, is_stored=True))
+
+    def _ask(self, guarded: Guarded, state: str) -> None:
+        try:
+            found = self._pins.find(self._source(guarded), PinRequest(guarded.kind, guarded.subject, state))
+        except PinRequiredError as error:
+            raise PinRequiredError(
+                f"{guarded.subject} needs its {guarded.kind}, and none was given",
+                f"Add {guarded.hint}, or run from a terminal or where a pinentry can ask",
+            ) from error
+        self._keep(guarded, found)
+
+    def _keep(self, guarded: Guarded, found: FoundPin | None) -> AuthAttempt:
+        attempt = AuthAttempt(guarded, auth_of(found, guarded, allow_final_try=self._pins.allow_final_try))
+        self._attempts[guarded.name] = attempt
+        return attempt
+
+    def _source(self, guarded: Guarded) -> KeyURI:
+        """Return the URI with what is stored for the parent in place of what is stored for the key."""
+        uri, source = self._uri.without_pin(), self._uri.text(guarded.source)
+        return uri if source is None else uri.with_query("pin-source", source)
 
 
 class LoadableKey(ABC):

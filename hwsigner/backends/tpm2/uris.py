@@ -16,10 +16,9 @@ from tpm2_pytss import TPM2_HT
 
 from hwsigner._uri import KeyURI
 from hwsigner.backends.pem import read_contents
-from hwsigner.backends.tpm2.auth import ParentAuth
 from hwsigner.backends.tpm2.errors import DEVICES, NAME_IT, environment_tctis
 from hwsigner.backends.tpm2.key_file import HIERARCHIES, LABEL, TSS2Key, parse_tss2
-from hwsigner.backends.tpm2.objects import LoadableKey, LoadableObject, PersistentObject
+from hwsigner.backends.tpm2.objects import LoadableKey, LoadableObject, ParentAuth, PersistentObject
 from hwsigner.backends.tpm2.srk import PROVISIONED, TrustedSRK
 from hwsigner.backends.tpm2.tpm import SessionSettings
 from hwsigner.errors import (

@@ -12,11 +12,12 @@ from tpm2_pytss import ESYS_TR, TPM2_ALG, TPMA_PERMANENT
 from hwsigner._pins import PinSource
 from hwsigner._uri import KeyURI
 from hwsigner.attestation import Trust
-from hwsigner.backends.tpm2.auth import ParentAuth, guarded_hierarchy
+from hwsigner.backends.tpm2.auth import guarded_hierarchy
 from hwsigner.backends.tpm2.connection import TPMConnection, connect
 from hwsigner.backends.tpm2.encode import write_tss2_pem
 from hwsigner.backends.tpm2.endorsement import Endorsement
 from hwsigner.backends.tpm2.key_file import HIERARCHIES, TSS2Key
+from hwsigner.backends.tpm2.objects import ParentAuth
 from hwsigner.backends.tpm2.tpm import TPM, SessionSettings, is_managed
 from hwsigner.backends.tpm2.uris import tcti_of
 from hwsigner.errors import BackendUnavailableError

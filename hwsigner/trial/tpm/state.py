@@ -16,9 +16,9 @@ from tpm2_pytss import TPM2_RH, TPM2B_PUBLIC, TPMA_OBJECT, TSS2_Exception
 
 from hwsigner._system.environment import is_usable, state_folders
 from hwsigner.backends.tpm2 import handles
-from hwsigner.backends.tpm2.auth import ParentAuth
 from hwsigner.backends.tpm2.errors import HANDLE, SEQUENCE, code, is_answer
 from hwsigner.backends.tpm2.nv import open_index
+from hwsigner.backends.tpm2.objects import ParentAuth
 from hwsigner.backends.tpm2.srk import ecc_primary
 from hwsigner.backends.tpm2.tpm import TPM
 from hwsigner.errors import BackendUnavailableError, HwsignerError, SigningKeyError

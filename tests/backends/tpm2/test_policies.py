@@ -19,10 +19,9 @@ from backends.tpm2.tpms import PASSWORD, Tools, sign_and_verify
 from examples import scaled
 from hwsigner._pins import PinSource
 from hwsigner._uri import KeyURI
-from hwsigner.backends.tpm2.auth import ParentAuth
 from hwsigner.backends.tpm2.encode import write_tss2
 from hwsigner.backends.tpm2.key_file import AuthPolicy, PolicyCommand, TSS2Key, parse_tss2
-from hwsigner.backends.tpm2.objects import LoadableObject
+from hwsigner.backends.tpm2.objects import LoadableObject, ParentAuth
 from hwsigner.backends.tpm2.policy_commands import UnknownCommandError, read_command
 from hwsigner.errors import PinRequiredError, SigningKeyError, UnsupportedKeyError, WrongPinError
 from hwsigner.key import open_key

@@ -14,7 +14,7 @@ from backends.tpm2.tpms import PASSWORD, Tools
 from hwsigner._identity import IdentitySource, open_identity
 from hwsigner._pins import PinSource
 from hwsigner._uri import KeyURI
-from hwsigner.backends.tpm2.auth import ParentAuth
+from hwsigner.backends.tpm2.objects import ParentAuth
 from hwsigner.backends.tpm2.uris import named_key
 from hwsigner.errors import BackendUnavailableError, CertificateError, UsageError
 from hwsigner.key import find_certificates, open_key
