@@ -141,7 +141,7 @@ def _find_unlocked(name: str, environ: Mapping[str, str], ask_pin: AskPin, error
 @contextmanager
 def _one_question(address: Address, name: str) -> Iterator[None]:
     """Keep this user's other commands from asking, by a lock on the agent's folder, which is in this user's hands."""
-    from hwsigner._system.environment import lock_within
+    from hwsigner._system.files import lock_within
 
     try:
         folder = os.open(address.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

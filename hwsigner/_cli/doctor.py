@@ -87,7 +87,7 @@ def _check_report(path: str | None, json: bool) -> None:
 
 def _report(path: str, course: Course, checks: Checks) -> None:
     """Write what one attaches to a report of a bug."""
-    from hwsigner._system.files import create_file
+    from hwsigner._system.new_files import create_file
     from hwsigner.doctor.report import describe
     from hwsigner.sigv4.canonical import describe_implementation
 

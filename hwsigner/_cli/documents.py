@@ -7,8 +7,9 @@ import sys
 from contextlib import suppress
 
 from hwsigner import attestation
-from hwsigner._system.files import check_not_writable_by_others, create_file
+from hwsigner._system.files import check_not_writable_by_others
 from hwsigner._system.mounts import is_read_only_mount
+from hwsigner._system.new_files import create_file
 from hwsigner.attestation.chain import root_files
 from hwsigner.attestation.documents import MAX_BYTES, Document, Kind, read
 from hwsigner.attestation.given_keys import read_given_key

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from hwsigner._config.flags import IN_PROFILES, Flag, check_exclusive, profile_values
 from hwsigner.errors import NoProfileError, UsageError
@@ -18,7 +18,6 @@ from hwsigner.errors import NoProfileError, UsageError
 if TYPE_CHECKING:
     import argparse
 
-    from hwsigner._cli.positionals import Positionals
     from hwsigner._config.profiles import Profile
     from hwsigner._config.settings import Settings
 
@@ -91,7 +90,7 @@ class Parser:
     @property
     def positionals(self) -> list[argparse.Action]:
         """The other arguments, as argparse has them."""
-        return self._argparse().positionals
+        return self._argparse()[1]
 
     def add_argument(self, *names: str, **settings: Any) -> None:
         """Add an argument that is not a flag, as argparse's parsers do."""
@@ -105,9 +104,9 @@ class Parser:
         """Return argparse's parser with the flags in groups, for the help."""
         from hwsigner._cli.flag_groups import add_to_help
 
-        parser = self._argparse()
+        parser, positionals = self._argparse()
         parser.description, parser.usage, parser.epilog = self.description, self.usage, self.epilog
-        add_to_help(parser, self.flags, parser.positionals)
+        add_to_help(parser, self.flags, positionals)
         return parser
 
     def parse(self, arguments: Sequence[str]) -> Arguments:
@@ -174,16 +173,32 @@ class Parser:
         """Return the values of the arguments that are not flags, and those that are too many."""
         if not (self._positionals or arguments):
             return {}, []
-        parsed, rest = self._argparse().parse_known_args(arguments)
+        parsed, rest = self._argparse()[0].parse_known_args(arguments)
         return vars(parsed), rest
 
     def _usage(self) -> str:
         return " ".join([self.prog, *(str(settings.get("metavar", "")) for _, settings in self._positionals)])
 
-    def _argparse(self) -> Positionals:
-        from hwsigner._cli.positionals import Positionals
+    def _argparse(self) -> tuple[argparse.ArgumentParser, list[argparse.Action]]:
+        """Return argparse's parser of the arguments that are not flags, and what it has of each."""
+        import argparse
 
-        return Positionals(self.prog, self.hint, self._positionals)
+        refused = self._refused
+
+        class Positionals(argparse.ArgumentParser):
+            def error(self, message: str) -> NoReturn:
+                raise refused(message)
+
+        parser = Positionals(self.prog, allow_abbrev=False, add_help=False)
+        group = parser.add_argument_group("Arguments")
+        return parser, [group.add_argument(*names, **settings) for names, settings in self._positionals]
+
+    def _refused(self, message: str) -> UsageError:
+        """Return argparse's message as an error."""
+        _, is_missing, names = message.partition("the following arguments are required: ")
+        if is_missing:
+            return UsageError(f"{names} {'are' if ', ' in names else 'is'} missing", f"Write {self._usage()}")
+        return UsageError(message, self.hint)
 
     def _take_flags(self, arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         """Return the flags' values by attribute, and all other arguments."""

@@ -22,7 +22,8 @@ from hwsigner._http.connection import RETRY_HINT, Deadline, Proxy
 from hwsigner._http.tls import TrustedCAs
 from hwsigner._http.transport import Headers, Response, TransportOptions, post
 from hwsigner._system.descriptors import path_of
-from hwsigner._system.processes import anonymous_file, python_command
+from hwsigner._system.new_files import anonymous_file
+from hwsigner._system.processes import python_command
 from hwsigner.errors import ConfigError, HwsignerError, ServiceUnreachableError
 
 # The provider is for this key alone: it also offers to verify signatures and to agree on keys, but not for all curves.

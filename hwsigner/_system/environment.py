@@ -1,20 +1,15 @@
-"""What the environment gives this user: the home folder, folders for files that outlast a process, locks, secrets."""
+"""What the environment gives this user: the home folder, folders for files that outlast a process, and secrets."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import stat
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from itertools import chain
 
-# Seconds.
-_PAUSE_SECONDS = 0.002
-_MOST_TURNS = 15
 _TEMPORARY = "/tmp"  # noqa: S108  # The folder in it is checked before it is used.
 
 
@@ -120,37 +115,6 @@ def open_lock_file(kind: str, subject: str) -> int | None:
         with suppress(OSError):
             return os.open(os.path.join(folder, name), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     return None
-
-
-def lock_within(file: int, seconds: float) -> bool:
-    """Lock an open file, waiting for other processes if needed.
-
-    A queue would be slower: on a busy machine, each process in it must be woken before the next one can go on. So
-    processes take the lock in any order, and the time begins again when another one has taken it. One that takes it
-    again at once, for hours, leaves no gap for this one: so there is an end.
-
-    Args:
-        file: its descriptor. Closing every copy releases the lock.
-        seconds: the longest time to wait for one process; for all, it is fifteen times as long.
-
-    Returns:
-        Whether the lock was taken.
-    """
-    taken, end, last = -1, 0.0, time.monotonic() + _MOST_TURNS * seconds
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if (latest := os.fstat(file).st_mtime_ns) != taken:
-                taken, end = latest, min(time.monotonic() + seconds, last)
-            if time.monotonic() > end:
-                return False
-            time.sleep(_PAUSE_SECONDS)
-        else:
-            now = time.time_ns()  # The file system's own time is a little behind.
-            with suppress(OSError):
-                os.utime(file, ns=(now, now))
-            return True
 
 
 def _home_state() -> str:

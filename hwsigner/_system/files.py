@@ -7,20 +7,22 @@ Beside a file `NAME` it leaves `.NAME.hwsigner-lock`; `.NAME.hwsigner-new` is th
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
-import re
 import select
 import stat
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO, Final
 
-from hwsigner._system.environment import lock_within
 from hwsigner.errors import HwsignerError, LockError
 
 # Seconds. A write takes milliseconds.
 LOCK_TIMEOUT = 10.0
+_PAUSE_SECONDS = 0.002
+_MOST_TURNS = 15
 # Of a file with settings. The longest, config.toml, has less than a kilobyte for each profile.
 MAX_BYTES = 16 * 2**20
 # As in Linux.
@@ -62,7 +64,7 @@ def read_text(path: str, encoding: str = "utf-8", errors: str = "strict") -> tup
     """Return a file's text, and its status. Of anything but a regular file of at most 16 MiB, the text is empty."""
     status = os.stat(path)
     if stat.S_ISREG(status.st_mode):  # Else it is not even opened: that would break the pipe of a waiting writer.
-        with _opened(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY) as handle:
+        with opened(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY) as handle:
             status = os.fstat(handle)
             if stat.S_ISREG(status.st_mode) and status.st_size <= MAX_BYTES:
                 with open(handle, encoding=encoding, errors=errors, closefd=False) as file:
@@ -119,6 +121,37 @@ def check_not_replaceable_by_others(path: str, error: type[HwsignerError]) -> No
     raise error(f"{folder} has mode {mode:04o}: other users can replace {path}", f"Run chmod go-w {folder}")
 
 
+def lock_within(file: int, seconds: float) -> bool:
+    """Lock an open file, waiting for other processes if needed.
+
+    A queue would be slower: on a busy machine, each process in it must be woken before the next one can go on. So
+    processes take the lock in any order, and the time begins again when another one has taken it. One that takes it
+    again at once, for hours, leaves no gap for this one: so there is an end.
+
+    Args:
+        file: its descriptor. Closing every copy releases the lock.
+        seconds: the longest time to wait for one process; for all, it is fifteen times as long.
+
+    Returns:
+        Whether the lock was taken.
+    """
+    taken, end, last = -1, 0.0, time.monotonic() + _MOST_TURNS * seconds
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if (latest := os.fstat(file).st_mtime_ns) != taken:
+                taken, end = latest, min(time.monotonic() + seconds, last)
+            if time.monotonic() > end:
+                return False
+            time.sleep(_PAUSE_SECONDS)
+        else:
+            now = time.time_ns()  # The file system's own time is a little behind.
+            with suppress(OSError):
+                os.utime(file, ns=(now, now))
+            return True
+
+
 def edit_file(path: str, edit: Callable[[bytes], bytes], *, mode: int = 0o600) -> None:
     """Replace a file's content. Concurrent writers wait for each other.
 
@@ -136,7 +169,7 @@ def edit_file(path: str, edit: Callable[[bytes], bytes], *, mode: int = 0o600) -
         folder, name = os.path.split(target)
         if not os.path.exists(folder):
             os.makedirs(folder, mode=0o755 if mode & 0o004 else 0o700, exist_ok=True)
-        with _opened(folder, os.O_RDONLY | os.O_DIRECTORY) as directory:
+        with opened(folder, os.O_RDONLY | os.O_DIRECTORY) as directory:
             file = _File(target, name, directory)
             file.check()
             with file.locked():
@@ -144,59 +177,6 @@ def edit_file(path: str, edit: Callable[[bytes], bytes], *, mode: int = 0o600) -
                 file.replace(edit(old.data if old else b""), old, mode)
     except OSError as error:
         raise _explained(error, target) from error
-
-
-def create_file(path: str, data: bytes) -> None:
-    """Write a new file of mode 0600. A failure leaves no file of that name, and a killed process all of it or none.
-
-    On macOS, and on a file system without nameless files, such as NFS, a killed process may leave
-    `.NAME.RANDOM.hwsigner-new`, which the next `create_file` removes. If there is a file already, it is left alone
-    (FileExistsError).
-    """
-    remove_unfinished(path)
-    folder, name = os.path.split(path)
-    with _opened(folder or ".", os.O_RDONLY | os.O_DIRECTORY) as directory:
-        try:
-            _create_nameless(name, data, directory)
-        except FileExistsError:
-            raise
-        except OSError:
-            _create_linked(name, data, directory)
-        sync_folder(directory)
-
-
-def _create_nameless(name: str, data: bytes, directory: int) -> None:
-    """Write a file, and name it afterwards. Raises an OSError if the system can't, or /proc is missing."""
-    if sys.platform == "darwin":
-        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
-    with _opened(".", os.O_WRONLY | os.O_TMPFILE, directory) as handle:
-        _write(handle, data)
-        os.fsync(handle)
-        # Unlike a rename, this overwrites nothing.
-        os.link(f"/proc/self/fd/{handle}", name, dst_dir_fd=directory, follow_symlinks=True)
-
-
-def _create_linked(name: str, data: bytes, directory: int) -> None:
-    """Write a file under another name, and give it a second one."""
-    temporary = f".{name}.{os.urandom(4).hex()}.hwsigner-new"
-    try:
-        with _opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, directory) as handle:
-            _write(handle, data)
-            os.fsync(handle)
-        os.link(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
-    finally:
-        with suppress(OSError):
-            os.unlink(temporary, dir_fd=directory)
-
-
-def remove_unfinished(path: str) -> None:
-    """Remove what killed processes left of a new file: a copy of it, or of a part. Raises OSError."""
-    folder, name = os.path.split(path)
-    unfinished = re.compile(rf"\.{re.escape(name)}\.[0-9a-f]{{8}}\.hwsigner-new")
-    with _opened(folder or ".", os.O_RDONLY | os.O_DIRECTORY) as directory:
-        for entry in filter(unfinished.fullmatch, os.listdir(directory)):
-            with suppress(OSError):
-                os.unlink(entry, dir_fd=directory)
 
 
 def _resolved(path: str) -> str:
@@ -256,7 +236,7 @@ class _File:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        with _opened(_lock_name(self.name), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, self.directory) as lock:
+        with opened(_lock_name(self.name), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, self.directory) as lock:
             if not lock_within(lock, LOCK_TIMEOUT):
                 problem = f"another process has been writing {self.path} for {LOCK_TIMEOUT:g} s"
                 raise LockError(problem, "Stop that process, then retry")
@@ -266,7 +246,7 @@ class _File:
         """Return the file's content, or None if there is no file."""
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
-            with _opened(self.name, flags, self.directory) as handle:
+            with opened(self.name, flags, self.directory) as handle:
                 status = os.fstat(handle)
                 self._check(status)
                 with open(handle, "rb", closefd=False) as stream:
@@ -280,8 +260,8 @@ class _File:
         with suppress(FileNotFoundError):
             os.unlink(temporary, dir_fd=self.directory)  # Left by a killed process.
         try:
-            with _opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, self.directory) as handle:
-                _write(handle, data)
+            with opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, self.directory) as handle:
+                write_all(handle, data)
                 if old:
                     _copy_permissions(handle, old)
                 else:
@@ -301,7 +281,7 @@ def sync_folder(folder: str | int) -> None:
         if isinstance(folder, int):
             os.fsync(folder)
         else:
-            with _opened(folder, os.O_RDONLY | os.O_DIRECTORY) as directory:
+            with opened(folder, os.O_RDONLY | os.O_DIRECTORY) as directory:
                 os.fsync(directory)
 
 
@@ -311,7 +291,7 @@ def _lock_name(name: str) -> str:
 
 
 @contextmanager
-def _opened(path: str, flags: int, directory: int | None = None) -> Iterator[int]:
+def opened(path: str, flags: int, directory: int | None = None) -> Iterator[int]:
     """Open a file; a new one gets mode 0600."""
     handle = os.open(path, flags, 0o600, dir_fd=directory)
     try:
@@ -320,7 +300,8 @@ def _opened(path: str, flags: int, directory: int | None = None) -> Iterator[int
         os.close(handle)
 
 
-def _write(handle: int, data: bytes) -> None:
+def write_all(handle: int, data: bytes) -> None:
+    """Write data to an open file."""
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(handle, rest) :]

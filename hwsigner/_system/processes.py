@@ -9,14 +9,9 @@ import socket
 import sys
 from contextlib import suppress
 from functools import cache
-from typing import TYPE_CHECKING, BinaryIO
 
 from hwsigner._system.users import peer_pid, peer_pidfd
 from hwsigner.errors import UsageError
-
-if TYPE_CHECKING:
-    import subprocess
-    from io import FileIO
 
 # A client chooses its paths: of a longer one, its end.
 _MAX_TEXT = 256
@@ -171,33 +166,3 @@ def _executable_inode(pid: int) -> str:
         status = os.stat(f"/proc/{pid}/exe")
         return f"{status.st_dev}:{status.st_ino}"
     return ""
-
-
-def anonymous_file(name: str) -> BinaryIO:
-    """Open an empty file that has no path, to be written and read. Linux shows its name to debuggers."""
-    if sys.platform == "darwin":
-        import tempfile
-
-        return tempfile.TemporaryFile()
-    return open(os.memfd_create(name), "w+b")
-
-
-def open_end(process: subprocess.Popen[bytes]) -> FileIO:
-    """Open what has no path and can be read once a child process has ended."""
-    if sys.platform != "darwin":
-        return open(os.pidfd_open(process.pid), "rb", buffering=0)
-    import threading
-
-    reader, writer = os.pipe()
-    try:
-        threading.Thread(target=_close_at_end, args=[process, writer], name="hwsigner-end", daemon=True).start()
-    except BaseException:
-        os.close(reader)
-        os.close(writer)
-        raise
-    return open(reader, "rb", buffering=0)
-
-
-def _close_at_end(process: subprocess.Popen[bytes], writer: int) -> None:
-    process.wait()
-    os.close(writer)

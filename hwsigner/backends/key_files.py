@@ -10,7 +10,8 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 from cryptography.x509 import InvalidVersion, load_der_x509_certificate
 
-from hwsigner._system.files import change_stamp, create_file, edit_file, remove_unfinished
+from hwsigner._system.files import change_stamp, edit_file
+from hwsigner._system.new_files import create_file, remove_unfinished
 from hwsigner.backends.pem import MAX_FILE_BYTES, Block, read_blocks
 from hwsigner.errors import CertificateError, HwsignerError, SigningKeyError
 

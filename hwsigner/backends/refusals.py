@@ -14,14 +14,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Final
 
-from hwsigner._system.environment import (
-    is_private,
-    is_usable,
-    lock_within,
-    runtime_folders,
-    state_folders,
-    temporary_folders,
-)
+from hwsigner._system.environment import is_private, is_usable, runtime_folders, state_folders, temporary_folders
+from hwsigner._system.files import lock_within
 from hwsigner.errors import BackendUnavailableError, UnsafeKeyWarning
 
 _MAX_NOTE = 8192

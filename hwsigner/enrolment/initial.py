@@ -108,7 +108,9 @@ def _enroll(asked: Enrolment, found: Profile | None) -> Enrolled:
     name, environ = asked.name, os.environ
     if asked.system:
         _check_system(found)
-    given = _with_issuer(asked.given, found)
+    given = asked.given
+    if given.issuer_command is not None and given.issuer is None and found and found.values.get("issuer"):
+        given = Settings({**vars(given), "issuer": "command"})  # Not the issuer that the profile had.
     values, kept = settings_of(found, given), kept_values(given)
     region = _region(values)
     if asked.command:
@@ -148,14 +150,6 @@ def _enroll(asked: Enrolment, found: Profile | None) -> Enrolled:
         set_pace(name, file, chain.leaf),
         agent.get("agent") == "auto",
     )
-
-
-def _with_issuer(given: Settings, found: Profile | None) -> Settings:
-    """Return the given settings; if they have only the issuer's command, it replaces the issuer of the profile."""
-    is_command = given.issuer_command is not None and given.issuer is None
-    if is_command and found and found.values.get("issuer"):
-        return Settings({**vars(given), "issuer": "command"})
-    return given
 
 
 def _check_system(found: Profile | None) -> None:

@@ -16,8 +16,7 @@ from hwsigner._identity.certificate import Chain, load
 from hwsigner._identity.certificate_request import check_names
 from hwsigner._pins import PinSource
 from hwsigner._pins.sources import read_pin_source
-from hwsigner._system.environment import lock_within
-from hwsigner._system.files import LOCK_TIMEOUT
+from hwsigner._system.files import LOCK_TIMEOUT, lock_within
 from hwsigner._uri import KeyURI, in_full
 from hwsigner.enrolment.issuers import Issuer, IssuerSettings, open_issuer
 from hwsigner.enrolment.steps import KeyToCertify

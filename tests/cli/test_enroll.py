@@ -31,7 +31,7 @@ from hwsigner._config import profiles
 from hwsigner._config.sharing import share_file
 from hwsigner._pins import PinRequest, PinSource
 from hwsigner._system import systemd, users
-from hwsigner._system.files import create_file
+from hwsigner._system.new_files import create_file
 from hwsigner._uri import KeyURI
 from hwsigner.enrolment import initial, pace, profile, steps
 from hwsigner.key.management import KeyDescription

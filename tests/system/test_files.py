@@ -21,9 +21,9 @@ from typing import Any
 
 import pytest
 
-from hwsigner._system import environment, files, processes
-from hwsigner._system.environment import lock_within
-from hwsigner._system.files import create_file, edit_file
+from hwsigner._system import files, new_files
+from hwsigner._system.files import edit_file, lock_within
+from hwsigner._system.new_files import create_file
 from hwsigner.errors import HwsignerError, LockError
 from judges import needs_acls, needs_linux, needs_namespaces, needs_strace
 
@@ -124,7 +124,7 @@ def test_lock_is_waited_for_as_long_as_no_process_keeps_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_kept: bool
 ) -> None:
     holders = Handover(tmp_path / "lock", 20, is_kept=is_kept)
-    monkeypatch.setattr(environment, "time", holders)
+    monkeypatch.setattr(files, "time", holders)
     with (tmp_path / "lock").open("w") as waiting:
         assert lock_within(waiting.fileno(), 10) is not is_kept
     assert holders.monotonic() >= 120
@@ -135,7 +135,7 @@ def test_wait_for_a_lock_ends_when_processes_take_it_again_and_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     holders = Handover(tmp_path / "lock", 100, is_kept=False)
-    monkeypatch.setattr(environment, "time", holders)
+    monkeypatch.setattr(files, "time", holders)
     with (tmp_path / "lock").open("w") as waiting:
         assert not lock_within(waiting.fileno(), 10)
     assert 150 <= holders.monotonic() < 160
@@ -601,7 +601,7 @@ def test_process_killed_at_any_system_call_leaves_the_old_or_the_new_file(
 def test_end_of_a_child_is_told_without_a_thread() -> None:
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as child:
         before = threading.active_count()
-        with processes.open_end(child) as end:
+        with new_files.open_end(child) as end:
             assert not select.select([end], [], [], 0)[0]
             assert child.stdin
             child.stdin.close()

@@ -36,6 +36,7 @@ from hwsigner._system import (
     files,
     loopback,
     memory,
+    new_files,
     processes,
     signals,
     sockets,
@@ -91,7 +92,7 @@ class TestLoginFolder:
 
 class TestDescriptors:
     def test_anonymous_file_is_written_and_read_by_a_child(self) -> None:
-        with processes.anonymous_file("request") as file:
+        with new_files.anonymous_file("request") as file:
             file.write(b"text")
             file.seek(0)
             assert os.fstat(file.fileno()).st_nlink == 0
@@ -130,10 +131,10 @@ class TestDescriptors:
         assert descriptors.is_nameless(0) is is_nameless
 
     def test_new_file_is_written_whole(self, tmp_path: Path) -> None:
-        files.create_file(str(tmp_path / "key"), b"key")
+        new_files.create_file(str(tmp_path / "key"), b"key")
         assert [path.name for path in tmp_path.iterdir()] == ["key"]
         with pytest.raises(FileExistsError):
-            files.create_file(str(tmp_path / "key"), b"another")
+            new_files.create_file(str(tmp_path / "key"), b"another")
         assert (tmp_path / "key").read_bytes() == b"key"
 
     @needs_bare_start
@@ -220,7 +221,7 @@ while True: signal.pause()
 
 class TestEndOfAChild:
     def test_it_can_be_read_then(self) -> None:
-        with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as child, processes.open_end(child) as end:
+        with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as child, new_files.open_end(child) as end:
             os.set_blocking(end.fileno(), False)
             assert end.read() is None
             assert child.stdin
@@ -238,7 +239,7 @@ class TestEndOfAChild:
             before = os.dup(0)
             os.close(before)
             with pytest.raises(RuntimeError):
-                processes.open_end(child)
+                new_files.open_end(child)
             after = os.dup(0)
             os.close(after)
             assert before == after

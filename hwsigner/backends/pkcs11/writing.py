@@ -9,7 +9,8 @@ from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from hwsigner._pins import PinSource
-from hwsigner._system.environment import lock_within, open_lock_file
+from hwsigner._system.environment import open_lock_file
+from hwsigner._system.files import lock_within
 from hwsigner._uri import KeyURI
 from hwsigner.backends.pkcs11.errors import PKCS11Error
 from hwsigner.backends.pkcs11.functions import Functions, Mechanism, PKCS11Session, attributes, buffer, check

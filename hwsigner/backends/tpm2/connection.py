@@ -18,7 +18,8 @@ from typing import TypeVar
 
 from tpm2_pytss import TPMS_CONTEXT, TSS2_Exception
 
-from hwsigner._system.environment import lock_within, open_lock_file
+from hwsigner._system.environment import open_lock_file
+from hwsigner._system.files import lock_within
 from hwsigner.backends.tpm2.auth import AuthWantedError
 from hwsigner.backends.tpm2.errors import LOCKOUT, code, is_answer, is_lost, is_not_now, signing_error
 from hwsigner.backends.tpm2.tpm import TPM, SessionSettings, is_managed

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, cast
 
 from hwsigner._identity.certificate_request import CertificateRequest
-from hwsigner._system.processes import anonymous_file, open_end
+from hwsigner._system.new_files import anonymous_file, open_end
 from hwsigner.enrolment.issuers import Issued, IssuerSettings, OpensIssuer, Pending
 from hwsigner.errors import ServiceError, ServiceUnreachableError, UsageError
 

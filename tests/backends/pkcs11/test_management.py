@@ -27,7 +27,8 @@ from backends.pkcs11.tokens import key_uri, p11tool, plain_ids, remove_tokens, r
 from emulators import InProcessSoftHSM
 from hwsigner._identity import IdentitySource, open_identity
 from hwsigner._system import notices
-from hwsigner._system.environment import lock_within, open_lock_file
+from hwsigner._system.environment import open_lock_file
+from hwsigner._system.files import lock_within
 from hwsigner._uri import KeyURI
 from hwsigner.backends.pkcs11 import keygen, writing
 from hwsigner.backends.pkcs11.functions import Attribute, Functions, MechanismInfo
