@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from threading import Event
 import pytest
 
 from hwsigner.emulator import Emulator
+from pages import ROOT
 from trial.aws_trials import Flags, resources
 from trial_aws.calls import TrialPace
 from trial_aws.life import clean
@@ -24,8 +26,9 @@ def _start(emulator: Emulator, folder: Path) -> subprocess.Popen[bytes]:
     made = Event()
     emulator.on_record = lambda record: made.set() if record.action == "iam:CreateRole" else None
     flags = ("--yes", "--region", "eu-central-1", "--endpoint", emulator.url, "--output", str(folder))
-    command = [sys.executable, "-m", "hwsigner.trial", "aws", "--only", "tags.cn", *flags]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "trial_aws", "--only", "tags.cn", *flags]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     assert made.wait(30)
     return process
 

@@ -12,7 +12,7 @@ _IAM = ("CreateRole", "DeleteRole", "ListRoleTags", "PassRole", "TagRole", "Upda
 _MAKING = ("CreateProfile", "CreateTrustAnchor", "ImportCrl", "TagResource")
 _OWN = (
     *("DeleteAttributeMapping", "DeleteCrl", "DeleteProfile", "DeleteTrustAnchor", "DisableCrl", "DisableProfile"),
-    *("DisableTrustAnchor", "EnableCrl", "EnableTrustAnchor", "PutAttributeMapping", "UpdateTrustAnchor"),
+    *("DisableTrustAnchor", "EnableCrl", "PutAttributeMapping", "UpdateTrustAnchor"),
 )
 # Subjects have no tag, as the service notes them by itself. What is not there has none either.
 _READING = ("GetSubject", "ListCrls", "ListProfiles", "ListTagsForResource", "ListTrustAnchors")
