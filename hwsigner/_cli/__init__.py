@@ -111,6 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return status
     except (HwsignerError, HwsignerWarning) as error:
         process.report(str(error))
+        process.discard_frames(error.__context__)  # Of an interrupt whose place the error takes.
         return error.exit_status
     except KeyboardInterrupt as interruption:
         process.discard_frames(interruption)

@@ -148,8 +148,10 @@ def print_rows(done: str, rows: Sequence[tuple[str, str]]) -> None:
     print_outcome(done, printable_lines([f"{title:<{width}}  {text}" for title, text in rows]))
 
 
-def discard_frames(interruption: KeyboardInterrupt) -> None:
+def discard_frames(interruption: BaseException | None) -> None:
     """Destroy the objects in the frames that Ctrl-C interrupted. Errors of half-made objects are not printed."""
+    if not isinstance(interruption, KeyboardInterrupt):
+        return
     before = sys.unraisablehook
     sys.unraisablehook = lambda _: None
     try:

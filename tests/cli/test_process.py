@@ -5,13 +5,16 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 import certs
+from hwsigner._cli import main
 from hwsigner._cli.process import discard_frames
+from hwsigner.errors import HwsignerError
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,13 +36,32 @@ def test_errors_of_half_made_objects_are_not_printed_after_an_interrupt(capfd: p
     def work() -> None:
         HalfMade()
 
+    before = HalfMade.finalized
     try:
         work()
     except KeyboardInterrupt as interruption:
         discard_frames(interruption)
     gc.collect()
-    assert HalfMade.finalized == 1
+    assert HalfMade.finalized == before + 1
     assert capfd.readouterr() == ("", "")
+
+
+def test_errors_of_half_made_objects_are_not_printed_when_an_error_takes_the_interrupt_s_place(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(_: Sequence[str]) -> int:
+        try:
+            HalfMade()
+        except KeyboardInterrupt:
+            raise HwsignerError("interrupted", "Nothing was revoked") from None
+        return 0
+
+    monkeypatch.setattr("hwsigner._cli._run", run)
+    before = HalfMade.finalized
+    assert main(["list"]) == 1
+    gc.collect()
+    assert HalfMade.finalized == before + 1
+    assert capfd.readouterr() == ("", "hwsigner: interrupted. Nothing was revoked\n")
 
 
 @pytest.mark.slow
