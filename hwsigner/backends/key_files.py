@@ -19,11 +19,7 @@ _MODE = 0o644  # Certificates are public.
 
 
 def check_new_key_file(path: str) -> None:
-    """Check that a key file can be made, before its key is.
-
-    Raises:
-        SigningKeyError: there is something at the path, or its folder can't be written.
-    """
+    """Check that a key file can be made, before its key is: nothing is at the path, and its folder can be written."""
     if os.path.lexists(path):
         raise _exists(path)
     folder = os.path.dirname(os.path.abspath(path))
@@ -36,11 +32,7 @@ def check_new_key_file(path: str) -> None:
 
 
 def write_new_key_file(path: str, data: bytes) -> None:
-    """Write a key file of mode 0600, and overwrite nothing.
-
-    Raises:
-        SigningKeyError: there is something at the path, or it can't be written.
-    """
+    """Write a key file of mode 0600, and overwrite nothing."""
     try:
         create_file(path, data)
     except FileExistsError as error:
@@ -52,12 +44,8 @@ def write_new_key_file(path: str, data: bytes) -> None:
 def delete_files(doomed: Mapping[str, str], confirm: Callable[[], None]) -> None:
     """Delete files once the user has agreed, unless one of them was replaced meanwhile.
 
-    Args:
-        doomed: what each file is, in words, by its path without links.
-        confirm: asks the user, and raises an error to keep them.
-
-    Raises:
-        SigningKeyError: a file was replaced, so that none was deleted, or one can't be deleted.
+    `doomed` says what each file is, in words, by its path without links. `confirm` asks the user, and raises an error
+    to keep them. If a file was replaced, none is deleted.
     """
     stamps = _stamps(doomed)
     confirm()
@@ -97,14 +85,8 @@ def certificate_files(key: str) -> tuple[str, str]:
 def write_certificates(path: str, certificates: Sequence[bytes], public_key: bytes | None) -> None:
     """Write certificates in DER into a PEM file. One that holds anything else than a key's certificates stays.
 
-    Args:
-        path: the file, which gets mode 0644 if it is new.
-        certificates: the certificates in order.
-        public_key: the key's DER SubjectPublicKeyInfo; None to replace certificates of any key.
-
-    Raises:
-        CertificateError: the file has anything else than certificates of this key.
-        SigningKeyError: it can't be written.
+    They keep their order. A new file gets mode 0644. The public key is DER SubjectPublicKeyInfo; None to replace
+    certificates of any key. A file with anything else is a CertificateError.
     """
     pem = b"".join(Block("CERTIFICATE", der).pem for der in certificates)
 
@@ -124,8 +106,7 @@ def write_certificates(path: str, certificates: Sequence[bytes], public_key: byt
 def check_replaceable(path: str, public_key: bytes) -> None:
     """Check that `write_certificates` may replace a file, or that there is none.
 
-    Raises:
-        CertificateError: the file has anything else than certificates of this key.
+    A file with anything else than certificates of this key is a CertificateError.
     """
     if os.path.isfile(path) and os.path.getsize(path) and not holds_certificates(path, public_key):
         raise _foreign(path)

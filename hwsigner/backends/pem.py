@@ -48,18 +48,12 @@ _HINTS: dict[type[OSError], str] = {
 
 
 class Block:
-    """One block of a file.
-
-    Attributes:
-        label: its PEM label, such as `CERTIFICATE`, or the one that a DER file would have.
-        data: its bytes, decoded from base64. DER, unless `headers` say that they are encrypted.
-        headers: the lines of RFC 1421 before the base64 of a legacy-encrypted key.
-    """
+    """One block of a file."""
 
     def __init__(self, label: str, data: bytes, headers: bytes = b"") -> None:
-        self.label: Final = label
-        self.data: Final = data
-        self.headers: Final = headers
+        self.label: Final = label  # A PEM label, such as `CERTIFICATE`, or the one that a DER file would have.
+        self.data: Final = data  # Decoded from base64. DER, unless `headers` say that they are encrypted.
+        self.headers: Final = headers  # The lines of RFC 1421 before the base64 of a legacy-encrypted key.
 
     def __repr__(self) -> str:
         return f"Block({self.label!r})"  # The data may be a private key.
@@ -92,12 +86,7 @@ class Contents:
 def read_contents(path: str, error: type[HwsignerError]) -> Contents:
     """Read a file, once from start to end, so that it may be a pipe.
 
-    Args:
-        path: its path.
-        error: the class of errors to raise.
-
-    Raises:
-        HwsignerError: the file can't be read, is longer than 1 MiB, or is neither PEM nor DER.
+    More than 1 MiB, and what is neither PEM nor DER, are errors of the given class.
     """
     try:
         with open(path, "rb") as file:
@@ -118,11 +107,7 @@ def read_contents(path: str, error: type[HwsignerError]) -> Contents:
 
 
 def read_blocks(data: bytes) -> tuple[Block, ...]:
-    """Return the blocks of PEM data, or one block for DER data.
-
-    Raises:
-        ValueError: it is neither.
-    """
+    """Return the blocks of PEM data, or one block for DER data. Anything else is a ValueError."""
     return tuple(_blocks(data))
 
 
@@ -137,8 +122,7 @@ class Element(NamedTuple):
 def elements(der: bytes) -> Iterator[Element]:
     """Yield the elements in some bytes, one after the other. BER, whose lengths may be indefinite, is read too.
 
-    Raises:
-        ValueError: the bytes are not elements, or the last one is cut short.
+    If the bytes are not elements, or the last one is cut short, that is a ValueError.
     """
     from asn1crypto import parser
 
@@ -149,11 +133,7 @@ def elements(der: bytes) -> Iterator[Element]:
 
 
 def first_element(der: bytes) -> bytes:
-    """Return the bytes of the first element, without what follows it.
-
-    Raises:
-        ValueError: it is cut short.
-    """
+    """Return the bytes of the first element, without what follows it. If it is cut short, that is a ValueError."""
     from asn1crypto import parser
 
     return der[: parser.peek(der)]

@@ -16,19 +16,12 @@ _Result = TypeVar("_Result")
 
 
 class Plugin(NamedTuple):
-    """A backend or an issuer that is not built in.
+    """A backend or an issuer that is not built in."""
 
-    Attributes:
-        group: the group of its entry point.
-        name: the name of its entry point.
-        module: the module of what is called.
-        role: what it is, for messages, such as `the issuer acme`.
-    """
-
-    group: str
+    group: str  # Of its entry point, as the name.
     name: str
-    module: str
-    role: str
+    module: str  # The module of what is called.
+    role: str  # What it is, for messages, such as `the issuer acme`.
 
     def guarded(
         self, function: Callable[_Given, _Result], name: str, returns: type | list[type]

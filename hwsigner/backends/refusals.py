@@ -24,16 +24,11 @@ _LOGIN_SECONDS = 30.0
 
 
 class KeptRefusal:
-    """A PIN was refused.
-
-    Attributes:
-        time: when, in the time of `time.time()`.
-        failures: how many wrong auth values the TPM counted then; 0 for a token, or if the file does not say.
-    """
+    """A PIN was refused."""
 
     def __init__(self, time: float, failures: int) -> None:
-        self.time: Final = time
-        self.failures: Final = failures
+        self.time: Final = time  # In the time of `time.time()`.
+        self.failures: Final = failures  # Wrong auth values that the TPM counted then; 0 for a token, or if unknown.
 
 
 # Refusals that no folder can keep: at least this process knows them.
@@ -56,9 +51,8 @@ def warn_without_place(subject: str) -> None:
 def keep(name: str, failures: int = 0) -> None:
     """Keep a refusal; if no folder can keep it, in this process alone.
 
-    Args:
-        name: a name for the token or key, valid as a file name.
-        failures: how many wrong auth values the TPM counts now.
+    The name is that of a token or key, valid as a file name. `failures` is how many wrong auth values the TPM counts
+    now.
     """
     if not _write(name, b"%d" % failures if failures else b""):
         _unplaced[name] = KeptRefusal(time.time(), failures)
@@ -94,9 +88,7 @@ def is_kept(name: str, since: float = 0.0) -> bool:
 def forget(*names: str, more_than: int = -1) -> None:
     """Remove what is kept for tokens or keys.
 
-    Args:
-        names: their names.
-        more_than: keep refusals at which the TPM counted this many wrong auth values or fewer.
+    Refusals at which the TPM counted `more_than` wrong auth values or fewer stay.
     """
     for path in _paths(*names):
         with suppress(OSError):
@@ -111,11 +103,7 @@ def forget(*names: str, more_than: int = -1) -> None:
 def one_process(name: str) -> Iterator[None]:
     """Keep this user's other processes from logging in to a token, from looking for its refusals to keeping one.
 
-    Args:
-        name: the token's. Other tokens are not affected.
-
-    Raises:
-        BackendUnavailableError: another process was logging in for too long.
+    Other tokens are not affected. If another process is logging in for too long, that is a BackendUnavailableError.
     """
     with ExitStack() as held:
         folder = next(filter(is_usable, _folders()), None)

@@ -112,17 +112,7 @@ class FileKey(Key):
 def open_key(uri: KeyURI, pins: PinSource, *, public_key: bytes | None = None) -> FileKey:
     """Open the private key in a file, variable or open file: PKCS #1, SEC1, PKCS #8 or PKCS #12, encrypted or not.
 
-    Args:
-        uri: the file, which may also have certificates.
-        pins: where its passphrase comes from.
-        public_key: not used. A file with more than one key is refused.
-
-    Raises:
-        UsageError: the URI has an attribute that `file:` URIs don't have.
-        KeyNotFoundError: the file can't be read, or has no private key.
-        AmbiguousKeyError: it has more than one.
-        UnsupportedKeyError: the key's algorithm, size, curve or form is not supported.
-        PinError: the passphrase is missing or wrong.
+    A file with more than one key is an AmbiguousKeyError; the public key does not choose among them.
     """
     uri.require_known({"path", "name"}, set())
     path = uri.name
@@ -143,10 +133,7 @@ def open_key(uri: KeyURI, pins: PinSource, *, public_key: bytes | None = None) -
 def find_certificates(uri: KeyURI, pins: PinSource) -> list[FoundCertificate]:
     """Return the certificates in a file, in its order: PEM, DER, PKCS #7 or PKCS #12. They are not parsed.
 
-    Raises:
-        UsageError: the URI has an attribute that `file:` URIs don't have.
-        CertificateError: the file can't be read, or it has no certificate.
-        PinError: the passphrase of a PKCS #12 file is missing or wrong.
+    A file without a certificate is a CertificateError.
     """
     uri.require_known({"path", "name"}, set())
     path = uri.name
@@ -168,11 +155,7 @@ def find_certificates(uri: KeyURI, pins: PinSource) -> list[FoundCertificate]:
 
 
 def check_modules(uri: KeyURI) -> None:
-    """Refuse a URI from elsewhere that names a variable or an open file, as reading it takes it from this process.
-
-    Raises:
-        UsageError: it is an `env:` or `fd:` URI.
-    """
+    """Refuse a URI from elsewhere that names a variable or an open file, as reading it takes it from this process."""
     if uri.scheme != "file":
         problem = f"{uri.name} is of this process, and a key URI from elsewhere must not name it"
         raise UsageError(problem, "A program allows it with allow_modules=True")
@@ -195,11 +178,7 @@ def _exposures(path: str, status: os.stat_result | None) -> Iterable[UnsafeKeyWa
 
 
 def private_key_block(path: str, contents: Contents) -> Block:
-    """Return the block with the private key.
-
-    Raises:
-        SigningKeyError: the file has none, or several, or one in a form that is not supported.
-    """
+    """Return the block with the private key."""
     keys = [b for b in contents.blocks if b.label.endswith("PRIVATE KEY") or b.label == PKCS12]
     if not keys:
         raise KeyNotFoundError(f"{path} has {contents} and no private key", "Name the file with the private key")

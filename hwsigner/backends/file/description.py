@@ -16,11 +16,7 @@ _CAN_BE_COPIED = "A program that can read the variable or open file can copy the
 
 
 def describe_key(uri: KeyURI, pins: PinSource) -> KeyDescription:
-    """Return what is known of the key in a variable or open file. An encrypted one is decrypted for its public key.
-
-    Raises:
-        SigningKeyError, PinError: as `open_key`.
-    """
+    """Return what is known of the key in a variable or open file. An encrypted one is decrypted for its public key."""
     block = private_key_block(uri.name, read_inherited(uri, KeyNotFoundError))
     with open_key(uri, pins) as key:
         public_key = key.public_key()

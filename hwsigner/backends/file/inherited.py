@@ -23,13 +23,7 @@ _lock = threading.Lock()
 def read_inherited(uri: KeyURI, error: type[HwsignerError]) -> Contents:
     """Return what is in the variable or open file that an `env:` or `fd:` URI names: PEM or DER, or base64 of it.
 
-    Args:
-        uri: the URI.
-        error: the class of errors to raise.
-
-    Raises:
-        HwsignerError: there is no such variable or open file; it is a terminal, empty, longer than 1 MiB, or neither
-            PEM nor DER.
+    A terminal, nothing at all, more than 1 MiB and what is neither PEM nor DER are errors of the given class.
     """
     with _lock:
         read = _read_variable if uri.scheme == "env" else _read_open_file

@@ -92,8 +92,7 @@ class EvpKey:
 def load_key(name: str, pem: bytes, passphrase: bytes) -> EvpKey | None:
     """Load one PEM private key; None if it can't be read or the passphrase is wrong, which is empty for a plain key.
 
-    Raises:
-        UnsupportedKeyError: libcrypto is missing, or lacks the kind of key or the cipher.
+    Without libcrypto, or if it lacks the kind of key or the cipher, that is an UnsupportedKeyError.
     """
     lib = _library()
     bio = lib.BIO_new_mem_buf(pem, len(pem))

@@ -51,13 +51,8 @@ _CAN_BE_COPIED = "A program that can read the file can copy the key, so it is fo
 def generate_key(uri: KeyURI, pins: PinSource, request: KeyRequest) -> KeyDescription:
     """Write a new key into a file of mode 0600: PKCS #8 in PEM, encrypted if there is a passphrase.
 
-    Of an ML-DSA key, the file has the seed alone (RFC 9881, 6).
-
-    Raises:
-        UsageError: the URI or the request does not fit keys in files.
-        UnsupportedKeyError: it is ML-DSA, which the OpenSSL of the installed cryptography lacks.
-        SigningKeyError: there is a file of that name, or it can't be written.
-        PinError: the passphrase is empty, or can't be read.
+    Of an ML-DSA key, the file has the seed alone (RFC 9881, 6). An existing file is a SigningKeyError. ML-DSA, if the
+    OpenSSL of the installed cryptography lacks it, is an UnsupportedKeyError.
     """
     uri.require_known({"path"}, set())
     request.require_only(kind="keys in files")
@@ -74,11 +69,7 @@ def generate_key(uri: KeyURI, pins: PinSource, request: KeyRequest) -> KeyDescri
 
 
 def describe_key(uri: KeyURI, pins: PinSource) -> KeyDescription:
-    """Return what is known of the key in a file. An encrypted one is decrypted for its public key.
-
-    Raises:
-        SigningKeyError, PinError: as `open_key`.
-    """
+    """Return what is known of the key in a file. An encrypted one is decrypted for its public key."""
     path = uri.file
     contents = read_contents(path, KeyNotFoundError)
     block = private_key_block(path, contents)
@@ -104,11 +95,7 @@ def install_certificate(
 ) -> InstalledCertificate:
     """Write a leaf and its intermediates into a PEM file beside the key: for `web.key`, `web.crt`.
 
-    Raises:
-        UsageError: `nv_index` is given.
-        CertificateError: a file of that name has anything else than certificates of this key.
-        SigningKeyError: it can't be written.
-        PinError: as `open_key`.
+    If a file of that name has anything else than certificates of this key, that is a CertificateError.
     """
     if nv_index:
         raise inapplicable("nv-index", "keys in files")
@@ -123,10 +110,6 @@ def delete_key(uri: KeyURI, pins: PinSource, confirm: Confirm) -> tuple[str, ...
     """Delete a key's file, with all that is in it, and the file that `install_certificate` wrote.
 
     An encrypted key is decrypted first, to find out whether the certificate is its own.
-
-    Raises:
-        SigningKeyError: there is no key, or a file can't be deleted.
-        PinError: as `open_key`.
     """
     with open_key(uri, pins) as key:
         public_key = key.public_key()

@@ -35,17 +35,7 @@ _TYPES = (b"private", b"public", b"cert")
 def open_key(uri: KeyURI, pins: PinSource, *, public_key: bytes | None = None) -> Key:
     """Open the private key that a `pkcs11:` URI names: by itself, or by its certificate or public key.
 
-    Args:
-        uri: token and slot attributes, `object`, `id`; the query's `module-path`, `module-name`, `pin-source`.
-        pins: where the user PIN comes from, if the token wants a login.
-        public_key: the certificate's DER SubjectPublicKeyInfo, which decides among several keys.
-
-    Raises:
-        UsageError: the URI has an unknown attribute, or names another kind of object.
-        BackendUnavailableError: the module or the token is missing.
-        KeyNotFoundError, AmbiguousKeyError: no key or several; the hint lists what is there.
-        PinError: the PIN is missing, wrong (it was sent once), locked, or at risk of being locked.
-        UnsupportedKeyError: the key is not EC, RSA or ML-DSA, or may not sign.
+    The certificate's public key, DER SubjectPublicKeyInfo, decides among several keys. A wrong PIN is sent once.
     """
     check_uri(uri)
     found = choose_token(uri, public_key)
@@ -67,13 +57,8 @@ def find_certificates(uri: KeyURI, pins: PinSource) -> list[FoundCertificate]:
 
     They are searched for without a login first. Only if there are none, and the URI names a single token, hwsigner logs
     in to it. A URI with neither `object` nor `id` means private certificates too: a token that it names is logged in to
-    first, if its PIN is stored. A token that can't be searched is skipped if another one has certificates.
-
-    Raises:
-        UsageError: the URI has an unknown attribute, or names another kind of object.
-        BackendUnavailableError: the module or the token is missing.
-        CertificateError: there is none.
-        PinError: the PIN of a token that is logged in to is wrong or locked.
+    first, if its PIN is stored. A token that can't be searched is skipped if another one has certificates. If no token
+    has one, that is a CertificateError.
     """
     check_uri(uri)
     tokens = find_tokens(uri)
@@ -111,12 +96,7 @@ def list_tokens(uri: KeyURI, pins: PinSource, *, log_in: bool = False) -> Iterat
 
 
 def check_modules(uri: KeyURI) -> None:
-    """Refuse a URI whose module is neither in the system's folders nor known: see `Backend`.
-
-    Raises:
-        UsageError: it is elsewhere, or as `module_paths`.
-        BackendUnavailableError: there is no such module.
-    """
+    """Refuse a URI whose module is neither in the system's folders nor known: see `Backend`."""
     for path in module_paths(uri) if "module-path" in uri.query else ():
         if not is_trusted(path):
             raise UsageError(
@@ -126,11 +106,7 @@ def check_modules(uri: KeyURI) -> None:
 
 
 def check_uri(uri: KeyURI) -> None:
-    """Check the attributes of a `pkcs11:` URI. A vendor's is ignored, with a warning.
-
-    Raises:
-        UsageError: one is unknown, or names another kind of object.
-    """
+    """Check the attributes of a `pkcs11:` URI. A vendor's is ignored, with a warning."""
     vendor = [name for name in (*uri.path, *uri.query) if _is_vendors(name)]
     uri.require_known(_PATH.union(vendor), _QUERY.union(vendor))
     for name in vendor:

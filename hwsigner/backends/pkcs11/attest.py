@@ -32,15 +32,8 @@ def formats() -> tuple[str, ...]:
 def make_statement(uri: KeyURI, pins: PinSource, *, certificates: Sequence[bytes] = ()) -> tuple[str, dict[str, Any]]:
     """Return the format and the members of the statement about a key.
 
-    Args:
-        uri: the key URI.
-        pins: where the user PIN comes from.
-        certificates: YubiKeys: the DER of certificates between that of slot f9 and a root.
-
-    Raises:
-        UnsupportedKeyError: the token shows no public key, or is a YubiKey that did not generate the key.
-        UsageError: there are certificates, and the token is not a YubiKey behind libykcs11.
-        SigningKeyError, PinError: as `open_key`.
+    For a YubiKey, `certificates` has the DER of those between that of slot f9 and a root; for other tokens, it must be
+    empty. A YubiKey must have generated the key.
     """
     with open_key(uri, pins) as opened:
         public_key = opened.public_key()
@@ -62,9 +55,7 @@ def make_statement(uri: KeyURI, pins: PinSource, *, certificates: Sequence[bytes
 def answer_challenge(uri: KeyURI, pins: PinSource, challenge: Mapping[str, Any], *, pcrs: str = "") -> dict[str, bytes]:
     """Return the members of the answer to a challenge: the key's signature of its message.
 
-    Raises:
-        UsageError: PCRs are asked for.
-        SigningKeyError, PinError: as `open_key` and `Key.sign`.
+    PCRs are a UsageError: a token has none.
     """
     if pcrs:
         raise inapplicable("pcrs", "keys on a PKCS #11 token")

@@ -92,18 +92,12 @@ _HINTS = {
 
 
 class PKCS11Error(Exception):
-    """A function of a module returned something other than CKR_OK. The text says what, in words.
-
-    Attributes:
-        code: the return value.
-        name: its name, such as `CKR_DEVICE_ERROR`; of a vendor's value the number.
-        hint: what to do about it.
-    """
+    """A function of a module returned something other than CKR_OK. The text says what, in words."""
 
     def __init__(self, code: int) -> None:
         name, words = _MEANINGS.get(code, ("", "the module reports an error of its own"))
         self.code = code
-        self.name = f"CKR_{name}" if name else f"{code:#x}"
+        self.name = f"CKR_{name}" if name else f"{code:#x}"  # Of a vendor's value, the number.
         self.hint = _HINTS.get(code, _HINT)
         super().__init__(f"{words or name.replace('_', ' ').lower()} ({self.name})")
 

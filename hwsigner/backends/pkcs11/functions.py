@@ -90,14 +90,7 @@ class _Attribute(ctypes.Structure):
 
 
 class TokenInfo(NamedTuple):
-    """A token and its slot as the module describes them (CK_TOKEN_INFO, CK_SLOT_INFO); texts without padding.
-
-    Attributes:
-        slot: the slot's number.
-        identity: the label, manufacturer, model and serial number as the module has them, to be compared.
-        flags: those of the token.
-        firmware: the major and minor number of its firmware's version.
-    """
+    """A token and its slot as the module describes them (CK_TOKEN_INFO, CK_SLOT_INFO); texts without padding."""
 
     slot: int
     slot_description: str
@@ -106,9 +99,9 @@ class TokenInfo(NamedTuple):
     manufacturer: str
     model: str
     serial: str
-    identity: bytes
+    identity: bytes  # The label, manufacturer, model and serial number as the module has them, to be compared.
     flags: int
-    firmware: tuple[int, int] = (0, 0)
+    firmware: tuple[int, int] = (0, 0)  # The major and minor number of its version.
 
 
 class MechanismInfo:
@@ -121,25 +114,18 @@ class MechanismInfo:
 
 
 class Functions:
-    """A module that is loaded. A method that returns no bool raises a PKCS11Error unless it gets CKR_OK.
+    """A module that is loaded. A method that returns no bool raises a PKCS11Error unless it gets CKR_OK."""
 
-    Attributes:
-        addresses: those of its functions, by their places in CK_FUNCTION_LIST.
-        initialised: how the module was initialised. Unless that was `for threads`, calls are made one at a time.
-    """
-
-    initialised: Initialised = "for threads"
+    initialised: Initialised = "for threads"  # Otherwise calls are made one at a time.
 
     def __init__(self, path: str) -> None:
         """Load the module.
 
-        Raises:
-            OSError: the dynamic linker can't load it.
-            AttributeError: it has no C_GetFunctionList.
+        If the dynamic linker can't load it, that is an OSError; without C_GetFunctionList, an AttributeError.
         """
         found = ctypes.POINTER(_FunctionList)()
         check(ctypes.CDLL(path).C_GetFunctionList(ctypes.byref(found)))
-        self.addresses = list(found.contents.functions)
+        self.addresses = list(found.contents.functions)  # By their places in CK_FUNCTION_LIST.
         self._lock = threading.Lock()
         self._find_functions()
 

@@ -80,12 +80,8 @@ class PKCS11Key(Key):
         """Sign a message: ECDSA with a digest made here, RSA with the token's own hash, if it offers that.
 
         If the session has ended since the last signature, because the token was removed and is back, the signature is
-        made in a new one, unless a PIN was sent for this signature.
-
-        Raises:
-            TokenRemovedError: the token is not there, or was removed meanwhile.
-            SigningKeyError: the key is closed, or the token can't sign; the message has the token's reason.
-            PinError: the PIN for this signature is missing, wrong or locked.
+        made in a new one, unless a PIN was sent for this signature. If the token is not there, that is a
+        TokenRemovedError.
         """
         return self._use("could not sign", self._sign, message, hash)
 

@@ -52,19 +52,12 @@ _OTHER = "Choose another --algorithm, or use the token's own tool"
 
 
 class KeyKind(NamedTuple):
-    """A kind of key, as a token is asked for it.
-
-    Attributes:
-        key_type: the CKA_KEY_TYPE.
-        mechanism: the mechanism that generates the key pair.
-        bits: the size; 0 for ML-DSA.
-        size: the attributes of the public key that say what to make.
-    """
+    """A kind of key, as a token is asked for it."""
 
     key_type: int
-    mechanism: int
-    bits: int
-    size: Template
+    mechanism: int  # Generates the key pair.
+    bits: int  # 0 for ML-DSA.
+    size: Template  # The attributes of the public key that say what to make.
 
     @classmethod
     def of(cls, algorithm: KeyAlgorithm) -> KeyKind:

@@ -46,18 +46,12 @@ T = TypeVar("T")
 
 
 class TokenSession:
-    """The one session of this process with a token, as far as its module has to know of it.
-
-    Attributes:
-        session: the session, or None.
-        lock: held while the token is used.
-        asks_user: the user is asked for a PIN now, and no call into the module is under way.
-    """
+    """The one session of this process with a token, as far as its module has to know of it."""
 
     def __init__(self) -> None:
         self.session: PKCS11Session | None = None
-        self.lock = threading.RLock()
-        self.asks_user = False
+        self.lock = threading.RLock()  # Held while the token is used.
+        self.asks_user = False  # The user is asked for a PIN now, and no call into the module is under way.
 
     def leave_to_parent(self) -> None:
         """Leave, in a child process, the session and a lock that another thread holds to the parent."""
@@ -69,34 +63,22 @@ class TokenSession:
 
 
 class Module:
-    """A PKCS #11 module, loaded once in a process.
+    """A PKCS #11 module, loaded once in a process."""
 
-    Attributes:
-        path: the file of the module, or a bare name that the dynamic linker looks up.
-        functions: its functions, once it is initialised.
-        lock: held to initialise it and to list its tokens.
-        sessions: those of the tokens that have been in use.
-        listed_at: when its slots were listed last, in time of `time.time()`.
-    """
-
-    functions: Functions
+    functions: Functions  # Once it is initialised.
     _library: dict[str, str]
 
     def __init__(self, path: str) -> None:
-        self.path = path
-        self.lock = threading.RLock()
-        self.sessions: list[TokenSession] = []
-        self.listed_at = 0.0
+        self.path = path  # Its file, or a bare name that the dynamic linker looks up.
+        self.lock = threading.RLock()  # Held to initialise it and to list its tokens.
+        self.sessions: list[TokenSession] = []  # Those of the tokens that have been in use.
+        self.listed_at = 0.0  # When its slots were listed last, in time of `time.time()`.
         self._is_ready = False
         self._is_inherited = False
         self._is_lost = False
 
     def initialise(self) -> None:
-        """Load and initialise the module, unless it is.
-
-        Raises:
-            BackendUnavailableError: the file is missing, is not a PKCS #11 module, or does not start.
-        """
+        """Load and initialise the module, unless it is. If that fails, it is a BackendUnavailableError."""
         if self._is_ready:
             return
         if self._is_lost:
@@ -267,8 +249,7 @@ def token_uri(token: TokenInfo, uri: KeyURI, others: Iterable[TokenInfo] = ()) -
 def load_module(path: str) -> Module:
     """Return a module, initialised, by its path or by a bare name that the dynamic linker looks up.
 
-    Raises:
-        BackendUnavailableError: there is no such module; the message names the path.
+    If there is no such module, that is a BackendUnavailableError.
     """
     file = path
     if "/" in path:

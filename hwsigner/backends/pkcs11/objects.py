@@ -50,31 +50,18 @@ _PUBLIC = (*_PRIVATE, Attribute.PARAMETER_SET, Attribute.VALUE)
 
 
 class KeyObject(NamedTuple):
-    """A private or public key on a token, as far as the token shows it.
+    """A private or public key on a token, as far as the token shows it."""
 
-    Attributes:
-        handle: its number in the session that found it.
-        key_type: the CKA_KEY_TYPE, or -1.
-        id, label: the CKA_ID and CKA_LABEL.
-        can_sign: CKA_SIGN.
-        always_authenticate: CKA_ALWAYS_AUTHENTICATE.
-        curve: the CKA_EC_PARAMS.
-        bits: the size of an RSA modulus, or 0.
-        parameter_set: the CKA_PARAMETER_SET of a public ML-DSA key, or 0.
-        public_key: the DER SubjectPublicKeyInfo, if the object itself has it: private RSA keys mostly do, EC keys
-            rarely.
-    """
-
-    handle: int
-    key_type: int
+    handle: int  # Its number in the session that found it.
+    key_type: int  # CKA_KEY_TYPE, or -1.
     id: bytes
     label: bytes
     can_sign: bool = False
     always_authenticate: bool = False
-    curve: bytes = b""
-    bits: int = 0
-    parameter_set: int = 0
-    public_key: bytes | None = None
+    curve: bytes = b""  # CKA_EC_PARAMS.
+    bits: int = 0  # The size of an RSA modulus, or 0.
+    parameter_set: int = 0  # CKA_PARAMETER_SET of a public ML-DSA key, or 0.
+    public_key: bytes | None = None  # SubjectPublicKeyInfo in DER, if it has it: private RSA keys mostly do, EC rarely.
 
 
 class CertificateObject(NamedTuple):
@@ -100,9 +87,7 @@ _Template = Mapping[int, bytes]
 class Objects:
     """All objects that have some names, found by one search. Those of a class are read when they are first needed.
 
-    Args:
-        session: the session.
-        names: the CKA_ID and CKA_LABEL that they have; an empty one means that they have none.
+    The names are a CKA_ID and CKA_LABEL; an empty one means that they have none.
     """
 
     def __init__(self, session: PKCS11Session, names: _Template) -> None:
@@ -151,11 +136,7 @@ def find_objects(session: PKCS11Session, uri: KeyURI) -> Objects:
 
 
 def supported(key: KeyObject, uri: KeyURI) -> KeyObject:
-    """Return the key, if it may sign and the service accepts its kind.
-
-    Raises:
-        UnsupportedKeyError: it may not, or it has another kind, size or curve.
-    """
+    """Return the key, if it may sign and the service accepts its kind. Otherwise that is an UnsupportedKeyError."""
     kind = ""
     if key.key_type not in ALGORITHMS:
         kind = key_kind(key.key_type)

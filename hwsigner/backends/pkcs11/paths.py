@@ -27,10 +27,7 @@ def module_paths(uri: KeyURI) -> list[str]:
 
     `module-path` may be a bare name, for the dynamic linker to look up, or a folder, with `module-name` a module in it.
     `module-name` is a name in p11-kit's configuration or a file's, without `lib` and `.so` or `.dylib` (RFC 7512, 2.3).
-
-    Raises:
-        UsageError: a `module-name` that is a path, or an empty `module-path`.
-        BackendUnavailableError: there is no such module; the message says what was tried.
+    If there is no such module, that is a BackendUnavailableError, which says what was tried.
     """
     path, name = uri.text("module-path"), uri.text("module-name")
     if name is not None and "/" in name:
@@ -117,14 +114,11 @@ def _named(name: str, folders: Iterable[str]) -> str:
 class ConfiguredModule:
     """A module of p11-kit's configuration.
 
-    Attributes:
-        name: the name of its configuration file, without `.module`.
-        path: the module's file.
-        has_user_keys: whether p11-kit's proxy shows it. It does not show stores of trusted CAs.
+    p11-kit's proxy does not show one without user keys, a store of trusted CAs.
     """
 
     def __init__(self, name: str, path: str, has_user_keys: bool) -> None:
-        self.name: Final = name
+        self.name: Final = name  # That of its configuration file, without `.module`.
         self.path: Final = path
         self.has_user_keys: Final = has_user_keys
 

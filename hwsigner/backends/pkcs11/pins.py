@@ -83,9 +83,8 @@ def signature_pin_request(token: TokenInfo) -> PinRequest:
 def refuse_risk(token: TokenInfo, pins: PinSource, found: FoundPin | None = None, *, module: str) -> None:
     """Check that a wrong PIN would do no harm. A stored one would be sent again and again.
 
-    Raises:
-        PinLockedError: the PIN is locked, would be with one more wrong attempt, or is a stored one after a wrong
-            attempt and was not right before.
+    It would if the PIN is locked, or would be with one more wrong attempt, or is a stored one after a wrong attempt and
+    was not right before: a PinLockedError.
     """
     if token.flags & TokenFlag.USER_PIN_LOCKED:
         raise locked(token, module)
@@ -104,10 +103,8 @@ def refuse_stranger(session: PKCS11Session, token: TokenInfo, uri: KeyURI, publi
     """Check that a token may be the one that a URI means, before a stored PIN is sent to it.
 
     It is not if the URI names no token, and this one shows keys or certificates without a login, none of which is the
-    certificate's (`public_key`, if it is known) or has the URI's label and id.
-
-    Raises:
-        PinRequiredError: the token is another one.
+    certificate's (`public_key`, if it is known) or has the URI's label and id. A token that is another one is a
+    PinRequiredError.
     """
     if names_token(uri):
         return
@@ -145,11 +142,7 @@ def locked(token: TokenInfo, module: str) -> PinLockedError:
 
 
 def checked(token: TokenInfo, pin: str) -> str:
-    """Return a PIN that can be sent.
-
-    Raises:
-        PinError: it is empty, or not text.
-    """
+    """Return a PIN that can be sent. An empty one, and one that is not text, is a PinError."""
     if not pin:
         raise PinError(f"the PIN for {token_name(token)} is empty, so it was not sent", "Give the token's user PIN")
     try:

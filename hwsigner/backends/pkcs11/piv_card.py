@@ -25,12 +25,7 @@ _SECURITY_OFFICER = 0
 
 
 class ManagedCard:
-    """A card that is being changed, in a session without a user's login. Not to be used by two threads at once.
-
-    Attributes:
-        token: its token.
-        session: the session.
-    """
+    """A card that is being changed, in a session without a user's login. Not to be used by two threads at once."""
 
     def __init__(self, token: OpenToken) -> None:
         self.token = token

@@ -38,11 +38,7 @@ _SINCE: dict[KeyAlgorithm, tuple[int, int, int]] = {
 def generate_key(found: FoundToken, uri: KeyURI, pins: PinSource, request: KeyRequest) -> KeyDescription:
     """Make a key in the slot that a URI names by its `id`. The PIN that is asked for is the card's management key.
 
-    Raises:
-        UsageError: the URI names no slot, or a label; or something was asked for that PIV cards do not have.
-        UnsupportedKeyError: the card makes no such keys.
-        SigningKeyError: the slot is not empty, or can't be shown to be; or the card failed, or made another key.
-        PinError: the management key is missing, wrong (it was sent once), or not one.
+    A wrong one was sent once. A slot that is not empty, or can't be shown to be, is a SigningKeyError.
     """
     key_id = _new_slot(uri)
     _check_request(request, found.info)

@@ -38,19 +38,12 @@ _TOUCH_GUARDS = {
 
 
 class Attestation(NamedTuple):
-    """What the card's attestation certificate says of a key. It is read, not verified.
+    """What the card's attestation certificate says of a key. It is read, not verified."""
 
-    Attributes:
-        public_key: the DER SubjectPublicKeyInfo.
-        firmware: the version of the card's firmware, such as `5.4.3`, or an empty string.
-        pin_policy: `never`, `once` or `always`, or an empty string.
-        touch_policy: `never`, `always` or `cached`, or an empty string.
-    """
-
-    public_key: bytes | None
-    firmware: str
-    pin_policy: str
-    touch_policy: str
+    public_key: bytes | None  # DER SubjectPublicKeyInfo.
+    firmware: str  # The version of the card's firmware, such as `5.4.3`, or empty.
+    pin_policy: str  # `never`, `once` or `always`, or empty.
+    touch_policy: str  # `never`, `always` or `cached`, or empty.
 
     @classmethod
     def read(cls, der: bytes) -> Attestation:
@@ -65,23 +58,14 @@ class Attestation(NamedTuple):
 
 
 class PIVSlot(NamedTuple):
-    """A slot, as libykcs11 shows it without a login.
+    """A slot, as libykcs11 shows it without a login."""
 
-    Attributes:
-        id: the CKA_ID of all that is in it.
-        key: the public key object, or None if the slot shows no key.
-        is_local: whether the card says that it made the key itself.
-        attestation: the card's own statement on a key that it made itself, or None.
-        certificate: the DER certificate, or None.
-        has_data: whether the certificate's data object is there, even if it can't be read as a certificate.
-    """
-
-    id: bytes
-    key: KeyObject | None
-    is_local: bool
-    attestation: Attestation | None
-    certificate: bytes | None
-    has_data: bool
+    id: bytes  # The CKA_ID of all that is in it.
+    key: KeyObject | None  # The public key object; None if the slot shows no key.
+    is_local: bool  # Whether the card says that it made the key itself.
+    attestation: Attestation | None  # The card's own statement on a key that it made itself.
+    certificate: bytes | None  # DER.
+    has_data: bool  # Whether the certificate's data object is there, even if it can't be read as a certificate.
 
     @classmethod
     def read(cls, session: PKCS11Session, key_id: bytes) -> PIVSlot:

@@ -40,9 +40,7 @@ class FoundToken(NamedTuple):
 def find_tokens(uri: KeyURI) -> list[FoundToken]:
     """Return the tokens that a URI names, at least one.
 
-    Raises:
-        UsageError: the URI's `module-name` is a path.
-        BackendUnavailableError: the module or a token is missing.
+    A missing module or token is a BackendUnavailableError.
     """
     paths = module_paths(uri)
     found: list[FoundToken] = []
@@ -88,9 +86,7 @@ def _absent(path: str) -> str:
 def choose_token(uri: KeyURI, public_key: bytes | None) -> FoundToken:
     """Return the one token that the URI names. A PIN goes to one token only: in doubt there is an error before a login.
 
-    Raises:
-        AmbiguousKeyError: several are named, and what they show does not decide.
-        BackendUnavailableError: there is none.
+    If what they show does not decide among several, that is an AmbiguousKeyError.
     """
     tokens = find_tokens(uri)
     if len(tokens) == 1:
@@ -102,12 +98,7 @@ def choose_token(uri: KeyURI, public_key: bytes | None) -> FoundToken:
 
 
 def only_token(uri: KeyURI) -> FoundToken:
-    """Return the one token that the URI names, whatever is on it.
-
-    Raises:
-        AmbiguousKeyError: several are named.
-        BackendUnavailableError: there is none.
-    """
+    """Return the one token that the URI names, whatever is on it. If it names several, that is an AmbiguousKeyError."""
     tokens = find_tokens(uri)
     if len(tokens) > 1:
         raise _several(uri, tokens)
@@ -153,9 +144,8 @@ def find_key(token: OpenToken, uri: KeyURI, pins: PinSource, public_key: bytes |
 def find_any_key(token: OpenToken, uri: KeyURI, pins: PinSource, public_key: bytes | None = None) -> objects.KeyObject:
     """Return the private key that the URI names on a token, after a login if the token wants one or shows none.
 
-    Raises:
-        KeyNotFoundError, AmbiguousKeyError: there is none, or several, and the public key does not decide.
-        PinError: see `OpenToken.log_in`.
+    If there is none, that is a KeyNotFoundError; if there are several and the public key does not decide, an
+    AmbiguousKeyError.
     """
     if token.wants_login:
         token.log_in(uri, pins, public_key)
@@ -169,10 +159,8 @@ def find_any_key(token: OpenToken, uri: KeyURI, pins: PinSource, public_key: byt
 def find_named_key(token: OpenToken, uri: KeyURI) -> objects.KeyObject:
     """Return the private key that has the URI's own label and id, on a token that is logged in to.
 
-    `find_any_key` also follows certificates and public keys, and may then guess: not for what changes the token.
-
-    Raises:
-        KeyNotFoundError, AmbiguousKeyError: there is none, or several.
+    `find_any_key` also follows certificates and public keys, and may then guess: not for what changes the token. If
+    there is none, that is a KeyNotFoundError; if there are several, an AmbiguousKeyError.
     """
     return _only_key(token, uri, objects.find_keys(token.current_session(), ObjectClass.PRIVATE_KEY, uri))
 

@@ -21,14 +21,9 @@ _KINDS = {
 
 
 class Stored(NamedTuple):
-    """An object on a token.
+    """An object on a token."""
 
-    Attributes:
-        kind: its CKA_CLASS.
-        object: what was read of it.
-    """
-
-    kind: int
+    kind: int  # CKA_CLASS.
     object: KeyObject | CertificateObject
 
     def __str__(self) -> str:

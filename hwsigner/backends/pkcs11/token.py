@@ -31,23 +31,15 @@ from hwsigner.errors import PinError, PinRequiredError, SigningKeyError, TokenRe
 
 
 class OpenToken(TokenSession):
-    """A token in use, with at most one session and one login. Get one with `acquire`, give it back with `release`.
-
-    Attributes:
-        module: its module.
-        info: the token as it was seen last.
-        name: the token as messages name it.
-        generation: counts sessions; the handles of objects are void in a later one.
-        users: how many keys and searches use it.
-    """
+    """A token in use, with at most one session and one login. Get one with `acquire`, give it back with `release`."""
 
     def __init__(self, module: Module, info: TokenInfo) -> None:
         super().__init__()
         self.module = module
-        self.info = info
+        self.info = info  # As it was seen last.
         self.name = token_name(info)
-        self.generation = 0
-        self.users = 0
+        self.generation = 0  # Counts sessions; the handles of objects are void in a later one.
+        self.users = 0  # How many keys and searches use it.
         self._is_lost = False
         self._logged_in = False
         self._owns_login = False
@@ -71,10 +63,8 @@ class OpenToken(TokenSession):
     def current_session(self) -> PKCS11Session:
         """Return the session. If it was dropped, open a new one and log in as before.
 
-        Raises:
-            TokenRemovedError: the token is not there.
-            SigningKeyError: it can't be opened.
-            PinError: the login failed. After any failure of a login, the token counts as logged out.
+        After any failure of a login, the token counts as logged out. If the token is not there, that is a
+        TokenRemovedError.
         """
         if self.session is not None:
             return self.session
@@ -129,10 +119,7 @@ class OpenToken(TokenSession):
         """Begin a signature of a key that wants a PIN each time (CKA_ALWAYS_AUTHENTICATE), and log in for it.
 
         `begin` is called once there is a PIN that may be sent, since a signature that was begun can't be cancelled.
-
-        Raises:
-            PinError: no place gives one, or an attempt would risk locking the PIN.
-            PKCS11Error: the token's, of beginning or of the login.
+        What the token refuses is a PKCS11Error.
         """
         session = self.current_session()
         self.refresh()
@@ -167,9 +154,7 @@ class OpenToken(TokenSession):
     def refresh(self) -> TokenInfo:
         """Return the token with its flags as they are now, if it is still there, in its slot or in another.
 
-        Raises:
-            TokenRemovedError: it is not.
-            SigningKeyError: the tokens can't be listed.
+        If it is gone, that is a TokenRemovedError.
         """
         found: TokenInfo | None = None
         with suppress(errors.PKCS11Error):

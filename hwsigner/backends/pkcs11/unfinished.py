@@ -28,9 +28,7 @@ class _Left(NamedTuple):
 class MakingMark:
     """The mark for a new key pair on a token, which the next process finds if this one is killed.
 
-    Args:
-        token: the token.
-        label: the CKA_LABEL of the key pair.
+    The label is the CKA_LABEL of the key pair.
     """
 
     def __init__(self, token: OpenToken, label: bytes) -> None:
@@ -39,10 +37,9 @@ class MakingMark:
         self._name = f"making-{hashlib.sha256(token.info.identity + label).hexdigest()[:32]}"
 
     def write(self, key_id: bytes) -> None:
-        """Write the mark, with the CKA_ID of the key pair. If no folder can keep it, the next process deletes nothing.
+        """Write the mark, with the CKA_ID of the key pair, which is not empty.
 
-        Args:
-            key_id: the CKA_ID, which is not empty.
+        If no folder can keep it, the next process deletes nothing.
         """
         refusals.note(self._name, key_id.hex())
 
@@ -63,11 +60,7 @@ class MakingMark:
         )
 
     def clear(self, session: WritingSession) -> KeyPair | None:
-        """Delete the parts of a key pair that is not whole; return one that is whole.
-
-        Raises:
-            SigningKeyError: the token keeps an object.
-        """
+        """Delete the parts of a key pair that is not whole; return one that is whole."""
         left = self._left(session)
         for one in left.parts:
             destroy(self._token, session, one)

@@ -69,14 +69,9 @@ def changing(found: FoundToken, action: str) -> Iterator[OpenToken]:
     """Lock a token in this process, and wait until no other process of this user changes it.
 
     Otherwise two processes could find the same place free, and each make a key there. Those that only sign don't wait.
-
-    Args:
-        found: the token.
-        action: what can't be done if the token returns an error, such as `could not make the key`.
-
-    Raises:
-        BackendUnavailableError: another process changed it for too long.
-        SigningKeyError: the token returned an error. So did a PKCS11Error in the body of the `with` statement.
+    A PKCS11Error, also one from the body of the `with` statement, becomes a SigningKeyError that says which action
+    failed, such as `could not make the key`. If another process changes the token for too long, that is a
+    BackendUnavailableError.
     """
     token = acquire(found.module, found.info)
     file = None
@@ -97,12 +92,7 @@ def changing(found: FoundToken, action: str) -> Iterator[OpenToken]:
 
 @contextmanager
 def writing(found: FoundToken, uri: KeyURI, pins: PinSource, action: str) -> Iterator[tuple[OpenToken, WritingSession]]:
-    """Lock a token, log in to it, and open a session that can change it.
-
-    Raises:
-        BackendUnavailableError, SigningKeyError: see `changing`.
-        PinError: see `OpenToken.log_in`.
-    """
+    """Lock a token, log in to it, and open a session that can change it."""
     with changing(found, action) as token:
         token.current_session()
         session = WritingSession(token.module.functions, token.info.slot)

@@ -31,24 +31,8 @@ def open_key(uri: KeyURI, pins: PinSource, *, public_key: bytes | None = None) -
     """Open the key that a `tpm2:` URI names, after making sure that the TPM has it.
 
     The auth value is the PIN. It is asked for if the key file says that there is one, or if the TPM refused the empty
-    one and still counts that. Otherwise it is the empty one, unless a place gives one.
-
-    Args:
-        uri: either `handle`, from 0x81000000 to 0x81ffffff, or `path`; the query's `tcti`, `pin-source`,
-            `parent-pin-source`, `owner-pin-source`, `session`, `srk-name` and `accept-new-srk`.
-        pins: where the auth value comes from.
-        public_key: not used; a URI names one key.
-
-    Raises:
-        UsageError: the URI names neither a handle nor a file, or has an unknown attribute.
-        BackendUnavailableError: the TPM can't be reached.
-        KeyNotFoundError: there is nothing at the handle, or no such file.
-        UnsupportedKeyError: the key is of a kind that can't be used, or the file holds none.
-        PinRequiredError: the key, its parent or its hierarchy has an auth value, and no place gives it.
-        WrongPinError: that of the parent or hierarchy is wrong; it was sent once.
-        PinLockedError: the TPM is in lockout, and the key's parent is subject to that; or an auth value was held back.
-        PinError: the auth value is longer than a TPM's can be.
-        SigningKeyError: the storage root key is another one than before.
+    one and still counts that. Otherwise it is the empty one, unless a place gives one. A wrong one of the parent or
+    hierarchy was sent once. If the storage root key is another one than before, that is a SigningKeyError.
     """
     named = uris.named_key(uri, ParentAuth(uri, pins))
     subject, file, key = named
@@ -82,10 +66,7 @@ def examine(uri: KeyURI, pins: PinSource, named: uris.NamedKey, tpm: TPM) -> tup
 def find_certificates(uri: KeyURI, pins: PinSource) -> list[FoundCertificate]:
     """Return the certificates in the NV index that a `tpm2:nv=` URI names.
 
-    Raises:
-        UsageError: the URI names no NV index.
-        BackendUnavailableError: the TPM can't be reached.
-        CertificateError: there is no such index, it can't be read, or holds no certificate.
+    If there is no such index, or it can't be read or holds no certificate, that is a CertificateError.
     """
     from hwsigner.backends.tpm2.nv import nv_name, read_certificates
 
@@ -96,12 +77,7 @@ def find_certificates(uri: KeyURI, pins: PinSource) -> list[FoundCertificate]:
 
 
 def list_tokens(uri: KeyURI, pins: PinSource, *, log_in: bool = False) -> Iterator[ListedToken]:
-    """Yield the TPM that a `tpm2:` URI names, with what can be used of it.
-
-    Raises:
-        UsageError: the URI names something in the TPM.
-        BackendUnavailableError: the TPM can't be reached.
-    """
+    """Yield the TPM that a `tpm2:` URI names, with what can be used of it."""
     from hwsigner.backends.tpm2.listing import objects_of_tpm
 
     uri.require_known(frozenset(), uris.QUERY)
@@ -112,11 +88,7 @@ def list_tokens(uri: KeyURI, pins: PinSource, *, log_in: bool = False) -> Iterat
 
 
 def check_modules(uri: KeyURI) -> None:
-    """Refuse a URI whose TCTI can load or run any file: see `Backend`.
-
-    Raises:
-        UsageError: it has such a TCTI.
-    """
+    """Refuse a URI whose TCTI can load or run any file: see `Backend`."""
     uris.check_tcti(uri)
 
 

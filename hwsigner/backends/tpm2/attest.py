@@ -34,15 +34,8 @@ def formats() -> tuple[str, ...]:
 def make_statement(uri: KeyURI, pins: PinSource, *, certificates: tuple[bytes, ...]) -> tuple[str, _Values]:
     """Return the format and the members of a statement about a key.
 
-    Args:
-        uri: the key's URI, as for `open_key`; the query's `endorsement-pin-source` and `endorsement-key` too.
-        pins: where auth values come from. The key's own is not needed.
-        certificates: certificates that the TPM does not hold.
-
-    Raises:
-        UnsupportedKeyError: the TPM does not certify this key.
-        SigningKeyError: as for `open_key`, or the TPM refused.
-        PinError: the endorsement hierarchy's auth value is missing or wrong; it was sent once.
+    The key's own auth value is not needed; a wrong one of the endorsement hierarchy was sent once. `certificates` are
+    those that the TPM does not hold.
     """
     auth = ParentAuth(uri, pins)
     endorsement = _endorsement(uri, auth)
@@ -65,12 +58,7 @@ def make_statement(uri: KeyURI, pins: PinSource, *, certificates: tuple[bytes, .
 
 
 def endorsement_key(uri: KeyURI, pins: PinSource) -> bytes:
-    """Return the endorsement key of a TPM as DER SubjectPublicKeyInfo.
-
-    Raises:
-        BackendUnavailableError: the TPM can't be reached.
-        PinError: as `make_statement`.
-    """
+    """Return the endorsement key of a TPM as DER SubjectPublicKeyInfo."""
     uri.require_known(frozenset({"handle", "path"}), QUERY)
     endorsement = _endorsement(uri, ParentAuth(uri, pins))
 
@@ -86,11 +74,7 @@ def endorsement_key(uri: KeyURI, pins: PinSource) -> bytes:
 def answer_challenge(uri: KeyURI, pins: PinSource, challenge: Mapping[str, bytes], *, pcrs: str) -> _Values:
     """Return the members of the answer to a challenge.
 
-    Raises:
-        UsageError: `pcrs` are malformed.
-        AttestationError: the challenge is for another chip.
-        SigningKeyError: as `make_statement`.
-        PinError: an auth value is missing, wrong or locked. A wrong one was sent once.
+    A challenge for another chip is an AttestationError. A wrong auth value was sent once.
     """
     selection = PCRSelection(pcrs) if pcrs else None
     auth = ParentAuth(uri, pins)

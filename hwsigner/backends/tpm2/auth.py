@@ -37,8 +37,7 @@ _KINDS = ("given", "given-empty", UNSTATED)
 class AuthWantedError(Exception):
     """The user must be asked for an auth value, while others can use the TPM: answering may take long.
 
-    Attributes:
-        ask: asks for it, and keeps the answer.
+    `ask` asks for it, and keeps the answer.
     """
 
     def __init__(self, ask: Callable[[], None]) -> None:
@@ -47,15 +46,7 @@ class AuthWantedError(Exception):
 
 
 class Auth:
-    """An auth value to send.
-
-    Attributes:
-        value: its bytes.
-        origin: where it comes from.
-        allow_final_try: send it even if one more wrong one locks the TPM.
-        missing: the error that no place gives one, if the empty one is tried for that reason.
-        found: the PIN that it was made from, if any.
-    """
+    """An auth value to send."""
 
     def __init__(
         self,
@@ -68,9 +59,9 @@ class Auth:
     ) -> None:
         self.value: Final = value
         self.origin: Final = origin
-        self.allow_final_try: Final = allow_final_try
-        self.missing: Final = missing
-        self.found: Final = found
+        self.allow_final_try: Final = allow_final_try  # Send it even if one more wrong one locks the TPM.
+        self.missing: Final = missing  # The error that no place gives one, if the empty one is tried for that reason.
+        self.found: Final = found  # The PIN that it was made from, if any.
 
 
 # For a key whose policy needs none.
@@ -78,24 +69,15 @@ NO_AUTH = Auth(b"", STORED)
 
 
 class Guarded:
-    """What an auth value opens: a key, its parent, or a hierarchy.
-
-    Attributes:
-        kind: what the auth value is called, such as `TPM auth value`.
-        subject: what it opens, as messages name it.
-        name: the TPM Name in hexadecimal (TPM 2.0 Library, part 1, 16), or a hierarchy's name.
-        risks_lockout: whether a wrong one counts towards the TPM's lockout.
-        source: the attribute of the key URI's query that says where it is stored.
-        file: the path of the key file, if it says that there is none; else an empty string.
-    """
+    """What an auth value opens: a key, its parent, or a hierarchy."""
 
     def __init__(self, kind: str, subject: str, name: str, risks_lockout: bool, source: str, file: str = "") -> None:
-        self.kind: Final = kind
-        self.subject: Final = subject
-        self.name: Final = name
-        self.risks_lockout: Final = risks_lockout
-        self.source: Final = source
-        self.file: Final = file
+        self.kind: Final = kind  # What the auth value is called, such as `TPM auth value`.
+        self.subject: Final = subject  # What it opens, as messages name it.
+        self.name: Final = name  # The TPM Name in hexadecimal (TPM 2.0 Library, part 1, 16), or a hierarchy's name.
+        self.risks_lockout: Final = risks_lockout  # Whether a wrong one counts towards the lockout.
+        self.source: Final = source  # The attribute of the key URI's query that says where it is stored.
+        self.file: Final = file  # The path of the key file, if it says that there is none; else empty.
 
     @property
     def was_empty(self) -> bool:
@@ -186,16 +168,11 @@ def is_held_back(tpm: TPM, guarded: Guarded) -> bool:
 
 
 class AuthAttempt:
-    """An auth value and what became of it.
-
-    Attributes:
-        auth: the auth value.
-        is_proven: whether the TPM accepted it.
-    """
+    """An auth value and what became of it."""
 
     def __init__(self, guarded: Guarded, auth: Auth) -> None:
         self.auth = auth
-        self.is_proven = False
+        self.is_proven = False  # Whether the TPM accepted it.
         self._guarded = guarded
         self._kind = UNSTATED if auth.origin == UNSTATED else "given" if auth.value else "given-empty"
         self._is_refused = False
@@ -346,14 +323,8 @@ def key_auth(uri: KeyURI, pins: PinSource, key: Guarded, *, wants_auth: bool, is
     One that names no key, such as HWSIGNER_PIN, is not: if the file is right, it would be a wrong attempt. A file may
     be wrong the other way too: if no place gives the auth value that it claims, the empty one is sent once. A handle
     does not say whether it has one. The user is asked first, unless a wrong one does not count or the empty one was
-    right before.
-
-    Args:
-        uri: the key's URI.
-        pins: where the auth value comes from.
-        key: the key.
-        wants_auth: whether its file says that it has one.
-        is_held_back: whether the empty one was tried before, and is wrong.
+    right before. `wants_auth` is whether the key's file says that it has one; `is_held_back`, whether the empty one was
+    tried before, and is wrong.
     """
     request = PinRequest(key.kind, key.subject, EARLIER_FAILED if is_held_back else "")
     found, missing = None, None

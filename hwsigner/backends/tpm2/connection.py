@@ -58,18 +58,9 @@ class TPMConnection:
 
         The work is repeated from its beginning: while the TPM asks for that (RETRY, YIELDED, TESTING); after asking for
         an auth value that it wants; and once, if the connection broke or the TPM had lost a key or session, as after a
-        reset. But not if the connection broke after an auth value was sent: it may have counted as a wrong one.
-
-        Args:
-            work: the work.
-            subject: the key that it is for, as messages name it.
-            settings: how auth values are proven.
-            one_process: keep this user's other processes from such work, even behind a resource manager.
-
-        Raises:
-            SigningKeyError: the TPM refused something; what it says is in the message.
-            BackendUnavailableError: the TPM does not answer, or other processes keep it busy.
-            PinError: an auth value that it wants is missing, or the TPM is in lockout.
+        reset. But not if the connection broke after an auth value was sent: it may have counted as a wrong one. With
+        `one_process`, this user's other processes are kept from such work, even behind a resource manager. If the TPM
+        does not answer, or other processes keep it busy, that is a BackendUnavailableError.
         """
         turn = self._process_lock if one_process or not self._is_managed else nullcontext()
         while True:

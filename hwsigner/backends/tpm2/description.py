@@ -36,11 +36,7 @@ _FLAGS = {
 def describe_key(uri: KeyURI, pins: PinSource) -> KeyDescription:
     """Return what is known of the key that a `tpm2:` URI names. A key file is read without asking the TPM.
 
-    Raises:
-        UsageError: the URI names neither a handle nor a file, or has an unknown attribute.
-        BackendUnavailableError: the TPM can't be reached.
-        KeyNotFoundError: there is nothing at the handle, or no such file.
-        UnsupportedKeyError: the file holds no key, or is damaged.
+    If there is no such key, that is a KeyNotFoundError.
     """
     _, file, key = named_key(uri, ParentAuth(uri, pins))
     return describe_file(uri, file) if file else describe_persistent(uri, key)

@@ -78,13 +78,8 @@ _NOT_OPENED = (INTEGRITY, VALUE, SIZE, INSUFFICIENT, ECC_POINT, FAILURE)
 class Endorsement:
     """The endorsement hierarchy.
 
-    Args:
-        auth: gives the hierarchy's auth value, if it has one.
-        chosen: the endorsement key: the name of a template, such as `L-1`, or a persistent handle; empty for the first
-            one that the TPM has a certificate for.
-
-    Raises:
-        UsageError: `chosen` is neither.
+    `chosen` is the endorsement key: the name of a template, such as `L-1`, or a persistent handle; empty for the first
+    one that the TPM has a certificate for.
     """
 
     def __init__(self, auth: ParentAuth, chosen: str = "") -> None:
@@ -126,10 +121,7 @@ class Endorsement:
     def open_challenge(self, tpm: TPM, credential: bytes, encrypted_secret: bytes) -> bytes:
         """Return the secret of a challenge, which the TPM opens if endorsement and attestation key are its own.
 
-        Args:
-            tpm: the TPM.
-            credential: a TPM2B_ID_OBJECT (TPM 2.0 Library, part 2, 12.4.3).
-            encrypted_secret: a TPM2B_ENCRYPTED_SECRET (11.4.33).
+        The arguments are a TPM2B_ID_OBJECT (TPM 2.0 Library, part 2, 12.4.3) and a TPM2B_ENCRYPTED_SECRET (11.4.33).
         """
         blob, encrypted = _read(TPM2B_ID_OBJECT, credential), _read(TPM2B_ENCRYPTED_SECRET, encrypted_secret)
         with self.attestation_key(tpm) as ak, self.endorsement_key(tpm) as (ek, _), self._session(tpm, ek) as session:

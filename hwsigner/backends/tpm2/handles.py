@@ -47,9 +47,7 @@ def check_free(tpm: TPM, handle: int) -> None:
 def persist(tpm: TPM, auth: ParentAuth, loaded: ESYS_TR, name: bytes, handle: int) -> None:
     """Put a loaded key at a persistent handle, unless it is there already, as after an answer that was lost.
 
-    Raises:
-        SigningKeyError: another key is there, or the TPM has no room.
-        PinError: the owner's auth value is missing, wrong or locked.
+    If another key is there, or the TPM has no room, that is a SigningKeyError.
     """
     there = name_at(tpm, handle)
     if there == name:
@@ -72,9 +70,7 @@ def persist(tpm: TPM, auth: ParentAuth, loaded: ESYS_TR, name: bytes, handle: in
 def remove(tpm: TPM, auth: ParentAuth, name: bytes, handle: int) -> None:
     """Remove a key from a persistent handle, unless it is gone already.
 
-    Raises:
-        SigningKeyError: another key is there now. It stays.
-        PinError: the owner's auth value is missing, wrong or locked.
+    Another key that is there now stays, which is a SigningKeyError.
     """
     there = name_at(tpm, handle)
     if not there:

@@ -41,15 +41,8 @@ def install_certificate(
     is written again, and its old content is written back after a failure; it is never removed to make room. A leaf that
     fits into what the TPM writes at once, mostly 1,024 bytes, is written in one step; after a power failure between two
     steps, the index must be written again. The intermediates go into `web.chain.crt`. For a key at a handle, they stay
-    where they are, and a note says so.
-
-    Raises:
-        UsageError: there is no file beside a handle, or the index is malformed or reserved for other certificates.
-        CertificateError: a file of that name has anything else than certificates of this key.
-        SigningKeyError: there is no such key; the leaf does not fit, the TPM has no room, or the index holds something
-            else; or the file can't be written.
-        BackendUnavailableError: the TPM can't be reached.
-        PinError: the owner's auth value is missing or wrong; it was sent once.
+    where they are, and a note says so. A file of that name with anything else than certificates of this key is a
+    CertificateError. A wrong auth value of the owner was sent once.
     """
     leaf, *intermediates = [found.der for found in chain]
     is_file = named_handle(uri) is None

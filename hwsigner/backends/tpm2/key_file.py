@@ -44,24 +44,14 @@ PERSISTENT = range(0x81000000, 0x82000000)
 
 
 class PolicyCommand(NamedTuple):
-    """One command of a policy.
+    """One command of a policy."""
 
-    Attributes:
-        code: the command code (TPM 2.0 Library, part 2, 6.5.2).
-        body: its parameters, marshalled.
-    """
-
-    code: int
-    body: bytes = b""
+    code: int  # TPM 2.0 Library, part 2, 6.5.2.
+    body: bytes = b""  # Its parameters, marshalled.
 
 
 class AuthPolicy(NamedTuple):
-    """A policy that is one of several branches of the key's own, usually a signed one.
-
-    Attributes:
-        commands: its commands, in order.
-        name: its name, or an empty string.
-    """
+    """A policy that is one of several branches of the key's own, usually a signed one."""
 
     commands: tuple[PolicyCommand, ...]
     name: str = ""
@@ -70,28 +60,19 @@ class AuthPolicy(NamedTuple):
 class TSS2Key(NamedTuple):
     """The content of a TSS2 PRIVATE KEY.
 
-    Attributes:
-        empty_auth: whether the key's auth value is empty. tpm2_encodeobject before 5.8 writes the opposite.
-        parent: the handle of its parent: one of PERSISTENT, or of HIERARCHIES, for a primary key there.
-        public: the public area, a marshalled TPM2B_PUBLIC (TPM 2.0 Library, part 2, 12.2.5).
-        private: the encrypted private area, a marshalled TPM2B_PRIVATE (part 2, 12.3.7).
-        secret: the seed that the private area of an importable key is encrypted with, a marshalled
-            TPM2B_ENCRYPTED_SECRET (part 2, 11.4.3); otherwise empty.
-        policy: the commands that a use of the key takes, in order; none if its auth value unlocks it.
-        auth_policies: what can go before them, one of them at a time.
-        description: a name for the key, or an empty string.
-        rsa_parent: whether the primary key of a hierarchy is RSA 2048, not ECC P-256.
+    `secret` is the seed that the private area of an importable key is encrypted with, a marshalled
+    TPM2B_ENCRYPTED_SECRET (part 2, 11.4.3); otherwise it is empty.
     """
 
-    empty_auth: bool
-    parent: int
-    public: bytes
-    private: bytes
+    empty_auth: bool  # Whether the key's auth value is empty. tpm2_encodeobject before 5.8 writes the opposite.
+    parent: int  # A handle: one of PERSISTENT, or of HIERARCHIES, for a primary key there.
+    public: bytes  # A marshalled TPM2B_PUBLIC (TPM 2.0 Library, part 2, 12.2.5).
+    private: bytes  # Encrypted: a marshalled TPM2B_PRIVATE (part 2, 12.3.7).
     secret: bytes = b""
-    policy: tuple[PolicyCommand, ...] = ()
-    auth_policies: tuple[AuthPolicy, ...] = ()
+    policy: tuple[PolicyCommand, ...] = ()  # What a use of the key takes, in order; none if its auth value unlocks it.
+    auth_policies: tuple[AuthPolicy, ...] = ()  # What can go before them, one of them at a time.
     description: str = ""
-    rsa_parent: bool = False
+    rsa_parent: bool = False  # Whether the primary key of a hierarchy is RSA 2048, not ECC P-256.
 
     def __repr__(self) -> str:
         return f"TSS2Key(parent={self.parent:#x}, description={self.description!r})"
@@ -100,8 +81,7 @@ class TSS2Key(NamedTuple):
 def parse_tss2(der: bytes, name: str) -> TSS2Key:
     """Read the DER of a TSS2 PRIVATE KEY, which messages call `name`.
 
-    Raises:
-        UnsupportedKeyError: it is damaged, not a loadable or importable key, or has an unknown parent.
+    A damaged one, a key that is neither loadable nor importable, and an unknown parent are UnsupportedKeyErrors.
     """
     try:
         optional, (kind, parent, public, private) = _fields(der)

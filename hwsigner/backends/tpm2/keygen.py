@@ -55,15 +55,9 @@ def generate_key(uri: KeyURI, pins: PinSource, request: KeyRequest) -> KeyDescri
     """Make a key that never leaves the TPM, in a new key file of mode 0600 or at a free persistent handle.
 
     Its PIN is the auth value, of 32 bytes at most, if a place gives one; the user is not asked. Without a PIN, the key
-    has noDA, unless the request says otherwise: in lockout, it would refuse to sign because of PINs of other keys.
-    With PCRs, it needs a file, as nothing at a handle lists the policy.
-
-    Raises:
-        UsageError: the URI names no place for a key of ours, or the request does not fit a TPM.
-        UnsupportedKeyError: the TPM can't make such a key, or has no such PCRs.
-        SigningKeyError: there is something at this place already, the TPM has no room, or it made another key.
-        BackendUnavailableError: the TPM can't be reached.
-        PinError: the PIN is empty or too long, or the owner's auth value is missing or wrong; it was sent once.
+    has noDA, unless the request says otherwise: in lockout, it would refuse to sign because of PINs of other keys. With
+    PCRs, it needs a file, as nothing at a handle lists the policy. A wrong auth value of the owner was sent once. If
+    something is at this place already, that is a SigningKeyError.
     """
     request.require_only("noda", "pcrs", kind="keys in a TPM")
     handle = named_handle(uri)

@@ -36,13 +36,8 @@ def delete_key(uri: KeyURI, pins: PinSource, confirm: Confirm) -> tuple[str, ...
     stay: its TPM may be another one.
 
     If the path is a symbolic link, its target is deleted and the link stays. A copy of a key file can still be used
-    with its TPM.
-
-    Raises:
-        UsageError: the handle is reserved for keys of the platform, or for storage root or endorsement keys.
-        KeyNotFoundError: there is no such key.
-        SigningKeyError: it is the parent of other keys, was replaced meanwhile, or is still there.
-        PinError: the owner's auth value is missing or wrong; it was sent once.
+    with its TPM. A key that is the parent of other keys stays, which is a SigningKeyError. A wrong auth value of the
+    owner was sent once.
     """
     handle = named_handle(uri)
     if handle is None:

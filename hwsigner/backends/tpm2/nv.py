@@ -50,8 +50,7 @@ def nv_name(index: int) -> str:
 def read_certificates(tpm: TPM, index: int) -> list[bytes]:
     """Return the DER of the certificates in an NV index, at least one.
 
-    Raises:
-        CertificateError: there is no such index, it can't be read with an empty auth value, or holds no certificate.
+    If there is no such index, it can't be read with an empty auth value, or holds none, that is a CertificateError.
     """
     return certificates_in(read_index(tpm, index), index)
 
@@ -59,13 +58,8 @@ def read_certificates(tpm: TPM, index: int) -> list[bytes]:
 def read_index(tpm: TPM, index: int, *, may_risk: bool = True) -> bytes:
     """Return all bytes of an NV index; raises as `read_certificates`, but whatever it holds.
 
-    Args:
-        tpm: the TPM.
-        index: the index.
-        may_risk: whether an empty auth value may be sent if a wrong one counts. Otherwise, that is an error.
-
-    Warns:
-        HwsignerWarning: the index was not read because of that risk.
+    `may_risk` is whether an empty auth value may be sent if a wrong one counts. Otherwise, that is an error, and an
+    HwsignerWarning says that the index was not read.
     """
     with open_index(tpm, index) as found:
         if found is None:

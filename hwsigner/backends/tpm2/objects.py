@@ -49,9 +49,7 @@ _Structure = TypeVar("_Structure", TPM2B_ENCRYPTED_SECRET, TPM2B_PRIVATE, TPM2B_
 class ParentAuth:
     """The auth values of a key's parent or hierarchy: the stored one, else the empty one, else one that is asked for.
 
-    Args:
-        uri: the key's URI: the query's `parent-pin-source` and `owner-pin-source`.
-        pins: the places of the key's own auth value. What is stored there for the key is not sent to anything else.
+    What is stored for the key itself is not sent to anything else.
     """
 
     def __init__(self, uri: KeyURI, pins: PinSource) -> None:
@@ -62,11 +60,7 @@ class ParentAuth:
     def prove(self, tpm: TPM, handle: ESYS_TR, guarded: Guarded, work: Callable[[ESYS_TR], _T]) -> _T:
         """Return what a command returns that an auth value authorizes.
 
-        Args:
-            tpm: the TPM.
-            handle: the parent or hierarchy.
-            guarded: the same.
-            work: the command; its argument is the session that proves the auth value.
+        The argument of `work`, the command, is the session that proves the auth value.
 
         Raises:
             AuthWantedError: it must be asked for.
@@ -123,11 +117,7 @@ class ParentAuth:
 
 
 class LoadableKey(ABC):
-    """A key that a TPM holds or can load.
-
-    Attributes:
-        name: the key, as messages name it.
-    """
+    """A key that a TPM holds or can load."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -210,16 +200,7 @@ class PersistentObject(LoadableKey):
 
 
 class LoadableObject(LoadableKey):
-    """The key of a TSS2 file, loaded or imported under its parent once.
-
-    Args:
-        file: what the file says.
-        name: the key, as messages name it.
-        auth: gives the auth value of its parent, or of its parent's hierarchy, if there is one.
-
-    Raises:
-        UnsupportedKeyError: the file is damaged, or the key's policy can't be satisfied here.
-    """
+    """The key of a TSS2 file, loaded or imported under its parent once."""
 
     def __init__(self, file: TSS2Key, name: str, auth: ParentAuth) -> None:
         super().__init__(name)

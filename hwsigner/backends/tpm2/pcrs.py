@@ -27,14 +27,7 @@ _NAME_HASH = "sha256"
 
 
 class PCRSelection:
-    """PCRs of one bank, written `sha256:7,14`.
-
-    Args:
-        text: the same, as the user writes it.
-
-    Raises:
-        UsageError: it is written otherwise, or there are no such PCRs.
-    """
+    """PCRs of one bank, written `sha256:7,14`."""
 
     def __init__(self, text: str) -> None:
         match = _PCRS.fullmatch(text)

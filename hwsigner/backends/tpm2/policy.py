@@ -34,14 +34,9 @@ _NOT_SATISFIED_HINT = "Restore that state of the machine, or make a key or a sig
 
 
 class PolicyBranch(NamedTuple):
-    """One way to satisfy a policy.
+    """One way to satisfy a policy."""
 
-    Attributes:
-        name: what the file calls it, or an empty string.
-        commands: its commands, in their order.
-    """
-
-    name: str
+    name: str  # What the file calls it, or empty.
     commands: tuple[ExecutableCommand, ...]
 
     @property
@@ -61,16 +56,10 @@ class PolicyBranch(NamedTuple):
 
 
 class KeyPolicy(NamedTuple):
-    """What must hold for a use of a key.
+    """What must hold for a use of a key."""
 
-    Attributes:
-        branches: the ways to satisfy it, those without the auth value first: it is sent only if nothing else helps.
-        hash: the number of its digest's hash (TPM 2.0 Library, part 2, 6.3).
-        key: the key, as messages name it.
-    """
-
-    branches: tuple[PolicyBranch, ...]
-    hash: int
+    branches: tuple[PolicyBranch, ...]  # Those without the auth value first: it is sent only if nothing else helps.
+    hash: int  # The number of its digest's hash (TPM 2.0 Library, part 2, 6.3).
     key: str
 
     @property
@@ -129,11 +118,8 @@ class KeyPolicy(NamedTuple):
 def read_policy(public: TPMT_PUBLIC, file: TSS2Key | None, name: str) -> KeyPolicy:
     """Return the policy of a key that its auth value does not unlock.
 
-    Its file lists the policy's commands; for a handle (None), nothing does.
-
-    Raises:
-        UnsupportedKeyError: the policy is not listed, can't be read, has an unknown command, or the list leads to
-            another digest than the key's.
+    Its file lists the policy's commands; for a handle (None), nothing does. A policy that is not listed, has an unknown
+    command, or leads to another digest than the key's is an UnsupportedKeyError.
     """
     digest, hash_name = bytes(public.authPolicy), HASHES.get(public.nameAlg)
     if not digest or hash_name is None:

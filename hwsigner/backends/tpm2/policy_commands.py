@@ -47,8 +47,7 @@ class ExecutableCommand(Protocol):
     def extended(self, digest: bytes | None, hash_name: str) -> bytes | None:
         """Return what it makes of a policy's digest. None stands for one that is not known before the execution.
 
-        Raises:
-            ValueError: it can't follow what led to this digest.
+        If it can't follow what led to this digest, that is a ValueError.
         """
         ...
 
@@ -68,17 +67,11 @@ class PCR(NamedTuple):
 
 
 class PolicyPCR(NamedTuple):
-    """PCRs must have values that make this digest; without one, those that they have when the key is used.
-
-    Attributes:
-        pcrs: the PCRs.
-        selection: the same, a marshalled TPML_PCR_SELECTION (TPM 2.0 Library, part 2, 10.9.7).
-        digest: the digest of all values, or empty.
-    """
+    """PCRs must have values that make this digest; without one, those that they have when the key is used."""
 
     pcrs: tuple[PCR, ...]
-    selection: bytes
-    digest: bytes
+    selection: bytes  # The same, a marshalled TPML_PCR_SELECTION (TPM 2.0 Library, part 2, 10.9.7).
+    digest: bytes  # Of all values, or empty.
 
     def extended(self, digest: bytes | None, hash_name: str) -> bytes | None:
         """See `ExecutableCommand`."""
@@ -134,17 +127,11 @@ class PolicyOR(NamedTuple):
 
 
 class PolicyAuthorize(NamedTuple):
-    """The holder of a key must have signed the policy of the commands before it.
+    """The holder of a key must have signed the policy of the commands before it."""
 
-    Attributes:
-        public: the public area of the key that signs.
-        reference: what the signature also covers.
-        signature: the TPMT_SIGNATURE; None in a key's own policy, whose signed ones are listed elsewhere.
-    """
-
-    public: TPM2B_PUBLIC
-    reference: bytes
-    signature: TPMT_SIGNATURE | None
+    public: TPM2B_PUBLIC  # The public area of the key that signs.
+    reference: bytes  # What the signature also covers.
+    signature: TPMT_SIGNATURE | None  # None in a key's own policy, whose signed ones are listed elsewhere.
 
     def extended(self, digest: bytes | None, hash_name: str) -> bytes | None:
         """See `ExecutableCommand`."""

@@ -41,16 +41,7 @@ _HEAD = struct.Struct(">HHH")  # The scheme, its hash, and the length of the fir
 
 
 class PublicArea:
-    """What a key's public area says (TPM 2.0 Library, part 2, 12.2).
-
-    Attributes:
-        algorithm: the SigV4-X509 algorithm.
-        public_key: the DER SubjectPublicKeyInfo.
-        only_hash: the one hash that the key signs with, or None for any.
-        restricted: whether the key signs only what the TPM itself hashed.
-        risks_lockout: whether a wrong auth value counts towards the TPM's lockout.
-        name: the TPM Name in hexadecimal (TPM 2.0 Library, part 1, 16).
-    """
+    """What a key's public area says (TPM 2.0 Library, part 2, 12.2)."""
 
     def __init__(
         self,
@@ -61,12 +52,12 @@ class PublicArea:
         risks_lockout: bool,
         name: str,
     ) -> None:
-        self.algorithm: Final = algorithm
-        self.public_key: Final = public_key
-        self.only_hash: Final = only_hash
-        self.restricted: Final = restricted
-        self.risks_lockout: Final = risks_lockout
-        self.name: Final = name
+        self.algorithm: Final = algorithm  # The one of SigV4-X509.
+        self.public_key: Final = public_key  # DER SubjectPublicKeyInfo.
+        self.only_hash: Final = only_hash  # The one hash that the key signs with, or None for any.
+        self.restricted: Final = restricted  # Whether the key signs only what the TPM itself hashed.
+        self.risks_lockout: Final = risks_lockout  # Whether a wrong auth value counts towards the lockout.
+        self.name: Final = name  # The TPM Name in hexadecimal (TPM 2.0 Library, part 1, 16).
 
     def scheme(self, hash: HashName) -> TPMT_SIG_SCHEME:
         """Return the signing scheme for a hash."""

@@ -48,17 +48,11 @@ _Persistent = Callable[[int], AbstractContextManager[ESYS_TR]]
 
 
 class TrustedSRK(NamedTuple):
-    """Which storage root key is the right one.
+    """Which storage root key is the right one."""
 
-    Attributes:
-        name: its TPM Name in hexadecimal, or an empty string for the one that was seen first.
-        accept_new: pin another one than was seen first.
-        handle: the persistent handle of the key's parent, or that where an SRK is expected.
-    """
-
-    name: str = ""
-    accept_new: bool = False
-    handle: int = PROVISIONED
+    name: str = ""  # Its TPM Name in hexadecimal, or empty for the one that was seen first.
+    accept_new: bool = False  # Pin another one than was seen first.
+    handle: int = PROVISIONED  # That of the key's parent, or where an SRK is expected.
 
 
 @contextmanager

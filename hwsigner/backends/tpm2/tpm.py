@@ -52,30 +52,19 @@ _ATTRIBUTES = TPMA_SESSION.CONTINUESESSION | TPMA_SESSION.DECRYPT | TPMA_SESSION
 
 
 class SessionSettings(NamedTuple):
-    """How auth values are proven.
+    """How auth values are proven."""
 
-    Attributes:
-        plain: send them as passwords, unencrypted.
-        srk: which storage root key is the right one.
-    """
-
-    plain: bool = False
+    plain: bool = False  # Send them as passwords, unencrypted.
     srk: TrustedSRK = TrustedSRK()
 
 
 class Lockout:
-    """The TPM's protection against guessing (TPM 2.0 Library, part 1, 19.8).
-
-    Attributes:
-        failures: how many wrong auth values it counts now.
-        limit: at this many, every protected key is locked.
-        interval: seconds until one failure is forgotten; 0 if the protection is off.
-    """
+    """The TPM's protection against guessing (TPM 2.0 Library, part 1, 19.8)."""
 
     def __init__(self, failures: int, limit: int, interval: int) -> None:
-        self.failures: Final = failures
-        self.limit: Final = limit
-        self.interval: Final = interval
+        self.failures: Final = failures  # How many wrong auth values it counts now.
+        self.limit: Final = limit  # At this many, every protected key is locked.
+        self.interval: Final = interval  # Seconds until one failure is forgotten; 0 if the protection is off.
 
     @property
     def left(self) -> int | None:
@@ -98,19 +87,9 @@ class Lockout:
 class TPM:
     """A TPM through an ESAPI context of its own.
 
-    Args:
-        tcti: its TCTI.
-        saved: the contexts of keys of a TPM without a resource manager, by what stands for the key. They outlive this.
-        unflushed: handles that an earlier context could not flush, in such a TPM. They are flushed now.
-
-    Attributes:
-        esys: the context.
-        tcti: the TCTI.
-        settings: how auth values are proven in this use.
-        is_at_risk: whether an auth value was sent in this use, so that nothing is repeated by itself after a fault.
-
-    Raises:
-        BackendUnavailableError: the TPM can't be reached.
+    `saved` has the contexts of keys of a TPM without a resource manager, by what stands for the key; they outlive this
+    object. `unflushed` has handles that an earlier context could not flush, in such a TPM; they are flushed now.
+    `is_at_risk` is whether an auth value was sent in this use, so that nothing is repeated by itself after a fault.
     """
 
     def __init__(self, tcti: str, saved: dict[object, TPMS_CONTEXT], unflushed: set[int]) -> None:

@@ -52,28 +52,18 @@ _HELLO, _HAS_OWNER = 1, 2  # The serial numbers of our two calls.
 
 
 class NamedKey(NamedTuple):
-    """The key that a URI names.
+    """The key that a URI names."""
 
-    Attributes:
-        subject: the key, as messages name it: the path, or `handle:0x81000100`.
-        file: what its file says; None for a handle.
-        key: the key.
-    """
-
-    subject: str
-    file: TSS2Key | None
+    subject: str  # As messages name it: the path, or `handle:0x81000100`.
+    file: TSS2Key | None  # None for a handle.
     key: LoadableKey
 
 
 def session_settings(uri: KeyURI, parent: int | None = None) -> SessionSettings:
     """Return how auth values are proven for a key.
 
-    Args:
-        uri: its URI: the query's `session`, `encrypted` or `plain`; `srk-name`; `accept-new-srk`, `true` or `false`.
-        parent: the handle of its parent, persistent or a hierarchy's, or None if that is not known.
-
-    Raises:
-        UsageError: an attribute has an invalid value.
+    The URI's query says so: `session` is `encrypted` or `plain`, `accept-new-srk` is `true` or `false`. The parent's
+    handle is None if it is not known.
     """
     name = uri.text("srk-name") or ""
     if name and not re.fullmatch(_NAME, name):
@@ -89,11 +79,7 @@ def session_settings(uri: KeyURI, parent: int | None = None) -> SessionSettings:
 def named_key(uri: KeyURI, auth: ParentAuth) -> NamedKey:
     """Return the key that a URI names, without asking the TPM.
 
-    Raises:
-        UsageError: the URI names neither a handle nor a file, or has an unknown attribute.
-        KeyNotFoundError: there is no such file.
-        AmbiguousKeyError: the file holds another private key too.
-        UnsupportedKeyError: it holds no usable key.
+    A missing file is a KeyNotFoundError; one with another private key too, an AmbiguousKeyError.
     """
     handle = named_handle(uri)
     if handle is None:
@@ -104,11 +90,7 @@ def named_key(uri: KeyURI, auth: ParentAuth) -> NamedKey:
 
 
 def named_handle(uri: KeyURI) -> int | None:
-    """Return the persistent handle that a key's URI names, or None if it names a file, which need not exist.
-
-    Raises:
-        UsageError: the URI names neither a handle nor a file, or has an unknown attribute.
-    """
+    """Return the persistent handle that a key's URI names, or None if it names a file, which need not exist."""
     if "nv" in uri.path:
         raise UsageError(f"{uri.name} names a certificate, not a key", "Name its key with --private-key")
     uri.require_known(frozenset({"handle", "path"}), QUERY)
@@ -126,11 +108,7 @@ def handle_name(handle: int) -> str:
 
 
 def named_nv_index(uri: KeyURI) -> int:
-    """Return the NV index that a certificate's URI names.
-
-    Raises:
-        UsageError: the URI names none, or has an unknown attribute.
-    """
+    """Return the NV index that a certificate's URI names."""
     if "nv" not in uri.path and uri.path.keys() & {"handle", "path"}:
         hint = "Name a certificate file, or a certificate in the TPM as tpm2:nv=0x1c10000, with --certificate"
         raise UsageError(f"{uri.name} can't name a certificate: it names a key", hint)
@@ -164,8 +142,7 @@ def _read_file(path: str) -> TSS2Key:
 def tcti_of(uri: KeyURI) -> str:
     """Return the TCTI of a key URI: its own, the environment's, tabrmd if it runs, or the kernel's TPM device.
 
-    Raises:
-        BackendUnavailableError: none is named, and none of these exists.
+    If none is named, and none of these exists, that is a BackendUnavailableError.
     """
     given = uri.text("tcti") or next((tcti for _, tcti in environment_tctis()), None)
     if given:
