@@ -219,8 +219,7 @@ def _parts(value: Any) -> Sequence[Any]:
 def root_files(folder: str) -> list[Path]:
     """Return the files of a folder that are read as roots of vendors, hidden ones too.
 
-    Raises:
-        UsageError: the folder can't be read, or has no such file.
+    A folder that can't be read, or has no such file, is a UsageError.
     """
     try:
         files = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in _SUFFIXES)
@@ -259,10 +258,8 @@ def is_slow(public_key: bytes) -> bool:
 def verifies(public_key: bytes, algorithm: Any, signature: bytes, signed: bytes) -> bool:
     """Return whether a key made a signature of asn1crypto's algorithm. SHA-1 and older hashes are not accepted.
 
-    Nor are keys of kinds and sizes that no vendor uses.
-
-    Raises:
-        one of UNREADABLE: key, algorithm or signature can't be read.
+    Nor are keys of kinds and sizes that no vendor uses. A key, algorithm or signature that can't be read is one of the
+    errors in UNREADABLE.
     """
     if is_slow(public_key):
         return False

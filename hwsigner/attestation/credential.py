@@ -25,16 +25,9 @@ _KEY_BITS = (128, 192, 256)
 def make_credential(ek: Public, name: bytes, secret: bytes) -> tuple[bytes, bytes]:
     """Encrypt a secret to an endorsement key, for a chip that also holds another object.
 
-    Args:
-        ek: the endorsement key.
-        name: the TPM Name of the object.
-        secret: the secret, no longer than the digest of the endorsement key's Name.
-
-    Returns:
-        credentialBlob, a TPM2B_ID_OBJECT, and secret, a TPM2B_ENCRYPTED_SECRET (part 3, 12.6).
-
-    Raises:
-        AttestationError: the endorsement key is not a storage key with AES in CFB mode.
+    The name is the object's TPM Name. The secret may be as long as the digest of the endorsement key's Name. The result
+    is credentialBlob, a TPM2B_ID_OBJECT, and secret, a TPM2B_ENCRYPTED_SECRET (part 3, 12.6). An endorsement key that
+    is not a storage key with AES in CFB mode is an AttestationError.
     """
     cipher, bits, mode = ek.cipher
     if (cipher, mode) != (AES, CFB) or bits not in _KEY_BITS:

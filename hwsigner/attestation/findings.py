@@ -50,15 +50,7 @@ def verify_proof_of_possession(public_key: bytes, state: Document, answer: Docum
     """Verify that a key signed what binds the answer to its challenge, with SHA-256.
 
     No certificate, request, TLS handshake or AWS request starts like those bytes, so that the signature serves as
-    nothing else, and none of theirs serves as an answer.
-
-    Args:
-        public_key: the key's DER SubjectPublicKeyInfo.
-        state: the state of the challenge.
-        answer: the answer.
-
-    Raises:
-        AttestationError: the key did not.
+    nothing else, and none of theirs serves as an answer. If the key did not sign that, that is an AttestationError.
     """
     try:
         is_signed = verify(public_key, binding(state), signature=answer.blob("signature"))

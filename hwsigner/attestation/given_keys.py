@@ -35,13 +35,8 @@ _HINT = "Give the public key in PEM, DER or base64, or what the cloud's command 
 def read_given_key(data: bytes, name: str) -> str:
     """Return the SHA-256 of an endorsement key (DER SubjectPublicKeyInfo) in hexadecimal.
 
-    Args:
-        data: the key, in one of the forms above.
-        name: where it is from, for errors.
-
-    Raises:
-        UsageError: it is not an RSA key of 2,048 to 4,096 bits or a key on P-256, P-384 or P-521; there are several, or
-            more than 64 KiB.
+    More than one key, more than 64 KiB, and any other key than RSA of 2,048 to 4,096 bits or one on P-256, P-384 or
+    P-521 are UsageErrors.
     """
     if len(data) > MAX_BYTES:
         raise UsageError(f"{name} has more than {MAX_BYTES} bytes", _HINT)

@@ -50,37 +50,24 @@ _FIPS_FORM, _FORM, _BIO_FORMS = 0x80, 0x0F, (6, 7)
 
 @dataclass(frozen=True)
 class _Attestation:
-    """What the certificates of the slot and of slot f9 say.
+    """What the certificates of the slot and of slot f9 say."""
 
-    Attributes:
-        public_key: the DER SubjectPublicKeyInfo of the key.
-        slot: the slot in hexadecimal, such as `9a`.
-        serial: the YubiKey's serial number.
-        firmware: its firmware version.
-        pin_policy, touch_policy: the policies as numbers.
-        form: the form factor as a number; 0 if it is unknown.
-        series: `FIPS` or `CSPN` if it is of that series, otherwise an empty string.
-        authority: who certified the attestation key.
-        roots: the SHA-256 of each root that alone is enough for this.
-    """
-
-    public_key: bytes
-    slot: str
+    public_key: bytes  # DER SubjectPublicKeyInfo.
+    slot: str  # In hexadecimal, such as `9a`.
     serial: int
     firmware: tuple[int, ...]
     pin_policy: int
     touch_policy: int
-    form: int
-    series: str
-    authority: str
-    roots: tuple[str, ...]
+    form: int  # The form factor; 0 if it is unknown.
+    series: str  # `FIPS` or `CSPN`, otherwise empty.
+    authority: str  # Who certified the attestation key.
+    roots: tuple[str, ...]  # The SHA-256 of each root that alone is enough for this.
 
 
 def examine(statement: Document, trust: Trust) -> Findings:
     """Return what a statement claims.
 
-    Raises:
-        AttestationError: its certificates lead to no root, are not valid, or are not those of a slot and of slot f9.
+    Certificates that lead to no root, are not valid, or are not those of a slot and of slot f9 are an AttestationError.
     """
     attestation = _read(statement, trust)
     return _findings(attestation, claimed=_sentences(attestation))
@@ -92,11 +79,7 @@ def challenge(statement: Document) -> tuple[dict[str, Value], dict[str, Value]]:
 
 
 def verify(statement: Document, state: Document, answer: Document, trust: Trust) -> Findings:
-    """Return what an answer proves.
-
-    Raises:
-        AttestationError: as `examine`; or the key did not sign the challenge.
-    """
+    """Return what an answer proves. If the key did not sign the challenge, that is an AttestationError."""
     attestation = _read(statement, trust)
     verify_proof_of_possession(attestation.public_key, state, answer)
     return _findings(attestation, proven=(*_sentences(attestation), PROOF_OF_POSSESSION))

@@ -26,8 +26,7 @@ _ROCA = "The key can be computed from its public key (ROCA, CVE-2017-15361): do 
 def examine(statement: Document, trust: Trust) -> Findings:
     """Return what a statement claims.
 
-    Raises:
-        AttestationError: a member has a value that hwsigner does not write, or the public key can't be read.
+    A member with a value that hwsigner does not write is an AttestationError.
     """
     claims = [f"The key is in {printable(statement.text('token'))}"]
     for name, (yes, no) in _CLAIMS.items():
@@ -55,8 +54,7 @@ def challenge(statement: Document) -> tuple[dict[str, Value], dict[str, Value]]:
 def verify(statement: Document, state: Document, answer: Document, trust: Trust) -> Findings:
     """Return what an answer proves: that the key is at hand.
 
-    Raises:
-        AttestationError: as `examine`; or the key did not sign the challenge.
+    If the key did not sign the challenge, that is an AttestationError.
     """
     found = examine(statement, trust)
     verify_proof_of_possession(found.public_key, state, answer)

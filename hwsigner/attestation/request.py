@@ -13,11 +13,7 @@ from hwsigner.errors import UsageError
 
 
 def read_request(data: bytes) -> bytes:
-    """Return the DER of a request in PEM or DER.
-
-    Raises:
-        UsageError: it can't be read.
-    """
+    """Return the DER of a request in PEM or DER."""
     try:
         der: bytes = pem.unarmor(data)[2] if pem.detect(data) else data
         parsed = CertificationRequest.load(der, strict=True)
@@ -30,12 +26,7 @@ def read_request(data: bytes) -> bytes:
 
 
 def is_signed_by(public_key: bytes, request: bytes) -> bool:
-    """Return whether a request is for a public key and signed by its private key.
-
-    Args:
-        public_key: the DER SubjectPublicKeyInfo.
-        request: the DER of the request.
-    """
+    """Return whether a request (DER) is for a public key (DER SubjectPublicKeyInfo) and signed by its private key."""
     try:
         parsed = CertificationRequest.load(request, strict=True)
         info, signature = parsed["certification_request_info"], parsed["signature"].native

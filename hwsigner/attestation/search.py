@@ -23,8 +23,7 @@ _NEEDLESS = "Leave out the certificates that the chain does not need"
 class Search:
     """The search for the chains of one statement. Its work is limited, since any client may have sent the statement.
 
-    Args:
-        trust: what is trusted.
+    What needs too much work is an AttestationError.
     """
 
     def __init__(self, trust: Trust) -> None:
@@ -35,11 +34,7 @@ class Search:
         self._checked: dict[tuple[bytes, bytes], bool] = {}
 
     def read(self, data: bytes, name: str) -> VendorCertificate:
-        """Read a certificate of the statement; padding may follow it.
-
-        Raises:
-            AttestationError: it can't be read, or verifying it would be slow; or there are too many.
-        """
+        """Read a certificate of the statement; padding may follow it."""
         self._certificates += 1
         if self._certificates > MOST_CERTIFICATES:
             raise AttestationError(f"there are more than {MOST_CERTIFICATES} certificates", _NEEDLESS)
@@ -55,11 +50,7 @@ class Search:
         return certificate
 
     def issued(self, issuer: VendorCertificate, other: VendorCertificate) -> bool:
-        """Return whether a certificate's name and key issued another one.
-
-        Raises:
-            AttestationError: the statement needs too much work.
-        """
+        """Return whether a certificate's name and key issued another one."""
         if not issuer.is_issuer(other):
             return False
         pair = issuer.public_key, other.der
@@ -81,14 +72,9 @@ class Search:
     ) -> tuple[VendorCertificate, ...]:
         """Return the chain from a leaf to a root: the shortest of those whose certificates are valid.
 
-        Args:
-            leaf: the leaf.
-            others: certificates that may stand between leaf and root.
-            leaf_counts: whether path lengths count the leaf as a CA, except that of a root that issued it.
-
-        Raises:
-            AttestationError: no chain leads to a root, or a certificate in each is not valid now; or the statement
-                needs too much work.
+        `others` may stand between leaf and root. `leaf_counts` is whether path lengths count the leaf as a CA, except
+        that of a root that issued it. If no chain leads to a root, or each has a certificate that is not valid now,
+        that is an AttestationError.
         """
         extra = 1 if leaf_counts else 0
         chain = self._path(leaf, others, extra, self._trust.is_valid) or self._path(leaf, others, extra, lambda _: True)

@@ -68,24 +68,14 @@ class _Reader:
 
 @dataclass(frozen=True)
 class Public:
-    """A public area: TPMT_PUBLIC (12.2.4).
-
-    Attributes:
-        data: its bytes.
-        type: `RSA` or `ECC`.
-        name_hash: the number of the hash of its Name.
-        attributes: TPMA_OBJECT.
-        policy: the digest of its policy; empty for none.
-        cipher: for a storage key, the algorithm, bits and mode of its symmetric cipher; otherwise NULL, 0 and 0.
-        key: the public key.
-    """
+    """A public area: TPMT_PUBLIC (12.2.4)."""
 
     data: bytes
-    type: int
-    name_hash: int
-    attributes: int
-    policy: bytes
-    cipher: tuple[int, int, int]
+    type: int  # `RSA` or `ECC`.
+    name_hash: int  # The number of the hash of its Name.
+    attributes: int  # TPMA_OBJECT.
+    policy: bytes  # The digest of its policy; empty for none.
+    cipher: tuple[int, int, int]  # A storage key's symmetric algorithm, its bits and mode; otherwise NULL, 0 and 0.
     key: _Key
 
     @property
@@ -112,30 +102,18 @@ class Certified(NamedTuple):
 
 
 class Quoted(NamedTuple):
-    """What TPM2_Quote attests: TPMS_ATTEST with TPMS_QUOTE_INFO (10.12.4).
+    """What TPM2_Quote attests: TPMS_ATTEST with TPMS_QUOTE_INFO (10.12.4)."""
 
-    Attributes:
-        extra_data: what the caller had the TPM sign with it.
-        selection: the TPML_PCR_SELECTION (10.9.7) of the PCRs.
-        pcrs: the PCRs in order: the number of the bank's hash, and the PCR's own.
-        digest: the digest of their values.
-    """
-
-    extra_data: bytes
-    selection: bytes
-    pcrs: tuple[tuple[int, int], ...]
-    digest: bytes
+    extra_data: bytes  # What the caller had the TPM sign with it.
+    selection: bytes  # The TPML_PCR_SELECTION (10.9.7) of the PCRs.
+    pcrs: tuple[tuple[int, int], ...]  # In order: the number of the bank's hash, and the PCR's own.
+    digest: bytes  # Of their values.
 
 
 def read_public(data: bytes, name: str) -> Public:
     """Read a TPMT_PUBLIC of an RSA or ECC key.
 
-    Args:
-        data: its bytes.
-        name: what it is, for errors.
-
-    Raises:
-        AttestationError: it is invalid, or of an algorithm that is not known here.
+    One that is invalid, or of an algorithm that is not known here, is an AttestationError. Errors call it `name`.
     """
     reader = _Reader(data, name)
     kind, name_hash, attributes, policy = reader.number(2), reader.number(2), reader.number(4), reader.sized()
@@ -154,11 +132,7 @@ def read_public(data: bytes, name: str) -> Public:
 
 
 def read_certified(data: bytes) -> Certified:
-    """Read a TPMS_ATTEST of TPM2_Certify.
-
-    Raises:
-        AttestationError: it is invalid.
-    """
+    """Read a TPMS_ATTEST of TPM2_Certify. An invalid one is an AttestationError."""
     reader = _Reader(data, "the certification")
     extra_data, firmware = _attested(reader, CERTIFY)
     name = reader.sized()
@@ -168,11 +142,7 @@ def read_certified(data: bytes) -> Certified:
 
 
 def read_quoted(data: bytes) -> Quoted:
-    """Read a TPMS_ATTEST of TPM2_Quote.
-
-    Raises:
-        AttestationError: it is invalid.
-    """
+    """Read a TPMS_ATTEST of TPM2_Quote. An invalid one is an AttestationError."""
     reader = _Reader(data, "the quote")
     extra_data, _ = _attested(reader, QUOTE)
     pcrs, banks = [], []
@@ -192,8 +162,7 @@ def read_quoted(data: bytes) -> Quoted:
 def verify_signature(public: Public, signature: bytes, message: bytes, name: str) -> str:
     """Check the TPMT_SIGNATURE (11.3.4) of a message, which is one of ECDSA, and return the name of its hash.
 
-    Raises:
-        AttestationError: it is invalid, or the key did not make it.
+    If it is invalid, or the key did not make it, that is an AttestationError.
     """
     reader = _Reader(signature, f"the signature of {name}")
     scheme, hash_number = reader.number(2), reader.number(2)

@@ -70,9 +70,7 @@ def challenge(statement: Document) -> tuple[dict[str, Value], dict[str, Value]]:
 def verify(statement: Document, state: Document, answer: Document, trust: Trust) -> Findings:
     """Return what an answer proves.
 
-    Raises:
-        AttestationError: as `examine`; or the chip did not open the secret, or did not certify the key for this
-            challenge.
+    If the chip did not open the secret, or did not certify the key for this challenge, that is an AttestationError.
     """
     parts = _read(statement, trust)
     secret = state.blob("secret")

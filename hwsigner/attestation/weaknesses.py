@@ -15,10 +15,8 @@ def is_roca(public_key: bytes) -> bool:
     """Return whether an RSA key has the fingerprint of CVE-2017-15361 (ROCA), of Infineon's library before 2017.
 
     Its primes are k * M + (65537 ** a mod M), where M is the product of the first primes. So the modulus is a power of
-    65537 modulo each of them. One in 2 ** 27 other keys has this property too.
-
-    Args:
-        public_key: the DER SubjectPublicKeyInfo.
+    65537 modulo each of them. One in 2 ** 27 other keys has this property too. The key is DER SubjectPublicKeyInfo, as
+    in this whole module.
     """
     key = load_der_public_key(public_key)
     if not isinstance(key, rsa.RSAPublicKey):
@@ -30,11 +28,7 @@ def is_roca(public_key: bytes) -> bool:
 
 
 def is_short(public_key: bytes) -> bool:
-    """Return whether an RSA key has less than 2,048 bits, which the service does not take, and which may be factored.
-
-    Args:
-        public_key: the DER SubjectPublicKeyInfo.
-    """
+    """Return whether an RSA key has less than 2,048 bits, which the service does not take and which may be factored."""
     key = load_der_public_key(public_key)
     return isinstance(key, rsa.RSAPublicKey) and key.key_size < _LEAST_BITS
 
@@ -42,10 +36,7 @@ def is_short(public_key: bytes) -> bool:
 def weaknesses_of_tpm(public_key: bytes, endorsement_key: bytes, vendor: str) -> tuple[str, ...]:
     """Return what is known to be wrong with a key that a TPM generated, a sentence each.
 
-    Args:
-        public_key: its DER SubjectPublicKeyInfo.
-        endorsement_key: that of the TPM's endorsement key.
-        vendor: the vendor's letters in TCG's registry; empty if they are unknown.
+    The vendor is its letters in TCG's registry; empty if they are unknown.
     """
     remedy = "Update the TPM's firmware and make new keys"
     found = [
@@ -70,10 +61,7 @@ def is_roca_of_yubikey(public_key: bytes, firmware: tuple[int, ...]) -> bool:
 def weaknesses_of_yubikey(public_key: bytes, firmware: tuple[int, ...], *, is_bio: bool) -> tuple[str, ...]:
     """Return what is known to be wrong with a PIV key that a YubiKey generated, a sentence each.
 
-    Args:
-        public_key: the DER SubjectPublicKeyInfo.
-        firmware: the firmware's version.
-        is_bio: whether the YubiKey has a fingerprint reader.
+    A YubiKey that `is_bio` has a fingerprint reader.
     """
     is_ec = isinstance(load_der_public_key(public_key), ec.EllipticCurvePublicKey)
     version = ".".join(map(str, firmware))
