@@ -36,12 +36,7 @@ _DECODED = {b"%02X" % byte: bytes((byte,)) for byte in range(256)}
 def percent_encode(data: Text, *, slash: bool = False) -> bytes:
     """Return data with every byte except the unreserved ones as `%` and two upper-case hex digits.
 
-    Args:
-        data: the text to encode. Any `%` in it is encoded too.
-        slash: leave `/` alone.
-
-    Raises:
-        TypeError, ValueError: data is not text.
+    Any `%` in it is encoded too. `slash` leaves `/` alone.
     """
     table = _ENCODED_BUT_SLASH if slash else _ENCODED
     return b"".join([table[byte] for byte in _bytes(data)])
@@ -50,9 +45,7 @@ def percent_encode(data: Text, *, slash: bool = False) -> bytes:
 def percent_decode(data: Text, /) -> bytes:
     """Return data with each `%` and two hex digits, in either case, replaced by the byte that they encode.
 
-    Raises:
-        TypeError, ValueError: data is not text.
-        ValueError: a `%` is not followed by two hex digits.
+    A `%` that is not followed by two hex digits is a ValueError.
     """
     first, *others = _bytes(data).split(b"%")
     decoded = [first]
@@ -69,14 +62,9 @@ def canonical_path(path: Text, /) -> bytes:
 
     Dot segments and empty segments are removed, as in RFC 3986, 5.2.4. As in the SDKs, a path that ends in a dot
     segment then has no slash at its end (`/a/b/..` is `/a`). Each segment is percent-encoded once more than it is on
-    the wire: `%2F` becomes `%252F`. An encoded dot, `%2E`, is not a dot segment.
-
-    Args:
-        path: as on the wire, percent-encoded once. Empty means `/`.
-
-    Raises:
-        TypeError, ValueError: path is not text.
-        ValueError: path does not begin with `/`, or contains a `?` or `#`, which would end it.
+    the wire: `%2F` becomes `%252F`. An encoded dot, `%2E`, is not a dot segment. The path is as on the wire,
+    percent-encoded once; empty means `/`. If it does not begin with `/`, or contains a `?` or `#`, which would end it,
+    that is a ValueError.
     """
     path = _path(path)
     segments: list[bytes] = []
@@ -92,9 +80,7 @@ def canonical_path(path: Text, /) -> bytes:
 def canonical_path_s3(path: Text, /) -> bytes:
     """Return the canonical form of a path by S3's rule: as on the wire, encoded once, with every segment kept.
 
-    Raises:
-        TypeError, ValueError: path is not text.
-        ValueError: as for `canonical_path`; or path contains CR, LF or NUL, which this rule does not encode.
+    A path that `canonical_path` refuses, or with CR, LF or NUL, which this rule does not encode, is a ValueError.
     """
     path = _path(path)
     _require_line(path)
@@ -105,13 +91,8 @@ def canonical_query(parameters: Pairs, /) -> bytes:
     """Return the canonical query string: `name=value` joined by `&`, with the `=` even if the value is empty.
 
     Names and values are encoded first, then sorted by encoded name and, for equal names, by encoded value. Sorting the
-    decoded ones or the joined pairs gives another order: `%` sorts before letters, and `=` after `-` and `.`.
-
-    Args:
-        parameters: names and values, decoded.
-
-    Raises:
-        TypeError, ValueError: a name or value is not text, or a parameter is not a tuple of two.
+    decoded ones or the joined pairs gives another order: `%` sorts before letters, and `=` after `-` and `.`. The
+    parameters are decoded names and values.
     """
     pairs = [(percent_encode(name), percent_encode(value)) for name, value in _pairs(parameters)]
     return b"&".join([name + b"=" + value for name, value in sorted(pairs)])
@@ -122,14 +103,8 @@ def parse_query(query: Text) -> list[tuple[bytes, bytes]]:
 
     Each part between `&` is a parameter, even an empty part, and its first `=` ends the name: `a` and `a=` are the same
     parameter, and `&&` contains one with an empty name. A `+` stays a plus, unlike in HTML forms: Signature Version 4
-    encodes a space as `%20` and a plus as `%2B`.
-
-    Args:
-        query: what follows the `?`. Empty means no parameters.
-
-    Raises:
-        TypeError, ValueError: query is not text.
-        ValueError: a `%` is not followed by two hex digits.
+    encodes a space as `%20` and a plus as `%2B`. The query is what follows the `?`; empty means no parameters. A `%`
+    that is not followed by two hex digits is a ValueError.
     """
     query = _bytes(query)
     parameters: list[tuple[bytes, bytes]] = []
@@ -143,17 +118,10 @@ def canonical_headers(headers: Pairs, /) -> tuple[bytes, bytes]:
     r"""Return the canonical headers and the signed headers.
 
     Names are in lower case and sorted. Values are trimmed, and each run of white space (space, `\t`, `\v`, `\f`)
-    becomes one space, even inside quotes. The values of a repeated header are joined by `,` in their order.
-
-    Args:
-        headers: names and values of the headers to sign, as on the wire.
-
-    Returns:
-        The canonical headers, `name:value` and a newline each; and the signed headers, their names joined by `;`.
-
-    Raises:
-        TypeError, ValueError: a name or value is not text, or a header is not a tuple of two.
-        ValueError: a name is not a token (RFC 9110, 5.6.2), or a value contains CR, LF or NUL.
+    becomes one space, even inside quotes. The values of a repeated header are joined by `,` in their order. The headers
+    are those to sign, as on the wire. The canonical headers are `name:value` and a newline each; the signed headers,
+    their names joined by `;`. A name that is not a token (RFC 9110, 5.6.2), or a value with CR, LF or NUL, is a
+    ValueError.
     """
     values_by_name: dict[bytes, list[bytes]] = {}
     for name, value in _pairs(headers):
@@ -194,15 +162,8 @@ def canonical_request(
 def string_to_sign(algorithm: Text, timestamp: Text, *, scope: Text, canonical_request: Text) -> bytes:
     """Return the string to sign: algorithm, timestamp, scope and the canonical request's SHA-256, one per line.
 
-    Args:
-        algorithm: the first word of the Authorization header.
-        timestamp: `YYYYMMDDTHHMMSSZ`.
-        scope: the credential scope, `YYYYMMDD/region/service/aws4_request`.
-        canonical_request: as `canonical_request` returns it.
-
-    Raises:
-        TypeError, ValueError: an argument is not text.
-        ValueError: algorithm, timestamp or scope contains CR, LF or NUL.
+    The algorithm is the first word of the Authorization header, the timestamp `YYYYMMDDTHHMMSSZ`, the scope
+    `YYYYMMDD/region/service/aws4_request`. CR, LF or NUL in one of these is a ValueError.
     """
     lines = _bytes(algorithm), _bytes(timestamp), _bytes(scope)
     digest = payload_hash(canonical_request)
@@ -215,9 +176,6 @@ def payload_hash(payload: Text, /) -> bytes:
     """Return the SHA-256 of a payload in lower-case hex, 64 bytes.
 
     A large payload is hashed with the interpreter's lock released.
-
-    Raises:
-        TypeError, ValueError: payload is not text.
     """
     return hashlib.sha256(_bytes(payload)).hexdigest().encode("ascii")
 
@@ -262,13 +220,8 @@ def sign_hmac(
     """Return the signature of a request with a signing key (AWS4-HMAC-SHA256): all stages in one call.
 
     The key, 32 bytes, is that of `hwsigner.sigv4.access_key.signing_key`; all before it are as for `request_to_sign`.
-
-    Returns:
-        The signature, 64 lower-case hex digits, and the signed headers.
-
-    Raises:
-        TypeError, ValueError: as `request_to_sign`; or the key is not text.
-        ValueError: the key is not 32 bytes long.
+    The result is the signature, 64 lower-case hex digits, and the signed headers. A key of another length is a
+    ValueError.
     """
     s3 = bool(s3)
     method, target, headers, payload = _bytes(method), _bytes(target), _pairs(headers), _payload(payload)
