@@ -24,12 +24,9 @@ def canonical_request(
 ) -> bytes:
     """Return the canonical request of a raw request.
 
-    Args:
-        request: the raw request.
-        signed_headers: the lower-case names of the signed headers, in order.
-        payload: the last line. Default: the hexadecimal SHA-256 of the body.
-        s3: whether S3's rules apply: the path is encoded once, and `+` in the query is a space.
-        presigned: whether X-Amz-Signature is in the query, and therefore not signed itself.
+    `signed_headers` are lower-case names, in order. The payload is the last line; by default the hexadecimal SHA-256 of
+    the body. By S3's rules, the path is encoded once, and `+` in the query is a space. In a presigned request,
+    X-Amz-Signature is in the query, and therefore not signed itself.
     """
     path = _canonical_s3_path(request.path) if s3 else _canonical_path(request.path)
     pairs = query_pairs(request.query, plus_is_space=s3)

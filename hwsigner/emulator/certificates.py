@@ -28,11 +28,7 @@ _MLDSA_OIDS = (SignatureAlgorithmOID.ML_DSA_44, SignatureAlgorithmOID.ML_DSA_65,
 
 
 def read_certificate(text: str, where: str) -> x509.Certificate:
-    """Read a certificate in base64 DER.
-
-    Raises:
-        RefusalError: ValidationException that names `where` the text is.
-    """
+    """Read a certificate in base64 DER. A refusal is a ValidationException that names `where` the text is."""
     try:
         return x509.load_der_x509_certificate(base64.b64decode(text, validate=True))
     except (binascii.Error, ValueError) as error:
@@ -42,10 +38,8 @@ def read_certificate(text: str, where: str) -> x509.Certificate:
 def read_chain(text: str | None, leaf: x509.Certificate, differing: Differences = NONE) -> list[x509.Certificate]:
     """Read X-Amz-X509-Chain: up to five certificates joined by commas, without a root.
 
-    The leaf may be the first, as the vendor's client sends it if it is on a token or in PKCS #12. It is not returned.
-
-    Raises:
-        RefusalError: ValidationException that names the broken rule.
+    The leaf may be the first, as the vendor's client sends it if it is on a token or in PKCS #12. It is not returned. A
+    refusal is a ValidationException that names the broken rule.
     """
     if text is None:
         return []
@@ -66,8 +60,7 @@ def read_chain(text: str | None, leaf: x509.Certificate, differing: Differences 
 def check_leaf(leaf: x509.Certificate, now: datetime, differing: Differences = NONE) -> None:
     """Check the service's requirements for an end-entity certificate.
 
-    Raises:
-        RefusalError: AccessDeniedException, "Untrusted certificate. Insufficient certificate".
+    A refusal is an AccessDeniedException, "Untrusted certificate. Insufficient certificate".
     """
     try:
         problem = _leaf_problem(leaf, differing) or _common_problem(leaf, now, differing)
@@ -86,10 +79,8 @@ def check_path(
 
     Each certificate of the chain must have issued the one before it, so unrelated certificates are refused. A trust
     anchor that is itself an intermediate certificate may be part of the chain. What is above a certificate that a trust
-    anchor issued may have expired, or break other rules.
-
-    Raises:
-        RefusalError: AccessDeniedException, "Untrusted signing certificate".
+    anchor issued may have expired, or break other rules. A refusal is an AccessDeniedException, "Untrusted signing
+    certificate".
     """
     below, problem, depth = leaf, "not checked", 0
     for number, issuer in enumerate(chain, start=1):
@@ -108,8 +99,7 @@ def check_path(
 def check_name_constraints(leaf: x509.Certificate, issuers: Iterable[x509.Certificate]) -> None:
     """Check the leaf's DNS names against the name constraints of the CAs above it (RFC 5280, 4.2.1.10).
 
-    Raises:
-        RefusalError: AccessDeniedException, "Untrusted Signing Certificate".
+    A refusal is an AccessDeniedException, "Untrusted Signing Certificate".
     """
     alternative = _extension(leaf, x509.SubjectAlternativeName)
     names = alternative.get_values_for_type(x509.DNSName) if alternative else []
@@ -267,10 +257,8 @@ def is_signed_by(crl: x509.CertificateRevocationList, issuer: x509.Certificate) 
 def check_revocation(certificates: Iterable[x509.Certificate], anchor: TrustAnchor, crls: Iterable[Crl]) -> None:
     """Check certificates that lead to a trust anchor against its enabled lists, even expired ones.
 
-    A list is for the certificates of the CA that signed it.
-
-    Raises:
-        RefusalError: AccessDeniedException, "Certificate revoked".
+    A list is for the certificates of the CA that signed it. A refusal is an AccessDeniedException, "Certificate
+    revoked".
     """
     certificates = list(certificates)
     for crl in crls:

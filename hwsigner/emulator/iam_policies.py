@@ -54,8 +54,7 @@ def open_policy(principal_tags: Mapping[str, str]) -> str:
 def read_policy(document: str, differing: Differences = NONE) -> TrustPolicy | UnknownPolicy:
     """Read a trust policy as IAM does when a role is made or changed.
 
-    Raises:
-        RefusalError: MalformedPolicyDocument, or LimitExceeded if it is too long.
+    A refusal is a MalformedPolicyDocument, or LimitExceeded if it is too long.
     """
     check_form(document, differing)
     # IAM does not count white space.
@@ -89,11 +88,7 @@ def _rewritten(document: str, differing: Differences) -> dict[str, Any]:
 
 
 def check_form(document: str, differing: Differences = NONE) -> None:
-    """Check a trust policy's elements as IAM does, whatever they allow.
-
-    Raises:
-        RefusalError: MalformedPolicyDocument.
-    """
+    """Check a trust policy's elements as IAM does, whatever they allow. A refusal is a MalformedPolicyDocument."""
     try:
         policy = json.loads(document, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:

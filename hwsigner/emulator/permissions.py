@@ -10,14 +10,7 @@ from hwsigner.emulator.world import World
 def require(world: World, caller: Credentials, action: str, resource: str) -> None:
     """Check that a caller may do an action.
 
-    Args:
-        world: what there is, and what is denied.
-        caller: the caller.
-        action: the action, such as "iam:GetRole".
-        resource: the ARN of what it is about, or "*".
-
-    Raises:
-        RefusalError: AccessDenied, which names the kind of policy that does not allow it.
+    The resource is an ARN or "*". A refusal is an AccessDenied, which names the kind of policy that does not allow it.
     """
     for pattern, policy in world.denied.items():
         if matches(action, pattern):

@@ -19,11 +19,8 @@ IAM_NAMESPACE = "https://iam.amazonaws.com/doc/2010-05-08/"
 class RefusalError(Exception):
     """A request that the service refuses. Whatever reads or checks a request may raise it.
 
-    Attributes:
-        error_type: the service's name for the error.
-        status: the HTTP status.
-        message: what the client is told, in the real service's words where they are known.
-        reason: what exactly failed, for the request's record. As with the real service, clients never learn it.
+    The message is what the client is told, in the real service's words where they are known. The reason is what exactly
+    failed, for the request's record: as with the real service, clients never learn it.
     """
 
     def __init__(self, error_type: str, status: int, message: str, reason: str = "") -> None:

@@ -41,8 +41,7 @@ DEFAULT_MAPPINGS: Mappings = {"x509Subject": ("*",), "x509Issuer": ("*",), "x509
 def parse_mappings(mappings: Mapping[str, Sequence[str]]) -> Mappings:
     """Check attribute mappings, such as {"x509Subject": ["CN", "OU"]}. A field that is missing is not mapped.
 
-    Raises:
-        ConfigError: a field or specifier is unknown, or one without a documented meaning.
+    A field or specifier that is unknown, or that has no documented meaning, is a ConfigError.
     """
     parsed = {}
     for field, specifiers in mappings.items():
@@ -65,10 +64,8 @@ def principal_tags(
 
     As AWS documents ("Trust policy" in the Roles Anywhere User Guide), the first SAN of each kind is mapped. Several
     values of a name, such as two OUs, are joined by slashes in the certificate's order: that was read, and never seen.
-    Later DNS names give no tag, but must be such that they could: users saw "SAN: [ DNS/2 ]" refused.
-
-    Raises:
-        RefusalError: a value has characters that session tags can't have, or more than 256.
+    Later DNS names give no tag, but must be such that they could: users saw "SAN: [ DNS/2 ]" refused. A value with
+    characters that session tags can't have, or with more than 256, is refused.
     """
     values: dict[tuple[str, str], list[str]] = {}
     for field, name, value in (
@@ -101,10 +98,7 @@ def source_identity(leaf: x509.Certificate, role_arn: str, differing: Difference
     """Return the session's source identity, by "Source identity rules" in the Roles Anywhere User Guide.
 
     It is the subject's CN after "CN=", or alone if it has 62 characters or more. Without a CN it is the serial number
-    after "ID=".
-
-    Raises:
-        RefusalError: the CN has characters that a source identity can't have.
+    after "ID=". A CN with characters that a source identity can't have is refused.
     """
     names = [str(each.value) for each in leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     if not names:

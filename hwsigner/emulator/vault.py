@@ -90,11 +90,7 @@ def _store(known: dict[str, Credentials], credentials: Credentials) -> None:
 
 
 def check_action(pattern: str) -> str:
-    """Return the name of an action, which may have wildcards, checked.
-
-    Raises:
-        UsageError: it is malformed.
-    """
+    """Return the name of an action, which may have wildcards, checked. A malformed one is a UsageError."""
     if not _ACTION.fullmatch(pattern):
         raise UsageError(f"{pattern!r} is not an action", "Write SERVICE:ACTION, such as iam:PassRole or iam:*")
     return pattern

@@ -94,8 +94,7 @@ def http_date(moment: datetime) -> str:
 def read_request(stream: BinaryIO, send: Callable[[bytes], object]) -> Request | None:
     """Read one request, and send `100 Continue` if the client expects it. Return None if the client sent nothing.
 
-    Raises:
-        MalformedRequestError: the request is not HTTP/1.1, is cut off, or exceeds a limit of this module.
+    One that is not HTTP/1.1, is cut off, or exceeds a limit of this module is a MalformedRequestError.
     """
     line = _read_line(stream)
     if line is None:

@@ -96,11 +96,7 @@ class World:
 
 
 def read_certificates(source: CertificateSource) -> list[x509.Certificate]:
-    """Return the certificates in PEM or DER bytes.
-
-    Raises:
-        CertificateError: the bytes contain no certificate.
-    """
+    """Return the certificates in PEM or DER bytes. Bytes without one are a CertificateError."""
     if isinstance(source, x509.Certificate):
         return [source]
     try:

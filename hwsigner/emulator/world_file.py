@@ -35,8 +35,7 @@ _REQUIRED = {"trust_anchor": {"arn", "certificates"}, "profile": {"arn", "roles"
 def read_trust_policy(path: Path) -> TrustPolicy:
     """Read a trust policy from a JSON file.
 
-    Raises:
-        ConfigError: the file can't be read, is not a trust policy that the emulator knows, or IAM refuses it.
+    One that the emulator does not know, or that IAM refuses, is a ConfigError.
     """
     try:
         policy = TrustPolicy(path.read_bytes())
