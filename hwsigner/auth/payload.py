@@ -14,14 +14,9 @@ _CHUNK = 1 << 20
 def hash_body(body: object) -> str | None:
     """Return the SHA-256 of a body in lower-case hex, or None if the body can be read only once.
 
-    A stream is read from its current position, a mebibyte at a time, then set back to it.
-
-    Args:
-        body: as in `PreparedRequest.body`: bytes, or a stream, buffer or iterable that urllib3 accepts.
-
-    Raises:
-        UsageError: a stream can't be set back after it was read, or a buffer is not contiguous.
-        OSError: raised by the stream while it is read.
+    A stream is read from its current position, a mebibyte at a time, then set back to it. The body is as in
+    `PreparedRequest.body`: bytes, or a stream, buffer or iterable that urllib3 accepts. A stream that can't be set
+    back, or a buffer that is not contiguous, is a UsageError; an OSError is the stream's own.
     """
     if isinstance(body, bytes):
         return payload_hash(body).decode("ascii")

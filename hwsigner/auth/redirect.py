@@ -53,9 +53,7 @@ class SignedPreparedRequest(PreparedRequest):
     def prepare_cookies(self, cookies: Any) -> None:
         """Set the cookies of a redirected request and sign it. By then, `requests` has set all that is signed.
 
-        Raises:
-            UnrewindableBodyError: the body of the redirected request was sent already and can't be read again.
-            HwsignerError: raised while signing.
+        A body that was sent already and can't be read again is an UnrewindableBodyError.
         """
         super().prepare_cookies(cookies)
         if self.signature is None:

@@ -25,10 +25,8 @@ _ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}|[^A-Za-z0-9._~!$&'()*+,;=:@/?-]")
 class Server(NamedTuple):
     """The server that a URL names.
 
-    Attributes:
-        origin: the URL up to its path, without user information and default port, with the host in lower case. It is
-            equal for URLs with the same scheme, host and port.
-        host: the value of the Host header.
+    The origin is the URL up to its path, without user information and default port, with the host in lower case. It is
+    equal for URLs with the same scheme, host and port. `host` is the value of the Host header.
     """
 
     origin: str
@@ -46,17 +44,8 @@ def wire_url(url: str, s3: bool) -> tuple[str, str, Server]:
     A `+` in the query, which is how `requests` writes a space, becomes `%20`. Empty parameters are removed, because
     services read them differently. Escapes get upper-case hex digits, characters that urllib3 would escape are escaped,
     and dot segments are removed. S3 verifies the path that it builds from the decoded key, so a path for S3 is escaped
-    as S3 does it.
-
-    Args:
-        url: as in `PreparedRequest.url`.
-        s3: use S3's rule for the path.
-
-    Returns:
-        An equivalent URL that goes on the wire as it is; its path and query; and its server.
-
-    Raises:
-        UsageError: the URL is invalid, has no host or an invalid port, or has a dot segment in a path for S3.
+    as S3 does it. The result is an equivalent URL that goes on the wire as it is, its path and query, and its server.
+    An invalid URL, and one with a dot segment in a path for S3, is a UsageError.
     """
     plain = _PLAIN(url)
     if plain and "/." not in url:

@@ -48,11 +48,8 @@ def verify(public_key: bytes, message: bytes, *, signature: bytes, hash: HashNam
 def plain_public_key(public_key: bytes) -> bytes:
     """Return the key in a DER SubjectPublicKeyInfo in its own plain form.
 
-    EC: the uncompressed point (X9.62). RSA: RSAPublicKey in DER (RFC 8017, A.1.1). ML-DSA: the raw key.
-
-    Raises:
-        CertificateError: the service does not accept this kind of key.
-        UnsupportedKeyError: as `verify`.
+    EC: the uncompressed point (X9.62). RSA: RSAPublicKey in DER (RFC 8017, A.1.1). ML-DSA: the raw key. A kind that the
+    service does not accept is a CertificateError.
     """
     key = _loaded(public_key)
     if isinstance(key, ec.EllipticCurvePublicKey):

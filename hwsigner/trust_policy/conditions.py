@@ -231,14 +231,8 @@ class Condition:
     def parse(cls, name: str, key: str, values: tuple[str, ...], *, has_variables: bool) -> Condition:
         """Return a condition.
 
-        Args:
-            name: the operator.
-            key: the key.
-            values: the values.
-            has_variables: whether the policy's Version has policy variables.
-
-        Raises:
-            ValueError: the operator is unknown, or a value is not of its type. The text completes "…: ".
+        `has_variables` is whether the policy's Version has policy variables. An unknown operator, or a value that is
+        not of its type, is a ValueError, whose text completes "…: ".
         """
         match = _QUALIFIED.fullmatch(name)
         parts = OperatorParts(match[1] or "", match[2], bool(match[3])) if match else OperatorParts("", "", False)

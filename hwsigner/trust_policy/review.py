@@ -45,11 +45,9 @@ def review(
 ) -> list[Finding]:
     """Return what is open or wrong in a trust policy: first what is open, then what is wrong, then what is unclear.
 
-    Args:
-        document: JSON, or the object that it contains. It need not be a policy.
-        trust_anchor: the ARN of the trust anchor that should be let in; an empty string for any.
-        now: the time, with its zone; the clock's if None.
-        size_limit: how many characters the account's trust policies may have.
+    The document, JSON or the object that it contains, need not be a policy. `trust_anchor` is the ARN of the one that
+    should be let in; an empty string for any. `now` has its zone; None is the clock's time. `size_limit` is how many
+    characters the account's trust policies may have.
     """
     try:
         policy = json.loads(document, parse_int=str, parse_float=str) if isinstance(document, str | bytes) else document

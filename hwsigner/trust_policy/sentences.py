@@ -37,21 +37,12 @@ _SHORT = {
 
 
 def who_may_assume(policy: Mapping[str, Any]) -> list[str]:
-    """Return sentences that say who may assume a role. Parts of the policy that can't be read are left out.
-
-    Args:
-        policy: the trust policy's document, as an object.
-    """
+    """Return sentences that say who may assume a role. Parts of the policy that can't be read are left out."""
     return [sentence for statement in Reader(policy).statements for sentence in _sentences(statement)]
 
 
 def admitted_anchors(policy: Mapping[str, Any], trust_anchors: Sequence[str]) -> list[str]:
-    """Return those of some trust anchors that a policy does not keep out, whatever the certificate is.
-
-    Args:
-        policy: the trust policy's document, as an object.
-        trust_anchors: their ARNs.
-    """
+    """Return those of some trust anchors that a policy does not keep out, whatever the certificate is."""
     statements = Reader(policy).statements
     return [each for each in trust_anchors if admits(statements, ANCHOR_KEYS, request_by(each))]
 

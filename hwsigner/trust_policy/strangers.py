@@ -85,17 +85,11 @@ _ANY_REQUEST = request_by("arn:::::")  # Until values are tried.
 
 @dataclass
 class Trials:
-    """Trials of requests that a policy may let in.
-
-    Attributes:
-        statements: those of the policy.
-        anchors: the ARNs of trust anchors to try.
-        every_key: whether each action has every key, as in `TrustPolicy.decide`.
-    """
+    """Trials of requests that a policy may let in."""
 
     statements: Sequence[Statement]
-    anchors: Sequence[str]
-    every_key: bool = False
+    anchors: Sequence[str]  # The ARNs of trust anchors to try.
+    every_key: bool = False  # Whether each action has every key, as in `TrustPolicy.decide`.
     _steps: int = field(default=0, init=False)
 
     def ways(self) -> Iterator[list[Part]]:
@@ -135,8 +129,7 @@ class Trials:
     def lets_in(self, way: Sequence[Part], strange: Iterable[str] = ()) -> bool:
         """Return whether some statements let in a request that has strange values for some tags.
 
-        Raises:
-            TooManyError: that would take too long.
+        If that would take too long, it is a TooManyError.
         """
         constraints = list(self._constraints(way))
         patterns: dict[str, list[str]] = {}
@@ -148,11 +141,7 @@ class Trials:
         return _Attempt(self, constraints, patterns, set(strange)).succeeds()
 
     def step(self) -> None:
-        """Count a try.
-
-        Raises:
-            TooManyError: there were too many.
-        """
+        """Count a try. Too many are a TooManyError."""
         self._steps += 1
         if self._steps > _MANY_STEPS:
             raise TooManyError

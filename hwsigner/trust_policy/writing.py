@@ -76,12 +76,7 @@ def size(policy: Mapping[str, Any]) -> int:
 def check_size(policy: Mapping[str, Any], limit: int = HIGHEST_SIZE_LIMIT) -> None:
     """Check that IAM accepts a policy of this size.
 
-    Args:
-        policy: the policy.
-        limit: the account's limit in characters.
-
-    Raises:
-        UsageError: the policy is larger.
+    The account's limit is in characters. A larger policy is a UsageError.
     """
     if size(policy) > limit:
         hint = "Use a pattern such as CN=web-*, a name that the certificates share, or another role"
