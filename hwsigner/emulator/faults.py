@@ -37,7 +37,7 @@ class Delivery:
 
 
 @dataclass(frozen=True)
-class Kind:
+class FaultKind:
     """One row of the table of faults."""
 
     summary: str
@@ -204,8 +204,8 @@ def _other_role(response: Response, values: Values, now: datetime) -> Response:
     return _edited(response, lambda document: document["credentialSet"][0].update(roleArn=values["arn"]))
 
 
-def _edit(summary: str, parameters: Values, replace: Callable[[Response, Values, datetime], Response]) -> Kind:
-    return Kind(summary, parameters, replace=replace, sessions_only=True)
+def _edit(summary: str, parameters: Values, replace: Callable[[Response, Values, datetime], Response]) -> FaultKind:
+    return FaultKind(summary, parameters, replace=replace, sessions_only=True)
 
 
 def _stall(delivery: Delivery) -> None:
@@ -238,16 +238,18 @@ def _huge(delivery: Delivery) -> None:
         delivery.connection.sendall(b" " * 65536)
 
 
-KINDS: dict[str, Kind] = {
-    "throttle": Kind("429 ThrottlingException", {"retry_after": ""}, _throttle, _with_retry_after, acts=False),
-    "fail": Kind("500, or another status", {"status": 500, "retry_after": ""}, _fail, _with_retry_after, acts=False),
-    "deny": Kind("403 AccessDeniedException", {"message": "Access denied"}, _deny, acts=False),
-    "html": Kind("an HTML page, as from a proxy", {"status": 200}, replace=_html, acts=False),
-    "not-json": Kind("201 with a body that is not JSON", {"body": '{"credentialSet": ['}, replace=_not_json),
-    "redirect": Kind(
+KINDS: dict[str, FaultKind] = {
+    "throttle": FaultKind("429 ThrottlingException", {"retry_after": ""}, _throttle, _with_retry_after, acts=False),
+    "fail": FaultKind(
+        "500, or another status", {"status": 500, "retry_after": ""}, _fail, _with_retry_after, acts=False
+    ),
+    "deny": FaultKind("403 AccessDeniedException", {"message": "Access denied"}, _deny, acts=False),
+    "html": FaultKind("an HTML page, as from a proxy", {"status": 200}, replace=_html, acts=False),
+    "not-json": FaultKind("201 with a body that is not JSON", {"body": '{"credentialSet": ['}, replace=_not_json),
+    "redirect": FaultKind(
         "a redirect", {"status": 307, "location": "https://elsewhere.invalid/sessions"}, replace=_redirect, acts=False
     ),
-    "wrong-clock": Kind(
+    "wrong-clock": FaultKind(
         "403 Invalid signature, with a Date header that is off",
         {"seconds": 600},
         lambda values: invalid_signature("the fault wrong-clock"),
@@ -259,13 +261,13 @@ KINDS: dict[str, Kind] = {
     "past-expiration": _edit("credentials that have expired", {"seconds": 3600}, _past_expiration),
     "bad-expiration": _edit("an expiration that is not a time", {"value": "tomorrow"}, _bad_expiration),
     "other-role": _edit("credentials for another role", {"arn": "arn:aws:iam::123456789012:role/other"}, _other_role),
-    "stall": Kind("reads the request, then never responds", deliver=_stall, responds=False),
-    "drip": Kind("responds one byte at a time", {"interval": 0.2}, deliver=_drip),
-    "cut-off": Kind("closes the connection after half of the body", deliver=_cut_off),
-    "reset": Kind("resets the connection instead of responding", deliver=_reset, responds=False),
-    "close": Kind("closes the connection instead of responding", deliver=_close, responds=False),
-    "huge": Kind("responds with an endless body", deliver=_huge, has_length=False),
-    "stall-handshake": Kind(
+    "stall": FaultKind("reads the request, then never responds", deliver=_stall, responds=False),
+    "drip": FaultKind("responds one byte at a time", {"interval": 0.2}, deliver=_drip),
+    "cut-off": FaultKind("closes the connection after half of the body", deliver=_cut_off),
+    "reset": FaultKind("resets the connection instead of responding", deliver=_reset, responds=False),
+    "close": FaultKind("closes the connection instead of responding", deliver=_close, responds=False),
+    "huge": FaultKind("responds with an endless body", deliver=_huge, has_length=False),
+    "stall-handshake": FaultKind(
         "accepts the connection but never does the TLS handshake", deliver=_stall, responds=False, before_request=True
     ),
 }

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, mldsa, rsa
 
 from certs import Authority, issue
 from emulator.client import Caller
+from emulator.planes import client
 from hwsigner.emulator import Emulator, World
 
 KEYS: dict[str, Callable[[], Any]] = {
@@ -39,3 +40,9 @@ def caller(callers: dict[str, Caller]) -> Caller:
 def emulator(ca: Authority) -> Iterator[Emulator]:
     with Emulator(World.simple(ca.pem)) as running:
         yield running
+
+
+@pytest.fixture
+def plane(emulator: Emulator) -> Any:
+    """The control plane, called by boto3."""
+    return client(emulator)

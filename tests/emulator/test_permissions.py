@@ -9,10 +9,11 @@ from typing import Any
 import boto3
 import pytest
 from botocore.config import Config
-from botocore.exceptions import ClientError, ConnectionClosedError
+from botocore.exceptions import ConnectionClosedError
 
 from certs import Authority
 from emulator.planes import ACCOUNT, KEY, REGION, bundle, client
+from emulator.test_iam import refused
 from hwsigner.emulator import Emulator, Fault
 from hwsigner.errors import UsageError
 
@@ -55,10 +56,7 @@ class Program:
 
     def refused(self, action: str) -> tuple[int, str, str]:
         """Return the status, code and message of the error."""
-        with pytest.raises(ClientError) as caught:
-            self.call(action)
-        response = caught.value.response
-        return response["ResponseMetadata"]["HTTPStatusCode"], response["Error"]["Code"], response["Error"]["Message"]
+        return refused(lambda: self.call(action))
 
     def state(self) -> Any:
         """Return what there is, without the time."""

@@ -1,4 +1,4 @@
-"""CreateSession: each request has one error, and is refused for it."""
+"""CreateSession: each request has one error that no question has, and is refused for it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from certs import Authority, issue
 from emulator.client import Caller, Draft, Request, create_session, draft, send
 from emulator.material import authority
-from hwsigner.emulator import Emulator, World
+from hwsigner.emulator import Emulator
 
 REGION = "us-east-1"
 PREFIX = f"arn:aws:rolesanywhere:{REGION}:123456789012"
@@ -59,10 +58,8 @@ INVALID = {
     "a duration below the least": (body(durationSeconds=899), "durationSeconds"),
     "a duration above the most": (body(durationSeconds=43201), "durationSeconds"),
     "a duration that is a fraction": (body(durationSeconds=3600.0), "durationSeconds"),
-    "a duration that is text": (body(durationSeconds="3600"), "durationSeconds"),
     "a duration that is true": (body(durationSeconds=True), "durationSeconds"),
     "a duration that is null": (body(durationSeconds=None), "durationSeconds"),
-    "a session name too short": (body(roleSessionName="a"), "roleSessionName"),
     "a session name too long": (body(roleSessionName="a" * 65), "roleSessionName"),
     "a session name with a space": (body(roleSessionName="a b"), "roleSessionName"),
     "a session name with an umlaut": (body(roleSessionName="zwölf"), "roleSessionName"),
@@ -71,27 +68,21 @@ INVALID = {
     "properties that are a list": (body(instanceProperties=[]), "instanceProperties"),
     "51 properties": (body(instanceProperties={str(n): "v" for n in range(51)}), "more than 50"),
     "a property without a name": (body(instanceProperties={"": "v"}), "1 to 200"),
-    "a property without a value": (body(instanceProperties={"a": ""}), "1 to 200"),
-    "a property with a long name": (body(instanceProperties={"a" * 201: "v"}), "1 to 200"),
     "a property with a long value": (body(instanceProperties={"a": "v" * 201}), "1 to 200"),
     "a property that is a number": (body(instanceProperties={"a": 1}), "1 to 200"),
     "an ARN that is a number": (
         lambda made: body(roleArn=1)(arn("roleArn", None)(made)),
         "roleArn is not a string",
     ),
-    "no trust anchor": (arn("trustAnchorArn", None), "trustAnchorArn is missing"),
-    "no profile": (arn("profileArn", None), "profileArn is missing"),
     "no role": (arn("roleArn", None), "roleArn is missing"),
     "a malformed trust anchor": (arn("trustAnchorArn", f"{PREFIX}:trust-anchor/x"), "trustAnchorArn is not"),
     "a profile for a trust anchor": (arn("trustAnchorArn", f"{PREFIX}:profile/{NO_ID}"), "trustAnchorArn is not"),
-    "a trust anchor for a profile": (arn("profileArn", f"{PREFIX}:trust-anchor/{NO_ID}"), "profileArn is not"),
     "a user for a role": (arn("roleArn", "arn:aws:iam::123456789012:user/x"), "roleArn is not"),
     "a role with a region": (arn("roleArn", "arn:aws:iam:us-east-1:123456789012:role/x"), "roleArn is not"),
     "a role with a newline": (arn("roleArn", "arn:aws:iam::123456789012:role/x\n"), "roleArn is not"),
     "an account too short": (arn("roleArn", "arn:aws:iam::12345678901:role/x"), "roleArn is not"),
     "another service": (arn("profileArn", f"arn:aws:iam:us-east-1:123456789012:profile/{NO_ID}"), "profileArn is not"),
     "a role of another partition": (arn("roleArn", "arn:aws-cn:iam::123456789012:role/x"), "partition"),
-    "a role of another account": (arn("roleArn", "arn:aws:iam::210987654321:role/x"), "different account ID"),
     "a profile of another region": (
         arn("profileArn", f"arn:aws:rolesanywhere:eu-west-1:123456789012:profile/{NO_ID}"),
         "region",
@@ -115,23 +106,12 @@ def test_malformed_request_is_refused(emulator: Emulator, caller: Caller, case: 
     assert not emulator.requests[0].accepted
 
 
-SKEW = timedelta(minutes=5, seconds=5)
 INVALID_SIGNATURES: dict[str, tuple[Callable[[Draft], Draft], str]] = {
     "an unknown algorithm": (change(algorithm="AWS4-X509-ED25519"), "is not one of"),
-    "the serial in hexadecimal": (change(serial="0xff"), "serial number in decimal"),
     "another service in the scope": (change(service="sts"), "service is sts"),
     "another region in the scope": (change(region="eu-west-1"), "region is eu-west-1"),
-    "another date in the scope": (change(scope_date="20200101"), "scope's date 20200101"),
-    "a slow clock": (at(-SKEW), "Signature expired"),
-    "a fast clock": (at(SKEW), "not yet current"),
-    "a date of another form": (at(timedelta(), "%Y-%m-%dT%H:%M:%SZ"), "YYYYMMDDTHHMMSSZ"),
     "a date that does not exist": (change(date="20251301T000000Z"), "YYYYMMDDTHHMMSSZ"),
     "headers out of order": (change(names=lambda names: names[::-1]), "not sorted"),
-    "a header named twice": (change(names=lambda names: [names[0], *names]), "repeats"),
-    "a header that was not sent": (change(names=lambda names: [*names, "x-none"]), "x-none, which was not sent"),
-    "an upper-case name": (change(names=lambda names: [names[0].title(), *names[1:]]), "lower-case"),
-    "no signature": (change(signature=lambda text: ""), "Signature is not"),
-    "an upper-case signature": (change(signature=str.upper), "Signature is not"),
     "a signature cut short": (change(signature=lambda text: text[:-2]), "does not verify"),
     "a signature with a byte too many": (change(signature=lambda text: text + "00"), "does not verify"),
 }
@@ -195,11 +175,6 @@ def test_request_is_refused_when_changed_after_signing(
     assert emulator.requests[0].canonical_request
 
 
-def test_request_is_refused_when_signed_with_another_key(emulator: Emulator, caller: Caller) -> None:
-    stranger = Caller(ec.generate_private_key(ec.SECP256R1()), caller.certificate)
-    assert_invalid_signature(emulator, create_session(emulator, stranger), "does not verify")
-
-
 @pytest.mark.parametrize("kind", ["P-256", "RSA-2048", "ML-DSA-44"])
 def test_request_is_refused_when_the_algorithm_does_not_fit_the_key(
     emulator: Emulator, callers: dict[str, Caller], kind: str
@@ -208,12 +183,6 @@ def test_request_is_refused_when_the_algorithm_does_not_fit_the_key(
     reply = create_session(emulator, callers[kind], algorithm=wrong)
     assert_invalid_signature(emulator, reply, "not the algorithm of the certificate's key")
     assert emulator.requests[0].findings == ["algorithmMismatch"]
-
-
-def test_request_is_accepted_when_the_clock_is_five_minutes_off(emulator: Emulator, caller: Caller) -> None:
-    for sign in (-1, 1):
-        made = at(sign * timedelta(minutes=4, seconds=30))(draft(emulator, caller))
-        assert send(emulator, made.signed()).status == 201
 
 
 def test_request_without_authorization_is_refused(emulator: Emulator, caller: Caller) -> None:
@@ -240,56 +209,6 @@ def test_request_without_a_certificate_is_refused(emulator: Emulator, caller: Ca
 def test_empty_body_is_recorded_as_a_finding(emulator: Emulator, caller: Caller) -> None:
     create_session(emulator, caller, body=b"")
     assert emulator.requests[0].findings == ["postEmptyBody"]
-
-
-@pytest.mark.parametrize(
-    ("name", "kind", "message"),
-    [
-        ("trustAnchorArn", "trust-anchor", "Specified Trust Anchor wasn't found."),
-        ("profileArn", "profile", "Invalid or empty profile provided."),
-    ],
-)
-def test_unknown_resource_is_refused(emulator: Emulator, caller: Caller, name: str, kind: str, message: str) -> None:
-    reply = send(emulator, arn(name, f"{PREFIX}:{kind}/{NO_ID}")(draft(emulator, caller)).signed())
-    assert (reply.status, reply.headers["x-amzn-errortype"]) == (403, "AccessDeniedException")
-    assert reply.json["message"] == message
-    assert NO_ID in emulator.requests[-1].reason
-
-
-def disable_trust_anchor(world: World) -> None:
-    next(iter(world.trust_anchors.values())).enabled = False
-
-
-def disable_profile(world: World) -> None:
-    next(iter(world.profiles.values())).enabled = False
-
-
-def unlist_role(world: World) -> None:
-    next(iter(world.profiles.values())).roles.clear()
-
-
-@pytest.mark.parametrize(
-    ("edit", "message"),
-    [
-        (disable_trust_anchor, "Untrusted signing certificate"),
-        (disable_profile, "Profile is disabled"),
-        (unlist_role, "Requested Role isn't one of those listed in the Profile."),
-        (lambda world: world.roles.clear(), "Unable to assume role for arn:aws:iam::123456789012:role/hwsigner-demo"),
-    ],
-)
-def test_session_is_refused_when_the_account_does_not_allow_it(
-    emulator: Emulator, caller: Caller, edit: Callable[[World], None], message: str
-) -> None:
-    made = draft(emulator, caller)
-    edit(emulator.world)
-    reply = send(emulator, made.signed())
-    assert (reply.status, reply.headers["x-amzn-errortype"]) == (403, "AccessDeniedException")
-    assert reply.json["message"] == message
-
-
-def test_session_name_is_refused_when_the_profile_does_not_accept_it(emulator: Emulator, caller: Caller) -> None:
-    reply = create_session(emulator, caller, body=b'{"roleSessionName":"mine"}')
-    assert (reply.status, reply.json["message"]) == (403, "Not authorized to set roleSessionName")
 
 
 @pytest.mark.parametrize("target", ["/", "/sessions/", "//sessions", "/%73essions", "/other", "http://h/sessions"])

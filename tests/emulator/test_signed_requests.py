@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from certs import Authority
 from emulator.client import Caller, Request, connect, create_session, read_reply, send
-from emulator.signing import EMPTY_HASH, SESSION, USER, Plan, add_credentials, ask, error_code
+from emulator.signing import EMPTY_HASH, SESSION, USER, Plan, add_credentials, ask, credentials_of, error_code
 from examples import scaled
 from hwsigner.emulator import Emulator, World
 from hwsigner.errors import UsageError
@@ -203,17 +203,14 @@ def test_s3_refuses_chunked_bodies(server: Emulator) -> None:
     assert b"Transfer-Encoding" in reply.body
 
 
-def vended_by(emulator: Emulator, caller: Caller, **changes: Any) -> Credentials:
-    found = create_session(emulator, caller, **changes).credentials
-    return Credentials(found["accessKeyId"], found["secretAccessKey"], found["sessionToken"])
-
-
 @pytest.mark.parametrize("presigned", [False, True])
 @pytest.mark.parametrize("service", ["s3", "kms"])
 def test_credentials_of_create_session_are_accepted(
     emulator: Emulator, caller: Caller, service: str, presigned: bool
 ) -> None:
-    reply = ask(emulator, Plan(service, credentials=vended_by(emulator, caller), presigned=presigned))
+    reply = ask(
+        emulator, Plan(service, credentials=credentials_of(create_session(emulator, caller)), presigned=presigned)
+    )
     assert ":assumed-role/hwsigner-demo/" in reply.json["arn"]
 
 
@@ -226,9 +223,9 @@ def test_credentials_of_create_session_expire(
 ) -> None:
     now = [datetime.now(UTC) - timedelta(seconds=901)]
     with Emulator(World.simple(ca.pem), clock=lambda: now[0]) as emulator:
-        vended = vended_by(emulator, caller, body=b'{"durationSeconds":900}', date=f"{now[0]:%Y%m%dT%H%M%SZ}")
+        reply = create_session(emulator, caller, body=b'{"durationSeconds":900}', date=f"{now[0]:%Y%m%dT%H%M%SZ}")
         now[0] = datetime.now(UTC)
-        assert error_code(ask(emulator, Plan(service, credentials=vended))) == expected
+        assert error_code(ask(emulator, Plan(service, credentials=credentials_of(reply)))) == expected
 
 
 def test_added_credentials_replace_those_with_the_same_id(server: Emulator) -> None:

@@ -9,7 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from hwsigner.emulator.certificates import anchor_problem
-from hwsigner.emulator.control.calls import Call, Kind, base_detail
+from hwsigner.emulator.control.calls import Call, ResourceKind, base_detail
 from hwsigner.emulator.differences import Difference
 from hwsigner.emulator.permissions import require
 from hwsigner.emulator.refusals import invalid
@@ -41,7 +41,7 @@ def _detail(anchor: TrustAnchor) -> dict[str, Any]:
     }
 
 
-KIND = Kind("trust-anchor", "trustAnchor", lambda world: world.trust_anchors, _detail)
+KIND = ResourceKind("trust-anchor", "trustAnchor", lambda world: world.trust_anchors, _detail)
 
 
 def create(call: Call) -> dict[str, Any]:

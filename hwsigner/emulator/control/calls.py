@@ -110,7 +110,7 @@ _Switched = TypeVar("_Switched", TrustAnchor, Profile, Crl)
 
 
 @dataclass(frozen=True)
-class Kind(Generic[_Switched]):
+class ResourceKind(Generic[_Switched]):
     """A kind of resource that can be enabled."""
 
     name: str  # In ARNs, such as "trust-anchor".

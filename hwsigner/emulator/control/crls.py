@@ -8,7 +8,7 @@ from typing import Any
 from cryptography import x509
 
 from hwsigner.emulator.certificates import is_signed_by
-from hwsigner.emulator.control.calls import Call, Kind, base_detail, not_found
+from hwsigner.emulator.control.calls import Call, ResourceKind, base_detail, not_found
 from hwsigner.emulator.refusals import invalid
 from hwsigner.emulator.resources import Crl, TrustAnchor
 
@@ -27,7 +27,7 @@ def _detail(crl: Crl) -> dict[str, Any]:
     }
 
 
-KIND = Kind("crl", "crl", lambda world: world.crls, _detail)
+KIND = ResourceKind("crl", "crl", lambda world: world.crls, _detail)
 
 
 def import_crl(call: Call) -> dict[str, Any]:

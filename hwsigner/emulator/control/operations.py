@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from hwsigner.emulator.control import anchors, crls, profiles, subjects_and_tags
-from hwsigner.emulator.control.calls import Call, Kind
+from hwsigner.emulator.control.calls import Call, ResourceKind
 from hwsigner.emulator.control.shapes import Binary, Choice, Items, Shape, Structure, Text, Truth, Whole
 
 _ID = "[a-f0-9]{8}-([a-z0-9]{4}-){3}[a-z0-9]{12}"
@@ -106,7 +106,7 @@ def _takes(required: str, optional: str = "", **others: Shape) -> Structure:
     return Structure({name: shapes[name] for name in names}, tuple(required.split()))
 
 
-def _common(kind: str, own: Kind[Any]) -> Iterator[Operation]:
+def _common(kind: str, own: ResourceKind[Any]) -> Iterator[Operation]:
     """Yield the operations that trust anchors, profiles and CRLs have in common."""
     member = f"{own.member}Id"
     path, only = f"/{kind.lower()}/{{{member}}}", _takes(member)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hwsigner.emulator.control.calls import Call, Kind, base_detail, not_found
+from hwsigner.emulator.control.calls import Call, ResourceKind, base_detail, not_found
 from hwsigner.emulator.differences import Difference
 from hwsigner.emulator.permissions import require
 from hwsigner.emulator.refusals import denied, invalid
@@ -40,7 +40,7 @@ def _detail(profile: Profile) -> dict[str, Any]:
     }
 
 
-KIND = Kind("profile", "profile", lambda world: world.profiles, _detail)
+KIND = ResourceKind("profile", "profile", lambda world: world.profiles, _detail)
 
 
 def create(call: Call) -> dict[str, Any]:
