@@ -58,7 +58,7 @@ def _without_doubt(place: str) -> bool:
 
 
 def test_questions_have_names_of_their_own_and_rest_on_what_there_is() -> None:
-    assert len(QUESTIONS) >= 60
+    assert len(QUESTIONS) >= 55
     assert [each.id for each in QUESTIONS if not each.text.endswith("?") or not each.expected] == []
     assert [place for each in QUESTIONS for place in each.rests_on if not _without_doubt(place)] == []
     assert [*ASKS, END.id] == [each.id for each in QUESTIONS]
@@ -76,7 +76,7 @@ def test_trial_of_a_tpm_with_a_certificate_finds_what_is_expected_and_tells_nobo
         assert (status, seen(tpm)) == (0, before), output
         report = trials.report()
         assert report.counts[Verdict.EXPECTED] == len(QUESTIONS) - len(trials.why())
-        lacking = {"basics.policy-no-hash", "keys.rsa-4096", "owner.provisioned"}
+        lacking = {"keys.rsa-4096", "owner.provisioned"}
         assert trials.why().keys() == {*lacking, "room.managed", "room.managed-sessions"}
         assert "to a root" in [each.answer for each in report.results]
         ek = attestation.endorsement_key(f"tpm2:?tcti={tpm.tcti}")
@@ -259,7 +259,7 @@ class TestATPMInUse:
             trials, before = Trials(tpm, tmp_path), seen(tpm)
             status, output = trials.run("--only", "policies.*", "--only", "basics.*", "--only", "*.quote")
             assert (status, seen(tpm)) == (0, before), output
-        assert trials.why().keys() == {"basics.pcrs", "basics.pcrs-at-once", "basics.policy-no-hash"}
+        assert trials.why().keys() == {"basics.pcrs", "basics.pcrs-at-once"}
 
     def test_what_others_load_during_the_trial_stays_and_is_no_change(self, tpm: SoftTPM, trials: Trials) -> None:
         process = trials.start("--yes", "--only", "basics.*", "--only", "keys.p-256")

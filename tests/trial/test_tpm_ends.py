@@ -46,7 +46,7 @@ def trials(tpm: SoftTPM, tmp_path: Path) -> Trials:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("question", ["keys.p-384", "endorsement.quote", "room.after", "writing.taken"])
+@pytest.mark.parametrize("question", ["keys.p-384", "endorsement.quote", "room.objects", "writing.taken"])
 def test_trial_that_a_signal_ends_leaves_the_tpm_as_it_was_and_a_report(
     trials: Trials, number: signal.Signals, question: str
 ) -> None:

@@ -15,10 +15,9 @@ from hwsigner.backends.pkcs11.pins import pin_state
 from hwsigner.trial.questions import NotAskedError
 from hwsigner.trial.token.calls import NO_RANDOM, NOT_SUPPORTED, OK, means_lost, named
 from hwsigner.trial.token.second import look_in_second_process
-from hwsigner.trial.token.subject import Ask, TriedToken, in_four_threads, yes_or
+from hwsigner.trial.token.subject import Ask, TriedToken, in_four_threads
 
-_NO_SESSION = 0x7FFFFF01
-_SESSIONS, _SEARCHES = 8, 10
+_SEARCHES = 10
 _FORK_SECONDS = 30.0
 
 
@@ -33,21 +32,6 @@ def _closed(tried: TriedToken) -> str:
         if code != OK:
             return f"C_CloseSession answers {named(code)}"
         return _lost(tried.calls.state(session)[0])
-
-
-def _many(tried: TriedToken) -> str:
-    opened = [tried.calls.open(tried.slot) for _ in range(_SESSIONS)]
-    for code, handle in opened:
-        if code == OK:
-            tried.calls.close(handle)
-    there = sum(code == OK for code, _ in opened)
-    return yes_or("" if there == _SESSIONS else f"{there} can")
-
-
-def _state_before(tried: TriedToken) -> str:
-    with tried.raw_session() as session:
-        code, state = tried.calls.state(session)
-    return state if code == OK else named(code)
 
 
 def _shared(tried: TriedToken) -> str:
@@ -68,18 +52,6 @@ def _second_login(tried: TriedToken) -> str:
 def _pin_count(tried: TriedToken) -> str:
     tried.log_in()
     return pin_state(tried.refreshed()) or "no warning"
-
-
-def _handles(tried: TriedToken) -> str:
-    """Compare the handles of the private keys in two sessions."""
-    tried.log_in_if_wanted()
-    with tried.raw_session() as session:
-        tried.calls.begin_search(session)
-        found = tried.calls.search(session, 256)[1]
-        tried.calls.end_search(session)
-    if not found:
-        raise NotAskedError("the token shows no object")
-    return yes_or("" if set(found) <= set(tried.session.find(None, {})) else "no")
 
 
 def _logout(tried: TriedToken) -> str:
@@ -109,20 +81,6 @@ def _again(tried: TriedToken) -> str:
     return "yes"
 
 
-def _last_session(tried: TriedToken) -> str:
-    tried.log_in()
-    handle = tried.calls.open(tried.slot)[1]
-    tried.session.close()  # Without C_Logout.
-    tried.token.session = None
-    tried.calls.close(handle)
-    tried.release()
-    with tried.raw_session() as session:
-        state = tried.calls.state(session)[1]
-        if state == "logged in":
-            tried.calls.log_out(session)
-    return state
-
-
 def _pulled(tried: TriedToken) -> str:
     """Have the user pull the token and put it back, and ask the session from before."""
     if not tried.plan.may_ask:
@@ -146,13 +104,6 @@ def _pulled(tried: TriedToken) -> str:
 def _second_state(tried: TriedToken) -> str:
     tried.log_in()
     return look_in_second_process(tried).state
-
-
-def _second_keys(tried: TriedToken) -> str:
-    if not tried.after_login().privates:
-        raise NotAskedError("the token has no private keys")
-    seen = look_in_second_process(tried).privates
-    return str(seen) if seen else "none"
 
 
 def _in_child(tried: TriedToken, session: int) -> dict[str, str]:
@@ -222,22 +173,16 @@ def _search_in_threads(tried: TriedToken) -> str:
 
 
 ASKS: Mapping[str, Ask] = {
-    "session.unknown": lambda tried: named(tried.calls.state(_NO_SESSION)[0]),
     "session.closed": _closed,
-    "session.many": _many,
-    "session.state": _state_before,
     "login.shared": _shared,
     "login.twice": _second_login,
     "login.pin-count": _pin_count,
-    "object.handles": _handles,
     "process.second": _second_state,
-    "process.second-keys": _second_keys,
     "thread.search": _search_in_threads,
     # A child may end what its parent does: these come late.
     "fork.own": _in_own_session,
     "fork.parent": lambda tried: _forked(tried)["parent"],
     "login.logout": _logout,
     "login.again": _again,
-    "login.last-session": _last_session,
     "token.pulled": _pulled,
 }

@@ -13,13 +13,10 @@ from hwsigner.backends.pkcs11.pins import pin_state
 from hwsigner.trial.asking import numbered
 from hwsigner.trial.questions import NotAskedError
 from hwsigner.trial.token.calls import (
-    EC_GENERATION,
     ECDSA,
     ECDSA_SHA256,
-    MECHANISMS,
     OK,
     RSA,
-    RSA_GENERATION,
     RSA_SHA256,
     means_lost,
     named,
@@ -27,9 +24,8 @@ from hwsigner.trial.token.calls import (
 from hwsigner.trial.token.second import look_in_second_process
 from hwsigner.trial.token.subject import Ask, ShownObjects, TriedToken, yes_or
 
-# No module has so many slots or mechanisms.
-_NO_SLOT = _NO_MECHANISM = 0x7FFFFF01
-_GENERATES = 0x10000
+# No module has so many slots.
+_NO_SLOT = 0x7FFFFF01
 _NO_OBJECT = 0x7FFFFF01
 _READ_IN_PART = (OK, 0x11, 0x12, 0x150)
 
@@ -66,11 +62,6 @@ def _names(tried: TriedToken) -> str:
     return " and ".join(name for name, value in names.items() if value.strip()) or "neither"
 
 
-def _is_utf8(tried: TriedToken) -> str:
-    texts = (tried.info.label, tried.info.manufacturer, tried.info.model, tried.info.serial)
-    return yes_or("no" if any("\ufffd" in text for text in texts) else "")
-
-
 def _alone(tried: TriedToken) -> str:
     alike = [one for one in tried.module.tokens() if one.identity == tried.info.identity]
     return yes_or(f"{len(alike)} tokens have the same details" if len(alike) > 1 else "")
@@ -85,22 +76,6 @@ def _signs(tried: TriedToken, with_one_of: tuple[int, ...], if_one_of: tuple[int
         return "yes"
     is_listed = any(functions.mechanism(tried.slot, one) for one in with_one_of)
     return "listed, but not for signatures" if is_listed else "no"
-
-
-def _sizes(tried: TriedToken, mechanism: int, size: int) -> str:
-    found = tried.module.functions.mechanism(tried.slot, mechanism)
-    if found is None or not found.flags & _GENERATES:
-        raise NotAskedError(f"the token does not list {MECHANISMS[mechanism]} for key pairs")
-    return yes_or("" if found.smallest <= size <= found.largest else f"{found.smallest} to {found.largest}")
-
-
-def _prefix(tried: TriedToken) -> str:
-    labels = {one.label for one in tried.before.everything if len(one.label) > 1}
-    if not labels:
-        raise NotAskedError("no object with a label is shown without a login")
-    shortened = [one[:-1] for one in labels if one[:-1] not in labels]
-    wrong = sum(bool(tried.session.find(None, {Attribute.LABEL: one})) for one in shortened)
-    return yes_or(f"{numbered(wrong, 'shorter label')} found objects" if wrong else "")
 
 
 def _by_label(tried: TriedToken) -> str:
@@ -237,14 +212,9 @@ ASKS: Mapping[str, Ask] = {
     "token.keypad": partial(_flag, flag=TokenFlag.PROTECTED_AUTHENTICATION_PATH),
     "token.pin-count": lambda tried: pin_state(tried.info) or "no warning",
     "token.names": _names,
-    "token.utf8": _is_utf8,
     "token.alone": _alone,
-    "mechanism.unknown": lambda tried: named(tried.calls.mechanism(tried.slot, _NO_MECHANISM)),
     "mechanism.ecdsa": partial(_signs, with_one_of=(ECDSA,), if_one_of=(ECDSA, ECDSA_SHA256)),
     "mechanism.rsa": partial(_signs, with_one_of=(RSA_SHA256, RSA), if_one_of=(RSA_SHA256, RSA)),
-    "mechanism.ec-sizes": partial(_sizes, mechanism=EC_GENERATION, size=256),
-    "mechanism.rsa-sizes": partial(_sizes, mechanism=RSA_GENERATION, size=2048),
-    "search.whole-label": _prefix,
     "search.label": _by_label,
     "object.unknown": _unknown_object,
     "object.unknown-key": _unknown_key,

@@ -140,10 +140,6 @@ class Calls:
         code = self._call(27, _ULONG(session), found, _ULONG(most), ctypes.byref(count))
         return code, found[: min(count.value, most)]
 
-    def end_search(self, session: int) -> int:
-        """C_FindObjectsFinal."""
-        return self._call(28, _ULONG(session))
-
     def begin_signature(self, session: int, mechanism: int, key: int) -> int:
         """C_SignInit, with a mechanism that takes no parameter."""
         asked = Mechanism(mechanism=mechanism)

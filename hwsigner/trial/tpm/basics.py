@@ -65,19 +65,6 @@ def _at_once(chip: TrialChip, tpm: TPM) -> str:
 
 
 @with_tpm
-def _read_lacking(chip: TrialChip, tpm: TPM) -> str:
-    bank = had.lacking_bank(chip.capabilities, with_hash=True)
-    return f"{len(list(tpm.esys.pcr_read(_selection(bank))[2]))} values"
-
-
-@with_tpm
-def _policy_of_lacking(chip: TrialChip, tpm: TPM, *, with_hash: bool) -> str:
-    bank = had.lacking_bank(chip.capabilities, with_hash=with_hash)
-    with tpm.policy_session(_SHA256) as session:
-        return refused(lambda: tpm.esys.policy_pcr(session, bytes(32), _selection(bank)))
-
-
-@with_tpm
 def _nothing_at(_: TrialChip, tpm: TPM, *, first: int, places: range) -> str:
     taken = had.handles_from(tpm, first)
     free = next((place for place in places if place not in taken), None)
@@ -95,9 +82,6 @@ ASKS: Mapping[str, Ask] = {
     "basics.test-parms": _is_test_refused,
     "basics.pcrs": _pcrs,
     "basics.pcrs-at-once": _at_once,
-    "basics.pcrs-lacking": _read_lacking,
-    "basics.policy-lacking": partial(_policy_of_lacking, with_hash=True),
-    "basics.policy-no-hash": partial(_policy_of_lacking, with_hash=False),
     "basics.no-handle": partial(_nothing_at, first=0x81000000, places=_FREE_HANDLE),
     "basics.no-index": partial(_nothing_at, first=0x01000000, places=_FREE_NV),
 }

@@ -17,8 +17,7 @@ from hwsigner.trial.questions import NotAskedError
 FAMILY, REVISION, DAY, YEAR = 0x100, 0x102, 0x103, 0x104
 MANUFACTURER, VENDOR_1, FIRMWARE_1, FIRMWARE_2 = 0x105, 0x106, 0x10B, 0x10C
 INPUT_BUFFER, OBJECTS_LEAST, SESSIONS_LEAST, SESSIONS_MOST, NV_INDEX_MOST = 0x10D, 0x10E, 0x110, 0x111, 0x117
-NV_BUFFER_MOST = 0x12C
-PERMANENT, STARTUP_CLEAR, OBJECTS_LEFT, PERSISTENT_LEFT = 0x200, 0x201, 0x207, 0x209
+PERMANENT, STARTUP_CLEAR, OBJECTS_LEFT = 0x200, 0x201, 0x207
 LOCKOUT_COUNTER, MOST_FAILURES, LOCKOUT_INTERVAL, LOCKOUT_RECOVERY = 0x20E, 0x20F, 0x210, 0x211
 _FIXED, _VARIABLE, _GROUP = 0x100, 0x200, 0x100
 _MANY = 254
@@ -151,15 +150,6 @@ def _banks(tpm: TPM) -> dict[int, int]:
         return {}
     pcrs = read_selection(bytes(answer.data.assignedPCR.marshal()))[0]
     return {bank: sum(pcr.bank == bank for pcr in pcrs) for bank in dict.fromkeys(pcr.bank for pcr in pcrs)}
-
-
-def lacking_bank(capabilities: Capabilities, *, with_hash: bool) -> int:
-    """Return the number of a hash of which the TPM has no PCRs. It has the hash itself, or has not."""
-    lacking = [number for number in HASHES if number not in capabilities.banks]
-    found = next((number for number in lacking if (number in capabilities.algorithms) is with_hash), None)
-    if found is None:
-        raise NotAskedError(f"the TPM has {'PCRs of each hash that it has' if with_hash else 'each hash'}")
-    return found
 
 
 def letters(number: int) -> str:

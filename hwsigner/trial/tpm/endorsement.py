@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from tpm2_pytss import ESYS_TR, TPM2_ALG, TPMA_OBJECT, TPMT_SIG_SCHEME
+from tpm2_pytss import ESYS_TR, TPM2_ALG, TPMT_SIG_SCHEME
 
 from hwsigner import attestation
 from hwsigner._uri import KeyURI
@@ -22,7 +22,7 @@ from hwsigner.backends.tpm2.tpm import TPM
 from hwsigner.errors import AttestationError
 from hwsigner.trial.questions import NotAskedError
 from hwsigner.trial.tpm.chip import TrialChip
-from hwsigner.trial.tpm.making import SIGNING, loaded, new_key, refused, template
+from hwsigner.trial.tpm.making import loaded
 from hwsigner.trial.tpm.questions import Ask
 
 _OWN_SCHEME = TPMT_SIG_SCHEME(scheme=TPM2_ALG.NULL)
@@ -87,12 +87,6 @@ def _certify(chip: TrialChip, tpm: TPM) -> str:
     return "certifies it" if (certified.extra_data, certified.name) == (_NONCE, name) else "certifies another"
 
 
-def _certify_admin(chip: TrialChip, tpm: TPM) -> str:
-    attributes = TPMA_OBJECT(SIGNING | TPMA_OBJECT.ADMINWITHPOLICY)
-    with new_key(tpm, template("ecc256", attributes)) as made, chip.endorsement.attestation_key(tpm) as ak:
-        return refused(lambda: tpm.esys.certify(made.handle, ak, _NONCE, _OWN_SCHEME))
-
-
 def _quote(chip: TrialChip, tpm: TPM) -> str:
     selection = PCRSelection(f"{chip.capabilities.bank}:0,7")
     values = b"".join(selection.values(tpm))
@@ -147,7 +141,6 @@ ASKS: Mapping[str, Ask] = {
     "endorsement.activate": partial(_with_endorsement, partial(_activate, is_own=True)),
     "endorsement.activate-other": partial(_with_endorsement, partial(_activate, is_own=False)),
     "endorsement.certify": partial(_with_endorsement, _certify),
-    "endorsement.certify-admin": partial(_with_endorsement, _certify_admin),
     "endorsement.quote": partial(_with_endorsement, _quote),
     "endorsement.chain": _chain,
     "endorsement.whole": _whole,

@@ -28,8 +28,6 @@ from hwsigner.backends.tpm2.pcrs import PCRSelection, policy_digest
 from hwsigner.backends.tpm2.policy_commands import (
     POLICY_AUTH_VALUE,
     POLICY_OR,
-    NotSatisfiedError,
-    PolicyPCR,
     read_command,
 )
 from hwsigner.backends.tpm2.public_area import read_public_area
@@ -50,7 +48,6 @@ from hwsigner.trial.tpm.making import (
     new_key,
     parent,
     refusal,
-    refused,
     require,
     signs,
     template,
@@ -166,12 +163,6 @@ def _salted(_: TrialChip, tpm: TPM) -> str:
         return signs(tpm, made, session=session)
 
 
-@with_tpm
-def _longest(_: TrialChip, tpm: TPM) -> str:
-    # The library hashes longer ones before the TPM sees them.
-    return refused(lambda: make(tpm, template("ecc256"), b"a" * 32))
-
-
 def _selection(chip: TrialChip) -> PCRSelection:
     return PCRSelection(f"{chip.capabilities.bank}:0,7")
 
@@ -211,19 +202,6 @@ def _by_auth_alone(chip: TrialChip, tpm: TPM) -> str:
         return signs(tpm, made)
 
 
-@with_tpm
-def _not_satisfied(chip: TrialChip, tpm: TPM, *, branches: bool) -> str:
-    """Run PolicyOR without a branch, or PolicyPCR with another digest than the PCRs'."""
-    wrong = PolicyPCR((), bytes(_selection(chip).structure().marshal()), hashlib.sha256(b"another state").digest())
-    command = read_command(_either(chip, tpm)[-1]) if branches else wrong
-    with tpm.policy_session(TPM2_ALG.SHA256) as session:
-        try:
-            command.run(tpm, session, "sha256")
-        except NotSatisfiedError:
-            return "not satisfied"
-    return "satisfied"
-
-
 ASKS: Mapping[str, Ask] = {
     **{f"keys.{name.lower()}": partial(_sign, kind=kind) for kind, name in KINDS.items()},
     "keys.p-256-sha-384": partial(_sign, kind="ecc256", hash="sha384"),
@@ -238,13 +216,10 @@ ASKS: Mapping[str, Ask] = {
     "auth.session": _salted,
     "auth.wrong": _wrong,
     "auth.trailing-zero": partial(_password, made_with=_AUTH + b"\0"),
-    "auth.longest": _longest,
     "policies.pcrs": partial(_policy, commands=_pcrs),
     "policies.pcrs-and-auth": partial(_policy, commands=partial(_pcrs, with_auth=True), auth=_AUTH),
     "policies.or": partial(_policy, commands=_either),
     "policies.auth-value": partial(_policy, commands=_auth_value, auth=_AUTH),
-    "policies.other-pcrs": partial(_not_satisfied, branches=False),
-    "policies.other-branches": partial(_not_satisfied, branches=True),
     "policies.unsatisfied": partial(_policy, commands=_pcrs, shown=False),
     "policies.without-session": _by_auth_alone,
 }

@@ -20,7 +20,7 @@ from hwsigner.key.public_key import verify
 from hwsigner.trial.questions import NotAskedError
 from hwsigner.trial.tpm.capabilities import handles_from
 from hwsigner.trial.tpm.chip import TrialChip, with_tpm
-from hwsigner.trial.tpm.making import MESSAGE, LoadedKey, TrialKey, load, loaded, parent, refusal, signs, template
+from hwsigner.trial.tpm.making import MESSAGE, LoadedKey, TrialKey, load, parent, refusal, signs, template
 from hwsigner.trial.tpm.questions import Ask
 
 _MOST_OBJECTS, _MOST_SESSIONS, _BEHIND_MANAGER = 64, 512, 6
@@ -109,16 +109,6 @@ def _full(chip: TrialChip, tpm: TPM) -> str:
 
 
 @with_tpm
-def _after_full(chip: TrialChip, tpm: TPM) -> str:
-    _require(chip, is_managed=False)
-    key = chip.key(tpm, "ecc256")
-    with _filled(tpm, key, _MOST_OBJECTS):
-        pass
-    with loaded(tpm, key) as made:
-        return signs(tpm, made)
-
-
-@with_tpm
 def _managed_objects(chip: TrialChip, tpm: TPM) -> str:
     _require(chip, is_managed=True)
     key = chip.key(tpm, "ecc256")
@@ -165,17 +155,6 @@ def _stays(chip: TrialChip) -> str:
     return chip.finish(end)
 
 
-def _reconnected(chip: TrialChip) -> str:
-    key = chip.use(lambda tpm: chip.key(tpm, "ecc256"))
-    chip.reconnect()
-
-    def work(tpm: TPM) -> str:
-        with loaded(tpm, key) as made:
-            return signs(tpm, made)
-
-    return chip.use(work)
-
-
 def _second_process(chip: TrialChip) -> str:
     """Sign here, in another process while the key is in use here, and here again."""
     if chip.tcti.startswith("libtpms"):
@@ -206,11 +185,9 @@ ASKS: Mapping[str, Ask] = {
     "owner.same-key": _owner_same,
     "owner.provisioned": _provisioned,
     "room.objects": _full,
-    "room.after": _after_full,
     "room.sessions": partial(_sessions, is_managed=False, most=_MOST_SESSIONS),
     "room.managed": _managed_objects,
     "room.managed-sessions": partial(_sessions, is_managed=True, most=3),
     "sharing.second-process": _second_process,
-    "sharing.reconnected": _reconnected,
     "sharing.stays": _stays,
 }
