@@ -17,7 +17,7 @@ import yaml
 from hwsigner import __version__
 from hwsigner._cli import command_parser
 from hwsigner._serving.pods.endpoint import ADDRESSES, PATH
-from hwsigner._serving.pods.policy import read_pod_policy
+from hwsigner._serving.pods.pod_policy import read_pod_policy
 from judges import needs_kustomize
 from pages import ROOT, block
 

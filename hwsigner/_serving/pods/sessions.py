@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 from hwsigner._serving.credentials import CredentialResponses, CredentialSource, Outcome, in_thread, pod_json
 from hwsigner._serving.pods.naming import session_name
-from hwsigner._serving.pods.policy import PodPolicy
+from hwsigner._serving.pods.pod_policy import PodPolicy
 from hwsigner._serving.pods.token import PodIdentity
 
 # How many sessions of a key may wait for it or for AWS at once, each in a thread. The others queue: AWS allows an

@@ -15,8 +15,7 @@ from hwsigner._uri import KeyURI
 from hwsigner.backends.pkcs11.errors import PKCS11Error
 from hwsigner.backends.pkcs11.key import PKCS11Key
 from hwsigner.backends.pkcs11.module import TOKEN_ATTRIBUTES
-from hwsigner.backends.pkcs11.objects import count_names, object_uri
-from hwsigner.backends.pkcs11.objects import find_certificates as find_objects
+from hwsigner.backends.pkcs11.objects import count_names, find_objects, object_uri
 from hwsigner.backends.pkcs11.paths import is_trusted, module_paths
 from hwsigner.backends.pkcs11.pins import names_token, token_name, user_pin_request
 from hwsigner.backends.pkcs11.search import FoundToken, choose_token, find_key, find_tokens, using
@@ -141,7 +140,7 @@ def _certificates(
             token.forget_refusal()
             if token.can_log_in:
                 token.log_in(uri, login)
-        objects = find_objects(token.current_session(), uri)
+        objects = find_objects(token.current_session(), uri).certificates
         place, names = found.named(others), count_names(objects)
         return [FoundCertificate(one.der, object_uri(one, place, uri, names)) for one in objects]
 

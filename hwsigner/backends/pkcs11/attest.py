@@ -13,7 +13,7 @@ from hwsigner._pins import PinSource
 from hwsigner._uri import KeyURI
 from hwsigner.backends.pkcs11 import open_key
 from hwsigner.backends.pkcs11.functions import Attribute, PKCS11Session
-from hwsigner.backends.pkcs11.objects import KeyObject, find_certificates
+from hwsigner.backends.pkcs11.objects import KeyObject, Objects
 from hwsigner.backends.pkcs11.search import choose_token, find_key, using
 from hwsigner.backends.pkcs11.token import OpenToken
 from hwsigner.errors import UnsupportedKeyError, UsageError, printable
@@ -42,7 +42,7 @@ def make_statement(uri: KeyURI, pins: PinSource, *, certificates: Sequence[bytes
         with using(choose_token(uri, public_key)) as token:
             key = find_key(token, uri, pins, public_key)
             session = token.current_session()
-            f9 = find_certificates(session, KeyURI("pkcs11", {"object": _F9}))
+            f9 = Objects(session, {Attribute.LABEL: _F9}).certificates
             if f9:
                 slot = _slot_certificate(session, key, public_key, uri)
                 members = {"slotCertificate": slot, "attestationCertificate": f9[0].der}
@@ -65,7 +65,7 @@ def answer_challenge(uri: KeyURI, pins: PinSource, challenge: Mapping[str, Any],
 
 def _slot_certificate(session: PKCS11Session, key: KeyObject, public_key: bytes, uri: KeyURI) -> bytes:
     """Return the attestation certificate of a key in a YubiKey."""
-    for one in find_certificates(session, KeyURI("pkcs11", {"id": key.id})):
+    for one in Objects(session, {Attribute.ID: key.id}).certificates:
         if one.label.startswith(_F9 + b" ") and one.public_key == public_key:
             return one.der
     hint = "Generate a key on it with hwsigner keygen: keys that were imported can't be attested"

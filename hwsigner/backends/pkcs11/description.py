@@ -7,7 +7,7 @@ from typing import Any
 from hwsigner._uri import KeyURI
 from hwsigner.backends.pkcs11.functions import Attribute, ObjectClass, PKCS11Session, TokenFlag
 from hwsigner.backends.pkcs11.module import token_uri
-from hwsigner.backends.pkcs11.objects import KeyObject, count_names, find_keys, object_uri
+from hwsigner.backends.pkcs11.objects import KeyObject, count_names, object_uri, read_keys
 from hwsigner.backends.pkcs11.pairing import public_keys_of
 from hwsigner.backends.pkcs11.pins import has_keypad
 from hwsigner.backends.pkcs11.stored import stored_with
@@ -34,7 +34,7 @@ def describe(token: OpenToken, key: KeyObject, uri: KeyURI) -> KeyDescription:
     flags = _read_flags(session, key.handle)
     is_behind_pin = bool(token.info.flags & TokenFlag.LOGIN_REQUIRED) and flags["private"] is not False
     objects = stored_with(session, key)
-    names = count_names(find_keys(session, ObjectClass.PRIVATE_KEY, KeyURI("pkcs11", {})))
+    names = count_names(read_keys(session, ObjectClass.PRIVATE_KEY, {}))
     place = token_uri(token.info, uri)
     source = {name: value for name, value in uri.query.items() if name == "pin-source"}
     properties: dict[str, Any] = {

@@ -12,7 +12,7 @@ from hwsigner.backends.pkcs11.der import certificate_names, certificate_public_k
 from hwsigner.backends.pkcs11.errors import PKCS11Error
 from hwsigner.backends.pkcs11.functions import Attribute, ObjectClass, PKCS11Session, from_number
 from hwsigner.backends.pkcs11.module import token_uri
-from hwsigner.backends.pkcs11.objects import CertificateObject, KeyObject, count_names, find_certificates, object_uri
+from hwsigner.backends.pkcs11.objects import CertificateObject, KeyObject, Objects, count_names, object_uri
 from hwsigner.backends.pkcs11.pairing import public_keys_of
 from hwsigner.backends.pkcs11.search import FoundToken, find_named_key
 from hwsigner.backends.pkcs11.stored import Stored, destroy
@@ -38,7 +38,7 @@ def install_certificate(
     with writing(found, uri, pins, "could not store the certificate") as (token, session):
         key = find_named_key(token, uri)
         _require_match(token, session, key, public_key)
-        there = find_certificates(session, KeyURI("pkcs11", {}))
+        there = Objects(session, {}).certificates
         former = [one for one in there if _is_certificate_of(one, key, public_key)]
         kept = next((one for one in former if one.der == leaf and one.label == key.label), None)
         stored = {one.der for one in there}
@@ -56,7 +56,7 @@ def install_certificate(
                     destroy(token, session, Stored(ObjectClass.CERTIFICATE, one))
                     undo.callback(_restore, token, session, one)
             undo.pop_all()
-        names = count_names(find_certificates(session, KeyURI("pkcs11", {})))
+        names = count_names(Objects(session, {}).certificates)
         return InstalledCertificate(object_uri(new, token_uri(token.info, uri), uri, names))
 
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from hwsigner._pins import PinSource
 from hwsigner._system.notices import quiet
 from hwsigner._uri import KeyURI
-from hwsigner.backends.pkcs11.functions import Attribute, ObjectClass, PKCS11Session, TokenFlag
+from hwsigner.backends.pkcs11.functions import Attribute, PKCS11Session, TokenFlag
 from hwsigner.backends.pkcs11.module import load_module
-from hwsigner.backends.pkcs11.objects import KeyObject, count_names, find_certificates, find_keys, key_kind, object_uri
+from hwsigner.backends.pkcs11.objects import KeyObject, count_names, find_objects, key_kind, object_uri
 from hwsigner.backends.pkcs11.pairing import public_keys_of
 from hwsigner.backends.pkcs11.paths import listed_paths, names_module, unconfigured_paths
 from hwsigner.backends.pkcs11.pins import has_keypad, listed_pin_state
@@ -92,7 +92,8 @@ def _listed_token(found: FoundToken, place: KeyURI, objects: tuple[ListedObject,
 def _objects(token: OpenToken, uri: KeyURI, place: KeyURI) -> tuple[ListedObject, ...]:
     """Return the keys and certificates on a token. A key that is hidden until a login is listed by its public key."""
     session = token.current_session()
-    keys, certificates = find_keys(session, ObjectClass.PRIVATE_KEY, uri), find_certificates(session, uri)
+    found = find_objects(session, uri)
+    keys, certificates = found.privates, found.certificates
     names, publics = count_names([*keys, *certificates]), public_keys_of(session, keys)
     listed = [
         _listed_key(key, object_uri(key, place, uri, names), public)._replace(notes=_notes(session, key))
@@ -100,7 +101,7 @@ def _objects(token: OpenToken, uri: KeyURI, place: KeyURI) -> tuple[ListedObject
     ]
     if token.can_log_in or token.wants_login:
         shown = {key.id for key in keys}
-        hidden = [key for key in find_keys(session, ObjectClass.PUBLIC_KEY, uri) if key.id not in shown]
+        hidden = [key for key in found.publics if key.id not in shown]
         ids = Counter(key.id for key in hidden)
         for key in hidden:
             # The label of the private key may be another one.

@@ -11,7 +11,7 @@ from hwsigner.backends.pkcs11 import check_uri, installing, keygen, piv
 from hwsigner.backends.pkcs11.der import certificate_public_key
 from hwsigner.backends.pkcs11.description import describe
 from hwsigner.backends.pkcs11.functions import ObjectClass
-from hwsigner.backends.pkcs11.objects import find_keys
+from hwsigner.backends.pkcs11.objects import find_objects
 from hwsigner.backends.pkcs11.search import choose_token, find_any_key, find_named_key, only_token, using
 from hwsigner.backends.pkcs11.stored import Stored, destroy, stored_with
 from hwsigner.backends.pkcs11.token import OpenToken
@@ -89,13 +89,11 @@ def _require_private(uri: KeyURI) -> None:
 
 def _doomed(token: OpenToken, session: WritingSession, uri: KeyURI) -> list[Stored]:
     """Return what is deleted with the key that a URI names, or what is left of a key that was not deleted wholly."""
-    try:
-        return stored_with(session, find_named_key(token, uri))
-    except KeyNotFoundError:
-        left = find_keys(session, ObjectClass.PUBLIC_KEY, uri)
-        if len(left) != 1 or not (uri.path.get("object") or uri.path.get("id")):
-            raise
-        return stored_with(session, left[0])
+    found = find_objects(session, uri)
+    is_named = bool(uri.path.get("object") or uri.path.get("id"))
+    if is_named and not found.privates and len(found.publics) == 1:
+        return stored_with(session, found.publics[0])
+    return stored_with(session, find_named_key(token, uri))
 
 
 if TYPE_CHECKING:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from functools import cached_property, partial
+from functools import cached_property
 from typing import NamedTuple, TypeVar
 
 from hwsigner._uri import KeyURI
@@ -183,24 +183,6 @@ def object_uri(found: AnyObject, token: KeyURI, uri: KeyURI, names: Names) -> st
 
 def _uri_type(found: AnyObject) -> bytes:
     return b"cert" if isinstance(found, CertificateObject) else b"private"
-
-
-def find_keys(session: PKCS11Session, kind: int, uri: KeyURI) -> list[KeyObject]:
-    """Return the keys of a class that a URI names by `object` and `id`."""
-    return _named(uri, partial(read_keys, session, kind))
-
-
-def find_certificates(session: PKCS11Session, uri: KeyURI) -> list[CertificateObject]:
-    """Return the certificates that a URI names by `object` and `id`, but not those that the token has as a URL."""
-    return _named(uri, lambda found: _certificates_at(session, session.find(ObjectClass.CERTIFICATE, found)))
-
-
-def _named(uri: KeyURI, read: Callable[[_Template], list[Found]]) -> list[Found]:
-    """Return the objects that a URI names. An empty name means that the object has none."""
-    names = _names_of(uri)
-    found = _without(names, read(_filled(names)))
-    half_encoded = None if found else _half_encoded(uri)
-    return _without(half_encoded, read(_filled(half_encoded))) if half_encoded else found
 
 
 def _names_of(uri: KeyURI) -> _Template:

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from hwsigner._uri import KeyURI
 from hwsigner.backends.pkcs11.functions import Attribute, ObjectClass, PKCS11Session
-from hwsigner.backends.pkcs11.objects import CertificateObject, KeyObject, Objects, find_keys, find_objects, read_keys
+from hwsigner.backends.pkcs11.objects import CertificateObject, KeyObject, Objects, find_objects, read_keys
 
 Found = TypeVar("Found", KeyObject, CertificateObject)
 
@@ -21,7 +21,7 @@ def find_private_keys(session: PKCS11Session, uri: KeyURI, wanted: bytes | None 
     """
     is_named = bool({"object", "id"} & uri.path.keys())
     if wanted is None and not is_named:
-        named = find_keys(session, ObjectClass.PRIVATE_KEY, uri)
+        named = read_keys(session, ObjectClass.PRIVATE_KEY, {})
         return [key for key in named if key.can_sign] or named
     found = find_objects(session, uri)
     named = fitting = found.privates

@@ -16,7 +16,7 @@ from hwsigner.backends.pkcs11.der import certificate_public_key
 from hwsigner.backends.pkcs11.errors import PKCS11Error
 from hwsigner.backends.pkcs11.functions import Attribute, ObjectClass, TokenInfo, from_number
 from hwsigner.backends.pkcs11.module import token_uri
-from hwsigner.backends.pkcs11.objects import count_names, find_certificates, object_uri
+from hwsigner.backends.pkcs11.objects import Objects, count_names, object_uri
 from hwsigner.backends.pkcs11.piv_card import ManagedCard, delete_certificate, managing
 from hwsigner.backends.pkcs11.piv_keygen import generate_key
 from hwsigner.backends.pkcs11.piv_slots import SLOTS, PIVSlot, describe, find_slot, firmware
@@ -126,7 +126,7 @@ def _restore(card: ManagedCard, uri: KeyURI, pins: PinSource, before: PIVSlot) -
 
 def _certificate_uri(card: ManagedCard, uri: KeyURI, key_id: bytes, der: bytes) -> str:
     """Return the URI of a slot's certificate, with its label: the attestation certificate has the same CKA_ID."""
-    found = find_certificates(card.session, KeyURI("pkcs11", {"id": key_id}))
+    found = Objects(card.session, {Attribute.ID: key_id}).certificates
     one = next(one for one in found if one.der == der)
     return object_uri(one, token_uri(card.token.info, uri), uri, count_names(found))
 

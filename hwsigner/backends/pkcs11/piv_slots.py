@@ -13,7 +13,7 @@ from hwsigner._uri import KeyURI
 from hwsigner.backends.pkcs11.der import certificate_public_key, without_padding
 from hwsigner.backends.pkcs11.functions import Attribute, ObjectClass, PKCS11Session, TokenInfo
 from hwsigner.backends.pkcs11.module import token_uri
-from hwsigner.backends.pkcs11.objects import AnyObject, KeyObject, find_certificates, find_keys
+from hwsigner.backends.pkcs11.objects import KeyObject, find_objects, read_keys
 from hwsigner.backends.pkcs11.token import OpenToken
 from hwsigner.errors import AmbiguousKeyError, KeyNotFoundError, UsageError
 from hwsigner.key.management import KeyDescription
@@ -70,7 +70,7 @@ class PIVSlot(NamedTuple):
     @classmethod
     def read(cls, session: PKCS11Session, key_id: bytes) -> PIVSlot:
         """Read the slot with this CKA_ID."""
-        key = next(iter(find_keys(session, ObjectClass.PUBLIC_KEY, KeyURI("pkcs11", {"id": key_id}))), None)
+        key = next(iter(read_keys(session, ObjectClass.PUBLIC_KEY, {Attribute.ID: key_id})), None)
         local = session.read(key.handle, (Attribute.LOCAL,)).get(Attribute.LOCAL, b"") if key else b""
         by_place: dict[bool, bytes] = {}
         for handle in session.find(ObjectClass.CERTIFICATE, {Attribute.ID: key_id}):
@@ -147,8 +147,7 @@ def firmware(info: TokenInfo) -> tuple[int, int, int]:
 
 def _ids(session: PKCS11Session, uri: KeyURI) -> set[bytes]:
     """Return the CKA_IDs of the slots whose public key or certificate a URI names."""
-    found: list[AnyObject] = [*find_keys(session, ObjectClass.PUBLIC_KEY, uri), *find_certificates(session, uri)]
-    return {one.id for one in found} & SLOTS.keys()
+    return {one.id for one in find_objects(session, uri).visible} & SLOTS.keys()
 
 
 def describe(token: OpenToken, uri: KeyURI, slot: PIVSlot, notes: tuple[str, ...] = ()) -> KeyDescription:

@@ -13,7 +13,7 @@ from hwsigner._system.notices import quiet
 from hwsigner._uri import KeyURI
 from hwsigner.backends.pkcs11 import objects
 from hwsigner.backends.pkcs11.errors import PKCS11Error
-from hwsigner.backends.pkcs11.functions import ObjectClass, TokenInfo
+from hwsigner.backends.pkcs11.functions import TokenInfo
 from hwsigner.backends.pkcs11.module import Module, load_module, token_uri
 from hwsigner.backends.pkcs11.pairing import find_private_keys, has_visible_match
 from hwsigner.backends.pkcs11.paths import is_softhsm, module_paths, names_module, softhsm_setting, unconfigured_paths
@@ -162,7 +162,7 @@ def find_named_key(token: OpenToken, uri: KeyURI) -> objects.KeyObject:
     `find_any_key` also follows certificates and public keys, and may then guess: not for what changes the token. If
     there is none, that is a KeyNotFoundError; if there are several, an AmbiguousKeyError.
     """
-    return _only_key(token, uri, objects.find_keys(token.current_session(), ObjectClass.PRIVATE_KEY, uri))
+    return _only_key(token, uri, objects.find_objects(token.current_session(), uri).privates)
 
 
 def _only_key(token: OpenToken, uri: KeyURI, keys: Sequence[objects.KeyObject]) -> objects.KeyObject:
@@ -180,7 +180,7 @@ def _only_key(token: OpenToken, uri: KeyURI, keys: Sequence[objects.KeyObject]) 
 def _not_found(token: OpenToken, uri: KeyURI) -> KeyNotFoundError:
     anything = KeyURI("pkcs11", {}, uri.query)
     found: list[objects.AnyObject] = [*find_private_keys(token.current_session(), anything)]
-    found += objects.find_certificates(token.current_session(), anything)
+    found += objects.find_objects(token.current_session(), anything).certificates
     hint = f"It has {_uris_of(token, found, uri)}" if found else "It has no keys and no certificates"
     return KeyNotFoundError(f"no key is named by {uri.name} on {token.name}", hint)
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from hwsigner._uri import KeyURI
 from hwsigner.backends.pkcs11.errors import PKCS11Error
 from hwsigner.backends.pkcs11.functions import Attribute, ObjectClass, PKCS11Session
-from hwsigner.backends.pkcs11.objects import CertificateObject, KeyObject, find_certificates, find_keys
+from hwsigner.backends.pkcs11.objects import CertificateObject, KeyObject, find_objects
 from hwsigner.backends.pkcs11.pairing import public_keys_of
 from hwsigner.backends.pkcs11.token import OpenToken
 from hwsigner.backends.pkcs11.writing import WritingSession
@@ -34,10 +34,11 @@ class Stored(NamedTuple):
 
 def find_stored(session: PKCS11Session, name: KeyURI) -> list[Stored]:
     """Return the private keys, certificates and public keys, in this order, that a URI names by `object` and `id`."""
+    found = find_objects(session, name)
     return [
-        *(Stored(ObjectClass.PRIVATE_KEY, one) for one in find_keys(session, ObjectClass.PRIVATE_KEY, name)),
-        *(Stored(ObjectClass.CERTIFICATE, one) for one in find_certificates(session, name)),
-        *(Stored(ObjectClass.PUBLIC_KEY, one) for one in find_keys(session, ObjectClass.PUBLIC_KEY, name)),
+        *(Stored(ObjectClass.PRIVATE_KEY, one) for one in found.privates),
+        *(Stored(ObjectClass.CERTIFICATE, one) for one in found.certificates),
+        *(Stored(ObjectClass.PUBLIC_KEY, one) for one in found.publics),
     ]
 
 

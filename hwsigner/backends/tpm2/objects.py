@@ -39,7 +39,7 @@ from hwsigner.backends.tpm2.tpm import TPM
 from hwsigner.errors import KeyNotFoundError, PinRequiredError, SigningKeyError, UnsupportedKeyError, WrongPinError
 
 if TYPE_CHECKING:
-    from hwsigner.backends.tpm2.policy import KeyPolicy
+    from hwsigner.backends.tpm2.key_policy import KeyPolicy
 
 _DAMAGED = "Restore the file, or make a new key"
 _T = TypeVar("_T")
@@ -143,7 +143,7 @@ class LoadableKey(ABC):
 
     def _set_policy(self, public: TPMT_PUBLIC, file: TSS2Key | None) -> None:
         if not public.objectAttributes & TPMA_OBJECT.USERWITHAUTH:
-            from hwsigner.backends.tpm2.policy import read_policy
+            from hwsigner.backends.tpm2.key_policy import read_policy
 
             self._policy = read_policy(public, file, self.name)
 

@@ -16,7 +16,7 @@ import pytest
 
 from hwsigner._aws.credentials import Credentials
 from hwsigner._serving.pods import sessions as module
-from hwsigner._serving.pods.policy import PodPolicy
+from hwsigner._serving.pods.pod_policy import PodPolicy
 from hwsigner._serving.pods.sessions import PodRules, Sessions
 from hwsigner._serving.pods.token import PodIdentity
 from hwsigner._serving.pods.verification import VerificationSettings

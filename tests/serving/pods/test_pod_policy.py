@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hwsigner._serving.pods.policy import PodPolicy, read_pod_policy
+from hwsigner._serving.pods.pod_policy import PodPolicy, read_pod_policy
 from hwsigner._serving.pods.verification import VerificationSettings
 from hwsigner.errors import ConfigError
 
