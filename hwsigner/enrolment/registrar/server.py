@@ -157,8 +157,9 @@ class RegistrarServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
                 self._connections[id(request)] = one
                 own = [other for other in self._connections.values() if other.network == one.network]
                 one.of_network = own[0].of_network
-                is_full = len(self._connections) > MAX_CONNECTIONS
+                is_full = sum(bool(other.end) for other in self._connections.values()) > MAX_CONNECTIONS
                 is_ok = len(own) <= self.connections_of_address and (not is_full or self._make_room(one))
+                is_ok = is_ok and len(self._connections) <= 2 * MAX_CONNECTIONS  # Those that are shut end soon.
                 [(busiest, count)] = self._networks().most_common(1)
             if is_full or not is_ok:
                 self.note_flood(client_address[0], f"open connections, {count} of them from {busiest}")
@@ -173,12 +174,19 @@ class RegistrarServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
     def _make_room(self, newest: _Connection) -> bool:
         """Shut down a connection for a new one, and return whether there is one that may be.
 
-        It is the one whose request takes longest to come. If all have come, it is the last one that waits for its turn,
-        of the network that has most connections, and more than the new one's.
+        Of those without a request, it is the oldest of the network that has most, so that idle connections of a few
+        addresses shut only each other; the new one's own network counts the new one, and comes first on a tie. If all
+        requests have come, it is the last one that waits for its turn, of the network that has most connections, and
+        more than the new one's.
         """
         others = [one for one in self._connections.values() if one.end and one is not newest]
-        slow = [one for one in others if not one.has_request]
-        if slow:
+        if slow := [one for one in others if not one.has_request]:
+            idle = Counter(one.network for one in (*slow, newest))
+            most = max(idle[one.network] for one in slow)
+            if most > idle[newest.network]:
+                slow = [one for one in slow if idle[one.network] == most]
+            else:
+                slow = [one for one in slow if one.network == newest.network] or slow
             min(slow, key=lambda one: one.end).shut()
             return True
         count = self._networks()

@@ -34,6 +34,8 @@ from hwsigner.errors import CertificateError, ServiceError, ServiceUnreachableEr
 from hwsigner.key.management import KeyAccess
 from loopback import Server, ServerCA, answering
 
+pytestmark = pytest.mark.slow
+
 KEY = KeyAccess(KeyURI.of("pkcs11:token=YubiKey;id=%01"), PinSource())
 
 
@@ -77,7 +79,6 @@ def exchange(server: RegistrarServer, data: bytes) -> bytes:
 # The client
 
 
-@pytest.mark.slow
 def test_machine_gets_its_certificate(site: Site, asked: CertificateRequest) -> None:
     with site.serving() as server:
         answer = issued(url(server), asked)
@@ -117,7 +118,6 @@ def test_machine_waits_for_an_issuer_that_is_not_done(site: Site, asked: Certifi
         assert issued(url(server), asked) == Pending(17)
 
 
-@pytest.mark.slow
 def test_machine_starts_again_if_the_sealing_keys_were_replaced_meanwhile(
     site: Site, chain: Chain, asked: CertificateRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,7 +159,6 @@ def test_refusal_is_one_short_line_whatever_the_registrar_says(asked: Certificat
 # Two registrars behind one address
 
 
-@pytest.mark.slow
 def test_two_registrars_share_the_files_and_nothing_else(site: Site, chain: Chain, ca: certs.Authority) -> None:
     other = Site(site.folder, site.trust, site.issuer)
     with site.serving() as one, other.serving() as two:
@@ -177,7 +176,6 @@ def test_two_registrars_share_the_files_and_nothing_else(site: Site, chain: Chai
 # Hostile clients
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("data", "status"),
     [
@@ -222,7 +220,6 @@ def test_request_without_an_end_is_cut_off(site: Site) -> None:
     assert site.decisions == ["refused"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("has_tls", [False, True])
 @pytest.mark.parametrize("data", [b"", b"P", b"POST /v1/challenge HTTP/1.1\r\nContent-Length: 50\r\n\r\n{"])
 def test_slow_client_does_not_delay_others_and_is_cut_off(
@@ -264,7 +261,6 @@ def test_flood_of_connections_of_one_address_leaves_room_for_others(site: Site) 
     assert site.decisions.count("limited") == 1
 
 
-@pytest.mark.slow
 def test_load_balancer_may_have_more_connections(site: Site) -> None:
     with site.serving() as server, ExitStack() as stack:
         server.connections_of_address = server_module.MAX_CONNECTIONS
@@ -274,7 +270,6 @@ def test_load_balancer_may_have_more_connections(site: Site) -> None:
     assert site.audit == []
 
 
-@pytest.mark.slow
 def test_slow_clients_of_many_addresses_make_room_for_others(site: Site, asked: CertificateRequest) -> None:
     with site.serving() as server, ExitStack() as stack:
         target = server.socket.getsockname()[:2]
@@ -283,6 +278,37 @@ def test_slow_clients_of_many_addresses_make_room_for_others(site: Site, asked: 
             stack.enter_context(socket.create_connection(target, 30, source))
         assert isinstance(issued(url(server), asked), Issued)
     assert "limited" in site.decisions
+
+
+def _peers(server: RegistrarServer) -> set[object]:
+    """Return the addresses of the clients whose connections are open."""
+    found = set()
+    for one in list(server._connections.values()):
+        with suppress(OSError):  # It was shut.
+            found.add(one.sock.getpeername())
+    return found
+
+
+@pytest.mark.parametrize("addresses", [5, 20, 60])
+def test_idle_connections_of_many_addresses_do_not_shut_one_that_waits(
+    addresses: int, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "RECEIVE_SECONDS", 300.0)  # On a busy machine, they would end by themselves.
+    with site.serving() as server, ExitStack() as stack:
+        target = server.socket.getsockname()[:2]
+
+        def idle(count: int) -> None:
+            """Open connections that send nothing, of each address in turn, and wait until the server has all."""
+            for number in range(count):
+                stack.enter_context(socket.create_connection(target, 30, (f"127.0.2.{1 + number % addresses}", 0)))
+            last = stack.enter_context(socket.create_connection(target, 30, ("127.0.2.1", 0))).getsockname()
+            _wait_until(lambda: last in _peers(server))
+
+        idle(server_module.MAX_CONNECTIONS)
+        waiting = stack.enter_context(socket.create_connection(target, 30, ("127.0.1.1", 0)))
+        idle(4 * server_module.MAX_CONNECTIONS)
+        waiting.sendall(b"POST /v1/challenge HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}")
+        assert waiting.recv(100).startswith(b"HTTP/1.1 400")
 
 
 def _asking(server: RegistrarServer, address: str, data: bytes) -> socket.socket:
@@ -305,7 +331,6 @@ def test_request_is_in_the_log_before_it_is_worked_on(site: Site) -> None:
         _wait_until(lambda: not server._connections)
 
 
-@pytest.mark.slow
 def test_request_is_not_worked_on_when_its_client_has_left(site: Site) -> None:
     with site.serving() as server:
         with server.working:
@@ -402,7 +427,6 @@ def test_fault_of_our_own_shows_its_class_alone(site: Site) -> None:
     assert site.audit[-1] == {"client": "127.0.0.1", "decision": "failed", "reason": "internal error: KeyError"}
 
 
-@pytest.mark.slow
 def test_stopped_server_finishes_the_answer_that_is_due(site: Site, chain: Chain, asked: CertificateRequest) -> None:
     registrar, has_begun, may_end = site.registrar(), threading.Event(), threading.Event()
     issue = site.issuer.issue
