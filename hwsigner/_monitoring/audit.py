@@ -32,6 +32,7 @@ _STEPS = {errno.ENOSPC: "Make room", errno.EDQUOT: "Make room", errno.ENOENT: "M
 _STDERR = 2
 # A pipe that is ready takes this many bytes at once, and may block for more (pipe(7)).
 _PIPE_BYTES = 4096
+_MOST_PODS = 10_000  # Whose last line is kept in mind; a Pod that is not has a line more.
 # Much longer than a write of one line takes.
 _WRITE_SECONDS = 0.02
 _PATHS, _MAX_PATH = {"executable", "parent_executable", "cgroup"}, 50
@@ -96,28 +97,37 @@ class Audit:
         self._minute = 0
         self._written: Counter[int | str] = Counter()  # By user, in this minute.
         self._left_out: Counter[int | str] = Counter()  # By user, since the user's last line.
+        self._last: dict[str, tuple[str, int]] = {}  # By Pod, the ID of its last line, and how often it asked again.
         try:
             self._place.check()
         except OSError as error:
             self._fail(error)
 
-    def give(self, profile: str, credentials: AuditedCredentials, user: int | str, fields: Fields) -> None:
+    def give(
+        self, profile: str, credentials: AuditedCredentials, user: int | str, fields: Fields, *, pod: str = ""
+    ) -> None:
         """Write the line for credentials that are about to be given out.
 
-        `user` is whose rate it counts for: a uid, or the address of another machine. An AuditError means that the line
-        is required and can't be written: the credentials must not be given.
+        `user` is whose rate it counts for: a uid, or the address of another machine. A `pod` gets one line for each set
+        of credentials; its next line has how often it got the last set again. An AuditError means that the line is
+        required and can't be written: the credentials must not be given.
         """
-        serial = credentials.certificate_serial
+        serial, key_id = credentials.certificate_serial, credentials.access_key_id
         with self._lock:
+            last, again = self._last.get(pod, ("", 0))
+            if pod and last == key_id:
+                self._last[pod] = last, again + 1
+                return
             if not self._may_write(user):
                 return
             line: Fields = {
                 "profile": profile,
-                "access_key_id": credentials.access_key_id,
+                "access_key_id": key_id,
                 "certificate_serial": "" if serial is None else f"{serial:x}",
                 "session_arn": credentials.assumed_role_arn,
                 "request_id": credentials.request_id,
                 **fields,
+                "again": again or "",
                 "left_out": self._left_out[user] or "",
             }
             try:
@@ -125,6 +135,11 @@ class Audit:
             except OSError as error:
                 self._fail(error)
                 return
+            if pod:
+                self._last.pop(pod, None)
+                self._last[pod] = key_id, 0
+                if len(self._last) > _MOST_PODS:
+                    del self._last[next(iter(self._last))]
             self._written[user] += 1
             del self._left_out[user]
             if self._is_failing:

@@ -106,7 +106,8 @@ class Monitor:
         fields: dict[str, str | int] = {"address": host, "port": port, **(pod or {})}
         if self._audit:
             user = account or (host if uid is None else uid)
-            self._audit.give(profile, credentials, user, {"uid": "" if uid is None else uid, **fields})
+            name = f"{profile} {' '.join(pod.values())} {host}" if pod else ""
+            self._audit.give(profile, credentials, user, {"uid": "" if uid is None else uid, **fields}, pod=name)
         if self._log.has_debug:
             text = f"{_shown(profile, account)}: credentials given to {host}, port {port}"
             self._log.debug(text, profile=profile, access_key_id=credentials.access_key_id, **fields)

@@ -48,6 +48,33 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "audit.log"
 
 
+def test_pod_has_a_line_for_each_set_of_credentials_which_counts_how_often_it_got_the_last_one(path: Path) -> None:
+    audit = Opened(path, required=True, rate=4).audit
+    for key_id, pod in [*(("one", "a"),) * 5, *(("one", "b"),) * 3, ("two", "a"), ("two", "a"), ("one", "a")]:
+        audit.give("web", AuditedSet(key_id), "team/web", {"pod": pod}, pod=pod)
+    lines = [(line["access_key_id"], line["pod"], line.get("again")) for line in read(path)]
+    assert lines == [("one", "a", None), ("one", "b", None), ("two", "a", 4), ("one", "a", 1)]
+
+
+def test_line_of_a_pod_that_could_not_be_written_is_written_when_it_can(path: Path, tmp_path: Path) -> None:
+    audit = Opened(path, required=True).audit
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(AuditError):
+        audit.give("web", AuditedSet("one"), "team/web", {}, pod="a")
+    path.rmdir()
+    audit.give("web", AuditedSet("one"), "team/web", {}, pod="a")
+    assert len(read(path)) == 1
+
+
+def test_pods_that_are_kept_in_mind_are_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST_PODS", 2)
+    audit = Opened(path).audit
+    for pod in ("a", "b", "c", "c", "b", "a"):
+        audit.give("web", AuditedSet("one"), "team/web", {"pod": pod}, pod=pod)
+    assert [line["pod"] for line in read(path)] == ["a", "b", "c", "a"]
+
+
 def test_line_says_who_got_which_credentials(path: Path) -> None:
     give(Opened(path).audit, AuditedSet("ASIA1", 0xFF, ARN, "r-1"))
     [line] = read(path)

@@ -30,6 +30,8 @@ from serving.pods.pod_stage import serve_pods, write_policy
 from serving.raw import Client
 from serving.stage import Clock, Stage
 
+pytestmark = pytest.mark.process
+
 WEB = '[accounts]\n"team-a/web" = "web"\n'
 # Nothing may ask an agent: it has one session for a profile, and not one for each account.
 WITHOUT_AGENT = """
@@ -344,8 +346,16 @@ class TestMonitoring:
         flags = [f"--audit-log={pod_stage.folder}/audit.log", "--audit=required", "--audit-rate=1"]
         with serve_pods(pod_stage, '[accounts]\n"team-a/*" = "web"\n', *flags) as pods:
             pods.credentials("team-a/web")
-            assert pods.ask("team-a/web").status == 503
+            assert pods.ask("team-a/web", pod="pod-2", uid="2").status == 503
             pods.credentials("team-a/db")  # The rate is each account's.
+
+    def test_pod_that_asks_again_and_again_has_one_line_and_is_not_refused(self, pod_stage: Stage) -> None:
+        audit = pod_stage.folder / "audit.log"
+        with serve_pods(pod_stage, WEB, f"--audit-log={audit}", "--audit=required", "--audit-rate=2") as pods:
+            for _ in range(20):
+                pods.credentials("team-a/web")
+            pods.credentials("team-a/web", pod="pod-2", uid="2")
+        assert [json.loads(line)["pod"] for line in audit.read_text().splitlines()] == ["pod-1", "pod-2"]
 
     @pytest.mark.slow
     def test_log_can_be_json(self, pod_stage: Stage) -> None:
