@@ -44,5 +44,7 @@ class HTTPRefusal(Exception):  # noqa: N818  a response, not an error of this pr
 
     def response(self) -> HTTPResponse:
         """Return the response. It closes the connection, so that refused clients hold none open."""
-        text = json.dumps({"code": self.status.phrase.replace(" ", ""), "message": self.reason})
+        code, reason = self.status.phrase.replace(" ", ""), self.reason
+        # The SDK for JavaScript reads `Code` and `Message`, those for Java and Go the others.
+        text = json.dumps({"code": code, "message": reason, "Code": code, "Message": reason})
         return response(text.encode(), JSON, status=self.status, headers=self.headers).closing()

@@ -34,7 +34,7 @@ def get_token(client: Client, seconds: str = "60") -> dict[str, str]:
 
 def _message(answer: Response) -> str:
     body = json.loads(answer.body)
-    assert body.keys() == {"code", "message"}
+    assert (body["Code"], body["Message"]) == (body["code"], body["message"])
     assert answer.headers["connection"] == "close"
     message: str = body["message"]
     return message
