@@ -16,7 +16,7 @@ sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 import awscrt  # noqa: E402
 import botocore  # noqa: E402
 
-from bench import create_session, s3_get, scaling  # noqa: E402
+from bench import create_session, s3_get  # noqa: E402
 from bench.measure import Call, in_turn, pin, table, verdict  # noqa: E402
 from hwsigner.sigv4 import canonical  # noqa: E402
 
@@ -78,7 +78,7 @@ def main() -> None:
     in_turn([*to_sign, *get, *with_headers], rounds)
     print(f"Python {sys.version.split()[0]}, botocore {botocore.__version__}, awscrt {awscrt.__version__}; ", end="")
     print(f"canonicalisation: {canonical.IMPLEMENTATION}; processor {processor}; {rounds} rounds\n")
-    print(f"{of_create_session(to_sign)}\n{of_get(get)}\n{of_get_with_headers(with_headers)}\n{scaling.report()}")
+    print(f"{of_create_session(to_sign)}\n{of_get(get)}\n{of_get_with_headers(with_headers)}")
 
 
 if __name__ == "__main__":
