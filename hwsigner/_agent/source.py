@@ -132,7 +132,8 @@ class AgentOrOwn(Generic[_Own]):
             self._has_asked_own = session is None or session.is_due(self._clocks)
             if session and not self._has_asked_own:
                 return session.credentials
-            credentials = self.own()()
+            own = self.own()
+            credentials = own()
         except (HwsignerError, HwsignerWarning) as error:
             if isinstance(error, AgentError):
                 self._note_refusal(error)

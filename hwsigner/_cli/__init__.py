@@ -45,6 +45,8 @@ COMMANDS = {
     "verify-attestation": "hwsigner._cli.verify_attestation",
     "registrar": "hwsigner._cli.registrar.serve",
     "registrar allow": "hwsigner._cli.registrar.allow",
+    "registrar remove": "hwsigner._cli.registrar.remove",
+    "registrar list": "hwsigner._cli.registrar.list",
     "registrar rotate-keys": "hwsigner._cli.registrar.rotate_keys",
     "aws principal-tags": "hwsigner._cli.aws.principal_tags",
     "aws trust-policy": "hwsigner._cli.aws.trust_policy",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from hwsigner._cli.metrics import METRICS, metrics_output
 from hwsigner._cli.monitoring import monitoring_values, open_log
-from hwsigner._cli.parser import Arguments, CommandModule, Parser
+from hwsigner._cli.parser import Arguments, Parser
 from hwsigner._cli.process import asker, print_outcome, raise_descriptor_limit, report_thread_failures, signals_handled
 from hwsigner._config.flags import OUTPUT, Flag, switch
 from hwsigner._config.monitoring import MONITORING
@@ -24,13 +24,10 @@ from hwsigner._version import __version__
 from hwsigner.errors import HwsignerError, UsageError, printable, suggestion
 
 if TYPE_CHECKING:
-    import hwsigner._cli.agent
     from hwsigner._agent.client import Address
     from hwsigner._agent.profile import ProfileStatus
     from hwsigner._agent.server import AgentServer
     from hwsigner._monitoring.metrics import ProfileHealth
-
-    _: CommandModule = hwsigner._cli.agent
 
 HELP = "run the agent, which keeps credentials ready"
 

@@ -6,11 +6,10 @@ import hashlib
 import json
 import sys
 import warnings
-from typing import TYPE_CHECKING
 
 from hwsigner import attestation
 from hwsigner._cli.documents import create_document, read_bytes, read_document
-from hwsigner._cli.parser import Arguments, CommandModule, Parser
+from hwsigner._cli.parser import Arguments, Parser
 from hwsigner._config import settings
 from hwsigner._config.flags import KEY, OUTPUT, Flag, switch
 from hwsigner._pins import PinSource
@@ -19,11 +18,6 @@ from hwsigner.attestation.documents import Document
 from hwsigner.errors import HwsignerWarning, UsageError
 from hwsigner.key import find_certificates
 from hwsigner.key.public_key import to_pem
-
-if TYPE_CHECKING:
-    import hwsigner._cli.attest
-
-    _: CommandModule = hwsigner._cli.attest
 
 HELP = "prove that a key is in hardware"
 

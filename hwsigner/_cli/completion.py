@@ -8,20 +8,15 @@ import shlex
 import shutil
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hwsigner._cli import COMMANDS, command_parser
 from hwsigner._cli.flag_groups import help_of
 from hwsigner._cli.help import ABOUT
 from hwsigner._cli.pages import names
-from hwsigner._cli.parser import Arguments, CommandModule, Parser
+from hwsigner._cli.parser import Arguments, Parser
 from hwsigner._config.flags import Flag
 from hwsigner.errors import HwsignerError, UsageError, install_command, suggestion
-
-if TYPE_CHECKING:
-    import hwsigner._cli.completion
-
-    _: CommandModule = hwsigner._cli.completion
 
 HELP = "print a script for Tab completion in your shell"
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from hwsigner._aws.console import assume_role, console_page, federation_endpoint, sign_in_url
 from hwsigner._aws.credentials import Credentials, read_agent_credentials
 from hwsigner._aws.region import parse_then_role
-from hwsigner._cli.parser import Arguments, CommandModule, Parser
+from hwsigner._cli.parser import Arguments, Parser
 from hwsigner._cli.process import asker, report
 from hwsigner._config import settings
 from hwsigner._config.flags import IDENTITY, PROFILE, SESSION, Flag, switch
@@ -18,11 +18,8 @@ from hwsigner._http.transport import TransportOptions
 from hwsigner.errors import ServiceError
 
 if TYPE_CHECKING:
-    import hwsigner._cli.console
     from hwsigner._aws.create_session import Service, SessionRequest
     from hwsigner._identity import Identity
-
-    _: CommandModule = hwsigner._cli.console
 
 HELP = "print a URL that signs in to the AWS console"
 

@@ -6,17 +6,12 @@ import os
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from hwsigner._cli.parser import Arguments, CommandModule, Parser
+from hwsigner._cli.parser import Arguments, Parser
 from hwsigner._cli.process import asker
 from hwsigner._config.flags import IDENTITY, PROFILE, SESSION
 from hwsigner.errors import HwsignerError
-
-if TYPE_CHECKING:
-    import hwsigner._cli.credential_process
-
-    _: CommandModule = hwsigner._cli.credential_process
 
 HELP = "print credentials for the AWS SDKs"
 

@@ -6,9 +6,8 @@ import json
 import sys
 import warnings
 from functools import partial
-from typing import TYPE_CHECKING
 
-from hwsigner._cli.parser import Arguments, CommandModule, Parser
+from hwsigner._cli.parser import Arguments, Parser
 from hwsigner._cli.process import print_outcome
 from hwsigner._config import settings
 from hwsigner._config.flags import KEY, NAMES, OUTPUT, SYSTEM, Flag
@@ -19,11 +18,6 @@ from hwsigner._system.files import edit_file
 from hwsigner._system.support import require_system_agent
 from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError
 from hwsigner.key import open_key
-
-if TYPE_CHECKING:
-    import hwsigner._cli.csr
-
-    _: CommandModule = hwsigner._cli.csr
 
 HELP = "make a certificate request (PKCS #10) for a key"
 

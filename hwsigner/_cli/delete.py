@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from hwsigner._cli.asking import ask
-from hwsigner._cli.parser import Arguments, CommandModule, Parser
+from hwsigner._cli.confirmation import confirm
+from hwsigner._cli.parser import Arguments, Parser
 from hwsigner._cli.process import print_outcome
 from hwsigner._config import settings
 from hwsigner._config.flags import KEY, OUTPUT, switch
 from hwsigner.errors import printable_lines
 from hwsigner.key.management import delete_key
-
-if TYPE_CHECKING:
-    import hwsigner._cli.delete
-
-    _: CommandModule = hwsigner._cli.delete
 
 HELP = "delete a key and what belongs to it"
 
@@ -42,4 +36,4 @@ def run(arguments: Arguments) -> int:
 
 def _ask(doomed: Sequence[str]) -> None:
     lines = ["This would be deleted for good:", *(f"  {line}" for line in doomed)]
-    ask(lines, "Type yes to delete it", nothing="nothing was deleted")
+    confirm(lines, "Type yes to delete it", nothing="nothing was deleted")

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from hwsigner._cli.colours import GREEN, RED, coloured, indented
-from hwsigner._cli.parser import Arguments, CommandModule, Parser
+from hwsigner._cli.parser import Arguments, Parser
 from hwsigner._config.flags import OUTPUT, Flag, switch
 from hwsigner._system import host
 from hwsigner._system.support import lacks
@@ -17,11 +17,8 @@ from hwsigner._version import __version__
 from hwsigner.errors import UsageError, printable
 
 if TYPE_CHECKING:
-    import hwsigner._cli.doctor
     from hwsigner.doctor import Finding
     from hwsigner.doctor.course import Checks, Course, Examination
-
-    _: CommandModule = hwsigner._cli.doctor
 
 HELP = "find what is wrong, and say how to fix it"
 

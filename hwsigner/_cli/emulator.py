@@ -15,17 +15,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from hwsigner._cli.parser import Arguments, CommandModule, Parser
+from hwsigner._cli.parser import Arguments, Parser
 from hwsigner._cli.process import report, stop_signals
 from hwsigner._config.flags import Flag, switch, whole_number
 from hwsigner._http.address import host_name
 from hwsigner.errors import CertificateError, HwsignerError, UsageError
 
 if TYPE_CHECKING:
-    import hwsigner._cli.emulator
     from hwsigner.emulator import Emulator, Record, World
-
-    _: CommandModule = hwsigner._cli.emulator
 
 HELP = "run a strict local IAM Roles Anywhere for tests"
 REGION = "us-east-1"

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hwsigner._cli.keygen import NEW_KEY, key_request
-from hwsigner._cli.parser import Arguments, CommandModule, Parser
+from hwsigner._cli.parser import Arguments, Parser
 from hwsigner._cli.process import print_outcome, print_rows
 from hwsigner._config.flags import ISSUER, KEY, NAMES, OUTPUT, PLACE, PROOF, SESSION, STARTS_AGENT, Flag, switch
 from hwsigner._system.processes import credential_process
 from hwsigner.enrolment.initial import Enrolled, Enrolment, enroll
-
-if TYPE_CHECKING:
-    import hwsigner._cli.enroll
-
-    _: CommandModule = hwsigner._cli.enroll
 
 HELP = "make a key, have it certified, and write its profile"
 

@@ -14,19 +14,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hwsigner._aws.config_file import find_default_credentials
-from hwsigner._cli.parser import Arguments, CommandModule, Parser, is_of_system_agent
+from hwsigner._cli.parser import Arguments, Parser, is_of_system_agent
 from hwsigner._config.flags import IDENTITY, PROFILE, SESSION
 from hwsigner._monitoring.log import Log
 from hwsigner._refresh.monitor import Monitor
 from hwsigner.errors import HwsignerWarning, NoProfileError, UsageError
 
 if TYPE_CHECKING:
-    import hwsigner._cli.exec
     from hwsigner._agent.source import ServedProfile
     from hwsigner._config.settings import Settings
     from hwsigner._serving.server import HTTPServer
-
-    _: CommandModule = hwsigner._cli.exec
 
 HELP = "run a command with credentials"
 

@@ -73,6 +73,8 @@ hwsigner enroll web --private-key tpm2:path=/etc/pki/web.tss2 \\
     "registrar allow": """\
 hwsigner registrar allow web.statement --roots /etc/hwsigner/roots \\
     --subject CN=web-01,OU=devops""",
+    "registrar remove": "hwsigner registrar remove web-01",
+    "registrar list": "hwsigner registrar list",
     "registrar rotate-keys": "hwsigner registrar rotate-keys",
     "aws principal-tags": "hwsigner aws principal-tags web.pem",
     "aws trust-policy": "hwsigner aws trust-policy web.pem --match CN,OU",

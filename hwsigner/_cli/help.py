@@ -23,7 +23,9 @@ _SECTIONS = {
     "Trust anchor, role and profile in AWS": (
         *("aws setup", "aws check", "aws revoke", "aws trust-policy", "aws template", "aws principal-tags"),
     ),
-    "A registrar for many machines": ("registrar", "registrar allow", "registrar rotate-keys"),
+    "A registrar for many machines": (
+        *("registrar", "registrar allow", "registrar remove", "registrar list", "registrar rotate-keys"),
+    ),
 }
 _OTHERS = "Other commands"
 _HELP = re.compile(r'^HELP = "(.+)"$', re.MULTILINE)

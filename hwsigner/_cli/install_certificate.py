@@ -6,10 +6,9 @@ import json
 import os
 import shlex
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from hwsigner._aws.region import check_known_arns
-from hwsigner._cli.parser import Arguments, CommandModule, Parser
+from hwsigner._cli.parser import Arguments, Parser
 from hwsigner._cli.process import print_outcome, print_rows
 from hwsigner._config import settings
 from hwsigner._config.flags import ARNS, KEY, OUTPUT, PLACE, STARTS_AGENT, SYSTEM, Flag, switch
@@ -20,11 +19,6 @@ from hwsigner.enrolment.installing import InstalledLeaf, install_leaf
 from hwsigner.enrolment.profile import EXCLUDED, STARTS_AGENT_NOTE, agent_value
 from hwsigner.errors import CertificateError, HwsignerError, UsageError
 from hwsigner.key.management import KeyAccess
-
-if TYPE_CHECKING:
-    import hwsigner._cli.install_certificate
-
-    _: CommandModule = hwsigner._cli.install_certificate
 
 HELP = "check a certificate, and put it beside its key"
 

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import json
 import shlex
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
-from hwsigner._cli.parser import Arguments, CommandModule, Parser
+from hwsigner._cli.parser import Arguments, Parser
 from hwsigner._cli.process import print_outcome, print_rows
 from hwsigner._cli.show import key_data, key_rows
 from hwsigner._config import settings
 from hwsigner._config.flags import KEY, OUTPUT, Flag, boolean, one_of, switch
 from hwsigner._uri import KeyURI
 from hwsigner.key.management import KeyAlgorithm, KeyRequest, generate_key
-
-if TYPE_CHECKING:
-    import hwsigner._cli.keygen
-
-    _: CommandModule = hwsigner._cli.keygen
 
 HELP = "make a key in a token, a TPM or a file"
 

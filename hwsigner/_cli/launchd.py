@@ -10,19 +10,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hwsigner._cli.own_files import mark_of, own_program, print_step, remove_file, text_of_ours, write_file
-from hwsigner._cli.parser import Arguments, CommandModule, Parser
+from hwsigner._cli.parser import Arguments, Parser
 from hwsigner._cli.process import print_outcome
 from hwsigner._config.flags import Flag, whole_number
 from hwsigner._system import launchd
 from hwsigner.errors import HwsignerError, UsageError, suggestion
-
-if TYPE_CHECKING:
-    import hwsigner._cli.launchd
-
-    _: CommandModule = hwsigner._cli.launchd
 
 HELP = "write, show or remove launchd agents, on macOS"
 

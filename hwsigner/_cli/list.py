@@ -7,9 +7,9 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from hwsigner._cli.parser import Arguments, CommandModule, Parser
+from hwsigner._cli.parser import Arguments, Parser
 from hwsigner._cli.process import report
 from hwsigner._config import settings
 from hwsigner._config.flags import IDENTITY, OUTPUT, switch
@@ -27,11 +27,6 @@ from hwsigner.errors import (
 from hwsigner.key import FoundCertificate
 from hwsigner.key.listing import ListedObject, ListedToken, list_tokens
 from hwsigner.key.public_key import kind_of
-
-if TYPE_CHECKING:
-    import hwsigner._cli.list
-
-    _: CommandModule = hwsigner._cli.list
 
 HELP = "list tokens, keys and certificates, with their URIs"
 

@@ -6,13 +6,13 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from hwsigner._aws.config_file import config_path, credentials_path
 from hwsigner._aws.config_lines import profile_of_section, with_credential_process
-from hwsigner._cli.asking import ask
-from hwsigner._cli.migration import Call, Translation, access_keys, find_calls, translate
-from hwsigner._cli.parser import Arguments, CommandModule, Parser
+from hwsigner._cli.confirmation import confirm
+from hwsigner._cli.migration import HelperCall, Translation, access_keys, find_calls, translate
+from hwsigner._cli.parser import Arguments, Parser
 from hwsigner._cli.process import print_outcome, report
 from hwsigner._cli.without_secrets import warn_of_exposed, without_secret
 from hwsigner._config.flags import switch
@@ -20,11 +20,6 @@ from hwsigner._config.profiles import add_profile, file_of_new, profiles
 from hwsigner._system.files import MAX_BYTES, edit_file
 from hwsigner._system.processes import credential_process, own_command
 from hwsigner.errors import ConfigError, HwsignerError, UsageError, printable_lines
-
-if TYPE_CHECKING:
-    import hwsigner._cli.migrate
-
-    _: CommandModule = hwsigner._cli.migrate
 
 HELP = "move here from aws_signing_helper and access keys"
 
@@ -97,7 +92,7 @@ def run(arguments: Arguments) -> int:
         report(problem)
     if changes:
         if not arguments.yes:
-            ask([], "Type yes to write this", nothing="nothing was written")
+            confirm([], "Type yes to write this", nothing="nothing was written")
         _write(plan)
     if not (shown or plan.problems):
         print("Nothing to migrate: no call of another program, and no access key")
@@ -134,7 +129,7 @@ def _add_calls(plan: _Plan, path: str, data: bytes) -> None:
             plan.problems.append(f"{call.place}: {error}")
 
 
-def _add_process(plan: _Plan, call: Call, found: Translation, path: str, data: bytes) -> bytes:
+def _add_process(plan: _Plan, call: HelperCall, found: Translation, path: str, data: bytes) -> bytes:
     """Add a `credential_process`, and return the file's content with the new one."""
     if os.stat(path).st_uid != os.geteuid():
         raise UsageError("another user owns this file", "Run this as that user")
@@ -153,7 +148,7 @@ def _with_processes(data: bytes, path: str, processes: Sequence[_Process]) -> by
     return data
 
 
-def _add_line(plan: _Plan, call: Call, found: Translation) -> None:
+def _add_line(plan: _Plan, call: HelperCall, found: Translation) -> None:
     name = plan.name_for(found.name, found.values)
     command = own_command(*found.command, name, *found.flags)
     plan.by_hand += [f"{call.place}: write this yourself, in place of {call.program} and its flags:", f"  {command}"]

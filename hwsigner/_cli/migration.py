@@ -16,8 +16,7 @@ from hwsigner._aws.config_file import config_path, credentials_path
 from hwsigner._aws.config_lines import credential_processes, profile_of_section
 from hwsigner._aws.region import check_known_arns
 from hwsigner._cli import command_parser
-from hwsigner._cli.without_secrets import URIS
-from hwsigner._config.flags import ARNS, IN_PROFILES, check_readable_again
+from hwsigner._config.flags import ARNS, IN_PROFILES, URIS, check_readable_again, places
 from hwsigner._system.files import read_text
 from hwsigner._system.users import find_uid
 from hwsigner._uri import KeyURI, in_full_if_there
@@ -47,8 +46,8 @@ _SAME_FLAGS = "Write hwsigner in place of the program, and keep its flags"
 
 
 @dataclass(frozen=True)
-class Call:
-    """A call.
+class HelperCall:
+    """A call of aws_signing_helper, or of a program that runs it.
 
     Attributes:
         place: its file and line.
@@ -82,7 +81,7 @@ class Translation:
     flags: tuple[str, ...]
 
 
-def find_calls(path: str, data: bytes) -> Iterator[Call]:
+def find_calls(path: str, data: bytes) -> Iterator[HelperCall]:
     """Yield the calls in a file, and those in a script that is a `credential_process`."""
     if _SDK_FILE.search(data):
         for number, section, process in credential_processes(data, path):
@@ -96,7 +95,7 @@ def find_calls(path: str, data: bytes) -> Iterator[Call]:
             yield from _calls(f"{path}:{number}", joined, user=_user(path, text, joined))
 
 
-def _calls(place: str, text: str, **others: Any) -> Iterator[Call]:
+def _calls(place: str, text: str, **others: Any) -> Iterator[HelperCall]:
     found = list(_PROGRAM.finditer(text))
     has_no_shell = others.get("process") or _BEFORE_COMMAND.match(text)
     for each in found:
@@ -105,9 +104,9 @@ def _calls(place: str, text: str, **others: Any) -> Iterator[Call]:
         after = text[each.end() + len(arguments) :]
         if after[:1] in ("<", ">"):  # As in `2>&1`: the number belongs to what follows.
             arguments = re.sub(r"\s\d+$", "", arguments)
-        yield Call(place, each[2], text[: each.start()], arguments, after, **others)
+        yield HelperCall(place, each[2], text[: each.start()], arguments, after, **others)
     if not found and "hwsigner" not in text and ("--trust-anchor-arn" in text or _is_wrapper(others.get("process"))):
-        yield Call(place, "", text, "", "", **others)
+        yield HelperCall(place, "", text, "", "", **others)
 
 
 def _is_wrapper(process: str | None) -> bool:
@@ -127,7 +126,7 @@ def _user(path: str, text: str, line: str) -> str | None:
     return column[1] if column else None
 
 
-def translate(call: Call) -> Translation:
+def translate(call: HelperCall) -> Translation:
     """Return what a call becomes. If it becomes no profile, a UsageError has the reason."""
     _check(call)
     _check_user(call)
@@ -146,7 +145,7 @@ def translate(call: Call) -> Translation:
     return Translation(name or "migrated", values, (command, _COMMANDS[command]), flags)
 
 
-def _check(call: Call) -> None:
+def _check(call: HelperCall) -> None:
     """Check the place of a call, and what is around it."""
     if call.place.startswith(f"{NODE_CONFIG}:"):
         raise UsageError("nodeadm writes this file", "See hwsigner help eks-hybrid-nodes")
@@ -167,7 +166,7 @@ def _check(call: Call) -> None:
         raise UsageError("it has a shell's syntax, and the AWS CLI runs no shell", "Remove what follows the flags")
 
 
-def _check_user(call: Call) -> None:
+def _check_user(call: HelperCall) -> None:
     if _ANOTHER_USER.search(call.before):
         raise UsageError("another program runs it, for another user or machine", _SAME_FLAGS)
     if call.user is not None and find_uid(call.user) != os.geteuid():
@@ -175,7 +174,7 @@ def _check_user(call: Call) -> None:
         raise UsageError(f"it runs as {user}, who can't read your config.toml", _SAME_FLAGS)
 
 
-def _words(call: Call) -> list[str]:
+def _words(call: HelperCall) -> list[str]:
     """Return the command and its flags."""
     for character in "$`" if call.process else "$`%\\":
         if character in call.arguments:
@@ -212,8 +211,8 @@ def _parsed(command: str, words: Sequence[str]) -> tuple[dict[str, Any], tuple[s
         raise UsageError(f"it has no --{lacking[0]}", "Add it")
     check_readable_again(values)
     check_known_arns(values)
-    for name in URIS:
-        file = KeyURI.of(str(values[name])).file if name in values else ""
+    for name, place in places(values):
+        file = KeyURI.of(place).file
         if file and not file.startswith("/"):
             raise UsageError(f"its --{name} is {file}, in a folder that the line does not name", "Write the full path")
     return {name: in_full_if_there(value) if name in URIS else value for name, value in values.items()}, tuple(flags)

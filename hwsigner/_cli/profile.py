@@ -7,13 +7,13 @@ import os
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hwsigner._aws.config_lines import edit_config_file
 from hwsigner._aws.region import check_known_arns, check_region, parse_then_role
-from hwsigner._cli.parser import Arguments, CommandModule, Parser
+from hwsigner._cli.parser import Arguments, Parser
 from hwsigner._cli.process import print_outcome
-from hwsigner._cli.without_secrets import URIS, warn_of_exposed, without_secret
+from hwsigner._cli.without_secrets import warn_of_exposed, without_secret
 from hwsigner._config.flags import (
     AGENT,
     ENROLMENT,
@@ -21,8 +21,10 @@ from hwsigner._config.flags import (
     OUTPUT,
     SESSION,
     SYSTEM,
+    URIS,
     Flag,
     check_readable_again,
+    places,
     switch,
 )
 from hwsigner._config.profiles import (
@@ -38,11 +40,6 @@ from hwsigner._config.sharing import check_writable, share
 from hwsigner._system.processes import credential_process
 from hwsigner._uri import KeyURI, in_full_if_there
 from hwsigner.errors import HwsignerWarning, UnsafeKeyWarning, UsageError, printable, suggestion
-
-if TYPE_CHECKING:
-    import hwsigner._cli.profile
-
-    _: CommandModule = hwsigner._cli.profile
 
 HELP = "add, edit, show, remove and list profiles"
 
@@ -138,9 +135,8 @@ def _write(arguments: Arguments, name: str) -> int:
 
 
 def _warn_of_relative_paths(values: Mapping[str, Any]) -> None:
-    for flag in URIS:
-        place = str(values.get(flag) or "")
-        file = KeyURI.parse(place).file if place else ""
+    for flag, place in places(values):
+        file = KeyURI.parse(place).file
         if file and not file.startswith("/"):
             problem = f"--{flag} is {file}, which is not in this folder, and would be looked for in any other"
             warnings.warn(HwsignerWarning(problem, "Give the full path of the file"), stacklevel=1)

@@ -6,20 +6,14 @@ import base64
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from hwsigner._cli.parser import Arguments, CommandModule, Parser
+from hwsigner._cli.parser import Arguments, Parser
 from hwsigner._config import settings
 from hwsigner._config.flags import IDENTITY, OUTPUT, PROFILE, SESSION
 from hwsigner._identity.certificate import Certificate, leaves, load
 from hwsigner._identity.selector import Selector, parse_selector, select
 from hwsigner.errors import UsageError, printable
 from hwsigner.key import ECDSA, MLDSA, RSA, find_certificates
-
-if TYPE_CHECKING:
-    import hwsigner._cli.read_certificate_data
-
-    _: CommandModule = hwsigner._cli.read_certificate_data
 
 HELP = "show what hwsigner reads from a certificate"
 

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
-from hwsigner._cli.parser import Arguments, CommandModule, Parser
+from hwsigner._cli.parser import Arguments, Parser
 from hwsigner._cli.process import print_outcome, print_rows, prompts
 from hwsigner._config.flags import OUTPUT, Flag, switch
 from hwsigner.enrolment.renewal import Renewed, renew
-
-if TYPE_CHECKING:
-    import hwsigner._cli.renew
-
-    _: CommandModule = hwsigner._cli.renew
 
 HELP = "renew the certificate of a profile"
 

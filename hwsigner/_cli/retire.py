@@ -6,13 +6,13 @@ import json
 import os
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
-from hwsigner._cli.asking import ask
 from hwsigner._cli.aws.arguments import read_leaf
 from hwsigner._cli.aws.revoking import CA, REVOCATION, prepare, sigterm_like_interrupts
-from hwsigner._cli.parser import Arguments, CommandModule, Parser
+from hwsigner._cli.confirmation import confirm
+from hwsigner._cli.parser import Arguments, Parser
 from hwsigner._cli.process import print_outcome, prompts, report
+from hwsigner._cli.registrar.renewals import renewals
 from hwsigner._config.flags import OUTPUT, switch
 from hwsigner._config.profiles import profile
 from hwsigner._config.settings import Settings
@@ -20,11 +20,6 @@ from hwsigner._control_plane.revoking import EXISTING_SESSIONS
 from hwsigner._identity.certificate import Certificate
 from hwsigner.enrolment.retirement import Retirement, RetirementStep, plan_retirement
 from hwsigner.errors import CertificateError, printable_lines
-
-if TYPE_CHECKING:
-    import hwsigner._cli.retire
-
-    _: CommandModule = hwsigner._cli.retire
 
 HELP = "revoke a certificate, delete its key and its profile"
 
@@ -56,7 +51,7 @@ def run(arguments: Arguments) -> int:
     for step in plan.steps:
         if not arguments.yes:
             lines = ["Next step:", *(f"  {line}" for line in step.lines)]
-            ask(lines, f"Type yes to {step.verb} it", nothing=f"nothing was {step.verb}d")
+            confirm(lines, f"Type yes to {step.verb} it", nothing=f"nothing was {step.verb}d")
         now = step.run()
         show(now[0], *now)
         done += now
@@ -81,8 +76,9 @@ def _plan_revocation(arguments: Arguments, own: Settings, key_is_there: bool) ->
         hint = "If it is not revoked yet, use hwsigner aws revoke --serial"
         return Retirement(notes=[f"The certificate can't be read: {error.message}. {hint}"])
     arn = own.trust_anchor_arn or ""
+    notes = renewals(arguments.registrar_policy, [leaf]) if own.issuer == "registrar" else []
     if not wanted:
-        return Retirement(notes=[_for_an_administrator(leaf, arn)])
+        return Retirement(notes=[_for_an_administrator(leaf, arn), *notes])
     prepared = prepare(arguments, arn, [leaf])
 
     def revoke() -> Sequence[str]:
@@ -90,7 +86,7 @@ def _plan_revocation(arguments: Arguments, own: Settings, key_is_there: bool) ->
             return prepared.carry_out().lines
 
     step = RetirementStep("revoke", prepared.steps, revoke)
-    notes = [note for note in prepared.notes if note != EXISTING_SESSIONS]
+    notes += [note for note in prepared.notes if note != EXISTING_SESSIONS]
     return Retirement([step] if prepared.steps else [], list(prepared.done), notes)
 
 

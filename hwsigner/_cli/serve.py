@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from hwsigner._cli.metrics import METRICS, metrics_output
 from hwsigner._cli.monitoring import monitoring_values, open_log
-from hwsigner._cli.parser import Arguments, CommandModule, Parser
+from hwsigner._cli.parser import Arguments, Parser
 from hwsigner._config.flags import IDENTITY, PROFILE, SESSION, Flag, boolean, whole_number
 from hwsigner._config.monitoring import MONITORING
 from hwsigner._http.address import host_name
@@ -22,11 +22,8 @@ from hwsigner._version import __version__
 from hwsigner.errors import UsageError, printable
 
 if TYPE_CHECKING:
-    import hwsigner._cli.serve
     from hwsigner._agent.source import ServedProfile
     from hwsigner._refresh.monitor import Monitor
-
-    _: CommandModule = hwsigner._cli.serve
 
 HELP = "serve credentials over HTTP, as ECS, EC2 and EKS do"
 

@@ -25,7 +25,7 @@ from hwsigner._serving.application import Application
 from hwsigner._serving.credentials import LOOK_SECONDS
 from hwsigner._serving.listener import hold_localhost, listen, names_of
 from hwsigner._serving.pods.endpoint import ADDRESSES, PATH, PodEndpoint
-from hwsigner._serving.pods.policy import is_name, read_pod_policy
+from hwsigner._serving.pods.pod_policy import is_name, read_pod_policy
 from hwsigner._serving.pods.profiles import PodProfiles
 from hwsigner._serving.pods.sessions import PodRules
 from hwsigner._serving.pods.verification import Verification

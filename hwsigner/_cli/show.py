@@ -7,9 +7,9 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from hwsigner._cli.parser import Arguments, CommandModule, Parser
+from hwsigner._cli.parser import Arguments, Parser
 from hwsigner._config import settings
 from hwsigner._config.flags import IDENTITY, OUTPUT, PROFILE
 from hwsigner._identity.certificate import (
@@ -29,11 +29,6 @@ from hwsigner.errors import CertificateError, UsageError, printable
 from hwsigner.key import find_certificates
 from hwsigner.key.management import KeyDescription, describe_key
 from hwsigner.key.public_key import kind_of, to_pem
-
-if TYPE_CHECKING:
-    import hwsigner._cli.show
-
-    _: CommandModule = hwsigner._cli.show
 
 HELP = "show a key, what guards it, and its certificate"
 

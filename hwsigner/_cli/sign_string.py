@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from typing import TYPE_CHECKING
 
-from hwsigner._cli.parser import Arguments, CommandModule, Parser
+from hwsigner._cli.parser import Arguments, Parser
 from hwsigner._config import settings
 from hwsigner._config.flags import IDENTITY, PROFILE, SESSION, Flag, one_of
 from hwsigner.errors import KeyMismatchError, UsageError
 from hwsigner.key import HashName, Key, open_key
-
-if TYPE_CHECKING:
-    import hwsigner._cli.sign_string
-
-    _: CommandModule = hwsigner._cli.sign_string
 
 HELP = "sign a fixed test string"
 

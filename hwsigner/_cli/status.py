@@ -9,12 +9,12 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hwsigner._agent.client import ReportedProfile, ask_agents
 from hwsigner._aws.config_file import read_config
 from hwsigner._aws.region import EndpointFlags, check_arns, check_known_arns, sessions_endpoint
-from hwsigner._cli.parser import Arguments, CommandModule, Parser
+from hwsigner._cli.parser import Arguments, Parser
 from hwsigner._cli.process import report
 from hwsigner._config import settings
 from hwsigner._config.flags import ARNS, OUTPUT
@@ -26,11 +26,6 @@ from hwsigner.enrolment.pace import is_timer_enabled
 from hwsigner.errors import HwsignerError, HwsignerWarning, PinError, UsageError, printable
 from hwsigner.key import open_key
 from hwsigner.key.management import describe_key
-
-if TYPE_CHECKING:
-    import hwsigner._cli.status
-
-    _: CommandModule = hwsigner._cli.status
 
 HELP = "show which profiles work: role, key, certificate"
 

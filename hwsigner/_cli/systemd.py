@@ -13,21 +13,15 @@ from contextlib import suppress
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hwsigner._cli.own_files import mark_of, own_program, print_step, remove_file, text_of_ours, write_file
-from hwsigner._cli.parser import Arguments, CommandModule, Parser
+from hwsigner._cli.parser import Arguments, Parser
 from hwsigner._cli.process import print_outcome
 from hwsigner._config.flags import Flag, switch
 from hwsigner._system.support import require_linux
 from hwsigner._system.systemd import HOMES
 from hwsigner.enrolment.pace import DROP_IN, unit_folder
 from hwsigner.errors import HwsignerError, UsageError, suggestion
-
-if TYPE_CHECKING:
-    import hwsigner._cli.systemd
-
-    _: CommandModule = hwsigner._cli.systemd
 
 HELP = "write or remove systemd units that run this program"
 

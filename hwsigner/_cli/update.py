@@ -14,19 +14,16 @@ from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 
 from hwsigner._cli.monitoring import audit_of_sessions
-from hwsigner._cli.parser import Arguments, CommandModule, Parser
+from hwsigner._cli.parser import Arguments, Parser
 from hwsigner._cli.process import asker, report, report_shorter_session
 from hwsigner._config import settings
 from hwsigner._config.flags import CONFIG_PROFILE, IDENTITY, SESSION, Flag, switch
 from hwsigner.errors import CertificateError, HwsignerError, HwsignerWarning, PinError, UnsafeKeyWarning, UsageError
 
 if TYPE_CHECKING:
-    import hwsigner._cli.update
     from hwsigner._agent.source import LiveCredentials
     from hwsigner._aws.credentials import Credentials
     from hwsigner._refresh.attempts import Attempts
-
-    _: CommandModule = hwsigner._cli.update
 
 HELP = "keep the SDKs' shared credentials file fresh"
 

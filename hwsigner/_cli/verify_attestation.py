@@ -6,11 +6,10 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from hwsigner import attestation
 from hwsigner._cli.documents import create_document, read_document, read_endorsement_key, read_trust
-from hwsigner._cli.parser import Arguments, CommandModule, Parser
+from hwsigner._cli.parser import Arguments, Parser
 from hwsigner._config.flags import OUTPUT, Flag, switch
 from hwsigner._system.files import open_trusted
 from hwsigner.attestation import Trust
@@ -18,11 +17,6 @@ from hwsigner.attestation.documents import MAX_BYTES, Document
 from hwsigner.attestation.findings import Findings
 from hwsigner.errors import AttestationError, KeyMismatchError, UsageError, printable
 from hwsigner.key.public_key import kind_of, to_pem
-
-if TYPE_CHECKING:
-    import hwsigner._cli.verify_attestation
-
-    _: CommandModule = hwsigner._cli.verify_attestation
 
 HELP = "verify on another machine that a key is in hardware"
 

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from hwsigner._cli.parser import Arguments, CommandModule, Parser
+from hwsigner._cli.parser import Arguments, Parser
 from hwsigner._config.flags import OUTPUT, switch
 from hwsigner._version import __version__
-
-if TYPE_CHECKING:
-    import hwsigner._cli.version
-
-    _: CommandModule = hwsigner._cli.version
 
 HELP = "print the version"
 

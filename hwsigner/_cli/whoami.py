@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING
 
 from hwsigner._aws.apis import endpoint_of_variables
 from hwsigner._aws.failures import translated
-from hwsigner._cli.parser import Arguments, CommandModule, Parser
+from hwsigner._cli.parser import Arguments, Parser
 from hwsigner._config.flags import OUTPUT, Flag
 from hwsigner._config.profiles import profiles
 from hwsigner.errors import HwsignerError, HwsignerWarning, UsageError, install_command, printable_lines
-
-if TYPE_CHECKING:
-    import hwsigner._cli.whoami
-
-    _: CommandModule = hwsigner._cli.whoami
 
 HELP = "ask AWS STS for the identity of a profile's credentials"
 

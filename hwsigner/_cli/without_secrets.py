@@ -8,12 +8,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from hwsigner._config import profiles
-from hwsigner._config.flags import IDENTITY, IN_PROFILES
+from hwsigner._config.flags import IDENTITY, IN_PROFILES, URIS
 from hwsigner._config.profiles import Profile
 from hwsigner._uri import KeyURI
 from hwsigner.errors import UnsafeKeyWarning, UsageError
 
-URIS = ("certificate", "private-key", "intermediates")
 _SECRET = {flag.name for flag in IDENTITY if flag.secret}
 
 

@@ -182,11 +182,10 @@ IDENTITY = (
     switch("debug", "show the canonical request, the string to sign and timings, but no secrets"),
 )
 
+# Flags of IDENTITY whose value is a path or key URI.
+URIS = ("certificate", "private-key", "intermediates")
 # Flags of IDENTITY that choose or check a certificate.
-_FOR_CERTIFICATES = (
-    *("certificate", "private-key", "intermediates", "cert-selector", "use-latest-expiring-certificate"),
-    *("system-store-name", "no-preflight"),
-)
+_FOR_CERTIFICATES = (*URIS, "cert-selector", "use-latest-expiring-certificate", "system-store-name", "no-preflight")
 # For commands on one key, which their argument names: how to reach it, and its PIN.
 KEY = tuple(flag for flag in IDENTITY if flag.name not in _FOR_CERTIFICATES)
 
@@ -334,12 +333,17 @@ def converted(given: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
+def places(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return each path or key URI that a profile, its values by flag, names: the flag and the text."""
+    return [(name, str(values[name])) for name in URIS if values.get(name)]
+
+
 def check_readable_again(values: Mapping[str, Any], error: type[UsageError] = UsageError, where: str = "") -> None:
     """Check that a profile, its values by flag, names no open file: those of the next process are others.
 
     If it does, the error is of the class, and its message begins with `where`.
     """
-    for name in ("certificate", "private-key", "intermediates"):
+    for name in URIS:
         place = str(values.get(name) or "").partition("?")[0]
         if place == "-" or place.lower().startswith("fd:"):
             hint = "Use a path, a key URI or env:NAME, or give the flag on the command line"

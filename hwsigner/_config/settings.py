@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from hwsigner._config.flags import IDENTITY, converted, profile_values
+from hwsigner._config.flags import IDENTITY, converted, places, profile_values
 from hwsigner._http import defaults
 from hwsigner._pins import AskPin, PinSource
 from hwsigner._pins.sources import serve_place
@@ -231,8 +231,8 @@ def serve_profile(name: str, values: Settings | None) -> None:
 
 def uses_library(values: Settings) -> bool:
     """Return whether a key or certificate is reached through the library of a token or TPM, which may crash."""
-    places = filter(None, (values.certificate, values.private_key, values.intermediates))
-    return values.cert_selector is not None or any(KeyURI.parse(place).resolved().scheme != "file" for place in places)
+    named = filter(None, (values.certificate, values.private_key, values.intermediates))
+    return values.cert_selector is not None or any(KeyURI.parse(place).resolved().scheme != "file" for place in named)
 
 
 def is_inherited(values: Mapping[str, Any]) -> bool:
@@ -240,8 +240,7 @@ def is_inherited(values: Mapping[str, Any]) -> bool:
 
     An agent can't have it then.
     """
-    places = (str(values.get(name) or "") for name in ("certificate", "private-key", "intermediates"))
-    return any(place.lower().startswith("env:") for place in places)
+    return any(place.lower().startswith("env:") for _, place in places(values))
 
 
 def identity_source(values: Settings, ask: AskPin | None = None, *, check: bool = True) -> IdentitySource:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from hwsigner._config import profiles
+from hwsigner._config.flags import places
 from hwsigner._system import users
 from hwsigner._system.systemd import HOMES
 from hwsigner._uri import KeyURI
@@ -143,8 +144,8 @@ def _command(path: str) -> str:
 
 def _files(values: Mapping[str, Any]) -> Iterator[str]:
     """Yield the path of each file that a profile names."""
-    for flag in ("certificate", "private-key", "intermediates"):
+    for _, place in places(values):
         with suppress(UsageError):
-            uri = KeyURI.of(str(values.get(flag) or ""))
+            uri = KeyURI.of(place)
             if "path" in uri.path and uri.scheme in ("file", "tpm2"):
                 yield uri.file

@@ -11,7 +11,7 @@ from hwsigner._config.profiles import file_of_new
 from hwsigner._identity.certificate import Certificate
 from hwsigner._system import launchd
 from hwsigner._system.systemd import is_booted
-from hwsigner.errors import CertificateError, HwsignerWarning
+from hwsigner.errors import CertificateError, HwsignerError, HwsignerWarning
 
 DROP_IN = "50-hwsigner.conf"
 # A certificate that lives less, in seconds, needs a look every few seconds, and a look takes 0.2 s of processor time.
@@ -95,13 +95,33 @@ def is_timer_enabled(name: str, *, system: bool) -> bool:
     return any(os.path.lexists(f"{folder}/timers.target.wants/hwsigner-renew@{name}.timer") for folder in folders)
 
 
+def end_timer(name: str, *, system: bool) -> None:
+    """Have systemd start a profile's timer no more, and end it. Its drop-in goes too.
+
+    Raises HwsignerError if the timer stays enabled.
+    """
+    unit, folder = f"hwsigner-renew@{name}.timer", unit_folder(system=system)
+    reason = _systemctl("disable", "--now", unit, system=system) if is_booted() else ""
+    try:
+        if not is_booted():
+            os.unlink(f"{folder}/timers.target.wants/{unit}")
+        _replace(f"{folder}/{unit}.d/{DROP_IN}", "")
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}"
+    if reason or is_timer_enabled(name, system=system):
+        everyone = "" if reason else "--global "  # An administrator can enable a user's unit for all users.
+        hint = f"Run systemctl {'' if system else everyone or '--user '}disable {unit}, then this again"
+        raise HwsignerError(f"the timer {unit} is still enabled{reason and ': '}{reason}", hint)
+
+
 def _replace(path: str, text: str) -> bool:
     """Write a drop-in, or remove it if there is no text. Return whether that changes something."""
     with suppress(FileNotFoundError), open(path, "rb") as old:
         if old.read() == text.encode():
             return False
     if not text:
-        os.unlink(path)
+        with suppress(FileNotFoundError):
+            os.unlink(path)
         return True
     new = f"{path}.new"
     os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
@@ -116,12 +136,17 @@ def _replace(path: str, text: str) -> bool:
 
 def _reload(every: str, *, system: bool) -> None:
     """Have systemd read the units again. A timer that runs goes on with the new pace."""
-    command = ["systemctl", "daemon-reload"] if system else ["systemctl", "--user", "daemon-reload"]
+    if reason := _systemctl("daemon-reload", system=system):
+        problem = f"systemd did not read its units again, so the timer does not look {every} yet: {reason}"
+        hint = f"Run systemctl {'' if system else '--user '}daemon-reload"
+        warnings.warn(HwsignerWarning(problem, hint), stacklevel=4)
+
+
+def _systemctl(*arguments: str, system: bool) -> str:
+    """Run systemctl, and return why it failed; empty if it did not."""
+    command = ["systemctl", *([] if system else ["--user"]), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_SYSTEMD_WAIT)
-        reason = " ".join(done.stderr.split())[:200] or f"status {done.returncode}" if done.returncode else ""
     except (OSError, subprocess.SubprocessError) as error:
-        reason = str(error)
-    if reason:
-        problem = f"systemd did not read its units again, so the timer does not look {every} yet: {reason}"
-        warnings.warn(HwsignerWarning(problem, f"Run {' '.join(command)}"), stacklevel=4)
+        return str(error)
+    return " ".join(done.stderr.split())[:200] or f"status {done.returncode}" if done.returncode else ""

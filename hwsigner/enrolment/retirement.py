@@ -10,9 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from hwsigner._config import settings
-from hwsigner._config.profiles import Profile, profiles, remove_profile
+from hwsigner._config.profiles import Profile, file_of_new, profiles, remove_profile
 from hwsigner._config.settings import Prompts, Settings, of_profile
+from hwsigner._system import launchd
 from hwsigner._uri import KeyURI
+from hwsigner.enrolment.pace import end_timer, is_timer_enabled
 from hwsigner.errors import HwsignerError, KeyNotFoundError, SigningKeyError, UsageError
 from hwsigner.key.management import KeyAccess, delete_key
 
@@ -75,7 +77,7 @@ def plan_retirement(
     revocation = plan_revocation(own, bool(delete or keep_key))
     plan.done += revocation.done
     plan.notes += revocation.notes
-    plan.steps += [*revocation.steps, *([delete] if delete else ()), _removal(found)]
+    plan.steps += [*_end_of_timer(plan, found), *revocation.steps, *([delete] if delete else ()), _removal(found)]
     plan.notes += [f"The key {uri.name} stays"] if keep_key else _others_with(place, found)
     plan.notes.append(f"~/.aws/config stays as it is: remove a section there that names profile {found.name!r}")
     return plan
@@ -122,6 +124,23 @@ def _only_look(doomed: Sequence[str]) -> None:
 def _check_named(now: Sequence[str], named: Sequence[str]) -> None:
     if extra := [line for line in now if line not in named]:
         raise HwsignerError(f"{extra[0]} would be deleted too, which was not there before", "Run the command again")
+
+
+def _end_of_timer(plan: Retirement, found: Profile) -> list[RetirementStep]:
+    """Return the step that ends the profile's renewal timer, if there is one: it would fail for ever."""
+    system = found.file == file_of_new(os.environ, system=True)
+    if not is_timer_enabled(found.name, system=system):
+        return []
+    if launchd.is_here():
+        plan.notes.append(f"launchd still starts the renewal: run hwsigner launchd uninstall renew {found.name}")
+        return []
+
+    def disable() -> Sequence[str]:
+        end_timer(found.name, system=system)
+        return [f"done: {line}"]
+
+    line = f"disable the timer hwsigner-renew@{found.name}.timer"
+    return [RetirementStep("disable", [line], disable)]
 
 
 def _removal(found: Profile) -> RetirementStep:

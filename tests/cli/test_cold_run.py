@@ -89,5 +89,5 @@ def test_run_with_a_tpm_loads_only_what_it_uses(scene: Scene, swtpm: SoftTPM) ->
     swtpm.create_key_file(path, "EC:P-256")
     leaf = scene.issue(swtpm.public_key(path))
     found = loaded(scene, {"TPM2_TCTI": swtpm.tcti}, certificate=leaf, private_key=path)
-    assert found & (NEVER | OF_TOKENS | {"hwsigner.backends.tpm2.policy"}) == set()
+    assert found & (NEVER | OF_TOKENS | {"hwsigner.backends.tpm2.key_policy"}) == set()
     assert ours_with_dataclasses(found) == []

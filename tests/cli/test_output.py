@@ -139,6 +139,11 @@ def test_registrar_s_files(call: Call, tmp_path: Path) -> None:
     given = ("--ek-public-key", tmp_path / "ek", "--subject=CN=web-02", "--pcrs", f"7={'AB' * 32}")
     certified = read(call("registrar", "allow", *given, "--policy", policy, JSON), "registrar allow", alone=True)
     assert (certified["ek"], certified["pcrs"]) == ("public-key", [f"7={'ab' * 32}"])
+    listed = {"name": "web-01", "tpm": "ab" * 32, "subject": "CN=web-01"}
+    shown = read(call("registrar", "list", "--policy", policy, JSON), "registrar list", alone=True)
+    assert shown["machines"][0] == listed
+    removed = read(call("registrar", "remove", "web-01", "--policy", policy, JSON), "registrar remove", alone=True)
+    assert removed == {**listed, "policy": str(policy)}
     rotated = read(call("registrar", "rotate-keys", "--keys", keys, JSON), "registrar rotate-keys", alone=True)
     assert (rotated["file"], len(rotated["keys"])) == (str(keys), 1)
 

@@ -17,12 +17,15 @@ from emulator import planes
 from emulators import InProcessSoftHSM
 from hwsigner._cli import retire
 from hwsigner._config import profiles as config
+from hwsigner._system import systemd
 from hwsigner.enrolment import retirement
 from hwsigner.key.management import delete_key
 from judges import needs_long_socket_paths
 from revocations import Account, Machine, account, denied, interrupted
 from softhsm.tpm import SoftTPM
 from terminals import Terminal
+
+pytestmark = pytest.mark.process
 
 __all__ = ["account"]
 
@@ -103,6 +106,27 @@ def test_without_the_ca_it_says_what_an_administrator_must_do(
 def test_section_of_the_sdks_file_that_stays_is_named(account: Account, machine: Machine) -> None:
     out = account.call("retire", "web", "--yes").out
     assert "~/.aws/config stays as it is: remove a section there that names profile 'web'\n" in out
+
+
+def test_timer_of_the_renewal_ends_before_anything_is_gone(
+    account: Account, machine: Machine, config_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(systemd, "_BOOTED", "/absent")
+    link = config_home / "systemd" / "user" / "timers.target.wants" / "hwsigner-renew@web.timer"
+    link.mkdir(parents=True)
+    failed = account.call("retire", "web", "--yes")
+    assert (failed.status, machine.key.exists()) == (1, True)
+    assert f"the timer hwsigner-renew@web.timer is still enabled: {link}: Is a directory" in failed.err
+    link.rmdir()
+    link.symlink_to("/usr/lib/systemd/user/hwsigner-renew@.timer")
+    outcome = account.call("retire", "web", "--yes")
+    assert "done: disable the timer hwsigner-renew@web.timer" in outcome.out
+    assert (outcome.status, link.is_symlink(), machine.key.exists()) == (0, False, False)
+
+
+def test_registrar_that_lets_the_chip_renew_is_named(account: Account, machine: Machine) -> None:
+    account.call("profile", "edit", "web", "--issuer=registrar", "--issuer-url=https://registrar.example.com:8443")
+    assert "its chip can still get a new one" in account.call("retire", "web", "--yes").out
 
 
 def test_profile_that_shares_the_key_is_named(account: Account, machine: Machine) -> None:

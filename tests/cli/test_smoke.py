@@ -310,6 +310,19 @@ def registrar_allow(place: Place) -> None:
     assert CHIP in (place.folder / "policy").read_text()
 
 
+@run_of("registrar remove")
+def registrar_remove(place: Place) -> None:
+    registrar_allow(place)
+    place.run("registrar", "remove", "bamboo-01", "--policy=policy")
+    assert CHIP not in (place.folder / "policy").read_text()
+
+
+@run_of("registrar list")
+def registrar_list(place: Place) -> None:
+    registrar_allow(place)
+    assert place.data("registrar", "list", "--policy=policy")["machines"][0]["tpm"] == CHIP
+
+
 @run_of("registrar rotate-keys")
 def registrar_rotate_keys(place: Place) -> None:
     assert len(place.data("registrar", "rotate-keys", "--keys=keys")["keys"]) == 1

@@ -18,7 +18,7 @@ from hwsigner._config.profiles import SYSTEM_FILE
 from hwsigner._identity.certificate import Certificate, load
 from hwsigner._system import systemd
 from hwsigner.enrolment import pace
-from hwsigner.errors import HwsignerWarning
+from hwsigner.errors import HwsignerError, HwsignerWarning
 from hwsigner.key import FoundCertificate
 
 CA = certs.make_ca()
@@ -131,6 +131,46 @@ def test_timer_of_a_mac_is_the_property_list_of_launchd(machine: Machine, monkey
     (machine.home / "Library" / "LaunchAgents" / "hwsigner.renew.web.plist").touch()
     assert pace.is_timer_enabled("web", system=False)
     assert not pace.is_timer_enabled("web", system=True)
+
+
+def enable(machine: Machine) -> Path:
+    link = machine.home / "systemd" / "user" / "timers.target.wants" / "hwsigner-renew@web.timer"
+    link.parent.mkdir(parents=True)
+    link.symlink_to("/usr/lib/systemd/user/hwsigner-renew@.timer")
+    return link
+
+
+def test_ended_timer_is_disabled_and_its_drop_in_goes(machine: Machine) -> None:
+    machine.set_pace(HOUR)
+    machine.write_systemctl(f'echo "$@" >> {machine.home}/calls; rm -f {enable(machine)}')
+    pace.end_timer("web", system=False)
+    assert machine.calls[-1] == "--user disable --now hwsigner-renew@web.timer"
+    assert not machine.drop_in.exists()
+
+
+def test_timer_is_ended_where_systemd_does_not_run(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = enable(machine)
+    monkeypatch.setattr(systemd, "_BOOTED", "/absent")
+    pace.end_timer("web", system=False)
+    assert (link.is_symlink(), machine.calls) == (False, [])
+
+
+@pytest.mark.parametrize(
+    ("script", "reason", "hint"),
+    [
+        (
+            "echo no bus >&2; exit 1",
+            "is still enabled: no bus",
+            "Run systemctl --user disable hwsigner-renew@web.timer",
+        ),
+        ("", "is still enabled", "Run systemctl --global disable hwsigner-renew@web.timer"),
+    ],
+)
+def test_timer_that_stays_enabled_is_an_error(machine: Machine, script: str, reason: str, hint: str) -> None:
+    enable(machine)
+    machine.write_systemctl(script)
+    with pytest.raises(HwsignerError, match=rf"{reason}\. {hint}"):
+        pace.end_timer("web", system=False)
 
 
 def test_drop_in_that_can_not_be_written_is_warned_of(machine: Machine) -> None:

@@ -7,13 +7,13 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hwsigner._aws.region import check_arns, parse_arn
 from hwsigner._cli.aws.arguments import AWS, service_clients
 from hwsigner._cli.colours import GREEN, RED, YELLOW, coloured, indented
 from hwsigner._cli.documents import read_bytes
-from hwsigner._cli.parser import Arguments, CommandModule, Parser
+from hwsigner._cli.parser import Arguments, Parser
 from hwsigner._config import settings
 from hwsigner._config.flags import ARNS, IDENTITY, OUTPUT, PROFILE, SESSION, Flag
 from hwsigner._control_plane.facts import read_facts
@@ -116,9 +116,3 @@ def _decided(report: Report) -> Iterator[str]:
     refused = ", ".join(each.action for each in report.decisions if not each.allowed)
     if refused:
         yield f"may not do {refused}: see role-refuses"
-
-
-if TYPE_CHECKING:
-    import hwsigner._cli.aws.check
-
-    _: CommandModule = hwsigner._cli.aws.check

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
 from hwsigner._cli.aws.arguments import CERTIFICATE, read_leaf, warn_of_untaggable
-from hwsigner._cli.parser import Arguments, CommandModule, Parser
+from hwsigner._cli.parser import Arguments, Parser
 from hwsigner._config.flags import KEY, OUTPUT
 from hwsigner._identity.session_tags import session_tags
 from hwsigner.errors import printable
@@ -31,9 +30,3 @@ def run(arguments: Arguments) -> int:
             print(f"aws:PrincipalTag/{printable(name)} = {printable(value)}")
     warn_of_untaggable(leaf)
     return 0
-
-
-if TYPE_CHECKING:
-    import hwsigner._cli.aws.principal_tags
-
-    _: CommandModule = hwsigner._cli.aws.principal_tags

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
-from hwsigner._cli.asking import ask
 from hwsigner._cli.aws.arguments import CERTIFICATE, read_leaf
 from hwsigner._cli.aws.revoking import CA, REVOCATION, prepare, sigterm_like_interrupts
-from hwsigner._cli.parser import Arguments, CommandModule, Parser
+from hwsigner._cli.confirmation import confirm
+from hwsigner._cli.parser import Arguments, Parser
 from hwsigner._cli.process import discard_frames, print_outcome
+from hwsigner._cli.registrar.renewals import renewals
 from hwsigner._config.flags import OUTPUT, Flag, switch
 from hwsigner._config.settings import read_profile
 from hwsigner._control_plane.revoking import Outcome, Prepared
@@ -62,9 +63,12 @@ def _prepare(arguments: Arguments) -> Prepared:
         raise UsageError("nothing was given to revoke", "Give a certificate or --serial")
     certificates = [read_leaf(arguments.settings, text) for text in arguments.certificate]
     prepared = prepare(arguments, _trust_anchor(arguments), certificates, serials, renews=arguments.renew)
+    notes = renewals(arguments.registrar_policy, certificates) if certificates else []
+    notes += renewals(arguments.registrar_policy, ()) if serials else []  # Whose they are is not known.
+    prepared = replace(prepared, notes=[*prepared.notes, *notes])
     if prepared.steps and not (arguments.yes or arguments.plan):
         lines = ["This would be done:", *(f"  {step}" for step in prepared.steps)]
-        ask(lines, "Type yes to do it", nothing="nothing was revoked")
+        confirm(lines, "Type yes to do it", nothing="nothing was revoked")
     return prepared
 
 
@@ -86,9 +90,3 @@ def _print_plan(arguments: Arguments, prepared: Prepared) -> None:
         print(json.dumps(shown, indent=2))
     else:
         print(*map(printable, [*prepared.done, *prepared.steps, *prepared.notes]), sep="\n")
-
-
-if TYPE_CHECKING:
-    import hwsigner._cli.aws.revoke
-
-    _: CommandModule = hwsigner._cli.aws.revoke

@@ -10,6 +10,7 @@ from hwsigner._aws.region import parse_arn
 from hwsigner._cli.aws.arguments import AWS, read_all, service_clients
 from hwsigner._cli.parser import Arguments
 from hwsigner._cli.process import signals_handled
+from hwsigner._cli.registrar import POLICY_FILE
 from hwsigner._config import settings
 from hwsigner._config.flags import KEY, Flag, one_of, whole_number
 from hwsigner._control_plane.resources import TrustAnchor
@@ -27,6 +28,7 @@ REVOCATION = (
     Flag(
         "days", "days until the new CRL expires (default: 365, or as before if longer)", "DAYS", whole_number(1, 36500)
     ),
+    Flag("registrar-policy", f"your registrar's policy, to see what can renew (default: {POLICY_FILE})", "FILE"),
     *(flag for flag in AWS if flag.name != "region"),  # It is the trust anchor's.
     *KEY,
 )

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from hwsigner._aws.region import parse_canonical_arn
-from hwsigner._cli.asking import ask
 from hwsigner._cli.aws.arguments import (
     AWS,
     BOUNDARY,
@@ -20,7 +18,8 @@ from hwsigner._cli.aws.arguments import (
     service_clients,
     warn_of_untaggable,
 )
-from hwsigner._cli.parser import Arguments, CommandModule, Parser
+from hwsigner._cli.confirmation import confirm
+from hwsigner._cli.parser import Arguments, Parser
 from hwsigner._cli.process import print_outcome, report
 from hwsigner._cli.without_secrets import without_secret
 from hwsigner._config.flags import IDENTITY, KEY, OUTPUT, SYSTEM, Flag, session_duration, switch
@@ -85,7 +84,7 @@ def run(arguments: Arguments) -> int:
     if arguments.yes and not nothing:
         report(printable_lines(lines))
     elif not nothing:
-        ask(lines, "Type yes to do this", nothing="nothing was changed")
+        confirm(lines, "Type yes to do this", nothing="nothing was changed")
         check_unchanged(clients, existing, setup)
     made: list[Step] = []
 
@@ -181,9 +180,3 @@ def _print(arguments: Arguments, name: str, file: str, values: Mapping[str, str 
         ]
         text = printable_lines(rows)
     print_outcome("the set-up is complete", text)
-
-
-if TYPE_CHECKING:
-    import hwsigner._cli.aws.setup
-
-    _: CommandModule = hwsigner._cli.aws.setup

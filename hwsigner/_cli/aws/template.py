@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from hwsigner._cli.aws.arguments import (
     BOUNDARY,
     CA_AND_ROLE,
@@ -14,7 +12,7 @@ from hwsigner._cli.aws.arguments import (
     read_leaf,
     warn_of_leaves,
 )
-from hwsigner._cli.parser import Arguments, CommandModule, Parser
+from hwsigner._cli.parser import Arguments, Parser
 from hwsigner._cli.process import report
 from hwsigner._config.flags import KEY, Flag, session_duration
 from hwsigner._control_plane.policies import checked_policy, compared_tags, what_it_lets_in
@@ -57,9 +55,3 @@ def run(arguments: Arguments) -> int:
         report(f"this role {sentence}")
     report(f"the role {setup.role} has no permissions yet: attach policies to it")
     return 0
-
-
-if TYPE_CHECKING:
-    import hwsigner._cli.aws.template
-
-    _: CommandModule = hwsigner._cli.aws.template

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import warnings
-from typing import TYPE_CHECKING
 
 from hwsigner._aws.region import parse_canonical_arn
 from hwsigner._cli.aws.arguments import CERTIFICATE, MATCH, read_leaf, warn_of_leaves
-from hwsigner._cli.parser import Arguments, CommandModule, Parser
+from hwsigner._cli.parser import Arguments, Parser
 from hwsigner._cli.process import report
 from hwsigner._config.flags import KEY, Flag
 from hwsigner._control_plane.policies import also_shared, checked_policy, compared_tags, what_it_lets_in
@@ -44,9 +43,3 @@ def run(arguments: Arguments) -> int:
     if shared := also_shared(certificates, tags):
         report(f"the certificates also share {', '.join(shared)}; --match can compare these, too")
     return 0
-
-
-if TYPE_CHECKING:
-    import hwsigner._cli.aws.trust_policy
-
-    _: CommandModule = hwsigner._cli.aws.trust_policy

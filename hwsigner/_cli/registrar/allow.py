@@ -5,22 +5,16 @@ from __future__ import annotations
 import json
 import os
 import re
-from typing import TYPE_CHECKING
 
 from hwsigner import attestation
 from hwsigner._cli.documents import read_bytes, read_endorsement_key, read_trust
-from hwsigner._cli.parser import Arguments, CommandModule, Parser
+from hwsigner._cli.parser import Arguments, Parser
 from hwsigner._cli.process import print_outcome
 from hwsigner._cli.registrar import POLICY
 from hwsigner._config.flags import OUTPUT, Flag, switch
 from hwsigner._identity.certificate_request import check_names, parse_name
 from hwsigner.enrolment.registrar.policy import HASH, PCR, PUBLIC_KEY, TPM, YUBIKEY, Machine, add_machine
 from hwsigner.errors import AttestationError, UsageError
-
-if TYPE_CHECKING:
-    import hwsigner._cli.registrar.allow
-
-    _: CommandModule = hwsigner._cli.registrar.allow
 
 HELP = "add a chip, and the names it may have, to the policy"
 

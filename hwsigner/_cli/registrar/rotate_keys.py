@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
-from hwsigner._cli.parser import Arguments, CommandModule, Parser
+from hwsigner._cli.parser import Arguments, Parser
 from hwsigner._cli.process import print_outcome
 from hwsigner._cli.registrar import KEYS
 from hwsigner._config.flags import OUTPUT
 from hwsigner.enrolment.registrar.sealing import rotate_keys
-
-if TYPE_CHECKING:
-    import hwsigner._cli.registrar.rotate_keys
-
-    _: CommandModule = hwsigner._cli.registrar.rotate_keys
 
 HELP = "make a new sealing key, and keep the last one too"
 

@@ -13,10 +13,9 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import islice
-from typing import TYPE_CHECKING
 
 from hwsigner._cli.documents import read_trust
-from hwsigner._cli.parser import Arguments, CommandModule, Parser
+from hwsigner._cli.parser import Arguments, Parser
 from hwsigner._cli.process import report_thread_failures
 from hwsigner._cli.registrar import KEYS, POLICY
 from hwsigner._config.flags import ISSUER, Flag, whole_number
@@ -33,11 +32,6 @@ from hwsigner.enrolment.registrar.registrar import Registrar
 from hwsigner.enrolment.registrar.sealing import SealingKeys, read_keys
 from hwsigner.enrolment.registrar.server import CONNECTIONS_OF_ADDRESS, MAX_CONNECTIONS, RegistrarServer
 from hwsigner.errors import HwsignerError, UsageError
-
-if TYPE_CHECKING:
-    import hwsigner._cli.registrar.serve
-
-    _: CommandModule = hwsigner._cli.registrar.serve
 
 HELP = "certify keys that are proven to be in known chips"
 
@@ -75,7 +69,10 @@ _PRIORITIES = {
 
 def add_arguments(parser: Parser) -> None:
     """Add the flags, and name the other commands below them."""
-    parser.epilog = "registrar allow adds a machine to the policy.\nregistrar rotate-keys makes a new sealing key."
+    parser.epilog = (
+        "registrar allow and remove change the policy, and list shows it.\n"
+        "registrar rotate-keys makes a new sealing key."
+    )
     parser.add_flags(_FLAGS, ISSUER)
 
 

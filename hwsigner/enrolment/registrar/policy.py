@@ -21,13 +21,16 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hwsigner._identity.certificate_request import check_names, parse_name
 from hwsigner._system.files import edit_file
 from hwsigner._system.reloading import read_file
 from hwsigner._system.toml import parse_toml
-from hwsigner.errors import ConfigError, HwsignerWarning, UsageError
+from hwsigner.errors import ConfigError, HwsignerWarning, UsageError, suggestion
+
+if TYPE_CHECKING:
+    from cryptography.x509 import Name
 
 TPM, YUBIKEY = "tpm2", "piv"  # The formats of statements.
 PUBLIC_KEY = "public-key"
@@ -107,6 +110,10 @@ class RegistrarPolicy:
         """Return the machine with a chip. How many there are, and where it stands, does not change the time."""
         return self._by_chip.get((format, chip))
 
+    def with_subject(self, subject: Name) -> list[Machine]:
+        """Return the machines whose certificates have a subject."""
+        return [machine for machine in self.machines.values() if parse_name(machine.subject) == subject]
+
     def remarks(self) -> Iterator[tuple[list[str], str]]:
         """Yield the names of machines that have one subject, and a sentence about them: they may belong together."""
         found: dict[bytes, list[Machine]] = {}
@@ -164,6 +171,42 @@ def add_machine(path: str, machine: Machine, *, replace: bool = False) -> bool:
     for remark in remarks:
         warnings.warn(remark, stacklevel=2)
     return changed
+
+
+def remove_machine(path: str, name: str) -> Machine:
+    """Remove a machine from a policy, with the comment right above its table, and return it. All else stays."""
+    removed = []
+
+    def edit(data: bytes) -> bytes:
+        machines = dict(_parse(data, path).machines)
+        if name not in machines:
+            hint = suggestion(name, machines, f"hwsigner registrar list --policy {path} shows those that it has")
+            raise ConfigError(f"{path} has no machine {name[:64]!r}", hint)
+        removed.append(machines.pop(name))
+        edited = _without_table(data.decode(), name).encode()
+        if not _is_policy(edited, RegistrarPolicy(machines), path):
+            raise ConfigError(f"{path} does not have {name} as a table [machine.{name}]", "Remove it with an editor")
+        return edited
+
+    read_policy(path)  # A missing file gets an error here, and no folder.
+    edit_file(path, edit, mode=0o644)
+    return removed[0]
+
+
+def _without_table(text: str, name: str) -> str:
+    """Return a policy without a machine's table. tomlkit would take the next table's comment for a part of this one."""
+    header = re.compile(rf"""\[\s*machine\s*\.\s*(["']?){re.escape(name)}\1\s*\]\s*(#.*)?""")
+    lines = text.splitlines(keepends=True)
+    begin = next((number for number, line in enumerate(lines) if header.fullmatch(line.strip())), len(lines))
+    rest = range(begin + 1, len(lines))
+    end = next((number for number in rest if lines[number].lstrip().startswith("[")), len(lines))
+    while end > begin + 1 and lines[end - 1].strip()[:1] in ("", "#"):
+        end -= 1
+    while begin and lines[begin - 1].lstrip().startswith("#"):
+        begin -= 1
+    while end < len(lines) and not lines[end].strip():
+        end += 1
+    return "".join(lines[:begin] + lines[end:])
 
 
 def _is_policy(data: bytes, policy: RegistrarPolicy, path: str) -> bool:

@@ -21,9 +21,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 import certs
 from emulator import planes
 from emulators import InProcessSoftHSM
+from enrolment.registrar.sites import tpm
 from hwsigner._control_plane import revocation
 from hwsigner._identity.next_revocation_list import Draft, draft_list
 from hwsigner.emulator import Fault, TrustAnchor
+from hwsigner.enrolment.registrar.policy import add_machine
 from json_output import read
 from revocations import Account, account, denied, interrupted, number_of
 from scene import Outcome
@@ -91,6 +93,32 @@ def test_serial_number_as_openssl_prints_it_revokes(account: Account) -> None:
     text = f"{machine.serial:040x}"
     assert account.revoke("--serial", ":".join(text[i : i + 2] for i in range(0, 40, 2))).status == 0
     assert account.revoked() == {machine.serial}
+
+
+def test_chip_that_a_registrar_still_lets_renew_is_named(account: Account, tmp_path: Path) -> None:
+    machine, policy = account.machine(), tmp_path / "registrar.toml"
+    subject = machine.certificate.subject.rfc4514_string()
+    add_machine(str(policy), tpm("1" * 64, "first", subject))
+    add_machine(str(policy), tpm("2" * 64, "other", "CN=other"))
+    flag = f"--registrar-policy={policy}"
+    said = account.revoke(machine.path, flag).out
+    chip = f"The chip {'1' * 64} can still get a new one: run hwsigner registrar remove first --policy {policy}\n"
+    assert (chip in said, "2" * 64 in said) == (True, False)
+    assert account.call("registrar", "remove", "first", f"--policy={policy}").status == 0
+    said = account.revoke(machine.path, flag).out
+    assert f"{policy} has no chip that could get a new one with the same subject\n" in said
+
+
+def test_policy_that_can_not_be_read_keeps_no_certificate_from_being_revoked(account: Account, tmp_path: Path) -> None:
+    machine, policy = account.machine(), tmp_path / "registrar.toml"
+    policy.write_text("[machine")
+    outcome = account.revoke(machine.path, f"--registrar-policy={policy}")
+    assert (outcome.status, account.revoked()) == (0, {machine.serial})
+    assert f"Whether a chip can still get a new one is not known: {policy} is not TOML" in outcome.out
+
+
+def test_registrar_elsewhere_is_said_to_let_the_chip_renew(account: Account) -> None:
+    assert "If a registrar issued it, its chip can still get a new one" in account.revoke("--serial=77").out
 
 
 def test_ambiguous_serial_number_is_refused(account: Account) -> None:

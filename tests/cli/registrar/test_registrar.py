@@ -103,6 +103,20 @@ def test_allow_takes_serial_number_and_root_of_a_yubikeys_statement(
     assert read_policy(str(policy)).machines == {"web-01": machine}
 
 
+def test_list_and_remove_say_which_chip_it_is(allow: Call, call: Call, policy: Path) -> None:
+    allow(ONE, "--subject", SUBJECT, "--dns", DNS)
+    allow(TWO, "--subject", "CN=db", "--name", "database")
+    lines = [f"web-01    tpm {ONE}  {SUBJECT}  {DNS}", f"database  tpm {TWO}  CN=db"]
+    assert call("registrar", "list", "--policy", policy).out.splitlines() == lines
+    removed = call("registrar", "remove", "web-01", "--policy", policy)
+    assert (removed.status, removed.err) == (0, "")
+    assert removed.out.startswith(f"web-01 removed from {policy}, with the chip {ONE}. Its certificate stays")
+    assert call("registrar", "list", "--policy", policy).out.splitlines() == lines[1:]
+    again = call("registrar", "remove", "web-01", "--policy", policy)
+    assert (again.status, again.out) == (2, "")
+    assert f"hwsigner registrar list --policy {policy}" in again.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enrolment.registrar.sites import table, tpm
-from hwsigner.enrolment.registrar.policy import TPM, YUBIKEY, Machine, add_machine, read_policy
+from hwsigner.enrolment.registrar.policy import TPM, YUBIKEY, Machine, add_machine, read_policy, remove_machine
 from hwsigner.errors import ConfigError
 
 ONE, TWO = "1" * 64, "2" * 64
@@ -216,3 +216,55 @@ def test_policy_has_exactly_the_machines_that_were_added(machines: list[Machine]
         assert list(read_policy(str(path)).machines.values()) == machines
         assert path.read_text().startswith("# top\n")
         tomllib.loads(path.read_text())
+
+
+# remove
+
+
+def test_removed_machine_takes_its_comment_along_and_leaves_the_others_theirs(path: Path) -> None:
+    web, admin = POLICY.split("[machine.web-01]")[0], POLICY[POLICY.index('[machine."admin.laptop"]') :]
+    path.write_text(POLICY.replace(admin, f"# Since May.\n# In the office.\n{admin}\n# The end.\n"))
+    assert remove_machine(str(path), "web-01").chip == ONE
+    assert path.read_text() == f"{web}# Since May.\n# In the office.\n{admin}\n# The end.\n"
+    assert remove_machine(str(path), "admin.laptop").chip == "12345678"
+    assert path.read_text() == f"{web}# The end.\n"
+
+
+@given(st.lists(st.sampled_from(["a", "b.c", "D-1", "e@f"]), unique=True, min_size=1), st.data())
+def test_all_but_the_removed_machine_stay_as_they_were(names: list[str], data: st.DataObject) -> None:
+    def machine(name: str) -> str:
+        number = names.index(name)
+        quote = data.draw(st.sampled_from("'\""))
+        before = data.draw(st.sampled_from(["", "# note\n", "# [machine.a]\n\n"]))
+        dns = data.draw(st.sampled_from(["", "dns = [\n  'x.y',\n  # [machine.a]\n]\n"]))
+        after = data.draw(st.sampled_from(["", "\n", "# last\n", "\n# [machine.a]\n\n"]))
+        return f"{before}[machine.{quote}{name}{quote}]\ntpm = '{number:064x}'\nsubject = 'CN={number}'\n{dns}{after}"
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "policy.toml")
+        path.write_text("# first\n\n" + "".join(map(machine, names)))
+        before, name = read_policy(str(path)).machines, data.draw(st.sampled_from(names))
+        assert remove_machine(str(path), name) == before[name]
+        assert read_policy(str(path)).machines == {key: value for key, value in before.items() if key != name}
+        assert path.read_text().startswith("# first\n")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [f'machine.a.tpm = "{TWO}"\nmachine.a.subject = "CN=a"\n', f"[machine]\na.tpm = '{ONE}'\na.subject='CN=a'\n"],
+)
+def test_policy_that_a_machine_can_not_be_removed_from_stays_as_it_is(path: Path, text: str) -> None:
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"does not have a as a table \[machine.a\]"):
+        remove_machine(str(path), "a")
+    assert path.read_text() == text
+
+
+def test_machine_that_the_policy_does_not_have_is_an_error_that_names_a_similar_one(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="has no machine 'web-1'") as caught:
+        remove_machine(str(path), "web-1")
+    assert "web-01" in caught.value.hint
+    assert path.read_text() == POLICY
+    with pytest.raises(ConfigError, match="No such file"):
+        remove_machine(str(tmp_path / "none" / "policy.toml"), "web-01")
+    assert not (tmp_path / "none").exists()

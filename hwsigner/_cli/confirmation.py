@@ -1,4 +1,4 @@
-"""Asking on the terminal before something is changed."""
+"""The question on the terminal before something is changed."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from hwsigner.errors import HwsignerError, UsageError, printable
 
 
-def ask(lines: Sequence[str], question: str, *, nothing: str) -> None:
-    """Show lines on the terminal device, with control characters escaped, and ask; return if the user types yes.
+def confirm(lines: Sequence[str], question: str, *, nothing: str) -> None:
+    """Show lines on the terminal device, with control characters escaped, and a question. Return if the user types yes.
 
     Otherwise the error says what was not done: `nothing`, such as "nothing was deleted".
     """
