@@ -80,9 +80,9 @@ help: ## Show this list
 demo: $(DEMO_VENV)/.installed ## AWS credentials from keys in a file, a PKCS #11 token and a server's TPM, all emulated
 	@$(CLEAN) $(DEMO_VENV)/bin/python -m softhsm.demo
 
-check: setup ## Run the tests that need no emulated hardware: a minute and a half on two cores
+check: setup ## Run the quick tests, which need no emulated hardware: a minute and a half on two cores
 	$(named)
-	$(PYTEST) -m 'not hardware and not slow' --hypothesis-profile=check $(TESTS)
+	$(PYTEST) -m 'not hardware and not slow and not process' --hypothesis-profile=check $(TESTS)
 
 test: setup ## Run all tests, with coverage (TESTS=tests/test_uri.py runs some, SHUFFLE=yes in random order)
 	$(named)

@@ -12,6 +12,8 @@ import pytest
 from agent.conftest import STRICT
 from pages import ROOT
 
+pytestmark = pytest.mark.slow
+
 MAIN = """
 #include <stdio.h>
 #include "libcrypto.h"

@@ -19,6 +19,8 @@ from agent.homes import Home
 from agent.processes import agent_process
 from hwsigner.emulator import Emulator
 
+pytestmark = pytest.mark.slow
+
 PACKAGE = Path(hwsigner.__file__).parent
 TAKEN_AWAY = ("emulator", "_control_plane", "trust_policy", "enrolment/registrar")
 # Without the finder of an editable installation, which would find the package itself.
@@ -70,7 +72,6 @@ def test_client_gets_credentials(program: list[str], home: Home) -> None:
     assert is_credentials(run(program, home, "credential-process", "--profile", "web"))
 
 
-@pytest.mark.slow
 def test_agent_gives_credentials(program: list[str], home: Home) -> None:
     home.emulator.requests.clear()
     with agent_process(home, [*program, "agent"]):

@@ -15,6 +15,8 @@ import pytest
 from agent.homes import Home, run_agent
 from hwsigner.emulator import vault
 
+pytestmark = pytest.mark.process
+
 
 def print_credentials(home: Home, *flags: str, **variables: str) -> subprocess.CompletedProcess[bytes]:
     """Run the command without a config.toml."""

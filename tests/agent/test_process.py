@@ -28,6 +28,8 @@ from hwsigner.sigv4.canonical import IMPLEMENTATION
 from judges import needs_client_in_c, needs_namespaces, needs_proc, needs_systemd
 from terminals import Terminal
 
+pytestmark = pytest.mark.process
+
 AWS = "/usr/bin/aws"
 PROFILE = ("--profile", "web")
 # An agent of which another thread than the main one gets SIGTERM, once a file named by the variable is read to its end.

@@ -17,7 +17,7 @@ from agent.processes import AGENT, AgentProcess, agent_process
 from hwsigner._monitoring.log import MAX_REFUSALS_PER_SECOND
 from judges import needs_namespaces
 
-pytestmark = [pytest.mark.root, needs_namespaces]
+pytestmark = [pytest.mark.root, needs_namespaces, pytest.mark.process]
 
 ALLOWED, OTHER = 65533, 65532
 GROUP = 65531

@@ -16,6 +16,8 @@ from hwsigner._aws.credentials import Credentials
 from hwsigner._refresh.attempts import Attempts
 from hwsigner.errors import AgentError, ServiceError
 
+pytestmark = pytest.mark.process
+
 
 def update(home: Home, *flags: str, python: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     """Write the credentials of a profile once."""

@@ -18,6 +18,8 @@ from hwsigner.key import open_key
 from pkcs11_shim import LOGIN, SIGN, Shim
 from terminals import Terminal
 
+pytestmark = pytest.mark.process
+
 TOUCH = "web: touch token 'one' if it blinks: waiting for its signature"
 KEYPAD = 0x100
 BOTO3 = """

@@ -15,6 +15,8 @@ import requests
 from auth.servers import Key
 from hwsigner.auth import SigV4Auth
 
+pytestmark = pytest.mark.slow
+
 REGION = "us-east-1"
 # The first three actions create the user. All requests after them are verified.
 MOTO = """

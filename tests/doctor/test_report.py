@@ -28,6 +28,8 @@ from pages import ROOT, run_shell, shell_blocks
 from patients import Patient
 from softhsm.tpm import SoftTPM
 
+pytestmark = pytest.mark.slow
+
 UNIQUE = st.text("ghjkmnpqrvwxyzGHJKMNPQRVWXYZ23456789", min_size=12, max_size=16)
 ARN = "arn:aws:{service}:eu-central-1:123456789012:{kind}/{name}"
 

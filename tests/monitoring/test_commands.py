@@ -21,6 +21,8 @@ from monitoring.test_page import examples
 from serving.conftest import clock, stage
 from serving.stage import PROGRAM, Process, Stage
 
+pytestmark = pytest.mark.process
+
 __all__ = ["clock", "home", "real_program", "stage"]
 OTHER = 65534
 SOME_FIELDS = {"executable", "executable_inode", "pidfd_id", "cgroup", "unit"}

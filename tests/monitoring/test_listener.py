@@ -25,6 +25,8 @@ from monitoring.test_metrics import samples
 from serving.conftest import clock, stage
 from serving.stage import PROGRAM, Clock, Stage
 
+pytestmark = pytest.mark.process
+
 __all__ = ["clock", "home", "real_program", "stage"]
 
 

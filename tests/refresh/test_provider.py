@@ -51,6 +51,7 @@ from hwsigner.errors import (
     WrongPinError,
 )
 from judges import needs_proc
+from softhsm.token import PIN
 from stage import PASSPHRASE, FakeClock, Stage, in_child, in_threads
 
 MARGIN = 960
@@ -602,6 +603,9 @@ class TestPins:
         with pytest.raises(WrongPinError):
             provider()
         assert len(opened) == 1
+        typed = IdentitySource(str(stage.leaf), softhsm.uri("shut"), pin=lambda _: PIN)
+        with stage.provider(typed) as other:
+            other()  # Now the token counts no wrong PIN.
 
     def test_pin_that_becomes_wrong_keeps_the_last_credentials_until_they_expire(
         self, stage: Stage, opened: list[object]

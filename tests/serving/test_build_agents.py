@@ -17,6 +17,8 @@ from judges import needs_proc
 from scene import Outcome
 from serving.stage import PROGRAM, Clock, Stage
 
+pytestmark = pytest.mark.process
+
 FULL_URI = "AWS_CONTAINER_CREDENTIALS_FULL_URI"
 PRINT_ENVIRONMENT = (sys.executable, "-I", "-c", "import json, os; print(json.dumps(dict(os.environ)))")
 # What a command finds that looks for the key everywhere: its environment, open files and standard input, and those of

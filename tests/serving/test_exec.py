@@ -23,6 +23,8 @@ from scene import Outcome
 from serving.stage import PROGRAM, Clock, Stage
 from terminals import Terminal
 
+pytestmark = pytest.mark.process
+
 FULL_URI = "AWS_CONTAINER_CREDENTIALS_FULL_URI"
 TOKEN = "AWS_CONTAINER_AUTHORIZATION_TOKEN"
 

@@ -40,6 +40,8 @@ from serving.raw import Client
 from serving.stage import PATIENT, PROGRAM, Clock, Process, Stage
 from terminals import Terminal
 
+pytestmark = pytest.mark.process
+
 FREE = "--port=0"
 FULL_URI = "AWS_CONTAINER_CREDENTIALS_FULL_URI"
 TOKEN_FILE = "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"

@@ -23,6 +23,8 @@ from trial_aws.life import clean, try_all
 from trial_aws.questions import QUESTIONS
 from trial_aws.scene import AWSScene
 
+pytestmark = pytest.mark.slow
+
 
 def _report(folder: Path) -> TrialReport:
     (path,) = folder.glob("trial-aws-*.json")

@@ -25,6 +25,8 @@ from trial_aws.plan import plan_of
 from trial_aws.questions import QUESTIONS
 from trial_aws.tags import unmapped
 
+pytestmark = pytest.mark.slow
+
 Flags = Callable[..., argparse.Namespace]
 Ask = Callable[..., dict[str, Result]]
 _SHORT = "the serial number in lower-case hexadecimal, without leading zeros"

@@ -17,6 +17,8 @@ from trial_aws.plan import plan_of
 from trial_aws.questions import QUESTIONS
 from trial_aws.scene import RefusedInAdvanceError
 
+pytestmark = pytest.mark.slow
+
 _CREATING = {"anchor": "create_trust_anchor", "profile": "create_profile", "role": "create_role"}
 
 

@@ -26,6 +26,8 @@ from trial_aws.plan import plan_of
 from trial_aws.questions import QUESTIONS
 from trial_aws.scene import AWSScene
 
+pytestmark = pytest.mark.slow
+
 BY_ID = {each.id: each for each in QUESTIONS}
 SESSION, DENIED = "session", "403 AccessDeniedException"
 INSUFFICIENT = f"{DENIED}: Untrusted certificate. Insufficient certificate"

@@ -26,6 +26,8 @@ from trial_aws.scene import AWSScene
 from trial_aws.sessions import AskedSession
 from trial_aws.wanted import WantedRole, statement, trusting
 
+pytestmark = pytest.mark.slow
+
 REGION = "eu-central-1"
 OU = "aws:PrincipalTag/x509Subject/OU"
 

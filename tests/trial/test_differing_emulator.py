@@ -14,6 +14,8 @@ from hwsigner.trial import TrialReport, Verdict
 from trial_aws.calls import TrialPace
 from trial_aws.life import try_all
 
+pytestmark = pytest.mark.slow
+
 Flags = Callable[..., argparse.Namespace]
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "emulator.md"
 _ROWS = re.findall(r"^\| `([a-z0-9-]+)` \| .+ \| ([^|]+) \|$", PAGE.read_text(), re.MULTILINE)
@@ -36,7 +38,6 @@ def test_question_that_the_page_names_finds_the_difference(
     assert _differing(flags, pace, tmp_path, [first]) == [first]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("differing", [set(list(Difference)[start::5]) for start in range(5)])
 def test_no_other_questions_than_those_on_the_page_find_some_differences(
     differing: set[Difference], emulator: Emulator, flags: Flags, pace: TrialPace, tmp_path: Path

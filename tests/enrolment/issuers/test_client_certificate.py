@@ -25,6 +25,8 @@ from hwsigner.key.management import KeyAccess
 from ports import reserve_port
 from softhsm.tpm import SoftTPM
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(frozen=True)
 class Machine:

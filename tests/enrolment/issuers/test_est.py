@@ -21,6 +21,8 @@ from hwsigner.enrolment.testing import IssuerContract
 from hwsigner.errors import HwsignerError, ServiceError, ServiceUnreachableError, UsageError
 from judges import needs_openssl_3_5
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def server(estserver: Callable[..., EstServer]) -> EstServer:

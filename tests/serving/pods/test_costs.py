@@ -17,7 +17,7 @@ from hwsigner._aws.credentials import Credentials
 from hwsigner._config.profiles import user_file
 from hwsigner._serving.pods.endpoint import PodEndpoint
 from hwsigner._serving.pods.limits import BURST, MAX_TURNS, REFUSED_COST
-from hwsigner._serving.pods.policy import PodPolicy
+from hwsigner._serving.pods.pod_policy import PodPolicy
 from hwsigner._serving.pods.sessions import MOST_AT_ONCE, PodRules
 from hwsigner._serving.pods.token import PodIdentity
 from hwsigner._serving.pods.verification import CACHE_SECONDS, VerificationSettings
@@ -28,6 +28,8 @@ from serving.pods.pod_stage import serve_pods
 from serving.pods.verifying import PEER, Pods
 from serving.raw import Client
 from serving.stage import Stage
+
+pytestmark = pytest.mark.process
 
 _CONCURRENT = 200
 # As many as a kubelet runs if it is not told otherwise.
