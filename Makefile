@@ -306,7 +306,8 @@ $(VENV)-trial/.installed: $(PINS)/base.txt
 $(VENV)-trial-aws/.installed: $(PINS)/trial.txt
 $(VENV)-trial/.installed $(VENV)-trial-aws/.installed:
 	"$(or $(PYTHON),$$(.ci/find-python))" -m venv --clear $(@D)
-	$(@D)/bin/$(PIP) install --require-hashes --only-binary :all: --requirement $<
+	$(@D)/bin/$(PIP) install --require-hashes --no-deps --only-binary :all: --requirement $<
+	$(@D)/bin/$(PIP) check
 	@touch $@
 
 # Without the extension, what only tests need, and what built it.

@@ -77,7 +77,7 @@ def wheels(folder: Path, name: str) -> Path:
         shutil.rmtree(new, ignore_errors=True)
         call(ROOT / ".ci" / "environment", folder / "builder", PYTHON, "build")
         pip = (folder / "builder" / "bin" / "python", "-m", "pip", "--quiet", "wheel", "--wheel-dir", new)
-        call_thrice(*pip, "--require-hashes", "--no-build-isolation", "--requirement", needs)
+        call_thrice(*pip, "--require-hashes", "--no-deps", "--no-build-isolation", "--requirement", needs)
         new.rename(path)
     return path
 

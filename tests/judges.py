@@ -14,10 +14,13 @@ import sys
 
 import pytest
 
+from pages import ROOT
+
 OPENSSL_3_4 = "OpenSSL 3.4"  # The first with PBMAC1.
 OPENSSL_3_5 = "OpenSSL 3.5"  # The first with ML-DSA, both in the program and in libcrypto.
 ESTSERVER = "estserver"
 KUSTOMIZE = "kustomize"
+PYTHON_3_11 = "Python 3.11 with C headers"
 
 # By Debian's package, the first version seen to judge what Debian 12's can't.
 _PACKAGES = {
@@ -88,6 +91,7 @@ needs_client_in_c = pytest.mark.needs(_CLIENT)
 needs_tpm = pytest.mark.needs(_TPM)
 
 needs_kustomize = pytest.mark.needs(KUSTOMIZE)
+needs_python_3_11 = pytest.mark.needs(PYTHON_3_11)
 needs_openssl_3_4 = pytest.mark.needs(OPENSSL_3_4)
 needs_openssl_3_5 = pytest.mark.needs(OPENSSL_3_5)
 
@@ -103,6 +107,7 @@ def lacking() -> frozenset[str]:
         OPENSSL_3_5: version >= (3, 5),
         ESTSERVER: shutil.which("estserver") is not None,
         KUSTOMIZE: shutil.which("kustomize") is not None,
+        PYTHON_3_11: subprocess.run([ROOT / ".ci" / "find-python", "3.11"], capture_output=True).returncode == 0,
     }
     old = {name for name, (package, first) in _PACKAGES.items() if is_older(package, first)}
     without_linux = LINUX if sys.platform == "darwin" else frozenset[str]()

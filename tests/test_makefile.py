@@ -46,7 +46,7 @@ def test_trial_of_a_token_on_a_mac_installs_no_package_and_needs_no_compiler(tmp
     done = subprocess.run(command, cwd=ROOT, env=environ, check=True, capture_output=True, text=True)
     assert ".ci/packages" not in done.stdout
     assert "--editable" not in done.stdout
-    assert "--require-hashes --only-binary :all: --requirement packaging/requirements/base.txt" in done.stdout
+    assert "--require-hashes --no-deps --only-binary :all: --requirement packaging/requirements/base.txt" in done.stdout
     assert done.stdout.endswith(".venv-trial/bin/python -m hwsigner.trial token a.dylib \n")
 
 
@@ -55,7 +55,9 @@ def test_trial_of_aws_installs_no_package_and_needs_no_compiler() -> None:
     done = subprocess.run(command, cwd=ROOT, env={"PATH": "/usr/bin:/bin"}, check=True, capture_output=True, text=True)
     assert ".ci/packages" not in done.stdout
     assert "--editable" not in done.stdout
-    assert "--require-hashes --only-binary :all: --requirement packaging/requirements/trial.txt" in done.stdout
+    assert (
+        "--require-hashes --no-deps --only-binary :all: --requirement packaging/requirements/trial.txt" in done.stdout
+    )
     assert done.stdout.endswith("PYTHONPATH=tests .venv-trial-aws/bin/python -m trial_aws --list\n")
 
 

@@ -137,8 +137,9 @@ def _install(base: Path, root: Root, dist: Path) -> None:
     pins = wheels / "pins.txt"
     pins.write_text(re.sub(r"^tpm2-pytss==.*(\\\n.*)+\n", "", LIBRARIES.read_text(), flags=re.MULTILINE))
     platforms = [f"--platform=manylinux_{version}_{root.architecture}" for version in ("2_17", "2_28", "2_34")]
-    options = ("--quiet", "--only-binary=:all:", f"--python-version={root.python}", *platforms, "--require-hashes")
-    _run(sys.executable, "-m", "pip", "download", *options, f"--dest={wheels}", f"--requirement={pins}")
+    options = ("--quiet", "--only-binary=:all:", f"--python-version={root.python}", *platforms)
+    hashed = ("--require-hashes", "--no-deps")
+    _run(sys.executable, "-m", "pip", "download", *options, *hashed, f"--dest={wheels}", f"--requirement={pins}")
     for wheel in dist.glob("*.whl"):
         shutil.copy(wheel, wheels)
     (pip,) = (base / "usr/share/python-wheels").glob("pip-*.whl")
