@@ -20,7 +20,7 @@ from hwsigner._config import profiles as config
 from hwsigner._system import systemd
 from hwsigner.enrolment import retirement
 from hwsigner.key.management import delete_key
-from judges import needs_long_socket_paths
+from judges import needs_long_socket_paths, needs_systemd
 from revocations import Account, Machine, account, denied, interrupted
 from softhsm.tpm import SoftTPM
 from terminals import Terminal
@@ -108,6 +108,7 @@ def test_section_of_the_sdks_file_that_stays_is_named(account: Account, machine:
     assert "~/.aws/config stays as it is: remove a section there that names profile 'web'\n" in out
 
 
+@needs_systemd
 def test_timer_of_the_renewal_ends_before_anything_is_gone(
     account: Account, machine: Machine, config_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
