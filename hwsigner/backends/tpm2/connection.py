@@ -56,11 +56,11 @@ class TPMConnection:
     ) -> _T:
         """Return what some work with the TPM returns, done by one thread at a time.
 
-        The work is repeated from its beginning: while the TPM asks for that (RETRY, YIELDED, TESTING); after asking for
-        an auth value that it wants; and once, if the connection broke or the TPM had lost a key or session, as after a
-        reset. But not if the connection broke after an auth value was sent: it may have counted as a wrong one. With
-        `one_process`, this user's other processes are kept from such work, even behind a resource manager. If the TPM
-        does not answer, or other processes keep it busy, that is a BackendUnavailableError.
+        The work is repeated from its beginning: while the TPM asks for that (RETRY, NV_RATE, YIELDED, TESTING); after
+        asking for an auth value that it wants; and once, if the connection broke or the TPM had lost a key or session,
+        as after a reset. But not if the connection broke after an auth value was sent: it may have counted as a wrong
+        one. With `one_process`, this user's other processes are kept from such work, even behind a resource manager. If
+        the TPM does not answer, or other processes keep it busy, that is a BackendUnavailableError.
         """
         turn = self._process_lock if one_process or not self._is_managed else nullcontext()
         while True:

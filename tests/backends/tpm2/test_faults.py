@@ -18,7 +18,7 @@ from softhsm.tpm import SoftTPM
 from tpm_proxy import Fault, TPMProxy
 
 SIGN, FLUSH_CONTEXT = 0x15D, 0x165
-FAILURE, HANDLE, RETRY, YIELDED, TESTING = 0x101, 0x18B, 0x922, 0x908, 0x90A
+FAILURE, HANDLE, RETRY, NV_RATE, YIELDED, TESTING = 0x101, 0x18B, 0x922, 0x920, 0x908, 0x90A
 
 
 def uri_through(proxy: TPMProxy, path: Path, query: str = "") -> str:
@@ -165,7 +165,7 @@ class TestPatience:
             proxy.decide = lambda command: "pass"
             assert key.sign(b"message")
 
-    @pytest.mark.parametrize("code", [RETRY, YIELDED, TESTING])
+    @pytest.mark.parametrize("code", [RETRY, NV_RATE, YIELDED, TESTING])
     def test_busy_tpm_is_asked_more_often_than_the_library_does(
         self, proxy: TPMProxy, free_file: Path, code: int
     ) -> None:

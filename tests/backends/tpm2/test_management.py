@@ -64,6 +64,7 @@ HANDLE = 0x81004730
 INDEX = "0x01c20000"
 RESETTABLE = 16
 CREATE, CREATE_PRIMARY, EVICT_CONTROL, SIGN = 0x153, 0x131, 0x120, 0x15D
+NV_RATE = 0x920
 NV_DEFINE_SPACE, NV_WRITE = 0x12A, 0x137
 TEST_PARMS = 0x18A
 ATTRIBUTES = {"fixedtpm", "fixedparent", "sensitivedataorigin", "sign"}
@@ -606,6 +607,20 @@ class TestHandle:
         proxy.decide = lambda command: code if int.from_bytes(command[6:10]) == EVICT_CONTROL else "pass"
         with pytest.raises(SigningKeyError, match=message):
             generate_key(handle_through(proxy))
+
+    def test_tpm_that_limits_the_rate_of_writing_is_asked_again(
+        self, proxy: TPMProxy, tools: Tools, handle_uri: str
+    ) -> None:
+        refusals = [NV_RATE] * 12  # More than the library repeats by itself.
+
+        def decide(command: bytes) -> Fault:
+            is_evicting = int.from_bytes(command[6:10]) == EVICT_CONTROL
+            return refusals.pop() if is_evicting and refusals else "pass"
+
+        proxy.decide = decide
+        made = generate_key(handle_through(proxy))
+        assert refusals == []
+        assert describe_key(handle_uri).properties["name"] == made.properties["name"]
 
     @pytest.mark.parametrize("fault", ["drop", "cut"])
     def test_lost_connection_is_repaired(self, proxy: TPMProxy, tools: Tools, handle_uri: str, fault: Fault) -> None:
