@@ -21,7 +21,7 @@ BOUNDS = {
     "credential-process": Bound(598, 46),
     "enroll": Bound(941, 50),
     "renew": Bound(811, 53),
-    "aws setup": Bound(1000, 38),
+    "aws setup": Bound(1041, 38),
     "doctor": Bound(537, 50),
     "agent": Bound(23, 8),
 }

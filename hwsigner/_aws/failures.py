@@ -22,6 +22,9 @@ from hwsigner._aws.create_session import clock_difference
 from hwsigner.errors import ConfigError, HwsignerError, ServiceError, ServiceUnreachableError, UsageError
 
 THROTTLED = frozenset({"Throttling", "ThrottlingException", "TooManyRequestsException", "RequestLimitExceeded"})
+# Operations that make another one each time, and the statuses after which one may be there.
+_MAKING = frozenset({"CreateTrustAnchor", "CreateProfile", "CreateRole", "ImportCrl"})
+_MAYBE_DONE = frozenset({500, 502, 504})
 # Seconds before each further attempt. They grow for the case that other programs use the same quota.
 PAUSES = (1.1, 1.3, 1.7, 2.5, 4.0, 6.0, 9.0)
 _JITTER_SECONDS = 0.3
@@ -65,14 +68,29 @@ _CLOCK_TOLERANCE = 60
 
 
 class Patience:
-    """Waits before a throttled request is sent again. For botocore's event needs-retry."""
+    """Decides whether a request is sent again, and waits first if it was throttled. For botocore's event needs-retry.
+
+    Operations that make something are not sent again if AWS may have done that: it would be made twice.
+    """
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
 
-    def __call__(self, *, response: Any, operation: Any, attempts: int, **_: object) -> float | None:
-        """Wait, and return 0 so that botocore sends the request again; None leaves the decision to botocore."""
+    def __call__(
+        self, *, response: Any, operation: Any, attempts: int, caught_exception: Exception | None, **_: object
+    ) -> float | None:
+        """Wait, and return 0 so that botocore sends the request again; None leaves the decision to botocore.
+
+        Raises botocore's error if the request must not be sent again.
+        """
+        from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnectionError
+
         code = (response[1].get("Error") or {}).get("Code") if response else None
+        if operation.name in _MAKING and code not in THROTTLED:
+            if caught_exception and not isinstance(caught_exception, ConnectTimeoutError | EndpointConnectionError):
+                raise caught_exception
+            if response and response[0].status_code in _MAYBE_DONE:
+                raise ClientError(response[1], operation.name)
         if code not in THROTTLED or attempts > len(PAUSES):
             return None
         pause = PAUSES[attempts - 1] + random.uniform(0, _JITTER_SECONDS)  # noqa: S311 - no secret

@@ -9,6 +9,7 @@ from time import sleep
 from typing import Any, Literal
 
 from hwsigner._aws.apis import ServiceClient, ServiceClients
+from hwsigner._aws.failures import NOT_FOUND
 from hwsigner._control_plane.policies import difference, lets_in_otherwise, refusal, what_it_lets_in, with_statement
 from hwsigner._control_plane.resources import (
     DEFAULT_DURATION,
@@ -23,16 +24,24 @@ from hwsigner._control_plane.resources import (
 )
 from hwsigner._identity.bundle import subjects, write_bundle
 from hwsigner._identity.certificate import Certificate
-from hwsigner.errors import HwsignerError
+from hwsigner.errors import HwsignerError, ServiceError, ServiceUnreachableError
 from hwsigner.trust_policy.writing import in_words
 
 _AGAIN = "Run the same command again: it shows what is left and completes it"
 _CREATE_ROLE = "iam:CreateRole"
 _BOUNDARY = "If it allows only roles with a permissions boundary, give that with --permissions-boundary"
-# Calls that may be refused for some seconds after CreateRole, with these errors, and the pauses before each attempt.
+# Calls that may be refused for a minute after CreateRole, and the pauses before each further attempt: two minutes.
 _WITH_ROLE = frozenset({"attach_role_policy", "create_profile", "update_profile"})
-_NOT_VISIBLE = frozenset({"NoSuchEntity", "NoSuchEntityException", "ResourceNotFoundException"})
-_ROLE_PAUSES = (1, 2, 3, 5, 8)
+_ROLE_PAUSES = (1, 2, 3, 5, 8, *(10,) * 10)
+_EXISTS = frozenset({"EntityAlreadyExists", "EntityAlreadyExistsException"})
+# Calls that make something, and the pauses before a list is read again in which it is not there yet.
+_MAKING = frozenset({"create_trust_anchor", "create_role", "create_profile"})
+_LIST_PAUSES = (1, 2)
+# Of the calls that make another one each time: the attribute of `Existing`, its class, and the API's names for it.
+_TWINS: Mapping[str, tuple[str, Any, str, str]] = {
+    "create_trust_anchor": ("anchor", TrustAnchor, "trust_anchor", "trustAnchor"),
+    "create_profile": ("profile", RolesAnywhereProfile, "profile", "profile"),
+}
 # The ARNs of what is not made yet, in a plan that is shown.
 NEW_ANCHOR = "arn:aws:rolesanywhere:REGION:ACCOUNT:trust-anchor/NEW"
 _NEW_ROLE = "arn:aws:iam::ACCOUNT:role/NEW"
@@ -216,12 +225,11 @@ def apply(clients: ServiceClients, existing: Existing, setup: Setup, done: Calla
             continue
         try:
             _check_replaced(clients, existing, step)
-            response = _call(clients, step, is_role_new="create_role" in operations)
+            existing = _carry_out(clients, existing, setup, step)
         except HwsignerError as error:
             if step.operation == "create_role" and not setup.boundary and _CREATE_ROLE in error.hint:
                 error.hint = f"{error.hint}. {_BOUNDARY}"
             raise _with_what_was_made(error, made) from error
-        existing = _after(existing, step, response)
         left = plan(existing, setup)
         made.append(f"{step.title}: {step.short}")
         done(step)
@@ -232,10 +240,13 @@ def apply(clients: ServiceClients, existing: Existing, setup: Setup, done: Calla
 
 def _check_replaced(clients: ServiceClients, existing: Existing, step: Step) -> None:
     """Check that what a step replaces as a whole is as it was read, maybe a minute ago. Others may have added to it."""
-    role, profile = existing.role, existing.profile
-    if role and step.operation == "update_assume_role_policy":
-        found = Role.of(clients.iam.call("get_role", RoleName=role.name)["Role"])
-        is_same = found.trust_policy == role.trust_policy
+    anchor, role, profile = existing.anchor, existing.role, existing.profile
+    if anchor and step.operation == "update_trust_anchor":
+        listed = clients.rolesanywhere.items("list_trust_anchors", "trustAnchors")
+        is_same = anchor.content in [each.content for each in map(TrustAnchor.of, listed) if each.arn == anchor.arn]
+    elif role and step.operation == "update_assume_role_policy":
+        found = clients.iam.call("get_role", RoleName=role.name)["Role"]
+        is_same = Role.of(found).trust_policy == role.trust_policy
     elif profile and step.operation == "update_profile":
         listed = clients.rolesanywhere.items("list_profiles", "profiles")
         is_same = profile in [RolesAnywhereProfile.of(each) for each in listed]
@@ -245,17 +256,75 @@ def _check_replaced(clients: ServiceClients, existing: Existing, step: Step) -> 
         raise HwsignerError(f"the {step.title} changed since it was read, so it was left alone", _AGAIN)
 
 
-def _call(clients: ServiceClients, step: Step, *, is_role_new: bool) -> Mapping[str, Any]:
-    """Make a step's call. If the role is new, wait until it is visible everywhere in AWS."""
+def _carry_out(clients: ServiceClients, existing: Existing, setup: Setup, step: Step) -> Existing:
+    """Make a step's call and return what there is then, also if only the answer was lost or another run was faster."""
+    try:
+        response = _call(clients, step)
+    except (ServiceError, ServiceUnreachableError) as error:
+        may_be_done = error.retryable and step.operation in _MAKING
+        found = _looked_up(clients, setup, step, _LIST_PAUSES) if may_be_done else None
+        if found is None:
+            raise
+        return found
+    if response is not None:
+        return _without_twin(clients, _after(existing, step, response), step, response)
+    found = _looked_up(clients, setup, step, _ROLE_PAUSES)
+    if found is None:
+        raise ServiceError(f"role {setup.role!r} exists, but AWS does not show it", "Retry later", retryable=True)
+    return found
+
+
+def _call(clients: ServiceClients, step: Step) -> Mapping[str, Any] | None:
+    """Make a step's call. If it names a role, wait until that is visible everywhere in AWS.
+
+    Returns None if the role to be made exists.
+    """
     service: ServiceClient = getattr(clients, step.service)
-    for pause in _ROLE_PAUSES if is_role_new and step.operation in _WITH_ROLE else ():
+    for pause in _ROLE_PAUSES if step.operation in _WITH_ROLE else ():
         policy = step.parameters.get("PolicyArn")  # If the message names it, there is no such policy.
-        found = service.call_unless(_NOT_VISIBLE, step.operation, naming=policy, **step.parameters)
+        found = service.call_unless(NOT_FOUND, step.operation, naming=policy, **step.parameters)
         if found is not None:
             return found
-        clients.say(f"AWS may not see the new role everywhere yet: waiting {pause} s")
+        clients.say(f"AWS may not see the role everywhere yet: waiting {pause} s")
         sleep(pause)
+    if step.operation == "create_role":
+        return service.call_unless(_EXISTS, step.operation, **step.parameters)
     return service.call(step.operation, **step.parameters)
+
+
+def _looked_up(clients: ServiceClients, setup: Setup, step: Step, pauses: Sequence[int]) -> Existing | None:
+    """Return what there is once a step that makes something turns out to be done; None if it does not."""
+    for pause in (0, *pauses):
+        if pause:
+            clients.say(f"AWS does not show the {step.title} yet: waiting {pause} s")
+            sleep(pause)
+        try:
+            found = read(clients, setup)
+        except (ServiceError, ServiceUnreachableError):
+            return None
+        if step.operation not in [each.operation for each in plan(found, setup)]:
+            return found
+    return None
+
+
+def _without_twin(clients: ServiceClients, existing: Existing, step: Step, response: Mapping[str, Any]) -> Existing:
+    """Delete what a step has just made, which nothing uses yet, if another run made its equal before.
+
+    The one with the earlier time stays, then the one with the earlier ARN, so that two runs agree. Returns what there
+    is then.
+    """
+    if step.operation not in _TWINS:
+        return existing
+    attribute, kind, operation, member = _TWINS[step.operation]
+    made = getattr(existing, attribute)
+    listed = clients.rolesanywhere.items(f"list_{operation}s", f"{member}s")
+    equal = [each for each in listed if kind.of(each).content == made.content]
+    first = kind.of(min([*equal, response[member]], key=lambda each: (str(each["createdAt"]), each[f"{member}Arn"])))
+    if first.arn == made.arn:
+        return existing
+    clients.say(f"another run made the {step.title} just before: deleting this run's")
+    clients.rolesanywhere.call(f"delete_{operation}", **{f"{member}Id": made.id})
+    return replace(existing, **{attribute: first})
 
 
 def check_unchanged(clients: ServiceClients, existing: Existing, setup: Setup) -> None:

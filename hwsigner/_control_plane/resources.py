@@ -50,6 +50,11 @@ class TrustAnchor:
         """The last part of the ARN."""
         return self.arn.rpartition("/")[2]
 
+    @property
+    def content(self) -> tuple[object, ...]:
+        """What two equal ones have in common."""
+        return self.name, self.enabled, self.private_ca, [each.der for each in self.bundle or ()]
+
     def missing(self, cas: Sequence[Certificate]) -> list[Certificate]:
         """Return those certificates of a CA that it does not have."""
         return without(cas, self.bundle or ())
@@ -100,6 +105,11 @@ class RolesAnywhereProfile:
     def id(self) -> str:
         """The last part of the ARN."""
         return self.arn.rpartition("/")[2]
+
+    @property
+    def content(self) -> tuple[object, ...]:
+        """What two equal ones have in common."""
+        return self.name, self.enabled, self.roles, self.duration
 
     def has(self, role_arn: str, name: str) -> bool:
         """Return whether the profile has a role; if its ARN is not known yet, one that will be its own."""

@@ -91,9 +91,18 @@ def test_setup_waits_until_a_new_role_is_visible_and_says_so(place: Place, monke
     place.emulator.world.rate, place.emulator.world.role_delay = None, 7
     outcome = place.setup()
     assert outcome.status == 0, outcome
-    assert "AWS may not see the new role everywhere yet: waiting 1 s" in outcome.err
+    assert "AWS may not see the role everywhere yet: waiting 1 s" in outcome.err
     assert place.calls(404).count("rolesanywhere:CreateProfile") == 4
     assert place.run("check", "--profile=web", f"--certificate={place.folder / 'web.pem'}").status == 0
+
+
+def test_next_setup_waits_for_a_role_that_one_before_it_made(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "sleep", place.clock.sleep)
+    place.emulator.world.rate, place.emulator.world.role_delay = None, 100
+    place.emulator.misbehave(Fault("deny"), action="rolesanywhere:CreateProfile")
+    assert place.setup().status == 5
+    outcome = place.setup()
+    assert outcome.status == 0, outcome
 
 
 def test_setup_ends_when_a_new_role_never_becomes_visible(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

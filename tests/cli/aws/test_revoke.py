@@ -328,6 +328,15 @@ def test_failure_says_which_list_is_in_force_and_a_lost_answer_is_no_failure(
     assert words.replace("ID", list_id) in outcome.err
 
 
+@pytest.mark.parametrize("fault", ["close", "reset"])
+def test_list_is_imported_once_when_the_connection_ends_after_that(account: Account, fault: str) -> None:
+    machine = account.machine()
+    account.emulator.misbehave(Fault(fault), action="rolesanywhere:ImportCrl")
+    assert account.revoke(machine.path).status == 0
+    assert len(account.lists()) == 1
+    assert account.credentials(machine).status == 5
+
+
 def test_failure_says_when_the_list_in_force_is_not_known(account: Account) -> None:
     imported(account, foreign(account.ca, [1]))
     with interrupted("GetCrl", EndpointConnectionError(endpoint_url="http://127.0.0.1")):
