@@ -1,4 +1,4 @@
-"""All commands, for mypy, which compares each with the Protocol. Nothing imports this module."""
+"""All commands, for mypy, which compares each with the Protocol."""
 
 from __future__ import annotations
 
