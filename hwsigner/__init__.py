@@ -48,9 +48,8 @@ if TYPE_CHECKING:
     from hwsigner._identity.certificate import Certificate, Chain
     from hwsigner._identity.certificate_request import CertificateRequest, sign_certificate_request
     from hwsigner._pins import AskPin, FoundPin, PinRequest, PinSource
-    from hwsigner._refresh.background import BackgroundProvider
     from hwsigner._refresh.outcome import Failure, Status
-    from hwsigner._refresh.provider import Provider
+    from hwsigner._refresh.provider import BackgroundProvider, Provider
     from hwsigner._uri import KeyURI
     from hwsigner.errors import HwsignerError, HwsignerWarning
     from hwsigner.key import Algorithm, FoundCertificate, HashName, Key, find_certificates, open_key
@@ -99,9 +98,8 @@ _NAMES_BY_MODULE = {
     "key.management": "generate_key describe_key install_certificate delete_key KeyRequest KeyDescription KeyAlgorithm "
     "InstalledCertificate Confirm",
     "_pins": "PinSource PinRequest AskPin FoundPin",
-    "_refresh.background": "BackgroundProvider",
     "_refresh.outcome": "Failure Status",
-    "_refresh.provider": "Provider",
+    "_refresh.provider": "Provider BackgroundProvider",
     "_uri": "KeyURI",
 }
 _HOMES = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names.split()}

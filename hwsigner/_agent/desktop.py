@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from functools import partial
 
 from hwsigner._pins.child import VARIABLE
-from hwsigner._refresh.workers import WorkQueue
 from hwsigner._system.notices import desktop_command
+from hwsigner._system.workers import WorkQueue
 from hwsigner.errors import printable
 
 _PROGRAM = "gdbus"

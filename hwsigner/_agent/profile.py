@@ -22,9 +22,9 @@ from hwsigner._pins import PinRequest
 from hwsigner._refresh.monitor import Monitor
 from hwsigner._refresh.outcome import Failure, Rendered, profile_state, without_frames
 from hwsigner._refresh.refresher import Refresher
-from hwsigner._refresh.workers import WorkQueue
 from hwsigner._system.clocks import utc_now
 from hwsigner._system.users import find_gid, find_uid, peer_groups
+from hwsigner._system.workers import WorkQueue
 from hwsigner.errors import (
     AgentError,
     HwsignerError,

@@ -1,13 +1,3 @@
 """Sessions that follow one another: each is created before the last one expires."""
 
-__all__ = [
-    "attempts",
-    "background",
-    "monitor",
-    "outcome",
-    "provider",
-    "refresher",
-    "schedule",
-    "shared_identity",
-    "workers",
-]
+__all__ = ["attempts", "monitor", "outcome", "provider", "refresher", "schedule", "shared_identity"]

@@ -10,7 +10,7 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
-from hwsigner._refresh.workers import start_work
+from hwsigner._system.workers import start_work
 
 # Waiting does not count the time that the machine is suspended, and nothing reports that a clock was set.
 LOOK_SECONDS = 60.0

@@ -30,9 +30,8 @@ from hwsigner._aws.credentials import Credentials
 from hwsigner._identity import Identity, IdentitySource
 from hwsigner._refresh import reopening
 from hwsigner._refresh import timer as module
-from hwsigner._refresh.background import BackgroundProvider
 from hwsigner._refresh.outcome import Failure
-from hwsigner._refresh.provider import Provider
+from hwsigner._refresh.provider import BackgroundProvider, Provider
 from hwsigner._refresh.timer import LOOK_SECONDS
 from hwsigner.emulator import Fault
 from hwsigner.errors import HwsignerError, KeyMismatchError, ServiceError, SigningKeyError, UsageError, WrongPinError

@@ -25,8 +25,7 @@ from hwsigner._aws.create_session import SessionRequest, find_service
 from hwsigner._aws.credentials import Credentials
 from hwsigner._identity import IdentitySource
 from hwsigner._refresh import reopening
-from hwsigner._refresh.background import BackgroundProvider
-from hwsigner._refresh.provider import Provider
+from hwsigner._refresh.provider import BackgroundProvider, Provider
 from hwsigner._refresh.schedule import SESSION_TIMING
 from hwsigner.errors import ServiceError
 from stage import FakeClock

@@ -16,8 +16,8 @@ from hwsigner._refresh.monitor import Monitor
 from hwsigner._refresh.outcome import ExpiryWatch, Failure, profile_state
 from hwsigner._refresh.refresher import Refresher
 from hwsigner._refresh.shared_identity import SharedIdentity
-from hwsigner._refresh.workers import start_work
 from hwsigner._system.clocks import utc_now
+from hwsigner._system.workers import start_work
 from hwsigner.errors import CertificateError, SigningKeyError, UsageError
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from functools import partial
 
 import pytest
 
-from hwsigner._refresh import workers
-from hwsigner._refresh.workers import MOST_AT_ONCE, Workers, WorkQueue
+from hwsigner._system import workers
+from hwsigner._system.workers import MOST_AT_ONCE, Workers, WorkQueue
 
 
 @pytest.fixture
