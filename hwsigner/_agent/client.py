@@ -161,10 +161,8 @@ def wait_for_system_agent(name: str) -> bytes | None:
     """Return what `find_credentials` does, from the system's agent, which may be starting; None if nothing listens.
 
     systemd listens for an agent that starts, or starts again after a crash, so clients can connect and get no answer.
-
-    Raises:
-        AgentError: as `find_credentials`; or no answer came within START_LIMIT; or nothing listens, and the profile may
-            be in the system's file, which this user can't read.
+    It is an AgentError too if none came within START_LIMIT, or if nothing listens and the profile may be in the
+    system's file, which this user can't read.
     """
     if os.environ.get(VARIABLE) == "none" or not protocol.is_name(name):
         return None

@@ -50,17 +50,10 @@ _OWN_DESCRIPTORS = 64
 class AgentServer:
     """Answers the clients of one listening socket, which is closed when the server stops.
 
-    Args:
-        listener: the socket.
-        profiles: the profiles.
-        memory: holds the PINs that `unlock` brings.
-        is_open: whether other users may ask. `allow-users` says for which profiles.
-        log: takes a line for each refusal. There may be a flood of them.
-        give: called with a profile's name and the credentials that a user is about to get, and the user's socket.
-            Raises an AuditError if it must not.
-
-    Attributes:
-        wake: the writing end of a pipe that does not block: a byte in it ends the loop's wait.
+    `memory` holds the PINs that `unlock` brings. `is_open` is whether other users may ask; `allow-users` says for which
+    profiles. `log` takes a line for each refusal, of which there may be a flood. `give` is called with a profile's
+    name, the credentials that a user is about to get, and the user's socket; it raises an AuditError if the user must
+    not. A byte in `wake`, the end of a pipe that does not block, ends the loop's wait.
     """
 
     def __init__(

@@ -34,14 +34,10 @@ Settings = dict[tuple[str, str], list[str]]  # The lines of each value, by secti
 
 
 class _Line(NamedTuple):
-    """A line of the file.
+    """A line of the file, with its ending, and what is between the brackets if it is a section's header.
 
-    Attributes:
-        text: the line, with its line ending.
-        header: the text between the brackets, if it is a section's header.
-        option: the name of the setting that it sets, at least for some SDKs, in lower case.
-        owner: the name of the setting whose value it continues, for botocore. A header may do so as well.
-        is_blank: whether it is a comment or empty.
+    `option` is the setting that it sets, at least for some SDKs, in lower case. `owner` is the setting whose value it
+    continues, for botocore: a header may do so as well. `is_blank` also stands for a comment.
     """
 
     text: str

@@ -47,15 +47,11 @@ _SAME_FLAGS = "Write hwsigner in place of the program, and keep its flags"
 
 @dataclass(frozen=True)
 class HelperCall:
-    """A call of aws_signing_helper, or of a program that runs it.
+    """A call of aws_signing_helper, or of a program that runs it, by its file and line.
 
-    Attributes:
-        place: its file and line.
-        program: the program, without its folder; empty if it is another one, which runs it or has its flags.
-        before, arguments, after: the command's text before the program, its arguments, and what follows them.
-        process: the whole command, if it is a `credential_process`.
-        section: the section of the SDKs' config file then.
-        user: the user who runs it, if the file says so; empty for one that systemd makes.
+    `program` has no folder; it is empty if another one runs it or has its flags. `before` and `after` are the command's
+    text around program and arguments. `process` is the whole command of a `credential_process`, and `section` then that
+    of the SDKs' config file. `user` runs it, if the file says so; empty for one that systemd makes.
     """
 
     place: str

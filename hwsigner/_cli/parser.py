@@ -28,12 +28,8 @@ _NAMES_KEY = ("certificate", "private_key", "cert_selector", "key", "name", "nam
 class Arguments(SimpleNamespace):
     """A command's arguments: an attribute for each, as in `argparse.Namespace`, which takes 2 ms to import.
 
-    Attributes:
-        settings: the flags that a profile can have too, completed.
-        given: the flags of the command line with their values.
-        exposed: the profile's file, if other users can read it.
-        found: the profile as config.toml has it, if one is named.
-        hidden: why there is no profile of the name that was given, if the system's agent has its credentials.
+    `exposed` is the profile's file, if other users can read it. `hidden` is why there is no profile of the name that
+    was given, if the system's agent has its credentials.
     """
 
     settings: Settings
@@ -234,8 +230,8 @@ class Parser:
 def is_of_system_agent(name: str) -> bool:
     """Return whether the system's agent, which may be starting, gives this user the credentials of a profile.
 
-    Raises:
-        AgentError: it refuses, or does not answer; or nothing listens, and only it can read the system's file.
+    It is an AgentError if the agent refuses or does not answer, or nothing listens and only it can read the system's
+    file.
     """
     from hwsigner._agent.client import wait_for_system_agent
 

@@ -51,14 +51,9 @@ _TIME = "%Y-%m-%dT%H:%M:%SZ"
 class Row:
     """What is known of a profile.
 
-    Attributes:
-        profile: the profile.
-        key: the key URI, or None.
-        place: where the key is, in words.
-        certificate: the one that expires last, or None if it is missing or behind a PIN.
-        served: what an agent says of the profile, or None.
-        problem: what keeps sessions from being created, now or soon.
-        works: whether there is a session now; None if nothing is wrong here, and an agent has created none.
+    `place` is where the key is, in words. `certificate` is the one that expires last; None if it is missing or behind a
+    PIN. `served` is what an agent says of the profile, if it does. `problem` keeps sessions from being created, now or
+    soon. `works` is None if nothing is wrong here, and an agent has created no session.
     """
 
     profile: Profile

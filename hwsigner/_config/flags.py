@@ -80,18 +80,11 @@ def secret_place(text: str) -> str:
 
 
 class Flag:
-    """A flag.
+    """A flag, by its name without the dashes. `attribute` is the name of the attribute with its value.
 
-    Attributes:
-        name: its name, without the dashes.
-        attribute: the name of the attribute with its value.
-        help: what it is for.
-        metavar: the placeholder for its value in help, by default the words to choose from; empty for a boolean.
-        convert: converts the value from text; its ValueError says what to write.
-        default: its value if it is not given.
-        many: whether it may be repeated, and all its values are kept.
-        secret: whether its value is secret.
-        names_profile: whether its value is a profile of config.toml, which gives the other flags.
+    `metavar` stands for the value in help, by default the words to choose from; empty for a boolean. `convert` converts
+    it from text: its ValueError says what to write. With `many` all values of a repeated flag are kept. With
+    `names_profile` the value is a profile of config.toml, which gives the other flags.
     """
 
     __slots__ = ("attribute", "convert", "default", "help", "many", "metavar", "name", "names_profile", "secret")

@@ -31,13 +31,9 @@ _LINE = re.compile(r"[\x20-\x7e\t]+")
 
 
 class Response:
-    """A complete HTTP response.
+    """A complete HTTP response, and whether the server accepts another request on its connection.
 
-    Attributes:
-        status: the HTTP status.
-        headers: the headers, found by name in any case: `headers.get("x-amzn-requestid")`. The values are not checked.
-        body: the body, at most MAX_BODY_BYTES.
-        keeps_open: whether the server accepts another request on the same connection.
+    Headers are found by name in any case, and their values are not checked. The body has at most MAX_BODY_BYTES.
     """
 
     def __init__(self, status: int, headers: http.client.HTTPMessage, body: bytes, *, keeps_open: bool = False) -> None:

@@ -152,12 +152,9 @@ class _Conversation:
         return self.reply(limit)
 
     def reply(self, limit: float | None = None) -> bytes:
-        """Return the data of a reply.
+        """Return the data of a reply, or raise an _AssuanError if it is an error; a TimeoutError after `limit` seconds.
 
-        Raises:
-            _AssuanError: it is an error.
-            TimeoutError: it did not come within the limit, in seconds.
-            OSError: the program has ended, or sends too much data for a PIN.
+        If the program has ended, or sends too much for a PIN, that is an OSError.
         """
         deadline = time.monotonic() + (self._reply_limit if limit is None else limit)
         data = b""

@@ -122,18 +122,12 @@ def check_not_replaceable_by_others(path: str, error: type[HwsignerError]) -> No
 
 
 def lock_within(file: int, seconds: float) -> bool:
-    """Lock an open file, waiting for other processes if needed.
+    """Lock an open file, waiting for other processes if needed; return whether the lock was taken.
 
     A queue would be slower: on a busy machine, each process in it must be woken before the next one can go on. So
     processes take the lock in any order, and the time begins again when another one has taken it. One that takes it
-    again at once, for hours, leaves no gap for this one: so there is an end.
-
-    Args:
-        file: its descriptor. Closing every copy releases the lock.
-        seconds: the longest time to wait for one process; for all, it is fifteen times as long.
-
-    Returns:
-        Whether the lock was taken.
+    again at once, for hours, leaves no gap for this one: so this ends after fifteen times the seconds. Closing every
+    copy of the descriptor releases the lock.
     """
     taken, end, last = -1, 0.0, time.monotonic() + _MOST_TURNS * seconds
     while True:

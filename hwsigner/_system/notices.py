@@ -35,11 +35,9 @@ _STDERR = 2
 
 
 def set_notifier(notify: Notify | None, guard: Guard = nullcontext) -> None:
-    """Choose the callable that shows notices.
+    """Choose the callable that shows notices, a line each. It may be called from any thread and must not raise.
 
-    Args:
-        notify: takes one line; None to show no notices. It may be called from any thread and must not raise.
-        guard: returns a context manager that is open during each wait, in the waiting thread.
+    `guard` returns a context manager that is open during each wait, in the waiting thread.
     """
     global _notify, _guard
     _notify, _guard = notify, guard
@@ -83,11 +81,9 @@ def notify(text: str) -> None:
 
 @contextmanager
 def observed_by(observer: Observer | None) -> Iterator[None]:
-    """Also report the notices of this thread to a callable.
+    """Also report the notices of this thread to a callable, and None when the wait is over.
 
-    Args:
-        observer: takes a notice once it is shown, and None when its wait is over. It may be called from any thread, and
-            must neither raise nor wait. If it is None, nothing changes.
+    It may be called from any thread, and must neither raise nor wait.
     """
     before = _observer()
     _thread.observer = observer or before

@@ -45,16 +45,10 @@ def _is_mounted_secret(path: str, status: os.stat_result) -> bool:
 
 
 class ReloadedFile(Generic[_T]):
-    """A file's content. Thread-safe.
+    """A file's content, as `load` reads it. Thread-safe.
 
-    Args:
-        path: the file's path.
-        load: reads the file. A HwsignerError of it is reported, and the old content stays in use.
-        report: takes such an error, once for each change of the file.
-        others: the paths of other files that `load` reads. It is called when one of them changes too.
-
-    Raises:
-        HwsignerError: the file is bad now, so that there is no old content.
+    A HwsignerError of `load` is raised at first. Later it goes to `report`, once for each change, and the old content
+    stays in use. `others` are the paths of other files that `load` reads: it is called when one of them changes too.
     """
 
     def __init__(

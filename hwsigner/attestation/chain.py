@@ -48,21 +48,13 @@ UNREADABLE = (ArithmeticError, AttributeError, LookupError, RecursionError, Type
 
 @dataclass(frozen=True)
 class VendorCertificate:
-    """A certificate.
-
-    Attributes:
-        der: its DER bytes, without padding after them.
-    """
+    """A certificate: its DER bytes, without padding after them."""
 
     der: bytes
 
     @classmethod
     def read(cls, data: bytes, name: str) -> Self:
-        """Read a certificate; padding may follow it.
-
-        Raises:
-            AttestationError: it can't be read.
-        """
+        """Read a certificate; padding may follow it. One that can't be read is an AttestationError."""
         try:
             certificate = cls(Parsed.load(data).dump())
             # Parsed on first use, so use it here to find what is broken.

@@ -58,19 +58,10 @@ _SAME = {"partition": local.ARN_PARTITION, "account": local.ARN_ACCOUNT, "region
 
 @dataclass
 class ProfileState:
-    """A profile of config.toml, and what `read` could read.
+    """A profile of config.toml, and what `read` could read; the default settings if it is invalid.
 
-    Attributes:
-        profile: the profile.
-        environ: the environment.
-        now: the time, with its zone.
-        settings: its settings; the defaults if it is invalid.
-        key: the key URI; None if it names none.
-        certificates: those at the places that it names, in their order.
-        leaf: the one to send, or None.
-        facts: what is not wrong, but good to know, by its name.
-        tokens: the key's tokens or TPM.
-        seconds: how long each check took.
+    `certificates` are at the places that it names, in their order, and `leaf` is the one to send. `facts` are not
+    wrong, but good to know, by name. `tokens` are the key's tokens or TPM. `seconds` is how long each check took.
     """
 
     profile: Profile

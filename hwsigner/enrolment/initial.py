@@ -41,12 +41,8 @@ from hwsigner.key.management import (
 class Enrolment:
     """What `enroll` is asked for.
 
-    Attributes:
-        name: the profile's name.
-        given: the settings that were given. Where they say nothing, the profile's apply. The profile keeps them.
-        new_key: what the key must be like if there is none yet.
-        system: whether the profile is for the system's agent.
-        command: the command that gives the SDKs the credentials, for `~/.aws/config`; empty to write nothing there.
+    The profile keeps the settings in `given`, and has others already. `new_key` is what the key must be like if there
+    is none yet. `command` gives the SDKs the credentials, for `~/.aws/config`; empty to write nothing there.
     """
 
     name: str
@@ -58,19 +54,11 @@ class Enrolment:
 
 @dataclass(frozen=True)
 class Enrolled:
-    """What there is after an enrolment.
+    """What there is after an enrolment, and whether the key was made and the leaf issued now.
 
-    Attributes:
-        key: the key.
-        made: whether it was made now.
-        leaf: its certificate.
-        issued: whether that was issued now.
-        installed: where it was put; None if the profile names it already.
-        file: the file of the profile.
-        aws_config: the SDKs' config file; None if it was not to be written.
-        missing: the names of the ARNs that the profile does not have.
-        timer: how often the profile's timer looks, if not as its unit says.
-        starts_agent: whether `agent = "auto"` was written into the profile.
+    `installed` is None if the profile names the certificate already, and `aws_config` if that file was not to be
+    written. `missing` are the ARNs that the profile does not have. `timer` is how often its timer looks, if not as the
+    unit says. `starts_agent` is whether `agent = "auto"` was written.
     """
 
     key: KeyDescription

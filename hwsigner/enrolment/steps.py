@@ -30,13 +30,8 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 15.0
 class KeyToCertify:
     """A key that is to have a certificate, whether or not there is either yet.
 
-    Attributes:
-        access: the key.
-        subject: the certificate's subject, as RFC 4514 writes it.
-        dns_names: its DNS names.
-        uris: its URIs.
-        new_key: what the key must be like if there is none yet.
-        nv_index: TPM: the NV index for the leaf; empty for a file beside the key.
+    `new_key` is what it must be like if there is none. A TPM has the leaf at `nv_index`; empty for a file beside the
+    key.
     """
 
     access: management.KeyAccess

@@ -18,16 +18,9 @@ _CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
 
 
 def verify(public_key: bytes, message: bytes, *, signature: bytes, hash: HashName = "sha256") -> bool:
-    """Return whether a key made a signature of a message.
+    """Return whether a key, as DER SubjectPublicKeyInfo, made a signature in the form of `Key.sign`.
 
-    Args:
-        public_key: the key's DER SubjectPublicKeyInfo.
-        message: the message.
-        signature: in the form of `Key.sign`.
-        hash: the hash of RSA and ECDSA signatures.
-
-    Raises:
-        UnsupportedKeyError: the public key can't be read, or cryptography lacks its kind.
+    A key that can't be read, or of a kind that cryptography lacks, is an UnsupportedKeyError.
     """
     key = _loaded(public_key)
     digest = HASHES[hash]()

@@ -138,17 +138,9 @@ def canonical_request(
 ) -> bytes:
     """Return the canonical request: six parts, separated by line feeds.
 
-    Args:
-        method: as on the wire, where it is case-sensitive.
-        path: see `canonical_path`.
-        parameters: see `canonical_query`.
-        headers: see `canonical_headers`.
-        payload_hash: see `payload_hash`, or a keyword that the service accepts instead.
-        s3: use `canonical_path_s3` for the path.
-
-    Raises:
-        TypeError, ValueError: as these functions; or method or payload_hash is not text.
-        ValueError: method is not a token, or payload_hash contains CR, LF or NUL.
+    The arguments are those of `canonical_path` (or `canonical_path_s3`), `canonical_query`, `canonical_headers` and
+    `payload_hash`, or instead of a hash a keyword that the service accepts. Errors are those of these functions; a
+    method that is not a token, and CR, LF or NUL in `payload_hash`, are a ValueError.
     """
     method, path = _bytes(method), _bytes(path)
     parameters, headers, payload_hash = _pairs(parameters), _pairs(headers), _bytes(payload_hash)

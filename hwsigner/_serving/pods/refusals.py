@@ -15,14 +15,7 @@ MAX_KINDS = 1024
 
 
 class VerifierRefusal(HTTPRefusal):
-    """A refusal with a detail that only the log may show.
-
-    Args:
-        status: the HTTP status.
-        reason: for the client and the log, which shows the details of each reason only once in a while.
-        detail: for the log.
-        seconds: when the client may retry; None if that does not help.
-    """
+    """A refusal with a detail that only the log may show. The client may retry after `seconds`, if that helps."""
 
     def __init__(self, status: HTTPStatus, reason: str, detail: str = "", *, seconds: float | None = None) -> None:
         super().__init__(

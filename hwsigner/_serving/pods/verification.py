@@ -91,15 +91,10 @@ class Verification:
             self._use(settings)
 
     def check(self, token: bytes, address: str) -> PodIdentity | Awaitable[PodIdentity]:
-        """Return the Pod of a token, or an awaitable for it.
+        """Return the Pod of a token, which is the whole value of `Authorization`, or an awaitable for it.
 
-        Args:
-            token: the whole value of `Authorization`.
-            address: the client's IP address.
-
-        Raises:
-            HTTPRefusal: now or when awaited. 401 if the token is not valid here; 403 if it is not of a Pod of this
-                node; 429 if the client has sent too many; 503 if the token can't be verified now.
+        An HTTPRefusal comes now or when awaited: 401 if the token is not valid here; 403 if it is not of a Pod of this
+        node; 429 if the client has sent too many; 503 if the token can't be verified now.
         """
         digest = hashlib.sha256(token).digest()
         if found := self._answers.find(digest):

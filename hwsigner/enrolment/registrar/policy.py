@@ -49,17 +49,10 @@ _TYPES: Mapping[str, type] = {
 class Machine:
     """A chip and the names that its keys may have.
 
-    Attributes:
-        name: its name in the policy.
-        format: the format of its statements, `tpm2` or `piv`.
-        chip: the SHA-256 of a TPM's endorsement key in hexadecimal, or a YubiKey's serial number.
-        root: the SHA-256 of the root certificate of a YubiKey; empty for a TPM.
-        subject: the subject, as RFC 4514 writes it.
-        dns: the DNS names of the subjectAltName, in order.
-        uris: the URIs after them.
-        ek: of a TPM, `public-key` if the administrator certifies its endorsement key; empty if its vendor must.
-        pcrs: of a TPM, what PCRs of its bank sha256 may be, such as `7=` and 64 digits; each that is named must be one
-            of its values. Empty to ask for no quote.
+    `chip` is the SHA-256 of a TPM's endorsement key in hexadecimal, or a YubiKey's serial number, and `root` that of a
+    YubiKey's root certificate. `ek` is `public-key` if the administrator certifies a TPM's endorsement key; empty if
+    its vendor must. Each of the TPM's PCRs that `pcrs` name, such as `7=` and 64 digits, must have one of its values;
+    empty to ask for no quote.
     """
 
     name: str
