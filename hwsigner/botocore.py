@@ -15,8 +15,8 @@ try:
 except ImportError as error:
     raise ImportError("hwsigner.botocore needs botocore; install hwsigner with its extra aws") from error
 
+from hwsigner._agent.agent_or_own import AgentOrOwn
 from hwsigner._agent.current import CurrentProvider
-from hwsigner._agent.source import AgentOrOwn
 from hwsigner._system.notices import observed_by, show_unless_notified
 from hwsigner.errors import HwsignerError, HwsignerWarning, check_text
 

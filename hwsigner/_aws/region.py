@@ -56,7 +56,7 @@ class Arn(NamedTuple):
     resource: str
 
 
-class _Kind:
+class _ArnKind:
     def __init__(self, name: str, service: str, resource: str, pattern: str, example: str) -> None:
         self.name: Final = name
         self.service: Final = service
@@ -75,9 +75,9 @@ class _Kind:
 
 _ARN = "arn:aws:rolesanywhere:REGION:ACCOUNT:"
 _KINDS = {
-    "--trust-anchor-arn": _Kind("trust anchor", "rolesanywhere", "trust-anchor", _UUID, f"{_ARN}trust-anchor/UUID"),
-    "--profile-arn": _Kind("profile", "rolesanywhere", "profile", _UUID, f"{_ARN}profile/UUID"),
-    "--role-arn": _Kind("role", "iam", "role", _ROLE, "arn:aws:iam::ACCOUNT:role/NAME"),
+    "--trust-anchor-arn": _ArnKind("trust anchor", "rolesanywhere", "trust-anchor", _UUID, f"{_ARN}trust-anchor/UUID"),
+    "--profile-arn": _ArnKind("profile", "rolesanywhere", "profile", _UUID, f"{_ARN}profile/UUID"),
+    "--role-arn": _ArnKind("role", "iam", "role", _ROLE, "arn:aws:iam::ACCOUNT:role/NAME"),
 }
 
 
@@ -172,7 +172,7 @@ def check_known_arns(values: Mapping[str, object]) -> None:
         check_arns(known["--trust-anchor-arn"], known["--profile-arn"], role=known["--role-arn"])
 
 
-def _match(text: str, kind: _Kind) -> Arn | None:
+def _match(text: str, kind: _ArnKind) -> Arn | None:
     """Return the ARN if it is of this kind, with any text as its region."""
     fields = text.split(":", 5)
     if len(text) > MAX_ARN_LENGTH or len(fields) != 6 or fields[0] != "arn":

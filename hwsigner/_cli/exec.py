@@ -21,7 +21,7 @@ from hwsigner._refresh.monitor import Monitor
 from hwsigner.errors import HwsignerWarning, NoProfileError, UsageError
 
 if TYPE_CHECKING:
-    from hwsigner._agent.source import ServedProfile
+    from hwsigner._cli.served_profiles import ServedProfile
     from hwsigner._config.settings import Settings
     from hwsigner._serving.server import HTTPServer
 
@@ -118,7 +118,7 @@ class _NameAndCommand(argparse.Action):
 
 def _settings(arguments: Arguments) -> Settings:
     """Return the settings of the profile that is named, or else of the flags."""
-    from hwsigner._cli.sources import read_profile
+    from hwsigner._cli.served_profiles import read_profile
 
     others = _others(arguments)
     if arguments.name is None and not others:
@@ -147,7 +147,7 @@ def _profile(arguments: Arguments, values: Settings) -> ServedProfile:
 
     Its sessions and failures are not logged, as lines would mix with the command's: the SDK gets the reason.
     """
-    from hwsigner._cli.sources import of_settings
+    from hwsigner._cli.served_profiles import of_settings
 
     asks_agent = _others(arguments) <= {flag.name for flag in PROFILE}
     name = arguments.name or arguments.profile or arguments.config_profile

@@ -37,7 +37,7 @@ class _Process(NamedTuple):
     new: str
 
 
-class _Plan:
+class _Migration:
     """What a migration would write, what the user must write, and what can't be translated."""
 
     def __init__(self) -> None:
@@ -77,7 +77,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Arguments) -> int:
     """Show what would be written, ask, and write it: profiles first. Return 1 if something can't be translated."""
-    plan = _Plan()
+    plan = _Migration()
     for path, data in _read(arguments.files).items():
         plan.keys += access_keys(path, data)
         try:
@@ -117,7 +117,7 @@ def _read(files: list[str]) -> dict[str, bytes]:
     return found
 
 
-def _add_calls(plan: _Plan, path: str, data: bytes) -> None:
+def _add_calls(plan: _Migration, path: str, data: bytes) -> None:
     for call in find_calls(path, data):
         try:
             found = translate(call)
@@ -129,7 +129,7 @@ def _add_calls(plan: _Plan, path: str, data: bytes) -> None:
             plan.problems.append(f"{call.place}: {error}")
 
 
-def _add_process(plan: _Plan, call: HelperCall, found: Translation, path: str, data: bytes) -> bytes:
+def _add_process(plan: _Migration, call: HelperCall, found: Translation, path: str, data: bytes) -> bytes:
     """Add a `credential_process`, and return the file's content with the new one."""
     if os.stat(path).st_uid != os.geteuid():
         raise UsageError("another user owns this file", "Run this as that user")
@@ -148,7 +148,7 @@ def _with_processes(data: bytes, path: str, processes: Sequence[_Process]) -> by
     return data
 
 
-def _add_line(plan: _Plan, call: HelperCall, found: Translation) -> None:
+def _add_line(plan: _Migration, call: HelperCall, found: Translation) -> None:
     name = plan.name_for(found.name, found.values)
     command = own_command(*found.command, name, *found.flags)
     plan.by_hand += [f"{call.place}: write this yourself, in place of {call.program} and its flags:", f"  {command}"]
@@ -156,7 +156,7 @@ def _add_line(plan: _Plan, call: HelperCall, found: Translation) -> None:
         plan.by_hand.append("  It answers root and its own user. Add --allow-user NAME for each other one")
 
 
-def _profile_lines(plan: _Plan) -> list[str]:
+def _profile_lines(plan: _Migration) -> list[str]:
     """Return the profiles as they will be in config.toml, without secrets."""
     lines, file = [], file_of_new(os.environ, system=False)
     for name, values in plan.profiles.items():
@@ -167,7 +167,7 @@ def _profile_lines(plan: _Plan) -> list[str]:
     return lines
 
 
-def _write(plan: _Plan) -> None:
+def _write(plan: _Migration) -> None:
     for name, values in plan.profiles.items():
         add_profile(name, values, os.environ)
     file = file_of_new(os.environ, system=False)

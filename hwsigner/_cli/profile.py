@@ -207,13 +207,12 @@ def _show(found: Profile, *, as_json: bool) -> int:
 def _list(arguments: Arguments, name: str | None) -> int:
     if name is not None:
         raise UsageError("profile list takes no other arguments", "Write hwsigner profile list")
-    from hwsigner._cli.status import ABOUT_KEYS, data_of, print_rows, row_of
+    from hwsigner._cli.status import ABOUT_KEYS, data_of, print_rows, summary_of
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnsafeKeyWarning)  # The commands that use a profile say it.
-        rows = [
-            row_of(found, tokens=False) for _, found in sorted(profiles(os.environ, system=arguments.system).items())
-        ]
+        found = sorted(profiles(os.environ, system=arguments.system).items())
+        rows = [summary_of(one, tokens=False) for _, one in found]
     if arguments.json:
         print(json.dumps({"profiles": [data_of(row) for row in rows]}, indent=2))
     else:

@@ -22,7 +22,7 @@ from hwsigner._version import __version__
 from hwsigner.errors import UsageError, printable
 
 if TYPE_CHECKING:
-    from hwsigner._agent.source import ServedProfile
+    from hwsigner._cli.served_profiles import ServedProfile
     from hwsigner._refresh.monitor import Monitor
 
 HELP = "serve credentials over HTTP, as ECS, EC2 and EKS do"
@@ -138,7 +138,7 @@ def _has_imds(arguments: Arguments) -> bool:
 
 
 def _profiles(arguments: Arguments, monitor: Monitor) -> list[ServedProfile]:
-    from hwsigner._cli.sources import of_flags, of_profile
+    from hwsigner._cli.served_profiles import of_flags, of_profile
 
     others = [flag.name for flag, _ in arguments.given if flag.name not in _COMMON]
     if arguments.names and others:

@@ -25,7 +25,7 @@ from hwsigner.errors import (
 )
 
 if TYPE_CHECKING:
-    from hwsigner._agent.source import ServedProfile
+    from hwsigner._cli.served_profiles import ServedProfile
 
 # What may pass, or be fixed, while the server runs.
 _TEMPORARY = (BackendUnavailableError, ServiceError, ServiceUnreachableError, TokenRemovedError)

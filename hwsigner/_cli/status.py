@@ -48,7 +48,7 @@ _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
 @dataclass(frozen=True)
-class Row:
+class ProfileSummary:
     """What is known of a profile.
 
     `place` is where the key is, in words. `certificate` is the one that expires last; None if it is missing or behind a
@@ -100,7 +100,7 @@ def run(arguments: Arguments) -> int:
     served, problems = ask_agents(os.environ)
     for problem in problems:
         report(f"warning: {problem}")
-    rows = [row_of(found, served.get(name)) for name, found in sorted(profiles(os.environ).items())]
+    rows = [summary_of(found, served.get(name)) for name, found in sorted(profiles(os.environ).items())]
     if arguments.json:
         print(json.dumps({"profiles": [_data(row) for row in rows]}, indent=2))
     else:
@@ -111,7 +111,7 @@ def run(arguments: Arguments) -> int:
     return 0 if rows and not problems and not any(row.problem for row in rows) else _FOUND
 
 
-def row_of(found: Profile, served: ReportedProfile | None = None, *, tokens: bool = True) -> Row:
+def summary_of(found: Profile, served: ReportedProfile | None = None, *, tokens: bool = True) -> ProfileSummary:
     """Return what is known of a profile. The key's token or TPM is not asked.
 
     If `tokens`, a certificate is looked for there, without a PIN.
@@ -145,7 +145,7 @@ def row_of(found: Profile, served: ReportedProfile | None = None, *, tokens: boo
     works = False if problem else None
     if served and served.state != "idle":
         works = served.state == "ready"
-    return Row(found, key, place, certificate, served, problem or late, works)
+    return ProfileSummary(found, key, place, certificate, served, problem or late, works)
 
 
 def _certificate_at(uri: KeyURI) -> Certificate:
@@ -251,7 +251,7 @@ def _end(certificate: Certificate | None) -> str:
     return f"{end:%Y-%m-%d} ({days})"
 
 
-def _fields(row: Row) -> dict[str, str]:
+def _fields(row: ProfileSummary) -> dict[str, str]:
     """Return what is printed of a profile, by column."""
     served, timer = row.served, row.renewed_by
     return {
@@ -270,7 +270,7 @@ def _fields(row: Row) -> dict[str, str]:
     }
 
 
-def data_of(row: Row) -> dict[str, Any]:
+def data_of(row: ProfileSummary) -> dict[str, Any]:
     """Return what is known of a profile without an agent, for JSON."""
     leaf = row.certificate
     return {
@@ -291,7 +291,7 @@ def data_of(row: Row) -> dict[str, Any]:
     }
 
 
-def _data(row: Row) -> dict[str, Any]:
+def _data(row: ProfileSummary) -> dict[str, Any]:
     served = row.served
     agent = served and {
         "name": served.agent,
@@ -308,7 +308,7 @@ def _no_profiles() -> str:
     return f"there are no profiles{hidden}. Make one with hwsigner enroll or hwsigner profile add"
 
 
-def print_rows(rows: Sequence[Row], columns: Sequence[str], tables: Iterable[Sequence[str]]) -> None:
+def print_rows(rows: Sequence[ProfileSummary], columns: Sequence[str], tables: Iterable[Sequence[str]]) -> None:
     """Print profiles: as tables and then the problems on a terminal, otherwise as lines of fields split by tabs."""
     if not rows:
         report(_no_profiles())
@@ -319,7 +319,7 @@ def print_rows(rows: Sequence[Row], columns: Sequence[str], tables: Iterable[Seq
             print("\t".join(printable(fields[name]) for name in columns))
 
 
-def _print_tables(rows: Sequence[Row], tables: Iterable[Sequence[str]]) -> None:
+def _print_tables(rows: Sequence[ProfileSummary], tables: Iterable[Sequence[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -339,7 +339,7 @@ def _print_tables(rows: Sequence[Row], tables: Iterable[Sequence[str]]) -> None:
             console.print(Text(printable(f"{row.profile.name}: {row.problem}"), style="red"), soft_wrap=True)
 
 
-def _style(row: Row, column: str) -> str:
+def _style(row: ProfileSummary, column: str) -> str:
     if column == "WORKS" and row.works is not None:
         return "green" if row.works else "red"
     is_over = row.certificate and row.certificate.x509.not_valid_after_utc < datetime.now(UTC)

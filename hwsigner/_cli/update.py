@@ -21,7 +21,7 @@ from hwsigner._config.flags import CONFIG_PROFILE, IDENTITY, SESSION, Flag, swit
 from hwsigner.errors import CertificateError, HwsignerError, HwsignerWarning, PinError, UnsafeKeyWarning, UsageError
 
 if TYPE_CHECKING:
-    from hwsigner._agent.source import LiveCredentials
+    from hwsigner._agent.agent_or_own import LiveCredentials
     from hwsigner._aws.credentials import Credentials
     from hwsigner._refresh.attempts import Attempts
 
@@ -47,7 +47,7 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Arguments) -> int:
     """Write once, or keep the section fresh until SIGINT or SIGTERM. Wrong flags are errors before the key is used."""
-    from hwsigner._agent.source import AgentOrOwn
+    from hwsigner._agent.agent_or_own import AgentOrOwn
     from hwsigner._aws.config_file import credentials_path
     from hwsigner._aws.credentials_file import check_section
 

@@ -35,7 +35,7 @@ class ProfileHealth(NamedTuple):
 
 
 @dataclass
-class _Profile:
+class _Counts:
     """What was counted of a profile."""
 
     sessions: int = 0
@@ -54,7 +54,7 @@ class Metrics:
     def __init__(self, version: str, states: Callable[[], Iterable[ProfileHealth]]) -> None:
         self._version = version
         self._states = states
-        self._profiles: dict[str, _Profile] = {}
+        self._profiles: dict[str, _Counts] = {}
         self._buckets = Counter[float]()
         self._seconds = 0.0
         self._requests = 0
@@ -66,7 +66,7 @@ class Metrics:
         `now` is in seconds since 1970; the certificate is given by the times between which it is valid.
         """
         with self._lock:
-            counted = self._profiles.setdefault(profile, _Profile())
+            counted = self._profiles.setdefault(profile, _Counts())
             counted.sessions += 1
             counted.created = now
             if certificate:
@@ -75,7 +75,7 @@ class Metrics:
     def failed(self, profile: str, cause: str) -> None:
         """Count a failed attempt by its cause."""
         with self._lock:
-            self._profiles.setdefault(profile, _Profile()).failures[cause] += 1
+            self._profiles.setdefault(profile, _Counts()).failures[cause] += 1
 
     def took(self, seconds: float) -> None:
         """Count how long a request for a session took."""
@@ -98,7 +98,7 @@ class Metrics:
             return "".join(f"{line}\n" for line in self._lines(states))
 
     def _lines(self, states: list[ProfileHealth]) -> Iterator[str]:
-        counted = [(one, self._profiles.get(one.name, _Profile())) for one in states]
+        counted = [(one, self._profiles.get(one.name, _Counts())) for one in states]
         yield from _family("hwsigner_build_info", "gauge", "The version.", [({"version": self._version}, 1)])
         created = [({"profile": one.name}, own.sessions) for one, own in counted]
         yield from _family("hwsigner_sessions_created_total", "counter", "Sessions that were created.", created)

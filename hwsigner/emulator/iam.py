@@ -32,7 +32,7 @@ _POLICY_ARN = re.compile(
 
 
 @dataclass(frozen=True)
-class _Call:
+class _IamCall:
     """An action's caller and parameters."""
 
     account: str
@@ -65,13 +65,13 @@ class IamService:
             raise RefusalError("InvalidAction", 400, message)
         action = _ACTIONS[form.action]
         form.check(action.required, action.optional)
-        call = _Call(signed.caller.account, partition_of(region), form, self._clock())
+        call = _IamCall(signed.caller.account, partition_of(region), form, self._clock())
         require(self._world, signed.caller, f"iam:{form.action}", self._resource(call))
         self._check_boundary(call, signed.caller)
         result = action.run(self, call)
         return query_response(form.action, result, record.request_id, IAM_NAMESPACE)
 
-    def create_role(self, call: _Call) -> dict[str, Any]:
+    def create_role(self, call: _IamCall) -> dict[str, Any]:
         """Make a role. Names differ in more than upper and lower case."""
         name, path = call.form.text("RoleName"), call.form.text("Path", "/")
         if any(role.name.lower() == name.lower() for role in self._roles(call)):
@@ -89,51 +89,51 @@ class IamService:
         self._world.roles[role.arn] = role
         return {"Role": {**_summary(role), **_tags(role)}}
 
-    def get_role(self, call: _Call) -> dict[str, Any]:
+    def get_role(self, call: _IamCall) -> dict[str, Any]:
         """Return all that is known of a role."""
         role = self._role(call)
         boundary = {"PermissionsBoundaryType": "Policy", "PermissionsBoundaryArn": role.boundary}
         limits = {"PermissionsBoundary": boundary} if role.boundary else {}
         return {"Role": {**_listed(role), **_tags(role), **limits, "RoleLastUsed": {}}}
 
-    def list_roles(self, call: _Call) -> dict[str, Any]:
+    def list_roles(self, call: _IamCall) -> dict[str, Any]:
         """Return a page of roles, without their tags."""
         prefix = call.form.text("PathPrefix", "/")
         roles = (role for role in self._roles(call) if _path(role).startswith(prefix))
         return call.form.page(((role.name, _listed(role)) for role in roles), "Roles")
 
-    def update_assume_role_policy(self, call: _Call) -> None:
+    def update_assume_role_policy(self, call: _IamCall) -> None:
         """Replace a role's trust policy, and with it the tags that a world's file may require."""
         role = self._role(call)
         role.trust_policy = read_policy(call.form.text("PolicyDocument"), self._world.differing)
         role.principal_tags = {}
 
-    def put_role_permissions_boundary(self, call: _Call) -> None:
+    def put_role_permissions_boundary(self, call: _IamCall) -> None:
         """Set the permissions boundary."""
         self._role(call).boundary = self._boundary(call)
 
-    def delete_role_permissions_boundary(self, call: _Call) -> None:
+    def delete_role_permissions_boundary(self, call: _IamCall) -> None:
         """Remove the permissions boundary."""
         role = self._role(call)
         if not role.boundary:
             raise _missing(f"The role {role.name} has no permissions boundary.")
         role.boundary = ""
 
-    def update_role(self, call: _Call) -> dict[str, Any]:
+    def update_role(self, call: _IamCall) -> dict[str, Any]:
         """Change the description and the maximum session duration, if they are given."""
         role = self._role(call)
         role.description = call.form.text("Description", role.description)
         role.max_session_duration = call.form.number("MaxSessionDuration", role.max_session_duration)
         return {}
 
-    def delete_role(self, call: _Call) -> None:
+    def delete_role(self, call: _IamCall) -> None:
         """Delete a role without attached policies."""
         role = self._role(call)
         if role.policies:
             raise RefusalError("DeleteConflict", 409, "Cannot delete entity, must detach all policies first.")
         del self._world.roles[role.arn]
 
-    def tag_role(self, call: _Call) -> None:
+    def tag_role(self, call: _IamCall) -> None:
         """Add tags. They replace those with the same key in upper or lower case."""
         role, added = self._role(call), call.form.tags()
         replaced = {key.lower() for key in added}
@@ -142,17 +142,17 @@ class IamService:
             raise RefusalError("LimitExceeded", 409, f"Cannot exceed quota for TagsPerRole: {MAX_TAGS}")
         role.tags = tags
 
-    def untag_role(self, call: _Call) -> None:
+    def untag_role(self, call: _IamCall) -> None:
         """Remove tags, if they are there."""
         role, removed = self._role(call), {key.lower() for key in call.form.tag_keys()}
         role.tags = {key: value for key, value in role.tags.items() if key.lower() not in removed}
 
-    def list_role_tags(self, call: _Call) -> dict[str, Any]:
+    def list_role_tags(self, call: _IamCall) -> dict[str, Any]:
         """Return a page of tags."""
         tags = self._role(call).tags
         return call.form.page(((key, {"Key": key, "Value": value}) for key, value in tags.items()), "Tags")
 
-    def attach_role_policy(self, call: _Call) -> None:
+    def attach_role_policy(self, call: _IamCall) -> None:
         """Attach a policy of AWS or of the caller's account."""
         role, arn = self._role(call), call.form.text("PolicyArn")
         self._check_policy(call, arn)
@@ -160,54 +160,54 @@ class IamService:
             raise RefusalError("LimitExceeded", 409, f"Cannot exceed quota for PoliciesPerRole: {_MAX_POLICIES}")
         role.policies = list(dict.fromkeys((*role.policies, arn)))
 
-    def detach_role_policy(self, call: _Call) -> None:
+    def detach_role_policy(self, call: _IamCall) -> None:
         """Detach a policy."""
         role, arn = self._role(call), call.form.text("PolicyArn")
         if arn not in role.policies:
             raise _missing(f"Policy {arn} was not found.")
         role.policies.remove(arn)
 
-    def list_attached_role_policies(self, call: _Call) -> dict[str, Any]:
+    def list_attached_role_policies(self, call: _IamCall) -> dict[str, Any]:
         """Return a page of attached policies."""
         found = ({"PolicyName": arn.rpartition("/")[2], "PolicyArn": arn} for arn in self._role(call).policies)
         return call.form.page(((each["PolicyArn"], each) for each in found), "AttachedPolicies")
 
-    def list_role_policies(self, call: _Call) -> dict[str, Any]:
+    def list_role_policies(self, call: _IamCall) -> dict[str, Any]:
         """Return no inline policies: there are none here."""
         self._role(call)
         return call.form.page((), "PolicyNames")
 
-    def _boundary(self, call: _Call) -> str:
+    def _boundary(self, call: _IamCall) -> str:
         arn = call.form.text("PermissionsBoundary")
         if arn:
             self._check_policy(call, arn)
         return arn
 
-    def _check_policy(self, call: _Call, arn: str) -> None:
+    def _check_policy(self, call: _IamCall, arn: str) -> None:
         match, known = _POLICY_ARN.fullmatch(arn), self._world.policies
         is_there = known is None or arn in known
         if not match or match[1] != call.partition or match[2] not in ("aws", call.account) or not is_there:
             raise _missing(f"Policy {arn} does not exist or is not attachable.")
 
-    def _check_boundary(self, call: _Call, caller: Credentials) -> None:
+    def _check_boundary(self, call: _IamCall, caller: Credentials) -> None:
         """Refuse calls after which a role would not have the boundary that is required."""
         wanted, action = self._world.required_boundary, call.form.action
         if wanted and action in _OF_BOUNDARIES and call.form.text("PermissionsBoundary") != wanted:
             raise not_allowed(caller, f"iam:{action}", self._resource(call), "identity-based policy")
 
-    def _roles(self, call: _Call) -> Iterator[Role]:
+    def _roles(self, call: _IamCall) -> Iterator[Role]:
         for role in list(self._world.roles.values()):
             arn = parse_arn(role.arn, "role")
             if arn and (arn.partition, arn.account) == (call.partition, call.account):
                 yield role
 
-    def _resource(self, call: _Call) -> str:
+    def _resource(self, call: _IamCall) -> str:
         """Return the ARN of the role that a call is about, even if there is no such role."""
         name = call.form.text("RoleName")
         found = next((role.arn for role in self._roles(call) if name and role.name == name), "")
         return found or f"arn:{call.partition}:iam::{call.account}:role{call.form.text('Path', '/')}{name}"
 
-    def _role(self, call: _Call) -> Role:
+    def _role(self, call: _IamCall) -> Role:
         name = call.form.text("RoleName")
         for role in self._roles(call):
             if role.name == name:
@@ -218,7 +218,7 @@ class IamService:
 class _Action(NamedTuple):
     """An action. Its result is None if the response has no result element."""
 
-    run: Callable[[IamService, _Call], dict[str, Any] | None]
+    run: Callable[[IamService, _IamCall], dict[str, Any] | None]
     required: tuple[str, ...] = ("RoleName",)
     optional: tuple[str, ...] = ()
 

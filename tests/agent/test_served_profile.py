@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 
 from agent.homes import Home
-from hwsigner._agent import source as source_module
+from hwsigner._agent import agent_or_own
 from hwsigner._agent.protocol import LOCKED
-from hwsigner._agent.source import ServedProfile
 from hwsigner._aws.credentials import Credentials
-from hwsigner._cli.sources import of_profile
+from hwsigner._cli.served_profiles import ServedProfile, of_profile
 from hwsigner.errors import AgentError, ServiceError, UsageError
 
 ROLE_ARN = "arn:aws:iam::123456789012:role/path/web"
@@ -58,7 +57,7 @@ def made() -> Made:
 @pytest.fixture
 def served(made: Made, monkeypatch: pytest.MonkeyPatch) -> ServedProfile:
     """A profile that no agent has."""
-    monkeypatch.setattr(source_module, "find_credentials", lambda *_, **__: None)
+    monkeypatch.setattr(agent_or_own, "find_credentials", lambda *_, **__: None)
     return ServedProfile("web", ROLE_ARN, lambda: made, asks_agent=True)  # type: ignore[arg-type,return-value]
 
 
@@ -89,7 +88,7 @@ def test_lock_of_the_profile_makes_the_provider_forget(
         raise AgentError(f"profile {name!r} is locked", exit_status=3, reason=LOCKED)
 
     served.credentials()
-    monkeypatch.setattr(source_module, "find_credentials", find)
+    monkeypatch.setattr(agent_or_own, "find_credentials", find)
     with pytest.raises(AgentError, match="is locked"):
         served.credentials()
     assert made.calls == ["forget"]

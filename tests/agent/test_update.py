@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.homes import Home, run_agent
-from hwsigner._agent.source import AgentOrOwn
+from hwsigner._agent.agent_or_own import AgentOrOwn
 from hwsigner._aws.credentials import Credentials
 from hwsigner._refresh.attempts import Attempts
 from hwsigner.errors import AgentError, ServiceError
@@ -95,7 +95,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> list[bytes | Exception | None]:
             raise answer
         return answer
 
-    monkeypatch.setattr("hwsigner._agent.source.find_credentials", find)
+    monkeypatch.setattr("hwsigner._agent.agent_or_own.find_credentials", find)
     return given
 
 

@@ -25,8 +25,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 import certs
 from hwsigner import __version__
-from hwsigner._agent.source import ServedProfile
 from hwsigner._cli import server_run
+from hwsigner._cli.served_profiles import ServedProfile
 from hwsigner._cli.server_run import ServerRun
 from hwsigner._config.profiles import add_profile
 from hwsigner._system import notices
@@ -336,7 +336,7 @@ def test_exec_imports_nothing_that_creates_sessions_when_an_agent_has_one(stage:
         done = stage.run("exec", "web", "--", "true", wrapper=PATIENT, environ=environ)
         assert agent.end(signal.SIGTERM) == 0
     assert done.returncode == 0
-    assert "hwsigner._agent.source" in done.stderr
+    assert "hwsigner._agent.agent_or_own" in done.stderr
     assert "hwsigner._aws.create_session" not in done.stderr
     assert "http.client" not in done.stderr
 

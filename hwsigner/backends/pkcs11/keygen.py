@@ -87,7 +87,7 @@ class KeyKind(NamedTuple):
         return _FAMILIES[self.key_type]
 
 
-class _Plan(NamedTuple):
+class _PairToMake(NamedTuple):
     """A key pair to make: its kind, and the attributes of its objects, without those in `STORED`.
 
     An empty id stands for the SHA-1 of the public key.
@@ -128,7 +128,7 @@ def generate_key(found: FoundToken, uri: KeyURI, pins: PinSource, request: KeyRe
         return describe(token, key, uri)
 
 
-def _planned(uri: KeyURI, request: KeyRequest) -> _Plan:
+def _planned(uri: KeyURI, request: KeyRequest) -> _PairToMake:
     request.require_only("always_authenticate", "accept_unproven", kind="keys on a PKCS #11 token")
     label, key_id = uri.path.get("object", b""), uri.path.get("id", b"")
     if not label:
@@ -137,10 +137,10 @@ def _planned(uri: KeyURI, request: KeyRequest) -> _Plan:
     names = {Attribute.LABEL: label, Attribute.KEY_TYPE: from_number(kind.key_type)}
     names |= {Attribute.ID: key_id} if key_id else {}
     careful = {Attribute.ALWAYS_AUTHENTICATE: TRUE} if request.always_authenticate else {}
-    return _Plan(kind, label, key_id, {**PUBLIC, **names, **kind.size}, {**PRIVATE, **names, **careful})
+    return _PairToMake(kind, label, key_id, {**PUBLIC, **names, **kind.size}, {**PRIVATE, **names, **careful})
 
 
-def _require_mechanism(found: FoundToken, plan: _Plan, request: KeyRequest) -> None:
+def _require_mechanism(found: FoundToken, plan: _PairToMake, request: KeyRequest) -> None:
     """Check that a token makes such keys; raise an UnsupportedKeyError if not."""
     info = found.module.functions.mechanism(found.info.slot, plan.kind.mechanism)
     name = token_name(found.info)
@@ -156,7 +156,7 @@ def _require_mechanism(found: FoundToken, plan: _Plan, request: KeyRequest) -> N
         raise UnsupportedKeyError(f"{name} makes {sizes}, so not {request.algorithm}", _OTHER)
 
 
-def _refuse_existing(token: OpenToken, session: PKCS11Session, plan: _Plan, uri: KeyURI) -> None:
+def _refuse_existing(token: OpenToken, session: PKCS11Session, plan: _PairToMake, uri: KeyURI) -> None:
     """Raise a SigningKeyError if a key or certificate has the label or the id of the new key."""
     there = find_stored(session, KeyURI("pkcs11", {"object": plan.label}))
     if plan.id:
@@ -171,7 +171,7 @@ def _refuse_existing(token: OpenToken, session: PKCS11Session, plan: _Plan, uri:
         raise SigningKeyError(f"{token.name} already has: {listed}", hint)
 
 
-def _make(token: OpenToken, session: WritingSession, plan: _Plan, mark: MakingMark) -> KeyPair:
+def _make(token: OpenToken, session: WritingSession, plan: _PairToMake, mark: MakingMark) -> KeyPair:
     """Make the key pair, and mark it before anything of it is on the token.
 
     Its id can't be changed later, but may depend on it. So if the URI gives none, the key pair is made for this PKCS
@@ -219,7 +219,7 @@ def _stored(token: OpenToken, session: WritingSession, draft: KeyPair, mark: Mak
                 session.destroy(handle)
 
 
-def _differences(session: PKCS11Session, pair: KeyPair, plan: _Plan) -> list[str]:
+def _differences(session: PKCS11Session, pair: KeyPair, plan: _PairToMake) -> list[str]:
     """Return in what a new key pair differs from its plan."""
     public = read_key(session, ObjectClass.PUBLIC_KEY, pair.public)
     if public is None or public.public_key is None:
@@ -235,7 +235,7 @@ def _differences(session: PKCS11Session, pair: KeyPair, plan: _Plan) -> list[str
     return wrong
 
 
-def _hint(wrong: list[str], plan: _Plan) -> str:
+def _hint(wrong: list[str], plan: _PairToMake) -> str:
     """Return what to do about a new key that differs from its plan."""
     if not plan.id and _LOST_IN_COPIES & set(wrong) and {_UNPROVEN, *_LOST_IN_COPIES} >= set(wrong):
         return "Add an id to the key URI, such as id=%01: without one, the key is a copy of the one that was made"
@@ -244,7 +244,7 @@ def _hint(wrong: list[str], plan: _Plan) -> str:
     return "Use another token, or make the key with this one's own tool"
 
 
-def _remove(token: OpenToken, session: WritingSession, pair: KeyPair, plan: _Plan, message: str) -> None:
+def _remove(token: OpenToken, session: WritingSession, pair: KeyPair, plan: _PairToMake, message: str) -> None:
     """Remove a key pair that is not as asked, as the message says; raise a SigningKeyError if it may still be there."""
     try:
         for kind, handle in ((ObjectClass.PRIVATE_KEY, pair.private), (ObjectClass.PUBLIC_KEY, pair.public)):

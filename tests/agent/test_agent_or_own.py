@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from hwsigner._agent import source as source_module
+from hwsigner._agent import agent_or_own
+from hwsigner._agent.agent_or_own import AgentOrOwn
 from hwsigner._agent.protocol import LOCKED
-from hwsigner._agent.source import AgentOrOwn
 from hwsigner._aws.credentials import Credentials
 from hwsigner._pins import AskPin, PinRequest
 from hwsigner._system.clocks import Clocks
@@ -78,7 +78,7 @@ class Agent:
 def agent(monkeypatch: pytest.MonkeyPatch) -> Agent:
     """The agent that sources ask."""
     made = Agent()
-    monkeypatch.setattr(source_module, "find_credentials", lambda name, **_: made.find(name))
+    monkeypatch.setattr(agent_or_own, "find_credentials", lambda name, **_: made.find(name))
     return made
 
 
@@ -101,9 +101,9 @@ def test_agent_s_credentials_are_given_and_cached(agent: Agent) -> None:
 def test_agent_is_asked_again_when_its_answer_is_a_second_old_and_a_client_asks(agent: Agent) -> None:
     source = agent.source()
     source()
-    agent.elapsed = source_module.ASK_SECONDS - 0.1
+    agent.elapsed = agent_or_own.ASK_SECONDS - 0.1
     assert _key(source.at_once()) == "ASIA1"
-    agent.elapsed = source_module.ASK_SECONDS
+    agent.elapsed = agent_or_own.ASK_SECONDS
     assert source.at_once() is None
     assert _key(source()) == "ASIA2"
     assert _key(source.at_once()) == "ASIA2"
@@ -127,7 +127,7 @@ def test_user_is_asked_for_a_pin_after_another_failure_and_not_after_a_question_
         asked.append(request)
         return answer
 
-    monkeypatch.setattr(source_module, "find_credentials", find)
+    monkeypatch.setattr(agent_or_own, "find_credentials", find)
     own = Own()
     own.failure = AgentError("no provider")
     source = AgentOrOwn("web", lambda: own, ask_pin=ask)

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from hwsigner._agent.client import find_credentials
 from hwsigner._agent.protocol import LOCKED
 from hwsigner._aws.credentials import Credentials, read_agent_credentials
 from hwsigner._pins import AskPin, PinRequest
-from hwsigner._refresh.outcome import Session, profile_state
-from hwsigner._system.clocks import Clocks, utc_now
+from hwsigner._refresh.outcome import Session
+from hwsigner._system.clocks import Clocks
 from hwsigner.errors import AgentError, HwsignerError, HwsignerWarning, PinError
-
-if TYPE_CHECKING:
-    from hwsigner._refresh.refresher import Refresher
 
 # How old an answer of the agent may be when a client asks: `hwsigner agent lock` takes effect here within this time.
 ASK_SECONDS = 1.0
@@ -185,58 +181,3 @@ class AgentOrOwn(Generic[_Own]):
             return
         credentials = read_agent_credentials(body, role_arn=self._role_arn)
         self._session = Session.begin(credentials, begin, duration=_LONGEST_LIFE, clocks=self._clocks)
-
-
-class ServedProfile:
-    """A profile and its credentials.
-
-    Without a profile, the name is that of the role. Without the role's ARN, no provider can be made. `make` makes the
-    provider of this process. `asks_agent` says whether an agent may have the same credentials.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        role_arn: str,
-        make: Callable[[], Refresher],
-        *,
-        asks_agent: bool = False,
-        ask_pin: AskPin | None = None,
-    ) -> None:
-        self.name = name
-        self.role = role_arn.rpartition("/")[2]
-        self.credentials = AgentOrOwn(
-            name if asks_agent else None, self._make_started, role_arn=role_arn, ask_pin=ask_pin
-        )
-        self._make = make
-        self._is_started = False
-
-    def start(self) -> None:
-        """Let the provider refresh in the background, now or when it is made."""
-        self._is_started = True
-        if own := self.credentials.own_if_made():
-            own.start()
-
-    def close(self) -> None:
-        """Close the provider, if it was made."""
-        if own := self.credentials.own_if_made():
-            own.stop()
-
-    def state(self) -> tuple[str, datetime | None, str]:
-        """Return the state, when the last credentials expire, and the cause of the last failure.
-
-        The state is `ready`, `failing`, `starting` until the first session, or `idle` once one has expired and no
-        client has asked since.
-        """
-        own, failure, of_agent = self.credentials.own_if_made(), self.credentials.failure, self.credentials.of_agent
-        expiration = of_agent.expiration if of_agent else own.status().expiration if own else None
-        state = profile_state(failure, is_live=expiration is not None and expiration > utc_now())
-        if state == "idle" and expiration is None:
-            state = "starting"
-        return state, expiration, failure.cause if failure else ""
-
-    def _make_started(self) -> Refresher:
-        made = self._make()
-        if self._is_started:
-            made.start()
-        return made
