@@ -27,20 +27,14 @@ _POLL_SECONDS = 1.0
 def run_program(
     command: Sequence[str], environ: Mapping[str, str], prepare: Callable[[], None], *, inherited: set[int]
 ) -> int:
-    """Run a program to its end, in this process's group and on its terminal.
+    """Run a program to its end, in this process's group and on its terminal, and return its exit status.
 
     SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1 and SIGUSR2 to this process are passed on to the program.
 
-    Args:
-        command: the program, searched in PATH, and its arguments.
-        environ: its environment.
-        prepare: called before the program starts. It must start all threads, as others would receive the signals.
-        inherited: the descriptors that it may have. Libraries open others without O_CLOEXEC, such as a TPM's: with that
-            one, a program that has become another user could sign.
-
-    Returns:
-        The program's exit status; 128 plus the signal's number if a signal ended it; 126 if it can't be run, 127 if it
-        is not found.
+    The status is 128 plus the signal's number if a signal ended it, 126 if it can't be run, 127 if it is not found.
+    `prepare` is called before it starts, and must start all threads, as others would receive the signals. `inherited`
+    are the descriptors that it may have. Libraries open others without O_CLOEXEC, such as a TPM's: with that one, a
+    program that has become another user could sign.
     """
     with _signals_blocked() as before:
         prepare()

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 Prompts = Callable[[str | None], Sequence[AskPin]]
 _SESSION_NAME = r"[\w+=,.@-]{2,64}"
 _MAX_INSTANCE_PROPERTIES = 50
+_SAFER = "pin-source= in the key URI is safer, with file:, env: or cmd:"
 
 
 class Settings:
@@ -135,8 +136,7 @@ def warn_of_secrets(values: Settings, *, given: Collection[str], exposed: str | 
             name = f"--{flag.name}" if flag.secret else f"pin-value in --{flag.name}"
             place = "on the command line" if flag.name in given else f"in {exposed}"
             if flag.name in given or exposed:
-                hint = "pin-source= in the key URI is safer, with file:, env: or cmd:"
-                warnings.warn(UnsafeKeyWarning(f"{name} {place} is visible to other users", hint), stacklevel=2)
+                warnings.warn(UnsafeKeyWarning(f"{name} {place} is visible to other users", _SAFER), stacklevel=2)
 
 
 def key_uri(values: Settings, text: str) -> KeyURI:
@@ -172,8 +172,7 @@ def argument_uri(values: Settings, text: str) -> KeyURI:
     """Return `key_uri` of a command line's key URI, and raise as that does; warn if it has a PIN."""
     uri = key_uri(values, text)
     if uri.pin_value is not None:
-        hint = "pin-source= in the key URI is safer, with file:, env: or cmd:"
-        warnings.warn(UnsafeKeyWarning("pin-value on the command line is visible to other users", hint), stacklevel=2)
+        warnings.warn(UnsafeKeyWarning("pin-value on the command line is visible to other users", _SAFER), stacklevel=2)
     return uri
 
 

@@ -41,13 +41,9 @@ _T = TypeVar("_T")
 class VerificationSettings(NamedTuple):
     """Which tokens are valid here.
 
-    Attributes:
-        audiences: the audiences, one of which a token must have.
-        node: the name of this node, which must be the one of a token's Pod.
-        verify: `review` to ask the API server, `keys` to use the cluster's keys.
-        issuer: the issuer that a token must have; None for any, which `keys` does not allow.
-        keys_file: the path of the cluster's keys (JWKS), for `keys`; None to get them from the API server.
-        allow_incomplete_ca: whether the cluster's CA may lack key usage and key identifiers.
+    A token must have one of the audiences, and its Pod be of this node. `verify` is `review` to ask the API server,
+    or `keys` to use the cluster's: those (JWKS) in `keys_file`, else the API server's. `issuer` may be None for any,
+    but not with `keys`. `allow_incomplete_ca` lets the cluster's CA lack key usage and key identifiers.
     """
 
     audiences: tuple[str, ...]
