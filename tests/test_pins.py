@@ -62,15 +62,35 @@ def test_environment_fails_when_the_pins_leave_out_a_library(tmp_path: Path) -> 
     assert "plugin 1.0 requires library, which is not installed" in done.stdout + done.stderr
 
 
-def test_everything_that_installs_pins_has_pip_look_for_no_dependencies() -> None:
-    """An older pip takes the newest release for an extra, and then refuses it, as no hash pins it."""
-    paths = {path for pattern in _INSTALLS for path in ROOT.glob(pattern) if path.is_file()} - {Path(__file__)}
-    places = []
+def _lines(*patterns: str) -> list[tuple[Path, str, str]]:
+    """Return the lines of all sources that fit, each with its path before it, and with its neighbours after it."""
+    paths = {path for pattern in patterns for path in ROOT.glob(pattern) if path.is_file()} - {Path(__file__)}
+    paths = {path for path in paths if path.suffix != ".pyc"}
+    found = []
     for path in paths:
         lines = path.read_text(errors="replace").replace("\\\n", " ").splitlines()
         for number, line in enumerate(lines):
-            if re.search(r"--require-hashes|.--requirement\b|pip.* -r ", line):
-                near = "\n".join(lines[max(0, number - 1) : number + 2])
-                places.append((path.relative_to(ROOT), line, "--require-hashes" in near and "--no-deps" in near))
+            found.append((path.relative_to(ROOT), line, "\n".join(lines[max(0, number - 1) : number + 2])))
+    return found
+
+
+def test_everything_that_builds_wheels_takes_what_builds_them_from_the_pins() -> None:
+    """In isolation, pip takes the newest setuptools of the index, and no hash pins it."""
+    places = [
+        (path, line, "--no-build-isolation" in near or "$(THIS)" in near)
+        for path, line, near in _lines("Makefile", ".ci/*", "packaging/*", "packaging/wheels/*", "tests/**/*.py")
+        if re.search(r"^(?!#).*(pip\"?,? .*|PIP\) )\"?wheel\"?,? \"?-", line.strip())
+    ]
+    assert len(places) >= 6
+    assert [place for *place, is_pinned in places if not is_pinned] == []
+
+
+def test_everything_that_installs_pins_has_pip_look_for_no_dependencies() -> None:
+    """An older pip takes the newest release for an extra, and then refuses it, as no hash pins it."""
+    places = [
+        (path, line, "--require-hashes" in near and "--no-deps" in near)
+        for path, line, near in _lines(*_INSTALLS)
+        if re.search(r"--require-hashes|.--requirement\b|pip.* -r ", line)
+    ]
     assert len(places) >= 10
     assert [place for *place, is_pinned in places if not is_pinned] == []

@@ -43,8 +43,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tpm_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheel of tpm2-pytss for this system, in place of a release's, which needs another system to be built."""
     folder = tmp_path_factory.mktemp("tpm2")
-    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", f"--wheel-dir={folder}"]
-    subprocess.run([*build, f"tpm2-pytss=={version('tpm2-pytss')}"], check=True, timeout=600)
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*build, f"--wheel-dir={folder}", f"tpm2-pytss=={version('tpm2-pytss')}"], check=True, timeout=600)
     [found] = folder.iterdir()
     return found
 
