@@ -20,14 +20,15 @@ AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 def bootstrap(suite: str, target: Path, packages: Sequence[str], *options: str) -> None:
     """Make a root of a Debian suite with its security updates, as a folder or, by the target's name, a tar file."""
     included = [f"--include={','.join(packages)}"] if packages else []
-    for attempt in range(3):
-        try:
+    for _ in range(3):
+        with suppress(subprocess.CalledProcessError):
             call("mmdebstrap", "--quiet", "--aptopt=Acquire::Retries 10", *options, *included, suite, target)
             return
-        except subprocess.CalledProcessError:
-            if attempt == 2:
-                raise
-            shutil.rmtree(target, ignore_errors=True)  # mmdebstrap takes an empty folder only.
+        shutil.rmtree(target, ignore_errors=True)  # mmdebstrap takes an empty folder only.
+    raise SystemExit(
+        f"mmdebstrap can't make a root of Debian's {suite} and says why above. If the mirror no longer has it, or one "
+        "of the packages, name what came after it"
+    )
 
 
 def archive(folder: Path, name: str, suite: str, packages: Sequence[str], *options: str) -> Path:

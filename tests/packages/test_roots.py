@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,18 @@ def test_wheels_of_an_earlier_python_of_the_machine_are_not_used(
     former = wheels("3.11.2")
     assert wheels("3.11.2") == former
     assert wheels("3.13.5") != former
+
+
+def test_root_of_a_suite_that_left_the_mirror_is_an_error_that_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = []
+
+    def refuse(*command: object) -> None:
+        tries.append(command)
+        raise subprocess.CalledProcessError(25, "mmdebstrap")
+
+    monkeypatch.setattr(roots, "call", refuse)
+    with pytest.raises(SystemExit, match=r"can't make a root of Debian's buster.*no longer has it"):
+        roots.bootstrap("buster", tmp_path / "new", ())
+    assert len(tries) == 3
