@@ -285,7 +285,7 @@ $(CLIENTS)/python/.installed: $(PINS)/clients.txt | $(VENV)/.installed client-pa
 $(CLIENTS)/node/.installed: tests/clients/package.json tests/clients/package-lock.json | client-packages
 	@mkdir -p $(@D)
 	cp $^ $(@D)
-	npm ci --ignore-scripts --silent --no-audit --no-fund --fetch-timeout=30000 --fetch-retries=5 --prefix $(@D)
+	npm ci --ignore-scripts --loglevel=error --no-audit --no-fund --fetch-timeout=30000 --fetch-retries=5 --prefix $(@D) >/dev/null
 	@touch $@
 
 # Debian packages the sources of Go modules as a GOPATH.

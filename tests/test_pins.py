@@ -94,3 +94,10 @@ def test_everything_that_installs_pins_has_pip_look_for_no_dependencies() -> Non
     ]
     assert len(places) >= 10
     assert [place for *place, is_pinned in places if not is_pinned] == []
+
+
+def test_npm_says_why_it_fails() -> None:
+    """With --silent it says nothing, not even that a file is gone or has another hash."""
+    lines = [line for _, line, _ in _lines("Makefile", "packaging/pins") if re.search(r"\bnpm (ci|install) ", line)]
+    assert len(lines) == 2
+    assert [line for line in lines if "--loglevel=error" not in line or "--silent" in line] == []
