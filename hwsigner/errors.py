@@ -146,6 +146,19 @@ class KeyNotFoundError(SigningKeyError):
     """No key has this key URI."""
 
 
+class OtherChipError(SigningKeyError):
+    """A key of another TPM, or of this one before it was cleared. It has no auth value.
+
+    It has TPM Names in hexadecimal: of the key's parent, such a parent in this TPM, and this TPM's storage root key.
+    """
+
+    def __init__(self, message: str, hint: str = "", *, key_chip: str = "", chip: str = "", root: str = "") -> None:
+        super().__init__(message, hint)
+        self.key_chip = key_chip
+        self.chip = chip
+        self.root = root
+
+
 class AmbiguousKeyError(SigningKeyError):
     """More than one key has this key URI."""
 

@@ -34,6 +34,7 @@ EXIT_STATUSES = {
     "BackendUnavailableError": 3,
     "TokenRemovedError": 3,
     "KeyNotFoundError": 3,
+    "OtherChipError": 3,
     "AmbiguousKeyError": 3,
     "UnsupportedKeyError": 3,
     "KeyMismatchError": 3,

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import termios
 from collections.abc import Sequence
+from contextlib import suppress
 
 from hwsigner.errors import HwsignerError, UsageError, printable
+
+
+def has_terminal() -> bool:
+    """Return whether there is a terminal to ask on."""
+    with suppress(OSError):
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+        return True
+    return False
 
 
 def confirm(lines: Sequence[str], question: str, *, nothing: str) -> None:

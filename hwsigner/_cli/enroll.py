@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from hwsigner._cli.confirmation import confirm, has_terminal
 from hwsigner._cli.keygen import NEW_KEY, key_request
 from hwsigner._cli.parser import Arguments, Parser
 from hwsigner._cli.process import print_outcome, print_rows
@@ -33,7 +34,9 @@ def run(arguments: Arguments) -> int:
     name = arguments.name
     writes_none = arguments.no_aws_config or arguments.system
     command = "" if writes_none else credential_process(name)
-    asked = Enrolment(name, arguments.settings, key_request(arguments), system=arguments.system, command=command)
+    ask = _ask if has_terminal() else None
+    request = key_request(arguments)
+    asked = Enrolment(name, arguments.settings, request, system=arguments.system, command=command, confirm=ask)
     enrolled = enroll(asked)
     following = _next(arguments, enrolled.missing)
     if arguments.json:
@@ -45,6 +48,10 @@ def run(arguments: Arguments) -> int:
     rows.append(("Missing", f"Run {following}") if enrolled.missing else ("Next", following))
     print_rows(f"{name} is enrolled", rows)
     return 0
+
+
+def _ask(lines: Sequence[str]) -> None:
+    confirm(lines, "Type yes to set it aside", nothing="the key stays in place")
 
 
 def _rows(enrolled: Enrolled) -> list[tuple[str, str]]:

@@ -50,10 +50,11 @@ _HINTS: dict[type[OSError], str] = {
 class Block:
     """One block of a file."""
 
-    def __init__(self, label: str, data: bytes, headers: bytes = b"") -> None:
+    def __init__(self, label: str, data: bytes, headers: bytes = b"", before: bytes = b"") -> None:
         self.label: Final = label  # A PEM label, such as `CERTIFICATE`, or the one that a DER file would have.
         self.data: Final = data  # Decoded from base64. DER, unless `headers` say that they are encrypted.
         self.headers: Final = headers  # The lines of RFC 1421 before the base64 of a legacy-encrypted key.
+        self.before: Final = before  # The text between the block before, or the start of the file, and this one.
 
     def __repr__(self) -> str:
         return f"Block({self.label!r})"  # The data may be a private key.
@@ -185,14 +186,16 @@ def _blocks(data: bytes) -> Iterator[Block]:
     markers = list(_MARKER.finditer(text))
     if not markers:
         yield Block(_label(data), data)
+    last = 0
     for begin, end in zip_longest(markers[::2], markers[1::2]):
         label = begin[2].decode("latin-1")
         if end is None or (begin[1], end[1], end[2]) != (b"BEGIN", b"END", begin[2]):
             raise ValueError(f"the {label} block has no matching BEGIN and END lines")
-        yield _pem_block(label, text[begin.end() : end.start()])
+        yield _pem_block(label, text[begin.end() : end.start()], text[last : begin.start()])
+        last = end.end()
 
 
-def _pem_block(label: str, body: bytes) -> Block:
+def _pem_block(label: str, body: bytes, before: bytes) -> Block:
     headers = b""
     if b":" in body:
         headers, _, body = body.strip().partition(b"\n\n")
@@ -202,7 +205,7 @@ def _pem_block(label: str, body: bytes) -> Block:
         raise ValueError(f"the {label} block is not base64") from error
     if not data:
         raise ValueError(f"the {label} block is empty")
-    return Block(label, data, headers)
+    return Block(label, data, headers, before)
 
 
 def _label(der: bytes) -> str:

@@ -13,6 +13,7 @@ from hwsigner._config.profiles import Profile, add_profile, change_profile, chec
 from hwsigner._config.settings import Settings
 from hwsigner._config.sharing import check_writable, share, share_file
 from hwsigner._identity.certificate import Certificate
+from hwsigner.enrolment.chips import Confirm, change_chip
 from hwsigner.enrolment.pace import set_pace
 from hwsigner.enrolment.profile import (
     STARTS_AGENT_NOTE,
@@ -43,6 +44,8 @@ class Enrolment:
 
     The profile keeps the settings in `given`, and has others already. `new_key` is what the key must be like if there
     is none yet. `command` gives the SDKs the credentials, for `~/.aws/config`; empty to write nothing there.
+    `confirm` asks the user before a key of another chip is set aside, and raises an error to keep it. Without a user it
+    is None: then a registrar must certify the new key, as it demands the proof that a TPM has it.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Enrolment:
     new_key: KeyRequest
     system: bool = False
     command: str = ""
+    confirm: Confirm | None = None
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,8 @@ class Enrolled:
 
     `installed` is None if the profile names the certificate already, and `aws_config` if that file was not to be
     written. `missing` are the ARNs that the profile does not have. `timer` is how often its timer looks, if not as the
-    unit says. `starts_agent` is whether `agent = "auto"` was written.
+    unit says. `starts_agent` is whether `agent = "auto"` was written. `kept` is the
+    path of the key of another chip that was set aside; empty if none was.
     """
 
     key: KeyDescription
@@ -71,12 +76,14 @@ class Enrolled:
     missing: tuple[str, ...]
     timer: str
     starts_agent: bool
+    kept: str = ""
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know, a sentence each."""
         agent = (STARTS_AGENT_NOTE,) if self.starts_agent else ()
-        return (*self.key.notes, *(self.installed.notes if self.installed else ()), *agent)
+        kept = (f"The key of another TPM is now {self.kept}. It comes back with its TPM",) if self.kept else ()
+        return (*self.key.notes, *(self.installed.notes if self.installed else ()), *agent, *kept)
 
 
 def enroll(asked: Enrolment) -> Enrolled:
@@ -116,11 +123,17 @@ def _enroll(asked: Enrolment, found: Profile | None) -> Enrolled:
     if asked.system and "path" in access.uri.path:
         share_file(access.uri.file)
     _check_pin(access, key)
+    kept_key, issued = "", False
+    if not made and (changed := change_chip(target, key, values, asked.confirm)):
+        kept_key, made, issued = changed
+        key = access.describe()
+        if asked.system:
+            share_file(access.uri.file)
     with access.open() as opened:
         request = sign_request(target, opened)
-    there = None if made else installed_chain(target, request, datetime.now(UTC))
+    there = None if made and not kept_key else installed_chain(target, request, datetime.now(UTC))
     chain = there or request_certificate(request, issuer, lambda: datetime.now(UTC), wait=values.timeout)
-    is_named = there is not None and names_certificate(found, access, there)
+    is_named = there is not None and not kept_key and names_certificate(found, access, there)
     installed = None if is_named else install(access, chain, target.nv_index)
     agent = agent_value(found, given, for_person=is_for_person(key, access.pins), system=asked.system)
     file = change_profile(name, {**with_certificate(kept, installed), **agent}, environ)
@@ -130,13 +143,14 @@ def _enroll(asked: Enrolment, found: Profile | None) -> Enrolled:
         key,
         made,
         chain.leaf,
-        there is None,
+        issued or there is None,
         installed,
         file,
         edit_config_file(name, asked.command, region=region) if asked.command else None,
         tuple(arn for arn in ARNS if arn not in {*(found.values if found else ()), *kept}),
         set_pace(name, file, chain.leaf),
         agent.get("agent") == "auto",
+        kept_key,
     )
 
 

@@ -39,11 +39,11 @@ def write_tss2(key: TSS2Key) -> bytes:
 
 
 def write_tss2_pem(key: TSS2Key) -> str:
-    """Return a key as PEM."""
+    """Return a key as PEM, after its parent's Name, if that is known. Readers of PEM skip such text (RFC 7468, 2)."""
     base64 = binascii.b2a_base64(write_tss2(key), newline=False).decode("ascii")
-    return "\n".join(
-        [f"-----BEGIN {key_file.LABEL}-----", *textwrap.wrap(base64, 64), f"-----END {key_file.LABEL}-----", ""]
-    )
+    name = [f"{key_file.PARENT_NAME}{key.parent_name}"] if key.parent_name else []
+    block = [f"-----BEGIN {key_file.LABEL}-----", *textwrap.wrap(base64, 64), f"-----END {key_file.LABEL}-----", ""]
+    return "\n".join([*name, *block])
 
 
 def _auth_policy(policy: AuthPolicy) -> bytes:

@@ -151,7 +151,7 @@ class Endorsement:
         """
         outer = tpm.esys.read_public(ek)[0]
         public = outer.publicArea
-        with tpm.policy_session(public.nameAlg) as session:
+        with tpm.policy_session(public.nameAlg, has_secret=False) as session:
 
             def satisfy(proof: ESYS_TR) -> None:
                 tpm.esys.policy_secret(_HIERARCHY, session, expiration=0, session1=proof)

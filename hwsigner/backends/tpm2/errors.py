@@ -14,8 +14,8 @@ AUTH_FAIL, BAD_AUTH, LOCKOUT = 0x8E, 0xA2, 0x921
 HASH, HANDLE, SCHEME, INTEGRITY = 0x83, 0x8B, 0x92, 0x9F
 VALUE, SIGNATURE, POLICY_FAIL, SEQUENCE = 0x84, 0x9B, 0x9D, 0x103
 SIZE, INSUFFICIENT, ECC_POINT, FAILURE = 0x95, 0x9A, 0xA7, 0x101
-# The answers to a key under another parent than its own. libtpms answers FAILURE to a secret for another RSA key.
-OTHER_PARENT = (INTEGRITY, VALUE, SIZE, FAILURE)
+# The answers to a key under another parent than its own.
+OTHER_PARENT = (INTEGRITY, VALUE, SIZE)
 INITIALIZE, OBJECT_MEMORY = 0x100, 0x902
 NV_SPACE, NV_DEFINED = 0x14B, 0x14C
 BAD_TR = 0x70018  # ESYS has no such object (TSS 2.0 ESAPI, 7.2).
@@ -83,6 +83,12 @@ def signing_error(error: TSS2_Exception, tcti: str, subject: str) -> SigningKeyE
         return BackendUnavailableError(f"the TPM at {tcti} is busy with its own work", "Retry later")
     if code(error) == INITIALIZE:
         return BackendUnavailableError(f"the TPM at {tcti} was not started up", "Run tpm2_startup -c")
+    if code(error) == FAILURE:  # libtpms answers it to an imported key's secret for another RSA key, too.
+        return SigningKeyError(
+            f"the TPM at {tcti} failed with key {subject}: {error}",
+            "Restart the machine, and run tpm2_selftest -f; if only this key fails, its file is damaged or was made "
+            "for another TPM",
+        )
     return SigningKeyError(f"the TPM at {tcti} refused key {subject}: {error}", "Check if tpm2_sign can use it")
 
 

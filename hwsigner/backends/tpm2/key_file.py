@@ -39,6 +39,9 @@ _TYPE = bytes.fromhex("6781050a01")  # 2.23.133.10.1
 LOADABLE, IMPORTABLE, _SEALED = (_TYPE + bytes([number]) for number in (3, 4, 5))
 _INTEGER_BYTES = 16
 
+# The line before the PEM of a key that was made here. It names the chip, as a cleared one gives its keys another Name.
+PARENT_NAME = "Parent's TPM Name: "
+
 HIERARCHIES = {0x40000001: "owner", 0x40000007: "null", 0x4000000B: "endorsement", 0x4000000C: "platform"}
 PERSISTENT = range(0x81000000, 0x82000000)
 
@@ -73,6 +76,7 @@ class TSS2Key(NamedTuple):
     auth_policies: tuple[AuthPolicy, ...] = ()  # What can go before them, one of them at a time.
     description: str = ""
     rsa_parent: bool = False  # Whether the primary key of a hierarchy is RSA 2048, not ECC P-256.
+    parent_name: str = ""  # The parent's TPM Name in hexadecimal; empty if the file does not say it.
 
     def __repr__(self) -> str:
         return f"TSS2Key(parent={self.parent:#x}, description={self.description!r})"

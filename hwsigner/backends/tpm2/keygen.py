@@ -152,9 +152,11 @@ class _Making:
         with tpm.temporary(partial(_owner_primary, tpm, self._auth)) as parent:
             # The session encrypts the PIN, and shows that the TPM of the pinned storage root key made the key.
             session = tpm.authorize(parent, b"", encrypts=True)
+            name = bytes(tpm.esys.tr_get_name(parent)).hex()
             with waiting(_SLOW):
                 private, public, *_ = tpm.esys.create(parent, secret, self._template(policy), session1=session)
-        return TSS2Key(not self.has_pin, _OWNER, public.marshal(), private.marshal(), policy=policy)
+        parts = public.marshal(), private.marshal()
+        return TSS2Key(not self.has_pin, _OWNER, *parts, policy=policy, parent_name=name)
 
     def _template(self, policy: tuple[PolicyCommand, ...]) -> TPM2B_PUBLIC:
         """Return the public area to ask for. With a policy, the auth value alone opens nothing."""

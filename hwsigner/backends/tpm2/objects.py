@@ -32,8 +32,9 @@ from hwsigner.backends.tpm2.auth import (
     guarded_hierarchy,
     is_held_back,
 )
-from hwsigner.backends.tpm2.errors import HANDLE, OTHER_PARENT, code, is_lost
+from hwsigner.backends.tpm2.errors import FAILURE, HANDLE, OTHER_PARENT, code, is_lost
 from hwsigner.backends.tpm2.key_file import HIERARCHIES, TSS2Key
+from hwsigner.backends.tpm2.other_chip import check_other_chip
 from hwsigner.backends.tpm2.srk import STORAGE_ATTRIBUTES, ecc_primary
 from hwsigner.backends.tpm2.tpm import TPM
 from hwsigner.errors import KeyNotFoundError, PinRequiredError, SigningKeyError, UnsupportedKeyError, WrongPinError
@@ -259,6 +260,7 @@ class LoadableObject(LoadableKey):
         def create(template: TPM2B_PUBLIC, session: ESYS_TR) -> ESYS_TR:
             return tpm.esys.create_primary(None, template, hierarchy, session1=session)[0]
 
+        refused: list[tuple[str, int]] = []
         for template in _primaries(self._file):
             prove = partial(self._auth.prove, tpm, hierarchy, guarded, partial(create, template()))
             with tpm.temporary(prove) as primary:
@@ -266,8 +268,10 @@ class LoadableObject(LoadableKey):
                     return self._load_under(tpm, primary, ESYS_TR.PASSWORD)
                 except TSS2_Exception as error:
                     refusal = error
-                    if code(error) not in OTHER_PARENT:
+                    if code(error) not in (*OTHER_PARENT, FAILURE):
                         raise
+                    refused.append((bytes(tpm.esys.tr_get_name(primary)).hex(), code(error)))
+        check_other_chip(tpm, self._file, self.name, refused)
         raise refusal
 
     def _load_under(self, tpm: TPM, parent: ESYS_TR, session: ESYS_TR) -> ESYS_TR:
@@ -333,6 +337,8 @@ _RSA_SECRET = 2 + 256
 
 def _primaries(file: TSS2Key) -> tuple[Callable[[], TPM2B_PUBLIC], ...]:
     """Return the templates of the primary keys that the file's parent may be."""
+    if file.parent_name:
+        return (ecc_primary,)
     if file.rsa_parent or len(file.secret) == _RSA_SECRET:
         return _RSA
     # A TPM takes seconds to make an RSA key of its seed.

@@ -57,15 +57,17 @@ class TrustedSRK(NamedTuple):
 
 @contextmanager
 def storage_root_key(
-    esys: ESAPI, persistent: _Persistent, temporary: _Temporary, tcti: str, trusted: TrustedSRK
+    esys: ESAPI, persistent: _Persistent, temporary: _Temporary, tcti: str, trusted: TrustedSRK | None
 ) -> Iterator[ESYS_TR]:
     """Load the key that sessions are salted with: the persistent one, else the owner's primary key.
 
     If the owner hierarchy has an auth value, which must not be sent yet, it is a primary key of the null hierarchy.
-    That key changes at each reset, so it can't be pinned, and is an error if another one is pinned.
+    That key changes at each reset, so it can't be pinned, and is an error if another one is pinned. If `trusted` is
+    None, any is right, and none is pinned: no secret is to be sent.
     """
     with ExitStack() as stack:
-        found = _storage_key(esys, lambda: stack.enter_context(persistent(trusted.handle)))
+        handle = trusted.handle if trusted else PROVISIONED
+        found = _storage_key(esys, lambda: stack.enter_context(persistent(handle)))
         if found is not None:
             _check(esys, found, tcti, trusted)
             yield found
@@ -73,7 +75,7 @@ def storage_root_key(
         try:
             primary = stack.enter_context(temporary(lambda: _primary(esys, ESYS_TR.RH_OWNER)))
         except _OwnerAuthError:
-            if _pinned(tcti, trusted):
+            if trusted and pinned(tcti, trusted):
                 raise SigningKeyError(
                     f"the storage root key of the TPM at {tcti} is pinned and can't be checked: it is not persistent "
                     f"at {PROVISIONED:#010x}, and the owner hierarchy needs an auth value. None was sent",
@@ -110,14 +112,16 @@ def _primary(esys: ESAPI, hierarchy: ESYS_TR) -> ESYS_TR:
         raise
 
 
-def _check(esys: ESAPI, key: ESYS_TR, tcti: str, trusted: TrustedSRK) -> None:
+def _check(esys: ESAPI, key: ESYS_TR, tcti: str, trusted: TrustedSRK | None) -> None:
     """Check that a storage key is the pinned one, and pin it if none is, or warn that this is not possible."""
-    # Computed from the very public area that salts are encrypted to: anything can claim a Name.
-    name, pinned, path = bytes(_public_area(esys, key).get_name()).hex(), _pinned(tcti, trusted), _path(tcti, trusted)
-    if name == pinned:
+    if trusted is None:
         return
-    if pinned and (trusted.name or not trusted.accept_new):
-        expected = f"srk-name says, {pinned}" if trusted.name else f"is pinned in {path}"
+    # Computed from the very public area that salts are encrypted to: anything can claim a Name.
+    name, known, path = bytes(_public_area(esys, key).get_name()).hex(), pinned(tcti, trusted), _path(tcti, trusted)
+    if name == known:
+        return
+    if known and (trusted.name or not trusted.accept_new):
+        expected = f"srk-name says, {known}" if trusted.name else f"is pinned in {path}"
         hint = "Correct srk-name" if trusted.name else "Run once with --accept-new-srk"
         raise SigningKeyError(
             f"the storage root key of the TPM at {tcti} is {name}, another one than {expected}: the TPM was cleared or "
@@ -135,7 +139,7 @@ def _check(esys: ESAPI, key: ESYS_TR, tcti: str, trusted: TrustedSRK) -> None:
         )
 
 
-def _pinned(tcti: str, trusted: TrustedSRK) -> str:
+def pinned(tcti: str, trusted: TrustedSRK) -> str:
     """Return the Name that is pinned, or an empty string. With `accept_new`, a pin that can't be trusted is ignored."""
     try:
         return trusted.name.lower() or _read(_path(tcti, trusted))

@@ -186,9 +186,17 @@ class TPM:
         self.esys.tr_set_auth(handle, auth)
         return session
 
-    def policy_session(self, hash: int) -> AbstractContextManager[ESYS_TR]:
-        """Start a policy session, salted and encrypting unless it is plain, and flush it after the `with` statement."""
-        return self.temporary(lambda: self._start_session(TPM2_SE.POLICY, hash))
+    def policy_session(self, hash: int, *, has_secret: bool = True) -> AbstractContextManager[ESYS_TR]:
+        """Start a policy session, salted and encrypting unless it is plain, and flush it after the `with` statement.
+
+        Unless it `has_secret`, any storage root key will do.
+        """
+        return self.temporary(lambda: self._start_session(TPM2_SE.POLICY, hash, check_srk=has_secret))
+
+    def root_name(self) -> str:
+        """Return the Name of the TPM's storage root key, whether or not it is the pinned one."""
+        with self._storage_root_key(None) as key:
+            return bytes(self.esys.tr_get_name(key)).hex()
 
     def property(self, number: int) -> int:
         """Ask the TPM for one of its properties (TPM 2.0 Library, part 2, 6.13)."""
@@ -244,11 +252,14 @@ class TPM:
             del self._saved[owner]  # A reset of the TPM invalidates saved contexts.
             return None
 
-    def _start_session(self, kind: TPM2_SE, hash: int) -> ESYS_TR:
+    def _storage_root_key(self, trusted: TrustedSRK | None) -> AbstractContextManager[ESYS_TR]:
+        return storage_root_key(self.esys, self.persistent, self.temporary, self.tcti, trusted)
+
+    def _start_session(self, kind: TPM2_SE, hash: int, *, check_srk: bool = True) -> ESYS_TR:
         none = ESYS_TR.NONE
         if self.settings.plain:
             return self.esys.start_auth_session(none, none, kind, _NO_CIPHER, hash)
-        with storage_root_key(self.esys, self.persistent, self.temporary, self.tcti, self.settings.srk) as salt_key:
+        with self._storage_root_key(self.settings.srk if check_srk else None) as salt_key:
             session = self.esys.start_auth_session(salt_key, none, kind, _AES_128_CFB, hash)
         self.esys.trsess_set_attributes(session, _ATTRIBUTES)
         return session

@@ -17,7 +17,7 @@ from tpm2_pytss import TPM2_HT
 from hwsigner._uri import KeyURI
 from hwsigner.backends.pem import read_contents
 from hwsigner.backends.tpm2.errors import DEVICES, NAME_IT, environment_tctis
-from hwsigner.backends.tpm2.key_file import HIERARCHIES, LABEL, TSS2Key, parse_tss2
+from hwsigner.backends.tpm2.key_file import HIERARCHIES, LABEL, PARENT_NAME, TSS2Key, parse_tss2
 from hwsigner.backends.tpm2.objects import LoadableKey, LoadableObject, ParentAuth, PersistentObject
 from hwsigner.backends.tpm2.srk import PROVISIONED, TrustedSRK
 from hwsigner.backends.tpm2.tpm import SessionSettings
@@ -136,7 +136,9 @@ def _read_file(path: str) -> TSS2Key:
         legacy = any(block.label == _LEGACY_LABEL for block in blocks)
         hint = f"Write it again as {LABEL}: {_LEGACY_LABEL} is obsolete" if legacy else "Name a key file of a TPM"
         raise UnsupportedKeyError(f"{path} holds no {LABEL}", hint)
-    return parse_tss2(found[0].data, path)
+    name = re.search(rb"^%b(%b)$" % (PARENT_NAME.encode(), _NAME.encode()), found[0].before, re.MULTILINE)
+    key = parse_tss2(found[0].data, path)
+    return key._replace(parent_name=name[1].decode().lower()) if name else key
 
 
 def tcti_of(uri: KeyURI) -> str:

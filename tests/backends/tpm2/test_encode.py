@@ -39,6 +39,13 @@ def test_pem_holds_the_der(key: TSS2Key) -> None:
     assert (block.label, block.data) == ("TSS2 PRIVATE KEY", write_tss2(key))
 
 
+def test_parents_name_is_a_line_before_the_pem_that_openssl_skips(tmp_path: Path) -> None:
+    path, name = tmp_path / "key.pem", f"000b{'5a' * 32}"
+    path.write_text(write_tss2_pem(KEY._replace(parent_name=name)))
+    assert path.read_text() == f"Parent's TPM Name: {name}\n{write_tss2_pem(KEY)}"
+    subprocess.run(["openssl", "asn1parse", "-in", str(path)], check=True, capture_output=True)
+
+
 def test_openssl_reads_each_field(tmp_path: Path) -> None:
     policy = (PolicyCommand(0x16B),)
     key = TSS2Key(

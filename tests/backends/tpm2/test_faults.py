@@ -253,8 +253,9 @@ def test_auth_value_is_not_sent_to_another_key_at_the_same_handle(proxy: TPMProx
         tools.run(*evict)
 
 
-def test_unknown_refusal_is_quoted(proxy: TPMProxy, free_file: Path) -> None:
+@pytest.mark.parametrize(("code", "words"), [(FAILURE, r"failed with key .*TPM failure"), (0x120, r"refused key .*")])
+def test_unknown_refusal_is_quoted(proxy: TPMProxy, free_file: Path, code: int, words: str) -> None:
     with open_key(uri_through(proxy, free_file)) as key:
-        proxy.decide = lambda command: FAILURE if command[6:10] == SIGN.to_bytes(4) else "pass"
-        with pytest.raises(SigningKeyError, match=r"refused key .*TPM failure"):
+        proxy.decide = lambda command: code if command[6:10] == SIGN.to_bytes(4) else "pass"
+        with pytest.raises(SigningKeyError, match=words):
             key.sign(b"message")

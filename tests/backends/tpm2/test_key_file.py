@@ -73,6 +73,7 @@ KEYS = st.builds(
     ).map(tuple),
     description=st.text(max_size=200),
     rsa_parent=st.booleans(),
+    parent_name=st.just(""),  # It is not in the DER.
 )
 
 

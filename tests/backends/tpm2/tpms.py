@@ -207,8 +207,9 @@ def flush_handles(tpm: SoftTPM, handles: list[str]) -> None:
 
 
 def read_der(path: Path) -> bytes:
-    """Return what a PEM file holds."""
-    body = "".join(line for line in path.read_text().splitlines() if "-----" not in line)
+    """Return what a PEM file holds. Text may stand before the block."""
+    block = path.read_text().partition("-----BEGIN")[2]
+    body = "".join(line for line in block.splitlines()[1:] if "-----" not in line)
     return run(["openssl", "base64", "-d", "-A"], {}, body.encode())
 
 
