@@ -19,7 +19,7 @@ class Bound(NamedTuple):
 # `PYTHONPATH=tests:. .venv/bin/python tests/ways.py` prints the numbers. Lower them when a way gets shorter.
 BOUNDS = {
     "credential-process": Bound(598, 46),
-    "enroll": Bound(941, 50),
+    "enroll": Bound(941, 51),
     "renew": Bound(811, 53),
     "aws setup": Bound(1041, 38),
     "doctor": Bound(537, 50),
