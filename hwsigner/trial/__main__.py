@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from typing import Protocol
 
+from hwsigner.trial import token, tpm
 from hwsigner.trial.asking import status_of
-
-_TRIALS = {"tpm": "hwsigner.trial.tpm", "token": "hwsigner.trial.token"}
 
 
 class TrialModule(Protocol):
@@ -26,15 +24,17 @@ class TrialModule(Protocol):
         ...
 
 
+_TRIALS: dict[str, TrialModule] = {"tpm": tpm, "token": token}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a trial and return the exit status. Only an answer that differs makes it 1."""
     parser = argparse.ArgumentParser(prog="python -m hwsigner.trial", description=__doc__, allow_abbrev=False)
     trials = parser.add_subparsers(dest="trial", required=True, metavar="TRIAL")
-    modules: dict[str, TrialModule] = {name: import_module(module) for name, module in _TRIALS.items()}
-    for name, module in modules.items():
+    for name, module in _TRIALS.items():
         module.add_arguments(trials.add_parser(name, help=module.HELP, description=module.HELP, allow_abbrev=False))
     given = parser.parse_args(arguments)
-    return status_of(lambda: modules[given.trial].run(given))
+    return status_of(lambda: _TRIALS[given.trial].run(given))
 
 
 if __name__ == "__main__":

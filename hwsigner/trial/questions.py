@@ -37,21 +37,6 @@ class Source:
     where: str
 
 
-def document(where: str) -> Source:
-    """Return a document of the maker, with its section, as a source."""
-    return Source(Origin.DOCUMENT, where)
-
-
-def observation(where: str) -> Source:
-    """Return what somebody saw, or what another program does, as a source."""
-    return Source(Origin.OBSERVATION, where)
-
-
-def choice(reason: str) -> Source:
-    """Return the reason of a choice of hwsigner as a source."""
-    return Source(Origin.CHOICE, reason)
-
-
 @dataclass(frozen=True)
 class Question(Generic[Subject]):
     """One question.
@@ -81,18 +66,10 @@ class NotAskedError(HwsignerError):
 
 @dataclass(frozen=True)
 class Result:
-    """What came back.
+    """What came back: the answer, or why the question was not asked; the other one is empty.
 
-    Attributes:
-        id: the question's.
-        verdict: as expected, differs, or not asked.
-        expected: the expected answer.
-        answer: the answer; an empty string if the question was not asked.
-        why: why it was not asked; an empty string if it was.
-        seconds: how long it took.
-        text: the question's, so that a report can be read without this version of hwsigner.
-        source: the question's.
-        rests_on: the question's.
+    The text, the source and what rests on it are the question's, so that a report can be read without this version of
+    hwsigner.
     """
 
     id: str
@@ -118,10 +95,9 @@ def ask_all(questions: Iterable[Question[Subject]], subject: Subject) -> Iterato
             # What came back has another form than the expected one. The error's text may have a name or a secret.
             answer, why = f"the question failed with {type(error).__name__}", ""
         asked = Verdict.EXPECTED if answer == question.expected else Verdict.DIFFERS
-        verdict = Verdict.NOT_ASKED if why else asked
         yield Result(
             id=question.id,
-            verdict=verdict,
+            verdict=Verdict.NOT_ASKED if why else asked,
             expected=question.expected,
             answer=answer,
             why=why,

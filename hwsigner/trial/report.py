@@ -92,7 +92,7 @@ class TrialReport:
         """Parse a report."""
         try:
             fields: dict[str, Any] = json.loads(text)
-            results = [_result(each) for each in fields.pop("results")]
+            results = [read_result(each) for each in fields.pop("results")]
             texts = {name: str(fields.pop(name)) for name in ("kind", "version")}
             texts["headline"] = str(fields.pop("headline", ""))
             target = {name: str(value) for name, value in fields.pop("target").items()}
@@ -127,7 +127,8 @@ class TrialReport:
         return paths
 
 
-def _result(fields: dict[str, Any]) -> Result:
+def read_result(fields: dict[str, Any]) -> Result:
+    """Return a result from the members that `dataclasses.asdict` gives."""
     source = Source(Origin(fields["source"]["origin"]), str(fields["source"]["where"]))
     texts = {name: str(fields[name]) for name in ("id", "expected", "answer", "why", "text")}
     rests_on = tuple(str(each) for each in fields["rests_on"])

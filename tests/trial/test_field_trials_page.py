@@ -32,7 +32,7 @@ def flags_in(text: str) -> set[str]:
 @pytest.mark.slow
 def test_commands_that_list_the_questions(tmp_path: Path) -> None:
     printed = run_shell(shell_blocks(PAGE, "These print the questions", "`python3` is the one"), tmp_path, {})
-    for line in ("basics.family: ", "module.version: "):
+    for line in ("basics.lockout: ", "module.threads: "):
         assert f"\n{line}" in f"\n{printed}"
 
 

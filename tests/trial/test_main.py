@@ -50,5 +50,5 @@ def test_error_begins_a_line_if_there_is_no_terminal(
 def test_questions_to_a_tpm_are_listed_without_its_library() -> None:
     code = "import sys; sys.modules['tpm2_pytss'] = None; from hwsigner.trial.__main__ import main; main()"
     done = subprocess.run([sys.executable, "-c", code, "tpm", "--list"], check=True, capture_output=True, text=True)
-    assert done.stdout.startswith("basics.family: Which family")
+    assert done.stdout.startswith("basics.lockout: What follows")
     assert "\nend.changed: " in done.stdout

@@ -9,7 +9,7 @@ import pytest
 
 from hwsigner.backends.pkcs11.functions import Attribute, TokenFlag
 from hwsigner.trial import Verdict
-from hwsigner.trial.token.calls import ECDSA, ECDSA_SHA256, OK
+from hwsigner.trial.token.calls import ECDSA, ECDSA_SHA256
 from hwsigner.trial.token.making import delete_left, new_label, writing_session
 from hwsigner.trial.token.questions import QUESTIONS, ask
 from hwsigner.trial.token.subject import TokenPlan, TriedToken
@@ -47,7 +47,6 @@ def _only_with_hash(shim: Shim) -> None:
 
 _PLANTS: dict[str, tuple[Callable[[Shim], object], str]] = {
     "token.pin-count": (lambda shim: shim.flags(TokenFlag.USER_PIN_COUNT_LOW), "an earlier try failed"),
-    "token.keypad": (lambda shim: shim.flags(TokenFlag.PROTECTED_AUTHENTICATION_PATH), "yes"),
     "token.login-required": (lambda shim: shim.flags(0, TokenFlag.LOGIN_REQUIRED), "no"),
     "mechanism.ecdsa": (_only_with_hash, "no"),
     "key.always-authenticate": (
@@ -118,8 +117,8 @@ def test_wrong_pin_that_the_user_typed_is_sent_once(shim: Shim) -> None:
     tried = TriedToken(TokenPlan(str(shim.path), "one", may_ask=True), person)
     results = [ask(question, tried) for question in QUESTIONS if question.id.startswith(("login.", "key."))]
     sent = shim.count(LOGIN)
-    with tried.raw_session() as session:  # SoftHSM's flag stays until a right PIN.
-        assert tried.calls.log_in(session, "1234") == OK
+    with tried.own_session() as session:  # SoftHSM's flag stays until a right PIN.
+        session.log_in("1234")
     tried.token.forget_refusal()
     tried.release()
     assert {one.verdict for one in results} == {Verdict.NOT_ASKED}

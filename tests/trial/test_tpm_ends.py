@@ -117,7 +117,7 @@ def test_what_a_killed_trial_left_is_removed_by_clean(trials: Trials, proxy: TPM
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("question", ["keys.p-384", "sharing.reconnected", "writing.persistent", "writing.index"])
+@pytest.mark.parametrize("question", ["keys.p-384", "sharing.second-process", "writing.persistent", "writing.index"])
 def test_a_trial_that_was_killed_behind_a_resource_manager_leaves_nothing_after_clean(
     trials: Trials, question: str
 ) -> None:
@@ -171,7 +171,7 @@ def test_a_tpm_that_keeps_what_is_flushed_is_an_error(trials: Trials, proxy: TPM
 
 def test_a_second_trial_of_a_tpm_is_refused_while_the_first_one_runs(trials: Trials) -> None:
     journal = Journal(trials.tpm.tcti)
-    status, output = trials.run("--only", "basics.family")
+    status, output = trials.run("--only", "basics.lockout")
     journal.end()
     assert status == 3
     assert "another trial of this TPM runs" in output

@@ -12,22 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hwsigner.errors import UsageError
-from hwsigner.trial.asking import (
-    add_common_flags,
-    confirm,
-    require_folder,
-    selected,
-    show_questions,
-    write_report,
-)
+from hwsigner.trial.asking import add_common_flags, confirm, require_folder, selected, show_questions, write_report
 from hwsigner.trial.report import Scrubber, TrialReport
 
 if TYPE_CHECKING:
-    import hwsigner.trial.token
-    from hwsigner.trial.__main__ import TrialModule
     from hwsigner.trial.token.watching import TokenTrial
-
-    _: TrialModule = hwsigner.trial.token
 
 HELP = "a PKCS #11 module and one of its tokens: an HSM, a smart card or a YubiKey"
 _READS = (
@@ -105,9 +94,8 @@ def _agree(label: str, found: str, arguments: argparse.Namespace) -> None:
         if label:
             print(f"It makes key pairs and a certificate with the label {label}, and deletes them at the end.")
         if arguments.sign_with:
-            print(
-                "It makes about 70 signatures with the named key, six if each waits for a touch. Touch it if it blinks."
-            )
+            waits = "or three if each waits for a touch. Touch it if it blinks."
+            print(f"It makes some 20 signatures with the named key, {waits}")
     if not arguments.yes:
         confirm("Go on?")
 

@@ -6,11 +6,11 @@ Keys are made as `hwsigner keygen` makes them.
 from __future__ import annotations
 
 import hashlib
-import statistics
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
+from typing import NamedTuple
 
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
@@ -23,9 +23,10 @@ from hwsigner.backends.pkcs11.objects import ORDER_BYTES, CertificateObject, Key
 from hwsigner.backends.pkcs11.pairing import public_keys_of
 from hwsigner.backends.pkcs11.writing import FALSE, TRUE
 from hwsigner.key import HashName
+from hwsigner.key.management import KeyAlgorithm
 from hwsigner.key.public_key import verify
 from hwsigner.trial.questions import NotAskedError
-from hwsigner.trial.token.calls import ECDSA, MECHANISMS, MLDSA, OK, RSA, RSA_SHA256, named
+from hwsigner.trial.token.calls import ECDSA, MECHANISMS, MLDSA, OK, RSA, RSA_SHA256, TriedSession, answer
 from hwsigner.trial.token.making import SESSION_ONLY, count_others, delete_left, generate, make, own_id, writing_session
 from hwsigner.trial.token.second import look_in_second_process
 from hwsigner.trial.token.subject import Ask, MadePair, TriedToken, in_four_threads, yes_or
@@ -34,13 +35,12 @@ _SET = ("TOKEN", "PRIVATE", "SIGN", "SENSITIVE", "ALWAYS_SENSITIVE", "NEVER_EXTR
 _NOT_SET = ("EXTRACTABLE", "DECRYPT", "UNWRAP", "DERIVE", "MODIFIABLE", "ALWAYS_AUTHENTICATE")
 _MESSAGE = b"hwsigner trial: a text that is only signed to see how"
 _DIGEST_INFO = bytes.fromhex("3031300d060960864801650304020105000420")
-_KINDS = {KeyType.EC: "p256", KeyType.RSA: "rsa2048", KeyType.ML_DSA: "mldsa44"}
-_TIMES, _LONGEST_SECONDS = 20, 15.0
-# A signature that takes longer may wait for a touch, and the user is not to touch the token 70 times.
+_KINDS: dict[int, KeyAlgorithm] = {KeyType.EC: "p256", KeyType.RSA: "rsa2048", KeyType.ML_DSA: "mldsa44"}
+# A signature that takes longer may wait for a touch, and the user is not to touch the token 20 times.
 _SLOW_SECONDS = 1.0
 
 
-def _makes(tried: TriedToken, kind: str) -> str:
+def _makes(tried: TriedToken, kind: KeyAlgorithm) -> str:
     try:
         make(tried, kind)
     except NotAskedError:
@@ -82,10 +82,10 @@ def _found_by_names(tried: TriedToken) -> str:
 def _changed(tried: TriedToken) -> str:
     """Try to make the key extractable."""
     made = _any_made(tried)
-    with tried.raw_session(writing=True) as session:
-        code = tried.calls.set(session, made.key.handle, {Attribute.EXTRACTABLE: TRUE})
+    with tried.own_session(writing=True) as session:
+        answered = answer(lambda: session.set(made.key.handle, {Attribute.EXTRACTABLE: TRUE}))
     value = tried.session.read(made.key.handle, (Attribute.EXTRACTABLE,)).get(Attribute.EXTRACTABLE, b"")
-    return "it is extractable now" if any(value) else "accepted without effect" if code == OK else "refused"
+    return "it is extractable now" if any(value) else "accepted without effect" if answered == OK else "refused"
 
 
 def _for_session(tried: TriedToken) -> str:
@@ -166,36 +166,28 @@ def _others_are_there(tried: TriedToken) -> str:
     return yes_or("" if now == tried.others_before else f"{now} instead of {tried.others_before}")
 
 
-class _ReadyKey:
+class _ReadyKey(NamedTuple):
     """A private key in a session of its own, with its DER SubjectPublicKeyInfo."""
 
-    def __init__(self, tried: TriedToken, session: int, key: KeyObject, public_key: bytes) -> None:
-        self._tried = tried
-        self._calls = tried.calls
-        self.session = session
-        self.key = key
-        self.public_key = public_key
+    tried: TriedToken
+    session: TriedSession
+    key: KeyObject
+    public_key: bytes
 
     def sign(self, mechanism: int, data: bytes) -> bytes:
         """Return a signature; raise a NotAskedError if there is none."""
-        code = self._calls.begin_signature(self.session, mechanism, self.key.handle)
-        signature, begin = b"", time.monotonic()
-        if code == OK:
-            code, signature = self._calls.sign(self.session, data)
-        self._tried.is_slow |= time.monotonic() - begin > _SLOW_SECONDS
-        if code != OK:
-            raise NotAskedError(f"{MECHANISMS[mechanism]} answers {named(code)}")
-        return signature
+        begin = time.monotonic()
+        try:
+            return self.session.sign(mechanism, self.key.handle, data)
+        except PKCS11Error as error:
+            raise NotAskedError(f"{MECHANISMS[mechanism]} answers {error.name}") from None
+        finally:
+            self.tried.is_slow |= time.monotonic() - begin > _SLOW_SECONDS
 
 
 @contextmanager
-def _ready(tried: TriedToken, key_type: int, *, often: bool = False) -> Iterator[_ReadyKey]:
-    """Log in, and yield a key of a type: the trial's own, or the one that the user named.
-
-    If it is used often, one whose signatures may wait for a touch is not asked for.
-    """
-    if often and tried.is_slow and not tried.plan.label:
-        raise NotAskedError("a signature takes over a second, as if it waits for a touch")
+def _ready(tried: TriedToken, key_type: int) -> Iterator[_ReadyKey]:
+    """Log in, and yield a key of a type: the trial's own, or the one that the user named."""
     tried.log_in_if_wanted()
     if tried.plan.label:
         key = make(tried, _KINDS[key_type]).key
@@ -210,7 +202,7 @@ def _ready(tried: TriedToken, key_type: int, *, often: bool = False) -> Iterator
     [public_key] = public_keys_of(tried.session, [key])
     if public_key is None:
         raise NotAskedError("the token does not show the key's public key")
-    with tried.raw_session() as session:
+    with tried.own_session() as session:
         yield _ReadyKey(tried, session, key, public_key)
 
 
@@ -243,10 +235,10 @@ def _long_digest(tried: TriedToken) -> str:
         size = _size(ready.key, ready.public_key)
         if size > 48:
             raise NotAskedError("no hash is longer than the curve")
-        code = tried.calls.begin_signature(ready.session, ECDSA, ready.key.handle)
-        code, raw = tried.calls.sign(ready.session, digest) if code == OK else (code, b"")
-    if code != OK:
-        return f"it refuses it: {named(code)}"
+        try:
+            raw = ready.session.sign(ECDSA, ready.key.handle, digest)
+        except PKCS11Error as error:
+            return f"it refuses it: {error.name}"
     is_right = _verifies(ready.public_key, raw, "sha512")
     return "it signs the leftmost bits" if is_right else "the signature does not verify"
 
@@ -268,50 +260,34 @@ def _after_second_process(tried: TriedToken) -> str:
     digest = hashlib.sha256(_MESSAGE).digest()
     with _ready(tried, KeyType.EC) as ready:
         look_in_second_process(tried)
-        code = tried.calls.begin_signature(ready.session, ECDSA, ready.key.handle)
-        if code == OK:
-            code, _ = tried.calls.sign(ready.session, digest)
-    return "yes" if code == OK else named(code)
+        answered = answer(lambda: ready.session.sign(ECDSA, ready.key.handle, digest))
+    return "yes" if answered == OK else answered
 
 
 def _begun_twice(tried: TriedToken) -> str:
     with _ready(tried, KeyType.EC) as ready:
-        tried.calls.begin_signature(ready.session, ECDSA, ready.key.handle)
-        return named(tried.calls.begin_signature(ready.session, ECDSA, ready.key.handle))
+        ready.session.begin_signature(ready.key.handle, ECDSA)
+        return answer(lambda: ready.session.begin_signature(ready.key.handle, ECDSA))
 
 
 def _in_threads(tried: TriedToken) -> str:
     digest = hashlib.sha256(_MESSAGE).digest()
     if tried.module.functions.initialised != "for threads":
         raise NotAskedError("the module takes calls of one thread")
-    with _ready(tried, KeyType.EC, often=True) as ready:
+    if tried.is_slow and not tried.plan.label:
+        raise NotAskedError("a signature takes over a second, as if it waits for a touch")
+    with _ready(tried, KeyType.EC) as ready:
 
         def work() -> list[str]:
-            with tried.raw_session() as session:
-                own = _ReadyKey(tried, session, ready.key, ready.public_key)
-                made = [own.sign(ECDSA, digest) for _ in range(5)]
+            with tried.own_session() as session:
+                made = [ready._replace(session=session).sign(ECDSA, digest) for _ in range(5)]
             return ["does not verify" for raw in made if not _verifies(ready.public_key, raw)]
 
         return in_four_threads(work)
 
 
-def _time(tried: TriedToken, *, cold: bool) -> str:
-    """Measure the median of some signatures, fewer if they are slow; each with a new session and a search if cold."""
-    digest, taken = hashlib.sha256(_MESSAGE).digest(), list[float]()
-    with ExitStack() as stack:
-        ready = None if cold else stack.enter_context(_ready(tried, KeyType.EC, often=True))
-        while len(taken) < _TIMES and sum(taken) < _LONGEST_SECONDS:
-            begin = time.perf_counter()
-            with nullcontext(ready) if ready else _ready(tried, KeyType.EC, often=True) as key:
-                key.sign(ECDSA, digest)
-            taken.append(time.perf_counter() - begin)
-    name = f"CKM_ECDSA {'with a new session and a search' if cold else 'in an open session'}, median of {len(taken)}"
-    tried.measured[name] = f"{statistics.median(taken) * 1000:.2f} ms"
-    return "measured"
-
-
 ASKS: Mapping[str, Ask] = {
-    **{f"keygen.{kind}": partial(_makes, kind=kind) for kind in ("p256", "rsa2048", "mldsa44")},
+    **{f"keygen.{kind}": partial(_makes, kind=kind) for kind in _KINDS.values()},
     "keygen.attributes": _attributes,
     "keygen.public": lambda tried: yes_or("" if (made := _any_made(tried).public) and made.public_key else "no"),
     "keygen.found": _found_by_names,
@@ -329,6 +305,4 @@ ASKS: Mapping[str, Ask] = {
     "sign.rsa-digest-info": _rsa_digest_info,
     "sign.mldsa": partial(_whole_message, key_type=KeyType.ML_DSA, mechanism=MLDSA),
     "sign.threads": _in_threads,
-    "time.ecdsa": partial(_time, cold=False),
-    "time.ecdsa-cold": partial(_time, cold=True),
 }

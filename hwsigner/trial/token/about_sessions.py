@@ -9,44 +9,37 @@ import signal
 from collections.abc import Mapping
 from contextlib import suppress
 
-from hwsigner.backends.pkcs11.errors import DEVICE_ERROR, DEVICE_REMOVED
 from hwsigner.backends.pkcs11.functions import ObjectClass
 from hwsigner.backends.pkcs11.pins import pin_state
 from hwsigner.trial.questions import NotAskedError
-from hwsigner.trial.token.calls import NO_RANDOM, NOT_SUPPORTED, OK, means_lost, named
+from hwsigner.trial.token.calls import OK, USABLE, TriedSession, answer
 from hwsigner.trial.token.second import look_in_second_process
 from hwsigner.trial.token.subject import Ask, TriedToken, in_four_threads
 
 _SEARCHES = 10
 _FORK_SECONDS = 30.0
-
-
-def _lost(code: int) -> str:
-    """Return what hwsigner makes of a return value, which may have several names."""
-    return "the session has ended" if means_lost(code) else named(code)
+_ENDED = "the session has ended"
 
 
 def _closed(tried: TriedToken) -> str:
-    with tried.raw_session() as session:
-        code = tried.calls.close(session)
-        if code != OK:
-            return f"C_CloseSession answers {named(code)}"
-        return _lost(tried.calls.state(session)[0])
+    with tried.own_session() as session:
+        if (closed := answer(session.close)) != OK:
+            return f"C_CloseSession answers {closed}"
+        return answer(session.state, lost=_ENDED)
 
 
 def _shared(tried: TriedToken) -> str:
     """Compare a session from before the login with one from after it."""
-    with tried.raw_session() as before:
+    with tried.own_session() as before:
         tried.log_in()
-        with tried.raw_session() as after:
-            states = {tried.calls.state(one)[1] for one in (before, after)}
-    return "yes" if states == {"logged in"} else "no"
+        with tried.own_session() as after:
+            return "yes" if before.state() == after.state() == "logged in" else "no"
 
 
 def _second_login(tried: TriedToken) -> str:
     pin = tried.pin
-    with tried.raw_session() as session:
-        return named(tried.calls.log_in(session, pin))
+    with tried.own_session() as session:
+        return answer(lambda: session.log_in(pin))
 
 
 def _pin_count(tried: TriedToken) -> str:
@@ -56,13 +49,12 @@ def _pin_count(tried: TriedToken) -> str:
 
 def _logout(tried: TriedToken) -> str:
     tried.log_in()
-    with tried.raw_session() as session:
+    with tried.own_session() as session:
         keys = tried.session.find(ObjectClass.PRIVATE_KEY, {})
-        code = tried.calls.log_out(session)
-        if code != OK:
-            return named(code)
+        if (answered := answer(session.log_out)) != OK:
+            return answered
         left = tried.session.find(ObjectClass.PRIVATE_KEY, {})
-        state = tried.calls.state(session)[1]
+        state = session.state()
     tried.release()
     if not keys:
         raise NotAskedError("the token has no private keys")
@@ -86,19 +78,19 @@ def _pulled(tried: TriedToken) -> str:
     if not tried.plan.may_ask:
         raise NotAskedError("nobody is there to pull the token")
     tried.log_in()
-    with tried.raw_session() as session:
+    with tried.own_session() as session:
         tried.pause("Pull the token out now, wait until its light is off, then press Enter")
         is_there = tried.module.functions.has_token(tried.slot)
         tried.measured["C_GetSlotInfo notices that the token is out"] = "no" if is_there else "yes"
         tried.pause("Put the token back, wait three seconds, then press Enter")
-        tried.calls.slots(present=True)
-        code, state = tried.calls.state(session)
-        codes = (code, tried.calls.begin_search(session), tried.calls.random(session))
+        answer(tried.module.functions.slots)
+        state, *answers = (
+            answer(call, lost=_ENDED) for call in (session.state, lambda: session.find(None, {}), session.random)
+        )
     tried.release()
-    if state != "logged in" or any(means_lost(one) or one in (DEVICE_ERROR, DEVICE_REMOVED) for one in codes):
+    if state != "logged in" or not {_ENDED, "CKR_DEVICE_ERROR"}.isdisjoint(answers):
         return "its login has ended"
-    failed = [named(one) for one in codes if one not in (OK, NOT_SUPPORTED, NO_RANDOM)]
-    return failed[0] if failed else "it is still logged in"
+    return next((each for each in answers if each not in USABLE), "it is still logged in")
 
 
 def _second_state(tried: TriedToken) -> str:
@@ -106,16 +98,17 @@ def _second_state(tried: TriedToken) -> str:
     return look_in_second_process(tried).state
 
 
-def _in_child(tried: TriedToken, session: int) -> dict[str, str]:
+def _in_child(tried: TriedToken, session: TriedSession) -> dict[str, str]:
     """Return the answers that a forked child gets: with the parent's session, and after it has initialised."""
-    inherited = tried.calls.state(session)
-    answers = {"inherited": inherited[1] or named(inherited[0])}
-    tried.calls.finalise()
-    code = tried.calls.initialise()
-    tried.calls.slots(present=True)
-    opened, handle = tried.calls.open(tried.slot)
-    state = tried.calls.state(handle)[1] if opened == OK else named(opened)
-    return {**answers, "own": state if code == OK else f"C_Initialize answers {named(code)}"}
+    functions, inherited = tried.module.functions, answer(session.state)
+    answer(functions.finalise)
+
+    def own_state() -> str:
+        functions.initialise()
+        functions.slots()
+        return TriedSession(functions, tried.slot).state()
+
+    return {"inherited": inherited, "own": answer(own_state)}
 
 
 def _forked(tried: TriedToken) -> dict[str, str]:
@@ -127,7 +120,7 @@ def _forked(tried: TriedToken) -> dict[str, str]:
 
 def _fork(tried: TriedToken) -> dict[str, str]:
     tried.log_in()
-    with tried.raw_session() as session:
+    with tried.own_session() as session:
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
@@ -141,15 +134,15 @@ def _fork(tried: TriedToken) -> dict[str, str]:
         if not ready:
             os.kill(child, signal.SIGKILL)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        code, state = tried.calls.state(session)
-        if (used := tried.calls.random(session)) not in (OK, NOT_SUPPORTED, NO_RANDOM):
-            state = f"{state}, but C_GenerateRandom answers {named(used)}"
+        state = answer(session.state)
+        if (used := answer(session.random)) not in USABLE:
+            state = f"{state}, but C_GenerateRandom answers {used}"
     if not raw:
         ended = f"was ended by signal {-status}" if status < 0 and ready else "hung"
         answers = dict.fromkeys(("inherited", "own"), f"the child {ended}")
     else:
         answers = json.loads(raw)
-    return {**answers, "parent": state if code == OK else named(code)}
+    return {**answers, "parent": state}
 
 
 def _in_own_session(tried: TriedToken) -> str:

@@ -10,32 +10,14 @@ from hwsigner.backends.pkcs11.functions import Attribute, KeyType, ObjectClass, 
 from hwsigner.backends.pkcs11.objects import KeyObject
 from hwsigner.backends.pkcs11.pairing import public_keys_of
 from hwsigner.backends.pkcs11.pins import pin_state
-from hwsigner.trial.asking import numbered
 from hwsigner.trial.questions import NotAskedError
-from hwsigner.trial.token.calls import (
-    ECDSA,
-    ECDSA_SHA256,
-    OK,
-    RSA,
-    RSA_SHA256,
-    means_lost,
-    named,
-)
+from hwsigner.trial.token.calls import ECDSA, ECDSA_SHA256, RSA, RSA_SHA256, answer, initialise
 from hwsigner.trial.token.second import look_in_second_process
-from hwsigner.trial.token.subject import Ask, ShownObjects, TriedToken, yes_or
+from hwsigner.trial.token.subject import Ask, TriedToken, yes_or
 
 # No module has so many slots.
 _NO_SLOT = 0x7FFFFF01
 _NO_OBJECT = 0x7FFFFF01
-_READ_IN_PART = (OK, 0x11, 0x12, 0x150)
-
-
-def _version(tried: TriedToken) -> str:
-    code, version = tried.calls.version()
-    if code != OK:
-        return named(code)
-    tried.measured["cryptoki"] = "{}.{}".format(*version)
-    return "2.20 to 3.2" if (2, 20) <= version <= (3, 2) else tried.measured["cryptoki"]
 
 
 def _threads(tried: TriedToken) -> str:
@@ -45,12 +27,7 @@ def _threads(tried: TriedToken) -> str:
 
 
 def _session_in_unknown_slot(tried: TriedToken) -> str:
-    if _NO_SLOT in tried.calls.slots(present=False)[1]:
-        raise NotAskedError("the module has that slot")
-    code, handle = tried.calls.open(_NO_SLOT)
-    if code == OK:
-        tried.calls.close(handle)
-    return named(code)
+    return answer(lambda: tried.module.functions.open_session(_NO_SLOT).close())
 
 
 def _flag(tried: TriedToken, flag: int) -> str:
@@ -95,16 +72,8 @@ def _compared(tried: TriedToken, what: str, name: str) -> str:
     return "all" if before >= after else "none" if not before else f"{before} of {after}"
 
 
-def _after(tried: TriedToken) -> ShownObjects:
-    shown = tried.after_login()
-    counts = {"private key": len(shown.privates), "public key": len(shown.publics)}
-    counts["certificate"] = len(shown.certificates)
-    tried.measured["objects"] = ", ".join(numbered(number, kind) for kind, number in counts.items())
-    return shown
-
-
 def _privates(tried: TriedToken) -> Sequence[KeyObject]:
-    if not (found := _after(tried).privates):
+    if not (found := tried.after_login().privates):
         raise NotAskedError("the token has no private keys")
     return found
 
@@ -141,7 +110,7 @@ def _have_public_keys(tried: TriedToken) -> str:
 
 
 def _certificates_share_ids(tried: TriedToken) -> str:
-    found = _after(tried)
+    found = tried.after_login()
     keys = dict(zip(public_keys_of(tried.session, found.privates), found.privates, strict=True))
     pairs = [(one, keys[one.public_key]) for one in found.certificates if one.public_key and one.public_key in keys]
     if not pairs:
@@ -157,26 +126,26 @@ def _some_object(tried: TriedToken) -> int:
 
 
 def _unknown_attribute(tried: TriedToken) -> str:
-    with tried.raw_session() as session:
-        code, lengths = tried.calls.lengths(session, _some_object(tried), (Attribute.CLASS, Attribute.MODULUS_BITS + 7))
-    if code not in _READ_IN_PART:
-        return named(code)
-    return "the others are read" if lengths[Attribute.CLASS] else "none is read"
+    asked = Attribute.CLASS, Attribute.MODULUS_BITS + 7
+
+    def read() -> str:
+        return "the others are read" if session.lengths(_some_object(tried), asked).get(asked[0]) else "none is read"
+
+    with tried.own_session() as session:
+        return answer(read)
 
 
 def _unknown_object(tried: TriedToken) -> str:
-    with tried.raw_session() as session:
-        code, _ = tried.calls.lengths(session, _NO_OBJECT, (Attribute.CLASS,))
-    return "the object is looked for again" if means_lost(code) else named(code)
+    with tried.own_session() as session:
+        return answer(lambda: session.lengths(_NO_OBJECT, (Attribute.CLASS,)), lost="the object is looked for again")
 
 
 def _unknown_key(tried: TriedToken) -> str:
     listed = [one for one in (ECDSA, RSA) if tried.module.functions.can_sign_with(tried.slot, one)]
     if not listed:
         raise NotAskedError("the token lists no mechanism to sign with")
-    with tried.raw_session() as session:
-        code = tried.calls.begin_signature(session, listed[0], _NO_OBJECT)
-    return "the key is looked for again" if means_lost(code) else named(code)
+    with tried.own_session() as session:
+        return answer(lambda: session.begin_signature(_NO_OBJECT, listed[0]), lost="the key is looked for again")
 
 
 def _point_form(point: bytes) -> str:
@@ -202,14 +171,12 @@ def _forms(tried: TriedToken, number: int, form: Callable[[bytes], str]) -> str:
 
 
 ASKS: Mapping[str, Ask] = {
-    "module.version": _version,
-    "module.initialise-twice": lambda tried: named(tried.calls.initialise()),
+    "module.initialise-twice": lambda tried: answer(lambda: initialise(tried.module.functions)),
     "module.threads": _threads,
     "module.finalised": lambda tried: look_in_second_process(tried).after_finalise,
     "module.session-in-unknown-slot": _session_in_unknown_slot,
     "token.user-pin-set": partial(_flag, flag=TokenFlag.USER_PIN_INITIALIZED),
     "token.login-required": partial(_flag, flag=TokenFlag.LOGIN_REQUIRED),
-    "token.keypad": partial(_flag, flag=TokenFlag.PROTECTED_AUTHENTICATION_PATH),
     "token.pin-count": lambda tried: pin_state(tried.info) or "no warning",
     "token.names": _names,
     "token.alone": _alone,

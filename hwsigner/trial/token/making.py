@@ -75,18 +75,10 @@ def own_id(label: str, use: str) -> bytes:
     return hashlib.sha256(f"{label} {use}".encode()).digest()[:8]
 
 
-def templates(tried: TriedToken, kind: str, use: str, stored: Template) -> tuple[int, Template, Template]:
-    """Return the mechanism and the attributes of a key pair as `hwsigner keygen` asks for them."""
-    mechanism, size, key_type = _kind(kind)
-    names = {Attribute.LABEL: tried.plan.label.encode(), Attribute.ID: own_id(tried.plan.label, kind + use), **stored}
-    names[Attribute.KEY_TYPE] = from_number(key_type)
-    return mechanism, {**PUBLIC, **names, **size}, {**PRIVATE, **names}
-
-
 def generate(
-    tried: TriedToken, session: WritingSession, kind: str, *, use: str = "", stored: Template = STORED
+    tried: TriedToken, session: WritingSession, kind: KeyAlgorithm, *, use: str = "", stored: Template = STORED
 ) -> KeyPair:
-    """Make a key pair, on the token or with another template for the session alone.
+    """Make a key pair as `hwsigner keygen` does, on the token or with another template for the session alone.
 
     The use makes its id differ from those of other key pairs of the kind: NSS's softokn deletes them together.
 
@@ -94,7 +86,10 @@ def generate(
         PKCS11Error: the token refused.
         NotAskedError: it gave the key pair another label or id, so it was deleted: it could not be found later.
     """
-    pair = session.generate_key_pair(*templates(tried, kind, use, stored))
+    known, key_id = KeyKind.of(kind), own_id(tried.plan.label, kind + use)
+    names = {Attribute.LABEL: tried.plan.label.encode(), Attribute.ID: key_id, **stored}
+    names[Attribute.KEY_TYPE] = from_number(known.key_type)
+    pair = session.generate_key_pair(known.mechanism, {**PUBLIC, **names, **known.size}, {**PRIVATE, **names})
     if not all(_is_ours(session, handle, tried.plan.label) for handle in pair):
         for handle in pair:
             session.destroy(handle)
@@ -102,8 +97,8 @@ def generate(
     return pair
 
 
-def make(tried: TriedToken, kind: str) -> MadePair:
-    """Return the trial's key pair of a kind, `p256`, `rsa2048` or `mldsa44`, made when it is first needed.
+def make(tried: TriedToken, kind: KeyAlgorithm) -> MadePair:
+    """Return the trial's key pair of a kind, made when it is first needed.
 
     Raises:
         NotAskedError: nothing may be written, or the token refused.
@@ -112,8 +107,7 @@ def make(tried: TriedToken, kind: str) -> MadePair:
         if tried.has_written and not tried.made:  # A process before this one has crashed.
             delete_left(tried, tried.plan.label)
         require_writing(tried)
-        mechanism, *_ = _kind(kind)
-        if tried.module.functions.mechanism(tried.slot, mechanism) is None:
+        if tried.module.functions.mechanism(tried.slot, KeyKind.of(kind).mechanism) is None:
             raise NotAskedError("the token lists no mechanism that makes such keys")
         with writing_session(tried) as session:
             try:
@@ -170,12 +164,6 @@ def delete_left(tried: TriedToken, label: str = "") -> int:
         tried.has_written = False
         tried.made.clear()
     return left
-
-
-def _kind(kind: str) -> tuple[int, Template, int]:
-    algorithm: KeyAlgorithm = "mldsa44" if kind == "mldsa44" else "p256" if kind == "p256" else "rsa2048"
-    known = KeyKind.of(algorithm)
-    return known.mechanism, known.size, known.key_type
 
 
 def _read(tried: TriedToken, session: WritingSession, pair: KeyPair, kind: str) -> MadePair:

@@ -5,23 +5,21 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 from hwsigner._pins.child import child_environment
-from hwsigner.backends.pkcs11.functions import Functions, ObjectClass, PKCS11Session
+from hwsigner.backends.pkcs11.functions import Functions
 from hwsigner.trial.questions import NotAskedError
-from hwsigner.trial.token.calls import OK, Calls, named
+from hwsigner.trial.token.calls import TriedSession, answer
 from hwsigner.trial.token.subject import TriedToken
 
 _SECONDS = 120.0
 
 
-@dataclass(frozen=True)
-class SecondLook:
-    """What the second process saw: CK_STATE or a refusal, how many private keys, and C_GetInfo's last answer."""
+class SecondLook(NamedTuple):
+    """What the second process saw: whether its session is logged in, and the answer to C_GetInfo after C_Finalize."""
 
     state: str
-    privates: int
     after_finalise: str
 
 
@@ -41,25 +39,19 @@ def look_in_second_process(tried: TriedToken) -> SecondLook:
     if done.returncode < 0:
         raise NotAskedError(f"the module ended a second process by signal {-done.returncode}")
     try:  # Modules write to stdout, too.
-        return SecondLook(**json.loads(done.stdout.splitlines()[-1]))
+        return SecondLook(*json.loads(done.stdout.splitlines()[-1]))
     except (ValueError, TypeError, IndexError):
         raise NotAskedError("a second process could not use the module") from None
 
 
 def _look(path: str, slot: int) -> SecondLook:
     functions = Functions(path)
-    calls = Calls(functions)
     functions.initialise()
-    calls.slots(present=True)
-    code, handle = calls.open(slot)
-    state, privates = named(code), 0
-    if code == OK:
-        state = calls.state(handle)[1]
-        privates = len(PKCS11Session(functions, handle).find(ObjectClass.PRIVATE_KEY, {}))
-        calls.close(handle)
+    functions.slots()
+    state = answer(lambda: TriedSession(functions, slot).state())
     functions.finalise()
-    return SecondLook(state, privates, named(calls.version()[0]))
+    return SecondLook(state, answer(functions.library))
 
 
 if __name__ == "__main__":
-    print("\n" + json.dumps(asdict(_look(sys.argv[1], int(sys.argv[2])))))
+    print("\n" + json.dumps(_look(sys.argv[1], int(sys.argv[2]))))

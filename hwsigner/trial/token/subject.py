@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeAlias
 
 from hwsigner._pins import AskPin, PinRequest, PinSource
 from hwsigner._uri import KeyURI
+from hwsigner.backends.pkcs11.errors import PKCS11Error
 from hwsigner.backends.pkcs11.functions import PKCS11Session, TokenFlag, TokenInfo
 from hwsigner.backends.pkcs11.module import Module, load_module
 from hwsigner.backends.pkcs11.objects import CertificateObject, KeyObject, Objects
@@ -26,7 +27,7 @@ from hwsigner.errors import (
     WrongPinError,
 )
 from hwsigner.trial.questions import NotAskedError
-from hwsigner.trial.token.calls import OK, Calls, named
+from hwsigner.trial.token.calls import TriedSession
 from hwsigner.trial.token.piv_count import piv_pin_state
 
 
@@ -99,7 +100,6 @@ class TriedToken:
         self.plan = plan
         self.pause = pause
         self.module: Module = _load(plan.module)
-        self.calls = Calls(self.module.functions)
         self.failure: SigningKeyError | None = None
         self.is_slow = False
         self.forked: dict[str, str] | None = None
@@ -164,15 +164,17 @@ class TriedToken:
             raise NotAskedError("no PIN was accepted before")
 
     @contextmanager
-    def raw_session(self, *, writing: bool = False) -> Iterator[int]:
-        """Open a session of its own, and close it. It shares the login of the process."""
-        code, handle = self.calls.open(self.slot, writing=writing)
-        if code != OK:
-            raise NotAskedError(f"no session: C_OpenSession answers {named(code)}")
+    def own_session(self, *, writing: bool = False) -> Iterator[TriedSession]:
+        """Open a session beside that of hwsigner, and close it."""
         try:
-            yield handle
+            session = TriedSession(self.module.functions, self.slot, writing=writing)
+        except PKCS11Error as error:
+            raise NotAskedError(f"no session: C_OpenSession answers {error.name}") from None
+        try:
+            yield session
         finally:
-            self.calls.close(handle)
+            with suppress(PKCS11Error):
+                session.close()
 
     def log_in(self) -> None:
         """Log in, unless the login still holds. A PIN is sent only while the token counts no wrong one.
@@ -181,8 +183,8 @@ class TriedToken:
             NotAskedError: no PIN was sent, or the token refused it. What failed is kept in `failure`.
         """
         if self._is_in:
-            with self.raw_session() as session:
-                if self.session.is_open() and self.calls.state(session)[1] == "logged in":
+            with self.own_session() as session:
+                if self.session.is_open() and session.state() == "logged in":
                     return
             self.release()
         if not self._why_not:

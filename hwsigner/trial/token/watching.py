@@ -16,7 +16,8 @@ from typing import Any
 
 from hwsigner.errors import HwsignerError, Interruption
 from hwsigner.trial.asking import interrupt, on_signals
-from hwsigner.trial.questions import NotAskedError, Result, Verdict, ask_all
+from hwsigner.trial.questions import NotAskedError, Result, ask_all
+from hwsigner.trial.report import read_result
 from hwsigner.trial.token.questions import QUESTIONS, TokenQuestion
 from hwsigner.trial.token.subject import TokenPlan
 
@@ -175,10 +176,8 @@ class TokenTrial:
             case "question":
                 self._current = next(one for one in QUESTIONS if one.id == value)
             case "result":
-                question, self._current = self._current, None
-                assert question is not None  # noqa: S101
-                own = {"source": question.source, "rests_on": question.rests_on}
-                self._add(Result(**{**value, "verdict": Verdict(value["verdict"]), **own}))
+                self._current = None
+                self._add(read_result(value))
             case "target":
                 self.target |= value
             case "hide":

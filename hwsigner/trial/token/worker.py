@@ -103,7 +103,6 @@ def _introduce(line: _WorkerLine, tried: TriedToken) -> None:
         info = tried.info
         target |= {"manufacturer": printable(info.manufacturer), "model": printable(info.model)}
         target["firmware"] = "{}.{}".format(*info.firmware)
-        target["hardware"] = "{}.{}".format(*tried.calls.hardware(info.slot))
         place = f"{token_name(info)} in slot {info.slot}"
         line.send("hide", [info.label, info.serial])
     line.send("target", target)

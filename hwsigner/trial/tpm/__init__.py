@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
 from hwsigner.backends import find_backend
 from hwsigner.errors import UsageError
 from hwsigner.trial.asking import add_common_flags, show_questions
 from hwsigner.trial.tpm.questions import QUESTIONS
-
-if TYPE_CHECKING:
-    import hwsigner.trial.tpm
-    from hwsigner.trial.__main__ import TrialModule
-
-    _: TrialModule = hwsigner.trial.tpm
 
 HELP = "ask a TPM that is in use what hwsigner assumes of it, and leave it as it is"
 

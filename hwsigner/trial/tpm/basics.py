@@ -74,7 +74,6 @@ def _nothing_at(_: TrialChip, tpm: TPM, *, first: int, places: range) -> str:
 
 
 ASKS: Mapping[str, Ask] = {
-    "basics.family": lambda chip: had.letters(chip.capabilities.properties.get(had.FAMILY, 0)),
     "basics.lockout": _lockout,
     "basics.buffer": partial(_at_least, had.INPUT_BUFFER, 1024),
     "basics.objects": partial(_at_least, had.OBJECTS_LEAST, 3),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tpm2_pytss import TPM2_ALG, TPM2_CAP, TPM2_CC, TPM2_ECC, TPMA_PERMANENT, TSS2_Exception
+from tpm2_pytss import TPM2_ALG, TPM2_CAP, TPMA_PERMANENT, TSS2_Exception
 
 from hwsigner.backends.tpm2.errors import is_answer
 from hwsigner.backends.tpm2.policy_commands import HASHES, read_selection
@@ -22,26 +22,29 @@ LOCKOUT_COUNTER, MOST_FAILURES, LOCKOUT_INTERVAL, LOCKOUT_RECOVERY = 0x20E, 0x20
 _FIXED, _VARIABLE, _GROUP = 0x100, 0x200, 0x100
 _MANY = 254
 _SHA256 = 0xB
-_COMMAND_INDEX = 0xFFFF
-_VENDOR_COMMAND = 1 << 29
+# The flags of what has an auth value.
+_AUTHS = {
+    "owner": TPMA_PERMANENT.OWNERAUTHSET,
+    "endorsement": TPMA_PERMANENT.ENDORSEMENTAUTHSET,
+    "lockout": TPMA_PERMANENT.LOCKOUTAUTHSET,
+}
 
 
 @dataclass(frozen=True)
 class Capabilities:
     """What a TPM says of itself, by the numbers of the library. A part that it does not answer is empty.
 
-    `commands` of the vendor have bit 29. `banks` has how many PCRs the bank of each hash has, if it has some.
+    `banks` has how many PCRs the bank of each hash has, if it has some.
     """
 
     properties: Mapping[int, int]
     algorithms: frozenset[int]
-    curves: frozenset[int]
-    commands: frozenset[int]
     banks: Mapping[int, int]
 
-    def has_auth(self, flag: int) -> bool:
-        """Whether a hierarchy has an auth value, by its flag in TPMA_PERMANENT."""
-        return bool(self.properties.get(PERMANENT, 0) & flag)
+    @property
+    def auths(self) -> list[str]:
+        """Which of the hierarchies `owner` and `endorsement`, and of `lockout`, have an auth value."""
+        return [name for name, flag in _AUTHS.items() if self.properties.get(PERMANENT, 0) & flag]
 
     @property
     def vendor(self) -> str:
@@ -61,11 +64,6 @@ class Capabilities:
         get = self.properties.get
         first, second = get(FIRMWARE_1, 0), get(FIRMWARE_2, 0)
         counted = f"{get(LOCKOUT_COUNTER)} of {get(MOST_FAILURES)}"
-        auths = {
-            "owner": TPMA_PERMANENT.OWNERAUTHSET,
-            "endorsement": TPMA_PERMANENT.ENDORSEMENTAUTHSET,
-            "lockout": TPMA_PERMANENT.LOCKOUTAUTHSET,
-        }
         return {
             "vendor": self.vendor,
             "vendor string": "".join(letters(get(VENDOR_1 + number, 0)) for number in range(4)),
@@ -74,27 +72,20 @@ class Capabilities:
             f"day {get(DAY, 0)} of {get(YEAR, 0)}",
             "reached by": tcti.partition(":")[0],
             "resource manager": "yes" if is_managed(tcti) else "no",
-            "algorithms": _names(self.algorithms, TPM2_ALG.to_string),
-            "curves": _names(self.curves, TPM2_ECC.to_string),
-            "commands": _names(self.commands, _command_name),
+            "algorithms": ", ".join(map(_name, sorted(self.algorithms))) or "not told",
             "PCR banks": ", ".join(f"{HASHES.get(bank, hex(bank))} {count}" for bank, count in self.banks.items()),
             "objects at once, at least": str(get(OBJECTS_LEAST)),
             "sessions at once": f"{get(SESSIONS_LEAST)} loaded at least, {get(SESSIONS_MOST)} active at most",
             "wrong auth values": f"{counted}; one is forgotten in {get(LOCKOUT_INTERVAL)} s; "
             f"a lockout auth value in {get(LOCKOUT_RECOVERY)} s",
-            "auth values are set for": ", ".join(name for name, bit in auths.items() if self.has_auth(bit))
-            or "nothing",
+            "auth values are set for": ", ".join(self.auths) or "nothing",
         }
 
 
 def read_capabilities(tpm: TPM) -> Capabilities:
     """Ask a TPM for its capabilities."""
     properties = {**_properties(tpm, _FIXED), **variable_properties(tpm)}
-    algorithms = _listed(tpm, TPM2_CAP.ALGS, lambda data: [one.alg for one in data.algorithms])
-    curves = _listed(tpm, TPM2_CAP.ECC_CURVES, lambda data: data.eccCurves)
-    commands = _listed(tpm, TPM2_CAP.COMMANDS, lambda data: data.command)
-    codes = frozenset(one & (_COMMAND_INDEX | _VENDOR_COMMAND) for one in commands)
-    return Capabilities(properties, frozenset(algorithms), frozenset(curves), codes, _banks(tpm))
+    return Capabilities(properties, frozenset(_algorithms(tpm)), _banks(tpm))
 
 
 def handles_from(tpm: TPM, first: int) -> list[int]:
@@ -119,10 +110,10 @@ def _properties(tpm: TPM, first: int) -> dict[int, int]:
     return values
 
 
-def _listed(tpm: TPM, kind: TPM2_CAP, read: Callable[[Any], Iterable[Any]]) -> list[int]:
+def _algorithms(tpm: TPM) -> list[int]:
     """Return what a TPM lists; nothing if it does not answer that."""
     try:
-        return _paged(tpm, kind, read)
+        return _paged(tpm, TPM2_CAP.ALGS, lambda data: [one.alg for one in data.algorithms])
     except TSS2_Exception as error:
         if not is_answer(error):
             raise
@@ -132,9 +123,8 @@ def _listed(tpm: TPM, kind: TPM2_CAP, read: Callable[[Any], Iterable[Any]]) -> l
 def _paged(tpm: TPM, kind: TPM2_CAP, read: Callable[[Any], Iterable[Any]], first: int = 0) -> list[int]:
     """Return a list that the TPM gives in parts."""
     found: list[int] = []
-    mask = _COMMAND_INDEX if kind == TPM2_CAP.COMMANDS else 0xFFFFFFFF
     while True:
-        more, answer = tpm.esys.get_capability(kind, (found[-1] & mask) + 1 if found else first, _MANY)
+        more, answer = tpm.esys.get_capability(kind, found[-1] + 1 if found else first, _MANY)
         new = [number for number in map(int, read(answer.data)) if number not in found]
         found += new
         if not (more and new):
@@ -158,17 +148,8 @@ def letters(number: int) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
-def _names(numbers: Iterable[int], name: Callable[[int], object]) -> str:
-    def named(number: int) -> str:
-        try:
-            return str(name(number)).rpartition(".")[2]
-        except ValueError:
-            return f"{number:#x}"
-
-    return ", ".join(named(number) for number in sorted(numbers)) or "not told"
-
-
-def _command_name(code: int) -> object:
-    if code == TPM2_CC.FIRST:
-        return "NV_UndefineSpaceSpecial"  # It has two names.
-    return f"vendor {code:#x}" if code & _VENDOR_COMMAND else TPM2_CC.to_string(code)
+def _name(algorithm: int) -> str:
+    try:
+        return str(TPM2_ALG.to_string(algorithm)).rpartition(".")[2]
+    except ValueError:
+        return f"{algorithm:#x}"

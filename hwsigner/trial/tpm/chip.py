@@ -7,7 +7,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
-from tpm2_pytss import ESYS_TR, TPM2_ALG, TPMA_PERMANENT
+from tpm2_pytss import ESYS_TR, TPM2_ALG
 
 from hwsigner._pins import PinSource
 from hwsigner._uri import KeyURI
@@ -146,21 +146,15 @@ class TrialChip:
             query["session"] = b"plain"
         return self.uri.changed(path={"path": str(path).encode()}, query=query)
 
-    def require_owner(self) -> None:
-        """Raise a NotAskedError if the owner hierarchy has an auth value and none is given.
+    def require(self, name: str) -> None:
+        """Raise a NotAskedError if a hierarchy, `owner` or `endorsement`, has an auth value and none is given.
 
         A wrong one is a PinError. It is sent once, and does not count.
         """
-        self._require("owner", TPMA_PERMANENT.OWNERAUTHSET, ESYS_TR.RH_OWNER)
-
-    def require_endorsement(self) -> None:
-        """Raise as `require_owner`, for the endorsement hierarchy."""
-        self._require("endorsement", TPMA_PERMANENT.ENDORSEMENTAUTHSET, ESYS_TR.RH_ENDORSEMENT)
-
-    def _require(self, name: str, flag: int, handle: ESYS_TR) -> None:
         source = f"{name}-pin-source"
-        if self.capabilities.has_auth(flag) and self.uri.text(source) is None:
+        if name in self.capabilities.auths and self.uri.text(source) is None:
             raise NotAskedError(f"the {name} hierarchy has an auth value: give --{source} file:/path")
+        handle = {"owner": ESYS_TR.RH_OWNER, "endorsement": ESYS_TR.RH_ENDORSEMENT}[name]
 
         def prove(tpm: TPM) -> None:
             with tpm.policy_session(TPM2_ALG.SHA256) as session:

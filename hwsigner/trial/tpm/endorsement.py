@@ -43,13 +43,8 @@ def _attestation_key(chip: TrialChip, tpm: TPM) -> Public:
 
 def _with_endorsement(work: Callable[[TrialChip, TPM], str], chip: TrialChip) -> str:
     """Ask a question with the endorsement hierarchy's auth value."""
-    chip.require_endorsement()
+    chip.require("endorsement")
     return chip.use_hierarchy(lambda tpm: work(chip, tpm))
-
-
-def _same_key(chip: TrialChip, tpm: TPM) -> str:
-    first, second = (_attestation_key(chip, tpm).name for _ in range(2))
-    return "the same" if first == second else "another one"
 
 
 def _certificate(chip: TrialChip, tpm: TPM) -> str:
@@ -124,7 +119,7 @@ def _whole(chip: TrialChip) -> str:
 def _statement(chip: TrialChip) -> tuple[attestation.Document, attestation.Trust]:
     if chip.trust is None:
         raise NotAskedError("no vendor's roots are given: give --roots FOLDER")
-    chip.require_endorsement()
+    chip.require("endorsement")
     statement = attestation.make_statement(_key(chip), chip.pins, allow_modules=True)
     if not statement.blobs("ekCertificates"):
         raise NotAskedError(_NO_CERTIFICATE)
@@ -136,7 +131,6 @@ def _key(chip: TrialChip) -> KeyURI:
 
 
 ASKS: Mapping[str, Ask] = {
-    "endorsement.same-key": partial(_with_endorsement, _same_key),
     "endorsement.certificate": partial(_with_endorsement, _certificate),
     "endorsement.activate": partial(_with_endorsement, partial(_activate, is_own=True)),
     "endorsement.activate-other": partial(_with_endorsement, partial(_activate, is_own=False)),

@@ -43,7 +43,7 @@ def _owner_primary(chip: TrialChip, tpm: TPM) -> ESYS_TR:
 
 def _owner_key(chip: TrialChip) -> str:
     """Sign with a key file under the owner's primary key, as `keygen` writes it."""
-    chip.require_owner()
+    chip.require("owner")
 
     def work(tpm: TPM) -> TrialKey:
         with tpm.temporary(lambda: _owner_primary(chip, tpm)) as above:
@@ -53,16 +53,6 @@ def _owner_key(chip: TrialChip) -> str:
     key = chip.use_hierarchy(work)
     with open_key(chip.key_file(key, "owner"), chip.pins, allow_modules=True) as opened:
         return _is_right(key, opened.sign(MESSAGE))
-
-
-def _owner_same(chip: TrialChip) -> str:
-    chip.require_owner()
-
-    def name(tpm: TPM) -> bytes:
-        with tpm.temporary(lambda: _owner_primary(chip, tpm)) as above:
-            return bytes(tpm.esys.tr_get_name(above))
-
-    return "the same" if chip.use_hierarchy(name) == chip.use_hierarchy(name) else "another one"
 
 
 @with_tpm
@@ -182,7 +172,6 @@ def _signed_by_another(uri: KeyURI) -> bytes:
 
 ASKS: Mapping[str, Ask] = {
     "owner.key-file": _owner_key,
-    "owner.same-key": _owner_same,
     "owner.provisioned": _provisioned,
     "room.objects": _full,
     "room.sessions": partial(_sessions, is_managed=False, most=_MOST_SESSIONS),

@@ -8,7 +8,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,17 +41,6 @@ _COUNTED = "count of wrong auth values"
 _STORAGE = TPMA_OBJECT.RESTRICTED | TPMA_OBJECT.DECRYPT
 _ENDORSEMENT_KEY = _STORAGE | TPMA_OBJECT.ADMINWITHPOLICY
 _ATTESTATION_KEY = TPMA_OBJECT.RESTRICTED | TPMA_OBJECT.SIGN_ENCRYPT | TPMA_OBJECT.NODA
-
-
-@dataclass(frozen=True)
-class Left:
-    """Marked things in the TPM that outlast its reset: only `--write` makes them."""
-
-    handles: Sequence[int]
-    indices: Sequence[int]
-
-    def __bool__(self) -> bool:
-        return bool(self.handles or self.indices)
 
 
 def snapshot(tpm: TPM) -> dict[str, Any]:
@@ -233,30 +221,31 @@ def _is_storage_key(outer: TPM2B_PUBLIC) -> bool:
     return bytes(template.marshal()) == bytes(outer.marshal())
 
 
-def left_by_writing(tpm: TPM) -> Left:
-    """Return what trials with `--write` left in the TPM."""
-    marked = [
-        handle
-        for handle in handles_from(tpm, _PERSISTENT)
-        if (public := _public_at(tpm, handle)) and bytes(public.publicArea.authPolicy) == MARK
-    ]
-    return Left(marked, [index for index in handles_from(tpm, _NV) if _is_marked_index(tpm, index)])
+def left_by_writing(tpm: TPM) -> list[int]:
+    """Return the handles and indices of what trials with `--write` left in the TPM. It outlasts a reset."""
+    return [place for first in (_PERSISTENT, _NV) for place in handles_from(tpm, first) if _marked_at(tpm, place)]
 
 
-def _is_marked_index(tpm: TPM, index: int) -> bool:
-    with open_index(tpm, index) as found:
-        return found is not None and bytes(tpm.esys.nv_read_public(found.handle)[0].nvPublic.authPolicy) == MARK
+def _marked_at(tpm: TPM, place: int) -> bytes:
+    """Return the Name of what is at a handle or index, or empty bytes if it has no mark."""
+    if place >= _PERSISTENT:
+        public = _public_at(tpm, place)
+        return bytes(public.get_name()) if public and bytes(public.publicArea.authPolicy) == MARK else b""
+    with open_index(tpm, place) as found:
+        if found is None:
+            return b""
+        index, name = tpm.esys.nv_read_public(found.handle)
+        return bytes(name) if bytes(index.nvPublic.authPolicy) == MARK else b""
 
 
-def remove_left(tpm: TPM, auth: ParentAuth, left: Left) -> None:
+def remove_left(tpm: TPM, auth: ParentAuth, places: Sequence[int]) -> None:
     """Remove marked things from their handles and indices. What is there by now without the mark stays."""
-    for handle in left.handles:
-        public = _public_at(tpm, handle)
-        if public and bytes(public.publicArea.authPolicy) == MARK:
-            handles.remove(tpm, auth, bytes(public.get_name()), handle)
-    for index in left.indices:
-        if _is_marked_index(tpm, index):
-            with open_index(tpm, index) as there:
+    for place in places:
+        name = _marked_at(tpm, place)
+        if name and place >= _PERSISTENT:
+            handles.remove(tpm, auth, name, place)
+        elif name:
+            with open_index(tpm, place) as there:
                 if there is not None:
                     auth.as_owner(tpm, tpm.esys.nv_undefine_space, there.handle)
 

@@ -10,21 +10,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
-from tpm2_pytss import TPMA_PERMANENT, TSS2_Exception
+from tpm2_pytss import TSS2_Exception
 
 from hwsigner._pins import PinSource
 from hwsigner._uri import KeyURI
 from hwsigner.attestation import read_trust
 from hwsigner.backends.tpm2.errors import NV_SPACE, code, is_answer
-from hwsigner.errors import (
-    BackendUnavailableError,
-    HwsignerError,
-    Interruption,
-    PinError,
-    SigningKeyError,
-)
+from hwsigner.errors import BackendUnavailableError, HwsignerError, Interruption, PinError, SigningKeyError
 from hwsigner.trial.asking import confirm, numbered, on_signals, require_folder, selected, write_report
 from hwsigner.trial.questions import NotAskedError, Result, ask_all
 from hwsigner.trial.report import Scrubber, TrialReport
@@ -33,12 +28,10 @@ from hwsigner.trial.tpm.capabilities import OBJECTS_LEFT
 from hwsigner.trial.tpm.chip import SOURCES, StoppedError, TrialChip
 from hwsigner.trial.tpm.making import HIERARCHY, refusal
 from hwsigner.trial.tpm.questions import END, QUESTIONS, Ask, TPMQuestion
-from hwsigner.trial.tpm.timing import measure
 
 ASKS: Mapping[str, Ask] = {**basics.ASKS, **keys.ASKS, **endorsement.ASKS, **sharing.ASKS, **writing.ASKS}
 _Loaded = Mapping[str, Sequence[int]]
 _TO_CLEAN = "Run the same command with --clean"
-_HIERARCHIES = {"owner": TPMA_PERMANENT.OWNERAUTHSET, "endorsement": TPMA_PERMANENT.ENDORSEMENTAUTHSET}
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -74,9 +67,6 @@ def _try_all(chip: TrialChip, questions: Sequence[TPMQuestion], arguments: argpa
         _look_for_left(chip)
         target = chip.capabilities.target(chip.tcti)
         results, stopped = _answers(chip, questions, loaded)
-        if not (stopped or arguments.only):
-            with suppress(StoppedError):
-                target |= measure(chip)  # A signal ends only this: all was asked.
     report = TrialReport("tpm", datetime.now(UTC).date(), target, results).scrubbed(_scrubber(chip, arguments))
     status = write_report(report, arguments.output)
     if stopped:
@@ -142,7 +132,7 @@ def _answers(chip: TrialChip, questions: Sequence[TPMQuestion], loaded: _Loaded)
     try:
         before = chip.use(state.snapshot)
         end = replace(END, ask=changed)
-        careful = (replace(each, ask=_Careful(each)) for each in questions)
+        careful = (replace(each, ask=partial(_ask, ASKS[each.id], each.expected)) for each in questions)
         for result in ask_all((*careful, end), chip):
             results.append(result)
             detail = result.why or result.answer
@@ -153,28 +143,23 @@ def _answers(chip: TrialChip, questions: Sequence[TPMQuestion], loaded: _Loaded)
     return results, False
 
 
-class _Careful:
-    """Asks a question. What the TPM refuses beside the question is an answer too, unless it lacks room or a hierarchy.
+def _ask(ask: Ask, expected: str, chip: TrialChip) -> str:
+    """Ask a question. What the TPM refuses beside it is an answer too, unless the TPM lacks room or a hierarchy.
 
     If the connection breaks meanwhile, the work is repeated, which may change its answer.
     """
-
-    def __init__(self, question: TPMQuestion) -> None:
-        self._question = question
-
-    def __call__(self, chip: TrialChip) -> str:
-        before = chip.failures
-        try:
-            answer = ASKS[self._question.id](chip)
-        except (BackendUnavailableError, PinError, NotAskedError):
-            raise
-        except SigningKeyError as error:
-            answer = _failure(error)
-        except Exception as error:
-            answer = f"fails with {type(error).__name__}"
-        if answer != self._question.expected and chip.failures > before:
-            raise NotAskedError("the connection to the TPM broke, or the TPM wanted time, in the middle of it")
-        return answer
+    before = chip.failures
+    try:
+        answer = ask(chip)
+    except (BackendUnavailableError, PinError, NotAskedError):
+        raise
+    except SigningKeyError as error:
+        answer = _failure(error)
+    except Exception as error:
+        answer = f"fails with {type(error).__name__}"
+    if answer != expected and chip.failures > before:
+        raise NotAskedError("the connection to the TPM broke, or the TPM wanted time, in the middle of it")
+    return answer
 
 
 def _failure(error: SigningKeyError) -> str:
@@ -190,13 +175,13 @@ def _failure(error: SigningKeyError) -> str:
 def _clean(chip: TrialChip, arguments: argparse.Namespace) -> int:
     """Remove what killed trials have left."""
     left = chip.use(state.left_by_writing)
-    places = [f"{place:#010x}" for place in (*left.handles, *left.indices)]
+    places = [f"{place:#010x}" for place in left]
     print("\n".join((f"Keys and indices of trials in the TPM: {len(places) or 'none'}", *places)), flush=True)
     if places and not arguments.yes:
         confirm("Remove these?")
     with on_signals(chip.stop), _kept(chip):
         if left:
-            chip.require_owner()
+            chip.require("owner")
             chip.finish(lambda tpm: state.remove_left(tpm, chip.auth, left))
             if chip.finish(state.left_by_writing):
                 raise HwsignerError("not everything was removed", "See what hwsigner list tpm2: shows")
@@ -215,7 +200,7 @@ def _announcement(chip: TrialChip, questions: Sequence[TPMQuestion], output: Pat
         "flushed after its use, and none is stored.",
         "- It sends no auth value but those that you name. A wrong one goes to a key of its own alone, for which the "
         "TPM does not count it.",
-        "- Without --only, it measures how long 20 signatures take. A chip takes some minutes for all.",
+        "- A chip takes some minutes for all.",
     ]
     if not chip.is_managed:
         lines.append(
@@ -227,12 +212,12 @@ def _announcement(chip: TrialChip, questions: Sequence[TPMQuestion], output: Pat
                 "- Other programs have left too few places for objects free, so most questions can't be asked. "
                 "tpm2_flushcontext -t frees them."
             )
-    for name, flag in _HIERARCHIES.items():
-        if chip.capabilities.has_auth(flag) and chip.uri.text(f"{name}-pin-source") is None:
-            lines.append(
-                f"- The {name} hierarchy has an auth value, so the questions on it are not asked. To ask them, give "
-                f"--{name}-pin-source file:/path."
-            )
+    lines += [
+        f"- The {name} hierarchy has an auth value, so the questions on it are not asked. To ask them, give "
+        f"--{name}-pin-source file:/path."
+        for name in chip.capabilities.auths
+        if name != "lockout" and chip.uri.text(f"{name}-pin-source") is None
+    ]
     if chip.trust is None:
         lines.append("- The chip's certificate is not verified. To do that, give --roots FOLDER.")
     written = ", ".join(f"{places[0]:#010x} to {places[-1]:#010x}" for places in chip.ranges)

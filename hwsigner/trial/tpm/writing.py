@@ -19,7 +19,7 @@ from hwsigner.trial.tpm import capabilities as had
 from hwsigner.trial.tpm.chip import TrialChip
 from hwsigner.trial.tpm.making import MARK, refusal, refused, signs_at, template
 from hwsigner.trial.tpm.questions import Ask
-from hwsigner.trial.tpm.state import Left, remove_left
+from hwsigner.trial.tpm.state import remove_left
 
 _PERSISTENT, _NV = range(0x81000000, 0x82000000), range(0x01000000, 0x02000000)
 # As those of `install-certificate`.
@@ -58,7 +58,7 @@ def _free(chip: TrialChip, kinds: range) -> int:
     if not ranges:
         what = "persistent handles" if kinds is _PERSISTENT else "NV indices"
         raise NotAskedError(f"no range of {what} may be written: give --write RANGE")
-    chip.require_owner()
+    chip.require("owner")
     taken = chip.use(lambda tpm: had.handles_from(tpm, kinds[0]))
     found = next((place for places in ranges for place in places if place not in taken), None)
     if found is None:
@@ -77,13 +77,9 @@ def _in_free_place(chip: TrialChip, kinds: range, ask: Callable[[TPM, int], str]
         except TSS2_Exception as error:
             return refusal(error)
         finally:
-            _remove(chip, tpm, place)
+            remove_left(tpm, chip.auth, [place])
 
     return chip.use_hierarchy(work)
-
-
-def _remove(chip: TrialChip, tpm: TPM, place: int) -> None:
-    remove_left(tpm, chip.auth, Left([place], []) if place in _PERSISTENT else Left([], [place]))
 
 
 def _with_handle(chip: TrialChip, ask: Callable[[TrialChip, TPM, ESYS_TR, int], str]) -> str:
