@@ -17,7 +17,7 @@ from hwsigner.errors import HwsignerError, Interruption, ServiceError, ServiceUn
 from hwsigner.trial import TrialReport, Verdict
 from trial.aws_trials import FEW, KEY, MAKING, FakeTime, Flags, resources, strand
 from trial_aws import run
-from trial_aws.authority import TrialLeaf
+from trial_aws.authority import Issued
 from trial_aws.calls import TrialPace
 from trial_aws.life import clean, try_all
 from trial_aws.questions import QUESTIONS
@@ -255,7 +255,7 @@ def test_service_that_stays_busy_ends_the_trial_and_leaves_nothing(
 def test_service_that_fails_at_one_question_each_time_differs(
     emulator: Emulator, flags: Flags, pace: TrialPace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(scene: AWSScene, _: object) -> TrialLeaf:
+    def fail(scene: AWSScene, _: object) -> Issued:
         emulator.misbehave(Fault("fail", 4))
         return scene.leaf()
 

@@ -6,27 +6,28 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 
+from hwsigner.trial.questions import NotAskedError
 from trial_aws.asking import Ask, kind, of_leaf, outcome
-from trial_aws.authority import A_CA, LEAF, OF_CA, CertificateShape, TrialCA, TrialIssuer, TrialLeaf
+from trial_aws.authority import A_CA, LEAF, OF_CA, CertificateShape, Issued, TrialCA
 from trial_aws.calls import NO_ID
 from trial_aws.plan import needing
 from trial_aws.scene import AWSScene
-from trial_aws.sessions import AskedSession
-from trial_aws.wanted import WantedAnchor, WantedProfile, WantedRole
+from trial_aws.sessions import AskedSession, SessionAnswer
+from trial_aws.wanted import OPEN, WantedAnchor, WantedProfile, WantedRole
 
 _OTHER_ACCOUNT = "111111111111"
 
 
-def _second_ca(ca: TrialCA) -> TrialIssuer:
+def _second_ca(ca: TrialCA) -> Issued:
     return ca.issuer("second", CertificateShape((("CN", "second CA"),), extensions=OF_CA))
 
 
-def _expired_ca(ca: TrialCA) -> TrialIssuer:
+def _expired_ca(ca: TrialCA) -> Issued:
     shape = CertificateShape((("CN", "expired CA"),), extensions=OF_CA, end=-timedelta(hours=1))
     return ca.issuer("expired root", shape)
 
 
-def _without_key_id(ca: TrialCA) -> TrialIssuer:
+def _without_key_id(ca: TrialCA) -> Issued:
     return ca.issuer("no key ID", replace(A_CA, subject=(("CN", "CA without a key ID"),), identifiers=False))
 
 
@@ -39,7 +40,7 @@ EXPIRED = WantedAnchor("expired", lambda ca: [_expired_ca(ca).certificate])
 NO_KEY_ID = WantedAnchor("no-key-id", lambda ca: [_without_key_id(ca).certificate])
 
 
-def _of_second(ca: TrialCA) -> TrialLeaf:
+def _of_second(ca: TrialCA) -> Issued:
     return ca.leaf(LEAF, _second_ca(ca))
 
 
@@ -66,15 +67,18 @@ def _with_account(scene: AWSScene, arns: list[str]) -> None:
     arns[1] = arns[1].replace(scene.account, _OTHER_ACCOUNT)
 
 
-def _by_alias(scene: AWSScene) -> str:
-    """Give a trust anchor an alias, and ask for a session by its alias ARN."""
-    identifier = scene.arn("anchor", "switched").rpartition("/")[2]
-    alias = {"trustAnchorId": identifier, "aliasName": f"{scene.prefix}/switched"}
+def by_alias(scene: AWSScene, leaf: Issued, anchor: str, role: str = OPEN.name) -> SessionAnswer:
+    """Give a trust anchor an alias, and ask for a session by its alias ARN.
+
+    Raises:
+        NotAskedError: it could not be given one.
+    """
+    alias = {"trustAnchorId": scene.arn("anchor", anchor).rpartition("/")[2], "aliasName": scene.named(f"{anchor}-a")}
     made = scene.calls.call("rolesanywhere", "update_trust_anchor", **alias)
     if made.code:
-        return str(made)
-    arns = scene.arn("profile", "main"), scene.arn("role", "open"), made.response["trustAnchor"]["aliasArn"]
-    return outcome(scene.send(scene.leaf(), AskedSession(), arns))
+        raise NotAskedError(f"UpdateTrustAnchor was refused: {made.code}")
+    arns = scene.arn("profile", "main"), scene.arn("role", role), made.response["trustAnchor"]["aliasArn"]
+    return scene.send(leaf, AskedSession(role), arns)
 
 
 ASKS: Mapping[str, Ask] = {
@@ -90,5 +94,5 @@ ASKS: Mapping[str, Ask] = {
     "anchors.missing-profile": _with_arns(_with_id(0)),
     "anchors.role-of-other-account": _with_arns(_with_account, words=False),
     "anchors.session-name": of_leaf(LEAF, session_name="trial"),
-    "anchors.alias": needing(_by_alias, SWITCHED_ANCHOR),
+    "anchors.alias": needing(lambda scene: outcome(by_alias(scene, scene.leaf(), "switched")), SWITCHED_ANCHOR),
 }

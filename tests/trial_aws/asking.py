@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from trial_aws.authority import CertificateShape, TrialCA, TrialLeaf
+from trial_aws.authority import CertificateShape, Issued, TrialCA
 from trial_aws.scene import AWSScene
 from trial_aws.sessions import AskedSession, SessionAnswer
 
@@ -18,7 +18,7 @@ INVALID = "400 ValidationException"
 ACCEPTED = "accepted"
 
 Ask = Callable[[AWSScene], str]
-MakeLeaf = Callable[[TrialCA], TrialLeaf]
+MakeLeaf = Callable[[TrialCA], Issued]
 
 
 def outcome(answer: SessionAnswer) -> str:
@@ -46,5 +46,5 @@ def of_root(shape: CertificateShape) -> MakeLeaf:
     return lambda ca: ca.leaf(shape, ca.root)
 
 
-def _made(scene: AWSScene, leaf: CertificateShape | MakeLeaf) -> TrialLeaf:
+def _made(scene: AWSScene, leaf: CertificateShape | MakeLeaf) -> Issued:
     return scene.leaf(leaf) if isinstance(leaf, CertificateShape) else leaf(scene.ca)

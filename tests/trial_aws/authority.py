@@ -32,7 +32,6 @@ _OIDS = {
     "SERIALNUMBER": NameOID.SERIAL_NUMBER,
     "E": NameOID.EMAIL_ADDRESS,
     "UID": NameOID.USER_ID,
-    "T": NameOID.TITLE,
 }
 
 
@@ -51,23 +50,8 @@ OF_CA: Extensions = (
 
 
 @dataclass(frozen=True)
-class TrialIssuer:
-    """A CA's certificate and key.
-
-    Attributes:
-        certificate: the certificate.
-        key: the private key.
-        chain: the certificates between it and the root, itself first; empty for a root.
-    """
-
-    certificate: x509.Certificate
-    key: Any = field(repr=False)
-    chain: tuple[x509.Certificate, ...] = ()
-
-
-@dataclass(frozen=True)
-class TrialLeaf:
-    """A leaf certificate, its key, and the intermediates to send with it."""
+class Issued:
+    """A certificate of a CA or a leaf, its key, and the chain to send with the leaf, or with the leaves of the CA."""
 
     certificate: x509.Certificate
     key: Any = field(repr=False)
@@ -120,7 +104,7 @@ class TrialCA:
 
     def __init__(self) -> None:
         self._keys: dict[str, Any] = {}
-        self._issuers: dict[str, TrialIssuer] = {}
+        self._issuers: dict[str, Issued] = {}
         self.root = self.issuer("root", _ROOT)
         self.intermediate = self.issuer("intermediate", _INTERMEDIATE, self.root)
 
@@ -134,22 +118,20 @@ class TrialCA:
             self._keys[kind] = new_key(kind)
         return self._keys[kind]
 
-    def issuer(self, name: str, shape: CertificateShape = A_CA, issuer: TrialIssuer | None = None) -> TrialIssuer:
+    def issuer(self, name: str, shape: CertificateShape = A_CA, issuer: Issued | None = None) -> Issued:
         """Return the CA of this name, which is made by the first call. Without an issuer, it is a root."""
         if name not in self._issuers:
             key = new_key(shape.key) if isinstance(shape.key, str) else shape.key
             certificate = self._issue(shape, key, issuer)
-            self._issuers[name] = TrialIssuer(certificate, key, (certificate, *issuer.chain) if issuer else ())
+            self._issuers[name] = Issued(certificate, key, (certificate, *issuer.chain) if issuer else ())
         return self._issuers[name]
 
-    def leaf(self, shape: CertificateShape = LEAF, issuer: TrialIssuer | None = None) -> TrialLeaf:
+    def leaf(self, shape: CertificateShape = LEAF, issuer: Issued | None = None) -> Issued:
         """Return a new leaf of an issuer, or of the intermediate."""
         issuer, key = issuer or self.intermediate, self.key(shape.key) if isinstance(shape.key, str) else shape.key
-        return TrialLeaf(self._issue(shape, key, issuer), key, issuer.chain)
+        return Issued(self._issue(shape, key, issuer), key, issuer.chain)
 
-    def revocation_list(
-        self, serials: Iterable[int], issuer: TrialIssuer | None = None, *, end: timedelta = _DAY
-    ) -> bytes:
+    def revocation_list(self, serials: Iterable[int], issuer: Issued | None = None, *, end: timedelta = _DAY) -> bytes:
         """Return a CRL in PEM of an issuer, or of the intermediate, with the next update at `end` from now."""
         issuer, now = issuer or self.intermediate, datetime.now(UTC)
         builder = x509.CertificateRevocationListBuilder().issuer_name(issuer.certificate.subject)
@@ -161,7 +143,7 @@ class TrialCA:
         digest = hashes.SHA256() if _is_hashed(issuer.key) else None
         return builder.sign(issuer.key, digest).public_bytes(Encoding.PEM)
 
-    def _issue(self, shape: CertificateShape, key: Any, issuer: TrialIssuer | None) -> x509.Certificate:
+    def _issue(self, shape: CertificateShape, key: Any, issuer: Issued | None) -> x509.Certificate:
         now, subject = datetime.now(UTC), name_of(shape.subject)
         builder = (
             x509.CertificateBuilder()
@@ -188,7 +170,7 @@ def _is_hashed(key: Any) -> bool:
     return isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey)
 
 
-def _identifiers(shape: CertificateShape, key: Any, issuer: TrialIssuer | None) -> Extensions:
+def _identifiers(shape: CertificateShape, key: Any, issuer: Issued | None) -> Extensions:
     """Return the key identifiers that RFC 5280 wants, without those that the shape has."""
     by: Any = issuer.certificate.public_key() if issuer else key.public_key()
     found: list[x509.ExtensionType] = [x509.SubjectKeyIdentifier.from_public_key(key.public_key())]

@@ -15,7 +15,7 @@ from hwsigner.trial.questions import NotAskedError
 PREFIX = "hwsigner-trial-"
 PATH = "/hwsigner-trial/"
 TAG = "hwsigner-trial"
-_CREATED = {"create_trust_anchor": "trustAnchor", "create_profile": "profile", "import_crl": "crl"}
+CREATED = {"create_trust_anchor": "trustAnchor", "create_profile": "profile", "import_crl": "crl"}
 NO_ID = "00000000-0000-4000-8000-000000000000"  # What has this ID is not there.
 _ARNS = ("resourceArn", "trustAnchorArn")
 _READING = ("get_", "list_")
@@ -109,14 +109,14 @@ class TrialCalls:
             tags = [{"Key": TAG, "Value": self._prefix}, *parameters.pop("Tags", [])]
             parameters = {"Path": PATH, **parameters, "Tags": tags}
             self.made["role", parameters["RoleName"]] = parameters["RoleName"]
-        elif operation in _CREATED:
+        elif operation in CREATED:
             parameters["tags"] = [{"key": TAG, "value": self._prefix}, *parameters.pop("tags", [])]
         answer = self._ask(getattr(self._clients, service), operation, parameters)
         # After a response that got lost, the role is there.
         if operation == "create_role" and answer.code not in ("", "EntityAlreadyExists"):
             del self.made["role", parameters["RoleName"]]
-        if operation in _CREATED and not answer.code:
-            kind = _CREATED[operation]
+        if operation in CREATED and not answer.code:
+            kind = CREATED[operation]
             self.made[kind, answer.response[kind][f"{kind}Id"]] = parameters["name"]
         return answer
 

@@ -9,7 +9,7 @@ from datetime import timedelta
 from cryptography import x509
 
 from trial_aws.asking import Ask, kind, of_leaf, outcome
-from trial_aws.authority import A_CA, LEAF, OF_CA, CertificateShape, TrialCA, TrialIssuer, TrialLeaf, usage
+from trial_aws.authority import A_CA, LEAF, OF_CA, CertificateShape, Issued, TrialCA, usage
 from trial_aws.forging import sha1_signed
 from trial_aws.plan import needing
 from trial_aws.scene import AWSScene
@@ -20,10 +20,10 @@ MIDDLE_ANCHOR = WantedAnchor("middle", lambda ca: [ca.intermediate.certificate])
 _BASIC, _ = OF_CA
 _HOUR = timedelta(hours=1)
 
-Order = Callable[[TrialCA, TrialLeaf], Sequence[x509.Certificate]]
+Order = Callable[[TrialCA, Issued], Sequence[x509.Certificate]]
 
 
-def _line(ca: TrialCA, length: int) -> TrialIssuer:
+def _line(ca: TrialCA, length: int) -> Issued:
     """Return the last of some CAs, each issued by the one before it, and the first by the root."""
     issuer = ca.root
     for number in range(1, length + 1):
@@ -48,44 +48,44 @@ def _below(shape: CertificateShape) -> Ask:
     return of_leaf(lambda ca: ca.leaf(LEAF, _issuer_of(ca, shape)))
 
 
-def _issuer_of(ca: TrialCA, shape: CertificateShape) -> TrialIssuer:
+def _issuer_of(ca: TrialCA, shape: CertificateShape) -> Issued:
     return ca.issuer(f"shaped {shape!r}", replace(shape, subject=(("CN", "a CA to judge"),)), ca.root)
 
 
-def _below_expired(ca: TrialCA) -> TrialIssuer:
+def _below_expired(ca: TrialCA) -> Issued:
     """Return a CA whose issuer has expired."""
     above = _issuer_of(ca, replace(A_CA, end=-_HOUR))
     return ca.issuer("below-expired", CertificateShape((("CN", "CA below an expired one"),), extensions=OF_CA), above)
 
 
-def _unrelated(ca: TrialCA) -> TrialIssuer:
+def _unrelated(ca: TrialCA) -> Issued:
     return ca.issuer("unrelated", CertificateShape((("CN", "unrelated CA"),), extensions=OF_CA), ca.root)
 
 
-def _constrained(ca: TrialCA) -> TrialLeaf:
+def _constrained(ca: TrialCA) -> Issued:
     constraints = x509.NameConstraints([x509.DNSName("permitted.example")], None)
     issuer = _issuer_of(ca, replace(A_CA, extensions=(*OF_CA, (constraints, True))))
     return ca.leaf(replace(LEAF, san=[x509.DNSName("other.example")]), issuer)
 
 
-def _self_issued(ca: TrialCA) -> TrialLeaf:
+def _self_issued(ca: TrialCA) -> Issued:
     """Return a leaf below two CAs of one name, the upper of which allows no CA below it."""
     shape = replace(A_CA, extensions=((x509.BasicConstraints(ca=True, path_length=0), True), OF_CA[1]))
     upper = ca.issuer("self-issuing", shape, ca.root)
     return ca.leaf(LEAF, ca.issuer("self-issued", shape, upper))
 
 
-def _other_key_id(ca: TrialCA) -> TrialLeaf:
+def _other_key_id(ca: TrialCA) -> Issued:
     key_id = x509.AuthorityKeyIdentifier(b"another key's ID", None, None)
     return ca.leaf(replace(LEAF, extensions=(*LEAF.extensions, (key_id, False))))
 
 
-def _of_sha1(ca: TrialCA) -> TrialLeaf:
+def _of_sha1(ca: TrialCA) -> Issued:
     leaf = ca.leaf(LEAF, _issuer_of(ca, A_CA))
     return replace(leaf, chain=(sha1_signed(leaf.chain[0], ca.root),))
 
 
-def _ml_dsa_87(ca: TrialCA) -> TrialLeaf:
+def _ml_dsa_87(ca: TrialCA) -> Issued:
     return ca.leaf(replace(LEAF, key="ML-DSA-87"), _issuer_of(ca, replace(A_CA, key="ML-DSA-87")))
 
 

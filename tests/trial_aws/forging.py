@@ -8,10 +8,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from trial_aws.authority import TrialIssuer
+from trial_aws.authority import Issued
 
 
-def sha1_signed(certificate: x509.Certificate, issuer: TrialIssuer) -> x509.Certificate:
+def sha1_signed(certificate: x509.Certificate, issuer: Issued) -> x509.Certificate:
     """Return a certificate as signed with SHA-1 by its issuer, which has a key on a curve."""
     algorithm = {"algorithm": "sha1_ecdsa"}
     tbs = asn1.Certificate.load(certificate.public_bytes(Encoding.DER))["tbs_certificate"]

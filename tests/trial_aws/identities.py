@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from hwsigner.trial.questions import NotAskedError
-from trial_aws.authority import CertificateShape, Names, TrialLeaf
+from trial_aws.authority import CertificateShape, Issued, Names
 from trial_aws.plan import Ask, needing
 from trial_aws.probes import in_words, put_mapping
 from trial_aws.scene import AWSScene
@@ -66,7 +66,7 @@ def _identity(*names: tuple[str, str]) -> Ask:
     return partial(_identity_of, names)
 
 
-def _same_arn(first: Callable[[AWSScene], TrialLeaf], second: Callable[[AWSScene], TrialLeaf], scene: AWSScene) -> str:
+def _same_arn(first: Callable[[AWSScene], Issued], second: Callable[[AWSScene], Issued], scene: AWSScene) -> str:
     found = []
     for leaf in (first, second):
         answer = scene.session(leaf(scene))
@@ -78,11 +78,11 @@ def _same_arn(first: Callable[[AWSScene], TrialLeaf], second: Callable[[AWSScene
     return "the same" if found[0] == found[1] else "another"
 
 
-def _of(*names: tuple[str, str]) -> Callable[[AWSScene], TrialLeaf]:
+def _of(*names: tuple[str, str]) -> Callable[[AWSScene], Issued]:
     return lambda scene: scene.leaf(CertificateShape(names))
 
 
-def _arn(second: Callable[[AWSScene], TrialLeaf]) -> Ask:
+def _arn(second: Callable[[AWSScene], Issued]) -> Ask:
     return partial(_same_arn, _of(*_WEB), second)
 
 

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from trial_aws.asking import Ask, of_leaf
-from trial_aws.authority import LEAF, OF_CA, OF_LEAF, CertificateShape, TrialCA, TrialLeaf, usage
+from trial_aws.authority import LEAF, OF_CA, OF_LEAF, CertificateShape, Issued, TrialCA, usage
 from trial_aws.forging import sha1_signed
 
 _DAY, _SOON = timedelta(days=1), timedelta(minutes=2)
@@ -31,12 +31,12 @@ def _of_key(key: Any) -> Ask:
     return of_leaf(replace(LEAF, key=key))
 
 
-def _sha1(ca: TrialCA) -> TrialLeaf:
+def _sha1(ca: TrialCA) -> Issued:
     leaf = ca.leaf()
     return replace(leaf, certificate=sha1_signed(leaf.certificate, ca.intermediate))
 
 
-def _of_ed25519(ca: TrialCA) -> TrialLeaf:
+def _of_ed25519(ca: TrialCA) -> Issued:
     shape = CertificateShape((("CN", "Ed25519 CA"),), extensions=OF_CA, key=ed25519.Ed25519PrivateKey.generate())
     return ca.leaf(LEAF, ca.issuer("ed25519", shape, ca.root))
 

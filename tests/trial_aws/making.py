@@ -10,12 +10,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from hwsigner._aws.apis import ServiceClients
 from hwsigner.errors import HwsignerError, ServiceUnreachableError
 from hwsigner.trial.questions import NotAskedError
-from trial_aws.calls import PATH, PREFIX, TAG, CallAnswer
+from trial_aws.calls import CREATED, PATH, PREFIX, TAG, CallAnswer
 from trial_aws.plan import TrialPlan
 from trial_aws.scene import AWSScene, RefusedInAdvanceError
 from trial_aws.wanted import FollowUps, WantedAnchor, WantedCrl, WantedProfile, WantedRole
@@ -199,10 +200,14 @@ def _tag_of(clients: ServiceClients, resource: Leftover) -> str:
     return next((str(tag["value"]) for tag in tags if tag["key"] == TAG), "")
 
 
+def source_of(bundle: Sequence[x509.Certificate] | str) -> dict[str, Any]:
+    """Return the source of a trust anchor with some certificates, or with what is to be in their place."""
+    parts = [bundle] if isinstance(bundle, str) else [each.public_bytes(Encoding.PEM).decode() for each in bundle]
+    return {"sourceType": "CERTIFICATE_BUNDLE", "sourceData": {"x509CertificateData": "".join(parts)}}
+
+
 def _anchor_members(scene: AWSScene, anchor: WantedAnchor) -> Mapping[str, Any]:
-    bundle = "".join(each.public_bytes(Encoding.PEM).decode() for each in anchor.certificates(scene.ca))
-    source = {"sourceType": "CERTIFICATE_BUNDLE", "sourceData": {"x509CertificateData": bundle}}
-    return {"source": source, "enabled": True, **json.loads(scene.filled(anchor.members))}
+    return {"source": source_of(anchor.certificates(scene.ca)), "enabled": True}
 
 
 def _profile_members(scene: AWSScene, plan: TrialPlan, profile: WantedProfile) -> Mapping[str, Any]:
@@ -212,32 +217,22 @@ def _profile_members(scene: AWSScene, plan: TrialPlan, profile: WantedProfile) -
 
 def _make(scene: AWSScene, kind: str, wanted: WantedAnchor | WantedProfile, members: Mapping[str, Any]) -> None:
     operation = {"anchor": "create_trust_anchor", "profile": "create_profile"}[kind]
-    member = {"anchor": "trustAnchor", "profile": "profile"}[kind]
-    _noted(scene, kind, wanted.name, lambda: _make_one(scene, operation, member, wanted, members))
+    _noted(scene, kind, wanted.name, lambda: _make_one(scene, operation, wanted.name, members, wanted.then))
 
 
-def _make_one(
-    scene: AWSScene,
-    operation: str,
-    member: str,
-    wanted: WantedAnchor | WantedProfile | WantedCrl,
-    members: Mapping[str, Any],
-) -> str:
+def _make_one(scene: AWSScene, operation: str, name: str, members: Mapping[str, Any], then: FollowUps = ()) -> str:
     for _ in range(_TRIES):
-        answer = scene.calls.call("rolesanywhere", operation, name=scene.named(wanted.name), **members)
+        answer = scene.calls.call("rolesanywhere", operation, name=scene.named(name), **members)
         if answer.code != "ResourceNotFoundException":
             break
         scene.settle()  # A profile's role may not be visible yet.
     _check(operation, answer)
+    member = CREATED[operation]
     detail = answer.response[member]
-    _follow(scene, f"{member}Id", detail[f"{member}Id"], wanted.then)
+    for follow_up, more in then:
+        identifier = {f"{member}Id": detail[f"{member}Id"]}
+        _check(follow_up, scene.calls.call("rolesanywhere", follow_up, **identifier, **more))
     return str(detail[f"{member}Arn"])
-
-
-def _follow(scene: AWSScene, member: str, identifier: str, then: FollowUps) -> None:
-    for operation, members in then:
-        answer = scene.calls.call("rolesanywhere", operation, **{member: identifier}, **members)
-        _check(operation, answer)
 
 
 def _make_role(scene: AWSScene, role: WantedRole) -> str:
@@ -253,8 +248,8 @@ def _make_role(scene: AWSScene, role: WantedRole) -> str:
 
 def _make_crl(scene: AWSScene, crl: WantedCrl) -> str:
     anchor = scene.arn("anchor", crl.anchor)
-    members = {"crlData": crl.data(scene.ca), "trustAnchorArn": anchor, "enabled": True, **crl.members}
-    return _make_one(scene, "import_crl", "crl", crl, members)
+    members = {"crlData": crl.data(scene.ca), "trustAnchorArn": anchor, "enabled": True}
+    return _make_one(scene, "import_crl", crl.name, members)
 
 
 def _check(operation: str, answer: CallAnswer) -> None:

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from hwsigner.trial.questions import NotAskedError
 from hwsigner.trust_policy.writing import SIZE_LIMIT
 from trial_aws.asking import ACCEPTED, Ask
 from trial_aws.authority import TrialCA
-from trial_aws.calls import CallAnswer
+from trial_aws.calls import CREATED, CallAnswer
+from trial_aws.making import source_of
 from trial_aws.plan import needing
 from trial_aws.scene import AWSScene
 from trial_aws.wanted import WantedProfile, statement, trusting
@@ -43,16 +43,10 @@ def made(scene: AWSScene, name: str, operation: str, **members: Any) -> CallAnsw
     """Create a trust anchor or a profile, and delete it at once."""
     answer = scene.calls.call("rolesanywhere", operation, name=scene.named(name), **members)
     if not answer.code:
-        kind = {"create_trust_anchor": "trustAnchor", "create_profile": "profile"}[operation]
-        deletion = operation.replace("create", "delete")
-        scene.calls.call("rolesanywhere", deletion, **{f"{kind}Id": answer.response[kind][f"{kind}Id"]})
+        member = f"{CREATED[operation]}Id"
+        identifier = {member: answer.response[CREATED[operation]][member]}
+        scene.calls.call("rolesanywhere", operation.replace("create", "delete"), **identifier)
     return answer
-
-
-def source_of(bundle: Sequence[x509.Certificate] | str) -> dict[str, Any]:
-    """Return the source of a trust anchor with some certificates, or with what is to be in their place."""
-    parts = [bundle] if isinstance(bundle, str) else [each.public_bytes(Encoding.PEM).decode() for each in bundle]
-    return {"sourceType": "CERTIFICATE_BUNDLE", "sourceData": {"x509CertificateData": "".join(parts)}}
 
 
 def _anchor(bundle: Bundle | str, read: Callable[[CallAnswer], str] = code_of) -> Ask:

@@ -9,14 +9,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from trial_aws.asking import ACCEPTED, Ask, of_leaf, outcome
-from trial_aws.authority import A_CA, LEAF, TrialCA, TrialIssuer, TrialLeaf
+from trial_aws.authority import A_CA, LEAF, Issued, TrialCA
 from trial_aws.plan import needing
+from trial_aws.revocation import imported
 from trial_aws.scene import AWSScene
 from trial_aws.sessions import AskedSession
 from trial_aws.wanted import WantedAnchor
 
 
-def _root(ca: TrialCA) -> TrialIssuer:
+def _root(ca: TrialCA) -> Issued:
     return ca.issuer("ML-DSA root", replace(A_CA, key="ML-DSA-65"))
 
 
@@ -24,7 +25,7 @@ _ANCHOR = WantedAnchor("ml-dsa", lambda ca: [_root(ca).certificate])
 _TWO_KINDS = WantedAnchor("two-kinds", lambda ca: [ca.root.certificate, _root(ca).certificate])
 
 
-def _leaf(key: str) -> Callable[[TrialCA], TrialLeaf]:
+def _leaf(key: str) -> Callable[[TrialCA], Issued]:
     return lambda ca: ca.leaf(replace(LEAF, key=key), _root(ca))
 
 
@@ -32,8 +33,7 @@ def _revoked(scene: AWSScene) -> str:
     """Import a list that the ML-DSA CA has signed, and return what becomes of a leaf that it revokes."""
     leaf = scene.leaf(LEAF, _root(scene.ca))
     data = scene.ca.revocation_list([leaf.certificate.serial_number], _root(scene.ca))
-    call = {"name": scene.named("ml-dsa"), "crlData": data, "trustAnchorArn": scene.arn("anchor", _ANCHOR.name)}
-    code = scene.calls.call("rolesanywhere", "import_crl", **call, enabled=True).code
+    code = imported(scene, "ml-dsa", data, _ANCHOR.name, enabled=True).code
     return f"the list: {code or ACCEPTED}; the leaf: {outcome(scene.session(leaf, AskedSession(anchor=_ANCHOR.name)))}"
 
 

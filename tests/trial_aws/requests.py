@@ -55,11 +55,6 @@ def _shape(**members: Any) -> Ask:
     return ask
 
 
-def _members(scene: AWSScene) -> str:
-    answer = scene.session(scene.leaf())
-    return ", ".join(answer.session_members) if answer.ok else str(answer)
-
-
 def _expiration(scene: AWSScene) -> str:
     answer = scene.session(scene.leaf())
     return answer.expiration or str(answer)
@@ -88,7 +83,6 @@ ASKS: Mapping[str, Ask] = {
     "requests.equals": of_leaf(LEAF, change=_with_parameter("a=b")),
     "requests.equals-twice": of_leaf(LEAF, change=_with_parameter("a%3Db"), spoil=_with_last_parameter("a=b")),
     "requests.shape-201": _shape(),
-    "requests.shape-session": _members,
     "requests.shape-403": _shape(chain=()),
     "requests.expiration": _expiration,
     "clock.behind": _skewed(-4.5),

@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from trial_aws.asking import ACCEPTED, Ask, of_leaf, of_root, outcome
-from trial_aws.authority import LEAF, OF_CA, CertificateShape, TrialCA, TrialIssuer
+from trial_aws.authority import LEAF, OF_CA, CertificateShape, Issued, TrialCA
 from trial_aws.calls import CallAnswer
 from trial_aws.plan import Needing, needing
 from trial_aws.scene import AWSScene
@@ -20,12 +20,12 @@ _REVOKED, _REVOKED_CA = 0x7E570001, 0x7E570002
 _LEAF = of_root(replace(LEAF, serial=_REVOKED))
 
 
-def _beside(ca: TrialCA) -> TrialIssuer:
+def _beside(ca: TrialCA) -> Issued:
     """Return the other CA of the trust anchor."""
     return ca.issuer("beside", CertificateShape((("CN", "CA beside the root"),), extensions=OF_CA))
 
 
-def _revoked_ca(ca: TrialCA) -> TrialIssuer:
+def _revoked_ca(ca: TrialCA) -> Issued:
     shape = CertificateShape((("CN", "revoked CA"),), extensions=OF_CA, serial=_REVOKED_CA)
     return ca.issuer("revoked", shape, ca.root)
 
@@ -63,13 +63,14 @@ def _running(scene: AWSScene) -> str:
     leaf = scene.leaf(LEAF, scene.ca.root)
     before = scene.session(leaf, AskedSession(anchor="revoking"))
     data = scene.ca.revocation_list([leaf.certificate.serial_number], scene.ca.root)
-    if problem := _imported(scene, "later", data, "revoking", enabled=True).code:
+    if problem := imported(scene, "later", data, "revoking", enabled=True).code:
         return problem
     running = scene.follow_up(before, "get_caller_identity").code or "valid"
     return f"running sessions: {running}; new ones: {outcome(scene.session(leaf, AskedSession(anchor='revoking')))}"
 
 
-def _imported(scene: AWSScene, name: str, data: bytes, anchor: str, *, enabled: bool = False) -> CallAnswer:
+def imported(scene: AWSScene, name: str, data: bytes, anchor: str, *, enabled: bool = False) -> CallAnswer:
+    """Import a list for a trust anchor."""
     given = {"name": scene.named(name), "crlData": data, "trustAnchorArn": scene.arn("anchor", anchor)}
     return scene.calls.call("rolesanywhere", "import_crl", **given, enabled=enabled)
 
@@ -78,7 +79,7 @@ def _import(name: str, data: Callable[[TrialCA], bytes]) -> Ask:
     """Return what imports a list, and answers whether it was refused. `data` makes it. It is deleted at once."""
 
     def ask(scene: AWSScene) -> str:
-        made = _imported(scene, name, data(scene.ca), "main")
+        made = imported(scene, name, data(scene.ca), "main")
         if not made.code:
             scene.calls.call("rolesanywhere", "delete_crl", crlId=made.response["crl"]["crlId"])
         return made.code or ACCEPTED
@@ -89,7 +90,7 @@ def _import(name: str, data: Callable[[TrialCA], bytes]) -> Ask:
 def _third(scene: AWSScene) -> str:
     """Import two more lists for a trust anchor that has one."""
     lists = [scene.ca.revocation_list([number], scene.ca.root) for number in (1, 2)]
-    codes = [_imported(scene, f"more-{at}", data, "stale").code for at, data in enumerate(lists)]
+    codes = [imported(scene, f"more-{at}", data, "stale").code for at, data in enumerate(lists)]
     return f"the second: {codes[0] or ACCEPTED}; the third: {codes[1] or ACCEPTED}"
 
 

@@ -17,7 +17,7 @@ from hwsigner._http.transport import post
 from hwsigner.errors import HwsignerError
 from hwsigner.trial.questions import NotAskedError
 from hwsigner.trial.report import Scrubber
-from trial_aws.authority import LEAF, CertificateShape, TrialCA, TrialIssuer, TrialLeaf
+from trial_aws.authority import LEAF, CertificateShape, Issued, TrialCA
 from trial_aws.calls import PATH, PREFIX, CallAnswer, TrialCalls, TrialPace
 from trial_aws.sessions import AskedSession, SessionAnswer, read_answer, signed_session
 
@@ -115,11 +115,11 @@ class AWSScene:
             raise NotAskedError(f"there is no {kind} {name} in this trial")
         return self.arns[kind, name]
 
-    def leaf(self, shape: CertificateShape = LEAF, issuer: TrialIssuer | None = None) -> TrialLeaf:
+    def leaf(self, shape: CertificateShape = LEAF, issuer: Issued | None = None) -> Issued:
         """Return a new leaf of the intermediate CA, or of another one."""
         return self.ca.leaf(shape, issuer)
 
-    def session(self, leaf: TrialLeaf, asked: AskedSession = ASKED) -> SessionAnswer:
+    def session(self, leaf: Issued, asked: AskedSession = ASKED) -> SessionAnswer:
         """Send a CreateSession request to what was made.
 
         Raises:
@@ -131,7 +131,7 @@ class AWSScene:
         arns = self.arn("profile", profile), self.arn("role", asked.role), self.arn("anchor", asked.anchor)
         return self.send(leaf, asked, arns)
 
-    def send(self, leaf: TrialLeaf, asked: AskedSession, arns: tuple[str, str, str]) -> SessionAnswer:
+    def send(self, leaf: Issued, asked: AskedSession, arns: tuple[str, str, str]) -> SessionAnswer:
         """Send one CreateSession request with the ARNs of profile, role and trust anchor; again if the service is busy.
 
         Raises:
@@ -146,7 +146,7 @@ class AWSScene:
         kind = StaysFailingError if answer.status == 500 else NotAskedError
         raise kind(f"the service kept answering with status {answer.status}")
 
-    def send_once(self, leaf: TrialLeaf, asked: AskedSession, arns: tuple[str, str, str]) -> SessionAnswer:
+    def send_once(self, leaf: Issued, asked: AskedSession, arns: tuple[str, str, str]) -> SessionAnswer:
         """Send one CreateSession request, as `send` does, but never again.
 
         Raises:
@@ -163,10 +163,6 @@ class AWSScene:
     def follow_up(self, session: SessionAnswer, operation: str, **parameters: Any) -> CallAnswer:
         """Call an operation of STS with a session's credentials, such as "get_caller_identity"."""
         return self.calls.as_caller(session.credentials, operation, **parameters)
-
-    def refusal(self, service: str, operation: str, **parameters: Any) -> str:
-        """Call an operation that may be refused, and return "accepted" or the refusal's code and words."""
-        return str(self.calls.call(service, operation, **parameters))
 
     def new_role(self, name: str, policy: Mapping[str, Any] | str, **parameters: Any) -> CallAnswer:
         """Create a role, with a policy that has places as in WantedRole."""

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hwsigner._http.address import Endpoint
 from hwsigner._http.transport import Response, parse_date
 from hwsigner.sigv4 import Request, SignedRequest, sign_request
-from trial_aws.authority import TrialLeaf, algorithm_of, sign_with
+from trial_aws.authority import Issued, algorithm_of, sign_with
 
 Change = Callable[[Request], Request]
 
@@ -31,13 +31,10 @@ class AskedSession:
         anchor: the name of the trust anchor.
         duration: `durationSeconds`; None to leave it out.
         session_name: `roleSessionName`; None to leave it out.
-        body: the body as it is, instead of one with the members above.
         chain: what X-Amz-X509-Chain has, in order; None for the leaf's intermediates. Empty for no header.
         clock: how far the request's date is ahead.
-        algorithm: the algorithm that the request names; empty for the key's.
         serial: the serial number that the request names; empty for the leaf's in decimal.
         signing_key: another key to sign with; None for the leaf's.
-        region: the region of the scope; empty for the trial's.
         change: changes the request before it is signed.
         spoil: changes the request after it was signed.
     """
@@ -47,13 +44,10 @@ class AskedSession:
     anchor: str = "main"
     duration: int | None = 3600
     session_name: str | None = None
-    body: bytes | None = None
     chain: Sequence[x509.Certificate] | None = None
     clock: timedelta = timedelta(0)
-    algorithm: str = ""
     serial: str = ""
     signing_key: Any = field(default=None, repr=False)
-    region: str = ""
     change: Change | None = None
     spoil: Change | None = None
 
@@ -68,13 +62,11 @@ class SessionAnswer:
         message: the error's message, without ARNs and account.
         header: where the type was: "x-amzn-ErrorType" or the member of the body; empty for a success.
         members: the members of the response's body, sorted.
-        session_members: the members of the session in it, sorted.
         expiration: the form of the time at which it expires, with 0 for each digit.
         lifetime: the session's lifetime in seconds, rounded to ten; 0 if there is none.
         session_name: the session's name.
         source_identity: the source identity.
         subject_arn: the ARN of the certificate's subject.
-        assumed_role_arn: the caller's ARN.
         credentials: access key ID, secret access key and session token.
     """
 
@@ -83,13 +75,11 @@ class SessionAnswer:
     message: str = ""
     header: str = ""
     members: tuple[str, ...] = ()
-    session_members: tuple[str, ...] = ()
     expiration: str = ""
     lifetime: int = 0
     session_name: str = field(default="", repr=False)
     source_identity: str = field(default="", repr=False)
     subject_arn: str = field(default="", repr=False)
-    assumed_role_arn: str = field(default="", repr=False)
     credentials: tuple[str, ...] = field(default=("", "", ""), repr=False)
 
     @property
@@ -113,7 +103,7 @@ class _Shown:
 
 
 def signed_session(
-    leaf: TrialLeaf, asked: AskedSession, arns: tuple[str, str, str], *, endpoint: Endpoint, region: str
+    leaf: Issued, asked: AskedSession, arns: tuple[str, str, str], *, endpoint: Endpoint, region: str
 ) -> SignedRequest:
     """Return the signed request, with the ARNs of profile, role and trust anchor."""
     members: dict[str, object] = {}
@@ -121,13 +111,13 @@ def signed_session(
         members["durationSeconds"] = asked.duration
     if asked.session_name is not None:
         members["roleSessionName"] = asked.session_name
-    body = json.dumps(members).encode() if asked.body is None else asked.body
+    body = json.dumps(members).encode()
     query = tuple(zip(("profileArn", "roleArn", "trustAnchorArn"), arns, strict=True))
     headers = (("Host", endpoint.host_header), ("Content-Type", "application/json"))
     request = Request("POST", endpoint.path, query, headers, body)
     chain = leaf.chain if asked.chain is None else asked.chain
     shown = _Shown(
-        asked.algorithm or algorithm_of(leaf.key),
+        algorithm_of(leaf.key),
         asked.serial or str(leaf.certificate.serial_number),
         header_of(leaf.certificate),
         ",".join(map(header_of, chain)),
@@ -135,9 +125,7 @@ def signed_session(
     key, now = asked.signing_key or leaf.key, datetime.now(UTC) + asked.clock
     if asked.change:
         request = asked.change(request)
-    signed = sign_request(
-        request, lambda message: sign_with(key, message), certificate=shown, region=asked.region or region, now=now
-    )
+    signed = sign_request(request, lambda message: sign_with(key, message), certificate=shown, region=region, now=now)
     if not asked.spoil:
         return signed
     spoilt = asked.spoil(signed.request)
@@ -167,13 +155,11 @@ def read_answer(response: Response, scrub: Callable[[str], str]) -> SessionAnswe
     return SessionAnswer(
         response.status,
         members=members,
-        session_members=tuple(sorted(found)),
         expiration=re.sub(r"\d", "0", str(keys.get("expiration") or "")),
         lifetime=_lifetime(keys.get("expiration"), now),
         session_name=str(user.get("arn", "")).rpartition("/")[2],
         source_identity=str(found.get("sourceIdentity") or ""),
         subject_arn=str(body.get("subjectArn") or ""),
-        assumed_role_arn=str(user.get("arn", "")),
         credentials=tuple(str(keys.get(name) or "") for name in names),
     )
 

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from hwsigner.trial.questions import NotAskedError
-from trial_aws.anchors import TWO
+from trial_aws.anchors import TWO, by_alias
 from trial_aws.authority import CertificateShape
 from trial_aws.plan import Ask, needing
 from trial_aws.probes import LET_IN, TAG_KEY, Condition, Probe, ProbeTable, Reading, in_words
@@ -62,7 +61,7 @@ def _only_by(name: str, condition: Condition) -> WantedRole:
 
 
 _BY_ID = _only_by("id", {"ArnEquals": {"aws:SourceArn": "<<anchor:main>>"}})
-_ALIAS = "arn:<<partition>>:rolesanywhere:<<region>>:<<account>>:alias/trust-anchor/<<prefix>>-a"
+_ALIAS = "arn:<<partition>>:rolesanywhere:<<region>>:<<account>>:alias/trust-anchor/<<prefix>>-main-a"
 _BY_ALIAS = _only_by("alias", {"ArnEquals": {"aws:SourceArn": _ALIAS}})
 _BY_ACCOUNT = _only_by("account", {"StringEquals": {"aws:SourceAccount": "<<account>>"}})
 _BY_VARIABLE = _only_by("variable", {"StringEquals": {"aws:SourceArn": f"${{{_OU}}}"}})
@@ -70,17 +69,7 @@ _BY_VARIABLE = _only_by("variable", {"StringEquals": {"aws:SourceArn": f"${{{_OU
 
 def _by_alias(role: WantedRole) -> Ask:
     """Return what asks for a session by the alias of the trust anchor."""
-
-    def ask(scene: AWSScene) -> str:
-        anchor, alias = scene.arn("anchor", "main"), scene.named("a")
-        members = {"trustAnchorId": anchor.rpartition("/")[2], "aliasName": alias}
-        changed = scene.calls.call("rolesanywhere", "update_trust_anchor", **members)
-        if changed.code:
-            raise NotAskedError(f"UpdateTrustAnchor was refused: {changed.code}")
-        arns = scene.arn("profile", "main"), scene.arn("role", role.name), changed.response["trustAnchor"]["aliasArn"]
-        return in_words(scene.send(scene.leaf(_SHAPE), AskedSession(role.name), arns))
-
-    return needing(ask, role)
+    return needing(lambda scene: in_words(by_alias(scene, scene.leaf(_SHAPE), "main", role.name)), role)
 
 
 def _by_another(role: WantedRole) -> Ask:

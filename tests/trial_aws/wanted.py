@@ -70,13 +70,11 @@ class WantedAnchor:
     Attributes:
         name: its name in the trial.
         certificates: returns those of its bundle.
-        members: more members of CreateTrustAnchor, with places as in WantedRole.
         then: operations on it after it was made, such as ("disable_trust_anchor", {}).
     """
 
     name: str
     certificates: Callable[[TrialCA], Sequence[x509.Certificate]] = lambda ca: [ca.root.certificate]
-    members: Mapping[str, Any] = field(default_factory=dict)
     then: FollowUps = ()
 
 
@@ -88,15 +86,11 @@ class WantedCrl:
         name: its name in the trial.
         anchor: the name of its trust anchor.
         data: returns it in PEM.
-        members: more members of ImportCrl.
-        then: operations on it after it was imported, such as ("disable_crl", {}).
     """
 
     name: str
     anchor: str
     data: Callable[[TrialCA], bytes]
-    members: Mapping[str, Any] = field(default_factory=dict)
-    then: FollowUps = ()
 
 
 Wanted = WantedRole | WantedProfile | WantedAnchor | WantedCrl
