@@ -166,15 +166,9 @@ def _read(path: Path) -> str:
 
 
 def _line_of_question(root: Path, id: str) -> str:
-    """Return `FILE:LINE` of a question; an empty string if it is not there any more. A table may add the first word."""
-    table, _, name = id.partition(".")
-    folders = root / "hwsigner" / "trial", root / "tests" / "trial_aws"
-    files = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
-    places = [(f"| {id} |", path) for folder in folders for path in sorted(folder.rglob("*.md"))]
-    places += [(f'"{id}"', path) for path in files]
-    places += [(f'"{name}"', path) for path in files if f'f"{table}.{{' in _read(path)]
-    places += [(f'"{table}.', path) for path in files]
-    found = ((path, _read(path).find(text)) for text, path in places)
+    """Return `FILE:LINE` of a question in its table; an empty string if it is not there any more."""
+    tables = (root / "hwsigner/trial").rglob("*.md"), (root / "tests/trial_aws").rglob("*.md")
+    found = ((path, _read(path).find(f"| {id} |")) for path in (*tables[0], *tables[1]))
     lines = (f"{path.relative_to(root)}:{_read(path).count(chr(10), 0, at) + 1}" for path, at in found if at >= 0)
     return next(lines, "")
 

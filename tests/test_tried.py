@@ -47,7 +47,7 @@ def clone(tmp_path: Path) -> Path:
     (tmp_path / "hwsigner" / "emulator").mkdir(parents=True)
     (tmp_path / "hwsigner" / "trial").mkdir()
     (tmp_path / "hwsigner" / "emulator" / "tags.py").write_text("import re\n\n\ndef principal_tags() -> None: ...\n")
-    (tmp_path / "hwsigner" / "trial" / "tags.py").write_text('QUESTION = Question(\n    id="tags.two-ous-1",\n)\n')
+    (tmp_path / "hwsigner" / "trial" / "questions.md").write_text("|---|---|\n| tags.two-ous-1 | What becomes? |\n")
     assert tried.main([], tmp_path) == 0
     return tmp_path
 
@@ -125,7 +125,7 @@ def test_an_answer_that_differs_becomes_an_issue_with_the_lines_to_change(
         "- `hwsigner/emulator/tags.py:4: principal_tags`",
         "- `docs/how-to/aws.md`",
         "- `hwsigner/gone.py: lost`",
-        "- `hwsigner/trial/tags.py:2`: the expected answer",
+        "- `hwsigner/trial/questions.md:2`: the expected answer",
     ):
         assert expected in issue
 

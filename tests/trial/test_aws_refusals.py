@@ -8,6 +8,7 @@ import pytest
 
 from hwsigner.emulator import Emulator
 from hwsigner.errors import ServiceError
+from hwsigner.trial import TrialReport
 from hwsigner.trial.asking import status_of
 from trial.aws_trials import FEW, Flags, resources, strand
 from trial_aws import run
@@ -45,6 +46,17 @@ def test_trial_ends_if_what_every_session_needs_is_refused(
     assert [*tmp_path.iterdir()] == []
 
 
+def test_room_for_two_trust_anchors_leaves_out_the_questions_that_need_more(
+    emulator: Emulator, flags: Flags, pace: TrialPace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hwsigner.emulator.control.anchors.MAX_ANCHORS", 2)
+    assert try_all(flags("--only", "anchors.*", "--only", "revocation.*"), pace) == 0
+    (path,) = tmp_path.glob("trial-aws-*.json")
+    why = {each.id: each.why for each in TrialReport.from_json(path.read_text()).results if each.why}
+    assert {"anchors.expired", "anchors.alias", "revocation.revoked", "revocation.third"} <= why.keys()
+    assert all("which is its quota" in each for each in why.values())
+
+
 def test_trust_anchors_that_killed_trials_have_left_are_counted_and_named(
     emulator: Emulator, flags: Flags, pace: TrialPace, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -56,13 +68,21 @@ def test_trust_anchors_that_killed_trials_have_left_are_counted_and_named(
     assert f"killed trials have left 1 trust anchor, which the quota counts too: {left}. Run the same" in said
 
 
-@pytest.mark.parametrize("action", ["iam:CreateRole", "rolesanywhere:ListTrustAnchors"])
+@pytest.mark.parametrize("action", ["iam:CreateRole", "rolesanywhere:ListTrustAnchors", "iam:DeleteRole"])
 def test_missing_permission_has_an_exit_status_of_its_own(
-    emulator: Emulator, flags: Flags, pace: TrialPace, action: str, monkeypatch: pytest.MonkeyPatch
+    emulator: Emulator,
+    flags: Flags,
+    pace: TrialPace,
+    action: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("trial_aws.life.TrialPace", lambda: pace)
     emulator.deny(action)
     assert status_of(lambda: run(flags("--only", "roles.principal-star", "--only", "chains.one"))) == 8
+    said = capsys.readouterr().err
+    assert action in said
+    assert ("iam:CreateRole of '(prefix)-open' was refused" in said) is (action == "iam:CreateRole")
 
 
 def test_missing_permission_for_a_question_has_the_same_exit_status(

@@ -107,7 +107,7 @@ class TrialCalls:
         self._check(operation, parameters)
         if operation == "create_role":
             tags = [{"Key": TAG, "Value": self._prefix}, *parameters.pop("Tags", [])]
-            parameters = {"Path": PATH, **parameters, "Tags": tags}
+            parameters |= {"Path": PATH, "Tags": tags}
             self.made["role", parameters["RoleName"]] = parameters["RoleName"]
         elif operation in CREATED:
             parameters["tags"] = [{"key": TAG, "value": self._prefix}, *parameters.pop("tags", [])]

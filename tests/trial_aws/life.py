@@ -92,8 +92,8 @@ def clean(arguments: argparse.Namespace, pace: TrialPace | None = None) -> int:
     print("\n".join((f"{len(names) or 'no'} resources of trials in {region}", *names)), flush=True)
     if names and not arguments.yes:
         confirm("Delete these? A trial that runs now loses its own.")
-    if not delete_all(clients, found, _say):
-        raise ServiceError("not everything was deleted", _TO_CLEAN)
+    if failure := delete_all(clients, found, _say):
+        raise ServiceError("not everything was deleted", _TO_CLEAN) from failure
     for file in cleaned:
         file.path.unlink(missing_ok=True)
     return 0
@@ -194,13 +194,13 @@ def _delete(scene: AWSScene, file: TrialFile) -> None:
     """Delete what the trial made, and then the file."""
     _say("deleting everything")
     try:
-        gone = delete_trial(scene, _say)
+        failure = delete_trial(scene, _say)
     except KeyboardInterrupt:
         raise Interruption("interrupted before everything was deleted", _TO_CLEAN) from None
     except HwsignerError as error:
         raise ServiceError(f"not everything was deleted: {error.message}", _TO_CLEAN) from error
-    if not gone:
-        raise ServiceError("not everything was deleted", _TO_CLEAN)
+    if failure:
+        raise ServiceError("not everything was deleted", _TO_CLEAN) from failure
     file.path.unlink(missing_ok=True)
 
 

@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from hwsigner._aws.apis import ServiceClients
-from hwsigner.errors import HwsignerError, ServiceUnreachableError
+from hwsigner.errors import HwsignerError, ServiceError, ServiceUnreachableError
 from hwsigner.trial.questions import NotAskedError
 from trial_aws.calls import CREATED, PATH, PREFIX, TAG, CallAnswer
 from trial_aws.plan import TrialPlan
@@ -131,26 +131,26 @@ def left_of(clients: ServiceClients, prefix: str) -> list[Leftover]:
     return [each for each in _listed(clients) if each.name.startswith(f"{prefix}-")]
 
 
-def delete_all(clients: ServiceClients, resources: Sequence[Leftover], say: Say) -> bool:
+def delete_all(clients: ServiceClients, resources: Sequence[Leftover], say: Say) -> HwsignerError | None:
     """Delete resources, CRLs first and roles last, and say which can't be deleted.
 
     Returns:
-        Whether all are gone.
+        Why one is not deleted; None if all are gone.
     """
     order = ("crl", "profile", "trustAnchor", "role")
     by_id = {(each.kind, each.id): each for each in resources}
     left = sorted(by_id.values(), key=lambda each: order.index(each.kind))
-    failed = 0
+    failure: HwsignerError | None = None
     for number, each in enumerate(left):
         try:
             _delete(clients, each)
         except ServiceUnreachableError as error:
             say(f"not deleted: {', '.join(one.name for one in left[number:])}: {error.message}")
-            return False
+            return error
         except HwsignerError as error:
-            failed += 1
+            failure = error
             say(f"{each.name} was not deleted: {error.message}")
-    return not failed
+    return failure
 
 
 def _delete(clients: ServiceClients, resource: Leftover) -> None:
@@ -161,22 +161,22 @@ def _delete(clients: ServiceClients, resource: Leftover) -> None:
         clients.rolesanywhere.find(f"delete_{kind}", **{f"{resource.kind}Id": resource.id})
 
 
-def delete_trial(scene: AWSScene, say: Say) -> bool:
+def delete_trial(scene: AWSScene, say: Say) -> HwsignerError | None:
     """Delete what a trial made. An interrupted request may have made something too, so look for more.
 
     Returns:
-        Whether all is gone.
+        Why something is left; None if all is gone.
     """
     left = made_by(scene)
     for _ in range(_DELETIONS):
-        if not delete_all(scene.clients, left, say):
-            return False
+        if failure := delete_all(scene.clients, left, say):
+            return failure
         left = left_of(scene.clients, scene.prefix)
         if not left:
-            return True
+            return None
         scene.settle()
-    say(f"AWS still lists {', '.join(each.name for each in left)}")
-    return False
+    say(problem := f"AWS still lists {', '.join(each.name for each in left)}")
+    return ServiceError(problem)
 
 
 def made_by(scene: AWSScene) -> list[Leftover]:
@@ -253,7 +253,7 @@ def _make_crl(scene: AWSScene, crl: WantedCrl) -> str:
 
 
 def _check(operation: str, answer: CallAnswer) -> None:
-    if answer.code in _FULL:
+    if answer.code in _FULL or "quota" in answer.message:  # The control plane has no code of its own for it.
         raise _NoRoomError(f"{operation} was refused: {answer}", "Make room in the account, or ask for a higher quota")
     if answer.code:
         raise RefusedInAdvanceError(f"{operation} was refused: {answer}")
