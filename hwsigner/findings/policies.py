@@ -67,6 +67,12 @@ ANY_VALUE = Mistake(
     "Write the value, or a pattern that others can't meet, such as bamboo-*",
     level=OPEN,
 )
+SUFFIX_UNBOUNDED = Mistake(
+    "suffix-unbounded",
+    "The wildcard may stand for letters too: *example.com lets in evilexample.com, which has another owner",
+    "Write a dot or an @ between them, such as *.example.com",
+    level=OPEN,
+)
 ISSUER_ONLY = Mistake(
     "issuer-only",
     "Every certificate of that CA can assume the role, not only those of this workload",
@@ -83,6 +89,20 @@ PRINCIPAL_EVERYONE = Mistake(
     "principal-everyone",
     "Any AWS account may try to assume the role, and can give its own sessions tags such as x509Subject/CN",
     'Use "Principal": {"Service": "rolesanywhere.amazonaws.com"}',
+    level=OPEN,
+)
+ACCOUNT_UNNAMED = Mistake(
+    "account-unnamed",
+    "Every user and role of that account to whom its administrators give sts:AssumeRole can assume the role, and with "
+    "sts:TagSession bring any tags",
+    'Name a role or user of that account as the principal, or add "StringEquals": {"sts:ExternalId": "SECRET"}',
+    level=OPEN,
+)
+PROVIDER_UNNAMED = Mistake(
+    "provider-unnamed",
+    "Every identity of that provider, even of its other customers, can assume the role, unless a condition on a key of "
+    "the provider names one",
+    "Add a condition on the provider's key",
     level=OPEN,
 )
 
@@ -152,6 +172,11 @@ VALUE_IMPOSSIBLE = Mistake(
     "No session tag can have this value, so the condition is never met",
     "Use a name that a tag can have: letters, digits, spaces and _.:/=+-@, at most 256",
 )
+VALUE_EMPTY = Mistake(
+    "value-empty",
+    "No name of a certificate is empty, so this value lets none in. A template may have had an empty variable",
+    "Write the name, or remove the value",
+)
 SOURCE_IDENTITY_PREFIX = Mistake(
     "source-identity-prefix",
     "The source identity is CN= and the subject's CN, so the value alone is never met",
@@ -200,6 +225,20 @@ GROUP_ONLY = Mistake(
     "Every certificate of the trust anchor with that name can assume the role. CAs often give O, C, ST, L and DC to "
     "all their certificates; hwsigner does not know whether yours does",
     f"If not all of them should get in: {_TAG[0].lower()}{_TAG[1:]}",
+    level=UNCLEAR,
+)
+PATTERN_WIDE = Mistake(
+    "pattern-wide",
+    "A wildcard may stand for dots too, and the domain is not fixed. So names of other owners fit, if the CA issues "
+    "certificates for them: web.* fits web.example.com",
+    "Write the domain in full after the wildcard, such as web-*.example.com",
+    level=UNCLEAR,
+)
+NEEDLESS = Mistake(
+    "needless",
+    "Every request of Roles Anywhere has this key, so the condition lets in no more than without IfExists or "
+    "ForAllValues. On other keys, they let in requests without the key",
+    "Use the operator alone, such as ArnEquals",
     level=UNCLEAR,
 )
 KEY_UNKNOWN = Mistake(

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hwsigner.findings import Finding, Mistake, policies
+from hwsigner.trust_policy import naming
 from hwsigner.trust_policy.conditions import ACTIONS, OPERATORS, Condition, Context, unlisted
 from hwsigner.trust_policy.reading import Reader, Statement
 from hwsigner.trust_policy.strangers import (
@@ -51,8 +52,6 @@ def open_statements(statements: Sequence[Statement], trust_anchor: str = "") -> 
     for statement in statements:
         if not statement.allows or not statement.concerns_service:
             continue
-        if statement.everyone:
-            yield policies.PRINCIPAL_EVERYONE.found(f"{statement.name} is for everyone: its Principal is *")
         names = [
             each
             for each, admitting in (("anchor", anchor_open), ("tag", certificates.admitting[ANYONE]))
@@ -113,7 +112,11 @@ def _living(statements: Sequence[Statement], trust_anchor: str) -> tuple[dict[st
 
 
 def _has_patterns(statement: Statement) -> bool:
-    values = (value for each in statement.conditions for value in each.values)
+    """Return whether a statement has patterns for keys of which it does not list the values."""
+    lists = [each for each in statement.conditions if each.operator == "StringEquals"]
+    listed = {each.key.lower() for each in lists if not each.variables}
+    listed |= {each.key.lower() for each in lists if listed.issuperset(map(str.lower, each.variables))}
+    values = (value for each in statement.conditions if each.key.lower() not in listed for value in each.values)
     return any(re.search(r"[*?]|\$\{", value) for value in values)
 
 
@@ -170,8 +173,9 @@ def _groups(statements: Sequence[Statement]) -> str:
 
 
 def named_tags(policy: Mapping[str, Any]) -> list[str]:
-    """Return the session tags that a policy compares, such as x509Subject/CN, each once."""
-    keys = (c.key for statement in Reader(policy).statements for c in statement.conditions)
+    """Return the session tags that a policy compares, in variables too, such as x509Subject/CN, each once."""
+    conditions = (each for statement in Reader(policy).statements for each in statement.conditions)
+    keys = (key for each in conditions for key in (each.key, *each.variables))
     return list(dict.fromkeys(key.partition("/")[2] for key in keys if is_about(key, TAG_KEYS)))
 
 
@@ -262,11 +266,6 @@ def _strange_anchors(statements: Sequence[Statement], trust_anchor: str) -> tupl
     }
     arns = [f"arn:{part}:rolesanywhere:{region}:{of}:trust-anchor/{_UUID}" for part, region, of in sorted(places)]
     requests = [request_by(each) for each in [*arns, *(_example_anchor(*each) for each in sorted(of_patterns))]]
-    if any(each.parts.if_exists or each.parts.quantifier == "ForAllValues" for each in conditions):
-        requests += [
-            {**request_by(ANY_ANCHOR), "aws:sourcearn": (), "aws:sourceaccount": given}
-            for given in [(), *((each,) for each in sorted(accounts))]
-        ]
     return requests, are_all
 
 
@@ -348,7 +347,9 @@ def _about_conditions(
     statement: Statement, conditions: Sequence[Condition], otherwise: Mistake, *, is_open: bool
 ) -> Iterator[Finding]:
     for condition in conditions if is_open else ():
-        mistake = _looseness(condition) or otherwise
+        found = {naming.named_by(condition.key.lower(), each) for each in condition.values}
+        is_suffix = otherwise is policies.ANY_VALUE and naming.SUFFIX in found
+        mistake = _looseness(condition) or (policies.SUFFIX_UNBOUNDED if is_suffix else otherwise)
         values = " or ".join(map(repr, condition.values))
         yield mistake.found(f"{statement.name} has {condition.operator} {condition.key} {values}")
 
@@ -370,9 +371,10 @@ def _is_loose(condition: Condition) -> bool:
 def _looseness(condition: Condition) -> Mistake | None:
     """Return the mistake by which a condition lets strangers in, or None if it is in the values."""
     quantifier, base, if_exists = condition.parts
-    if quantifier == "ForAllValues":
+    may_lack = not is_about(condition.key, ANCHOR_KEYS)  # Every request has those.
+    if quantifier == "ForAllValues" and may_lack:
         return policies.FOR_ALL_VALUES
-    if if_exists and not OPERATORS[base].negated:  # A negated one is met without the key anyway.
+    if if_exists and may_lack and not OPERATORS[base].negated:  # A negated one is met without the key anyway.
         return policies.IF_EXISTS
     if OPERATORS[base].negated or (base == "Null" and "true" in condition.values):
         return policies.NEGATED

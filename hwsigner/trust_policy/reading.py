@@ -44,8 +44,9 @@ class Reader:
         self._has_variables = policy.get("Version") == "2012-10-17"
         value = policy.get("Statement", [])
         entries = value if isinstance(value, list) else [value]
-        read = [self._statement(entry, number) for number, entry in enumerate(entries, 1)]
-        self.statements = [each for each in read if each is not None]
+        read = [(entry, self._statement(entry, number)) for number, entry in enumerate(entries, 1)]
+        self.written = [(entry, each) for entry, each in read if each is not None]  # As the policy has them, and read.
+        self.statements = [each for _, each in self.written]
 
     def _add(self, mistake: Mistake, found: str, fix: str = "") -> None:
         self.findings.append(mistake.found(found, fix))
@@ -70,7 +71,7 @@ class Reader:
         self._read_actions(entry.get("Action", []), statement)
         if "NotAction" in entry:
             self._add(policies.NOT_JUDGED, f"{statement.name} has NotAction", "Name the three actions in Action")
-            excluded = list(_texts(entry["NotAction"]))
+            excluded = list(texts_of(entry["NotAction"]))
             statement.actions |= {each for each in ACTIONS if not any(_names_action(text, each) for text in excluded)}
         if statement.concerns_service:  # The keys and tags of other principals are other ones.
             self._read_conditions(entry.get("Condition", {}), statement)
@@ -82,7 +83,7 @@ class Reader:
             if principal.get("Service"):
                 self._add(policies.PRINCIPAL_WRONG, f"{statement.name} has the Principal {principal['Service']!r}")
         for kind, value in principal.items() if isinstance(principal, Mapping) else ():
-            for text in _texts(value):
+            for text in texts_of(value):
                 if kind == "AWS" and text == "*":
                     statement.everyone = statement.concerns_service = True
                 elif (kind, text) == ("Service", SERVICE):
@@ -104,7 +105,7 @@ class Reader:
             statement.others.append(text)
 
     def _read_actions(self, value: object, statement: Statement) -> None:
-        for text in _texts(value):
+        for text in texts_of(value):
             meant = {each for each in ACTIONS if _names_action(text, each)}
             other = any(_names_action(text, each) for each in OTHER_ACTIONS)
             if not text.lower().startswith("sts:") or not (meant or other):
@@ -121,7 +122,7 @@ class Reader:
             return
         for operator, keys in value.items():
             for key, wanted in keys.items():
-                self._read_condition(operator, key, tuple(_values(wanted)), statement)
+                self._read_condition(operator, key, tuple(values_of(wanted)), statement)
 
     def _read_condition(self, operator: str, key: str, values: tuple[str, ...], statement: Statement) -> None:
         meant = self._operator(operator, f"{statement.name} has the operator {operator}")
@@ -195,13 +196,15 @@ def _closest(text: str, known: Any) -> str | None:
     return by_lower[found[0]] if found else None
 
 
-def _texts(value: object) -> Iterator[str]:
+def texts_of(value: object) -> Iterator[str]:
+    """Yield the strings of a string or list."""
     for each in value if isinstance(value, list) else [value]:
         if isinstance(each, str):
             yield each
 
 
-def _values(value: object) -> Iterator[str]:
+def values_of(value: object) -> Iterator[str]:
+    """Yield the values of a condition as text."""
     for each in value if isinstance(value, list) else [value]:
         if isinstance(each, str | int | float):
             yield str(each).lower() if isinstance(each, bool) else str(each)

@@ -6,6 +6,7 @@ certificates, and Roles Anywhere can use it.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import unicodedata
@@ -18,7 +19,9 @@ from hwsigner.errors import ConfigError
 from hwsigner.findings import LEVELS, OPEN, Finding, Mistake, policies
 from hwsigner.trust_policy import ACTIONS, SERVICE, TrustPolicy
 from hwsigner.trust_policy.conditions import OPERATORS, Condition, Context, kind_of, unlisted
-from hwsigner.trust_policy.openness import admits, named_anchor, open_statements, shut
+from hwsigner.trust_policy.naming import WIDE, named_by
+from hwsigner.trust_policy.openness import admits, named_anchor, named_anchors, open_statements, shut
+from hwsigner.trust_policy.others import about_others
 from hwsigner.trust_policy.reading import Reader, Statement
 from hwsigner.trust_policy.strangers import ANCHOR_KEYS, is_about, request_by
 from hwsigner.trust_policy.writing import HIGHEST_SIZE_LIMIT, size
@@ -59,10 +62,13 @@ def review(
     if size(policy) > HIGHEST_SIZE_LIMIT:  # Nor would it be judged in time.
         return too_large
     reader = Reader(policy)
-    found = [*reader.findings, *open_statements(reader.statements, trust_anchor)]
-    found += _about_statements(reader.statements)
     now = now or datetime.now(UTC)
-    found += _never_met(reader.statements, now)
+    never_met = {each.name: list(_never_met(each, now)) for each in reader.statements}
+    found = [*reader.findings, *_what_is_open(reader.statements, never_met, trust_anchor)]
+    accounts = [arn.split(":")[4] for arn in (trust_anchor, *named_anchors(policy)) if arn]
+    found += (each for entry, read in reader.written for each in about_others(entry, read, accounts))
+    found += _about_statements(reader.statements)
+    found += itertools.chain(*never_met.values())
     if trust_anchor and not any(each.mistake is policies.SOURCE_ARN_KIND for each in found):
         found += _about_anchor(reader.statements, trust_anchor)
     found += _about_refusal(document, found)
@@ -70,6 +76,25 @@ def review(
     if not found:
         found += shut([_from_now_on(each, now) for each in reader.statements], trust_anchor)
     return sorted(dict.fromkeys(found), key=lambda each: LEVELS.index(each.level))
+
+
+def _what_is_open(
+    statements: list[Statement], never_met: Mapping[str, list[Finding]], trust_anchor: str
+) -> Iterator[Finding]:
+    """Yield what is open. Statements that let in no one leave nothing open, nor does a policy that lets in no one."""
+    living = [each for each in statements if not never_met[each.name] and not _is_unmeetable(each)]
+    found = list(open_statements(living, trust_anchor)) if _allowed(living) == _allowed(statements) else []
+    if found and not any(each.everyone or each.unread for each in statements):
+        closed = [each for each in shut(living, trust_anchor) if each.mistake is policies.SHUT]
+        found = closed or found
+    yield from found
+    for each in statements:
+        if each.allows and each.everyone:
+            yield policies.PRINCIPAL_EVERYONE.found(f"{each.name} is for everyone: its Principal is *")
+
+
+def _allowed(statements: Sequence[Statement]) -> set[str]:
+    return {action for each in statements if each.allows and each.concerns_service for action in each.actions}
 
 
 def _about_refusal(document: str | bytes | Mapping[str, Any], found: list[Finding]) -> Iterator[Finding]:
@@ -120,10 +145,15 @@ def _about_condition(statement: Statement, condition: Condition) -> Iterator[Fin
     elif condition.judge({}).met is None and kind_of(condition.key):
         yield policies.NOT_JUDGED.found(f"{statement.name}: {condition.judge({}).words}")
     base = condition.parts.base
+    is_always_there = key in ANCHOR_KEYS and not OPERATORS[base].negated
+    if statement.allows and is_always_there and (condition.parts.if_exists or "ForAll" in condition.operator):
+        yield policies.NEEDLESS.found(where)
     if OPERATORS[base].kind in ("text", "arn"):
         for value in condition.values:
             if mistake := _impossible(condition.key.lower(), base, value):
                 yield mistake.found(f"{where} {value!r}")
+            elif statement.allows and not _is_met_without(condition) and named_by(condition.key.lower(), value) == WIDE:
+                yield policies.PATTERN_WIDE.found(f"{where} {value!r}")
 
 
 def _impossible(key: str, base: str, value: str) -> Mistake | None:
@@ -138,6 +168,8 @@ def _impossible(key: str, base: str, value: str) -> Mistake | None:
     if key == "sts:sourceidentity" and plain == value:
         return None if re.match(r"CN=|ID=|[*?]|C[*?]|CN[*?]|.{62}", value) else policies.SOURCE_IDENTITY_PREFIX
     if key.startswith(("aws:principaltag/", "aws:requesttag/")):
+        if not value and not OPERATORS[base].negated:
+            return policies.VALUE_EMPTY
         text = plain if is_equals else re.sub(r"[*?]", "", plain)
         is_possible = len(text) <= _LONGEST_VALUE and all(map(_is_of_tags, text)) and not _LITERAL.search(value)
         return None if is_possible else policies.VALUE_IMPOSSIBLE
@@ -159,12 +191,30 @@ def _may_be_anchor(value: str, has_wildcards: bool) -> bool:
     return is_service and (start.startswith("trust-anchor/") or "trust-anchor/".startswith(start))
 
 
-def _never_met(statements: Sequence[Statement], now: datetime) -> Iterator[Finding]:
-    """Yield why Allow statements match no request any more."""
-    for statement in statements:
-        if statement.allows:
-            yield from _about_values(statement)
-            yield from _about_dates(statement, now)
+def _never_met(statement: Statement, now: datetime) -> Iterator[Finding]:
+    """Yield why an Allow statement matches no request any more."""
+    if statement.allows:
+        yield from _about_values(statement)
+        yield from _about_dates(statement, now)
+
+
+def _is_unmeetable(statement: Statement) -> bool:
+    """Return whether an Allow statement requires values that no request has."""
+    return statement.allows and any(
+        not _is_met_without(each) and all(_is_unmet(each, value) for value in each.values)
+        for each in statement.conditions
+    )
+
+
+def _is_unmet(condition: Condition, value: str) -> bool:
+    """Return whether no request has a value: it is empty, or a variable that the policy's Version does not replace."""
+    is_text = OPERATORS[condition.parts.base].kind == "text"
+    return is_text and (not value or (not condition.variables and re.search(r"\$\{[^*?$]", value) is not None))
+
+
+def _is_met_without(condition: Condition) -> bool:
+    quantifier, base, if_exists = condition.parts
+    return if_exists or quantifier == "ForAllValues" or OPERATORS[base].negated
 
 
 def _about_values(statement: Statement) -> Iterator[Finding]:

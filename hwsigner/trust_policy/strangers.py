@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from hwsigner.trust_policy import request_context
+from hwsigner.trust_policy import naming, request_context
 from hwsigner.trust_policy.conditions import ACTIONS, OPERATORS, Condition, Context, of_action, unlisted
 from hwsigner.trust_policy.reading import Statement
 
@@ -35,8 +35,8 @@ GROUPS = frozenset(
     f"{field}/{name}" for field in ("x509subject", "x509san/name") for name in ("o", "c", "st", "l", "dc")
 )
 ANYONE, ONE_NAME, GROUP, NO_ONE = "anyone", "one name", "group", "no one"
-_FEW_LETTERS = 2  # A pattern with fewer letters and digits names no one.
 _MANY_STEPS, _LONG_PATTERN = 10_000, 500
+_DEFAULT = re.compile(r"^\$\{[^{}]+, '([^'*?]+)'\}$")  # A variable alone, so that its default is a name.
 _FILLERS = (("", "0"), ("qz", "z"), ("7wkfb", "7"))  # For * and ?.
 
 Part = tuple[Statement, str]  # A statement that allows or denies an action.
@@ -269,7 +269,8 @@ class _Attempt:
             if found and unknown in self._strange:
                 # Nor is the name of a CA that the policy names a strange one.
                 sources = [unknown, *(each for each in self._patterns if each.startswith("x509issuer/"))]
-                named = [one for each in sources for one in self._patterns.get(each, ()) if not _is_loose(one)]
+                named = [one for each in sources for one in self._patterns.get(each, ()) if not _is_loose(each, one)]
+                named += [text for one in self._patterns.get(unknown, ()) for text in _DEFAULT.findall(one)]
                 found = tuple(each for each in found if not any(_fits(each, one) for one in named))
             for text in (*self._strangers(unknown), *found):
                 yield dict.fromkeys(keys, (text,))
@@ -283,7 +284,11 @@ class _Attempt:
     def _used(self, unknown: str) -> list[str]:
         """Return the patterns for an unknown; for a strange one, only those that name no one."""
         is_strange = unknown in self._strange or (unknown == _IDENTITY and _CN in self._strange)
-        return [each for each in dict.fromkeys(self._patterns.get(unknown, ())) if not is_strange or _is_loose(each)]
+        return [
+            each
+            for each in dict.fromkeys(self._patterns.get(unknown, ()))
+            if not is_strange or _is_loose(unknown, each)
+        ]
 
     def _texts(self, unknown: str, context: Context) -> Iterator[str]:
         """Yield values that the policy has for an unknown."""
@@ -341,19 +346,13 @@ def _is_name(unknown: str) -> bool:
     return is_tag or unknown in (_IDENTITY, _SUBJECT)
 
 
-def _is_loose(pattern: str) -> bool:
-    """Return whether a value names no one: it has a wildcard or a variable, and hardly any letters beside it."""
-    plain = _without_variables(pattern)
-    letters = re.sub(r"[\W_]", "", re.sub(r"^(?:CN|ID)=", "", plain))
-    return re.search(r"[*?]", plain) is not None and len(letters) < _FEW_LETTERS
+def _is_loose(unknown: str, pattern: str) -> bool:
+    """Return whether a value for an unknown names no one."""
+    return naming.named_by(unknown, pattern) in (naming.ANYONE, naming.SUFFIX)
 
 
 def _fits(text: str, pattern: str) -> bool:
-    return fnmatch.fnmatchcase(text.lower(), _without_variables(pattern).lower().replace("[", "[[]"))
-
-
-def _without_variables(pattern: str) -> str:
-    return re.sub(r"\$\{[^{}]{2,}\}", "*", pattern)
+    return fnmatch.fnmatchcase(text.lower(), naming.without_variables(pattern).lower().replace("[", "[[]"))
 
 
 def _expanded(pattern: str, context: Context) -> str:

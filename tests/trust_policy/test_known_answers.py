@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -51,6 +52,8 @@ class Maker:
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
         self.machine = {**ISSUER, **{name: f"web-{self.random.randrange(10, 99)}" for name in NAMES}}
+        self.machine["x509SAN/DNS"] += ".example.com"
+        self.machine["x509SAN/URI"] = f"spiffe://example.com/{self.machine['x509SAN/URI']}"
 
     def statement(self, *conditions: Condition, effect: str = "Allow", actions: Any = None) -> dict[str, Any]:
         made: Condition = {}
@@ -76,8 +79,8 @@ class Maker:
             [
                 ("StringEquals", value),
                 ("StringEquals", [value, "web-1"]),
-                ("StringLike", value[:4] + "*"),
-                ("StringLike", [value[:-1] + "?", "db-*"]),
+                ("StringLike", re.sub(r"\d+", "*", value)),
+                ("StringLike", [re.sub(r"\d(?!\d)", "?", value), re.sub(r"web-\d+", "db-*", value)]),
                 ("StringEqualsIgnoreCase", value.upper()),
                 ("ForAnyValue:StringEquals", value),
             ]
@@ -170,7 +173,6 @@ class Maker:
             {"ArnNotEquals": {"aws:SourceArn": "arn:aws:rolesanywhere:eu-west-1:1:trust-anchor/x"}},
             {"StringEquals": {"aws:SourceArn": variable}},
             {"ArnLike": {"aws:SourceArn": f"arn:aws:rolesanywhere:*:*:trust-anchor/{variable}"}},
-            {"ArnEqualsIfExists": {"aws:SourceArn": ANCHOR}},
         ]
         both = {"StringNotEquals": {tag(one): self.machine[one], tag(other): self.machine[other]}}
         first, *others = ACTIONS

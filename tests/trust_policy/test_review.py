@@ -29,6 +29,7 @@ CN, OU = "aws:PrincipalTag/x509Subject/CN", "aws:PrincipalTag/x509Subject/OU"
 PINNED = {"ArnEquals": {"aws:SourceArn": ANCHOR}}
 NAMED = {"StringEquals": {CN: "bamboo-01"}}
 ASSUME, *OTHERS = ACTIONS
+GITHUB = "oidc-provider/token.actions.githubusercontent.com"
 ORG, COUNTRY = "aws:PrincipalTag/x509Subject/O", "aws:PrincipalTag/x509Subject/C"
 ISSUER, ISSUER_O = "aws:PrincipalTag/x509Issuer/CN", "aws:PrincipalTag/x509Issuer/O"
 SEVEN = [f"aws:PrincipalTag/x509Subject/{name}" for name in ("CN", "OU", "O", "L", "ST", "C", "UID")]
@@ -338,7 +339,108 @@ TABLE: list[tuple[str, Any, set[str]]] = [
     (
         "the trust anchor if it exists",
         policy(allow(NAMED, {"ArnEqualsIfExists": {"aws:SourceArn": ANCHOR}})),
-        {"if-exists"},
+        {"needless"},
+    ),
+    # Other principals.
+    *(
+        (f"another account: {name}", policy(allow(PINNED, NAMED), {**other, "Principal": {"AWS": principal}}), expected)
+        for other in ({"Effect": "Allow", "Action": ["sts:AssumeRole", "sts:TagSession"]},)
+        for name, principal, expected in (
+            ("its root", "arn:aws:iam::999999999999:root", {"account-unnamed"}),
+            ("its number", "999999999999", {"account-unnamed"}),
+            ("beside a role", ["arn:aws:iam::999999999999:role/web", "999999999999"], {"account-unnamed"}),
+            ("a role", "arn:aws:iam::999999999999:role/web", set()),
+            ("the role's own", "arn:aws:iam::123456789012:root", set()),
+        )
+    ),
+    *(
+        (
+            f"another account with {operator} {key} {value}",
+            policy(
+                allow(PINNED, NAMED), allow({operator: {key: value}}, Principal={"AWS": "999999999999"}, Action=ASSUME)
+            ),
+            expected,
+        )
+        for operator, key, value, expected in (
+            ("StringEquals", "sts:ExternalId", "a1b2", set()),
+            ("StringLike", "aws:PrincipalArn", "arn:aws:iam::999999999999:role/web-*", set()),
+            ("StringLike", "sts:ExternalId", "*", {"account-unnamed"}),
+            ("StringNotEquals", "sts:ExternalId", "a1b2", {"account-unnamed"}),
+            ("StringEqualsIfExists", "sts:ExternalId", "a1b2", {"account-unnamed"}),
+            ("Bool", "aws:MultiFactorAuthPresent", "true", {"account-unnamed"}),
+        )
+    ),
+    *(
+        (
+            f"{provider} with {condition}",
+            policy(
+                allow(PINNED, NAMED),
+                allow(
+                    condition,
+                    Principal={"Federated": f"arn:aws:iam::123456789012:{provider}"},
+                    Action="sts:AssumeRoleWithSAML" if "saml" in provider else "sts:AssumeRoleWithWebIdentity",
+                ),
+            ),
+            expected,
+        )
+        for provider, condition, expected in (
+            (GITHUB, {}, {"provider-unnamed"}),
+            (GITHUB, {"StringEquals": {f"{GITHUB[14:]}:aud": "sts.amazonaws.com"}}, {"provider-unnamed"}),
+            (GITHUB, {"StringLike": {f"{GITHUB[14:]}:sub": "repo:*"}}, {"provider-unnamed"}),
+            (GITHUB, {"StringLike": {f"{GITHUB[14:]}:sub": ["repo:a/b:*", "*"]}}, {"provider-unnamed"}),
+            (GITHUB, {"StringLike": {f"{GITHUB[14:]}:sub": "repo:a/b:*"}}, set()),
+            ("oidc-provider/oidc.eks.x/id/A1", {}, {"provider-unnamed"}),
+            (
+                "oidc-provider/oidc.eks.x/id/A1",
+                {"StringEquals": {"oidc.eks.x/id/A1:sub": "system:serviceaccount:a:b"}},
+                set(),
+            ),
+            (
+                "oidc-provider/oidc.eks.x/id/A1",
+                {"StringLike": {"oidc.eks.x/id/A1:sub": "system:serviceaccount:*"}},
+                {"provider-unnamed"},
+            ),
+            ("saml-provider/corp", {}, {"provider-unnamed"}),
+            ("saml-provider/corp", {"StringEquals": {"SAML:aud": "https://signin.aws.amazon.com/saml"}}, set()),
+        )
+    ),
+    # Domains: a pattern names an owner by the label before the suffix.
+    *(
+        (f"{tag} like {value}", policy(allow(PINNED, {"StringLike": {f"aws:PrincipalTag/{tag}": value}})), expected)
+        for expected, tag, values in (
+            (set(), "x509SAN/DNS", "*.example.com *.example.co.uk *-web.example.com *.ibm.de web-?.example.com"),
+            (
+                set(),
+                "x509SAN/URI",
+                "spiffe://example.org/* https://*.example.com/x https://example.org:443/* urn:a:web-*",
+            ),
+            (set(), "x509Subject/E", "*@example.com *@*.example.com *@corp"),
+            (set(), "x509Subject/CN", "*.example.com *-01 *bamboo* bamboo-* CN-*"),
+            ({"any-value"}, "x509SAN/DNS", "*.com *.local *.internal *.co.uk *.com.au ?.com *.com* *web*"),
+            (
+                {"any-value"},
+                "x509SAN/URI",
+                "spiffe://* https://* https://*.com *web *://example.org/x urn:uuid:* spiffe:*",
+            ),
+            ({"any-value"}, "x509Subject/E", "*@*.com alice@* alice@*.com"),
+            ({"any-value"}, "x509Subject/CN", "*.com *.corp *@*.com"),
+            ({"suffix-unbounded"}, "x509SAN/DNS", "*example.com *example.co.uk"),
+            ({"suffix-unbounded"}, "x509Subject/E", "*example.com *@*example.com"),
+            ({"suffix-unbounded"}, "x509Subject/CN", "*com *example.com"),
+            ({"pattern-wide"}, "x509SAN/DNS", "host?.corp web.* web-* web-*.corp example.*.com *.example.*"),
+            ({"pattern-wide"}, "x509SAN/URI", "spiffe://example.org* https://web.*/"),
+            ({"pattern-wide"}, "x509Subject/E", "alice* *@example.*"),
+            ({"pattern-wide"}, "x509Subject/CN", "host?.corp web.*"),
+        )
+        for value in values.split()
+    ),
+    ("an empty CN", policy(allow(PINNED, {"StringEquals": {CN: ""}})), {"value-empty"}),
+    ("a CN and an empty one", policy(allow(PINNED, {"StringEquals": {CN: ["web", ""]}})), {"value-empty"}),
+    ("an empty CN without a trust anchor", policy(allow({"StringEquals": {CN: ""}})), {"value-empty"}),
+    (
+        "a needless ForAllValues on the trust anchor",
+        policy(allow(NAMED, {"ForAllValues:ArnEquals": {"aws:SourceArn": ANCHOR}})),
+        {"needless"},
     ),
     ("ForAllValues", policy(allow(PINNED, {"ForAllValues:StringEquals": {CN: "bamboo-01"}})), {"for-all-values"}),
     (
@@ -374,7 +476,7 @@ TABLE: list[tuple[str, Any, set[str]]] = [
         policy(
             allow(NAMED, {"ArnEqualsIfExists": {"aws:SourceArn": ANCHOR}}, Action=ASSUME), allow(PINNED, Action=OTHERS)
         ),
-        set(),
+        {"needless"},
     ),
     *(
         (
@@ -1149,8 +1251,8 @@ def test_policy_that_lets_an_unnamed_trust_anchor_in_is_open(
     assert "open" in {each.level for each in review(document)}
 
 
-_tag_values = st.text(st.sampled_from("aZ9 _.:/=+-@äλ*?"), min_size=1, max_size=12).filter(
-    lambda text: not set("*?").intersection(text) or sum(map(str.isalnum, text)) > 1
+_tag_values = st.text(st.sampled_from("aZ9 _:/=+-äλ*?"), min_size=1, max_size=12).filter(
+    lambda text: not set("*?").intersection(text) or (sum(map(str.isalnum, text)) > 1 and text[0] not in "*?")
 )
 
 
@@ -1162,6 +1264,8 @@ _tag_values = st.text(st.sampled_from("aZ9 _.:/=+-@äλ*?"), min_size=1, max_siz
     )
 )
 def test_policy_that_hwsigner_writes_has_no_findings_unless_it_compares_only_the_ca(tags: dict[str, list[str]]) -> None:
+    prefix = "spiffe://example.org/"  # A pattern for a URI names an authority.
+    tags = {tag: [f"{prefix * tag.endswith('URI')}{value}" for value in values] for tag, values in tags.items()}
     found = [each.id for each in review(write_trust_policy(tags, trust_anchor=ANCHOR), trust_anchor=ANCHOR)]
     assert found == (["issuer-only"] if set(tags) == {"x509Issuer/OU"} else [])
 
