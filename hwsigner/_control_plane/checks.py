@@ -238,7 +238,14 @@ def _check_list(
         return
     for subject in revoked:
         yield account.CERTIFICATE_REVOKED.found(f"{name} revokes {subject}")
-    end = contents.x509.next_update_utc
+    if authorities and not any(contents.x509.issuer == each.x509.subject for each in (*authorities, *certificates)):
+        issuer = contents.x509.issuer.rfc4514_string()
+        yield account.CRL_OTHER_CA.found(f"{name} is of {issuer}, which is not a CA of the trust anchor")
+    for words in contents.limits:
+        yield account.CRL_DOUBTFUL.found(f"{name} {words}")
+    start, end = contents.x509.last_update_utc, contents.x509.next_update_utc
+    if start > now:
+        yield account.CRL_DOUBTFUL.found(f"{name} is valid from {start:%Y-%m-%dT%H:%M:%SZ} only (thisUpdate)")
     if end and end < now:
         yield account.CRL_OUTDATED.found(f"{name} should have been replaced by {end:%Y-%m-%dT%H:%M:%SZ} (nextUpdate)")
 

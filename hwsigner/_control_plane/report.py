@@ -58,6 +58,7 @@ def report(
     if role:
         findings += review(document, trust_anchor=_canonical(anchor, request), now=now)
         findings += _check_mappings(document, profile)
+        findings += _check_issuers(document, [each for each in authorities if each.x509.not_valid_after_utc >= now])
         context = chain and _context(chain, profile, _canonical(anchor, request), request.session_name, now)
         decisions = list(_decisions(document, context)) if context else []
         findings += _refusals(document, context, decisions) if context else ()
@@ -119,6 +120,15 @@ def _check_mappings(document: Detail, profile: Detail) -> Iterator[Finding]:
             yield account.TAG_UNMAPPED.found(
                 f"the trust policy compares {tag}, which the Roles Anywhere profile does not map"
             )
+
+
+def _check_issuers(document: Detail, authorities: Sequence[Certificate]) -> Iterator[Finding]:
+    subjects = list(dict.fromkeys(each.subject for each in authorities))
+    tags = named_tags(document)
+    if len(subjects) > 1 and tags and not any(tag.lower().startswith("x509issuer/") for tag in tags):
+        yield account.CAS_SEVERAL.found(
+            f"the trust policy does not compare the CA, and there are {', '.join(subjects)}"
+        )
 
 
 def _context(chain: Chain, profile: Detail, trust_anchor: str, session_name: str | None, now: datetime) -> Context:

@@ -63,6 +63,19 @@ class RevocationList:
         own = extension_of(ca.x509.extensions, x509.SubjectKeyIdentifier)
         return not (named and own) or named.key_identifier in (None, own.digest)
 
+    @property
+    def limits(self) -> list[str]:
+        """What it leaves out, by its extensions (RFC 5280, 5.2.4 and 5.2.5)."""
+        scope = extension_of(self.x509.extensions, x509.IssuingDistributionPoint)
+        delta = extension_of(self.x509.extensions, x509.DeltaCRLIndicator)
+        found: dict[str, object] = {"has only changes since another list (deltaCRLIndicator)": delta}
+        if scope:
+            found["is for CA certificates only (onlyContainsCACerts)"] = scope.only_contains_ca_certs
+            found["is for attribute certificates only"] = scope.only_contains_attribute_certs
+            found["is for some reasons only (onlySomeReasons)"] = scope.only_some_reasons
+            found["is for certificates of other CAs too (indirectCRL)"] = scope.indirect_crl
+        return [words for words, is_so in found.items() if is_so]
+
     def is_signed_by(self, ca: Certificate) -> bool:
         """Return whether a CA's key signed it."""
         try:

@@ -124,10 +124,30 @@ CRL_OUTDATED = Mistake(
     "Import the CA's current list",
     level=OPEN,
 )
+CRL_OTHER_CA = Mistake(
+    "crl-other-ca",
+    "A list revokes only certificates of its CA. Unless that is an intermediate CA below the trust anchor, the list "
+    "protects nothing",
+    "Import the list of the CA that issues the certificates",
+    level=OPEN,
+)
+CRL_DOUBTFUL = Mistake(
+    "crl-doubtful",
+    "AWS does not document what the service makes of such a list. It may revoke nothing",
+    "Import a complete list of the CA that is valid now",
+    level=UNCLEAR,
+)
 CRL_NOT_JUDGED = Mistake(
     "crl-not-judged",
     "hwsigner can't tell whether it revokes the certificate",
     "Look at it with aws rolesanywhere get-crl",
+    level=UNCLEAR,
+)
+CAS_SEVERAL = Mistake(
+    "cas-several",
+    "Each of the trust anchor's CAs can issue a certificate with the names that the trust policy compares, and it "
+    "compares none of the CA's",
+    'If only one of them should: add "StringEquals": {"aws:PrincipalTag/x509Issuer/CN": "CA"}',
     level=UNCLEAR,
 )
 ROLE_MISSING = Mistake(

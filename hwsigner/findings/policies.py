@@ -100,8 +100,7 @@ ACCOUNT_UNNAMED = Mistake(
 )
 PROVIDER_UNNAMED = Mistake(
     "provider-unnamed",
-    "Every identity of that provider, even of its other customers, can assume the role, unless a condition on a key of "
-    "the provider names one",
+    "Every identity of that provider, even of its other customers, can assume the role",
     "Add a condition on the provider's key",
     level=OPEN,
 )
@@ -236,8 +235,7 @@ PATTERN_WIDE = Mistake(
 )
 NEEDLESS = Mistake(
     "needless",
-    "Every request of Roles Anywhere has this key, so the condition lets in no more than without IfExists or "
-    "ForAllValues. On other keys, they let in requests without the key",
+    "Every request of Roles Anywhere has this key, so IfExists and ForAllValues change nothing here",
     "Use the operator alone, such as ArnEquals",
     level=UNCLEAR,
 )

@@ -12,17 +12,11 @@ SOMEONE, WIDE, SUFFIX, ANYONE = "someone", "wide", "suffix", "anyone"
 _FEW_LETTERS = 2  # A pattern with fewer letters and digits names no one.
 _KINDS = ("cn", "e", "dns", "uri", "sts:sourceidentity", "subject")  # What may have a domain in it.
 # Labels below which a country's registry gives out domains, such as co.uk and com.au.
-_REGISTRIES = frozenset(
-    ("ac", "co", "com", "edu", "gob", "gouv", "gov", "go", "id", "ltd", "me", "mil", "ne", "net", "nhs", "or", "org")
-)
+_REGISTRIES = ("ac", "co", "com", "edu", "go", "gob", "gov", "ltd", "mil", "ne", "net", "nhs", "or", "org")
 
 
 def named_by(unknown: str, pattern: str) -> str:
-    """Return whom a pattern for a tag names.
-
-    SOMEONE; ANYONE, such as `*.com`; others whose name has the same end (SUFFIX), such as `*example.com`; or those of a
-    domain that is not fixed (WIDE), such as `web.*`.
-    """
+    """Return whom a pattern names: ANYONE, as `*.com`; SUFFIX, as `*example.com`; WIDE, as `web.*`; or SOMEONE."""
     plain = re.sub(r"^(?:CN|ID)=", "", without_variables(pattern))
     if not is_wild(plain):
         return SOMEONE

@@ -23,22 +23,16 @@ _OF_ACCOUNTS = (
 _PROVIDERS = {
     "accounts.google.com": ("aud", "sub", "oaud"),
     "cognito-identity.amazonaws.com": ("aud",),
-    "graph.facebook.com": ("app_id",),
-    "www.amazon.com": ("app_id",),
+    **dict.fromkeys(("graph.facebook.com", "www.amazon.com"), ("app_id",)),
 }
+_EXAMPLES = {"token.actions.githubusercontent.com": "repo:ORGANIZATION/REPOSITORY:ref:refs/heads/main"}
 _ANY = re.compile(r"(?:repo:|project_path:|organization:|system:serviceaccount:|[*?/:@.-])*(?:[*?].*)?")
 
 
 def about_others(entry: Mapping[str, Any], statement: Statement, accounts: Sequence[str]) -> Iterator[Finding]:
-    """Yield which principals of a statement, as its policy has it, get in without being named.
-
-    `accounts` are those of the trust anchors: the role's own account is one of them. If there is none, accounts are not
-    judged.
-    """
-    principal = entry.get("Principal")
-    if not statement.allows or not isinstance(principal, Mapping):
-        return
-    for kind, value in principal.items():
+    """Yield which principals of a statement get in without being named, if they are of none of the own accounts."""
+    principal = entry.get("Principal") if statement.allows else None
+    for kind, value in principal.items() if isinstance(principal, Mapping) else ():
         for text in texts_of(value):
             if kind == "AWS" and _has(entry, "sts:AssumeRole"):
                 found = _ACCOUNT.fullmatch(text)
@@ -55,32 +49,22 @@ def about_others(entry: Mapping[str, Any], statement: Statement, accounts: Seque
 
 def _about_provider(text: str, entry: Mapping[str, Any], statement: Statement) -> Iterator[Finding]:
     """Yield the missing condition of an identity provider."""
-    is_saml = ":saml-provider/" in text
-    if not _has(entry, "sts:AssumeRoleWithSAML" if is_saml else "sts:AssumeRoleWithWebIdentity"):
-        return
     host = text.partition(":oidc-provider/")[2] or text
-    wanted = ["saml:aud"] if is_saml else [f"{host}:{each}" for each in _PROVIDERS.get(host, ("sub",))]
+    wanted, example = [f"{host}:{each}" for each in _PROVIDERS.get(host, ("sub",))], _EXAMPLES.get(host, "NAME")
+    if is_saml := ":saml-provider/" in text:
+        wanted, example = ["SAML:aud"], "https://signin.aws.amazon.com/saml"
     named = _named_keys(entry)
     claims = {each for each in named if each.startswith(f"{host.lower()}:") and not each.endswith(":aud")}
-    if not claims and not named.intersection(map(str.lower, wanted)):
-        key = "SAML:aud" if is_saml else wanted[0]
-        example = "https://signin.aws.amazon.com/saml" if is_saml else _example(host)
+    is_named = claims or named.intersection(map(str.lower, wanted))
+    if not is_named and _has(entry, f"sts:AssumeRoleWith{'SAML' if is_saml else 'WebIdentity'}"):
         yield policies.PROVIDER_UNNAMED.found(
-            f"{statement.name} is for {text} and does not name {key}", f'Add "StringEquals": {{"{key}": "{example}"}}'
+            f"{statement.name} is for {text} and does not name {wanted[0]}",
+            f'Add "StringEquals": {{"{wanted[0]}": "{example}"}}',
         )
 
 
-def _example(host: str) -> str:
-    known = {"token.actions.githubusercontent.com": "repo:ORGANIZATION/REPOSITORY:ref:refs/heads/main"}
-    if re.match(r"oidc\.eks\.", host):
-        return "system:serviceaccount:NAMESPACE:NAME"
-    return known.get(host, "NAME")
-
-
 def _has(entry: Mapping[str, Any], action: str) -> bool:
-    if "Action" not in entry:
-        return not any(_names_action(text, action) for text in texts_of(entry.get("NotAction", [])))
-    return any(_names_action(text, action) for text in texts_of(entry["Action"]))
+    return any(_names_action(text, action) for text in texts_of(entry.get("Action", "*")))
 
 
 def _named_keys(entry: Mapping[str, Any]) -> set[str]:

@@ -139,7 +139,7 @@ class Reader:
         if readable and meant:
             condition = Condition.parse(meant, known, tuple(readable), has_variables=self._has_variables)
             statement.conditions.append(condition)
-        elif not _is_met_by_others(operator) or not statement.allows:
+        elif not is_met_by_others(operator) or not statement.allows:
             statement.unread.append(known)
 
     def _is_readable(self, operator: str, key: str, values: tuple[str, ...], statement: Statement) -> bool:
@@ -184,7 +184,7 @@ class Reader:
         return meant or key
 
 
-def _is_met_by_others(operator: str) -> bool:
+def is_met_by_others(operator: str) -> bool:
     """Return whether an operator is met by requests that a condition does not name, whatever its value is."""
     return "Not" in operator or operator.startswith("ForAllValues:") or operator.endswith("IfExists")
 

@@ -22,7 +22,7 @@ from hwsigner.trust_policy.conditions import OPERATORS, Condition, Context, kind
 from hwsigner.trust_policy.naming import WIDE, named_by
 from hwsigner.trust_policy.openness import admits, named_anchor, named_anchors, open_statements, shut
 from hwsigner.trust_policy.others import about_others
-from hwsigner.trust_policy.reading import Reader, Statement
+from hwsigner.trust_policy.reading import Reader, Statement, is_met_by_others
 from hwsigner.trust_policy.strangers import ANCHOR_KEYS, is_about, request_by
 from hwsigner.trust_policy.writing import HIGHEST_SIZE_LIMIT, size
 
@@ -82,7 +82,8 @@ def _what_is_open(
     statements: list[Statement], never_met: Mapping[str, list[Finding]], trust_anchor: str
 ) -> Iterator[Finding]:
     """Yield what is open. Statements that let in no one leave nothing open, nor does a policy that lets in no one."""
-    living = [each for each in statements if not never_met[each.name] and not _is_unmeetable(each)]
+    dead = [each for each in statements if never_met[each.name] or any(map(_is_unmeetable, each.conditions))]
+    living = [each for each in statements if not each.allows or each not in dead]
     found = list(open_statements(living, trust_anchor)) if _allowed(living) == _allowed(statements) else []
     if found and not any(each.everyone or each.unread for each in statements):
         closed = [each for each in shut(living, trust_anchor) if each.mistake is policies.SHUT]
@@ -148,11 +149,12 @@ def _about_condition(statement: Statement, condition: Condition) -> Iterator[Fin
     is_always_there = key in ANCHOR_KEYS and not OPERATORS[base].negated
     if statement.allows and is_always_there and (condition.parts.if_exists or "ForAll" in condition.operator):
         yield policies.NEEDLESS.found(where)
+    names = statement.allows and not is_met_by_others(condition.operator)
     if OPERATORS[base].kind in ("text", "arn"):
         for value in condition.values:
             if mistake := _impossible(condition.key.lower(), base, value):
                 yield mistake.found(f"{where} {value!r}")
-            elif statement.allows and not _is_met_without(condition) and named_by(condition.key.lower(), value) == WIDE:
+            elif names and named_by(condition.key.lower(), value) == WIDE:
                 yield policies.PATTERN_WIDE.found(f"{where} {value!r}")
 
 
@@ -198,23 +200,11 @@ def _never_met(statement: Statement, now: datetime) -> Iterator[Finding]:
         yield from _about_dates(statement, now)
 
 
-def _is_unmeetable(statement: Statement) -> bool:
-    """Return whether an Allow statement requires values that no request has."""
-    return statement.allows and any(
-        not _is_met_without(each) and all(_is_unmet(each, value) for value in each.values)
-        for each in statement.conditions
-    )
-
-
-def _is_unmet(condition: Condition, value: str) -> bool:
-    """Return whether no request has a value: it is empty, or a variable that the policy's Version does not replace."""
-    is_text = OPERATORS[condition.parts.base].kind == "text"
-    return is_text and (not value or (not condition.variables and re.search(r"\$\{[^*?$]", value) is not None))
-
-
-def _is_met_without(condition: Condition) -> bool:
-    quantifier, base, if_exists = condition.parts
-    return if_exists or quantifier == "ForAllValues" or OPERATORS[base].negated
+def _is_unmeetable(condition: Condition) -> bool:
+    """Return whether no request has its values: all are empty, or variables that the policy's Version has not."""
+    is_text = OPERATORS[condition.parts.base].kind == "text" and not is_met_by_others(condition.operator)
+    is_old = not condition.variables
+    return is_text and all(not each or (is_old and re.search(r"\$\{[^*?$]", each)) for each in condition.values)
 
 
 def _about_values(statement: Statement) -> Iterator[Finding]:

@@ -75,7 +75,7 @@ def test_chain_is_trusted_through_its_intermediates() -> None:
     assert ids(of_root, leaf, middle.certificate) == set()
     assert ids(of_root, leaf) == {"chain-untrusted"}
     assert ids(facts(anchors=[anchor(middle)]), leaf) == set()
-    assert ids(facts(anchors=[anchor(CA, middle)]), leaf) == set()
+    assert ids(facts(anchors=[anchor(CA, middle)]), leaf) == {"cas-several"}
 
 
 def test_certificate_of_a_ca_with_the_same_name_is_untrusted() -> None:
@@ -104,11 +104,84 @@ def test_broken_list_is_named(data: bytes) -> None:
 @pytest.mark.parametrize("encoding", [Encoding.PEM, Encoding.DER])
 def test_list_revokes_certificates_of_its_issuer_only(encoding: Encoding) -> None:
     entry = x509.RevokedCertificateBuilder().serial_number(LEAF.serial_number).revocation_date(NOW).build()
-    for ca, expected in ((CA, {"certificate-revoked"}), (ROOT, set())):
+    for ca, expected in ((CA, {"certificate-revoked"}), (ROOT, {"crl-other-ca"})):
         builder = x509.CertificateRevocationListBuilder().issuer_name(ca.certificate.subject).last_update(NOW)
         signed = builder.next_update(NOW + timedelta(1)).add_revoked_certificate(entry).sign(ca.key, SHA256())
         assert ids(facts(crls=[crl(signed.public_bytes(encoding))])) == expected
         assert ids(facts(crls=[crl(b"", trustAnchorArn=ANCHOR.replace("5555", "6666"))])) == set()
+
+
+def signed_list(ca: certs.Authority = CA, *extensions: x509.ExtensionType, begin: datetime = NOW) -> dict[str, Any]:
+    builder = x509.CertificateRevocationListBuilder().issuer_name(ca.certificate.subject)
+    builder = builder.last_update(begin).next_update(NOW + timedelta(2))
+    for each in extensions:
+        builder = builder.add_extension(each, critical=True)
+    return crl(builder.sign(ca.key, SHA256()).public_bytes(Encoding.DER))
+
+
+def scope(**limits: Any) -> x509.IssuingDistributionPoint:
+    kinds = ("only_contains_user_certs", "only_contains_ca_certs", "only_contains_attribute_certs", "indirect_crl")
+    given = {
+        **dict.fromkeys(kinds, False),
+        **dict.fromkeys(("full_name", "relative_name", "only_some_reasons")),
+        **limits,
+    }
+    return x509.IssuingDistributionPoint(**given)
+
+
+def test_list_of_another_ca_is_open_unless_the_chain_has_that_ca() -> None:
+    middle = certs.make_ca("Middle CA", ROOT)
+    leaf = certs.issue(middle, KEY)
+    of_middle = facts(anchors=[anchor(ROOT)], crls=[signed_list(middle)])
+    assert ids(of_middle, leaf, middle.certificate) == set()
+    assert ids(of_middle, None) == {"crl-other-ca"}
+    assert ids(facts(crls=[signed_list(ROOT)]), None) == {"crl-other-ca"}
+    assert ids(facts(crls=[signed_list()]), None) == set()
+
+
+@pytest.mark.parametrize(
+    "extension",
+    [
+        scope(only_contains_ca_certs=True),
+        scope(only_contains_attribute_certs=True),
+        scope(only_some_reasons=frozenset({x509.ReasonFlags.key_compromise})),
+        scope(indirect_crl=True),
+        x509.DeltaCRLIndicator(1),
+    ],
+    ids=repr,
+)
+def test_list_that_leaves_certificates_out_is_doubtful(extension: x509.ExtensionType) -> None:
+    assert ids(facts(crls=[signed_list(CA, extension)])) == {"crl-doubtful"}
+
+
+def test_list_for_user_certificates_only_is_fine() -> None:
+    assert ids(facts(crls=[signed_list(CA, scope(only_contains_user_certs=True))])) == set()
+
+
+def test_list_that_is_not_valid_yet_is_doubtful() -> None:
+    assert ids(facts(crls=[signed_list(begin=NOW + timedelta(1))])) == {"crl-doubtful"}
+
+
+def test_variable_of_a_tag_that_is_not_mapped_is_found_without_a_certificate() -> None:
+    policy = write_trust_policy({"x509Subject/CN": ["web-${aws:PrincipalTag/x509Subject/OU}"]}, trust_anchor=ANCHOR)
+    rules = [{"certificateField": "x509Subject", "mappingRules": [{"specifier": "CN"}]}]
+    given = facts()
+    assert given.role
+    assert given.profiles
+    given.role["AssumeRolePolicyDocument"] = policy  # type: ignore[index]
+    given.profiles[0]["attributeMappings"] = rules  # type: ignore[index]
+    report = found(given, None)
+    assert [each.found for each in report.findings if each.id == "tag-unmapped"] == [
+        "the trust policy compares x509Subject/OU, which the Roles Anywhere profile does not map"
+    ]
+
+
+def test_several_cas_beside_a_policy_that_compares_none_of_them_are_remarked() -> None:
+    both = facts(anchors=[anchor(CA, ROOT)])
+    assert ids(both, None) == {"cas-several"}
+    named = write_trust_policy({"x509Subject/CN": ["bamboo-01"], "x509Issuer/CN": ["Example CA"]}, trust_anchor=ANCHOR)
+    role = {**(both.role or {}), "AssumeRolePolicyDocument": named}
+    assert ids(facts(anchors=[anchor(CA, ROOT)], role=role), None) == set()
 
 
 @pytest.mark.parametrize("form", ["{}", "{:x}", "{:X}", "0{:x}", "0x{:x}"])
