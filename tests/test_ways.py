@@ -21,7 +21,7 @@ BOUNDS = {
     "credential-process": Bound(598, 46),
     "enroll": Bound(941, 51),
     "renew": Bound(811, 53),
-    "aws setup": Bound(1041, 38),
+    "aws setup": Bound(1060, 40),
     "doctor": Bound(537, 50),
     "agent": Bound(23, 8),
 }

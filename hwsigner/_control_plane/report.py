@@ -86,7 +86,7 @@ def report_policy(
             facts["who may assume it"] = sentences
         if chain:
             facts["certificate"] = [chain.leaf.subject]
-            anchor = trust_anchor or next(iter(named_anchors(policy)), ANY_ANCHOR)
+            anchor = trust_anchor or next(iter(named_anchors(Reader(policy).statements)), ANY_ANCHOR)
             context = _context(chain, {}, anchor, session_name, now)
             decisions = list(_decisions(document, context))
             findings += _refusals(document, context, decisions)

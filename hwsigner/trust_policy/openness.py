@@ -159,9 +159,9 @@ def _about_denies(statement: Statement, statements: Sequence[Statement]) -> Iter
         yield policies.TAG_NONE.found(f"{statement.name} lets in certificates that fit one of several names")
 
 
-def named_anchors(policy: Mapping[str, Any]) -> list[str]:
-    """Return the ARNs in a policy's conditions on aws:SourceArn, without those that have wildcards or variables."""
-    conditions = (each for statement in Reader(policy).statements for each in statement.conditions)
+def named_anchors(statements: Sequence[Statement]) -> list[str]:
+    """Return the ARNs in conditions on aws:SourceArn, without those that have wildcards or variables."""
+    conditions = (each for statement in statements for each in statement.conditions)
     values = (value for each in conditions if each.key.lower() == "aws:sourcearn" for value in each.values)
     return [each for each in values if each.count(":") >= 5 and not re.search(r"[*?$]", each)]
 

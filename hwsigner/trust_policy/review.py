@@ -65,7 +65,7 @@ def review(
     now = now or datetime.now(UTC)
     never_met = {each.name: list(_never_met(each, now)) for each in reader.statements}
     found = [*reader.findings, *_what_is_open(reader.statements, never_met, trust_anchor)]
-    accounts = [arn.split(":")[4] for arn in (trust_anchor, *named_anchors(policy)) if arn]
+    accounts = [arn.split(":")[4] for arn in (trust_anchor, *named_anchors(reader.statements)) if arn]
     found += (each for entry, read in reader.written for each in about_others(entry, read, accounts))
     found += _about_statements(reader.statements)
     found += itertools.chain(*never_met.values())
@@ -85,7 +85,8 @@ def _what_is_open(
     dead = [each for each in statements if never_met[each.name] or any(map(_is_unmeetable, each.conditions))]
     living = [each for each in statements if not each.allows or each not in dead]
     found = list(open_statements(living, trust_anchor)) if _allowed(living) == _allowed(statements) else []
-    if found and not any(each.everyone or each.unread for each in statements):
+    may_clash = len(statements) > 1 or any(len(each.conditions) > 2 for each in statements)
+    if found and may_clash and not any(each.everyone or each.unread for each in statements):
         closed = [each for each in shut(living, trust_anchor) if each.mistake is policies.SHUT]
         found = closed or found
     yield from found
