@@ -217,6 +217,7 @@ class ServiceError(HwsignerError):
         retryable: whether the same request may succeed later.
         retry_after: how long the service asks to wait before a retry, in seconds; 0.0 if it does not ask.
         request_id: the service's number of the request, or an empty string.
+        reason: the service's name for why it refused, such as AccessDeniedException, or an empty string.
     """
 
     exit_status = 5
@@ -227,6 +228,7 @@ class ServiceError(HwsignerError):
         self.retryable = retryable
         self.retry_after = retry_after
         self.request_id = ""
+        self.reason = ""
 
 
 class ServiceUnreachableError(HwsignerError):

@@ -24,14 +24,25 @@ VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
 def rendered(template: str, values: dict[str, Any]) -> str:
     """Render what the templates have of Helm's language, for a release in the namespace hwsigner."""
     whole = re.sub(
-        r"\{\{- /\*.*?\*/ -\}\}\n|\{\{- if \.Values\.admission\.enabled \}\}\n|\{\{- end \}\}\n", "", template
+        r"\{\{- /\*.*?\*/ -\}\}\n|^\{\{- (if \.Values\.\w+\.enabled|end) \}\}\n", "", template, flags=re.MULTILINE
     )
+    parts = r"\s*\{\{- with \.Values\.(\w+) \}\}(.*?)\s*\{\{- end \}\}"
+    whole = re.sub(parts, lambda found: given(values[found[1]], found[2]), whole, flags=re.DOTALL)
     whole = whole.replace("{{ .Release.Namespace }}", "hwsigner")
     blocks = r"^ *\{\{- toYaml \.Values\.(\w+) \| nindent (\d+) \}\}$"
     whole = re.sub(blocks, lambda found: indented(values[found[1]], int(found[2])), whole, flags=re.MULTILINE)
     whole = re.sub(r"\{\{ \.Values\.([\w.]+) \}\}", lambda found: str(value(values, found[1])), whole)
     assert "{{" not in whole
     return whole
+
+
+def given(content: Any, part: str) -> str:
+    """Render a part that is there if its content is not empty."""
+    if not content:
+        return ""
+    return re.sub(
+        r"\s*\{\{- toYaml \. \| nindent (\d+) \}\}", lambda found: "\n" + indented(content, int(found[1])), part
+    )
 
 
 def indented(content: Any, indent: int) -> str:
@@ -46,7 +57,7 @@ def value(values: Any, path: str) -> Any:
 
 def written() -> list[dict[str, Any]]:
     """Return what the manifests have, but for the Namespace, which a chart does not make."""
-    texts = [(MANIFESTS / name).read_text() for name in ("pods.yaml", "pods-admission.yaml")]
+    texts = [(MANIFESTS / name).read_text() for name in ("pods.yaml", "pods-admission.yaml", "pods-monitor.yaml")]
     documents = [each for text in texts for each in yaml.safe_load_all(text)]
     return [each for each in documents if each["kind"] != "Namespace"]
 
@@ -58,8 +69,36 @@ def test_templates_are_written_from_the_manifests() -> None:
 
 
 def test_chart_with_its_defaults_installs_the_manifests() -> None:
-    texts = [rendered((CHART / "templates" / name).read_text(), VALUES) for name in ("pods.yaml", "admission.yaml")]
+    texts = [
+        rendered((CHART / "templates" / name).read_text(), VALUES)
+        for name in ("pods.yaml", "admission.yaml", "monitor.yaml")
+    ]
     assert [each for text in texts for each in yaml.safe_load_all(text)] == written()
+
+
+def test_chart_gives_the_pod_what_the_values_add() -> None:
+    env = [{"name": "HTTPS_PROXY", "value": "http://proxy.example.com:3128"}]
+    added = {
+        "env": env,
+        "imagePullSecrets": [{"name": "registry"}],
+        "affinity": {"nodeAffinity": {}},
+        "podAnnotations": {"a": "b"},
+        "maxSurge": "25%",
+        "link": "lo",
+        "memoryLimit": "512Mi",
+    }
+    text = rendered((CHART / "templates" / "pods.yaml").read_text(), {**VALUES, **added})
+    [owner] = [each["spec"] for each in yaml.safe_load_all(text) if each["kind"] == "DaemonSet"]
+    pod = owner["template"]["spec"]
+    assert {name: pod[name] for name in ("imagePullSecrets", "affinity")} == {
+        name: added[name] for name in ("imagePullSecrets", "affinity")
+    }
+    assert owner["template"]["metadata"]["annotations"] == {"a": "b"}
+    assert owner["updateStrategy"]["rollingUpdate"] == {"maxSurge": "25%", "maxUnavailable": 0}
+    found = {each["name"]: each for each in [*pod["initContainers"], *pod["containers"]]}
+    assert [name for name, each in found.items() if env[0] in each.get("env", [])] == ["enroll", "serve", "renew"]
+    assert found["address"]["args"][:2] == ["--keep", "lo"]
+    assert found["serve"]["resources"]["limits"]["memory"] == "512Mi"
 
 
 def test_chart_has_this_version() -> None:
@@ -79,8 +118,13 @@ def test_each_value_is_used() -> None:
         ("image", ""),
         ("enroll", []),
         ("files", {"config.toml": ""}),
-        ("admission", {"enabled": "no", "url": "http://169.254.170.23/v1/credentials"}),
-        ("admission", {"enabled": True, "url": "http://x'+'/v1/credentials"}),
+        ("admission", {"enabled": "no", "url": "http://169.254.170.23/v1/credentials", "region": ""}),
+        ("admission", {"enabled": True, "url": "http://x'+'/v1/credentials", "region": ""}),
+        ("admission", {**VALUES["admission"], "region": "x'"}),
+        ("maxSurge", "0%"),
+        ("maxSurge", 0),
+        ("env", [{"value": "without a name"}]),
+        ("memoryLimit", "much"),
         ("dnsPolicy", "None"),
         ("link", "two words"),
         ("tpmResource", "tpm"),

@@ -27,7 +27,7 @@ MANIFESTS = sorted(set(FOLDER.glob("*.yaml")) - {KUSTOMIZATION})
 # Native sidecars are stable since 1.33.
 VERSIONS = ("1.33", kubernetes_validate.latest_version())
 # Not of Kubernetes: nothing here has its schema.
-FOREIGN = "cert-manager.io/v1"
+FOREIGN = ("cert-manager.io/v1", "monitoring.coreos.com/v1")
 # Stable, and on, since 1.36.
 LATE = ("MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding")
 # The containers that have a capability, and run as root for it.
@@ -57,7 +57,7 @@ def all_containers() -> list[dict[str, Any]]:
 def assert_valid(documents: list[dict[str, Any]], version: str) -> None:
     for document in documents:
         is_known = document["kind"] not in LATE or version != VERSIONS[0]
-        if is_known and document["apiVersion"] != FOREIGN:
+        if is_known and document["apiVersion"] not in FOREIGN:
             kubernetes_validate.validate(document, version, strict=True)
 
 
@@ -109,7 +109,7 @@ def test_program_in_python_ends_at_sigterm(name: str) -> None:
 
 def test_servers_have_probes() -> None:
     servers = [each for each in all_containers() if "ports" in each and each["name"] != "registrar"]
-    assert len(servers) == 4
+    assert len(servers) == 3
     for server in servers:
         # One role that can't be had must not take the others from the Pods of a Service.
         ready = "/metrics" if "--pods=/etc/hwsigner/pods.toml" in server["args"] else "/health"
@@ -129,12 +129,31 @@ def test_node_has_its_addresses_and_profile() -> None:
     """The server listens where the init container and the policy say, with the key and certificate of `enroll`."""
     [pod] = pods(documents(FOLDER / "pods.yaml"))
     [address, enroll] = pod["initContainers"]
-    assert tuple(address["args"][1:]) == ADDRESSES
+    assert address["args"] == ["--keep", "hwsigner", *ADDRESSES]
+    assert address["restartPolicy"] == "Always"  # Other init containers do not run again.
+    assert tuple(address["startupProbe"]["exec"]["command"][-2:]) == ADDRESSES
     [data] = [each["data"] for each in documents(FOLDER / "pods.yaml") if each["kind"] == "ConfigMap"]
     profile = tomllib.loads(data["config.toml"])["profile"]["web"]
     assert f"--private-key={profile['private-key']}" in enroll["args"]
     assert profile["certificate"] in profile["private-key"].replace(".tss2", ".crt")
     assert f"http://{ADDRESSES[0]}{PATH}" in (FOLDER / "pods-admission.yaml").read_text()
+
+
+def test_server_of_an_update_can_start_beside_the_old_one() -> None:
+    [owner] = [each["spec"] for each in documents(FOLDER / "pods.yaml") if each["kind"] == "DaemonSet"]
+    assert owner["updateStrategy"] == {"rollingUpdate": {"maxSurge": "10%", "maxUnavailable": 0}}
+    pod = owner["template"]["spec"]
+    # With hostNetwork, a declared port is one of the node's, which the old Pod has.
+    assert not [each["name"] for each in containers(pod) if "ports" in each]
+
+
+def test_probes_ask_the_process_of_their_own_pod() -> None:
+    [pod] = pods(documents(FOLDER / "pods.yaml"))
+    [serve] = [each for each in pod["containers"] if each["name"] == "serve"]
+    path = "/run/hwsigner/probe.sock"
+    assert f"--metrics-listen=unix:{path}" in serve["args"]
+    found = {name: serve[f"{name}Probe"]["exec"]["command"][-2:] for name in ("startup", "readiness", "liveness")}
+    assert found == {"startup": [path, "/live"], "readiness": [path, "/ready"], "liveness": [path, "/live"]}
 
 
 def test_policy_of_the_config_map_is_valid(tmp_path: Path) -> None:

@@ -290,6 +290,7 @@ def service_error(response: Response, now: datetime, chain: Chain | None = None)
     error.retryable = response.status in _RETRYABLE_STATUSES or kind in _RETRYABLE_TYPES
     error.retry_after = response.retry_after(now)
     error.request_id = request_id_of(response)
+    error.reason = kind[:_SHOWN_CHARACTERS] or str(response.status)
     return error
 
 

@@ -7,8 +7,9 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -19,12 +20,14 @@ from hwsigner.errors import HwsignerError, UsageError
 if TYPE_CHECKING:
     from hwsigner._monitoring.log import Log
     from hwsigner._monitoring.metrics import Metrics
+    from hwsigner._serving.responses import HTTPResponse
 
 METRICS = (
     Flag(
         "metrics-listen",
-        "serve /metrics and /health on this address of the machine, such as 127.0.0.1:9912, or a socket",
+        "serve /metrics and /health on this address of the machine, such as 127.0.0.1:9912, or a socket; repeatable",
         "IP:PORT|unix:PATH",
+        many=True,
     ),
     switch("metrics-remote", "let other machines read the metrics too"),
     Flag("metrics-textfile", "write the metrics into this file, for node_exporter", "FILE"),
@@ -36,14 +39,18 @@ _KEEP_SECONDS = 1.0
 
 
 @contextmanager
-def metrics_output(arguments: Arguments, metrics: Metrics, log: Log) -> Iterator[None]:
+def metrics_output(
+    arguments: Arguments, metrics: Metrics, log: Log, checks: Mapping[str, Callable[[], str]] | None = None
+) -> Iterator[None]:
     """Serve the metrics, and write them to a file, as the flags say, inside the `with` statement.
 
-    An address that other machines can reach needs `--metrics-remote`.
+    An address that other machines can reach needs `--metrics-remote`. `checks` are further paths, by functions that
+    return what is wrong, which only clients of a Unix socket see, or an empty text. With them, two processes may listen
+    at one address.
     """
     with ExitStack() as stack:
-        if arguments.metrics_listen:
-            stack.enter_context(_served(arguments.metrics_listen, arguments.metrics_remote, metrics, log))
+        for place in arguments.metrics_listen:
+            stack.enter_context(_served(place, arguments.metrics_remote, metrics, log, checks or {}))
         if arguments.metrics_textfile:
             from hwsigner._monitoring.metrics import Textfile
 
@@ -54,13 +61,15 @@ def metrics_output(arguments: Arguments, metrics: Metrics, log: Log) -> Iterator
 
 
 @contextmanager
-def _served(place: str, is_remote: bool, metrics: Metrics, log: Log) -> Iterator[None]:
+def _served(
+    place: str, is_remote: bool, metrics: Metrics, log: Log, checks: Mapping[str, Callable[[], str]]
+) -> Iterator[None]:
     from hwsigner._monitoring.metrics import MEDIA_TYPE
     from hwsigner._serving.application import Application
-    from hwsigner._serving.responses import JSON, HTTPResponse, response
+    from hwsigner._serving.responses import JSON, response
     from hwsigner._serving.server import HTTPServer
 
-    with _listener(place, is_remote) as (listener, names):
+    with _listener(place, is_remote, is_shared=bool(checks)) as (listener, names):
         application = Application(names, log.refused)
         text = _kept(metrics.render)
 
@@ -70,6 +79,8 @@ def _served(place: str, is_remote: bool, metrics: Metrics, log: Log) -> Iterator
 
         application.add("/metrics", lambda: response(text().encode(), MEDIA_TYPE.encode()))
         application.add("/health", health)
+        for path, check in checks.items():
+            application.add(path, partial(_checked, check, is_open=listener.family == socket.AF_UNIX))
         server = HTTPServer(application, [listener], log=log.refused, most=_MAX_CONNECTIONS)
         thread = threading.Thread(target=server.run, name="hwsigner-metrics", daemon=True)
         thread.start()
@@ -79,6 +90,15 @@ def _served(place: str, is_remote: bool, metrics: Metrics, log: Log) -> Iterator
         finally:
             server.stop()
             thread.join()  # An interpreter that ends under a running event loop may crash.
+
+
+def _checked(check: Callable[[], str], *, is_open: bool) -> HTTPResponse:
+    from hwsigner._serving.responses import TEXT, response
+
+    problem = check()
+    status = HTTPStatus.SERVICE_UNAVAILABLE if problem else HTTPStatus.OK
+    text = (problem if is_open else "failing") if problem else "ok"
+    return response(f"{text}\n".encode(), TEXT, status=status)
 
 
 def _kept(make: Callable[[], str]) -> Callable[[], str]:
@@ -96,7 +116,7 @@ def _kept(make: Callable[[], str]) -> Callable[[], str]:
 
 
 @contextmanager
-def _listener(place: str, is_remote: bool) -> Iterator[tuple[socket.socket, list[str] | None]]:
+def _listener(place: str, is_remote: bool, *, is_shared: bool) -> Iterator[tuple[socket.socket, list[str] | None]]:
     """Listen, and give the socket with what clients may call the server, or None for anything."""
     from hwsigner._http.address import ip_address, is_loopback
     from hwsigner._serving.listener import listen, names_of
@@ -114,7 +134,7 @@ def _listener(place: str, is_remote: bool) -> Iterator[tuple[socket.socket, list
     if not is_remote and not is_loopback(address):
         hint = "Give 127.0.0.1, or add --metrics-remote to let them"
         raise UsageError(f"other machines can reach {address[:100]!r}", hint)
-    with listen(address, int(port), _HOP_LIMIT) as listener:
+    with listen(address, int(port), _HOP_LIMIT, is_shared=is_shared) as listener:
         yield listener, None if is_remote else names_of(listener, ["localhost"])
 
 

@@ -19,7 +19,7 @@ from hwsigner._cli.server_run import ServerRun
 from hwsigner._cli.serving_sockets import activated_sockets, base_url, server_tls
 from hwsigner._config.profiles import SYSTEM_FILE, user_file
 from hwsigner._monitoring.audit import open_audit
-from hwsigner._monitoring.metrics import Metrics, ProfileHealth
+from hwsigner._monitoring.metrics import Metrics, PodMetrics, ProfileHealth
 from hwsigner._refresh.monitor import Monitor
 from hwsigner._serving.application import Application
 from hwsigner._serving.credentials import LOOK_SECONDS
@@ -29,6 +29,9 @@ from hwsigner._serving.pods.pod_policy import is_name, read_pod_policy
 from hwsigner._serving.pods.profiles import PodProfiles
 from hwsigner._serving.pods.sessions import PodRules
 from hwsigner._serving.pods.verification import Verification
+from hwsigner._serving.pods.watch import CAUSES, Watch, problem_of
+from hwsigner._serving.pods.watch import PATH as PROBE_PATH
+from hwsigner._serving.responses import NO_CONTENT
 from hwsigner._serving.server import HTTPServer
 from hwsigner._system import notices
 from hwsigner._system.reloading import ReloadedFile
@@ -64,18 +67,28 @@ def run_pods(arguments: Arguments, others: set[str]) -> int:
     port = arguments.port if "port" in given else _PORT
     sockets = activated_sockets(arguments, tls, addresses, ADDRESSES)
     profiles = PodProfiles(monitor, log.note)
-    rules = _Rules(arguments.pods, node, profiles, log)
+    counts = PodMetrics()
+    watch = Watch(counts.reviewed, log.note)
+    rules = _Rules(arguments.pods, node, profiles, log, counts, watch)
     sockets = sockets or _listen(addresses, port, arguments.hop_limit, is_default="address" not in given)
     localhost = ["localhost"] if tls or hold_localhost(sockets, arguments.hop_limit) else []
     names = [name for one in sockets for name in names_of(one, [*arguments.host_name, *localhost])]
     application = Application(names, log.refused)
     give = partial(_give, monitor) if monitor.wants_given else None
     application.add_handler(PATH, PodEndpoint(rules.now, file=arguments.pods, give=give).respond)
-    monitor.metrics = Metrics(__version__, lambda: [ProfileHealth(*one) for one in profiles.states()])
-    with metrics_output(arguments, monitor.metrics, log):
+    application.add(PROBE_PATH, lambda: NO_CONTENT)
+    monitor.metrics = Metrics(
+        __version__,
+        lambda: [ProfileHealth(*one) for one in profiles.states()],
+        lambda: counts.lines(application.sent, CAUSES, watch.problems()),
+    )
+    server = HTTPServer(application, sockets, log=log.refused, tls=tls)
+    watch.start(partial(problem_of, sockets, server.is_running, has_tls=tls is not None), rules.try_out)
+    with metrics_output(arguments, monitor.metrics, log, {"/live": watch.live, "/ready": watch.ready}):
         for one in sockets:
             log.note(f"serving the Pods of {node} on {base_url(one, arguments.host_name, tls)}{PATH}")
-        ServerRun([], HTTPServer(application, sockets, log=log.refused, tls=tls), [profiles.close]).run()
+        ServerRun([], server, [profiles.close]).run()
+        watch.stop()
     return 0
 
 
@@ -102,8 +115,10 @@ def _node(arguments: Arguments) -> str:
 class _Rules:
     """The rules as they are now: read again when the policy or config.toml has changed."""
 
-    def __init__(self, path: str, node: str, profiles: PodProfiles, log: Log) -> None:
+    def __init__(self, path: str, node: str, profiles: PodProfiles, log: Log, counts: PodMetrics, watch: Watch) -> None:
         self._node = node
+        self._counts = counts
+        self._reviews = watch.reviews
         self._profiles = profiles
         self._log = log
         self._verification: Verification | None = None
@@ -118,6 +133,11 @@ class _Rules:
             self._last, self._next_look = self._file.content(), now + LOOK_SECONDS
         return self._last
 
+    def try_out(self) -> None:
+        """Find out whether tokens can be verified. May take seconds; for any thread."""
+        if self._verification:
+            self._verification.try_out()
+
     def _read(self, path: str) -> PodRules:
         policy = read_pod_policy(path, self._node)
         try:
@@ -125,14 +145,18 @@ class _Rules:
         except HwsignerWarning as warning:  # With --strict.
             raise ConfigError(warning.message, warning.hint) from None
         if self._verification is None:
-            self._verification = Verification(policy.verification, self._log.refused, environ=os.environ)
+            self._verification = Verification(
+                policy.verification, self._log.refused, environ=os.environ, reviews=self._reviews
+            )
         else:
             self._verification.configure(policy.verification)
             self._log.note(f"the policy was read again. Entries: {len(policy.accounts)}, profiles: {len(profiles)}")
         self._profiles.use(profiles)
+        self._counts.read_policy(is_good=True)
         return PodRules(policy, profiles, self._verification.check)
 
     def _report(self, error: HwsignerError) -> None:
+        self._counts.read_policy(is_good=False)
         self._log.note(f"error: the policy did not change, as the new file is bad: {error}")
 
 
@@ -141,7 +165,7 @@ def _listen(addresses: Sequence[str], port: int, hop_limit: int, *, is_default: 
     found = []
     for address in addresses:
         try:
-            found.append(listen(address, port, hop_limit))
+            found.append(listen(address, port, hop_limit, is_shared=True))
         except HwsignerError as error:
             number = error.__cause__.errno if isinstance(error.__cause__, OSError) else None
             if is_default and address == _IPV6 and number in _NO_IPV6:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -39,7 +40,7 @@ class _Counts:
     """What was counted of a profile."""
 
     sessions: int = 0
-    failures: Counter[str] = field(default_factory=Counter)
+    failures: Counter[tuple[str, str]] = field(default_factory=Counter)  # By cause and reason.
     created: float | None = None
     begins: float | None = None  # Its last certificate.
     ends: float | None = None
@@ -48,16 +49,20 @@ class _Counts:
 class Metrics:
     """Counts sessions and failures, and shows them with the states of the profiles. Thread-safe.
 
-    `states` returns the states of the profiles as they are now. Others are not shown.
+    `states` returns the states of the profiles as they are now. Others are not shown. `more` returns further lines.
     """
 
-    def __init__(self, version: str, states: Callable[[], Iterable[ProfileHealth]]) -> None:
+    def __init__(
+        self,
+        version: str,
+        states: Callable[[], Iterable[ProfileHealth]],
+        more: Callable[[], Iterable[str]] = tuple,
+    ) -> None:
         self._version = version
         self._states = states
+        self._more = more
         self._profiles: dict[str, _Counts] = {}
-        self._buckets = Counter[float]()
-        self._seconds = 0.0
-        self._requests = 0
+        self._requests = Histogram()
         self._lock = threading.Lock()
 
     def succeeded(self, profile: str, now: float, certificate: tuple[datetime, datetime] | None) -> None:
@@ -70,19 +75,17 @@ class Metrics:
             counted.sessions += 1
             counted.created = now
             if certificate:
-                counted.begins, counted.ends = (time.timestamp() for time in certificate)
+                counted.begins, counted.ends = (end.timestamp() for end in certificate)
 
-    def failed(self, profile: str, cause: str) -> None:
-        """Count a failed attempt by its cause."""
+    def failed(self, profile: str, cause: str, reason: str = "") -> None:
+        """Count a failed attempt by its cause, and by the service's reason if it refused."""
         with self._lock:
-            self._profiles.setdefault(profile, _Counts()).failures[cause] += 1
+            self._profiles.setdefault(profile, _Counts()).failures[cause, reason] += 1
 
     def took(self, seconds: float) -> None:
         """Count how long a request for a session took."""
         with self._lock:
-            self._seconds += seconds
-            self._requests += 1
-            self._buckets.update(bucket for bucket in _BUCKETS if seconds <= bucket)
+            self._requests.add(seconds)
 
     def health(self) -> tuple[bool, str]:
         """Return whether all profiles are healthy, and JSON with the states or causes of those that are not."""
@@ -102,8 +105,11 @@ class Metrics:
         yield from _family("hwsigner_build_info", "gauge", "The version.", [({"version": self._version}, 1)])
         created = [({"profile": one.name}, own.sessions) for one, own in counted]
         yield from _family("hwsigner_sessions_created_total", "counter", "Sessions that were created.", created)
-        failures = [(one.name, cause, count) for one, own in counted for cause, count in sorted(own.failures.items())]
-        failed: _Samples = [({"profile": name, "cause": cause}, count) for name, cause, count in failures]
+        failed: _Samples = [
+            ({"profile": one.name, "cause": cause, **({"reason": reason} if reason else {})}, count)
+            for one, own in counted
+            for (cause, reason), count in sorted(own.failures.items())
+        ]
         text = "Failed attempts to create a session."
         yield from _family("hwsigner_session_failures_total", "counter", text, failed)
         text = "1 if the profile has credentials or none were asked for, 0 if it has none."
@@ -116,17 +122,78 @@ class Metrics:
         text = "When the validity of the last session's certificate"
         yield from _timestamp("certificate_start", f"{text} begins.", {one.name: own.begins for one, own in counted})
         yield from _timestamp("certificate_expiry", f"{text} ends.", {one.name: own.ends for one, own in counted})
-        yield from self._histogram()
+        text = "Duration of requests for a session, with signature and retries."
+        yield from self._requests.lines("hwsigner_create_session_duration_seconds", text)
+        yield from self._more()
 
-    def _histogram(self) -> Iterator[str]:
-        name = "hwsigner_create_session_duration_seconds"
-        yield f"# HELP {name} Duration of requests for a session, with signature and retries."
+
+class Histogram:
+    """How many durations there were, by their length."""
+
+    def __init__(self) -> None:
+        self._buckets = Counter[float]()
+        self._seconds = 0.0
+        self._count = 0
+
+    def add(self, seconds: float) -> None:
+        """Count a duration."""
+        self._seconds += seconds
+        self._count += 1
+        self._buckets.update(bucket for bucket in _BUCKETS if seconds <= bucket)
+
+    def lines(self, name: str, text: str) -> Iterator[str]:
+        """Yield the lines of this metric."""
+        yield f"# HELP {name} {text}"
         yield f"# TYPE {name} histogram"
         for bucket in _BUCKETS:
             yield _sample(f"{name}_bucket", {"le": str(bucket)}, self._buckets[bucket])
-        yield _sample(f"{name}_bucket", {"le": "+Inf"}, self._requests)
+        yield _sample(f"{name}_bucket", {"le": "+Inf"}, self._count)
         yield _sample(f"{name}_sum", {}, self._seconds)
-        yield _sample(f"{name}_count", {}, self._requests)
+        yield _sample(f"{name}_count", {}, self._count)
+
+
+class PodMetrics:
+    """What `serve --pods` counts besides. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._reviews = Counter[str]()
+        self._seconds = Histogram()
+        self._good = 0.0
+        self._failed_reads = 0
+        self._is_current = True
+        self._lock = threading.Lock()
+
+    def reviewed(self, result: str, seconds: float) -> None:
+        """Count a review of a token: its result, which is `valid`, `refused` or why there is none."""
+        with self._lock:
+            self._reviews[result] += 1
+            self._seconds.add(seconds)
+            if result in ("valid", "refused"):
+                self._good = time.time()
+
+    def read_policy(self, *, is_good: bool) -> None:
+        """Note whether the policy and the profiles that are on disk are in use."""
+        self._is_current = is_good
+        self._failed_reads += not is_good
+
+    def lines(self, sent: Mapping[bytes, int], causes: Sequence[str], problems: Collection[str]) -> Iterator[str]:
+        """Yield the lines, with the responses by status, and which of the causes are problems now."""
+        with self._lock:
+            codes = [({"code": code.decode()}, count) for code, count in sorted(dict(sent).items())]
+            yield from _family("hwsigner_responses_total", "counter", "Responses to Pods. Probes get 204.", codes)
+            results = [({"result": result}, count) for result, count in sorted(self._reviews.items())]
+            yield from _family("hwsigner_token_reviews_total", "counter", "Reviews of tokens.", results)
+            yield from self._seconds.lines("hwsigner_token_review_duration_seconds", "Duration of reviews of tokens.")
+            good: _Samples = [({}, self._good)] if self._good else []
+            name, text = "hwsigner_token_review_answered_timestamp_seconds", "When a review had an answer last."
+            yield from _family(name, "gauge", f"{text} Seconds since 1970.", good)
+        text = "Changed policies and profiles that were bad, so that the old ones stayed in use."
+        yield from _family("hwsigner_policy_reload_failures_total", "counter", text, [({}, self._failed_reads)])
+        text = "1 if the policy and profiles on disk are in use, 0 if they are bad."
+        yield from _family("hwsigner_policy_current", "gauge", text, [({}, int(self._is_current))])
+        text = "1 for each cause for which Pods get no new credentials now, else 0."
+        found = [({"cause": cause}, int(cause in problems)) for cause in causes]
+        yield from _family("hwsigner_pods_problem", "gauge", text, found)
 
 
 _Samples = Sequence[tuple[dict[str, str], float]]

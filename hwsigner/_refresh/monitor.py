@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from hwsigner._refresh.outcome import Failure
 from hwsigner._system.processes import describe_peer
-from hwsigner.errors import AuditError
+from hwsigner.errors import AuditError, ServiceError
 
 if TYPE_CHECKING:
     from hwsigner._aws.credentials import Credentials
@@ -121,7 +121,8 @@ def _count(metrics: Metrics, profile: str, outcome: Credentials | Failure, provi
     if provider.request_seconds is not None:
         metrics.took(provider.request_seconds)
     if isinstance(outcome, Failure):
-        metrics.failed(profile, outcome.error.cause)
+        reason = outcome.error.reason if isinstance(outcome.error, ServiceError) else ""
+        metrics.failed(profile, outcome.error.cause, reason)
     else:
         leaf = provider.leaf
         dates = (leaf.x509.not_valid_before_utc, leaf.x509.not_valid_after_utc) if leaf else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from http import HTTPStatus
 from urllib.parse import quote, unquote
@@ -36,6 +37,7 @@ class Application:
         self._hosts = None if names is None else {name.lower().encode() for name in names}
         self._log = log
         self._imds: IMDS | None = None
+        self.sent: Counter[bytes] = Counter()  # How many responses were sent, by status.
         # By path: its one method, and what answers it.
         self._routes: dict[str, tuple[str, Handler]] = {}
 

@@ -21,17 +21,18 @@ _LOCALHOST = {"127.0.0.1": "::1", "::1": "127.0.0.1"}
 _NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
 
-def listen(address: str, port: int, hop_limit: int) -> socket.socket:
+def listen(address: str, port: int, hop_limit: int, *, is_shared: bool = False) -> socket.socket:
     """Return a listening socket.
 
-    Port 0 is any free one. `hop_limit` is the IP TTL or hop limit of what connections send.
+    Port 0 is any free one. `hop_limit` is the IP TTL or hop limit of what connections send. If `is_shared`, other
+    processes of this user may listen there too, as during an update. The kernel chooses one for each connection.
     """
     host = ip_address(address)
     if host is None:
         raise UsageError(f"--address {address!r} is not an IP address", "Give one, such as 127.0.0.1")
     family = socket.AF_INET if host.version == 4 else socket.AF_INET6
     try:
-        listener = socket.create_server((str(host), port), family=family, backlog=BACKLOG)
+        listener = socket.create_server((str(host), port), family=family, backlog=BACKLOG, reuse_port=is_shared)
         limit_hops(listener, hop_limit)
         return listener
     except OSError as error:

@@ -140,6 +140,7 @@ class ClientConnection(asyncio.Protocol):
             self._answer()
 
     def _send(self, response: HTTPResponse) -> None:
+        self._application.sent[response.data[9:12]] += 1
         self._transport.write(response.data)
         if response.closes:
             self._transport.close()

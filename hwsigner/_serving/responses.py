@@ -33,6 +33,9 @@ def response(
     return HTTPResponse(b"\r\n".join([*lines, b"", body]))
 
 
+NO_CONTENT = HTTPResponse(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+
 class HTTPRefusal(Exception):  # noqa: N818  a response, not an error of this program
     """A request that gets no credentials: the status, why (for the client and the log; not secret), and headers."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -65,6 +66,16 @@ class HTTPServer:
             with suppress(RuntimeError):  # It has ended.
                 self._loop.call_soon_threadsafe(self._wake.set)
 
+    def is_running(self, seconds: float) -> bool:
+        """Return whether the event loop runs a call within this time. For other threads."""
+        done = threading.Event()
+        try:
+            if self._loop:
+                self._loop.call_soon_threadsafe(done.set)
+        except RuntimeError:  # It has ended.
+            return False
+        return done.wait(seconds)
+
     async def _serve(self) -> None:
         self._loop = loop = asyncio.get_running_loop()
         connections = Connections(most_connections() if self._most is None else self._most)
@@ -80,8 +91,14 @@ class HTTPServer:
         ]
         if not self._is_stopped:
             await self._wake.wait()
+        # Connections that wait would be reset. Of a shared address, the other process gets those that come later.
+        copies = [sock.dup() for sock in self._sockets]
         for server in servers:
             server.close()
+        for copy in copies:
+            with copy, suppress(OSError):
+                while True:
+                    await loop.connect_accepted_socket(connect, copy.accept()[0], **self._tls)
         await connections.drain(DRAIN_SECONDS)
 
     def _note(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -1,4 +1,7 @@
-"""Give this machine the addresses for its Pods: `python -m hwsigner._system.dummy_link LINK ADDRESS…`.
+"""Give this machine the addresses for its Pods: `python -m hwsigner._system.dummy_link [--keep|--check] LINK ADDRESS…`.
+
+With `--keep`, this goes on until SIGTERM, and gives them again when one is gone. `--check` says whether one is there,
+as the exit status.
 
 If the link does not exist, it is made, of the type dummy, which needs that kernel module; `lo` needs none. This uses
 rtnetlink(7), and needs CAP_NET_ADMIN.
@@ -9,9 +12,11 @@ from __future__ import annotations
 import errno
 import ipaddress
 import os
+import signal
 import socket
 import struct
 import sys
+import time
 
 _NLMSG_ERROR = 2
 _RTM_NEWLINK = 16
@@ -22,6 +27,7 @@ _IFLA_IFNAME, _IFLA_LINKINFO, _IFLA_INFO_KIND = 3, 18, 1
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _IFA_F_NODAD = 2  # No other machine is on the link, so none is asked whether it has the address.
 _MAX_REPLY = 8192
+_LOOK_SECONDS = 1.0
 
 # The errors for an IPv6 address if the kernel has no IPv6, or the link has it turned off.
 _NO_IPV6 = {errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EACCES}
@@ -101,11 +107,36 @@ def main(name: str, *addresses: str) -> int:
     return 0
 
 
+def is_there(address: str) -> bool:
+    """Return whether this machine has an address."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as one:
+            one.bind((address, 0))
+    except OSError:
+        return False
+    return True
+
+
+def keep(name: str, *addresses: str) -> int:
+    """Keep the addresses until SIGTERM. Return another status than 0 if they can't be given."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # The kernel sends process 1 only signals that it handles.
+    given: list[str] = []
+    while True:
+        if not given or not all(map(is_there, given)):
+            if status := main(name, *addresses):
+                return status
+            given = list(filter(is_there, addresses))  # The machine may lack IPv6.
+        time.sleep(_LOOK_SECONDS)
+
+
 def _say(line: str) -> None:
     sys.stderr.write(f"{line}\n")
 
 
 if __name__ == "__main__":
+    _option = sys.argv.pop(1) if sys.argv[1:2] in (["--keep"], ["--check"]) else ""
     if len(sys.argv) < 3:
-        sys.exit("usage: python -m hwsigner._system.dummy_link LINK ADDRESS…")
-    sys.exit(main(*sys.argv[1:]))
+        sys.exit("usage: python -m hwsigner._system.dummy_link [--keep|--check] LINK ADDRESS…")
+    if _option == "--check":
+        sys.exit(not any(map(is_there, sys.argv[2:])))
+    sys.exit((keep if _option else main)(*sys.argv[1:]))

@@ -13,6 +13,18 @@ HERE = Path(__file__).parent
 MANIFESTS = HERE.parent / "kubernetes"
 TEMPLATES = HERE / "hwsigner-pods" / "templates"
 
+_ANNOTATIONS = '        prometheus.io/scrape: "true"\n        prometheus.io/port: "9912"\n'
+_ACCOUNT = "      serviceAccountName: hwsigner-pods\n"
+_NODE_NAME = "                fieldRef: {fieldPath: spec.nodeName}\n"
+
+
+def _given(name: str) -> str:
+    """Return a part of the Pod's specification that is there if its value is not empty."""
+    return (
+        f"      {{{{- with .Values.{name} }}}}\n      {name}: {{{{- toYaml . | nindent 8 }}}}\n      {{{{- end }}}}\n"
+    )
+
+
 # What is replaced, how often it is there, and by what.
 _PODS = (
     ("image: registry.example.com/hwsigner:0.9.0", 4, "image: {{ .Values.image }}"),
@@ -20,11 +32,19 @@ _PODS = (
     ('        hwsigner/tpm: "true"\n', 1, "        {{- toYaml .Values.nodeSelector | nindent 8 }}\n"),
     ("        - operator: Exists\n", 1, "        {{- toYaml .Values.tolerations | nindent 8 }}\n"),
     ("priorityClassName: system-node-critical", 1, "priorityClassName: {{ .Values.priorityClassName }}"),
-    ("args: [hwsigner, ", 1, "args: [{{ .Values.link }}, "),
+    ("args: [--keep, hwsigner, ", 1, "args: [--keep, {{ .Values.link }}, "),
     ("dnsPolicy: Default", 1, "dnsPolicy: {{ .Values.dnsPolicy }}"),
-    ("githedgehog.com/tpmrm: 1", 1, "{{ .Values.tpmResource }}: 1"),
+    ("memory: 256Mi, githedgehog.com/tpmrm: 1", 1, "memory: {{ .Values.memoryLimit }}, {{ .Values.tpmResource }}: 1"),
+    ("maxSurge: 10%", 1, "maxSurge: {{ .Values.maxSurge }}"),
+    (_ANNOTATIONS, 1, "        {{- toYaml .Values.podAnnotations | nindent 8 }}\n"),
+    (_ACCOUNT, 1, _ACCOUNT + _given("imagePullSecrets") + _given("affinity")),
+    (_NODE_NAME, 2, _NODE_NAME + "            {{- with .Values.env }}{{- toYaml . | nindent 12 }}{{- end }}\n"),
 )
-_ADMISSION = (("http://169.254.170.23/v1/credentials", 1, "{{ .Values.admission.url }}"),)
+_ADMISSION = (
+    ("http://169.254.170.23/v1/credentials", 1, "{{ .Values.admission.url }}"),
+    ("'eu-central-1'", 1, "'{{ .Values.admission.region }}'"),
+)
+_MONITOR = (("namespace: hwsigner\n", 1, "namespace: {{ .Release.Namespace }}\n"),)
 # Blocks: the line before, the line after, and what stands between them in the chart.
 _ENROLL = ("            - --no-aws-config\n", "          env: &node\n", "enroll", 12)
 _FILES = ("\ndata:\n", "---\napiVersion: apps/v1\n", "files", 2)
@@ -40,9 +60,9 @@ def templates() -> Iterator[tuple[str, str]]:
         value = f"{' ' * indent}{{{{- toYaml .Values.{name} | nindent {indent} }}}}\n"
         pods = pods[:start] + value + pods[pods.index(after, start) :]
     yield "pods.yaml", _WRITTEN + _replaced(pods, _PODS)
-    admission = (MANIFESTS / "pods-admission.yaml").read_text()
-    condition = "{{- if .Values.admission.enabled }}\n", "{{- end }}\n"
-    yield "admission.yaml", condition[0] + _WRITTEN + _replaced(admission, _ADMISSION) + condition[1]
+    for name, replacements in (("admission", _ADMISSION), ("monitor", _MONITOR)):
+        text = _replaced((MANIFESTS / f"pods-{name}.yaml").read_text(), replacements)
+        yield f"{name}.yaml", f"{{{{- if .Values.{name}.enabled }}}}\n{_WRITTEN}{text}{{{{- end }}}}\n"
 
 
 def _replaced(text: str, replacements: tuple[tuple[str, int, str], ...]) -> str:

@@ -50,20 +50,20 @@ def canonical(documents: list[dict[str, Any]]) -> list[str]:
 
 
 def test_helm_installs_the_manifests(installed: Path) -> None:
-    assert canonical(documents(installed)) == canonical(written())
+    assert canonical(documents(installed, monitor={"enabled": True})) == canonical(written())
 
 
 def test_helm_installs_what_the_values_say(installed: Path) -> None:
     enroll = ["--issuer-ca-file=/etc/hwsigner/registrar-ca.pem", "--issuer=registrar"]
     files = {**VALUES["files"], "registrar-ca.pem": "-----BEGIN CERTIFICATE-----\n"}
-    admission = {"enabled": True, "url": "http://[fd00:ec2::23]/v1/credentials"}
+    admission = {"enabled": True, "url": "http://[fd00:ec2::23]/v1/credentials", "region": ""}
     found = {
         each["kind"]: each
         for each in documents(installed, enroll=enroll, files=files, admission=admission, tolerations=[], link="lo")
     }
     pod = found["DaemonSet"]["spec"]["template"]["spec"]
     assert pod["initContainers"][1]["args"] == ["enroll", "node", "--no-aws-config", *enroll]
-    assert pod["initContainers"][0]["args"] == ["lo", "169.254.170.23", "fd00:ec2::23"]
+    assert pod["initContainers"][0]["args"] == ["--keep", "lo", "169.254.170.23", "fd00:ec2::23"]
     assert pod["tolerations"] == []
     assert found["ConfigMap"]["data"] == files
     url = found["MutatingAdmissionPolicy"]["spec"]["variables"][0]

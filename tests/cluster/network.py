@@ -31,12 +31,17 @@ def node_network() -> Iterator[None]:
     try:
         _check(libc.unshare(_CLONE_NEWNET))
         try:
-            subprocess.run(["sh", "-ec", _COMMANDS], check=True)
+            give_addresses()
             yield
         finally:
             _check(libc.setns(before, _CLONE_NEWNET))
     finally:
         os.close(before)
+
+
+def give_addresses() -> None:
+    """Make the link with the addresses."""
+    subprocess.run(["sh", "-ec", _COMMANDS], check=True)
 
 
 def _check(result: int) -> None:

@@ -22,7 +22,7 @@ PODS, ADMISSION = FOLDER / "pods.yaml", FOLDER / "pods-admission.yaml"
 REVIEWER = "hwsigner/hwsigner-pods"
 SELECTED = {"hwsigner/credentials": "true"}
 # Kinds that other projects add to a cluster.
-FOREIGN = ("cert-manager.io/v1",)
+FOREIGN = ("cert-manager.io/v1", "monitoring.coreos.com/v1")
 
 
 def documents(manifest: Path) -> list[dict[str, Any]]:

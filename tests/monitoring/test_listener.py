@@ -70,7 +70,7 @@ def test_agent_shows_its_sessions_and_health(agent: AgentProcess, real_program: 
     found = samples(text)
     assert status == 200
     assert found["hwsigner_sessions_created_total", "web"] == 1
-    assert found["hwsigner_session_failures_total", "web", "service"] == 1
+    assert found["hwsigner_session_failures_total", "web", "service", "AccessDeniedException"] == 1
     assert found["hwsigner_create_session_duration_seconds_count",] == 2
     assert found["hwsigner_session_expiry_timestamp_seconds", "web"] > time.time()
     assert found["hwsigner_certificate_expiry_timestamp_seconds", "web"] > time.time()

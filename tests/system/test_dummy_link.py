@@ -86,3 +86,27 @@ def test_usage_is_printed_when_an_address_is_missing() -> None:
     done = in_namespace(f"{MAKE} pods")
     assert done.returncode == 1
     assert done.stderr.startswith("usage: ")
+
+
+def test_kept_link_gets_its_addresses_again_until_the_program_is_stopped() -> None:
+    keep = f"{MAKE} --keep pods {' '.join(ADDRESSES)} & kept=$!"
+    wait = f"until {MAKE} --check pods {ADDRESSES[0]}; do sleep 0.1; done"
+    script = (
+        f"{BRIDGE}; {keep}; {wait}; ip link delete pods; {BRIDGE}; {wait}; {listen('pods')}; kill $kept; wait $kept"
+    )
+    done = in_namespace(f"ip link set lo up; {script}")
+    assert (done.returncode, done.stdout) == (0, "both\n"), done.stderr
+
+
+def test_check_says_whether_an_address_is_there() -> None:
+    check = f"if {MAKE} --check pods {' '.join(ADDRESSES)}; then echo there; else echo gone; fi"
+    make = f"{BRIDGE}; {MAKE} pods {' '.join(ADDRESSES)}"
+    done = in_namespace(f"ip link set lo up; {check}; {make}; {check}; ip link delete pods; {check}")
+    assert done.stdout == "gone\nthere\ngone\n", done.stderr
+
+
+def test_kept_link_that_was_turned_off_has_its_ipv6_address_again() -> None:
+    keep = f"{MAKE} --keep pods {' '.join(ADDRESSES)} & kept=$!"
+    wait = f"until {MAKE} --check {ADDRESSES[1]} {ADDRESSES[1]}; do sleep 0.1; done"
+    script = f"{BRIDGE}; {keep}; {wait}; ip link set pods down; sleep 1.2; {wait}; {listen('pods')}; kill $kept"
+    assert in_namespace(script).stdout == "both\n"

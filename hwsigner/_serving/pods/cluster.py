@@ -63,7 +63,7 @@ class Cluster:
         """
         pause = self._pause_end - time.monotonic()
         if pause > 0:
-            raise unverifiable("the API server asked to wait", pause)
+            raise unverifiable("the API server asked to wait", pause, cause="busy")
         headers = [("Authorization", f"Bearer {self._token.content()}"), ("Accept", accept)]
         if body:
             headers.append(("Content-Type", "application/json"))
@@ -72,7 +72,7 @@ class Cluster:
             tls = make_settings(self._cas, strict=self._is_strict)
             response = self._connections.request(method, path, headers, body, tls=tls, deadline=deadline)
         except (ConfigError, ServiceUnreachableError) as error:
-            raise unverifiable(self._failure(error)) from None
+            raise unverifiable(self._failure(error), cause="unreachable") from None
         self._check(response, _ROLES[method])
         return response
 
@@ -92,14 +92,15 @@ class Cluster:
     def _check(self, response: Response, role: str) -> None:
         """Raise the refusal for a response that is about hwsigner's own token or rate, not about a Pod's token."""
         if response.status == HTTPStatus.UNAUTHORIZED:
-            raise unverifiable(f"the API server refuses the token of hwsigner serve itself ({described(response)})")
+            problem = f"the API server refuses the token of hwsigner serve itself ({described(response)})"
+            raise unverifiable(problem, cause="own-token")
         if response.status == HTTPStatus.FORBIDDEN:
             hint = f"bind the service account of hwsigner serve to the ClusterRole {role}"
-            raise unverifiable(f"the API server denies the request: {hint} ({described(response)})")
+            raise unverifiable(f"the API server denies the request: {hint} ({described(response)})", cause="forbidden")
         if response.status == HTTPStatus.TOO_MANY_REQUESTS:
             pause = min(max(response.retry_after(datetime.now(UTC)), 1.0), _MAX_PAUSE_SECONDS)
             self._pause_end = time.monotonic() + pause
-            raise unverifiable(f"the API server has too many requests ({described(response)})", pause)
+            raise unverifiable(f"the API server has too many requests ({described(response)})", pause, cause="busy")
 
 
 def described(response: Response) -> str:

@@ -15,13 +15,19 @@ MAX_KINDS = 1024
 
 
 class VerifierRefusal(HTTPRefusal):
-    """A refusal with a detail that only the log may show. The client may retry after `seconds`, if that helps."""
+    """A refusal with a detail that only the log may show. The client may retry after `seconds`, if that helps.
 
-    def __init__(self, status: HTTPStatus, reason: str, detail: str = "", *, seconds: float | None = None) -> None:
+    `cause` says for metrics why a token can't be verified now.
+    """
+
+    def __init__(
+        self, status: HTTPStatus, reason: str, detail: str = "", *, seconds: float | None = None, cause: str = ""
+    ) -> None:
         super().__init__(
             status, reason, {} if seconds is None else {b"retry-after": b"%d" % max(1, math.ceil(seconds))}
         )
         self.detail = detail
+        self.cause = cause
 
     @property
     def is_final(self) -> bool:
@@ -30,7 +36,7 @@ class VerifierRefusal(HTTPRefusal):
 
     def again(self) -> VerifierRefusal:
         """Return the same refusal for another client, without this one's traceback."""
-        refusal = VerifierRefusal(self.status, self.reason, self.detail)
+        refusal = VerifierRefusal(self.status, self.reason, self.detail, cause=self.cause)
         refusal.headers = self.headers
         return refusal
 
@@ -40,10 +46,10 @@ def invalid(reason: str, detail: str = "") -> VerifierRefusal:
     return VerifierRefusal(HTTPStatus.UNAUTHORIZED, reason, detail)
 
 
-def unverifiable(detail: str, seconds: float = 1.0) -> VerifierRefusal:
+def unverifiable(detail: str, seconds: float = 1.0, *, cause: str = "error") -> VerifierRefusal:
     """Return the refusal of a token that can't be verified now."""
     reason = "the token can't be verified now: see the log of hwsigner serve"
-    return VerifierRefusal(HTTPStatus.SERVICE_UNAVAILABLE, reason, detail, seconds=seconds)
+    return VerifierRefusal(HTTPStatus.SERVICE_UNAVAILABLE, reason, detail, seconds=seconds, cause=cause)
 
 
 class RefusalLog:

@@ -14,6 +14,7 @@ from hwsigner._serving.pods.cluster import FOLDER, Cluster
 from hwsigner._serving.pods.limits import REFUSED_COST, ClientShare, ClientShares
 from hwsigner._serving.pods.refusals import RefusalLog, VerifierRefusal, invalid, unverifiable
 from hwsigner._serving.pods.review import TokenReviewer
+from hwsigner._serving.pods.reviews import Reviews
 from hwsigner._serving.pods.token import (
     PodIdentity,
     PodToken,
@@ -34,6 +35,9 @@ MAX_BAD = 1024
 # Reviews at a time, and the longest time that one waits for its turn.
 MAX_REVIEWS = 8
 QUEUE_SECONDS = 5.0
+
+# Of the form of a token. No cluster has signed it.
+_INVALID = PodToken("hwsigner.try.out", "", "RS256", (), "", 0, PodIdentity("", "", "", "", "", 0))
 
 _T = TypeVar("_T")
 
@@ -58,7 +62,7 @@ class Verification:
     """Finds the Pod of a request's token. For one thread: that of the event loop.
 
     `log` takes a line with what the API server said, which clients don't see, in any thread. `environ` has the API
-    server's address; `folder`, the cluster's CA and this Pod's own token.
+    server's address; `folder`, the cluster's CA and this Pod's own token. `reviews` notes what comes of each review.
     """
 
     def __init__(
@@ -68,8 +72,10 @@ class Verification:
         *,
         environ: Mapping[str, str],
         folder: str = FOLDER,
+        reviews: Reviews | None = None,
     ) -> None:
         self._log = log
+        self._noted = reviews or Reviews()
         self._environ = environ
         self._folder = folder
         self._shares = ClientShares()
@@ -98,6 +104,10 @@ class Verification:
         claimed = read_token(token)
         self._refuse_early(claimed)
         return self._find_out(claimed, digest, address)
+
+    def try_out(self) -> None:
+        """Note whether tokens can be verified, by one that is not valid. May take seconds; for any thread."""
+        self._noted.ask(self._verifier, _INVALID)
 
     def close(self) -> None:
         """Close the idle connections to the API server."""
@@ -147,7 +157,7 @@ class Verification:
             async with asyncio.timeout(QUEUE_SECONDS) as limit, share.turns, self._turns:
                 limit.reschedule(None)  # The verifier has a limit of its own.
                 share.charge()  # Now that it is known how bad this client's other tokens were.
-                answer = await in_thread(partial(_ask, verifier, token))
+                answer = await in_thread(partial(self._noted.ask, verifier, token))
         except TimeoutError:
             return unverifiable(f"too many tokens wait: this one did not get its turn in {QUEUE_SECONDS:g} s")
         except VerifierRefusal as refusal:
@@ -221,16 +231,6 @@ def _verifier(
         raise UsageError('verify = "keys" needs the issuer', 'Add issuer = "https://…", the iss of the Pods\' tokens')
     keys = FetchedKeys(cluster) if cluster else KeysFile(settings.keys_file or "", report)
     return KeyVerifier(keys, audiences=settings.audiences, issuer=settings.issuer, node=settings.node)
-
-
-def _ask(verifier: TokenVerifier, token: PodToken) -> PodIdentity | VerifierRefusal:
-    """Return the verifier's answer, or a refusal instead of an exception, whose frames may hold a token."""
-    try:
-        return verifier(token)
-    except VerifierRefusal as refusal:
-        return refusal.again()
-    except Exception as error:
-        return unverifiable(f"internal error: {type(error).__name__}. Please report it")
 
 
 def _forget(reviews: dict[bytes, asyncio.Task[PodIdentity | VerifierRefusal]], digest: bytes, _: object) -> None:

@@ -28,7 +28,7 @@ BELIEVING = """if True:
         return PodIdentity(*token.decode().split("/"), "node1", time.time() + 600)
 
     Verification.__init__ = Verification.configure = lambda self, *_, **__: None
-    Verification.check = check
+    Verification.check, Verification.try_out = check, lambda self: None
     shared_identity.PAUSE_SECONDS = 0.1
     Sessions.LOOK_SECONDS, Sessions.IDLE_SECONDS = 0.05, 0.5
 """
