@@ -21,6 +21,7 @@ SPARE_DESCRIPTORS = 64
 _BURST = 100
 # How often to check whether all requests have been answered, at the end.
 _DRAIN_LOOK_SECONDS = 0.01
+_DRAIN_HEAD_SECONDS = 0.3
 
 
 def most_connections() -> int:
@@ -111,11 +112,18 @@ class Connections:
                 self._drop(connection)
 
     async def drain(self, seconds: float) -> None:
-        """Close all connections, after the responses that are being waited for; refuse them after some seconds."""
-        end = self._clock() + seconds
+        """Close all connections, after the responses that are being waited for; refuse them after some seconds.
+
+        A connection whose request is still coming has a moment for it.
+        """
+        begin = self._clock()
+        while self._clock() < begin + (_DRAIN_HEAD_SECONDS if self._receiving else seconds if self._busy else 0):
+            for connection in [*self._idle, *self._busy]:
+                connection.end()
+            await asyncio.sleep(_DRAIN_LOOK_SECONDS)
         for connection in [*self._receiving, *self._idle, *self._busy]:
             connection.end()
-        while self._busy and self._clock() < end:
+        while self._busy and self._clock() < begin + seconds:
             await asyncio.sleep(_DRAIN_LOOK_SECONDS)
         for connection in list(self._busy):
             connection.refuse(HTTPRefusal(HTTPStatus.SERVICE_UNAVAILABLE, "the server is being stopped"))
