@@ -19,7 +19,10 @@ FILE = {"name": "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "value": "/var/run/sec
 MOUNT = {"name": "hwsigner-token", "mountPath": "/var/run/secrets/hwsigner", "readOnly": True}
 TOKEN = {"serviceAccountToken": {"audience": "hwsigner", "expirationSeconds": 3600, "path": "token"}}
 VOLUME = {"name": "hwsigner-token", "projected": {"sources": [TOKEN], "defaultMode": 0o644}}
+REGION, DEFAULT_REGION = ({"name": name, "value": "eu-central-1"} for name in ("AWS_REGION", "AWS_DEFAULT_REGION"))
+ADDED = [URL, FILE, REGION, DEFAULT_REGION]
 OWN = {"name": "B", "value": "b"}
+ELSEWHERE = {"name": "AWS_REGION", "value": "us-east-1"}
 TWICE = [OWN, {"name": "B", "value": "c"}]
 
 
@@ -53,21 +56,22 @@ def made(api: API, containers: list[dict[str, Any]], **spec: Any) -> dict[str, A
 @pytest.mark.parametrize(
     ("container", "env", "mounts"),
     [
-        ({}, [URL, FILE], [MOUNT]),
-        ({"env": []}, [URL, FILE], [MOUNT]),
-        ({"env": [OWN]}, [OWN, URL, FILE], [MOUNT]),
-        ({"env": TWICE}, [*TWICE, URL, FILE], [MOUNT]),
+        ({}, ADDED, [MOUNT]),
+        ({"env": []}, ADDED, [MOUNT]),
+        ({"env": [OWN]}, [OWN, *ADDED], [MOUNT]),
+        ({"env": [ELSEWHERE]}, [ELSEWHERE, URL, FILE, DEFAULT_REGION], [MOUNT]),
+        ({"env": TWICE}, [*TWICE, *ADDED], [MOUNT]),
         ({"env": [{**URL, "value": "http://127.0.0.1:9911/credentials/web"}]}, None, []),
         ({"env": [{**FILE, "value": "/mine"}]}, None, []),
         ({"env": [URL, FILE]}, None, []),
-        ({"volumeMounts": [{"name": "v", "mountPath": "/v"}]}, [URL, FILE], [{"name": "v", "mountPath": "/v"}, MOUNT]),
+        ({"volumeMounts": [{"name": "v", "mountPath": "/v"}]}, ADDED, [{"name": "v", "mountPath": "/v"}, MOUNT]),
         (
             {"volumeMounts": [{"name": "v", "mountPath": MOUNT["mountPath"]}]},
-            [URL, FILE],
+            ADDED,
             [{"name": "v", "mountPath": MOUNT["mountPath"]}],
         ),
-        ({"ports": [{"containerPort": 53, "protocol": each} for each in ("TCP", "UDP")]}, [URL, FILE], [MOUNT]),
-        ({"ports": [{"containerPort": 80, "name": each} for each in ("a", "b")]}, [URL, FILE], [MOUNT]),
+        ({"ports": [{"containerPort": 53, "protocol": each} for each in ("TCP", "UDP")]}, ADDED, [MOUNT]),
+        ({"ports": [{"containerPort": 80, "name": each} for each in ("a", "b")]}, ADDED, [MOUNT]),
     ],
 )
 @pytest.mark.parametrize("kind", ["containers", "initContainers"])
@@ -83,7 +87,7 @@ def test_container_gets_what_it_lacks(
     assert found["shape"].get("env", []) == (container.get("env", []) if env is None else env)
     assert found["shape"].get("volumeMounts", []) == mounts
     for name in found.keys() - {"shape"}:
-        assert (found[name]["env"], found[name]["volumeMounts"]) == ([URL, FILE], [MOUNT])
+        assert (found[name]["env"], found[name]["volumeMounts"]) == (ADDED, [MOUNT])
     assert spec["volumes"] == [*own, VOLUME]
 
 

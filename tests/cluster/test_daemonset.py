@@ -15,6 +15,7 @@ from cluster.node import Node
 from cluster.test_kubelet import until
 from cluster.test_manifests import PODS, Kubectl, documents, kubectl
 from cluster.test_pods import BATCH, WEB
+from hwsigner._system import probe
 
 __all__ = ["kubectl"]
 
@@ -36,10 +37,10 @@ def volumes(kubectl: Kubectl, cluster: Cluster) -> Iterator[Path]:
     kubectl("label", "node", NODE, "hwsigner/tpm=true")
     template = of_kind("DaemonSet")["spec"]["template"]
     spec = {**template["spec"], "nodeName": NODE, "initContainers": []}
-    spec["volumes"] = [one for one in spec["volumes"] if "hostPath" not in one]
+    spec["volumes"] = [one for one in spec["volumes"] if not {"hostPath", "emptyDir"} & one.keys()]
     spec["containers"] = [one for one in spec["containers"] if one["name"] == "serve"]
     [serve] = spec["containers"]
-    serve["volumeMounts"] = [one for one in serve["volumeMounts"] if one["name"] != "state"]
+    serve["volumeMounts"] = [one for one in serve["volumeMounts"] if one["name"] not in ("state", "run")]
     serve["resources"] = {}
     metadata = {"name": "serve", "namespace": "hwsigner", **template["metadata"]}
     uid = cluster.api.make({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})["metadata"]["uid"]
@@ -53,13 +54,16 @@ def volumes(kubectl: Kubectl, cluster: Cluster) -> Iterator[Path]:
 
 
 def test_pod_as_shipped_gives_the_pods_of_its_node_their_roles(
-    kubectl: Kubectl, cluster: Cluster, node: Node, volumes: Path
+    kubectl: Kubectl, cluster: Cluster, node: Node, volumes: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     [container] = [
         one for one in of_kind("DaemonSet")["spec"]["template"]["spec"]["containers"] if one["name"] == "serve"
     ]
     config, account = volumes / "kubernetes.io~configmap" / "config", volumes / "kubernetes.io~projected" / "api"
-    arguments = [one.replace("/etc/hwsigner", str(config)) for one in container["args"]]
+    places = {"/etc/hwsigner": str(config), "/run/hwsigner": str(node.stage.folder), "$(NODE_IP)": "127.0.0.1"}
+    arguments = container["args"]
+    for written, place in places.items():
+        arguments = [one.replace(written, place) for one in arguments]
     with node.running(*arguments, account=account) as process:
         web, batch = node.source.tokens["good"], node.source.tokens["another account"]
         assert node.ask(web)[0] == 200
@@ -76,4 +80,12 @@ def test_pod_as_shipped_gives_the_pods_of_its_node_their_roles(
         cluster.start_node()
         until(lambda: (account / "token").read_text() != before)
         assert node.ask(node.source.tokens["two audiences"])[0] == 200
+        probe_socket = str(node.stage.folder / "probe.sock")
+        until(lambda: probe.main(probe_socket, "/ready") == 0, 30)
+        kubectl("delete", "clusterrolebinding", "hwsigner-pods")
+        until(lambda: probe.main(probe_socket, "/ready") == 1, 30)
+        assert "system:auth-delegator" in capsys.readouterr().out
+        assert probe.main(probe_socket, "/live") == 0
+        kubectl("apply", "-f", "-", stdin=yaml.safe_dump(of_kind("ClusterRoleBinding")))
+        until(lambda: probe.main(probe_socket, "/ready") == 0, 30)
         assert process.end(signal.SIGTERM) == 0

@@ -30,7 +30,8 @@ def documents(manifest: Path) -> list[dict[str, Any]]:
 
 
 def is_manifest(path: Path) -> bool:
-    return path.name != "kustomization.yaml" and "apiVersion" in path.read_text()
+    kinds = {one["apiVersion"] for one in documents(path)} if path.name != "kustomization.yaml" else set()
+    return not kinds <= {*FOREIGN}
 
 
 MANIFESTS = [path for path in sorted(FOLDER.glob("**/*.yaml")) if is_manifest(path)]

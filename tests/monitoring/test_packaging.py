@@ -9,12 +9,13 @@ import pwd
 import re
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from hwsigner._monitoring.audit import Audit
-from hwsigner._monitoring.metrics import Metrics, ProfileHealth
+from hwsigner._monitoring.metrics import Metrics, PodMetrics, ProfileHealth
 from monitoring.credentials import AuditedSet
 from monitoring.test_metrics import NOW
 from pages import ROOT
@@ -35,6 +36,13 @@ SERIES = {
     f"hwsigner_session_failures_total{{{WEB},cause='pin'}}": "0x10 1+1x60",
     f"hwsigner_certificate_start_timestamp_seconds{{{WEB}}}": "0x70",
     f"hwsigner_certificate_expiry_timestamp_seconds{{{WEB}}}": "4000x70",
+    f"hwsigner_session_failures_total{{{WEB},cause='service',reason='AccessDeniedException'}}": "0x10 1+1x60",
+    "hwsigner_pods_problem{instance='a',cause='forbidden'}": "0x10 1x60",
+    "hwsigner_responses_total{instance='a',code='503'}": "0x10 2+2x60",
+    "hwsigner_token_review_answered_timestamp_seconds{instance='a'}": "0+60x10 600x60",
+    "hwsigner_token_review_duration_seconds_sum{instance='a'}": "0+0.1x10 3+2x60",
+    "hwsigner_token_review_duration_seconds_count{instance='a'}": "0+1x70",
+    "hwsigner_policy_current{instance='a'}": "1x10 0x60",
     "node_textfile_mtime_seconds{file='/var/lib/hwsigner.prom',instance='a'}": "0+60x10 600x60",
 }
 # By alert: the minutes when it is silent, and when it fires.
@@ -45,6 +53,12 @@ ALERTS = {
     "HwsignerSessionFailures": (10, 20),
     "HwsignerCertificateExpiring": (52, 55),
     "HwsignerCertificateExpiresVerySoon": (58, 61),
+    "HwsignerPodsWithoutCredentials": (12, 14),
+    "HwsignerPodsRefused": (12, 20),
+    "HwsignerTokenReviewsUnanswered": (13, 16),
+    "HwsignerTokenReviewsSlow": (14, 25),
+    "HwsignerPolicyOutdated": (14, 17),
+    "HwsignerSessionsRefused": (10, 20),
 }
 
 
@@ -52,7 +66,7 @@ ALERTS = {
 @pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
 def test_rules_fire_when_they_should_and_not_before(tmp_path: Path) -> None:
     def firing(alert: str) -> str:
-        return f"count(ALERTS{{alertname='{alert}',alertstate='firing'}}) or vector(0)"
+        return f"(count(ALERTS{{alertname='{alert}',alertstate='firing'}}) > bool 0) or vector(0)"
 
     cases = {
         "rule_files": [str(RULES)],
@@ -80,7 +94,10 @@ def test_rules_fire_when_they_should_and_not_before(tmp_path: Path) -> None:
 
 
 def test_rules_use_only_metrics_that_exist() -> None:
-    metrics = Metrics("1.2", lambda: [ProfileHealth("web", "ready", NOW)])
+    counts = PodMetrics()
+    counts.reviewed("valid", 0.1)
+    more = partial(counts.lines, {b"200": 1}, ["forbidden"], ())
+    metrics = Metrics("1.2", lambda: [ProfileHealth("web", "ready", NOW)], more)
     metrics.failed("web", "pin")
     metrics.succeeded("web", 1.0, (NOW, NOW))
     used = set(re.findall(r"\bhwsigner_\w+", RULES.read_text()))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from hwsigner import errors
 from hwsigner._cli.metrics import METRICS
 from hwsigner._config.monitoring import MONITORING
-from hwsigner._monitoring.metrics import Metrics, ProfileHealth
+from hwsigner._monitoring.metrics import Metrics, PodMetrics, ProfileHealth
 from pages import ROOT
 
 PAGE = (ROOT / "docs" / "how-to" / "monitoring.md").read_text()
@@ -43,10 +44,11 @@ def test_flags_are_those_of_the_program() -> None:
 
 def metrics() -> Metrics:
     """Return what the example of the page is of."""
-    found = Metrics("0.9.0", lambda: [ProfileHealth("web", "ready", datetime.now(UTC))])
+    more = partial(PodMetrics().lines, {}, [], ())
+    found = Metrics("0.9.0", lambda: [ProfileHealth("web", "ready", datetime.now(UTC))], more)
     for _ in range(12):
         found.succeeded("web", 1.0, (datetime.now(UTC), datetime.now(UTC)))
-    found.failed("web", "service")
+    found.failed("web", "service", "AccessDeniedException")
     return found
 
 

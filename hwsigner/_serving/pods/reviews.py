@@ -53,7 +53,8 @@ class Reviews:
 
     def problem(self) -> tuple[str, str] | None:
         """Return why tokens can't be verified, as its cause and in words for the log; None if they can."""
-        failure = self._failure
-        if failure is None or (failure.cause not in _LASTING and self.age <= PATIENCE_SECONDS):
+        failure, age = self._failure, self.age
+        if age <= PATIENCE_SECONDS and (failure is None or failure.cause not in _LASTING):
             return None
+        failure = failure or unverifiable(f"the API server has answered nothing for {age:.0f} s", cause="unreachable")
         return failure.cause, failure.detail

@@ -20,8 +20,8 @@ LOOK_SECONDS = 5.0
 DEADLINE_SECONDS = 2.0
 # Without reviews for this time, a look causes one.
 _QUIET_SECONDS = 10.0
-# A look may wait for listeners and for the API server. This is longer.
-_LATE_SECONDS = 20.0
+# Much longer than a look at two listeners takes. It never waits for the API server.
+_LATE_SECONDS = 30.0
 
 LISTENING = ("loop", "address")
 CAUSES = (*LISTENING, "own-token", "forbidden", "busy", "unreachable", "error")
@@ -66,10 +66,12 @@ class Watch:
         return "; ".join(self.problems().values())
 
     def _run(self, look: Callable[[], tuple[str, str] | None], try_out: Callable[[], None]) -> None:
+        trying = threading.Thread(target=try_out, daemon=True)
         while not self._ending.is_set():
+            if self.reviews.age > _QUIET_SECONDS and not trying.is_alive():
+                trying = threading.Thread(target=try_out, name="hwsigner-try-out", daemon=True)
+                trying.start()
             found = look()
-            if self.reviews.age > _QUIET_SECONDS:
-                try_out()
             problems = dict(one for one in (found, self.reviews.problem()) if one)
             if problems.keys() != self._problems.keys():
                 text = "; ".join(problems.values())
