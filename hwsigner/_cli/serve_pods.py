@@ -83,12 +83,11 @@ def run_pods(arguments: Arguments, others: set[str]) -> int:
         lambda: counts.lines(application.sent, CAUSES, watch.problems()),
     )
     server = HTTPServer(application, sockets, log=log.refused, tls=tls)
-    watch.start(partial(problem_of, sockets, server.is_running, has_tls=tls is not None), rules.try_out)
+    watch.start(partial(problem_of, server, sockets, has_tls=tls is not None), rules.try_out)
     with metrics_output(arguments, monitor.metrics, log, {"/live": watch.live, "/ready": watch.ready}):
         for one in sockets:
             log.note(f"serving the Pods of {node} on {base_url(one, arguments.host_name, tls)}{PATH}")
         ServerRun([], server, [profiles.close]).run()
-        watch.stop()
     return 0
 
 

@@ -49,7 +49,7 @@ class HTTPServer:
         self._log = log
         self._tls: dict[str, Any] = {"ssl": tls, "ssl_handshake_timeout": HANDSHAKE_SECONDS} if tls else {}
         self._most = most
-        self._is_stopped = False
+        self.is_stopped = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake = asyncio.Event()
 
@@ -61,7 +61,7 @@ class HTTPServer:
 
     def stop(self) -> None:
         """Let `run` end soon. May be called from any thread or signal handler, and before `run`."""
-        self._is_stopped = True
+        self.is_stopped = True
         if self._loop:
             with suppress(RuntimeError):  # It has ended.
                 self._loop.call_soon_threadsafe(self._wake.set)
@@ -89,7 +89,7 @@ class HTTPServer:
             )
             for sock in self._sockets
         ]
-        if not self._is_stopped:
+        if not self.is_stopped:
             await self._wake.wait()
         # Connections that wait would be reset. Of a shared address, the other process gets those that come later.
         copies = [sock.dup() for sock in self._sockets]

@@ -10,9 +10,13 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from hwsigner._http.address import host_and_port
 from hwsigner._serving.pods.reviews import Reviews
+
+if TYPE_CHECKING:
+    from hwsigner._serving.server import HTTPServer
 
 PATH = "/healthz"
 # Between two looks, and for each answer.
@@ -39,18 +43,10 @@ class Watch:
         self._log = log
         self._problems: Mapping[str, str] = {"loop": "the server is starting"}
         self._looked = time.monotonic()
-        self._ending = threading.Event()
 
     def start(self, look: Callable[[], tuple[str, str] | None], try_out: Callable[[], None]) -> None:
-        """Look from now on.
-
-        `look` returns a problem of the listeners; see `problem_of`. `try_out` causes a review.
-        """
+        """Look from now on, with `problem_of` the listeners; `try_out` causes a review."""
         threading.Thread(target=self._run, args=(look, try_out), name="hwsigner-watch", daemon=True).start()
-
-    def stop(self) -> None:
-        """Look no more."""
-        self._ending.set()
 
     def problems(self) -> Mapping[str, str]:
         """Return what keeps Pods from new credentials: texts for the log, by causes of CAUSES."""
@@ -67,7 +63,7 @@ class Watch:
 
     def _run(self, look: Callable[[], tuple[str, str] | None], try_out: Callable[[], None]) -> None:
         trying = threading.Thread(target=try_out, daemon=True)
-        while not self._ending.is_set():
+        while True:
             if self.reviews.age > _QUIET_SECONDS and not trying.is_alive():
                 trying = threading.Thread(target=try_out, name="hwsigner-try-out", daemon=True)
                 trying.start()
@@ -77,31 +73,30 @@ class Watch:
                 text = "; ".join(problems.values())
                 self._log(f"error: Pods get no new credentials: {text}" if text else "Pods can get credentials")
             self._problems, self._looked = problems, time.monotonic()
-            self._ending.wait(LOOK_SECONDS)
+            time.sleep(LOOK_SECONDS)
 
 
-def problem_of(
-    listeners: Sequence[socket.socket], is_running: Callable[[float], bool], *, has_tls: bool
-) -> tuple[str, str] | None:
-    """Return the cause and the text if this process does not answer at the listeners' addresses, else None.
-
-    `is_running` returns whether the event loop does something within some seconds: during an update, another process
-    listens at the same addresses.
-    """
+def problem_of(server: HTTPServer, listeners: Sequence[socket.socket], *, has_tls: bool) -> tuple[str, str] | None:
+    """Return the cause and the text if the server does not answer at its listeners' addresses, else None."""
     problem = _unanswered(listeners, has_tls=has_tls)
-    if not is_running(DEADLINE_SECONDS):
+    is_running = server.is_running(DEADLINE_SECONDS)  # Another process may have answered.
+    if server.is_stopped:
+        return None
+    if not is_running:
         return "loop", f"the event loop does nothing for {DEADLINE_SECONDS:g} s"
     return ("address", problem) if problem else None
 
 
 def _unanswered(listeners: Sequence[socket.socket], *, has_tls: bool) -> str:
     for one in listeners:
-        host, port = one.getsockname()[:2]
+        place = "a closed listener"
         try:
+            host, port = one.getsockname()[:2]
+            place = host_and_port(host, port)
             if not _is_answered(one.family, host, port, has_tls=has_tls):
-                return f"a wrong answer at {host_and_port(host, port)}"
+                return f"a wrong answer at {place}"
         except OSError as error:
-            return f"no answer at {host_and_port(host, port)}: {error.strerror or error}"
+            return f"no answer at {place}: {error.strerror or error}"
     return ""
 
 

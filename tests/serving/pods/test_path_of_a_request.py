@@ -13,11 +13,13 @@ import pytest
 from frames import Frames, Recorder, described
 from hwsigner._cli import serve_pods
 from hwsigner._monitoring.log import Log
+from hwsigner._monitoring.metrics import PodMetrics
 from hwsigner._refresh.monitor import Monitor
 from hwsigner._serving.credentials import LOOK_SECONDS
 from hwsigner._serving.pods.endpoint import PodEndpoint
 from hwsigner._serving.pods.profiles import PodProfiles
 from hwsigner._serving.pods.verification import Verification
+from hwsigner._serving.pods.watch import Watch
 from serving.pods.api_server import RSA_ISSUER, ApiServer, bound
 from serving.pods.pod_stage import NODE, write_policy
 from serving.pods.verifying import PEER
@@ -38,7 +40,9 @@ def followed(pod_stage: Stage, api: ApiServer, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(serve_pods, "Verification", partial(Verification, folder=str(api.folder)))
     policy, log = pod_stage.folder / "pods.toml", Log()
     write_policy(policy, '[accounts]\n"team-a/*" = "web"\n')
-    rules = serve_pods._Rules(str(policy), NODE, PodProfiles(Monitor(log), log.note), log)
+    counts = PodMetrics()
+    watch = Watch(counts.reviewed, log.note)
+    rules = serve_pods._Rules(str(policy), NODE, PodProfiles(Monitor(log), log.note), log, counts, watch)
     db = {"kubernetes.io": bound(serviceaccount={"name": "db", "uid": "2"}), "sub": "system:serviceaccount:team-a:db"}
 
     async def ask(endpoint: PodEndpoint, token: str) -> Frames:
