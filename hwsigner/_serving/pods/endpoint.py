@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
@@ -15,6 +16,8 @@ from hwsigner._serving.responses import Headers, HTTPRefusal, HTTPResponse
 PATH = "/v1/credentials"
 # Those of EKS, which its SDKs accept without TLS: they lead to the node itself.
 ADDRESSES = ("169.254.170.23", "fd00:ec2::23")
+# The longest time to a response: boto3 waits 2 s, and asks 3 times. The work goes on, so the next request may find it.
+ANSWER_SECONDS = 1.7
 
 # Takes the Pod that is about to get credentials, its profile's name, and its address and port. Raises an AuditError if
 # it must not get them.
@@ -38,10 +41,13 @@ class PodEndpoint:
         """Return the response for a request, or what waits for it.
 
         A refusal comes now or when awaited: as `Verification.check`, 403 for an account that the policy does not name,
-        503 without credentials.
+        503 without credentials, also if there are none in time.
         """
         found = self._rules().check(headers.get(AUTHORIZATION, b""), peer.client[0])
-        return self._response(found, peer) if isinstance(found, PodIdentity) else self._wait(found, peer)
+        if isinstance(found, PodIdentity):
+            response = self._response(found, peer)
+            return response if isinstance(response, HTTPResponse) else _in_time(response)
+        return _in_time(self._wait(found, peer))
 
     async def _wait(self, found: Awaitable[PodIdentity], peer: Peer) -> HTTPResponse:
         response = self._response(await found, peer)
@@ -61,3 +67,12 @@ class PodEndpoint:
         if give is None:
             return responses.respond(peer)
         return responses.respond(peer, lambda credentials, _, address: give(pod, name, credentials, address))
+
+
+async def _in_time(response: Awaitable[HTTPResponse]) -> HTTPResponse:
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            return await response
+    except TimeoutError:
+        reason = "the credentials are not there yet, as the API server, the key or AWS is slow: ask again"
+        raise HTTPRefusal(HTTPStatus.SERVICE_UNAVAILABLE, reason, {b"retry-after": b"1"}) from None

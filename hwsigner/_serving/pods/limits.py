@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from http import HTTPStatus
 
 from hwsigner._serving.pods.refusals import VerifierRefusal
@@ -15,24 +16,32 @@ from hwsigner._serving.pods.refusals import VerifierRefusal
 BURST = 250.0
 PER_SECOND = 10.0
 REFUSED_COST = 10.0
-# Requests of an address that wait for a review, and its reviews at a time.
+# Requests of an address that wait for a review, and its reviews. A review goes on when its requests have left.
 MAX_WAITING = 250
-MAX_TURNS = 2
-# Requests of all addresses that wait: half of the connections. The others are for tokens that are known.
+# Requests of all addresses that wait: half of the connections. The others are for tokens that are known. Reviews too.
 MAX_ALL_WAITING = 1024
-# Not less than MAX_ALL_WAITING: so the share of an address without waiting requests can always make room.
-MAX_ADDRESSES = 1024
+# As many as may have requests or reviews: so the share of an address without them can always make room.
+MAX_ADDRESSES = 2 * MAX_ALL_WAITING
+# Reviews at a time. The last ones are for addresses that have fewer than OWN_TURNS: the API server may be slow, and
+# forged tokens of another address have all the other turns.
+MAX_REVIEWS = 32
+OTHERS_TURNS = 8
+OWN_TURNS = 2
 
 
 class ClientShare:
-    """What a client may ask now. Reviews hold `turns`. `requests` is how many of its requests wait."""
+    """What a client may ask now: how many of its requests wait, its reviews, and those of them that have a turn."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self.turns = asyncio.Semaphore(MAX_TURNS)
-        self.requests = 0
+        self.requests = self.reviews = self.turns = 0
         self._clock = clock
         self._left = BURST
         self._since = clock()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request waits, or a review."""
+        return bool(self.requests or self.reviews)
 
     def charge(self) -> None:
         """Let the client pay for a review. If it has not enough left, this is a VerifierRefusal of status 429."""
@@ -82,9 +91,69 @@ class ClientShares:
         """Return the share of an address. If there are too many, the one that was used longest ago is forgotten."""
         share = self._shares.pop(address, None) or ClientShare(self._clock)
         if len(self._shares) >= MAX_ADDRESSES:
-            del self._shares[next(one for one, other in self._shares.items() if not other.requests)]
+            del self._shares[next(one for one, other in self._shares.items() if not other.is_busy)]
         self._shares[address] = share
         return share
+
+
+class Turns:
+    """The turns of reviews. A free one goes to the waiting address that has fewest. For one thread.
+
+    An address may have all turns for which no other address waits, but the last ones.
+    """
+
+    def __init__(self) -> None:
+        self._reviews = 0
+        self._free = MAX_REVIEWS
+        # Those that wait, by address, and the address that got a turn last is last.
+        self._waiting: dict[ClientShare, deque[asyncio.Future[None]]] = {}
+
+    @asynccontextmanager
+    async def taken(self, share: ClientShare, seconds: float) -> AsyncIterator[None]:
+        """Wait for a turn, at most some seconds, and hold it. Without one, this is a TimeoutError.
+
+        If too many wait, this is a VerifierRefusal of status 429.
+        """
+        if share.reviews >= MAX_WAITING or self._reviews >= MAX_ALL_WAITING:
+            raise _too_many("too many tokens wait", 1.0)
+        turn = asyncio.get_running_loop().create_future()
+        share.reviews += 1
+        self._reviews += 1
+        self._waiting.setdefault(share, deque()).append(turn)
+        self._give()
+        try:
+            await asyncio.wait([turn], timeout=seconds)
+            if not turn.done():
+                raise TimeoutError
+            yield
+        finally:
+            share.reviews -= 1
+            self._reviews -= 1
+            if turn.done():
+                share.turns -= 1
+                self._free += 1
+                self._give()
+            else:
+                self._leave(share, turn)
+
+    def _give(self) -> None:
+        """Give the free turns to those that wait."""
+        while self._free and self._waiting:
+            share = min(self._waiting, key=lambda one: one.turns)
+            if self._free <= OTHERS_TURNS and share.turns >= OWN_TURNS:
+                return
+            turns = self._waiting.pop(share)
+            self._free -= 1
+            share.turns += 1
+            turns.popleft().set_result(None)
+            if turns:
+                self._waiting[share] = turns
+
+    def _leave(self, share: ClientShare, turn: asyncio.Future[None]) -> None:
+        turns = self._waiting[share]
+        turns.remove(turn)
+        if not turns:
+            del self._waiting[share]
 
 
 def _too_many(reason: str, seconds: float) -> VerifierRefusal:

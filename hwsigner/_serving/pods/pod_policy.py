@@ -24,6 +24,7 @@ from hwsigner.errors import ConfigError, suggestion
 ANY = "*"
 AUDIENCES = ("hwsigner",)
 REVIEW, KEYS = "review", "keys"
+OUTAGE_SECONDS = 300
 
 _ENTRY = '"namespace/serviceaccount" = "profile"'
 _LABEL = "[a-z0-9](?:[-a-z0-9]*[a-z0-9])?"
@@ -34,8 +35,17 @@ _TYPES: Mapping[str, type] = {
     **dict.fromkeys(("verify", "issuer", "keys-file"), str),
     "audiences": list,
     "accounts": dict,
+    "outage-seconds": int,
 }
-_WORDS = {bool: "true or false", str: "a string in quotes", list: "a list of strings", dict: "a table"}
+_WORDS = {
+    bool: "true or false",
+    str: "a string in quotes",
+    list: "a list of strings",
+    dict: "a table",
+    int: "a whole number, without quotes",
+}
+# An hour, as for keys of the cluster.
+MAX_OUTAGE_SECONDS = 3600
 
 
 @dataclass(frozen=True)
@@ -80,6 +90,7 @@ def read_pod_policy(path: str, node: str) -> PodPolicy:
         issuer=table.get("issuer"),
         keys_file=table.get("keys-file"),
         allow_incomplete_ca=table.get("allow-incomplete-ca", False),
+        outage_seconds=table.get("outage-seconds", OUTAGE_SECONDS),
     )
     return PodPolicy(verification, table["accounts"], table.get("session-per-pod", False))
 
@@ -106,6 +117,8 @@ def _problems_of_verification(table: Mapping[str, Any]) -> Iterator[tuple[str, s
     for text in [*audiences, table.get("issuer", ""), table.get("keys-file", "")]:
         if text != text.strip():
             yield f"{text[:80]!r} begins or ends with a blank", "Write it without the blank"
+    if not 0 <= table.get("outage-seconds", OUTAGE_SECONDS) <= MAX_OUTAGE_SECONDS:
+        yield f"outage-seconds is {table['outage-seconds']}", f"Write a number from 0 to {MAX_OUTAGE_SECONDS}"
     verify = table.get("verify", REVIEW)
     if verify not in (REVIEW, KEYS):
         yield f"verify is {verify[:80]!r}", f'Write verify = "{REVIEW}" or "{KEYS}"'

@@ -72,4 +72,5 @@ class RefusalLog:
         if len(self) >= MAX_KINDS:
             del self._quiet_until[next(iter(self._quiet_until))]
         self._quiet_until[kind] = now + LOG_SECONDS
-        self._log(f"warning: refused a token that says {account}, from {address}: {refusal.detail}")
+        did = "refused" if refusal.is_final else "could not verify"
+        self._log(f"warning: {did} a token that says {account}, from {address}: {refusal.detail}")

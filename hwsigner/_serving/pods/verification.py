@@ -7,11 +7,12 @@ import hashlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from http import HTTPStatus
 from typing import Literal, NamedTuple, TypeVar
 
 from hwsigner._serving.credentials import in_thread
 from hwsigner._serving.pods.cluster import FOLDER, Cluster
-from hwsigner._serving.pods.limits import REFUSED_COST, ClientShare, ClientShares
+from hwsigner._serving.pods.limits import REFUSED_COST, ClientShare, ClientShares, Turns
 from hwsigner._serving.pods.refusals import RefusalLog, VerifierRefusal, invalid, unverifiable
 from hwsigner._serving.pods.review import TokenReviewer
 from hwsigner._serving.pods.reviews import Reviews
@@ -32,22 +33,42 @@ CACHE_SECONDS = 30.0
 # The cached answers about good tokens, and about bad ones: a flood of bad tokens drops no answer about a good one.
 MAX_GOOD = 4096
 MAX_BAD = 1024
-# Reviews at a time, and the longest time that one waits for its turn.
-MAX_REVIEWS = 8
-QUEUE_SECONDS = 5.0
+# The longest time that a review waits for its turn: as long as boto3 asks, and some more.
+QUEUE_SECONDS = 15.0
+# A token that was good a short time ago is not verified anew for longer than this while its request waits, as the SDK
+# for JavaScript waits for a second. Its next review comes this much later, if the last one has not said no by then.
+KNOWN_SECONDS = 0.5
+PAUSE_SECONDS = 5.0
 
 # Of the form of a token. No cluster has signed it.
 _INVALID = PodToken("hwsigner.try.out", "", "RS256", (), "", 0, PodIdentity("", "", "", "", "", 0))
 
-_T = TypeVar("_T")
+
+class _Good(NamedTuple):
+    """An answer about a good token: until when it is used, and until when it is if the token can't be verified."""
+
+    until: float
+    end: float
+    pod: PodIdentity
+
+
+class _Bad(NamedTuple):
+    """An answer about a bad token."""
+
+    end: float
+    refusal: VerifierRefusal
+
+
+_Answer = TypeVar("_Answer", _Good, _Bad)
 
 
 class VerificationSettings(NamedTuple):
     """Which tokens are valid here.
 
-    A token must have one of the audiences, and its Pod be of this node. `verify` is `review` to ask the API server,
-    or `keys` to use the cluster's: those (JWKS) in `keys_file`, else the API server's. `issuer` may be None for any,
-    but not with `keys`. `allow_incomplete_ca` lets the cluster's CA lack key usage and key identifiers.
+    A token must have one of the audiences, and its Pod be of this node. `verify` is `review` to ask the API server, or
+    `keys` to use the cluster's: those (JWKS) in `keys_file`, else the API server's. `issuer` may be None for any, but
+    not with `keys`. `allow_incomplete_ca` lets the cluster's CA lack key usage and key identifiers. `outage_seconds` is
+    how long a good token still counts while it can't be verified again.
     """
 
     audiences: tuple[str, ...]
@@ -56,6 +77,7 @@ class VerificationSettings(NamedTuple):
     issuer: str | None = None
     keys_file: str | None = None
     allow_incomplete_ca: bool = False
+    outage_seconds: float = 300.0
 
 
 class Verification:
@@ -75,11 +97,11 @@ class Verification:
         reviews: Reviews | None = None,
     ) -> None:
         self._log = log
-        self._noted = reviews or Reviews()
+        self._outcomes = reviews or Reviews()
         self._environ = environ
         self._folder = folder
         self._shares = ClientShares()
-        self._turns = asyncio.Semaphore(MAX_REVIEWS)
+        self._turns = Turns()
         self._refusals = RefusalLog(log)
         self._cluster: Cluster | None = None
         self._use(settings)
@@ -107,7 +129,7 @@ class Verification:
 
     def try_out(self) -> None:
         """Note whether tokens can be verified, by one that is not valid. May take seconds; for any thread."""
-        self._noted.ask(self._verifier, _INVALID)
+        self._outcomes.ask(self._verifier, _INVALID)
 
     def close(self) -> None:
         """Close the idle connections to the API server."""
@@ -124,7 +146,7 @@ class Verification:
         self._cluster = cluster
         self._settings = settings
         # Reviews in progress use the old ones.
-        self._answers = Answers()
+        self._answers = Answers(keep=settings.outage_seconds)
         self._reviews: dict[bytes, asyncio.Task[PodIdentity | VerifierRefusal]] = {}
 
     def _refuse_early(self, token: PodToken) -> None:
@@ -137,25 +159,36 @@ class Verification:
         check_pod(token.identity, self._settings.node)
 
     async def _find_out(self, token: PodToken, digest: bytes, address: str) -> PodIdentity:
-        """Return the Pod of a token after a review. Requests with the same token share one."""
+        """Return the Pod of a token after a review. Requests with the same token share one, and may leave before."""
+        answers = self._answers
         with self._shares.joined(address) as share:
             review = self._reviews.get(digest)
             if review is None:
-                review = asyncio.ensure_future(self._review(token, digest, share))
+                review = asyncio.ensure_future(self._noted(token, digest, share, address))
                 self._reviews[digest] = review
                 review.add_done_callback(partial(_forget, self._reviews, digest))
-            answer = await asyncio.shield(review)
+            await asyncio.wait([review], timeout=KNOWN_SECONDS if answers.is_known(digest) else None)
+        answer = review.result() if review.done() else unverifiable("the review takes long")
         if isinstance(answer, PodIdentity):
             return answer
-        self._refusals.note(answer, token.identity.account, address)
+        if answer.status == HTTPStatus.SERVICE_UNAVAILABLE and (known := answers.prolonged(digest)):
+            return known
         raise answer.again()
+
+    async def _noted(
+        self, token: PodToken, digest: bytes, share: ClientShare, address: str
+    ) -> PodIdentity | VerifierRefusal:
+        """Return what a review says, and log a refusal."""
+        answer = await self._review(token, digest, share)
+        if isinstance(answer, VerifierRefusal):
+            self._refusals.note(answer, token.identity.account, address)
+        return answer
 
     async def _review(self, token: PodToken, digest: bytes, share: ClientShare) -> PodIdentity | VerifierRefusal:
         """Return what the verifier says, and remember it."""
         answers, verifier = self._answers, self._verifier
         try:
-            async with asyncio.timeout(QUEUE_SECONDS) as limit, share.turns, self._turns:
-                limit.reschedule(None)  # The verifier has a limit of its own.
+            async with self._turns.taken(share, QUEUE_SECONDS):
                 share.charge()  # Now that it is known how bad this client's other tokens were.
                 answer = await in_thread(partial(self._noted.ask, verifier, token))
         except TimeoutError:
@@ -174,14 +207,20 @@ class Verification:
 
 
 class Answers:
-    """The cached answers about tokens, by their SHA-256."""
+    """The cached answers about tokens, by their SHA-256.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, now: Callable[[], float] = time.time) -> None:
+    Good ones are kept for some seconds more, in case that tokens can't be verified.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, now: Callable[[], float] = time.time, *, keep: float = 0.0
+    ) -> None:
         self._clock = clock
         self._now = now
-        # With the time at which each ends. The oldest are first, as all last for the same time.
-        self._good: dict[bytes, tuple[float, PodIdentity]] = {}
-        self._bad: dict[bytes, tuple[float, VerifierRefusal]] = {}
+        self._keep = keep
+        # The oldest are first, as all last for the same time.
+        self._good: dict[bytes, _Good] = {}
+        self._bad: dict[bytes, _Bad] = {}
 
     def __len__(self) -> int:
         return len(self._good) + len(self._bad)
@@ -192,30 +231,45 @@ class Answers:
         If the token is known to be bad, this is a VerifierRefusal.
         """
         if good := self._good.get(digest):
-            if self._clock() < good[0] and self._now() < good[1].expiration:
-                return good[1]
-        elif (bad := self._bad.get(digest)) and self._clock() < bad[0]:
-            raise bad[1].again()
+            if self._clock() < good.until and self._now() < good.pod.expiration:
+                return good.pod
+        elif (bad := self._bad.get(digest)) and self._clock() < bad.end:
+            raise bad.refusal.again()
         return None
+
+    def is_known(self, digest: bytes) -> bool:
+        """Return whether a token was good, and may still be used if it can't be verified."""
+        good = self._good.get(digest)
+        return good is not None and self._clock() < good.end and self._now() < good.pod.expiration
+
+    def prolonged(self, digest: bytes) -> PodIdentity | None:
+        """Return the Pod of a token that can't be verified now, and use the answer a little longer; None without one"""
+        if not self.is_known(digest):
+            return None
+        good = self._good[digest]
+        self._good[digest] = good._replace(until=min(self._clock() + PAUSE_SECONDS, good.end))
+        return good.pod
 
     def add(self, digest: bytes, answer: PodIdentity | VerifierRefusal) -> None:
         """Remember an answer, unless it is that the token can't be verified now."""
+        if isinstance(answer, VerifierRefusal) and not answer.is_final:
+            return
         end = self._clock() + CACHE_SECONDS
         self._good.pop(digest, None)
         self._bad.pop(digest, None)
         if isinstance(answer, PodIdentity):
             self._make_room(self._good, MAX_GOOD)
-            self._good[digest] = end, answer
-        elif answer.is_final:
+            self._good[digest] = _Good(end, end + self._keep, answer)
+        else:
             self._make_room(self._bad, MAX_BAD)
-            self._bad[digest] = end, answer
+            self._bad[digest] = _Bad(end, answer)
 
-    def _make_room(self, answers: dict[bytes, tuple[float, _T]], most: int) -> None:
+    def _make_room(self, answers: dict[bytes, _Answer], most: int) -> None:
         """Forget the answers that have ended, and the oldest if there are too many."""
         now = self._clock()
         while answers:
             oldest = next(iter(answers))
-            if now < answers[oldest][0] and len(answers) < most:
+            if now < answers[oldest].end and len(answers) < most:
                 return
             del answers[oldest]
 

@@ -16,7 +16,7 @@ import pytest
 from hwsigner._aws.credentials import Credentials
 from hwsigner._config.profiles import user_file
 from hwsigner._serving.pods.endpoint import PodEndpoint
-from hwsigner._serving.pods.limits import BURST, MAX_TURNS, REFUSED_COST
+from hwsigner._serving.pods.limits import BURST, MAX_REVIEWS, REFUSED_COST
 from hwsigner._serving.pods.pod_policy import PodPolicy
 from hwsigner._serving.pods.sessions import MOST_AT_ONCE, PodRules
 from hwsigner._serving.pods.token import PodIdentity
@@ -181,4 +181,4 @@ def test_bad_tokens_of_an_address_cost_few_reviews(pods: Pods, api: ApiServer) -
 
     answers = asyncio.run(run())
     assert {one.status for one in answers} <= {401, 429}
-    assert len(api.reviews) <= BURST // REFUSED_COST + 2 * MAX_TURNS
+    assert len(api.reviews) <= BURST // REFUSED_COST + MAX_REVIEWS

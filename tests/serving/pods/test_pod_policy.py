@@ -43,6 +43,7 @@ def test_policy_has_all_its_settings(tmp_path: Path) -> None:
         'issuer = "https://kubernetes.default.svc.cluster.local"',
         'keys-file = "/etc/hwsigner/jwks.json"',
         "allow-incomplete-ca = true",
+        "outage-seconds = 0",
         "[accounts]",
         '"*/*" = "any"',
     ]
@@ -54,6 +55,7 @@ def test_policy_has_all_its_settings(tmp_path: Path) -> None:
             "https://kubernetes.default.svc.cluster.local",
             "/etc/hwsigner/jwks.json",
             allow_incomplete_ca=True,
+            outage_seconds=0,
         ),
         {"*/*": "any"},
         session_per_pod=True,
@@ -87,6 +89,10 @@ def test_account_that_no_entry_names_has_no_profile(tmp_path: Path, account: tup
         ("audiences = [1]", "audiences is not a list of strings"),
         ("verify = 'both'", 'verify is \'both\'. Write verify = "review" or "keys"'),
         ("verify = 'keys'", 'verify = "keys" needs the issuer. Write issuer ='),
+        ("outage-seconds = 3601", "outage-seconds is 3601. Write a number from 0 to 3600"),
+        ("outage-seconds = -1", "outage-seconds is -1"),
+        ("outage-seconds = '300'", "outage-seconds has the wrong type. Write a whole number, without quotes"),
+        ("outage-seconds = true", "outage-seconds has the wrong type"),
         ("issuer = ''", "issuer is empty. Give it a value"),
         ("keys-file = '/x'", 'keys-file is only for verify = "keys"'),
         (

@@ -12,14 +12,14 @@ from http import HTTPStatus
 import pytest
 
 from hwsigner._serving.pods import verification
-from hwsigner._serving.pods.limits import MAX_WAITING
+from hwsigner._serving.pods.limits import MAX_REVIEWS, MAX_WAITING, OTHERS_TURNS
 from hwsigner._serving.pods.refusals import MAX_KINDS, VerifierRefusal, invalid, unverifiable
 from hwsigner._serving.pods.token import PodIdentity, PodToken
 from hwsigner._serving.pods.verification import (
     CACHE_SECONDS,
     MAX_BAD,
     MAX_GOOD,
-    MAX_REVIEWS,
+    PAUSE_SECONDS,
     Answers,
 )
 from hwsigner._serving.responses import HTTPRefusal
@@ -169,9 +169,9 @@ def test_hanging_reviews_of_one_address_leave_turns_to_others(pods: Pods, verifi
 
     async def run() -> tuple[int, list[PodIdentity | HTTPRefusal]]:
         lying = [asyncio.ensure_future(pods.ask(token(number), "10.0.0.66")) for number in range(MAX_WAITING)]
-        await verifier.until(2)
+        await verifier.until(MAX_REVIEWS - OTHERS_TURNS)
         honest = asyncio.ensure_future(pods.ask(good, "10.0.0.1"))
-        await verifier.until(3)
+        await verifier.until(MAX_REVIEWS - OTHERS_TURNS + 1)
         running = verifier.running
         refused = await pods.ask(token(2000), "10.0.0.66")
         verifier.may_answer.set()
@@ -179,8 +179,8 @@ def test_hanging_reviews_of_one_address_leave_turns_to_others(pods: Pods, verifi
         return running, [await honest, refused]
 
     running, answers = asyncio.run(run())
-    assert running == 3
-    assert verifier.asked[2] == good
+    assert running == MAX_REVIEWS - OTHERS_TURNS + 1
+    assert verifier.asked[running - 1] == good
     assert statuses(answers) == [200, 429]
 
 
@@ -188,13 +188,13 @@ def test_reviews_at_a_time_are_bounded(pods: Pods, verifier: Verifier) -> None:
     verifier.may_answer.clear()
 
     async def run() -> list[PodIdentity | HTTPRefusal]:
-        asking = [asyncio.ensure_future(pods.ask(token(number), f"10.0.0.{number}")) for number in range(40)]
+        asking = [asyncio.ensure_future(pods.ask(token(number), f"10.0.0.{number}")) for number in range(50)]
         await verifier.until(MAX_REVIEWS)
         await asyncio.sleep(0.05)
         verifier.may_answer.set()
         return list(await asyncio.gather(*asking))
 
-    assert statuses(asyncio.run(run())) == [200] * 40
+    assert statuses(asyncio.run(run())) == [200] * 50
     assert verifier.most == MAX_REVIEWS
 
 
@@ -276,6 +276,92 @@ def test_answer_that_comes_after_new_settings_is_not_remembered(
 
     asyncio.run(run())
     assert len(pods.verification._answers) == 0
+
+
+def test_review_goes_on_when_its_request_has_left_and_the_next_one_finds_its_answer(
+    pods: Pods, verifier: Verifier
+) -> None:
+    verifier.may_answer.clear()
+
+    async def run() -> PodIdentity | HTTPRefusal:
+        asking = asyncio.ensure_future(pods.ask(token(1)))
+        await verifier.until(1)
+        asking.cancel()
+        await asyncio.wait([asking])
+        verifier.may_answer.set()
+        await asyncio.wait(pods.verification._reviews.values())
+        return await pods.ask(token(1))
+
+    assert statuses([asyncio.run(run())]) == [200]
+    assert len(verifier.asked) == 1
+
+
+@pytest.fixture
+def clock(pods: Pods, monkeypatch: pytest.MonkeyPatch) -> Ticking:
+    """The clock of the answers."""
+    clock = Ticking()
+    monkeypatch.setattr(pods.verification._answers, "_clock", clock)
+    return clock
+
+
+def test_good_token_counts_5_minutes_more_when_it_can_t_be_verified(
+    pods: Pods, verifier: Verifier, clock: Ticking
+) -> None:
+    assert pods.status(token(1)) == 200
+    verifier.refusal = unverifiable("the API server is gone")
+    clock.now += CACHE_SECONDS
+    assert [pods.status(token(1)) for _ in range(100)] == [200] * 100
+    assert len(verifier.asked) == 2
+    clock.now += PAUSE_SECONDS
+    assert pods.status(token(1)) == 200
+    assert len(verifier.asked) == 3
+    assert pods.status(token(2)) == 503
+    clock.now += 300 - PAUSE_SECONDS - 0.1
+    assert pods.status(token(1)) == 200
+    clock.now += 0.1
+    assert pods.status(token(1)) == 503
+    assert "could not verify a token that says team-a/web" in pods.log[0]
+
+
+def test_good_token_does_not_count_longer_when_the_policy_says_0(
+    pods: Pods, verifier: Verifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Ticking()
+    monkeypatch.setattr(pods.verification, "_answers", Answers(clock, keep=0.0))
+    assert pods.status(token(1)) == 200
+    verifier.refusal = unverifiable("the API server is gone")
+    clock.now += CACHE_SECONDS
+    assert pods.status(token(1)) == 503
+
+
+def test_good_token_that_the_api_server_refuses_counts_no_longer(
+    pods: Pods, verifier: Verifier, clock: Ticking
+) -> None:
+    assert pods.status(token(1)) == 200
+    verifier.refusal = invalid("the Pod is gone")
+    clock.now += CACHE_SECONDS
+    assert pods.status(token(1)) == 401
+    verifier.refusal = unverifiable("the API server is gone")
+    clock.now += CACHE_SECONDS
+    assert pods.status(token(1)) == 503
+
+
+def test_good_token_is_answered_in_half_a_second_when_the_api_server_hangs_and_refused_once_it_says_no(
+    pods: Pods, verifier: Verifier, clock: Ticking
+) -> None:
+    assert pods.status(token(1)) == 200
+    verifier.may_answer.clear()
+    verifier.refusal = invalid("the Pod is gone")
+    clock.now += CACHE_SECONDS
+
+    async def run() -> list[PodIdentity | HTTPRefusal]:
+        found = [await pods.ask(token(1)) for _ in range(10)]
+        verifier.may_answer.set()
+        await asyncio.wait(pods.verification._reviews.values())
+        return [*found, await pods.ask(token(1))]
+
+    assert statuses(asyncio.run(run())) == [200] * 10 + [401]
+    assert len(verifier.asked) == 2
 
 
 def pod(expiration: float = 1e12) -> PodIdentity:
