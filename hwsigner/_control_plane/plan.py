@@ -188,6 +188,9 @@ def _of_profile(profile: RolesAnywhereProfile | None, setup: Setup, role_arn: st
             "durationSeconds": duration,
             "enabled": True,
         }
+        if setup.accepts_names:
+            words = f"{words}, which callers may name"
+            parameters["acceptRoleSessionName"] = True
         yield Step("profile", words, "rolesanywhere", "create_profile", parameters)
         return
     changes: dict[str, Any] = {}
@@ -198,6 +201,9 @@ def _of_profile(profile: RolesAnywhereProfile | None, setup: Setup, role_arn: st
     if setup.duration and profile.duration != setup.duration:
         changes["durationSeconds"] = setup.duration
         changed.append(f"let sessions last at most {setup.duration} seconds instead of {profile.duration}")
+    if setup.accepts_names and not profile.accepts_names:
+        changes["acceptRoleSessionName"] = True
+        changed.append("let callers name their sessions")
     if changes:
         words = f"change {profile.name!r}: {' and '.join(changed)}"
         yield Step("profile", words, "rolesanywhere", "update_profile", {"profileId": profile.id, **changes})

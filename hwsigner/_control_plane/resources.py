@@ -92,6 +92,7 @@ class RolesAnywhereProfile:
     roles: tuple[str, ...]
     duration: int
     mappings: Mapping[str, Any] = field(default_factory=dict)  # The member attributeMappings, if there is one.
+    accepts_names: bool = False  # Whether callers may name their sessions.
 
     @classmethod
     def of(cls, detail: Mapping[str, Any]) -> RolesAnywhereProfile:
@@ -99,7 +100,8 @@ class RolesAnywhereProfile:
         arn, name = _texts(detail, "profileArn", "name")
         roles, duration = tuple(detail.get("roleArns", ())), detail.get("durationSeconds") or DEFAULT_DURATION
         mappings = {key: value for key, value in detail.items() if key == "attributeMappings"}
-        return cls(arn, name, detail.get("enabled", False), roles, duration, mappings)
+        names = bool(detail.get("acceptRoleSessionName"))
+        return cls(arn, name, detail.get("enabled", False), roles, duration, mappings, names)
 
     @property
     def id(self) -> str:
@@ -127,6 +129,7 @@ class Setup:
     duration: int | None = None  # The longest session in seconds; None for the existing profile's, or one hour.
     policies: tuple[str, ...] = ()
     boundary: str = ""  # The ARN of the role's permissions boundary; empty for none, or the existing role's.
+    accepts_names: bool = False  # Whether callers may name their sessions; False keeps what the profile has.
     add_ca: bool = False  # Whether to add the CA to a trust anchor that has others.
     trust_anchor_arn: str = ""  # The one to use; empty to find or make one, as for the profile.
     profile_arn: str = ""

@@ -48,6 +48,7 @@ _FLAGS = (
     BOUNDARY,
     Flag("trust-anchor-arn", "trust anchor to use, if several match", "ARN"),
     Flag("profile-arn", "Roles Anywhere profile to use, if several match", "ARN"),
+    switch("accept-role-session-name", "let callers name their sessions, as serve --pods does"),
     switch("add-ca", "add the CA to a trust anchor that has another one, for a rollover"),
 )
 _IDENTITY = tuple(flag for flag in IDENTITY if flag.name in ("certificate", "private-key"))
@@ -131,6 +132,7 @@ def _setup(arguments: Arguments) -> Setup:
         policies=tuple(arguments.policy),
         boundary=arguments.permissions_boundary or "",
         add_ca=arguments.add_ca,
+        accepts_names=arguments.accept_role_session_name,
         trust_anchor_arn=settings.trust_anchor_arn or "",
         profile_arn=settings.profile_arn or "",
     )
