@@ -65,7 +65,8 @@ _CAUSES = (
     ),
     (
         "set rolesessionname",
-        "Set acceptRoleSessionName in the Roles Anywhere profile (serve --pods needs it), or omit --role-session-name",
+        "Set acceptRoleSessionName in the Roles Anywhere profile (serve --pods needs it) with hwsigner aws setup "
+        "--accept-role-session-name, or omit --role-session-name",
     ),
 )
 _CAUSES_BY_TYPE = {

@@ -27,6 +27,7 @@ _FLAGS = (
     Flag("profile", "profile of config.toml to check (default: that of HWSIGNER_PROFILE, else all)", "NAME"),
     switch("online", "also use the key, with its PIN, and ask for a session"),
     Flag("policy", "also check the trust policy in a file", "FILE"),
+    Flag("pods", "policy of serve --pods to check too (default: pods.toml in the folder of config.toml)", "FILE"),
     switch("aws", "also check trust anchor, profile and role in AWS, as aws check does"),
     Flag("aws-profile", "profile of the AWS SDKs' files for --aws, with an administrator's credentials", "NAME"),
     Flag("endpoint", "URL of the AWS APIs for --aws (default: those that the SDKs choose)", "URL"),
@@ -47,10 +48,14 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: Arguments) -> int:
     """Print the findings. The status is 1 if there are any."""
     from hwsigner._cli.documents import read_bytes
+    from hwsigner._cli.pods_check import faults_of, policy_beside_config, session_names
     from hwsigner._cli.process import prompts
     from hwsigner.doctor.course import Checks, examine_and_time
 
+    pods = arguments.pods or policy_beside_config()
     checks = Checks(
+        pods_faults=faults_of(pods) if pods else (),
+        session_names=session_names(pods),
         online=arguments.online,
         prompts=prompts,
         policy=read_bytes(arguments.policy) if arguments.policy else None,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from hwsigner._cli.metrics import METRICS, metrics_output
 from hwsigner._cli.monitoring import monitoring_values, open_log
 from hwsigner._cli.parser import Arguments, Parser
-from hwsigner._config.flags import IDENTITY, PROFILE, SESSION, Flag, boolean, whole_number
+from hwsigner._config.flags import IDENTITY, PROFILE, SESSION, Flag, boolean, switch, whole_number
 from hwsigner._config.monitoring import MONITORING
 from hwsigner._http.address import host_name
 from hwsigner._system import notices
@@ -51,6 +51,7 @@ _FLAGS = (
         "FILE",
         _path,
     ),
+    switch("check", "with --pods: print what is wrong with the policy and config.toml, and end; needs no cluster"),
     Flag("node-name", "name of this node, for --pods (default: the variable NODE_NAME)", "NAME"),
     *MONITORING,
     *METRICS,
@@ -72,8 +73,9 @@ def run(arguments: Arguments) -> int:
         from hwsigner._cli.serve_pods import run_pods
 
         return run_pods(arguments, _NOT_WITH_PODS)
-    if arguments.node_name:
-        raise UsageError("--node-name is given without --pods", "Give both flags")
+    for name in ("node-name", "check"):
+        if getattr(arguments, name.replace("-", "_")):
+            raise UsageError(f"--{name} is given without --pods", "Give both flags")
     from hwsigner._cli.process import raise_descriptor_limit
     from hwsigner._cli.server_run import ServerRun
     from hwsigner._cli.serving_sockets import activated_sockets, base_url, server_tls

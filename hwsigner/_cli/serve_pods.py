@@ -54,6 +54,10 @@ def run_pods(arguments: Arguments, others: set[str]) -> int:
     `others` are the names of the flags that can't be combined with --pods.
     """
     _check(arguments, others)
+    if arguments.check:
+        from hwsigner._cli.pods_check import check_pods
+
+        return check_pods(arguments.pods)
     gc.enable()  # Unlike other commands, this one keeps running.
     chosen = monitoring_values(arguments)
     log = open_log(chosen)
@@ -150,6 +154,8 @@ class _Rules:
         else:
             self._verification.configure(policy.verification)
             self._log.note(f"the policy was read again. Entries: {len(policy.accounts)}, profiles: {len(profiles)}")
+        if not policy.accounts:
+            self._log.note(f"warning: {path} names no service account, so no Pod gets credentials")
         self._profiles.use(profiles)
         self._counts.read_policy(is_good=True)
         return PodRules(policy, profiles, self._verification.check)

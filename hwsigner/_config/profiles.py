@@ -50,6 +50,11 @@ class Profile:
         return f"Profile({self.name!r}, {self.file!r})"
 
 
+def renewal_file(name: str, config: str) -> str:
+    """Return the file that has the failures of a profile's renewals, and that a renewal locks."""
+    return os.path.join(os.path.dirname(config), f".{name}.hwsigner-enroll")
+
+
 def user_file(environ: Mapping[str, str]) -> str:
     """Return the path of the user's file, which may be missing. As XDG says, a relative XDG_CONFIG_HOME is ignored."""
     chosen = environ.get("XDG_CONFIG_HOME", "")
@@ -76,9 +81,9 @@ def profiles(environ: Mapping[str, str], *, system: bool = False) -> dict[str, P
     If `system`, the profiles are those of the system's file alone, which this user must be able to read.
     """
     if system:
-        return _read(SYSTEM_FILE)
-    of_system = {} if is_system_file_hidden() else _read(SYSTEM_FILE)
-    return {**of_system, **_read(user_file(environ))}
+        return profiles_of(SYSTEM_FILE)
+    of_system = {} if is_system_file_hidden() else profiles_of(SYSTEM_FILE)
+    return {**of_system, **profiles_of(user_file(environ))}
 
 
 def profile(name: str, environ: Mapping[str, str], *, system: bool = False) -> Profile:
@@ -211,7 +216,7 @@ def add_profile(
             raise _unchangeable(file, name)
         return edited.encode()
 
-    written = _read(file).get(name)
+    written = profiles_of(file).get(name)
     if written is None or written.values != values:
         if system and not os.path.isdir(folder := os.path.dirname(file)):
             os.makedirs(folder)
@@ -371,7 +376,8 @@ def _is_exposed(status: os.stat_result) -> bool:
     return bool(status.st_mode & 0o004) or (status.st_uid, status.st_gid) != (0, users.agent_group())
 
 
-def _read(file: str) -> dict[str, Profile]:
+def profiles_of(file: str) -> dict[str, Profile]:
+    """Return the profiles of one file by name; none if it is not there."""
     data, exposed = read_file(file) or (b"", False)
     return {name: Profile(name, file, values, exposed=exposed) for name, values in _tables(data, file).items()}
 

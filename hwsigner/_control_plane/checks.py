@@ -108,7 +108,7 @@ def _check_profile(profile: Detail, request: SessionRequest) -> Iterator[Finding
             f"the Roles Anywhere profile does not list {request.role_arn}; its roles: {listed}"
         )
     if request.session_name and not profile.get("acceptRoleSessionName"):
-        found = f"role-session-name is {request.session_name!r}, and the Roles Anywhere profile accepts no names"
+        found = f"the session name is {request.session_name!r}, and the Roles Anywhere profile accepts no names"
         yield account.SESSION_NAME_REFUSED.found(found)
     if request.duration > duration_of(profile):
         found = (

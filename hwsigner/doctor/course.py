@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple, ParamSpec
 
@@ -19,6 +19,7 @@ from hwsigner.doctor.profile_checks import (
     check_certificate,
     check_connection,
     check_issuer,
+    check_renewal,
     check_request,
     read,
     warnings_as_findings,
@@ -37,6 +38,7 @@ _HARMLESS = {
     local.SETTING_UNUSED,
     local.CERTIFICATE_NOT_RENEWED,
     local.ISSUER_INVALID,
+    local.RENEWAL_FAILED,
     local.CHAIN_ORDER,
     local.CHAIN_GAP,
     local.NAME_EMPTY,
@@ -55,6 +57,8 @@ class Checks:
         aws: whether to compare the profiles with what AWS has, by read-only calls. Not done if a policy is given.
         aws_profile: the profile of the AWS SDKs' files for that, with an administrator's credentials.
         aws_endpoint: the URL of the AWS APIs for that; None for those that the SDKs choose.
+        pods_faults: what is wrong with the policy of `serve --pods`.
+        session_names: by profile, the name of the session to ask for and to look for in AWS, as `serve --pods` does.
         check_command: checks the flags of a `credential_process` line, and raises a UsageError; None to check none.
     """
 
@@ -65,6 +69,8 @@ class Checks:
     aws_profile: str | None = None
     aws_endpoint: str | None = None
     check_command: Callable[[Sequence[str]], None] | None = None
+    pods_faults: Sequence[HwsignerError] = ()
+    session_names: Mapping[str, str] = field(default_factory=dict)
 
 
 class Examination(NamedTuple):
@@ -141,6 +147,7 @@ def examine_and_time(
     done.run("the agents", machine.check_agents, environ, {each.name for each in checked}, of_system)
     if HAS_SYSTEMD:
         done.run("the units", machine.check_units, environ)
+    findings += [local.PODS_INVALID.found_by(fault) for fault in checks.pods_faults]
     states = [ProfileState(each, environ, datetime.now(UTC)) for each in checked]
     for state in states:
         findings += [one.about(state.profile.name) for one in _of_profile(state, checks)]
@@ -190,11 +197,14 @@ def _check_names(checked: Sequence[Profile], of_system: Mapping[str, Profile]) -
 def _of_profile(state: ProfileState, checks: Checks) -> list[Finding]:
     done = _Checked([], state.seconds)
     done.run("the profile", read, state)
+    if name := checks.session_names.get(state.profile.name):
+        state.settings.role_session_name = name
     before = len(done.findings)
     done.run("the ARNs", check_request, state)
     has_wrong_arns = len(done.findings) > before
     done.run("the certificate", check_certificate, state)
     done.run("the issuer", check_issuer, state)
+    done.run("the renewal", check_renewal, state)
     done.run("the connection", check_connection, state)
     done.run("the key", machine.check_key, state)
     done.run("the hybrid node", machine.check_hybrid_node, state)

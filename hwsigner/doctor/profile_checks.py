@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from hwsigner._aws.config_file import read_config
@@ -20,7 +20,7 @@ from hwsigner._aws.create_session import find_service
 from hwsigner._aws.region import Arn, EndpointFlags, parse_arn, region_of, sessions_endpoint
 from hwsigner._config import settings
 from hwsigner._config.flags import ARNS, IN_PROFILES, session_duration
-from hwsigner._config.profiles import SYSTEM_FILE, Profile
+from hwsigner._config.profiles import SYSTEM_FILE, Profile, renewal_file
 from hwsigner._config.settings import Settings
 from hwsigner._http import defaults
 from hwsigner._http.address import is_loopback
@@ -300,6 +300,17 @@ def check_issuer(state: ProfileState) -> Iterator[Finding]:
     for place in (values.issuer_ca_file or "", (values.issuer_secret or "").removeprefix("file:")):
         if place.startswith("/") and not os.path.exists(place):
             yield local.ISSUER_INVALID.found(f"there is no file {place}, which the issuer needs")
+
+
+def check_renewal(state: ProfileState) -> Iterator[Finding]:
+    """Yield why the last renewal of the certificate failed, if one has since the last success."""
+    try:
+        with open(renewal_file(state.profile.name, state.profile.file), encoding="utf-8", errors="replace") as file:
+            times, _, cause = file.read(2000).partition("\n")
+        when = datetime.fromtimestamp(int(times.split()[1]), UTC)
+    except (OSError, ValueError, IndexError):  # None failed, or another user's did.
+        return
+    yield local.RENEWAL_FAILED.found(f"the last renewal, at {when:%Y-%m-%dT%H:%MZ}, failed: {cause.strip()}")
 
 
 def _issuers_of_packages() -> set[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from hwsigner._config import settings
 from hwsigner._config.flags import ENROLMENT, IDENTITY, SESSION, profile_values, secret_place
-from hwsigner._config.profiles import Profile, file_of_new
+from hwsigner._config.profiles import Profile, file_of_new, renewal_file
 from hwsigner._config.settings import Settings
 from hwsigner._identity.certificate import Chain, load
 from hwsigner._identity.certificate_request import check_names
@@ -40,7 +40,7 @@ def profile_lock(name: str, config: str, *, system: bool = False) -> Iterator[in
 
     After ten seconds of waiting, this is a LockError. If `system`, a new folder is for all users to read.
     """
-    path = os.path.join(os.path.dirname(config), f".{name}.hwsigner-enroll")
+    path = renewal_file(name, config)
     running = f"another hwsigner enroll or renew of {name} is running"
     with _locked(path, LOCK_TIMEOUT, running, folder_mode=0o755 if system else 0o700) as file:
         yield file

@@ -44,6 +44,7 @@ from hwsigner.errors import (
     LockError,
     ServiceError,
     ServiceUnreachableError,
+    printable,
 )
 from hwsigner.key import Key, find_certificates
 from hwsigner.key.management import KeyRequest, require_place_for_certificate
@@ -219,7 +220,7 @@ class Failures:
 
     Args:
         file: a descriptor of the file, which this process has locked. It holds their number, the time of the last one
-            and when the next attempt is allowed, in seconds since 1970; or nothing.
+            and when the next attempt is allowed, in seconds since 1970, and in a second line the cause; or nothing.
     """
 
     def __init__(self, file: int) -> None:
@@ -242,7 +243,8 @@ class Failures:
         asked = error.retry_after if isinstance(error, ServiceError) else 0.0
         pause = renewal_pause(RENEWAL_TIMING.pause(count, random.random, asked=asked), left)
         with suppress(OSError):  # The disk is full, and the failure itself is to be reported.
-            self._write(f"{count} {int(now)} {now + pause:.0f}\n")
+            cause = printable(f"{error}") if isinstance(error, HwsignerError) else type(error).__name__
+            self._write(f"{count} {int(now)} {now + pause:.0f}\n{cause[:1000]}\n")
 
     def forget(self) -> None:
         """Note a success."""
@@ -250,7 +252,7 @@ class Failures:
 
     def _read(self) -> tuple[int, float, float]:
         try:
-            count, last, next_try = os.pread(self._file, 100, 0).split()
+            count, last, next_try = os.pread(self._file, 100, 0).partition(b"\n")[0].split()
             return int(count), float(last), float(next_try)
         except ValueError:  # It is empty, or was cut off.
             return 0, 0.0, 0.0

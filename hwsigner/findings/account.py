@@ -79,7 +79,8 @@ DURATION_OVER_ROLE = Mistake(
 SESSION_NAME_REFUSED = Mistake(
     "session-name-refused",
     "The service refuses the request",
-    "Leave role-session-name out, or let the Roles Anywhere profile accept it (acceptRoleSessionName)",
+    "Let the Roles Anywhere profile accept names: hwsigner aws setup --accept-role-session-name. Only without serve "
+    "--pods, you may leave role-session-name out instead",
 )
 TAG_UNMAPPED = Mistake(
     "tag-unmapped",

@@ -62,6 +62,16 @@ CERTIFICATE_NOT_RENEWED = Mistake(
     "Once it has expired, no session can be created. With metrics, the alert HwsignerCertificateExpiring warns too",
     _RENEW,
 )
+RENEWAL_FAILED = Mistake(
+    "renewal-failed",
+    "The certificate in use is good until it expires. Then no session can be created",
+    "Correct the cause, then run hwsigner renew NAME",
+)
+PODS_INVALID = Mistake(
+    "pods-invalid",
+    "serve --pods does not take such a policy, or gives Pods no credentials by it",
+    "Correct pods.toml or config.toml, and check it with hwsigner serve --pods FILE --check",
+)
 ISSUER_INVALID = Mistake(
     "issuer-invalid", "The certificate can't be renewed", "Correct it with hwsigner profile edit NAME"
 )

@@ -14,6 +14,7 @@ from hwsigner._cli.aws.arguments import AWS, service_clients
 from hwsigner._cli.colours import GREEN, RED, YELLOW, coloured, indented
 from hwsigner._cli.documents import read_bytes
 from hwsigner._cli.parser import Arguments, Parser
+from hwsigner._cli.pods_check import policy_beside_config, session_names
 from hwsigner._config import settings
 from hwsigner._config.flags import ARNS, IDENTITY, OUTPUT, PROFILE, SESSION, Flag
 from hwsigner._control_plane.facts import read_facts
@@ -26,7 +27,11 @@ from hwsigner.key import find_certificates
 HELP = "check the AWS side of a profile: what is wrong or open"
 
 _FOUND = 1  # The exit status if there are findings.
-_FLAGS = (Flag("policy", "file with a trust policy to check, without AWS", "FILE"), *OUTPUT)
+_FLAGS = (
+    Flag("pods", "policy of serve --pods, for session names (default: pods.toml in the folder of config.toml)", "FILE"),
+    Flag("policy", "file with a trust policy to check, without AWS", "FILE"),
+    *OUTPUT,
+)
 _OF_SESSION = (*ARNS, "session-duration", "role-session-name")
 
 
@@ -37,6 +42,9 @@ def add_arguments(parser: Parser) -> None:
 
 def run(arguments: Arguments) -> int:
     """Print the report. The status is 1 if anything is wrong, open or unclear."""
+    if not arguments.settings.role_session_name:
+        names = session_names(arguments.pods or policy_beside_config())
+        arguments.settings.role_session_name = names.get(arguments.profile or arguments.config_profile or "")
     chain, certificates = _chain(arguments)
     found = _of_policy(arguments, chain) if arguments.policy else _of_account(arguments, chain, certificates)
     print(json.dumps(_data(found), indent=2) if arguments.json else "\n".join(_lines(found)))

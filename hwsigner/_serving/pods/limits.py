@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from http import HTTPStatus
@@ -105,8 +104,7 @@ class Turns:
     def __init__(self) -> None:
         self._reviews = 0
         self._free = MAX_REVIEWS
-        # Those that wait, by address, and the address that got a turn last is last.
-        self._waiting: dict[ClientShare, deque[asyncio.Future[None]]] = {}
+        self._waiting: list[tuple[ClientShare, asyncio.Future[None]]] = []  # The oldest first.
 
     @asynccontextmanager
     async def taken(self, share: ClientShare, seconds: float) -> AsyncIterator[None]:
@@ -119,7 +117,7 @@ class Turns:
         turn = asyncio.get_running_loop().create_future()
         share.reviews += 1
         self._reviews += 1
-        self._waiting.setdefault(share, deque()).append(turn)
+        self._waiting.append((share, turn))
         self._give()
         try:
             await asyncio.wait([turn], timeout=seconds)
@@ -134,26 +132,18 @@ class Turns:
                 self._free += 1
                 self._give()
             else:
-                self._leave(share, turn)
+                self._waiting.remove((share, turn))
 
     def _give(self) -> None:
         """Give the free turns to those that wait."""
         while self._free and self._waiting:
-            share = min(self._waiting, key=lambda one: one.turns)
+            share, turn = first = min(self._waiting, key=lambda one: one[0].turns)
             if self._free <= OTHERS_TURNS and share.turns >= OWN_TURNS:
                 return
-            turns = self._waiting.pop(share)
+            self._waiting.remove(first)
             self._free -= 1
             share.turns += 1
-            turns.popleft().set_result(None)
-            if turns:
-                self._waiting[share] = turns
-
-    def _leave(self, share: ClientShare, turn: asyncio.Future[None]) -> None:
-        turns = self._waiting[share]
-        turns.remove(turn)
-        if not turns:
-            del self._waiting[share]
+            turn.set_result(None)
 
 
 def _too_many(reason: str, seconds: float) -> VerifierRefusal:

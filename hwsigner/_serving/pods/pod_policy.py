@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,13 +38,7 @@ _TYPES: Mapping[str, type] = {
     "accounts": dict,
     "outage-seconds": int,
 }
-_WORDS = {
-    bool: "true or false",
-    str: "a string in quotes",
-    list: "a list of strings",
-    dict: "a table",
-    int: "a whole number, without quotes",
-}
+_WORDS = {bool: "true or false", str: "a string in quotes", list: "a list of strings", dict: "a table", int: "a number"}
 # An hour, as for keys of the cluster.
 MAX_OUTAGE_SECONDS = 3600
 
@@ -78,9 +73,16 @@ def is_name(text: str) -> bool:
     return _NAME.fullmatch(text) is not None
 
 
+def find_faults(path: str) -> Iterator[ConfigError]:
+    """Yield what is wrong with a policy. After a wrong type, the rest is not judged."""
+    table = _table(path)
+    with suppress(TypeError, KeyError, AttributeError):
+        yield from (ConfigError(f"{path}: {problem}", hint) for problem, hint in _problems(table))
+
+
 def read_pod_policy(path: str, node: str) -> PodPolicy:
     """Read a policy."""
-    table = parse_toml(read_file(path), path, hint=f"Write {_ENTRY} with all four quotes, and each key once")
+    table = _table(path)
     for problem, hint in _problems(table):
         raise ConfigError(f"{path}: {problem}", hint)
     verification = VerificationSettings(
@@ -93,6 +95,10 @@ def read_pod_policy(path: str, node: str) -> PodPolicy:
         outage_seconds=table.get("outage-seconds", OUTAGE_SECONDS),
     )
     return PodPolicy(verification, table["accounts"], table.get("session-per-pod", False))
+
+
+def _table(path: str) -> dict[str, Any]:
+    return parse_toml(read_file(path), path, hint=f"Write {_ENTRY} with all four quotes, and each key once")
 
 
 def _problems(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -109,7 +109,7 @@ class PodProfile:
     def _check_name(self, arn: str, name: str) -> None:
         """Log, once, if the service gave a session another name: CloudTrail then does not tell accounts apart."""
         if self._log and arn and arn.rpartition("/")[2] != name:
-            fix = "Set acceptRoleSessionName in its Roles Anywhere profile"
+            fix = "Set acceptRoleSessionName in its Roles Anywhere profile: aws setup --accept-role-session-name"
             self._log(f"warning: profile {self._name!r}: the session for {name} is called {arn[:200]}. {fix}")
             self._log = None
 

@@ -44,22 +44,7 @@ PAUSE_SECONDS = 5.0
 _INVALID = PodToken("hwsigner.try.out", "", "RS256", (), "", 0, PodIdentity("", "", "", "", "", 0))
 
 
-class _Good(NamedTuple):
-    """An answer about a good token: until when it is used, and until when it is if the token can't be verified."""
-
-    until: float
-    end: float
-    pod: PodIdentity
-
-
-class _Bad(NamedTuple):
-    """An answer about a bad token."""
-
-    end: float
-    refusal: VerifierRefusal
-
-
-_Answer = TypeVar("_Answer", _Good, _Bad)
+_T = TypeVar("_T")
 
 
 class VerificationSettings(NamedTuple):
@@ -164,14 +149,12 @@ class Verification:
         with self._shares.joined(address) as share:
             review = self._reviews.get(digest)
             if review is None:
-                review = asyncio.ensure_future(self._noted(token, digest, share, address))
-                self._reviews[digest] = review
-                review.add_done_callback(partial(_forget, self._reviews, digest))
-            await asyncio.wait([review], timeout=KNOWN_SECONDS if answers.is_known(digest) else None)
+                review = self._reviews[digest] = asyncio.ensure_future(self._noted(token, digest, share, address))
+            await asyncio.wait([review], timeout=KNOWN_SECONDS if answers.outlasting(digest) else None)
         answer = review.result() if review.done() else unverifiable("the review takes long")
         if isinstance(answer, PodIdentity):
             return answer
-        if answer.status == HTTPStatus.SERVICE_UNAVAILABLE and (known := answers.prolonged(digest)):
+        if answer.status == HTTPStatus.SERVICE_UNAVAILABLE and (known := answers.outlasting(digest, PAUSE_SECONDS)):
             return known
         raise answer.again()
 
@@ -179,7 +162,11 @@ class Verification:
         self, token: PodToken, digest: bytes, share: ClientShare, address: str
     ) -> PodIdentity | VerifierRefusal:
         """Return what a review says, and log a refusal."""
-        answer = await self._review(token, digest, share)
+        reviews = self._reviews
+        try:
+            answer = await self._review(token, digest, share)
+        finally:
+            del reviews[digest]
         if isinstance(answer, VerifierRefusal):
             self._refusals.note(answer, token.identity.account, address)
         return answer
@@ -190,7 +177,7 @@ class Verification:
         try:
             async with self._turns.taken(share, QUEUE_SECONDS):
                 share.charge()  # Now that it is known how bad this client's other tokens were.
-                answer = await in_thread(partial(self._noted.ask, verifier, token))
+                answer = await in_thread(partial(self._outcomes.ask, verifier, token))
         except TimeoutError:
             return unverifiable(f"too many tokens wait: this one did not get its turn in {QUEUE_SECONDS:g} s")
         except VerifierRefusal as refusal:
@@ -218,9 +205,10 @@ class Answers:
         self._clock = clock
         self._now = now
         self._keep = keep
-        # The oldest are first, as all last for the same time.
-        self._good: dict[bytes, _Good] = {}
-        self._bad: dict[bytes, _Bad] = {}
+        # With the times at which each ends, and at which the token is verified again. The oldest are first, as all last
+        # for the same time.
+        self._good: dict[bytes, tuple[float, PodIdentity, float]] = {}
+        self._bad: dict[bytes, tuple[float, VerifierRefusal, float]] = {}
 
     def __len__(self) -> int:
         return len(self._good) + len(self._bad)
@@ -230,25 +218,22 @@ class Answers:
 
         If the token is known to be bad, this is a VerifierRefusal.
         """
-        if good := self._good.get(digest):
-            if self._clock() < good.until and self._now() < good.pod.expiration:
-                return good.pod
-        elif (bad := self._bad.get(digest)) and self._clock() < bad.end:
-            raise bad.refusal.again()
+        if self.outlasting(digest) and self._clock() < self._good[digest][2]:
+            return self._good[digest][1]
+        if (bad := self._bad.get(digest)) and self._clock() < bad[0]:
+            raise bad[1].again()
         return None
 
-    def is_known(self, digest: bytes) -> bool:
-        """Return whether a token was good, and may still be used if it can't be verified."""
-        good = self._good.get(digest)
-        return good is not None and self._clock() < good.end and self._now() < good.pod.expiration
+    def outlasting(self, digest: bytes, pause: float = 0.0) -> PodIdentity | None:
+        """Return the Pod of a token that was good, if the answer may be used when the token can't be verified.
 
-    def prolonged(self, digest: bytes) -> PodIdentity | None:
-        """Return the Pod of a token that can't be verified now, and use the answer a little longer; None without one"""
-        if not self.is_known(digest):
+        Another attempt to verify it is made after a pause.
+        """
+        end, pod, again = self._good.get(digest, (0.0, None, 0.0))
+        if pod is None or self._clock() >= end or self._now() >= pod.expiration:
             return None
-        good = self._good[digest]
-        self._good[digest] = good._replace(until=min(self._clock() + PAUSE_SECONDS, good.end))
-        return good.pod
+        self._good[digest] = end, pod, min(self._clock() + pause, end) if pause else again
+        return pod
 
     def add(self, digest: bytes, answer: PodIdentity | VerifierRefusal) -> None:
         """Remember an answer, unless it is that the token can't be verified now."""
@@ -259,17 +244,17 @@ class Answers:
         self._bad.pop(digest, None)
         if isinstance(answer, PodIdentity):
             self._make_room(self._good, MAX_GOOD)
-            self._good[digest] = _Good(end, end + self._keep, answer)
+            self._good[digest] = end + self._keep, answer, end
         else:
             self._make_room(self._bad, MAX_BAD)
-            self._bad[digest] = _Bad(end, answer)
+            self._bad[digest] = end, answer, end
 
-    def _make_room(self, answers: dict[bytes, _Answer], most: int) -> None:
+    def _make_room(self, answers: dict[bytes, tuple[float, _T, float]], most: int) -> None:
         """Forget the answers that have ended, and the oldest if there are too many."""
         now = self._clock()
         while answers:
             oldest = next(iter(answers))
-            if now < answers[oldest].end and len(answers) < most:
+            if now < answers[oldest][0] and len(answers) < most:
                 return
             del answers[oldest]
 
@@ -285,7 +270,3 @@ def _verifier(
         raise UsageError('verify = "keys" needs the issuer', 'Add issuer = "https://…", the iss of the Pods\' tokens')
     keys = FetchedKeys(cluster) if cluster else KeysFile(settings.keys_file or "", report)
     return KeyVerifier(keys, audiences=settings.audiences, issuer=settings.issuer, node=settings.node)
-
-
-def _forget(reviews: dict[bytes, asyncio.Task[PodIdentity | VerifierRefusal]], digest: bytes, _: object) -> None:
-    del reviews[digest]

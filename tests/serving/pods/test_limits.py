@@ -154,6 +154,6 @@ def test_turns_are_all_free_once_their_reviews_have_ended_or_left() -> None:
             task.cancel()
         waiting.ends.set()
         await asyncio.wait(waiting.tasks)
-        assert (share.turns, share.reviews, waiting.turns._free, waiting.turns._waiting) == (0, 0, MAX_REVIEWS, {})
+        assert (share.turns, share.reviews, waiting.turns._free, waiting.turns._waiting) == (0, 0, MAX_REVIEWS, [])
 
     asyncio.run(run())

@@ -91,7 +91,7 @@ def test_account_that_no_entry_names_has_no_profile(tmp_path: Path, account: tup
         ("verify = 'keys'", 'verify = "keys" needs the issuer. Write issuer ='),
         ("outage-seconds = 3601", "outage-seconds is 3601. Write a number from 0 to 3600"),
         ("outage-seconds = -1", "outage-seconds is -1"),
-        ("outage-seconds = '300'", "outage-seconds has the wrong type. Write a whole number, without quotes"),
+        ("outage-seconds = '300'", "outage-seconds has the wrong type. Write a number"),
         ("outage-seconds = true", "outage-seconds has the wrong type"),
         ("issuer = ''", "issuer is empty. Give it a value"),
         ("keys-file = '/x'", 'keys-file is only for verify = "keys"'),
