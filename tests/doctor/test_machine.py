@@ -90,6 +90,17 @@ class TestOnline:
         assert found["id"] == "session-refused"
         assert "acceptRoleSessionName" in found["fix"]
 
+    def test_profile_that_refuses_the_session_names_of_serve_pods_is_named(self, patient: Patient) -> None:
+        patient.write("config/hwsigner/pods.toml", '[accounts]\n"team-a/web" = "web"\n')
+        (found,) = patient.findings("--online")
+        assert found["id"] == "session-refused"
+        assert "aws setup --accept-role-session-name" in found["fix"]
+        patient.emulator.world.profiles[patient.emulator.profile_arn].accept_role_session_name = True
+        try:
+            assert patient.findings("--online") == []
+        finally:
+            patient.emulator.world.profiles[patient.emulator.profile_arn].accept_role_session_name = False
+
     def test_session_that_is_shorter_than_asked_is_a_finding(self, patient: Patient) -> None:
         patient.change({"session-duration": 43200})
         (found,) = patient.findings("--online")

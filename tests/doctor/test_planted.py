@@ -106,6 +106,15 @@ CERTIFICATE: dict[str, tuple[Plant, set[str]]] = {
         lambda p: p.change({"issuer": "est", "issuer-url": "https://ca.test", "issuer-secret": "file:/absent"}),
         {"issuer-invalid"},
     ),
+    "failed renewal": (
+        lambda p: p.write("config/hwsigner/.web.hwsigner-enroll", "1 1796046704 1796046764\ncan't connect\n"),
+        {"renewal-failed"},
+    ),
+    "account of serve --pods without its profile": (
+        lambda p: p.write("config/hwsigner/pods.toml", '[accounts]\n"team-a/web" = "wbe"\n'),
+        {"pods-invalid"},
+    ),
+    "empty policy of serve --pods": (lambda p: p.write("config/hwsigner/pods.toml", ""), {"pods-invalid"}),
     "not yet valid": (lambda p: p.issue(certs.Shape(begin=certs.ago(-1))), {"certificate-not-yet-valid"}),
     "key mismatch": (
         lambda p: p.issue(public_key=ec.generate_private_key(ec.SECP256R1()).public_key()),

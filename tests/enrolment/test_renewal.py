@@ -74,6 +74,14 @@ def test_issuer_s_own_time_is_added(file: int) -> None:
     assert 7200 + 149 <= Failures(file).pause_left(0.0) <= 7200 + 301
 
 
+def test_cause_of_a_failure_is_kept_for_doctor_without_words_of_unknown_errors(file: int) -> None:
+    Failures(file).add(ServiceUnreachableError("down", "Look at the registrar"), 1000.0, LONG)
+    assert os.pread(file, 2000, 0).endswith(b"\ndown. Look at the registrar\n")
+    Failures(file).add(ValueError("secret"), 1000.0, LONG)
+    assert os.pread(file, 2000, 0).endswith(b"\nValueError\n")
+    assert Failures(file).pause_left(1000.0) > 300
+
+
 def test_success_is_the_end_of_the_pause(file: int) -> None:
     Failures(file).add(ServiceUnreachableError("down"), 0.0, LONG)
     Failures(file).forget()

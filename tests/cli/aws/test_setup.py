@@ -292,6 +292,21 @@ def test_setup_for_the_system_s_agent_writes_its_profile_alone(place: Place, mon
     assert "Next: hwsigner systemd install --system --allow-user USER --profile web" in done.out
 
 
+def test_callers_may_name_their_sessions_if_a_flag_says_so(place: Place) -> None:
+    place.setup()
+    assert place.profiles()[0]["acceptRoleSessionName"] is False
+    assert "let callers name their sessions" in place.setup("--plan", "--accept-role-session-name").out
+    place.setup("--accept-role-session-name")
+    assert place.profiles()[0]["acceptRoleSessionName"] is True
+    place.setup()
+    assert place.profiles()[0]["acceptRoleSessionName"] is True
+
+
+def test_new_profile_lets_callers_name_their_sessions_if_a_flag_says_so(place: Place) -> None:
+    place.setup("--accept-role-session-name")
+    assert place.profiles()[0]["acceptRoleSessionName"] is True
+
+
 def test_other_profile_of_config_toml_stays_and_a_change_is_shown(place: Place) -> None:
     place.call("profile", "add", "web", "--role-arn", "arn:aws:iam::123456789012:role/old")
     place.call("profile", "add", "other", "--region", REGION)
