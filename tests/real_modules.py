@@ -21,7 +21,6 @@ from softhsm.tpm import SoftTPM
 from softhsm.tpm2_pkcs11 import TPM2Token
 
 PIN = "73190264"
-SPY = "/usr/lib/*/pkcs11-spy.so"
 _OPENCRYPTOKI_CONF = "version opencryptoki-3.0\nslot 3\n{\nstdll = libpkcs11_sw.so\n}\n"
 # In namespaces of its own: $1 is the configuration. It lasts until stdin is closed.
 _OPENCRYPTOKI = f"""

@@ -1,4 +1,4 @@
-"""Keys of a TPM as fixtures."""
+"""Keys of a TPM and of a token as fixtures, and the notices that a test shows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from backends.tpm2.tpms import PASSWORD, Tools, handles_in
-from hwsigner._system import environment
+from emulators import InProcessSoftHSM
+from hwsigner._system import environment, notices
 from shared_hardware import reset_lockout
 from softhsm.command import run
 from softhsm.tpm import SoftTPM
@@ -21,6 +22,22 @@ def refused_auth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setattr(environment, "_TEMPORARY", str(tmp_path / "temporary"))
     return tmp_path / "state" / "hwsigner" / "refused-pins"
+
+
+@pytest.fixture(scope="module")
+def hsm(softhsm: InProcessSoftHSM) -> InProcessSoftHSM:
+    """A token with a key."""
+    softhsm.generate("P-256", b"\x01", "EC:prime256v1")
+    return softhsm
+
+
+@pytest.fixture
+def told() -> Iterator[list[str]]:
+    """The notices that were shown."""
+    lines: list[str] = []
+    notices.set_notifier(lines.append)
+    yield lines
+    notices.set_notifier(None)
 
 
 @pytest.fixture

@@ -36,6 +36,14 @@ def scene(
 
 
 @pytest.fixture
+def user_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's config.toml. It does not exist, and neither does the system's."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setattr(profiles, "SYSTEM_FILE", str(tmp_path / "etc" / "config.toml"))
+    return tmp_path / "xdg" / "hwsigner" / "config.toml"
+
+
+@pytest.fixture
 def cleaned_tpm(swtpm: SoftTPM) -> Iterator[SoftTPM]:
     """A TPM from which all sessions, persistent keys and NV indices of the owner that a test has left are removed."""
     before = _left(swtpm)

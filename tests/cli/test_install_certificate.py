@@ -29,13 +29,7 @@ from hwsigner.key.management import InstalledCertificate, KeyDescription
 from judges import needs_linux
 from scene import Outcome, Scene
 
-
-@pytest.fixture(autouse=True)
-def user_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's config.toml. It does not exist, and neither does the system's."""
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
-    monkeypatch.setattr(profiles, "SYSTEM_FILE", str(tmp_path / "etc" / "config.toml"))
-    return tmp_path / "xdg" / "hwsigner" / "config.toml"
+pytestmark = pytest.mark.usefixtures("user_file")
 
 
 @pytest.fixture

@@ -20,20 +20,13 @@ from hwsigner._system import users
 from judges import needs_linux
 from scene import Outcome, Scene
 
+pytestmark = pytest.mark.usefixtures("user_file")
 Call = Callable[..., Outcome]
 ARNS = {
     "--trust-anchor-arn": "arn:aws:rolesanywhere:eu-west-1:123456789012:alias/trust-anchor/production-ca",
     "--profile-arn": "arn:aws:rolesanywhere:eu-west-1:123456789012:profile/3f6c1a52-9d7e-4c1b-8a90-0f4b7d2c6e11",
     "--role-arn": "arn:aws:iam::123456789012:role/web",
 }
-
-
-@pytest.fixture(autouse=True)
-def user_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's config.toml. It does not exist, and neither does the system's."""
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
-    monkeypatch.setattr(profiles, "SYSTEM_FILE", str(tmp_path / "etc" / "config.toml"))
-    return tmp_path / "xdg" / "hwsigner" / "config.toml"
 
 
 def refused(outcome: Outcome, *parts: str) -> None:

@@ -16,7 +16,6 @@ import certs
 from backends.file.keyfiles import openssl
 from backends.pkcs11.tokens import remove_tokens
 from emulators import InProcessSoftHSM
-from hwsigner._config import profiles
 from hwsigner._pins import sources as pin_sources
 from hwsigner.key import open_key
 from scene import Outcome, Scene
@@ -24,15 +23,8 @@ from softhsm.command import run
 from softhsm.tpm import SoftTPM
 from softhsm.yubikey import YKCS11, YubiKey
 
+pytestmark = pytest.mark.usefixtures("user_file")
 Call = Callable[..., Outcome]
-
-
-@pytest.fixture(autouse=True)
-def user_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's config.toml. It does not exist, and neither does the system's."""
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
-    monkeypatch.setattr(profiles, "SYSTEM_FILE", str(tmp_path / "etc" / "config.toml"))
-    return tmp_path / "xdg" / "hwsigner" / "config.toml"
 
 
 @pytest.fixture

@@ -30,7 +30,6 @@ from softhsm.tpm import SoftTPM
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 CA = certs.make_ca()
-OLD_REASONS = (None, x509.ReasonFlags.key_compromise, x509.ReasonFlags.certificate_hold)
 SERIALS = st.integers(1, (1 << 159) - 1)
 
 

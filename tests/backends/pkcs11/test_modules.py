@@ -20,13 +20,6 @@ from judges import needs_linux
 from pkcs11_shim import ROOT, run_alone
 
 
-@pytest.fixture(scope="module")
-def hsm(softhsm: InProcessSoftHSM) -> InProcessSoftHSM:
-    """A token with a key."""
-    softhsm.generate("P-256", b"\x01", "EC:prime256v1")
-    return softhsm
-
-
 @pytest.fixture
 def uri(hsm: InProcessSoftHSM) -> Callable[..., str]:
     """Return a URI on the token."""

@@ -28,13 +28,6 @@ PROXY = "" if sys.platform == "darwin" else paths.module_paths(KeyURI("pkcs11", 
 pytestmark = pytest.mark.usefixtures("pcsc")
 
 
-@pytest.fixture(scope="module")
-def hsm(softhsm: InProcessSoftHSM) -> InProcessSoftHSM:
-    """A token with a key."""
-    softhsm.generate("P-256", b"\x01", "EC:prime256v1")
-    return softhsm
-
-
 @pytest.fixture
 def folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A system with empty folders: `lib/pkcs11` for modules, `etc` and `packages` for p11-kit's files."""

@@ -6,7 +6,6 @@ import hashlib
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,15 +27,6 @@ HASHING_RSA = (0x40, 0x41, 0x42)
 HASHING_ECDSA = (0x1044, 0x1045, 0x1046)
 ALWAYS_AUTHENTICATE, KEYPAD, COUNT_LOW, FINAL_TRY, LOCKED = 0x202, 0x100, 0x10000, 0x20000, 0x40000
 DEVICE_ERROR, DEVICE_REMOVED, ATTRIBUTE_TYPE_INVALID = 0x30, 0x32, 0x12
-
-
-@pytest.fixture
-def told() -> Iterator[list[str]]:
-    """The notices that were shown."""
-    lines: list[str] = []
-    notices.set_notifier(lines.append)
-    yield lines
-    notices.set_notifier(None)
 
 
 def kinds(person: Person) -> list[str]:

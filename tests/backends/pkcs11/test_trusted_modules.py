@@ -21,13 +21,6 @@ from hwsigner.key.listing import list_tokens
 from judges import needs_linux
 
 
-@pytest.fixture(scope="module")
-def hsm(softhsm: InProcessSoftHSM) -> InProcessSoftHSM:
-    """A token with a key."""
-    softhsm.generate("P-256", b"\x01", "EC:prime256v1")
-    return softhsm
-
-
 @pytest.fixture
 def elsewhere(hsm: InProcessSoftHSM, tmp_path: Path) -> Path:
     """The token's module, in a folder that is not the system's."""

@@ -7,14 +7,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from backends.contract import openssl_verifies
 from hwsigner._pins import AskPin, PinRequest, PinSource
-from hwsigner._system import notices
 from hwsigner.errors import PinRequiredError, SigningKeyError, TokenRemovedError, WrongPinError
 from hwsigner.key import Key, open_key
 from pkcs11_shim import ROOT, Person
@@ -156,14 +155,6 @@ def test_key_in_9c_needs_its_pin_for_each_signature(yubikey: YubiKey, module: st
         assert [status for status in yubikey.pin_tries[wrong_before:] if status != 0x9000] == [0x63C2]
         person.answers = [yubikey.pin] * 2
         assert key.sign(b"message")
-
-
-@pytest.fixture
-def told() -> Iterator[list[str]]:
-    lines: list[str] = []
-    notices.set_notifier(lines.append)
-    yield lines
-    notices.set_notifier(None)
 
 
 def test_notice_is_shown_when_a_card_waits_for_a_touch(yubikey: YubiKey, module: str, told: list[str]) -> None:
