@@ -350,6 +350,18 @@ def test_account_is_checked_without_a_certificate(account: Account) -> None:
     assert "none was given" in outcome.out
 
 
+def test_profile_that_the_policy_of_serve_pods_names_must_accept_session_names(account: Account) -> None:
+    arns = [f"--trust-anchor-arn={account.anchor}", f"--profile-arn={account.profile}", f"--role-arn={account.role}"]
+    account.call("profile", "add", "web", *arns)
+    policy = account.folder / "pods.toml"
+    policy.write_text('[accounts]\n"team-a/web" = "web"\n')
+    command = ["aws", "check", "--profile", "web", "--endpoint", account.emulator.url, "--pods", str(policy), "--json"]
+    [found] = json.loads(account.call(*command).out)["findings"]
+    assert (found["id"], "team-a.web.node" in found["found"]) == ("session-name-refused", True)
+    account.client("rolesanywhere").update_profile(profileId=_id(account.profile), acceptRoleSessionName=True)
+    assert json.loads(account.call(*command).out)["findings"] == []
+
+
 @pytest.mark.parametrize(
     ("action", "kept"),
     [
