@@ -34,9 +34,8 @@ def run(arguments: Arguments) -> int:
     name = arguments.name
     writes_none = arguments.no_aws_config or arguments.system
     command = "" if writes_none else credential_process(name)
-    ask = _ask if has_terminal() else None
     request = key_request(arguments)
-    asked = Enrolment(name, arguments.settings, request, system=arguments.system, command=command, confirm=ask)
+    asked = Enrolment(name, arguments.settings, request, system=arguments.system, command=command, confirm=_ask)
     enrolled = enroll(asked)
     following = _next(arguments, enrolled.missing)
     if arguments.json:
@@ -50,8 +49,10 @@ def run(arguments: Arguments) -> int:
     return 0
 
 
-def _ask(lines: Sequence[str]) -> None:
-    confirm(lines, "Type yes to set it aside", nothing="the key stays in place")
+def _ask(lines: Sequence[str]) -> bool:
+    if is_asked := has_terminal():
+        confirm(lines, "Type yes to set it aside", nothing="the key stays in place")
+    return is_asked
 
 
 def _rows(enrolled: Enrolled) -> list[tuple[str, str]]:

@@ -23,7 +23,7 @@ from hwsigner.enrolment.profile import issuer_of
 from hwsigner.errors import OtherChipError, SigningKeyError
 from hwsigner.key.management import KeyDescription
 
-Confirm = Callable[[Sequence[str]], None]
+Confirm = Callable[[Sequence[str]], bool]
 
 
 def change_chip(
@@ -33,7 +33,7 @@ def change_chip(
 
     Returns the path under which the old key is kept, whether the new one was made now, and whether its certificate was
     issued now; None if the key is of this chip. What a killed change left to do is done first. `confirm` asks the user,
-    and is None without one: then only a registrar may certify the new key.
+    and returns False without one: then only a registrar may certify the new key.
     """
     uri = target.access.uri.resolved()
     is_candidate = uri.scheme == "tpm2" and "path" in uri.path and not (uri.has_pin or target.nv_index)
@@ -54,9 +54,8 @@ def change_chip(
 
 
 def _ask(other: OtherChipError, values: Settings, confirm: Confirm | None) -> None:
-    if confirm:
-        confirm((other.message, "It would be set aside for a new key, or for the one that this TPM had before"))
-    elif values.issuer != "registrar":
+    would = "It would be set aside for a new key, or for the one that this TPM had before"
+    if not (confirm and confirm((other.message, would))) and values.issuer != "registrar":
         hint = "Run hwsigner enroll from a terminal, where it asks; without one, only a registrar can certify a new key"
         raise SigningKeyError(other.message, hint)
 

@@ -43,9 +43,9 @@ class Enrolment:
     """What `enroll` is asked for.
 
     The profile keeps the settings in `given`, and has others already. `new_key` is what the key must be like if there
-    is none yet. `command` gives the SDKs the credentials, for `~/.aws/config`; empty to write nothing there.
-    `confirm` asks the user before a key of another chip is set aside, and raises an error to keep it. Without a user it
-    is None: then a registrar must certify the new key, as it demands the proof that a TPM has it.
+    is none yet. `command` gives the SDKs the credentials, for `~/.aws/config`; empty to write nothing there. `confirm`
+    asks the user before a key of another chip is set aside, and raises an error to keep it. It returns False if there
+    is no user: then a registrar must certify the new key, as it demands the proof that a TPM has it.
     """
 
     name: str
@@ -62,8 +62,8 @@ class Enrolled:
 
     `installed` is None if the profile names the certificate already, and `aws_config` if that file was not to be
     written. `missing` are the ARNs that the profile does not have. `timer` is how often its timer looks, if not as the
-    unit says. `starts_agent` is whether `agent = "auto"` was written. `kept` is the
-    path of the key of another chip that was set aside; empty if none was.
+    unit says. `starts_agent` is whether `agent = "auto"` was written. `kept` is the path of
+    the key of another chip that was set aside; empty if none was.
     """
 
     key: KeyDescription

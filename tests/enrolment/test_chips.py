@@ -19,10 +19,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 import certs
 from attestation.chips import Vendor, vendors
+from backends.tpm2.tpms import read_der
 from enrolment.authority import NOW, Answer, certified
 from enrolment.registrar.sites import Issuer, Site, tpm, url
 from hwsigner import attestation
 from hwsigner._identity.certificate_request import CertificateRequest
+from hwsigner.backends.pem import Block
 from hwsigner.backends.tpm2.encode import write_tss2_pem
 from hwsigner.backends.tpm2.key_file import TSS2Key
 from hwsigner.enrolment.issuers import Issued
@@ -349,3 +351,32 @@ def test_user_is_asked_before_a_key_is_set_aside(node: Node, terminal: Terminal,
     else:
         assert (process.returncode, b"the key stays in place" in errors) == (1, True)
         assert node.files == old
+
+
+def test_new_mainboard_may_have_a_storage_root_key_of_another_kind(node: Node) -> None:
+    second = node.chips[1]
+    context = str(node.home / "srk.ctx")
+    run_tool(["tpm2_createprimary", "-Q", "-C", "o", "-G", "rsa2048", "-c", context], second.env)
+    run_tool(["tpm2_evictcontrol", "-Q", "-C", "o", "-c", context, "0x81000001"], second.env)
+    flush(second)
+    node.has(second)
+    allow(node, second)
+    succeeds(node.enroll())
+    node.works()
+    succeeds(node.command("renew", "node"))
+    node.works()
+
+
+def test_damaged_file_is_not_of_another_chip_if_a_storage_root_key_was_made_since(node: Node) -> None:
+    forget_parent(node)
+    chip, context = node.chips[0], str(node.home / "srk.ctx")
+    run_tool(["tpm2_createprimary", "-Q", "-C", "o", "-G", "rsa2048", "-c", context], chip.env)
+    run_tool(["tpm2_evictcontrol", "-Q", "-C", "o", "-c", context, "0x81000001"], chip.env)
+    flush(chip)
+    der = bytearray(read_der(node.key))
+    der[-1] ^= 1
+    node.key.write_bytes(Block("TSS2 PRIVATE KEY", bytes(der)).pem)
+    old = node.files
+    refused = node.enroll()
+    assert (refused.returncode, "does not accept key" in refused.stderr) == (3, True), refused
+    assert node.files == old
