@@ -30,18 +30,18 @@ def server(path: Path, answer: bytes) -> Iterator[None]:
         thread.join()
 
 
-def test_good_answer_is_status_0_without_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with server(tmp_path / "s", b"HTTP/1.1 200 OK\r\n\r\nok\n"):
-        assert probe.main(str(tmp_path / "s"), "/ready") == 0
+def test_good_answer_is_status_0_without_output(short_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with server(short_folder / "s", b"HTTP/1.1 200 OK\r\n\r\nok\n"):
+        assert probe.main(str(short_folder / "s"), "/ready") == 0
     assert capsys.readouterr().out == ""
 
 
-def test_bad_answer_is_status_1_and_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with server(tmp_path / "s", b"HTTP/1.1 503 Service Unavailable\r\n\r\nno link\n"):
-        assert probe.main(str(tmp_path / "s"), "/ready") == 1
+def test_bad_answer_is_status_1_and_is_printed(short_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with server(short_folder / "s", b"HTTP/1.1 503 Service Unavailable\r\n\r\nno link\n"):
+        assert probe.main(str(short_folder / "s"), "/ready") == 1
     assert capsys.readouterr().out == "no link\n"
 
 
-def test_no_server_is_status_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert probe.main(str(tmp_path / "s"), "/ready") == 1
+def test_no_server_is_status_1(short_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert probe.main(str(short_folder / "s"), "/ready") == 1
     assert "No such file" in capsys.readouterr().out
