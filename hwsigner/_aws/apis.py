@@ -138,7 +138,8 @@ class ServiceClients:
 
     A region or profile that is None or empty is that of the SDKs' files and variables; an endpoint, the one that the
     SDKs choose. `say` shows one line, before a pause of which the user should know. `before_send` is called before each
-    request, also before one that is sent again.
+    request, also before one that is sent again. If `makes_once`, the SDK sends no request again that may have made
+    something.
     """
 
     def __init__(
@@ -149,6 +150,7 @@ class ServiceClients:
         endpoint: str | None = None,
         say: Callable[[str], None] = notify,
         before_send: Callable[[], None] | None = None,
+        makes_once: bool = False,
     ) -> None:
         try:
             import boto3
@@ -157,6 +159,7 @@ class ServiceClients:
         self._endpoint = endpoint or None
         self.say = say
         self._before_send = before_send
+        self._makes_once = makes_once
         from botocore.exceptions import NoRegionError
         from botocore.session import Session
 
@@ -228,7 +231,7 @@ class ServiceClients:
         if "json" in client.meta.service_model.metadata["protocol"]:
             client.meta.events.register("response-received", check_json)
         name = client.meta.service_model.service_id.hyphenize()
-        client.meta.events.register_first(f"needs-retry.{name}", Patience(self.say))
+        client.meta.events.register_first(f"needs-retry.{name}", Patience(self.say, makes_once=self._makes_once))
         if before_send := self._before_send:
             client.meta.events.register("before-send", lambda **_: before_send())
         return ServiceClient(client)

@@ -70,11 +70,12 @@ _CLOCK_TOLERANCE = 60
 class Patience:
     """Decides whether a request is sent again, and waits first if it was throttled. For botocore's event needs-retry.
 
-    Operations that make something are not sent again if AWS may have done that: it would be made twice.
+    If `makes_once`, operations that make something are not sent again if AWS may have done that.
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, say: Callable[[str], None], *, makes_once: bool = False) -> None:
         self._say = say
+        self._once = _MAKING if makes_once else frozenset[str]()
 
     def __call__(
         self, *, response: Any, operation: Any, attempts: int, caught_exception: Exception | None, **_: object
@@ -86,7 +87,7 @@ class Patience:
         from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnectionError
 
         code = (response[1].get("Error") or {}).get("Code") if response else None
-        if operation.name in _MAKING and code not in THROTTLED:
+        if operation.name in self._once and code not in THROTTLED:
             if caught_exception and not isinstance(caught_exception, ConnectTimeoutError | EndpointConnectionError):
                 raise caught_exception
             if response and response[0].status_code in _MAYBE_DONE:

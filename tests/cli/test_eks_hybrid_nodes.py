@@ -144,7 +144,7 @@ class TestTpmKey(HybridNode):
         return tpm_node
 
     def test_key_path_is_a_file_that_only_this_tpm_can_use(self, node: Node) -> None:
-        assert node.key.read_text().startswith("-----BEGIN TSS2 PRIVATE KEY-----")
+        assert "\n-----BEGIN TSS2 PRIVATE KEY-----\n" in node.key.read_text()
 
 
 @pytest.mark.slow

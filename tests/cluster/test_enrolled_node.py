@@ -71,7 +71,9 @@ class DaemonSet:
             **environ,
         }
         self._volumes = {"state": folder / "state", "config": Volume(folder / "config", files).path, **volumes}
-        self._volumes["state"].mkdir()
+        self._volumes["run"] = folder / "run"
+        for name in ("state", "run"):
+            self._volumes[name].mkdir()
 
     def run(self, name: str) -> str:
         """Run a container to its end, and return what it says."""
@@ -86,7 +88,7 @@ class DaemonSet:
             try:
                 assert process.stderr
                 found = list(itertools.islice((read for read in process.stderr if line in read), count))
-                assert len(found) == count
+                assert len(found) == count, process.stderr.read()
                 yield
             finally:
                 process.terminate()
@@ -107,7 +109,8 @@ class DaemonSet:
         assert command[0] in (PYTHON, "/usr/bin/python3")
         environ = {**self._environ, "NODE_NAME": NODE}
         environ |= {each["name"]: each["value"] for each in container.get("env", []) if "value" in each}
-        arguments = [each.replace("$(NODE_NAME)", NODE) for each in container.get("args", [])]
+        given = container.get("args", [])
+        arguments = [each.replace("$(NODE_NAME)", NODE).replace("$(NODE_IP)", "127.0.0.1") for each in given]
         program = [sys.executable, "-P", *command[1:], *arguments]
         return {"args": ["unshare", "--mount", "sh", "-ec", script, "sh", *program], "env": environ}
 
@@ -152,14 +155,16 @@ def test_pod_gets_credentials_from_the_nodes_chip(
     node: Node, emulator: Emulator, chips: tuple[Chip, Chip, Chip], ca: certs.Authority, tmp_path: Path
 ) -> None:
     # The kernel may have no dummy links, and this one is there already.
-    text = MANIFEST.read_text().replace("[hwsigner, 169", "[pods, 169")
-    with enrolled(text, node, emulator, chips[0], ca, tmp_path) as pod:
-        assert pod.run("address").splitlines() == ["pods has 169.254.170.23", "pods has fd00:ec2::23"]
-        with pod.running("serve", f"serving the Pods of {NODE} on http://", 2):
-            for address in ("169.254.170.23", "[fd00:ec2::23]"):
-                status, body = node.ask(node.source.tokens["good"], address)
-                assert status == 200, body
-                assert identity(body, emulator).endswith(f":assumed-role/hwsigner-demo/team-a.web.{NODE}")
+    text = MANIFEST.read_text().replace("[--keep, hwsigner, 169", "[--keep, pods, 169")
+    with (
+        enrolled(text, node, emulator, chips[0], ca, tmp_path) as pod,
+        pod.running("address", "pods has ", 2),
+        pod.running("serve", f"serving the Pods of {NODE} on http://", 2),
+    ):
+        for address in ("169.254.170.23", "[fd00:ec2::23]"):
+            status, body = node.ask(node.source.tokens["good"], address)
+            assert status == 200, body
+            assert identity(body, emulator).endswith(f":assumed-role/hwsigner-demo/team-a.web.{NODE}")
 
 
 @needs_kustomize

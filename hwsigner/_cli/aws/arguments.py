@@ -54,7 +54,7 @@ def service_clients(arguments: Arguments, *, region: str | None = None) -> Servi
         check_region(given["region"])
     # boto3 itself reads only AWS_DEFAULT_REGION; the other SDKs, and people, set AWS_REGION.
     chosen = given.get("region") or region or os.environ.get("AWS_REGION")
-    return ServiceClients(chosen, profile=given.get("aws-profile"), endpoint=endpoint, say=report)
+    return ServiceClients(chosen, profile=given.get("aws-profile"), endpoint=endpoint, say=report, makes_once=True)
 
 
 def read_leaf(values: Settings, text: str) -> Certificate:

@@ -33,8 +33,8 @@ sys.exit(hwsigner._cli.main(["list", "pkcs11:?module-path=" + sys.argv[1]]))
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder that other users may enter, unlike those of tmp_path."""
-    made = Path(tempfile.mkdtemp(prefix="hwsigner-access-"))
+    """A folder that other users may enter, unlike those of tmp_path, and on macOS the user's own TMPDIR."""
+    made = Path(tempfile.mkdtemp(prefix="hwsigner-access-", dir="/tmp"))
     made.chmod(0o755)
     yield made
     shutil.rmtree(made)
