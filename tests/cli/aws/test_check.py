@@ -350,6 +350,7 @@ def test_account_is_checked_without_a_certificate(account: Account) -> None:
     assert "none was given" in outcome.out
 
 
+@pytest.mark.usefixtures("user_file")
 def test_profile_that_the_policy_of_serve_pods_names_must_accept_session_names(account: Account) -> None:
     arns = [f"--trust-anchor-arn={account.anchor}", f"--profile-arn={account.profile}", f"--role-arn={account.role}"]
     account.call("profile", "add", "web", *arns)
