@@ -73,9 +73,7 @@ def run(arguments: Arguments) -> int:
         from hwsigner._cli.serve_pods import run_pods
 
         return run_pods(arguments, _NOT_WITH_PODS)
-    for name in ("node-name", "check"):
-        if getattr(arguments, name.replace("-", "_")):
-            raise UsageError(f"--{name} is given without --pods", "Give both flags")
+    _check_without_pods(arguments)
     from hwsigner._cli.process import raise_descriptor_limit
     from hwsigner._cli.server_run import ServerRun
     from hwsigner._cli.serving_sockets import activated_sockets, base_url, server_tls
@@ -121,6 +119,12 @@ def run(arguments: Arguments) -> int:
             log.note(f"listening on {base}")
         ServerRun(profiles, HTTPServer(application, sockets, log=log.refused, tls=tls)).run()
     return 0
+
+
+def _check_without_pods(arguments: Arguments) -> None:
+    for name in ("node-name", "check"):
+        if getattr(arguments, name.replace("-", "_")):
+            raise UsageError(f"--{name} is given without --pods", "Give both flags")
 
 
 def _has_imds(arguments: Arguments) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -115,20 +116,15 @@ def _enroll(asked: Enrolment, found: Profile | None) -> Enrolled:
     access = target.access
     issuer = issuer_of(values, access)
     require_place_for_certificate(access, target.nv_index)
-    if found is None:
-        add_profile(name, kept, environ, system=asked.system)  # If this run does not end, the next needs no flags.
-    elif "certificate" not in found.values:
-        change_profile(name, kept, environ)  # A profile in use changes at the end.
+    _save_settings(asked, found, kept)
     key, made = ensure_key(target)
-    if asked.system and "path" in access.uri.path:
-        share_file(access.uri.file)
     _check_pin(access, key)
     kept_key, issued = "", False
     if not made and (changed := change_chip(target, key, values, asked.confirm)):
         kept_key, made, issued = changed
         key = access.describe()
-        if asked.system:
-            share_file(access.uri.file)
+    if asked.system and "path" in access.uri.path:
+        share_file(access.uri.file)
     with access.open() as opened:
         request = sign_request(target, opened)
     there = None if made and not kept_key else installed_chain(target, request, datetime.now(UTC))
@@ -152,6 +148,14 @@ def _enroll(asked: Enrolment, found: Profile | None) -> Enrolled:
         agent.get("agent") == "auto",
         kept_key,
     )
+
+
+def _save_settings(asked: Enrolment, found: Profile | None, kept: Mapping[str, str]) -> None:
+    """Write what was given into a profile that no one uses yet. If this run does not end, the next needs no flags."""
+    if found is None:
+        add_profile(asked.name, kept, os.environ, system=asked.system)
+    elif "certificate" not in found.values:
+        change_profile(asked.name, kept, os.environ)  # One in use changes at the end.
 
 
 def _check_system(found: Profile | None) -> None:

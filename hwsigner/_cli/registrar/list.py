@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from hwsigner._cli.parser import Arguments, Parser
+from hwsigner._cli.process import report
 from hwsigner._cli.registrar import POLICY
 from hwsigner._config.flags import OUTPUT
 from hwsigner.enrolment.registrar.policy import TPM, read_policy
@@ -21,6 +22,8 @@ def add_arguments(parser: Parser) -> None:
 def run(arguments: Arguments) -> int:
     """Print a line for each machine, in the order of the policy."""
     machines = read_policy(arguments.policy).machines.values()
+    if not machines:
+        report(f"{printable(arguments.policy)} has no machine")
     if arguments.json:
         print(json.dumps({"machines": [{"name": one.name, **one.values()} for one in machines]}, indent=2))
         return 0

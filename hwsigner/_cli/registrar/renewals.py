@@ -28,4 +28,4 @@ def renewals(given: str | None, certificates: Sequence[Certificate]) -> list[str
     found = [machine for one in certificates for machine in policy.with_subject(one.x509.subject)]
     return [
         f"The chip {one.chip} can still get a new one: run hwsigner registrar remove {one.name}{flag}" for one in found
-    ] or [f"{path} has no chip that could get a new one with the same subject"]
+    ] or [f"{path} has no chip with this subject. If the CA writes others, look with hwsigner registrar list{flag}"]

@@ -104,8 +104,10 @@ class RegistrarPolicy:
         return self._by_chip.get((format, chip))
 
     def with_subject(self, subject: Name) -> list[Machine]:
-        """Return the machines whose certificates have a subject."""
-        return [machine for machine in self.machines.values() if parse_name(machine.subject) == subject]
+        """Return the machines whose certificates have a subject. Some CAs write its names in another order."""
+        names = {(name.oid, name.value) for name in subject}
+        machines = self.machines.values()
+        return [one for one in machines if {(name.oid, name.value) for name in parse_name(one.subject)} == names]
 
     def remarks(self) -> Iterator[tuple[list[str], str]]:
         """Yield the names of machines that have one subject, and a sentence about them: they may belong together."""
