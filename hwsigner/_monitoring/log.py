@@ -79,7 +79,7 @@ class Log:
             self.note(text, WARNING, **fields)
 
 
-def _handler(format: str) -> _Handler:
+def _handler(format: str) -> _LogHandler:
     if format == "journald" and not has_journal():
         raise UsageError("log-format is journald, and this system has no journal", "Use json or text")
     descriptor = _own_stderr()
@@ -98,7 +98,7 @@ def _own_stderr() -> int:
         return os.open(os.devnull, os.O_WRONLY)
 
 
-class _Handler(logging.Handler):
+class _LogHandler(logging.Handler):
     """Writes records, or drops and counts those that are not taken at once."""
 
     def __init__(self) -> None:
@@ -121,7 +121,7 @@ class _Handler(logging.Handler):
         raise NotImplementedError
 
 
-class _StderrHandler(_Handler):
+class _StderrHandler(_LogHandler):
     def __init__(self, descriptor: int) -> None:
         super().__init__()
         self._descriptor = descriptor
@@ -134,7 +134,7 @@ class _StderrHandler(_Handler):
         return is_ready
 
 
-class _JournalHandler(_Handler):
+class _JournalHandler(_LogHandler):
     def write(self, records: list[logging.LogRecord]) -> bool:
         for record in records:
             send_entry(_message(record), _PRIORITIES[record.levelno], record.__dict__["fields"])

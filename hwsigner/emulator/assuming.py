@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from hwsigner.emulator.iam_policies import open_policy
 from hwsigner.emulator.resources import Role
-from hwsigner.emulator.vault import Credentials, matches
+from hwsigner.emulator.vault import CallerCredentials, matches
 
 _Value = str | None
 _TAG = "aws:principaltag/"
@@ -23,7 +23,7 @@ _OPERATOR = re.compile(r"(String|Arn)(Not)?(Equals|Like)(IfExists)?")
 class Assumption(NamedTuple):
     """A request for AssumeRole."""
 
-    caller: Credentials
+    caller: CallerCredentials
     caller_role: str  # The ARN of the role whose session the caller has; empty for a user.
     session_name: str
     external_id: str

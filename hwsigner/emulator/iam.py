@@ -19,7 +19,7 @@ from hwsigner.emulator.query import query_response
 from hwsigner.emulator.record import Record
 from hwsigner.emulator.refusals import IAM_NAMESPACE, RefusalError
 from hwsigner.emulator.resources import Role
-from hwsigner.emulator.vault import Credentials
+from hwsigner.emulator.vault import CallerCredentials
 from hwsigner.emulator.wire import Request, Response
 from hwsigner.emulator.world import World
 
@@ -189,7 +189,7 @@ class IamService:
         if not match or match[1] != call.partition or match[2] not in ("aws", call.account) or not is_there:
             raise _missing(f"Policy {arn} does not exist or is not attachable.")
 
-    def _check_boundary(self, call: _IamCall, caller: Credentials) -> None:
+    def _check_boundary(self, call: _IamCall, caller: CallerCredentials) -> None:
         """Refuse calls after which a role would not have the boundary that is required."""
         wanted, action = self._world.required_boundary, call.form.action
         if wanted and action in _OF_BOUNDARIES and call.form.text("PermissionsBoundary") != wanted:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from xml.sax.saxutils import escape
 
 from hwsigner.emulator.canonical import S3_SERVICES
-from hwsigner.emulator.signature import Flaw, SignatureError
+from hwsigner.emulator.signature import SignatureError, SignatureFlaw
 from hwsigner.emulator.wire import Response
 
 STS_NAMESPACE = "https://sts.amazonaws.com/doc/2011-06-15/"
@@ -86,53 +86,57 @@ _NO_MATCH = (
 _BAD_TOKEN = "The security token included in the request is invalid."  # noqa: S105 - a message
 _EXPIRED_TOKEN = "The security token included in the request is expired"  # noqa: S105 - a message
 _NO_KEY = "The AWS Access Key Id you provided does not exist in our records."
-_INCOMPLETE = (Flaw.FORM, Flaw.TWO_FORMS, Flaw.DATE)
-_UNKNOWN_KEY = (Flaw.KEY_ID, Flaw.NO_TOKEN, Flaw.TOKEN)
+_INCOMPLETE = (SignatureFlaw.FORM, SignatureFlaw.TWO_FORMS, SignatureFlaw.DATE)
+_UNKNOWN_KEY = (SignatureFlaw.KEY_ID, SignatureFlaw.NO_TOKEN, SignatureFlaw.TOKEN)
 _MISMATCH = _Error("SignatureDoesNotMatch", 403)
 _INVALID = _Error("InvalidSignatureException", 403)
 _BAD_QUERY = _Error("AuthorizationQueryParametersError", 400)
 
 # A flaw that is missing in a family's table gets the family's entry in _DEFAULTS.
-_ERRORS: dict[Family, dict[Flaw, _Error]] = {
+_ERRORS: dict[Family, dict[SignatureFlaw, _Error]] = {
     Family.STS: {
-        Flaw.UNSIGNED: _Error("MissingAuthenticationToken", 403, "Request is missing Authentication Token"),
+        SignatureFlaw.UNSIGNED: _Error("MissingAuthenticationToken", 403, "Request is missing Authentication Token"),
         **dict.fromkeys(_INCOMPLETE, _Error("IncompleteSignature", 400)),
         **dict.fromkeys(_UNKNOWN_KEY, _Error("InvalidClientTokenId", 403, _BAD_TOKEN)),
-        Flaw.EXPIRED_TOKEN: _Error("ExpiredToken", 403, _EXPIRED_TOKEN),
-        Flaw.SIGNATURE: _MISMATCH._replace(message=_NO_MATCH),
+        SignatureFlaw.EXPIRED_TOKEN: _Error("ExpiredToken", 403, _EXPIRED_TOKEN),
+        SignatureFlaw.SIGNATURE: _MISMATCH._replace(message=_NO_MATCH),
     },
     Family.JSON: {
-        Flaw.UNSIGNED: _Error("MissingAuthenticationTokenException", 403, "Missing Authentication Token"),
+        SignatureFlaw.UNSIGNED: _Error("MissingAuthenticationTokenException", 403, "Missing Authentication Token"),
         **dict.fromkeys(_INCOMPLETE, _Error("IncompleteSignatureException", 400)),
         **dict.fromkeys(_UNKNOWN_KEY, _Error("UnrecognizedClientException", 403, _BAD_TOKEN)),
-        Flaw.EXPIRED_TOKEN: _Error("ExpiredTokenException", 403, _EXPIRED_TOKEN),
-        Flaw.SIGNATURE: _INVALID._replace(message=_NO_MATCH),
+        SignatureFlaw.EXPIRED_TOKEN: _Error("ExpiredTokenException", 403, _EXPIRED_TOKEN),
+        SignatureFlaw.SIGNATURE: _INVALID._replace(message=_NO_MATCH),
     },
     Family.S3: {
-        Flaw.TWO_FORMS: _Error("InvalidArgument", 400),
-        Flaw.ALGORITHM: _Error("InvalidRequest", 400, "Please use AWS4-HMAC-SHA256."),
-        Flaw.KEY_ID: _Error("InvalidAccessKeyId", 403, _NO_KEY),
-        Flaw.NO_TOKEN: _Error("InvalidAccessKeyId", 403, _NO_KEY),
-        Flaw.TOKEN: _Error("InvalidToken", 400, "The provided token is malformed or otherwise invalid."),
-        Flaw.EXPIRED_TOKEN: _Error("ExpiredToken", 400, "The provided token has expired."),
-        Flaw.DATE: _Error("AccessDenied", 403, "AWS authentication requires a valid Date or x-amz-date header"),
-        Flaw.CLOCK: _Error(
+        SignatureFlaw.TWO_FORMS: _Error("InvalidArgument", 400),
+        SignatureFlaw.ALGORITHM: _Error("InvalidRequest", 400, "Please use AWS4-HMAC-SHA256."),
+        SignatureFlaw.KEY_ID: _Error("InvalidAccessKeyId", 403, _NO_KEY),
+        SignatureFlaw.NO_TOKEN: _Error("InvalidAccessKeyId", 403, _NO_KEY),
+        SignatureFlaw.TOKEN: _Error("InvalidToken", 400, "The provided token is malformed or otherwise invalid."),
+        SignatureFlaw.EXPIRED_TOKEN: _Error("ExpiredToken", 400, "The provided token has expired."),
+        SignatureFlaw.DATE: _Error(
+            "AccessDenied", 403, "AWS authentication requires a valid Date or x-amz-date header"
+        ),
+        SignatureFlaw.CLOCK: _Error(
             "RequestTimeTooSkewed", 403, "The difference between the request time and the current time is too large."
         ),
-        Flaw.URL_EXPIRED: _Error("AccessDenied", 403, "Request has expired"),
-        Flaw.URL_TOO_EARLY: _Error("AccessDenied", 403, "Request is not yet valid"),
-        Flaw.HEADERS: _Error("AccessDenied", 403, "There were headers present in the request which were not signed"),
-        Flaw.SIGNATURE: _MISMATCH._replace(message=_NO_MATCH),
-        Flaw.NO_PAYLOAD_HASH: _Error(
+        SignatureFlaw.URL_EXPIRED: _Error("AccessDenied", 403, "Request has expired"),
+        SignatureFlaw.URL_TOO_EARLY: _Error("AccessDenied", 403, "Request is not yet valid"),
+        SignatureFlaw.HEADERS: _Error(
+            "AccessDenied", 403, "There were headers present in the request which were not signed"
+        ),
+        SignatureFlaw.SIGNATURE: _MISMATCH._replace(message=_NO_MATCH),
+        SignatureFlaw.NO_PAYLOAD_HASH: _Error(
             "InvalidRequest", 400, "Missing required header for this request: x-amz-content-sha256"
         ),
-        Flaw.PAYLOAD_WORD: _Error("InvalidArgument", 400),
-        Flaw.PAYLOAD: _Error(
+        SignatureFlaw.PAYLOAD_WORD: _Error("InvalidArgument", 400),
+        SignatureFlaw.PAYLOAD: _Error(
             "XAmzContentSHA256Mismatch",
             400,
             "The provided 'x-amz-content-sha256' header does not match what was computed.",
         ),
-        Flaw.NOT_IMPLEMENTED: _Error("NotImplemented", 501),
+        SignatureFlaw.NOT_IMPLEMENTED: _Error("NotImplemented", 501),
     },
 }
 # IAM has STS's error codes.
@@ -167,7 +171,7 @@ def refusal(error: SignatureError, family: Family, *, presigned: bool = False) -
     """Return the refusal of a signature, with the family's error code."""
     default = _DEFAULTS[family]
     code, status, message = _ERRORS[family].get(error.flaw, default)
-    if family is Family.S3 and presigned and (error.flaw is Flaw.DATE or code == default.code):
+    if family is Family.S3 and presigned and (error.flaw is SignatureFlaw.DATE or code == default.code):
         code, status, message = _BAD_QUERY
     return RefusalError(code, status, message or str(error), str(error))
 

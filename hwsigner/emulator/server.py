@@ -19,7 +19,7 @@ from typing import BinaryIO, Self
 from hwsigner.emulator.faults import Delivery, Fault, FaultQueue
 from hwsigner.emulator.record import Record
 from hwsigner.emulator.refusals import json_error
-from hwsigner.emulator.service import CREATE_SESSION, Service
+from hwsigner.emulator.service import CREATE_SESSION, EmulatedService
 from hwsigner.emulator.tls import make_tls
 from hwsigner.emulator.vault import check_action
 from hwsigner.emulator.wire import MalformedRequestError, Response, read_request
@@ -120,7 +120,7 @@ class Emulator:
         self._tls = tls
         self._host_names = dict.fromkeys((*LOOPBACK_NAMES, *host_names))
         self._address = address
-        self._service = Service(world, clock)
+        self._service = EmulatedService(world, clock)
         self._faults = FaultQueue()
         self._listener: Listener | None = None
         self._context: ssl.SSLContext | None = None

@@ -14,18 +14,18 @@ from hwsigner.emulator.refusals import Family, RefusalError, error_response, fam
 from hwsigner.emulator.sessions import ALGORITHMS, SessionService
 from hwsigner.emulator.signature import claimed_service, is_presigned
 from hwsigner.emulator.sts import StsService, action_of, is_for_sts
-from hwsigner.emulator.vault import Vault
+from hwsigner.emulator.vault import CredentialVault
 from hwsigner.emulator.wire import Request, Response
 from hwsigner.emulator.world import World
 
 CREATE_SESSION = "rolesanywhere:CreateSession"
 
 
-class Service:
+class EmulatedService:
     """CreateSession, STS, IAM and requests to other services, with one world, one clock and one vault."""
 
     def __init__(self, world: World, clock: Callable[[], datetime]) -> None:
-        self.vault = Vault()
+        self.vault = CredentialVault()
         self._lock = threading.Lock()
         self._world = world
         self._sessions = SessionService(world, self.vault, clock)

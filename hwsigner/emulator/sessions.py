@@ -17,7 +17,7 @@ from hwsigner.emulator.parameters import Parameters, read_parameters
 from hwsigner.emulator.record import Record
 from hwsigner.emulator.refusals import RefusalError, denied, invalid, invalid_signature, json_response
 from hwsigner.emulator.resources import Profile, Role, Subject, TrustAnchor, by_arn
-from hwsigner.emulator.vault import Vault
+from hwsigner.emulator.vault import CredentialVault
 from hwsigner.emulator.wire import Request, Response
 from hwsigner.emulator.world import World
 from hwsigner.trust_policy import request_context
@@ -40,7 +40,7 @@ class _Target(NamedTuple):
 class SessionService:
     """CreateSession for the resources of a world. The credentials go into a vault."""
 
-    def __init__(self, world: World, vault: Vault, clock: Callable[[], datetime]) -> None:
+    def __init__(self, world: World, vault: CredentialVault, clock: Callable[[], datetime]) -> None:
         self._world = world
         self._vault = vault
         self._clock = clock

@@ -26,7 +26,7 @@ _TOKEN = "Security-Token"  # noqa: S105 - the parameter's name
 _NAMES = {f"X-Amz-{name}".encode(): name for name in (*_PARAMETERS, _TOKEN)}
 
 
-class Flaw(Enum):
+class SignatureFlaw(Enum):
     """What is wrong with a signed request. Each family of services has its own error code for each flaw."""
 
     UNSIGNED = auto()
@@ -53,7 +53,7 @@ class Flaw(Enum):
 class SignatureError(Exception):
     """A signature that is wrong or can't be checked, and why. Whatever reads or checks one may raise it."""
 
-    def __init__(self, reason: str, flaw: Flaw = Flaw.FORM) -> None:
+    def __init__(self, reason: str, flaw: SignatureFlaw = SignatureFlaw.FORM) -> None:
         self.flaw = flaw
         super().__init__(reason)
 
@@ -105,12 +105,14 @@ def read_authorization(request: Request) -> Authorization:
     """Parse the signature in the header or in the query."""
     if not is_presigned(request):
         if not request.values("authorization"):
-            raise SignatureError("the request is not signed", Flaw.UNSIGNED)
+            raise SignatureError("the request is not signed", SignatureFlaw.UNSIGNED)
         return parse_authorization(request)
     if request.values("authorization"):
-        raise SignatureError("signed both in the Authorization header and in the query", Flaw.TWO_FORMS)
+        raise SignatureError("signed both in the Authorization header and in the query", SignatureFlaw.TWO_FORMS)
     if request.values("x-amz-security-token"):
-        raise SignatureError("a presigned URL has its session token in the query, not in a header", Flaw.TWO_FORMS)
+        raise SignatureError(
+            "a presigned URL has its session token in the query, not in a header", SignatureFlaw.TWO_FORMS
+        )
     return _parse_query(request)
 
 
@@ -163,13 +165,13 @@ def _authorization(fields: dict[str, str], expires: int | None = None) -> Author
 def check_signed_headers(request: Request, names: tuple[str, ...], required: set[str]) -> list[str]:
     """Check the form of SignedHeaders, and return the required and X-Amz-* headers that it omits."""
     if list(names) != sorted(set(names)):
-        raise SignatureError("SignedHeaders is not sorted, or repeats a name", Flaw.SCOPE)
+        raise SignatureError("SignedHeaders is not sorted, or repeats a name", SignatureFlaw.SCOPE)
     sent = {name.lower() for name, _ in request.headers}
     for name in names:
         if name != name.lower():
-            raise SignatureError("SignedHeaders is not lower-case", Flaw.SCOPE)
+            raise SignatureError("SignedHeaders is not lower-case", SignatureFlaw.SCOPE)
         if name not in sent:
-            raise SignatureError(f"SignedHeaders names {name}, which was not sent", Flaw.SCOPE)
+            raise SignatureError(f"SignedHeaders names {name}, which was not sent", SignatureFlaw.SCOPE)
     required = required | {name for name in sent if name.startswith("x-amz-")}
     return sorted(required - set(names))
 
@@ -185,20 +187,24 @@ def check_time(authorization: Authorization, now: datetime, skew: timedelta = MA
     except ValueError:
         sent = None
     if sent is None or not _DATE.fullmatch(text):
-        raise SignatureError("X-Amz-Date is not one YYYYMMDDTHHMMSSZ", Flaw.DATE)
+        raise SignatureError("X-Amz-Date is not one YYYYMMDDTHHMMSSZ", SignatureFlaw.DATE)
     if text[:8] != authorization.date:
-        raise SignatureError(f"the scope's date {authorization.date} is not that of X-Amz-Date {text}", Flaw.SCOPE)
+        raise SignatureError(
+            f"the scope's date {authorization.date} is not that of X-Amz-Date {text}", SignatureFlaw.SCOPE
+        )
     if sent > now + skew:
         latest = f"{now + skew:%Y%m%dT%H%M%SZ} ({now:%Y%m%dT%H%M%SZ} + {skew.seconds // 60} min.)"
-        flaw = Flaw.URL_TOO_EARLY if authorization.presigned else Flaw.CLOCK
+        flaw = SignatureFlaw.URL_TOO_EARLY if authorization.presigned else SignatureFlaw.CLOCK
         raise SignatureError(f"Signature not yet current: {text} is still later than {latest}", flaw)
     if authorization.expires is not None:
         end = sent + timedelta(seconds=authorization.expires)
         if end < now:
-            raise SignatureError(f"Signature expired: the URL expired at {end:%Y%m%dT%H%M%SZ}", Flaw.URL_EXPIRED)
+            raise SignatureError(
+                f"Signature expired: the URL expired at {end:%Y%m%dT%H%M%SZ}", SignatureFlaw.URL_EXPIRED
+            )
     elif sent < now - skew:
         earliest = f"{now - skew:%Y%m%dT%H%M%SZ} ({now:%Y%m%dT%H%M%SZ} - {skew.seconds // 60} min.)"
-        raise SignatureError(f"Signature expired: {text} is now earlier than {earliest}", Flaw.CLOCK)
+        raise SignatureError(f"Signature expired: {text} is now earlier than {earliest}", SignatureFlaw.CLOCK)
 
 
 def string_to_sign(canonical: bytes, authorization: Authorization) -> bytes:

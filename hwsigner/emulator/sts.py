@@ -17,7 +17,7 @@ from hwsigner.emulator.record import Record
 from hwsigner.emulator.refusals import STS_NAMESPACE, RefusalError, denied
 from hwsigner.emulator.resources import Role
 from hwsigner.emulator.signature import claimed_service
-from hwsigner.emulator.vault import Credentials, Vault
+from hwsigner.emulator.vault import CallerCredentials, CredentialVault
 from hwsigner.emulator.wire import Request, Response
 from hwsigner.emulator.world import World
 
@@ -50,7 +50,7 @@ class StsService:
     """STS for the roles of a world. The credentials go into a vault."""
 
     def __init__(
-        self, world: World, vault: Vault, access_keys: AccessKeyService, clock: Callable[[], datetime]
+        self, world: World, vault: CredentialVault, access_keys: AccessKeyService, clock: Callable[[], datetime]
     ) -> None:
         self._world = world
         self._vault = vault
@@ -71,7 +71,7 @@ class StsService:
             result = self._assume_role(caller, form)
         return query_response(form.action, result, record.request_id, STS_NAMESPACE)
 
-    def _assume_role(self, caller: Credentials, form: Form) -> dict[str, Any]:
+    def _assume_role(self, caller: CallerCredentials, form: Form) -> dict[str, Any]:
         """Check that the caller may assume the role, and issue credentials."""
         arn, session_name = form.text("RoleArn"), form.text("RoleSessionName")
         parts = parse_arn(arn, "role")
@@ -104,7 +104,7 @@ class StsService:
             **given,
         }
 
-    def _permitted(self, caller: Credentials, form: Form) -> Role:
+    def _permitted(self, caller: CallerCredentials, form: Form) -> Role:
         """Return the role, if its trust policy lets the caller in and no test denies it. Source identities persist."""
         role = self._world.roles.get(form.text("RoleArn"))
         assumption = Assumption(
@@ -119,6 +119,6 @@ class StsService:
         return role
 
 
-def _refusal(caller: Credentials, action: str, form: Form, reason: str) -> RefusalError:
+def _refusal(caller: CallerCredentials, action: str, form: Form, reason: str) -> RefusalError:
     what = f"perform: {action} on resource: {form.text('RoleArn')}"
     return denied(f"User: {caller.arn} is not authorized to {what}", reason)

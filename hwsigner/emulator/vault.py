@@ -21,7 +21,7 @@ _ACTION = re.compile(r"[a-z0-9-]+:[A-Za-z*?]+|\*", re.ASCII)
 
 
 @dataclass(frozen=True)
-class Credentials:
+class CallerCredentials:
     """Credentials, and the caller that they authenticate."""
 
     access_key_id: str
@@ -40,22 +40,22 @@ class Credentials:
         return self.arn.split(":")[2] == "sts"
 
 
-class Vault:
+class CredentialVault:
     """Issues and stores credentials, and finds them by their access key ID."""
 
     def __init__(self) -> None:
-        self._issued: dict[str, Credentials] = {}
-        self._added: dict[str, Credentials] = {}
+        self._issued: dict[str, CallerCredentials] = {}
+        self._added: dict[str, CallerCredentials] = {}
 
     def issue(
         self, *, expiration: datetime, arn: str, user_id: str, source_identity: str, tags: Mapping[str, str]
-    ) -> Credentials:
+    ) -> CallerCredentials:
         """Create credentials for an assumed role."""
         key_id = "ASIA" + "".join(secrets.choice(_KEY_ID_LETTERS) for _ in range(16))
         secret = base64.b64encode(secrets.token_bytes(30)).decode()
         token = base64.b64encode(secrets.token_bytes(300)).decode()
         account = arn.split(":")[4]
-        issued = Credentials(key_id, secret, token, expiration, arn, user_id, account, source_identity, tags)
+        issued = CallerCredentials(key_id, secret, token, expiration, arn, user_id, account, source_identity, tags)
         _store(self._issued, issued)
         return issued
 
@@ -75,15 +75,15 @@ class Vault:
             problem = f"the secret or session token of {access_key_id} is empty or not visible ASCII"
             raise UsageError(problem, "Give visible ASCII characters")
         arn, token = f"arn:aws:iam::{account}:user/{access_key_id}", session_token or ""
-        added = Credentials(access_key_id, secret_access_key, token, None, arn, access_key_id, account)
+        added = CallerCredentials(access_key_id, secret_access_key, token, None, arn, access_key_id, account)
         _store(self._added, added)
 
-    def find(self, access_key_id: str) -> Credentials | None:
+    def find(self, access_key_id: str) -> CallerCredentials | None:
         """Return the credentials with an access key ID, even if they expired."""
         return self._added.get(access_key_id) or self._issued.get(access_key_id)
 
 
-def _store(known: dict[str, Credentials], credentials: Credentials) -> None:
+def _store(known: dict[str, CallerCredentials], credentials: CallerCredentials) -> None:
     known[credentials.access_key_id] = credentials
     if len(known) > _MAX_CREDENTIALS:
         del known[next(iter(known))]

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 from hwsigner.emulator.arns import partition_of
 from hwsigner.emulator.refusals import RefusalError, invalid
 from hwsigner.emulator.resources import Crl, Profile, Resource, TrustAnchor, by_arn
-from hwsigner.emulator.vault import Credentials
+from hwsigner.emulator.vault import CallerCredentials
 from hwsigner.emulator.world import World
 
 PAGE_SIZE = 50
@@ -32,7 +32,7 @@ class Call:
     """A call whose signature and members are checked. The caller reaches the resources of its account."""
 
     world: World
-    caller: Credentials
+    caller: CallerCredentials
     region: str
     members: Mapping[str, Any]  # Those of the request, decoded.
     now: datetime

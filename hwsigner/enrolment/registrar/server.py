@@ -198,7 +198,7 @@ class RegistrarServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Answer a connection's request, in its own thread."""
         with self._tls.wrap_socket(request, server_side=True) if self._tls else request as stream:
-            _Handler(self._connections[id(request)], stream, client_address, self)
+            _RequestHandler(self._connections[id(request)], stream, client_address, self)
 
     def shutdown_request(self, request: Any) -> None:
         """Close a connection and forget it."""
@@ -229,7 +229,7 @@ class RegistrarServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self.audit({"client": address, "decision": "failed", "reason": reason})
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _RequestHandler(BaseHTTPRequestHandler):
     """Reads one request and sends its answer."""
 
     protocol_version = default_request_version = "HTTP/1.1"
