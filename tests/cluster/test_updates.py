@@ -24,6 +24,8 @@ from serving.stage import Process
 pytestmark = [pytest.mark.root, pytest.mark.slow, needs_namespaces]
 
 UPDATES = 6
+# Between two questions of a thread. A closed connection keeps its port for a minute, and there are 28,000.
+PAUSE = 0.02
 
 
 @contextmanager
@@ -33,7 +35,7 @@ def asking(ask: Callable[[], str], threads: int) -> Iterator[Counter[str]]:
     is_over = threading.Event()
 
     def run() -> None:
-        while not is_over.is_set():
+        while not is_over.wait(PAUSE):
             try:
                 found[ask()] += 1
             except Exception as error:
